@@ -1,0 +1,82 @@
+"""What a run consists of (tasks), and what it tells while it runs (observations, results)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image to train.
+
+    Attributes:
+        index: place in the queue, from 0; results come out in this order.
+        name: short readable name; the files of the task are called ``<index>_<name>``.
+        seed: of every draw of this task (run seed + index unless given).
+        target: class index that the objective asks for, or None.
+        target_name: its name.
+        source: path of the photograph it starts from, or None.
+        label, label_source: true class of the photograph and where it is known from, or None.
+        options: what varies between the tasks of a run besides (layer, channel, lr ...), plain values only.
+    """
+
+    index: int
+    name: str
+    seed: int
+    target: int | None = None
+    target_name: str | None = None
+    source: str | None = None
+    label: int | None = None
+    label_source: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """``0000_tarantula``: names the task's files, its rows in ``metrics.csv`` and its keys in W&B."""
+        return f"{self.index:04d}_{slug(self.name)}"
+
+
+def slug(name: str) -> str:
+    """Return the name with everything but letters, digits, dots and dashes turned into ``_``; at most 60 characters."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("_.")[:60] or "image"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Image k of a task, that is the image after k updates, with the scalars of its evaluation.
+
+    Attributes:
+        task: whose.
+        iteration: k; 0 is the start.
+        scalars: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the top), ``gradient_norm``, loss terms ...
+        image: ``(C, H, W)`` float in [0, 1] on the CPU, as shown; None where only scalars are observed.
+        top5: the five most probable classes as (name, probability), most probable first; may be empty.
+    """
+
+    task: Task
+    iteration: int
+    scalars: Mapping[str, float]
+    image: Tensor | None = None
+    top5: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished task.
+
+    Attributes:
+        task: whose.
+        record: as in ``results.jsonl`` but for ``file`` and ``array``, which the run folder adds.
+        image: ``(C, H, W)`` float in [0, 1] on the CPU, or None where a task failed before it had one.
+        array: what ``arrays/`` keeps (float32); None where it would only repeat the image.
+    """
+
+    task: Task
+    record: Mapping[str, Any]
+    image: Tensor | None = None
+    array: Tensor | None = None

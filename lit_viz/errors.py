@@ -1,0 +1,33 @@
+"""The one exception for everything a user can mend, and the near-name hint its sentences use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LitVizError(Exception):
+    """One plain sentence: what was wrong, where, and what to do.
+
+    The command line prints the sentence without a traceback and exits with a status that is not 0; in Python it is an
+    ordinary exception.
+    """
+
+
+def did_you_mean(name: str, choices: Iterable[str], limit: int = 5) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the nearest choices, or an empty string where none is near.
+
+    Args:
+        name: what the user wrote.
+        choices: what would have been understood.
+        limit: at most so many are offered.
+    """
+    by_folded: dict[str, str] = {}
+    for choice in choices:
+        by_folded.setdefault(choice.casefold(), choice)
+    folded = name.casefold()
+    near = [c for c in by_folded if len(folded) > 2 and folded in c]
+    near += [c for c in difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.6) if c not in near]
+    if not near:
+        return ""
+    return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"
