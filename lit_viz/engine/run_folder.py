@@ -1,0 +1,314 @@
+"""The run folder: the record of truth of a run.
+
+It is appended to while the run goes on, one whole line or one whole file at a time, and costs the same at the last task
+as at the first. Only rank 0 has one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from lit_viz.engine.tasks import Observation, Result, Task
+from lit_viz.errors import LitVizError
+from lit_viz.files import (
+    append_bytes,
+    files_in,
+    filter_lines,
+    folders_in,
+    json_line,
+    replacing,
+    whole_lines,
+    write_bytes,
+    write_text,
+)
+from lit_viz.images.reading import to_uint8
+
+# The first line of every config.yaml written here. Other tools write a config.yaml beside checkpoints/ and metrics.csv
+# too (LightningCLI does): --overwrite deletes only what carries this line.
+_MARK = "# lit_viz run\n"
+
+# What a run folder consists of; --overwrite deletes nothing else.
+_LAYOUT = (
+    "metrics.csv",
+    "results.jsonl",
+    "sources",
+    "images",
+    "arrays",
+    "frames",
+    "figure.*",
+    "evolution.*",
+    "evidence.*",
+    "checkpoints",
+    "wandb",
+    "config.yaml",  # last: while it is there the rest is known to be a run
+)
+_METRICS_HEADER = "task,iteration,metric,value\n"
+
+
+class RunFolder:
+    """A run's folder; make one by :meth:`create` or :meth:`open`.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._rows: list[str] = []
+
+    @staticmethod
+    def is_run(path: str | Path) -> bool:
+        """Return whether ``path`` is a folder with a ``config.yaml``, that is a run that can be opened."""
+        return (Path(path) / "config.yaml").is_file()
+
+    @classmethod
+    def create(cls, path: str | Path, overwrite: bool = False) -> RunFolder:
+        """Make a new, empty run folder (and those above it).
+
+        Args:
+            path: a folder that is missing or empty, or with ``overwrite`` a run, whose files are deleted.
+            overwrite: whether a run that is already there is replaced. Folders that are no run, and runs in which
+                somebody has put files of their own, are never deleted.
+
+        Raises:
+            LitVizError: the folder exists and is not empty, or can't be made.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise LitVizError(f"{path} is a file: give a folder for the run by --out")
+        if path.is_dir() and any(path.iterdir()):
+            if not overwrite:
+                raise LitVizError(_refusal(path))
+            _delete_run(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LitVizError(
+                f"the run folder {path} can't be made ({error.strerror}): give another by --out"
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open a run that is there, to continue or to read it.
+
+        Raises:
+            LitVizError: ``path`` is not a run.
+        """
+        if not cls.is_run(path):
+            why = "it has no config.yaml" if Path(path).is_dir() else "there is no such folder"
+            raise LitVizError(f"{path} is not a lit_viz run ({why}): give the folder that a run was written to")
+        return cls(path)
+
+    # -- writing
+
+    def write_config(self, text: str) -> None:
+        """Write ``config.yaml``; a comment line that marks the folder as a run is put before ``text``."""
+        write_text(self.path / "config.yaml", text if text.startswith(_MARK) else _MARK + text)
+
+    def write_source(self, task: Task, image: Tensor) -> str:
+        """Write the photograph as the network saw it, ``(C, H, W)`` in [0, 1]; return the file's relative path."""
+        return self._write_png(f"sources/{task.key}.png", image)
+
+    def add_observation(self, observation: Observation) -> None:
+        """Write the frame at once, and buffer the scalars until :meth:`flush`."""
+        task, iteration = observation.task, observation.iteration
+        if observation.image is not None:
+            self._write_png(f"frames/{task.key}/iter_{iteration:06d}.png", observation.image)
+        line = io.StringIO()
+        rows = csv.writer(line, lineterminator="\n")
+        rows.writerows((task.key, iteration, name, f"{float(v):.9g}") for name, v in observation.scalars.items())
+        self._rows.append(line.getvalue())
+
+    def add_result(self, result: Result) -> dict[str, Any]:
+        """Write image, array and then the record of a finished task, all flushed to the disk; return the record."""
+        task = result.task
+        file = array = None
+        if result.image is not None:
+            file = self._write_png(f"images/{task.key}.png", result.image)
+        if result.array is not None:
+            array = self._write_array(f"arrays/{task.key}.npy", result.array)
+        record = _record(task, result.record, file, array)
+        append_bytes(self.path / "results.jsonl", json_line(record).encode())
+        return record
+
+    def flush(self) -> None:
+        """Append the buffered scalars to ``metrics.csv`` and flush them to the disk; on an error they stay buffered."""
+        if not self._rows:
+            return
+        path = self.path / "metrics.csv"
+        text = "".join(self._rows)
+        begun = path.exists() and path.stat().st_size > 0
+        append_bytes(path, (text if begun else _METRICS_HEADER + text).encode())
+        self._rows.clear()
+
+    def finish(self) -> None:
+        """Flush, and put ``results.jsonl`` in task order, one record a task (the last one written holds)."""
+        self.flush()
+        path = self.path / "results.jsonl"
+        if path.exists():
+            write_text(path, "".join(json_line(record) for record in self.records()))
+
+    def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
+        """Go back to a checkpoint: drop what was written after it, which is computed again.
+
+        Args:
+            done: indices of the tasks that the checkpoint calls finished (or failed): everything of them is kept.
+            iterations: for each task in progress, by index, the iteration it goes on with: earlier rows and frames are
+                kept. Of all other tasks nothing is kept. Lines that a kill left broken are dropped.
+        """
+        done = frozenset(done)
+
+        def keeps(index: int, iteration: float) -> bool:
+            return index in done or iteration < iterations.get(index, 0)
+
+        self._rows.clear()
+        filter_lines(self.path / "metrics.csv", lambda line: _keeps_row(line, keeps))
+        filter_lines(self.path / "results.jsonl", lambda line: _keeps_record(line, done))
+        for file in files_in(self.path / "images") + files_in(self.path / "arrays"):
+            if (index := _index(file.name)) >= 0 and not keeps(index, math.inf):
+                file.unlink()
+        for folder in folders_in(self.path / "frames"):
+            for file in files_in(folder) if (index := _index(folder.name)) >= 0 else ():
+                if not keeps(index, _iteration(file)):
+                    file.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    # -- reading
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records written so far, in task order; broken lines are passed over."""
+        by_index: dict[int, dict[str, Any]] = {}
+        for line in whole_lines(self.path / "results.jsonl"):
+            record = _parse(line)
+            if record is not None:
+                by_index[record["index"]] = record
+        return [by_index[index] for index in sorted(by_index)]
+
+    def frame_keys(self) -> list[str]:
+        """Return the keys of the tasks that have frames, in task order."""
+        return sorted((folder.name for folder in folders_in(self.path / "frames")), key=_index)
+
+    def frames(self, key: str) -> list[tuple[int, Path]]:
+        """Return the logged images of a task (``task.key``) as (iteration, PNG file), in order."""
+        return sorted((_iteration(file), file) for file in (self.path / "frames" / key).glob("iter_*.png"))
+
+    def curves(self, metric: str) -> dict[str, list[tuple[int, float]]]:
+        """Return one metric of all tasks: by ``task.key`` the (iteration, value) in order of iteration."""
+        self.flush()
+        by_task: dict[str, dict[int, float]] = {}
+        for row in csv.reader(whole_lines(self.path / "metrics.csv")):
+            if len(row) == 4 and row[2] == metric:
+                by_task.setdefault(row[0], {})[int(row[1])] = float(row[3])
+        return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=_index)}
+
+    def _write_png(self, relative: str, image: Tensor) -> str:
+        buffer = io.BytesIO()
+        # Level 1 is a third of the time for a tenth of the size; noise doesn't compress anyway.
+        Image.fromarray(to_uint8(image)).save(buffer, format="PNG", compress_level=1)
+        write_bytes(self.path / relative, buffer.getvalue())
+        return relative
+
+    def _write_array(self, relative: str, array: Tensor) -> str:
+        with replacing(self.path / relative) as temporary:
+            np.save(temporary, array.detach().cpu().float().numpy(), allow_pickle=False)
+        return relative
+
+
+# -- an existing folder
+
+
+def _refusal(path: Path) -> str:
+    if RunFolder.is_run(path):
+        return f"{path} already holds a run: --resume continues it, --overwrite replaces it, or choose another --out"
+    return f"{path} is not empty and not a run, so neither --overwrite nor --resume touches it: choose another --out"
+
+
+def _delete_run(path: Path) -> None:
+    config = path / "config.yaml"
+    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
+        raise LitVizError(f"{path} is not a lit_viz run, so --overwrite doesn't delete it: choose another --out")
+    order = {entry: _place(entry.name) for entry in path.iterdir()}
+    foreign = sorted(entry.name for entry, place in order.items() if place is None)
+    if foreign:
+        names = ", ".join(foreign[:3])
+        raise LitVizError(f"{path} also holds {names}, which is not of the run: move it away before --overwrite")
+    for entry in sorted(order, key=lambda e: order[e] or 0):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _place(name: str) -> int | None:
+    return next((i for i, pattern in enumerate(_LAYOUT) if fnmatch(name, pattern)), None)
+
+
+# -- records
+
+
+def _record(task: Task, given: Mapping[str, Any], file: str | None, array: str | None) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "index": task.index,
+        "name": task.name,
+        "source": task.source,
+        "status": "done",
+        "error": None,
+        "label": task.label,
+        "label_source": task.label_source,
+        "target": task.target,
+        "target_name": task.target_name,
+        "seed": task.seed,
+    }
+    base |= dict.fromkeys(("iterations", "forwards", "backwards", "seconds"))
+    base |= {"file": file, "array": array}
+    return {**base, **given, "file": file, "array": array}
+
+
+# -- lines and files of a task
+
+
+def _keeps_row(line: str, keeps: Callable[[int, int], bool]) -> bool:
+    if line == _METRICS_HEADER:
+        return True
+    key, _, rest = line.partition(",")
+    iteration = rest.partition(",")[0]
+    return rest.count(",") >= 2 and iteration.isdecimal() and keeps(_index(key), int(iteration))
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """Return the record of a line of ``results.jsonl``, or None where a kill or a hand broke it."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("index"), int) else None
+
+
+def _keeps_record(line: str, done: Collection[int]) -> bool:
+    record = _parse(line)
+    return record is not None and record["index"] in done
+
+
+def _index(key: str) -> int:
+    """Return the task's index, the number before the first underscore; -1, which no task has, for foreign names."""
+    number = key.partition("_")[0]
+    return int(number) if number.isdecimal() else -1
+
+
+def _iteration(frame: Path) -> int:
+    number = frame.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1

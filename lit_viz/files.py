@@ -1,0 +1,183 @@
+"""Files that are written whole or not at all, and what a full disk is called."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lit_viz.errors import LitVizError
+
+# What torch's zip writer says when the disk is full: it swallows the OSError.
+_TORCH_DISK_FULL = ("unexpected pos", "PytorchStreamWriter failed")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TEMPORARY = ".part"
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give the path of a temporary file beside ``path``; it takes the place of ``path`` when the block ends well.
+
+    Whoever reads ``path`` sees the previous file or the new one, never a part: the temporary is flushed to the disk and
+    renamed. If the block raises, it is removed and the previous file is kept. The folder is made if it is missing. The
+    temporary has the suffix of ``path``, for writers that choose the format by it.
+
+    Raises:
+        LitVizError: the disk is full (also where torch hides that in a RuntimeError).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
+    try:
+        with disk_full_explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync_file(temporary)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a whole file atomically; errors as :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole file atomically as UTF-8 with ``\\n`` line ends; errors as :func:`replacing`."""
+    write_bytes(path, text.encode())
+
+
+def append_bytes(path: str | Path, data: bytes) -> None:
+    """Append to a file and flush it to the disk; what was appended by half is cut off again.
+
+    Raises:
+        LitVizError: the disk is full.
+    """
+    path = Path(path)
+    with disk_full_explained(path), path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            _write_all(file.fileno(), data)
+            os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
+        if before == 0:
+            _sync_folder(path.parent)
+
+
+@contextmanager
+def disk_full_explained(path: str | Path) -> Iterator[None]:
+    """Turn the errors of a full disk, also torch's, into one sentence that names the file; others pass.
+
+    Raises:
+        LitVizError: the disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not is_disk_full(error):
+            raise
+        raise LitVizError(
+            f"disk full while writing {path}; the previous file is kept: free some space and resume the run"
+        ) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether ``error`` says that the disk, or the user's quota, is full."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_DISK_FULL)
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# -- folders and lines
+
+
+def files_in(folder: str | Path) -> list[Path]:
+    """Return the files of a folder (empty if it is missing); what a killed process left half written is removed."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    for leftover in folder.glob(f".*{_TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
+    return [entry for entry in folder.iterdir() if entry.is_file()]
+
+
+def folders_in(folder: str | Path) -> list[Path]:
+    """Return the folders of a folder; empty if it is missing."""
+    return [entry for entry in Path(folder).iterdir() if entry.is_dir()] if Path(folder).is_dir() else []
+
+
+def whole_lines(path: str | Path) -> Iterator[str]:
+    """Yield the lines of a text file, if there is one; what a kill left without a line end is passed over."""
+    if Path(path).exists():
+        with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as file:
+            yield from (line for line in file if line.endswith("\n"))
+
+
+def filter_lines(path: str | Path, keeps: Callable[[str], bool]) -> None:
+    """Rewrite a text file, if there is one, with the whole lines that ``keeps`` accepts, atomically."""
+    if Path(path).exists():
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line for line in whole_lines(path) if keeps(line))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Return a record as one line of strict JSON: tensors as numbers and lists, NaN and infinity as null."""
+    return json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+# -- the system
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    # Only then has the *name* of a new file reached the disk. Windows doesn't open folders, and needs no such thing.
+    with suppress(PermissionError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,103 @@
+import warnings
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from lit_viz.callbacks.files import RunFiles
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Observation, Result, Task
+from lit_viz.errors import LitVizError
+
+
+class Emerging(LightningModule):
+    """One image that becomes brighter by every step: the least that the callbacks know of a module."""
+
+    def __init__(self, fails_at=None):
+        super().__init__()
+        self.automatic_optimization = False
+        self.task = Task(0, "tarantula", seed=0)
+        self.fails_at = fails_at
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == self.fails_at:
+            raise ValueError("the step failed")
+        image = torch.full((3, 4, 4), batch_idx / 10)
+        observed = [Observation(self.task, batch_idx, {"probability": batch_idx / 10}, image)]
+        results = [Result(self.task, {"iterations": 5}, image)] if batch_idx == 5 else []
+        return {"observations": observed, "results": results}
+
+
+def train(module, *callbacks):
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice about workers and logging intervals
+        trainer.fit(module, DataLoader(torch.zeros(6)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = RunFolder.create(tmp_path / "run")
+    made.write_config("")
+    return made
+
+
+def iterations(folder):
+    """What is on the disk now, read by somebody else."""
+    return [k for k, _ in RunFolder.open(folder.path).curves("probability").get("0000_tarantula", [])]
+
+
+def test_everything_observed_is_on_the_disk_at_the_end(folder):
+    train(Emerging(), RunFiles(folder))
+    assert iterations(folder) == [0, 1, 2, 3, 4, 5]
+    assert [k for k, _ in folder.frames("0000_tarantula")] == [0, 1, 2, 3, 4, 5]
+    (record,) = folder.records()
+    assert record["iterations"] == 5
+
+
+def test_scalars_are_kept_when_the_run_fails(folder):
+    with pytest.raises(ValueError, match="the step failed"):
+        train(Emerging(fails_at=3), RunFiles(folder, flush_every=1e9))
+    assert iterations(folder) == [0, 1, 2]
+
+
+def test_a_full_disk_does_not_hide_what_stopped_the_run(folder, monkeypatch):
+    def full():
+        raise LitVizError("disk full")
+
+    files = RunFiles(folder)
+    monkeypatch.setattr(folder, "flush", full)
+    with pytest.warns(UserWarning, match="scalars were not written: disk full"):
+        files.on_exception(None, None, KeyboardInterrupt())
+
+
+def test_scalars_are_flushed_now_and_then_and_before_a_checkpoint(folder):
+    module = Emerging()
+    files = RunFiles(folder, flush_every=1e9)
+    files.on_train_batch_end(None, module, module.training_step(None, 0), None, 0)
+    assert iterations(folder) == []
+    files.on_save_checkpoint(None, module, {})
+    assert iterations(folder) == [0]
+    files.flush_every = 0.0
+    files.on_train_batch_end(None, module, module.training_step(None, 1), None, 1)
+    assert iterations(folder) == [0, 1]
+
+
+def test_a_rank_without_a_folder_writes_nothing():
+    module = Emerging()
+    files = RunFiles(None)
+    files.on_train_batch_end(None, module, module.training_step(None, 5), None, 0)
+    files.on_save_checkpoint(None, module, {})
+    files.on_train_end(None, module)
