@@ -1,0 +1,48 @@
+"""Checkpoints: written whole or not at all, read without running code, small enough to be saved often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from lit_viz.errors import LitVizError
+from lit_viz.files import replacing
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target and renames, so that the previous checkpoint stays until the new one is whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            LitVizError: when the disk is full; the previous checkpoint is kept.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; nothing in it is executed, whatever ``weights_only`` says.
+
+        Raises:
+            LitVizError: when the file is missing or damaged.
+        """
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises half a dozen kinds for damaged files
+            raise LitVizError(
+                f"the checkpoint {path} can't be read ({type(error).__name__}): "
+                "start the run again with --overwrite, or in another folder."
+            ) from error
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove the file, if it is there."""
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""From what is trained to its score and gradient: decode, views, network, objective, priors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import FrozenNetwork
+from lit_viz.engine.slots import Slots
+from lit_viz.images.priors import Prior
+from lit_viz.objectives import Objective, Outputs
+from lit_viz.optim import Evaluation
+from lit_viz.randomness import Draws
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores the images in the slots.
+
+    Attributes:
+        network: the frozen classifier.
+        decode: ``(N, ...)`` trained -> images ``(N, C, H, W)``.
+        look: images and draws -> ``(N * views, C, h, w)`` classifier inputs; rows n * views ... belong to image n.
+        objective: what is maximized.
+        normalize: images -> images as the classifier sees them, for the priors.
+        priors: what is subtracted from the score.
+        views: classifier inputs an image and evaluation.
+    """
+
+    network: FrozenNetwork
+    decode: Callable[[Tensor], Tensor]
+    look: Callable[[Tensor, Draws], Tensor]
+    objective: Objective
+    normalize: Callable[[Tensor], Tensor]
+    priors: Sequence[Prior] = ()
+    views: int = 1
+
+    def __call__(self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True) -> Evaluation:
+        """Evaluate ``x``, one row for each of these slots, with the draws of their iterations, and count it.
+
+        Returns:
+            Score, mean logits, the gradient with respect to ``x`` where asked for, and the named terms of the score.
+        """
+        with torch.set_grad_enabled(gradient):
+            x = x.detach().requires_grad_(gradient)
+            images = self.decode(x)
+            inputs = self.look(images, Draws(slots.keys(rows, self.views), x.device))
+            logits, activations = self.network(inputs, layers=self.objective.layers)
+            targets = slots.targets(rows, x.device).repeat_interleave(self.views)
+            objective = self._over_views(self.objective(Outputs(logits, targets, activations)))
+            terms = {"objective": objective}
+            score = objective
+            if self.priors:
+                normalized = self.normalize(images)
+                for prior in self.priors:
+                    terms[prior.name] = prior(normalized)
+                    score = score - terms[prior.name]
+            slope = torch.autograd.grad(score.sum(), x)[0] if gradient else None
+        slots.pay(rows, self.views, backward=gradient)
+        terms = {name: term.detach() for name, term in terms.items()}
+        return Evaluation(score.detach(), self._over_views(logits.detach()), slope, terms)
+
+    def _over_views(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(0, (-1, self.views)).mean(1)

@@ -1,0 +1,326 @@
+"""The LightningModule that all methods share: slots that are filled from a queue, trained, looked at and emptied."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.bridge import StepRuleOptimizer
+from lit_viz.engine.moments import Moments
+from lit_viz.engine.slots import ITERATION, ITERATIONS, Slots
+from lit_viz.engine.tasks import Observation, Result, Task
+from lit_viz.errors import LitVizError
+from lit_viz.optim import Evaluation, StepRule
+
+#: Changes when a checkpoint of an older version can't be continued.
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Look:
+    """An image as it is shown, and what the network says of just that.
+
+    Attributes:
+        image: ``(C, H, W)`` in [0, 1].
+        scalars: by name.
+        top5: the most probable classes as (name, probability).
+        array: float32 result that the image only pictures; None where the image says it all.
+    """
+
+    image: Tensor
+    scalars: Mapping[str, float]
+    top5: tuple[tuple[str, float], ...] = ()
+    array: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run is; ``updates`` are counted over all images."""
+
+    total: int
+    done: int
+    failed: int
+    updates_done: int
+    updates_total: int
+    iteration: int
+    probability: float | None
+
+
+class ImageTraining(pl.LightningModule):
+    """Trains the images of a queue of tasks, N slots at a time.
+
+    A method says how an image starts (:meth:`start`), what it scores (:meth:`evaluate`), how it is shown
+    (:meth:`look`), and what its record says besides (:meth:`record`).
+
+    Args:
+        classifier: the frozen network; it is no submodule, so it is neither trained, moved nor saved.
+        step_rule: how an image moves.
+        iterations: updates an image.
+        slots: images trained at once.
+        log_at: iterations at which an image is looked at and kept (see :class:`Moments`).
+        curve_at: iterations at which its scalars are.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        step_rule: StepRule,
+        *,
+        iterations: int,
+        slots: int,
+        log_at: str,
+        curve_at: str,
+    ) -> None:
+        super().__init__()
+        for name, value in (("iterations", iterations), ("slots", slots)):
+            if value < 1:
+                raise LitVizError(f"--{name} {value} makes no run: give a whole number from 1 up.")
+        self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint keeps images by task, not as a state dict
+        self.classifier = classifier
+        self.step_rule = step_rule
+        self.iterations = iterations
+        self.capacity = slots
+        self.log_at = Moments.parse(log_at)
+        self.curve_at = Moments.parse(curve_at)
+        self.slots = Slots()
+        self.finished: dict[int, str] = {}  # task index -> status
+        self._restored: dict[str, Any] | None = None
+        self._evaluated: Evaluation | None = None  # the first evaluation of the present step, that of x_k
+        self._probability: float | None = None
+
+    # What a method defines.
+
+    @abstractmethod
+    def prepare(self, device: torch.device) -> None:
+        """Make the frozen network and what else is needed on the device, once."""
+
+    @abstractmethod
+    def start(self, task: Task) -> Tensor:
+        """Return the task's first image as it is trained, ``(...)`` without a slot dimension."""
+
+    @abstractmethod
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
+        """Evaluate ``x``, one row for each of these slots, with the draws of their iterations."""
+
+    @abstractmethod
+    def look(self, x: Tensor, rows: Sequence[int]) -> list[Look]:
+        """Show the images ``x`` ``(len(rows), ...)`` of these slots, and ask the network what it sees in them."""
+
+    @abstractmethod
+    def record(self, task: Task, look: Look) -> dict[str, Any]:
+        """Return what the method's record says besides the common keys and the look's scalars."""
+
+    # What Lightning calls.
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The whole queue, in order."""
+        tasks: Sequence[Task] = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
+        return tasks
+
+    def configure_optimizers(self) -> StepRuleOptimizer:
+        """Return the bridge to the step rule."""
+        return StepRuleOptimizer(self.slots, self.step_rule, self.evaluate)
+
+    def on_fit_start(self) -> None:
+        """Prepare the network and take up where a checkpoint left off."""
+        self.prepare(self.device)
+        if self._restored is not None:
+            self.slots.load(self._restored["slots"], self.tasks, self.device)
+            self.optimizer.param_groups[0]["params"] = [self.slots.image]
+            self.finished = dict(self._restored["finished"])
+        held = {task.index for task in self.slots.tasks}
+        self._waiting = [t for t in reversed(self.tasks) if t.index not in self.finished and t.index not in held]
+
+    @property
+    def optimizer(self) -> StepRuleOptimizer:
+        """The bridge, without Lightning's wrapping."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, StepRuleOptimizer)
+        return optimizer
+
+    def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
+        """Fill the slots, make one update of the batch, write out and empty the slots that are done."""
+        began = time.perf_counter()
+        results = self._refill()
+        observations: list[Observation] = []
+        if len(self.slots):
+            x = self.slots.x
+            looks = self._looks(x)
+            self._evaluated = None
+            self.optimizers().step()  # type: ignore[union-attr]
+            observations = [self._observation(n, k, look) for n, k, look in looks]
+            share = (time.perf_counter() - began) / len(self.slots)
+            self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
+            for observation, result in self._finish(x):
+                observations.append(observation)
+                results.append(result)
+        for result in results:
+            self.finished[result.task.index] = result.record["status"]
+        if not self.slots.tasks and not self._waiting:
+            self.trainer.should_stop = True
+        return {"observations": observations, "results": results}
+
+    def last(self, task: Task) -> int:
+        """Return the number of the task's last image: its option ``iterations`` where it has one (a sweep)."""
+        return int(task.options.get("iterations", self.iterations))
+
+    def evaluate(self, x: Tensor, *, gradient: bool = True) -> Evaluation:
+        """Score ``x`` for the step rule; the first evaluation of a step is that of x_k, whose scalars are logged."""
+        evaluation = self.score(x, range(len(self.slots)), gradient=gradient)
+        if self._evaluated is None:
+            self._evaluated = evaluation
+        return evaluation
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep images and states by task, and which tasks are finished; no classifier."""
+        checkpoint["state_dict"] = {}
+        checkpoint["lit_viz"] = {
+            "version": CHECKPOINT_VERSION,
+            "slots": self.slots.dump(),
+            "finished": dict(self.finished),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was saved until the device is known (:meth:`on_fit_start`)."""
+        restored = checkpoint["lit_viz"]
+        if restored["version"] != CHECKPOINT_VERSION:
+            raise LitVizError(
+                f"the checkpoint is of version {restored['version']} and this lit_viz continues version "
+                f"{CHECKPOINT_VERSION}: resume it with the lit_viz that its config.yaml names."
+            )
+        self._restored = restored
+
+    def progress(self) -> RunProgress:
+        """Return how far the run is."""
+        iteration = self.slots.iteration
+        return RunProgress(
+            total=len(self.tasks),
+            done=len(self.finished),
+            failed=sum(status == "failed" for status in self.finished.values()),
+            updates_done=sum(self.last(self.tasks[index]) for index in self.finished) + sum(iteration),
+            updates_total=sum(map(self.last, self.tasks)),
+            iteration=min(iteration, default=self.iterations),
+            probability=self._probability,
+        )
+
+    # The life of a slot.
+
+    def _refill(self) -> list[Result]:
+        """Fill the free slots from the queue; return the tasks that could not start."""
+        failed, tasks, images = [], [], []
+        while self._waiting and len(self.slots) + len(tasks) < self.capacity:
+            task = self._waiting.pop()
+            try:
+                images.append(self.start(task))
+            except LitVizError as error:
+                failed.append(Result(task, self._record(task, "failed", str(error), 0, 0, 0, 0.0)))
+            else:
+                tasks.append(task)
+        if tasks:
+            x = torch.stack(images).to(self.device)
+            counts = {
+                ITERATION: torch.zeros(len(tasks), dtype=torch.long, device=self.device),
+                ITERATIONS: torch.tensor([self.last(task) for task in tasks], device=self.device),
+            }
+            self.slots.append(tasks, x, {**self.step_rule.init(x, tasks), **counts})
+        return failed
+
+    def _looks(self, x: Tensor) -> list[tuple[int, int, Look]]:
+        """Look at the images whose iteration is due, before they are moved."""
+        iteration = self.slots.iteration
+        moments = (self.log_at, self.curve_at)
+        last = [self.last(task) for task in self.slots.tasks]
+        due = [n for n, k in enumerate(iteration) if any(m.due(k, last[n]) for m in moments)]
+        if not due:
+            return []
+        looks = self.look(x[due], due)
+        known = [look.scalars["probability"] for look in looks if "probability" in look.scalars]
+        self._probability = sum(known) / len(known) if known else None
+        return [(n, iteration[n], look) for n, look in zip(due, looks, strict=True)]
+
+    def _observation(self, n: int, iteration: int, look: Look) -> Observation:
+        """Join a look with the scalars of the evaluation that the step rule has made of the same image."""
+        scalars = dict(look.scalars)
+        if self._evaluated is not None:
+            scalars |= {name: float(term[n]) for name, term in self._evaluated.terms.items()}
+            if self._evaluated.gradient is not None:
+                scalars["gradient_norm"] = float(torch.linalg.vector_norm(self._evaluated.gradient[n]))
+        task = self.slots.tasks[n]
+        kept = self.log_at.due(iteration, self.last(task))
+        return Observation(task, iteration, scalars, look.image if kept else None, look.top5)
+
+    def _finish(self, before: Tensor) -> list[tuple[Observation, Result]]:
+        """Take the images that are done out of their slots; ``before`` are the images before the last update."""
+        assert self._evaluated is not None or not len(self.slots)
+        iteration = self.slots.iteration
+        sums = self.slots.x.flatten(1).sum(1, dtype=torch.float64)
+        if self._evaluated is not None:
+            sums = sums + self._evaluated.score
+        broken = (~torch.isfinite(sums)).tolist()
+        done = self.optimizer.done.tolist()
+        last = [self.last(task) for task in self.slots.tasks]
+        ended = [n for n, k in enumerate(iteration) if broken[n] or done[n] or k >= last[n]]
+        if not ended:
+            return []
+        x = self.slots.x.clone()
+        for n in ended:
+            if broken[n]:
+                x[n] = before[n]
+                self.slots.state[ITERATION][n] -= 0 if done[n] else 1
+        whole = [n for n in ended if not broken[n]]
+        final = self.score(x[whole], whole, gradient=False) if whole else None
+        pairs = []
+        for n, look in zip(ended, self.look(x[ended], ended), strict=True):
+            terms = {} if broken[n] or final is None else {k: float(v[whole.index(n)]) for k, v in final.terms.items()}
+            pairs.append(self._result(n, look, terms, broken[n]))
+        self.slots.keep([n for n in range(len(self.slots)) if n not in ended])
+        return pairs
+
+    def _result(self, n: int, look: Look, terms: dict[str, float], broken: bool) -> tuple[Observation, Result]:
+        task, slots = self.slots.tasks[n], self.slots
+        iteration = int(slots.state[ITERATION][n])
+        error = (
+            f"{task.name}: the image or its score stopped being a finite number at iteration {iteration + 1}; "
+            "its last finite image is kept: try a lower learning rate."
+            if broken
+            else None
+        )
+        counts = (iteration, slots.forwards[n], slots.backwards[n], slots.seconds[n])
+        scalars = {**look.scalars, **terms}
+        record = {
+            **self._record(task, "failed" if broken else "done", error, *counts),
+            **scalars,
+            **self.record(task, look),
+        }
+        observation = Observation(task, iteration, scalars, look.image, look.top5)
+        return observation, Result(task, record, look.image, look.array)
+
+    def _record(
+        self, task: Task, status: str, error: str | None, iterations: int, forwards: int, backwards: int, seconds: float
+    ) -> dict[str, Any]:
+        return {
+            "index": task.index,
+            "name": task.name,
+            "source": task.source,
+            "status": status,
+            "error": error,
+            "label": task.label,
+            "label_source": task.label_source,
+            "target": task.target,
+            "target_name": task.target_name,
+            "seed": task.seed,
+            "iterations": iterations,
+            "forwards": forwards,
+            "backwards": backwards,
+            "seconds": round(seconds, 3),
+        }

@@ -1,0 +1,53 @@
+"""When to look: the iterations at which an image is logged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lit_viz.errors import LitVizError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A set of iterations; the last one of an image always belongs to it.
+
+    Attributes:
+        listed: these iterations.
+        every: and every so many, from 0; 0 means none.
+        geometric: and 0, 1, 2, 4, 8 ...
+    """
+
+    listed: frozenset[int] = frozenset()
+    every: int = 0
+    geometric: bool = False
+
+    @classmethod
+    def parse(cls, text: str | int) -> Moments:
+        """Read ``"1,50,100,200"``, ``"every:10"``, ``"geometric"`` or ``"last"``.
+
+        Raises:
+            LitVizError: for anything else.
+        """
+        words = str(text).replace(" ", "")
+        if words == "geometric":
+            return cls(geometric=True)
+        if words == "last":
+            return cls()
+        kind, _, number = words.rpartition(":")
+        numbers = number.split(",")
+        if not all(n.isdecimal() for n in numbers) or kind not in ("", "every"):
+            raise LitVizError(f"'{text}' names no iterations: give a list such as 1,50,100,200, every:10, or geometric.")
+        if kind == "":
+            return cls(listed=frozenset(map(int, numbers)))
+        if len(numbers) != 1 or int(number) == 0:
+            raise LitVizError(f"'{text}' names no iterations: every: takes one number from 1 up, such as every:10.")
+        return cls(every=int(number))
+
+    def due(self, iteration: int, last: int) -> bool:
+        """Return whether image ``iteration`` of an image with ``last`` iterations is looked at."""
+        return (
+            iteration == last
+            or iteration in self.listed
+            or (self.every > 0 and iteration % self.every == 0)
+            or (self.geometric and iteration & (iteration - 1) == 0)
+        )

@@ -1,0 +1,122 @@
+"""The batch of slots: the images being trained, with the state of their rule and the count of their evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.engine.tasks import Task
+from lit_viz.randomness import Key
+
+#: Kept by the engine beside the rule's own state.
+ITERATION, ITERATIONS = "iteration", "iterations"
+
+
+class Slots(nn.Module):
+    """N images in training. Row n of everything belongs to ``tasks[n]``.
+
+    The images are a parameter, as the weights of any module are; its first dimension changes as slots are filled and
+    emptied, so neither it nor the rule's state goes through ``state_dict``: a checkpoint keeps them by task.
+
+    Attributes:
+        image: ``(N, ...)`` what is trained: pixels, Fourier coefficients, a perturbation, a mask.
+        state: the rule's state, a tensor with leading slot dimension a key.
+        tasks: whose rows they are.
+        forwards, backwards: evaluations paid so far, a number a slot.
+        seconds: time spent in the slot, a number a slot.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.state: dict[str, Tensor] = {}
+        self.tasks: list[Task] = []
+        self.forwards: list[int] = []
+        self.backwards: list[int] = []
+        self.seconds: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def x(self) -> Tensor:
+        """The images as a plain tensor ``(N, ...)``."""
+        return self.image.detach()
+
+    @property
+    def iteration(self) -> list[int]:
+        """Updates that each image has had."""
+        return [int(k) for k in self.state[ITERATION].tolist()] if self.tasks else []
+
+    def keys(self, rows: Sequence[int], views: int = 1) -> list[Key]:
+        """Return who draws: view by view, slot by slot, each at its image's own iteration."""
+        iteration = self.iteration
+        return [Key(self.tasks[n].seed, iteration[n], view) for n in rows for view in range(views)]
+
+    def targets(self, rows: Sequence[int], device: torch.device) -> Tensor:
+        """Return the tasks' target classes ``(len(rows),)``; 0 where a task has none."""
+        return torch.tensor([self.tasks[n].target or 0 for n in rows], device=device)
+
+    def append(self, tasks: Sequence[Task], x: Tensor, state: dict[str, Tensor]) -> None:
+        """Add images behind the present ones, with nothing paid yet."""
+        if self.tasks:
+            x = torch.cat([self.x, x.to(self.x)])
+            state = {key: torch.cat([self.state[key], value.to(self.state[key])]) for key, value in state.items()}
+        self._set(x, state)
+        self.tasks += tasks
+        for counts in (self.forwards, self.backwards):
+            counts += [0] * len(tasks)
+        self.seconds += [0.0] * len(tasks)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order; the batch shrinks."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.x.device)
+        self._set(self.x[index], {key: value[index] for key, value in self.state.items()})
+        self.tasks = [self.tasks[n] for n in rows]
+        self.forwards = [self.forwards[n] for n in rows]
+        self.backwards = [self.backwards[n] for n in rows]
+        self.seconds = [self.seconds[n] for n in rows]
+
+    def update(self, x: Tensor, state: dict[str, Tensor], done: Tensor) -> None:
+        """Take over the outcome of an update; the iteration goes up by one where the image was moved."""
+        self._set(x, {**state, ITERATION: state[ITERATION] + (~done).long()})
+
+    def pay(self, rows: Sequence[int], views: int, *, backward: bool) -> None:
+        """Count an evaluation of ``views`` inputs for each of these slots."""
+        for n in rows:
+            self.forwards[n] += views
+            self.backwards[n] += views * backward
+
+    def _set(self, x: Tensor, state: dict[str, Tensor]) -> None:
+        self.image.data = x
+        self.state = state
+
+    def dump(self) -> list[dict[str, Any]]:
+        """Return one plain entry a slot, in slot order: what a checkpoint keeps."""
+        return [
+            {
+                "task": self.tasks[n].index,
+                "image": self.x[n].cpu().clone(),
+                "state": {key: value[n].cpu().clone() for key, value in self.state.items()},
+                "forwards": self.forwards[n],
+                "backwards": self.backwards[n],
+                "seconds": self.seconds[n],
+            }
+            for n in range(len(self))
+        ]
+
+    def load(self, entries: Sequence[dict[str, Any]], tasks: Sequence[Task], device: torch.device) -> None:
+        """Rebuild the slots from :meth:`dump`; ``tasks[i]`` is the task with index i."""
+        self.__init__()  # type: ignore[misc]
+        if not entries:
+            return
+        x = torch.stack([entry["image"] for entry in entries]).to(device)
+        keys = entries[0]["state"]
+        state = {key: torch.stack([entry["state"][key] for entry in entries]).to(device) for key in keys}
+        self.append([tasks[entry["task"]] for entry in entries], x, state)
+        self.forwards = [entry["forwards"] for entry in entries]
+        self.backwards = [entry["backwards"] for entry in entries]
+        self.seconds = [entry["seconds"] for entry in entries]

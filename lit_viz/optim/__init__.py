@@ -1,0 +1,23 @@
+"""Step rules for ascent: how an image moves along its gradient, with a state of its own for every slot."""
+
+from lit_viz.optim.adapted import SGD, Adam, Adapted, NAdam, RMSprop
+from lit_viz.optim.ascent import GradientAscent, NormalizedAscent
+from lit_viz.optim.rule import Evaluate, Evaluation, State, StepRule
+from lit_viz.optim.schedules import Constant, Cosine, LearningRate
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Adapted",
+    "Constant",
+    "Cosine",
+    "Evaluate",
+    "Evaluation",
+    "GradientAscent",
+    "LearningRate",
+    "NAdam",
+    "NormalizedAscent",
+    "RMSprop",
+    "State",
+    "StepRule",
+]

@@ -1,0 +1,108 @@
+"""torch's elementwise optimizers as step rules: a parameter and a group a slot, so that moments, bias correction and
+learning rate are each image's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.optim.rule import Evaluate, State, StepRule, never
+from lit_viz.optim.schedules import LearningRate, learning_rate
+
+# They look at all parameters at once, or need what an image does not have.
+_REFUSED = {
+    "LBFGS": "it couples all images by one line search",
+    "SparseAdam": "it wants sparse gradients",
+    "Muon": "it wants matrices, not images",
+}
+
+
+class Adapted(StepRule):
+    """A torch optimizer, rebuilt around views of the slots at every step (some ten microseconds a slot).
+
+    Args:
+        optimizer: a class of ``torch.optim`` with a ``maximize`` option.
+        lr: learning rate, a number or a schedule over the image's own iteration.
+        options: the optimizer's other options.
+
+    Raises:
+        LitVizError: for an optimizer that couples the images.
+    """
+
+    def __init__(self, optimizer: type[torch.optim.Optimizer], lr: float | LearningRate, **options: Any) -> None:
+        name = optimizer.__name__
+        if name in _REFUSED:
+            raise LitVizError(f"{name} can't train images in slots: {_REFUSED[name]}; use Adam, NAdam, SGD or RMSprop.")
+        self.optimizer = optimizer
+        self.lr = learning_rate(lr)
+        self.options = options
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the base rate and room for the optimizer's state, whose shapes a step on a throw-away image tells."""
+        trial = self._optimizer([x[0].detach().clone()], [0.0])
+        parameter = trial.param_groups[0]["params"][0]
+        parameter.grad = torch.zeros_like(parameter)
+        trial.step()
+        room = {key: torch.zeros_like(value) for key, value in trial.state[parameter].items() if torch.is_tensor(value)}
+        return {**self.lr.init(x, tasks), **{key: torch.stack([value] * len(x)) for key, value in room.items()}}
+
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        """Evaluate once and let the optimizer take one step up."""
+        gradient = evaluate(x).gradient
+        assert gradient is not None
+        x = x.clone()
+        optimizer = self._optimizer(list(x), self.lr(state).tolist())
+        own = [key for key in state if key not in ("iteration", "iterations", "lr")]
+        parameters = [group["params"][0] for group in optimizer.param_groups]
+        for n, parameter in enumerate(parameters):
+            parameter.grad = gradient[n]
+            if state["iteration"][n] > 0:  # a new image gets the optimizer's own fresh state
+                optimizer.state[parameter] = {key: state[key][n] for key in own}
+        optimizer.step()
+        for n, parameter in enumerate(parameters):
+            for key in own:
+                value = optimizer.state[parameter][key]
+                if value.data_ptr() != state[key][n].data_ptr():  # it was not updated in place
+                    state[key][n] = value
+        return x, state, never(x)
+
+    def _optimizer(self, rows: list[Tensor], rates: list[float]) -> torch.optim.Optimizer:
+        groups = [{"params": [row], "lr": rate} for row, rate in zip(rows, rates, strict=True)]
+        return self.optimizer(groups, maximize=True, **self.options)  # type: ignore[call-arg]
+
+
+class Adam(Adapted):
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
+
+    def __init__(
+        self, lr: float | LearningRate = 0.05, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        super().__init__(torch.optim.Adam, lr, betas=betas, eps=eps)
+
+
+class NAdam(Adapted):
+    """Adam with Nesterov momentum (Dozat 2016)."""
+
+    def __init__(
+        self, lr: float | LearningRate = 0.05, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        super().__init__(torch.optim.NAdam, lr, betas=betas, eps=eps)
+
+
+class SGD(Adapted):
+    """Gradient ascent with momentum."""
+
+    def __init__(self, lr: float | LearningRate = 1.0, momentum: float = 0.9, nesterov: bool = False) -> None:
+        super().__init__(torch.optim.SGD, lr, momentum=momentum, nesterov=nesterov)
+
+
+class RMSprop(Adapted):
+    """RMSprop (Hinton 2012)."""
+
+    def __init__(self, lr: float | LearningRate = 0.01, alpha: float = 0.99, eps: float = 1e-8) -> None:
+        super().__init__(torch.optim.RMSprop, lr, alpha=alpha, eps=eps)
