@@ -1,0 +1,35 @@
+"""Images: reading and fitting photographs, parameterizations, robustness transforms and priors."""
+
+from lit_viz.images.geometric import Flip, Jitter, RandomCrop, Roll, Rotate, Scale, Shear
+from lit_viz.images.parameterizations import Canvas, Fourier, Parameterization, Pixels, encoding_error
+from lit_viz.images.photometric import Blur, ColorShift, Noise
+from lit_viz.images.priors import L2, Clamp, GaussianBlur, Prior, Projection, SquaredL2, TotalVariation
+from lit_viz.images.transforms import Compose, GeometricTransform, Transform
+
+__all__ = [
+    "L2",
+    "Blur",
+    "Canvas",
+    "Clamp",
+    "ColorShift",
+    "Compose",
+    "Flip",
+    "Fourier",
+    "GaussianBlur",
+    "GeometricTransform",
+    "Jitter",
+    "Noise",
+    "Parameterization",
+    "Pixels",
+    "Prior",
+    "Projection",
+    "RandomCrop",
+    "Roll",
+    "Rotate",
+    "Scale",
+    "Shear",
+    "SquaredL2",
+    "TotalVariation",
+    "Transform",
+    "encoding_error",
+]

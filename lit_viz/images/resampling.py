@@ -1,0 +1,61 @@
+"""Reading affine views from images, all views of an image in one pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return affine views of the images: bilinear, and mirrored about the edge beyond the border.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        matrices: float64 ``(N * B, 3, 3)`` on the CPU; that of row n * B + b maps the pixels of view b of image n,
+            (x, y, 1) from the centre of the view, to where they are read. The identity shows the whole image, stretched
+            to ``size``: lengths are in pixels of the view.
+        size: (height, width) of the views.
+
+    Returns:
+        ``(N * B, C, *size)``, differentiable in the images.
+    """
+    count, channels = images.shape[:2]
+    views = len(matrices) // count
+    # Sampling is spread over threads by image: where there are too few, the views of an image are split among copies.
+    copies = _copies(count, views) if images.device.type == "cpu" else 1
+    sources = images.repeat_interleave(copies, 0) if copies > 1 else images
+    # The views of an image lie below each other in one tall grid, so it is neither repeated nor its gradient summed.
+    grid = _grid(matrices, size, images).view(count * copies, views // copies * size[0], size[1], 2)
+    tall = F.grid_sample(sources, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    stacked = tall.view(count * copies, channels, views // copies, *size)
+    return stacked.transpose(1, 2).reshape(count * views, channels, *size)
+
+
+def _copies(count: int, views: int) -> int:
+    threads = torch.get_num_threads()
+    return next((k for k in range(1, views + 1) if views % k == 0 and count * k % threads == 0), 1)
+
+
+def _grid(matrices: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
+    """Return the reading places ``(M, *size, 2)`` as (x, y), with the image in [-1, 1] x [-1, 1].
+
+    Sums of a column and a row term, twenty times faster than ``affine_grid`` on a CPU, which multiplies matrices.
+    """
+    height, width = size
+    extent = matrices.new_tensor([width, height])
+    # From pixels of the view on both sides to [-1, 1].
+    linear = (matrices[:, :2, :2] * extent / extent[:, None]).to(like)
+    offset = (matrices[:, :2, 2] * 2 / extent).to(like)
+    x, y = _centres(width, like), _centres(height, like)
+    grid = like.new_empty(len(matrices), height, width, 2)
+    for axis in (0, 1):
+        rows = linear[:, axis, 1:] * y + offset[:, axis, None]
+        columns = linear[:, axis, :1] * x
+        torch.add(rows[:, :, None], columns[:, None, :], out=grid[..., axis])
+    return grid
+
+
+def _centres(length: int, like: Tensor) -> Tensor:
+    """Return the centres of ``length`` pixels in [-1, 1]."""
+    return (2 * torch.arange(length, device=like.device, dtype=like.dtype) + 1) / length - 1
