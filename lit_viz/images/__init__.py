@@ -4,6 +4,7 @@ from lit_viz.images.geometric import Flip, Jitter, RandomCrop, Roll, Rotate, Sca
 from lit_viz.images.parameterizations import Canvas, Fourier, Parameterization, Pixels, encoding_error
 from lit_viz.images.photometric import Blur, ColorShift, Noise
 from lit_viz.images.priors import L2, Clamp, GaussianBlur, Prior, Projection, SquaredL2, TotalVariation
+from lit_viz.images.reading import Photograph, packaged_photograph, read_photograph, to_uint8
 from lit_viz.images.transforms import Compose, GeometricTransform, Transform
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Jitter",
     "Noise",
     "Parameterization",
+    "Photograph",
     "Pixels",
     "Prior",
     "Projection",
@@ -32,4 +34,7 @@ __all__ = [
     "TotalVariation",
     "Transform",
     "encoding_error",
+    "packaged_photograph",
+    "read_photograph",
+    "to_uint8",
 ]

@@ -1,0 +1,196 @@
+"""From a file to the image that the classifier sees, with the way back; and from an image to bytes.
+
+A photograph is rounded to 8 bits once, after it was fitted. So source and result both lie on the 8-bit lattice, an
+epsilon holds in the file too, and a file of the classifier's size is read as it was written.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.images.fitting import Box, Fit, place
+from lit_viz.images.modes import Plane, planes_of
+
+PACKAGED = {
+    "astronaut": "astronaut.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "motorcycle_left": "motorcycle_left.png",
+    "rocket": "rocket.jpg",
+}
+"""Photographs that come with scikit-image: chelsea is a tabby cat, coffee an espresso."""
+
+_PREFIX = "packaged:"
+_LARGE = 20_000_000  # pixels; JPEG files above it are decoded at a half, quarter or eighth, still twice the wanted size
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph as the classifier sees it.
+
+    Attributes:
+        pixels: float32 ``(C, H, W)`` in [0, 1]; each is a whole number of 255ths.
+        path: what it was read from, as it was given.
+        original_size: (height, width) of the file's picture, after its EXIF rotation.
+        box: (left, top, right, bottom), what of the original ``pixels`` span, in its pixels; with ``fit="pad"`` it
+            reaches beyond the original.
+
+    Places are (x, y) from the upper left corner, where pixel k covers the stretch from k to k + 1.
+    """
+
+    pixels: Tensor
+    path: str
+    original_size: tuple[int, int]
+    box: Box
+
+    def to_original(self, places: Tensor | Sequence[float]) -> Tensor:
+        """Return places of the image as places of the original.
+
+        Args:
+            places: ``(..., 2 k)``: points (x, y), boxes (left, top, right, bottom), or any row of such pairs.
+
+        Returns:
+            float64 of the same shape.
+        """
+        pairs, step, corner = self._in_pairs(places)
+        return (pairs * step + corner).flatten(-2)
+
+    def from_original(self, places: Tensor | Sequence[float]) -> Tensor:
+        """Return places of the original as places of the image; those that were cut off lie outside of it."""
+        pairs, step, corner = self._in_pairs(places)
+        return ((pairs - corner) / step).flatten(-2)
+
+    def _in_pairs(self, places: Tensor | Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the places as ``(..., k, 2)``, the size of an image's pixel, and the corner, both as (x, y)."""
+        pairs = torch.as_tensor(places, dtype=torch.float64).unflatten(-1, (-1, 2))
+        left, top, right, bottom = self.box
+        height, width = self.pixels.shape[-2:]
+        step = torch.tensor([(right - left) / width, (bottom - top) / height], dtype=torch.float64)
+        return pairs, step, torch.tensor([left, top], dtype=torch.float64)
+
+
+def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, fit: Fit = "crop") -> Photograph:
+    """Read a photograph and fit it to the classifier's input.
+
+    EXIF rotation is applied, transparency is put on white, 16 bits are scaled to 8 (65535 becomes 255), and every mode
+    becomes RGB, or grey (ITU-R 601 luma) for one channel. An animation gives its first frame. The resize is bicubic and
+    antialiased; an image that already has the size is not resampled.
+
+    Args:
+        path: of the file, or ``"packaged:chelsea"`` for a picture that comes with scikit-image (see ``PACKAGED``).
+        size: (height, width) wanted.
+        channels: 3 or 1.
+        fit: ``"crop"``: the largest box in the centre that has the wanted shape. ``"squash"``: everything, stretched.
+            ``"pad"``: everything in its own shape, between grey borders.
+
+    Raises:
+        LitVizError: the file is missing, empty, truncated, too large or no image, or ``fit`` or ``channels`` is not
+            one of these.
+    """
+    if fit not in get_args(Fit):
+        raise LitVizError(f"fit {fit!r} is unknown: choose crop, squash or pad{did_you_mean(fit, get_args(Fit))}")
+    if channels not in (1, 3):
+        raise LitVizError(f"a photograph can be read with 1 or 3 channels, not with {channels}")
+    if min(size) < 1:
+        raise LitVizError(f"a photograph can't be read at a size of {size[0]} x {size[1]} pixels")
+    with _one_sentence(path):
+        planes, original_size = _decode(_locate(path), size)
+        placed = place(original_size, size, fit)
+        rgb = np.stack([placed.apply(plane) for plane in planes])
+    if channels == 1:
+        rgb = np.tensordot(np.asarray(_LUMA), rgb, 1)[None]
+    levels = np.rint(rgb).clip(0, 255).astype(np.float32)
+    return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placed.box)
+
+
+def packaged_photograph(name: str) -> Path:
+    """Return where a picture of ``PACKAGED`` lies on this machine.
+
+    Raises:
+        LitVizError: there is none of that name, or scikit-image lacks it.
+    """
+    if name not in PACKAGED:
+        raise LitVizError(f"no packaged photograph is called {name!r}: there are {', '.join(PACKAGED)}")
+    found = importlib.util.find_spec("skimage")
+    folders = [] if found is None else found.submodule_search_locations or []
+    for folder in folders:
+        path = Path(folder) / "data" / PACKAGED[name]
+        if path.is_file():
+            return path
+    raise LitVizError(f"the packaged photograph {name!r} is not here: install scikit-image, which brings it")
+
+
+def to_uint8(image: Tensor) -> npt.NDArray[np.uint8]:
+    """Return the image as bytes: the one place where pictures are rounded for a file or a screen.
+
+    Args:
+        image: ``(C, H, W)`` in [0, 1]; 1 channel is repeated. What lies outside is clipped, NaN is black.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+    """
+    levels = image.detach().cpu().nan_to_num(0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
+    if len(levels) == 1:
+        levels = levels.expand(3, -1, -1)
+    bytes_: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).contiguous().numpy()
+    return bytes_
+
+
+def _locate(path: str | Path) -> Path:
+    if str(path).startswith(_PREFIX):
+        return packaged_photograph(str(path).removeprefix(_PREFIX))
+    file = Path(path)
+    if file.is_dir():
+        raise LitVizError(f"{path} is a folder, not a photograph")
+    if not file.exists():
+        siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise LitVizError(f"there is no photograph {path}{did_you_mean(file.name, siblings)}")
+    if file.is_file() and file.stat().st_size == 0:
+        raise LitVizError(f"the photograph {path} is empty (0 bytes)")
+    return file
+
+
+def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[Plane], tuple[int, int]]:
+    """Return the planes R, G, B and the picture's (height, width), which the planes may be a fraction of."""
+    with Image.open(file) as opened:
+        width, height = opened.size
+        if opened.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+            width, height = height, width
+        if width * height > _LARGE:
+            opened.draft(opened.mode, (2 * max(size), 2 * max(size)))
+        return planes_of(ImageOps.exif_transpose(opened)), (height, width)
+
+
+@contextmanager
+def _one_sentence(path: str | Path) -> Iterator[None]:
+    """Turn what Pillow raises and warns of into a sentence; its decoders raise nearly everything on a broken file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except LitVizError:
+        raise
+    except UnidentifiedImageError as error:
+        raise LitVizError(f"{path} is not an image that Pillow can read") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise LitVizError(f"{path} is too large (more than {limit} million pixels): shrink it first") from error
+    except Exception as error:
+        cause = "is truncated: the file ends too early" if "truncated" in str(error) else f"can't be read: {error}"
+        raise LitVizError(f"the photograph {path} {cause}") from error
