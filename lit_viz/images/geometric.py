@@ -182,5 +182,5 @@ def _check_range(owner: str, what: str, low: float, high: float) -> None:
 
 
 def _check_not_negative(owner: str, what: str, value: float) -> None:
-    if value < 0:
+    if not value >= 0:
         raise LitVizError(f"the {what} of {owner} must be 0 or more, not {value}")

@@ -92,7 +92,7 @@ class Pixels(Parameterization):
     def __post_init__(self) -> None:
         if self.space not in ("unit", "normalized"):
             raise LitVizError(f"the space of Pixels is 'unit' or 'normalized', not {self.space!r}")
-        if self.sd is not None and self.sd < 0:
+        if self.sd is not None and not self.sd >= 0:
             raise LitVizError(f"the sd of Pixels is a standard deviation of 0 or more, not {self.sd}")
 
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
@@ -141,7 +141,7 @@ class Fourier(Parameterization):
     clip: float = 0.25 / 255
 
     def __post_init__(self) -> None:
-        if self.sd < 0:
+        if not self.sd >= 0:
             raise LitVizError(f"the sd of Fourier is a standard deviation of 0 or more, not {self.sd}")
         if not 0 < self.clip < 0.5:
             raise LitVizError(f"the clip of Fourier lies between 0 and 0.5, not at {self.clip}")

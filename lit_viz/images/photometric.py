@@ -50,7 +50,7 @@ class Noise(Transform):
     sd: float = 0.04
 
     def __post_init__(self) -> None:
-        if self.sd < 0:
+        if not self.sd >= 0:
             raise LitVizError(f"the sd of Noise is a standard deviation of 0 or more, not {self.sd}")
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:

@@ -37,7 +37,7 @@ class _Weighted(Prior):
     weight: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
+        if not self.weight >= 0:
             raise LitVizError(f"the weight of {type(self).__name__} must be 0 or more, not {self.weight}")
 
 
@@ -118,7 +118,7 @@ class GaussianBlur(Projection):
     every: int = 10
 
     def __post_init__(self) -> None:
-        if self.sigma < 0 or self.every < 1:
+        if not (self.sigma >= 0 and self.every >= 1):
             raise LitVizError(
                 f"GaussianBlur needs a sigma of 0 or more and every >= 1, not sigma {self.sigma} and every {self.every}"
             )

@@ -77,7 +77,8 @@ class Photograph:
 
     def _in_pairs(self, places: Tensor | Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the places as ``(..., k, 2)``, the size of an image's pixel, and the corner, both as (x, y)."""
-        pairs = torch.as_tensor(places, dtype=torch.float64).unflatten(-1, (-1, 2))
+        flat = torch.as_tensor(places, dtype=torch.float64)
+        pairs = flat.view(*flat.shape[:-1], -1, 2)
         left, top, right, bottom = self.box
         height, width = self.pixels.shape[-2:]
         step = torch.tensor([(right - left) / width, (bottom - top) / height], dtype=torch.float64)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lit_viz.errors import LitVizError
+from lit_viz.images import (
+    Blur,
+    ColorShift,
+    Compose,
+    Flip,
+    Jitter,
+    Noise,
+    RandomCrop,
+    Roll,
+    Rotate,
+    Scale,
+    Shear,
+)
+from lit_viz.images.resampling import resample
+from lit_viz.randomness import Draws, Key
+
+GEOMETRIC = [RandomCrop(0.4, 1.2), Scale(), Rotate(15), Shear(), Flip(), Jitter(2)]
+KEEPING = [Roll(3), ColorShift(), Noise(0.1), Blur(0.3, 1.6, every=1)]
+EVERYTHING = [*GEOMETRIC, *KEEPING]
+
+
+def _keys(images: int, views: int = 1, iteration: int = 0) -> list[Key]:
+    return [Key(seed, iteration, view) for seed in range(images) for view in range(views)]
+
+
+def _images(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.rand(*shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("transform", EVERYTHING, ids=repr)
+def test_a_view_depends_on_its_key_alone(transform) -> None:
+    images, keys = _images(4, 3, 12, 11), _keys(4, 3)
+    together = Compose([transform])(images, Draws(keys), (10, 9))
+    for n, b in [(0, 0), (2, 1), (3, 2)]:
+        alone = Compose([transform])(images[n : n + 1], Draws([keys[3 * n + b]]), (10, 9))
+        torch.testing.assert_close(alone[0], together[3 * n + b], rtol=0, atol=1e-6)
+    assert not torch.equal(together[1], together[2]) or isinstance(transform, Flip)
+
+
+@pytest.mark.parametrize("transform", EVERYTHING, ids=repr)
+def test_iterations_and_seeds_differ(transform) -> None:
+    images = _images(1, 3, 12, 12).expand(8, -1, -1, -1)
+    first = transform(images, Draws(_keys(8)))
+    assert not torch.equal(first, transform(images, Draws(_keys(8, iteration=1))))
+    assert not torch.equal(first[:4], first[4:])
+
+
+@pytest.mark.parametrize("transforms", [*[[t] for t in EVERYTHING], EVERYTHING], ids=repr)
+def test_gradient_agrees_with_finite_differences(transforms) -> None:
+    images = _images(2, 3, 7, 6, dtype=torch.float64).requires_grad_()
+    compose, draws = Compose(transforms), Draws(_keys(2, 2))
+    assert torch.autograd.gradcheck(lambda x: compose(x, draws, (5, 6)), images)
+
+
+@pytest.mark.parametrize(
+    "transforms", [[], [Roll(0)], [Noise(0)], [ColorShift(0, 0)], [Blur(0, 0)], [Blur(every=2)]], ids=repr
+)
+def test_nothing_to_do_is_bit_equal(transforms) -> None:
+    images = _images(3, 3, 9, 8)
+    draws = Draws(_keys(3, iteration=1))
+    assert torch.equal(Compose(transforms)(images, draws), images)
+    views = Compose(transforms)(images, Draws(_keys(3, 2, iteration=1)), (9, 8))
+    assert torch.equal(views, images.repeat_interleave(2, 0))
+
+
+@pytest.mark.parametrize(
+    "transform", [RandomCrop(1, 1), Scale(1, 1), Rotate(0), Shear(0), Flip(0), Jitter(0)], ids=repr
+)
+def test_geometric_identity(transform) -> None:
+    images = _images(2, 3, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(transform(images, Draws(_keys(2))), images, rtol=0, atol=1e-12)
+
+
+def test_roll_is_exact_and_wraps() -> None:
+    images = _images(40, 3, 7, 5)
+    rolled = Roll(2)(images, Draws(_keys(40)))
+    shifts = set()
+    for image, moved in zip(images, rolled, strict=True):
+        found = [(i, j) for i in range(-2, 3) for j in range(-2, 3) if torch.equal(image.roll((i, j), (-2, -1)), moved)]
+        shifts |= set(found)
+        assert found
+    assert len(shifts) > 15
+
+
+def test_flip_mirrors_with_its_probability() -> None:
+    images = _images(1, 1, 3, 4, dtype=torch.float64).expand(400, -1, -1, -1)
+    views = Flip(0.25)(images, Draws(_keys(400)))
+    flipped = (views - images.flip(-1)).abs().amax((1, 2, 3)) < 1e-12
+    kept = (views - images).abs().amax((1, 2, 3)) < 1e-12
+    assert (flipped ^ kept).all()
+    assert abs(int(flipped.sum()) - 100) < 5 * math.sqrt(400 * 0.25 * 0.75)
+
+
+def test_reading_places_against_an_independent_interpolation() -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    image = _images(1, 1, 15, 12, dtype=torch.float64)
+    size, angle = (9, 10), math.radians(20)
+    matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) * [[0.8], [1.1]]
+    shift = np.array([1.3, -0.7])  # x, y, in pixels of the view
+    full = torch.eye(3, dtype=torch.float64)
+    full[:2, :2], full[:2, 2] = torch.from_numpy(matrix), torch.from_numpy(shift)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    view = np.stack([columns - (size[1] - 1) / 2, rows - (size[0] - 1) / 2], -1) @ matrix.T + shift
+    # A view pixel is 12 / 10 by 15 / 9 pixels of the image.
+    x, y = view[..., 0] * 12 / 10 + 5.5, view[..., 1] * 15 / 9 + 7
+    # scipy's "reflect" mirrors about the edge of the image as well.
+    expected = ndimage.map_coordinates(image[0, 0].numpy(), [y, x], order=1, mode="reflect")
+    found = resample(image, full[None], size)[0, 0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_fusion_is_the_order_of_the_list() -> None:
+    # A smooth image, so that two resamplings in a row differ little from one.
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    image = torch.stack([rows / 64, columns / 64, (rows + columns) / 128])[None].double()
+    draws = Draws(_keys(1))
+    fused = Compose([Rotate(30), Jitter(9)])(image, draws)
+    rotated = Rotate(30)(image, draws.scoped("0.Rotate"))
+    in_turn = Jitter(9)(rotated, draws.scoped("1.Jitter"))
+    middle = (..., slice(20, 44), slice(20, 44))
+    torch.testing.assert_close(fused[middle], in_turn[middle], rtol=0, atol=1e-6)
+    swapped = Compose([Jitter(9), Rotate(30)])(image, draws)
+    assert (swapped[middle] - fused[middle]).abs().max() > 1e-2
+
+
+def test_two_of_a_kind_draw_differently() -> None:
+    image = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
+    noise = Compose([Noise(1.0), Noise(1.0)])(image, Draws(_keys(1)))
+    assert abs(float(noise.std()) - math.sqrt(2)) < 0.1  # 2 if both were the same
+
+
+def test_a_crop_stays_on_the_canvas_and_reaches_its_edges() -> None:
+    columns = torch.arange(100.0, dtype=torch.float64).expand(1, 1, 100, 100)
+    views = Compose([RandomCrop(0.5, 0.5)])(columns, Draws([Key(seed, 0) for seed in range(500)]), (50, 50))
+    left, right = views[:, 0, 0, 0], views[:, 0, 0, -1]
+    torch.testing.assert_close(right - left, torch.full_like(left, 49.0), rtol=0, atol=1e-9)
+    assert 0 <= left.min() < 1
+    assert 98 < right.max() <= 99
+
+
+@pytest.mark.parametrize(("count", "views"), [(1, 4), (1, 3), (2, 1), (3, 2)])
+def test_any_number_of_images_and_views(count: int, views: int) -> None:
+    images = _images(count, 3, 10, 10).requires_grad_()
+    out = Compose([RandomCrop(), Rotate()])(images, Draws(_keys(count, views)), (6, 7))
+    assert out.shape == (count * views, 3, 6, 7)
+    for m, key in enumerate(_keys(count, views)):
+        alone = Compose([RandomCrop(), Rotate()])(images[m // views][None], Draws([key]), (6, 7))
+        torch.testing.assert_close(out[m], alone[0], rtol=0, atol=1e-6)
+
+
+def test_another_size_alone_resamples_the_whole_canvas() -> None:
+    images = _images(2, 3, 12, 16)
+    expected = torch.nn.functional.interpolate(images, (10, 11), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(Compose()(images, Draws(_keys(2)), (10, 11)), expected, rtol=0, atol=1e-5)
+
+
+def test_views_must_be_shared_evenly() -> None:
+    with pytest.raises(LitVizError, match="3 views can't be shared among 2 images"):
+        Compose()(_images(2, 3, 4, 4), Draws(_keys(3)))
+
+
+def test_color_shift_is_one_line_a_channel() -> None:
+    images = _images(50, 3, 6, 6, dtype=torch.float64)
+    shifted = ColorShift(0.3, 0.15)(images, Draws(_keys(50)))
+    low, high = images.flatten(2).min(2), images.flatten(2).max(2)
+    slope = shifted.flatten(2).gather(2, high.indices[..., None]) - shifted.flatten(2).gather(2, low.indices[..., None])
+    slope = slope[..., 0] / (high.values - low.values)
+    offset = shifted.flatten(2)[..., 0] - slope * images.flatten(2)[..., 0]
+    residual = shifted - slope[..., None, None] * images - offset[..., None, None]
+    assert residual.abs().max() < 1e-12
+    assert 0.7 <= slope.min() < 0.75
+    assert 1.25 < slope.max() <= 1.3
+    assert -0.15 <= offset.min() < -0.12
+    assert 0.12 < offset.max() <= 0.15
+
+
+def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    images = _images(4, 3, 9, 14, dtype=torch.float64)
+    keys = [Key(seed, iteration) for seed, iteration in enumerate([0, 1, 2, 3])]
+    draws = Draws(keys)
+    blurred = Blur(0.3, 1.6, every=2)(images, draws)
+    sigma = draws.uniform("sigma", 0.3, 1.6).tolist()
+    for n in (1, 3):
+        assert torch.equal(blurred[n], images[n])
+    for n in (0, 2):
+        expected = ndimage.gaussian_filter(images[n].numpy(), (0, sigma[n], sigma[n]), truncate=3.0)
+        np.testing.assert_allclose(blurred[n].numpy(), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: RandomCrop(0.0, 1.0), "side of the crop of RandomCrop"),
+        (lambda: RandomCrop(1.0, 0.5), "not from 1.0 to 0.5"),
+        (lambda: Scale(-1, 1), "factor of Scale"),
+        (lambda: Rotate(-1), "degrees of Rotate"),
+        (lambda: Shear(1.0), "amount of Shear"),
+        (lambda: Flip(1.5), "probability of Flip"),
+        (lambda: Jitter(-1), "pixels of Jitter"),
+        (lambda: Roll(-1), "pixels of Roll"),
+        (lambda: ColorShift(1.0), "scale in"),
+        (lambda: Noise(math.nan), "sd of Noise"),
+        (lambda: Blur(2, 1), "sigma of Blur"),
+        (lambda: Blur(every=0), "every >= 1"),
+    ],
+)
+def test_wrong_arguments_are_named(build, sentence: str) -> None:
+    with pytest.raises(LitVizError, match=sentence):
+        build()
