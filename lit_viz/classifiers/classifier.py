@@ -1,0 +1,135 @@
+"""The classifier: a guest network and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import SupportsIndex
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.classifiers.copying import fast_copy
+from lit_viz.classifiers.frozen import FrozenNetwork
+from lit_viz.classifiers.guest import borrowed, device_of, dtype_of
+from lit_viz.classifiers.labels import find_class
+from lit_viz.classifiers.layers import check_layers
+from lit_viz.classifiers.outputs import logits_of
+from lit_viz.errors import LitVizError
+
+
+class Classifier:
+    """A trained image classifier, kept exactly as it came, with its labels and preprocessing.
+
+    Made by :func:`~lit_viz.classifiers.load_classifier`. It is no ``nn.Module``, so no trainer moves it, trains it or
+    saves it.
+
+    Attributes:
+        name: ``efficientnet_lite0``, ``torchvision/vgg16``, ``package.module:factory``, or the class of a given module.
+        original: the network itself; never changed (see :func:`~lit_viz.classifiers.guest.borrowed`).
+        labels: K class names.
+        mean, std: of the normalization ``(x - mean) / std``, one value a channel, in units of [0, 1].
+        size: height and width of its input, in pixels.
+        channels: of its input.
+        weights: ``DEFAULT``, the file's path, ``none``, or ``given`` (a module handed over).
+        sha256: of the weights file, or None.
+        notes: sentences worth saying once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        original: nn.Module,
+        *,
+        labels: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: tuple[int, int],
+        weights: str = "given",
+        sha256: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.original = original
+        self.labels = tuple(labels)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.size = size
+        self.channels = len(self.mean)
+        self.weights = weights
+        self.sha256 = sha256
+        self.notes = tuple(notes)
+        self._copies: dict[object, FrozenNetwork] = {}
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        shape = f"{self.channels} x {height} x {width}"
+        return f"Classifier({self.name!r}, {shape}, {self.num_classes} classes, weights={self.weights!r})"
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the original network is."""
+        return device_of(self.original)
+
+    def index_of(self, target: str | SupportsIndex) -> int:
+        """Return the index of a class given by name or index; see :func:`~lit_viz.classifiers.labels.find_class`."""
+        return find_class(target, self.labels)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return ``(x - mean) / std`` for images ``(N, C, H, W)`` in [0, 1]."""
+        self._check_channels(x)
+        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        return (x - mean) / std
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the original network's logits, float32 ``(N, K)`` on the device of ``x``.
+
+        Runs in eval mode, without gradient, on the network's own device; the network is left as it was, and the call
+        is allowed in inference mode.
+
+        Args:
+            x: images ``(N, C, H, W)`` in [0, 1], on any device.
+        """
+        with torch.inference_mode(False), torch.no_grad(), borrowed(self.original) as network:
+            # The subtraction makes a tensor of its own, so that a network that works in place never changes x.
+            images = self.normalize(x.to(self.device, dtype_of(network)))
+            return logits_of(network(images)).to(x.device, torch.float32)
+
+    def fast(
+        self,
+        keep: Collection[str] = (),
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> FrozenNetwork:
+        """Return the private fast copy: frozen, eval, channels-last, batch norm folded, activations fused.
+
+        A copy is made once for the same arguments and weights, and again when the weights have changed since.
+
+        Args:
+            keep: layers that are read by name; they are neither folded nor fused.
+            device: where the copy runs; by default where the original is.
+            dtype: of its weights; bfloat16 only for a search that is verified in float32.
+
+        Raises:
+            LitVizError: a layer in ``keep`` that the network doesn't have; the near names are listed.
+        """
+        check_layers(keep, self.original)
+        where = torch.device(device) if device is not None else self.device
+        state = (*self.original.parameters(), *self.original.buffers())
+        weights = tuple((id(t), 0 if t.is_inference() else t._version) for t in state)
+        key = (frozenset(keep), where, dtype, weights)
+        if key not in self._copies:
+            self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
+            self._copies[key] = fast_copy(self, frozenset(keep), where, dtype)
+        return self._copies[key]
+
+    def _check_channels(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise LitVizError(
+                f"{self.name} takes images (N, {self.channels}, H, W), but a tensor of shape {tuple(x.shape)} was given"
+            )

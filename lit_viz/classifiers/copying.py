@@ -1,0 +1,213 @@
+"""The fast copy of a network (private, frozen, channels-last, batch norm folded, activations fused) and its proof."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.classifiers.folding import fold_batch_norms
+from lit_viz.classifiers.frozen import FrozenNetwork
+from lit_viz.classifiers.fusing import can_fuse, fuse_activations
+from lit_viz.classifiers.guest import borrowed, dtype_of, random_state_kept
+from lit_viz.classifiers.layers import layer_names, reading_all
+from lit_viz.classifiers.outputs import logits_of
+
+if TYPE_CHECKING:
+    from lit_viz.classifiers.classifier import Classifier
+
+FOLDED_TOLERANCE = 1e-9  # in float64
+COPIED_TOLERANCE = 1e-4  # in the network's own dtype, where another kernel may be chosen
+FUSED_TOLERANCE = 1e-3  # in float32
+ALTERED_TOLERANCE = 1e-3  # in float32; a layer that differs by more gives something else than the original's
+
+
+class _Refused(Exception):
+    """A step couldn't be carried out, or changed what the network computes; the message ends a sentence."""
+
+
+def fast_copy(classifier: Classifier, keep: frozenset[str], device: torch.device, dtype: torch.dtype) -> FrozenNetwork:
+    """Return the fast copy of ``classifier.original``; see :meth:`Classifier.fast`.
+
+    What can't be copied is used as it is, under the guest contract; what can't be folded or fused stays as it was. The
+    notes of the result say so.
+    """
+    name, mean, std = classifier.name, classifier.mean, classifier.std
+    with torch.inference_mode(False), random_state_kept(classifier.original):
+        x = _probe(classifier)
+        try:
+            plain, draws = _private_copy(classifier.original, x)
+        except _Refused as reason:
+            note = f"{name} is used as it is, which is slower: {reason}"
+            return FrozenNetwork(classifier.original, mean, std, guest=True, notes=[note])
+        if draws:
+            note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
+            plain = plain.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            return FrozenNetwork(plain, mean, std, draws=True, notes=[note])
+        return _folded_and_fused(classifier, plain, x, keep, device, dtype)
+
+
+def probe_images(channels: int, size: tuple[int, int]) -> Tensor:
+    """Return two images ``(2, channels, *size)`` in [0, 1] on which networks are compared: noise, and a smooth one."""
+    noise = torch.rand(channels, *size, generator=torch.Generator().manual_seed(0))
+    down, right = torch.linspace(0, 3, size[0])[:, None], torch.linspace(0, 4, size[1])
+    phases = torch.arange(channels).view(-1, 1, 1)
+    return torch.stack([noise, 0.5 + 0.5 * torch.sin(down + right + phases)])
+
+
+def _probe(classifier: Classifier) -> Tensor:
+    """Return normalized probe images of a third of the input's side if the network takes them (cheap), else of all."""
+    images = [
+        classifier.normalize(probe_images(classifier.channels, size)).to(
+            classifier.device, dtype_of(classifier.original)
+        )
+        for size in (tuple(max(s // 3, min(s, 64)) for s in classifier.size), classifier.size)
+    ]
+    with torch.no_grad(), borrowed(classifier.original) as network:
+        try:
+            expected = logits_of(network(images[1].clone()))
+            return images[0] if logits_of(network(images[0].clone())).shape == expected.shape else images[1]
+        except Exception:  # many networks take one size only
+            return images[1]
+
+
+def relative_difference(ours: Tensor, reference: Tensor) -> float:
+    """Return ``max |ours - reference| / max |reference|``; infinite where shapes differ or a value is not finite."""
+    if ours.shape != reference.shape:
+        return math.inf
+    difference = (ours.double() - reference.double()).abs().max() / reference.double().abs().max().clamp_min(1e-30)
+    return difference.item() if difference.isfinite() else math.inf
+
+
+def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
+    """Return a frozen copy in eval mode without the owner's hooks, and whether it draws random numbers."""
+    try:
+        with torch.no_grad():
+            network: nn.Module = copy.deepcopy(module, _without_hooks(module))
+    except Exception as error:  # whatever the owner's modules and attributes raise; the note tells it
+        raise _Refused(f"it can't be copied ({_first_line(error)})") from error
+    for submodule in network.modules():
+        submodule.training = False
+    network.requires_grad_(False)
+    with torch.no_grad(), borrowed(module):
+        expected = logits_of(module(x.clone()))
+    before = _random_state(x.device)
+    answer = _answer(network, x)
+    draws = not torch.equal(before, _random_state(x.device))
+    if not draws and relative_difference(answer, expected) > COPIED_TOLERANCE:
+        raise _Refused("a copy of it without its hooks gives other logits")
+    return network, draws
+
+
+def _without_hooks(module: nn.Module) -> dict[int, Any]:
+    """Return a memo for ``deepcopy`` that has every table of hooks copied already, as an empty one."""
+    tables = [t for m in module.modules() for name, t in vars(m).items() if name.endswith("_hooks") and t]
+    return {id(table): OrderedDict() for table in tables if isinstance(table, dict)}
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _folded_and_fused(
+    classifier: Classifier,
+    plain: nn.Module,
+    x: Tensor,
+    keep: Collection[str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> FrozenNetwork:
+    notes: list[str] = []
+    network, folded, fused = plain, 0, 0
+    outputs = _outputs(plain, x)
+    try:
+        network, folded = _fold(plain, x, keep)
+    except _Refused as reason:
+        notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
+    altered = _altered(network, x, outputs)
+    network = network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu" and dtype == torch.float32 and can_fuse():
+        try:
+            network, fused = _fuse(network, x.to(device, dtype, memory_format=torch.channels_last), keep)
+        except _Refused as reason:
+            notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
+        altered = _altered(network, x.to(device, dtype), outputs)
+    if altered & set(keep):
+        # A container ends in a layer that was folded or fused: what it holds is kept as well.
+        inside = {n for n in layer_names(plain) for k in altered & set(keep) if n.startswith(k + ".")}
+        return _folded_and_fused(classifier, plain, x, {*keep, *inside}, device, dtype)
+    return FrozenNetwork(
+        network, classifier.mean, classifier.std, altered=altered, notes=notes, folded=folded, fused=fused
+    )
+
+
+def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
+    """Return the folded network, proven in float64, and how many batch norms are gone."""
+    if not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules()):
+        return copy.deepcopy(plain), 0
+    device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no float64
+    try:
+        network, exact_x = copy.deepcopy(plain).to(device, torch.float64), x.to(device, torch.float64)
+        expected = _answer(network, exact_x)
+        pairs = fold_batch_norms(network, exact_x, keep)
+        answer = _answer(network, exact_x)
+    except Exception as error:  # whatever the network's code raises in float64; the note tells it
+        raise _Refused(f"it doesn't run in float64, in which folding is proven ({_first_line(error)})") from error
+    difference = relative_difference(answer, expected)
+    if difference > FOLDED_TOLERANCE:
+        raise _Refused(f"in float64 the folded logits differ by {difference:.1e} of the largest")
+    return network.to(x.device, dtype_of(plain)), len(pairs)
+
+
+def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
+    """Return the fused network, compared with ``network`` in logits and gradient, and how many activations went."""
+    candidate = copy.deepcopy(network)
+    pairs = fuse_activations(candidate, x, keep)
+    if not pairs:
+        return network, 0
+    expected, slope = _answer_and_gradient(network, x)
+    try:
+        answer, gradient = _answer_and_gradient(candidate, x)
+    except RuntimeError as error:  # an output needed by the backward is changed in place afterwards, or no kernel
+        raise _Refused(_first_line(error)) from error
+    if relative_difference(answer, expected) > FUSED_TOLERANCE:
+        raise _Refused("the fused kernel gives other logits")
+    # In the mean, because at a kink the last bit of a forward decides whether a pixel's gradient passes.
+    if not (gradient - slope).norm() <= 0.05 * slope.norm():
+        raise _Refused("the fused kernel gives other gradients")
+    return candidate, len(pairs)
+
+
+def _answer(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return logits_of(network(x.clone()))
+
+
+def _answer_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        logits = logits_of(network(leaf * 1))  # not the leaf itself, which a network may not change in place
+        (gradient,) = torch.autograd.grad(logits[:, ::2].sum(), leaf)
+    return logits.detach(), gradient
+
+
+def _outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad(), reading_all(network) as outputs:
+        network(x.clone())
+    return outputs
+
+
+def _altered(network: nn.Module, x: Tensor, outputs: dict[str, Tensor]) -> set[str]:
+    """Return the layers whose output is not (any more) what it is in the plain copy."""
+    ours = _outputs(network, x)
+    same = {n for n, y in outputs.items() if n in ours and relative_difference(ours[n], y) <= ALTERED_TOLERANCE}
+    return set(outputs) - same
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

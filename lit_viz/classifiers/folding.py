@@ -1,0 +1,75 @@
+"""Batch norm folded into the convolution before it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lit_viz.classifiers.observing import Link, links
+
+
+class NormActivation(nn.Module):
+    """What is left of timm's ``BatchNormAct2d`` when its batch norm is gone; its layers keep their names."""
+
+    def __init__(self, norm: BatchNormAct2d) -> None:
+        super().__init__()
+        self.drop, self.act = norm.drop, norm.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of ``x``."""
+        return self.act(self.drop(x))  # type: ignore[no-any-return]
+
+
+def plain_convolution(module: nn.Module) -> bool:
+    """Return whether the module computes what ``nn.Conv2d`` does (with timm's "same" padding or without).
+
+    A subclass that computes something else from its weight (weight standardization, a parametrization) does not.
+    """
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return type(module).forward in (nn.Conv2d.forward, Conv2dSame.forward) and "weight" in module._parameters
+
+
+def _plain_batch_norm(module: nn.Module) -> bool:
+    if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
+        return False
+    return type(module).forward in (_BatchNorm.forward, BatchNormAct2d.forward)
+
+
+def fold_batch_norms(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
+    """Fold the batch norms of ``network`` in place and return (convolution, batch norm) by name.
+
+    ``conv`` then gives what ``norm`` gave: ``w' = w g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``, and
+    an identity (or the activation alone) stands under the name of the batch norm.
+
+    Args:
+        network: a private copy in eval mode, in float64 so that folding costs no digit.
+        x: any normalized input that it takes.
+        keep: names of layers that stay; neither they nor their partners are folded.
+    """
+    found, calls = links(network, x, plain_convolution, _plain_batch_norm)
+    pairs = [p for p in found if calls[p.taker] == 1 and not {p.giver, p.taker} & set(keep)]
+    for pair in pairs:
+        norm = network.get_submodule(pair.taker)
+        _fold(network.get_submodule(pair.giver), norm)  # type: ignore[arg-type]
+        network.set_submodule(pair.taker, NormActivation(norm) if isinstance(norm, BatchNormAct2d) else nn.Identity())
+    return pairs
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    bias = bias * scale if norm.bias is None else bias * scale + norm.bias
+    # New parameters: those of the convolution may be shared with another layer.
+    conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
+    conv.bias = nn.Parameter(bias, requires_grad=False)

@@ -1,0 +1,103 @@
+"""The frozen network: what methods optimize an image against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
+from lit_viz.classifiers.layers import reading
+from lit_viz.classifiers.outputs import logits_of
+from lit_viz.errors import LitVizError
+
+
+class FrozenNetwork(nn.Module):
+    """Images in [0, 1] -> logits and the activations asked for, differentiable in the images alone.
+
+    Made by :meth:`Classifier.fast`. It normalizes, stays in eval mode whatever a trainer asks for, and has no
+    parameter that wants a gradient.
+
+    Args:
+        network: a private copy; or, with ``guest``, somebody else's network, borrowed for each forward.
+        mean, std: of the normalization, one value a channel.
+        altered: names of the layers whose output is not that of the original, because a batch norm was folded into them
+            or an activation fused; asking for one is an error.
+        guest: the network is not ours.
+        draws: the network draws random numbers even in eval mode; the global random state is put back.
+        notes: what is worth saying about the copy, in sentences.
+        folded, fused: how many batch norms and activations have gone into convolutions.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        altered: Collection[str] = (),
+        guest: bool = False,
+        draws: bool = False,
+        notes: Sequence[str] = (),
+        folded: int = 0,
+        fused: int = 0,
+    ) -> None:
+        super().__init__()
+        # A guest is hidden in a tuple: nobody who moves, trains or saves this module reaches it.
+        self._guest: tuple[nn.Module, ...] = (network,) if guest else ()
+        self._own = None if guest else network
+        self.altered, self.draws, self.notes = frozenset(altered), draws, tuple(notes)
+        self.folded, self.fused = folded, fused
+        scale = 1 / torch.tensor(std, dtype=torch.float64)
+        shift = -torch.tensor(mean, dtype=torch.float64) * scale
+        dtype, device = dtype_of(network), device_of(network)
+        self.register_buffer("scale", scale.view(1, -1, 1, 1).to(device, dtype), persistent=False)
+        self.register_buffer("shift", shift.view(1, -1, 1, 1).to(device, dtype), persistent=False)
+        self.scale: Tensor
+        self.shift: Tensor
+        super().train(False)
+
+    def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits and the outputs of the named layers.
+
+        Args:
+            x: images ``(N, C, H, W)`` in [0, 1].
+            layers: names as in :func:`~lit_viz.classifiers.layer_names`; a layer that is called several times in a
+                forward gives its last output.
+
+        Returns:
+            Logits ``(N, K)`` (float32, or float64 if the network is), and the activations by name, with their graph.
+
+        Raises:
+            LitVizError: a layer that the network doesn't have (the near names are listed), or that was folded because
+                it was not named in ``keep``.
+        """
+        for layer in layers:
+            if layer in self.altered:
+                raise LitVizError(f"layer {layer!r} is folded in this copy: make it with fast(keep=[{layer!r}])")
+        with self._running() as network, reading(network, layers) as activations:
+            images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=torch.channels_last)
+            output = network(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
+        logits = logits_of(output)
+        return (logits if logits.dtype == torch.float64 else logits.float()), activations
+
+    def train(self, mode: bool = True) -> FrozenNetwork:
+        """Do nothing: a frozen network stays in eval mode."""
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> FrozenNetwork:
+        """Do nothing: a frozen network stays frozen."""
+        return self
+
+    @contextmanager
+    def _running(self) -> Iterator[nn.Module]:
+        if self._own is None:
+            with borrowed(self._guest[0]) as network:
+                yield network
+        elif self.draws:
+            with random_state_kept(self._own):
+                yield self._own
+        else:
+            yield self._own

@@ -1,0 +1,78 @@
+"""A classifier is a guest: whatever is run on it, it is handed back as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def borrowed(module: nn.Module) -> Iterator[nn.Module]:
+    """Lend ``module`` in eval mode and frozen; restore it on leaving, also when the body raised.
+
+    Restored exactly: the train mode of every submodule, every ``requires_grad``, every ``.grad``, every buffer, and the
+    global random state. Hooks of the owner stay and run. The flags are set one by one and not through
+    :meth:`~torch.nn.Module.train`, which a module may have overridden to do more than set them.
+    """
+    training = [(m, m.training) for m in module.modules()]
+    parameters = [(p, p.requires_grad, p.grad) for p in module.parameters()]
+    buffers = [(m, name, b, b.detach().clone(), _version(b)) for m, name, b in _buffers(module)]
+    with random_state_kept(module):
+        try:
+            for submodule, _ in training:
+                submodule.training = False
+            for parameter, _, _ in parameters:
+                parameter.requires_grad_(False)
+            yield module
+        finally:
+            for submodule, flag in training:
+                submodule.training = flag
+            for parameter, requires_grad, gradient in parameters:
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = gradient
+            for owner, name, buffer, before, version in buffers:
+                _restore(owner, name, buffer, before, version)
+
+
+@contextmanager
+def random_state_kept(module: nn.Module | None = None) -> Iterator[None]:
+    """Put the global random state (of the CPU, and of the module's CUDA device) back on leaving."""
+    device = device_of(module) if module is not None else torch.device("cpu")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of the module's first parameter or buffer; the CPU where it has none."""
+    return _first_tensor(module).device
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Return the dtype of the module's first floating-point parameter or buffer; float32 where it has none."""
+    return _first_tensor(module).dtype
+
+
+def _first_tensor(module: nn.Module) -> Tensor:
+    floating = (t for tensors in (module.parameters(), module.buffers()) for t in tensors if t.is_floating_point())
+    return next(floating, torch.empty(0))
+
+
+def _buffers(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for submodule in module.modules():
+        for name, buffer in submodule._buffers.items():
+            if buffer is not None:
+                yield submodule, name, buffer
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _restore(owner: nn.Module, name: str, buffer: Tensor, before: Tensor, version: int) -> None:
+    owner._buffers[name] = buffer  # a forward may have put another tensor in its place
+    if _version(buffer) != version or buffer.is_inference():
+        with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+            buffer.copy_(before)

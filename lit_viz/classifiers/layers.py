@@ -1,0 +1,78 @@
+"""Layers by name: listing them, and reading what they give in a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from lit_viz.errors import LitVizError, did_you_mean
+
+if TYPE_CHECKING:
+    from lit_viz.classifiers.classifier import Classifier
+
+
+def layer_names(classifier: Classifier | nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers that can be read, in the order in which the network holds them.
+
+    Mere lists of layers, which are never called themselves, are left out.
+    """
+    module = classifier if isinstance(classifier, nn.Module) else classifier.original
+    return tuple(
+        name for name, layer in module.named_modules() if name and type(layer).forward is not nn.Module.forward
+    )
+
+
+def check_layers(names: Collection[str], network: nn.Module) -> None:
+    """Raise :class:`LitVizError`, which lists the near names, unless the network has all these layers."""
+    known = layer_names(network) if names else ()
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, known) or f"; it has {len(known)}, for example {', '.join(known[-3:])}"
+            raise LitVizError(f"the network has no layer {name!r}{near}")
+
+
+@contextmanager
+def reading(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of the named layers of the forward in the body, with their graph.
+
+    Of a layer that is called several times the last output is kept; of a tuple its first tensor.
+
+    Raises:
+        LitVizError: a layer that the network doesn't have, or that the forward didn't call.
+    """
+    check_layers(names, network)
+    with _collecting({name: network.get_submodule(name) for name in names}) as found:
+        yield found
+    for name in names:
+        if name not in found:
+            raise LitVizError(f"layer {name!r} can't be read: a forward doesn't call it, or it returns no tensor")
+
+
+@contextmanager
+def reading_all(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of all layers that the forward in the body calls."""
+    with _collecting({name: network.get_submodule(name) for name in layer_names(network)}) as found:
+        yield found
+
+
+@contextmanager
+def _collecting(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    found: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            tensor = output[0] if isinstance(output, (tuple, list)) and output else output
+            if isinstance(tensor, Tensor):
+                found[name] = tensor.clone()  # many networks change it in place right afterwards
+
+        return hook
+
+    handles = [layer.register_forward_hook(remember(name)) for name, layer in layers.items()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,216 @@
+"""``load_classifier``: from a name or a module to a :class:`Classifier`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_viz.classifiers.classifier import Classifier
+from lit_viz.classifiers.copying import probe_images
+from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
+from lit_viz.classifiers.labels import check_count, numbered_labels, read_labels
+from lit_viz.classifiers.outputs import head_of_probabilities
+from lit_viz.classifiers.sources import Source, find_source
+from lit_viz.classifiers.weights import fill, fit_keys, read_weights, sha256_of
+from lit_viz.errors import LitVizError
+
+
+def load_classifier(
+    classifier: str | nn.Module = "efficientnet_lite0",
+    *,
+    weights: str | Path | None = "DEFAULT",
+    labels: Sequence[str] | str | Path | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    size: int | Sequence[int] | None = None,
+    device: str | torch.device | None = None,
+) -> Classifier:
+    """Load a trained image classifier.
+
+    Args:
+        classifier: ``efficientnet_lite0`` (needs no download; also 1 and 2), ``torchvision/NAME``, ``timm/NAME``,
+            ``package.module:factory`` (importable, also from the current folder), or a module, which is used as it is.
+        weights: ``"DEFAULT"`` as published (or as the factory or module has them); a ``.pth``, ``.safetensors`` or
+            Lightning ``.ckpt`` file; ``"none"`` or None for random ones, the same every time.
+        labels: class names, or a text file with one a line; by default as published, else ``class 0`` ...
+        mean, std: of the normalization, one value or one a channel, in units of [0, 1]; by default as published, else 0
+            and 1.
+        size: side, or (height, width), of the input in pixels; by default as published.
+        device: where the network runs; by default where it is. A given module is copied rather than moved.
+
+    Returns:
+        The classifier, tried once on random images.
+
+    Raises:
+        LitVizError: one sentence for whatever can be mended: unknown names, weights that are missing, damaged or don't
+            match, a size that must be given, outputs that are no logits.
+    """
+    with torch.inference_mode(False), random_state_kept():
+        loaded = _load_module(classifier, weights) if isinstance(classifier, nn.Module) else _load(classifier, weights)
+        module = loaded.module
+        if device is not None and torch.device(device) != device_of(module):
+            module = _on(module, torch.device(device), private=not isinstance(classifier, nn.Module))
+        return _described(loaded, module, labels, mean, std, size)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    module: nn.Module
+    source: Source
+    weights: str
+    sha256: str | None
+
+
+def _load(name: str, weights: str | Path | None) -> _Loaded:
+    source = find_source(name)
+    if weights == "DEFAULT":
+        module, path = source.publish()
+        return _Loaded(module, source, "DEFAULT", sha256_of(path) if path else None)
+    # Seeded, so that every rank, and a resumed run, gets the same random network; the caller's state is put back.
+    torch.default_generator.manual_seed(0)
+    module = source.build(None)
+    if weights is None or weights == "none":
+        return _Loaded(module, source, "none", None)
+    return _with_file(module, source, Path(weights))
+
+
+def _load_module(module: nn.Module, weights: str | Path | None) -> _Loaded:
+    name = type(module).__name__
+    source = Source(name, lambda classes: module, lambda: (module, None), **_known_of(module))
+    if weights is None or weights in ("DEFAULT", "none", "given"):
+        return _Loaded(module, source, "given", None)
+    return _with_file(_copied(module, "loads a file into it"), source, Path(weights))
+
+
+def _with_file(module: nn.Module, source: Source, path: Path) -> _Loaded:
+    state = fit_keys(read_weights(path), module, f"the weights file {str(path)!r}")
+    module = _with_classes_of(state, module, source)
+    fill(module, state, f"the weights file {str(path)!r}")
+    return _Loaded(module, source, str(path), sha256_of(path))
+
+
+def _with_classes_of(state: dict[str, torch.Tensor], module: nn.Module, source: Source) -> nn.Module:
+    """Build the network anew where the file only differs in the number of classes (a network trained further)."""
+    wanted = module.state_dict()
+    wrong = [key for key, tensor in state.items() if tensor.shape != wanted[key].shape]
+    classes = {state[key].shape[:1] for key in wrong}
+    if len(classes) != 1 or any(state[key].shape[1:] != wanted[key].shape[1:] for key in wrong):
+        return module
+    (shape,) = classes
+    return source.build(shape[0]) if len(shape) else module
+
+
+def _known_of(module: nn.Module) -> dict[str, Any]:
+    """Return what a module tells of its own preprocessing, as timm's, torchvision's ViT and Hugging Face's do."""
+    config = getattr(module, "pretrained_cfg", None)
+    if isinstance(config, dict) and "input_size" in config:
+        return {"mean": config.get("mean"), "std": config.get("std"), "size": tuple(config["input_size"][1:])}
+    side = getattr(module, "image_size", None) or getattr(getattr(module, "config", None), "image_size", None)
+    return {"size": (side, side)} if isinstance(side, int) else {}
+
+
+def _on(module: nn.Module, device: torch.device, private: bool) -> nn.Module:
+    return (module if private else _copied(module, "moves it to another device")).to(device)
+
+
+def _copied(module: nn.Module, purpose: str) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # whatever its attributes raise
+        raise LitVizError(
+            f"{type(module).__name__} can't be copied, which lit_viz does before it {purpose}: do that yourself first"
+        ) from error
+
+
+def _described(
+    loaded: _Loaded,
+    module: nn.Module,
+    labels: Sequence[str] | str | Path | None,
+    mean: Sequence[float] | float | None,
+    std: Sequence[float] | float | None,
+    size: int | Sequence[int] | None,
+) -> Classifier:
+    source, name = loaded.source, loaded.source.name
+    where = _size(size if size is not None else source.size, name)
+    channels = _channels(module, where, mean)
+    means = _per_channel("mean", mean if mean is not None else source.mean, 0.0, channels)
+    stds = _per_channel("std", std if std is not None else source.std, 1.0, channels)
+    if not all(s > 0 for s in stds):
+        raise LitVizError(f"std must be positive, but {stds} was given")
+    notes = []
+    if mean is None and std is None and source.mean is None:
+        notes.append(f"{name} gets images in [0, 1] as they are: if it was trained on others, give mean= and std=")
+    draft = Classifier(name, module, labels=(), mean=means, std=stds, size=where)
+    classes = _try(draft)
+    if labels is not None:
+        names = check_count(read_labels(labels), classes, name)
+    else:
+        names = tuple(source.labels) if source.labels and len(source.labels) == classes else numbered_labels(classes)
+    return Classifier(
+        name, module, labels=names, mean=means, std=stds, size=where,
+        weights=loaded.weights, sha256=loaded.sha256, notes=notes,
+    )  # fmt: skip
+
+
+def _size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
+    if size is None:
+        raise LitVizError(
+            f"the input size of {name} isn't known: give size=, in pixels (and mean=, std= as in training)"
+        )
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+        raise LitVizError(f"size must be a side or (height, width) in pixels, but {size!r} was given")
+    return sides
+
+
+def _channels(module: nn.Module, size: tuple[int, int], mean: Sequence[float] | float | None) -> int:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels > 0:
+            return layer.in_channels
+    if isinstance(mean, Sequence) and len(mean) > 1:
+        return len(mean)
+    linear = next((layer for layer in module.modules() if isinstance(layer, nn.Linear)), None)
+    pixels = size[0] * size[1]
+    return linear.in_features // pixels if linear is not None and linear.in_features % pixels == 0 else 3
+
+
+def _per_channel(what: str, values: Sequence[float] | float | None, default: float, channels: int) -> tuple[float, ...]:
+    if values is None:
+        return (default,) * channels
+    given = (float(values),) if isinstance(values, (int, float)) else tuple(float(v) for v in values)
+    if len(given) not in (1, channels):
+        raise LitVizError(f"{what} has {len(given)} values, but the network has {channels} channels: give one for each")
+    return given * channels if len(given) == 1 else given
+
+
+def _try(classifier: Classifier) -> int:
+    """Run the network once; return the number of classes, or raise what is wrong with it."""
+    name, channels, size = classifier.name, classifier.channels, classifier.size
+    images = probe_images(channels, size).to(classifier.device, dtype_of(classifier.original))
+    with torch.no_grad(), borrowed(classifier.original) as network:
+        try:
+            logits, probabilities = head_of_probabilities(network, classifier.normalize(images))
+        except LitVizError as error:
+            raise LitVizError(f"{name}: {error}") from error
+        except Exception as error:  # whatever the network raises on an input that isn't to its taste
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise LitVizError(
+                f"{name} fails on images of shape (2, {channels}, {size[0]}, {size[1]}): give the size= it was trained "
+                f"with ({told})"
+            ) from error
+    if probabilities:
+        raise LitVizError(
+            f"{name} {probabilities}, but logits are wanted: strip its last layer, for example net.<layer> = "
+            "torch.nn.Identity(), or return the scores before it"
+        )
+    if len(logits) != len(images):
+        raise LitVizError(
+            f"{name} gives {len(logits)} rows of logits for {len(images)} images: one row an image is wanted"
+        )
+    return logits.shape[1]

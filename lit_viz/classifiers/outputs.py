@@ -1,0 +1,91 @@
+"""What a network may answer, read as logits; and the refusal of networks that answer with probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.errors import LitVizError
+
+_PROBABILITIES = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits ``(N, K)``, K >= 2, in what a network returned.
+
+    Understood are a tensor, an object with ``.logits``, a mapping with ``"logits"``, and the first of a tuple or list.
+    A single logit z, ``(N, 1)`` or ``(N,)``, is read as the two logits (-z, z): class 1 wins where z > 0.
+
+    Raises:
+        LitVizError: for anything else.
+    """
+    scores = _scores_in(output)
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        raise LitVizError(f"the network returns {_kind(output)}, in which no logits are found: return a tensor (N, K)")
+    if scores.ndim == 1:
+        scores = scores[:, None]
+    if scores.ndim != 2:
+        raise LitVizError(f"the network returns a tensor of shape {tuple(scores.shape)}: logits (N, K) are wanted")
+    return torch.cat([-scores, scores], dim=1) if scores.shape[1] == 1 else scores
+
+
+def _scores_in(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, Mapping):
+        return output.get("logits")
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def _kind(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of {output.dtype}"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with the keys {', '.join(map(repr, output))}"
+    return f"a {type(output).__name__}"
+
+
+def head_of_probabilities(network: nn.Module, x: Tensor) -> tuple[Tensor, str | None]:
+    """Run ``network`` on ``x`` and find out whether it ends in a softmax or sigmoid.
+
+    Args:
+        network: in eval mode.
+        x: normalized images ``(N, C, H, W)``, N >= 2.
+
+    Returns:
+        The logits ``(N, K)``, and None or what was seen: the last layer by name, or how the rows give it away.
+    """
+    called: list[tuple[str, nn.Module, Any]] = []
+
+    def remember(name: str) -> Any:
+        return lambda module, args, output: called.append((name, module, output))
+
+    leaves = [(name, m) for name, m in network.named_modules() if isinstance(m, _PROBABILITIES)]
+    handles = [m.register_forward_hook(remember(name)) for name, m in leaves]
+    try:
+        output = network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    raw = _scores_in(output)
+    for name, module, given in called[-1:]:
+        if isinstance(raw, Tensor) and given.shape == raw.shape and torch.equal(given, raw):
+            return logits_of(output), f"ends in {type(module).__name__}" + (f" (layer {name!r})" if name else "")
+    return logits_of(output), _rows_of_probabilities(raw)
+
+
+def _rows_of_probabilities(scores: Tensor) -> str | None:
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        return None
+    scores = scores.detach().double()
+    one = torch.ones(len(scores), dtype=torch.float64, device=scores.device)
+    if scores.min() >= 0 and scores.max() <= 1 and torch.allclose(scores.sum(dim=1), one, atol=1e-3, rtol=0):
+        return "returns probabilities (its rows sum to 1)"
+    if scores.max() <= 0 and torch.allclose(scores.exp().sum(dim=1), one, atol=1e-3, rtol=0):
+        return "returns log-probabilities (the exponentials of its rows sum to 1)"
+    return None
