@@ -11,7 +11,15 @@ class LitVizError(Exception):
 
     The command line prints the sentence without a traceback and exits with a status that is not 0; in Python it is an
     ordinary exception.
+
+    Args:
+        sentence: the sentence.
+        exit_status: of the command line.
     """
+
+    def __init__(self, sentence: str, *, exit_status: int = 1) -> None:
+        super().__init__(sentence)
+        self.exit_status = exit_status
 
 
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 5) -> str:

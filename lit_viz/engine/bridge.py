@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lit_viz.engine.slots import Slots
 from lit_viz.optim import Evaluate, StepRule
@@ -20,20 +21,25 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         slots: the images and their state.
         rule: how they move.
         evaluate: asks the network about them.
+        project: brings moved images back to where they belong (clamp, blur).
 
     Attributes:
         done: which images the rule found done in the last step, and left as they were, ``(N,)`` bool.
     """
 
-    def __init__(self, slots: Slots, rule: StepRule, evaluate: Evaluate) -> None:
+    def __init__(self, slots: Slots, rule: StepRule, evaluate: Evaluate, project: Callable[[Tensor], Tensor]) -> None:
         super().__init__([slots.image], {})
-        self.slots, self.rule, self.evaluate = slots, rule, evaluate
+        self.slots, self.rule, self.evaluate, self.project = slots, rule, evaluate, project
         self.done = torch.zeros(0, dtype=torch.bool)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Make one update x_k -> x_k+1 of all slots."""
-        x, state, self.done = self.rule.step(self.slots.x, self.slots.state, self.evaluate)
+        before = self.slots.x
+        x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
+        x = self.project(x)
+        if bool(self.done.any()):
+            x[self.done] = before[self.done]
         self.slots.update(x, state, self.done)
 
     def state_dict(self) -> dict[str, Any]:
@@ -42,5 +48,3 @@ class StepRuleOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take nothing."""
-
-

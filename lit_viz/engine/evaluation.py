@@ -64,4 +64,4 @@ class Evaluator:
         return Evaluation(score.detach(), self._over_views(logits.detach()), slope, terms)
 
     def _over_views(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (-1, self.views)).mean(1)
+        return rows.view(-1, self.views, *rows.shape[1:]).mean(1)

@@ -111,6 +111,10 @@ class ImageTraining(pl.LightningModule):
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
         """Evaluate ``x``, one row for each of these slots, with the draws of their iterations."""
 
+    def project(self, x: Tensor) -> Tensor:
+        """Return the moved images ``(N, ...)`` back where they belong, in place or not; as they are by default."""
+        return x
+
     @abstractmethod
     def look(self, x: Tensor, rows: Sequence[int]) -> list[Look]:
         """Show the images ``x`` ``(len(rows), ...)`` of these slots, and ask the network what it sees in them."""
@@ -129,7 +133,7 @@ class ImageTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> StepRuleOptimizer:
         """Return the bridge to the step rule."""
-        return StepRuleOptimizer(self.slots, self.step_rule, self.evaluate)
+        return StepRuleOptimizer(self.slots, self.step_rule, self.evaluate, self.project)
 
     def on_fit_start(self) -> None:
         """Prepare the network and take up where a checkpoint left off."""
@@ -147,6 +151,11 @@ class ImageTraining(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, StepRuleOptimizer)
         return optimizer
+
+    @property
+    def number(self) -> torch.dtype:
+        """The dtype of the images: float64 under ``--trainer.precision 64-true``, float32 under any other."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
         """Fill the slots, make one update of the batch, write out and empty the slots that are done."""
@@ -217,7 +226,9 @@ class ImageTraining(pl.LightningModule):
 
     def _refill(self) -> list[Result]:
         """Fill the free slots from the queue; return the tasks that could not start."""
-        failed, tasks, images = [], [], []
+        failed: list[Result] = []
+        tasks: list[Task] = []
+        images: list[Tensor] = []
         while self._waiting and len(self.slots) + len(tasks) < self.capacity:
             task = self._waiting.pop()
             try:
@@ -227,7 +238,7 @@ class ImageTraining(pl.LightningModule):
             else:
                 tasks.append(task)
         if tasks:
-            x = torch.stack(images).to(self.device)
+            x = torch.stack(images).to(self.device, self.number)
             counts = {
                 ITERATION: torch.zeros(len(tasks), dtype=torch.long, device=self.device),
                 ITERATIONS: torch.tensor([self.last(task) for task in tasks], device=self.device),

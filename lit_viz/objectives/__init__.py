@@ -1,6 +1,6 @@
 """What is maximized: a score of what the network says, one number for each input."""
 
 from lit_viz.objectives.base import Objective, Outputs, Product, Sum
-from lit_viz.objectives.classes import LogProbability, Logit
+from lit_viz.objectives.classes import Logit, LogProbability
 
 __all__ = ["LogProbability", "Logit", "Objective", "Outputs", "Product", "Sum"]

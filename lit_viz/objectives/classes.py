@@ -25,7 +25,10 @@ class _ClassScore(Objective):
 
 
 class Logit(_ClassScore):
-    """The class's logit, the S_c of Simonyan 2014 (arXiv:1312.6034, section 2): raises the class without lowering others."""
+    """The class's logit, the S_c of Simonyan 2014 (arXiv:1312.6034, section 2).
+
+    It raises the class without asking that the others fall.
+    """
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the logits ``(M,)``."""

@@ -1,0 +1,40 @@
+"""lit_viz: see what an image classifier has learned by training the input image against the frozen network.
+
+Example:
+    >>> import lit_viz as lv
+    >>> net = lv.load_classifier("efficientnet_lite0")
+    >>> run = lv.visualize(net, ["tarantula", "goldfish"], iterations=200)  # doctest: +SKIP
+    >>> run.images.shape  # doctest: +SKIP
+    torch.Size([2, 3, 224, 224])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lit_viz.api import resume, visualize
+    from lit_viz.classifiers import load_classifier
+    from lit_viz.errors import LitVizError
+    from lit_viz.run import Run
+
+# Where each public name lives; imported on first use, so that `lit-viz --help` need not wait for torch.
+_HOMES = {
+    "LitVizError": "lit_viz.errors",
+    "Run": "lit_viz.run",
+    "load_classifier": "lit_viz.classifiers",
+    "resume": "lit_viz.api",
+    "visualize": "lit_viz.api",
+}
+
+__all__ = ["LitVizError", "Run", "__version__", "load_classifier", "resume", "visualize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lit_viz' has no attribute {name!r}")

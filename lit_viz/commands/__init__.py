@@ -1,0 +1,8 @@
+"""The methods as commands: what the command line, the scripts and the Python functions launch alike."""
+
+from lit_viz.commands.base import Command
+from lit_viz.commands.visualize import Visualize
+
+COMMANDS: dict[str, Command] = {command.name: command for command in (Visualize(),)}
+
+__all__ = ["COMMANDS", "Command"]

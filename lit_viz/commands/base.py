@@ -1,0 +1,50 @@
+"""What a command adds to the engine: its arguments, its tasks, its module, and what it shows at the end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningArgumentParser
+
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.tasks import Task
+
+
+class Command(ABC):
+    """A method as users launch it.
+
+    Attributes:
+        name: of the subcommand and of the folder in ``configs/``.
+        module: the LightningModule.
+        default_config: the configuration in ``configs/<name>/`` that holds unless another is given.
+        positional: the option that bare words of the command line go to.
+        example: a command line that works as it stands.
+        own: arguments of the module that the command gives itself, so that they are no options.
+    """
+
+    name: ClassVar[str]
+    module: ClassVar[type[ImageTraining]]
+    default_config: ClassVar[str]
+    positional: ClassVar[str]
+    example: ClassVar[str]
+    own: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def add_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add the command's own options."""
+
+    @abstractmethod
+    def check(self, config: Namespace) -> None:
+        """Refuse a configuration that makes no run, before anything is loaded."""
+
+    @abstractmethod
+    def tasks(self, config: Namespace, classifier: Classifier) -> Sequence[Task]:
+        """Return the queue."""
+
+    @abstractmethod
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
+        """Return the module."""

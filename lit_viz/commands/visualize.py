@@ -1,0 +1,74 @@
+"""``lit-viz visualize``: class images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningArgumentParser
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.commands.base import Command
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.judges import judges_of
+from lit_viz.images.reading import read_photograph
+from lit_viz.methods import ClassVisualization
+from lit_viz.methods.class_visualization import canvases
+
+
+class Visualize(Command):
+    """Class images from noise or from a photograph."""
+
+    name: ClassVar[str] = "visualize"
+    module: ClassVar[type[ImageTraining]] = ClassVisualization
+    default_config: ClassVar[str] = "tarantula"
+    positional: ClassVar[str] = "targets"
+    example: ClassVar[str] = "lit-viz visualize tarantula goldfish --iterations 200"
+    own: ClassVar[frozenset[str]] = frozenset(
+        {"classifier", "iterations", "slots", "log_at", "curve_at", "init", "judges"}
+    )
+
+    def add_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add targets, the photograph to start from, and how it is fitted."""
+        add = parser.add_argument
+        add("--targets", type=list[str | int], default=[], help="class names or indices")
+        add("--init", type=str | None, default=None, help="photograph to start from, or packaged:NAME [noise]")
+        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="how the photograph is fitted")
+
+    def check(self, config: Namespace) -> None:
+        """Refuse a run without targets."""
+        if not config.targets:
+            raise LitVizError(f"no class was named: try {self.example}")
+
+    def tasks(self, config: Namespace, classifier: Classifier) -> list[Task]:
+        """Return one task a target; a class that is named twice gets two seeds."""
+        tasks = []
+        for index, wanted in enumerate(config.targets):
+            target = classifier.index_of(wanted)
+            name = classifier.labels[target]
+            seed = config.seed + index
+            tasks.append(Task(index, name, seed, target=target, target_name=name, source=config.init))
+        return tasks
+
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ClassVisualization:
+        """Return the module; the photograph is read here, so that a broken one ends the run before it begins."""
+        return ClassVisualization(
+            classifier,
+            **parts,
+            init=self._photograph(config, parts, classifier),
+            judges=judges_of(classifier),
+            iterations=config.iterations,
+            slots=config.slots,
+            log_at=config.log_at,
+            curve_at=config.curve_at,
+        )
+
+    def _photograph(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> Tensor | None:
+        if config.init is None:
+            return None
+        _, canvas = canvases(classifier, parts["size"], parts["oversample"])
+        return read_photograph(config.init, (canvas.height, canvas.width), canvas.channels, config.fit).pixels

@@ -1,0 +1,198 @@
+"""The configuration of a run: one parser a method for YAML files, dotted options and Python dictionaries alike.
+
+The parser is LightningCLI's, so every part of a method can be swapped by its ``class_path`` and every option of the
+Trainer is there under ``--trainer.``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from lit_viz.commands.base import Command
+from lit_viz.errors import LitVizError, did_you_mean
+
+#: What the Trainer is given by lit_viz itself, or what would make no sense of a run.
+_TRAINER_OURS = {
+    "max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "callbacks", "logger", "plugins", "fast_dev_run",
+    "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode", "default_root_dir",
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches",
+    "val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps", "barebones",
+    "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "use_distributed_sampler",
+    "reload_dataloaders_every_n_epochs", "enable_autolog_hparams", "model_registry", "sync_batchnorm",
+}  # fmt: skip
+#: Written by a run into its config.yaml; not an option.
+RECORDED = "recorded"
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+
+@dataclass
+class ClassifierOptions:
+    """The network that is looked into.
+
+    Args:
+        name: efficientnet_lite0, torchvision/NAME, timm/NAME, or package.module:factory.
+        weights: DEFAULT (the published ones), a file (.pth, .safetensors, .ckpt), or none.
+        labels: a text file with one class name a line; inferred unless given.
+        mean: of the normalization, a number a channel; inferred unless given.
+        std: of the normalization, a number a channel; inferred unless given.
+        size: input height and width; inferred unless given.
+    """
+
+    name: str = "efficientnet_lite0"
+    weights: str | None = "DEFAULT"
+    labels: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    size: int | tuple[int, int] | None = None
+
+
+def _add_common(parser: LightningArgumentParser) -> None:
+    add = parser.add_argument
+    add("--iterations", type=int, default=200, help="updates an image")
+    add("--seed", type=int, default=0, help="seed of the run; task i draws with seed + i")
+    add("--slots", type=int, default=8, help="images trained at once")
+    add("--log_at", type=str | int, default="every:10", help="iterations to keep: 1,50,100,200, every:10, geometric")
+    add("--curve_at", type=str | int, default="every:10", help="iterations whose scalars are logged")
+    add("--out", type=str | None, default=None, help="run folder [runs/<method>/<UTC time>_<first target>]")
+    add("--overwrite", action="store_true", help="replace a run that is there")
+    add("--resume", action="store_true", help="continue the run that is there; start it if there is none")
+    add("--wandb", type=WandbMode, default="auto", help="auto is online with an API key and offline without")
+    add("--project", type=str, default="lit_viz", help="W&B project")
+    add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
+
+
+class MethodCLI(LightningCLI):
+    """LightningCLI that parses a method's configuration and instantiates its parts; running is :mod:`lit_viz.run`'s.
+
+    Attributes:
+        config: the resolved configuration, plain values.
+        parts: the method's parts, instantiated.
+
+    Raises:
+        LitVizError: in one sentence, for whatever the parser refuses.
+    """
+
+    def __init__(self, command: Command, args: Sequence[str] | Mapping[str, Any]) -> None:
+        self.command = command
+        super().__init__(
+            command.module,
+            run=False,
+            args=args,  # type: ignore[arg-type]
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            parser_kwargs={"exit_on_error": False, "prog": f"lit-viz {command.name}"},
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add nothing: the seed is the run's own, and the global random state is left alone."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the method's, the engine's and the Trainer's options."""
+        self.command.add_arguments(parser)
+        _add_common(parser)
+        parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
+        parser.add_class_arguments(
+            self.command.module, "model", skip=set(self.command.own), instantiate=False, sub_configs=True
+        )
+        parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_TRAINER_OURS), instantiate=False)
+        parser.set_defaults({"trainer.devices": 1})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse a list of words or a dictionary, and nothing else: not the program's own words behind its back."""
+        try:
+            given = isinstance(args, Mapping)
+            self.config = parser.parse_object(dict(args)) if given else parser.parse_args(list(args))
+        except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
+            raise _one_sentence(error, parser) from error
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        """Instantiate the method's parts; the module itself wants a loaded classifier first."""
+        try:
+            self.parts = dict(self.parser.instantiate_classes(self.config).model.items(branches=False))
+        except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
+            raise _one_sentence(error, self.parser) from error
+
+
+def _one_sentence(error: Exception, parser: LightningArgumentParser) -> LitVizError:
+    """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LitVizError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    message = str(error)
+    unknown = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) '?-{0,2}([\w.\-]+)", message)
+    words = " ".join(line.strip(" -") for line in message.strip().splitlines() if line.strip(" -"))
+    words = re.sub(r"Expected an? <class '(\w+)'>\. Got value: (\S*)", r"expected \1, got '\2'", words)
+    known = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
+    hint = did_you_mean(unknown[1], known) if unknown and "xpected" not in words else ""
+    return LitVizError(f"{words.rstrip('.')}{hint or f': see {parser.prog} --help.'}")
+
+
+# -- files
+
+
+def config_folder() -> Path:
+    """Return the folder of the packaged configurations (in a checkout it lies at the top level)."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def find_config(method: str, name: str) -> Path:
+    """Return the file of a configuration, given as a path or as the name of a packaged one.
+
+    Raises:
+        LitVizError: where there is none; the packaged ones are listed.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    packaged = {path.stem: path for path in sorted((config_folder() / method).glob("*.yaml"))}
+    if name in packaged:
+        return packaged[name]
+    known = ", ".join(packaged)
+    raise LitVizError(f"there is no configuration {name}: give a YAML file, or one of {known}.")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file without running anything in it.
+
+    Raises:
+        LitVizError: when it is missing, no YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise LitVizError(f"the configuration {path} can't be read ({reason}): it has to be a YAML file.") from error
+    if not isinstance(content, dict):
+        raise LitVizError(f"the configuration {path} holds no options: see configs/ for examples.")
+    return content
+
+
+def dump(cli: MethodCLI, recorded: Mapping[str, Any]) -> str:
+    """Return the resolved configuration as YAML, with what the run records of itself."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        text: str = cli.parser.dump(cli.config, skip_none=False)
+    return text + yaml.safe_dump({RECORDED: json.loads(json.dumps(recorded))}, sort_keys=False, allow_unicode=True)
+
+
+def as_dict(config: Namespace) -> dict[str, Any]:
+    """Return a configuration as nested plain dictionaries."""
+    plain: dict[str, Any] = config.as_dict()
+    return plain

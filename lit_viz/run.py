@@ -1,0 +1,316 @@
+"""One run from its configuration to its results: the shared road of the command line, the scripts and Python."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import yaml
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from lit_viz import __version__
+from lit_viz.allocator import tune_allocator
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.files import RunFiles
+from lit_viz.callbacks.memory import Memory
+from lit_viz.callbacks.progress import Progress
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.commands import Command
+from lit_viz.config import RECORDED, MethodCLI, dump
+from lit_viz.engine.checkpoint import AtomicCheckpointIO
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Task, slug
+from lit_viz.engine.ticks import TaskQueue
+from lit_viz.errors import LitVizError
+from lit_viz.figures.evolution import Evolution, evolution_figure
+
+Say = Callable[[str], None]
+
+#: Options that may differ between a run and its continuation.
+_FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoint_every")
+
+
+class Interrupted(LitVizError):
+    """A signal stopped the run; what it had is saved."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of a run.
+
+    Attributes:
+        results: the records, in task order, as in ``results.jsonl``.
+        folder: the run folder; None unless one was asked for.
+    """
+
+    results: Sequence[Mapping[str, Any]]
+    folder: Path | None
+    _evolutions: Callable[[], list[Evolution]]
+    _pictures: Callable[[], list[Tensor | None]]
+
+    @property
+    def images(self) -> Tensor:
+        """The final pictures ``(N, C, H, W)`` in [0, 1], in task order; NaN where a task has none."""
+        pictures = self._pictures()
+        known = [picture for picture in pictures if picture is not None]
+        if not known:
+            return torch.empty(0)
+        blank = torch.full_like(known[0], torch.nan)
+        return torch.stack([blank if picture is None else picture for picture in pictures])
+
+    def figure(self) -> Figure:
+        """Return the images at the logged iterations over the curve of their probability."""
+        return evolution_figure(self._evolutions())
+
+
+def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = None, *, say: Say | None = None) -> Run:
+    """Run a configuration to its end, or continue it.
+
+    Args:
+        command: the method.
+        cli: its parsed configuration.
+        classifier: an own network, already loaded; the configuration's unless given.
+        say: is given the lines that a person at a terminal wants to read; None is quiet.
+
+    Raises:
+        LitVizError: in one sentence, whatever a user can mend; what was finished is kept.
+        Interrupted: SIGINT or SIGTERM; the run can be resumed.
+    """
+    config = cli.config
+    command.check(config)
+    tune_allocator()
+    folder, continues = _folder(config, cli)
+    try:
+        if folder is not None and not continues:
+            folder.write_config(dump(cli, _recorded(command, None)))
+        if classifier is None:
+            classifier = load_classifier(**config.classifier.as_dict())
+        tasks = command.tasks(config, classifier)
+        module = command.build(config, cli.parts, classifier)
+        if folder is not None:
+            _keep_identity(folder, cli, _recorded(command, classifier), continues)
+    except LitVizError:
+        if folder is not None and not continues:
+            shutil.rmtree(folder.path)
+        raise
+    for note in classifier.notes if say else ():
+        say(note)  # type: ignore[misc]
+    if folder is None:
+        memory = Memory()
+        _fit(cli, module, tasks, None, [memory, Progress(quiet=say is None)])
+        return _remembered(memory)
+    return _run_in(folder, cli, module, tasks, say)
+
+
+def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Sequence[Task], say: Say | None) -> Run:
+    from lit_viz.callbacks.wandb import RunLogger, WandbEvolution, open_wandb
+
+    if {record["index"] for record in folder.records()} >= {task.index for task in tasks} and _finished(folder, tasks):
+        return opened(folder)
+    quiet = say is None
+    wandb_run = open_wandb(
+        folder,
+        cli.config.project,
+        name=folder.path.name,
+        config=yaml.safe_load((folder.path / "config.yaml").read_text()),
+        mode=cli.config.wandb,
+        say=say or (lambda _: None),
+    )
+    evolution = WandbEvolution(wandb_run, folder, say=say or (lambda _: None))
+    logger = RunLogger(wandb_run, folder) if wandb_run is not None else None
+    _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Progress(quiet=quiet)], logger)
+    run = opened(folder)
+    from lit_viz.figures.animation import save_evolution
+
+    run.figure().savefig(folder.path / "figure.png")
+    save_evolution(run._evolutions(), folder.path / "evolution.gif")
+    evolution.finish()
+    return run
+
+
+def _fit(
+    cli: MethodCLI,
+    module: ImageTraining,
+    tasks: Sequence[Task],
+    folder: RunFolder | None,
+    callbacks: list[pl.Callback],
+    logger: Any = None,
+) -> None:
+    last = None if folder is None else folder.path / "checkpoints" / "last.ckpt"
+    checkpoints = Checkpoints(last, every_steps=cli.config.checkpoint_every)
+    resumed = None
+    if folder is not None and last is not None:
+        resumed = last if last.exists() else None
+        _trim(folder, resumed)
+    with _quiet_lightning(), tempfile.TemporaryDirectory() as scratch:
+        trainer = pl.Trainer(
+            **cli.config.trainer.as_dict(),
+            max_epochs=-1,
+            callbacks=[*callbacks, checkpoints],
+            logger=logger or False,
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            default_root_dir=scratch if folder is None else folder.path,
+        )
+        trainer.fit(module, datamodule=TaskQueue(tasks), ckpt_path=resumed, weights_only=True)
+    if checkpoints.received is not None and len(module.finished) < len(tasks):
+        where = "" if folder is None else f"; go on with: lit-viz resume {folder.path}"
+        raise Interrupted(
+            f"stopped after {len(module.finished)} of {len(tasks)} images, all is saved{where}",
+            exit_status=128 + checkpoints.received,
+        )
+
+
+# -- the folder
+
+
+def default_folder(command: Command, config: Any) -> Path:
+    """Return ``runs/<method>/<UTC time>_<first target>``."""
+    first = next(iter(getattr(config, command.positional)), command.name)
+    now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / command.name / f"{now}_{slug(str(first))}"
+
+
+def _folder(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
+    """Return the folder, made or opened, and whether the run in it goes on."""
+    if config.out is None:
+        return None, False
+    if config.resume and RunFolder.is_run(config.out):
+        folder = RunFolder.open(config.out)
+        _refuse_another(folder, cli)
+        return folder, True
+    return RunFolder.create(config.out, overwrite=config.overwrite), False
+
+
+def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
+    """Refuse to continue a run under another configuration."""
+    before = yaml.safe_load((folder.path / "config.yaml").read_text())
+    now = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    for key in (key for key in now if key not in _FREE):
+        if before.get(key) != now[key]:
+            raise LitVizError(
+                f"{folder.path} was begun with {key}: {before.get(key)}, not {now[key]}: "
+                f"lit-viz resume {folder.path} continues it as it was begun."
+            )
+
+
+def _recorded(command: Command, classifier: Classifier | None) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
+    return {
+        "method": command.name,
+        "lit_viz": __version__,
+        "python": sys.version.split()[0],
+        **{package: metadata.version(package) for package in packages},
+        "weights_sha256": None if classifier is None else classifier.sha256,
+    }
+
+
+def _keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
+    """Record the weights' sha256, or on a resume hold the weights against it."""
+    if continues:
+        before = (yaml.safe_load((folder.path / "config.yaml").read_text()).get(RECORDED) or {}).get("weights_sha256")
+        if before is not None and before != recorded["weights_sha256"]:
+            raise LitVizError(
+                f"{folder.path} was begun with other weights (sha256 {before[:12]}..., now "
+                f"{str(recorded['weights_sha256'])[:12]}...): give the same file, or start another run."
+            )
+        return
+    folder.write_config(dump(cli, recorded))
+
+
+def _trim(folder: RunFolder, checkpoint: Path | None) -> None:
+    """Drop from the folder what is later than the checkpoint: it is computed again."""
+    if checkpoint is None:
+        folder.trim((), {})
+        return
+    kept = AtomicCheckpointIO().load_checkpoint(checkpoint)["lit_viz"]
+    iterations = {entry["task"]: int(entry["state"]["iteration"]) for entry in kept["slots"]}
+    folder.trim(set(kept["finished"]), iterations)
+
+
+def _finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
+    checkpoint = folder.path / "checkpoints" / "last.ckpt"
+    if not checkpoint.exists():
+        return False
+    return len(AtomicCheckpointIO().load_checkpoint(checkpoint)["lit_viz"]["finished"]) == len(tasks)
+
+
+# -- the outcome
+
+
+def opened(folder: RunFolder) -> Run:
+    """Return the outcome that lies in a run folder."""
+    records = folder.records()
+
+    def evolutions() -> list[Evolution]:
+        curves = folder.curves("probability")
+        names = {f"{record['index']:04d}_{slug(record['name'])}": record["name"] for record in records}
+        return [
+            Evolution(names[key], [(k, _picture(path)) for k, path in folder.frames(key)], curves.get(key, []))
+            for key in folder.frame_keys()
+            if key in names
+        ]
+
+    def pictures() -> list[Tensor | None]:
+        return [_picture(folder.path / record["file"]) if record["file"] else None for record in records]
+
+    return Run(records, folder.path, evolutions, pictures)
+
+
+def _remembered(memory: Memory) -> Run:
+    results = [memory.results[index] for index in sorted(memory.results)]
+
+    def evolutions() -> list[Evolution]:
+        return [
+            Evolution(
+                result.task.name,
+                [(o.iteration, o.image) for o in memory.observations[result.task.index] if o.image is not None],
+                [
+                    (o.iteration, o.scalars["probability"])
+                    for o in memory.observations[result.task.index]
+                    if "probability" in o.scalars
+                ],
+            )
+            for result in results
+        ]
+
+    records = [{**result.record, "file": None, "array": None} for result in results]
+    return Run(records, None, evolutions, lambda: [result.image for result in results])
+
+
+def _picture(path: Path) -> Tensor:
+    """Return a PNG of the run folder as ``(C, H, W)`` in [0, 1]."""
+    with Image.open(path) as file:
+        array = np.asarray(file, dtype=np.float32)
+    image = torch.from_numpy(array.copy()).div_(255)
+    return image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's remarks on devices and on how the loop ended are of no use here."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

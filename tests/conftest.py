@@ -1,0 +1,91 @@
+"""What the tests share: small networks that are fast, smooth and known, and a Trainer around a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lit_viz.callbacks.memory import Memory
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.engine.checkpoint import AtomicCheckpointIO
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.tasks import Task
+from lit_viz.engine.ticks import TaskQueue
+
+SHARED = Path(__file__).parents[2] / "shared"
+NAMES = ["apple", "banana", "cherry", "date", "elder"]
+
+
+class Smooth(nn.Module):
+    """A convolutional network without kinks, so that close inputs stay close."""
+
+    def __init__(self, channels: int = 3, classes: int = 5) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Softplus(), nn.Conv2d(8, 12, 3, 2, 1), nn.Tanh()
+        )
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+def smooth_network(channels: int = 3, classes: int = 5) -> Smooth:
+    """Return the network with weights that depend on nothing else, leaving the global random state alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Smooth(channels, classes).eval()
+        network.features[1].running_mean.uniform_(-0.1, 0.1)
+        network.head.weight.data.mul_(8)
+    return network
+
+
+@pytest.fixture(scope="session")
+def smooth() -> Classifier:
+    return load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+
+
+@pytest.fixture(scope="session")
+def lite0() -> Classifier:
+    return load_classifier("efficientnet_lite0")
+
+
+def tasks_for(classifier: Classifier, targets: Sequence[int], seed: int = 0) -> list[Task]:
+    names = classifier.labels
+    return [Task(i, names[t], seed + i, target=t, target_name=names[t]) for i, t in enumerate(targets)]
+
+
+Train = Callable[..., Memory]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Return a function that trains a module's tasks and returns what it told."""
+
+    def run(
+        module: ImageTraining, tasks: Sequence[Task], callbacks: Sequence[pl.Callback] = (), **options: Any
+    ) -> Memory:
+        memory = Memory()
+        trainer = pl.Trainer(
+            max_epochs=-1,
+            accelerator="cpu",
+            callbacks=[memory, *callbacks],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            default_root_dir=tmp_path,
+            plugins=[AtomicCheckpointIO()],
+            **{key: value for key, value in options.items() if key != "ckpt_path"},
+        )
+        trainer.fit(module, datamodule=TaskQueue(tasks), ckpt_path=options.get("ckpt_path"), weights_only=True)
+        return memory
+
+    return run

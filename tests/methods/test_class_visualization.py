@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.slots import Slots
+from lit_viz.errors import LitVizError
+from lit_viz.images import (
+    L2,
+    Blur,
+    Clamp,
+    ColorShift,
+    Flip,
+    Fourier,
+    GaussianBlur,
+    Noise,
+    Pixels,
+    RandomCrop,
+    Roll,
+    Rotate,
+)
+from lit_viz.methods import ClassVisualization
+from lit_viz.objectives import Logit
+from lit_viz.optim import SGD, Adam, Evaluation, NormalizedAscent, StepRule
+from lit_viz.randomness import Draws
+from tests.conftest import Train, tasks_for
+from tests.optim.test_rules import ExtraGradient, HillClimb
+
+VIEWS = (RandomCrop(0.5, 1.0), Rotate(15), Flip(), ColorShift(), Blur(), Noise(0.05))
+
+
+def method(classifier: Classifier, rule: StepRule | None = None, **options: Any) -> ClassVisualization:
+    given = {"parameterization": Fourier(), "views": 2, "transforms": VIEWS, "iterations": 6, "slots": 3, **options}
+    return ClassVisualization(classifier, step_rule=rule or Adam(0.05), **given)
+
+
+class Recorder(ClassVisualization):
+    """Keeps every evaluation by (task, iteration): where the image was, what was drawn, and what came out."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seen: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
+        evaluation = super().score(x, rows, gradient=gradient)
+        if gradient:
+            drawn = Draws(self.slots.keys(rows, self.views)).uniform("probe").view(len(rows), -1)
+            for i, (n, k) in enumerate(zip(rows, self.slots.iteration, strict=True)):
+                key = (self.slots.tasks[n].index, k)
+                self.seen[key] = (x[i].clone(), drawn[i], evaluation.score[i], evaluation.gradient[i])
+        return evaluation
+
+
+def test_raises_the_probability_of_every_class(smooth: Classifier, train: Train) -> None:
+    memory = train(method(smooth, Adam(0.3), iterations=30), tasks_for(smooth, range(5)))
+    assert list(memory.results) == [0, 1, 2, 3, 4]
+    for index, result in memory.results.items():
+        seen = memory.observations[index]
+        assert [o.iteration for o in seen] == [0, 10, 20, 30]
+        assert seen[-1].scalars["probability"] > seen[0].scalars["probability"] + 0.1
+        assert result.record["rank"] <= seen[0].scalars["rank"]
+        assert result.image.shape == (3, 16, 16)
+
+
+def test_iteration_0_is_the_start_and_scalars_belong_to_their_image(smooth: Classifier, train: Train) -> None:
+    plain = {"transforms": (), "views": 1, "parameterization": Pixels(), "projections": [Clamp()]}
+    module = method(smooth, Adam(0.1), log_at="every:1", **plain)
+    (seen,) = train(module, tasks_for(smooth, [2])).observations.values()
+    assert [o.iteration for o in seen] == list(range(7))
+    for observation in seen:
+        logit = smooth.logits(observation.image[None])[0, 2]
+        assert observation.scalars["logit"] == pytest.approx(float(logit), abs=1e-5)
+        # The objective is that of the unrounded image: half an 8-bit step away at most.
+        assert observation.scalars["objective"] == pytest.approx(float(logit), abs=0.05)
+    assert "gradient_norm" in seen[0].scalars
+
+
+def test_evaluations_are_counted_apart(smooth: Classifier, train: Train) -> None:
+    """k updates of B views cost k B forwards and backwards; a look costs one forward, the last score B."""
+    memory = train(method(smooth, log_at="last", curve_at="last"), tasks_for(smooth, [0, 1, 2, 3]))
+    for result in memory.results.values():
+        assert result.record["backwards"] == 6 * 2
+        assert result.record["forwards"] == 6 * 2 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    "rule", [lambda: Adam(0.05), lambda: SGD(0.5), lambda: NormalizedAscent(0.3), HillClimb, ExtraGradient]
+)
+def test_slots_equal_runs_of_one_in_float64(smooth: Classifier, train: Train, rule: Callable[[], StepRule]) -> None:
+    """Seven tasks in three slots, whose images are of different age, against each task alone."""
+    tasks = tasks_for(smooth, [0, 1, 2, 3, 4, 0, 1])
+    options = {"parameterization": Pixels(), "iterations": 8, "transforms": VIEWS}
+    together = train(method(smooth, rule(), **options), tasks, precision="64-true")
+    for task in tasks:
+        alone = train(method(smooth, rule(), slots=1, **options), tasks[: task.index + 1][-1:], precision="64-true")
+        mine, its = together.observations[task.index][-1], alone.observations[task.index][-1]
+        assert mine.iteration == its.iteration
+        for name, value in its.scalars.items():
+            assert mine.scalars[name] == pytest.approx(value, abs=1e-9)
+
+
+def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Classifier, train: Train) -> None:
+    tasks = tasks_for(smooth, [0, 1, 2, 3, 4])
+    many = Recorder(smooth, Fourier(), SGD(0.5), VIEWS, views=2, iterations=4, slots=3)
+    train(many, tasks)
+    assert len(many.seen) == 20
+    for task in tasks:
+        one = Recorder(smooth, Fourier(), SGD(0.5), VIEWS, views=2, iterations=4, slots=1)
+        train(one, [task])
+        for key, (x, drawn, score, gradient) in one.seen.items():
+            its_x, its_drawn, its_score, its_gradient = many.seen[key]
+            assert torch.equal(drawn, its_drawn)
+            if key[1] == 0:
+                assert torch.equal(x, its_x)
+                torch.testing.assert_close(score, its_score, rtol=0, atol=1e-5)
+                torch.testing.assert_close(gradient, its_gradient, rtol=0, atol=1e-5)
+
+
+def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Classifier, train: Train) -> None:
+    sizes: list[int] = []
+
+    class Sizes(ClassVisualization):
+        def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
+            sizes.append(len(x)) if gradient else None
+            return super().score(x, rows, gradient=gradient)
+
+    train(Sizes(smooth, Fourier(), Adam(0.05), iterations=2, slots=3), tasks_for(smooth, [0, 1, 2, 3]))
+    assert sizes == [3, 3, 1, 1]
+
+
+def test_iterations_may_vary_by_task(smooth: Classifier, train: Train) -> None:
+    from dataclasses import replace
+
+    tasks = [replace(t, options={"iterations": 2 + i}) for i, t in enumerate(tasks_for(smooth, [0, 1, 2, 3, 4]))]
+    memory = train(method(smooth), tasks)
+    assert [memory.results[i].record["iterations"] for i in range(5)] == [2, 3, 4, 5, 6]
+
+
+def test_an_image_that_breaks_is_reported_and_the_others_go_on(smooth: Classifier, train: Train) -> None:
+    class Breaks(Logit):
+        def __call__(self, outputs: Any) -> Tensor:
+            score = super().__call__(outputs)
+            return score + torch.where((outputs.targets == 1) & (score > 2), torch.nan, 0.0)
+
+    module = method(smooth, Adam(0.3), objective=Breaks(), iterations=40, log_at="every:5")
+    memory = train(module, tasks_for(smooth, [0, 1, 2]))
+    records = {index: result.record for index, result in memory.results.items()}
+    assert [records[i]["status"] for i in range(3)] == ["done", "failed", "done"]
+    assert 0 < records[1]["iterations"] < 40
+    assert f"at iteration {records[1]['iterations'] + 1}" in records[1]["error"]
+    assert memory.results[1].image.isfinite().all()
+    assert records[0]["iterations"] == records[2]["iterations"] == 40
+
+
+def test_priors_are_subtracted_and_logged(smooth: Classifier, train: Train) -> None:
+    plain = train(method(smooth, iterations=20), tasks_for(smooth, [3])).observations[0][-1]
+    priors = [L2(0.5)]
+    held = train(method(smooth, iterations=20, priors=priors), tasks_for(smooth, [3])).observations[0][-1]
+    assert "l2" in held.scalars
+    norm = lambda o: float(((o.image - 0.5) / 0.25).norm())  # noqa: E731
+    assert norm(held) < norm(plain)
+
+
+def test_the_original_experiment_starts_unclamped_and_is_clamped_after_every_update(
+    smooth: Classifier, train: Train
+) -> None:
+    starts: list[Tensor] = []
+
+    class Watch(ClassVisualization):
+        def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
+            starts.append(x.clone())
+            return super().score(x, rows, gradient=gradient)
+
+    module = Watch(
+        smooth,
+        Pixels("normalized"),
+        NormalizedAscent(1.0),
+        [Roll(4)],
+        priors=[L2(1e-3)],
+        projections=[GaussianBlur(0.5, 2), Clamp()],
+        iterations=3,
+    )
+    observed = train(module, tasks_for(smooth, [1])).observations[0]
+    assert starts[0].abs().max() > 2.0  # (1 - 0.5) / 0.25
+    assert all(x.abs().max() <= 2.0 for x in starts[1:])
+    assert observed[0].image.min() >= 0
+    assert observed[0].image.max() <= 1
+
+
+def test_starts_from_a_photograph(smooth: Classifier, train: Train) -> None:
+    photograph = (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
+    for parameterization in (Pixels(), Fourier()):
+        module = method(smooth, parameterization=parameterization, init=photograph, iterations=1, log_at="every:1")
+        first = train(module, tasks_for(smooth, [1])).observations[0][0]
+        torch.testing.assert_close(first.image, photograph, rtol=0, atol=0)
+
+
+def test_pictures_of_any_size(smooth: Classifier, train: Train) -> None:
+    module = method(smooth, size=(21, 34), oversample=1.5, iterations=2)
+    result = train(module, tasks_for(smooth, [1])).results[0]
+    assert result.image.shape == (3, 21, 34)
+
+
+def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:
+    class Dies(Checkpoints):
+        """Saves after every third step and dies, as by a kill, in the eighth."""
+
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 8:
+                raise RuntimeError("killed")
+            super().on_train_batch_end(trainer, *args)
+
+    path = tmp_path / "last.ckpt"
+    tasks = tasks_for(smooth, [0, 1, 2, 3, 4])
+    undisturbed = train(method(smooth, slots=2), tasks)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(method(smooth, slots=2), tasks, [Dies(path, every_steps=3)])
+    module = method(smooth, slots=2)
+    rest = train(module, tasks, ckpt_path=path)
+    assert set(rest.results) == {2, 3, 4, 0, 1} - {i for i in (0, 1) if i not in rest.results}
+    for index, result in rest.results.items():
+        assert torch.equal(result.image, undisturbed.results[index].image)
+        same = {key: value for key, value in result.record.items() if key != "seconds"}
+        assert same == {key: value for key, value in undisturbed.results[index].record.items() if key != "seconds"}
+    assert path.stat().st_size < 200_000
+
+
+def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
+    network = smooth.original.train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    random_state = torch.get_rng_state()
+    try:
+        module = method(smooth)
+        train(module, tasks_for(smooth, [0]))
+        assert network.training
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+        assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert not any(module is child for child in module.slots.modules())
+        assert [name for name, _ in module.named_parameters()] == ["slots.image"]
+    finally:
+        network.eval()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"iterations": 0}, "--iterations 0 makes no run"),
+        ({"iterations": -3}, "--iterations -3 makes no run"),
+        ({"slots": 0}, "--slots 0 makes no run"),
+        ({"views": 0}, "views 0 makes no run"),
+        ({"size": 0}, "a picture of 0 x 0 pixels is empty"),
+        ({"oversample": 0.0}, "oversample 0.0 is out of range"),
+        ({"log_at": "sometimes"}, "'sometimes' names no iterations"),
+        ({"projections": [Clamp()]}, "Clamp acts on pixels"),
+    ],
+)
+def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(LitVizError, match=sentence):
+        method(smooth, **options)
+
+
+def test_slots_dump_and_load() -> None:
+    slots, again = Slots(), Slots()
+    state = {"m": torch.arange(6.0).view(2, 3), "iteration": torch.tensor([3, 4])}
+    tasks = tasks_for_names("a", "b")
+    slots.append(tasks, torch.randn(2, 4), state)
+    slots.pay([1], 5, backward=True)
+    again.load(slots.dump(), tasks, torch.device("cpu"))
+    assert torch.equal(again.x, slots.x)
+    assert torch.equal(again.state["m"], slots.state["m"])
+    assert again.iteration == [3, 4]
+    assert again.forwards == [0, 5]
+    again.keep([1])
+    assert [task.name for task in again.tasks] == ["b"]
+    assert again.x.shape == (1, 4)
+
+
+def tasks_for_names(*names: str) -> list[Any]:
+    from lit_viz.engine.tasks import Task
+
+    return [Task(i, name, i) for i, name in enumerate(names)]

@@ -1,0 +1,153 @@
+"""Every step rule, on quadratics whose every iterate is known or can be had from torch itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.optim import SGD, Adam, Adapted, Cosine, Evaluation, GradientAscent, NAdam, NormalizedAscent, RMSprop
+from lit_viz.optim.rule import Evaluate, State, StepRule, never, norm, per_slot
+
+
+class HillClimb(StepRule):
+    """Evaluates forwards only: keeps a fixed probe step where it raises the score."""
+
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        here = evaluate(x, gradient=False).score
+        probe = x + 0.1 * torch.where(x < TOP, 1.0, -1.0)
+        better = evaluate(probe, gradient=False).score > here
+        return torch.where(per_slot(better, x) > 0, probe, x), state, ~better
+
+
+class ExtraGradient(StepRule):
+    """Evaluates twice a step: the gradient at a look-ahead moves the image (Korpelevich 1976)."""
+
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        ahead = x + 0.1 * evaluate(x).gradient
+        return x + 0.1 * evaluate(ahead).gradient, state, never(x)
+
+
+TOP = 3.0
+RULES: dict[str, Callable[[], StepRule]] = {
+    "adam": lambda: Adam(0.1),
+    "adam_cosine": lambda: Adam(Cosine(0.2, final=0.1)),
+    "nadam": lambda: NAdam(0.1),
+    "sgd": lambda: SGD(0.05),
+    "nesterov": lambda: SGD(0.05, nesterov=True),
+    "plain_sgd": lambda: SGD(0.05, momentum=0.0),
+    "rmsprop": lambda: RMSprop(0.05),
+    "ascent": lambda: GradientAscent(0.1),
+    "normalized": lambda: NormalizedAscent(0.3),
+    "forward_only": HillClimb,
+    "two_evaluations": ExtraGradient,
+}
+
+
+def hill(x: Tensor, *, gradient: bool = True) -> Evaluation:
+    """Score ``-||x - TOP||^2 / 2``."""
+    slope = TOP - x
+    return Evaluation(-(slope.flatten(1) ** 2).sum(1) / 2, torch.zeros(len(x), 2), slope if gradient else None)
+
+
+def tasks(n: int, **options: float) -> list[Task]:
+    return [Task(i, f"t{i}", i, options=options) for i in range(n)]
+
+
+def counted(rule: StepRule, x: Tensor, n: int = 40) -> State:
+    k, last = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), n)
+    return {**rule.init(x, tasks(len(x))), "iteration": k, "iterations": last}
+
+
+def run(rule: StepRule, x: Tensor, steps: int) -> list[Tensor]:
+    state, path = counted(rule, x), []
+    for _ in range(steps):
+        x, state, done = rule.step(x, state, hill)
+        state["iteration"] = state["iteration"] + (~done).long()
+        path.append(x)
+    return path
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_climbs_and_leaves_its_input_alone(name: str) -> None:
+    rule, x = RULES[name](), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    kept = x.clone()
+    path = run(rule, x, 40)
+    assert torch.equal(x, kept)
+    assert (hill(path[-1]).score > hill(x).score / 5).all()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_state_has_a_leading_slot_dimension(name: str) -> None:
+    rule, x = RULES[name](), torch.zeros(3, 5)
+    state = counted(rule, x)
+    _, after, done = rule.step(x, dict(state), hill)
+    assert after.keys() == state.keys()
+    assert all(len(value) == 3 for value in [*after.values(), done])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_late_image_goes_the_same_way_as_an_early_one(name: str) -> None:
+    """Slots of different age: each image has its own moments, bias correction and learning rate."""
+    rule = RULES[name]()
+    early, late = torch.full((1, 6), -2.0), torch.linspace(-1, 1, 6)[None]
+    alone = run(RULES[name](), late, 8)[-1]
+    x, state = early, counted(rule, early)
+    for step in range(11):
+        if step == 3:
+            fresh = counted(rule, late)
+            x, state = torch.cat([x, late]), {key: torch.cat([state[key], fresh[key]]) for key in state}
+        x, state, done = rule.step(x, state, hill)
+        state["iteration"] = state["iteration"] + (~done).long()
+    assert torch.equal(x[1:], alone)
+
+
+@pytest.mark.parametrize(
+    ("rule", "reference"),
+    [
+        (Adam(0.1), lambda p: torch.optim.Adam(p, 0.1)),
+        (NAdam(0.1), lambda p: torch.optim.NAdam(p, 0.1)),
+        (SGD(0.1, 0.8), lambda p: torch.optim.SGD(p, 0.1, 0.8)),
+        (SGD(0.1, 0.8, nesterov=True), lambda p: torch.optim.SGD(p, 0.1, 0.8, nesterov=True)),
+        (RMSprop(0.1), lambda p: torch.optim.RMSprop(p, 0.1)),
+        (Adapted(torch.optim.Adagrad, 0.1), lambda p: torch.optim.Adagrad(p, 0.1)),
+    ],
+    ids=["Adam", "NAdam", "SGD", "Nesterov", "RMSprop", "Adagrad"],
+)
+def test_adapted_is_torch(rule: StepRule, reference: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
+    x = torch.linspace(-1, 1, 12).view(2, 6)
+    plain = [row.clone().requires_grad_() for row in x]
+    optimizer = reference(plain)
+    for _ in range(7):
+        optimizer.zero_grad()
+        sum(((p - TOP) ** 2).sum() / 2 for p in plain).backward()
+        optimizer.step()
+    torch.testing.assert_close(run(rule, x, 7)[-1], torch.stack(plain).detach(), rtol=0, atol=1e-6)
+
+
+def test_normalized_step_has_the_length_of_the_rate_and_zero_gradients_rest() -> None:
+    x = torch.stack([torch.zeros(5), torch.full((5,), TOP)])
+    moved = run(NormalizedAscent(0.7), x, 1)[0] - x
+    torch.testing.assert_close(norm(moved), torch.tensor([0.7, 0.0]))
+
+
+def test_rates_follow_the_images_own_iteration_and_task() -> None:
+    cosine = Cosine(0.4, final=0.25)
+    state = cosine.init(torch.zeros(3, 1), [*tasks(2), Task(2, "swept", 0, options={"lr": 0.8})])
+    state |= {"iteration": torch.tensor([0, 10, 5]), "iterations": torch.tensor([10, 10, 10])}
+    torch.testing.assert_close(cosine(state), torch.tensor([0.4, 0.1, 0.8 * 0.625], dtype=torch.float64))
+
+
+def test_coupling_optimizers_are_refused_by_name() -> None:
+    with pytest.raises(LitVizError, match="LBFGS can't train images in slots"):
+        Adapted(torch.optim.LBFGS, 1.0)
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
+def test_a_rate_that_is_none_is_refused(lr: float) -> None:
+    with pytest.raises(LitVizError, match="learning rate"):
+        Adam(lr)
