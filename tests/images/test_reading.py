@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_viz.errors import LitVizError
+from lit_viz.images import packaged_photograph, read_photograph, to_uint8
+from lit_viz.images.reading import PACKAGED
+
+FITS = ["crop", "squash", "pad"]
+
+
+def _levels(height: int = 20, width: int = 30, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def _save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def _read(path: Path, size: tuple[int, int] = (20, 30), channels: int = 3, fit: str = "crop") -> np.ndarray:
+    return read_photograph(path, size, channels, fit).pixels.permute(1, 2, 0).mul(255).numpy()
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("size", [(8, 8), (40, 7), (224, 224)])
+def test_pixels_lie_on_the_8_bit_lattice(tmp_path: Path, fit: str, size: tuple[int, int]) -> None:
+    photograph = read_photograph(_save(tmp_path / "a.png", Image.fromarray(_levels())), size, fit=fit)
+    levels = photograph.pixels.double() * 255
+    assert photograph.pixels.shape == (3, *size)
+    assert photograph.pixels.dtype == torch.float32
+    assert (levels - levels.round()).abs().max() < 1e-5
+    assert np.array_equal(to_uint8(photograph.pixels), levels.round().byte().permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_an_image_of_the_size_is_read_as_it_was_written(tmp_path: Path, fit: str) -> None:
+    levels = _levels()
+    path = _save(tmp_path / "a.png", Image.fromarray(levels))
+    photograph = read_photograph(path, (20, 30), fit=fit)
+    assert torch.equal(photograph.pixels, torch.from_numpy(levels).permute(2, 0, 1).float() / 255)
+    again = _save(tmp_path / "b.png", Image.fromarray(to_uint8(photograph.pixels)))
+    assert torch.equal(read_photograph(again, (20, 30), fit=fit).pixels, photograph.pixels)
+
+
+def test_the_resize_is_bicubic_antialiased_and_rounded_once(tmp_path: Path) -> None:
+    levels = _levels(33, 33)
+    found = _read(_save(tmp_path / "a.png", Image.fromarray(levels)), (8, 8))
+    image = torch.from_numpy(levels).permute(2, 0, 1)[None].double()
+    expected = torch.nn.functional.interpolate(image, (8, 8), mode="bicubic", antialias=True, align_corners=False)
+    # torch's kernel has a = -0.5 here as Pillow's has; the rounding of ties and of float32 is all that may differ.
+    difference = np.abs(found - expected[0].permute(1, 2, 0).clamp(0, 255).numpy())
+    assert difference.max() <= 0.5 + 1e-3
+
+
+def test_the_crop_is_the_centre(tmp_path: Path) -> None:
+    levels = _levels(20, 30)
+    path = _save(tmp_path / "a.png", Image.fromarray(levels))
+    photograph = read_photograph(path, (20, 20))
+    assert photograph.box == (5, 0, 25, 20)
+    assert np.array_equal(to_uint8(photograph.pixels), levels[:, 5:25])
+
+
+def test_padding_is_grey_and_keeps_the_shape(tmp_path: Path) -> None:
+    levels = _levels(20, 30)
+    photograph = read_photograph(_save(tmp_path / "a.png", Image.fromarray(levels)), (40, 30), fit="pad")
+    found = to_uint8(photograph.pixels)
+    assert np.array_equal(found[10:30], levels)
+    assert (found[:10] == 128).all()
+    assert (found[30:] == 128).all()
+    assert photograph.box == (0, -10, 30, 30)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("fit", FITS)
+def test_exif_rotation_and_the_way_back(tmp_path: Path, orientation: int, fit: str) -> None:
+    upright = np.zeros((60, 90, 3), np.uint8)
+    upright[12:16, 24:28] = 255  # a marker whose centre is (x, y) = (26, 14)
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that the camera's position asks to undo
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(Image.Transpose(undo[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photograph = read_photograph(_save(tmp_path / "a.png", stored, exif=exif), (48, 64), fit=fit)
+    assert photograph.original_size == (60, 90)
+    mass = photograph.pixels[0].double()
+    if fit == "pad":
+        mass = torch.where((mass - 128 / 255).abs() < 1e-6, 0.0, mass)
+    rows, columns = (torch.arange(n, dtype=torch.float64) + 0.5 for n in (48, 64))
+    centre = torch.stack([(mass.sum(0) * columns).sum(), (mass.sum(1) * rows).sum()]) / mass.sum()
+    torch.testing.assert_close(photograph.to_original(centre), torch.tensor([26.0, 14.0]).double(), rtol=0, atol=0.15)
+    there = photograph.from_original([24, 12, 28, 16])
+    torch.testing.assert_close(photograph.to_original(there), torch.tensor([24.0, 12, 28, 16]).double())
+    assert (there[0] + there[2]) / 2 == pytest.approx(float(centre[0]), abs=0.15)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_is_read(tmp_path: Path, mode: str, channels: int) -> None:
+    image = Image.fromarray(_levels()).convert("LA").convert("PA") if mode == "PA" else None
+    image = image or (Image.fromarray(_levels()).convert("RGB" if mode == "LAB" else mode))
+    if mode == "LAB":
+        image = Image.merge("LAB", Image.fromarray(_levels()).split())
+    suffix = ".png" if mode in ("1", "L", "LA", "P", "RGB", "RGBA") else ".tif"
+    if mode in ("PA", "HSV"):
+        pytest.skip("no file format holds it")
+    path = _save(tmp_path / f"a{suffix}", image)
+    assert _read(path, channels=channels).shape == (20, 30, channels)
+
+
+def test_grey_is_repeated_and_one_channel_is_luma(tmp_path: Path) -> None:
+    levels = _levels()
+    grey = _save(tmp_path / "grey.png", Image.fromarray(levels[..., 0]))
+    assert np.array_equal(_read(grey), np.repeat(levels[..., :1], 3, 2))
+    assert np.array_equal(_read(grey, channels=1), levels[..., :1])
+    colour = _save(tmp_path / "colour.png", Image.fromarray(levels))
+    luma = levels @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(_read(colour, channels=1)[..., 0] - luma).max() <= 0.5 + 1e-4
+
+
+def test_transparency_is_put_on_white(tmp_path: Path) -> None:
+    levels = _levels(channels=4)
+    alpha = levels[..., 3:] / 255
+    expected = levels[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(_read(_save(tmp_path / "a.png", Image.fromarray(levels))) - expected).max() <= 0.5 + 1e-4
+    grey = (
+        Image.fromarray(levels[..., :2].copy(), "LA")
+        if False
+        else Image.merge("LA", [Image.fromarray(levels[..., 0]), Image.fromarray(levels[..., 3])])
+    )
+    expected = levels[..., :1] * alpha + 255 * (1 - alpha)
+    assert np.abs(_read(_save(tmp_path / "b.png", grey)) - expected).max() <= 0.5 + 1e-4
+
+
+def test_a_transparent_palette_colour_is_white(tmp_path: Path) -> None:
+    image = Image.new("P", (30, 20), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.paste(0, (0, 0, 15, 20))
+    found = _read(_save(tmp_path / "a.gif", image, transparency=0))
+    assert (found[:, :15] == 255).all()
+    assert (found[:, 15:] == [10, 20, 30]).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bits_are_divided_by_257(tmp_path: Path, suffix: str) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 30)).astype(np.uint16)
+    deep[0, :2] = 0, 65535
+    found = _read(_save(tmp_path / f"a{suffix}", Image.fromarray(deep)), channels=1)[..., 0]
+    assert found[0, 0] == 0
+    assert found[0, 1] == 255
+    assert np.abs(found - deep / 257).max() <= 0.5 + 1e-4
+
+
+def test_integer_and_float_grey(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 30)).astype(np.int32)
+    found = _read(_save(tmp_path / "a.tif", Image.fromarray(deep)), channels=1)[..., 0]
+    assert np.abs(found - deep / 257).max() <= 0.5 + 1e-4
+    unit = np.random.default_rng(0).random((20, 30), np.float32)
+    found = _read(_save(tmp_path / "b.tif", Image.fromarray(unit)), channels=1)[..., 0]
+    assert np.abs(found - unit * 255).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("worst", [-1.0, 300.0, np.nan])
+def test_float_grey_of_unknown_range_is_refused(tmp_path: Path, worst: float) -> None:
+    values = np.full((4, 4), 0.5, np.float32)
+    values[1, 1] = worst
+    with pytest.raises(LitVizError, match=r"deep\.tif can't be read: its values lie in .*\[0, 1\] is understood"):
+        read_photograph(_save(tmp_path / "deep.tif", Image.fromarray(values)), (4, 4))
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    ink = Image.new("CMYK", (30, 20), (0, 255, 255, 0))  # magenta and yellow make red
+    found = _read(_save(tmp_path / "a.jpg", ink, quality=95))
+    assert np.abs(found - [255, 0, 0]).max() <= 4
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    found = _read(_save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:]))
+    assert (found == [255, 0, 0]).all()
+
+
+def test_a_thin_picture_is_read(tmp_path: Path) -> None:
+    path = _save(tmp_path / "thin.png", Image.fromarray(_levels(1, 500)))
+    for fit in FITS:
+        assert read_photograph(path, (16, 16), fit=fit).pixels.shape == (3, 16, 16)
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Image.open(packaged_photograph("chelsea")).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = _save(tmp_path / "large.jpg", small.resize((1804, 1200)), exif=exif, quality=95)
+    whole = read_photograph(path, (64, 64))
+    monkeypatch.setattr("lit_viz.images.reading._LARGE", 1000)
+    drafted = read_photograph(path, (64, 64))
+    assert drafted.original_size == whole.original_size == (1804, 1200)
+    assert drafted.box == whole.box
+    assert not torch.equal(drafted.pixels, whole.pixels)
+    assert (drafted.pixels - whole.pixels).abs().mean() < 1.5 / 255
+
+
+def _broken(path: Path, kind: str) -> Path:
+    whole = path.with_name("whole" + path.suffix)
+    Image.fromarray(_levels(100, 100)).save(whole)
+    content = whole.read_bytes()
+    path.write_bytes({"empty": b"", "text": b"not an image at all", "truncated": content[: len(content) // 2]}[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "sentence"),
+    [
+        ("a.png", "empty", r"a\.png is empty \(0 bytes\)"),
+        ("a.png", "text", r"a\.png is not an image"),
+        ("a.jpg", "truncated", r"a\.jpg is truncated"),
+        ("a.png", "truncated", r"a\.png is truncated"),
+        ("a.tif", "truncated", r"a\.tif (is truncated|can't be read|is not an image)"),
+        ("a.bmp", "truncated", r"a\.bmp is truncated"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, name: str, kind: str, sentence: str) -> None:
+    with pytest.raises(LitVizError, match=sentence) as caught:
+        read_photograph(_broken(tmp_path / name, kind), (8, 8))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+    _save(tmp_path / "tarantula.png", Image.new("RGB", (2, 2)))
+    with pytest.raises(LitVizError, match=r"there is no photograph .*; did you mean 'tarantula\.png'\?"):
+        read_photograph(tmp_path / "tarantulla.png", (8, 8))
+    with pytest.raises(LitVizError, match="there is no photograph"):
+        read_photograph(tmp_path / "nowhere" / "a.png", (8, 8))
+    with pytest.raises(LitVizError, match="is a folder"):
+        read_photograph(tmp_path, (8, 8))
+
+
+@pytest.mark.parametrize("limit", [1000, 6000])
+def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    path = _save(tmp_path / "bomb.png", Image.new("L", (100, 100)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # Pillow warns above it and raises above twice of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(LitVizError, match=r"bomb\.png is too large"):
+            read_photograph(path, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"fit": "cropp"}, "choose crop, squash or pad; did you mean 'crop'"),
+        ({"channels": 4}, "1 or 3 channels, not with 4"),
+        ({"size": (0, 8)}, "size of 0 x 8"),
+    ],
+)
+def test_wrong_arguments_are_named(options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(LitVizError, match=sentence):
+        read_photograph(**{"path": "packaged:chelsea", "size": (8, 8), **options})
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_photographs_are_here(name: str) -> None:
+    photograph = read_photograph(f"packaged:{name}", (16, 16))
+    assert photograph.path == f"packaged:{name}"
+    assert photograph.pixels.std() > 0.05
+
+
+def test_an_unknown_packaged_photograph_lists_the_others() -> None:
+    with pytest.raises(LitVizError, match="'chelsey': there are astronaut, chelsea"):
+        read_photograph("packaged:chelsey", (8, 8))
+
+
+def test_to_uint8_rounds_clips_and_repeats_grey() -> None:
+    image = torch.tensor([-0.1, 0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1.2, torch.nan]).view(1, 1, 7)
+    assert to_uint8(image).tolist() == [[[v] * 3 for v in (0, 0, 0, 1, 255, 255, 0)]]
+    levels = torch.arange(256).view(1, 16, 16).repeat(3, 1, 1)
+    assert np.array_equal(to_uint8(levels.float() / 255), levels.permute(1, 2, 0).numpy())
