@@ -101,18 +101,13 @@ def test_exif_rotation_and_the_way_back(tmp_path: Path, orientation: int, fit: s
     assert (there[0] + there[2]) / 2 == pytest.approx(float(centre[0]), abs=0.15)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_is_read(tmp_path: Path, mode: str, channels: int) -> None:
-    image = Image.fromarray(_levels()).convert("LA").convert("PA") if mode == "PA" else None
-    image = image or (Image.fromarray(_levels()).convert("RGB" if mode == "LAB" else mode))
-    if mode == "LAB":
-        image = Image.merge("LAB", Image.fromarray(_levels()).split())
+    levels = Image.fromarray(_levels())
+    image = Image.merge("LAB", levels.split()) if mode == "LAB" else levels.convert(mode)
     suffix = ".png" if mode in ("1", "L", "LA", "P", "RGB", "RGBA") else ".tif"
-    if mode in ("PA", "HSV"):
-        pytest.skip("no file format holds it")
-    path = _save(tmp_path / f"a{suffix}", image)
-    assert _read(path, channels=channels).shape == (20, 30, channels)
+    assert _read(_save(tmp_path / f"a{suffix}", image), channels=channels).shape == (20, 30, channels)
 
 
 def test_grey_is_repeated_and_one_channel_is_luma(tmp_path: Path) -> None:
@@ -130,11 +125,7 @@ def test_transparency_is_put_on_white(tmp_path: Path) -> None:
     alpha = levels[..., 3:] / 255
     expected = levels[..., :3] * alpha + 255 * (1 - alpha)
     assert np.abs(_read(_save(tmp_path / "a.png", Image.fromarray(levels))) - expected).max() <= 0.5 + 1e-4
-    grey = (
-        Image.fromarray(levels[..., :2].copy(), "LA")
-        if False
-        else Image.merge("LA", [Image.fromarray(levels[..., 0]), Image.fromarray(levels[..., 3])])
-    )
+    grey = Image.merge("LA", [Image.fromarray(levels[..., 0]), Image.fromarray(levels[..., 3])])
     expected = levels[..., :1] * alpha + 255 * (1 - alpha)
     assert np.abs(_read(_save(tmp_path / "b.png", grey)) - expected).max() <= 0.5 + 1e-4
 
