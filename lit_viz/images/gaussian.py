@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,41 +33,84 @@ class _Blur(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, sigma: Tensor, truncate: float) -> Tensor:
         ctx.sigma, ctx.truncate = sigma, truncate
-        return _blur_by_radius(images, sigma, truncate)
+        return _blur(images, sigma, truncate)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _blur_by_radius(gradient, ctx.sigma, ctx.truncate), None, None
+        return _blur(gradient, ctx.sigma, ctx.truncate), None, None
 
 
-def _blur_by_radius(images: Tensor, sigma: Tensor, truncate: float) -> Tensor:
-    """Blur the rows in groups of one radius: a narrow Gaussian does not pay for the widest of the batch."""
-    radii = [int(truncate * value + 0.5) for value in sigma.tolist()]
-    if len(set(radii)) == 1:
-        return _blur(images, sigma, radii[0])
-    out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    for radius in set(radii):
-        rows = torch.tensor([n for n, own in enumerate(radii) if own == radius], device=images.device)
-        out[rows] = _blur(images[rows], sigma[rows], radius)
+def _blur(images: Tensor, sigma: Tensor, truncate: float) -> Tensor:
+    kernels = [_half_kernel(value, truncate) for value in sigma.tolist()]
+    radius = max(map(len, kernels)) - 1
+    if radius == 0:
+        return images.clone()
+    mirrored = _mirrored(images, radius)
+    rows = _by_shifts if images.device.type == "cpu" else _by_convolution
+    blurred = rows(mirrored, kernels)
+    return blurred[..., radius:-radius, radius:-radius].contiguous()
+
+
+def _half_kernel(sigma: float, truncate: float) -> list[float]:
+    """Return the kernel from its centre outwards."""
+    half = [math.exp(-0.5 * (tap / sigma) ** 2) if tap else 1.0 for tap in range(int(truncate * sigma + 0.5) + 1)]
+    total = 2 * sum(half) - 1
+    return [tap / total for tap in half]
+
+
+def _by_shifts(mirrored: Tensor, kernels: Sequence[list[float]]) -> Tensor:
+    """Sum shifted copies of each row, across and then down; what comes out in the margin is of no use.
+
+    Shifts of the flat memory, so every term is one pass over contiguous numbers that stay in the cache; a narrow kernel
+    pays for its own width only. Four times faster than convolutions here, which know no kernel of one channel well.
+    """
+    out = mirrored.flatten(1)
+    across = torch.empty_like(out[0])
+    for row, kernel in zip(out, kernels, strict=True):
+        _sum_shifted(row, kernel, 1, across)
+        _sum_shifted(across, kernel, mirrored.shape[-1], row)
+    return out.view_as(mirrored)
+
+
+def _sum_shifted(row: Tensor, kernel: list[float], stride: int, out: Tensor) -> None:
+    reach = (len(kernel) - 1) * stride
+    length = len(row) - 2 * reach
+    total = out.narrow(0, reach, length)
+    torch.mul(row.narrow(0, reach, length), kernel[0], out=total)
+    for tap, weight in enumerate(kernel[1:], start=1):
+        total.add_(row.narrow(0, reach - tap * stride, length), alpha=weight)
+        total.add_(row.narrow(0, reach + tap * stride, length), alpha=weight)
+
+
+def _by_convolution(mirrored: Tensor, kernels: Sequence[list[float]]) -> Tensor:
+    """Do the same by one grouped convolution in each direction, with the widest kernel for all."""
+    count, channels = mirrored.shape[:2]
+    radius = max(map(len, kernels)) - 1
+    halves = [kernel + [0.0] * (radius + 1 - len(kernel)) for kernel in kernels]
+    weight = mirrored.new_tensor([half[:0:-1] + half for half in halves]).repeat_interleave(channels, 0)
+    planes = mirrored.view(1, count * channels, *mirrored.shape[-2:])
+    groups = count * channels
+    planes = F.conv2d(planes, weight[:, None, None, :], padding=(0, radius), groups=groups)
+    planes = F.conv2d(planes, weight[:, None, :, None], padding=(radius, 0), groups=groups)
+    return planes.view_as(mirrored)
+
+
+def _mirrored(images: Tensor, radius: int) -> Tensor:
+    """Return a copy with ``radius`` pixels more on every side, mirrored about the edge (again and again if need be)."""
+    height, width = images.shape[-2:]
+    if radius > min(height, width):
+        return images[..., _mirror_indices(height, radius)[:, None], _mirror_indices(width, radius)]
+    out = images.new_empty(*images.shape[:-2], height + 2 * radius, width + 2 * radius)
+    middle = out[..., radius : radius + height, :]
+    middle[..., radius : radius + width] = images
+    middle[..., :radius] = images[..., :radius].flip(-1)
+    middle[..., radius + width :] = images[..., width - radius :].flip(-1)
+    out[..., :radius, :] = middle[..., :radius, :].flip(-2)
+    out[..., radius + height :, :] = middle[..., height - radius :, :].flip(-2)
     return out
 
 
-def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    if radius == 0:
-        return images.contiguous()
-    count, channels = images.shape[:2]
-    taps = torch.arange(-radius, radius + 1, device=sigma.device, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (taps / sigma.double()[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(images).repeat_interleave(channels, 0)
-    planes = images.reshape(1, count * channels, *images.shape[-2:])
-    planes = F.conv2d(_mirror(planes, radius, -1), kernel[:, None, None, :], groups=count * channels)
-    planes = F.conv2d(_mirror(planes, radius, -2), kernel[:, None, :, None], groups=count * channels)
-    return planes.view(images.shape)
-
-
-def _mirror(planes: Tensor, radius: int, dim: int) -> Tensor:
-    """Return the planes with ``radius`` pixels more at both ends of ``dim``, mirrored about the edge."""
-    length = planes.shape[dim]
-    positions = torch.arange(-radius, length + radius, device=planes.device) % (2 * length)
-    return planes.index_select(dim, torch.minimum(positions, 2 * length - 1 - positions))
+def _mirror_indices(length: int, radius: int) -> Tensor:
+    places = torch.arange(-radius, length + radius) % (2 * length)
+    return torch.minimum(places, 2 * length - 1 - places)

@@ -152,7 +152,7 @@ class Fourier(Parameterization):
 
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
         """Return the coefficients; pixels nearer than ``clip`` to 0 or 1 come out at ``clip``."""
-        weights, colour = self._constants(canvas, images)
+        weights, _, colour = self._constants(canvas, images)
         planes = _mix_channels(colour.double().inverse().to(images), torch.logit(images, self.clip))
         height, width = images.shape[-2:]
         return torch.view_as_real(torch.fft.rfft2(planes)) / weights / (height * width)
@@ -164,7 +164,7 @@ class Fourier(Parameterization):
         )
         return images
 
-    def _constants(self, canvas: Canvas, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _constants(self, canvas: Canvas, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mixed = self.decorrelate and canvas.channels == 3
         return _fourier_constants(self.decay, mixed, canvas.shape, like.dtype, like.device)
 
@@ -183,8 +183,10 @@ _COLOUR = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 @lru_cache(maxsize=32)
 def _fourier_constants(
     decay: float, mixed: bool, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the weights ``(H, W // 2 + 1, 1)`` of the coefficients, all scales folded in, and colour ``(C, C)``."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weights ``(H, W // 2 + 1, 2)`` of the coefficients, all scales folded in, those of their gradient, and
+    the colour ``(C, C)``.
+    """
     channels, height, width = shape
     rows = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
     columns = torch.fft.rfftfreq(width, dtype=torch.float64)
@@ -195,7 +197,12 @@ def _fourier_constants(
     if mixed:
         colour = torch.tensor(_COLOUR, dtype=torch.float64)
         colour /= colour.norm(dim=0).max()
-    return weights[..., None].to(device, dtype), colour.to(device, dtype)
+    # Written out for real and imaginary parts: a factor repeated along so short a dimension is slow.
+    weights = weights[..., None].repeat(1, 1, 2)
+    # The half spectrum stands for the whole: its inner columns count for their mirror images too.
+    adjoint = weights.clone()
+    adjoint[:, 1 : (width + 1) // 2] *= 2
+    return weights.to(device, dtype), adjoint.to(device, dtype), colour.to(device, dtype)
 
 
 def _mix_channels(matrix: Tensor, planes: Tensor) -> Tensor:
@@ -209,20 +216,17 @@ class _FourierDecode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, colour: Tensor, width: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weights: Tensor, adjoint: Tensor, colour: Tensor, width: int) -> Tensor:
         spectrum = torch.view_as_complex(x * weights)
         # Columns first, then rows: faster than irfft2, which walks the columns of a transposed copy.
         planes = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2, norm="forward"), n=width, norm="forward")
         images = _mix_channels(colour, planes).sigmoid_()
-        ctx.save_for_backward(images, weights, colour)
+        ctx.save_for_backward(images, adjoint, colour)
         return images
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        images, weights, colour = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        images, adjoint, colour = ctx.saved_tensors
         planes = _mix_channels(colour.T, torch.ops.aten.sigmoid_backward(gradient, images))
-        spectrum = torch.view_as_real(torch.fft.rfft2(planes)).mul_(weights)
-        # The half spectrum stands for the whole: its inner columns count for their mirror images too.
-        spectrum[..., 1 : (images.shape[-1] + 1) // 2, :].mul_(2)
-        return spectrum, None, None, None
+        return torch.view_as_real(torch.fft.rfft2(planes)).mul_(adjoint), None, None, None, None
