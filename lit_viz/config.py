@@ -71,6 +71,7 @@ def _add_common(parser: LightningArgumentParser) -> None:
     add("--resume", action="store_true", help="continue the run that is there; start it if there is none")
     add("--wandb", type=WandbMode, default="auto", help="auto is online with an API key and offline without")
     add("--project", type=str, default="lit_viz", help="W&B project")
+    add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
 
 
@@ -129,6 +130,16 @@ class MethodCLI(LightningCLI):
             raise _one_sentence(error, self.parser) from error
 
 
+#: What the parser says, and how it is said here.
+_PLAIN = (
+    (r"Parser key \"([\w.\-]+)\":", r"--\1:"),
+    (r"Expected an? <class '(\w+)'>\. Got value: (\S*)", r"expected \1, got '\2'"),
+    (r"Expected an? typing\.Literal\[(.*?)\]\. Got value: (\S*)", r"expected one of \1, got '\2'"),
+    (r"Expected a path but .* Expected a dot import path string: (\S+)", r"there is no \1 among the installed parts"),
+    (r"Problem with given class_path '[\w.]*?(\w+)':", r"\1:"),
+)
+
+
 def _one_sentence(error: Exception, parser: LightningArgumentParser) -> LitVizError:
     """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
     cause: BaseException | None = error
@@ -139,9 +150,10 @@ def _one_sentence(error: Exception, parser: LightningArgumentParser) -> LitVizEr
     message = str(error)
     unknown = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) '?-{0,2}([\w.\-]+)", message)
     words = " ".join(line.strip(" -") for line in message.strip().splitlines() if line.strip(" -"))
-    words = re.sub(r"Expected an? <class '(\w+)'>\. Got value: (\S*)", r"expected \1, got '\2'", words)
+    for pattern, plain in _PLAIN:
+        words = re.sub(pattern, plain, words)
     known = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
-    hint = did_you_mean(unknown[1], known) if unknown and "xpected" not in words else ""
+    hint = did_you_mean(unknown[1], known) if unknown and not words.startswith("--") else ""
     return LitVizError(f"{words.rstrip('.')}{hint or f': see {parser.prog} --help.'}")
 
 

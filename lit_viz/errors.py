@@ -22,7 +22,7 @@ class LitVizError(Exception):
         self.exit_status = exit_status
 
 
-def did_you_mean(name: str, choices: Iterable[str], limit: int = 5) -> str:
+def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the nearest choices, or an empty string where none is near.
 
     Args:
@@ -35,7 +35,7 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 5) -> str:
         by_folded.setdefault(choice.casefold(), choice)
     folded = name.casefold()
     near = [c for c in by_folded if len(folded) > 2 and folded in c]
-    near += [c for c in difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.6) if c not in near]
+    near += [c for c in difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.7) if c not in near]
     if not near:
         return ""
     return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"

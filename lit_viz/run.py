@@ -37,12 +37,14 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task, slug
 from lit_viz.engine.ticks import TaskQueue
 from lit_viz.errors import LitVizError
-from lit_viz.figures.evolution import Evolution, evolution_figure
+from lit_viz.figures.animation import save_evolution
+from lit_viz.figures.evolution import Evolution, evolution_figure, evolutions
+from lit_viz.figures.style import save_figure
 
 Say = Callable[[str], None]
 
 #: Options that may differ between a run and its continuation.
-_FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoint_every")
+_FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoint_every", "figure")
 
 
 class Interrupted(LitVizError):
@@ -99,7 +101,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         if folder is not None and not continues:
             folder.write_config(dump(cli, _recorded(command, None)))
         if classifier is None:
-            classifier = load_classifier(**config.classifier.as_dict())
+            classifier = _load(config.classifier.as_dict())
         tasks = command.tasks(config, classifier)
         module = command.build(config, cli.parts, classifier)
         if folder is not None:
@@ -135,10 +137,8 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
     logger = RunLogger(wandb_run, folder) if wandb_run is not None else None
     _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Progress(quiet=quiet)], logger)
     run = opened(folder)
-    from lit_viz.figures.animation import save_evolution
-
-    run.figure().savefig(folder.path / "figure.png")
-    save_evolution(run._evolutions(), folder.path / "evolution.gif")
+    save_figure(run.figure(), folder.path / f"figure.{cli.config.figure}")
+    save_evolution(evolutions(folder), folder.path / "evolution.gif")
     evolution.finish()
     return run
 
@@ -179,14 +179,22 @@ def _fit(
         )
 
 
+def _load(options: dict[str, Any]) -> Classifier:
+    return load_classifier(options.pop("name"), **options)
+
+
 # -- the folder
 
 
 def default_folder(command: Command, config: Any) -> Path:
     """Return ``runs/<method>/<UTC time>_<first target>``."""
     first = next(iter(getattr(config, command.positional)), command.name)
-    now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / command.name / f"{now}_{slug(str(first))}"
+    return Path("runs") / command.name / f"{utc_now()}_{slug(str(first))}"
+
+
+def utc_now() -> str:
+    """Return the time as folders are called by it."""
+    return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
 
 
 def _folder(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
@@ -260,25 +268,16 @@ def opened(folder: RunFolder) -> Run:
     """Return the outcome that lies in a run folder."""
     records = folder.records()
 
-    def evolutions() -> list[Evolution]:
-        curves = folder.curves("probability")
-        names = {f"{record['index']:04d}_{slug(record['name'])}": record["name"] for record in records}
-        return [
-            Evolution(names[key], [(k, _picture(path)) for k, path in folder.frames(key)], curves.get(key, []))
-            for key in folder.frame_keys()
-            if key in names
-        ]
-
     def pictures() -> list[Tensor | None]:
         return [_picture(folder.path / record["file"]) if record["file"] else None for record in records]
 
-    return Run(records, folder.path, evolutions, pictures)
+    return Run(records, folder.path, lambda: evolutions(folder), pictures)
 
 
 def _remembered(memory: Memory) -> Run:
     results = [memory.results[index] for index in sorted(memory.results)]
 
-    def evolutions() -> list[Evolution]:
+    def remembered() -> list[Evolution]:
         return [
             Evolution(
                 result.task.name,
@@ -293,7 +292,7 @@ def _remembered(memory: Memory) -> Run:
         ]
 
     records = [{**result.record, "file": None, "array": None} for result in results]
-    return Run(records, None, evolutions, lambda: [result.image for result in results])
+    return Run(records, None, remembered, lambda: [result.image for result in results])
 
 
 def _picture(path: Path) -> Tensor:

@@ -23,6 +23,7 @@ class Command(ABC):
         default_config: the configuration in ``configs/<name>/`` that holds unless another is given.
         positional: the option that bare words of the command line go to.
         example: a command line that works as it stands.
+        demo: the words that ``lit-viz demo`` gives the command.
         own: arguments of the module that the command gives itself, so that they are no options.
     """
 
@@ -31,6 +32,7 @@ class Command(ABC):
     default_config: ClassVar[str]
     positional: ClassVar[str]
     example: ClassVar[str]
+    demo: ClassVar[tuple[str, ...]]
     own: ClassVar[frozenset[str]]
 
     @abstractmethod

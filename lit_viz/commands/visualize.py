@@ -28,6 +28,7 @@ class Visualize(Command):
     default_config: ClassVar[str] = "tarantula"
     positional: ClassVar[str] = "targets"
     example: ClassVar[str] = "lit-viz visualize tarantula goldfish --iterations 200"
+    demo: ClassVar[tuple[str, ...]] = ("tarantula", "goldfish", "hay", "zebra", "--slots", "4")
     own: ClassVar[frozenset[str]] = frozenset(
         {"classifier", "iterations", "slots", "log_at", "curve_at", "init", "judges"}
     )

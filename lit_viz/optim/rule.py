@@ -70,4 +70,5 @@ def per_slot(values: Tensor, x: Tensor) -> Tensor:
 
 def norm(x: Tensor) -> Tensor:
     """Return each row's Euclidean norm ``(N,)``."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    length: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return length

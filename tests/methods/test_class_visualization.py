@@ -63,7 +63,7 @@ def test_raises_the_probability_of_every_class(smooth: Classifier, train: Train)
     for index, result in memory.results.items():
         seen = memory.observations[index]
         assert [o.iteration for o in seen] == [0, 10, 20, 30]
-        assert seen[-1].scalars["probability"] > seen[0].scalars["probability"] + 0.1
+        assert seen[-1].scalars["probability"] > 1.2 * seen[0].scalars["probability"]
         assert result.record["rank"] <= seen[0].scalars["rank"]
         assert result.image.shape == (3, 16, 16)
 
@@ -146,7 +146,7 @@ def test_an_image_that_breaks_is_reported_and_the_others_go_on(smooth: Classifie
     class Breaks(Logit):
         def __call__(self, outputs: Any) -> Tensor:
             score = super().__call__(outputs)
-            return score + torch.where((outputs.targets == 1) & (score > 2), torch.nan, 0.0)
+            return score + torch.where((outputs.targets == 1) & (score > 0), torch.nan, 0.0)
 
     module = method(smooth, Adam(0.3), objective=Breaks(), iterations=40, log_at="every:5")
     memory = train(module, tasks_for(smooth, [0, 1, 2]))
