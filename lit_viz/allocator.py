@@ -1,7 +1,8 @@
 """The C library's allocator, told to keep memory instead of returning it to the system after every step.
 
 glibc maps each large tensor afresh and unmaps it when it is freed, so that at the next step every page is faulted in
-again; on a processor without a GPU that can take as long as the network itself. The price is about 8 % more peak memory.
+again; on a processor without a GPU that can take as long as the network itself. The price is about 8 % more peak
+memory.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _SETTINGS = (
 def tune_allocator() -> bool:
     """Tell glibc to keep freed memory for the next step; return whether that was done.
 
-    The setting holds for the whole process and can't be undone; it changes no result. Nothing is done on systems without
-    glibc, or where the environment variable ``LIT_VIZ_ALLOCATOR`` is ``0``.
+    The setting holds for the whole process and can't be undone; it changes no result. Nothing is done on systems
+    without glibc, or where the environment variable ``LIT_VIZ_ALLOCATOR`` is ``0``.
     """
     if os.environ.get("LIT_VIZ_ALLOCATOR") == "0" or not _has_glibc():
         return False

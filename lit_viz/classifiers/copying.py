@@ -62,18 +62,18 @@ def probe_images(channels: int, size: tuple[int, int]) -> Tensor:
 
 def _probe(classifier: Classifier) -> Tensor:
     """Return normalized probe images of a third of the input's side if the network takes them (cheap), else of all."""
-    images = [
+    height, width = (max(side // 3, min(side, 64)) for side in classifier.size)
+    small, full = (
         classifier.normalize(probe_images(classifier.channels, size)).to(
             classifier.device, dtype_of(classifier.original)
         )
-        for size in (tuple(max(s // 3, min(s, 64)) for s in classifier.size), classifier.size)
-    ]
+        for size in ((height, width), classifier.size)
+    )
     with torch.no_grad(), borrowed(classifier.original) as network:
         try:
-            expected = logits_of(network(images[1].clone()))
-            return images[0] if logits_of(network(images[0].clone())).shape == expected.shape else images[1]
-        except Exception:  # many networks take one size only
-            return images[1]
+            return small if logits_of(network(small.clone())).shape == (2, classifier.num_classes) else full
+        except Exception:  # many networks take one size only, and say so in many ways
+            return full
 
 
 def relative_difference(ours: Tensor, reference: Tensor) -> float:
@@ -105,9 +105,20 @@ def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
 
 
 def _without_hooks(module: nn.Module) -> dict[int, Any]:
-    """Return a memo for ``deepcopy`` that has every table of hooks copied already, as an empty one."""
+    """Return a memo for ``deepcopy`` that has every table of hooks copied already, without those of the owner.
+
+    What torch's own weight norm, spectral norm and pruning hook in belongs to the network and stays.
+    """
     tables = [t for m in module.modules() for name, t in vars(m).items() if name.endswith("_hooks") and t]
-    return {id(table): OrderedDict() for table in tables if isinstance(table, dict)}
+    return {
+        id(table): OrderedDict((k, h) for k, h in table.items() if _module_of(h).startswith("torch.nn.utils."))
+        for table in tables
+        if isinstance(table, dict)
+    }
+
+
+def _module_of(hook: Any) -> str:
+    return getattr(hook, "__module__", None) or ""
 
 
 def _random_state(device: torch.device) -> Tensor:
@@ -127,9 +138,11 @@ def _folded_and_fused(
     outputs = _outputs(plain, x)
     try:
         network, folded = _fold(plain, x, keep)
+        # Rounded once: a float64 copy keeps what was folded in float64.
+        network = network.to(x.device, dtype if dtype == torch.float64 else x.dtype)
     except _Refused as reason:
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
-    altered = _altered(network, x, outputs)
+    altered = _altered(network, x.to(dtype_of(network)), outputs)
     network = network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu" and dtype == torch.float32 and can_fuse():
         try:
@@ -137,9 +150,9 @@ def _folded_and_fused(
         except _Refused as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
         altered = _altered(network, x.to(device, dtype), outputs)
-    if altered & set(keep):
-        # A container ends in a layer that was folded or fused: what it holds is kept as well.
-        inside = {n for n in layer_names(plain) for k in altered & set(keep) if n.startswith(k + ".")}
+    # A kept container may end in a layer that was folded or fused: what it holds is kept as well.
+    inside = {n for n in layer_names(plain) for k in altered & set(keep) if n.startswith(k + ".")}
+    if not inside <= set(keep):
         return _folded_and_fused(classifier, plain, x, {*keep, *inside}, device, dtype)
     return FrozenNetwork(
         network, classifier.mean, classifier.std, altered=altered, notes=notes, folded=folded, fused=fused
@@ -147,7 +160,7 @@ def _folded_and_fused(
 
 
 def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
-    """Return the folded network, proven in float64, and how many batch norms are gone."""
+    """Return the folded network, proven and still in float64, and how many batch norms are gone."""
     if not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules()):
         return copy.deepcopy(plain), 0
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no float64
@@ -161,7 +174,7 @@ def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module
     difference = relative_difference(answer, expected)
     if difference > FOLDED_TOLERANCE:
         raise _Refused(f"in float64 the folded logits differ by {difference:.1e} of the largest")
-    return network.to(x.device, dtype_of(plain)), len(pairs)
+    return network, len(pairs)
 
 
 def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:

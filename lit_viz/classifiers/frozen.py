@@ -78,7 +78,8 @@ class FrozenNetwork(nn.Module):
             if layer in self.altered:
                 raise LitVizError(f"layer {layer!r} is folded in this copy: make it with fast(keep=[{layer!r}])")
         with self._running() as network, reading(network, layers) as activations:
-            images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=torch.channels_last)
+            layout = torch.contiguous_format if self._own is None else torch.channels_last
+            images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
             output = network(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
         logits = logits_of(output)
         return (logits if logits.dtype == torch.float64 else logits.float()), activations

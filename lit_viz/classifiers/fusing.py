@@ -94,11 +94,12 @@ class FusedConvolution(nn.Conv2d):
         if self.same:
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         if not _usable(x):
-            return self._conv_forward(x, self.weight, self.bias)
+            y: Tensor = self._conv_forward(x, self.weight, self.bias)
+            return y
         padding = [0, 0] if self.same else [int(p) for p in self.padding]
         geometry = _Geometry(list(self.stride), padding, list(self.dilation), self.groups)
         if torch.is_grad_enabled() and x.requires_grad:
-            y: Tensor = _FusedConvolution.apply(x, self.weight, self.bias, geometry, self.activation)  # type: ignore[no-untyped-call]
+            y = _FusedConvolution.apply(x, self.weight, self.bias, geometry, self.activation)  # type: ignore[no-untyped-call]
         else:
             y = _convolve(x, self.weight, self.bias, geometry, self.activation)
         setattr(y, _ACTIVATED, True)

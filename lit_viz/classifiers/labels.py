@@ -64,6 +64,8 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
     """
     if not isinstance(target, str):
         return _in_range(operator.index(target), labels)
+    if not target.strip():
+        raise LitVizError("the class name is empty: give a name or an index")
     for names_of in _READINGS:
         found = [i for i, label in enumerate(labels) if _plain(target) in names_of(label)]
         if len(found) > 1:
@@ -85,8 +87,12 @@ def _synonyms(label: str) -> list[str]:
     return [_plain(part) for part in label.split(",")]
 
 
+# Some releases of torchvision tell ImageNet's two cranes and maillots apart by a word that the data set doesn't have.
+# Who asks by the data set's name still has to say which one is meant.
+_HOMONYMS = {"crane bird": "crane", "maillot tank suit": "maillot"}
+
 _READINGS: tuple[Callable[[str], Sequence[str]], ...] = (
-    lambda label: [_plain(label)],
+    lambda label: [_plain(label), _HOMONYMS.get(label, "")],
     lambda label: _synonyms(label)[:1],
     _synonyms,
 )

@@ -95,7 +95,7 @@ def _embedded(name: str) -> Source:
 
 
 def _torchvision_names() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def _torchvision(name: str) -> Source:
@@ -104,13 +104,14 @@ def _torchvision(name: str) -> Source:
     if architecture not in names:
         near = did_you_mean(architecture, names) or f"; it has {', '.join(names[:3])} and {len(names) - 3} more"
         raise LitVizError(f"torchvision has no classifier {architecture!r}{near}")
-    published: Any = torchvision.models.get_model_weights(architecture).DEFAULT  # type: ignore[attr-defined]
+    published: Any = torchvision.models.get_model_weights(architecture).DEFAULT
     transforms = published.transforms()
     options = _torchvision_options(architecture, published.meta)
 
     def build(classes: int | None) -> nn.Module:
         chosen = options if classes is None else {**options, "num_classes": classes}
-        return torchvision.models.get_model(architecture, weights=None, **chosen)
+        network: nn.Module = torchvision.models.get_model(architecture, weights=None, **chosen)
+        return network
 
     def publish() -> tuple[nn.Module, Path | None]:
         path = torch_hub_file(published.url, name)
@@ -133,17 +134,18 @@ def _timm_model(architecture: str, classes: int | None, **options: Any) -> nn.Mo
     chosen = options if classes is None else {**options, "num_classes": classes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return timm.create_model(architecture, **chosen)  # type: ignore[no-any-return]
+        return timm.create_model(architecture, **chosen)
 
 
 def _timm(name: str) -> Source:
     architecture = name.split("/", 1)[1]
     if not timm.is_model(architecture):
         raise LitVizError(f"timm has no model {architecture!r}{did_you_mean(architecture, timm.list_models())}")
-    config = timm.get_pretrained_cfg(architecture, allow_unregistered=False)
-    if "." in architecture and config is None:
+    try:
+        config = timm.get_pretrained_cfg(architecture)
+    except RuntimeError as error:  # an unknown tag
         tags = timm.list_pretrained(architecture.split(".")[0] + ".*")
-        raise LitVizError(f"timm has no weights {architecture!r}{did_you_mean(architecture, tags)}")
+        raise LitVizError(f"timm has no weights {architecture!r}{did_you_mean(architecture, tags)}") from error
 
     def build(classes: int | None) -> nn.Module:
         return _timm_model(architecture, classes)
@@ -154,7 +156,7 @@ def _timm(name: str) -> Source:
         if config.hf_hub_id:
             path = hugging_face_file(config.hf_hub_id, config.hf_hub_filename, name)
         else:
-            path = torch_hub_file(config.url, name)
+            path = torch_hub_file(str(config.url), name)
         return _timm_model(architecture, None, pretrained=True, pretrained_cfg_overlay={"file": str(path)}), path
 
     if config is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        if re.search("unsupported global|unsupported class|unrecognized function", str(error), re.IGNORECASE):
             raise LitVizError(
                 f"the weights file {str(path)!r} holds Python objects, whose loading could run code, so it isn't "
                 "loaded: save the state_dict() alone"
@@ -103,7 +104,7 @@ def _state_in(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> dict[str, Tensor]:
-    """Return ``state`` with the keys of ``network``, stripped of whatever prefix (``model.``, ``module.`` ...) they have.
+    """Return ``state`` with the keys of ``network``, stripped of the prefix (``model.``, ``module.`` ...) they have.
 
     Under a prefix the file may hold other things beside the network (a loss, a metric); without one it must match
     exactly. Missing ``num_batches_tracked`` are forgiven.

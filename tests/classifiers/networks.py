@@ -1,0 +1,105 @@
+"""Small networks of the kinds that users bring."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def conv_net(channels: int = 3, classes: int = 5) -> nn.Sequential:
+    """Two convolutions with batch norm (its statistics not those of a new one) and both activations."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 8, 3, stride=2, groups=4),
+            nn.BatchNorm2d(8),
+            nn.ReLU6(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, classes),
+        )
+        return trained(net)
+
+
+def trained(net: Net) -> Net:
+    """Give the batch norms the statistics and scales of trained ones, and return the network in eval mode."""
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+            nn.init.uniform_(norm.running_var, 0.01, 2.0)
+            if norm.affine:
+                nn.init.uniform_(norm.weight, 0.5, 3.0)
+                nn.init.uniform_(norm.bias, -1.0, 1.0)
+    return net.eval()
+
+
+class Residual(nn.Module):
+    """As ResNet: one ReLU called in two places, and an addition in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out += x
+        return self.fc(self.relu(out).mean((2, 3)))
+
+
+class Answering(nn.Module):
+    """Returns its logits in one of the ways that networks do."""
+
+    def __init__(self, way: str, classes: int = 3, channels: int = 3) -> None:
+        super().__init__()
+        self.way = way
+        self.conv = nn.Conv2d(channels, 4, 3)
+        self.fc = nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Any:
+        z = self.fc(self.conv(x).mean((2, 3)))
+        ways = {
+            "tensor": z,
+            "tuple": (z, x),
+            "list": [z],
+            "object": SimpleNamespace(logits=z),
+            "dict": {"loss": None, "logits": z},
+            "flat": z[:, 0],
+            "softmax": z.softmax(1),
+            "log-softmax": z.log_softmax(1),
+            "none": None,
+            "integers": z.argmax(1),
+            "map": z[:, :, None, None],
+            "other dict": {"out": z},
+            "one row": z[:1],
+        }
+        return ways[self.way]
+
+
+class Lockable(nn.Module):
+    """Can't be deep-copied, as modules that hold a lock or a stored activation."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        self.last = y * 1
+        return y
+
+    def __deepcopy__(self, memo: Any) -> Lockable:
+        raise TypeError("cannot pickle '_thread.lock' object")

