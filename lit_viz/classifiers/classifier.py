@@ -32,7 +32,7 @@ class Classifier:
         channels: of its input.
         weights: ``DEFAULT``, the file's path, ``none``, or ``given`` (a module handed over).
         sha256: of the weights file, or None.
-        notes: sentences worth saying once.
+        notes: sentences worth saying once, also about the fast copies made so far.
     """
 
     def __init__(
@@ -126,6 +126,7 @@ class Classifier:
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
             self._copies[key] = fast_copy(self, frozenset(keep), where, dtype)
+            self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 
     def _check_channels(self, x: Tensor) -> None:

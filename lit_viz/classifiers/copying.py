@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.folding import fold_batch_norms
+from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.fusing import can_fuse, fuse_activations
 from lit_viz.classifiers.guest import borrowed, dtype_of, random_state_kept
@@ -134,13 +134,14 @@ def _folded_and_fused(
     dtype: torch.dtype,
 ) -> FrozenNetwork:
     notes: list[str] = []
-    network, folded, fused = plain, 0, 0
+    folded = fused = 0
     outputs = _outputs(plain, x)
     try:
         network, folded = _fold(plain, x, keep)
         # Rounded once: a float64 copy keeps what was folded in float64.
         network = network.to(x.device, dtype if dtype == torch.float64 else x.dtype)
     except _Refused as reason:
+        network = copy.deepcopy(plain)
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
     altered = _altered(network, x.to(dtype_of(network)), outputs)
     network = network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -167,7 +168,8 @@ def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module
     try:
         network, exact_x = copy.deepcopy(plain).to(device, torch.float64), x.to(device, torch.float64)
         expected = _answer(network, exact_x)
-        pairs = fold_batch_norms(network, exact_x, keep)
+        pairs = foldable_pairs(plain, x, keep)  # in the network's own dtype, which is faster
+        fold_batch_norms(network, pairs)
         answer = _answer(network, exact_x)
     except Exception as error:  # whatever the network's code raises in float64; the note tells it
         raise _Refused(f"it doesn't run in float64, in which folding is proven ({_first_line(error)})") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -41,24 +41,28 @@ def _plain_batch_norm(module: nn.Module) -> bool:
     return type(module).forward in (_BatchNorm.forward, BatchNormAct2d.forward)
 
 
-def fold_batch_norms(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
-    """Fold the batch norms of ``network`` in place and return (convolution, batch norm) by name.
-
-    ``conv`` then gives what ``norm`` gave: ``w' = w g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``, and
-    an identity (or the activation alone) stands under the name of the batch norm.
+def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
+    """Return the convolutions whose output goes into a batch norm and nowhere else, with it, by name.
 
     Args:
-        network: a private copy in eval mode, in float64 so that folding costs no digit.
+        network: in eval mode.
         x: any normalized input that it takes.
         keep: names of layers that stay; neither they nor their partners are folded.
     """
     found, calls = links(network, x, plain_convolution, _plain_batch_norm)
-    pairs = [p for p in found if calls[p.taker] == 1 and not {p.giver, p.taker} & set(keep)]
+    return [pair for pair in found if calls[pair.taker] == 1 and not {pair.giver, pair.taker} & set(keep)]
+
+
+def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
+    """Fold the batch norms of ``network``, a private copy in float64 (so that it costs no digit), in place.
+
+    ``conv`` then gives what ``norm`` gave: ``w' = w g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``, and
+    an identity (or the activation alone) stands under the name of the batch norm.
+    """
     for pair in pairs:
         norm = network.get_submodule(pair.taker)
         _fold(network.get_submodule(pair.giver), norm)  # type: ignore[arg-type]
         network.set_submodule(pair.taker, NormActivation(norm) if isinstance(norm, BatchNormAct2d) else nn.Identity())
-    return pairs
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import nn
 from lit_viz.classifiers.classifier import Classifier
 from lit_viz.classifiers.copying import probe_images
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
-from lit_viz.classifiers.labels import check_count, numbered_labels, read_labels
+from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
 from lit_viz.classifiers.outputs import head_of_probabilities
 from lit_viz.classifiers.sources import Source, find_source
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights, sha256_of
@@ -54,7 +54,7 @@ def load_classifier(
     with torch.inference_mode(False), random_state_kept():
         loaded = _load_module(classifier, weights) if isinstance(classifier, nn.Module) else _load(classifier, weights)
         module = loaded.module
-        if device is not None and torch.device(device) != device_of(module):
+        if device is not None and _usable(device) != device_of(module):
             module = _on(module, torch.device(device), private=not isinstance(classifier, nn.Module))
         return _described(loaded, module, labels, mean, std, size)
 
@@ -103,16 +103,27 @@ def _with_classes_of(state: dict[str, torch.Tensor], module: nn.Module, source: 
     if len(classes) != 1 or any(state[key].shape[1:] != wanted[key].shape[1:] for key in wrong):
         return module
     (shape,) = classes
-    return source.build(shape[0]) if len(shape) else module
+    rebuilt = source.build(shape[0]) if len(shape) else module
+    fits = all(state[key].shape == tensor.shape for key, tensor in rebuilt.state_dict().items() if key in state)
+    return rebuilt if fits else module
 
 
 def _known_of(module: nn.Module) -> dict[str, Any]:
     """Return what a module tells of its own preprocessing, as timm's, torchvision's ViT and Hugging Face's do."""
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, dict) and "input_size" in config:
-        return {"mean": config.get("mean"), "std": config.get("std"), "size": tuple(config["input_size"][1:])}
+        labels = imagenet_labels() if config.get("num_classes") == 1000 else None
+        known = {"mean": config.get("mean"), "std": config.get("std"), "size": tuple(config["input_size"][1:])}
+        return {"labels": labels, **known}
     side = getattr(module, "image_size", None) or getattr(getattr(module, "config", None), "image_size", None)
     return {"size": (side, side)} if isinstance(side, int) else {}
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # unknown, not there, or torch is built without it
+        raise LitVizError(f"device {str(device)!r} can't be used here ({str(error).splitlines()[0]})") from error
 
 
 def _on(module: nn.Module, device: torch.device, private: bool) -> nn.Module:

@@ -157,6 +157,8 @@ def _timm(name: str) -> Source:
             path = hugging_face_file(config.hf_hub_id, config.hf_hub_filename, name)
         else:
             path = torch_hub_file(str(config.url), name)
+        if not config.custom_load:
+            read_weights(path)  # which tells in one sentence what is wrong with the file
         return _timm_model(architecture, None, pretrained=True, pretrained_cfg_overlay={"file": str(path)}), path
 
     if config is None:

@@ -9,7 +9,8 @@ from timm.layers.std_conv import StdConv2d
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from lit_viz.classifiers.folding import fold_batch_norms
+from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs
+from lit_viz.classifiers.observing import Link
 from tests.classifiers.networks import Residual, conv_net, trained
 
 
@@ -19,7 +20,8 @@ def folded_and_plain(net: nn.Module, side: int = 16, keep: tuple[str, ...] = ())
     ours = copy.deepcopy(net).double().eval()
     with torch.no_grad():
         expected = ours(x)
-        pairs = fold_batch_norms(ours, x, keep)
+        pairs = foldable_pairs(ours, x, keep)
+        fold_batch_norms(ours, pairs)
         difference = (ours(x) - expected).abs().max() / expected.abs().max()
     return len(pairs), difference.item()
 
@@ -43,7 +45,9 @@ def test_timms_batch_norm_with_activation_keeps_its_activation_and_its_names() -
     names = {name for name, _ in net.named_modules()}
     with torch.no_grad():
         expected = net(x)
-        assert len(fold_batch_norms(net, x, ())) == sum(name.endswith(("bn1", "bn2", "bn3")) for name in names)
+        pairs = foldable_pairs(net, x, ())
+        assert len(pairs) == sum(name.endswith(("bn1", "bn2", "bn3")) for name in names)
+        fold_batch_norms(net, pairs)
         assert torch.allclose(net(x), expected, rtol=1e-11, atol=1e-13)
     assert {name for name, _ in net.named_modules()} == names
 
@@ -51,7 +55,9 @@ def test_timms_batch_norm_with_activation_keeps_its_activation_and_its_names() -
 @pytest.mark.parametrize("keep", ["0", "1"])
 def test_neither_a_kept_layer_nor_its_partner_is_folded(keep: str) -> None:
     net, x = conv_net().double(), torch.randn(1, 3, 16, 16, dtype=torch.float64)
-    assert [pair.taker for pair in fold_batch_norms(net, x, (keep,))] == ["4"]
+    pairs = foldable_pairs(net, x, (keep,))
+    fold_batch_norms(net, pairs)
+    assert pairs == [Link("3", "4")]
     assert torch.equal(net[0].weight, conv_net().double()[0].weight)
     assert isinstance(net[1], nn.BatchNorm2d)
 

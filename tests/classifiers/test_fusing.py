@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import fusing, load_classifier
+from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs
 from lit_viz.classifiers.fusing import FusedConvolution, can_fuse, fuse_activations
 from tests.classifiers.networks import Residual, conv_net
 
@@ -126,9 +127,8 @@ def test_the_fused_convolution_is_still_a_convolution_with_its_attributes() -> N
 
 
 def test_timms_lite_network_is_fused_everywhere_a_relu6_follows() -> None:
-    from lit_viz.classifiers.folding import fold_batch_norms
-
     net, x = timm.create_model("tf_efficientnet_lite0").eval(), torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        assert len(fold_batch_norms(net, x, ())) == 49
+    pairs = foldable_pairs(net, x, ())
+    assert len(pairs) == 49
+    fold_batch_norms(net, pairs)
     assert len(fuse_activations(net, x, ())) == sum(isinstance(m, nn.ReLU6) for m in net.modules()) + 33

@@ -180,6 +180,8 @@ def test_a_module_that_tells_its_preprocessing_is_believed() -> None:
         ({"size": (1, 2, 3)}, r"size must be a side or \(height, width\)"),
         ({"size": 16, "mean": [0.5, 0.5]}, "mean has 2 values, but the network has 3 channels"),
         ({"size": 16, "std": [0.0]}, "std must be positive"),
+        ({"size": 16, "device": "cuda:7"}, "device 'cuda:7' can't be used here"),
+        ({"size": 16, "device": "gpu"}, "device 'gpu' can't be used here"),
         ({"size": 16, "labels": ["a"]}, "1 labels were given, but Sequential tells 5 classes apart"),
     ],
 )

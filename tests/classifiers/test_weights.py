@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 from pathlib import Path
@@ -47,6 +48,9 @@ WRITERS: dict[str, Any] = {
     "legacy.pt": lambda path: torch.save(another().state_dict(), path, _use_new_zipfile_serialization=False),
     "nested.pth": lambda path: torch.save({"epoch": 3, "state_dict": another().state_dict()}, path),
     "model.pth": lambda path: torch.save({"model": another().state_dict()}, path),
+    "timm.pth.tar": lambda path: torch.save(
+        {"args": argparse.Namespace(lr=0.1), "state_dict": another().state_dict()}, path
+    ),
     "module.pth": lambda path: torch.save(prefixed("module.", another().state_dict()), path),
     "deep.pth": lambda path: torch.save(prefixed("model._orig_mod.", another().state_dict()), path),
     "state.safetensors": lambda path: save_file(another().state_dict(), path),
