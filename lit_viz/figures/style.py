@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+from numpy.typing import NDArray
 
 from lit_viz.errors import LitVizError
 from lit_viz.files import replacing
@@ -41,7 +46,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.4,
     "pdf.fonttype": 42,  # text stays text in a paper's PDF
-    "svg.fonttype": "none",
+    "svg.fonttype": "path",  # who looks at it may not have the font
 }
 
 
@@ -54,12 +59,62 @@ def style() -> Iterator[None]:
         yield
 
 
-def picture_axes(axes: Axes) -> None:
-    """Leave of the axes the picture alone."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def shown(figure: Figure, picture: NDArray[np.uint8], left: float, top: float, width: float) -> None:
+    """Put a picture on a figure, unframed, at a place in inches from the left and the top; its shape is kept.
+
+    Not interpolated: a pixel of the network is a pixel of the figure, also in PDF and SVG.
+    """
+    height = width * picture.shape[0] / picture.shape[1]
+    axes = axes_at(figure, left, top, width, height)
+    axes.imshow(picture, interpolation="none", aspect="auto")
+    axes.set_axis_off()
+
+
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Return new axes at a place in inches, measured from the left and the *top* of the figure."""
+    wide, high = figure.get_size_inches()
+    return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
+
+
+def write(figure: Figure, text: str, left: float, top: float, **how: Any) -> None:
+    """Write text whose upper left corner lies at a place in inches from the left and the top."""
+    wide, high = figure.get_size_inches()
+    figure.text(left / wide, 1 - top / high, text, **{"ha": "left", "va": "top", **how})
+
+
+def fitted(text: str, width: float, size: float, lines: int = 1, **font: Any) -> str:
+    """Return ``text`` broken at words into at most so many lines of a width, and cut with an ellipsis if that won't do.
+
+    Args:
+        text: what is written.
+        width: inches that a line may take.
+        size: of the font in points.
+        lines: how many at most.
+        **font: other properties of the font, such as ``weight``.
+    """
+    properties = FontProperties(size=size, **font)
+
+    def fits(line: str) -> bool:
+        return not line or TextPath((0, 0), line, prop=properties).get_extents().width <= width * 72
+
+    written: list[str] = []
+    rest = text
+    while rest and len(written) < lines:
+        line = _longest(rest, fits, whole_words=len(written) < lines - 1)
+        written.append(line)
+        rest = rest[len(line.removesuffix("…")) :].lstrip() if not line.endswith("…") else ""
+    return "\n".join(written)
+
+
+def _longest(text: str, fits: Callable[[str], bool], whole_words: bool) -> str:
+    if fits(text):
+        return text
+    words = text.split(" ")
+    count = bisect_left(range(1, len(words)), True, key=lambda n: not fits(" ".join(words[:n]))) if whole_words else 0
+    if count:
+        return " ".join(words[:count])
+    cut = bisect_left(range(1, len(text)), True, key=lambda n: not fits(text[:n].rstrip() + "…"))
+    return text[:cut].rstrip() + "…"
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: float | None = None) -> Path:

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+
+from lit_viz.images.reading import to_uint8
+
+#: A picture: ``(C, H, W)`` in [0, 1], or a file that is read when it is drawn.
+Picture = Tensor | Path
+
+
+def pixels(picture: Picture) -> NDArray[np.uint8]:
+    """Return a picture as ``(H, W, 3)`` uint8."""
+    if isinstance(picture, Tensor):
+        return to_uint8(picture)
+    with Image.open(picture) as file:
+        return np.asarray(file.convert("RGB"))
 
 
 def grid_shape(count: int, columns: int | None = None) -> tuple[int, int]:
-    """Return (rows, columns) for ``count`` pictures: nearly square, rather wide than high, unless columns are given."""
-    columns = min(columns or math.ceil(math.sqrt(count)), count) or 1
+    """Return (rows, columns) for ``count`` pictures: up to three beside one another, more nearly square."""
+    columns = min(columns or max(3 if count <= 3 else 2, math.ceil(math.sqrt(count))), count) or 1
     return math.ceil(count / columns), columns
 
 

@@ -1,0 +1,123 @@
+"""How far a run is, on the terminal."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from lit_viz.engine.module import RunProgress
+
+_EVERY = 0.1  # seconds between two refreshes: faster can't be read, and costs
+
+
+class Progress(Callback):
+    """Show images done, iteration, mean probability, speed and time left, on stderr.
+
+    Where stderr is no terminal: one line at the start and one at the end, so that a log file stays readable.
+
+    Args:
+        quiet: show nothing at all.
+        console: where to; stderr unless given.
+    """
+
+    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+        self.quiet = quiet
+        self.console = console or Console(stderr=True)
+        self._bar: Bar | None = None
+        self._bar_task = TaskID(0)
+        self._started = self._refreshed = 0.0
+        self._updates_before = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin: a bar on a terminal, a line elsewhere."""
+        self.quiet = self.quiet or not trainer.is_global_zero
+        if self.quiet:
+            return
+        progress = _progress(pl_module)
+        # What an earlier part of a resumed run has done says nothing of the speed of this one.
+        self._updates_before, self._started = progress.updates_done, time.monotonic()
+        if not self.console.is_terminal:
+            self._print(f"{_count(progress.total, 'image')}, {_count(progress.updates_total, 'update')}")
+            return
+        columns = (TextColumn("{task.fields[images]}"), BarColumn(24), TextColumn("{task.fields[state]}"))
+        self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
+        self._bar_task = self._bar.add_task("", total=max(progress.updates_total, 1), images="", state="")
+        self._bar.start()
+        self._refresh(progress)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Refresh, at most ten times a second."""
+        if self._bar is not None and time.monotonic() - self._refreshed >= _EVERY:
+            self._refresh(_progress(pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End with one line that sums up the run."""
+        self._end(pl_module, "done")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back; the same line says how far the run came."""
+        self._end(pl_module, "done, then stopped")
+
+    def _refresh(self, progress: RunProgress) -> None:
+        if self._bar is None:
+            return
+        self._refreshed = time.monotonic()
+        self._bar.update(
+            self._bar_task,
+            completed=progress.updates_done,
+            total=max(progress.updates_total, 1),
+            images=f"{progress.done}/{progress.total} images",
+            state=self._state(progress),
+        )
+        self._bar.refresh()
+
+    def _state(self, progress: RunProgress) -> str:
+        parts = [f"iteration {progress.iteration}"]
+        if progress.probability is not None:
+            parts.append(f"p = {progress.probability:.2f}")
+        if rate := self._rate(progress):
+            left = max(progress.updates_total - progress.updates_done, 0) / rate
+            parts += [f"{rate:.3g} it/s", f"{timedelta(seconds=round(left))} left"]
+        if progress.failed:
+            parts.append(f"{progress.failed} failed")
+        return " · ".join(parts)
+
+    def _rate(self, progress: RunProgress) -> float:
+        """Return updates of an image a second, over all slots and since this process began."""
+        return (progress.updates_done - self._updates_before) / max(time.monotonic() - self._started, 1e-9)
+
+    def _end(self, module: LightningModule, how: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self.quiet or not self._started:
+            return
+        progress = _progress(module)
+        finished = progress.done - progress.failed
+        failed = f" ({progress.failed} failed)" if progress.failed else ""
+        seconds = time.monotonic() - self._started
+        took = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+        images = f"{finished} of {_count(progress.total, 'image')}"
+        self._print(f"{images} {how}{failed}: {took}, {self._rate(progress):.3g} it/s")
+        self._started = 0.0
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _progress(module: LightningModule) -> RunProgress:
+    # An attribute that Lightning's own module doesn't have: see lit_viz.engine.module.ImageTraining.
+    return cast("RunProgress", cast(Any, module).progress())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

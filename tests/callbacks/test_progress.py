@@ -1,0 +1,102 @@
+import io
+import re
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from lit_viz.callbacks import progress as module_under_test
+from lit_viz.callbacks.progress import Progress
+
+ZERO = SimpleNamespace(is_global_zero=True)
+
+
+class Module:
+    """A run of four images of 100 updates, one of which fails."""
+
+    def __init__(self, before=0):
+        self.updates, self.before = before, before
+
+    def progress(self):
+        done = self.updates // 100
+        return SimpleNamespace(
+            total=4,
+            done=done,
+            failed=int(done == 4),
+            updates_done=self.updates,
+            updates_total=400,
+            probability=self.updates / 400,
+            iteration=self.updates % 100,
+        )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr(module_under_test.time, "monotonic", lambda: now.seconds)
+    return now
+
+
+def run(callback, module, clock, until=400, steps_a_second=20):
+    callback.on_train_start(ZERO, module)
+    while module.updates < until:
+        module.updates += 1
+        clock.seconds += 1 / steps_a_second
+        callback.on_train_batch_end(ZERO, module, None, None, module.updates)
+
+
+def on(terminal):
+    file = io.StringIO()
+    return file, Progress(console=Console(file=file, force_terminal=terminal, width=120, color_system=None))
+
+
+def test_a_log_file_gets_two_lines(clock):
+    file, callback = on(terminal=False)
+    module = Module()
+    run(callback, module, clock)
+    callback.on_train_end(ZERO, module)
+    assert file.getvalue().splitlines() == [
+        "4 images, 400 updates",
+        "3 of 4 images done (1 failed): 20.0 s, 20 it/s",
+    ]
+
+
+def test_a_terminal_shows_images_iteration_probability_speed_and_time_left(clock):
+    file, callback = on(terminal=True)
+    module = Module()
+    run(callback, module, clock, until=250, steps_a_second=16)
+    callback.on_train_end(ZERO, module)
+    shown = re.findall(
+        r"(\d)/4 images.*?iteration (\d+) · p = ([\d.]+) · ([\d.]+) it/s · ([\d:]+) left", file.getvalue()
+    )
+    assert shown[-1] == ("2", "50", "0.62", "16", "0:00:09")
+    assert len(set(shown)) == 125  # at 16 steps a second every second one: no faster than ten times a second
+
+
+def test_the_speed_of_a_resumed_run_is_its_own(clock):
+    file, callback = on(terminal=False)
+    module = Module(before=300)
+    run(callback, module, clock, steps_a_second=10)
+    callback.on_train_end(ZERO, module)
+    assert file.getvalue().splitlines()[-1].endswith("10.0 s, 10 it/s")
+
+
+def test_an_exception_gives_the_terminal_back(clock):
+    file, callback = on(terminal=True)
+    module = Module()
+    run(callback, module, clock, until=150)
+    callback.on_exception(ZERO, module, KeyboardInterrupt())
+    callback.on_train_end(ZERO, module)
+    assert file.getvalue().endswith("\x1b[?25h" + file.getvalue().rpartition("\x1b[?25h")[2])  # the cursor is back
+    assert file.getvalue().count("1 of 4 images done, then stopped: 7.5 s, 20 it/s") == 1
+
+
+@pytest.mark.parametrize(("quiet", "rank"), [(True, 0), (False, 1)])
+def test_quiet_and_other_ranks_say_nothing(clock, quiet, rank):
+    file, callback = on(terminal=True)
+    callback.quiet = quiet
+    trainer = SimpleNamespace(is_global_zero=rank == 0)
+    callback.on_train_start(trainer, Module())
+    callback.on_train_batch_end(trainer, Module(), None, None, 0)
+    callback.on_train_end(trainer, Module())
+    assert file.getvalue() == ""

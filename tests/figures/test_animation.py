@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from lit_viz.errors import LitVizError
+from lit_viz.figures.animation import save_evolution
+from lit_viz.figures.evolution import Evolution
+
+
+def evolution(name="tabby", iterations=(0, 10, 20), channels=3, size=64):
+    """A picture that becomes brighter."""
+    return Evolution(name, [(k, torch.full((channels, size, size), 0.1 + k / 50)) for k in iterations])
+
+
+def read(path):
+    with Image.open(path) as file:
+        frames = [(frame.info["duration"], np.asarray(frame.convert("RGB"))) for frame in ImageSequence.Iterator(file)]
+        return file.info.get("loop"), frames
+
+
+def test_it_repeats_and_holds_the_last_frame(tmp_path):
+    loop, frames = read(save_evolution([evolution()], tmp_path / "evolution.gif"))
+    assert loop == 0
+    assert [duration for duration, _ in frames] == [600, 600, 2500]
+
+
+def test_frames_are_the_images_and_the_iteration_is_stamped(tmp_path):
+    _, frames = read(save_evolution([evolution()], tmp_path / "evolution.gif"))
+    height = frames[0][1].shape[0]
+    for k, (_, frame) in zip((0, 10, 20), frames, strict=True):
+        assert abs(frame[height // 2, 100].mean() - 255 * (0.1 + k / 50)) < 6
+    stamps = [frame[-20:] for _, frame in frames]
+    assert all(stamp.min() < 160 for stamp in stamps)
+    assert not np.array_equal(stamps[0], stamps[1])
+
+
+def test_a_task_without_a_frame_shows_its_latest(tmp_path):
+    tasks = [evolution(), evolution("early", (0, 10)), Evolution("none", [])]
+    _, frames = read(save_evolution(tasks, tmp_path / "evolution.gif"))
+    last = frames[-1][1]
+    middle, width = last.shape[0] // 2, last.shape[1]
+    assert abs(last[middle, width // 4].mean() - 255 * 0.5) < 6
+    assert abs(last[middle, 3 * width // 4].mean() - 255 * 0.3) < 6
+
+
+def test_colours_survive_the_palette(tmp_path):
+    picture = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0)) * 0.2
+    picture[1, 100:120, 100:120] += 0.7  # a small green eye in a dark picture
+    _, ((_, frame),) = read(save_evolution([Evolution("cat", [(0, picture)])], tmp_path / "evolution.gif"))
+    green = frame[:, :, 1].astype(int) - frame[:, :, 0]
+    assert (green > 120).sum() > 350
+
+
+@pytest.mark.parametrize(("count", "channels"), [(1, 1), (5, 3), (20, 3)])
+def test_any_number_of_tasks(tmp_path, count, channels):
+    name = "a class name that is much too long for a tile of this size"
+    _, frames = read(save_evolution([evolution(name, channels=channels)] * count, tmp_path / "evolution.gif"))
+    assert max(frames[0][1].shape) < 1000
+    assert len(frames) == 3
+
+
+def test_many_iterations_are_thinned_out_with_both_ends(tmp_path):
+    path = save_evolution([evolution(iterations=range(0, 20))], tmp_path / "evolution.gif", most_frames=4)
+    _, frames = read(path)
+    assert len(frames) == 4
+    assert abs(frames[-1][1][150, 100].mean() - 255 * 0.48) < 6
+
+
+def test_nothing_to_show_and_a_wrong_suffix(tmp_path):
+    assert save_evolution([], tmp_path / "evolution.gif") is None
+    assert not (tmp_path / "evolution.gif").exists()
+    with pytest.raises(LitVizError, match=r"as \.gif, not as \.mp4"):
+        save_evolution([evolution()], tmp_path / "evolution.mp4")

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+from matplotlib import rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Observation, Result, Task
+from lit_viz.errors import LitVizError
+from lit_viz.figures.evolution import Evolution, evolution_figure, evolutions, spread
+from lit_viz.figures.style import save_figure
+from lit_viz.images.reading import to_uint8
+
+LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
+
+
+def picture(seed, channels=3, size=16):
+    return torch.rand(channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def evolution(name="tabby", iterations=(0, 1, 50, 100, 200), channels=3, size=16):
+    frames = [(k, picture(k, channels, size)) for k in iterations]
+    return Evolution(name, frames, [(k, min(1.0, 0.01 + k / 200)) for k in iterations])
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.texts]
+
+
+def assert_nothing_is_cut_or_overlaps(figure):
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    width, height = figure.bbox.width, figure.bbox.height
+    written = list(figure.texts)
+    for axes in figure.axes:
+        if axes.axison:
+            written += [axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
+    boxes = [text.get_window_extent(renderer) for text in written if text.get_text()]
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+    for place, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [evolution()],
+        [evolution(LONG), evolution("a", (5,))],
+        [evolution(LONG, (7,))],
+        [evolution("seven", (0, 5, 10), channels=1)],
+        [evolution("geometric", (0, 1, 2, 4, 8, 16, 32, 64, 128, 256))],
+        [evolution("late", (9_999_990, 9_999_995, 10_000_000))],
+        [Evolution("a map has no curve", [(0, picture(0)), (10, picture(1))])],
+        [evolution(str(n)) for n in range(9)],
+        [],
+    ],
+)
+def test_no_label_is_cut_and_none_overlap(tasks):
+    assert_nothing_is_cut_or_overlaps(evolution_figure(tasks, columns=10))
+
+
+def test_titles_tell_class_iteration_and_probability():
+    written = texts(evolution_figure([evolution("tabby, $5", (0, 50))]))
+    assert written == ["tabby, $5", "iteration 0", "p = 0.01", "iteration 50", "p = 0.26"]
+
+
+@pytest.mark.parametrize("size", [224, 37])
+def test_every_pixel_of_the_network_is_in_the_file(tmp_path, size):
+    original = evolution(iterations=(0, 10, 20), size=size)
+    figure = evolution_figure([original])
+    with Image.open(save_figure(figure, tmp_path / "figure.png")) as file:
+        drawn = np.asarray(file.convert("RGB"))
+    for axes, (_, image) in zip(figure.axes, original.frames, strict=False):
+        box = axes.get_window_extent()
+        assert box.width >= 400
+        assert box.width / size == pytest.approx(round(box.width / size))
+        centres = (np.arange(size) + 0.5) * box.width / size
+        rows, columns = (len(drawn) - box.y1 + centres).astype(int), (box.x0 + centres).astype(int)
+        assert np.array_equal(drawn[np.ix_(rows, columns)], to_uint8(image))
+
+
+def test_pdf_and_svg_hold_the_image_unscaled(tmp_path):
+    figure = evolution_figure([evolution(iterations=(0,), size=37)])
+    pdf = save_figure(figure, tmp_path / "figure.pdf").read_bytes()
+    assert b"/Width 37" in pdf
+    svg = save_figure(figure, tmp_path / "figure.svg").read_text()
+    assert "image-rendering:pixelated" in svg
+
+
+def test_the_curve_is_drawn_as_it_is():
+    task = evolution()
+    axes = evolution_figure([task]).axes[-1]
+    line = axes.lines[0]
+    assert list(zip(*line.get_data(), strict=True)) == [tuple(map(float, point)) for point in task.curve]
+    assert axes.get_ylim() == (0, 1)
+    assert axes.get_xscale() == "linear"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "50", "100", "200"]
+
+
+def test_geometric_iterations_have_a_logarithmic_axis():
+    axes = evolution_figure([evolution(iterations=(0, 1, 2, 4, 8, 16, 32, 64, 128))], columns=10).axes[-1]
+    assert axes.get_xscale() == "symlog"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2", "4", "8", "16", "32", "64", "128"]
+
+
+def test_columns_are_spread_with_both_ends():
+    assert spread(3, 5) == [0, 1, 2]
+    assert spread(11, 5) == [0, 2, 5, 8, 10]
+    assert spread(100, 1) == [99]
+
+
+def test_many_tasks_become_a_sheet_of_the_last_images():
+    figure = evolution_figure([evolution(f"class {n}") for n in range(7)])
+    assert texts(figure)[:2] == ["class 0", "iteration 200 · p = 1.00"]
+    assert len(figure.axes) == 7
+
+
+def test_the_settings_of_the_user_stay(tmp_path):
+    before = dict(rcParams)
+    save_figure(evolution_figure([evolution()]), tmp_path / "figure.png")
+    assert dict(rcParams) == before
+
+
+def test_an_unknown_suffix_is_refused(tmp_path):
+    with pytest.raises(LitVizError, match=r"\.png, \.pdf or \.svg, not as \.jpg"):
+        save_figure(evolution_figure([]), tmp_path / "figure.jpg")
+
+
+def test_a_resumed_run_folder_is_drawn_whole(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_config("")
+    task = Task(0, "tabby", seed=0)
+    for opened, iterations in ((folder, (0, 50)), (RunFolder.open(folder.path), (100,))):
+        for k in iterations:
+            opened.add_observation(Observation(task, k, {"probability": k / 100}, picture(k)))
+        opened.flush()
+    folder.add_result(Result(task, {}, picture(100)))
+    (drawn,) = evolutions(RunFolder.open(folder.path))
+    assert (drawn.name, list(drawn.curve)) == ("tabby", [(0, 0.0), (50, 0.5), (100, 1.0)])
+    assert texts(evolution_figure([drawn]))[1::2] == ["iteration 0", "iteration 50", "iteration 100"]

@@ -1,0 +1,55 @@
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from lit_viz.figures.sheet import contact_sheet
+from lit_viz.figures.style import fitted, probability_text, style
+from lit_viz.figures.tiles import grid_shape, pixels, tile
+
+
+def pictures(count, size=(8, 8)):
+    return [torch.full((3, *size), n / count) for n in range(count)]
+
+
+def test_each_picture_has_its_own_lines():
+    figure = contact_sheet(pictures(2), ["tabby\np = 0.93\nlite1 0.91", "espresso"])
+    assert [text.get_text() for text in figure.texts] == ["tabby", "p = 0.93", "lite1 0.91", "espresso"]
+    assert [len(axes.images) for axes in figure.axes] == [1, 1]
+
+
+def test_too_many_are_cut_and_counted():
+    figure = contact_sheet(pictures(7), [str(n) for n in range(7)], limit=5)
+    assert len(figure.axes) == 5
+    assert figure.texts[-1].get_text() == "5 of 7"
+
+
+def test_pictures_keep_their_shape_and_do_not_overlap():
+    figure = contact_sheet([*pictures(3), torch.zeros(1, 16, 8)], ["a"] * 4, columns=2)
+    boxes = [axes.get_window_extent(FigureCanvasAgg(figure).get_renderer()) for axes in figure.axes]
+    assert [round(box.height / box.width, 3) for box in boxes] == [1, 1, 1, 2]
+    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[place + 1 :])
+
+
+def test_long_words_are_cut_with_an_ellipsis_and_broken_at_words():
+    with style():
+        assert fitted("tabby", 1.0, 8) == "tabby"
+        assert fitted("x" * 99, 1.0, 8).endswith("x…")
+        first, second = fitted("Tibetan mastiff of the mountains that is very large", 1.2, 8, lines=2).split("\n")
+    assert "Tibetan mastiff of the mountains that is very large".startswith(first + " ")
+    assert second.endswith("…")
+
+
+def test_probabilities_never_read_as_nothing():
+    assert [probability_text(p) for p in (0.93, 0.0004, 1.0)] == ["p = 0.93", "p < 0.01", "p = 1.00"]
+
+
+def test_grids():
+    assert [grid_shape(n) for n in (1, 2, 3, 4, 5, 16, 17)] == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (4, 4), (4, 5)]
+    assert grid_shape(5, columns=2) == (3, 2)
+
+
+def test_tiles_lie_where_they_belong_and_large_grids_are_scaled_down():
+    grid = tile([pixels(picture) for picture in pictures(4)], gap=2)
+    assert grid.shape == (18, 18, 3)
+    assert [grid[y, x, 0] for y in (0, 17) for x in (0, 17)] == [0, 64, 128, 191]
+    assert grid[8, 8, 0] == 255
+    assert tile([pixels(picture) for picture in pictures(4)], gap=2, side=9).shape == (9, 9, 3)
