@@ -14,14 +14,16 @@ def test_the_fast_copy_is_made_once_and_again_when_the_weights_change() -> None:
     first = classifier.fast()
     x = torch.rand(1, 3, 16, 16)
     assert classifier.fast() is first
-    assert classifier.fast(keep=["1"]) is not first
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     net(x).sum().backward()
     optimizer.step()
     again = classifier.fast()
     assert again is not first
+    assert classifier.fast(keep=["1"]) is not again
+    assert classifier.fast() is again
+    assert classifier.fast(dtype=torch.float64) is not again
     assert torch.allclose(again(x)[0], classifier.logits(x), atol=1e-4)
-    assert len(classifier._copies) == 1  # copies of weights that are gone are dropped
+    assert len(classifier._copies) == 3  # copies of weights that are gone are dropped
 
 
 def test_what_it_knows() -> None:

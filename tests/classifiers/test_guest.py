@@ -156,3 +156,12 @@ def test_the_input_is_never_changed_in_place() -> None:
     classifier.logits(x)
     classifier.fast()(x)
     assert torch.equal(x, before)
+
+
+def test_gradients_that_are_cleared_or_set_meanwhile_come_back() -> None:
+    net = lived_in()
+    before = everything(net)
+    with borrowed(net) as lent:
+        lent.zero_grad(set_to_none=True)
+        lent[1].weight.grad = torch.ones_like(lent[1].weight)
+    assert_same(before, everything(net))
