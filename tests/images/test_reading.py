@@ -69,12 +69,16 @@ def test_the_crop_is_the_centre(tmp_path: Path) -> None:
 
 def test_padding_is_grey_and_keeps_the_shape(tmp_path: Path) -> None:
     levels = _levels(20, 30)
-    photograph = read_photograph(_save(tmp_path / "a.png", Image.fromarray(levels)), (40, 30), fit="pad")
-    found = to_uint8(photograph.pixels)
-    assert np.array_equal(found[10:30], levels)
-    assert (found[:10] == 128).all()
-    assert (found[30:] == 128).all()
-    assert photograph.box == (0, -10, 30, 30)
+    path = _save(tmp_path / "a.png", Image.fromarray(levels))
+    below, beside = read_photograph(path, (40, 30), fit="pad"), read_photograph(path, (20, 51), fit="pad")
+    assert below.box == (0, -10, 30, 30)
+    assert beside.box == (-10, 0, 41, 20)
+    assert beside.to_original([10, 0]).tolist() == [0, 0]
+    for photograph, inside in ((below, np.s_[10:30]), (beside, np.s_[:, 10:40])):
+        found = to_uint8(photograph.pixels)
+        assert np.array_equal(found[inside], levels)
+        found[inside] = 128
+        assert (found == 128).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
