@@ -140,6 +140,14 @@ def test_keys_that_do_not_match_are_listed() -> None:
         fit_keys(state, conv_net(), "the file")
 
 
+def test_a_key_too_many_is_an_error_too_unless_it_stands_beside_the_prefix() -> None:
+    state = conv_net().state_dict()
+    with pytest.raises(LitVizError, match=r"don't match the network; unknown to the network: extra.weight$"):
+        fit_keys({**state, "extra.weight": torch.zeros(1)}, conv_net(), "the file")
+    beside = {**prefixed("net.", state), "extra.weight": torch.zeros(1)}
+    assert fit_keys(beside, conv_net(), "the file").keys() == state.keys()
+
+
 def test_a_wrong_file_lists_only_some_of_many_keys() -> None:
     with pytest.raises(
         LitVizError, match=r"missing in the file: 0.weight, .* and \d+ more; unknown to the network: a$"
