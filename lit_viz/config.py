@@ -122,16 +122,21 @@ class MethodCLI(LightningCLI):
     def _set_seed(self) -> None:
         pass
 
+    def _add_instantiators(self) -> None:
+        pass  # they would note hyperparameters; the run folder has the whole configuration
+
     def instantiate_classes(self) -> None:
         """Instantiate the method's parts; the module itself wants a loaded classifier first."""
         try:
-            self.parts = dict(self.parser.instantiate_classes(self.config).model.items(branches=False))
+            self.parts = dict(self.parser.instantiate(self.config).model.items(branches=False))
         except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
             raise _one_sentence(error, self.parser) from error
 
 
 #: What the parser says, and how it is said here.
 _PLAIN = (
+    (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
+    (r"^Option '([\w.]+)' is not accepted", r"there is no option \1"),
     (r"Parser key \"([\w.\-]+)\":", r"--\1:"),
     (r"Expected an? <class '(\w+)'>\. Got value: (\S*)", r"expected \1, got '\2'"),
     (r"Expected an? typing\.Literal\[(.*?)\]\. Got value: (\S*)", r"expected one of \1, got '\2'"),
@@ -148,12 +153,12 @@ def _one_sentence(error: Exception, parser: LightningArgumentParser) -> LitVizEr
             return cause
         cause = cause.__cause__ or cause.__context__
     message = str(error)
-    unknown = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) '?-{0,2}([\w.\-]+)", message)
+    unknown = re.search(r"(?:[Uu]nrecognized arguments:|^Option) '?-{0,2}([\w.\-]+)", message)
     words = " ".join(line.strip(" -") for line in message.strip().splitlines() if line.strip(" -"))
     for pattern, plain in _PLAIN:
         words = re.sub(pattern, plain, words)
     known = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
-    hint = did_you_mean(unknown[1], known) if unknown and not words.startswith("--") else ""
+    hint = did_you_mean(unknown[1], known) if unknown else ""
     return LitVizError(f"{words.rstrip('.')}{hint or f': see {parser.prog} --help.'}")
 
 
@@ -200,7 +205,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def dump(cli: MethodCLI, recorded: Mapping[str, Any]) -> str:
     """Return the resolved configuration as YAML, with what the run records of itself."""
     with contextlib.redirect_stdout(io.StringIO()):
-        text: str = cli.parser.dump(cli.config, skip_none=False)
+        text: str = cli.parser.dump(cli.config)
     return text + yaml.safe_dump({RECORDED: json.loads(json.dumps(recorded))}, sort_keys=False, allow_unicode=True)
 
 

@@ -211,7 +211,7 @@ def _folder(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
 def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     """Refuse to continue a run under another configuration."""
     before = yaml.safe_load((folder.path / "config.yaml").read_text())
-    now = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    now = yaml.safe_load(cli.parser.dump(cli.config))
     for key in (key for key in now if key not in _FREE):
         if before.get(key) != now[key]:
             raise LitVizError(

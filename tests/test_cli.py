@@ -1,0 +1,278 @@
+"""The command line as users meet it: words in, a run folder or one sentence out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lit_viz.cli import main, rewrite
+from lit_viz.config import config_folder
+from lit_viz.errors import LitVizError
+
+ROOT = Path(__file__).parents[1]
+#: A network that is fast, and a recipe of few evaluations.
+SMALL = [
+    "--classifier", "tests.conftest:smooth_network",
+    "--classifier.weights", "none",
+    "--classifier.size", "16",
+    "--classifier.mean", "[0.5,0.5,0.5]",
+    "--classifier.std", "[0.25,0.25,0.25]",
+    "--wandb", "disabled",
+]  # fmt: skip
+
+
+def lit_viz(*words: str, expect: int = 0) -> None:
+    """Run a command in this process and hold its exit status."""
+    try:
+        main(list(words))
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    assert status == expect
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what was said on stderr: one sentence, no traceback."""
+    said = capsys.readouterr().err.strip()
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_words_become_dotted_options() -> None:
+    words = ["tarantula", "--classifier", "torchvision/vgg16", "goldfish", "--log-at=1,5", "--overwrite", "hay"]
+    assert rewrite(words, "targets") == [
+        "--classifier.name",
+        "torchvision/vgg16",
+        "--log_at=1,5",
+        "--overwrite",
+        "--targets",
+        '["tarantula", "goldfish", "hay"]',
+    ]
+
+
+def test_a_run_leaves_the_folder_that_the_design_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "0", "3", *SMALL, "--iterations", "12", "--log-at", "1,6", "--out", str(run))
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "results.jsonl",
+        "figure.png",
+        "evolution.gif",
+        "images/0000_class_0.png",
+        "images/0001_class_3.png",
+        "checkpoints/last.ckpt",
+    } <= names
+    assert [name for name in sorted(names) if name.startswith("frames/0000")] == [
+        f"frames/0000_class_0/iter_{k:06d}.png" for k in (1, 6, 12)
+    ]
+    first, second = records(run)
+    wanted = {
+        "index", "name", "source", "status", "error", "label", "label_source", "target", "target_name", "seed",
+        "iterations", "forwards", "backwards", "seconds", "file", "array", "objective", "logit", "probability", "rank",
+        "top5", "judges",
+    }  # fmt: skip
+    assert wanted <= first.keys()
+    assert (first["status"], first["target"], second["seed"]) == ("done", 0, 1)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["iterations"] == 12
+    assert config["recorded"]["method"] == "visualize"
+    said = capsys.readouterr().out
+    assert str(run) in said.replace("\n", "")
+    assert "figure.png" in said
+
+
+def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
+    """The picture is read back and classified by the original network."""
+    from lit_viz.images.reading import read_photograph
+    from tests.conftest import NAMES, load_classifier, smooth_network
+
+    run = tmp_path / "run"
+    lit_viz("visualize", "2", *SMALL, "--iterations", "12", "--out", str(run))
+    (record,) = records(run)
+    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    picture = read_photograph(run / record["file"], network.size).pixels
+    logits = network.logits(picture[None])[0]
+    assert record["logit"] == pytest.approx(float(logits[2]), abs=1e-5)
+    assert record["probability"] == pytest.approx(float(logits.softmax(0)[2]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["visualise", "tarantula"], "did you mean 'visualize'"),
+        (["visualize", "tarantulla"], "tarantula"),
+        (["visualize", "crane"], "134"),
+        (["visualize", "1000"], "1000"),
+        (["visualize", "tarantula", "--itrations", "3"], "did you mean 'iterations'"),
+        (["visualize", "tarantula", "--iterations", "x"], "--iterations: expected int, got 'x'"),
+        (["visualize", "tarantula", "--iterations", "0"], "--iterations 0 makes no run"),
+        (["visualize", "tarantula", "--iterations", "-5"], "--iterations -5 makes no run"),
+        (["visualize", "tarantula", "--model.size", "0"], "is empty"),
+        (["visualize", "tarantula", "--trainer.max_steps", "3"], "use --iterations"),
+        (["visualize", "tarantula", "--config", "nope.yaml"], "there is no configuration nope.yaml"),
+        (["visualize", "tarantula", "--init", "nope.jpg"], "nope.jpg"),
+        (["visualize", "tarantula", "--log-at", "often"], "'often' names no iterations"),
+        (["visualize", "tarantula", "--model.step_rule", "Adm"], "there is no Adm"),
+        (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),
+        (["resume", "nowhere"], "nowhere is not a lit_viz run"),
+        (["classes", "xyzzyx"], "no class"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_sentence(
+    words: Sequence[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    out = ["--out", str(run), "--wandb", "disabled"] if words[0] == "visualize" else []
+    lit_viz(*words, *out, expect=1)
+    assert says in sentence(capsys)
+    assert not run.exists()  # so that the corrected command is not refused
+
+
+def test_a_folder_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    command = ["visualize", "1", *SMALL, "--iterations", "2", "--out", str(run)]
+    lit_viz(*command)
+    before = (run / "results.jsonl").read_bytes()
+    capsys.readouterr()
+    lit_viz(*command, expect=1)
+    assert "--overwrite" in sentence(capsys)
+    assert (run / "results.jsonl").read_bytes() == before
+    lit_viz(*command, "--overwrite")
+    lit_viz(*command, "--resume")
+
+
+def test_resume_refuses_another_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "1", *SMALL, "--iterations", "2", "--out", str(run))
+    capsys.readouterr()
+    lit_viz("visualize", "1", *SMALL, "--iterations", "3", "--out", str(run), "--resume", expect=1)
+    assert "begun with iterations: 2, not 3" in sentence(capsys)
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["visualize", "--help"], ["demo", "--help"], ["classes", "--help"], ["resume", "--help"]):
+        lit_viz(*words)
+        assert "lit-viz " in capsys.readouterr().out
+
+
+def test_classes_finds_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz("classes", "tarant")
+    assert capsys.readouterr().out.split() == ["76", "tarantula"]
+
+
+@pytest.mark.parametrize("path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_parses_and_says_what_it_is(path: Path) -> None:
+    from lit_viz.commands import COMMANDS
+    from lit_viz.config import MethodCLI
+
+    header = path.read_text().split("\ntargets", 1)[0]
+    assert "Cost:" in header
+    assert f"Command: lit-viz {path.parent.name}" in header
+    assert MethodCLI(COMMANDS[path.parent.name], ["--config", str(path)]).parts["views"] >= 1
+
+
+def test_python_refuses_in_sentences(tmp_path: Path) -> None:
+    import lit_viz as lv
+
+    with pytest.raises(LitVizError, match="did you mean"):
+        lv.visualize("efficientnet_lite0", "tarantula", modle__views=3)
+
+
+# -- interruption, each in a process of its own
+
+
+def start(run: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lit_viz", "visualize", "0", "1", "2", "3", "4", *SMALL, "--slots", "2"]
+    command += ["--iterations", "150", "--checkpoint-every", "20", "--log-at", "every:50", "--out", str(run), *words]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
+    for _ in range(20000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Return what must not depend on an interruption: pictures, scalars and records but for the time they took."""
+    kept: dict[str, Any] = {}
+    for path in sorted([*run.glob("images/*"), *run.glob("frames/*/*")]):
+        kept[path.relative_to(run).as_posix()] = np.asarray(Image.open(path)).tobytes()
+    kept["metrics"] = sorted((run / "metrics.csv").read_text().splitlines())
+    kept["records"] = [{k: v for k, v in record.items() if k != "seconds"} for record in records(run)]
+    return kept
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(run)
+    assert process.wait(400) == 0, process.communicate()
+    return contents(run)
+
+
+@pytest.mark.parametrize("moment", ["before the first checkpoint", "in the middle", "after the first results"])
+def test_a_killed_run_is_continued_to_the_same_bits(moment: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    last, results = run / "checkpoints" / "last.ckpt", run / "results.jsonl"
+    process = start(run, *(["--checkpoint-every", "100000"] if moment.startswith("before") else []))
+    conditions = {
+        "before the first checkpoint": lambda: (run / "frames" / "0000_class_0" / "iter_000050.png").exists(),
+        "in the middle": last.exists,
+        "after the first results": lambda: results.exists() and last.exists() and last.stat().st_mtime > mtime(results),
+    }
+    wait_for(conditions[moment], process)
+    process.kill()
+    process.communicate()
+    assert last.exists() == (not moment.startswith("before"))
+    lit_viz("resume", str(run))
+    assert contents(run) == undisturbed
+
+
+def mtime(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: int, status: int, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(run)
+    wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, process)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == status, said
+    assert f"lit-viz resume {run}" in said
+    assert (run / "checkpoints" / "last.ckpt").exists()
+    lit_viz("resume", str(run))
+    assert contents(run) == undisturbed
+    lit_viz("resume", str(run))  # a finished run prints its results
