@@ -231,14 +231,14 @@ def _say(sentence: str) -> None:
 
 
 def _report(run: Run) -> None:
-    """Print the results as a table, and where they lie."""
+    """Print the results as a table (of judges: probability and rank), and where they lie."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     judges = sorted({name for record in run.results for name in record.get("judges") or {}})
-    for column in ("", "class", "status", "probability", "rank", *judges, "seconds"):
-        table.add_column(column, justify="left" if column in ("class", "status") else "right")
+    for column in ("", "class", "status", "probability", "rank", *(f"by {name}" for name in judges), "seconds"):
+        table.add_column(column, justify="left" if column in ("class", "status") else "right", overflow="fold")
     for record in run.results:
         said = [record["judges"].get(name) for name in judges] if record.get("judges") else [None] * len(judges)
         verdicts = ["-" if v is None else f"{v['probability']:.2f} ({v['rank']})" for v in said]
@@ -253,6 +253,7 @@ def _report(run: Run) -> None:
             f"{record['seconds']:.0f}",
         )
     console = Console()
+    console = console if console.is_terminal else Console(width=120)
     console.print(table)
     for record in run.results:
         if record["error"]:

@@ -6,6 +6,7 @@ import logging
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -305,11 +306,14 @@ def _picture(path: Path) -> Tensor:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning's remarks on devices and on how the loop ended are of no use here."""
+    """Lightning's remarks on devices, on a network in eval mode and on torch's inner life are of no use here."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

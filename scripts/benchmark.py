@@ -3,12 +3,14 @@
 python scripts/benchmark.py                       # EfficientNet-Lite0 and ResNet-50, 3 rounds each, about 20 minutes
 python scripts/benchmark.py --network lite0 --rounds 2 --iterations 50
 
-Every side runs in a process of its own, for the allocator's setting belongs to the process; the sides take turns, so that
-a machine whose speed drifts is unjust to none. Loading and compiling are not timed; files and figures of a run are.
+Every side runs in a process of its own, for the allocator's setting belongs to the process; the sides take turns, so
+that a machine whose speed drifts is unjust to none. Loading is not timed; files and figures of a run are.
 
   bare    the network frozen and channels-last, as users write the loop: not folded, default allocator
   floor   the same loop on the folded copy (activations not fused) with the allocator's setting
   run     `lit-viz visualize` of 200 iterations in 8 slots, looking every 20th, with its run folder
+
+At last the peak memory of a run of 200 images in 8 slots is held against that of 8 images.
 """
 
 from __future__ import annotations
@@ -98,6 +100,20 @@ def run(spec: dict[str, Any], iterations: int) -> dict[str, float]:
     return {"seconds": seconds, "both": both, "forwards": forwards}
 
 
+def memory(spec: dict[str, Any], images: int) -> float:
+    """Return the peak memory, in MiB, of a run of so many images in 8 slots."""
+    import resource
+
+    import lit_viz as lv
+    from lit_viz.commands import visualize
+
+    visualize.judges_of = lambda classifier: None
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"slots": 8, "wandb": "disabled", "log_at": "every:1"}
+        lv.visualize(spec["name"], [*range(images)], iterations=2, out=f"{folder}/run", **options)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def in_process(side: str, network: str, **arguments: int) -> dict[str, float]:
     """Run a side in a process of its own."""
     words = [sys.executable, __file__, "--side", side, "--network", network, "--arguments", json.dumps(arguments)]
@@ -130,13 +146,15 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, help="one network; all unless given")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--side", choices=("bare", "floor", "run"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=("bare", "floor", "run", "memory"), help=argparse.SUPPRESS)
     parser.add_argument("--arguments", type=json.loads, default={}, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         spec = NETWORKS[options.network]
         if options.side == "run":
             print(json.dumps(run(spec, **options.arguments)))
+        elif options.side == "memory":
+            print(json.dumps({"MiB": memory(spec, **options.arguments)}))
         else:
             print(json.dumps({"seconds": {"bare": bare, "floor": floor}[options.side](spec, **options.arguments)}))
         return
@@ -146,6 +164,8 @@ def main() -> None:
     print("| network | evaluations | run / bare: min, median, max | run / floor |\n|---|---|---|---|")
     for network in [options.network] if options.network else NETWORKS:
         compare(network, options.rounds, options.iterations)
+    few, many = (in_process("memory", "lite0", images=images)["MiB"] for images in (8, 200))
+    print(f"peak memory, lite0: {few:.0f} MiB with 8 images, {many:.0f} MiB with 200 (ratio {many / few:.3f})")
 
 
 if __name__ == "__main__":
