@@ -70,6 +70,16 @@ def test_overwrite_never_deletes_the_folder_of_somebody_else(tmp_path, config):
     assert tree(tmp_path) == before
 
 
+def test_overwrite_tells_a_run_of_lightning_from_its_own(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt"):  # as LightningCLI and CSVLogger leave it
+        (tmp_path / name).write_text("seed_everything: 1\n")
+    before = tree(tmp_path)
+    with pytest.raises(LitVizError, match="is not a lit_viz run, so --overwrite doesn't delete it"):
+        RunFolder.create(tmp_path, overwrite=True)
+    assert tree(tmp_path) == before
+
+
 def test_overwrite_stops_at_files_that_were_put_into_a_run(folder):
     finish(folder, 0)
     (folder.path / "notes.md").write_text("what I saw")
