@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import tempfile
 import warnings
@@ -109,7 +108,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
             _keep_identity(folder, cli, _recorded(command, classifier), continues)
     except LitVizError:
         if folder is not None and not continues:
-            shutil.rmtree(folder.path)
+            folder.discard()  # so that the corrected command is not refused
         raise
     for note in classifier.notes if say else ():
         say(note)  # type: ignore[misc]

@@ -235,7 +235,8 @@ def contents(run: Path) -> dict[str, Any]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     process = start(run)
-    assert process.wait(400) == 0, process.communicate()
+    said = process.communicate(timeout=400)
+    assert process.returncode == 0, said
     return contents(run)
 
 

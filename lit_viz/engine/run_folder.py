@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,12 @@ class RunFolder:
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``; a comment line that marks the folder as a run is put before ``text``."""
         write_text(self.path / "config.yaml", text if text.startswith(_MARK) else _MARK + text)
+
+    def discard(self) -> None:
+        """Take back a folder that has only its ``config.yaml``; what else lies in it stays."""
+        (self.path / "config.yaml").unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
 
     def write_source(self, task: Task, image: Tensor) -> str:
         """Write the photograph as the network saw it, ``(C, H, W)`` in [0, 1]; return the file's relative path."""
