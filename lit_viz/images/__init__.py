@@ -2,7 +2,7 @@
 
 from lit_viz.images.geometric import Flip, Jitter, RandomCrop, Roll, Rotate, Scale, Shear
 from lit_viz.images.parameterizations import Canvas, Fourier, Parameterization, Pixels, encoding_error
-from lit_viz.images.photometric import Blur, ColorShift, Noise
+from lit_viz.images.photometric import Blur, ColorShift, Noise, Saturation
 from lit_viz.images.priors import L2, Clamp, GaussianBlur, Prior, Projection, SquaredL2, TotalVariation
 from lit_viz.images.reading import Photograph, packaged_photograph, read_photograph, to_uint8
 from lit_viz.images.transforms import Compose, GeometricTransform, Transform
@@ -28,6 +28,7 @@ __all__ = [
     "RandomCrop",
     "Roll",
     "Rotate",
+    "Saturation",
     "Scale",
     "Shear",
     "SquaredL2",

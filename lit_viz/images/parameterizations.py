@@ -131,6 +131,7 @@ class Fourier(Parameterization):
         decay: exponent of the spectrum; 1 is that of natural images, more is smoother, 0 is white.
         sd: standard deviation of the starting coefficients.
         decorrelate: mix the channels by the colour correlation of ImageNet. One channel has no colour to mix.
+        chroma: how fast the two colour directions move, against that of light and dark. Below 1 the colours are calmer.
         clip: encoding keeps pixels in [clip, 1 - clip], for 0 and 1 lie at infinity. The default is a quarter of an
             8-bit step, so a photograph comes back equal after rounding, though its pure blacks and whites move slowly.
     """
@@ -138,11 +139,14 @@ class Fourier(Parameterization):
     decay: float = 1.0
     sd: float = 0.01
     decorrelate: bool = True
+    chroma: float = 1.0
     clip: float = 0.25 / 255
 
     def __post_init__(self) -> None:
         if not self.sd >= 0:
             raise LitVizError(f"the sd of Fourier is a standard deviation of 0 or more, not {self.sd}")
+        if not self.chroma > 0:
+            raise LitVizError(f"the chroma of Fourier is a factor above 0, not {self.chroma}")
         if not 0 < self.clip < 0.5:
             raise LitVizError(f"the clip of Fourier lies between 0 and 0.5, not at {self.clip}")
 
@@ -165,8 +169,8 @@ class Fourier(Parameterization):
         return images
 
     def _constants(self, canvas: Canvas, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mixed = self.decorrelate and canvas.channels == 3
-        return _fourier_constants(self.decay, mixed, canvas.shape, like.dtype, like.device)
+        chroma = self.chroma if self.decorrelate and canvas.channels == 3 else None
+        return _fourier_constants(self.decay, chroma, canvas.shape, like.dtype, like.device)
 
 
 def encoding_error(parameterization: Parameterization, images: Tensor, canvas: Canvas) -> tuple[float, float]:
@@ -182,7 +186,7 @@ _COLOUR = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 @lru_cache(maxsize=32)
 def _fourier_constants(
-    decay: float, mixed: bool, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    decay: float, chroma: float | None, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weights ``(H, W // 2 + 1, 2)`` of the coefficients, all scales folded in, those of their gradient, and
     the colour ``(C, C)``.
@@ -194,9 +198,10 @@ def _fourier_constants(
     # 1/sqrt(HW): the inverse transform runs unscaled, which makes it one pass over the planes shorter.
     weights = frequency**-decay / (4 * (height * width) ** 0.5)
     colour = torch.eye(channels, dtype=torch.float64)
-    if mixed:
+    if chroma is not None:
         colour = torch.tensor(_COLOUR, dtype=torch.float64)
         colour /= colour.norm(dim=0).max()
+        colour[:, 1:] *= chroma
     # Written out for real and imaginary parts: a factor repeated along so short a dimension is slow.
     weights = weights[..., None].repeat(1, 1, 2)
     # The half spectrum stands for the whole: its inner columns count for their mirror images too.

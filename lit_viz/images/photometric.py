@@ -40,6 +40,28 @@ class ColorShift(Transform):
 
 
 @dataclass(frozen=True)
+class Saturation(Transform):
+    """Another saturation: each pixel is mixed with the mean of its channels.
+
+    Args:
+        low: smallest factor; 0 is grey.
+        high: largest factor; 1 leaves the colours as they are, more makes them gaudy.
+    """
+
+    low: float = 0.3
+    high: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high:
+            raise LitVizError(f"Saturation needs 0 <= low <= high, not {self.low} and {self.high}")
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """Return the images with another saturation; one channel has none to change."""
+        factor = draws.uniform("factor", self.low, self.high, (1, 1, 1)).to(images)
+        return torch.lerp(images.mean(1, keepdim=True), images, factor) if images.shape[1] > 1 else images
+
+
+@dataclass(frozen=True)
 class Noise(Transform):
     """Added Gaussian noise.
 

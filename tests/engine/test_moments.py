@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from lit_viz.engine.moments import Moments
+from lit_viz.errors import LitVizError
+
+
+@pytest.mark.parametrize(
+    ("text", "last", "expected"),
+    [
+        ("1,50,100,200", 200, [1, 50, 100, 200]),
+        ("1, 5", 7, [1, 5, 7]),
+        (3, 6, [3, 6]),
+        ("every:4", 10, [0, 4, 8, 10]),
+        ("geometric", 20, [0, 1, 2, 4, 8, 16, 20]),
+        ("last", 3, [3]),
+    ],
+)
+def test_which_iterations_are_due(text: str | int, last: int, expected: list[int]) -> None:
+    moments = Moments.parse(text)
+    assert [k for k in range(last + 1) if moments.due(k, last)] == expected
+
+
+@pytest.mark.parametrize("text", ["often", "every:0", "every:", "every:1,2", "-3", "1,,2", "1.5", ""])
+def test_what_names_no_iterations_is_refused(text: str) -> None:
+    with pytest.raises(LitVizError, match="names no iterations"):
+        Moments.parse(text)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.evidence.judges import installed_judges, judges_of
+from lit_viz.evidence.verdicts import top, verdict
+from lit_viz.images.reading import read_photograph
+
+
+def test_verdict_and_top() -> None:
+    logits = torch.tensor([1.0, 3.0, 2.0, 3.0])
+    said = verdict(logits, 2)
+    assert said["logit"] == 2.0
+    assert said["rank"] == 3
+    assert said["probability"] == pytest.approx(float(logits.softmax(0)[2]))
+    assert verdict(logits, 1)["rank"] == verdict(logits, 3)["rank"] == 1
+    assert [index for index, _ in top(logits, 2)] in ([1, 3], [3, 1])
+    assert len(top(logits)) == 4
+
+
+def test_judges_are_others_that_know_the_same_classes(lite0: Classifier, smooth: Classifier) -> None:
+    assert installed_judges(lite0) == ("efficientnet_lite1", "efficientnet_lite2")
+    assert installed_judges(smooth) == ()
+    assert judges_of(smooth)(torch.rand(3, 16, 16), 0) == {}
+
+
+def test_judges_see_what_is_in_a_photograph(lite0: Classifier) -> None:
+    """A cat is a tabby to networks that have not seen the picture at their own size."""
+    picture = read_photograph("packaged:chelsea", lite0.size).pixels
+    said = judges_of(lite0)(picture, lite0.index_of("tabby cat" if "tabby cat" in lite0.labels else "tabby"))
+    assert said.keys() == {"efficientnet_lite1", "efficientnet_lite2"}
+    assert all(numbers["rank"] <= 5 for numbers in said.values())
+    judge = load_classifier("efficientnet_lite1")
+    own = read_photograph("packaged:chelsea", judge.size).pixels
+    direct = float(judge.logits(own[None]).softmax(1)[0, 281])
+    assert said["efficientnet_lite1"]["probability"] == pytest.approx(direct, abs=0.2)
