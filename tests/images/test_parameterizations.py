@@ -12,7 +12,7 @@ from lit_viz.randomness import Draws, Key
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = [(3, 8, 8), (3, 7, 9), (3, 8, 5), (3, 5, 8), (1, 6, 7), (3, 1, 1), (1, 2, 3)]
-ALL = [Pixels(), Pixels("normalized"), Fourier(), Fourier(decay=0.5, decorrelate=False)]
+ALL = [Pixels(), Pixels("normalized"), Fourier(), Fourier(decay=0.5, decorrelate=False), Fourier(chroma=0.4)]
 
 
 def _canvas(channels: int, height: int, width: int) -> Canvas:
@@ -109,6 +109,12 @@ def test_fourier_agrees_with_a_direct_sum_of_waves(height: int, width: int, deca
     planes = np.einsum("dc,chw->dhw", colour / np.linalg.norm(colour, axis=0).max(), planes)
     decoded = Fourier(decay=decay).decode(x, canvas)[0].numpy()
     np.testing.assert_allclose(decoded, 1 / (1 + np.exp(-planes)), atol=1e-12)
+
+
+def test_chroma_scales_the_colour_directions_alone() -> None:
+    canvas, x = _canvas(3, 6, 6), torch.randn(2, 3, 6, 4, 2, dtype=torch.float64)
+    calmer = x * torch.tensor([1.0, 0.4, 0.4], dtype=torch.float64).view(3, 1, 1, 1)
+    torch.testing.assert_close(Fourier(chroma=0.4).decode(x, canvas), Fourier().decode(calmer, canvas))
 
 
 def test_one_channel_has_no_colour() -> None:

@@ -17,6 +17,7 @@ from lit_viz.images import (
     RandomCrop,
     Roll,
     Rotate,
+    Saturation,
     Scale,
     Shear,
 )
@@ -24,7 +25,7 @@ from lit_viz.images.resampling import resample
 from lit_viz.randomness import Draws, Key
 
 GEOMETRIC = [RandomCrop(0.4, 1.2), Scale(), Rotate(15), Shear(), Flip(), Jitter(2)]
-KEEPING = [Roll(3), ColorShift(), Noise(0.1), Blur(0.3, 1.6, every=1)]
+KEEPING = [Roll(3), ColorShift(), Saturation(), Noise(0.1), Blur(0.3, 1.6, every=1)]
 EVERYTHING = [*GEOMETRIC, *KEEPING]
 
 
@@ -183,6 +184,16 @@ def test_color_shift_is_one_line_a_channel() -> None:
     assert 0.12 < offset.max() <= 0.15
 
 
+def test_saturation_keeps_the_mean_of_the_channels() -> None:
+    images = _images(40, 3, 4, 5, dtype=torch.float64)
+    calmer = Saturation(0.2, 0.9)(images, Draws(_keys(40)))
+    torch.testing.assert_close(calmer.mean(1), images.mean(1))
+    factor = (calmer - calmer.mean(1, keepdim=True)) / (images - images.mean(1, keepdim=True))
+    assert (factor.amax((1, 2, 3)) - factor.amin((1, 2, 3))).max() < 1e-6
+    assert 0.2 <= factor.min() < 0.3
+    assert 0.8 < factor.max() <= 0.9
+
+
 def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
     images = _images(4, 3, 9, 14, dtype=torch.float64)
@@ -210,6 +221,7 @@ def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
         (lambda: Roll(-1), "pixels of Roll"),
         (lambda: ColorShift(1.0), "scale in"),
         (lambda: Noise(math.nan), "sd of Noise"),
+        (lambda: Saturation(1.0, 0.5), "Saturation needs"),
         (lambda: Blur(2, 1), "sigma of Blur"),
         (lambda: Blur(every=0), "every >= 1"),
     ],
