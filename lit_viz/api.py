@@ -91,7 +91,14 @@ def _launch(method: str, classifier: Classifier | nn.Module | str, config: str, 
         if value is not None:
             _put(merged, name.split("__"), value)
     network = _classifier(classifier)
-    merged["classifier"] = {"name": network.name, "weights": network.weights}
+    # What a resume needs to find the network again; a module that was handed over must be handed over again.
+    merged["classifier"] = {
+        "name": network.name,
+        "weights": network.weights,
+        "mean": list(network.mean),
+        "std": list(network.std),
+        "size": list(network.size),
+    }
     return execute(command, MethodCLI(command, merged), network)
 
 

@@ -118,7 +118,7 @@ def rewrite(words: Sequence[str], positional: str) -> list[str]:
 def _method(name: str, words: list[str]) -> None:
     from lit_viz.commands import COMMANDS
     from lit_viz.config import MethodCLI, find_config
-    from lit_viz.run import default_folder, execute
+    from lit_viz.run import count, default_folder, execute
 
     command = COMMANDS[name]
     words = rewrite(words, command.positional)
@@ -127,6 +127,9 @@ def _method(name: str, words: list[str]) -> None:
     else:
         words = _config_first(words, name, command.default_config, find_config)
     cli = MethodCLI(command, words)
+    if cli.config.count:
+        print(count(command, cli))
+        return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
     run = execute(command, cli, say=_say)

@@ -69,6 +69,7 @@ def _add_common(parser: LightningArgumentParser) -> None:
     add("--out", type=str | None, default=None, help="run folder [runs/<method>/<UTC time>_<first target>]")
     add("--overwrite", action="store_true", help="replace a run that is there")
     add("--resume", action="store_true", help="continue the run that is there; start it if there is none")
+    add("--count", action="store_true", help="only print the evaluations and the minutes this would take")
     add("--wandb", type=WandbMode, default="auto", help="auto is online with an API key and offline without")
     add("--project", type=str, default="lit_viz", help="W&B project")
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
@@ -88,13 +89,19 @@ class MethodCLI(LightningCLI):
 
     def __init__(self, command: Command, args: Sequence[str] | Mapping[str, Any]) -> None:
         self.command = command
+        bare = command.positional.upper()
         super().__init__(
             command.module,
             run=False,
             args=args,  # type: ignore[arg-type]
             save_config_callback=None,
             auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False, "prog": f"lit-viz {command.name}"},
+            parser_kwargs={
+                "exit_on_error": False,
+                "prog": f"lit-viz {command.name}",
+                "usage": f"lit-viz {command.name} [{bare} ...] [--classifier NAME] [--out RUN] ...",
+                "description": f"{command.__doc__} Example: {command.example}",
+            },
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

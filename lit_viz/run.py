@@ -44,7 +44,7 @@ from lit_viz.figures.style import save_figure
 Say = Callable[[str], None]
 
 #: Options that may differ between a run and its continuation.
-_FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoint_every", "figure")
+_FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoint_every", "figure", "count")
 
 
 class Interrupted(LitVizError):
@@ -95,6 +95,8 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
     """
     config = cli.config
     command.check(config)
+    if str(config.trainer.devices) not in ("1", "[0]") or config.trainer.num_nodes != 1:
+        raise LitVizError("a run uses one device as yet: leave out --trainer.devices and --trainer.num_nodes.")
     tune_allocator()
     folder, continues = _folder(config, cli)
     try:
@@ -117,6 +119,26 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         _fit(cli, module, tasks, None, [memory, Progress(quiet=say is None)])
         return _remembered(memory)
     return _run_in(folder, cli, module, tasks, say)
+
+
+def count(command: Command, cli: MethodCLI) -> str:
+    """Return in one line what a configuration would cost, from the time of one evaluation on this machine's processor.
+
+    Raises:
+        LitVizError: as :func:`execute`.
+    """
+    config = cli.config
+    command.check(config)
+    tune_allocator()
+    classifier = _load(config.classifier.as_dict())
+    tasks = command.tasks(config, classifier)
+    module = command.build(config, cli.parts, classifier)
+    steps, evaluations = module.cost(tasks)
+    minutes = steps * module.seconds_a_step(tasks) / 60
+    return (
+        f"{len(tasks)} images, {steps} steps, {evaluations} evaluations (forward and backward): about {minutes:.1f} "
+        "minutes on the processor of this machine"
+    )
 
 
 def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Sequence[Task], say: Say | None) -> Run:

@@ -277,3 +277,31 @@ def test_a_signal_saves_and_says_how_to_go_on(
     lit_viz("resume", str(run))
     assert contents(run) == undisturbed
     lit_viz("resume", str(run))  # a finished run prints its results
+
+
+def test_count_only_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "0", "1", "2", *SMALL, "--iterations", "10", "--slots", "2", "--count", "--out", str(run))
+    assert capsys.readouterr().out.startswith("3 images, 20 steps, 120 evaluations")
+    assert not run.exists()
+
+
+def test_python_makes_and_resumes_a_run(tmp_path: Path) -> None:
+    import torch
+
+    import lit_viz as lv
+    from tests.conftest import NAMES, load_classifier, smooth_network
+
+    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    options = {"iterations": 5, "model__views": 1, "seed": 3}
+    memory = lv.visualize(network, ["apple", 3], **options)
+    folder = lv.visualize(network, ["apple", 3], out=tmp_path / "run", wandb="disabled", **options)
+    again = lv.resume(tmp_path / "run", network)
+    assert memory.folder is None
+    assert memory.images.shape == (2, 3, 16, 16)
+    assert torch.equal(memory.images, folder.images)
+    assert torch.equal(memory.images, again.images)
+    assert [record["seed"] for record in memory.results] == [3, 4]
+    assert [record["target_name"] for record in folder.results] == ["apple", "date"]
+    assert memory.results[0].keys() == folder.results[0].keys()
+    assert memory.figure().axes

@@ -67,6 +67,7 @@ class ImageTraining(pl.LightningModule):
         slots: images trained at once.
         log_at: iterations at which an image is looked at and kept (see :class:`Moments`).
         curve_at: iterations at which its scalars are.
+        views: classifier inputs an image and evaluation.
     """
 
     def __init__(
@@ -78,9 +79,10 @@ class ImageTraining(pl.LightningModule):
         slots: int,
         log_at: str,
         curve_at: str,
+        views: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("iterations", iterations), ("slots", slots)):
+        for name, value in (("iterations", iterations), ("slots", slots), ("views", views)):
             if value < 1:
                 raise LitVizError(f"--{name} {value} makes no run: give a whole number from 1 up.")
         self.automatic_optimization = False
@@ -89,6 +91,7 @@ class ImageTraining(pl.LightningModule):
         self.step_rule = step_rule
         self.iterations = iterations
         self.capacity = slots
+        self.views = views
         self.log_at = Moments.parse(log_at)
         self.curve_at = Moments.parse(curve_at)
         self.slots = Slots()
@@ -221,6 +224,27 @@ class ImageTraining(pl.LightningModule):
             iteration=min(iteration, default=self.iterations),
             probability=self._probability,
         )
+
+    def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
+        """Return the steps that the tasks take in the slots, and the evaluations (forward and backward) at most."""
+        last = [self.last(task) for task in tasks]
+        busy = [0] * min(self.capacity, len(tasks))  # when each slot is free again
+        for iterations in last:
+            first = busy.index(min(busy))
+            busy[first] += iterations
+        return max(busy), sum(last) * self.views
+
+    def seconds_a_step(self, tasks: Sequence[Task]) -> float:
+        """Return the time of an evaluation of full slots, measured on the processor."""
+        self.prepare(torch.device("cpu"))
+        self._waiting = list(tasks)
+        self._refill()
+        rows = range(len(self.slots))
+        began = 0.0
+        for _ in range(2):  # the first one warms up
+            began = time.perf_counter()
+            self.score(self.slots.x, rows, gradient=True)
+        return time.perf_counter() - began
 
     # The life of a slot.
 

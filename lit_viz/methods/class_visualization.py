@@ -71,9 +71,9 @@ class ClassVisualization(ImageTraining):
         log_at: str = "every:10",
         curve_at: str = "every:10",
     ) -> None:
-        super().__init__(classifier, step_rule, iterations=iterations, slots=slots, log_at=log_at, curve_at=curve_at)
-        if views < 1:
-            raise LitVizError(f"views {views} makes no run: give a whole number from 1 up.")
+        super().__init__(
+            classifier, step_rule, iterations=iterations, slots=slots, log_at=log_at, curve_at=curve_at, views=views
+        )
         for projection in projections:
             projection.check(parameterization)
         self.parameterization = parameterization
@@ -81,7 +81,6 @@ class ClassVisualization(ImageTraining):
         self.objective = objective
         self.priors = tuple(priors)
         self.projections = tuple(projections)
-        self.views = views
         self.picture, self.canvas = canvases(classifier, size, oversample)
         self.init = init
         self.judges = judges

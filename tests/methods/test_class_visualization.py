@@ -122,6 +122,16 @@ def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Classifier, trai
                 torch.testing.assert_close(gradient, its_gradient, rtol=0, atol=1e-5)
 
 
+def test_the_cost_is_known_beforehand(smooth: Classifier, train: Train) -> None:
+    tasks = tasks_for(smooth, [0, 1, 2, 3, 4, 0, 1])
+    module = method(smooth)
+    steps, evaluations = module.cost(tasks)
+    assert module.seconds_a_step(tasks) > 0
+    memory = train(method(smooth), tasks)
+    assert steps == 18  # seven images in three slots, six updates each
+    assert evaluations == sum(result.record["backwards"] for result in memory.results.values())
+
+
 def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Classifier, train: Train) -> None:
     sizes: list[int] = []
 
@@ -254,7 +264,7 @@ def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
         ({"iterations": 0}, "--iterations 0 makes no run"),
         ({"iterations": -3}, "--iterations -3 makes no run"),
         ({"slots": 0}, "--slots 0 makes no run"),
-        ({"views": 0}, "views 0 makes no run"),
+        ({"views": 0}, "--views 0 makes no run"),
         ({"size": 0}, "a picture of 0 x 0 pixels is empty"),
         ({"oversample": 0.0}, "oversample 0.0 is out of range"),
         ({"log_at": "sometimes"}, "'sometimes' names no iterations"),
