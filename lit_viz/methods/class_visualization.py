@@ -41,8 +41,10 @@ class ClassVisualization(ImageTraining):
         projections: what is done to the image after an update (clamp, periodic blur).
         views: views an image and iteration; each costs one evaluation.
         size: height and width of the picture; one number for a square; the classifier's unless given.
-        oversample: the image is trained on a canvas so many times larger than the picture, and shown shrunk: crops
-            then see more detail.
+        oversample: the image is trained on a canvas so many times larger than the picture, so that crops see more
+            detail than the picture can show.
+        shown: central part of the canvas's sides that the picture shows, shrunk or enlarged to its size. Views reach the
+            border less often than the centre, so a border that is not shown leaves a picture without a weak rim.
         init: a photograph ``(C, H, W)`` of the canvas's size to start from; noise unless given.
         judges: asked about every finished picture.
         iterations, slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
@@ -63,6 +65,7 @@ class ClassVisualization(ImageTraining):
         views: int = 1,
         size: int | tuple[int, int] | None = None,
         oversample: float = 1.0,
+        shown: float = 1.0,
         *,
         init: Tensor | None = None,
         judges: Judges | None = None,
@@ -81,7 +84,10 @@ class ClassVisualization(ImageTraining):
         self.objective = objective
         self.priors = tuple(priors)
         self.projections = tuple(projections)
+        if not 0.1 <= shown <= 1:
+            raise LitVizError(f"shown {shown} is no part of the canvas: give a number from 0.1 to 1, such as 0.75.")
         self.picture, self.canvas = canvases(classifier, size, oversample)
+        self.shown = shown
         self.init = init
         self.judges = judges
 
@@ -117,7 +123,8 @@ class ClassVisualization(ImageTraining):
     @torch.no_grad()
     def look(self, x: Tensor, rows: Sequence[int]) -> list[Look]:
         """Show the picture in 8 bits, as the file holds it, and ask the network about just that, without transforms."""
-        pictures = resized(self.parameterization.decode(x, self.canvas).clamp(0, 1), self.picture)
+        canvas = self.parameterization.decode(x, self.canvas).clamp(0, 1)
+        pictures = resized(_centre(canvas, self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
         logits, _ = self._evaluator.network(as_input(pictures, self.classifier.size))
         self.slots.pay(rows, 1, backward=False)
@@ -157,6 +164,14 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
         return images
     shape = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
     return shape.clamp(0, 1)
+
+
+def _centre(images: Tensor, part: float) -> Tensor:
+    """Return the central part of the images' sides."""
+    height, width = images.shape[-2:]
+    down, across = round(height * part), round(width * part)
+    top_, left = (height - down) // 2, (width - across) // 2
+    return images[..., top_ : top_ + down, left : left + across]
 
 
 def as_input(pictures: Tensor, size: tuple[int, int]) -> Tensor:

@@ -217,6 +217,13 @@ def test_pictures_of_any_size(smooth: Classifier, train: Train) -> None:
     assert result.image.shape == (3, 21, 34)
 
 
+def test_a_part_of_the_canvas_is_shown(smooth: Classifier, train: Train) -> None:
+    photograph = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
+    options = {"parameterization": Pixels(), "oversample": 2.0, "shown": 0.5, "log_at": "0", "iterations": 1}
+    first = train(method(smooth, init=photograph, **options), tasks_for(smooth, [1])).observations[0][0]
+    assert torch.equal(first.image, photograph[:, 8:24, 8:24])
+
+
 def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:
     class Dies(Checkpoints):
         """Saves after every third step and dies, as by a kill, in the eighth."""
@@ -267,6 +274,7 @@ def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
         ({"views": 0}, "--views 0 makes no run"),
         ({"size": 0}, "a picture of 0 x 0 pixels is empty"),
         ({"oversample": 0.0}, "oversample 0.0 is out of range"),
+        ({"shown": 0.0}, "shown 0.0 is no part of the canvas"),
         ({"log_at": "sometimes"}, "'sometimes' names no iterations"),
         ({"projections": [Clamp()]}, "Clamp acts on pixels"),
     ],
