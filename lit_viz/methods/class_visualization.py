@@ -43,7 +43,7 @@ class ClassVisualization(ImageTraining):
         size: height and width of the picture; one number for a square; the classifier's unless given.
         oversample: the image is trained on a canvas so many times larger than the picture, so that crops see more
             detail than the picture can show.
-        shown: central part of the canvas's sides that the picture shows, shrunk or enlarged to its size. Views reach the
+        shown: central part of the canvas's sides that the picture shows, brought to its size. Views reach the
             border less often than the centre, so a border that is not shown leaves a picture without a weak rim.
         init: a photograph ``(C, H, W)`` of the canvas's size to start from; noise unless given.
         judges: asked about every finished picture.

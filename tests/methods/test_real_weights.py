@@ -1,0 +1,47 @@
+"""Real optimizations on real weights: minutes, so they run in CI and by ``pytest -m slow``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from tests.conftest import SHARED
+
+pytestmark = pytest.mark.slow
+SQUEEZENET = SHARED / "data" / "squeezenet1_0.pth"
+
+
+def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
+    """Draws are equal and arithmetic is not: kernels round by the shape of the batch, and Adam amplifies that."""
+    classes = [76, 1, 294, 340, 388, 417]
+    options: dict[str, Any] = {"iterations": 100, "model__views": 2}
+    together = lv.visualize(lite0, classes, slots=4, **options).results
+    for index, target in enumerate(classes):
+        (alone,) = lv.visualize(lite0, [target], seed=index, **options).results
+        assert alone["seed"] == together[index]["seed"]
+        assert alone["rank"] == together[index]["rank"] == 1
+        assert alone["logit"] == pytest.approx(together[index]["logit"], rel=0.05)
+
+
+def test_the_default_recipe_convinces_networks_that_took_no_part(lite0: Classifier) -> None:
+    records = lv.visualize(lite0, ["tarantula", "zebra", "goldfish", "volcano"]).results
+    assert all(record["backwards"] <= 1000 for record in records)
+    ranks = [said["rank"] for record in records for said in record["judges"].values()]
+    assert len(ranks) == 8
+    assert sum(rank == 1 for rank in ranks) >= 7
+
+
+@pytest.mark.skipif(not SQUEEZENET.exists(), reason="the published SqueezeNet weights are not here")
+def test_the_original_experiment_on_squeezenet() -> None:
+    """Published: the logit rises from 3 to some hundreds by iteration 100 of 200."""
+    network = lv.load_classifier("torchvision/squeezenet1_0", weights=SQUEEZENET)
+    run = lv.visualize(network, "tarantula", config="simonyan_squeezenet", iterations=100)
+    (record,) = run.results
+    assert record["logit"] > 300
+    assert record["rank"] == 1
+    assert run.images.shape == (1, 3, 224, 224)
+    assert torch.isfinite(run.images).all()
