@@ -253,7 +253,7 @@ def _report(run: Run) -> None:
             "-" if number is None else f"{number:.3f}",
             str(record.get("rank", "-")),
             *verdicts,
-            f"{record['seconds']:.0f}",
+            "-" if record["seconds"] is None else f"{record['seconds']:.0f}",
         )
     console = Console()
     console = console if console.is_terminal else Console(width=120)

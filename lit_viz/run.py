@@ -313,7 +313,7 @@ def _remembered(memory: Memory) -> Run:
             for result in results
         ]
 
-    records = [{**result.record, "file": None, "array": None} for result in results]
+    records = [result.complete() for result in results]
     return Run(records, None, remembered, lambda: [result.image for result in results])
 
 

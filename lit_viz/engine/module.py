@@ -258,7 +258,7 @@ class ImageTraining(pl.LightningModule):
             try:
                 images.append(self.start(task))
             except LitVizError as error:
-                failed.append(Result(task, self._record(task, "failed", str(error), 0, 0, 0, 0.0)))
+                failed.append(Result(task, {"status": "failed", "error": str(error), "iterations": 0}))
             else:
                 tasks.append(task)
         if tasks:
@@ -330,32 +330,16 @@ class ImageTraining(pl.LightningModule):
             if broken
             else None
         )
-        counts = (iteration, slots.forwards[n], slots.backwards[n], slots.seconds[n])
         scalars = {**look.scalars, **terms}
         record = {
-            **self._record(task, "failed" if broken else "done", error, *counts),
+            "status": "failed" if broken else "done",
+            "error": error,
+            "iterations": iteration,
+            "forwards": slots.forwards[n],
+            "backwards": slots.backwards[n],
+            "seconds": round(slots.seconds[n], 3),
             **scalars,
             **self.record(task, look),
         }
         observation = Observation(task, iteration, scalars, look.image, look.top5)
         return observation, Result(task, record, look.image, look.array)
-
-    def _record(
-        self, task: Task, status: str, error: str | None, iterations: int, forwards: int, backwards: int, seconds: float
-    ) -> dict[str, Any]:
-        return {
-            "index": task.index,
-            "name": task.name,
-            "source": task.source,
-            "status": status,
-            "error": error,
-            "label": task.label,
-            "label_source": task.label_source,
-            "target": task.target,
-            "target_name": task.target_name,
-            "seed": task.seed,
-            "iterations": iterations,
-            "forwards": forwards,
-            "backwards": backwards,
-            "seconds": round(seconds, 3),
-        }

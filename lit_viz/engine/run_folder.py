@@ -147,7 +147,7 @@ class RunFolder:
             file = self._write_png(f"images/{task.key}.png", result.image)
         if result.array is not None:
             array = self._write_array(f"arrays/{task.key}.npy", result.array)
-        record = _record(task, result.record, file, array)
+        record = result.complete(file, array)
         append_bytes(self.path / "results.jsonl", json_line(record).encode())
         return record
 
@@ -262,27 +262,6 @@ def _delete_run(path: Path) -> None:
 
 def _place(name: str) -> int | None:
     return next((i for i, pattern in enumerate(_LAYOUT) if fnmatch(name, pattern)), None)
-
-
-# -- records
-
-
-def _record(task: Task, given: Mapping[str, Any], file: str | None, array: str | None) -> dict[str, Any]:
-    base: dict[str, Any] = {
-        "index": task.index,
-        "name": task.name,
-        "source": task.source,
-        "status": "done",
-        "error": None,
-        "label": task.label,
-        "label_source": task.label_source,
-        "target": task.target,
-        "target_name": task.target_name,
-        "seed": task.seed,
-    }
-    base |= dict.fromkeys(("iterations", "forwards", "backwards", "seconds"))
-    base |= {"file": file, "array": array}
-    return {**base, **given, "file": file, "array": array}
 
 
 # -- lines and files of a task

@@ -71,7 +71,7 @@ class Result:
 
     Attributes:
         task: whose.
-        record: as in ``results.jsonl`` but for ``file`` and ``array``, which the run folder adds.
+        record: what was found out: ``status``, ``iterations`` ... and what the method adds (see :meth:`complete`).
         image: ``(C, H, W)`` float in [0, 1] on the CPU, or None where a task failed before it had one.
         array: what ``arrays/`` keeps (float32); None where it would only repeat the image.
     """
@@ -80,3 +80,26 @@ class Result:
     record: Mapping[str, Any]
     image: Tensor | None = None
     array: Tensor | None = None
+
+    def complete(self, file: str | None = None, array: str | None = None) -> dict[str, Any]:
+        """Return the record as in ``results.jsonl``: the common keys first, then the method's.
+
+        Args:
+            file, array: where picture and array lie, relative to the run folder.
+        """
+        task = self.task
+        common: dict[str, Any] = {
+            "index": task.index,
+            "name": task.name,
+            "source": task.source,
+            "status": "done",
+            "error": None,
+            "label": task.label,
+            "label_source": task.label_source,
+            "target": task.target,
+            "target_name": task.target_name,
+            "seed": task.seed,
+        }
+        common |= dict.fromkeys(("iterations", "forwards", "backwards", "seconds"))
+        common |= {"file": file, "array": array}
+        return {**common, **self.record, "file": file, "array": array}
