@@ -296,7 +296,6 @@ class ImageTraining(pl.LightningModule):
 
     def _finish(self, before: Tensor) -> list[tuple[Observation, Result]]:
         """Take the images that are done out of their slots; ``before`` are the images before the last update."""
-        assert self._evaluated is not None or not len(self.slots)
         iteration = self.slots.iteration
         sums = self.slots.x.flatten(1).sum(1, dtype=torch.float64)
         if self._evaluated is not None:
