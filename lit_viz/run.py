@@ -27,6 +27,7 @@ from lit_viz.allocator import tune_allocator
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.callbacks.files import RunFiles
 from lit_viz.callbacks.memory import Memory
+from lit_viz.callbacks.notes import Notes
 from lit_viz.callbacks.progress import Progress
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import Command
@@ -112,11 +113,9 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         if folder is not None and not continues:
             folder.discard()  # so that the corrected command is not refused
         raise
-    for note in classifier.notes if say else ():
-        say(note)  # type: ignore[misc]
     if folder is None:
         memory = Memory()
-        _fit(cli, module, tasks, None, [memory, Progress(quiet=say is None)])
+        _fit(cli, module, tasks, None, [memory, Notes(say), Progress(quiet=say is None)])
         return _remembered(memory)
     return _run_in(folder, cli, module, tasks, say)
 
@@ -157,7 +156,7 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
     )
     evolution = WandbEvolution(wandb_run, folder, say=say or (lambda _: None))
     logger = RunLogger(wandb_run, folder) if wandb_run is not None else None
-    _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Progress(quiet=quiet)], logger)
+    _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Notes(say), Progress(quiet=quiet)], logger)
     run = opened(folder)
     save_figure(run.figure(), folder.path / f"figure.{cli.config.figure}")
     save_evolution(evolutions(folder), folder.path / "evolution.gif")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -135,6 +136,8 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--trainer.max_steps", "3"], "use --iterations"),
         (["visualize", "tarantula", "--config", "nope.yaml"], "there is no configuration nope.yaml"),
         (["visualize", "tarantula", "--init", "nope.jpg"], "nope.jpg"),
+        (["visualize", "tarantula", "--init", "README.md"], "README.md"),
+        (["visualize", "tarantula", "--trainer.devices", "2"], "one device"),
         (["visualize", "tarantula", "--log-at", "often"], "'often' names no iterations"),
         (["visualize", "tarantula", "--model.step_rule", "Adm"], "there is no Adm"),
         (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),
@@ -172,6 +175,30 @@ def test_resume_refuses_another_configuration(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     lit_viz("visualize", "1", *SMALL, "--iterations", "3", "--out", str(run), "--resume", expect=1)
     assert "begun with iterations: 2, not 3" in sentence(capsys)
+
+
+def test_resume_refuses_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from tests.conftest import smooth_network
+
+    network, weights, run = smooth_network(), tmp_path / "weights.pth", tmp_path / "run"
+    torch.save(network.state_dict(), weights)
+    words = [str(weights) if word == "none" else word for word in SMALL]
+    lit_viz("visualize", "1", *words, "--iterations", "2", "--out", str(run))
+    recorded = yaml.safe_load((run / "config.yaml").read_text())["recorded"]["weights_sha256"]
+    assert recorded == hashlib.sha256(weights.read_bytes()).hexdigest()
+    lit_viz("resume", str(run))
+    network.head.weight.data.mul_(2)
+    torch.save(network.state_dict(), weights)
+    capsys.readouterr()
+    lit_viz("resume", str(run), expect=1)
+    assert "begun with other weights" in sentence(capsys)
+
+
+def test_the_error_of_a_photograph_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz("visualize", "1", *SMALL, "--iterations", "1", "--init", "packaged:chelsea", "--out", str(tmp_path / "run"))
+    assert "the photograph is kept to within 0." in capsys.readouterr().err
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

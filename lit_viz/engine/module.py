@@ -68,6 +68,9 @@ class ImageTraining(pl.LightningModule):
         log_at: iterations at which an image is looked at and kept (see :class:`Moments`).
         curve_at: iterations at which its scalars are.
         views: classifier inputs an image and evaluation.
+
+    Attributes:
+        notes: sentences worth saying once before the run.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class ImageTraining(pl.LightningModule):
         self.log_at = Moments.parse(log_at)
         self.curve_at = Moments.parse(curve_at)
         self.slots = Slots()
+        self.notes: list[str] = []
         self.finished: dict[int, str] = {}  # task index -> status
         self._restored: dict[str, Any] | None = None
         self._evaluated: Evaluation | None = None  # the first evaluation of the present step, that of x_k

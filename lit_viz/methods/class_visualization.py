@@ -14,7 +14,7 @@ from lit_viz.engine.module import ImageTraining, Look
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.verdicts import top, verdict
-from lit_viz.images.parameterizations import Canvas, Parameterization
+from lit_viz.images.parameterizations import Canvas, Parameterization, encoding_error
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.objectives import Logit, Objective
@@ -89,6 +89,9 @@ class ClassVisualization(ImageTraining):
         self.picture, self.canvas = canvases(classifier, size, oversample)
         self.shown = shown
         self.init = init
+        if init is not None:
+            largest, mean = encoding_error(parameterization, init[None], self.canvas)
+            self.notes.append(f"the photograph is kept to within {largest:.2f}/255 (mean {mean:.3f}/255)")
         self.judges = judges
 
     def prepare(self, device: torch.device) -> None:

@@ -105,6 +105,23 @@ def test_slots_equal_runs_of_one_in_float64(smooth: Classifier, train: Train, ru
             assert mine.scalars[name] == pytest.approx(value, abs=1e-9)
 
 
+def test_forty_tasks_in_eight_slots_equal_forty_runs_of_one(smooth: Classifier, train: Train) -> None:
+    tasks = tasks_for(smooth, [i % 5 for i in range(40)])
+    options = {"parameterization": Fourier(), "iterations": 3, "transforms": VIEWS}
+    together = train(method(smooth, slots=8, **options), tasks, precision="64-true")
+    for task in tasks:
+        alone = train(method(smooth, slots=1, **options), [task], precision="64-true")
+        mine, its = together.observations[task.index][-1].scalars, alone.observations[task.index][-1].scalars
+        assert mine == pytest.approx(its, abs=1e-9)
+
+
+def test_a_wrong_layer_is_refused_with_the_near_names(smooth: Classifier, train: Train) -> None:
+    objective = Logit()
+    objective.layers = ("features.9",)
+    with pytest.raises(LitVizError, match=r"features\.\d"):
+        train(method(smooth, objective=objective), tasks_for(smooth, [1]))
+
+
 def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Classifier, train: Train) -> None:
     tasks = tasks_for(smooth, [0, 1, 2, 3, 4])
     many = Recorder(smooth, Fourier(), SGD(0.5), VIEWS, views=2, iterations=4, slots=3)

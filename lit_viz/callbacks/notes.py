@@ -1,0 +1,24 @@
+"""The callback that says once what a user should know of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class Notes(Callback):
+    """Says the notes of the classifier and the method when everything is prepared, before the first step.
+
+    Args:
+        say: is given each sentence; None says nothing.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None) -> None:
+        self._say = say
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say them."""
+        if self._say is not None:
+            for note in (*pl_module.classifier.notes, *pl_module.notes):  # type: ignore[union-attr,misc]
+                self._say(str(note))
