@@ -242,7 +242,8 @@ def server(answer):
     """A server on a free port that answers every request with a status, or never."""
     if answer is None:
         listening = socket.create_server(("127.0.0.1", 0))
-        return listening, listening.getsockname()[1]
+        closers.append(listening.close)
+        return listening.getsockname()[1]
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -256,7 +257,18 @@ def server(answer):
 
     http = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=http.serve_forever, daemon=True).start()
-    return http.socket, http.server_port
+    closers.extend([http.server_close, http.shutdown])  # in reverse: a closed socket would keep the thread spinning
+    return http.server_port
+
+
+closers = []
+
+
+@pytest.fixture(autouse=True)
+def _close_servers():
+    yield
+    while closers:
+        closers.pop()()
 
 
 @pytest.fixture
@@ -274,8 +286,8 @@ def point_to(monkeypatch, port):
 
 @pytest.mark.usefixtures("key")
 def test_a_closed_port_is_offline_at_once(tmp_path, opened, monkeypatch):
-    closed, port = server(None)
-    closed.close()
+    port = server(None)
+    closers.pop()()
     url = point_to(monkeypatch, port)
     said, start = [], time.monotonic()
     open_wandb(new_folder(tmp_path / "run"), say=said.append)
@@ -286,12 +298,11 @@ def test_a_closed_port_is_offline_at_once(tmp_path, opened, monkeypatch):
 
 @pytest.mark.usefixtures("key")
 def test_a_server_that_never_answers_is_given_up(tmp_path, opened, monkeypatch):
-    hole, port = server(None)
+    port = server(None)
     point_to(monkeypatch, port)
     monkeypatch.setattr("lit_viz.callbacks.wandb_run._PROBE_SECONDS", 0.2)
     said = []
     open_wandb(new_folder(tmp_path / "run"), say=said.append)
-    hole.close()
     assert opened == ["offline"]
     assert "doesn't answer" in said[0]
 
@@ -307,7 +318,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path, opened, monkeypatch):
     ],
 )
 def test_a_server_is_asked_before_it_is_used(tmp_path, opened, monkeypatch, status, mode, why):
-    _, port = server(status)
+    port = server(status)
     url = point_to(monkeypatch, port)
     said = []
     open_wandb(new_folder(tmp_path / "run"), say=said.append)
@@ -320,7 +331,7 @@ def test_a_server_is_asked_before_it_is_used(tmp_path, opened, monkeypatch, stat
 
 @pytest.mark.usefixtures("key")
 def test_what_goes_wrong_after_the_server_answered_is_said(tmp_path, monkeypatch):
-    _, port = server(200)
+    port = server(200)
     point_to(monkeypatch, port)
     said, started = [], []
 
@@ -341,7 +352,7 @@ def test_what_goes_wrong_after_the_server_answered_is_said(tmp_path, monkeypatch
 @pytest.mark.parametrize("status", [None, 404, 500])
 def test_a_whole_process_is_not_held_up_by_a_bad_server(tmp_path, status):
     """A black hole, a server that answers the question but then nothing of use, and one that is broken."""
-    bad, port = server(status)
+    port = server(status)
     script = (
         "import sys; from lit_viz.callbacks.wandb import *; from lit_viz.engine.run_folder import RunFolder\n"
         "folder = RunFolder.create(sys.argv[1]); run = open_wandb(folder); assert run.settings.mode == 'offline'\n"
@@ -353,7 +364,6 @@ def test_a_whole_process_is_not_held_up_by_a_bad_server(tmp_path, status):
     done = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
     )
-    bad.close()
     assert time.monotonic() - start < 30  # 15 to open, the rest to import and to end
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
