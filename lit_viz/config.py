@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lit_viz.commands.base import Command
@@ -214,9 +214,3 @@ def dump(cli: MethodCLI, recorded: Mapping[str, Any]) -> str:
     with contextlib.redirect_stdout(io.StringIO()):
         text: str = cli.parser.dump(cli.config)
     return text + yaml.safe_dump({RECORDED: json.loads(json.dumps(recorded))}, sort_keys=False, allow_unicode=True)
-
-
-def as_dict(config: Namespace) -> dict[str, Any]:
-    """Return a configuration as nested plain dictionaries."""
-    plain: dict[str, Any] = config.as_dict()
-    return plain

@@ -143,7 +143,7 @@ def count(command: Command, cli: MethodCLI) -> str:
 def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Sequence[Task], say: Say | None) -> Run:
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution, open_wandb
 
-    if {record["index"] for record in folder.records()} >= {task.index for task in tasks} and _finished(folder, tasks):
+    if _finished(folder, tasks):
         return opened(folder)
     quiet = say is None
     wandb_run = open_wandb(
@@ -172,12 +172,12 @@ def _fit(
     callbacks: list[pl.Callback],
     logger: Any = None,
 ) -> None:
-    last = None if folder is None else folder.path / "checkpoints" / "last.ckpt"
+    last = None if folder is None else _last_checkpoint(folder)
     checkpoints = Checkpoints(last, every_steps=cli.config.checkpoint_every)
     resumed = None
     if folder is not None and last is not None:
         resumed = last if last.exists() else None
-        _trim(folder, resumed)
+        _trim(folder)
     with _quiet_lightning(), tempfile.TemporaryDirectory() as scratch:
         trainer = pl.Trainer(
             **cli.config.trainer.as_dict(),
@@ -265,21 +265,30 @@ def _keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], 
     folder.write_config(dump(cli, recorded))
 
 
-def _trim(folder: RunFolder, checkpoint: Path | None) -> None:
-    """Drop from the folder what is later than the checkpoint: it is computed again."""
-    if checkpoint is None:
-        folder.trim((), {})
-        return
-    kept = AtomicCheckpointIO().load_checkpoint(checkpoint)["lit_viz"]
+def _last_checkpoint(folder: RunFolder) -> Path:
+    return folder.path / "checkpoints" / "last.ckpt"
+
+
+def _kept(folder: RunFolder) -> dict[str, Any]:
+    """Return what the last checkpoint keeps of slots and finished tasks; nothing where there is none."""
+    path = _last_checkpoint(folder)
+    if not path.exists():
+        return {"slots": [], "finished": {}}
+    kept: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(path)["lit_viz"]
+    return kept
+
+
+def _trim(folder: RunFolder) -> None:
+    """Drop from the folder what is later than the last checkpoint: it is computed again."""
+    kept = _kept(folder)
     iterations = {entry["task"]: int(entry["state"]["iteration"]) for entry in kept["slots"]}
     folder.trim(set(kept["finished"]), iterations)
 
 
 def _finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
-    checkpoint = folder.path / "checkpoints" / "last.ckpt"
-    if not checkpoint.exists():
-        return False
-    return len(AtomicCheckpointIO().load_checkpoint(checkpoint)["lit_viz"]["finished"]) == len(tasks)
+    """Return whether the last checkpoint calls every task finished, and the folder has all records."""
+    recorded = {record["index"] for record in folder.records()}
+    return len(_kept(folder)["finished"]) == len(tasks) and recorded >= {task.index for task in tasks}
 
 
 # -- the outcome
