@@ -36,11 +36,12 @@ class StepRuleOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Make one update x_k -> x_k+1 of all slots."""
         before = self.slots.x
+        advance = self.rule.advance(self.slots.state)
         x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
         x = self.project(x)
         if bool(self.done.any()):
             x[self.done] = before[self.done]
-        self.slots.update(x, state, self.done)
+        self.slots.update(x, state, advance.masked_fill(self.done, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: a checkpoint keeps images and states by task (see :class:`~lit_viz.engine.slots.Slots`)."""

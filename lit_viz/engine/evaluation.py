@@ -39,10 +39,10 @@ class Evaluator:
     views: int = 1
 
     def __call__(self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True) -> Evaluation:
-        """Evaluate ``x``, one row for each of these slots, with the draws of their iterations, and count it.
+        """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration, and count it.
 
         Returns:
-            Score, mean logits, the gradient with respect to ``x`` where asked for, and the named terms of the score.
+            Score, mean logits, activations and the named terms of the score; with ``gradient`` the slopes, too.
         """
         with torch.set_grad_enabled(gradient):
             x = x.detach().requires_grad_(gradient)
@@ -58,10 +58,13 @@ class Evaluator:
                 for prior in self.priors:
                     terms[prior.name] = prior(normalized)
                     score = score - terms[prior.name]
-            slope = torch.autograd.grad(score.sum(), x)[0] if gradient else None
-        slots.pay(rows, self.views, backward=gradient)
-        terms = {name: term.detach() for name, term in terms.items()}
-        return Evaluation(score.detach(), self._over_views(logits.detach()), slope, terms)
+        slots.pay(rows, forwards=self.views)
+
+        def pay(asked: Tensor | None) -> None:
+            paid = rows if asked is None else [n for n, wanted in zip(rows, asked.tolist(), strict=True) if wanted]
+            slots.pay(paid, backwards=self.views)
+
+        return Evaluation(x, score, logits, terms=terms, activations=activations, over_views=self._over_views, pay=pay)
 
     def _over_views(self, rows: Tensor) -> Tensor:
         return rows.view(-1, self.views, *rows.shape[1:]).mean(1)

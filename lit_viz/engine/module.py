@@ -15,13 +15,13 @@ from torch import Tensor
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.bridge import StepRuleOptimizer
 from lit_viz.engine.moments import Moments
-from lit_viz.engine.slots import ITERATION, ITERATIONS, Slots
+from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL, Slots
 from lit_viz.engine.tasks import Observation, Result, Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, StepRule
 
 #: Changes when a checkpoint of an older version can't be continued.
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Look:
         scalars: by name.
         top5: the most probable classes as (name, probability).
         array: float32 result that the image only pictures; None where the image says it all.
+        source: the photograph that it belongs to, ``(C, H, W)`` in [0, 1], as the network saw it.
     """
 
     image: Tensor
     scalars: Mapping[str, float]
     top5: tuple[tuple[str, float], ...] = ()
     array: Tensor | None = None
+    source: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class ImageTraining(pl.LightningModule):
         self.notes: list[str] = []
         self.finished: dict[int, str] = {}  # task index -> status
         self._restored: dict[str, Any] | None = None
-        self._evaluated: Evaluation | None = None  # the first evaluation of the present step, that of x_k
+        self._evaluated: Evaluation | None = None  # the first evaluation of the images x_k in the present step
+        self._scores = torch.zeros(0)  # sum of each slot's scores in the present step
         self._probability: float | None = None
 
     # What a method defines.
@@ -116,7 +119,23 @@ class ImageTraining(pl.LightningModule):
 
     @abstractmethod
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
-        """Evaluate ``x``, one row for each of these slots, with the draws of their iterations."""
+        """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration."""
+
+    def fits(self, task: Task, beside: Task) -> bool:
+        """Return whether the two may be trained in one batch: what the rule's state consists of is the same for all."""
+        return True
+
+    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task]:
+        """Return the tasks with what is only known once their images ``(N, ...)`` are there (a predicted label).
+
+        They are in the last ``N`` slots.
+        """
+        return list(tasks)
+
+    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+        """Return what else is known of the final images of these slots: the terms of their score."""
+        terms = self.score(x, rows, gradient=False).terms
+        return [{name: float(value[m]) for name, value in terms.items()} for m in range(len(rows))]
 
     def project(self, x: Tensor) -> Tensor:
         """Return the moved images ``(N, ...)`` back where they belong, in place or not; as they are by default."""
@@ -170,16 +189,20 @@ class ImageTraining(pl.LightningModule):
         results = self._refill()
         observations: list[Observation] = []
         if len(self.slots):
-            x = self.slots.x
+            x, began_at = self.slots.x, self.slots.iteration
             looks = self._looks(x)
             self._evaluated = None
+            self._scores = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+            self.slots.state[UNTIL] = self._until()
             self.optimizers().step()  # type: ignore[union-attr]
             observations = [self._observation(n, k, look) for n, k, look in looks]
             share = (time.perf_counter() - began) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
-            for observation, result in self._finish(x):
+            for observation, result in self._finish(x, began_at):
                 observations.append(observation)
                 results.append(result)
+            if self._evaluated is not None:
+                self._evaluated.close()
         for result in results:
             self.finished[result.task.index] = result.record["status"]
         if not self.slots.tasks and not self._waiting:
@@ -190,11 +213,19 @@ class ImageTraining(pl.LightningModule):
         """Return the number of the task's last image: its option ``iterations`` where it has one (a sweep)."""
         return int(task.options.get("iterations", self.iterations))
 
-    def evaluate(self, x: Tensor, *, gradient: bool = True) -> Evaluation:
-        """Score ``x`` for the step rule; the first evaluation of a step is that of x_k, whose scalars are logged."""
-        evaluation = self.score(x, range(len(self.slots)), gradient=gradient)
-        if self._evaluated is None:
-            self._evaluated = evaluation
+    def evaluate(self, x: Tensor, *, gradient: bool = True, slots: Tensor | None = None) -> Evaluation:
+        """Score ``x`` for the step rule; the first evaluation of the images themselves is that of x_k, which is logged.
+
+        See :class:`~lit_viz.optim.Evaluate`.
+        """
+        rows = range(len(self.slots)) if slots is None else slots.tolist()
+        evaluation = self.score(x, rows, gradient=gradient)
+        if slots is None:
+            self._scores += evaluation.score
+            if self._evaluated is None:
+                self._evaluated = evaluation
+        else:
+            self._scores.index_add_(0, slots, evaluation.score.double())
         return evaluation
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -247,7 +278,7 @@ class ImageTraining(pl.LightningModule):
         began = 0.0
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            self.score(self.slots.x, rows, gradient=True)
+            _ = self.score(self.slots.x, rows, gradient=True).gradient
         return time.perf_counter() - began
 
     # The life of a slot.
@@ -258,6 +289,9 @@ class ImageTraining(pl.LightningModule):
         tasks: list[Task] = []
         images: list[Tensor] = []
         while self._waiting and len(self.slots) + len(tasks) < self.capacity:
+            beside = (self.slots.tasks or tasks)[:1]
+            if beside and not self.fits(self._waiting[-1], beside[0]):
+                break
             task = self._waiting.pop()
             try:
                 images.append(self.start(task))
@@ -271,8 +305,19 @@ class ImageTraining(pl.LightningModule):
                 ITERATION: torch.zeros(len(tasks), dtype=torch.long, device=self.device),
                 ITERATIONS: torch.tensor([self.last(task) for task in tasks], device=self.device),
             }
-            self.slots.append(tasks, x, {**self.step_rule.init(x, tasks), **counts})
+            counts[UNTIL] = counts[ITERATIONS]
+            own = self.step_rule.init(x, tasks)
+            self.slots.append(tasks, self.step_rule.place(x, own), {**own, **counts})
+            self.slots.tasks[-len(tasks) :] = self.complete(tasks, x)
         return failed
+
+    def _until(self) -> Tensor:
+        """Return the next iteration of each slot at which it is looked at."""
+        until = [
+            min(moments.after(k, self.last(task)) for moments in (self.log_at, self.curve_at))
+            for k, task in zip(self.slots.iteration, self.slots.tasks, strict=True)
+        ]
+        return torch.tensor(until, device=self.slots.x.device)
 
     def _looks(self, x: Tensor) -> list[tuple[int, int, Look]]:
         """Look at the images whose iteration is due, before they are moved."""
@@ -292,18 +337,16 @@ class ImageTraining(pl.LightningModule):
         scalars = dict(look.scalars)
         if self._evaluated is not None:
             scalars |= {name: float(term[n]) for name, term in self._evaluated.terms.items()}
-            if self._evaluated.gradient is not None:
-                scalars["gradient_norm"] = float(torch.linalg.vector_norm(self._evaluated.gradient[n]))
+            if (gradient := self._evaluated.known_gradient) is not None:
+                scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient[n]))
         task = self.slots.tasks[n]
         kept = self.log_at.due(iteration, self.last(task))
         return Observation(task, iteration, scalars, look.image if kept else None, look.top5)
 
-    def _finish(self, before: Tensor) -> list[tuple[Observation, Result]]:
+    def _finish(self, before: Tensor, began_at: Sequence[int]) -> list[tuple[Observation, Result]]:
         """Take the images that are done out of their slots; ``before`` are the images before the last update."""
         iteration = self.slots.iteration
-        sums = self.slots.x.flatten(1).sum(1, dtype=torch.float64)
-        if self._evaluated is not None:
-            sums = sums + self._evaluated.score
+        sums = self.slots.x.flatten(1).sum(1, dtype=torch.float64) + self._scores
         broken = (~torch.isfinite(sums)).tolist()
         done = self.optimizer.done.tolist()
         last = [self.last(task) for task in self.slots.tasks]
@@ -314,13 +357,11 @@ class ImageTraining(pl.LightningModule):
         for n in ended:
             if broken[n]:
                 x[n] = before[n]
-                self.slots.state[ITERATION][n] -= 0 if done[n] else 1
+                self.slots.state[ITERATION][n] = began_at[n]
         whole = [n for n in ended if not broken[n]]
-        final = self.score(x[whole], whole, gradient=False) if whole else None
-        pairs = []
-        for n, look in zip(ended, self.look(x[ended], ended), strict=True):
-            terms = {} if broken[n] or final is None else {k: float(v[whole.index(n)]) for k, v in final.terms.items()}
-            pairs.append(self._result(n, look, terms, broken[n]))
+        known = dict(zip(whole, self.conclude(x[whole], whole), strict=True)) if whole else {}
+        looks = self.look(x[ended], ended)
+        pairs = [self._result(n, look, known.get(n, {}), broken[n]) for n, look in zip(ended, looks, strict=True)]
         self.slots.keep([n for n in range(len(self.slots)) if n not in ended])
         return pairs
 
@@ -345,4 +386,4 @@ class ImageTraining(pl.LightningModule):
             **self.record(task, look),
         }
         observation = Observation(task, iteration, scalars, look.image, look.top5)
-        return observation, Result(task, record, look.image, look.array)
+        return observation, Result(task, record, look.image, look.array, look.source)

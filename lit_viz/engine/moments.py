@@ -51,3 +51,12 @@ class Moments:
             or (self.every > 0 and iteration % self.every == 0)
             or (self.geometric and iteration & (iteration - 1) == 0)
         )
+
+    def after(self, iteration: int, last: int) -> int:
+        """Return the next iteration that is due, for an image with ``last`` iterations."""
+        due = [last, *(k for k in self.listed if k > iteration)]
+        if self.every:
+            due.append((iteration // self.every + 1) * self.every)
+        if self.geometric:
+            due.append(1 << iteration.bit_length())
+        return min(due)

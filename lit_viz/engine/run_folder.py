@@ -143,6 +143,8 @@ class RunFolder:
         """Write image, array and then the record of a finished task, all flushed to the disk; return the record."""
         task = result.task
         file = array = None
+        if result.source is not None:
+            self.write_source(task, result.source)
         if result.image is not None:
             file = self._write_png(f"images/{task.key}.png", result.image)
         if result.array is not None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_viz.engine.tasks import Task
+from lit_viz.optim.rule import OF_ENGINE
 from lit_viz.randomness import Key
 
 #: Kept by the engine beside the rule's own state.
-ITERATION, ITERATIONS = "iteration", "iterations"
+ITERATION, ITERATIONS, UNTIL = OF_ENGINE
+#: What may become known of a task only when its image is read.
+_COMPLETED = ("label", "label_source", "target", "target_name")
 
 
 class Slots(nn.Module):
@@ -80,15 +84,15 @@ class Slots(nn.Module):
         self.backwards = [self.backwards[n] for n in rows]
         self.seconds = [self.seconds[n] for n in rows]
 
-    def update(self, x: Tensor, state: dict[str, Tensor], done: Tensor) -> None:
-        """Take over the outcome of an update; the iteration goes up by one where the image was moved."""
-        self._set(x, {**state, ITERATION: state[ITERATION] + (~done).long()})
+    def update(self, x: Tensor, state: dict[str, Tensor], advance: Tensor) -> None:
+        """Take over the outcome of an update, which counts for so many iterations ``(N,)``."""
+        self._set(x, {**state, ITERATION: state[ITERATION] + advance})
 
-    def pay(self, rows: Sequence[int], views: int, *, backward: bool) -> None:
-        """Count an evaluation of ``views`` inputs for each of these slots."""
+    def pay(self, rows: Sequence[int], *, forwards: int = 0, backwards: int = 0) -> None:
+        """Count so many forwards and backwards for each of these slots, as often as it is named."""
         for n in rows:
-            self.forwards[n] += views
-            self.backwards[n] += views * backward
+            self.forwards[n] += forwards
+            self.backwards[n] += backwards
 
     def _set(self, x: Tensor, state: dict[str, Tensor]) -> None:
         self.image.data = x
@@ -99,6 +103,7 @@ class Slots(nn.Module):
         return [
             {
                 "task": self.tasks[n].index,
+                "completed": {name: getattr(self.tasks[n], name) for name in _COMPLETED},
                 "image": self.x[n].cpu().clone(),
                 "state": {key: value[n].cpu().clone() for key, value in self.state.items()},
                 "forwards": self.forwards[n],
@@ -116,7 +121,7 @@ class Slots(nn.Module):
         x = torch.stack([entry["image"] for entry in entries]).to(device)
         keys = entries[0]["state"]
         state = {key: torch.stack([entry["state"][key] for entry in entries]).to(device) for key in keys}
-        self.append([tasks[entry["task"]] for entry in entries], x, state)
+        self.append([replace(tasks[entry["task"]], **entry["completed"]) for entry in entries], x, state)
         self.forwards = [entry["forwards"] for entry in entries]
         self.backwards = [entry["backwards"] for entry in entries]
         self.seconds = [entry["seconds"] for entry in entries]

@@ -74,12 +74,14 @@ class Result:
         record: what was found out: ``status``, ``iterations`` ... and what the method adds (see :meth:`complete`).
         image: ``(C, H, W)`` float in [0, 1] on the CPU, or None where a task failed before it had one.
         array: what ``arrays/`` keeps (float32); None where it would only repeat the image.
+        source: the photograph it was made of, ``(C, H, W)`` in [0, 1], as the network saw it; None where there is none.
     """
 
     task: Task
     record: Mapping[str, Any]
     image: Tensor | None = None
     array: Tensor | None = None
+    source: Tensor | None = None
 
     def complete(self, file: str | None = None, array: str | None = None) -> dict[str, Any]:
         """Return the record as in ``results.jsonl``: the common keys first, then the method's.

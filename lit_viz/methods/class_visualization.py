@@ -130,7 +130,7 @@ class ClassVisualization(ImageTraining):
         pictures = resized(_centre(canvas, self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
         logits, _ = self._evaluator.network(as_input(pictures, self.classifier.size))
-        self.slots.pay(rows, 1, backward=False)
+        self.slots.pay(rows, forwards=1)
         looks = []
         for n, picture, values in zip(rows, pictures.cpu(), logits.float().cpu(), strict=True):
             said = verdict(values, self.slots.tasks[n].target or 0)

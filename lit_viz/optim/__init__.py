@@ -2,7 +2,8 @@
 
 from lit_viz.optim.adapted import SGD, Adam, Adapted, NAdam, RMSprop
 from lit_viz.optim.ascent import GradientAscent, NormalizedAscent
-from lit_viz.optim.rule import Evaluate, Evaluation, State, StepRule
+from lit_viz.optim.evaluation import Evaluate, Evaluation
+from lit_viz.optim.rule import State, StepRule
 from lit_viz.optim.schedules import Constant, Cosine, LearningRate
 
 __all__ = [

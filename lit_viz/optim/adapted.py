@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.optim.rule import Evaluate, State, StepRule, never
+from lit_viz.optim.evaluation import Evaluate
+from lit_viz.optim.rule import OF_ENGINE, State, StepRule, never
 from lit_viz.optim.schedules import LearningRate, learning_rate
 
 # They look at all parameters at once, or need what an image does not have.
@@ -54,10 +55,9 @@ class Adapted(StepRule):
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate once and let the optimizer take one step up."""
         gradient = evaluate(x).gradient
-        assert gradient is not None
         x = x.clone()
         optimizer = self._optimizer(list(x), self.lr(state).tolist())
-        own = [key for key in state if key not in ("iteration", "iterations", "lr")]
+        own = [key for key in state if key not in (*OF_ENGINE, "lr")]
         parameters = [group["params"][0] for group in optimizer.param_groups]
         for n, parameter in enumerate(parameters):
             parameter.grad = gradient[n]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lit_viz.engine.tasks import Task
-from lit_viz.optim.rule import Evaluate, State, StepRule, never, norm, per_slot
+from lit_viz.optim.evaluation import Evaluate
+from lit_viz.optim.rule import State, StepRule, never, norm, per_slot
 from lit_viz.optim.schedules import LearningRate, learning_rate
 
 
@@ -33,7 +34,6 @@ class _Ascent(StepRule):
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate once and take one step up."""
         gradient = evaluate(x).gradient
-        assert gradient is not None
         return x + per_slot(self.lr(state), x) * self.direction(gradient), state, never(x)
 
 

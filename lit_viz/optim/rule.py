@@ -4,42 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lit_viz.engine.tasks import Task
+from lit_viz.optim.evaluation import Evaluate
 
-#: A rule's memory: tensors with a leading slot dimension. The engine keeps ``iteration`` (updates made so far) and
-#: ``iterations`` (updates allowed) in it, both ``(N,)`` int64; the other keys are the rule's own.
+#: A rule's memory: tensors with a leading slot dimension. The engine keeps ``iteration`` (updates made so far),
+#: ``iterations`` (updates allowed) and ``until`` (the next iteration that is looked at, or the last) in it, each
+#: ``(N,)`` int64; the other keys are the rule's own.
 State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one evaluation of N slots gave.
-
-    Attributes:
-        score: ``(N,)``, the mean objective over the slot's views, less its priors.
-        logits: ``(N, K)``, the mean over the slot's views.
-        gradient: of the score with respect to what is trained, ``(N, ...)``; None where it was not asked for.
-        terms: ``(N,)`` each: the objective and every prior, by name.
-    """
-
-    score: Tensor
-    logits: Tensor
-    gradient: Tensor | None = None
-    terms: dict[str, Tensor] = field(default_factory=dict)
-
-
-class Evaluate(Protocol):
-    """Asks the frozen network about the slots' images, at the iteration that each slot is in."""
-
-    def __call__(self, x: Tensor, *, gradient: bool = True) -> Evaluation:
-        """Evaluate ``x`` ``(N, ...)``: forward, and backward too where the gradient is asked for."""
-        ...
+OF_ENGINE = ("iteration", "iterations", "until")
 
 
 class StepRule(ABC):
@@ -48,6 +24,14 @@ class StepRule(ABC):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the state of slots that start at ``x`` ``(N, ...)``, one task a slot."""
         return {}
+
+    def place(self, x: Tensor, state: State) -> Tensor:
+        """Return image 0 of slots whose tasks start at ``x``: just that, unless the rule starts at random."""
+        return x
+
+    def advance(self, state: State) -> Tensor:
+        """Return how many iterations the next step counts for, ``(N,)`` int64: one, unless the rule takes several."""
+        return torch.ones_like(state["iteration"])
 
     @abstractmethod
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:

@@ -306,7 +306,7 @@ def test_slots_dump_and_load() -> None:
     state = {"m": torch.arange(6.0).view(2, 3), "iteration": torch.tensor([3, 4])}
     tasks = tasks_for_names("a", "b")
     slots.append(tasks, torch.randn(2, 4), state)
-    slots.pay([1], 5, backward=True)
+    slots.pay([1], forwards=5, backwards=5)
     again.load(slots.dump(), tasks, torch.device("cpu"))
     assert torch.equal(again.x, slots.x)
     assert torch.equal(again.state["m"], slots.state["m"])

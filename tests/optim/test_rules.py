@@ -11,7 +11,8 @@ from torch import Tensor
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import SGD, Adam, Adapted, Cosine, Evaluation, GradientAscent, NAdam, NormalizedAscent, RMSprop
-from lit_viz.optim.rule import Evaluate, State, StepRule, never, norm, per_slot
+from lit_viz.optim.evaluation import Evaluate
+from lit_viz.optim.rule import State, StepRule, never, norm, per_slot
 
 
 class HillClimb(StepRule):
@@ -48,10 +49,11 @@ RULES: dict[str, Callable[[], StepRule]] = {
 }
 
 
-def hill(x: Tensor, *, gradient: bool = True) -> Evaluation:
+def hill(x: Tensor, *, gradient: bool = True, slots: Tensor | None = None) -> Evaluation:
     """Score ``-||x - TOP||^2 / 2``."""
-    slope = TOP - x
-    return Evaluation(-(slope.flatten(1) ** 2).sum(1) / 2, torch.zeros(len(x), 2), slope if gradient else None)
+    with torch.set_grad_enabled(gradient):
+        x = x.detach().requires_grad_(gradient)
+        return Evaluation(x, -((x - TOP).flatten(1) ** 2).sum(1) / 2, torch.zeros(len(x), 2))
 
 
 def tasks(n: int, **options: float) -> list[Task]:

@@ -1,0 +1,113 @@
+"""What the frozen network said of some images: a forward that is paid, and a backward that is paid when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+#: From scores or logits, a row a network input, to a row an image; the identity where every image is one input.
+Reduce = Callable[[Tensor], Tensor]
+
+
+class Evaluation:
+    """What one evaluation of M images gave.
+
+    Success is tested on the forward before a backward is paid, so the gradient is computed when it is asked for. Until
+    then the graph of the forward is held.
+
+    Args:
+        x: what was evaluated ``(M, ...)``; it wants a gradient if there is to be one.
+        score: ``(M,)``, with its graph.
+        logits: of the network's inputs ``(M * views, K)``, with their graph.
+        terms: ``(M,)`` each, parts of the score by name.
+        activations: of the layers that were asked for, with their graph, a row an input.
+        over_views: the mean over an image's inputs.
+        pay: is told which images a backward is paid for, ``(M,)`` bool, or None for all.
+
+    Attributes:
+        score: ``(M,)``, the mean objective over the image's views, less its priors.
+        logits: ``(M, K)``, the mean over the image's views.
+        terms: ``(M,)`` each: the objective and every prior, by name.
+        activations: ``{layer: (M * views, ...)}``.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        score: Tensor,
+        logits: Tensor,
+        *,
+        terms: Mapping[str, Tensor] | None = None,
+        activations: Mapping[str, Tensor] | None = None,
+        over_views: Reduce = lambda rows: rows,
+        pay: Callable[[Tensor | None], None] = lambda rows: None,
+    ) -> None:
+        self.score = score.detach()
+        self.logits = over_views(logits.detach())
+        self.terms = {name: term.detach() for name, term in (terms or {}).items()}
+        self.activations = {name: activation.detach() for name, activation in (activations or {}).items()}
+        self._graph: tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]] | None = (x, score, logits, activations or {})
+        self._over_views, self._pay = over_views, pay
+        self._gradient: Tensor | None = None
+
+    @property
+    def gradient(self) -> Tensor:
+        """Of the score with respect to what was evaluated, ``(M, ...)``; computed once."""
+        if self._gradient is None:
+            self._gradient = self.slope()
+        return self._gradient
+
+    @property
+    def known_gradient(self) -> Tensor | None:
+        """The gradient where it was asked for, so that looking at it costs nothing."""
+        return self._gradient
+
+    def slope(
+        self, of: Reduce | None = None, *, at: str | None = None, rows: Tensor | None = None, keep: bool = False
+    ) -> Tensor:
+        """Return the gradient of a score, and pay a backward for it.
+
+        Args:
+            of: from logits, a row an input, to scores; the objective's score unless given.
+            at: a layer that was asked for, with respect to whose activation it is; what was evaluated unless given.
+            rows: ``(M,)`` bool: the other images get a zero gradient, and no backward is counted for them.
+            keep: hold the graph for another slope.
+
+        Returns:
+            ``(M, ...)`` like what was evaluated, or like the activation ``at``.
+        """
+        if self._graph is None:
+            raise RuntimeError("the graph of this evaluation is gone: ask for the first slope with keep=True")
+        x, score, logits, activations = self._graph
+        source = x if at is None else activations[at]
+        with torch.enable_grad():
+            score = score if of is None else self._over_views(of(logits))
+            total = score.sum() if rows is None else score[rows].sum()
+        (slope,) = torch.autograd.grad(total, source, retain_graph=keep)
+        self._pay(rows)
+        if at is None and of is None and self._gradient is None:
+            self._gradient = slope
+        if not keep:
+            self.close()
+        return slope
+
+    def close(self) -> None:
+        """Let the graph go."""
+        self._graph = None
+
+
+class Evaluate(Protocol):
+    """Asks the frozen network about the slots' images, at the iteration that each slot is in."""
+
+    def __call__(self, x: Tensor, *, gradient: bool = True, slots: Tensor | None = None) -> Evaluation:
+        """Evaluate ``x`` ``(M, ...)``.
+
+        Args:
+            x: what is evaluated.
+            gradient: whether a slope may be asked for; without it no graph is held.
+            slots: ``(M,)`` int64, whose each row is: any number of rows a slot, also none. One row each unless given.
+        """
+        ...
