@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ class Evaluator:
     """Scores the images in the slots.
 
     Attributes:
-        network: the frozen classifier.
+        networks: the frozen classifier's copies by name; ``plain`` is the one that is asked unless another is named.
         decode: ``(N, ...)`` trained -> images ``(N, C, H, W)``.
         look: images and draws -> ``(N * views, C, h, w)`` classifier inputs; rows n * views ... belong to image n.
         objective: what is maximized.
@@ -30,7 +30,7 @@ class Evaluator:
         views: classifier inputs an image and evaluation.
     """
 
-    network: FrozenNetwork
+    networks: Mapping[str, FrozenNetwork]
     decode: Callable[[Tensor], Tensor]
     look: Callable[[Tensor, Draws], Tensor]
     objective: Objective
@@ -38,7 +38,9 @@ class Evaluator:
     priors: Sequence[Prior] = ()
     views: int = 1
 
-    def __call__(self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True) -> Evaluation:
+    def __call__(
+        self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True, network: str = "plain"
+    ) -> Evaluation:
         """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration, and count it.
 
         Returns:
@@ -48,7 +50,7 @@ class Evaluator:
             x = x.detach().requires_grad_(gradient)
             images = self.decode(x)
             inputs = self.look(images, Draws(slots.keys(rows, self.views), x.device))
-            logits, activations = self.network(inputs, layers=self.objective.layers)
+            logits, activations = self.networks[network](inputs, layers=self.objective.layers)
             targets = slots.targets(rows, x.device).repeat_interleave(self.views)
             objective = self._over_views(self.objective(Outputs(logits, targets, activations)))
             terms = {"objective": objective}

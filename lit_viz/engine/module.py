@@ -118,7 +118,7 @@ class ImageTraining(pl.LightningModule):
         """Return the task's first image as it is trained, ``(...)`` without a slot dimension."""
 
     @abstractmethod
-    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration."""
 
     def fits(self, task: Task, beside: Task) -> bool:
@@ -213,13 +213,15 @@ class ImageTraining(pl.LightningModule):
         """Return the number of the task's last image: its option ``iterations`` where it has one (a sweep)."""
         return int(task.options.get("iterations", self.iterations))
 
-    def evaluate(self, x: Tensor, *, gradient: bool = True, slots: Tensor | None = None) -> Evaluation:
+    def evaluate(
+        self, x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain"
+    ) -> Evaluation:
         """Score ``x`` for the step rule; the first evaluation of the images themselves is that of x_k, which is logged.
 
         See :class:`~lit_viz.optim.Evaluate`.
         """
         rows = range(len(self.slots)) if slots is None else slots.tolist()
-        evaluation = self.score(x, rows, gradient=gradient)
+        evaluation = self.score(x, rows, gradient=gradient, network=network)
         if slots is None:
             self._scores += evaluation.score
             if self._evaluated is None:

@@ -97,7 +97,7 @@ class ClassVisualization(ImageTraining):
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network; a wrong layer name is found here."""
         self._evaluator = Evaluator(
-            network=self.classifier.fast(self.objective.layers, device, self.number),
+            networks={"plain": self.classifier.fast(self.objective.layers, device, self.number)},
             decode=lambda x: self.parameterization.decode(x, self.canvas),
             look=lambda images, draws: self.transforms(images, draws, self.classifier.size),
             objective=self.objective,
@@ -112,9 +112,9 @@ class ClassVisualization(ImageTraining):
             return self.parameterization.encode(self.init[None].to(self.device, self.number), self.canvas)[0]
         return self.parameterization.start(Draws([Key(task.seed, 0)], self.device), self.canvas)[0]
 
-    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate the views of these slots' images."""
-        return self._evaluator(x, self.slots, rows, gradient=gradient)
+        return self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
 
     def project(self, x: Tensor) -> Tensor:
         """Apply the projections; the iteration counts the updates made, this one included."""
@@ -129,7 +129,7 @@ class ClassVisualization(ImageTraining):
         canvas = self.parameterization.decode(x, self.canvas).clamp(0, 1)
         pictures = resized(_centre(canvas, self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
-        logits, _ = self._evaluator.network(as_input(pictures, self.classifier.size))
+        logits, _ = self._evaluator.networks["plain"](as_input(pictures, self.classifier.size))
         self.slots.pay(rows, forwards=1)
         looks = []
         for n, picture, values in zip(rows, pictures.cpu(), logits.float().cpu(), strict=True):

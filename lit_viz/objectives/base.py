@@ -18,13 +18,18 @@ class Outputs:
 
     Attributes:
         logits: ``(M, K)``.
-        targets: ``(M,)`` int64, the class that each input's task asks for.
+        targets: ``(M,)`` int64, the class that each input's task asks for; where it asks for none, the true class.
         activations: ``{layer: (M, ...)}`` of the layers that the objective asked for.
+        labels: ``(M,)`` int64, the true class; -1 where it is not known.
+        towards: ``(M,)`` bool, whether ``targets`` is the class to reach (else it is the class to leave: an untargeted
+            attack); all, unless given.
     """
 
     logits: Tensor
     targets: Tensor
     activations: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+    towards: Tensor | None = None
 
 
 class Objective(ABC):

@@ -102,12 +102,15 @@ class Evaluation:
 class Evaluate(Protocol):
     """Asks the frozen network about the slots' images, at the iteration that each slot is in."""
 
-    def __call__(self, x: Tensor, *, gradient: bool = True, slots: Tensor | None = None) -> Evaluation:
+    def __call__(
+        self, x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain"
+    ) -> Evaluation:
         """Evaluate ``x`` ``(M, ...)``.
 
         Args:
             x: what is evaluated.
             gradient: whether a slope may be asked for; without it no graph is held.
             slots: ``(M,)`` int64, whose each row is: any number of rows a slot, also none. One row each unless given.
+            network: which of the networks that the method has made: ``plain`` is the classifier's fast copy.
         """
         ...

@@ -47,8 +47,8 @@ class Recorder(ClassVisualization):
         super().__init__(*args, **options)
         self.seen: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
-    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
-        evaluation = super().score(x, rows, gradient=gradient)
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, **how: Any) -> Evaluation:
+        evaluation = super().score(x, rows, gradient=gradient, **how)
         if gradient:
             drawn = Draws(self.slots.keys(rows, self.views)).uniform("probe").view(len(rows), -1)
             for i, (n, k) in enumerate(zip(rows, self.slots.iteration, strict=True)):
@@ -153,9 +153,9 @@ def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Classifier, train: Tr
     sizes: list[int] = []
 
     class Sizes(ClassVisualization):
-        def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
+        def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, **how: Any) -> Evaluation:
             sizes.append(len(x)) if gradient else None
-            return super().score(x, rows, gradient=gradient)
+            return super().score(x, rows, gradient=gradient, **how)
 
     train(Sizes(smooth, Fourier(), Adam(0.05), iterations=2, slots=3), tasks_for(smooth, [0, 1, 2, 3]))
     assert sizes == [3, 3, 1, 1]
@@ -200,9 +200,9 @@ def test_the_original_experiment_starts_unclamped_and_is_clamped_after_every_upd
     starts: list[Tensor] = []
 
     class Watch(ClassVisualization):
-        def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool) -> Evaluation:
+        def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, **how: Any) -> Evaluation:
             starts.append(x.clone())
-            return super().score(x, rows, gradient=gradient)
+            return super().score(x, rows, gradient=gradient, **how)
 
     module = Watch(
         smooth,

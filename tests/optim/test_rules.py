@@ -49,7 +49,7 @@ RULES: dict[str, Callable[[], StepRule]] = {
 }
 
 
-def hill(x: Tensor, *, gradient: bool = True, slots: Tensor | None = None) -> Evaluation:
+def hill(x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain") -> Evaluation:
     """Score ``-||x - TOP||^2 / 2``."""
     with torch.set_grad_enabled(gradient):
         x = x.detach().requires_grad_(gradient)

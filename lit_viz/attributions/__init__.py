@@ -1,0 +1,1 @@
+"""Saliency methods: which pixels decide?"""

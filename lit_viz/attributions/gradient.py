@@ -1,0 +1,30 @@
+"""The gradient of the class score, and what is made of one gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import Estimator, summed
+from lit_viz.engine.tasks import Task
+from lit_viz.optim import Evaluate, State
+
+
+class Gradient(Estimator):
+    """``d score / d x`` (Simonyan et al. 2014, arXiv:1312.6034, section 3; their map is its maximum over the channels
+    in absolute value)."""
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return an empty map a slot."""
+        return {**super().init(x, tasks), "map": torch.zeros_like(x)}
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        """Evaluate the photograph itself."""
+        state["map"] = summed(state["map"], slots, evaluate(x[slots], slots=slots).gradient)
+        return state
+
+    def attribution(self, x: Tensor, state: State) -> Tensor:
+        """Return the gradient."""
+        return state["map"]
