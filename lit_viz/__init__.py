@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from lit_viz.api import resume, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.errors import LitVizError
-    from lit_viz.run import Run
+    from lit_viz.outcomes import Run
 
 # Where each public name lives; imported on first use, so that `lit-viz --help` need not wait for torch.
 _HOMES = {
     "LitVizError": "lit_viz.errors",
-    "Run": "lit_viz.run",
+    "Run": "lit_viz.outcomes",
     "load_classifier": "lit_viz.classifiers",
     "resume": "lit_viz.api",
     "visualize": "lit_viz.api",

@@ -13,7 +13,8 @@ from lit_viz.commands import COMMANDS
 from lit_viz.config import RECORDED, MethodCLI, find_config, read_yaml
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
-from lit_viz.run import Run, execute
+from lit_viz.outcomes import Run
+from lit_viz.run import execute
 
 
 def visualize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lit_viz.errors import LitVizError, did_you_mean
 
 if TYPE_CHECKING:
-    from lit_viz.run import Run
+    from lit_viz.outcomes import Run
 
 _HELP = """\
 usage: lit-viz COMMAND ...

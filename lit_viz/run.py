@@ -6,21 +6,15 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
 import yaml
-from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor
 
 from lit_viz import __version__
 from lit_viz.allocator import tune_allocator
@@ -39,8 +33,9 @@ from lit_viz.engine.tasks import Task, slug
 from lit_viz.engine.ticks import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.figures.animation import save_evolution
-from lit_viz.figures.evolution import Evolution, evolution_figure, evolutions
+from lit_viz.figures.evolution import evolutions
 from lit_viz.figures.style import save_figure
+from lit_viz.outcomes import Run, filed, remembered
 
 Say = Callable[[str], None]
 
@@ -50,35 +45,6 @@ _FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoin
 
 class Interrupted(LitVizError):
     """A signal stopped the run; what it had is saved."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """The outcome of a run.
-
-    Attributes:
-        results: the records, in task order, as in ``results.jsonl``.
-        folder: the run folder; None unless one was asked for.
-    """
-
-    results: Sequence[Mapping[str, Any]]
-    folder: Path | None
-    _evolutions: Callable[[], list[Evolution]]
-    _pictures: Callable[[], list[Tensor | None]]
-
-    @property
-    def images(self) -> Tensor:
-        """The final pictures ``(N, C, H, W)`` in [0, 1], in task order; NaN where a task has none."""
-        pictures = self._pictures()
-        known = [picture for picture in pictures if picture is not None]
-        if not known:
-            return torch.empty(0)
-        blank = torch.full_like(known[0], torch.nan)
-        return torch.stack([blank if picture is None else picture for picture in pictures])
-
-    def figure(self) -> Figure:
-        """Return the images at the logged iterations over the curve of their probability."""
-        return evolution_figure(self._evolutions())
 
 
 def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = None, *, say: Say | None = None) -> Run:
@@ -116,7 +82,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
     if folder is None:
         memory = Memory()
         _fit(cli, module, tasks, None, [memory, Notes(say), Progress(quiet=say is None)])
-        return _remembered(memory)
+        return Run(remembered(memory), None, command.figure)
     return _run_in(folder, cli, module, tasks, say)
 
 
@@ -143,8 +109,12 @@ def count(command: Command, cli: MethodCLI) -> str:
 def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Sequence[Task], say: Say | None) -> Run:
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution, open_wandb
 
+    figure = folder.path / f"figure.{cli.config.figure}"
     if _finished(folder, tasks):
-        return opened(folder)
+        run = Run(filed(folder), folder.path, cli.command.figure)
+        if not figure.exists():  # it was killed between its last result and its figure
+            _draw(run, figure)
+        return run
     quiet = say is None
     wandb_run = open_wandb(
         folder,
@@ -157,11 +127,18 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
     evolution = WandbEvolution(wandb_run, folder, say=say or (lambda _: None))
     logger = RunLogger(wandb_run, folder) if wandb_run is not None else None
     _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Notes(say), Progress(quiet=quiet)], logger)
-    run = opened(folder)
-    save_figure(run.figure(), folder.path / f"figure.{cli.config.figure}")
-    save_evolution(evolutions(folder), folder.path / "evolution.gif")
+    run = Run(filed(folder), folder.path, cli.command.figure)
+    _draw(run, figure)
     evolution.finish()
     return run
+
+
+def _draw(run: Run, figure: Path) -> None:
+    """Write the figure, and where images emerge over several iterations the animation."""
+    moving = [evolution for evolution in evolutions(run.outcomes) if len(evolution.frames) > 2]
+    if moving:
+        save_evolution(moving, figure.with_name("evolution.gif"))
+    save_figure(run.figure(), figure)  # last: where it is, the run is drawn
 
 
 def _fit(
@@ -289,48 +266,6 @@ def _finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
     """Return whether the last checkpoint calls every task finished, and the folder has all records."""
     recorded = {record["index"] for record in folder.records()}
     return len(_kept(folder)["finished"]) == len(tasks) and recorded >= {task.index for task in tasks}
-
-
-# -- the outcome
-
-
-def opened(folder: RunFolder) -> Run:
-    """Return the outcome that lies in a run folder."""
-    records = folder.records()
-
-    def pictures() -> list[Tensor | None]:
-        return [_picture(folder.path / record["file"]) if record["file"] else None for record in records]
-
-    return Run(records, folder.path, lambda: evolutions(folder), pictures)
-
-
-def _remembered(memory: Memory) -> Run:
-    results = [memory.results[index] for index in sorted(memory.results)]
-
-    def remembered() -> list[Evolution]:
-        return [
-            Evolution(
-                result.task.name,
-                [(o.iteration, o.image) for o in memory.observations[result.task.index] if o.image is not None],
-                [
-                    (o.iteration, o.scalars["probability"])
-                    for o in memory.observations[result.task.index]
-                    if "probability" in o.scalars
-                ],
-            )
-            for result in results
-        ]
-
-    records = [result.complete() for result in results]
-    return Run(records, None, remembered, lambda: [result.image for result in results])
-
-
-def _picture(path: Path) -> Tensor:
-    """Return a PNG of the run folder as ``(C, H, W)`` in [0, 1]."""
-    with Image.open(path) as file:
-        array = np.asarray(file, dtype=np.float32)
-    image = torch.from_numpy(array.copy()).div_(255)
-    return image[None] if image.ndim == 2 else image.permute(2, 0, 1)
 
 
 @contextmanager

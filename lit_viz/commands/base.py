@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from jsonargparse import Namespace
+from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
+from lit_viz.outcomes import Outcome
 
 
 class Command(ABC):
@@ -50,3 +52,7 @@ class Command(ABC):
     @abstractmethod
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
         """Return the module."""
+
+    @abstractmethod
+    def figure(self, outcomes: Sequence[Outcome]) -> Figure:
+        """Return the method's figure."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
+from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
@@ -15,9 +16,11 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import judges_of
+from lit_viz.figures.evolution import evolution_figure, evolutions
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import canvases
+from lit_viz.outcomes import Outcome
 
 
 class Visualize(Command):
@@ -67,6 +70,10 @@ class Visualize(Command):
             log_at=config.log_at,
             curve_at=config.curve_at,
         )
+
+    def figure(self, outcomes: Sequence[Outcome]) -> Figure:
+        """Return the images at some of the logged iterations over the curve of their probability."""
+        return evolution_figure(evolutions(outcomes))
 
     def _photograph(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> Tensor | None:
         if config.init is None:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from lit_viz.engine.tasks import Observation, Result, Task
+from lit_viz.engine.tasks import Observation, Result, Task, key_of
 from lit_viz.errors import LitVizError
 from lit_viz.files import (
     append_bytes,
@@ -186,7 +186,7 @@ class RunFolder:
         self._rows.clear()
         filter_lines(self.path / "metrics.csv", lambda line: _keeps_row(line, keeps))
         filter_lines(self.path / "results.jsonl", lambda line: _keeps_record(line, done))
-        for file in files_in(self.path / "images") + files_in(self.path / "arrays"):
+        for file in (file for name in ("sources", "images", "arrays") for file in files_in(self.path / name)):
             if (index := _index(file.name)) >= 0 and not keeps(index, math.inf):
                 file.unlink()
         for folder in folders_in(self.path / "frames"):
@@ -207,9 +207,9 @@ class RunFolder:
                 by_index[record["index"]] = record
         return [by_index[index] for index in sorted(by_index)]
 
-    def frame_keys(self) -> list[str]:
-        """Return the keys of the tasks that have frames, in task order."""
-        return sorted((folder.name for folder in folders_in(self.path / "frames")), key=_index)
+    def keyed_records(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return (``task.key``, record) of the tasks, in task order."""
+        return [(key_of(record["index"], record["name"]), record) for record in self.records()]
 
     def frames(self, key: str) -> list[tuple[int, Path]]:
         """Return the logged images of a task (``task.key``) as (iteration, PNG file), in order."""

@@ -38,7 +38,12 @@ class Task:
     @property
     def key(self) -> str:
         """``0000_tarantula``: names the task's files, its rows in ``metrics.csv`` and its keys in W&B."""
-        return f"{self.index:04d}_{slug(self.name)}"
+        return key_of(self.index, self.name)
+
+
+def key_of(index: int, name: str) -> str:
+    """Return ``0000_tarantula``, the key of the task with this index and name."""
+    return f"{index:04d}_{slug(name)}"
 
 
 def slug(name: str) -> str:

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lit_viz.engine.run_folder import RunFolder
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import Picture, pixels
+from lit_viz.outcomes import Outcome
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels
@@ -39,14 +39,9 @@ class Evolution:
     curve: Sequence[tuple[int, float]] = field(default=())
 
 
-def evolutions(folder: RunFolder) -> list[Evolution]:
-    """Return what the tasks of a run folder have logged, in task order, resumed or not; no picture is read yet."""
-    curves = folder.curves("probability")
-    names = {record["index"]: record.get("target_name") or record["name"] for record in folder.records()}
-    return [
-        Evolution(names.get(int(key.partition("_")[0]), key.partition("_")[2]), folder.frames(key), curves.get(key, ()))
-        for key in folder.frame_keys()
-    ]
+def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
+    """Return what the tasks of a run have logged, in task order; no picture is read yet."""
+    return [Evolution(o.name, o.frames(), o.curve("probability")) for o in outcomes]
 
 
 def evolution_figure(tasks: Sequence[Evolution], columns: int = 5, rows: int = 6) -> Figure:

@@ -1,0 +1,178 @@
+"""What a run has left of each task, read from its folder or kept in memory: what figures and evidence are made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from lit_viz.callbacks.memory import Memory
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Observation, Result
+from lit_viz.figures.tiles import Picture
+
+
+class Outcome(ABC):
+    """One task's outcome; nothing is read before it is asked for.
+
+    Attributes:
+        record: as in ``results.jsonl``.
+    """
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.record = record
+
+    @property
+    def name(self) -> str:
+        """What the task is called: by its target where it has one."""
+        return str(self.record.get("target_name") or self.record["name"])
+
+    @abstractmethod
+    def image(self) -> Tensor | None:
+        """Return the final picture ``(C, H, W)`` in [0, 1], or None where the task failed before it had one."""
+
+    @abstractmethod
+    def array(self) -> Tensor | None:
+        """Return the raw result, float32, where the picture only shows it."""
+
+    @abstractmethod
+    def source(self) -> Tensor | None:
+        """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it, where there is one."""
+
+    @abstractmethod
+    def frames(self) -> Sequence[tuple[int, Picture]]:
+        """Return the logged images as (iteration, picture)."""
+
+    @abstractmethod
+    def curve(self, metric: str) -> Sequence[tuple[int, float]]:
+        """Return a scalar as (iteration, value); empty where it wasn't logged."""
+
+
+class _Filed(Outcome):
+    def __init__(self, record: Mapping[str, Any], folder: RunFolder, key: str, curves: _Curves) -> None:
+        super().__init__(record)
+        self._folder, self._key, self._curves = folder, key, curves
+
+    def image(self) -> Tensor | None:
+        file = self.record["file"]
+        return read_png(self._folder.path / file) if file else None
+
+    def array(self) -> Tensor | None:
+        file = self.record["array"]
+        return torch.from_numpy(np.load(self._folder.path / file, allow_pickle=False)) if file else None
+
+    def source(self) -> Tensor | None:
+        path = self._folder.path / "sources" / f"{self._key}.png"
+        return read_png(path) if path.exists() else None
+
+    def frames(self) -> Sequence[tuple[int, Picture]]:
+        return self._folder.frames(self._key)
+
+    def curve(self, metric: str) -> Sequence[tuple[int, float]]:
+        return self._curves(metric).get(self._key, ())
+
+
+class _Curves:
+    """The curves of a run folder; the file is read once a metric."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._read: dict[str, Mapping[str, Sequence[tuple[int, float]]]] = {}
+
+    def __call__(self, metric: str) -> Mapping[str, Sequence[tuple[int, float]]]:
+        if metric not in self._read:
+            self._read[metric] = self._folder.curves(metric)
+        return self._read[metric]
+
+
+class _Remembered(Outcome):
+    def __init__(self, result: Result, observations: Sequence[Observation]) -> None:
+        super().__init__(result.complete())
+        self._result, self._observations = result, observations
+
+    def image(self) -> Tensor | None:
+        return self._result.image
+
+    def array(self) -> Tensor | None:
+        return self._result.array
+
+    def source(self) -> Tensor | None:
+        return self._result.source
+
+    def frames(self) -> Sequence[tuple[int, Picture]]:
+        return [(o.iteration, o.image) for o in self._observations if o.image is not None]
+
+    def curve(self, metric: str) -> Sequence[tuple[int, float]]:
+        return [(o.iteration, o.scalars[metric]) for o in self._observations if metric in o.scalars]
+
+
+def filed(folder: RunFolder) -> list[Outcome]:
+    """Return the outcomes that lie in a run folder, in task order."""
+    curves = _Curves(folder)
+    return [_Filed(record, folder, key, curves) for key, record in folder.keyed_records()]
+
+
+def remembered(memory: Memory) -> list[Outcome]:
+    """Return the outcomes of a run without a folder, in task order."""
+    return [_Remembered(result, memory.observations[index]) for index, result in sorted(memory.results.items())]
+
+
+def read_png(path: Path) -> Tensor:
+    """Return a PNG of a run folder as ``(C, H, W)`` in [0, 1]."""
+    with Image.open(path) as file:
+        array = np.asarray(file, dtype=np.float32)
+    image = torch.from_numpy(array.copy()).div_(255)
+    return image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+
+
+class Run:
+    """The outcome of a run.
+
+    Attributes:
+        outcomes: one a task, in task order.
+        folder: the run folder; None unless one was asked for.
+    """
+
+    def __init__(
+        self, outcomes: Sequence[Outcome], folder: Path | None, draw: Callable[[Sequence[Outcome]], Figure]
+    ) -> None:
+        self.outcomes, self.folder, self._draw = outcomes, folder, draw
+
+    @property
+    def results(self) -> list[Mapping[str, Any]]:
+        """The records, in task order, as in ``results.jsonl``."""
+        return [outcome.record for outcome in self.outcomes]
+
+    @property
+    def images(self) -> Tensor:
+        """The final pictures ``(N, C, H, W)`` in [0, 1]; NaN where a task has none."""
+        return _stacked([outcome.image() for outcome in self.outcomes])
+
+    @property
+    def attributions(self) -> Tensor:
+        """The raw maps of a saliency run, ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed; NaN where a task has none."""
+        return _stacked([outcome.array() for outcome in self.outcomes])
+
+    @property
+    def maps(self) -> Tensor:
+        """The saliency maps ``(N, H, W)``: the largest absolute value over the channels (Simonyan et al. 2014)."""
+        return self.attributions.abs().amax(1)
+
+    def figure(self) -> Figure:
+        """Return the method's figure."""
+        return self._draw(self.outcomes)
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor:
+    known = [tensor for tensor in tensors if tensor is not None]
+    if not known:
+        return torch.empty(0)
+    blank = torch.full_like(known[0], torch.nan)
+    return torch.stack([blank if tensor is None else tensor for tensor in tensors])
