@@ -31,6 +31,7 @@ class Attribution(StepRule):
         objective: what the map explains; the target's logit unless the method's paper says otherwise.
         tolerance: a map is done when its ``error`` is not above it; None goes on to the last evaluation.
         batch: inputs that are evaluated at once, over all slots; at least one a slot.
+        reducer: how the channels become one map to be seen (a name of :data:`~lit_viz.figures.heat.REDUCERS`).
     """
 
     evaluations: int = 1
@@ -40,6 +41,7 @@ class Attribution(StepRule):
     objective: Objective = Logit()
     tolerance: float | None = None
     batch: int = 8
+    reducer: ClassVar[str] = "max_abs"
 
     def bind(self, classifier: Classifier) -> None:
         """Take from the classifier what the method has to know of it, before it is used; nothing by default.
@@ -47,6 +49,10 @@ class Attribution(StepRule):
         Raises:
             LitVizError: the method makes no sense for it.
         """
+
+    def total(self, shape: Sequence[int]) -> int:
+        """Return how many evaluations a map of an input ``(C, H, W)``, or of any shape, takes unless said otherwise."""
+        return self.evaluations
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return what every method needs: the tasks' seeds ``(N,)``."""
@@ -90,7 +96,7 @@ class Estimator(Attribution):
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Make the next evaluations of the maps that are not exact enough."""
-        done = self.converged(x, state)
+        done = self.converged(x, state) | (state["iteration"] >= state["iterations"])
         counts = self.advance(state).masked_fill(done, 0)
         slots = torch.arange(len(x), device=x.device).repeat_interleave(counts)
         if len(slots) == 0:
@@ -128,6 +134,11 @@ def summed(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
     return total
 
 
+def relative(amount: Tensor, reference: Tensor) -> Tensor:
+    """Return ``amount`` ``(N,)`` over the largest absolute value in each row of ``reference``; zero stays zero."""
+    return torch.where(amount == 0, 0.0, amount / reference.reshape(len(amount), -1).abs().amax(1))
+
+
 class Network(Protocol):
     """A network that is asked: images (or any inputs) -> logits, and the activations of the layers that are named."""
 
@@ -162,7 +173,7 @@ def attribute(
     wanted = torch.as_tensor(targets, device=x.device)
     seeds = range(len(x)) if seeds is None else seeds
     tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, wanted, strict=True))]
-    total = method.evaluations if evaluations is None else evaluations
+    total = method.total(x.shape[1:]) if evaluations is None else evaluations
 
     def evaluate(
         x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain"

@@ -1,6 +1,6 @@
 """What is maximized: a score of what the network says, one number for each input."""
 
 from lit_viz.objectives.base import Objective, Outputs, Product, Sum
-from lit_viz.objectives.classes import Logit, LogProbability
+from lit_viz.objectives.classes import Logit, LogProbability, Probability
 
-__all__ = ["LogProbability", "Logit", "Objective", "Outputs", "Product", "Sum"]
+__all__ = ["LogProbability", "Logit", "Objective", "Outputs", "Probability", "Product", "Sum"]

@@ -41,3 +41,11 @@ class LogProbability(_ClassScore):
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the log-probabilities ``(M,)``, at most 0."""
         return self._pick(torch.log_softmax(outputs.logits, dim=1), outputs.targets)
+
+
+class Probability(_ClassScore):
+    """The class's softmax probability."""
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the probabilities ``(M,)``, in [0, 1]."""
+        return self._pick(torch.softmax(outputs.logits, dim=1), outputs.targets)

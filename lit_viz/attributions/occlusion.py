@@ -1,0 +1,130 @@
+"""What the score loses when a part of the photograph is hidden."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import Estimator, summed
+from lit_viz.attributions.baselines import Baseline, Kind
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.optim import Evaluate, State
+
+
+class Occlusion(Estimator):
+    """``score(x) - score(x with a window hidden)``, at every pixel the mean over the windows that cover it (Zeiler and
+    Fergus 2014, arXiv:1311.2901, section 4.2).
+
+    Windows start at every multiple of the stride until one reaches the far edge; what would stand out beyond it is cut
+    off, so the last ones may be smaller. Evaluation 0 is the photograph itself, then the windows follow in reading
+    order, forward only. Where no window has been yet the map is zero.
+
+    Args:
+        window: side in pixels, or height and width (in general, one number a dimension besides the channels).
+        stride: from window to window, at most the window; half of it unless given.
+        baseline: what is put in the window; see :class:`~lit_viz.attributions.baselines.Baseline`.
+        sigma: of the blurred baseline, in pixels.
+    """
+
+    spatial: ClassVar[bool] = True
+    reducer: ClassVar[str] = "positive"
+
+    def __init__(
+        self,
+        window: int | Sequence[int] = 32,
+        stride: int | Sequence[int] | None = None,
+        baseline: Kind | float = "mean",
+        sigma: float = 10.0,
+    ) -> None:
+        windows = _several(window)
+        strides = [max(1, side // 2) for side in windows] if stride is None else _several(stride)
+        if len(strides) == 1:
+            strides = strides * len(windows)
+        if len(windows) != len(strides) or not all(1 <= s <= w for w, s in zip(windows, strides, strict=True)):
+            raise LitVizError(
+                f"an occlusion window of {window} pixels can't move by {stride}: "
+                "give a window of 1 or more and a stride from 1 to the window."
+            )
+        self.windows, self.strides = windows, strides
+        self.baseline = Baseline(baseline, sigma)
+
+    def bind(self, classifier: Classifier) -> None:
+        """Count the windows on the classifier's input."""
+        self.evaluations = self.total((classifier.channels, *classifier.size))
+
+    def total(self, shape: Sequence[int]) -> int:
+        """Return one more than there are windows."""
+        return 1 + math.prod(count for _, _, _, count in self._grid(shape))
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the baselines, and neither losses nor windows."""
+        empty = torch.zeros_like(x[:, :1] if x.ndim > 2 else x)
+        return {
+            **super().init(x, tasks),
+            "baseline": self.baseline(x, [task.seed for task in tasks]),
+            "score": x.new_zeros(len(x)),
+            "total": torch.full((len(x),), self.total(x.shape[1:]), device=x.device),
+            "losses": empty,
+            "windows": empty.clone(),
+        }
+
+    def advance(self, state: State) -> Tensor:
+        """Return how many windows the next step hides: not more than there are."""
+        return torch.minimum(super().advance(state), state["total"] - state["iteration"])
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        """Hide windows, and spread over them what the score has lost."""
+        hidden = self.masks(x, numbers)
+        inputs = torch.where(hidden, state["baseline"][slots], x[slots])
+        scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
+        first = numbers == 0
+        state["score"] = state["score"].index_copy(0, slots[first], scores[first])
+        losses = (state["score"][slots] - scores).view(-1, *[1] * (x.ndim - 1))
+        state["losses"] = summed(state["losses"], slots, losses * hidden)
+        state["windows"] = summed(state["windows"], slots, hidden)
+        return state
+
+    def attribution(self, x: Tensor, state: State) -> Tensor:
+        """Return the mean loss over the windows so far."""
+        return state["losses"] / state["windows"].clamp_min(1)
+
+    def converged(self, x: Tensor, state: State) -> Tensor:
+        """Return where every window has been."""
+        return state["iteration"] >= state["total"]
+
+    def masks(self, x: Tensor, numbers: Tensor) -> Tensor:
+        """Return what is hidden in evaluations, bool ``(M, 1, H, W)`` (for ``x`` ``(N, C, H, W)``): nothing in 0."""
+        grid = self._grid(x.shape[1:])
+        places = torch.unravel_index((numbers - 1).clamp_min(0), [count for _, _, _, count in grid])
+        hidden = numbers.view(-1, *[1] * (x.ndim - 1)) > 0
+        for axis, (place, (length, window, stride, _)) in enumerate(zip(places, grid, strict=True), x.ndim - len(grid)):
+            along = torch.arange(length, device=x.device) - stride * place[:, None]
+            shape = [len(numbers) if d == 0 else length if d == axis else 1 for d in range(x.ndim)]
+            hidden = hidden & ((along >= 0) & (along < window)).view(shape)
+        return hidden
+
+    def _grid(self, shape: Sequence[int]) -> list[tuple[int, int, int, int]]:
+        """Return length, window, stride and number of windows in each dimension but the channels."""
+        lengths = shape[1:] if len(shape) > 1 else shape
+        windows, strides = (v * len(lengths) if len(v) == 1 else v for v in (self.windows, self.strides))
+        if len(windows) != len(lengths) or any(w > length for w, length in zip(windows, lengths, strict=True)):
+            raise LitVizError(
+                f"an occlusion window of {_by(self.windows)} doesn't fit an input of {_by(lengths)}: "
+                "give a smaller window."
+            )
+        sizes = zip(lengths, windows, strides, strict=True)
+        return [(length, w, s, 1 + math.ceil((length - w) / s)) for length, w, s in sizes]
+
+
+def _several(value: int | Sequence[int]) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes)) + " pixels"

@@ -1,0 +1,86 @@
+"""Maps that are a mean over random samples, with the standard error that their own spread gives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import Estimator, relative, summed
+from lit_viz.engine.tasks import Task
+from lit_viz.optim import Evaluate, State
+
+#: A tolerance is looked at after every so many evaluations: a small sample may be narrow by chance, and where a map
+#: stops must not depend on how many evaluations are made at once.
+EVERY = 8
+
+
+class Sampling(Estimator):
+    """A map that is the mean of independent samples, one an evaluation.
+
+    Attributes:
+        lost: evaluations at the start that give no sample.
+    """
+
+    lost: ClassVar[int] = 0
+
+    @abstractmethod
+    def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
+        """Return a sample an evaluation ``(M, ...)``, zero where none is given; arguments as of :meth:`accumulate`."""
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return an empty mean and sum of squared deviations a slot."""
+        empty = torch.zeros_like(x[:, :1] if self.spatial else x)
+        return {**super().init(x, tasks), "mean": empty, "squares": empty.clone()}
+
+    def advance(self, state: State) -> Tensor:
+        """Return how many samples the next step takes: with a tolerance, never past where it is looked at."""
+        advance = super().advance(state)
+        return advance if self.tolerance is None else torch.minimum(advance, EVERY - state["iteration"] % EVERY)
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        """Sample, and move the means."""
+        samples = self.samples(x, state, slots, numbers, evaluate)
+        state["mean"], squares = averaged(state["mean"], slots, numbers + 1 - self.lost, samples)
+        state["squares"] = summed(state["squares"], slots, squares)
+        return state
+
+    def attribution(self, x: Tensor, state: State) -> Tensor:
+        """Return the mean."""
+        return state["mean"]
+
+    def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        """Return the mean's standard error: ``sqrt(s^2 / n)`` with the samples' unbiased variance s^2, root mean square
+        over the pixels, in units of the map; infinite below two samples."""
+        count = (state["iteration"] - self.lost).to(x.dtype)
+        variance = state["squares"].flatten(1).mean(1) / (count * (count - 1))
+        standard_error = torch.where(count >= 2, variance.sqrt(), torch.inf)
+        return {"standard_error": standard_error, "error": relative(standard_error, state["mean"])}
+
+    def converged(self, x: Tensor, state: State) -> Tensor:
+        """Return which maps are exact enough, where it is time to look."""
+        return super().converged(x, state) & (state["iteration"] % EVERY == 0)
+
+
+def averaged(mean: Tensor, slots: Tensor, counts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means with the rows taken in one after another, and what each adds to the sum of squared deviations.
+
+    The update of Welford 1962 (Technometrics 4:419): with ``d`` the distance of the k-th row to the mean of those
+    before, the mean moves by ``d / k`` and the sum grows by ``d^2 (k - 1) / k``, which is never negative.
+
+    Args:
+        mean: ``(N, ...)``.
+        slots: ``(M,)``, whose each row is.
+        counts: ``(M,)``, k; below 1 a row is passed over.
+        rows: ``(M, ...)``.
+    """
+    mean, squares = mean.clone(), torch.zeros_like(rows, dtype=mean.dtype)
+    for m, (n, k) in enumerate(zip(slots.tolist(), counts.tolist(), strict=True)):
+        if k > 0:
+            distance = rows[m].to(mean.dtype) - mean[n]
+            mean[n] += distance / k
+            squares[m] = distance.square() * ((k - 1) / k)
+    return mean, squares

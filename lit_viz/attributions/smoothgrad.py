@@ -1,0 +1,85 @@
+"""The gradient under noise: its mean, mean square and variance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import keys
+from lit_viz.attributions.sampling import Sampling, averaged
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.optim import Evaluate, State
+from lit_viz.randomness import Draws, Key
+
+
+class SmoothGrad(Sampling):
+    """The mean of the gradient over copies of the photograph with Gaussian noise (Smilkov et al. 2017,
+    arXiv:1706.03825, section 3): of the signed gradient, so that what only flickers cancels.
+
+    Noisy copies are not clipped to [0, 1].
+
+    Args:
+        sigma: standard deviation of the noise, in units of [0, 1]; the paper finds 0.1 to 0.2 best.
+    """
+
+    evaluations = 32
+
+    def __init__(self, sigma: float = 0.15) -> None:
+        if not 0 < sigma < math.inf:
+            raise LitVizError(f"the noise of SmoothGrad needs a sigma above 0, not {sigma}: 0.1 to 0.2 is usual.")
+        self.sigma = sigma
+
+    def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
+        """Return the gradients at noisy copies."""
+        noisy = x[slots] + noise(keys(state, slots, numbers), x, self.sigma)
+        return evaluate(noisy, slots=slots).gradient
+
+
+class SmoothGradSquared(SmoothGrad):
+    """The mean of the squared gradient over noisy copies (Hooker et al. 2019, arXiv:1806.10758); unsigned."""
+
+    def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
+        """Return the squared gradients."""
+        return super().samples(x, state, slots, numbers, evaluate).square()
+
+
+class VarGrad(SmoothGrad):
+    """The unbiased variance of the gradient over noisy copies (Adebayo et al. 2018, arXiv:1810.03292); unsigned.
+
+    With ``d`` the distance of the k-th gradient to the mean of those before it, ``w = d^2 (k - 1) / k`` has the
+    variance as its expectation, and the mean of w over k = 2 ... n is the sample variance with n - 1 (Welford 1962).
+    The d are uncorrelated (they are the recursive residuals of Brown, Durbin and Evans 1975, J. R. Stat. Soc. B
+    37:149), under a Gaussian independent, so the spread of the n - 1 values w gives the standard error: exactly under a
+    Gaussian, and up to terms of order log(n) / n otherwise. The first gradient gives none.
+    """
+
+    lost: ClassVar[int] = 1
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the mean of the gradient besides."""
+        return {**super().init(x, tasks), "centre": torch.zeros_like(x)}
+
+    def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
+        """Return the squared recursive residuals w."""
+        gradients = super().samples(x, state, slots, numbers, evaluate)
+        state["centre"], squares = averaged(state["centre"], slots, numbers + 1, gradients)
+        return squares
+
+
+def noise(keys: Sequence[Key], x: Tensor, sigma: float) -> Tensor:
+    """Return the noise of evaluations, so that another implementation can be given just the same.
+
+    Args:
+        keys: M of them, ``Key(task seed, number of the evaluation from 0)``.
+        x: anything of the photographs' device, type and shape ``(N, ...)``.
+        sigma: standard deviation.
+
+    Returns:
+        ``(M, ...)``.
+    """
+    return sigma * Draws(keys, x.device).scoped("smoothgrad").normal("noise", x.shape[1:]).to(x.dtype)
