@@ -1,0 +1,310 @@
+"""What is handed in becomes a list of photographs; nothing here is a real picture, for nothing is opened."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.images.listing import column_for, needs_logits, photographs, read_table, resolve
+
+NAMES = ["apple", "banana", "cherry", "date", "elder"]
+
+
+def make(folder: Path, *names: str) -> Path:
+    """Make empty files below a folder."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def below(folder: Path, *given: str) -> list[str]:
+    """Return the paths that are listed, from the folder on."""
+    listing = photographs(given or [str(folder)])
+    return [Path(entry.path).relative_to(folder).as_posix() for entry in listing.entries]
+
+
+# -- folders and files
+
+
+def test_a_folder_is_listed_at_any_depth_in_natural_order(tmp_path: Path) -> None:
+    make(tmp_path, "img10.jpg", "img2.PNG", "Img1.jpeg", "b/x.webp", "a/deep/er/y.tif", "img02.jpg")
+    assert below(tmp_path) == ["a/deep/er/y.tif", "b/x.webp", "Img1.jpeg", "img02.jpg", "img2.PNG", "img10.jpg"]
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "notes.txt", "d/more.md", "d/e.csv", "z", "d/.DS_Store")
+    listing = photographs([str(tmp_path)])
+    assert [entry.name for entry in listing.entries] == ["a"]
+    assert listing.notes == ("4 other files passed over (e.csv, more.md, notes.txt, ...)",)
+    assert photographs([str(make(tmp_path / "d", "p.gif"))]).notes == ("2 other files passed over (e.csv, more.md)",)
+    assert photographs([str(make(tmp_path / "one", "p.gif", "t"))]).notes == ("1 other file passed over (t)",)
+
+
+def test_words_keep_their_order_and_files_are_taken_whatever_their_suffix(tmp_path: Path) -> None:
+    make(tmp_path, "z.dat", "f/1.png", "f/0.png", "a b.jpg", "größe 漢字.JPG", ".hidden.png")
+    given = ["z.dat", "größe 漢字.JPG", "packaged:chelsea", "f", "a b.jpg", "z.dat", ".hidden.png"]
+    listing = photographs([word if ":" in word else str(tmp_path / word) for word in given])
+    assert [e.name for e in listing.entries] == ["z", "größe 漢字", "chelsea", "0", "1", "a b", "z", ".hidden"]
+    assert listing.entries[2].path == "packaged:chelsea"
+    assert listing.notes == ()
+
+
+def test_paths_stay_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "photos/a/x.jpg", "photos/b/x.jpg")
+    monkeypatch.chdir(tmp_path)
+    entries = photographs(["photos"]).entries
+    assert [entry.path for entry in entries] == [
+        os.path.join("photos", "a", "x.jpg"),
+        os.path.join("photos", "b", "x.jpg"),
+    ]
+    assert [entry.name for entry in entries] == ["x", "x"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_that_lead_in_circles_end(tmp_path: Path) -> None:
+    make(tmp_path / "root", "a/x.jpg")
+    (tmp_path / "root" / "a" / "up").symlink_to("..")
+    (tmp_path / "root" / "a" / "here").symlink_to(".")
+    (tmp_path / "root" / "self").symlink_to("self")
+    make(tmp_path / "elsewhere", "y.jpg")
+    (tmp_path / "root" / "b").symlink_to(tmp_path / "elsewhere")
+    listing = photographs([str(tmp_path / "root")])
+    assert [entry.name for entry in listing.entries] == ["x", "y"]
+    assert listing.notes == ("1 other file passed over (self)",)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_can_not_be_written_down_fails_alone(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).touch()
+    good, broken = photographs([str(tmp_path)]).entries
+    assert good.error is None
+    assert broken.error is not None
+    assert "not UTF-8" in broken.error
+    (broken.path + broken.error).encode()  # a record can hold both
+
+
+def test_a_folder_that_can_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a.jpg")
+
+    def refused(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(LitVizError, match=r"the folder .* can't be read \(Permission denied\)"):
+        photographs([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("phtos", "there is no photograph or folder .*phtos'; did you mean 'photos'"),
+        ("photos/image.jpg", "did you mean 'image.jpeg'"),
+        ("nowhere/x.jpg", "there is no photograph or folder"),
+        ("empty", "there is no picture in the folder .*empty$"),
+        ("others", "there is no picture in the folder .*others, only a.txt, b.txt"),
+        ("packaged:chelse", "no packaged photograph is called 'chelse'"),
+        ("", "there is no photograph or folder ''"),
+        ("photos/*.jpeg", "there is no photograph"),
+    ],
+)
+def test_a_word_that_names_nothing_is_one_sentence(
+    word: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "photos/image.jpeg", "others/a.txt", "others/b.txt", "empty/.hidden.jpg")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LitVizError, match=says):
+        photographs([word])
+
+
+def test_nothing_given_is_said() -> None:
+    with pytest.raises(LitVizError, match="no photograph was given"):
+        photographs([])
+
+
+def test_thousands_are_listed_in_a_moment(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{i % 50}/{i}.jpg" for i in range(5000)))
+    began = time.perf_counter()
+    entries = photographs([str(tmp_path)]).entries
+    assert time.perf_counter() - began < 1
+    assert len(entries) == 5000
+    assert [entry.name for entry in entries[:3]] == ["0", "50", "100"]
+
+
+# -- tables that list photographs
+
+
+def write(file: Path, text: str, encoding: str = "utf-8") -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text.encode(encoding))
+    return str(file)
+
+
+def test_a_table_lists_photographs_from_its_own_folder(tmp_path: Path) -> None:
+    table = write(tmp_path / "t" / "all.CSV", "file,label,target\nx/a.jpg,hay,\npackaged:coffee,,6\n/abs/b.png,,\n")
+    first, second, third = photographs([table]).entries
+    assert (first.path, first.label, first.target) == (str(tmp_path / "t" / "x" / "a.jpg"), "hay", None)
+    assert (second.path, second.name, second.label, second.target) == ("packaged:coffee", "coffee", None, "6")
+    assert (third.path, third.listed_in) == ("/abs/b.png", table)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,label\na.jpg,\"tench, Tinca tinca\"\nb.jpg,'hay'\n",
+        "\ufefffile,label\r\na.jpg,\"tench, Tinca tinca\"\r\n\r\nb.jpg,'hay'\r\n",
+        " File , LABEL \n a.jpg ,\"tench, Tinca tinca\"\nb.jpg, 'hay' ",
+        "label,file\n\"tench, Tinca tinca\",a.jpg\n'hay',b.jpg",
+    ],
+    ids=["plain", "byte-order mark and Windows line ends", "spaces", "other order"],
+)
+def test_tables_are_read_as_programs_write_them(text: str, tmp_path: Path) -> None:
+    rows = read_table(write(tmp_path / "x.csv", text), ("file", "label"))
+    assert rows == [{"file": "a.jpg", "label": "tench, Tinca tinca"}, {"file": "b.jpg", "label": "'hay'"}]
+
+
+def test_short_rows_are_filled_and_unused_columns_noted(tmp_path: Path) -> None:
+    listing = photographs([write(tmp_path / "x.csv", "file,labels,width\na.jpg\nb.jpg,hay,3\n")])
+    assert [entry.label for entry in listing.entries] == [None, None]
+    assert listing.notes == (f"columns of {tmp_path / 'x.csv'} that are not used: labels, width",)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "has no column file: it is empty"),
+        ("\n", "has no column file: it is empty"),
+        ("file,label\n", "has no row"),
+        ("file,label\n\n\n", "has no row"),
+        ("path,label\na.jpg,hay\n", "has no column file: its first line has path, label"),
+        ("file;label\na.jpg;hay\n", "its first line has file;label"),
+        ("a.jpg,hay\n", "has no column file: its first line has a.jpg, hay"),
+        ("file\na.jpg\n", "has no column label"),
+        ("file,label\na.jpg,tench, Tinca tinca\n", "line 2 of .* has too many cells"),
+        ("file,label\n\na.jpg,hay\n,hay\n", "line 4 of .* names no file"),
+        ('file,label\n"a.jpg,hay\n', "can't be read"),
+    ],
+)
+def test_a_broken_table_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match=says) as raised:
+        read_table(write(tmp_path / "x.csv", text), ("file", "label"))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_table_of_another_encoding_or_place_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match=r"can't be read .* give a CSV file in UTF-8"):
+        read_table(write(tmp_path / "x.csv", "file\ncafé.jpg\n", "latin-1"), ("file",))
+    with pytest.raises(LitVizError, match="No such file"):
+        read_table(tmp_path / "y.csv", ("file",))
+
+
+# -- what a table says of a photograph
+
+
+def test_a_row_holds_for_its_path_or_for_the_only_one_that_ends_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "name.jpg,0\nb/deep.jpg,1\n../up.jpg,2\n./a//dot.jpg,3\npackaged:coffee,4\nunknown.jpg,5\n"
+    table = write(tmp_path / "t" / "x.csv", "file,label\n" + rows)
+    paths = ["any/where/name.jpg", "a/b/deep.jpg", "up.jpg", "t/a/dot.jpg", "packaged:coffee"]
+    assert list(column_for(paths, table, "label").values()) == ["0", "1", "2", "3", "4"]
+    absolute = [str(tmp_path / path) for path in paths[:4]]
+    assert list(column_for(absolute, "t/x.csv", "label").values()) == ["0", "1", "2", "3"]
+
+
+def test_what_is_not_named_has_an_error_of_its_own(tmp_path: Path) -> None:
+    table = write(tmp_path / "x.csv", "file,label\na.jpg,hay\nc.jpg,\n")
+    said = column_for(["a.jpg", "xa.jpg", "c.jpg", "a.jpg/b"], table, "label")
+    assert said["a.jpg"] == "hay"
+    for path in ("xa.jpg", "c.jpg", "a.jpg/b"):
+        assert str(said[path]) == f"{path} has no label in {table}"
+
+
+def test_a_bare_name_never_labels_two_photographs(tmp_path: Path) -> None:
+    """The longest ending counts, and a photograph at the row's own place is sure of it."""
+    table = write(tmp_path / "x.csv", "file,label\nc.jpg,bare\nb/c.jpg,longer\n")
+    here, other, longer = str(tmp_path / "c.jpg"), str(tmp_path / "a" / "c.jpg"), str(tmp_path / "z" / "b" / "c.jpg")
+    said = column_for([here, other, longer], table, "label")
+    assert said[here] == "bare"
+    assert said[longer] == "longer"
+    assert f"{other} is one of 2 that c.jpg" in str(said[other])
+    assert column_for([other, other.replace("/a/", "/a/./"), longer], table, "label")[other] == "bare"
+
+
+def test_a_file_that_is_named_twice_with_two_values_is_refused(tmp_path: Path) -> None:
+    column_for([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,1\n"), "label")
+    with pytest.raises(LitVizError, match=r"gives a\.jpg two values in the column label"):
+        column_for([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,2\n"), "label")
+
+
+# -- labels and targets that depend on the network
+
+LOGITS = torch.tensor([0.0, -2.0, 3.0, 1.0, 2.0])
+
+
+def task(wish: str | None = None, label: int | None = None, seed: int = 0, source: str = "predicted") -> Task:
+    options = {} if wish is None else {"target": wish}
+    return Task(0, "photo", seed, label=label, label_source=source, options=options)
+
+
+@pytest.mark.parametrize(
+    ("wish", "label", "target"),
+    [("label", 2, 2), ("predicted", 2, 2), ("least-likely", 2, 1), ("none", 2, None), (None, 2, None)],
+)
+def test_the_logits_complete_a_task(wish: str | None, label: int, target: int | None) -> None:
+    open_task = task(wish)
+    assert needs_logits(open_task)
+    assert resolve(open_task, None, NAMES) == open_task
+    done = resolve(open_task, LOGITS, NAMES)
+    assert (done.label, done.label_source, done.target) == (label, "predicted", target)
+    assert done.target_name == (None if target is None else NAMES[target])
+    assert not needs_logits(done)
+    assert resolve(done, LOGITS.flip(0), NAMES) == done
+
+
+def test_a_known_label_is_kept_and_asks_the_network_only_where_it_must() -> None:
+    known = {wish: task(wish, label=4, source="folders") for wish in ("label", "predicted", "random", "least-likely")}
+    done = {wish: resolve(one, None, NAMES) for wish, one in known.items()}
+    assert done["label"].target == 4
+    assert done["random"].target in (0, 1, 2, 3)
+    assert [needs_logits(done[wish]) for wish in done] == [False, True, False, True]
+    asked = {wish: resolve(one, LOGITS, NAMES) for wish, one in known.items()}
+    assert (asked["predicted"].target, asked["predicted"].label) == (2, 4)
+    assert asked["random"] == done["random"]
+
+
+def test_a_given_target_is_kept_and_may_be_the_label() -> None:
+    given = Task(0, "photo", 0, target=2, target_name="cherry", label_source="predicted")
+    done = resolve(given, LOGITS, NAMES)
+    assert (done.label, done.target, done.target_name) == (2, 2, "cherry")
+
+
+def test_a_random_target_is_uniform_over_the_other_classes() -> None:
+    """Chi-square of 8000 draws over 4 classes: above 16.3 (3 degrees of freedom) once in a thousand."""
+    for label in range(5):
+        drawn = Counter(resolve(task("random", label, seed), None, NAMES).target for seed in range(8000))
+        assert set(drawn) == set(range(5)) - {label}
+        assert sum((count - 2000) ** 2 / 2000 for count in drawn.values()) < 16.3
+
+
+def test_a_random_target_depends_on_the_seed_alone() -> None:
+    first = resolve(task("random", seed=7), LOGITS, NAMES).target
+    torch.rand(3)
+    assert resolve(task("random", seed=7), LOGITS, NAMES).target == first
+    assert resolve(task("random", label=2, seed=7), None, NAMES).target == first
+    assert {resolve(task("random", 2, seed), None, NAMES[:3]).target for seed in range(20)} == {0, 1}
+
+
+def test_a_random_target_needs_a_second_class() -> None:
+    with pytest.raises(LitVizError, match="no second class"):
+        resolve(task("random", 0), None, ["only"])
