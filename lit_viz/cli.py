@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lit_viz.errors import LitVizError, did_you_mean
 
 if TYPE_CHECKING:
+    from lit_viz.commands import Command
     from lit_viz.outcomes import Run
 
 _HELP = """\
@@ -20,6 +21,7 @@ See what an image classifier has learned by training the input image against the
 
   lit-viz demo                            all methods on packaged pictures, offline
   lit-viz visualize tarantula goldfish    class images
+  lit-viz saliency PHOTO_OR_FOLDER ...    saliency maps
   lit-viz resume RUN                      continue a run, or print the results of a finished one
   lit-viz classes tarant                  find a class by a part of its name
   lit-viz layers CLASSIFIER               the layers of a network
@@ -27,6 +29,10 @@ See what an image classifier has learned by training the input image against the
 lit-viz COMMAND --help says more. Configurations with their papers and costs are in configs/.
 """
 
+#: Named here too, so that `lit-viz --help` need not wait for torch.
+_METHODS = ("visualize", "saliency")
+#: Results that the terminal shows; all are in results.jsonl.
+_ROWS = 40
 #: Short options, and the dotted ones that they stand for.
 _SHORT = {
     "--classifier": "--classifier.name",
@@ -69,7 +75,7 @@ def _dispatch(words: list[str]) -> None:
         print(f"lit_viz {__version__}")
         return
     commands: dict[str, Callable[[list[str]], None]] = {
-        **{name: partial(_method, name) for name in ("visualize",)},
+        **{name: partial(_method, name) for name in _METHODS},
         "demo": _demo,
         "resume": _resume,
         "classes": _classes,
@@ -84,10 +90,19 @@ def _dispatch(words: list[str]) -> None:
 # -- methods
 
 
-def rewrite(words: Sequence[str], positional: str) -> list[str]:
+def rewrite(
+    words: Sequence[str],
+    positional: str,
+    own: Callable[[str, str], tuple[str, str]] = lambda name, value: (name, value),
+) -> list[str]:
     """Turn bare words and short options into the dotted options that the parser knows.
 
     Bare words become the list ``--<positional>``, dashes in option names underscores.
+
+    Args:
+        words: of the command line.
+        positional: the option that bare words go to.
+        own: turns the command's own short options, with their values, into the parser's.
 
     Raises:
         LitVizError: for an option that lit_viz has another name for.
@@ -105,9 +120,11 @@ def rewrite(words: Sequence[str], positional: str) -> list[str]:
         if name in _REFUSED:
             raise LitVizError(f"{name} would cut the run short: use {_REFUSED[name]}.")
         name = _SHORT.get(name, name)
-        options.append(name + equals + value)
-        if not equals and name not in _FLAGS and rest:
-            options.append(rest.pop(0))
+        valued = bool(equals) or (name not in _FLAGS and bool(rest))
+        if valued:
+            options += own(name, value if equals else rest.pop(0))
+        else:
+            options.append(name)
     if bare:
         import json
 
@@ -121,7 +138,7 @@ def _method(name: str, words: list[str]) -> None:
     from lit_viz.run import count, default_folder, execute
 
     command = COMMANDS[name]
-    words = rewrite(words, command.positional)
+    words = rewrite(words, command.positional, command.option)
     if "--help" in words or "-h" in words:
         words = ["--help"]
     else:
@@ -133,7 +150,7 @@ def _method(name: str, words: list[str]) -> None:
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
     run = execute(command, cli, say=_say)
-    _report(run)
+    _report(command, run)
 
 
 def _config_first(words: list[str], method: str, default: str, find: Callable[..., object]) -> list[str]:
@@ -163,7 +180,7 @@ def _resume(words: list[str]) -> None:
     from lit_viz.run import execute
 
     command, cli = stored(words[0])
-    _report(execute(command, cli, say=_say))
+    _report(command, execute(command, cli, say=_say))
 
 
 def _classes(words: list[str]) -> None:
@@ -233,37 +250,33 @@ def _say(sentence: str) -> None:
     Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def _report(run: Run) -> None:
-    """Print the results as a table (of judges: probability and rank), and where they lie."""
+def _report(command: Command, run: Run) -> None:
+    """Print the results as a table, the errors, and where everything lies; the exit status is 1 unless all were done."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    judges = sorted({name for record in run.results for name in record.get("judges") or {}})
-    for column in ("", "class", "status", "probability", "rank", *(f"by {name}" for name in judges), "seconds"):
-        table.add_column(column, justify="left" if column in ("class", "status") else "right", overflow="fold")
-    for record in run.results:
-        said = [record["judges"].get(name) for name in judges] if record.get("judges") else [None] * len(judges)
-        verdicts = ["-" if v is None else f"{v['probability']:.2f} ({v['rank']})" for v in said]
-        number = record.get("probability")
-        table.add_row(
-            str(record["index"]),
-            record["target_name"] or record["name"],
-            record["status"],
-            "-" if number is None else f"{number:.3f}",
-            str(record.get("rank", "-")),
-            *verdicts,
-            "-" if record["seconds"] is None else f"{record['seconds']:.0f}",
-        )
     console = Console()
     console = console if console.is_terminal else Console(width=120)
+    failed = [record for record in run.results if record["status"] == "failed"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    rows = command.table(run.results[:_ROWS])
+    for column in ("", *next(iter(rows), {}), "seconds"):
+        words = not rows or column in ("photograph", "class", "target", "method", "status")
+        table.add_column(column, justify="left" if words and column else "right", overflow="fold")
+    for record, row in zip(run.results, rows, strict=False):
+        seconds = "-" if record["seconds"] is None else f"{record['seconds']:.1f}"
+        table.add_row(str(record["index"]), *row.values(), seconds)
     console.print(table)
-    for record in run.results:
-        if record["error"]:
-            console.print(f"{record['name']}: {record['error']}", markup=False, highlight=False)
+    if len(run.results) > _ROWS:
+        console.print(f"... and {len(run.results) - _ROWS} more in results.jsonl", highlight=False)
+    for record in failed[:_ROWS]:
+        console.print(f"{record['name']}: {record['error']}", markup=False, highlight=False, soft_wrap=True)
+    if failed or len(run.results) > 1:
+        console.print(f"{len(run.results) - len(failed)} of {len(run.results)} done", highlight=False)
     if run.folder is not None:
         console.print(f"\nresults  {run.folder}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"figure   {run.folder / 'figure.png'}", markup=False, highlight=False, soft_wrap=True)
-        console.print("next     open figure.png and evolution.gif, or follow the run in W&B", highlight=False)
-    if any(record["status"] == "failed" for record in run.results):
+        for figure in sorted(run.folder.glob("figure.*")):
+            console.print(f"figure   {figure}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"next     {command.afterwards}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
         sys.exit(1)

@@ -59,13 +59,18 @@ class ClassifierOptions:
     size: int | tuple[int, int] | None = None
 
 
-def _add_common(parser: LightningArgumentParser) -> None:
+def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add = parser.add_argument
-    add("--iterations", type=int, default=200, help="updates an image")
+    add(
+        "--iterations",
+        type=int | None,
+        default=command.iterations,
+        help="updates an image; evaluations of an estimator",
+    )
     add("--seed", type=int, default=0, help="seed of the run; task i draws with seed + i")
     add("--slots", type=int, default=8, help="images trained at once")
-    add("--log_at", type=str | int, default="every:10", help="iterations to keep: 1,50,100,200, every:10, geometric")
-    add("--curve_at", type=str | int, default="every:10", help="iterations whose scalars are logged")
+    add("--log_at", type=str | int, default=command.log_at, help="iterations to keep: 1,50,100,200, every:10, geometric")
+    add("--curve_at", type=str | int, default=command.log_at, help="iterations whose scalars are logged")
     add("--out", type=str | None, default=None, help="run folder [runs/<method>/<UTC time>_<first target>]")
     add("--overwrite", action="store_true", help="replace a run that is there")
     add("--resume", action="store_true", help="continue the run that is there; start it if there is none")
@@ -110,7 +115,7 @@ class MethodCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the method's, the engine's and the Trainer's options."""
         self.command.add_arguments(parser)
-        _add_common(parser)
+        _add_common(parser, self.command)
         parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
         parser.add_class_arguments(
             self.command.module, "model", skip=set(self.command.own), instantiate=False, sub_configs=True

@@ -71,8 +71,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
             folder.write_config(dump(cli, _recorded(command, None)))
         if classifier is None:
             classifier = _load(config.classifier.as_dict())
-        tasks = command.tasks(config, classifier)
-        module = command.build(config, cli.parts, classifier)
+        module, tasks = _built(command, cli, classifier)
         if folder is not None:
             _keep_identity(folder, cli, _recorded(command, classifier), continues)
     except LitVizError:
@@ -96,14 +95,21 @@ def count(command: Command, cli: MethodCLI) -> str:
     command.check(config)
     tune_allocator()
     classifier = _load(config.classifier.as_dict())
-    tasks = command.tasks(config, classifier)
-    module = command.build(config, cli.parts, classifier)
+    module, tasks = _built(command, cli, classifier)
     steps, evaluations = module.cost(tasks)
     minutes = steps * module.seconds_a_step(tasks) / 60
     return (
         f"{len(tasks)} images, {steps} steps, {evaluations} evaluations (forward and backward): about {minutes:.1f} "
         "minutes on the processor of this machine"
     )
+
+
+def _built(command: Command, cli: MethodCLI, classifier: Classifier) -> tuple[ImageTraining, Sequence[Task]]:
+    """Return the module and its queue."""
+    module = command.build(cli.config, cli.parts, classifier)
+    tasks, notes = command.tasks(cli.config, cli.parts, classifier)
+    module.notes += notes
+    return module, tasks
 
 
 def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Sequence[Task], say: Say | None) -> Run:

@@ -1,1 +1,45 @@
-"""Saliency methods: which pixels decide?"""
+"""Saliency methods, one a file: which pixels decide?"""
+
+from __future__ import annotations
+
+from lit_viz.attributions.base import Attribution, Estimator, attribute
+from lit_viz.attributions.gradient import Gradient
+from lit_viz.attributions.input_x_gradient import InputXGradient
+from lit_viz.attributions.integrated_gradients import IntegratedGradients
+from lit_viz.attributions.occlusion import Occlusion
+from lit_viz.attributions.rise import RISE
+from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
+
+#: By the names that commands, records and figures use.
+METHODS: dict[str, type[Attribution]] = {
+    "gradient": Gradient,
+    "input_x_gradient": InputXGradient,
+    "smoothgrad": SmoothGrad,
+    "smoothgrad_squared": SmoothGradSquared,
+    "vargrad": VarGrad,
+    "integrated_gradients": IntegratedGradients,
+    "occlusion": Occlusion,
+    "rise": RISE,
+}
+
+
+def name_of(method: Attribution) -> str:
+    """Return the method's name; that of its class where it is none of ``METHODS``."""
+    return next((name for name, kind in METHODS.items() if kind is type(method)), type(method).__name__)
+
+
+__all__ = [
+    "METHODS",
+    "RISE",
+    "Attribution",
+    "Estimator",
+    "Gradient",
+    "InputXGradient",
+    "IntegratedGradients",
+    "Occlusion",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "VarGrad",
+    "attribute",
+    "name_of",
+]

@@ -1,8 +1,9 @@
 """The methods as commands: what the command line, the scripts and the Python functions launch alike."""
 
 from lit_viz.commands.base import Command
+from lit_viz.commands.saliency import Saliency
 from lit_viz.commands.visualize import Visualize
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (Visualize(),)}
+COMMANDS: dict[str, Command] = {command.name: command for command in (Visualize(), Saliency())}
 
 __all__ = ["COMMANDS", "Command"]

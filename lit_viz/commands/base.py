@@ -27,6 +27,8 @@ class Command(ABC):
         example: a command line that works as it stands.
         demo: the words that ``lit-viz demo`` gives the command.
         own: arguments of the module that the command gives itself, so that they are no options.
+        iterations, log_at: the defaults.
+        afterwards: what to do next, said at the end.
     """
 
     name: ClassVar[str]
@@ -36,6 +38,13 @@ class Command(ABC):
     example: ClassVar[str]
     demo: ClassVar[tuple[str, ...]]
     own: ClassVar[frozenset[str]]
+    iterations: ClassVar[int | None] = 200
+    log_at: ClassVar[str] = "every:10"
+    afterwards: ClassVar[str] = "open figure.png, or follow the run in W&B"
+
+    def option(self, name: str, value: str) -> tuple[str, str]:
+        """Return a short option of the command, and its value, as the parser knows them; others as they are."""
+        return name, value
 
     @abstractmethod
     def add_arguments(self, parser: LightningArgumentParser) -> None:
@@ -46,8 +55,10 @@ class Command(ABC):
         """Refuse a configuration that makes no run, before anything is loaded."""
 
     @abstractmethod
-    def tasks(self, config: Namespace, classifier: Classifier) -> Sequence[Task]:
-        """Return the queue."""
+    def tasks(
+        self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
+    ) -> tuple[Sequence[Task], Sequence[str]]:
+        """Return the queue, and sentences worth saying about it."""
 
     @abstractmethod
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
@@ -56,3 +67,7 @@ class Command(ABC):
     @abstractmethod
     def figure(self, outcomes: Sequence[Outcome]) -> Figure:
         """Return the method's figure."""
+
+    @abstractmethod
+    def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Return a row a record, by column, as it is printed at the end."""

@@ -35,6 +35,7 @@ class Visualize(Command):
     own: ClassVar[frozenset[str]] = frozenset(
         {"classifier", "iterations", "slots", "log_at", "curve_at", "init", "judges"}
     )
+    afterwards: ClassVar[str] = "open figure.png and evolution.gif, or follow the run in W&B"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
         """Add targets, the photograph to start from, and how it is fitted."""
@@ -47,8 +48,12 @@ class Visualize(Command):
         """Refuse a run without targets."""
         if not config.targets:
             raise LitVizError(f"no class was named: try {self.example}")
+        if config.iterations is None:
+            raise LitVizError("a class image has no number of iterations of its own: give --iterations.")
 
-    def tasks(self, config: Namespace, classifier: Classifier) -> list[Task]:
+    def tasks(
+        self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
+    ) -> tuple[list[Task], list[str]]:
         """Return one task a target; a class that is named twice gets two seeds."""
         tasks = []
         for index, wanted in enumerate(config.targets):
@@ -56,7 +61,7 @@ class Visualize(Command):
             name = classifier.labels[target]
             seed = config.seed + index
             tasks.append(Task(index, name, seed, target=target, target_name=name, source=config.init))
-        return tasks
+        return tasks, []
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ClassVisualization:
         """Return the module; the photograph is read here, so that a broken one ends the run before it begins."""
@@ -74,6 +79,22 @@ class Visualize(Command):
     def figure(self, outcomes: Sequence[Outcome]) -> Figure:
         """Return the images at some of the logged iterations over the curve of their probability."""
         return evolution_figure(evolutions(outcomes))
+
+    def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Return what the network says of each image, and what the judges say: probability and rank."""
+        judges = sorted({name for record in results for name in record.get("judges") or {}})
+        return [self._row(record, judges) for record in results]
+
+    @staticmethod
+    def _row(record: Mapping[str, Any], judges: Sequence[str]) -> dict[str, str]:
+        said = {f"by {name}": (record.get("judges") or {}).get(name) for name in judges}
+        return {
+            "class": record["target_name"] or record["name"],
+            "status": record["status"],
+            "probability": "-" if record.get("probability") is None else f"{record['probability']:.3f}",
+            "rank": str(record.get("rank", "-")),
+            **{name: "-" if v is None else f"{v['probability']:.2f} ({v['rank']})" for name, v in said.items()},
+        }
 
     def _photograph(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> Tensor | None:
         if config.init is None:

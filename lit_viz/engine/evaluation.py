@@ -28,6 +28,7 @@ class Evaluator:
         normalize: images -> images as the classifier sees them, for the priors.
         priors: what is subtracted from the score.
         views: classifier inputs an image and evaluation.
+        layers: whose activations are read besides those that the objective reads.
     """
 
     networks: Mapping[str, FrozenNetwork]
@@ -37,6 +38,7 @@ class Evaluator:
     normalize: Callable[[Tensor], Tensor]
     priors: Sequence[Prior] = ()
     views: int = 1
+    layers: Sequence[str] = ()
 
     def __call__(
         self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True, network: str = "plain"
@@ -50,7 +52,7 @@ class Evaluator:
             x = x.detach().requires_grad_(gradient)
             images = self.decode(x)
             inputs = self.look(images, Draws(slots.keys(rows, self.views), x.device))
-            logits, activations = self.networks[network](inputs, layers=self.objective.layers)
+            logits, activations = self.networks[network](inputs, layers=(*self.objective.layers, *self.layers))
             targets = slots.targets(rows, x.device).repeat_interleave(self.views)
             objective = self._over_views(self.objective(Outputs(logits, targets, activations)))
             terms = {"objective": objective}

@@ -73,6 +73,7 @@ class ImageTraining(pl.LightningModule):
 
     Attributes:
         notes: sentences worth saying once before the run.
+        advice: what to do where an image breaks (its score is no finite number), as the end of a sentence.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class ImageTraining(pl.LightningModule):
         self.curve_at = Moments.parse(curve_at)
         self.slots = Slots()
         self.notes: list[str] = []
+        self.advice = "try a lower learning rate"
         self.finished: dict[int, str] = {}  # task index -> status
         self._restored: dict[str, Any] | None = None
         self._evaluated: Evaluation | None = None  # the first evaluation of the images x_k in the present step
@@ -125,12 +127,15 @@ class ImageTraining(pl.LightningModule):
         """Return whether the two may be trained in one batch: what the rule's state consists of is the same for all."""
         return True
 
-    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task]:
+    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks with what is only known once their images ``(N, ...)`` are there (a predicted label).
 
-        They are in the last ``N`` slots.
+        An error in the place of a task fails that task.
         """
         return list(tasks)
+
+    def begin(self, rows: Sequence[int]) -> None:  # noqa: B027 - most methods have nothing to do
+        """Be told that these slots were filled."""
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Return what else is known of the final images of these slots: the terms of their score."""
@@ -298,20 +303,25 @@ class ImageTraining(pl.LightningModule):
             try:
                 images.append(self.start(task))
             except LitVizError as error:
-                failed.append(Result(task, {"status": "failed", "error": str(error), "iterations": 0}))
+                failed.append(_failed(task, error))
             else:
                 tasks.append(task)
         if tasks:
             x = torch.stack(images).to(self.device, self.number)
-            counts = {
-                ITERATION: torch.zeros(len(tasks), dtype=torch.long, device=self.device),
-                ITERATIONS: torch.tensor([self.last(task) for task in tasks], device=self.device),
-            }
-            counts[UNTIL] = counts[ITERATIONS]
-            own = self.step_rule.init(x, tasks)
-            self.slots.append(tasks, self.step_rule.place(x, own), {**own, **counts})
-            self.slots.tasks[-len(tasks) :] = self.complete(tasks, x)
+            completed = self.complete(tasks, x)
+            whole = {m: task for m, task in enumerate(completed) if isinstance(task, Task)}
+            failed += [_failed(t, e) for t, e in zip(tasks, completed, strict=True) if isinstance(e, LitVizError)]
+            self._fill(list(whole.values()), x[list(whole)])
         return failed
+
+    def _fill(self, tasks: list[Task], x: Tensor) -> None:
+        if not tasks:
+            return
+        iterations = torch.tensor([self.last(task) for task in tasks], device=self.device)
+        counts = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
+        own = self.step_rule.init(x, tasks)
+        self.slots.append(tasks, self.step_rule.place(x, own), {**own, **counts})
+        self.begin(range(len(self.slots) - len(tasks), len(self.slots)))
 
     def _until(self) -> Tensor:
         """Return the next iteration of each slot at which it is looked at."""
@@ -372,7 +382,7 @@ class ImageTraining(pl.LightningModule):
         iteration = int(slots.state[ITERATION][n])
         error = (
             f"{task.name}: the image or its score stopped being a finite number at iteration {iteration + 1}; "
-            "its last finite image is kept: try a lower learning rate."
+            f"its last finite image is kept: {self.advice}."
             if broken
             else None
         )
@@ -389,3 +399,7 @@ class ImageTraining(pl.LightningModule):
         }
         observation = Observation(task, iteration, scalars, look.image, look.top5)
         return observation, Result(task, record, look.image, look.array, look.source)
+
+
+def _failed(task: Task, error: LitVizError) -> Result:
+    return Result(task, {"status": "failed", "error": str(error), "iterations": 0})

@@ -16,7 +16,7 @@ from lit_viz.randomness import Key
 #: Kept by the engine beside the rule's own state.
 ITERATION, ITERATIONS, UNTIL = OF_ENGINE
 #: What may become known of a task only when its image is read.
-_COMPLETED = ("label", "label_source", "target", "target_name")
+_COMPLETED = ("label", "label_source", "target", "target_name", "options")
 
 
 class Slots(nn.Module):

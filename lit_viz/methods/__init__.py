@@ -1,5 +1,6 @@
-"""The methods: LightningModules whose parameter is the input image."""
+"""The methods: LightningModules that train an image against a frozen classifier."""
 
 from lit_viz.methods.class_visualization import ClassVisualization
+from lit_viz.methods.saliency_map import SaliencyMap
 
-__all__ = ["ClassVisualization"]
+__all__ = ["ClassVisualization", "SaliencyMap"]

@@ -1,0 +1,165 @@
+"""``lit-viz saliency``: which pixels decide."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+from pytorch_lightning.cli import LightningArgumentParser
+
+from lit_viz.attributions import METHODS, Attribution, name_of
+from lit_viz.classifiers import Classifier
+from lit_viz.commands.base import Command
+from lit_viz.commands.photographs import add_photograph_arguments, photograph_tasks
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
+from lit_viz.figures.style import probability_text
+from lit_viz.methods import SaliencyMap
+from lit_viz.outcomes import Outcome
+
+
+class Saliency(Command):
+    """Saliency maps of photographs, checked by Captum."""
+
+    name: ClassVar[str] = "saliency"
+    module: ClassVar[type[ImageTraining]] = SaliencyMap
+    default_config: ClassVar[str] = "gradient"
+    positional: ClassVar[str] = "photographs"
+    example: ClassVar[str] = "lit-viz saliency packaged:chelsea --method smoothgrad"
+    demo: ClassVar[tuple[str, ...]] = (
+        "packaged:chelsea",
+        "packaged:coffee",
+        "packaged:rocket",
+        "--config",
+        "compare_methods",
+    )
+    own: ClassVar[frozenset[str]] = frozenset(
+        {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images"}
+    )
+    iterations: ClassVar[int | None] = None
+    log_at: ClassVar[str] = "geometric"
+
+    def add_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add photographs, targets and labels."""
+        add_photograph_arguments(parser)
+
+    def option(self, name: str, value: str) -> tuple[str, str]:
+        """Turn ``--method smoothgrad`` into the class it stands for, and ``--tolerance`` into the module's option."""
+        if name == "--method":
+            return "--model.method", _class_paths(value)
+        short = name.startswith("--method.") or name in ("--tolerance", "--reducer", "--batch")
+        return (f"--model.{name[2:]}" if short else name), value
+
+    def check(self, config: Namespace) -> None:
+        """Refuse a run without photographs."""
+        if not config.photographs:
+            raise LitVizError(f"no photograph was named: try {self.example}")
+
+    def tasks(
+        self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
+    ) -> tuple[list[Task], list[str]]:
+        """Return one task a method, photograph and target; the methods one after another."""
+        queue, notes = photograph_tasks(
+            config.photographs, classifier, target=config.target, labels=config.labels, seed=config.seed
+        )
+        return [
+            replace(task, index=task.index + i * len(queue), options={**task.options, "method": name})
+            for i, name in enumerate(map(name_of, _listed(parts["method"])))
+            for task in queue
+        ], notes
+
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> SaliencyMap:
+        """Return the module."""
+        return SaliencyMap(
+            classifier,
+            **parts,
+            fit=config.fit,
+            iterations=config.iterations,
+            slots=config.slots,
+            log_at=config.log_at,
+            curve_at=config.curve_at,
+        )
+
+    def figure(self, outcomes: Sequence[Outcome]) -> Figure:
+        """Return the photographs over their maps, or beside them where there are several methods."""
+        return saliency_figure(panels(outcomes))
+
+    def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Return what each map explains, and how far it may be off."""
+        return [
+            {
+                "photograph": record["name"],
+                "method": str(record.get("method", "-")),
+                "class": record["target_name"] or "-",
+                "status": record["status"],
+                "probability": "-" if record.get("probability") is None else f"{record['probability']:.3f}",
+                "evaluations": str(record["iterations"]),
+                "error": _said_error(record),
+            }
+            for record in results
+        ]
+
+
+def panels(outcomes: Sequence[Outcome]) -> list[SaliencyPanel]:
+    """Return a panel for each photograph and class, with the maps of all methods."""
+    found: dict[tuple[Any, ...], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        record = outcome.record
+        if record["array"] is not None or outcome.array() is not None:
+            found[record["name"], record["source"], record["seed"], record["target"]].append(outcome)
+    return [_panel(of_one) for of_one in found.values()]
+
+
+def _panel(outcomes: Sequence[Outcome]) -> SaliencyPanel:
+    first = outcomes[0].record
+    photograph = outcomes[0].source()
+    assert photograph is not None
+    return SaliencyPanel(
+        name=str(first["target_name"]),
+        photograph=photograph,
+        maps={str(o.record["method"]): a for o in outcomes if (a := o.array()) is not None},
+        subtitle=_subtitle(first),
+        uncertainty={str(o.record["method"]): said for o in outcomes if (said := _said_error(o.record)) != "-"},
+    )
+
+
+def _subtitle(record: Mapping[str, Any]) -> str:
+    """Return how sure the network is of the class, and whether it is the photograph's own."""
+    said = [] if record.get("probability") is None else [probability_text(record["probability"])]
+    if record["target"] == record["label"]:
+        said += ["predicted"] if record["label_source"] == "predicted" else []
+    else:
+        said.append(f"of {record['name']}")
+    return ", ".join(said)
+
+
+def _said_error(record: Mapping[str, Any]) -> str:
+    error = record.get("relative_error")
+    return "-" if error is None else f"± {error:.1%}"
+
+
+def _listed(method: Any) -> list[Attribution]:
+    return list(method) if isinstance(method, (list, tuple)) else [method]
+
+
+def _class_paths(names: str) -> str:
+    """Return the classes of methods named ``gradient`` or ``gradient,smoothgrad``, as the parser knows them.
+
+    Raises:
+        LitVizError: an unknown method; the known ones are listed.
+    """
+    found = []
+    for name in names.split(","):
+        key = name.strip().replace("-", "_")
+        if key not in METHODS:
+            near = did_you_mean(key, METHODS) or f": there are {', '.join(METHODS)}."
+            raise LitVizError(f"there is no saliency method {name.strip()!r}{near}")
+        found.append({"class_path": f"{METHODS[key].__module__}.{METHODS[key].__name__}"})
+    return found[0]["class_path"] if len(found) == 1 else json.dumps(found)

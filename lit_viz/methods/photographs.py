@@ -1,0 +1,81 @@
+"""What the methods that start from photographs share: reading them, and asking the network what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.images.fitting import Box, Fit
+from lit_viz.images.listing import needs_logits, resolve
+from lit_viz.images.reading import read_photograph
+from lit_viz.optim import StepRule
+
+
+class PhotographTraining(ImageTraining):
+    """Trains something for each photograph of a queue.
+
+    Labels and targets that depend on what the network says of a photograph are completed when it is read: a folder of
+    thousands starts at once.
+
+    Args:
+        classifier, step_rule: see :class:`~lit_viz.engine.module.ImageTraining`.
+        fit: how photographs are brought to the classifier's size.
+        images: ``(N, C, H, W)`` in [0, 1], handed over instead of files; a task's option ``image`` says which is its.
+        limits: the other arguments of :class:`~lit_viz.engine.module.ImageTraining`.
+    """
+
+    def __init__(
+        self, classifier: Classifier, step_rule: StepRule, *, fit: Fit = "crop", images: Tensor | None, **limits: Any
+    ) -> None:
+        super().__init__(classifier, step_rule, **limits)
+        self.fit = fit
+        self.images = images
+        self._boxes: dict[int, tuple[tuple[int, int], Box]] = {}  # by task: size of the original, and its part
+        self._asked: dict[int, Tensor] = {}  # by task: logits (K,) of the photograph
+
+    def start(self, task: Task) -> Tensor:
+        """Return the photograph ``(C, H, W)``, on the 8-bit lattice where it comes from a file.
+
+        Raises:
+            LitVizError: it can't be read, or its label or target is not to be had.
+        """
+        if (error := task.options.get("error")) is not None:
+            raise LitVizError(error)
+        if task.source is None:
+            if self.images is None:
+                raise LitVizError(f"{task.name} was handed over as an array, not as a file: hand it over again.")
+            return self.images[task.options["image"]]
+        photograph = read_photograph(task.source, self.classifier.size, self.classifier.channels, self.fit)
+        self._boxes[task.index] = photograph.original_size, photograph.box
+        return photograph.pixels
+
+    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
+        """Return the tasks with label and target, and where the photograph lies in the original.
+
+        The original network is asked, of those photographs only whose label or target depends on it.
+        """
+        asking = [m for m, task in enumerate(tasks) if needs_logits(task)]
+        logits = dict(zip(asking, self.classifier.logits(x[asking]), strict=True)) if asking else {}
+        self._asked |= {tasks[m].index: row for m, row in logits.items()}
+        return [self._completed(task, logits.get(m)) for m, task in enumerate(tasks)]
+
+    def _completed(self, task: Task, logits: Tensor | None) -> Task | LitVizError:
+        try:
+            task = resolve(task, logits, self.classifier.labels)
+        except LitVizError as error:
+            return error
+        if task.index not in self._boxes:
+            return task
+        size, box = self._boxes.pop(task.index)
+        return replace(task, options={**task.options, "original_size": list(size), "original_box": list(box)})
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Count the forwards that were paid for labels and targets."""
+        self.slots.pay([n for n in rows if self.slots.tasks[n].index in self._asked], forwards=1)

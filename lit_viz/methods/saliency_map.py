@@ -1,0 +1,228 @@
+"""Which pixels decide? A map is accumulated over evaluations of the frozen network, and converges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions import Attribution, Gradient, name_of
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.module import Look
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.verdicts import top, verdict
+from lit_viz.figures.heat import clip_limits, heat, reduce_channels
+from lit_viz.figures.heat import reducer as find_reducer
+from lit_viz.images.fitting import Fit
+from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.optim import Evaluate, Evaluation, State, StepRule
+
+_LOGITS = "logits"
+#: How a method's uncertainty is called in records, where ``error`` is the sentence of a task that failed.
+_SCALARS = {"error": "relative_error"}
+
+
+class SaliencyMap(PhotographTraining):
+    """Explains which pixels of a photograph decide for a class (Simonyan et al. 2014, arXiv:1312.6034, section 3).
+
+    The degenerate case of training an image: evaluations are accumulated and the photograph stays. Iteration k of a map
+    is the map after k evaluations; of several methods each is a task of its own.
+
+    Args:
+        classifier: the frozen network.
+        method: how the map is made, or several.
+        reducer: how an attribution ``(C, H, W)`` becomes the map ``(H, W)`` that is shown: a name of
+            :data:`~lit_viz.figures.heat.REDUCERS`, the method's own unless given.
+        tolerance: a map is done when its relative error is not above it; goes on to the last evaluation unless given.
+        batch: inputs that are evaluated at once, over all slots: a single photograph's evaluations fill it, too.
+        fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
+        iterations: evaluations a map; each method's own number unless given.
+        slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
+
+    Raises:
+        LitVizError: for values that make no run, or a method that makes no sense for the network, in one sentence.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        method: Attribution | list[Attribution] = Gradient(),  # noqa: B008 - replaced, never changed
+        reducer: str | None = None,
+        tolerance: float | None = None,
+        batch: int = 8,
+        *,
+        fit: Fit = "crop",
+        images: Tensor | None = None,
+        iterations: int | None = None,
+        slots: int = 8,
+        log_at: str = "geometric",
+        curve_at: str = "geometric",
+    ) -> None:
+        methods = list(method) if isinstance(method, (list, tuple)) else [method]
+        if not methods:
+            raise LitVizError("no saliency method was named: try --method gradient.")
+        if tolerance is not None and not tolerance > 0:
+            raise LitVizError(f"--tolerance {tolerance} is never reached: give a positive fraction such as 0.02.")
+        if batch < 1:
+            raise LitVizError(f"--batch {batch} makes no run: give a whole number from 1 up.")
+        self.methods = {name_of(one): one for one in methods}
+        for one in methods:
+            one.bind(classifier)
+            one.tolerance, one.batch = tolerance, batch
+        super().__init__(
+            classifier,
+            _Chosen(self.methods, classifier.num_classes),
+            fit=fit,
+            images=images,
+            iterations=max(one.evaluations for one in methods) if iterations is None else iterations,
+            slots=slots,
+            log_at=log_at,
+            curve_at=curve_at,
+        )
+        self.advice = "the network gives no finite score for it"
+        self.given_iterations = iterations
+        self.reducer = reducer
+        if reducer is not None:
+            find_reducer(reducer)
+
+    @property
+    def chosen(self) -> _Chosen:
+        """The rule, which knows the method of the present batch."""
+        assert isinstance(self.step_rule, _Chosen)
+        return self.step_rule
+
+    def last(self, task: Task) -> int:
+        """Return the number of evaluations of the task's map."""
+        own = self.methods[_method(task)].evaluations if self.given_iterations is None else self.given_iterations
+        return int(task.options.get("iterations", own))
+
+    def prepare(self, device: torch.device) -> None:
+        """Make the copies of the network that the methods ask; a wrong layer name is found here."""
+        layers = {layer for method in self.methods.values() for layer in method.layers}
+        networks = {
+            name: self.classifier.fast(layers if name == "plain" else (), device, self.number)
+            for method in self.methods.values()
+            for name in method.networks
+        }
+        self._evaluators = {
+            name: Evaluator(
+                networks=networks,
+                decode=lambda x: x,
+                look=lambda images, draws: images,
+                objective=method.objective,
+                normalize=self.classifier.normalize,
+                layers=method.layers,
+            )
+            for name, method in self.methods.items()
+        }
+
+    def on_fit_start(self) -> None:
+        """Take up where a checkpoint left off, also with its method."""
+        super().on_fit_start()
+        if self.slots.tasks:
+            self.chosen.choose(self.slots.tasks[0])
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Keep what the network said of the photographs already."""
+        super().begin(rows)
+        for n in rows:
+            if (logits := self._asked.pop(self.slots.tasks[n].index, None)) is not None:
+                self.slots.state[_LOGITS][n] = logits.to(self.slots.state[_LOGITS])
+
+    def fits(self, task: Task, beside: Task) -> bool:
+        """Return whether both are explained by one method."""
+        return _method(task) == _method(beside)
+
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
+        """Evaluate inputs; what the network says of the photograph itself is kept."""
+        evaluator = self._evaluators[self.chosen.name]
+        evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
+        fresh = [m for m, n in enumerate(rows) if self.slots.state[_LOGITS][n, 0].isnan()]
+        for m in fresh:
+            if torch.equal(x[m], self.slots.x[rows[m]]):
+                self.slots.state[_LOGITS][rows[m]] = evaluation.logits[m].float()
+        return evaluation
+
+    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+        """Ask about the photographs of which the network has not been asked yet."""
+        unasked = [m for m, n in enumerate(rows) if self.slots.state[_LOGITS][n, 0].isnan()]
+        if unasked:
+            self.score(x[unasked], [rows[m] for m in unasked], gradient=False)
+        return [{} for _ in rows]
+
+    @torch.no_grad()
+    def look(self, x: Tensor, rows: Sequence[int]) -> list[Look]:
+        """Show the maps as they are; at iteration 0 the photograph, of which nothing is known yet."""
+        state = {key: value[list(rows)] for key, value in self.slots.state.items()}
+        method = self.chosen.method
+        maps = method.attribution(x, state)
+        errors = method.uncertainty(x, state)
+        looks = []
+        for m, (n, k) in enumerate(zip(rows, state["iteration"].tolist(), strict=True)):
+            if k == 0:
+                looks.append(Look(x[m].cpu(), {}))
+                continue
+            shown = reduce_channels(maps[m].float().cpu(), self.reducer or method.reducer)[0]
+            scalars = {_SCALARS.get(name, name): float(error[m]) for name, error in errors.items()}
+            looks.append(
+                Look(
+                    heat(shown, clip_limits([shown])[0]),
+                    {**self._said(n), **scalars, "maximum": float(maps[m].abs().max())},
+                    top5=self._top(n),
+                    array=maps[m].float().cpu(),
+                    source=x[m].float().cpu(),
+                )
+            )
+        return looks
+
+    def record(self, task: Task, look: Look) -> dict[str, Any]:
+        """Return the method and the top five classes."""
+        place = {key: task.options[key] for key in ("original_size", "original_box") if key in task.options}
+        return {"method": _method(task), "top5": [[name, round(p, 6)] for name, p in look.top5], **place}
+
+    def _logits(self, n: int) -> Tensor:
+        return self.slots.state[_LOGITS][n].cpu()
+
+    def _said(self, n: int) -> Mapping[str, float]:
+        logits = self._logits(n)
+        target = self.slots.tasks[n].target
+        return {} if logits[0].isnan() or target is None else verdict(logits, target)
+
+    def _top(self, n: int) -> tuple[tuple[str, float], ...]:
+        logits = self._logits(n)
+        return () if logits[0].isnan() else tuple((self.classifier.labels[i], p) for i, p in top(logits))
+
+
+class _Chosen(StepRule):
+    """The method of the present batch, whose tasks all have the same one (see :meth:`SaliencyMap.fits`)."""
+
+    def __init__(self, methods: Mapping[str, Attribution], classes: int) -> None:
+        self.methods, self.classes = methods, classes
+        self.name = next(iter(methods))
+
+    @property
+    def method(self) -> Attribution:
+        return self.methods[self.name]
+
+    def choose(self, task: Task) -> None:
+        self.name = _method(task)
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        self.choose(tasks[0])
+        # Of the photograph itself, NaN until the network was asked about it.
+        logits = torch.full((len(x), self.classes), torch.nan, device=x.device)
+        return {**self.method.init(x, tasks), _LOGITS: logits}
+
+    def advance(self, state: State) -> Tensor:
+        return self.method.advance(state)
+
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        return self.method.step(x, state, evaluate)
+
+
+def _method(task: Task) -> str:
+    return str(task.options["method"])
