@@ -107,7 +107,7 @@ class Draws:
             return self.normal(purpose, shape)
         table = _noise_table(self.device)
         starts = self.integers(purpose, 0, _TABLE - count).tolist()
-        out = torch.empty(len(self.keys), count, device=self.device)
+        out = torch.empty(len(self.keys), count, dtype=torch.float32, device=self.device)
         for row, start in zip(out, starts, strict=True):
             row.copy_(table[start : start + count])
         return out.view(-1, *shape)
@@ -118,7 +118,7 @@ class Draws:
         return _mix(keys[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
 
     def _filled(self, purpose: str, shape: Sequence[int], fill: _Fill) -> Tensor:
-        rows = torch.empty(len(self.keys), *shape)
+        rows = torch.empty(len(self.keys), *shape, dtype=torch.float32)  # whatever torch's default is
         generator = torch.Generator()
         for row, word in zip(rows, _hash_keys(self.keys, self.scope + purpose), strict=True):
             fill(row, generator.manual_seed(int(word) >> 32))
@@ -158,4 +158,4 @@ def _hash_text(text: str) -> int:
 
 @lru_cache(maxsize=8)
 def _noise_table(device: torch.device) -> Tensor:
-    return torch.empty(_TABLE).normal_(generator=generator_for(Key(0, 0), "noise table")).to(device)
+    return torch.empty(_TABLE, dtype=torch.float32).normal_(generator=generator_for(Key(0, 0), "noise table")).to(device)

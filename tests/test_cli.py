@@ -66,7 +66,8 @@ def test_words_become_dotted_options() -> None:
     assert rewrite(words, "targets") == [
         "--classifier.name",
         "torchvision/vgg16",
-        "--log_at=1,5",
+        "--log_at",
+        "1,5",
         "--overwrite",
         "--targets",
         '["tarantula", "goldfish", "hay"]',

@@ -104,3 +104,16 @@ def test_generator_is_a_function_of_key_and_purpose() -> None:
 
     assert first(Key(1, 2, 3), "a") == first(Key(1, 2, 3), "a")
     assert len({first(Key(1, 2, 3), "a"), first(Key(1, 2, 3), "b"), first(Key(1, 2, 4), "a")}) == 3
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal", "noise"])
+def test_draws_do_not_depend_on_torchs_default_dtype(kind: str) -> None:
+    """Lightning sets it to float64 under ``--trainer.precision 64-true``."""
+    shape = (3, 16, 16)
+    usual = getattr(Draws([Key(1, 2)]), kind)("probe", shape=shape)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(getattr(Draws([Key(1, 2)]), kind)("probe", shape=shape), usual)
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lit_viz.attributions import METHODS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.methods import SaliencyMap
+from tests.conftest import Train
+
+
+def method_of(name: str) -> Attribution:
+    return METHODS[name](window=6) if name == "occlusion" else METHODS[name]()
+
+
+def images(n: int = 5) -> Tensor:
+    return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+def queue(n: int = 5, method: str = "gradient", **options: Any) -> list[Task]:
+    options = {"method": method, **options}
+    return [Task(i, f"i{i}", 10 + i, target=i % 5, options={"image": i, **options}) for i in range(n)]
+
+
+def module(classifier: Classifier, method: Attribution, **options: Any) -> SaliencyMap:
+    return SaliencyMap(classifier, method, **{"images": images(), "slots": 2, **options})
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if n not in ("guided_backprop", "deconvolution", "guided_grad_cam")]
+)
+def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, train: Train, name: str) -> None:
+    """Five photographs in two slots, of different age, several evaluations at a time, against one loop over all."""
+    count = {"rise": 20}.get(name)
+    memory = train(module(smooth, method_of(name), iterations=count), queue(method=name), precision="64-true")
+    method = method_of(name)
+    method.bind(smooth)
+    network = smooth.fast(method.layers, dtype=torch.float64)
+    x, targets, seeds = images().double(), [t.target for t in queue()], [t.seed for t in queue()]
+    expected, uncertainty = attribute(method, network, x, targets, evaluations=count, seeds=seeds)
+    ours = torch.stack([memory.results[i].array for i in range(5)])
+    assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()  # arrays are float32
+    for i, (_, result) in enumerate(sorted(memory.results.items())):
+        assert result.record["method"] == name
+        assert result.record["iterations"] == (count or method.evaluations)
+        if uncertainty:
+            assert result.record["relative_error"] == pytest.approx(float(uncertainty["error"][i]), rel=1e-6)
+
+
+def test_evaluations_are_counted_and_none_is_wasted(smooth: Classifier, train: Train) -> None:
+    """With targets given, a gradient costs one evaluation, and what the network says comes with it."""
+    memory = train(module(smooth, Gradient()), queue())
+    for i, result in memory.results.items():
+        assert (result.record["forwards"], result.record["backwards"]) == (1, 1)
+        logits = smooth.logits(images())[i]
+        assert result.record["probability"] == pytest.approx(float(logits.softmax(0)[i % 5]), abs=1e-6)
+        assert result.record["top5"][0][0] == smooth.labels[int(logits.argmax())]
+    memory = train(module(smooth, SmoothGrad(), iterations=9), queue(method="smoothgrad"))
+    for result in memory.results.values():  # noisy copies only: the photograph itself is asked about once
+        assert (result.record["forwards"], result.record["backwards"]) == (9 + 1, 9)
+
+
+def test_a_single_photograph_fills_the_batch(smooth: Classifier, train: Train) -> None:
+    sizes: list[int] = []
+
+    class Sizes(SaliencyMap):
+        def score(self, x: Tensor, rows: Sequence[int], **how: Any) -> Any:
+            sizes.append(len(x))
+            return super().score(x, rows, **how)
+
+    train(
+        Sizes(smooth, SmoothGrad(), images=images(), iterations=20, batch=6, log_at="last", curve_at="last"),
+        queue(1, "smoothgrad"),
+    )
+    assert sizes == [6, 6, 6, 2, 1]  # the last one asks about the photograph itself
+
+
+def test_maps_are_seen_at_exactly_the_logged_evaluations(smooth: Classifier, train: Train) -> None:
+    made = module(smooth, SmoothGrad(), iterations=10, batch=8, log_at="1,3,7", curve_at="last")
+    memory = train(made, queue(method="smoothgrad"))
+    for seen in memory.observations.values():
+        assert [o.iteration for o in seen] == [1, 3, 7, 10]
+        errors = [o.scalars["relative_error"] for o in seen]
+        assert errors[0] == np.inf
+        assert errors[1] > errors[3] > 0
+
+
+def test_each_map_stops_at_its_tolerance(smooth: Classifier, train: Train) -> None:
+    made = module(smooth, IntegratedGradients(), iterations=200, tolerance=1e-3)
+    memory = train(made, queue(method="integrated_gradients"))
+    exact = train(module(smooth, IntegratedGradients(), iterations=200), queue(method="integrated_gradients"))
+    for i, result in memory.results.items():
+        assert result.record["iterations"] < 200
+        assert result.record["relative_error"] <= 1e-3
+        error = (result.array - exact.results[i].array).abs().max() / exact.results[i].array.abs().max()
+        assert error < 3e-3
+
+
+def test_several_methods_run_one_after_another(smooth: Classifier, train: Train) -> None:
+    tasks = [
+        Task(i + 3 * j, f"i{i}", i, target=1, options={"image": i, "method": name})
+        for j, name in enumerate(("gradient", "smoothgrad"))
+        for i in range(3)
+    ]
+    memory = train(module(smooth, [Gradient(), SmoothGrad()]), tasks)
+    assert [memory.results[i].record["iterations"] for i in range(6)] == [1, 1, 1, 32, 32, 32]
+    alone = train(module(smooth, SmoothGrad()), [Task(1, "i1", 1, target=1, options=tasks[4].options)])
+    torch.testing.assert_close(memory.results[4].array, alone.results[1].array, rtol=1e-4, atol=1e-6)
+
+
+def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Classifier, train: Train) -> None:
+    tasks = [
+        Task(0, "a", 0, label_source="predicted", options={"image": 0, "method": "gradient", "target": "label"}),
+        Task(1, "b", 1, label_source="predicted", options={"image": 1, "method": "gradient", "target": "least-likely"}),
+    ]
+    memory = train(module(smooth, Gradient()), tasks)
+    logits = smooth.logits(images())
+    first, second = memory.results[0], memory.results[1]
+    assert first.task.label == first.task.target == int(logits[0].argmax())
+    assert second.task.label == int(logits[1].argmax())
+    assert second.task.target == int(logits[1].argmin())
+    assert second.complete()["target_name"] == smooth.labels[int(logits[1].argmin())]
+    assert first.record["forwards"] == 2  # one to find the label
+
+
+def test_a_broken_photograph_fails_alone(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    files = ["good.png", "empty.jpg", "text.png", "good.png"]
+    tasks = [
+        Task(i, file, i, target=1, source=str(tmp_path / file), options={"method": "gradient"})
+        for i, file in enumerate(files)
+    ]
+    memory = train(module(smooth, Gradient(), images=None), tasks)
+    assert [memory.results[i].record["status"] for i in range(4)] == ["done", "failed", "failed", "done"]
+    assert "is empty" in memory.results[1].record["error"]
+    assert "not an image" in memory.results[2].record["error"]
+    assert memory.results[3].record["original_size"] == [20, 30]
+    assert memory.results[3].record["original_box"] == [5, 0, 25, 20]
+
+
+@pytest.mark.parametrize("name", ["gradient", "smoothgrad", "integrated_gradients", "rise"])
+def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path, name: str) -> None:
+    class Dies(Checkpoints):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 3:
+                raise RuntimeError("killed")
+            super().on_train_batch_end(trainer, *args)
+
+    def fresh() -> SaliencyMap:
+        return module(smooth, method_of(name), iterations=None if name == "gradient" else 11)
+
+    tasks = queue(method=name, target="label")
+    tasks = [Task(t.index, t.name, t.seed, label_source="predicted", options=t.options) for t in tasks]
+    undisturbed = train(fresh(), tasks)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(fresh(), tasks, [Dies(tmp_path / "last.ckpt", every_steps=2)])
+    rest = train(fresh(), tasks, ckpt_path=tmp_path / "last.ckpt")
+    assert 4 in rest.results
+    for index, result in rest.results.items():
+        assert torch.equal(result.array, undisturbed.results[index].array)
+        assert result.task == undisturbed.results[index].task
+        same = {key: value for key, value in result.record.items() if key != "seconds"}
+        assert same == {k: v for k, v in undisturbed.results[index].record.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": []}, "no saliency method was named"),
+        ({"tolerance": 0.0}, "--tolerance 0.0 is never reached"),
+        ({"batch": 0}, "--batch 0 makes no run"),
+        ({"reducer": "max-abs"}, "no channel reducer is called 'max-abs'"),
+        ({"iterations": 0}, "--iterations 0 makes no run"),
+    ],
+)
+def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(LitVizError, match=sentence):
+        SaliencyMap(smooth, **options)
