@@ -14,6 +14,7 @@ from lit_viz.classifiers.guest import borrowed, device_of, dtype_of
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers
 from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.errors import LitVizError
 
 
@@ -105,6 +106,7 @@ class Classifier:
         keep: Collection[str] = (),
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        backprop: Backprop = "plain",
     ) -> FrozenNetwork:
         """Return the private fast copy: frozen, eval, channels-last, batch norm folded, activations fused.
 
@@ -114,18 +116,22 @@ class Classifier:
             keep: layers that are read by name; they are neither folded nor fused.
             device: where the copy runs; by default where the original is.
             dtype: of its weights; bfloat16 only for a search that is verified in float32.
+            backprop: the backward of its rectifiers (see :data:`~lit_viz.classifiers.rectifiers.Backprop`); they are
+                not fused then. In a network without any all three are the gradient.
 
         Raises:
-            LitVizError: a layer in ``keep`` that the network doesn't have; the near names are listed.
+            LitVizError: a layer in ``keep`` that the network doesn't have (the near names are listed), or a network
+                that can't be given another backward: it can't be copied, or has other non-linearities than ReLU and
+                ReLU6 modules (also a ReLU that is called as a function, attention, compiled code).
         """
         check_layers(keep, self.original)
         where = torch.device(device) if device is not None else self.device
         state = (*self.original.parameters(), *self.original.buffers())
         weights = tuple((id(t), 0 if t.is_inference() else t._version) for t in state)
-        key = (frozenset(keep), where, dtype, weights)
+        key = (frozenset(keep), where, dtype, backprop, weights)
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
-            self._copies[key] = fast_copy(self, frozenset(keep), where, dtype)
+            self._copies[key] = fast_copy(self, frozenset(keep), where, dtype, backprop)
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 

@@ -17,6 +17,8 @@ from lit_viz.classifiers.fusing import can_fuse, fuse_activations
 from lit_viz.classifiers.guest import borrowed, dtype_of, random_state_kept
 from lit_viz.classifiers.layers import layer_names, reading_all
 from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.rectifiers import Backprop, hidden_nonlinearity, replace_rectifiers
+from lit_viz.errors import LitVizError
 
 if TYPE_CHECKING:
     from lit_viz.classifiers.classifier import Classifier
@@ -31,18 +33,31 @@ class _Refused(Exception):
     """A step couldn't be carried out, or changed what the network computes; the message ends a sentence."""
 
 
-def fast_copy(classifier: Classifier, keep: frozenset[str], device: torch.device, dtype: torch.dtype) -> FrozenNetwork:
+def fast_copy(
+    classifier: Classifier,
+    keep: frozenset[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    backprop: Backprop = "plain",
+) -> FrozenNetwork:
     """Return the fast copy of ``classifier.original``; see :meth:`Classifier.fast`.
 
     What can't be copied is used as it is, under the guest contract; what can't be folded or fused stays as it was. The
-    notes of the result say so.
+    notes of the result say so. Another backward than the plain one is refused where it can't be had.
     """
     name, mean, std = classifier.name, classifier.mean, classifier.std
     with torch.inference_mode(False), random_state_kept(classifier.original):
         x = _probe(classifier)
         try:
             plain, draws = _private_copy(classifier.original, x)
+            if backprop != "plain":
+                _rectify(plain, x, backprop)
         except _Refused as reason:
+            if backprop != "plain":
+                method = "guided backpropagation" if backprop == "guided" else backprop
+                raise LitVizError(
+                    f"{method} can't be used with {name}: {reason}; use gradient or smoothgrad"
+                ) from reason
             note = f"{name} is used as it is, which is slower: {reason}"
             return FrozenNetwork(classifier.original, mean, std, guest=True, notes=[note])
         if draws:
@@ -102,6 +117,24 @@ def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
     if not draws and relative_difference(answer, expected) > COPIED_TOLERANCE:
         raise _Refused("a copy of it without its hooks gives other logits")
     return network, draws
+
+
+def _rectify(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
+    """Give the rectifiers of a private copy another backward; prove that they are all and the logits stay."""
+    with random_state_kept(network):
+        expected = _answer(network, x)
+    replace_rectifiers(network, backprop)
+    with random_state_kept(network):
+        answer = _answer(network, x)
+    if relative_difference(answer, expected) > COPIED_TOLERANCE:
+        raise _Refused("other rectifier modules in the place of its own give other logits")
+    try:
+        # A copy of its own, because activations with a graph that a network stores can't be copied later.
+        hidden = hidden_nonlinearity(copy.deepcopy(network), x)
+    except RuntimeError as error:
+        raise _Refused(_first_line(error)) from error
+    if hidden is not None:
+        raise _Refused(f"{hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
 
 
 def _without_hooks(module: nn.Module) -> dict[int, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
 from lit_viz.classifiers.layers import reading
@@ -62,6 +64,8 @@ class FrozenNetwork(nn.Module):
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and the outputs of the named layers.
 
+        Logits can be differentiated by these outputs, too: the network goes on from them.
+
         Args:
             x: images ``(N, C, H, W)`` in [0, 1].
             layers: names as in :func:`~lit_viz.classifiers.layer_names`; a layer that is called several times in a
@@ -77,7 +81,11 @@ class FrozenNetwork(nn.Module):
         for layer in layers:
             if layer in self.altered:
                 raise LitVizError(f"layer {layer!r} is folded in this copy: make it with fast(keep=[{layer!r}])")
-        with self._running() as network, reading(network, layers) as activations:
+        with (
+            self._running() as network,
+            reading(network, layers) as activations,
+            _going_on(network, activations, layers),
+        ):
             layout = torch.contiguous_format if self._own is None else torch.channels_last
             images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
             output = network(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
@@ -102,3 +110,27 @@ class FrozenNetwork(nn.Module):
                 yield self._own
         else:
             yield self._own
+
+
+@contextmanager
+def _going_on(network: nn.Module, found: dict[str, Tensor], layers: Sequence[str]) -> Iterator[None]:
+    """Let the forward in the body go on from what was read of the layers, so that they are on the way to the logits.
+
+    From another tensor of the same values, because many networks change it in place right afterwards.
+    """
+
+    def replace(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, Tensor):
+                return found[name].clone()
+            first = output[0]
+            return tree_map(lambda leaf: found[name].clone() if leaf is first else leaf, output)
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(replace(name)) for name in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
