@@ -1,0 +1,132 @@
+"""Grad-CAM: which places of a layer's feature maps speak for the class?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_viz.attributions.base import summed
+from lit_viz.attributions.gradient import Gradient
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.copying import probe_images
+from lit_viz.classifiers.layers import check_layers, reading_all
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.optim import Evaluate, State
+
+#: From a layer's output to feature maps ``(N, C, h, w)``.
+Reshape = Callable[[Tensor], Tensor]
+
+
+class GradCAM(Gradient):
+    """``ReLU(sum over c of w_c A_c)``, upsampled to the input (Selvaraju et al. 2017, arXiv:1610.02391, section 3).
+
+    ``A`` ``(N, C, h, w)`` are a layer's feature maps and ``w_c`` the mean over the places of ``d score / d A_c``. The
+    backward stops at the layer. Upsampling is bilinear.
+
+    Args:
+        layer: its name; by default the last that gives feature maps (after which places are pooled), and in timm's
+            ``VisionTransformer`` the first norm of the last block, because nothing after it but the class token
+            reaches the score. In timm's ``SwinTransformer`` that is the last norm, so the map is the CAM of
+            Zhou et al. 2016.
+        relu: whether only what speaks for the class is kept; without it the map is signed.
+        reshape: from the layer's output to feature maps ``(N, C, h, w)``; known for these, for channels-last maps
+            ``(N, h, w, C)``, and for the tokens of timm's ``VisionTransformer``.
+    """
+
+    spatial = True
+
+    def __init__(self, layer: str | None = None, relu: bool = True, reshape: Reshape | None = None) -> None:
+        self.layer, self.relu, self.reshape = layer, relu, reshape
+        self.layers = () if layer is None else (layer,)
+        self._maps: Reshape = _as_they_are if reshape is None else reshape
+
+    def bind(self, classifier: Classifier) -> None:
+        """Choose the layer unless one was named, and find how its output is read as feature maps.
+
+        Raises:
+            LitVizError: a layer that the network doesn't have or doesn't call, or whose output can't be read so.
+        """
+        if self.layer is not None:
+            check_layers([self.layer], classifier.original)
+        with reading_all(classifier.original) as outputs:
+            classifier.logits(probe_images(classifier.channels, classifier.size)[:1])
+        layer = _last_spatial(classifier, outputs) if self.layer is None else self.layer
+        if layer not in outputs:
+            raise LitVizError(f"layer {layer!r} can't be read: a forward doesn't call it, or it returns no tensor")
+        self.layers = (layer,)
+        self._maps = self.reshape or _maps_of(classifier, layer, outputs[layer])
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return an empty map a slot."""
+        return {**super().init(x, tasks), "map": torch.zeros_like(x[:, :1])}
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        """Evaluate the photograph itself."""
+        state["map"] = summed(state["map"], slots, self._class_activation(x[slots], slots, evaluate))
+        return state
+
+    def _class_activation(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
+        """Return the maps ``(M, 1, H, W)`` of the rows ``x``."""
+        (layer,) = self.layers
+        evaluation = evaluate(x, slots=slots)
+        slope = self._maps(evaluation.slope(at=layer))
+        weights = slope.mean((2, 3), keepdim=True)
+        cam = (weights * self._maps(evaluation.activations[layer])).sum(1, keepdim=True)
+        cam = cam.relu() if self.relu else cam
+        return F.interpolate(cam, x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _as_they_are(output: Tensor) -> Tensor:
+    return output
+
+
+def _channels_first(output: Tensor) -> Tensor:
+    return output.permute(0, 3, 1, 2)
+
+
+def _last_spatial(classifier: Classifier, outputs: dict[str, Tensor]) -> str:
+    """Return the last layer in the order of a forward whose output still tells places apart."""
+    network = classifier.original
+    if isinstance(network, VisionTransformer):
+        return f"blocks.{len(network.blocks) - 1}.norm1"
+    spatial = [name for name, output in outputs.items() if output.ndim in (3, 4) and _places(classifier, output) > 1]
+    if not spatial:
+        raise LitVizError(
+            f"no layer of {classifier.name} gives feature maps (N, C, h, w), which Grad-CAM weighs: use gradient"
+        )
+    return spatial[-1]
+
+
+def _places(classifier: Classifier, output: Tensor) -> int:
+    """Return how many places an output tells apart, along its shorter side."""
+    if output.ndim == 3:
+        return output.shape[1]
+    return min(output.shape[1:3] if _is_channels_last(classifier, output) else output.shape[2:])
+
+
+def _is_channels_last(classifier: Classifier, output: Tensor) -> bool:
+    """Return whether ``(N, a, b, c)`` is ``(N, h, w, C)``: a : b is as in the input, and b : c is not."""
+    height, width = classifier.size
+    _, a, b, c = output.shape
+    return a * width == b * height and b * width != c * height
+
+
+def _maps_of(classifier: Classifier, layer: str, output: Tensor) -> Reshape:
+    """Return how the output of a layer, seen once, is read as feature maps."""
+    network = classifier.original
+    if output.ndim == 4:
+        return _channels_first if _is_channels_last(classifier, output) else _as_they_are
+    if output.ndim == 3 and isinstance(network, VisionTransformer):
+        size: tuple[int, int] = network.patch_embed.grid_size
+        prefix: int = network.num_prefix_tokens
+        if output.shape[1] == prefix + size[0] * size[1]:
+            return lambda tokens: tokens[:, prefix:].transpose(1, 2).reshape(len(tokens), -1, *size)
+    raise LitVizError(
+        f"Grad-CAM needs feature maps (N, C, h, w), but layer {layer!r} of {classifier.name} gives "
+        f"{tuple(output.shape)}: name another layer, or in Python give GradCAM a reshape= that makes maps of its output"
+    )

@@ -1,0 +1,36 @@
+"""Guided backpropagation and deconvolution: gradients through rectifiers that let only positive evidence back."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lit_viz.attributions.base import summed
+from lit_viz.attributions.gradient import Gradient
+from lit_viz.optim import Evaluate, State
+
+
+class GuidedBackprop(Gradient):
+    """Guided backpropagation (Springenberg et al. 2015, arXiv:1412.6806, section 3.4).
+
+    The backward of a rectifier passes where its input was in the linear range and the gradient that comes back is
+    positive. Networks with other non-linearities are refused (see :meth:`~lit_viz.classifiers.Classifier.fast`).
+    """
+
+    networks = ("guided",)
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        """Evaluate the photograph itself, in the copy whose rectifiers have another backward."""
+        (network,) = self.networks
+        slope = evaluate(x[slots], slots=slots, network=network).gradient
+        state["map"] = summed(state["map"], slots, slope)
+        return state
+
+
+class Deconvolution(GuidedBackprop):
+    """The deconvolutional network of Zeiler & Fergus 2014 (arXiv:1311.2901, section 2.1), as a backward.
+
+    The backward of a rectifier rectifies the gradient, whatever its input was; max pooling sends it to where the
+    maximum was. Networks with other non-linearities are refused, as by :class:`GuidedBackprop`.
+    """
+
+    networks = ("deconvolution",)
