@@ -158,4 +158,5 @@ def _hash_text(text: str) -> int:
 
 @lru_cache(maxsize=8)
 def _noise_table(device: torch.device) -> Tensor:
-    return torch.empty(_TABLE, dtype=torch.float32).normal_(generator=generator_for(Key(0, 0), "noise table")).to(device)
+    table = torch.empty(_TABLE, dtype=torch.float32)
+    return table.normal_(generator=generator_for(Key(0, 0), "noise table")).to(device)
