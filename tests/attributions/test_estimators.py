@@ -1,0 +1,186 @@
+"""What every estimator promises: the same map however it is batched, no evaluation too many, plain refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import Attribution, attribute
+from lit_viz.attributions.gradient import Gradient
+from lit_viz.attributions.input_x_gradient import InputXGradient
+from lit_viz.attributions.integrated_gradients import IntegratedGradients, gauss_legendre, growing
+from lit_viz.attributions.occlusion import Occlusion
+from lit_viz.attributions.rise import RISE
+from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
+from tests.attributions.tools import SMOOTH, TARGETS, Counted, distance, photographs
+
+METHODS: dict[str, Callable[[], Attribution]] = {
+    "gradient": Gradient,
+    "input x gradient": InputXGradient,
+    "smoothgrad": SmoothGrad,
+    "squared": SmoothGradSquared,
+    "vargrad": VarGrad,
+    "integrated": IntegratedGradients,
+    "integrated, random": lambda: IntegratedGradients("random"),
+    "integrated, blurred": lambda: IntegratedGradients("blurred", sigma=3.0),
+    "occlusion": lambda: Occlusion(5, 3),
+    "rise": lambda: RISE(grid=4),
+}
+SAMPLING = ["smoothgrad", "squared", "vargrad", "rise"]
+
+every = pytest.mark.parametrize("name", METHODS)
+
+
+def mapped(method: Attribution, rows: slice = slice(None), **options: int | None) -> tuple[Tensor, dict[str, Tensor]]:
+    seeds = [3, 1, 4][rows]
+    return attribute(method, Counted(SMOOTH), photographs()[rows], TARGETS[rows], seeds=seeds, **options)
+
+
+@every
+@pytest.mark.parametrize("tolerance", [None, 0.1])
+@pytest.mark.parametrize("evaluations", [None, 30])
+def test_a_map_does_not_depend_on_the_batch(name: str, tolerance: float | None, evaluations: int | None) -> None:
+    maps = []
+    for batch, rows in [(1, slice(None)), (3, slice(None)), (8, slice(None)), (8, slice(1, 2)), (40, slice(0, 2))]:
+        method = METHODS[name]()
+        method.batch, method.tolerance = batch, tolerance
+        if name == "rise" and evaluations is None:
+            method.evaluations = 100
+        map_, uncertainty = mapped(method, rows, evaluations=evaluations)
+        maps.append((map_, uncertainty, rows))
+    whole, expected, _ = maps[0]
+    for map_, uncertainty, rows in maps[1:]:
+        assert distance(map_, whole[rows]) < 1e-12
+        for key, value in uncertainty.items():
+            torch.testing.assert_close(value, expected[key][rows], rtol=1e-9, atol=1e-12)
+
+
+@every
+def test_maps_have_their_shape_and_type(name: str) -> None:
+    x = photographs(16, 16).float()
+    network = Counted(lambda x: SMOOTH(x.double()).float())
+    method = METHODS[name]()
+    map_, uncertainty = attribute(method, network, x, TARGETS, evaluations=5)
+    assert map_.shape == ((3, 1, 16, 16) if method.spatial else x.shape)
+    assert map_.dtype == torch.float32
+    assert map_.abs().flatten(1).amax(1).min() > 0
+    assert all(value.shape == (3,) for value in uncertainty.values())
+
+
+@every
+def test_nothing_is_found_before_the_first_evaluation(name: str) -> None:
+    map_, uncertainty = mapped(METHODS[name](), evaluations=0)
+    assert map_.abs().max() == 0
+    assert all(value.isinf().all() for value in uncertainty.values())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("rise", "occlusion", "integrated, blurred")])
+def test_inputs_may_have_any_shape(name: str) -> None:
+    x = photographs().flatten(1)[:, :7]
+    weight = torch.linspace(-1, 1, 21, dtype=torch.float64).view(3, 7)
+    map_, _ = attribute(METHODS[name](), Counted(lambda x: torch.tanh(x @ weight.T)), x, [0, 1, 2])
+    assert map_.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluations", "rows"),
+    [
+        ("gradient", 50, 1),
+        ("smoothgrad", 13, 13),
+        ("integrated", 13, 13 + 2),
+        ("occlusion", 500, 1 + 5 * 4),
+        ("occlusion", 7, 7),
+    ],
+)
+def test_no_evaluation_is_made_in_vain(name: str, evaluations: int, rows: int) -> None:
+    network = Counted(SMOOTH)
+    attribute(METHODS[name](), network, photographs(), TARGETS, evaluations=evaluations)
+    assert network.rows == 3 * rows
+
+
+def test_maps_that_forwards_suffice_for_ask_for_no_gradient() -> None:
+    def forward(x: Tensor) -> Tensor:
+        assert not x.requires_grad
+        return SMOOTH(x)
+
+    for name in ("occlusion", "rise"):
+        attribute(METHODS[name](), Counted(forward), photographs(), TARGETS, evaluations=4)
+
+
+@pytest.mark.parametrize("name", [*SAMPLING, "integrated"])
+def test_a_tolerance_ends_early_and_is_kept(name: str) -> None:
+    long, _ = mapped(METHODS[name](), evaluations=1500 if name in SAMPLING else 300)
+    method, network = METHODS[name](), Counted(SMOOTH)
+    method.tolerance = 0.05 if name in SAMPLING else 1e-6
+    map_, uncertainty = attribute(method, network, photographs(), TARGETS, seeds=[9, 8, 7], evaluations=1000)
+    assert network.rows < 3 * 900
+    assert (uncertainty["error"] <= method.tolerance).all()
+    if name in SAMPLING:
+        # Root mean square, as the standard error is; another seed, so both maps are off.
+        off = (map_ - long).flatten(1).square().mean(1).sqrt() / map_.flatten(1).abs().amax(1)
+        assert (off < 2 * method.tolerance).all()
+    else:
+        assert distance(map_, long) < method.tolerance
+
+
+def test_a_map_that_stops_waits_for_the_others() -> None:
+    """One is constant, so its gradient is the same under all noise; the other needs all evaluations."""
+    x = photographs()[:1].repeat(2, 1, 1, 1)
+    network = Counted(lambda x: torch.stack([x.sum((1, 2, 3)), SMOOTH(x)[:, 0]], 1))
+    method = SmoothGrad()
+    method.tolerance = 1e-7
+    map_, uncertainty = attribute(method, network, x, [0, 1], evaluations=21)
+    assert network.rows == 8 + 21
+    assert (map_[0] == 1).all()
+    assert uncertainty["error"][1] > 1e-7
+
+
+def test_rules_of_a_quadrature() -> None:
+    for total in range(1, 400):
+        sizes = growing(total)
+        assert sum(sizes) == total
+        assert sizes[:-1] == [8 * 2**k for k in range(len(sizes) - 1)]
+        assert sizes == sorted(set(sizes))
+    for count in (1, 2, 7, 50):
+        nodes, weights = torch.tensor(gauss_legendre(count), dtype=torch.float64).T
+        for degree in range(2 * count):
+            assert float(weights @ nodes**degree) == pytest.approx(1 / (degree + 1), rel=1e-12)
+    first = [node for node, _ in gauss_legendre(64)[:8]]
+    assert max(b - a for a, b in zip([0, *sorted(first)], [*sorted(first), 1], strict=True)) < 0.3
+
+
+def test_occlusion_counts_its_windows(smooth: Classifier) -> None:
+    method = Occlusion(6, 4)
+    method.bind(smooth)
+    assert method.evaluations == 1 + 4 * 4
+    method = Occlusion()
+    assert method.total((3, 224, 224)) == 1 + 13 * 13
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: SmoothGrad(0.0), "sigma above 0"),
+        (lambda: VarGrad(float("nan")), "sigma above 0"),
+        (lambda: IntegratedGradients("white"), "no baseline 'white'"),
+        (lambda: IntegratedGradients(float("inf")), "no baseline inf"),
+        (lambda: IntegratedGradients("blurred", sigma=0.0), "sigma above 0"),
+        (lambda: Occlusion(0), "window of 0"),
+        (lambda: Occlusion(4, 5), "can't move by 5"),
+        (lambda: Occlusion((4, 4), (2, 2, 2)), "can't move"),
+        (lambda: mapped(Occlusion(32)), "32 pixels doesn't fit an input of 17 x 14"),
+        (lambda: mapped(Occlusion((2, 2, 2))), "doesn't fit"),
+        (lambda: RISE(grid=0), "1 or more cells"),
+        (lambda: RISE(p=1.0), "between 0 and 1"),
+        (lambda: attribute(RISE(), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]), "RISE masks images"),
+        (lambda: attribute(IntegratedGradients("blurred"), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]), "be blurred"),
+    ],
+)
+def test_refusals(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        make()

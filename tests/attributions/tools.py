@@ -1,0 +1,35 @@
+"""What the tests of the attributions share: networks as the driver asks them, and how maps are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tests.conftest import smooth_network
+
+SMOOTH = smooth_network().double()
+TARGETS = torch.tensor([3, 0, 2])
+
+
+class Counted:
+    """A network as :func:`attribute` asks it; ``rows`` counts the inputs that it has seen."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+        self.forward = forward
+        self.rows = 0
+
+    def __call__(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, Mapping[str, Tensor]]:
+        self.rows += len(x)
+        return self.forward(x), {}
+
+
+def photographs(height: int = 17, width: int = 14) -> Tensor:
+    """Return three, in float64."""
+    return torch.rand(3, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def distance(map_: Tensor, reference: Tensor) -> float:
+    """Return the largest difference, relative to the largest value of the reference."""
+    return float((map_ - reference).abs().max() / reference.abs().max())
