@@ -50,8 +50,8 @@ class Scale:
 
 
 def number(value: float) -> str:
-    """Return three significant digits."""
-    return f"{value:#.3g}".rstrip(".")
+    """Return three significant digits, or ``0``."""
+    return f"{value:#.3g}".rstrip(".") if value else "0"
 
 
 def clipping(clipped: bool, quantile: float) -> str:

@@ -151,7 +151,7 @@ def test_a_map_that_is_zero_or_not_finite_is_drawn_and_said():
 
 def test_nothing_but_zeros_is_a_figure_too():
     figure = saliency_figure([replace(panels(1)[0], maps={"gradient": torch.zeros(3, 8, 8)})])
-    assert "Scale: 0 to 0.00, shared by all maps; no pixel is clipped." in caption(figure)
+    assert "Scale: 0 to 0, shared by all maps; no pixel is clipped." in caption(figure)
 
 
 def test_signed_maps_have_a_scale_of_two_sides():
