@@ -121,20 +121,22 @@ def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
 
 def _rectify(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
     """Give the rectifiers of a private copy another backward; prove that they are all and the logits stay."""
-    with random_state_kept(network):
-        expected = _answer(network, x)
-    replace_rectifiers(network, backprop)
-    with random_state_kept(network):
-        answer = _answer(network, x)
-    if relative_difference(answer, expected) > COPIED_TOLERANCE:
-        raise _Refused("other rectifier modules in the place of its own give other logits")
+    if any(hasattr(module, "_orig_mod") for module in network.modules()):
+        raise _Refused("it is compiled (give it as it was before torch.compile)")
     try:
+        with random_state_kept(network):
+            expected = _answer(network, x)
+        replace_rectifiers(network, backprop)
+        with random_state_kept(network):
+            answer = _answer(network, x)
         # A copy of its own, because activations with a graph that a network stores can't be copied later.
         hidden = hidden_nonlinearity(copy.deepcopy(network), x)
-    except RuntimeError as error:
+    except Exception as error:  # whatever the owner's code, or a compiler of it, raises
         raise _Refused(_first_line(error)) from error
     if hidden is not None:
         raise _Refused(f"{hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
+    if relative_difference(answer, expected) > COPIED_TOLERANCE:
+        raise _Refused("other rectifier modules in the place of its own give other logits")
 
 
 def _without_hooks(module: nn.Module) -> dict[int, Any]:

@@ -82,7 +82,7 @@ def is_rectifier(module: nn.Module) -> bool:
     """Return whether the module computes ``min(max(x, 0), top)``, as ReLU and ReLU6 do."""
     if isinstance(module, nn.Hardtanh):  # and nn.ReLU6, which is one
         return type(module).forward is nn.Hardtanh.forward and module.min_val == 0
-    return type(module).forward is nn.ReLU.forward
+    return isinstance(module, nn.ReLU) and type(module).forward is nn.ReLU.forward
 
 
 def replace_rectifiers(network: nn.Module, backprop: Backprop) -> None:
@@ -149,7 +149,8 @@ def _makers(network: nn.Module, x: Tensor) -> dict[Node, str]:
         claim(output)
         inside.pop()
 
-    layers = [(name, layer) for name, layer in network.named_modules() if name]
+    # Scripted layers take no hooks; what they do counts as done by the layer around them.
+    layers = [(n, layer) for n, layer in network.named_modules() if n and not isinstance(layer, torch.jit.ScriptModule)]
     handles = [layer.register_forward_pre_hook(enter(name), with_kwargs=True) for name, layer in layers]
     handles += [layer.register_forward_hook(leave) for _, layer in layers]
     try:
