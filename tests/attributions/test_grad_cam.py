@@ -1,0 +1,217 @@
+"""Grad-CAM and guided Grad-CAM against Captum and against their definition, elementwise in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import captum.attr
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_viz.attributions.base import attribute
+from lit_viz.attributions.grad_cam import GradCAM
+from lit_viz.attributions.guided_grad_cam import GuidedGradCAM
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from tests.attributions.test_guided import MEAN, STD, TARGETS, Normalized, made
+from tests.classifiers.networks import Lockable, conv_net
+
+
+def classifier_of(net: nn.Module, size: int | tuple[int, int]) -> Classifier:
+    return load_classifier(net.eval(), size=size, mean=MEAN, std=STD)
+
+
+def photographs(size: int) -> Tensor:
+    return torch.rand(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+def our(method: GradCAM, classifier: Classifier, x: Tensor) -> Tensor:
+    method.bind(classifier)
+    networks = {
+        name: classifier.fast(method.layers, dtype=torch.float64, backprop=name)  # type: ignore[arg-type]
+        for name in method.networks
+    }
+    return attribute(method, networks, x, TARGETS)[0]
+
+
+def same(ours: Tensor, expected: Tensor) -> bool:
+    assert ours.shape == expected.shape
+    assert expected.abs().max() > 0
+    return bool((ours - expected).abs().max() <= 1e-8 * expected.abs().max())
+
+
+NETS = [
+    pytest.param(conv_net(), 16, "4", id="batch norm that is not folded"),
+    pytest.param(conv_net(), 16, "3", id="changed in place later"),
+    pytest.param(conv_net(), 16, None, id="default"),
+    pytest.param(made(torchvision.models.resnet18), 40, "layer3.0.conv2", id="resnet18"),
+    pytest.param(made(torchvision.models.squeezenet1_1), 40, "features", id="squeezenet"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Setting .* hooks:UserWarning")
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize(("net", "size", "layer"), NETS)
+def test_grad_cam_is_captums(net: nn.Module, size: int, layer: str | None, relu: bool) -> None:
+    x, method = photographs(size), GradCAM(layer, relu=relu)
+    ours = our(method, classifier_of(net, size), x)
+    model = Normalized(net)
+    captums = captum.attr.LayerGradCam(model, model.net.get_submodule(method.layers[0]))
+    maps = captums.attribute(x, TARGETS, relu_attributions=relu).detach()
+    assert ours.shape == (2, 1, size, size)
+    assert same(ours, captum.attr.LayerAttribution.interpolate(maps, (size, size), "bilinear"))
+
+
+@pytest.mark.filterwarnings("ignore:Setting .* hooks:UserWarning")
+@pytest.mark.parametrize(("net", "size", "layer"), NETS)
+def test_guided_grad_cam_is_captums(net: nn.Module, size: int, layer: str | None) -> None:
+    x, method = photographs(size), GuidedGradCAM(layer)
+    ours = our(method, classifier_of(net, size), x)
+    model = Normalized(net)
+    captums = captum.attr.GuidedGradCam(model, model.net.get_submodule(method.layers[0]))
+    assert same(ours, captums.attribute(x.clone().requires_grad_(), TARGETS, interpolate_mode="bilinear").detach())
+
+
+def by_definition(net: nn.Module, layer: str, maps: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return Grad-CAM with the gradient that a hook of autograd sees."""
+    net = copy.deepcopy(net).double().eval()
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        seen.append(output.detach())
+        output.register_hook(seen.append)
+
+    net.get_submodule(layer).register_forward_hook(hook)
+    mean, std = (torch.tensor(values, dtype=x.dtype).view(3, 1, 1) for values in (MEAN, STD))
+    net(((x - mean) / std).requires_grad_()).gather(1, torch.tensor(TARGETS)[:, None]).sum().backward()
+    activation, slope = (maps(tensor) for tensor in seen)
+    cam = torch.einsum("nchw,nc->nhw", activation, slope.flatten(2).mean(2)).relu()[:, None]
+    return F.interpolate(cam, x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def vit(**options: Any) -> nn.Module:
+    sizes = {"img_size": (32, 48), "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
+    return made(timm.models.VisionTransformer, **sizes, **options)
+
+
+def swin() -> nn.Module:
+    sizes = {"img_size": 32, "patch_size": 2, "embed_dim": 8, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4}
+    return made(timm.models.SwinTransformer, **sizes)
+
+
+def grid(prefix: int) -> Callable[[Tensor], Tensor]:
+    return lambda tokens: torch.stack([t[prefix:].T.reshape(-1, 4, 6) for t in tokens])
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "layer", "maps"),
+    [
+        (vit(), (32, 48), "blocks.1.norm1", grid(1)),
+        (vit(reg_tokens=2, global_pool="avg"), (32, 48), "blocks.1.norm1", grid(3)),
+        (vit(class_token=False, global_pool="avg"), (32, 48), "blocks.1.norm1", grid(0)),
+        (swin(), (32, 32), "norm", lambda maps: torch.einsum("nhwc->nchw", maps)),
+    ],
+    ids=["vit", "vit with registers", "vit without a class token", "swin"],
+)
+def test_tokens_of_timms_transformers_are_known(net: nn.Module, size: Any, layer: str, maps: Any) -> None:
+    x = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    method = GradCAM()
+    ours = our(method, classifier_of(net, size), x)
+    assert method.layers == (layer,)
+    assert same(ours, by_definition(net, layer, maps, x))
+
+
+def test_the_last_block_of_a_transformer_gives_nothing() -> None:
+    """Only the class token leaves it, which is why the default is the norm before its attention."""
+    assert our(GradCAM("blocks.1"), classifier_of(vit(), (32, 48)), torch.rand(2, 3, 32, 48)).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "layer"),
+    [
+        (conv_net(), 16, "5"),
+        (torchvision.models.resnet18(), 64, "layer4"),
+        (torchvision.models.squeezenet1_1(), 64, "classifier.2"),
+        (torchvision.models.mobilenet_v2(), 64, "features"),
+        (Lockable(conv_net()), 16, "inner.5"),
+        (torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4]), 32, "permute"),
+    ],
+)
+def test_the_default_is_the_last_layer_before_places_are_pooled(net: nn.Module, size: int, layer: str) -> None:
+    method = GradCAM()
+    method.bind(classifier_of(net, size))
+    assert method.layers == (layer,)
+
+
+def test_a_bound_method_can_be_bound_to_another_classifier() -> None:
+    method = GradCAM()
+    for net, size, layer in ((conv_net(), 16, "5"), (swin(), 32, "norm"), (conv_net(), 16, "5")):
+        method.bind(classifier_of(net, size))
+        assert method.layers == (layer,)
+    assert our(method, classifier_of(net, 16), photographs(16)).max() > 0
+
+
+def test_binding_leaves_the_guest_as_it_was() -> None:
+    net = conv_net()
+    classifier = classifier_of(net, 16)
+    net.train()
+    state = copy.deepcopy(net.state_dict())
+    GradCAM().bind(classifier)
+    assert all(module.training and not module._forward_hooks for module in net.modules())
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_a_reshape_of_ones_own() -> None:
+    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 24}
+    net = made(torchvision.models.VisionTransformer, **sizes)
+    nn.init.constant_(net.heads.head.weight[3, :6], 1.0)  # a new head is zero
+    nn.init.constant_(net.heads.head.weight[0, 3:9], 1.0)
+    layer = "encoder.layers.encoder_layer_1.ln_1"
+
+    def maps(tokens: Tensor) -> Tensor:
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+
+    x = photographs(32)
+    assert same(our(GradCAM(layer, reshape=maps), classifier_of(net, 32), x), by_definition(net, layer, maps, x))
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+
+
+@pytest.mark.parametrize(
+    ("net", "layer", "sentence"),
+    [
+        (linear(), None, r"^no layer of Sequential gives feature maps \(N, C, h, w\), which Grad-CAM weighs: use grad"),
+        (conv_net(), "7", r"but layer '7' of Sequential gives \(1, 8\): name another layer, or in Python give GradCAM"),
+        (conv_net(), "33", "no layer '33'"),
+        (torchvision.models.VisionTransformer(16, 8, 1, 2, 12, 24), None, r"layer 'encoder' .* gives \(1, 5, 12\)"),
+        (timm.models.MlpMixer(img_size=16, patch_size=8, num_blocks=1, embed_dim=12), None, r"gives \(1, 4, 12\)"),
+    ],
+)
+def test_what_has_no_feature_maps_is_refused(net: nn.Module, layer: str | None, sentence: str) -> None:
+    with pytest.raises(LitVizError, match=sentence):
+        GradCAM(layer).bind(classifier_of(net, 16))
+
+
+def test_a_layer_that_is_not_called_is_refused() -> None:
+    net = conv_net()
+    net[0].spare = nn.ReLU()
+    with pytest.raises(LitVizError, match=r"^layer '0.spare' can't be read: a forward doesn't call it"):
+        GradCAM("0.spare").bind(classifier_of(net, 16))
+
+
+def test_before_any_evaluation_the_map_is_zero_and_one_is_enough() -> None:
+    classifier, x = classifier_of(conv_net(), 16), torch.rand(2, 3, 16, 16)
+    for method, channels in ((GradCAM("4"), 1), (GuidedGradCAM("4"), 3)):
+        networks = {name: classifier.fast(["4"], backprop=name) for name in method.networks}  # type: ignore[arg-type]
+        maps = [attribute(method, networks, x, TARGETS, evaluations=n)[0] for n in range(3)]
+        assert torch.equal(maps[0], torch.zeros(2, channels, 16, 16))
+        assert torch.equal(maps[1], maps[2])
+        assert method.spatial == (channels == 1)

@@ -1,0 +1,103 @@
+"""Guided backpropagation and deconvolution against Captum, elementwise in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import captum.attr
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v2, resnet18, squeezenet1_1
+
+from lit_viz.attributions.base import attribute
+from lit_viz.attributions.gradient import Gradient
+from lit_viz.attributions.guided import Deconvolution, GuidedBackprop
+from lit_viz.classifiers import load_classifier
+from tests.classifiers.networks import conv_net, trained
+
+pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU:UserWarning")
+
+MEAN, STD = (0.45, 0.5, 0.4), (0.25, 0.2, 0.3)
+TARGETS = [3, 0]
+
+
+class Capped(nn.ReLU):
+    """A ReLU6 that Captum takes for a ReLU, whose backward it then changes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(0, 6)
+
+
+class Normalized(nn.Module):
+    """The network as Captum is given it: the owner's, in float64, not in place, and with its normalization."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net).double().eval().requires_grad_(False)
+        for name, module in list(self.net.named_modules()):
+            if isinstance(module, nn.ReLU6):
+                self.net.set_submodule(name, Capped())
+            elif isinstance(module, nn.ReLU):
+                module.inplace = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values, dtype=x.dtype).view(3, 1, 1) for values in (MEAN, STD))
+        return self.net((x - mean) / std)
+
+
+def made(make: Callable[..., nn.Module], **options: Any) -> nn.Module:
+    """Return a network with weights that depend on nothing else, and batch norms as trained ones have."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return trained(make(num_classes=5, **options))
+
+
+def wide(net: nn.Module) -> nn.Module:
+    """Let activations go beyond 6, so that ReLU6 caps some."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, 8.0)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "size"),
+    [
+        (wide(conv_net()), 16),
+        (made(resnet18), 40),
+        (made(squeezenet1_1), 40),
+        (made(mobilenet_v2, width_mult=0.25), 40),
+    ],
+    ids=["relu6", "resnet18", "squeezenet", "mobilenet_v2"],
+)
+@pytest.mark.parametrize(
+    ("method", "reference"),
+    [(GuidedBackprop(), captum.attr.GuidedBackprop), (Deconvolution(), captum.attr.Deconvolution)],
+)
+def test_it_is_captums(net: nn.Module, size: int, method: GuidedBackprop, reference: Any) -> None:
+    x = torch.rand(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    classifier = load_classifier(net.eval(), size=size, mean=MEAN, std=STD)
+    expected = reference(Normalized(net)).attribute(x.clone().requires_grad_(), TARGETS).detach()
+    (name,) = method.networks
+    frozen = classifier.fast(dtype=torch.float64, backprop=name)  # type: ignore[arg-type]
+    ours, uncertainty = attribute(method, frozen, x, TARGETS)
+    assert uncertainty == {}
+    assert (ours - expected).abs().max() <= 1e-8 * expected.abs().max()
+    plain, _ = attribute(Gradient(), classifier.fast(dtype=torch.float64), x, TARGETS)
+    assert (plain - expected).abs().max() > 0.1 * expected.abs().max()
+
+
+def test_each_asks_the_copy_of_its_name_once() -> None:
+    asked: list[str] = []
+    frozen = load_classifier(conv_net(), size=16).fast(backprop="guided")
+
+    def network(name: str) -> Any:
+        return lambda x, layers=(): (asked.append(name), frozen(x, layers))[1]
+
+    networks = {name: network(name) for name in ("plain", "guided", "deconvolution")}
+    for method in (GuidedBackprop(), Deconvolution()):
+        attribute(method, networks, torch.rand(2, 3, 16, 16), TARGETS, evaluations=3)
+    assert asked == ["guided", "deconvolution"]
