@@ -22,6 +22,7 @@ See what an image classifier has learned by training the input image against the
   lit-viz demo                            all methods on packaged pictures, offline
   lit-viz visualize tarantula goldfish    class images
   lit-viz saliency PHOTO_OR_FOLDER ...    saliency maps
+  lit-viz check RUN                       evidence again, and deeper
   lit-viz resume RUN                      continue a run, or print the results of a finished one
   lit-viz classes tarant                  find a class by a part of its name
   lit-viz layers CLASSIFIER               the layers of a network
@@ -78,6 +79,7 @@ def _dispatch(words: list[str]) -> None:
         **{name: partial(_method, name) for name in _METHODS},
         "demo": _demo,
         "resume": _resume,
+        "check": _check,
         "classes": _classes,
         "layers": _layers,
     }
@@ -183,6 +185,19 @@ def _resume(words: list[str]) -> None:
     _report(command, execute(command, cli, say=_say))
 
 
+def _check(words: list[str]) -> None:
+    if len(words) != 1 or words[0].startswith("-"):
+        _usage(words, "lit-viz check RUN", "Look again, and deeper, whether a run's pictures are true.")
+        return
+    from lit_viz.api import stored
+    from lit_viz.run import check
+
+    command, cli = stored(words[0])
+    if not check(command, cli, say=_say):
+        sys.exit(1)
+    print(f"evidence {words[0]}/evidence.json")
+
+
 def _classes(words: list[str]) -> None:
     if "--help" in words or "-h" in words:
         _usage(words, "lit-viz classes [PART] [--classifier NAME]", "List the classes whose name holds PART.")
@@ -251,7 +266,7 @@ def _say(sentence: str) -> None:
 
 
 def _report(command: Command, run: Run) -> None:
-    """Print the results as a table, the errors, and where everything lies; the exit status is 1 unless all were done."""
+    """Print the results as a table, the errors, and where everything lies; exit with 1 unless all were done."""
     from rich.console import Console
     from rich.table import Table
 

@@ -54,6 +54,10 @@ class Outcome(ABC):
     def curve(self, metric: str) -> Sequence[tuple[int, float]]:
         """Return a scalar as (iteration, value); empty where it wasn't logged."""
 
+    def amend(self, values: Mapping[str, Any]) -> None:
+        """Add to the record what was found out later."""
+        self.record = {**self.record, **values}
+
 
 class _Filed(Outcome):
     def __init__(self, record: Mapping[str, Any], folder: RunFolder, key: str, curves: _Curves) -> None:
@@ -70,6 +74,9 @@ class _Filed(Outcome):
 
     def source(self) -> Tensor | None:
         path = self._folder.path / "sources" / f"{self._key}.png"
+        exact = path.with_suffix(".npy")
+        if exact.exists():
+            return torch.from_numpy(np.load(exact, allow_pickle=False))
         return read_png(path) if path.exists() else None
 
     def frames(self) -> Sequence[tuple[int, Picture]]:

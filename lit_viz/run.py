@@ -25,6 +25,7 @@ from lit_viz.callbacks.notes import Notes
 from lit_viz.callbacks.progress import Progress
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import Command
+from lit_viz.commands.base import Inquiry
 from lit_viz.config import RECORDED, MethodCLI, dump
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.module import ImageTraining
@@ -39,8 +40,10 @@ from lit_viz.outcomes import Run, filed, remembered
 
 Say = Callable[[str], None]
 
+#: Seconds that a run may spend on evidence at its end; `lit-viz check` takes what it needs.
+_CHECK_SECONDS = 15.0
 #: Options that may differ between a run and its continuation.
-_FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoint_every", "figure", "count")
+_FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoint_every", "figure", "count", "check")
 
 
 class Interrupted(LitVizError):
@@ -81,7 +84,9 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
     if folder is None:
         memory = Memory()
         _fit(cli, module, tasks, None, [memory, Notes(say), Progress(quiet=say is None)])
-        return Run(remembered(memory), None, command.figure)
+        outcomes = remembered(memory)
+        command.verify(module, outcomes, None, _inquiry(config, say))
+        return Run(outcomes, None, command.figure)
     return _run_in(folder, cli, module, tasks, say)
 
 
@@ -135,8 +140,43 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
     _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Notes(say), Progress(quiet=quiet)], logger)
     run = Run(filed(folder), folder.path, cli.command.figure)
     _draw(run, figure)
+    cli.command.verify(module, run.outcomes, folder, _inquiry(cli.config, say))
     evolution.finish()
     return run
+
+
+def _inquiry(config: Any, say: Say | None) -> Inquiry:
+    """Return how evidence is looked for at the end of a run: shortly."""
+    return Inquiry(getattr(config, "check", "none"), _CHECK_SECONDS, say or (lambda _: None))
+
+
+def check(command: Command, cli: MethodCLI, classifier: Classifier | None = None, *, say: Say | None = None) -> bool:
+    """Look for all evidence that the outcomes in a run folder are true.
+
+    Args:
+        command, cli: of the run folder (see :func:`lit_viz.api.stored`).
+        classifier: an own network; the configuration's unless given.
+        say: is given the lines that a person at a terminal wants to read.
+
+    Returns:
+        whether nothing speaks against them.
+
+    Raises:
+        LitVizError: the weights are not those of the run, or it has no results.
+    """
+    tune_allocator()
+    folder = RunFolder.open(cli.config.out)
+    if classifier is None:
+        classifier = _load(cli.config.classifier.as_dict())
+    _keep_identity(folder, cli, _recorded(command, classifier), continues=True)
+    outcomes = filed(folder)
+    if not outcomes:
+        raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
+    module = command.build(cli.config, cli.parts, classifier)
+    wanted = getattr(cli.config, "check", "none")
+    return command.verify(
+        module, outcomes, folder, Inquiry("captum" if wanted == "none" else wanted, None, say or (lambda _: None))
+    )
 
 
 def _draw(run: Run, figure: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from lit_viz.attributions.base import Attribution, Estimator, attribute
+from lit_viz.attributions.grad_cam import GradCAM
 from lit_viz.attributions.gradient import Gradient
+from lit_viz.attributions.guided import Deconvolution, GuidedBackprop
+from lit_viz.attributions.guided_grad_cam import GuidedGradCAM
 from lit_viz.attributions.input_x_gradient import InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
@@ -18,6 +21,10 @@ METHODS: dict[str, type[Attribution]] = {
     "smoothgrad_squared": SmoothGradSquared,
     "vargrad": VarGrad,
     "integrated_gradients": IntegratedGradients,
+    "guided_backprop": GuidedBackprop,
+    "deconvolution": Deconvolution,
+    "grad_cam": GradCAM,
+    "guided_grad_cam": GuidedGradCAM,
     "occlusion": Occlusion,
     "rise": RISE,
 }
@@ -32,8 +39,12 @@ __all__ = [
     "METHODS",
     "RISE",
     "Attribution",
+    "Deconvolution",
     "Estimator",
+    "GradCAM",
     "Gradient",
+    "GuidedBackprop",
+    "GuidedGradCAM",
     "InputXGradient",
     "IntegratedGradients",
     "Occlusion",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.engine.tasks import Task
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
@@ -36,7 +37,7 @@ class Attribution(StepRule):
 
     evaluations: int = 1
     spatial: ClassVar[bool] = False
-    networks: tuple[str, ...] = ("plain",)
+    networks: tuple[Backprop, ...] = ("plain",)
     layers: tuple[str, ...] = ()
     objective: Objective = Logit()
     tolerance: float | None = None
@@ -169,7 +170,9 @@ def attribute(
     Returns:
         the maps (see :meth:`Attribution.attribution`) and their uncertainty.
     """
-    networks = dict(network) if isinstance(network, Mapping) else dict.fromkeys(method.networks, network)
+    networks: dict[str, Network] = dict(
+        network if isinstance(network, Mapping) else dict.fromkeys(method.networks, network)
+    )
     wanted = torch.as_tensor(targets, device=x.device)
     seeds = range(len(x)) if seeds is None else seeds
     tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, wanted, strict=True))]

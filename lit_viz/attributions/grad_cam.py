@@ -61,6 +61,11 @@ class GradCAM(Gradient):
         self.layers = (layer,)
         self._maps = self.reshape or _maps_of(classifier, layer, outputs[layer])
 
+    @property
+    def reads_feature_maps(self) -> bool:
+        """Whether the layer gives feature maps ``(N, C, h, w)`` by itself, without a reshape."""
+        return self._maps is _as_they_are
+
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return an empty map a slot."""
         return {**super().init(x, tasks), "map": torch.zeros_like(x[:, :1])}

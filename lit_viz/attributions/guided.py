@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import summed
 from lit_viz.attributions.gradient import Gradient
+from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.optim import Evaluate, State
 
 
@@ -16,7 +17,7 @@ class GuidedBackprop(Gradient):
     positive. Networks with other non-linearities are refused (see :meth:`~lit_viz.classifiers.Classifier.fast`).
     """
 
-    networks = ("guided",)
+    networks: tuple[Backprop, ...] = ("guided",)
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate the photograph itself, in the copy whose rectifiers have another backward."""

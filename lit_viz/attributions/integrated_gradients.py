@@ -99,6 +99,10 @@ class IntegratedGradients(Estimator):
             "error": error if self.tolerance is None else torch.maximum(error, state["change"]),
         }
 
+    def nodes(self, evaluations: int) -> int:
+        """Return the number of nodes of the rule that gave the map after so many evaluations."""
+        return evaluations if self.tolerance is None else growing(evaluations)[-1]
+
     def _place(self, iterations: int, number: int) -> tuple[Rule, int]:
         """Return in which rule an evaluation is, and where in it."""
         *whole, last = [iterations] if self.tolerance is None else growing(iterations)

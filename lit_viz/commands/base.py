@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jsonargparse import Namespace
@@ -12,8 +13,24 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.outcomes import Outcome
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """How evidence is looked for.
+
+    Attributes:
+        wanted: the value of ``--check``.
+        seconds: that it may take; None looks at everything.
+        say: is given the lines that a person at a terminal wants to read.
+    """
+
+    wanted: str
+    seconds: float | None
+    say: Callable[[str], None]
 
 
 class Command(ABC):
@@ -67,6 +84,22 @@ class Command(ABC):
     @abstractmethod
     def figure(self, outcomes: Sequence[Outcome]) -> Figure:
         """Return the method's figure."""
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
+    ) -> bool:
+        """Look for evidence that the outcomes are true, and keep it in the records and in the folder.
+
+        Args:
+            module: with which they were made.
+            outcomes: of the run.
+            folder: where evidence is written; None writes none.
+            how: thoroughly it is looked for.
+
+        Returns:
+            whether nothing speaks against them.
+        """
+        return True
 
     @abstractmethod
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

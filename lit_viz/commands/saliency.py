@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -14,11 +14,13 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_viz.attributions import METHODS, Attribution, name_of
 from lit_viz.classifiers import Classifier
-from lit_viz.commands.base import Command
+from lit_viz.commands.base import Command, Inquiry
 from lit_viz.commands.photographs import add_photograph_arguments, photograph_tasks
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.methods import SaliencyMap
@@ -47,8 +49,11 @@ class Saliency(Command):
     log_at: ClassVar[str] = "geometric"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add photographs, targets and labels."""
+        """Add photographs, targets and labels, and whether Captum is asked."""
         add_photograph_arguments(parser)
+        parser.add_argument(
+            "--check", type=Literal["captum", "none"], default="captum", help="what maps are held against"
+        )
 
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Turn ``--method smoothgrad`` into the class it stands for, and ``--tolerance`` into the module's option."""
@@ -90,6 +95,23 @@ class Saliency(Command):
     def figure(self, outcomes: Sequence[Outcome]) -> Figure:
         """Return the photographs over their maps, or beside them where there are several methods."""
         return saliency_figure(panels(outcomes))
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
+    ) -> bool:
+        """Hold maps against Captum's."""
+        if how.wanted == "none":
+            return True
+        assert isinstance(module, SaliencyMap)
+        certificate = cross_check(outcomes, module.methods, module.classifier, seconds=how.seconds)
+        found = {index: {"captum": verdict} for index, verdict in verdicts(certificate).items()}
+        for outcome in outcomes:
+            outcome.amend(found.get(outcome.record["index"], {"captum": None}))
+        if folder is not None:
+            folder.amend(found)
+            write_certificate(folder, certificate, outcomes)
+        how.say(certificate.sentence(None if folder is None else str(folder.path)))
+        return certificate.passed
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what each map explains, and how far it may be off."""

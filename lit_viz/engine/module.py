@@ -134,7 +134,7 @@ class ImageTraining(pl.LightningModule):
         """
         return list(tasks)
 
-    def begin(self, rows: Sequence[int]) -> None:  # noqa: B027 - most methods have nothing to do
+    def begin(self, rows: Sequence[int]) -> None:
         """Be told that these slots were filled."""
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:

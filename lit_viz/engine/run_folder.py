@@ -126,7 +126,13 @@ class RunFolder:
             self.path.rmdir()
 
     def write_source(self, task: Task, image: Tensor) -> str:
-        """Write the photograph as the network saw it, ``(C, H, W)`` in [0, 1]; return the file's relative path."""
+        """Write the photograph as the network saw it, ``(C, H, W)`` in [0, 1]; return the file's relative path.
+
+        Beside the PNG, an array that was handed over off the 8-bit lattice is kept as it is.
+        """
+        levels = image.detach().cpu().double() * 255
+        if bool((levels - levels.round()).abs().max() > 1e-4):
+            self._write_array(f"sources/{task.key}.npy", image)
         return self._write_png(f"sources/{task.key}.png", image)
 
     def add_observation(self, observation: Observation) -> None:
@@ -169,6 +175,21 @@ class RunFolder:
         path = self.path / "results.jsonl"
         if path.exists():
             write_text(path, "".join(json_line(record) for record in self.records()))
+
+    def amend(self, values: Mapping[int, Mapping[str, Any]]) -> None:
+        """Add to the records of finished tasks, by index, what was found out of them later."""
+        records = [{**record, **values.get(record["index"], {})} for record in self.records()]
+        write_text(self.path / "results.jsonl", "".join(map(json_line, records)))
+
+    def merge_evidence(self, evidence: Mapping[str, Any]) -> None:
+        """Put these parts into ``evidence.json``, in the place of what it held of them; its other parts stay."""
+        write_text(self.path / "evidence.json", json.dumps({**self.evidence(), **evidence}, indent=2) + "\n")
+
+    def evidence(self) -> dict[str, Any]:
+        """Return what ``evidence.json`` holds; nothing where there is none."""
+        path = self.path / "evidence.json"
+        held = _parse_object(path.read_text(encoding="utf-8")) if path.exists() else None
+        return held or {}
 
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
         """Go back to a checkpoint: drop what was written after it, which is computed again.
@@ -279,11 +300,16 @@ def _keeps_row(line: str, keeps: Callable[[int, int], bool]) -> bool:
 
 def _parse(line: str) -> dict[str, Any] | None:
     """Return the record of a line of ``results.jsonl``, or None where a kill or a hand broke it."""
+    record = _parse_object(line)
+    return record if record is not None and isinstance(record.get("index"), int) else None
+
+
+def _parse_object(text: str) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        held = json.loads(text)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("index"), int) else None
+    return held if isinstance(held, dict) else None
 
 
 def _keeps_record(line: str, done: Collection[int]) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, Gradient, name_of
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.module import Look
 from lit_viz.engine.tasks import Task
@@ -103,8 +103,8 @@ class SaliencyMap(PhotographTraining):
     def prepare(self, device: torch.device) -> None:
         """Make the copies of the network that the methods ask; a wrong layer name is found here."""
         layers = {layer for method in self.methods.values() for layer in method.layers}
-        networks = {
-            name: self.classifier.fast(layers if name == "plain" else (), device, self.number)
+        networks: dict[str, FrozenNetwork] = {
+            name: self.classifier.fast(layers if name == "plain" else (), device, self.number, backprop=name)
             for method in self.methods.values()
             for name in method.networks
         }

@@ -1,0 +1,179 @@
+"""The certificate of a saliency run: which of its maps Captum was asked about, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from torch import Tensor
+
+from lit_viz.attributions import Attribution
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.agreement import FORMULA_TOLERANCE, Agreement
+from lit_viz.evidence.captum_check import as_record, check_map
+from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
+from lit_viz.figures.style import save_figure
+from lit_viz.outcomes import Outcome
+
+Say = Callable[[str], None]
+#: What a record says of a map of a method that Captum doesn't have, and of one that wasn't checked for want of time.
+NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the cross-check found.
+
+    Attributes:
+        agreements: by task index; with Captum's map in float64.
+        unchecked: by task index, why there is none.
+    """
+
+    agreements: Mapping[int, tuple[Agreement, Tensor]]
+    unchecked: Mapping[int, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every map that was checked passed both gates."""
+        return all(agreement.passed for agreement, _ in self.agreements.values())
+
+    def sentence(self, folder: str | None = None) -> str:
+        """Return the outcome in one line."""
+        failed = sum(not agreement.passed for agreement, _ in self.agreements.values())
+        checked = len(self.agreements)
+        parts = [f"{checked - failed} of {checked} maps checked agree with Captum"] if checked else []
+        for why in (NOT_IN_CAPTUM, NOT_CHECKED):
+            count = sum(reason == why for reason in self.unchecked.values())
+            parts += [f"{count} {'is' if count == 1 else 'are'} {why}"] if count else []
+        others = [reason for reason in self.unchecked.values() if reason not in (NOT_IN_CAPTUM, NOT_CHECKED)]
+        parts += others[:1]
+        more = f" (lit-viz check {folder} checks all)" if folder and NOT_CHECKED in self.unchecked.values() else ""
+        return f"evidence: {', '.join(parts) or 'there was no map to check'}{more}"
+
+
+def cross_check(
+    outcomes: Sequence[Outcome],
+    methods: Mapping[str, Attribution],
+    classifier: Classifier,
+    *,
+    seconds: float | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Certificate:
+    """Hold the maps of a run against Captum.
+
+    Args:
+        outcomes: of the run.
+        methods: by name, bound to the classifier.
+        classifier: the network.
+        seconds: no further map is begun after so long, and none that will take longer by far; all unless given.
+        progress: is told how many maps are done, and how many there are.
+    """
+    agreements: dict[int, tuple[Agreement, Tensor]] = {}
+    unchecked: dict[int, str] = {}
+    began = time.monotonic()
+    maps = _one_of_each_first([outcome for outcome in outcomes if outcome.record["status"] == "done"])
+    for done, outcome in enumerate(maps):
+        record = outcome.record
+        progress(done, len(maps))
+        late = seconds is not None and (time.monotonic() - began > seconds or (agreements and record["iterations"] > 8))
+        if late:
+            unchecked[record["index"]] = NOT_CHECKED
+            continue
+        try:
+            found = _checked(outcome, methods[record["method"]], classifier)
+        except LitVizError as error:
+            unchecked[record["index"]] = str(error)
+            continue
+        if found is None:
+            unchecked[record["index"]] = NOT_IN_CAPTUM
+        else:
+            agreements[record["index"]] = found
+    progress(len(maps), len(maps))
+    return Certificate(agreements, unchecked)
+
+
+def _one_of_each_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes so that a method's second map comes after all methods' first."""
+    seen: Counter[str] = Counter()
+    turns: list[tuple[int, Outcome]] = []
+    for outcome in outcomes:
+        turns.append((seen[outcome.record["method"]], outcome))
+        seen[outcome.record["method"]] += 1
+    return [outcome for _, outcome in sorted(turns, key=lambda turn: turn[0])]
+
+
+def _checked(outcome: Outcome, method: Attribution, classifier: Classifier) -> tuple[Agreement, Tensor] | None:
+    record, photograph, delivered = outcome.record, outcome.source(), outcome.array()
+    assert photograph is not None
+    assert delivered is not None
+    return check_map(method, classifier, photograph, record["target"], record["seed"], delivered, record["iterations"])
+
+
+def verdicts(certificate: Certificate) -> dict[int, Any]:
+    """Return by task index what the record's key ``captum`` holds."""
+    known = {
+        index: {
+            "passed": agreement.passed,
+            "formula": agreement.formula,
+            "delivered": agreement.delivered,
+            "allowed": agreement.allowed,
+        }
+        for index, (agreement, _) in certificate.agreements.items()
+    }
+    return {**known, **certificate.unchecked}
+
+
+def write_certificate(folder: RunFolder, certificate: Certificate, outcomes: Sequence[Outcome]) -> None:
+    """Write ``evidence.json`` and, where a map was checked, ``evidence.png``."""
+    by_index = {outcome.record["index"]: outcome for outcome in outcomes}
+    maps = [
+        {**_named(by_index[index].record), **as_record(agreement)}
+        for index, (agreement, _) in certificate.agreements.items()
+    ]
+    unchecked = [{**_named(by_index[index].record), "unchecked": why} for index, why in certificate.unchecked.items()]
+    whole = {
+        "captum": {
+            "version": metadata.version("captum"),
+            "passed": certificate.passed,
+            "maps": maps,
+            "unchecked": unchecked,
+        }
+    }
+    folder.merge_evidence(whole)
+    if maps:
+        rows = [_row(by_index[index], *found) for index, found in certificate.agreements.items()]
+        save_figure(evidence_figure(rows), folder.path / "evidence.png")
+
+
+def _named(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("index", "name", "method", "target_name")}
+
+
+def _row(outcome: Outcome, agreement: Agreement, reference: Tensor) -> EvidenceRow:
+    delivered = outcome.array()
+    assert delivered is not None
+    alike = {"this map": agreement.similarity, **agreement.controls}
+    return EvidenceRow(
+        name=outcome.name,
+        method=str(outcome.record["method"]),
+        ours=delivered,
+        captum=reference,
+        gates=[
+            Gate(
+                "formula in float64",
+                agreement.formula,
+                FORMULA_TOLERANCE + agreement.rounding,
+                agreement.formula_passed,
+            ),
+            Gate("map as delivered", agreement.delivered, agreement.allowed, agreement.delivered_passed),
+        ],
+        similarity={
+            name: {"Spearman": s.spearman, "SSIM": s.ssim, "top 10 % IoU": s.top_iou} for name, s in alike.items()
+        },
+    )
