@@ -123,6 +123,18 @@ def test_completeness_is_what_is_missing() -> None:
     assert uncertainty["completeness"].max() < 1e-12
 
 
+def test_rules_that_agree_on_an_incomplete_map_are_not_enough() -> None:
+    """A step has no gradient that quadrature could find: all rules give zero, and all of the difference is missing."""
+    method, network = IntegratedGradients(), Counted(lambda x: (0 * x + (x > 0.1)).sum(1, keepdim=True))
+    method.tolerance = 0.1
+    map_, uncertainty = attribute(method, network, INPUTS, [0, 0, 0], evaluations=60)
+    assert (map_ == 0).all()
+    assert (uncertainty["error"] >= 1).all()
+    assert network.rows == 3 * 62
+    _, uncertainty = attribute(method, quadratic, INPUTS, [0, 0, 0], evaluations=8)
+    assert (uncertainty["error"] == torch.inf).all(), "there is no rule to compare with"
+
+
 def test_a_photograph_that_is_its_baseline_has_an_exact_map_of_zero() -> None:
     x = torch.full((3, 3, 12, 12), 0.4, dtype=torch.float64)
     method = IntegratedGradients("mean")

@@ -162,6 +162,16 @@ def test_occlusion_counts_its_windows(smooth: Classifier) -> None:
     assert method.total((3, 224, 224)) == 1 + 13 * 13
 
 
+def test_occlusion_goes_in_reading_order() -> None:
+    maps = [mapped(Occlusion(5, 3), evaluations=count)[0][0, 0] for count in (2, 3, 6)]
+    first, second, third = (map_ != 0 for map_ in maps)
+    assert first[:5, :5].all()
+    assert first.sum() == 5 * 5
+    assert second[:5, :8].all()
+    assert second.sum() == 5 * 8
+    assert third[:8, :5].all()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
