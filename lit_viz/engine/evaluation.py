@@ -53,8 +53,8 @@ class Evaluator:
             images = self.decode(x)
             inputs = self.look(images, Draws(slots.keys(rows, self.views), x.device))
             logits, activations = self.networks[network](inputs, layers=(*self.objective.layers, *self.layers))
-            targets = slots.targets(rows, x.device).repeat_interleave(self.views)
-            objective = self._over_views(self.objective(Outputs(logits, targets, activations)))
+            goals = {name: row.repeat_interleave(self.views) for name, row in slots.goals(rows, x.device).items()}
+            objective = self._over_views(self.objective(Outputs(logits, activations=activations, **goals)))
             terms = {"objective": objective}
             score = objective
             if self.priors:

@@ -60,9 +60,19 @@ class Slots(nn.Module):
         iteration = self.iteration
         return [Key(self.tasks[n].seed, iteration[n], view) for n in rows for view in range(views)]
 
-    def targets(self, rows: Sequence[int], device: torch.device) -> Tensor:
-        """Return the tasks' target classes ``(len(rows),)``; 0 where a task has none."""
-        return torch.tensor([self.tasks[n].target or 0 for n in rows], device=device)
+    def goals(self, rows: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """Return what the tasks of these slots ask for, as :class:`~lit_viz.objectives.Outputs` has it.
+
+        ``targets`` the class to reach, or to leave where ``towards`` is False; ``labels`` the true one, -1 if unknown.
+        """
+        tasks = [self.tasks[n] for n in rows]
+        labels = [-1 if task.label is None else task.label for task in tasks]
+        targets = [label if task.target is None else task.target for task, label in zip(tasks, labels, strict=True)]
+        return {
+            "targets": torch.tensor(targets, device=device),
+            "labels": torch.tensor(labels, device=device),
+            "towards": torch.tensor([task.target is not None for task in tasks], device=device),
+        }
 
     def append(self, tasks: Sequence[Task], x: Tensor, state: dict[str, Tensor]) -> None:
         """Add images behind the present ones, with nothing paid yet."""
