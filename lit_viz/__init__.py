@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lit_viz.api import resume, visualize
+    from lit_viz.api import check, resume, saliency, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.errors import LitVizError
     from lit_viz.outcomes import Run
@@ -25,11 +25,13 @@ _HOMES = {
     "LitVizError": "lit_viz.errors",
     "Run": "lit_viz.outcomes",
     "load_classifier": "lit_viz.classifiers",
+    "check": "lit_viz.api",
     "resume": "lit_viz.api",
+    "saliency": "lit_viz.api",
     "visualize": "lit_viz.api",
 }
 
-__all__ = ["LitVizError", "Run", "__version__", "load_classifier", "resume", "visualize"]
+__all__ = ["LitVizError", "Run", "__version__", "check", "load_classifier", "resume", "saliency", "visualize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.commands import COMMANDS
+from lit_viz.commands import COMMANDS, Command
+from lit_viz.commands.saliency import Saliency, class_paths
 from lit_viz.config import RECORDED, MethodCLI, find_config, read_yaml
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.outcomes import Run
+from lit_viz.run import check as check_run
 from lit_viz.run import execute
 
 
@@ -53,7 +55,75 @@ def visualize(
     """
     given = {"iterations": iterations, "init": init and str(init), "out": out and str(out)}
     targets = [targets] if isinstance(targets, (str, int)) else list(targets)
-    return _launch("visualize", classifier, config, {"targets": targets, **given, **options})
+    return _launch(COMMANDS["visualize"], _classifier(classifier), config, {"targets": targets, **given, **options})
+
+
+def saliency(
+    classifier: Classifier | nn.Module | str,
+    images: Tensor | str | Path | Sequence[str | Path],
+    targets: Sequence[str | int] | str | int | None = None,
+    *,
+    method: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = "gradient",
+    labels: Sequence[str | int] | str = "predicted",
+    iterations: int | None = None,
+    tolerance: float | None = None,
+    check: str = "captum",
+    out: str | Path | None = None,
+    config: str = "gradient",
+    **options: Any,
+) -> Run:
+    """Explain which pixels of photographs decide for a class.
+
+    Args:
+        classifier: what :func:`load_classifier` returned, or what it takes.
+        images: ``(N, C, H, W)`` in [0, 1] of the classifier's size; or files and folders.
+        targets: what is explained: one for all, or one an image; class names, indices, ``label`` (the default),
+            ``predicted``, ``random``, ``least-likely``.
+        method: a name of :data:`lit_viz.attributions.METHODS` or several; or names with their arguments,
+            ``{"smoothgrad": {"sigma": 0.2}}``.
+        labels: true classes, one an image; or where they are known from, as ``--labels``.
+        iterations: evaluations a map; the method's own number unless given.
+        tolerance: relative error at which a map is done.
+        check: ``captum`` cross-checks as many maps as a quarter of a minute allows; ``none`` does not.
+        out: run folder; nothing is written unless it is given.
+        config: a YAML file or the name of a packaged configuration, which says what is not given here.
+        options: any other option of ``lit-viz saliency``, dots as double underscores.
+
+    Returns:
+        the raw maps as ``run.attributions``, signed where the method is, ``(N, C, H, W)`` or ``(N, 1, H, W)``;
+        ``run.maps`` ``(N, H, W)``; the records as ``run.results``; and ``run.figure()``.
+
+    Raises:
+        LitVizError: in one sentence: an unknown class, method or option, images out of range, a folder that exists.
+    """
+    network = _classifier(classifier)
+    handed = _handed(images, network) if isinstance(images, Tensor) else None
+    given = {
+        **_photographs(images, targets, labels),
+        "iterations": iterations,
+        "out": out and str(out),
+        "check": check,
+        "model__method": class_paths(method),
+        "model__tolerance": tolerance,
+    }
+    return _launch(Saliency(handed), network, config, {**given, **options})
+
+
+def check(folder: str | Path, classifier: Classifier | nn.Module | None = None) -> bool:
+    """Look for all evidence that the pictures in a run folder are true, and write it to ``evidence.json``.
+
+    Args:
+        folder: the run folder.
+        classifier: the network, where it was handed over as a module.
+
+    Returns:
+        whether nothing speaks against them.
+
+    Raises:
+        LitVizError: the folder is no run, or the weights are not those of the run.
+    """
+    command, cli = stored(folder)
+    return check_run(command, cli, None if classifier is None else _classifier(classifier))
 
 
 def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None) -> Run:
@@ -85,13 +155,11 @@ def stored(folder: str | Path) -> tuple[Any, MethodCLI]:
     return COMMANDS[method], MethodCLI(COMMANDS[method], options)
 
 
-def _launch(method: str, classifier: Classifier | nn.Module | str, config: str, options: Mapping[str, Any]) -> Run:
-    command = COMMANDS[method]
-    merged = read_yaml(find_config(method, config))
+def _launch(command: Command, network: Classifier, config: str, options: Mapping[str, Any]) -> Run:
+    merged = read_yaml(find_config(command.name, config))
     for name, value in options.items():
         if value is not None:
             _put(merged, name.split("__"), value)
-    network = _classifier(classifier)
     # What a resume needs to find the network again; a module that was handed over must be handed over again.
     merged["classifier"] = {
         "name": network.name,
@@ -101,6 +169,48 @@ def _launch(method: str, classifier: Classifier | nn.Module | str, config: str, 
         "size": list(network.size),
     }
     return execute(command, MethodCLI(command, merged), network)
+
+
+def _handed(images: Tensor, classifier: Classifier) -> Tensor:
+    """Return images that are handed over, if they are images (N, C, H, W) in [0, 1] of the classifier's size."""
+    wanted = (classifier.channels, *classifier.size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != wanted or not images.is_floating_point():
+        raise LitVizError(
+            f"{classifier.name} takes floating-point images (N, {', '.join(map(str, wanted))}) in [0, 1], not "
+            f"{images.dtype} {tuple(images.shape)}: resize them, or hand over files."
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        raise LitVizError(
+            f"images are wanted in [0, 1], and these lie between {low:.3g} and {high:.3g}: hand them over as they were "
+            "before any normalization; the classifier normalizes."
+        )
+    return images.detach().clone().clamp(0, 1)
+
+
+def _photographs(
+    images: Tensor | str | Path | Sequence[str | Path],
+    targets: Sequence[str | int] | str | int | None,
+    labels: Sequence[str | int] | str,
+) -> dict[str, Any]:
+    """Return the options that name photographs, targets and labels: one for all, or one a photograph."""
+    if isinstance(images, Tensor):
+        files = [f"array:{i}" for i in range(len(images))]
+    else:
+        files = [str(images)] if isinstance(images, (str, Path)) else [str(path) for path in images]
+    rows: list[dict[str, Any]] = [{"file": file} for file in files]
+    for key, values in (("target", targets), ("label", labels)):
+        if values is None or isinstance(values, (str, int)):
+            continue
+        if len(values) != len(files):
+            raise LitVizError(f"{len(values)} {key}s for {len(files)} images: give one for all, or one an image.")
+        for row, value in zip(rows, values, strict=True):
+            row[key] = value if isinstance(value, str) else int(value)
+    return {
+        "photographs": rows if any(len(row) > 1 for row in rows) else files,
+        "target": targets if isinstance(targets, (str, int)) else None,
+        "labels": labels if isinstance(labels, str) else None,
+    }
 
 
 def _put(options: dict[str, Any], path: list[str], value: Any) -> None:

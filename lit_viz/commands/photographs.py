@@ -7,14 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.images.listing import PACKAGED_PREFIX, WISHES, Entry, Listing, column_for, photographs, resolve
+from lit_viz.images.listing import (
+    ARRAY_PREFIX,
+    PACKAGED_PREFIX,
+    WISHES,
+    Entry,
+    Listing,
+    column_for,
+    photographs,
+    resolve,
+)
 
 #: A class index, or one of _OPEN.
 Target = int | str
@@ -25,7 +34,10 @@ def add_photograph_arguments(parser: LightningArgumentParser) -> None:
     """Add which photographs, their labels and targets, and how they are fitted."""
     add = parser.add_argument
     add(
-        "--photographs", type=list[str], default=[], help="files, folders, packaged:NAME, or a CSV file that lists them"
+        "--photographs",
+        type=list[str | dict[str, str | int | None]],
+        default=[],
+        help="files, folders, packaged:NAME, or a CSV file that lists them",
     )
     add(
         "--target",
@@ -38,7 +50,7 @@ def add_photograph_arguments(parser: LightningArgumentParser) -> None:
 
 
 def photograph_tasks(
-    given: Sequence[str],
+    given: Sequence[str | Mapping[str, Any]],
     classifier: Classifier,
     *,
     target: Sequence[str | int] | str | int | None = None,
@@ -68,7 +80,7 @@ def photograph_tasks(
     targets_of = targets_for(target, listing, classifier, default)
     tasks: list[Task] = []
     for entry in listing.entries:
-        first = Task(len(tasks), entry.name, seed + len(tasks), source=entry.path)
+        first = _first(entry, len(tasks), seed + len(tasks))
         try:
             if entry.error is not None:
                 raise LitVizError(entry.error)
@@ -76,7 +88,7 @@ def photograph_tasks(
             labelled = replace(first, label=label, label_source=source)
             tasks += [_aimed(labelled, i, wanted, classifier) for i, wanted in enumerate(targets_of(entry))]
         except LitVizError as error:
-            tasks.append(replace(first, options={"error": str(error)}))
+            tasks.append(replace(first, options={**first.options, "error": str(error)}))
     errors = [task.options["error"] for task in tasks if "error" in task.options]
     if len(errors) == len(tasks):
         others = f"none of the {len(tasks)} photographs can be used; of the first: " if len(tasks) > 1 else ""
@@ -84,10 +96,21 @@ def photograph_tasks(
     return tasks, list(listing.notes)
 
 
+def _first(entry: Entry, index: int, seed: int) -> Task:
+    if not entry.path.startswith(ARRAY_PREFIX):
+        return Task(index, entry.name, seed, source=entry.path)
+    place = int(entry.path.removeprefix(ARRAY_PREFIX))
+    return Task(index, f"image {place}", seed, options={"image": place})
+
+
 def _aimed(first: Task, i: int, wanted: Target, classifier: Classifier) -> Task:
     """Return the task of a photograph's i-th target, with what is known of it before the photograph is read."""
     task = replace(first, index=first.index + i, seed=first.seed + i)
-    aimed = replace(task, options={"target": wanted}) if isinstance(wanted, str) else replace(task, target=wanted)
+    aimed = (
+        replace(task, options={**task.options, "target": wanted})
+        if isinstance(wanted, str)
+        else replace(task, target=wanted)
+    )
     return resolve(aimed, None, classifier.labels)
 
 

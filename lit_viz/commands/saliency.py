@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
+from torch import Tensor
 
 from lit_viz.attributions import METHODS, Attribution, name_of
 from lit_viz.classifiers import Classifier
@@ -48,6 +49,10 @@ class Saliency(Command):
     iterations: ClassVar[int | None] = None
     log_at: ClassVar[str] = "geometric"
 
+    def __init__(self, images: Tensor | None = None) -> None:
+        """Take images that are handed over instead of files, ``(N, C, H, W)`` in [0, 1]: ``array:3`` is the fourth."""
+        self.images = images
+
     def add_arguments(self, parser: LightningArgumentParser) -> None:
         """Add photographs, targets and labels, and whether Captum is asked."""
         add_photograph_arguments(parser)
@@ -58,7 +63,8 @@ class Saliency(Command):
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Turn ``--method smoothgrad`` into the class it stands for, and ``--tolerance`` into the module's option."""
         if name == "--method":
-            return "--model.method", _class_paths(value)
+            found = class_paths(value)
+            return "--model.method", found[0]["class_path"] if len(found) == 1 else json.dumps(found)
         short = name.startswith("--method.") or name in ("--tolerance", "--reducer", "--batch")
         return (f"--model.{name[2:]}" if short else name), value
 
@@ -86,6 +92,7 @@ class Saliency(Command):
             classifier,
             **parts,
             fit=config.fit,
+            images=self.images,
             iterations=config.iterations,
             slots=config.slots,
             log_at=config.log_at,
@@ -171,17 +178,24 @@ def _listed(method: Any) -> list[Attribution]:
     return list(method) if isinstance(method, (list, tuple)) else [method]
 
 
-def _class_paths(names: str) -> str:
-    """Return the classes of methods named ``gradient`` or ``gradient,smoothgrad``, as the parser knows them.
+def class_paths(methods: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return methods as the parser knows them.
+
+    Args:
+        methods: ``gradient`` or ``gradient,smoothgrad``, a list of such names, or names with their arguments.
 
     Raises:
         LitVizError: an unknown method; the known ones are listed.
     """
-    found = []
-    for name in names.split(","):
-        key = name.strip().replace("-", "_")
-        if key not in METHODS:
-            near = did_you_mean(key, METHODS) or f": there are {', '.join(METHODS)}."
-            raise LitVizError(f"there is no saliency method {name.strip()!r}{near}")
-        found.append({"class_path": f"{METHODS[key].__module__}.{METHODS[key].__name__}"})
-    return found[0]["class_path"] if len(found) == 1 else json.dumps(found)
+    if isinstance(methods, Mapping):
+        return [{"class_path": _class_path(name), "init_args": dict(args)} for name, args in methods.items()]
+    names = methods.split(",") if isinstance(methods, str) else methods
+    return [{"class_path": _class_path(name)} for name in names]
+
+
+def _class_path(name: str) -> str:
+    key = name.strip().lower().replace("-", "_")
+    if key not in METHODS:
+        near = did_you_mean(key, METHODS) or f": there are {', '.join(METHODS)}."
+        raise LitVizError(f"there is no saliency method {name.strip()!r}{near}")
+    return f"{METHODS[key].__module__}.{METHODS[key].__name__}"

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from lit_viz.images.reading import packaged_photograph
 from lit_viz.randomness import Draws, Key
 
 PACKAGED_PREFIX = "packaged:"
+#: Of an image that is handed over from Python, with its place among them.
+ARRAY_PREFIX = "array:"
 
 #: Of what Pillow reads, the suffixes that photographs have.
 SUFFIXES = frozenset(
@@ -63,13 +66,14 @@ class Listing:
     notes: tuple[str, ...] = ()
 
 
-def photographs(given: Sequence[str]) -> Listing:
+def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
     """List the photographs that were handed in.
 
     Args:
         given: each is a file, taken whatever its suffix; a folder, whose pictures at any depth are taken in natural
             order (``img2`` before ``img10``), but hidden ones and other files are passed over; ``packaged:NAME``; or a
-            CSV file with the columns ``file`` and, if wanted, ``label`` and ``target``; its paths start at its folder.
+            CSV file with the columns ``file`` and, if wanted, ``label`` and ``target``; its paths start at its folder;
+            or such a row as a mapping.
 
     Raises:
         LitVizError: there is no such file, a folder holds no picture or can't be read, or a CSV file is broken.
@@ -80,8 +84,13 @@ def photographs(given: Sequence[str]) -> Listing:
     others: list[str] = []
     notes: list[str] = []
     for word in given:
+        if isinstance(word, Mapping):
+            entries.append(_row(word))
+            continue
         path = Path(word)
-        if word.startswith(PACKAGED_PREFIX):
+        if word.startswith(ARRAY_PREFIX):
+            entries.append(Entry(word))
+        elif word.startswith(PACKAGED_PREFIX):
             packaged_photograph(word.removeprefix(PACKAGED_PREFIX))
             entries.append(Entry(word))
         elif not word.strip() or not path.exists():
@@ -157,6 +166,15 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
 # -- tables
 
 
+def _row(row: Mapping[str, Any]) -> Entry:
+    """Return the photograph that a mapping with the keys of a table names."""
+    unknown = [key for key in row if key not in ("file", "label", "target")]
+    if "file" not in row or unknown:
+        raise LitVizError(f"a photograph is given as file, label and target, not as {dict(row)}")
+    label, target = (None if row.get(key) is None else str(row[key]) for key in ("label", "target"))
+    return Entry(str(row["file"]), label, target, "the list of photographs")
+
+
 def _listed(file: Path) -> tuple[list[Entry], list[str]]:
     """Return the photographs that a CSV file lists, and a note of the columns that mean nothing here."""
     rows = read_table(file, ("file",))
@@ -183,7 +201,8 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
         with Path(file).open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
             header = [name.strip().casefold() for name in next(reader, [])]
-            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+            # Spreadsheets end a table with rows of empty cells.
+            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = (error.strerror or error) if isinstance(error, OSError) else error
         raise LitVizError(f"the table {file} can't be read ({reason}): give a CSV file in UTF-8") from error
@@ -191,15 +210,16 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
     if missing:
         found = f"its first line has {', '.join(header)}" if header else "it is empty"
         raise LitVizError(f"the table {file} has no column {missing[0]}: {found}, but it has to name the columns")
-    for number, row in numbered:
-        if len(row) > len(header):
-            raise LitVizError(f"line {number} of {file} has too many cells: put names that hold a comma into quotes")
-    rows = [dict(zip(header, row + [""] * (len(header) - len(row)), strict=True)) for _, row in numbered]
-    if not rows:
+    if not numbered:
         raise LitVizError(f"the table {file} has no row below its first line")
-    for (number, _), named in zip(numbered, rows, strict=True):
-        if not named[columns[0]]:
+    rows = []
+    for number, cells in numbered:
+        if any(cells[len(header) :]):
+            raise LitVizError(f"line {number} of {file} has too many cells: put names that hold a comma into quotes")
+        row = dict(zip(header, cells + [""] * len(header), strict=False))
+        if not row[columns[0]]:
             raise LitVizError(f"line {number} of {file} names no {columns[0]}")
+        rows.append(row)
     return rows
 
 
