@@ -14,7 +14,7 @@ from lit_viz.attributions.base import Network
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.guest import random_state_kept
 from lit_viz.evidence.agreement import Agreement, Similarity, largest_difference, random_map
-from lit_viz.evidence.captum_reference import Question, captum_map, formula_rounding
+from lit_viz.evidence.captum_reference import Question, captum_map, fewer, formula_rounding
 
 #: Float32 maps that Captum makes besides its own, with the last bits of photograph and weights drawn anew.
 _REDRAWN = 2
@@ -49,7 +49,7 @@ def check_map(
         return None
     single = replace(exact, x=photograph[None].float())
     own = [captum_map(question) for question in (single, *(single.redrawn(k) for k in range(1, 1 + _REDRAWN)))]
-    few = replace(exact, evaluations=min(n, _FORMULA_EVALUATIONS))
+    few = fewer(exact, _FORMULA_EVALUATIONS)
     theirs = reference if few.evaluations == n else captum_map(few)
     ours, _ = attribute(
         method, _networks(method, classifier), exact.x, [target], evaluations=few.evaluations, seeds=[seed]
@@ -77,7 +77,7 @@ def _networks(method: Attribution, classifier: Classifier) -> Mapping[str, Netwo
 def _controls(question: Question, delivered: Tensor, reference: Tensor) -> dict[str, Similarity]:
     """Return how alike maps are that must not agree: one of another class, of a randomized network, and noise."""
     other = (question.target + question.classifier.num_classes // 2) % question.classifier.num_classes
-    cheap = replace(question, x=question.x.float(), evaluations=min(question.evaluations, 8))
+    cheap = fewer(replace(question, x=question.x.float()), 8)
     another = captum_map(replace(cheap, target=other))
     untrained = captum_map(replace(cheap, classifier=_randomized(question.classifier)))
     found = {"another class": another, "randomized network": untrained, "random map": random_map(reference[None])}

@@ -142,6 +142,13 @@ def _redrawn(values: Tensor, number: int) -> Tensor:
     return (values.double() * (1 + (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
 
 
+def fewer(question: Question, evaluations: int) -> Question:
+    """Return the question for fewer evaluations, where the method makes sense with any number of them."""
+    if isinstance(question.method, Occlusion):
+        return question
+    return replace(question, evaluations=min(question.evaluations, evaluations))
+
+
 def captum_map(question: Question) -> Tensor | None:
     """Return Captum's map, of the shape of ours; None where Captum has no such method.
 
@@ -233,6 +240,8 @@ def _guided_grad_cam(q: Question) -> Any:
 def _occlusion(q: Question) -> Any:
     assert isinstance(q.method, Occlusion)
     shape = q.x.shape[1:]
+    if q.evaluations < q.method.total(shape):
+        raise LitVizError(f"{q.evaluations} of {q.method.total(shape)} windows were hidden, and Captum hides all")
     found: Any = attr.Occlusion(q.network).attribute(
         q.x,
         sliding_window_shapes=(shape[0], *_both(q.method.windows)),
