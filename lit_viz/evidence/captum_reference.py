@@ -128,11 +128,12 @@ class Question:
 def formula_rounding(question: Question) -> float:
     """Return by how much of its maximum Captum's own formula is off in float64.
 
-    It rounds the weights of a quadrature to float32, each on its own, so the more nodes the less.
+    It rounds the weights of a quadrature to float32, each on its own, so the more nodes the less; and what occlusion
+    found, before and after it is divided by the number of windows.
     """
-    if not isinstance(question.method, IntegratedGradients):
-        return 0.0
-    return float(2.0**-24 / question.method.nodes(question.evaluations) ** 0.5)
+    if isinstance(question.method, IntegratedGradients):
+        return float(2.0**-24 / question.method.nodes(question.evaluations) ** 0.5)
+    return 2.0**-23 if isinstance(question.method, Occlusion) else 0.0
 
 
 def _redrawn(values: Tensor, number: int) -> Tensor:

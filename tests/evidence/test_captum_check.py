@@ -72,7 +72,8 @@ def checked(name: str, classifier: Classifier, change: Callable[[Tensor], Tensor
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "rise"])
 def test_every_method_that_captum_has_passes_both_gates(name: str, kind: type[nn.Module]) -> None:
     agreement = checked(name, rectified(kind))
-    assert agreement.formula <= 1e-8
+    assert agreement.formula <= 1e-8 + agreement.rounding
+    assert agreement.rounding == 0 or name in ("integrated_gradients", "occlusion")  # where Captum rounds to float32
     assert agreement.passed
     assert agreement.similarity.spearman > 0.999
     assert set(agreement.controls) == {"another class", "randomized network", "random map"}
