@@ -69,7 +69,7 @@ def captioned(cells: Iterable[Cell], cell: float, width: float, top: float, capt
     lines = lines_of([caption], width - 2 * MARGIN, lines=6)
     dpi = sharp_dpi([drawn.picture for drawn in cells], cell)
     dpi *= max(1, math.ceil(_COARSEST / dpi))
-    wide, high = (inches for inches in (width, top + len(lines) * LINE + MARGIN))
+    wide, high = (math.ceil(inches * dpi) / dpi for inches in (width, top + len(lines) * LINE + MARGIN))
     figure = Figure(figsize=(wide, high), dpi=dpi)
     for row, line in enumerate(lines):
         write(figure, line, MARGIN, top + row * LINE, size=SMALL, color=GREY)
