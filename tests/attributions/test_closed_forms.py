@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -207,15 +208,18 @@ def interpolation(length: int, cell: int, shift: int) -> np.ndarray:
     return np.clip(1 - np.abs(np.clip(centres, 0, GRID - 1)[:, None] - np.arange(GRID)), 0, None)
 
 
-def moments() -> np.ndarray:
+Shifts = Sequence[tuple[int, int]]
+CELL = (math.ceil(HEIGHT / GRID), math.ceil(WIDTH / GRID))
+SHIFTS = tuple(itertools.product(*map(range, CELL)))
+
+
+def moments(shifts: Shifts = SHIFTS) -> Tensor:
     """Return E[M_q M_r] of all pairs of pixels: the mean over the shifts, of p^2 + p (1 - p) sum of w_q w_r."""
-    down, right = math.ceil(HEIGHT / GRID), math.ceil(WIDTH / GRID)
-    shifts = list(itertools.product(range(down), range(right)))
-    total = 0
+    total = np.zeros(())
     for top, left in shifts:
-        weights = np.kron(interpolation(HEIGHT, down, top), interpolation(WIDTH, right, left))
+        weights = np.kron(interpolation(HEIGHT, CELL[0], top), interpolation(WIDTH, CELL[1], left))
         total = total + P**2 + P * (1 - P) * weights @ weights.T
-    return total / len(shifts)
+    return torch.from_numpy(total / len(shifts))
 
 
 def test_masks_of_rise_have_the_moments_of_the_paper() -> None:
@@ -226,9 +230,22 @@ def test_masks_of_rise_have_the_moments_of_the_paper() -> None:
     assert drawn.max() <= 1
     flat = drawn.flatten(1)
     assert float((flat.mean(0) - P).abs().max()) < 5 * 0.5 / count**0.5
-    second = torch.from_numpy(moments())
+    second = moments()
     assert float((flat.T @ flat / count - second).abs().max()) < 5 * 0.5 / count**0.5
     assert float((second - P**2).abs().max()) > 0.15
+
+
+def test_masks_of_rise_are_shifted_across_whatever_they_are_down() -> None:
+    """Measured along the direction in which the moments would move, were both shifts one draw."""
+    count = 12000
+    drawn = masks([Key(1, k) for k in range(count)], torch.zeros(1, 3, HEIGHT, WIDTH, dtype=torch.float64), GRID, P)
+    flat = drawn.flatten(1)
+    steps = range(math.lcm(*CELL))
+    together = moments([tuple(side * step // len(steps) for side in CELL) for step in steps]) - moments()
+    along = ((flat @ together) * flat).sum(1)
+    error = float(along.std()) / count**0.5
+    assert float(along.mean() - (together * moments()).sum()) == pytest.approx(0, abs=3 * error)
+    assert float(together.square().sum()) > 6 * error
 
 
 def test_rise_of_a_linear_network() -> None:
@@ -241,7 +258,7 @@ def test_rise_of_a_linear_network() -> None:
     method.objective, method.batch = Logit(), count
     network = Counted(lambda x: (x * region).sum((2, 3)))
     map_, uncertainty = attribute(method, network, x.expand(count, -1, -1, -1), [0] * count, evaluations=20)
-    expected = torch.from_numpy(moments()) @ (x[0, 0] * region).flatten() / P
+    expected = moments() @ (x[0, 0] * region).flatten() / P
     spread = map_.flatten(1).var(0)
     assert ((map_.flatten(1).mean(0) - expected).abs() < 4.5 * (spread / count).sqrt()).all()
     assert float(uncertainty["standard_error"].square().mean() / spread.mean()) == pytest.approx(1, abs=0.1)
