@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -41,6 +42,8 @@ _SHORT = {
     "--size": "--model.size",
     "--devices": "--trainer.devices",
 }
+#: Options that may be given several times.
+_REPEATED = ("--target",)
 _FLAGS = ("--overwrite", "--resume", "--print_config", "--help", "-h", "--count")
 _REFUSED = {"--trainer.max_steps": "--iterations", "--trainer.max_epochs": "--iterations"}
 
@@ -128,9 +131,18 @@ def rewrite(
         else:
             options.append(name)
     if bare:
-        import json
-
         options += [f"--{positional}", json.dumps(bare)]
+    return _gathered(options)
+
+
+def _gathered(options: list[str]) -> list[str]:
+    """Turn options that are given several times, and may be, into one with a list."""
+    for name in _REPEATED:
+        places = [i for i, word in enumerate(options) if word == name]
+        if len(places) > 1:
+            values = [options[i + 1] for i in places]
+            rest = [word for i, word in enumerate(options) if i not in places and i - 1 not in places]
+            options = [*rest, name, json.dumps(values)]
     return options
 
 

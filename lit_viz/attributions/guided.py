@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import summed
 from lit_viz.attributions.gradient import Gradient
+from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.optim import Evaluate, State
 
@@ -18,6 +19,11 @@ class GuidedBackprop(Gradient):
     """
 
     networks: tuple[Backprop, ...] = ("guided",)
+
+    def bind(self, classifier: Classifier) -> None:
+        """Make the copy, so that a network that can't have one is refused before anything is begun."""
+        for network in self.networks:
+            classifier.fast(backprop=network)
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate the photograph itself, in the copy whose rectifiers have another backward."""

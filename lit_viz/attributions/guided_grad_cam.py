@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import summed
 from lit_viz.attributions.grad_cam import GradCAM, Reshape
+from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
 
@@ -28,6 +29,11 @@ class GuidedGradCAM(GradCAM):
 
     def __init__(self, layer: str | None = None, reshape: Reshape | None = None) -> None:
         super().__init__(layer, reshape=reshape)
+
+    def bind(self, classifier: Classifier) -> None:
+        """Choose the layer; a network that can't be copied with another backward is refused."""
+        super().bind(classifier)
+        classifier.fast(backprop="guided")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return an empty map a slot."""
