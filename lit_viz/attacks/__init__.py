@@ -1,1 +1,40 @@
 """Adversarial attacks, one a file: how little must change for the network to be wrong?"""
+
+from __future__ import annotations
+
+from lit_viz.attacks.apgd import APGD
+from lit_viz.attacks.base import Attack, run_attack, succeeded
+from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.ddn import DDN
+from lit_viz.attacks.fgsm import FGSM
+from lit_viz.attacks.normalized_ascent import NormalizedAscentAttack
+from lit_viz.attacks.pgd import PGD
+
+#: By the names that commands, records and figures use.
+ATTACKS: dict[str, type[Attack]] = {
+    "normalized_ascent": NormalizedAscentAttack,
+    "fgsm": FGSM,
+    "pgd": PGD,
+    "apgd": APGD,
+    "ddn": DDN,
+}
+
+
+def name_of(attack: Attack) -> str:
+    """Return the attack's name; that of its class where it is none of ``ATTACKS``."""
+    return next((name for name, kind in ATTACKS.items() if kind is type(attack)), type(attack).__name__)
+
+
+__all__ = [
+    "APGD",
+    "ATTACKS",
+    "DDN",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "BudgetAttack",
+    "NormalizedAscentAttack",
+    "name_of",
+    "run_attack",
+    "succeeded",
+]

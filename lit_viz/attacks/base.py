@@ -2,79 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
-from lit_viz.optim.rule import per_slot
+from lit_viz.optim.rule import norm
 
 
 class Attack(StepRule):
     """An adversarial example in the making.
 
-    ``x`` is the image ``(N, C, H, W)`` in [0, 1] that is moved, image 0 the photograph or a start near it. A task asks
-    for its ``target`` (targeted), or, where it has none, for any class but its ``label`` (untargeted). The state holds
-    the photograph, what is asked for, and the best image so far.
+    ``x`` is the image ``(N, C, H, W)`` in [0, 1] that is moved; image 0 is the photograph itself, so that one which is
+    misclassified already costs one forward and stays as it is. A task asks for its ``target`` (targeted), or, where it
+    has none, for any class but its ``label`` (untargeted).
+
+    An update evaluates x_k once: success is tested on the forward, and the backward is paid where the image is not
+        done.
 
     Attributes:
         objective: what is maximized; it reads ``targets``, ``labels`` and ``towards`` of its outputs.
+        iterations: updates an image takes at most unless said otherwise.
         minimal: whether the smallest perturbation is looked for, so that a success is no reason to stop.
+        early_stop: whether an attack that is not minimal stops at the first success.
     """
 
     objective: Objective
+    iterations: ClassVar[int] = 100
     minimal: ClassVar[bool] = False
+    early_stop: bool = True
+
+    def bind(self, classifier: Classifier) -> None:
+        """Take from the classifier what the attack has to know of it, before it is used; nothing by default."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return what every attack needs.
 
         ``source`` the photograph; ``goal`` ``(N,)`` the class asked for or to be left, ``towards`` ``(N,)`` bool which
         of the two; ``label`` ``(N,)``, -1 where it isn't known; ``seed`` ``(N,)``; ``best`` the best image so far with
-        its ``size`` ``(N,)`` (the norm of its perturbation, for minimal attacks; else minus its score), infinite as
-        long as there is none; ``fooled`` ``(N,)`` bool, whether ``best`` is a success in float.
+        its ``size`` ``(N,)`` (see :meth:`seen`), infinite as long as there is none; ``fooled`` ``(N,)`` bool, whether
+        ``best`` is a success in float.
+
+        Raises:
+            LitVizError: a task has neither a target nor a label.
         """
+        for task in tasks:
+            if task.target is None and task.label is None:
+                raise LitVizError(f"{task.name} has no class to leave: give its true label, or a target to reach.")
         goals = [task.label if task.target is None else task.target for task in tasks]
+        labels = [-1 if task.label is None else task.label for task in tasks]
         device = x.device
         return {
             "source": x.clone(),
-            "goal": torch.tensor([-1 if goal is None else goal for goal in goals], device=device),
+            "goal": torch.tensor(goals, device=device),
             "towards": torch.tensor([task.target is not None for task in tasks], device=device),
-            "label": torch.tensor([-1 if task.label is None else task.label for task in tasks], device=device),
+            "label": torch.tensor(labels, device=device),
             "seed": torch.tensor([task.seed for task in tasks], device=device),
             "best": x.clone(),
             "size": torch.full((len(x),), torch.inf, dtype=x.dtype, device=device),
             "fooled": torch.zeros(len(x), dtype=torch.bool, device=device),
         }
 
-    def size(self, x: Tensor, state: State, score: Tensor) -> Tensor:
-        """Return what makes one success better than another ``(N,)``, less is better: minus the score ``(N,)``, or for a
-        minimal attack the norm of the perturbation."""
-        return -score
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        """Evaluate x_k, keep it if it is the best one, and update those that are not done."""
+        evaluation = evaluate(x)
+        state = self.seen(x, state, evaluation)
+        done = self.finished(state)
+        if bool(done.all()):
+            return x, state, done
+        moved, state = self.update(x, state, evaluation, ~done)
+        return chosen(done, x, moved), state, done
+
+    @abstractmethod
+    def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+        """Return the next images and the next state.
+
+        Args:
+            x: the images x_k ``(N, C, H, W)``.
+            state: after they were seen.
+            evaluation: of x_k, whose backward is not paid yet (see :func:`slope`).
+            rows: ``(N,)`` bool, which images are moved, one of them at least; what is returned for the others is
+                dropped.
+        """
+
+    def finished(self, state: State) -> Tensor:
+        """Return which images need no further update ``(N,)`` bool: those that fool the network, or for a minimal
+        attack those that do without any perturbation."""
+        if self.minimal:
+            return state["fooled"] & (state["size"] == 0)
+        return state["fooled"] & self.early_stop
 
     def seen(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
-        """Return the state after the images ``x`` were evaluated: each is the best one if it is better than that."""
+        """Return the state after the images ``x`` were evaluated: each is the best one if it is better than that.
+
+        A success is better than none. Of two successes the one with the smaller perturbation is better where that is
+        what the attack looks for, else, as of two failures, the one that scores higher.
+        """
         fooled = succeeded(evaluation.logits, state)
-        size = self.size(x, state, evaluation.score)
+        size = -evaluation.score
+        if self.minimal:
+            size = torch.where(fooled, norm(x - state["source"]), size)
         better = (fooled & ~state["fooled"]) | ((fooled == state["fooled"]) & (size < state["size"]))
         return {
             **state,
-            "best": torch.where(per_slot(better, x) > 0, x, state["best"]),
+            "best": chosen(better, x, state["best"]),
             "size": torch.where(better, size, state["size"]),
             "fooled": state["fooled"] | fooled,
         }
 
     def result(self, x: Tensor, state: State) -> Tensor:
         """Return the attack's outcome ``(N, C, H, W)``: the best image where there is one, else the last."""
-        return torch.where(per_slot(state["size"], x).isfinite(), state["best"], x)
+        return chosen(state["size"].isfinite(), state["best"], x)
+
+
+def chosen(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Return images of which those in ``rows`` ``(N,)`` bool are from ``here`` and the others from ``there``."""
+    return torch.where(rows.view(-1, *[1] * (here.ndim - 1)), here, there)
+
+
+def slope(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
+    """Return the score's gradient with respect to the images ``x`` in ``rows`` ``(N,)`` bool, zero for the others.
+
+    No backward is made where none of them wants one.
+    """
+    return evaluation.slope(rows=rows) if bool(rows.any()) else torch.zeros_like(x)
 
 
 def succeeded(logits: Tensor, state: State) -> Tensor:
-    """Return where the network sees what is asked for ``(N,)`` bool: the target, or another class than the label."""
-    return (logits.argmax(1) == state["goal"]) == state["towards"]
+    """Return where the network sees what is asked for ``(N,)`` bool: the target, or another class than the label.
+
+    Logits that are not numbers see nothing.
+    """
+    return ((logits.argmax(1) == state["goal"]) == state["towards"]) & ~logits.isnan().any(1)
 
 
 def run_attack(
@@ -84,8 +150,9 @@ def run_attack(
     labels: Sequence[int] | None = None,
     targets: Sequence[int] | None = None,
     *,
-    iterations: int,
+    iterations: int | None = None,
     seeds: Sequence[int] | None = None,
+    options: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[Tensor, State]:
     """Attack with a bare loop, without a run: the reference that runs are held against.
 
@@ -95,13 +162,14 @@ def run_attack(
         x: photographs ``(N, C, H, W)`` in [0, 1].
         labels: true classes; wanted for an untargeted attack.
         targets: classes to reach; untargeted unless given.
-        iterations: updates an image at most; an image that is done is not evaluated again.
+        iterations: updates an image at most, the attack's own number unless given; an image that is done is not
+            evaluated again.
         seeds: of the draws, one a row; 0, 1, 2 ... unless given.
+        options: of the tasks, one a row: what overrides the attack's own (``eps``, ``lr``).
 
     Returns:
         the outcomes ``(N, C, H, W)`` and the state, in which ``fooled`` says which succeed in float.
     """
-    rows = range(len(x))
     tasks = [
         Task(
             i,
@@ -109,31 +177,29 @@ def run_attack(
             i if seeds is None else seeds[i],
             target=None if targets is None else int(targets[i]),
             label=None if labels is None else int(labels[i]),
+            options={} if options is None else options[i],
         )
-        for i in rows
+        for i in range(len(x))
     ]
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    last = torch.full_like(count, iterations)
+    last = torch.full_like(count, attack.iterations if iterations is None else iterations)
     state = {**attack.init(x, tasks), "iteration": count, "iterations": last, "until": last}
-    moved = attack.place(x, state)
-    open_ = torch.arange(len(x), device=x.device)  # rows that are not done
-    outcome, whole = moved.clone(), {key: value.clone() for key, value in state.items()}
+    x = attack.place(x, state).clone()
+    rows = torch.arange(len(x), device=x.device)  # that are not done
     with torch.no_grad():
-        while len(open_):
-            mine = {key: value[open_] for key, value in whole.items()}
+        while len(rows):
+            mine = {key: value[rows] for key, value in state.items()}
             evaluate = _bare(attack.objective, network, mine)
-            if bool((mine["iteration"] >= mine["iterations"]).all()):  # image k of k updates: is it a success?
-                mine = attack.seen(outcome[open_], mine, evaluate(outcome[open_], gradient=False))
-                done = torch.ones_like(open_, dtype=torch.bool)
+            if int(mine["iteration"][0]) >= int(last[0]):  # image k of k updates: is it a success?
+                mine = attack.seen(x[rows], mine, evaluate(x[rows], gradient=False))
+                done = torch.ones_like(rows, dtype=torch.bool)
             else:
-                here = outcome[open_]
-                after, mine, done = attack.step(here, mine, evaluate)
-                outcome[open_] = torch.where(per_slot(done, here) > 0, here, after)
+                moved, mine, done = attack.step(x[rows], mine, evaluate)
+                x = x.index_put((rows,), moved)
                 mine["iteration"] = mine["iteration"] + (~done).long()
-            for key, value in mine.items():
-                whole[key][open_] = value
-            open_ = open_[~done]
-    return attack.result(outcome, whole), whole
+            state = {key: state[key].index_put((rows,), value) for key, value in mine.items()}
+            rows = rows[~done]
+    return attack.result(x, state), state
 
 
 def _bare(objective: Objective, answer: Callable[[Tensor], Tensor], state: State) -> Evaluate:

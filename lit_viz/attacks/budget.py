@@ -1,0 +1,91 @@
+"""Attacks with a budget: the best image no further than eps from the photograph."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from lit_viz.attacks.base import Attack
+from lit_viz.attacks.feasible import Norm, project, random_start
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.optim import Evaluation, State
+
+#: Radii that are used unless another is given, in units of [0, 1]: RobustBench's for ImageNet in the largest value.
+EPS: dict[Norm, float] = {"linf": 4 / 255, "l2": 1.0}
+
+
+class BudgetAttack(Attack):
+    """Climbs inside a ball around the photograph and inside [0, 1], and never leaves them.
+
+    With restarts the iterations are split into equal parts, the last of which takes what is left over. A random start
+    is an update of its own, the first of its part; it needs no backward.
+
+    Args:
+        norm: of the ball.
+        eps: its radius in units of [0, 1]; 4/255 in the largest value and 1.0 in Euclidean length unless given. A
+            task's option ``eps`` overrides it.
+        start_at_random: whether a part starts at random in the ball, else at the photograph.
+        restarts: parts, each of at least two updates.
+        early_stop: whether an image is done at its first success; else the score is raised to the last iteration.
+
+    Raises:
+        LitVizError: for values that make no attack.
+    """
+
+    def __init__(self, norm: Norm, eps: float | None, start_at_random: bool, restarts: int, early_stop: bool) -> None:
+        if norm not in get_args(Norm):
+            raise LitVizError(f"there is no norm '{norm}': take linf or l2.")
+        if restarts < 1 or (restarts > 1 and not start_at_random):
+            raise LitVizError(f"{restarts} restarts make no attack: give 1 or more, and more than 1 only at random.")
+        self.norm: Norm = norm
+        self.eps = _radius(EPS[norm] if eps is None else eps, type(self).__name__)
+        self.start_at_random = start_at_random
+        self.restarts = restarts
+        self.early_stop = early_stop
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the radii ``eps`` ``(N,)`` besides."""
+        radii = [_radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
+        return {**super().init(x, tasks), "eps": torch.tensor(radii, dtype=torch.float64, device=x.device)}
+
+    def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+        """Let the images climb, or start."""
+        part, iteration, _ = self.parts(state)
+        starting = rows & (iteration < 0)
+        moved, state = self.climb(x, state, evaluation, rows & ~starting)
+        if bool(starting.any()):
+            n = starting.nonzero()[:, 0]
+            source, seeds, eps = (state[key][n] for key in ("source", "seed", "eps"))
+            moved = moved.index_put((n,), random_start(source, seeds.tolist(), part[n].tolist(), eps, self.norm))
+        return moved, state
+
+    @abstractmethod
+    def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+        """Return the next images, as :meth:`update`; ``rows`` may be none."""
+
+    def parts(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where the images are ``(N,)`` int64 each: the number of the part, the updates made since its start (-1
+        where the next update is the start), and the updates that follow its start in all."""
+        whole, iteration = state["iterations"], state["iteration"]
+        count = (whole // 2).clamp(1, self.restarts)
+        length = whole // count
+        part = torch.minimum(iteration // length.clamp(min=1), count - 1)
+        total = torch.where(part == count - 1, whole - part * length, length)
+        start = int(self.start_at_random)
+        return part, iteration - part * length - start, (total - start).clamp(min=1)
+
+    def project(self, x: Tensor, state: State) -> Tensor:
+        """Return the nearest feasible images."""
+        return project(x, state["source"], state["eps"], self.norm)
+
+
+def _radius(eps: float, whose: str) -> float:
+    if not 0 <= eps < math.inf:
+        raise LitVizError(f"the radius eps {eps} of {whose} is no length: give a number such as {4 / 255:.4f} (4/255).")
+    return eps

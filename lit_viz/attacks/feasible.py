@@ -1,0 +1,93 @@
+"""Where an image may go (a ball around the photograph, inside [0, 1]), and the steepest way up in that ball's norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_viz.optim.rule import norm, per_slot
+from lit_viz.randomness import Draws, Key
+
+#: How a perturbation is measured: by its largest value, or by its Euclidean length.
+Norm = Literal["linf", "l2"]
+
+_EXACT = 40  # Newton steps at most; three to six are usual
+
+
+def project(x: Tensor, source: Tensor, eps: Tensor, ball: Norm) -> Tensor:
+    """Return the nearest images that are in [0, 1] and no further than eps from the photographs.
+
+    Args:
+        x: images ``(N, C, H, W)``.
+        source: the photographs, in [0, 1].
+        eps: radii ``(N,)``.
+        ball: the norm.
+    """
+    if ball == "linf":
+        radius = per_slot(eps, x)
+        return torch.minimum(torch.maximum(x, source - radius), source + radius).clamp(0, 1)
+    low, high = (-source).clamp(max=0), (1 - source).clamp(min=0)
+    return (source + shortened(x - source, low, high, eps)).clamp(0, 1)
+
+
+def shortened(change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+    """Return the nearest changes within ``low <= 0 <= high`` that are no longer than eps.
+
+    By the conditions of Karush, Kuhn and Tucker it is ``clip(t * change)`` for one t in (0, 1] an image: 1 where that
+    is short enough (nothing is ever scaled up), else where the length is eps. The squared length is concave and
+    piecewise linear in t^2, so Newton's method from below reaches it in finitely many steps, and never passes it.
+    """
+    squared = eps.to(change.dtype).square()
+    t = torch.ones_like(squared)
+    if bool((norm(change.clamp(low, high)) <= eps).all()):
+        return change.clamp(low, high)
+    t = torch.zeros_like(squared)
+    for _ in range(_EXACT):
+        scaled = per_slot(t, change) * change
+        free = (scaled >= low) & (scaled <= high)
+        slope = torch.where(free, change, 0).flatten(1).square().sum(1)
+        clipped = torch.where(free, 0, scaled.clamp(low, high)).flatten(1).square().sum(1)
+        before, t = t, ((squared - clipped) / slope).clamp(min=0).sqrt().nan_to_num(1.0).clamp(max=1)
+        if bool((t <= before).all()):
+            break
+    return (per_slot(t, change) * change).clamp(low, high)
+
+
+def steepest(gradient: Tensor, ball: Norm) -> Tensor:
+    """Return the change of norm 1 that raises the score most to first order: the sign, or the gradient over its length.
+
+    Where the gradient is zero it is zero.
+    """
+    return gradient.sign() if ball == "linf" else unit(gradient)
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """Return the gradients over their Euclidean lengths, zero where they are zero; also where their squares
+    underflow."""
+    largest = gradient.flatten(1).abs().amax(1)
+    scaled = gradient / per_slot(torch.where(largest > 0, largest, 1), gradient)
+    return scaled / per_slot(norm(scaled).clamp(min=1), gradient)
+
+
+def random_start(source: Tensor, seeds: Sequence[int], restarts: Sequence[int], eps: Tensor, ball: Norm) -> Tensor:
+    """Return images at random in the ball, uniformly, then projected into [0, 1].
+
+    Args:
+        source: the photographs ``(N, C, H, W)``.
+        seeds: of the tasks.
+        restarts: which start it is, each with its own draw.
+        eps: radii ``(N,)``.
+        ball: the norm.
+    """
+    keys = [Key(seed, 0, restart) for seed, restart in zip(seeds, restarts, strict=True)]
+    draws = Draws(keys, source.device).scoped("attack")
+    shape = source.shape[1:]
+    if ball == "linf":
+        change = draws.uniform("start", -1, 1, shape).to(source.dtype)
+    else:
+        length = draws.uniform("radius").to(source.dtype) ** (1 / shape.numel())
+        change = unit(draws.normal("start", shape).to(source.dtype)) * per_slot(length, source)
+    return project(source + per_slot(eps, source) * change, source, eps, ball)
