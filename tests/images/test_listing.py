@@ -130,9 +130,9 @@ def test_nothing_given_is_said() -> None:
 
 def test_thousands_are_listed_in_a_moment(tmp_path: Path) -> None:
     make(tmp_path, *(f"{i % 50}/{i}.jpg" for i in range(5000)))
-    began = time.perf_counter()
+    began = time.process_time()
     entries = photographs([str(tmp_path)]).entries
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert len(entries) == 5000
     assert [entry.name for entry in entries[:3]] == ["0", "50", "100"]
 
@@ -158,7 +158,7 @@ def test_a_table_lists_photographs_from_its_own_folder(tmp_path: Path) -> None:
     "text",
     [
         "file,label\na.jpg,\"tench, Tinca tinca\"\nb.jpg,'hay'\n",
-        "\ufefffile,label\r\na.jpg,\"tench, Tinca tinca\"\r\n\r\nb.jpg,'hay'\r\n",
+        "\ufefffile,label\r\na.jpg,\"tench, Tinca tinca\"\r\n\r\nb.jpg,'hay',,\r\n,\r\n",
         " File , LABEL \n a.jpg ,\"tench, Tinca tinca\"\nb.jpg, 'hay' ",
         "label,file\n\"tench, Tinca tinca\",a.jpg\n'hay',b.jpg",
     ],
@@ -278,6 +278,12 @@ def test_a_known_label_is_kept_and_asks_the_network_only_where_it_must() -> None
     asked = {wish: resolve(one, LOGITS, NAMES) for wish, one in known.items()}
     assert (asked["predicted"].target, asked["predicted"].label) == (2, 4)
     assert asked["random"] == done["random"]
+
+
+def test_a_label_that_nobody_predicts_stays_unknown() -> None:
+    unknown = Task(0, "photo", 0, target=2, target_name="cherry")
+    assert not needs_logits(unknown)
+    assert resolve(unknown, LOGITS, NAMES) == unknown
 
 
 def test_a_given_target_is_kept_and_may_be_the_label() -> None:
