@@ -103,6 +103,8 @@ def _row(observation: Observation) -> dict[str, Any]:
     row |= {f"{scalar}/{key}": value for scalar, value in observation.scalars.items()}
     if observation.image is not None:
         row[f"image/{key}"] = wandb.Image(to_uint8(observation.image), caption=caption(observation))
+    for name, picture in observation.besides.items():
+        row[f"{name}/{key}"] = wandb.Image(to_uint8(picture), caption=_headline(observation))
     return row
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,7 +18,7 @@ from lit_viz.engine.moments import Moments
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL, Slots
 from lit_viz.engine.tasks import Observation, Result, Task
 from lit_viz.errors import LitVizError
-from lit_viz.optim import Evaluation, StepRule
+from lit_viz.optim import Evaluation, State, StepRule
 
 #: Changes when a checkpoint of an older version can't be continued.
 CHECKPOINT_VERSION = 2
@@ -34,6 +34,7 @@ class Look:
         top5: the most probable classes as (name, probability).
         array: float32 result that the image only pictures; None where the image says it all.
         source: the photograph that it belongs to, ``(C, H, W)`` in [0, 1], as the network saw it.
+        besides: further pictures ``(3, H, W)`` of the same iteration, by name (a magnified difference).
     """
 
     image: Tensor
@@ -41,6 +42,7 @@ class Look:
     top5: tuple[tuple[str, float], ...] = ()
     array: Tensor | None = None
     source: Tensor | None = None
+    besides: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,10 @@ class ImageTraining(pl.LightningModule):
         """
         return list(tasks)
 
+    def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the state of slots that start at ``x`` ``(N, ...)``: the rule's, and what the method keeps besides."""
+        return self.step_rule.init(x, tasks)
+
     def begin(self, rows: Sequence[int]) -> None:
         """Be told that these slots were filled."""
 
@@ -147,8 +153,11 @@ class ImageTraining(pl.LightningModule):
         return x
 
     @abstractmethod
-    def look(self, x: Tensor, rows: Sequence[int]) -> list[Look]:
-        """Show the images ``x`` ``(len(rows), ...)`` of these slots, and ask the network what it sees in them."""
+    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+        """Show the images ``x`` ``(len(rows), ...)`` of these slots, and what the network sees in them.
+
+        Where they are ``final``, :meth:`conclude` was called before, and what is shown is the outcome.
+        """
 
     @abstractmethod
     def record(self, task: Task, look: Look) -> dict[str, Any]:
@@ -201,6 +210,7 @@ class ImageTraining(pl.LightningModule):
             self.slots.state[UNTIL] = self._until()
             self.optimizers().step()  # type: ignore[union-attr]
             observations = [self._observation(n, k, look) for n, k, look in looks]
+            self._show_probability([observation.scalars for observation in observations])
             share = (time.perf_counter() - began) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
             for observation, result in self._finish(x, began_at):
@@ -319,7 +329,7 @@ class ImageTraining(pl.LightningModule):
             return
         iterations = torch.tensor([self.last(task) for task in tasks], device=self.device)
         counts = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
-        own = self.step_rule.init(x, tasks)
+        own = self.initial(x, tasks)
         self.slots.append(tasks, self.step_rule.place(x, own), {**own, **counts})
         self.begin(range(len(self.slots) - len(tasks), len(self.slots)))
 
@@ -340,9 +350,14 @@ class ImageTraining(pl.LightningModule):
         if not due:
             return []
         looks = self.look(x[due], due)
-        known = [look.scalars["probability"] for look in looks if "probability" in look.scalars]
-        self._probability = sum(known) / len(known) if known else None
+        self._show_probability([look.scalars for look in looks])
         return [(n, iteration[n], look) for n, look in zip(due, looks, strict=True)]
+
+    def _show_probability(self, scalars: Sequence[Mapping[str, float]]) -> None:
+        """Keep the mean of the probabilities for the progress bar."""
+        known = [of_one["probability"] for of_one in scalars if "probability" in of_one]
+        if known:
+            self._probability = sum(known) / len(known)
 
     def _observation(self, n: int, iteration: int, look: Look) -> Observation:
         """Join a look with the scalars of the evaluation that the step rule has made of the same image."""
@@ -353,7 +368,8 @@ class ImageTraining(pl.LightningModule):
                 scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient[n]))
         task = self.slots.tasks[n]
         kept = self.log_at.due(iteration, self.last(task))
-        return Observation(task, iteration, scalars, look.image if kept else None, look.top5)
+        shown = (look.image, look.besides) if kept else (None, {})
+        return Observation(task, iteration, scalars, shown[0], look.top5, shown[1])
 
     def _finish(self, before: Tensor, began_at: Sequence[int]) -> list[tuple[Observation, Result]]:
         """Take the images that are done out of their slots; ``before`` are the images before the last update."""
@@ -372,7 +388,7 @@ class ImageTraining(pl.LightningModule):
                 self.slots.state[ITERATION][n] = began_at[n]
         whole = [n for n in ended if not broken[n]]
         known = dict(zip(whole, self.conclude(x[whole], whole), strict=True)) if whole else {}
-        looks = self.look(x[ended], ended)
+        looks = self.look(x[ended], ended, final=True)
         pairs = [self._result(n, look, known.get(n, {}), broken[n]) for n, look in zip(ended, looks, strict=True)]
         self.slots.keep([n for n in range(len(self.slots)) if n not in ended])
         return pairs
@@ -397,7 +413,7 @@ class ImageTraining(pl.LightningModule):
             **scalars,
             **self.record(task, look),
         }
-        observation = Observation(task, iteration, scalars, look.image, look.top5)
+        observation = Observation(task, iteration, scalars, look.image, look.top5, look.besides)
         return observation, Result(task, record, look.image, look.array, look.source)
 
 

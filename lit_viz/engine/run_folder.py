@@ -140,6 +140,8 @@ class RunFolder:
         task, iteration = observation.task, observation.iteration
         if observation.image is not None:
             self._write_png(f"frames/{task.key}/iter_{iteration:06d}.png", observation.image)
+        for name, picture in observation.besides.items():
+            self._write_png(f"frames/{task.key}.{name}/iter_{iteration:06d}.png", picture)
         line = io.StringIO()
         rows = csv.writer(line, lineterminator="\n")
         rows.writerows((task.key, iteration, name, f"{float(v):.9g}") for name, v in observation.scalars.items())

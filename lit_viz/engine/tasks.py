@@ -61,6 +61,7 @@ class Observation:
         scalars: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the top), ``gradient_norm``, loss terms ...
         image: ``(C, H, W)`` float in [0, 1] on the CPU, as shown; None where only scalars are observed.
         top5: the five most probable classes as (name, probability), most probable first; may be empty.
+        besides: further pictures ``(3, H, W)`` of the iteration, by name.
     """
 
     task: Task
@@ -68,6 +69,7 @@ class Observation:
     scalars: Mapping[str, float]
     image: Tensor | None = None
     top5: tuple[tuple[str, float], ...] = ()
+    besides: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class ClassVisualization(ImageTraining):
         return x
 
     @torch.no_grad()
-    def look(self, x: Tensor, rows: Sequence[int]) -> list[Look]:
+    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
         """Show the picture in 8 bits, as the file holds it, and ask the network about just that, without transforms."""
         canvas = self.parameterization.decode(x, self.canvas).clamp(0, 1)
         pictures = resized(_centre(canvas, self.shown), self.picture)

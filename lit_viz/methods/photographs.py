@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
@@ -15,7 +16,9 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.fitting import Box, Fit
 from lit_viz.images.listing import needs_logits, resolve
 from lit_viz.images.reading import read_photograph
-from lit_viz.optim import StepRule
+from lit_viz.optim import Evaluation, State, StepRule
+
+LOGITS = "logits"
 
 
 class PhotographTraining(ImageTraining):
@@ -77,5 +80,25 @@ class PhotographTraining(ImageTraining):
         return replace(task, options={**task.options, "original_size": list(size), "original_box": list(box)})
 
     def begin(self, rows: Sequence[int]) -> None:
-        """Count the forwards that were paid for labels and targets."""
-        self.slots.pay([n for n in rows if self.slots.tasks[n].index in self._asked], forwards=1)
+        """Keep what the network said of the photographs already, and count the forwards that were paid for it."""
+        asked = {n: self._asked.pop(self.slots.tasks[n].index, None) for n in rows}
+        known = {n: logits for n, logits in asked.items() if logits is not None}
+        for n, logits in known.items():
+            self.slots.state[LOGITS][n] = logits.to(self.slots.state[LOGITS])
+        self.slots.pay(list(known), forwards=1)
+
+    def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the logits of the photographs, NaN until the network was asked about them."""
+        unknown = torch.full((len(x), self.classifier.num_classes), torch.nan, device=x.device)
+        return {**super().initial(x, tasks), LOGITS: unknown}
+
+    def remember(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation) -> None:
+        """Keep what the network says of photographs, where the rows ``x`` that were evaluated are still just these."""
+        for m, n in enumerate(rows):
+            if self.said(n) is None and self.slots.iteration[n] == 0 and torch.equal(x[m], self.slots.x[n]):
+                self.slots.state[LOGITS][n] = evaluation.logits[m].to(self.slots.state[LOGITS])
+
+    def said(self, n: int) -> Tensor | None:
+        """Return the logits ``(K,)`` of the photograph in a slot, or None where the network was not asked about it."""
+        logits = self.slots.state[LOGITS][n]
+        return None if bool(logits[0].isnan()) else logits.cpu()

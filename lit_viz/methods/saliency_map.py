@@ -21,7 +21,6 @@ from lit_viz.images.fitting import Fit
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 
-_LOGITS = "logits"
 #: How a method's uncertainty is called in records, where ``error`` is the sentence of a task that failed.
 _SCALARS = {"error": "relative_error"}
 
@@ -75,7 +74,7 @@ class SaliencyMap(PhotographTraining):
             one.tolerance, one.batch = tolerance, batch
         super().__init__(
             classifier,
-            _Chosen(self.methods, classifier.num_classes),
+            _Chosen(self.methods),
             fit=fit,
             images=images,
             iterations=max(one.evaluations for one in methods) if iterations is None else iterations,
@@ -126,13 +125,6 @@ class SaliencyMap(PhotographTraining):
         if self.slots.tasks:
             self.chosen.choose(self.slots.tasks[0])
 
-    def begin(self, rows: Sequence[int]) -> None:
-        """Keep what the network said of the photographs already."""
-        super().begin(rows)
-        for n in rows:
-            if (logits := self._asked.pop(self.slots.tasks[n].index, None)) is not None:
-                self.slots.state[_LOGITS][n] = logits.to(self.slots.state[_LOGITS])
-
     def fits(self, task: Task, beside: Task) -> bool:
         """Return whether both are explained by one method."""
         return _method(task) == _method(beside)
@@ -141,21 +133,18 @@ class SaliencyMap(PhotographTraining):
         """Evaluate inputs; what the network says of the photograph itself is kept."""
         evaluator = self._evaluators[self.chosen.name]
         evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
-        fresh = [m for m, n in enumerate(rows) if self.slots.state[_LOGITS][n, 0].isnan()]
-        for m in fresh:
-            if torch.equal(x[m], self.slots.x[rows[m]]):
-                self.slots.state[_LOGITS][rows[m]] = evaluation.logits[m].float()
+        self.remember(x, rows, evaluation)
         return evaluation
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Ask about the photographs of which the network has not been asked yet."""
-        unasked = [m for m, n in enumerate(rows) if self.slots.state[_LOGITS][n, 0].isnan()]
+        unasked = [m for m, n in enumerate(rows) if self.said(n) is None]
         if unasked:
             self.score(x[unasked], [rows[m] for m in unasked], gradient=False)
         return [{} for _ in rows]
 
     @torch.no_grad()
-    def look(self, x: Tensor, rows: Sequence[int]) -> list[Look]:
+    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
         """Show the maps as they are; at iteration 0 the photograph, of which nothing is known yet."""
         state = {key: value[list(rows)] for key, value in self.slots.state.items()}
         method = self.chosen.method
@@ -184,24 +173,20 @@ class SaliencyMap(PhotographTraining):
         place = {key: task.options[key] for key in ("original_size", "original_box") if key in task.options}
         return {"method": _method(task), "top5": [[name, round(p, 6)] for name, p in look.top5], **place}
 
-    def _logits(self, n: int) -> Tensor:
-        return self.slots.state[_LOGITS][n].cpu()
-
     def _said(self, n: int) -> Mapping[str, float]:
-        logits = self._logits(n)
-        target = self.slots.tasks[n].target
-        return {} if logits[0].isnan() or target is None else verdict(logits, target)
+        logits, target = self.said(n), self.slots.tasks[n].target
+        return {} if logits is None or target is None else verdict(logits, target)
 
     def _top(self, n: int) -> tuple[tuple[str, float], ...]:
-        logits = self._logits(n)
-        return () if logits[0].isnan() else tuple((self.classifier.labels[i], p) for i, p in top(logits))
+        logits = self.said(n)
+        return () if logits is None else tuple((self.classifier.labels[i], p) for i, p in top(logits))
 
 
 class _Chosen(StepRule):
     """The method of the present batch, whose tasks all have the same one (see :meth:`SaliencyMap.fits`)."""
 
-    def __init__(self, methods: Mapping[str, Attribution], classes: int) -> None:
-        self.methods, self.classes = methods, classes
+    def __init__(self, methods: Mapping[str, Attribution]) -> None:
+        self.methods = methods
         self.name = next(iter(methods))
 
     @property
@@ -213,9 +198,7 @@ class _Chosen(StepRule):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         self.choose(tasks[0])
-        # Of the photograph itself, NaN until the network was asked about it.
-        logits = torch.full((len(x), self.classes), torch.nan, device=x.device)
-        return {**self.method.init(x, tasks), _LOGITS: logits}
+        return self.method.init(x, tasks)
 
     def advance(self, state: State) -> Tensor:
         return self.method.advance(state)

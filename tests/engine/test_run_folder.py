@@ -128,7 +128,7 @@ def test_the_configuration_stays_what_the_caller_wrote(folder):
 def test_layout(folder):
     observe(folder, 0, 0)
     observe(folder, 0, 50)
-    folder.write_source(task(0), image())
+    folder.write_source(task(0), image(100 / 255))
     folder.add_result(Result(task(0, "cat/tabby, big"), {}, image(), array=torch.zeros(3, 2, 2)))
     folder.finish()
     assert tree(folder.path) == [
