@@ -129,8 +129,7 @@ def _rectify(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
         replace_rectifiers(network, backprop)
         with random_state_kept(network):
             answer = _answer(network, x)
-        # A copy of its own, because activations with a graph that a network stores can't be copied later.
-        hidden = hidden_nonlinearity(copy.deepcopy(network), x)
+        hidden = hidden_nonlinearity(network, x)
     except Exception as error:  # whatever the owner's code, or a compiler of it, raises
         raise _Refused(_first_line(error)) from error
     if hidden is not None:

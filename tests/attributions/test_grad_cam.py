@@ -49,7 +49,7 @@ def same(ours: Tensor, expected: Tensor) -> bool:
 NETS = [
     pytest.param(conv_net(), 16, "4", id="batch norm that is not folded"),
     pytest.param(conv_net(), 16, "3", id="changed in place later"),
-    pytest.param(conv_net(), 16, None, id="default"),
+    pytest.param(conv_net(), 18, None, id="default, with as many channels as rows"),
     pytest.param(made(torchvision.models.resnet18), 40, "layer3.0.conv2", id="resnet18"),
     pytest.param(made(torchvision.models.squeezenet1_1), 40, "features", id="squeezenet"),
 ]
@@ -93,6 +93,11 @@ def by_definition(net: nn.Module, layer: str, maps: Callable[[Tensor], Tensor], 
     activation, slope = (maps(tensor) for tensor in seen)
     cam = torch.einsum("nchw,nc->nhw", activation, slope.flatten(2).mean(2)).relu()[:, None]
     return F.interpolate(cam, x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def test_maps_that_are_not_of_the_images_proportions_are_no_channels_last_maps() -> None:
+    net, x = conv_net(), torch.rand(2, 3, 16, 23, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert same(our(GradCAM("5"), classifier_of(net, (16, 23)), x), by_definition(net, "5", lambda maps: maps, x))
 
 
 def vit(**options: Any) -> nn.Module:
@@ -154,7 +159,8 @@ def test_a_bound_method_can_be_bound_to_another_classifier() -> None:
     for net, size, layer in ((conv_net(), 16, "5"), (swin(), 32, "norm"), (conv_net(), 16, "5")):
         method.bind(classifier_of(net, size))
         assert method.layers == (layer,)
-    assert our(method, classifier_of(net, 16), photographs(16)).max() > 0
+    classifier, x = classifier_of(net, 16), photographs(16)
+    assert torch.equal(our(method, classifier, x), our(GradCAM(), classifier, x))
 
 
 def test_binding_leaves_the_guest_as_it_was() -> None:

@@ -15,6 +15,7 @@ from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.rectifiers import Backprop, Rectifier
 from lit_viz.errors import LitVizError
 from tests.classifiers.networks import Lockable, Residual, conv_net, trained
+from tests.classifiers.test_copying import Storing
 
 BOTH: tuple[Backprop, ...] = ("guided", "deconvolution")
 
@@ -140,6 +141,10 @@ def test_batch_norms_are_folded_rectifiers_not_fused_and_copies_made_once() -> N
     assert classifier.fast(backprop="guided") is frozen
     assert classifier.fast(backprop="deconvolution") is not frozen
     assert classifier.fast().fused == 2
+
+
+def test_a_stored_activation_is_no_obstacle() -> None:
+    assert load_classifier(Storing(), size=16).fast(backprop="guided").folded == 2
 
 
 def test_the_activation_inside_a_batch_norm_of_timm_is_reached() -> None:
