@@ -193,6 +193,7 @@ def test_baselines() -> None:
     torch.testing.assert_close(Baseline("mean")(x, seeds)[1, 2, 3, 4], x[1, 2].mean())
     random = Baseline("random")(x, seeds)
     assert torch.equal(random[1:], Baseline("random")(x[1:], seeds[1:]))
+    assert not torch.equal(random[0], random[1])
     assert 0 <= random.min() < 0.05 < 0.95 < random.max() <= 1
     blurred = Baseline("blurred", 2.0)(x, seeds)
     torch.testing.assert_close(blurred.mean((2, 3)), x.mean((2, 3)), rtol=0.05, atol=0)
