@@ -44,7 +44,7 @@ class Command(ABC):
         example: a command line that works as it stands.
         demo: the words that ``lit-viz demo`` gives the command.
         own: arguments of the module that the command gives itself, so that they are no options.
-        iterations, log_at: the defaults.
+        iterations, log_at, curve_at: the defaults.
         afterwards: what to do next, said at the end.
     """
 
@@ -57,6 +57,7 @@ class Command(ABC):
     own: ClassVar[frozenset[str]]
     iterations: ClassVar[int | None] = 200
     log_at: ClassVar[str] = "every:10"
+    curve_at: ClassVar[str] = "every:10"
     afterwards: ClassVar[str] = "open figure.png, or follow the run in W&B"
 
     def option(self, name: str, value: str) -> tuple[str, str]:

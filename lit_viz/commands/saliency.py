@@ -48,6 +48,7 @@ class Saliency(Command):
     )
     iterations: ClassVar[int | None] = None
     log_at: ClassVar[str] = "geometric"
+    curve_at: ClassVar[str] = "geometric"
 
     def __init__(self, images: Tensor | None = None) -> None:
         """Take images that are handed over instead of files, ``(N, C, H, W)`` in [0, 1]: ``array:3`` is the fourth."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -214,7 +214,7 @@ class ImageTraining(pl.LightningModule):
             share = (time.perf_counter() - began) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
             for observation, result in self._finish(x, began_at):
-                observations.append(observation)
+                observations = _joined(observations, observation)
                 results.append(result)
             if self._evaluated is not None:
                 self._evaluated.close()
@@ -415,6 +415,16 @@ class ImageTraining(pl.LightningModule):
         }
         observation = Observation(task, iteration, scalars, look.image, look.top5, look.besides)
         return observation, Result(task, record, look.image, look.array, look.source)
+
+
+def _joined(observations: Sequence[Observation], last: Observation) -> list[Observation]:
+    """Return the observations with a task's last one, joined with that of the same iteration where there is one: an
+    image that was found done was looked at before."""
+    key = (last.task.index, last.iteration)
+    same = [o for o in observations if (o.task.index, o.iteration) == key]
+    others = [o for o in observations if (o.task.index, o.iteration) != key]
+    scalars = {name: value for o in same for name, value in o.scalars.items()}
+    return [*others, replace(last, scalars={**scalars, **last.scalars})]
 
 
 def _failed(task: Task, error: LitVizError) -> Result:
