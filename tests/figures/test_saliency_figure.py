@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lit_viz.errors import LitVizError
 from lit_viz.figures.heat import clip_limits, heat, reduce_channels
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
+from lit_viz.figures.scales import level_bar, upright_bar
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.tiles import pixels
 
@@ -160,10 +162,30 @@ def test_signed_maps_have_a_scale_of_two_sides():
     assert "Scale: −" in caption(figure)
 
 
+@pytest.mark.parametrize("draw_bar", [upright_bar, level_bar])
+def test_a_colour_bar_ends_white_where_the_limit_stands(draw_bar):
+    figure = Figure(figsize=(4, 4))
+    draw_bar(figure, ("0", "5"), False, 1.0, 1.0, 2.0)
+    colours, (low, high) = figure.axes[0].images[0].get_array(), (text.get_position() for text in figure.texts)
+    if draw_bar is upright_bar:
+        low, high = high, low  # written from the top
+        assert high[1] > low[1]
+    else:
+        assert high[0] > low[0]
+    white = colours[0, 0] if draw_bar is upright_bar else colours[0, -1]
+    assert (white == 1).all()
+    assert colours.size == 3 * 256
+
+
 def test_overlays_are_a_row_more():
     plain, more = saliency_figure(panels(2)), saliency_figure(panels(2), overlays=True)
     assert len(pictures(more)) == len(pictures(plain)) + 2
     assert "gradient, overlaid" in texts(more)
+    signed = saliency_figure(
+        [replace(p, maps={"gradient": -p.maps["gradient"].abs()}) for p in panels(2)], "sum", overlays=True
+    )
+    laid = pictures(signed)[-1].images[0].get_array().astype(int)
+    assert (laid[..., 2] - laid[..., 0]).max() > 100  # blue, as what speaks against the class
     assert_nothing_collides(more)
 
 
