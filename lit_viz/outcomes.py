@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from lit_viz.callbacks.memory import Memory
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Result
 from lit_viz.figures.tiles import Picture
+from lit_viz.images.reading import read_png
 
 
 class Outcome(ABC):
@@ -129,14 +129,6 @@ def filed(folder: RunFolder) -> list[Outcome]:
 def remembered(memory: Memory) -> list[Outcome]:
     """Return the outcomes of a run without a folder, in task order."""
     return [_Remembered(result, memory.observations[index]) for index, result in sorted(memory.results.items())]
-
-
-def read_png(path: Path) -> Tensor:
-    """Return a PNG of a run folder as ``(C, H, W)`` in [0, 1]."""
-    with Image.open(path) as file:
-        array = np.asarray(file, dtype=np.float32)
-    image = torch.from_numpy(array.copy()).div_(255)
-    return image[None] if image.ndim == 2 else image.permute(2, 0, 1)
 
 
 class Run:

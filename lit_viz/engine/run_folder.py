@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from lit_viz.engine.tasks import Observation, Result, Task, key_of
@@ -34,7 +33,7 @@ from lit_viz.files import (
     write_bytes,
     write_text,
 )
-from lit_viz.images.reading import to_uint8
+from lit_viz.images.reading import encode_png
 
 # The first line of every config.yaml written here. Other tools write a config.yaml beside checkpoints/ and metrics.csv
 # too (LightningCLI does): --overwrite deletes only what carries this line.
@@ -248,10 +247,7 @@ class RunFolder:
         return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=_index)}
 
     def _write_png(self, relative: str, image: Tensor) -> str:
-        buffer = io.BytesIO()
-        # Level 1 is a third of the time for a tenth of the size; noise doesn't compress anyway.
-        Image.fromarray(to_uint8(image)).save(buffer, format="PNG", compress_level=1)
-        write_bytes(self.path / relative, buffer.getvalue())
+        write_bytes(self.path / relative, encode_png(image))
         return relative
 
     def _write_array(self, relative: str, array: Tensor) -> str:

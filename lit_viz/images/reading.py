@@ -7,6 +7,7 @@ epsilon holds in the file too, and a file of the classifier's size is read as it
 from __future__ import annotations
 
 import importlib.util
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -145,11 +146,51 @@ def to_uint8(image: Tensor) -> npt.NDArray[np.uint8]:
     Returns:
         uint8 ``(H, W, 3)``.
     """
+    bytes_ = _levels(image)
+    return np.repeat(bytes_, 3, axis=2) if bytes_.shape[2] == 1 else bytes_
+
+
+def encode_png(image: Tensor) -> bytes:
+    """Return the PNG of an image ``(C, H, W)`` in [0, 1], rounded to 8 bits; grey where C is 1."""
+    # Level 1 is a third of the time for a tenth of the size; noise doesn't compress anyway.
+    return _encode(image, "PNG", compress_level=1)
+
+
+def encode_jpeg(image: Tensor, quality: int) -> bytes:
+    """Return the JPEG of an image ``(C, H, W)`` in [0, 1], by Pillow, which halves the resolution of the colours."""
+    return _encode(image, "JPEG", quality=quality)
+
+
+def decode(data: bytes) -> Tensor:
+    """Return an encoded image as it is, nothing resized: float32 ``(C, H, W)`` in [0, 1], C = 1 for a grey one."""
+    with Image.open(io.BytesIO(data)) as file:
+        plain = file if file.mode in ("L", "RGB") else file.convert("RGB")
+        levels = np.array(plain, dtype=np.float32)
+    image = torch.from_numpy(levels).div_(255)
+    return image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
+
+
+def read_png(path: str | Path) -> Tensor:
+    """Return an image that was written here, as :func:`decode` does.
+
+    Raises:
+        LitVizError: the file is missing, empty, truncated or no image.
+    """
+    with _one_sentence(path):
+        return decode(_locate(path).read_bytes())
+
+
+def _levels(image: Tensor) -> npt.NDArray[np.uint8]:
     levels = image.detach().cpu().nan_to_num(0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
-    if len(levels) == 1:
-        levels = levels.expand(3, -1, -1)
     bytes_: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).contiguous().numpy()
     return bytes_
+
+
+def _encode(image: Tensor, format: str, **options: int) -> bytes:
+    levels = _levels(image)
+    buffer = io.BytesIO()
+    Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(buffer, format=format, **options)
+    return buffer.getvalue()
 
 
 def _locate(path: str | Path) -> Path:
