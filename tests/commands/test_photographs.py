@@ -136,7 +136,7 @@ def test_wordnet_ids_mean_the_same_classes_as_the_names() -> None:
     ]
 
 
-@pytest.mark.parametrize("labels", [["a", "b"], imagenet_labels()[::-1], ("background", *imagenet_labels())])
+@pytest.mark.parametrize("labels", [["a", "goldfish"], imagenet_labels()[::-1], ("background", *imagenet_labels())])
 def test_wordnet_ids_are_of_no_other_classes(labels: Sequence[str]) -> None:
     with pytest.raises(LitVizError, match="unknown class 'n01443537'"):
         class_of(classifier_of(labels), "n01443537")
@@ -167,6 +167,14 @@ def test_a_photograph_without_a_label_fails_alone(tmp_path: Path) -> None:
     assert [(t.index, t.seed) for t in tasks] == [(i, 10 + i) for i in range(6)]
     assert (misc.name, misc.source) == ("a", str(tmp_path / "misc" / "a.jpg"))
     assert not any(needs_logits(t) for t in (wrong, misspelt, misc, packaged))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_linked_folder_is_called_as_the_link(tmp_path: Path) -> None:
+    make(tmp_path / "store", "0001/x.jpg")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "banana").symlink_to(tmp_path / "store" / "0001")
+    assert [t.label for t in queue(str(tmp_path / "photos"), labels="folders")] == [1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
