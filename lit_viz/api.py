@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
@@ -185,7 +186,8 @@ def _handed(images: Tensor, classifier: Classifier) -> Tensor:
             f"images are wanted in [0, 1], and these lie between {low:.3g} and {high:.3g}: hand them over as they were "
             "before any normalization; the classifier normalizes."
         )
-    return images.detach().clone().clamp(0, 1)
+    with torch.inference_mode(False):  # what is made in one of Lightning's evaluation loops could never be trained
+        return images.detach().clone().clamp_(0, 1)
 
 
 def _photographs(

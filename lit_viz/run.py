@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
 
 from lit_viz import __version__
@@ -63,6 +65,11 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         LitVizError: in one sentence, whatever a user can mend; what was finished is kept.
         Interrupted: SIGINT or SIGTERM; the run can be resumed.
     """
+    with torch.inference_mode(False), torch.enable_grad():  # it may be called in one of Lightning's evaluation loops
+        return _execute(command, cli, classifier, say)
+
+
+def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, say: Say | None) -> Run:
     config = cli.config
     command.check(config)
     if str(config.trainer.devices) not in ("1", "[0]") or config.trainer.num_nodes != 1:
@@ -86,7 +93,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         _fit(cli, module, tasks, None, [memory, Notes(say), Progress(quiet=say is None)])
         outcomes = remembered(memory)
         command.verify(module, outcomes, None, _inquiry(config, say))
-        return Run(outcomes, None, command.figure)
+        return Run(outcomes, None, partial(command.figure, config=config))
     return _run_in(folder, cli, module, tasks, say)
 
 
@@ -122,7 +129,7 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
 
     figure = folder.path / f"figure.{cli.config.figure}"
     if _finished(folder, tasks):
-        run = Run(filed(folder), folder.path, cli.command.figure)
+        run = _opened(folder, cli)
         if not figure.exists():  # it was killed between its last result and its figure
             _draw(run, figure)
         return run
@@ -138,7 +145,7 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
     evolution = WandbEvolution(wandb_run, folder, say=say or (lambda _: None))
     logger = RunLogger(wandb_run, folder) if wandb_run is not None else None
     _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Notes(say), Progress(quiet=quiet)], logger)
-    run = Run(filed(folder), folder.path, cli.command.figure)
+    run = _opened(folder, cli)
     _draw(run, figure)
     cli.command.verify(module, run.outcomes, folder, _inquiry(cli.config, say))
     evolution.finish()
@@ -177,6 +184,11 @@ def check(command: Command, cli: MethodCLI, classifier: Classifier | None = None
     return command.verify(
         module, outcomes, folder, Inquiry("captum" if wanted == "none" else wanted, None, say or (lambda _: None))
     )
+
+
+def _opened(folder: RunFolder, cli: MethodCLI) -> Run:
+    """Return the outcome that lies in a run folder."""
+    return Run(filed(folder), folder.path, partial(cli.command.figure, config=cli.config))
 
 
 def _draw(run: Run, figure: Path) -> None:

@@ -30,6 +30,23 @@ METHODS: dict[str, type[Attribution]] = {
 }
 
 
+#: How methods are called in figures, where that is not their name.
+_TITLES = {
+    "input_x_gradient": "input × gradient",
+    "smoothgrad": "SmoothGrad",
+    "smoothgrad_squared": "SmoothGrad, squared",
+    "vargrad": "VarGrad",
+    "grad_cam": "Grad-CAM",
+    "guided_grad_cam": "guided Grad-CAM",
+    "rise": "RISE",
+}
+
+
+def title_of(name: str) -> str:
+    """Return how a method of this name is called in figures."""
+    return _TITLES.get(name, name.replace("_", " "))
+
+
 def name_of(method: Attribution) -> str:
     """Return the method's name; that of its class where it is none of ``METHODS``."""
     return next((name for name, kind in METHODS.items() if kind is type(method)), type(method).__name__)
@@ -53,4 +70,5 @@ __all__ = [
     "VarGrad",
     "attribute",
     "name_of",
+    "title_of",
 ]

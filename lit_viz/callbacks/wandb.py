@@ -68,6 +68,9 @@ class WandbEvolution(Callback):
         again does nothing.
         """
         self._safely(lambda run: run.log({"iteration": self._last, "results": _table(self.folder)}))
+        evidence = self.folder.path / "evidence.png"
+        if evidence.is_file():
+            self._safely(lambda run: run.log({"iteration": self._last, "evidence": wandb.Image(str(evidence))}))
         self._safely(lambda run: run.log_artifact(_artifact(self.folder, run.id)))
         self._close(exit_code=0)
 

@@ -83,7 +83,7 @@ class Command(ABC):
         """Return the module."""
 
     @abstractmethod
-    def figure(self, outcomes: Sequence[Outcome]) -> Figure:
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return the method's figure."""
 
     def verify(

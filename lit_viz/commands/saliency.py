@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
-from lit_viz.attributions import METHODS, Attribution, name_of
+from lit_viz.attributions import METHODS, Attribution, name_of, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.commands.base import Command, Inquiry
 from lit_viz.commands.photographs import add_photograph_arguments, photograph_tasks
@@ -57,9 +57,10 @@ class Saliency(Command):
     def add_arguments(self, parser: LightningArgumentParser) -> None:
         """Add photographs, targets and labels, and whether Captum is asked."""
         add_photograph_arguments(parser)
-        parser.add_argument(
-            "--check", type=Literal["captum", "none"], default="captum", help="what maps are held against"
-        )
+        add = parser.add_argument
+        add("--scale", type=Literal["shared", "map"], default="shared", help="of the figure's colours")
+        add("--overlays", type=bool, default=False, help="shows the maps over the photographs, too")
+        add("--check", type=Literal["captum", "none"], default="captum", help="what maps are held against")
 
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Turn ``--method smoothgrad`` into the class it stands for, and ``--tolerance`` into the module's option."""
@@ -100,9 +101,11 @@ class Saliency(Command):
             curve_at=config.curve_at,
         )
 
-    def figure(self, outcomes: Sequence[Outcome]) -> Figure:
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return the photographs over their maps, or beside them where there are several methods."""
-        return saliency_figure(panels(outcomes))
+        shown = panels(outcomes)
+        own = {title_of(name): method.reducer for name, method in METHODS.items()}
+        return saliency_figure(shown, config.model.reducer or own, scale=config.scale, overlays=config.overlays)
 
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
@@ -154,9 +157,9 @@ def _panel(outcomes: Sequence[Outcome]) -> SaliencyPanel:
     return SaliencyPanel(
         name=str(first["target_name"]),
         photograph=photograph,
-        maps={str(o.record["method"]): a for o in outcomes if (a := o.array()) is not None},
+        maps={title_of(o.record["method"]): a for o in outcomes if (a := o.array()) is not None},
         subtitle=_subtitle(first),
-        uncertainty={str(o.record["method"]): said for o in outcomes if (said := _said_error(o.record)) != "-"},
+        uncertainty={title_of(o.record["method"]): said for o in outcomes if (said := _said_error(o.record)) != "-"},
     )
 
 

@@ -76,7 +76,7 @@ class Visualize(Command):
             curve_at=config.curve_at,
         )
 
-    def figure(self, outcomes: Sequence[Outcome]) -> Figure:
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return the images at some of the logged iterations over the curve of their probability."""
         return evolution_figure(evolutions(outcomes))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_viz.attributions import Attribution
+from lit_viz.attributions import Attribution, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
@@ -161,7 +161,7 @@ def _row(outcome: Outcome, agreement: Agreement, reference: Tensor) -> EvidenceR
     alike = {"this map": agreement.similarity, **agreement.controls}
     return EvidenceRow(
         name=outcome.name,
-        method=str(outcome.record["method"]),
+        method=title_of(outcome.record["method"]),
         ours=delivered,
         captum=reference,
         gates=[

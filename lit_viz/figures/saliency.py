@@ -103,7 +103,7 @@ def _above(heads: Sequence[_Head]) -> float:
 
 def saliency_figure(
     panels: Sequence[SaliencyPanel],
-    how: str = "max_abs",
+    how: str | Mapping[str, str] = "max_abs",
     scale: ScaleOf = "shared",
     quantile: float = 0.995,
     overlays: bool = False,
@@ -117,7 +117,7 @@ def saliency_figure(
 
     Args:
         panels: what is drawn.
-        how: the channels are reduced; a name of :data:`lit_viz.figures.heat.REDUCERS`.
+        how: the channels are reduced; a name of :data:`lit_viz.figures.heat.REDUCERS`, or one a method.
         scale: ``"shared"`` by all maps of a method, so that photographs can be compared; or one a ``"map"``.
         quantile: of the pixels, at which the colours end (see :func:`lit_viz.figures.heat.clip_limits`).
         overlays: shows the maps over the photographs, too.
@@ -134,13 +134,14 @@ def saliency_figure(
         raise LitVizError(f"a scale is shared or one a map, not {scale!r}: choose {' or '.join(get_args(ScaleOf))}")
     drawn = panels[:limit]
     methods = list(dict.fromkeys(method for panel in drawn for method in panel.maps))
+    hows = dict.fromkeys(methods, how) if isinstance(how, str) else {m: how.get(m, "max_abs") for m in methods}
     beside = len(methods) > 1 or len(drawn) == 1
     cell = 1.4 if not beside or (1 + overlays) * len(methods) < 6 else 1.15
     with style():
         strips = [_Strip("", {place: Cell(pixels(panel.photograph)) for place, panel in enumerate(drawn)})]
         for method in methods:
-            strips += _strips_of(drawn, method, how, scale, quantile, overlays, cell)
-        said = _caption([strip.scale for strip in strips if strip.scale], how, scale, quantile)
+            strips += _strips_of(drawn, method, hows[method], scale, quantile, overlays, cell)
+        said = _caption([strip.scale for strip in strips if strip.scale], hows, scale, quantile)
         if len(panels) > limit:
             said = f"{limit} of {len(panels)} photographs. {said}"
         if beside:
@@ -177,18 +178,29 @@ def _strips_of(
     return [strip, _Strip(f"{method}, overlaid", over)] if overlays else [strip]
 
 
-def _caption(scales: Sequence[Scale], how: str, scale: ScaleOf, quantile: float) -> str:
+def _reduced(hows: Mapping[str, str]) -> str:
+    """Return in words how channels are reduced, and by which methods otherwise than by the first."""
+    usual = next(iter(hows.values()), "max_abs")
+    others: dict[str, list[str]] = {}
+    for method, how in hows.items():
+        if how != usual:
+            others.setdefault(how, []).append(method)
+    more = "; ".join(f"{', '.join(methods)}: {reducer(how).said}" for how, methods in others.items())
+    return reducer(usual).said + (f" ({more})" if more else "")
+
+
+def _caption(scales: Sequence[Scale], hows: Mapping[str, str], scale: ScaleOf, quantile: float) -> str:
     if not scales:
         return "No map was made."
     clipped = clipping(any(any(s.clipped) for s in scales), quantile)
     if scale == "map":
-        return f"Maps: {reducer(how).said}. Each has its own scale, up to the limit beneath it; {clipped}."
+        return f"Maps: {_reduced(hows)}. Each has its own scale, up to the limit beneath it; {clipped}."
     shared = "one a method, shared by its maps" if len(scales) > 1 else "shared by all maps"
     span = ""
     if len(scales) == 1:
         limit = number(max(scales[0].limits, default=0.0))
         span = f"{f'−{limit}' if scales[0].signed else '0'} to {limit}, "
-    return f"Maps: {reducer(how).said}. Scale: {span}{shared}; {clipped}."
+    return f"Maps: {_reduced(hows)}. Scale: {span}{shared}; {clipped}."
 
 
 def _cells(strips: Sequence[_Strip]) -> list[Cell]:

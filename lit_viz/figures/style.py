@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from lit_viz.errors import LitVizError
@@ -95,7 +95,7 @@ def fitted(text: str, width: float, size: float, lines: int = 1, **font: Any) ->
     properties = FontProperties(size=size, **font)
 
     def fits(line: str) -> bool:
-        return not line or TextPath((0, 0), line, prop=properties).get_extents().width <= width * 72
+        return not line or text_to_path.get_text_width_height_descent(line, properties, ismath=False)[0] <= width * 72
 
     written: list[str] = []
     rest = text
