@@ -22,7 +22,8 @@ See what an image classifier has learned by training the input image against the
 
   lit-viz demo                            all methods on packaged pictures, offline
   lit-viz visualize tarantula goldfish    class images
-  lit-viz saliency PHOTO_OR_FOLDER ...    saliency maps
+  lit-viz saliency PHOTO_OR_FOLDER ...    saliency maps, checked by Captum
+  lit-viz attack PHOTO --target stingray  adversarial examples, verified in the file
   lit-viz check RUN                       evidence again, and deeper
   lit-viz resume RUN                      continue a run, or print the results of a finished one
   lit-viz classes tarant                  find a class by a part of its name
@@ -32,7 +33,7 @@ lit-viz COMMAND --help says more. Configurations with their papers and costs are
 """
 
 #: Named here too, so that `lit-viz --help` need not wait for torch.
-_METHODS = ("visualize", "saliency")
+_METHODS = ("visualize", "saliency", "attack")
 #: Results that the terminal shows; all are in results.jsonl.
 _ROWS = 40
 #: Short options, and the dotted ones that they stand for.

@@ -1,9 +1,10 @@
 """The methods as commands: what the command line, the scripts and the Python functions launch alike."""
 
+from lit_viz.commands.attack import Attack
 from lit_viz.commands.base import Command
 from lit_viz.commands.saliency import Saliency
 from lit_viz.commands.visualize import Visualize
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (Visualize(), Saliency())}
+COMMANDS: dict[str, Command] = {command.name: command for command in (Visualize(), Saliency(), Attack())}
 
 __all__ = ["COMMANDS", "Command"]

@@ -1,6 +1,7 @@
 """The methods: LightningModules that train an image against a frozen classifier."""
 
+from lit_viz.methods.adversarial_example import AdversarialExample
 from lit_viz.methods.class_visualization import ClassVisualization
 from lit_viz.methods.saliency_map import SaliencyMap
 
-__all__ = ["ClassVisualization", "SaliencyMap"]
+__all__ = ["AdversarialExample", "ClassVisualization", "SaliencyMap"]

@@ -1,0 +1,206 @@
+"""``lit-viz attack``: how little must change for the network to be wrong?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+from pytorch_lightning.cli import LightningArgumentParser
+from torch import Tensor
+
+from lit_viz.attacks import ATTACKS
+from lit_viz.classifiers import Classifier
+from lit_viz.commands.base import Command, Inquiry
+from lit_viz.commands.photographs import add_photograph_arguments, photograph_tasks
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.evidence.files import reread
+from lit_viz.figures.attack import AttackPanel, Trace, attack_figure
+from lit_viz.figures.style import probability_text
+from lit_viz.methods import AdversarialExample
+from lit_viz.outcomes import Outcome
+
+
+class Attack(Command):
+    """Adversarial examples of photographs, verified in the files that are saved."""
+
+    name: ClassVar[str] = "attack"
+    module: ClassVar[type[ImageTraining]] = AdversarialExample
+    default_config: ClassVar[str] = "normalized_ascent"
+    positional: ClassVar[str] = "photographs"
+    example: ClassVar[str] = "lit-viz attack packaged:chelsea --target stingray"
+    demo: ClassVar[tuple[str, ...]] = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray")
+    own: ClassVar[frozenset[str]] = frozenset(
+        {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images"}
+    )
+    iterations: ClassVar[int | None] = None
+    log_at: ClassVar[str] = "geometric"
+    curve_at: ClassVar[str] = "every:1"
+    afterwards: ClassVar[str] = "open figure.png and evolution.gif, or follow the run in W&B"
+
+    def __init__(self, images: Tensor | None = None) -> None:
+        """Take images that are handed over instead of files, ``(N, C, H, W)`` in [0, 1]: ``array:3`` is the fourth."""
+        self.images = images
+
+    def add_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add photographs, targets and labels."""
+        add_photograph_arguments(parser)
+
+    def option(self, name: str, value: str) -> tuple[str, str]:
+        """Turn ``--attack pgd``, ``--eps 4/255``, ``--norm linf`` into the attack's own options."""
+        if name == "--attack":
+            return "--model.attack", class_path(value)
+        if name in ("--eps", "--norm"):
+            name = f"--attack.{name[2:]}"
+        if name.startswith("--attack."):
+            return f"--model.{name[2:]}", _as_decimal(value)
+        return name, value
+
+    def check(self, config: Namespace) -> None:
+        """Refuse a run without photographs, or with a budget of nothing."""
+        if not config.photographs:
+            raise LitVizError(f"no photograph was named: try {self.example}")
+        if dict(config.model.attack.get("init_args") or {}).get("eps") == 0:
+            raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")
+
+    def tasks(
+        self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
+    ) -> tuple[list[Task], list[str]]:
+        """Return one task a photograph and target."""
+        return photograph_tasks(
+            config.photographs,
+            classifier,
+            target=config.target,
+            labels=config.labels,
+            seed=config.seed,
+            default="none",
+        )
+
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> AdversarialExample:
+        """Return the module."""
+        return AdversarialExample(
+            classifier,
+            **parts,
+            fit=config.fit,
+            images=self.images,
+            iterations=config.iterations,
+            slots=config.slots,
+            log_at=config.log_at,
+            curve_at=config.curve_at,
+        )
+
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+        """Return original, fooled image and their difference, in a row an image, over the traces."""
+        return attack_figure([_panel(o) for o in outcomes if o.image() is not None and o.source() is not None])
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
+    ) -> bool:
+        """Read the files again and ask the original network what it sees in them."""
+        if folder is None:
+            return True
+        claimed = [o for o in outcomes if o.record["status"] == "done" and o.record["file"]]
+        wrong = [o for o in claimed if _reread(o, folder.path, module.classifier) != o.record["success_file"]]
+        folder.amend({o.record["index"]: {"success_file": False} for o in wrong})
+        for outcome in wrong:
+            outcome.amend({"success_file": False})
+        fooled = sum(bool(o.record.get("success_file")) for o in claimed)
+        asked = sum(o.record["status"] == "done" for o in outcomes)
+        folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": [o.name for o in wrong]}})
+        how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
+        return not wrong
+
+    def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Return what became of each image."""
+        return [_row(record) for record in results]
+
+
+def class_path(name: str) -> str:
+    """Return the class of an attack, as the parser knows it.
+
+    Raises:
+        LitVizError: an unknown attack; the known ones are listed.
+    """
+    key = name.strip().lower().replace("-", "_")
+    if key not in ATTACKS:
+        near = did_you_mean(key, ATTACKS) or f": there are {', '.join(ATTACKS)}."
+        raise LitVizError(f"there is no attack {name.strip()!r}{near}")
+    return f"{ATTACKS[key].__module__}.{ATTACKS[key].__name__}"
+
+
+def _as_decimal(value: str) -> str:
+    """Return ``4/255`` as a decimal number; anything else as it is."""
+    try:
+        return str(float(Fraction(value))) if "/" in value else value
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+def _reread(outcome: Outcome, folder: Path, classifier: Classifier) -> bool:
+    record = outcome.record
+    goal = record["label"] if record["target"] is None else record["target"]
+    success, _ = reread(folder / record["file"], classifier, goal, record["target"] is not None)
+    return success
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, str]:
+    def said(key: str, form: str = "{}") -> str:
+        return "-" if record.get(key) is None else form.format(record[key])
+
+    fooled = {True: "fooled", False: "not fooled", None: "-"}
+    return {
+        "photograph": record["name"],
+        "target": record["target_name"] or "any other",
+        "status": record["status"],
+        "in the file": fooled[record.get("success_file")],
+        "seen as": said("predicted_name"),
+        "before": said("probability_before", "{:.3f}"),
+        "after": said("probability", "{:.3f}"),
+        "iterations": str(record["iterations"]),
+        "L2": said("l2", "{:.3f}"),
+        "Linf": "-" if record.get("linf") is None else f"{record['linf'] * 255:.0f}/255",
+    }
+
+
+def _panel(outcome: Outcome) -> AttackPanel:
+    record, image, source = outcome.record, outcome.image(), outcome.source()
+    assert image is not None
+    assert source is not None
+    keys = {"in the file": "success_file", "after JPEG 95": "success_jpeg95", "after JPEG 75": "success_jpeg75"}
+    return AttackPanel(
+        name=record["name"],
+        original=source,
+        fooled=image,
+        before=_seen(record, "predicted_before_name", "probability_before"),
+        after=_seen(record, "predicted_name", "probability"),
+        verdicts={said: record.get(key) for said, key in keys.items()},
+        notes=[f"{record['iterations']} iterations"],
+        trace=_trace(outcome),
+    )
+
+
+def _seen(record: Mapping[str, Any], name: str, probability: str) -> str:
+    """Return the class that is seen, and how sure the network is of the class that is asked for."""
+    if record.get(name) is None:
+        return ""
+    goal = record["target_name"] or "its label"
+    sure = "" if record.get(probability) is None else f"\n{goal}: {probability_text(record[probability])}"
+    return f"{record[name]}{sure}"
+
+
+def _trace(outcome: Outcome) -> Trace:
+    margin = outcome.curve("margin")
+    return Trace(
+        probability=outcome.curve("probability"),
+        margin=margin,
+        l2=outcome.curve("l2"),
+        linf=outcome.curve("linf"),
+        flip=next((k for k, value in margin if value > 0), None),
+        goal=str(outcome.record["target_name"] or "its label"),
+    )

@@ -1,0 +1,237 @@
+"""How little must change for the network to be wrong? A photograph is trained to be seen as another class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_viz.attacks import Attack, BudgetAttack, name_of
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.module import Look
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.files import Saved, save_and_verify
+from lit_viz.evidence.verdicts import top
+from lit_viz.figures.difference import difference
+from lit_viz.images.fitting import Fit
+from lit_viz.images.transforms import Compose, Transform
+from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.objectives import Margin, Outputs
+from lit_viz.optim import Evaluation
+
+#: By how much the difference is magnified in frames and figures.
+MAGNIFIED = 10.0
+
+
+class AdversarialExample(PhotographTraining):
+    """Trains photographs to be misclassified (Szegedy et al. 2014, arXiv:1312.6199; Goodfellow et al. 2015,
+    arXiv:1412.6572).
+
+    Image 0 of a task is the photograph. An image is done at its first success, unless the attack looks for the smallest
+    perturbation; it counts as a success only if the original network is fooled by the image as its 8-bit file holds it.
+
+    Args:
+        classifier: the frozen network.
+        attack: how images move.
+        transforms: applied to every view with draws of its own: an image that holds under them is fooling in
+            expectation (Athalye et al. 2018, arXiv:1707.07397).
+        views: views an image and iteration; each costs one evaluation.
+        fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
+        iterations: updates an image at most; the attack's own number unless given.
+        slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
+
+    Raises:
+        LitVizError: for values that make no run, in one sentence.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        attack: Attack,
+        transforms: Sequence[Transform] = (),
+        views: int = 1,
+        *,
+        fit: Fit = "crop",
+        images: Tensor | None = None,
+        iterations: int | None = None,
+        slots: int = 8,
+        log_at: str = "geometric",
+        curve_at: str = "every:1",
+    ) -> None:
+        attack.bind(classifier)
+        super().__init__(
+            classifier,
+            attack,
+            fit=fit,
+            images=images,
+            iterations=attack.iterations if iterations is None else iterations,
+            slots=slots,
+            log_at=log_at,
+            curve_at=curve_at,
+            views=views,
+        )
+        self.advice = "the network gives no finite score for it"
+        self.attack = attack
+        self.transforms = Compose(list(transforms))
+        self._saved: dict[int, tuple[Saved, bool]] = {}  # by slot, of the images that have just ended
+
+    def prepare(self, device: torch.device) -> None:
+        """Make the fast copy of the network."""
+        self._evaluator = Evaluator(
+            networks={"plain": self.classifier.fast((), device, self.number)},
+            decode=lambda x: x,
+            look=lambda images, draws: self.transforms(images, draws, self.classifier.size),
+            objective=self.attack.objective,
+            normalize=self.classifier.normalize,
+            views=self.views,
+        )
+
+    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
+        """Return the tasks with label and target; one that asks for what is there already fails."""
+        return [task if isinstance(task, LitVizError) else _askable(task) for task in super().complete(tasks, x)]
+
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
+        """Evaluate images; what is logged of them comes from the same forward."""
+        evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
+        if not self.transforms.transforms:
+            self.remember(x, rows, evaluation)
+        goals = self.slots.goals(rows, x.device)
+        probabilities = torch.softmax(evaluation.logits, 1)
+        of_goal = probabilities.gather(1, goals["targets"][:, None])[:, 0]
+        evaluation.terms |= {
+            "probability": of_goal,
+            "margin": Margin()(Outputs(evaluation.logits, goals["targets"], towards=goals["towards"])),
+        }
+        return evaluation
+
+    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+        """Write the outcomes in 8 bits, in memory, and ask the original network about what a reader of the file gets.
+
+        Images that ended by their number of iterations were not evaluated since their last update: they are now.
+        """
+        unseen = [m for m, n in enumerate(rows) if not bool(self.optimizer.done[n])]
+        if unseen:
+            mine = [rows[m] for m in unseen]
+            evaluation = self.score(x[unseen], mine, gradient=False)
+            self._keep(mine, self.attack.seen(x[unseen], self._state(mine), evaluation))
+        state = self._state(rows)
+        outcomes = self.attack.result(x, state)
+        budget = self.attack if isinstance(self.attack, BudgetAttack) else None
+        saved = save_and_verify(
+            self.classifier,
+            outcomes,
+            state["source"],
+            state["goal"],
+            state["towards"],
+            state["fooled"],
+            norm=None if budget is None else budget.norm,
+            eps=state["eps"] if budget is not None else None,
+        )
+        fooled = state["fooled"].tolist()
+        self._saved = {n: (one, success) for n, one, success in zip(rows, saved, fooled, strict=True)}
+        return [{} for _ in rows]
+
+    @torch.no_grad()
+    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+        """Show the images with their difference to the photographs, magnified; at the end as their files hold them."""
+        looks = []
+        for m, n in enumerate(rows):
+            source = self.slots.state["source"][n].cpu()
+            saved = self._saved[n][0] if final and n in self._saved else None
+            image = x[m].cpu() if saved is None else saved.image
+            kept = final or self.log_at.due(self.slots.iteration[n], self.last(self.slots.tasks[n]))
+            looks.append(
+                Look(
+                    image.float(),
+                    {**_norms(image, source), **({} if saved is None else self._verdict(n, saved))},
+                    top5=() if saved is None else tuple((self.classifier.labels[i], p) for i, p in top(saved.logits)),
+                    source=source.float(),
+                    besides={"difference": difference(image, source, MAGNIFIED)[0]} if kept else {},
+                )
+            )
+        return looks
+
+    def record(self, task: Task, look: Look) -> dict[str, Any]:
+        """Return what became of the image in its file, and of its photograph before."""
+        n = next(n for n, mine in enumerate(self.slots.tasks) if mine.index == task.index)
+        place = {key: task.options[key] for key in ("original_size", "original_box") if key in task.options}
+        about = {"attack": name_of(self.attack), **self._before(n), **place}
+        if n not in self._saved:
+            return about
+        saved, success_float = self._saved.pop(n)
+        predicted = int(saved.logits.argmax())
+        found = {
+            "success_float": success_float,
+            "success_file": saved.success,
+            **{f"success_jpeg{quality}": success for quality, success in saved.jpeg.items()},
+            "repaired": saved.repaired,
+            **{key: saved.distances[key] for key in ("l0", "ssim", "psnr")},
+            "predicted": predicted,
+            "predicted_name": self.classifier.labels[predicted],
+            "top5": [[name, round(p, 6)] for name, p in look.top5],
+        }
+        if int(self.slots.state["iteration"][n]) == 0 and success_float:
+            return {**about, **found, **_nothing_to_do(task, found)}
+        return {**about, **found}
+
+    def _state(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        return {key: value[list(rows)] for key, value in self.slots.state.items()}
+
+    def _keep(self, rows: Sequence[int], state: Mapping[str, Tensor]) -> None:
+        for key, value in state.items():
+            self.slots.state[key][list(rows)] = value
+
+    def _before(self, n: int) -> dict[str, Any]:
+        """Return what the network said of the photograph."""
+        logits, task = self.said(n), self.slots.tasks[n]
+        if logits is None:
+            return {}
+        goal = task.label if task.target is None else task.target
+        before = int(logits.argmax())
+        return {
+            "predicted_before": before,
+            "predicted_before_name": self.classifier.labels[before],
+            "probability_before": float(logits.softmax(0)[goal]),
+        }
+
+    def _verdict(self, n: int, saved: Saved) -> dict[str, float]:
+        """Return what the original network says of the file: probability of the class asked for, and the margin."""
+        state = self._state([n])
+        goal = int(state["goal"])
+        outputs = Outputs(saved.logits[None], state["goal"].cpu(), towards=state["towards"].cpu())
+        return {
+            "probability": float(saved.logits.softmax(0)[goal]),
+            "margin": float(Margin()(outputs)),
+            "l2": saved.distances["l2"],
+            "linf": saved.distances["linf"],
+        }
+
+
+def _askable(task: Task) -> Task | LitVizError:
+    if task.target is None and task.label is None:
+        return LitVizError(f"{task.name} has no class to leave: give its true label by --labels, or a --target.")
+    if task.target is not None and task.target == task.label:
+        return LitVizError(f"{task.name} is a {task.target_name} already: give another --target.")
+    return task
+
+
+def _nothing_to_do(task: Task, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a photograph that the network got wrong (or where the target was) from the start."""
+    seen = found["predicted_name"]
+    return {
+        "status": "skipped",
+        "error": f"{task.name} is seen as {seen} before anything is changed, so there is nothing to attack.",
+        "success_float": False,
+        "success_file": False,
+        "success_jpeg95": False,
+        "success_jpeg75": False,
+    }
+
+
+def _norms(image: Tensor, source: Tensor) -> dict[str, float]:
+    change = (image - source).double()
+    return {"l2": float(change.norm()), "linf": float(change.abs().max())}
