@@ -1,0 +1,429 @@
+"""What a file holds is held against closed forms of a linear network, exhaustive search, and scikit-image."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor, nn
+
+from lit_viz.attacks import DDN, run_attack
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.files import Saved, distances, reread, save_and_verify
+from lit_viz.evidence.lattice import LatticeBall, image_of, levels_of
+from lit_viz.evidence.repair import CANDIDATES
+from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
+from tests.conftest import smooth_network
+
+
+def linear(weight: Tensor, bias: float = 0.0, dtype: torch.dtype = torch.float64) -> Classifier:
+    """Return a classifier with the logits (0, w . x + b), so that class 1 has the margin w . x + b."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(weight.numel(), 2))
+    network[1].weight.data = torch.stack([torch.zeros(weight.numel()), weight.flatten().float()])
+    network[1].bias.data = torch.tensor([0.0, bias])
+    channels, *size = weight.shape
+    return load_classifier(
+        network.to(dtype), labels=["no", "yes"], mean=[0.0] * channels, std=[1.0] * channels, size=size
+    )
+
+
+def verify(net: Classifier, images: Tensor, sources: Tensor, eps: float | None = None, **options) -> list[Saved]:
+    """Verify with class 1 as the target, and each a success in float, unless said otherwise."""
+    n = len(images)
+    rows = {
+        "goals": torch.ones(n, dtype=torch.long),
+        "towards": torch.ones(n, dtype=torch.bool),
+        "float_success": torch.ones(n, dtype=torch.bool),
+        "norm": None if eps is None else "linf",
+        **options,
+    }
+    return save_and_verify(net, images, sources, eps=None if eps is None else torch.full((n,), eps), **rows)
+
+
+def lattice_images(n: int, *shape: int, seed: int = 0, low: int = 0, high: int = 255) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(low, high + 1, (n, *shape), generator=generator).float() / 255
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# -- the files
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_gives_back_every_level_bit_by_bit(channels):
+    image = (torch.arange(256).float() / 255).view(1, 16, 16).repeat(channels, 1, 1)
+    image[1:] = image[1:].flip(2)
+    assert torch.equal(decode(encode_png(image)), image)
+    assert Image.open(io.BytesIO(encode_png(image))).mode == ("L" if channels == 1 else "RGB")
+    assert torch.equal(image_of(levels_of(image)), image)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_is_lossy_and_the_more_so_the_lower_its_quality(channels):
+    image = lattice_images(1, channels, 24, 20)[0]
+    errors = [float((decode(encode_jpeg(image, quality)) - image).square().mean()) for quality in (95, 75)]
+    assert 0 < errors[0] < errors[1]
+
+
+def test_a_palette_that_another_program_made_of_a_png_is_read_as_colours(tmp_path):
+    image = lattice_images(1, 3, 4, 4)[0]
+    Image.open(io.BytesIO(encode_png(image))).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "p.png")
+    assert torch.equal(read_png(tmp_path / "p.png"), image)
+
+
+# -- rounding
+
+
+def test_rounding_is_to_the_nearest_level_and_what_is_saved_is_what_was_asked():
+    source = lattice_images(2, 3, 5, 4)
+    image = (source + 0.03 * random(*source.shape) - 0.015).clamp(0, 1)
+    net = linear(random(3, 5, 4, seed=1) - 0.5)
+    for saved, given in zip(
+        verify(net, image, source, float_success=torch.zeros(2, dtype=torch.bool)), image, strict=True
+    ):
+        assert torch.equal(saved.image, (given * 255).round() / 255)
+        assert torch.equal(saved.logits, net.logits(saved.image[None])[0])
+        assert saved.success == bool(saved.logits.argmax() == 1)
+        assert saved.image.dtype == torch.float32
+
+
+@pytest.mark.parametrize("eps", [0.0, 1.5 / 255, 2 / 255, 0.05])
+@pytest.mark.parametrize("off_lattice", [False, True])
+def test_a_rounded_image_stays_in_the_linf_ball_around_the_source_as_given(eps, off_lattice):
+    source = random(6, 3, 5, 4) if off_lattice else lattice_images(6, 3, 5, 4)
+    image = (source + eps * (2 * random(*source.shape, seed=1) - 1).sign()).clamp(0, 1)
+    for n, saved in enumerate(verify(linear(torch.ones(3, 5, 4)), image, source, eps)):
+        inside = bool(((saved.image.double() - source[n].double()).abs() <= eps + 1e-6).all())
+        reachable = torch.ceil((source[n] - eps).double() * 255 - 1e-4) <= torch.floor(
+            (source[n] + eps).double() * 255 + 1e-4
+        )
+        assert inside == bool(reachable.all())
+        assert inside or not saved.success
+
+
+def test_eps_is_understood_in_float32_too():
+    source = torch.full((1, 1, 2, 2), 100 / 255)
+    for level in range(1, 60):
+        for eps in (level / 255, float(torch.tensor(level / 255))):
+            (saved,) = verify(linear(torch.ones(1, 2, 2)), source + eps, source, eps)
+            assert saved.distances["linf"] == level / 255
+
+
+def l2_cases(count: int, values: int) -> list[tuple[LatticeBall, float, Tensor, Tensor]]:
+    """Return balls, their radii in levels, images on their surface, and slopes."""
+    found = []
+    for seed in range(count):
+        source = lattice_images(1, 1, 1, values, seed=seed, low=50, high=200)[0]
+        change, slope = (2 * random(2, 1, 1, values, seed=seed) - 1).double()
+        eps = (0.2 + 4 * float(random(1, seed=seed))) * math.sqrt(values) / 255
+        image = source.double() + change * eps / change.norm()
+        found.append((LatticeBall(source, "l2", eps), eps * 255, image, slope))
+    return found
+
+
+def test_rounding_in_an_l2_ball_is_feasible_and_steps_back_as_little_as_can_be():
+    outside = 0
+    for ball, radius, image, slope in l2_cases(1000, 8):
+        rounded = ball.nearest(image)
+        levels = ball.shorten(rounded, slope)
+        assert float((levels - ball.source).norm()) <= radius * (1 + 1e-6)
+        steps = (rounded - ball.source).sign()
+        back = (rounded - levels) * steps
+        assert set(back.unique().tolist()) <= {0.0, 1.0}
+        outside += not ball.contains(rounded)
+        loss = (slope * steps).flatten()
+        # Exhaustively: which single steps back bring it into the ball at the least cost?
+        choices = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)), dtype=torch.float64)
+        lengths = (rounded.flatten() - choices * steps.flatten() - ball.source.flatten()).square().sum(1)
+        fits = lengths <= radius**2 * (1 + 1e-6)
+        best = float((choices @ loss.clamp(min=0))[fits].min())
+        assert float(back.flatten() @ loss.clamp(min=0)) <= best + float(loss.clamp(min=0).max()) + 1e-12
+        if bool((back > 0).any()):  # none of the steps was too much but perhaps the last
+            last = (
+                (loss / (2 * (rounded - ball.source).abs().flatten() - 1)).where(back.flatten() > 0, -math.inf).argmax()
+            )
+            assert not ball.contains(
+                (levels.flatten().index_add(0, last[None], steps.flatten()[last][None])).view_as(levels)
+            )
+    assert outside > 200
+
+
+def test_an_l2_ball_without_a_lattice_point_makes_no_success():
+    source = torch.full((1, 1, 2, 2), 100.5 / 255)
+    (saved,) = verify(linear(torch.ones(1, 2, 2)), source + 0.001, source, 0.002, norm="l2")
+    assert net_says_yes(saved)
+    assert not saved.success
+
+
+def net_says_yes(saved: Saved) -> bool:
+    return int(saved.logits.argmax()) == 1
+
+
+# -- repair
+
+
+def killed(values: int, seed: int, free: float = 1.0) -> tuple[Classifier, Tensor, Tensor]:
+    """Return a linear network, a photograph and a success of it that rounding undoes."""
+    source = lattice_images(1, 1, 4, values // 4, seed=seed, low=40, high=215)
+    weight = (2 * random(1, 4, values // 4, seed=seed + 1) - 1).double()
+    change = weight.sign() * (0.45 + 2 * (random(1, 4, values // 4, seed=seed + 2) < 0.2)) / 255  # .45 is rounded off
+    image = source.double() + change
+    margin = float((weight * image[0]).sum())
+    return linear(weight.float(), -margin + 0.01 / 255), image, source
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_lost_success_is_won_back_by_the_fewest_levels(seed, dtype):
+    net, image, source = killed(64, seed)
+    (lost,) = verify(net, image.to(dtype), source, float_success=torch.tensor([False]))
+    (saved,) = verify(net, image.to(dtype), source)
+    assert not lost.success
+    assert saved.success
+    weight = net.original[1].weight[1].abs().sort(descending=True).values / 255
+    fewest = int((weight.cumsum(0) <= -float(lost.logits[1] - lost.logits[0])).sum()) + 1
+    assert saved.repaired == fewest > 1
+    assert float(((saved.image - lost.image).abs() * 255).round().max()) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_repair_never_leaves_the_linf_ball_and_uses_only_what_is_free_in_it(seed):
+    net, image, source = killed(64, seed)
+    (lost,) = verify(net, image, source, 1.5 / 255, float_success=torch.tensor([False]))
+    (saved,) = verify(net, image, source, 1.5 / 255)
+    assert saved.distances["linf"] <= 1 / 255 + 1e-12
+    weight = net.original[1].weight[1].double()
+    free = (lost.image == source[0]).flatten()
+    gains = weight.abs()[free].sort(descending=True).values / 255
+    deficit = -float(lost.logits[1] - lost.logits[0])
+    assert saved.success == bool(gains.sum() > deficit)
+    assert saved.repaired == (int((gains.cumsum(0) <= deficit).sum()) + 1 if saved.success else 0)
+
+
+def test_where_no_lattice_point_in_the_ball_succeeds_it_is_a_failure():
+    source = torch.full((1, 1, 4, 4), 100 / 255)
+    net = linear(torch.ones(1, 4, 4), -16 * (100 / 255 + 1.2 / 255))
+    image = source + 1.4 / 255
+    assert net.logits(image).argmax() == 1
+    (saved,) = verify(net, image, source, 1.4 / 255)
+    assert not saved.success
+    assert saved.repaired == 0
+    assert saved.distances["linf"] == 1 / 255
+    (free,) = verify(net, image, source)  # without a ball one more level does
+    assert free.success
+    assert free.repaired == 4
+
+
+def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
+    steps = torch.tensor(list(itertools.product(range(-3, 4), repeat=4)), dtype=torch.float64)
+    won = possible = 0
+    for seed in range(150):
+        source = lattice_images(1, 1, 2, 2, seed=seed, low=40, high=215)
+        weight = 2 * random(1, 2, 2, seed=seed + 1) - 1
+        eps = (1.0 + 1.9 * float(random(1, seed=seed))) / 255
+        image = source + eps * weight / weight.norm()
+        net = linear(
+            weight, -float((weight * image[0]).double().sum()) + (0.05 + 0.4 * float(random(1, seed=seed + 2))) / 255
+        )
+        (saved,) = verify(net, image, source, eps, norm="l2")
+        inside = steps[steps.norm(dim=1) <= eps * 255 + 1e-9]
+        best = net.logits(source.double() + inside.view(-1, 1, 2, 2) / 255).argmax(1).max()
+        assert saved.distances["l2"] <= eps + 1e-9
+        assert saved.success <= bool(best)
+        won, possible = won + saved.success, possible + int(best)
+    assert won >= 0.75 * possible > 40  # greedy: the best of few values is hard to find
+
+
+def test_saturated_values_have_nowhere_to_go():
+    source = torch.tensor([1.0, 1.0, 0.0, 128 / 255]).view(1, 1, 2, 2)
+    net = linear(torch.tensor([5.0, 4.0, -3.0, 1.0]).view(1, 2, 2), -(9 + 130.5 / 255))
+    (saved,) = verify(net, source + torch.tensor([0.0, 0.0, 0.0, 2.49 / 255]).view(1, 1, 2, 2), source)
+    assert saved.success
+    assert saved.repaired == 1
+    assert torch.equal((saved.image * 255).round().flatten(), torch.tensor([255.0, 255.0, 0.0, 131.0]))
+
+
+def test_a_nan_network_or_image_is_a_failure():
+    source = lattice_images(1, 1, 2, 2)
+    net = linear(torch.ones(1, 2, 2))
+    net.original[1].weight.data[:] = torch.nan
+    assert not verify(net, source, source)[0].success
+    (saved,) = verify(linear(torch.ones(1, 2, 2), -3), source * torch.nan, source)
+    assert torch.equal(saved.image, torch.zeros(1, 2, 2))
+    assert not saved.success
+
+
+def test_what_failed_as_a_float_is_not_repaired_but_believed_if_the_file_succeeds():
+    net, image, source = killed(64, 0)
+    no = torch.tensor([False])
+    assert verify(net, image, source, float_success=no)[0].repaired == 0
+    up = source + 0.6 / 255
+    net = linear(torch.ones(1, 4, 16), -float(source.sum()) - 64 * 0.8 / 255)
+    assert net.logits(up).argmax() == 0
+    assert verify(net, up, source, float_success=no)[0].success
+
+
+@pytest.mark.parametrize(
+    ("goal", "towards", "success"), [(0, True, True), (1, True, False), (0, False, False), (1, False, True)]
+)
+def test_a_tie_goes_to_the_class_that_argmax_names(goal, towards, success):
+    source = lattice_images(1, 1, 2, 2)
+    (saved,) = verify(
+        linear(torch.zeros(1, 2, 2)), source, source, goals=torch.tensor([goal]), towards=torch.tensor([towards])
+    )
+    assert saved.success == success
+    assert saved.jpeg == {95: success, 75: success}
+
+
+# -- networks
+
+
+def counted(network: nn.Module, calls: list[str], name: str) -> None:
+    network.register_forward_hook(lambda *_: calls.append(name))
+
+
+@pytest.mark.parametrize("norm", [None, "l2"])
+def test_a_hopeless_repair_costs_few_evaluations(norm):
+    """The worst case: it is asked for at most 20 forwards of the original for the PNG, and 2 for the JPEGs."""
+    source = lattice_images(1, 3, 16, 16, low=100, high=150)
+    network = nn.Sequential(smooth_network(), nn.Linear(5, 2))
+    network[1].weight.data[:] = network[1].weight.data[0]
+    network[1].bias.data = torch.tensor([1000.0, 0.0])
+    net = load_classifier(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    calls: list[str] = []
+    counted(net.fast(), calls, "fast")
+    counted(net.original, calls, "original")
+    (saved,) = verify(net, source + 0.001 * random(*source.shape), source, None if norm is None else 0.05, norm=norm)
+    assert not saved.success
+    assert calls.count("original") <= 1 + 3 * CANDIDATES + 2 <= 22
+    assert calls.count("fast") <= 3 + (norm == "l2")
+
+
+@pytest.fixture(scope="module")
+def lost() -> tuple[Classifier, Tensor, Tensor, Tensor, Tensor]:
+    """Minimal float perturbations of eight images on a curved network, most of which rounding undoes."""
+    net = load_classifier(smooth_network(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    source = lattice_images(8, 3, 16, 16)
+    labels = net.logits(source).argmax(1)
+    image, state = run_attack(DDN(quantize=False), lambda x: net.fast()(x)[0], source, labels.tolist())
+    return net, image, source, labels, state["fooled"]
+
+
+def verified(lost, rows: slice) -> list[Saved]:
+    net, image, source, labels, fooled = lost
+    leave = torch.zeros(8, dtype=torch.bool)
+    return save_and_verify(net, image[rows], source[rows], labels[rows], leave[rows], fooled[rows])
+
+
+def test_minimal_perturbations_survive_the_file(lost):
+    net, image, _, labels, fooled = lost
+    rounded = net.logits((image * 255).round() / 255).argmax(1) != labels
+    assert bool(fooled.all())
+    assert int(rounded.sum()) < 8
+    saved = verified(lost, slice(None))
+    assert all(one.success for one in saved)
+    assert [one.repaired > 0 for one in saved] == (~rounded).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_outcome_of_an_image_is_the_same_in_every_batch(lost, size):
+    whole = verified(lost, slice(None))
+    parts = [one for first in range(0, 8, size) for one in verified(lost, slice(first, first + size))]
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.logits, other.logits)
+        assert (one.success, one.repaired, one.jpeg, str(one.distances)) == (
+            other.success,
+            other.repaired,
+            other.jpeg,
+            str(other.distances),
+        )
+
+
+def test_it_runs_in_inference_mode_and_leaves_the_images_alone(lost):
+    before = lost[1].clone()
+    with torch.inference_mode():
+        inside = [one.success for one in verified(lost, slice(None))]
+    assert all(inside)
+    assert torch.equal(lost[1], before)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_on_the_disk_gives_the_same_answer_to_the_last_bit(tmp_path, channels):
+    net = load_classifier(
+        smooth_network(channels), labels=list("abcde"), mean=[0.5] * channels, std=[0.25] * channels, size=16
+    )
+    source = lattice_images(2, channels, 16, 16)
+    labels = net.logits(source).argmax(1)
+    saved = save_and_verify(
+        net, source, source, labels, torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    )
+    for one, label in zip(saved, labels.tolist(), strict=True):
+        path = tmp_path / "image.png"
+        path.write_bytes(encode_png(one.image))
+        assert not one.success
+        for towards in (False, True):
+            success, logits = reread(path, net, label, towards)
+            assert success == towards
+            assert torch.equal(logits, one.logits)
+
+
+def test_files_that_can_not_be_asked_about_are_one_sentence(tmp_path, smooth):
+    path = tmp_path / "image.png"
+    with pytest.raises(LitVizError, match="no photograph"):
+        reread(path, smooth, 0, True)
+    whole = encode_png(lattice_images(1, 3, 16, 16)[0])
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LitVizError, match=r"image\.png"):
+        reread(path, smooth, 0, True)
+    path.write_bytes(encode_png(lattice_images(1, 1, 16, 16)[0]))
+    with pytest.raises(LitVizError, match="takes images"):
+        reread(path, smooth, 0, True)
+
+
+@pytest.mark.gpu
+def test_images_and_a_network_on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    net, image, source = killed(64, 3)
+    (here,) = verify(net, image, source)
+    net.original.cuda()
+    (there,) = verify(net, image.cuda(), source.cuda(), goals=torch.ones(1).long().cuda())
+    assert torch.equal(here.image, there.image)
+    assert (there.success, there.repaired) == (True, here.repaired)
+    assert there.image.device.type == "cpu"
+
+
+# -- distances
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(11, 11), (24, 17)])
+@pytest.mark.parametrize("change", [1, 8, 60])
+def test_distances_are_those_of_numpy_and_scikit_image(channels, size, change):
+    source = lattice_images(1, channels, *size)[0]
+    image = (source + change / 255 * (2 * random(channels, *size, seed=1) - 1).round()).clamp(0, 1)
+    found = distances(source, image)
+    ours, its = (x.double().permute(1, 2, 0).numpy() for x in (image, source))
+    assert found["l2"] == pytest.approx(np.linalg.norm((ours - its).ravel()), abs=1e-5)
+    assert found["linf"] == pytest.approx(np.abs(ours - its).max(), abs=1e-6)
+    assert found["l0"] == pytest.approx((np.abs(ours - its) > 1e-3).mean())
+    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(its, ours, data_range=1.0), abs=1e-3)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    assert found["ssim"] == pytest.approx(structural_similarity(its, ours, channel_axis=2, **options), abs=1e-5)
+
+
+def test_equal_and_tiny_images():
+    image = lattice_images(1, 3, 12, 12)[0]
+    assert distances(image, image) == {"l2": 0, "linf": 0, "l0": 0, "ssim": pytest.approx(1), "psnr": math.inf}
+    assert math.isnan(distances(image[:, :5], image[:, :5])["ssim"])
