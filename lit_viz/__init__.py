@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lit_viz.api import check, resume, saliency, visualize
+    from lit_viz.api import attack, check, resume, saliency, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.errors import LitVizError
     from lit_viz.outcomes import Run
 
 # Where each public name lives; imported on first use, so that `lit-viz --help` need not wait for torch.
 _HOMES = {
+    "attack": "lit_viz.api",
     "LitVizError": "lit_viz.errors",
     "Run": "lit_viz.outcomes",
     "load_classifier": "lit_viz.classifiers",
@@ -31,7 +32,7 @@ _HOMES = {
     "visualize": "lit_viz.api",
 }
 
-__all__ = ["LitVizError", "Run", "__version__", "check", "load_classifier", "resume", "saliency", "visualize"]
+__all__ = ["LitVizError", "Run", "__version__", "attack", "check", "load_classifier", "resume", "saliency", "visualize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import COMMANDS, Command
+from lit_viz.commands.attack import Attack, class_path_of
 from lit_viz.commands.saliency import Saliency, class_paths
 from lit_viz.config import RECORDED, MethodCLI, find_config, read_yaml
 from lit_viz.engine.run_folder import RunFolder
@@ -108,6 +109,55 @@ def saliency(
         "model__tolerance": tolerance,
     }
     return _launch(Saliency(handed), network, config, {**given, **options})
+
+
+def attack(
+    classifier: Classifier | nn.Module | str,
+    images: Tensor | str | Path | Sequence[str | Path],
+    labels: Sequence[str | int] | str = "predicted",
+    target: Sequence[str | int] | str | int | None = None,
+    *,
+    attack: str | Mapping[str, Mapping[str, Any]] = "normalized_ascent",
+    eps: float | None = None,
+    norm: str | None = None,
+    iterations: int | None = None,
+    out: str | Path | None = None,
+    config: str = "normalized_ascent",
+    **options: Any,
+) -> Run:
+    """Change images until the network is wrong; a success counts if it is true in the 8-bit file.
+
+    Args:
+        classifier: what :func:`load_classifier` returned, or what it takes.
+        images: ``(N, C, H, W)`` in [0, 1] of the classifier's size; or files and folders.
+        labels: true classes, one an image; or where they are known from, as ``--labels``.
+        target: the class to reach: one for all, or one an image; untargeted unless given.
+        attack: a name of :data:`lit_viz.attacks.ATTACKS`; or one with its arguments, ``{"pgd": {"alpha": 0.01}}``.
+        eps, norm: of the budget, where the attack has one: the radius in units of [0, 1], ``linf`` or ``l2``.
+        iterations: updates an image at most; the attack's own number unless given.
+        out: run folder; nothing is written unless it is given.
+        config: a YAML file or the name of a packaged configuration, which says what is not given here.
+        options: any other option of ``lit-viz attack``, dots as double underscores.
+
+    Returns:
+        the outcomes on the 8-bit lattice as ``run.images``, the records as ``run.results``, and ``run.figure()``.
+
+    Raises:
+        LitVizError: in one sentence: an unknown class, attack or option, images out of range, a folder that exists.
+    """
+    network = _classifier(classifier)
+    handed = _handed(images, network) if isinstance(images, Tensor) else None
+    chosen = class_path_of(attack)
+    budget = {key: value for key, value in (("eps", eps), ("norm", norm)) if value is not None}
+    if budget:
+        chosen["init_args"] = {**chosen.get("init_args", {}), **budget}
+    given = {
+        **_photographs(images, target, labels),
+        "iterations": iterations,
+        "out": out and str(out),
+        "model__attack": chosen,
+    }
+    return _launch(Attack(handed), network, config, {**given, **options})
 
 
 def check(folder: str | Path, classifier: Classifier | nn.Module | None = None) -> bool:

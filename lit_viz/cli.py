@@ -284,7 +284,7 @@ def _report(command: Command, run: Run) -> None:
     from rich.table import Table
 
     console = Console()
-    console = console if console.is_terminal else Console(width=120)
+    console = console if console.is_terminal else Console(width=150)
     failed = [record for record in run.results if record["status"] == "failed"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     rows = command.table(run.results[:_ROWS])

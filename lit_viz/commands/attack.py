@@ -121,8 +121,22 @@ class Attack(Command):
         return [_row(record) for record in results]
 
 
+def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return an attack, given by its name or as ``{name: arguments}``, as the parser knows it.
+
+    Raises:
+        LitVizError: an unknown attack; the known ones are listed.
+    """
+    if isinstance(attack, str):
+        return {"class_path": class_path(attack)}
+    (name, arguments), *more = attack.items()
+    if more:
+        raise LitVizError(f"a run has one attack, not {len(attack)}: run the others by themselves.")
+    return {"class_path": class_path(name), "init_args": dict(arguments)}
+
+
 def class_path(name: str) -> str:
-    """Return the class of an attack, as the parser knows it.
+    """Return the class of an attack by its name.
 
     Raises:
         LitVizError: an unknown attack; the known ones are listed.

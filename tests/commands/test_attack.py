@@ -1,0 +1,108 @@
+"""``lit-viz attack`` as users meet it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "photographs"
+    path.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / f"p{i}.png")
+    (path / "q_empty.jpg").touch()
+    return path
+
+
+def test_files_are_fooled_and_read_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    words = ["--attack", "pgd", "--eps", "24/255", "--norm", "linf", "--iterations", "30"]
+    lit_viz("attack", str(folder), *SMALL, *words, "--out", str(run), expect=1)
+    said = capsys.readouterr()
+    found = records(run)
+    assert [r["status"] for r in found] == ["done", "done", "done", "failed"]
+    assert "0 bytes" in said.out
+    classifier = lv.load_classifier(
+        "tests.conftest:smooth_network", weights="none", size=16, mean=[0.5] * 3, std=[0.25] * 3
+    )
+    fooled = 0
+    for record in found[:3]:
+        source = np.asarray(Image.open(folder / f"{record['name']}.png"), dtype=np.int64)
+        saved = np.asarray(Image.open(run / record["file"]), dtype=np.int64)
+        assert abs(saved - source).max() <= 24
+        logits = classifier.logits(torch.from_numpy(saved / 255).permute(2, 0, 1)[None].float())[0]
+        assert record["success_file"] == (int(logits.argmax()) != record["label"])
+        assert record["label_source"] == "predicted"
+        fooled += record["success_file"]
+    assert fooled
+    assert f"evidence: {fooled} of 3 files fool the original network" in said.err
+    assert json.loads((run / "evidence.json").read_text())["files"]["fooled"] == fooled
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {"figure.png", "frames/0000_p0/iter_000000.png", "frames/0000_p0.difference/iter_000000.png"} <= names
+    assert {"sources/0000_p0.png", "metrics.csv"} <= names
+
+
+def test_check_notices_a_file_that_was_changed(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "random", "--out", str(run))
+    (record,) = records(run)
+    assert record["success_file"]
+    lit_viz("check", str(run))
+    (run / record["file"]).write_bytes((folder / "p0.png").read_bytes())
+    lit_viz("check", str(run), expect=1)
+    assert not records(run)[0]["success_file"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--attack", "pgdd"], "did you mean 'pgd'"),
+        (["--attack", "pgd", "--eps", "0"], "--eps 0 lets nothing change"),
+        (["--attack", "pgd", "--eps", "-1"], "eps"),
+        (["--attack", "pgd", "--norm", "l3"], "linf"),
+        (["--target", "7"], "7"),
+        (["--attack", "ddn", "--attack.gama", "1"], "gama"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    words: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, *words, "--out", str(run), expect=1)
+    assert said in sentence(capsys)
+    assert not run.exists()
+
+
+def test_target_equal_to_the_label(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "label", "--out", str(run), expect=1)
+    assert "give another --target" in records(run)[0]["error"]
+
+
+def test_from_python(smooth: Classifier) -> None:
+    images = (torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+    labels = smooth.logits(images).argmax(1).tolist()
+    targets = [(label + 1) % 5 for label in labels]
+    run = lv.attack(smooth, images, labels, targets, attack={"pgd": {"alpha": 0.01}}, eps=0.2, iterations=60)
+    assert run.images.shape == images.shape
+    assert (run.images - images).abs().max() <= 0.2 + 1e-6
+    assert smooth.logits(run.images).argmax(1).tolist() == targets
+    assert all(r["success_file"] and r["label_source"] != "predicted" for r in run.results)
+    assert run.figure().axes

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_viz.attacks import ATTACKS, DDN, PGD, Attack, NormalizedAscentAttack, run_attack
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.images import Noise
+from lit_viz.methods import AdversarialExample
+from tests.conftest import Train
+
+FAST = ("normalized_ascent", "fgsm", "pgd", "apgd", "ddn")
+
+
+def images(n: int = 5) -> Tensor:
+    noise = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    return (noise * 255).round() / 255
+
+
+def queue(classifier: Classifier, n: int = 5, target: int | None = None, **options: Any) -> list[Task]:
+    labels = classifier.logits(images(n)).argmax(1).tolist()
+    return [
+        Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given",
+             target=None if target is None else (labels[i] + target) % 5, options={"image": i, **options})
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def module(classifier: Classifier, attack: Attack, **options: Any) -> AdversarialExample:
+    return AdversarialExample(classifier, attack, **{"images": images(), "slots": 2, **options})
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("target", [None, 1])
+def test_a_run_is_the_bare_loop_in_slots(smooth: Classifier, train: Train, name: str, target: int | None) -> None:
+    """Five images in two slots, of different age, against one loop over all; then rounded to 8 bits."""
+    tasks = queue(smooth, target=target)
+    memory = train(module(smooth, ATTACKS[name](), iterations=12), tasks, precision="64-true")
+    attack = ATTACKS[name]()
+    attack.bind(smooth)
+    network = smooth.fast(dtype=torch.float64)
+    outcomes, state = run_attack(
+        attack,
+        lambda x: network(x)[0],
+        images().double(),
+        [t.label or 0 for t in tasks],
+        None if target is None else [t.target or 0 for t in tasks],
+        iterations=12,
+        seeds=[t.seed for t in tasks],
+    )
+    for i in range(5):
+        result = memory.results[i]
+        assert result.record["iterations"] == int(state["iteration"][i])
+        assert result.record["success_float"] == bool(state["fooled"][i])
+        if result.record["repaired"] == 0:
+            assert (result.image - outcomes[i]).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Classifier, train: Train) -> None:
+    rows: dict[str, int] = {"forward": 0, "backward": 0}
+
+    class Counts(AdversarialExample):
+        def score(self, x: Tensor, rows_: Sequence[int], **how: Any) -> Any:
+            rows["forward"] += len(x)
+            evaluation = super().score(x, rows_, **how)
+            slope = evaluation.slope
+
+            def counted(*args: Any, **kwargs: Any) -> Tensor:
+                asked = kwargs.get("rows")
+                rows["backward"] += len(x) if asked is None else int(asked.sum())
+                return slope(*args, **kwargs)
+
+            evaluation.slope = counted
+            return evaluation
+
+    made = Counts(smooth, NormalizedAscentAttack(lr=0.05), images=images(), slots=3)
+    memory = train(made, queue(smooth, target=1))
+    records = [result.record for result in memory.results.values()]
+    assert all(record["success_float"] for record in records)
+    assert len({record["iterations"] for record in records}) > 1
+    for record in records:
+        assert (record["forwards"], record["backwards"]) == (record["iterations"] + 1, record["iterations"])
+    assert rows["forward"] == sum(record["forwards"] for record in records)
+    assert rows["backward"] == sum(record["backwards"] for record in records)
+
+
+def test_the_record_tells_what_is_true_in_the_file(smooth: Classifier, train: Train) -> None:
+    memory = train(module(smooth, PGD(eps=0.1), iterations=20), queue(smooth, target=1))
+    for i, result in memory.results.items():
+        record, image = result.record, result.image
+        assert torch.equal((image * 255).round() / 255, image)
+        logits = smooth.logits(image[None])[0]
+        goal = result.task.target
+        assert record["success_file"] == (int(logits.argmax()) == goal)
+        assert record["probability"] == pytest.approx(float(logits.softmax(0)[goal]), abs=1e-6)
+        others = logits.clone()
+        others[goal] = -torch.inf
+        assert record["margin"] == pytest.approx(float(logits[goal] - others.max()), abs=1e-5)
+        change = image - images()[i]
+        assert record["linf"] == pytest.approx(float(change.abs().max()), abs=1e-6)
+        assert record["l2"] == pytest.approx(float(change.norm()), abs=1e-5)
+        assert record["linf"] <= 0.1 + 1e-6
+        assert torch.equal(result.source, images()[i])
+        assert record["predicted_before"] == result.task.label
+
+
+def test_frames_follow_the_image_and_the_flip_has_one_row(smooth: Classifier, train: Train) -> None:
+    made = module(smooth, NormalizedAscentAttack(lr=0.05), log_at="every:1")
+    memory = train(made, queue(smooth, target=1))
+    for index, seen in memory.observations.items():
+        last = memory.results[index].record["iterations"]
+        assert [o.iteration for o in seen] == list(range(last + 1))
+        assert torch.equal(seen[0].image, images()[index])
+        assert torch.equal(seen[0].besides["difference"], torch.full((3, 16, 16), 0.5))
+        assert all(o.scalars["margin"] <= 0 for o in seen[:-1])
+        assert {"probability", "margin", "l2", "linf", "objective"} <= seen[-1].scalars.keys()
+        assert [o.scalars["l2"] for o in seen[:-1]] == sorted(o.scalars["l2"] for o in seen[:-1])
+
+
+def test_what_is_wrong_from_the_start_is_no_success(smooth: Classifier, train: Train) -> None:
+    predicted = smooth.logits(images(2)).argmax(1).tolist()
+    tasks = [
+        Task(0, "wrong", 0, label=(predicted[0] + 1) % 5, label_source="given", options={"image": 0}),
+        Task(1, "there", 1, label=(predicted[1] + 1) % 5, target=predicted[1], options={"image": 1}),
+    ]
+    memory = train(module(smooth, PGD(eps=0.1)), tasks)
+    for result in memory.results.values():
+        assert result.record["status"] == "skipped"
+        assert "nothing to attack" in result.record["error"]
+        assert not result.record["success_float"]
+        assert not result.record["success_file"]
+        assert (result.record["iterations"], result.record["forwards"], result.record["backwards"]) == (0, 1, 0)
+
+
+def test_a_task_that_asks_for_what_is_there_fails_alone(smooth: Classifier, train: Train) -> None:
+    tasks = queue(smooth, target=1)
+    tasks[1] = Task(1, "same", 1, label=2, target=2, target_name="cherry", options={"image": 1})
+    tasks[2] = Task(2, "nothing", 2, options={"image": 2})
+    memory = train(module(smooth, PGD(eps=0.1)), tasks)
+    statuses = [memory.results[i].record["status"] for i in range(5)]
+    assert statuses == ["done", "failed", "failed", "done", "done"]
+    assert "is a cherry already" in memory.results[1].record["error"]
+    assert "no class to leave" in memory.results[2].record["error"]
+
+
+def test_expectation_over_transforms_takes_views(smooth: Classifier, train: Train) -> None:
+    made = module(smooth, PGD(eps=0.2, random_start=False), transforms=[Noise(0.05)], views=3, iterations=20)
+    memory = train(made, queue(smooth, 2, target=1))
+    for result in memory.results.values():
+        assert result.record["backwards"] == 3 * result.record["iterations"]
+
+
+def test_too_few_classes_for_a_loss_is_one_sentence(train: Train) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    two = load_classifier(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.5] * 3, size=16)
+    task = Task(0, "x", 0, label=int(two.logits(images(1)).argmax()), options={"image": 0})
+    with pytest.raises(LitVizError, match="DLR needs 3 classes"):
+        train(module(two, ATTACKS["apgd"](loss="dlr")), [task])
+
+
+@pytest.mark.parametrize("attack", [lambda: PGD(eps=0.02, early_stop=False), lambda: DDN(), lambda: ATTACKS["apgd"]()])
+def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path, attack: Any) -> None:
+    class Dies(Checkpoints):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 8:
+                raise RuntimeError("killed")
+            super().on_train_batch_end(trainer, *args)
+
+    tasks = queue(smooth, target=1)
+    undisturbed = train(module(smooth, attack(), iterations=6), tasks)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(module(smooth, attack(), iterations=6), tasks, [Dies(tmp_path / "last.ckpt", every_steps=3)])
+    rest = train(module(smooth, attack(), iterations=6), tasks, ckpt_path=tmp_path / "last.ckpt")
+    assert 4 in rest.results
+    for index, result in rest.results.items():
+        assert torch.equal(result.image, undisturbed.results[index].image)
+        same = {key: value for key, value in result.record.items() if key != "seconds"}
+        assert same == {k: v for k, v in undisturbed.results[index].record.items() if k != "seconds"}
