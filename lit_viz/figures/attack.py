@@ -109,31 +109,23 @@ def attack_figure(panels: Sequence[AttackPanel], limit: int = 20) -> Figure:
     """
     drawn = panels[:limit]
     width = 1.4 if len(drawn) <= 6 else 1.15
-    traces = [panel.trace if panel.trace and panel.trace.iterations else None for panel in panels]
-    each = len(drawn) <= _FEW
+    left, span = MARGIN + _TEXT + GAP, 4 * (width + GAP) - GAP
+    traces = [panel.trace for panel in panels if panel.trace and panel.trace.iterations]
+    each = len(panels) <= _FEW
+    outcome = "fooled" if all(panel.success for panel in drawn) else "attacked"
     with style():
-        rows = [_Row.of(panel, width) for panel in drawn]
-        plots = [_Plot([trace]) if each and trace else None for trace in traces[: len(rows)]]
-        outcome = "fooled" if all(panel.success for panel in drawn) else "attacked"
-        last = None if each or not any(traces) else _Plot([trace for trace in traces if trace])
-        heights = [
-            row.height(width) + GAP + (plot.height + 2 * GAP if plot else 0.0)
-            for row, plot in zip(rows, plots, strict=True)
-        ]
-        tops = list(accumulate(heights, initial=MARGIN + LINE + 0.08))
-        left = MARGIN + _TEXT + GAP
-        span = 4 * (width + GAP) - GAP
+        rows = [_Row.of(panel, width, each) for panel in drawn]
+        tops = list(accumulate((row.height(width) + GAP for row in rows), initial=MARGIN + LINE + 0.08))
+        plot = _Plot(traces) if traces and not each else None
+        foot = tops[-1] + (GAP + plot.height if plot else 0.0)
         cells = [cell for row in rows for cell in row.cells]
-        foot = tops[-1] + (last.height + GAP if last else 0.0)
         figure = captioned(cells, width, left + span + MARGIN, foot, _caption(panels, rows, outcome))
         for place, title in enumerate(("original", outcome, "difference", f"difference × {_TIMES:g}")):
             write(figure, title, left + place * (width + GAP), MARGIN, size=SIZE + 0.5, weight="bold")
-        for row, plot, top in zip(rows, plots, tops, strict=False):
+        for row, top in zip(rows, tops, strict=False):
             row.draw(figure, left, top, width)
-            if plot:
-                plot.draw(figure, left, top + row.height(width) + GAP, span)
-        if last:
-            last.draw(figure, left, tops[-1], span)
+        if plot:
+            plot.draw(figure, left, tops[-1] + GAP, span)
     return figure
 
 
@@ -158,9 +150,10 @@ class _Row:
     notes: Sequence[str]
     cells: Sequence[Cell]
     clipped: bool
+    plot: _Plot | None
 
     @classmethod
-    def of(cls, panel: AttackPanel, width: float) -> _Row:
+    def of(cls, panel: AttackPanel, width: float, plotted: bool) -> _Row:
         images = [_image(picture) for picture in (panel.original, panel.fooled)]
         differences = [difference(images[1], images[0], times) for times in (1.0, _TIMES)]
         shares = [*(outside(image) for image in images), *(share for _, share in differences)]
@@ -171,14 +164,21 @@ class _Row:
             for picture, notes, share in zip(shown, said, shares, strict=True)
         ]
         name = fitted(panel.name, _TEXT, SIZE + 0.5, lines=3, weight="bold")
-        return cls(panel, name.split("\n"), lines_of(panel.notes, _TEXT), cells, any(shares[2:]))
+        plot = _Plot([panel.trace]) if plotted and panel.trace and panel.trace.iterations else None
+        return cls(panel, name.split("\n"), lines_of(panel.notes, _TEXT), cells, any(shares), plot)
 
-    def height(self, width: float) -> float:
-        """Return inches."""
+    def _pictures(self, width: float) -> float:
+        """Return the height of the pictures or of what is written beside them, in inches."""
         lines = len(self.name) + len(self.panel.verdicts) + len(self.notes)
         return max(lines * LINE + _BREATH, *(cell.height(width) for cell in self.cells))
 
+    def height(self, width: float) -> float:
+        """Return inches."""
+        return self._pictures(width) + (GAP + self.plot.height if self.plot else 0.0)
+
     def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+        if self.plot:
+            self.plot.draw(figure, left, top + self._pictures(width) + GAP, 4 * (width + GAP) - GAP)
         for place, cell in enumerate(self.cells):
             cell.draw(figure, left + place * (width + GAP), top, width)
         for line in self.name:
@@ -233,7 +233,7 @@ class _Plot:
     @property
     def height(self) -> float:
         """Inches."""
-        return LINE + 0.08 + len(self.strips) * (_STRIP + _PAUSE) + 0.18
+        return LINE + 0.08 + len(self.strips) * (_STRIP + _PAUSE) + 0.28
 
     def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
         said, colour = self._said()
@@ -258,9 +258,9 @@ class _Plot:
     def _said(self) -> tuple[str, str]:
         flips = [trace.flip for trace in self.traces if trace.flip is not None]
         if len(self.traces) > 1:
-            return f"{len(self.traces)} images, a line each; dots: the first success, of {len(flips)}", GREY
+            return f"{len(self.traces)} images, a line each; dots: first success ({len(flips)} of them)", GREY
         if flips:
-            return f"fooled at iteration {flips[0]}", COLOURS[2]
+            return f"fooled at iteration {flips[0]}, as floats", COLOURS[2]
         return f"not fooled in {self.traces[0].iterations[-1]} iterations", COLOURS[1]
 
     def _draw_curves(self, axes: Axes, curves: Sequence[Curve]) -> None:
@@ -278,7 +278,7 @@ class _Plot:
 
 def _limit(axes: Axes, title: str, values: Sequence[float]) -> None:
     """Set the limits and numbers of the upright axis, and draw its zero."""
-    axes.axhline(0, color=RULE, linewidth=0.6, zorder=0)
+    axes.axhline(0, color=RULE, linewidth=0.6, zorder=0, clip_on=False)
     if title.startswith("probability"):
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 1])
@@ -308,34 +308,28 @@ def robustness_figure(
     unit, scale = (" (/255)", 255.0) if norm == "L∞" else ("", 1.0)
     points = {name: np.array(sorted(curve), dtype=float).reshape(-1, 4) for name, curve in curves.items()}
     points = dict(sorted(points.items(), key=lambda c: -c[1][-1, 1] if len(c[1]) else 1.0))
-    looks = {name: (COLOURS[n % len(COLOURS)], "-" if n < len(COLOURS) else "--") for n, name in enumerate(curves)}
-    left, wide, high = MARGIN + 0.45, 3.2, 2.0
+    looks = {
+        name: (COLOURS[n % len(COLOURS)], ("-", "--", ":")[n // len(COLOURS) % 3]) for n, name in enumerate(curves)
+    }
     with style():
         names = {name: fitted(name, 1.6, SMALL, lines=2) for name in points}
+        key_heights = [LINE * (1 + name.count("\n")) + 0.04 for name in names.values()]
+        left, wide, high = MARGIN + 0.45, 3.2, max(2.0, sum(key_heights) - 0.35)
         figure = Figure(figsize=(left + wide + 0.25 + 1.85 + MARGIN, MARGIN + high + 0.5), dpi=300)
         axes = axes_at(figure, left, MARGIN, wide, high)
         top = MARGIN
-        for name, (eps, share, low, above) in ((name, p.T) for name, p in points.items()):
+        for (name, curve), key_height in zip(points.items(), key_heights, strict=True):
+            eps, share, low, above = curve.T
             colour, dash = looks[name]
             axes.fill_between(scale * eps, low, above, color=colour, alpha=0.15, linewidth=0)
-            axes.plot(
-                scale * eps,
-                share,
-                dash,
-                marker="o",
-                ms=3.5,
-                mec="white",
-                mew=0.5,
-                color=colour,
-                clip_on=False,
-                zorder=3,
-            )
+            dots: dict[str, Any] = {"marker": "o", "ms": 3.5, "mec": "white", "mew": 0.5}
+            axes.plot(scale * eps, share, dash, color=colour, clip_on=False, zorder=3, **dots)
             key = axes_at(figure, left + wide + 0.25, top, 0.18, LINE)
             key.plot([0, 1], [0.55, 0.55], dash, color=colour)
             key.set(xlim=(0, 1), ylim=(0, 1))
             key.set_axis_off()
             write(figure, names[name], left + wide + 0.5, top, size=SMALL, linespacing=1.25)
-            top += LINE * (1 + names[name].count("\n")) + 0.04
+            top += key_height
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_ylabel(what, size=SIZE)
