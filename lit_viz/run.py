@@ -81,9 +81,10 @@ def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, sa
             folder.write_config(dump(cli, _recorded(command, None)))
         if classifier is None:
             classifier = _load(config.classifier.as_dict())
-        module, tasks = _built(command, cli, classifier)
+        module, tasks = _built(command, cli, classifier, folder if continues else None)
         if folder is not None:
             _keep_identity(folder, cli, _recorded(command, classifier), continues)
+            folder.write_queue(tasks)
     except LitVizError:
         if folder is not None and not continues:
             folder.discard()  # so that the corrected command is not refused
@@ -107,7 +108,7 @@ def count(command: Command, cli: MethodCLI) -> str:
     command.check(config)
     tune_allocator()
     classifier = _load(config.classifier.as_dict())
-    module, tasks = _built(command, cli, classifier)
+    module, tasks = _built(command, cli, classifier, None)
     steps, evaluations = module.cost(tasks)
     minutes = steps * module.seconds_a_step(tasks) / 60
     return (
@@ -116,9 +117,13 @@ def count(command: Command, cli: MethodCLI) -> str:
     )
 
 
-def _built(command: Command, cli: MethodCLI, classifier: Classifier) -> tuple[ImageTraining, Sequence[Task]]:
-    """Return the module and its queue."""
+def _built(
+    command: Command, cli: MethodCLI, classifier: Classifier, begun: RunFolder | None
+) -> tuple[ImageTraining, Sequence[Task]]:
+    """Return the module and its queue: that of the run that goes on, if there is one."""
     module = command.build(cli.config, cli.parts, classifier)
+    if begun is not None and (queue := begun.queue()):
+        return module, queue
     tasks, notes = command.tasks(cli.config, cli.parts, classifier)
     module.notes += notes
     return module, tasks

@@ -213,15 +213,15 @@ def test_classes_finds_by_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == ["76", "tarantula"]
 
 
-@pytest.mark.parametrize("path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_configuration_parses_and_says_what_it_is(path: Path) -> None:
     from lit_viz.commands import COMMANDS
     from lit_viz.config import MethodCLI
 
-    header = path.read_text().split("\ntargets", 1)[0]
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert "Cost:" in header
     assert f"Command: lit-viz {path.parent.name}" in header
-    assert MethodCLI(COMMANDS[path.parent.name], ["--config", str(path)]).parts["views"] >= 1
+    assert MethodCLI(COMMANDS[path.parent.name], ["--config", str(path)]).parts
 
 
 def test_python_refuses_in_sentences(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ _MARK = "# lit_viz run\n"
 
 # What a run folder consists of; --overwrite deletes nothing else.
 _LAYOUT = (
+    "queue.jsonl",
     "metrics.csv",
     "results.jsonl",
     "sources",
@@ -118,9 +120,18 @@ class RunFolder:
         """Write ``config.yaml``; a comment line that marks the folder as a run is put before ``text``."""
         write_text(self.path / "config.yaml", text if text.startswith(_MARK) else _MARK + text)
 
+    def write_queue(self, tasks: Sequence[Task]) -> None:
+        """Write the tasks, so that a resume has the same ones, whatever became of the folder they were found in."""
+        write_text(self.path / "queue.jsonl", "".join(json_line(asdict(task)) for task in tasks))
+
+    def queue(self) -> list[Task]:
+        """Return the tasks of the run; none where it was killed before they were written."""
+        return [Task(**json.loads(line)) for line in whole_lines(self.path / "queue.jsonl")]
+
     def discard(self) -> None:
-        """Take back a folder that has only its ``config.yaml``; what else lies in it stays."""
-        (self.path / "config.yaml").unlink(missing_ok=True)
+        """Take back a folder that has only configuration and queue; what else lies in it stays."""
+        for name in ("queue.jsonl", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.path.rmdir()
 

@@ -136,7 +136,7 @@ def saliency_figure(
     methods = list(dict.fromkeys(method for panel in drawn for method in panel.maps))
     hows = dict.fromkeys(methods, how) if isinstance(how, str) else {m: how.get(m, "max_abs") for m in methods}
     beside = len(methods) > 1 or len(drawn) == 1
-    cell = 1.4 if not beside or (1 + overlays) * len(methods) < 6 else 1.15
+    cell = 1.4 if not beside or (1 + overlays) * len(methods) <= 6 else 1.15
     with style():
         strips = [_Strip("", {place: Cell(pixels(panel.photograph)) for place, panel in enumerate(drawn)})]
         for method in methods:

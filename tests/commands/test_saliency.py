@@ -188,3 +188,16 @@ def test_images_off_the_8_bit_lattice_are_kept_as_they_are(smooth: Classifier, t
     lv.saliency(smooth, images, 1, out=tmp_path / "run", wandb="disabled")
     assert np.array_equal(np.load(tmp_path / "run" / "sources" / "0000_image_0.npy"), images[0].numpy())
     assert lv.check(tmp_path / "run", smooth)
+
+
+def test_a_resume_has_the_photographs_of_the_run_whatever_was_added_since(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(GREY).save(tmp_path / "in" / "m.png")
+    Image.fromarray(GREY).save(tmp_path / "in" / "n.png")
+    run = tmp_path / "run"
+    lit_viz("saliency", str(tmp_path / "in"), *SMALL, "--check", "none", "--out", str(run))
+    (run / "checkpoints" / "last.ckpt").unlink()  # as if it had been killed at the start
+    (run / "results.jsonl").unlink()
+    Image.fromarray(GREY).save(tmp_path / "in" / "a.png")
+    lit_viz("resume", str(run))
+    assert [r["name"] for r in records(run)] == ["m", "n"]
