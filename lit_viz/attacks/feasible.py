@@ -59,9 +59,9 @@ def shortened(change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
 def steepest(gradient: Tensor, ball: Norm) -> Tensor:
     """Return the change of norm 1 that raises the score most to first order: the sign, or the gradient over its length.
 
-    Where the gradient is zero it is zero.
+    Where the gradient is zero it is zero, and where it is no number it is none (torch has 0 for the sign of that).
     """
-    return gradient.sign() if ball == "linf" else unit(gradient)
+    return torch.where(gradient.isnan(), gradient, gradient.sign()) if ball == "linf" else unit(gradient)
 
 
 def unit(gradient: Tensor) -> Tensor:

@@ -29,3 +29,7 @@ class FGSM(PGD):
     def finished(self, state: State) -> Tensor:
         """Return which images fool the network, or had their step."""
         return super().finished(state) | (state["iteration"] > 0)
+
+    def length(self, state: State) -> Tensor:
+        """Return the radii."""
+        return state["eps"]

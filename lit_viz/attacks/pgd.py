@@ -72,7 +72,7 @@ class PGD(BudgetAttack):
 
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Take a step up and project."""
-        _, iteration, total = self.parts(state)
+        _, iteration, _ = self.parts(state)
         gradient = slope(evaluation, x, rows)
         if self.momentum:
             mean = gradient.flatten(1).abs().sum(1)
@@ -80,5 +80,10 @@ class PGD(BudgetAttack):
             velocity = self.momentum * torch.where(per_slot(iteration, x) > 0, state["velocity"], 0) + gradient
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity
             state = {**state, "velocity": velocity}
-        alpha = _REACH * state["eps"] / total if self.alpha is None else torch.full_like(state["eps"], self.alpha)
-        return self.project(x + per_slot(alpha, x) * steepest(gradient, self.norm), state), state
+        step = per_slot(self.length(state), x) * steepest(gradient, self.norm)
+        return self.project(x + step, state), state
+
+    def length(self, state: State) -> Tensor:
+        """Return how long the steps are ``(N,)``."""
+        _, _, total = self.parts(state)
+        return _REACH * state["eps"] / total if self.alpha is None else torch.full_like(state["eps"], self.alpha)

@@ -1,0 +1,162 @@
+"""On linear networks the best attack is known in closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.attacks import APGD, DDN, FGSM, PGD, Attack, BudgetAttack, NormalizedAscentAttack, run_attack
+from lit_viz.attacks.feasible import Norm
+from tests.attacks.tools import Linear, longest, margins, photographs, saturated
+
+BUDGET = {
+    "pgd": lambda norm, eps: PGD(norm, eps, alpha=eps, early_stop=False),
+    "pgd, from the photograph": lambda norm, eps: PGD(norm, eps, random_start=False, early_stop=False),
+    "pgd, momentum": lambda norm, eps: PGD(norm, eps, alpha=eps, momentum=0.9, early_stop=False),
+    "apgd": lambda norm, eps: APGD(norm, eps, early_stop=False),
+}
+budget = pytest.mark.parametrize("name", BUDGET)
+targeted = pytest.mark.parametrize("targeted", [False, True])
+
+
+def fooled_into(linear: Linear, x: Tensor, targeted: bool) -> tuple[list[int], list[int] | None, Tensor]:
+    """Labels, targets, and for each row the weight of the margin that has to come above zero."""
+    labels = linear(x).argmax(1).tolist()
+    targets = [1 - label for label in labels]
+    weight = torch.stack([linear.between(1 - label, label) for label in labels]).view_as(x)
+    return labels, targets if targeted else None, weight
+
+
+@budget
+@targeted
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_budget_is_used_to_the_last(name: str, targeted: bool, norm: Norm) -> None:
+    linear, x, eps = Linear(), photographs(4, 6, 5, 0.4, 0.6), 0.05
+    labels, targets, weight = fooled_into(linear, x, targeted)
+    out, state = run_attack(BUDGET[name](norm, eps), linear, x, labels, targets, iterations=60)
+    gain = margins(linear(out), labels, targets) - margins(linear(x), labels, targets)
+    dual = weight.flatten(1).abs().sum(1) if norm == "linf" else weight.flatten(1).norm(dim=1)
+    torch.testing.assert_close(gain, eps * dual, rtol=1e-6, atol=0)
+    assert torch.equal(state["fooled"], margins(linear(out), labels, targets) > 0)
+
+
+@budget
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_budget_is_used_to_the_last_between_black_and_white(name: str, norm: Norm) -> None:
+    linear, x = Linear(), saturated()
+    eps = 0.1 if norm == "linf" else 0.8
+    labels, _, weight = fooled_into(linear, x, False)
+    out, _ = run_attack(BUDGET[name](norm, eps), linear, x, labels, iterations=100)
+    for n in range(len(x)):
+        if norm == "linf":
+            best = torch.where(weight[n] > 0, (1 - x[n]).clamp(max=eps), -x[n].clamp(max=eps))
+        else:
+            best = longest(weight[n], -x[n], 1 - x[n], eps)
+        assert float((weight[n] * (out - x)[n]).sum()) == pytest.approx(float((weight[n] * best).sum()), rel=1e-6)
+
+
+@targeted
+@pytest.mark.parametrize("seed", range(3))
+def test_ddn_finds_the_smallest_perturbation(targeted: bool, seed: int) -> None:
+    linear, x = Linear(seed=seed), photographs(4, 6, 5, 0.3, 0.7)
+    labels, targets, weight = fooled_into(linear, x, targeted)
+    out, state = run_attack(DDN(quantize=False), linear, x, labels, targets, iterations=200)
+    smallest = margins(linear(x), labels).abs() / weight.flatten(1).norm(dim=1)
+    ratio = (out - x).flatten(1).norm(dim=1) / smallest
+    assert state["fooled"].all()
+    assert (ratio >= 1).all()
+    assert (ratio <= 1.05).all()
+    assert torch.equal(state["size"], (out - x).flatten(1).norm(dim=1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ddn_finds_the_nearest_of_several_classes(seed: int) -> None:
+    linear, x = Linear(4, seed=seed), photographs(4, 6, 5, 0.3, 0.7)
+    logits = linear(x)
+    labels = logits.argmax(1).tolist()
+    out, _ = run_attack(DDN(quantize=False), linear, x, labels, iterations=250)
+    for n, label in enumerate(labels):
+        distances = [
+            float((logits[n, label] - logits[n, k]) / linear.between(k, label).norm()) for k in range(4) if k != label
+        ]
+        assert 1 <= float((out - x)[n].norm()) / min(distances) <= 1.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ddn_finds_the_smallest_perturbation_between_black_and_white(seed: int) -> None:
+    linear, x = Linear(seed=seed), saturated()
+    labels, _, weight = fooled_into(linear, x, False)
+    out, state = run_attack(DDN(quantize=False), linear, x, labels, iterations=250)
+    assert state["fooled"].all()
+    for n in range(len(x)):
+        # The shortest change with w d = -margin is clip(t w) too: bisect for its length.
+        short, long = 0.0, 3.0
+        for _ in range(40):
+            length = (short + long) / 2
+            reached = float((weight[n] * longest(weight[n], -x[n], 1 - x[n], length)).sum())
+            short, long = (length, long) if reached < -float(margins(linear(x), labels)[n]) else (short, length)
+        assert 1 <= float((out - x)[n].norm()) / long <= 1.05
+
+
+def test_ddn_stays_on_the_lattice_of_8_bits() -> None:
+    linear = Linear()
+    x = (photographs(4, 6, 5) * 255).round() / 255
+    labels, _, weight = fooled_into(linear, x, False)
+    out, state = run_attack(DDN(), linear, x, labels)
+    assert state["fooled"].all()
+    torch.testing.assert_close((out * 255).round(), out * 255, rtol=0, atol=1e-9)
+    assert ((linear((out * 255).round() / 255).argmax(1)) != torch.tensor(labels)).all()
+    smallest = margins(linear(x), labels).abs() / weight.flatten(1).norm(dim=1)
+    assert ((out - x).flatten(1).norm(dim=1) / smallest <= 1.25).all()
+
+
+@targeted
+def test_normalized_ascent_goes_straight_and_stops_in_time(targeted: bool) -> None:
+    linear, x = Linear(), photographs(4, 6, 5, 0.4, 0.6)
+    labels, targets, _ = fooled_into(linear, x, targeted)
+    out, state = run_attack(NormalizedAscentAttack(lr=0.02), linear, x, labels, targets)
+    for n, label in enumerate(labels):
+        way = linear.weight[1 - label] if targeted else -linear.weight[label]
+        way = way / way.norm()
+        gain = float(way @ linear.between(1 - label, label)) * 0.02  # of the margin, a step
+        steps = int(-float(margins(linear(x), labels)[n]) / gain) + 1
+        assert int(state["iteration"][n]) == steps
+        torch.testing.assert_close((out - x)[n].flatten(), 0.02 * steps * way)
+
+
+@targeted
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fgsm_is_one_step_to_the_border(targeted: bool, norm: Norm) -> None:
+    linear, x, eps = Linear(), photographs(4, 6, 5), 0.07
+    labels, targets, weight = fooled_into(linear, x, targeted)
+    step = weight.sign() if norm == "linf" else weight / weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    inside = slice(None) if norm == "linf" else (x + eps * step == (x + eps * step).clamp(0, 1)).flatten(1).all(1)
+    one = PGD(norm, eps, random_start=False)
+    for attack, iterations in ((FGSM(norm, eps), None), (FGSM(norm, eps), 30), (one, 1)):
+        out, state = run_attack(attack, linear, x, labels, targets, iterations=iterations)
+        torch.testing.assert_close(out[inside], (x + eps * step).clamp(0, 1)[inside])
+        assert state["iteration"].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [NormalizedAscentAttack(), PGD(eps=0.2), APGD(eps=0.2, loss="dlr"), DDN()],
+    ids=lambda one: type(one).__name__,
+)
+def test_logits_far_below_zero_are_no_matter(attack: Attack) -> None:
+    linear, low, x = Linear(4), Linear(4), photographs(4, 6, 5, 0.3, 0.7)
+    low.bias = low.bias - 1e3
+    labels = linear(x).argmax(1).tolist()
+    out, state = run_attack(attack, linear, x, labels)
+    below, _ = run_attack(attack, low, x, labels)
+    assert state["fooled"].all()
+    torch.testing.assert_close(below, out, rtol=0, atol=1e-9)
+
+
+def test_without_a_limit_everything_falls() -> None:
+    linear, x = Linear(4), photographs(8, 6, 5)
+    labels = linear(x).argmax(1).tolist()
+    attacks: list[BudgetAttack] = [PGD(eps=1.0), PGD("l2", 10.0), APGD(eps=1.0), APGD("l2", 10.0, "dlr")]
+    for attack in attacks:
+        assert run_attack(attack, linear, x, labels)[1]["fooled"].all()

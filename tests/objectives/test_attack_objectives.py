@@ -1,0 +1,107 @@
+"""The losses of attacks, held against their formulas written out row by row."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.errors import LitVizError
+from lit_viz.objectives import DLR, AttackObjective, CrossEntropy, Margin, Outputs, TargetLogit
+
+LOGITS = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 - 10
+TARGETS = torch.arange(40) % 6
+LABELS = (TARGETS + 1 + torch.arange(40) % 5) % 6
+TOWARDS = torch.arange(40) % 2 == 0
+OBJECTIVES: list[AttackObjective] = [CrossEntropy(), TargetLogit(), Margin(), DLR()]
+
+
+def outputs(logits: Tensor = LOGITS) -> Outputs:
+    """Half of the rows are targeted; the others leave ``TARGETS``, which is their label."""
+    labels = torch.where(TOWARDS, LABELS, TARGETS)
+    return Outputs(logits, TARGETS, labels=labels, towards=TOWARDS)
+
+
+def by_hand(objective: AttackObjective, z: list[float], goal: int, label: int, towards: bool) -> float:
+    sign = 1 if towards else -1
+    others = max(value for k, value in enumerate(z) if k != goal)
+    down = sorted(z, reverse=True)
+    if isinstance(objective, CrossEntropy):
+        return sign * (z[goal] - math.log(sum(map(math.exp, z))))
+    if isinstance(objective, TargetLogit):
+        return sign * z[goal]
+    if isinstance(objective, Margin):
+        return sign * (z[goal] - others)
+    if towards:
+        return -(z[label] - z[goal]) / (down[0] - (down[2] + down[3]) / 2)
+    return -(z[goal] - others) / (down[0] - down[2])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda one: type(one).__name__)
+def test_formulas(objective: AttackObjective) -> None:
+    said = outputs()
+    assert said.labels is not None
+    rows = zip(LOGITS.tolist(), TARGETS.tolist(), said.labels.tolist(), TOWARDS.tolist(), strict=True)
+    expected = [by_hand(objective, *row) for row in rows]
+    torch.testing.assert_close(objective(said), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(), TargetLogit(), Margin()], ids=lambda one: type(one).__name__)
+def test_more_of_the_right_class_is_better(objective: AttackObjective) -> None:
+    logits = LOGITS.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(outputs(logits)).sum(), logits)
+    own = gradient.gather(1, TARGETS[:, None])[:, 0]
+    assert torch.equal(own > 0, TOWARDS)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda one: type(one).__name__)
+def test_gradients_are_finite_differences(objective: AttackObjective) -> None:
+    assert torch.autograd.gradcheck(lambda z: objective(outputs(z)), LOGITS.clone().requires_grad_())
+
+
+def test_the_margin_is_above_zero_where_the_attack_succeeds() -> None:
+    seen = LOGITS.argmax(1) == TARGETS
+    assert torch.equal(Margin()(outputs()) > 0, seen == TOWARDS)
+    untargeted = Outputs(LOGITS, TARGETS, towards=torch.zeros(40, dtype=torch.bool))
+    assert torch.equal(DLR()(untargeted) > 0, ~seen)
+
+
+def test_the_ratio_does_not_see_shift_and_scale() -> None:
+    torch.testing.assert_close(DLR()(outputs(1000 * LOGITS + 7)), DLR()(outputs()))
+
+
+def test_ties_are_finite() -> None:
+    logits = torch.zeros(40, 6).requires_grad_()
+    for objective in OBJECTIVES:
+        score = objective(outputs(logits))
+        (gradient,) = torch.autograd.grad(score.sum(), logits)
+        assert score.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+def test_all_rows_are_targeted_unless_said_otherwise() -> None:
+    assert torch.equal(TargetLogit()(Outputs(LOGITS, TARGETS)), LOGITS.gather(1, TARGETS[:, None])[:, 0])
+
+
+def test_refusals() -> None:
+    away = torch.zeros(2, dtype=torch.bool)
+    two = torch.tensor([0, 1])
+    with pytest.raises(LitVizError, match="DLR needs 3 classes in an untargeted attack and the network has 2"):
+        DLR()(Outputs(torch.zeros(2, 2), two, towards=away))
+    with pytest.raises(LitVizError, match="DLR needs 4 classes in a targeted attack and the network has 3"):
+        DLR()(Outputs(torch.zeros(2, 3), two, labels=two, towards=~away))
+    assert DLR()(Outputs(torch.zeros(2, 3), two, towards=away)).tolist() == [0, 0]
+    for labels in (None, torch.tensor([2, -1])):
+        with pytest.raises(LitVizError, match="DLR needs the true label"):
+            DLR()(Outputs(torch.zeros(2, 4), two, labels=labels, towards=~away))
+    for objective in OBJECTIVES:
+        with pytest.raises(LitVizError, match="needs the class to reach or to leave"):
+            objective(Outputs(torch.zeros(2, 4), torch.tensor([0, -1]), towards=away))
+
+
+def test_an_unknown_label_is_no_matter_where_none_is_needed() -> None:
+    towards = torch.tensor([True, False])
+    said = Outputs(LOGITS[:2], TARGETS[:2], labels=torch.tensor([3, -1]), towards=towards)
+    assert DLR()(said).isfinite().all()
