@@ -137,7 +137,7 @@ def _verified(goal: Goal, image: Tensor, ball: LatticeBall, float_success: bool)
     saved = decode(encode_png(image_of(levels)))
     logits = goal.logits(saved)
     repaired = 0
-    if float_success and not goal.met(logits):
+    if float_success and ball.contains(levels) and not goal.met(logits):
         better = repair(image, levels, float(goal.margin(logits)), ball, goal)
         if better is not None:
             repaired = int((better - levels).abs().sum())

@@ -65,7 +65,7 @@ class Climb(NamedTuple):
     Attributes:
         levels: the candidate of the fewest moves that meets the goal; where none does, that of the best margin.
         margin: of the original network on it.
-        met: whether it meets the goal, in the ball.
+        met: whether it meets the goal.
     """
 
     levels: Tensor
@@ -84,7 +84,7 @@ def repair(image: Tensor, levels: Tensor, margin: float, ball: LatticeBall, goal
 
     Args:
         image: ``(C, H, W)`` in [0, 1], the success before it was rounded.
-        levels: ``(C, H, W)``, what was made of it, and misses the goal.
+        levels: ``(C, H, W)``, what was made of it: they lie in the ball and miss the goal.
         margin: of the original network on the levels.
         ball: where levels may go.
         goal: what is to be seen.
@@ -118,7 +118,7 @@ def _climb(start: Climb, slope: Tensor, worth: Tensor, ball: LatticeBall, goal: 
             break
         levels = ball.shorten(_moved(start.levels, slope, order[:count]), slope)
         logits = goal.logits(image_of(levels))
-        here = Climb(levels, float(goal.margin(logits)), goal.met(logits) and ball.contains(levels))
+        here = Climb(levels, float(goal.margin(logits)), goal.met(logits))
         if here.met or (not best.met and here.margin > best.margin):
             best = here
         missed, enough = (missed, count) if here.met else (count, enough)

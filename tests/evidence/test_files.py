@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -44,7 +45,9 @@ def verify(net: Classifier, images: Tensor, sources: Tensor, eps: float | None =
         "norm": None if eps is None else "linf",
         **options,
     }
-    return save_and_verify(net, images, sources, eps=None if eps is None else torch.full((n,), eps), **rows)
+    return save_and_verify(
+        net, images, sources, eps=None if eps is None else torch.full((n,), eps, dtype=torch.float64), **rows
+    )
 
 
 def lattice_images(n: int, *shape: int, seed: int = 0, low: int = 0, high: int = 255) -> Tensor:
@@ -111,10 +114,10 @@ def test_a_rounded_image_stays_in_the_linf_ball_around_the_source_as_given(eps, 
         assert inside or not saved.success
 
 
-def test_eps_is_understood_in_float32_too():
+def test_eps_may_be_off_by_its_last_bits():
     source = torch.full((1, 1, 2, 2), 100 / 255)
-    for level in range(1, 60):
-        for eps in (level / 255, float(torch.tensor(level / 255))):
+    for level in (1, 2, 4, 8, 16, 33, 37, 57):
+        for eps in (level / 255, level * (1 / 255)):
             (saved,) = verify(linear(torch.ones(1, 2, 2)), source + eps, source, eps)
             assert saved.distances["linf"] == level / 255
 
@@ -172,11 +175,12 @@ def net_says_yes(saved: Saved) -> bool:
 # -- repair
 
 
-def killed(values: int, seed: int, free: float = 1.0) -> tuple[Classifier, Tensor, Tensor]:
+def killed(values: int, seed: int) -> tuple[Classifier, Tensor, Tensor]:
     """Return a linear network, a photograph and a success of it that rounding undoes."""
     source = lattice_images(1, 1, 4, values // 4, seed=seed, low=40, high=215)
     weight = (2 * random(1, 4, values // 4, seed=seed + 1) - 1).double()
-    change = weight.sign() * (0.45 + 2 * (random(1, 4, values // 4, seed=seed + 2) < 0.2)) / 255  # .45 is rounded off
+    rounded_off = 0.1 + 0.35 * random(1, 4, values // 4, seed=seed + 2)
+    change = weight.sign() * (rounded_off + 2 * (random(1, 4, values // 4, seed=seed + 3) < 0.2)) / 255
     image = source.double() + change
     margin = float((weight * image[0]).sum())
     return linear(weight.float(), -margin + 0.01 / 255), image, source
@@ -227,7 +231,7 @@ def test_where_no_lattice_point_in_the_ball_succeeds_it_is_a_failure():
 def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
     steps = torch.tensor(list(itertools.product(range(-3, 4), repeat=4)), dtype=torch.float64)
     won = possible = 0
-    for seed in range(150):
+    for seed in range(60):
         source = lattice_images(1, 1, 2, 2, seed=seed, low=40, high=215)
         weight = 2 * random(1, 2, 2, seed=seed + 1) - 1
         eps = (1.0 + 1.9 * float(random(1, seed=seed))) / 255
@@ -241,7 +245,7 @@ def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
         assert saved.distances["l2"] <= eps + 1e-9
         assert saved.success <= bool(best)
         won, possible = won + saved.success, possible + int(best)
-    assert won >= 0.75 * possible > 40  # greedy: the best of few values is hard to find
+    assert won >= 0.75 * possible > 20  # greedy: the best of few values is hard to find
 
 
 def test_saturated_values_have_nowhere_to_go():
@@ -261,6 +265,70 @@ def test_a_nan_network_or_image_is_a_failure():
     (saved,) = verify(linear(torch.ones(1, 2, 2), -3), source * torch.nan, source)
     assert torch.equal(saved.image, torch.zeros(1, 2, 2))
     assert not saved.success
+
+
+class Curved(nn.Module):
+    """The logits (0, f(t)), where t is the sum of the levels above a grey of 100."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+        self.levels = nn.Conv2d(1, 1, 1)
+        self.levels.weight.data[:], self.levels.bias.data[:] = 255, -100
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = self.f(self.levels(x).flatten(1).sum(1))
+        return torch.stack([torch.zeros_like(margin), margin], 1)
+
+
+def curved(f: Callable[[Tensor], Tensor], size: int, change: float) -> Saved:
+    """Verify an image of size * size greys of 100, of which each was raised by the change, in levels."""
+    net = load_classifier(Curved(f), labels=["no", "yes"], mean=[0.0], std=[1.0], size=size)
+    source = torch.full((1, 1, size, size), 100 / 255)
+    image = (source.double() * 255 + change) / 255
+    assert net.logits(image).argmax() == 1
+    (lost,) = verify(net, image, source, float_success=torch.tensor([False]))
+    assert not lost.success
+    return verify(net, image, source)[0]
+
+
+def test_where_the_slope_is_lost_too_the_roundings_are_undone():
+    saved = curved(lambda t: t.relu() ** 2 - 5.5, 3, 0.4)  # flat at the photograph
+    assert saved.success
+    assert saved.repaired == 3
+
+
+def test_where_the_slope_promises_too_much_the_number_of_moves_is_doubled_and_bisected():
+    def f(t: Tensor) -> Tensor:
+        return t - (t - 1).relu() / 2 - 0.4 * (t - 3.5).relu() + 0.9 * (t - 12.5).relu() - 2.62
+
+    saved = curved(f, 6, 0.4)
+    assert saved.success
+    assert saved.repaired == 8
+
+
+def test_where_a_level_each_is_not_enough_a_second_one_is_tried():
+    saved = curved(lambda t: t - 1.5 + 5 * (0.3 - (t - 0.4).abs()).relu(), 1, 0.4)
+    assert saved.success
+    assert saved.repaired == 2
+
+
+def test_a_jpeg_is_asked_about_on_its_own():
+    source = lattice_images(12, 1, 8, 8)
+    weight = 2 * random(1, 8, 8) - 1
+    image = (source + 6 / 255 * weight.sign()).clamp(0, 1)
+    found = []
+    for n in range(12):
+        part = 0.4 + 0.05 * n
+        net = linear(weight, -float((weight * ((1 - part) * source[n] + part * image[n])).double().sum()))
+        (saved,) = verify(net, image[n : n + 1], source[n : n + 1])
+        for quality in (95, 75):
+            buffer = io.BytesIO()
+            Image.fromarray((saved.image[0] * 255).round().byte().numpy()).save(buffer, "JPEG", quality=quality)
+            pixels = torch.from_numpy(np.asarray(Image.open(buffer)).copy()).float() / 255
+            assert saved.jpeg[quality] == bool(net.logits(pixels[None, None]).argmax() == 1)
+        found.append((saved.success, saved.jpeg[95], saved.jpeg[75]))
+    assert {(True, True, True), (True, True, False)} <= set(found)
 
 
 def test_what_failed_as_a_float_is_not_repaired_but_believed_if_the_file_succeeds():
