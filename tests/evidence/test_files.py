@@ -245,7 +245,7 @@ def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
         assert saved.distances["l2"] <= eps + 1e-9
         assert saved.success <= bool(best)
         won, possible = won + saved.success, possible + int(best)
-    assert won >= 0.75 * possible > 20  # greedy: the best of few values is hard to find
+    assert won >= 0.7 * possible > 15  # greedy: the best of few values is hard to find
 
 
 def test_saturated_values_have_nowhere_to_go():
