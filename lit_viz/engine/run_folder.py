@@ -52,6 +52,8 @@ _LAYOUT = (
     "figure.*",
     "evolution.*",
     "evidence.*",
+    "masks",
+    "localization.*",
     "checkpoints",
     "wandb",
     "config.yaml",  # last: while it is there the rest is known to be a run
