@@ -21,7 +21,10 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.evidence.boxes import TrueBoxes, read_boxes
 from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate
+from lit_viz.evidence.graph_cut import opencv
+from lit_viz.evidence.localization import localize_run
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.methods import SaliencyMap
@@ -53,6 +56,7 @@ class Saliency(Command):
     def __init__(self, images: Tensor | None = None) -> None:
         """Take images that are handed over instead of files, ``(N, C, H, W)`` in [0, 1]: ``array:3`` is the fourth."""
         self.images = images
+        self.boxes: Mapping[str, TrueBoxes] | None = None  # of the last run that was built; None finds no boxes
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
         """Add photographs, targets and labels, and whether Captum is asked."""
@@ -61,6 +65,13 @@ class Saliency(Command):
         add("--scale", type=Literal["shared", "map"], default="shared", help="of the figure's colours")
         add("--overlays", type=bool, default=False, help="shows the maps over the photographs, too")
         add("--check", type=Literal["captum", "none"], default="captum", help="what maps are held against")
+        add("--localize", action="store_true", help="also find the object: its box and mask, by a graph cut")
+        add(
+            "--boxes",
+            type=str | None,
+            default=None,
+            help="true boxes, which the found ones are held against: Pascal VOC (a file or a folder) or COCO",
+        )
 
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Turn ``--method smoothgrad`` into the class it stands for, and ``--tolerance`` into the module's option."""
@@ -71,9 +82,11 @@ class Saliency(Command):
         return (f"--model.{name[2:]}" if short else name), value
 
     def check(self, config: Namespace) -> None:
-        """Refuse a run without photographs."""
+        """Refuse a run without photographs, or without what boxes are found by and held against."""
         if not config.photographs:
             raise LitVizError(f"no photograph was named: try {self.example}")
+        if _true_boxes(config) is not None:
+            opencv()
 
     def tasks(
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
@@ -90,6 +103,7 @@ class Saliency(Command):
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> SaliencyMap:
         """Return the module."""
+        self.boxes = _true_boxes(config)
         return SaliencyMap(
             classifier,
             **parts,
@@ -110,10 +124,15 @@ class Saliency(Command):
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
     ) -> bool:
-        """Hold maps against Captum's."""
-        if how.wanted == "none":
-            return True
+        """Hold maps against Captum's, and their boxes against true ones where these are wanted."""
         assert isinstance(module, SaliencyMap)
+        agrees = how.wanted == "none" or self._agrees(module, outcomes, folder, how)
+        if self.boxes is not None:
+            reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
+            how.say(localize_run(outcomes, reducers, self.boxes, folder).sentence())
+        return agrees
+
+    def _agrees(self, module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry) -> bool:
         certificate = cross_check(outcomes, module.methods, module.classifier, seconds=how.seconds)
         found = {index: {"captum": verdict} for index, verdict in verdicts(certificate).items()}
         for outcome in outcomes:
@@ -176,6 +195,13 @@ def _subtitle(record: Mapping[str, Any]) -> str:
 def _said_error(record: Mapping[str, Any]) -> str:
     error = record.get("relative_error")
     return "-" if error is None else f"± {error:.1%}"
+
+
+def _true_boxes(config: Namespace) -> Mapping[str, TrueBoxes] | None:
+    """Return the true boxes that are known, by photograph; None where no boxes are wanted."""
+    if config.boxes is None:
+        return {} if config.localize else None
+    return read_boxes(config.boxes)
 
 
 def _listed(method: Any) -> list[Attribution]:
