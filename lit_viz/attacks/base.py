@@ -103,13 +103,14 @@ class Attack(StepRule):
         """Return the state after the images ``x`` were evaluated: each is the best one if it is better than that.
 
         A success is better than none. Of two successes the one with the smaller perturbation is better where that is
-        what the attack looks for, else, as of two failures, the one that scores higher.
+        what the attack looks for, else, as of two failures, the one that scores higher. The photograph itself is no try.
         """
         fooled = succeeded(evaluation.logits, state)
         size = -evaluation.score
         if self.minimal:
             size = torch.where(fooled, norm(x - state["source"]), size)
-        better = (fooled & ~state["fooled"]) | ((fooled == state["fooled"]) & (size < state["size"]))
+        tried = fooled | (state["iteration"] > 0)
+        better = (fooled & ~state["fooled"]) | (tried & (fooled == state["fooled"]) & (size < state["size"]))
         return {
             **state,
             "best": chosen(better, x, state["best"]),

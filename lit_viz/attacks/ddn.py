@@ -67,7 +67,7 @@ class DDN(Attack):
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Turn the perturbation, then set its length."""
         fooled = succeeded(evaluation.logits, state)
-        eps = state["eps"] * torch.where(fooled, 1 - self.gamma, 1 + self.gamma)
+        eps = torch.where(fooled, state["eps"] * (1 - self.gamma), state["eps"] * (1 + self.gamma))
         turned = state["change"] + per_slot(self.alpha(state), x) * unit(slope(evaluation, x, rows))
         moved = (state["source"] + per_slot(eps, x) * unit(turned)).clamp(0, 1)
         state = {**state, "eps": eps, "change": moved - state["source"]}

@@ -75,7 +75,7 @@ def test_ddn_finds_the_nearest_of_several_classes(seed: int) -> None:
     linear, x = Linear(4, seed=seed), photographs(4, 6, 5, 0.3, 0.7)
     logits = linear(x)
     labels = logits.argmax(1).tolist()
-    out, _ = run_attack(DDN(quantize=False), linear, x, labels, iterations=250)
+    out, _ = run_attack(DDN(quantize=False), linear, x, labels, iterations=400)
     for n, label in enumerate(labels):
         distances = [
             float((logits[n, label] - logits[n, k]) / linear.between(k, label).norm()) for k in range(4) if k != label

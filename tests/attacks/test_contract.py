@@ -1,0 +1,329 @@
+"""What every attack promises: its cost, the same outcome however it is batched, feasible images, no lost success."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.attacks import APGD, ATTACKS, DDN, FGSM, PGD, Attack, NormalizedAscentAttack, name_of, run_attack
+from lit_viz.attacks.base import _bare
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
+
+MADE: dict[str, Callable[[], Attack]] = {
+    "normalized ascent": lambda: NormalizedAscentAttack(lr=0.05),
+    "fgsm": lambda: FGSM(eps=0.05),
+    "fgsm, l2": lambda: FGSM("l2", 0.6),
+    "pgd": lambda: PGD(eps=0.05),
+    "pgd, l2": lambda: PGD("l2", 0.6),
+    "pgd, momentum": lambda: PGD(eps=0.05, momentum=0.75, nesterov=True, random_start=False),
+    "pgd, restarts": lambda: PGD(eps=0.05, restarts=3),
+    "pgd, on": lambda: PGD(eps=0.05, early_stop=False),
+    "apgd": lambda: APGD(eps=0.05),
+    "apgd, l2": lambda: APGD("l2", 0.6, "dlr", random_start=False),
+    "apgd, restarts": lambda: APGD(eps=0.05, restarts=2),
+    "apgd, on": lambda: APGD(eps=0.05, early_stop=False),
+    "ddn": lambda: DDN(eps=0.3),
+    "ddn, float": lambda: DDN(eps=0.3, quantize=False),
+}
+every = pytest.mark.parametrize("name", MADE)
+CURVED = Curved()
+X = photographs(8)
+LABELS = CURVED(X).argmax(1).tolist()
+TARGETS = [(label + 1 + n % 4) % 5 for n, label in enumerate(LABELS)]
+ITERATIONS = 20
+
+
+def attacked(name: str, rows: Sequence[int] = range(8), targeted: bool = False, **options: Any) -> tuple[Tensor, Any]:
+    rows = list(rows)
+    labels, targets = [LABELS[n] for n in rows], [TARGETS[n] for n in rows]
+    goals = {"labels": labels, "targets": targets if targeted else None}
+    keys = {"seeds": [10 + n for n in rows], "iterations": ITERATIONS}
+    return run_attack(MADE[name](), options.pop("network", CURVED), X[rows], **goals, **{**keys, **options})
+
+
+@every
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_batch_changes_nothing(name: str, targeted: bool) -> None:
+    """Nobody waits for another, stops with another, or gives up with another."""
+    whole, state = attacked(name, targeted=targeted)
+    for size in (1, 3):
+        for first in range(0, 8, size):
+            rows = range(first, min(first + size, 8))
+            out, mine = attacked(name, rows, targeted)
+            torch.testing.assert_close(out, whole[rows.start : rows.stop], rtol=0, atol=1e-9)
+            for key in ("iteration", "fooled"):
+                assert torch.equal(mine[key], state[key][rows.start : rows.stop])
+
+
+@every
+@pytest.mark.parametrize("targeted", [False, True])
+def test_what_is_called_fooled_is(name: str, targeted: bool) -> None:
+    """Success seen is success returned, and the outcome is the image that was seen."""
+    out, state = attacked(name, targeted=targeted)
+    margin = margins(CURVED(out), LABELS, TARGETS if targeted else None)
+    assert torch.equal(state["fooled"], margin > 0)
+    assert state["fooled"].any()
+
+
+@every
+@pytest.mark.parametrize("targeted", [False, True])
+def test_costs(name: str, targeted: bool) -> None:
+    """k updates cost k + 1 forwards, and a backward each but for starts and for returns to a point whose slope is
+    known."""
+    attack = MADE[name]()
+    for n in range(8):
+        network = Watched(CURVED)
+        _, state = attacked(name, [n], targeted, network=network)
+        k = int(state["iteration"][0])
+        free = 0
+        if getattr(attack, "start_at_random", False):
+            length = ITERATIONS // attack.restarts
+            free = min(attack.restarts, -(-k // length))
+        assert network.forwards == k + 1
+        assert network.backwards == network.passes
+        if name.startswith("apgd"):
+            assert k - free - 8 <= network.backwards <= k - free
+        else:
+            assert network.backwards == k - free
+        assert k <= ITERATIONS
+
+
+@every
+def test_an_image_that_is_done_is_not_asked_about_again(name: str) -> None:
+    network = Watched(CURVED)
+    _, state = attacked(name, targeted=True, network=network)
+    assert network.forwards == int((state["iteration"] + 1).sum())
+    alone = []
+    for n in range(8):
+        single = Watched(CURVED)
+        attacked(name, [n], True, network=single)
+        alone.append(single.backwards)
+    assert network.backwards == sum(alone)
+
+
+@every
+@pytest.mark.parametrize("targeted", [False, True])
+def test_who_is_seen_as_wanted_costs_a_forward_and_stays(name: str, targeted: bool) -> None:
+    network = Watched(CURVED)
+    others = [(label + 1) % 5 for label in LABELS]
+    out, state = run_attack(MADE[name](), network, X, others, LABELS if targeted else None, iterations=6)
+    assert torch.equal(out, X) == (name not in ("pgd, on", "apgd, on"))
+    assert state["fooled"].all()
+    if name not in ("pgd, on", "apgd, on"):  # which go on to raise the score
+        assert state["iteration"].tolist() == [0] * 8
+        assert (network.forwards, network.passes) == (8, 0)
+
+
+@every
+def test_images_are_feasible_at_every_update(name: str) -> None:
+    attack, network = MADE[name](), Watched(CURVED)
+    attack.early_stop = False
+    black_white = X.round()
+    for x in (X, black_white, (X * 255).round() / 255):
+        network.inputs.clear()
+        labels = CURVED(x).argmax(1).tolist()
+        out, _ = run_attack(attack, network, x, labels, iterations=12)
+        for image in (*network.inputs, out):
+            assert image.min() >= 0
+            assert image.max() <= 1
+            if len(image) < 8 or not hasattr(attack, "eps") or isinstance(attack, DDN):
+                continue
+            change = (image - x).flatten(1)
+            length = change.norm(dim=1) if attack.norm == "l2" else change.abs().amax(1)
+            assert (length <= attack.eps + 1e-6).all()
+
+
+@every
+def test_float32_is_feasible_too(name: str) -> None:
+    network = Watched(lambda x: CURVED(x.double()).float())
+    out, state = run_attack(MADE[name](), network, X.float(), LABELS, iterations=8)
+    assert out.dtype == torch.float32
+    assert all(image.min() >= 0 and image.max() <= 1 for image in (*network.inputs, out))
+    assert torch.equal(CURVED(out.double()).argmax(1) != torch.tensor(LABELS), state["fooled"])
+
+
+@every
+def test_without_a_gradient_the_image_stays(name: str) -> None:
+    network = Watched(lambda x: x.flatten(1)[:, :4] * 0 + torch.tensor([3.0, 2, 1, 0], dtype=torch.float64))
+    out, state = run_attack(MADE[name](), network, X, [0] * 8, iterations=9)
+    assert not state["fooled"].any()
+    assert out.isfinite().all()
+    if not getattr(MADE[name](), "start_at_random", False):
+        expected = X if name != "ddn" else (X * 255).round() / 255
+        assert all((images - expected[: len(images)]).abs().max() < 1e-12 for images in network.inputs[1:])
+
+
+@every
+def test_no_number_is_no_success(name: str) -> None:
+    _, state = run_attack(MADE[name](), lambda x: x.flatten(1)[:, :5] * torch.nan, X, [0] * 8, iterations=3)
+    assert not state["fooled"].any()
+
+
+@every
+def test_slots_differ_in_age(name: str) -> None:
+    """One image enters when the others are some updates old: what becomes of it is what becomes of it alone."""
+    attack = MADE[name]()
+    alone, _ = attacked(name)
+    tasks = [Task(n, str(n), 10 + n, label=label) for n, label in enumerate(LABELS)]
+
+    def entering(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        count = torch.zeros(len(rows), dtype=torch.long)
+        own = attack.init(X[list(rows)], [tasks[n] for n in rows])
+        last = torch.full_like(count, ITERATIONS)
+        return X[list(rows)], {**own, "iteration": count, "iterations": last, "until": last}
+
+    (x, state), present = entering([0, 1]), [0, 1]
+    waiting = list(range(2, 8))
+    out: dict[int, Tensor] = {}
+    for step in range(500):
+        if waiting and step % 4 == 3:
+            new = waiting.pop(0)
+            image, own = entering([new])
+            x, present = torch.cat([x, image]), [*present, new]
+            state = {key: torch.cat([state[key], own[key]]) for key in state}
+        if not present:
+            if not waiting:
+                break
+            continue
+        evaluate = _bare(attack.objective, CURVED, state)
+        over = state["iteration"] >= state["iterations"]
+        with torch.no_grad():
+            x, state, done = attack.step(x, state, evaluate)
+        state["iteration"] = state["iteration"] + (~done).long()
+        ended = done | over
+        for m in ended.nonzero()[:, 0].tolist():
+            out[present[m]] = attack.result(x[m : m + 1], {key: value[m : m + 1] for key, value in state.items()})[0]
+        x, state = x[~ended], {key: value[~ended] for key, value in state.items()}
+        present = [n for n, gone in zip(present, ended.tolist(), strict=True) if not gone]
+    assert sorted(out) == list(range(8))
+    torch.testing.assert_close(torch.stack([out[n] for n in range(8)]), alone, rtol=0, atol=1e-9)
+
+
+@every
+def test_the_global_random_state_is_left_alone(name: str) -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()  # noqa: NPY002
+    attacked(name, [0])
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.equal(torch.random.get_rng_state(), before[2])
+
+
+@every
+def test_neither_photographs_nor_states_are_changed_in_place(name: str) -> None:
+    x = X.clone()
+    attack = MADE[name]()
+    tasks = [Task(n, str(n), n, label=label) for n, label in enumerate(LABELS)]
+    count = torch.zeros(8, dtype=torch.long)
+    state = {**attack.init(x, tasks), "iteration": count, "iterations": count + 9, "until": count + 9}
+    for k in range(5):
+        state["iteration"] = count + k
+        kept = x.clone(), {key: value.clone() for key, value in state.items()}
+        with torch.no_grad():
+            moved, after, _ = attack.step(x, state, _bare(attack.objective, CURVED, state))
+        assert torch.equal(x, kept[0])
+        assert all(torch.equal(state[key], value) for key, value in kept[1].items())
+        assert {key: value.dtype for key, value in after.items()} == {key: value.dtype for key, value in state.items()}
+        assert all(len(value) == 8 for value in after.values())
+        x, state = moved, after
+
+
+@pytest.mark.parametrize("name", ["pgd, on", "apgd, on"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_who_goes_on_keeps_the_best(name: str, targeted: bool) -> None:
+    network = Watched(CURVED)
+    out, state = attacked(name, targeted=targeted, network=network)
+    for n in range(8):
+        labels, targets = [LABELS[n]] * ITERATIONS, [TARGETS[n]] * ITERATIONS if targeted else None
+        logits = CURVED(torch.stack([images[n] for images in network.inputs[1:]]))
+        scores = torch.log_softmax(logits, 1)[:, targets[n] if targets else LABELS[n]] * (1 if targeted else -1)
+        success = margins(logits, labels, targets) > 0
+        best = scores[success] if bool(success.any()) else scores
+        assert float(-state["size"][n]) == pytest.approx(float(best.max()), abs=1e-12)
+        assert torch.equal(out[n], torch.stack([images[n] for images in network.inputs])[1:][scores == best.max()][0])
+
+
+def test_a_success_is_kept_though_a_failure_scores_higher() -> None:
+    """The cross-entropy may be higher where the label is still on top; and the photograph itself is no try."""
+    attack = PGD(early_stop=False)
+    state = {**attack.init(X[:1], [Task(0, "image", 0, label=0)]), "iteration": torch.zeros(1, dtype=torch.long)}
+    shown = [[0.0, -1, -1], [1.0, 0, -9], [1.0, 1.1, -9], [1.0, 0.9, 0.9], [1.0, 1.2, -9]]
+    for k, (logits, best, fooled) in enumerate(zip(shown, [0, 1, 2, 2, 4], [0, 0, 1, 1, 1], strict=True)):
+        x = torch.full_like(X[:1], 0.1 * k)
+        state["iteration"] = torch.tensor([k])
+        evaluate = _bare(attack.objective, lambda x, row=logits: torch.tensor([row]).double(), state)
+        state = attack.seen(x, state, evaluate(x, gradient=False))
+        assert state["fooled"].tolist() == [bool(fooled)]
+        if k:
+            torch.testing.assert_close(attack.result(x, state), torch.full_like(x, 0.1 * best))
+
+
+@pytest.mark.parametrize("attack", [PGD(), PGD("l2"), APGD(), APGD("l2"), FGSM()])
+def test_a_task_may_have_its_own_radius(attack: Attack) -> None:
+    linear, x = Linear(), photographs(3, low=0.4, high=0.6)
+    attack.early_stop = False
+    radii = [0.01, 0.02, 0.05]
+    labels = linear(x).argmax(1).tolist()
+    out, _ = run_attack(attack, linear, x, labels, iterations=60, options=[{"eps": radius} for radius in radii])
+    change = (out - x).flatten(1)
+    length = change.norm(dim=1) if attack.norm == "l2" else change.abs().amax(1)
+    torch.testing.assert_close(length, torch.tensor(radii, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_a_task_may_have_its_own_rate_and_first_length() -> None:
+    rates = [{"lr": 0.1}, {"lr": 0.4}]
+    network = Watched(CURVED)
+    run_attack(NormalizedAscentAttack(clamp=False), network, X[:2], LABELS[:2], iterations=1, options=rates)
+    torch.testing.assert_close((network.inputs[1] - X[:2]).flatten(1).norm(dim=1), torch.tensor([0.1, 0.4]).double())
+    lengths = [{"eps": 0.1}, {"eps": 0.4}]
+    network = Watched(CURVED)
+    grey = photographs(2, low=0.4, high=0.6)
+    run_attack(DDN(quantize=False), network, grey, CURVED(grey).argmax(1).tolist(), iterations=1, options=lengths)
+    change = (network.inputs[1] - grey).flatten(1).norm(dim=1)
+    torch.testing.assert_close(change, 1.05 * torch.tensor([0.1, 0.4]).double(), rtol=1e-6, atol=0)
+
+
+def test_names() -> None:
+    for name, kind in ATTACKS.items():
+        assert name_of(kind()) == name
+
+    class Mine(PGD):
+        pass
+
+    assert name_of(Mine()) == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: PGD("l1"), "no norm 'l1': take linf or l2"),
+        (lambda: PGD(eps=-0.1), "the radius eps -0.1 of PGD"),
+        (lambda: APGD(eps=float("nan")), "the radius eps nan of APGD"),
+        (lambda: FGSM(eps=float("inf")), "the radius eps inf of FGSM"),
+        (lambda: PGD(alpha=0.0), "step alpha 0.0 moves nothing"),
+        (lambda: PGD(momentum=-1.0), "momentum of -1.0 makes no attack"),
+        (lambda: PGD(nesterov=True), "more than 0 for nesterov"),
+        (lambda: PGD(restarts=0), "0 restarts make no attack"),
+        (lambda: PGD(restarts=2, random_start=False), "more than 1 only at random"),
+        (lambda: APGD(loss="cw"), "no loss 'cw': take ce or dlr"),
+        (lambda: DDN(eps=0.0), "first length eps 0.0"),
+        (lambda: DDN(gamma=1.0), "gamma 1.0"),
+        (lambda: DDN(alpha=0.0), "0.0 is not a positive number"),
+        (lambda: NormalizedAscentAttack(lr=0.0), "not a positive number"),
+        (lambda: NormalizedAscentAttack(space="fourier"), "no space 'fourier'"),
+        (lambda: run_attack(NormalizedAscentAttack(space="normalized"), CURVED, X, LABELS), "bind the attack"),
+        (lambda: run_attack(PGD(), CURVED, X), "image 0 has no class to leave"),
+        (lambda: run_attack(PGD(), CURVED, X[:1], [0], options=[{"eps": -1}]), "radius eps -1.0 of image 0"),
+        (lambda: run_attack(APGD(loss="dlr"), Linear(), X, [0] * 8), "DLR needs 3 classes"),
+    ],
+)
+def test_refusals(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        make()
