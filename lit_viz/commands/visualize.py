@@ -11,16 +11,21 @@ from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.commands.base import Command
+from lit_viz.commands.base import Command, Inquiry
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import judges_of
+from lit_viz.evidence.verdicts import verdict
 from lit_viz.figures.evolution import evolution_figure, evolutions
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import canvases
+from lit_viz.methods.class_visualization import Judges, as_input, canvases
 from lit_viz.outcomes import Outcome
+
+#: Two probabilities of one file are the same: the run asked its fast copy, in other batches.
+_SAME = 0.01
 
 
 class Visualize(Command):
@@ -79,6 +84,35 @@ class Visualize(Command):
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return the images at some of the logged iterations over the curve of their probability."""
         return evolution_figure(evolutions(outcomes))
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
+    ) -> bool:
+        """Read the pictures again and ask the original network and the judges; a run asked them as it went."""
+        if folder is None or how.seconds is not None:
+            return True
+        assert isinstance(module, ClassVisualization)
+        ask = judges_of(module.classifier)
+        done = [o for o in outcomes if o.record["status"] == "done"]
+        found = {o.record["index"]: self._again(o, module, ask) for o in done}
+        same = [abs(found[o.record["index"]]["probability"] - o.record["probability"]) < _SAME for o in done]
+        folder.amend({index: {"judges": again["judges"]} for index, again in found.items()})
+        pictures = [{"index": index, **again} for index, again in found.items()]
+        folder.merge_evidence({"pictures": {"read": len(done), "same": sum(same), "verdicts": pictures}})
+        how.say(f"evidence: {sum(same)} of {len(done)} files are seen by the original network as their records say")
+        for name in {name for again in found.values() for name in again["judges"]}:
+            right = sum(again["judges"][name]["rank"] == 1 for again in found.values())
+            how.say(f"evidence: {name} sees the class in {right} of {len(done)}")
+        return all(same)
+
+    @staticmethod
+    def _again(outcome: Outcome, module: ClassVisualization, ask: Judges) -> dict[str, Any]:
+        """Return what networks say of the picture that lies in the run folder."""
+        picture = outcome.image()
+        assert picture is not None
+        target = outcome.record["target"]
+        logits = module.classifier.logits(as_input(picture[None], module.classifier.size))[0]
+        return {"probability": verdict(logits, target)["probability"], "judges": dict(ask(picture, target))}
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what the network says of each image, and what the judges say: probability and rank."""
