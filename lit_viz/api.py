@@ -160,21 +160,23 @@ def attack(
     return _launch(Attack(handed), network, config, {**given, **options})
 
 
-def check(folder: str | Path, classifier: Classifier | nn.Module | None = None) -> bool:
+def check(folder: str | Path, classifier: Classifier | nn.Module | None = None, *, faithfulness: bool = False) -> bool:
     """Look for all evidence that the pictures in a run folder are true, and write it to ``evidence.json``.
 
     Args:
         folder: the run folder.
         classifier: the network, where it was handed over as a module.
+        faithfulness: also measures what saliency maps are good for (see
+            :func:`~lit_viz.evidence.appraising.appraise`); it is no verdict, and doesn't change what is returned.
 
     Returns:
         whether nothing speaks against them.
 
     Raises:
-        LitVizError: the folder is no run, or the weights are not those of the run.
+        LitVizError: the folder is no run, or the weights are not those of the run; there is no map to measure.
     """
     command, cli = stored(folder)
-    return check_run(command, cli, None if classifier is None else _classifier(classifier))
+    return check_run(command, cli, None if classifier is None else _classifier(classifier), faithfulness=faithfulness)
 
 
 def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None) -> Run:

@@ -199,16 +199,23 @@ def _resume(words: list[str]) -> None:
 
 
 def _check(words: list[str]) -> None:
-    if len(words) != 1 or words[0].startswith("-"):
-        _usage(words, "lit-viz check RUN", "Look again, and deeper, whether a run's pictures are true.")
+    folders = [word for word in words if word != "--faithfulness"]
+    if len(folders) != 1 or folders[0].startswith("-"):
+        meaning = (
+            "Look again, and deeper, whether a run's pictures are true.\n"
+            "--faithfulness also measures what saliency maps are good for: deletion and insertion, sensitivity, and\n"
+            "what remains of a map when the network's layers are drawn anew. A map of n evaluations costs 198\n"
+            "(forward only) and 14 n more."
+        )
+        _usage(words, "lit-viz check RUN [--faithfulness]", meaning)
         return
     from lit_viz.api import stored
     from lit_viz.run import check
 
-    command, cli = stored(words[0])
-    if not check(command, cli, say=_say):
+    command, cli = stored(folders[0])
+    if not check(command, cli, faithfulness="--faithfulness" in words, say=_say):
         sys.exit(1)
-    print(f"evidence {words[0]}/evidence.json")
+    print(f"evidence {folders[0]}/evidence.json")
 
 
 def _classes(words: list[str]) -> None:

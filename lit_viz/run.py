@@ -162,20 +162,30 @@ def _inquiry(config: Any, say: Say | None) -> Inquiry:
     return Inquiry(getattr(config, "check", "none"), _CHECK_SECONDS, say or (lambda _: None))
 
 
-def check(command: Command, cli: MethodCLI, classifier: Classifier | None = None, *, say: Say | None = None) -> bool:
+def check(
+    command: Command,
+    cli: MethodCLI,
+    classifier: Classifier | None = None,
+    *,
+    faithfulness: bool = False,
+    say: Say | None = None,
+) -> bool:
     """Look for all evidence that the outcomes in a run folder are true.
 
     Args:
         command, cli: of the run folder (see :func:`lit_viz.api.stored`).
         classifier: an own network; the configuration's unless given.
+        faithfulness: also measures what saliency maps are good for.
         say: is given the lines that a person at a terminal wants to read.
 
     Returns:
         whether nothing speaks against them.
 
     Raises:
-        LitVizError: the weights are not those of the run, or it has no results.
+        LitVizError: the weights are not those of the run, or it has no results, or no maps to measure.
     """
+    if faithfulness and command.name != "saliency":
+        raise LitVizError(f"{cli.config.out} holds no saliency maps: leave out --faithfulness, which measures maps.")
     tune_allocator()
     folder = RunFolder.open(cli.config.out)
     if classifier is None:
@@ -186,9 +196,8 @@ def check(command: Command, cli: MethodCLI, classifier: Classifier | None = None
         raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
     module = command.build(cli.config, cli.parts, classifier)
     wanted = getattr(cli.config, "check", "none")
-    return command.verify(
-        module, outcomes, folder, Inquiry("captum" if wanted == "none" else wanted, None, say or (lambda _: None))
-    )
+    how = Inquiry("captum" if wanted == "none" else wanted, None, say or (lambda _: None), faithfulness)
+    return command.verify(module, outcomes, folder, how)
 
 
 def _opened(folder: RunFolder, cli: MethodCLI) -> Run:

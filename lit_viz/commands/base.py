@@ -26,11 +26,13 @@ class Inquiry:
         wanted: the value of ``--check``.
         seconds: that it may take; None looks at everything.
         say: is given the lines that a person at a terminal wants to read.
+        faithfulness: whether it is also measured what saliency maps are good for.
     """
 
     wanted: str
     seconds: float | None
     say: Callable[[str], None]
+    faithfulness: bool = False
 
 
 class Command(ABC):

@@ -21,6 +21,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.evidence.appraising import appraise_run
 from lit_viz.evidence.boxes import TrueBoxes, read_boxes
 from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate
 from lit_viz.evidence.graph_cut import opencv
@@ -130,6 +131,8 @@ class Saliency(Command):
         if self.boxes is not None:
             reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
             how.say(localize_run(outcomes, reducers, self.boxes, folder).sentence())
+        if how.faithfulness:
+            appraise_run(outcomes, module.methods, module.classifier, folder, reducer=module.reducer, say=how.say)
         return agrees
 
     def _agrees(self, module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry) -> bool:
