@@ -160,7 +160,13 @@ def attack(
     return _launch(Attack(handed), network, config, {**given, **options})
 
 
-def check(folder: str | Path, classifier: Classifier | nn.Module | None = None, *, faithfulness: bool = False) -> bool:
+def check(
+    folder: str | Path,
+    classifier: Classifier | nn.Module | None = None,
+    *,
+    faithfulness: bool = False,
+    trust: bool = False,
+) -> bool:
     """Look for all evidence that the pictures in a run folder are true, and write it to ``evidence.json``.
 
     Args:
@@ -168,6 +174,7 @@ def check(folder: str | Path, classifier: Classifier | nn.Module | None = None, 
         classifier: the network, where it was handed over as a module.
         faithfulness: also measures what saliency maps are good for (see
             :func:`~lit_viz.evidence.appraising.appraise`); it is no verdict, and doesn't change what is returned.
+        trust: also tries further attacks on what an attack with a budget could not fool.
 
     Returns:
         whether nothing speaks against them.
@@ -176,7 +183,8 @@ def check(folder: str | Path, classifier: Classifier | nn.Module | None = None, 
         LitVizError: the folder is no run, or the weights are not those of the run; there is no map to measure.
     """
     command, cli = stored(folder)
-    return check_run(command, cli, None if classifier is None else _classifier(classifier), faithfulness=faithfulness)
+    network = None if classifier is None else _classifier(classifier)
+    return check_run(command, cli, network, faithfulness=faithfulness, trust=trust)
 
 
 def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None) -> Run:

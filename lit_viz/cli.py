@@ -199,21 +199,23 @@ def _resume(words: list[str]) -> None:
 
 
 def _check(words: list[str]) -> None:
-    folders = [word for word in words if word != "--faithfulness"]
+    asked = {flag: flag in words for flag in ("--faithfulness", "--trust")}
+    folders = [word for word in words if word not in asked]
     if len(folders) != 1 or folders[0].startswith("-"):
         meaning = (
             "Look again, and deeper, whether a run's pictures are true.\n"
             "--faithfulness also measures what saliency maps are good for: deletion and insertion, sensitivity, and\n"
             "what remains of a map when the network's layers are drawn anew. A map of n evaluations costs 198\n"
-            "(forward only) and 14 n more."
+            "(forward only) and 14 n more.\n"
+            "--trust tries random points, Square and a large radius on what an attack with a budget could not fool."
         )
-        _usage(words, "lit-viz check RUN [--faithfulness]", meaning)
+        _usage(words, "lit-viz check RUN [--faithfulness] [--trust]", meaning)
         return
     from lit_viz.api import stored
     from lit_viz.run import check
 
     command, cli = stored(folders[0])
-    if not check(command, cli, faithfulness="--faithfulness" in words, say=_say):
+    if not check(command, cli, faithfulness=asked["--faithfulness"], trust=asked["--trust"], say=_say):
         sys.exit(1)
     print(f"evidence {folders[0]}/evidence.json")
 

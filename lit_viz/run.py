@@ -168,6 +168,7 @@ def check(
     classifier: Classifier | None = None,
     *,
     faithfulness: bool = False,
+    trust: bool = False,
     say: Say | None = None,
 ) -> bool:
     """Look for all evidence that the outcomes in a run folder are true.
@@ -176,6 +177,7 @@ def check(
         command, cli: of the run folder (see :func:`lit_viz.api.stored`).
         classifier: an own network; the configuration's unless given.
         faithfulness: also measures what saliency maps are good for.
+        trust: also tries further attacks on what an attack could not fool.
         say: is given the lines that a person at a terminal wants to read.
 
     Returns:
@@ -186,6 +188,8 @@ def check(
     """
     if faithfulness and command.name != "saliency":
         raise LitVizError(f"{cli.config.out} holds no saliency maps: leave out --faithfulness, which measures maps.")
+    if trust and command.name != "attack":
+        raise LitVizError(f"{cli.config.out} holds no adversarial examples: leave out --trust, which tries attacks.")
     tune_allocator()
     folder = RunFolder.open(cli.config.out)
     if classifier is None:
@@ -196,7 +200,7 @@ def check(
         raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
     module = command.build(cli.config, cli.parts, classifier)
     wanted = getattr(cli.config, "check", "none")
-    how = Inquiry("captum" if wanted == "none" else wanted, None, say or (lambda _: None), faithfulness)
+    how = Inquiry("captum" if wanted == "none" else wanted, None, say or (lambda _: None), faithfulness, trust)
     return command.verify(module, outcomes, folder, how)
 
 
@@ -282,10 +286,10 @@ def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     """Refuse to continue a run under another configuration."""
     before = yaml.safe_load((folder.path / "config.yaml").read_text())
     now = yaml.safe_load(cli.parser.dump(cli.config))
-    for key in (key for key in now if key not in _FREE):
-        if before.get(key) != now[key]:
+    for key in (key for key in now if key not in _FREE and key in before):  # a later lit_viz may have more options
+        if before[key] != now[key]:
             raise LitVizError(
-                f"{folder.path} was begun with {key}: {before.get(key)}, not {now[key]}: "
+                f"{folder.path} was begun with {key}: {before[key]}, not {now[key]}: "
                 f"lit-viz resume {folder.path} continues it as it was begun."
             )
 

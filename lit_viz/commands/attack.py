@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
-from lit_viz.attacks import ATTACKS
+from lit_viz.attacks import ATTACKS, BudgetAttack, name_of
 from lit_viz.classifiers import Classifier
 from lit_viz.commands.base import Command, Inquiry
 from lit_viz.commands.photographs import add_photograph_arguments, photograph_tasks
@@ -21,6 +21,7 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.evidence.files import reread
+from lit_viz.evidence.trust import Trust, free_signals, harder_tries
 from lit_viz.figures.attack import AttackPanel, Trace, attack_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.methods import AdversarialExample
@@ -114,7 +115,20 @@ class Attack(Command):
         asked = sum(o.record["status"] == "done" for o in outcomes)
         folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": [o.name for o in wrong]}})
         how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
+        found = [free_signals(outcomes), *([self._harder(module, outcomes)] if how.trust else [])]
+        trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
+        folder.merge_evidence({"trust": {"reasons": trust.reasons, "tried": trust.tried}})
+        how.say(f"evidence: {trust.sentence}")
         return not wrong
+
+    @staticmethod
+    def _harder(module: ImageTraining, outcomes: Sequence[Outcome]) -> Trust:
+        assert isinstance(module, AdversarialExample)
+        attack = module.attack
+        if not isinstance(attack, BudgetAttack):
+            raise LitVizError(f"{name_of(attack)} has no budget to try harder attacks in: leave out --trust.")
+        network = module.classifier.fast()
+        return harder_tries(outcomes, lambda x: network(x)[0], attack.norm, attack.eps)
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what became of each image."""

@@ -27,12 +27,14 @@ class Inquiry:
         seconds: that it may take; None looks at everything.
         say: is given the lines that a person at a terminal wants to read.
         faithfulness: whether it is also measured what saliency maps are good for.
+        trust: whether further attacks are tried on what an attack could not fool.
     """
 
     wanted: str
     seconds: float | None
     say: Callable[[str], None]
     faithfulness: bool = False
+    trust: bool = False
 
 
 class Command(ABC):

@@ -1,0 +1,146 @@
+"""A verdict on attacks: networks whose gradients lie are not trusted, plain ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.attacks import PGD, run_attack
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.evidence.trust import Trust, free_signals, harder_tries
+from lit_viz.outcomes import Outcome
+from tests.conftest import smooth_network
+
+
+class Traced(Outcome):
+    """An outcome that is nothing but its curves."""
+
+    def __init__(self, success: bool, **curves: list[float]) -> None:
+        super().__init__({"status": "done", "success_float": success, "label": 0, "target": None, "name": "x"})
+        self.curves = curves
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        return list(enumerate(self.curves.get(metric, [])))
+
+    def image(self) -> Tensor | None:
+        return None
+
+    array = source = image
+
+    def frames(self) -> list[Any]:
+        return []
+
+
+RISE = [float(k) for k in range(20)]
+FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Traced(True, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 1.0]), ""),
+        (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0] * 20), ""),
+        (Traced(False, gradient_norm=[0.0] * 20, objective=FLAT, margin=[-1.0] * 20), "masked gradients"),
+        (Traced(False, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0] * 20), "still rising"),
+        (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 0.5, -1.0]), "returned as a failure"),
+        (Traced(True, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0, 0.5]), ""),
+    ],
+)
+def test_free_signals(outcome: Outcome, said: str) -> None:
+    trust = free_signals([outcome])
+    assert bool(trust.reasons) == bool(said)
+    assert said in trust.sentence
+    assert trust.sentence.startswith("do not trust" if said else "trust")
+
+
+class Rounded(nn.Module):
+    """A network that rounds its activations: their gradient is zero everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = smooth_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x * 20).round() / 20)
+
+
+class Saturated(nn.Module):
+    """A network whose logits are so large that the cross-entropy's gradient is zero in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = smooth_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * 1e5
+
+
+def wrapped(network: nn.Module) -> Classifier:
+    return load_classifier(network, labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+
+
+def images(n: int = 6) -> Tensor:
+    noise = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    return (noise * 255).round() / 255
+
+
+def attacked(classifier: Classifier, eps: float) -> Sequence[Outcome]:
+    labels = classifier.logits(images()).argmax(1).tolist()
+    run = lv.attack(classifier, images(), labels, attack={"pgd": {"random_start": False}}, eps=eps, norm="linf")
+    return run.outcomes
+
+
+@pytest.mark.parametrize("network", [Rounded, Saturated])
+def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
+    outcomes = attacked(wrapped(network()), 0.3)
+    trust = free_signals(outcomes)
+    assert not all(o.record["success_float"] for o in outcomes)
+    assert "masked gradients" in trust.sentence
+
+
+def test_harder_tries_find_what_rounded_activations_hide() -> None:
+    classifier = wrapped(Rounded())
+    outcomes = attacked(classifier, 0.3)
+    trust = harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.3)
+    assert "Square with 1000 queries fooled" in trust.sentence
+    assert "at a radius of 0.5, where all must" in trust.sentence
+
+
+def test_a_plain_network_is_trusted() -> None:
+    classifier = wrapped(smooth_network())
+    outcomes = attacked(classifier, 0.03)
+    assert free_signals(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes"))
+    trust = harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.03)
+    assert trust.reasons == ()
+
+
+def test_an_adversarially_trained_network_is_trusted() -> None:
+    """Half of the pictures are brighter on the left; trained against PGD of 0.05 in a few steps."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Softplus(), nn.Flatten(), nn.Linear(16, 2))
+        x = torch.rand(64, 3, 16, 16) * 0.6 + 0.2
+        y = torch.arange(64) % 2
+        x[y == 0, :, :, :8] += 0.15
+        x[y == 1, :, :, 8:] += 0.15
+        optimizer = torch.optim.Adam(network.parameters(), 0.02)
+        for step in range(60):
+            hard, _ = run_attack(
+                PGD(eps=0.05, early_stop=False), network, x, y.tolist(), iterations=5, seeds=[step] * 64
+            )
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(hard), y).backward()
+            optimizer.step()
+    classifier = load_classifier(network.eval(), labels=["left", "right"], mean=[0.0] * 3, std=[1.0] * 3, size=16)
+    photographs = (x[:8] * 255).round() / 255
+    run = lv.attack(
+        classifier, photographs, y[:8].tolist(), attack={"pgd": {"random_start": False}}, eps=0.05, norm="linf"
+    )
+    assert sum(r["success_float"] for r in run.results) <= 2
+    assert free_signals(run.outcomes).reasons == ()
+    assert harder_tries(run.outcomes, lambda a: classifier.fast()(a)[0], "linf", 0.05).reasons == ()
