@@ -5,10 +5,14 @@ from __future__ import annotations
 from lit_viz.attacks.apgd import APGD
 from lit_viz.attacks.base import Attack, run_attack, succeeded
 from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
+from lit_viz.attacks.deepfool import DeepFool
 from lit_viz.attacks.fgsm import FGSM
+from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.normalized_ascent import NormalizedAscentAttack
 from lit_viz.attacks.pgd import PGD
+from lit_viz.attacks.square import Square
 
 #: By the names that commands, records and figures use.
 ATTACKS: dict[str, type[Attack]] = {
@@ -17,6 +21,10 @@ ATTACKS: dict[str, type[Attack]] = {
     "pgd": PGD,
     "apgd": APGD,
     "ddn": DDN,
+    "deepfool": DeepFool,
+    "fmn": FMN,
+    "carlini_wagner": CarliniWagner,
+    "square": Square,
 }
 
 
@@ -30,10 +38,14 @@ __all__ = [
     "ATTACKS",
     "DDN",
     "FGSM",
+    "FMN",
     "PGD",
     "Attack",
     "BudgetAttack",
+    "CarliniWagner",
+    "DeepFool",
     "NormalizedAscentAttack",
+    "Square",
     "name_of",
     "run_attack",
     "succeeded",

@@ -1,0 +1,30 @@
+"""How far is it, to first order, to where the network changes its mind?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_viz.attacks.feasible import Norm
+from lit_viz.optim.rule import norm
+
+
+def to_boundary(gap: Tensor, slope: Tensor, ball: Norm) -> Tensor:
+    """Return the distances ``|gap| / ||slope||`` ``(N,)`` at which a linear gap closes, infinite where nothing slopes.
+
+    Args:
+        gap: differences of two logits ``(N,)``.
+        slope: their gradients ``(N, C, H, W)``, measured in the dual of the norm: L1 for linf, L2 for l2.
+        ball: the norm of the distances.
+    """
+    steepness = slope.flatten(1).abs().sum(1) if ball == "linf" else norm(slope)
+    return torch.where(steepness > 0, gap.abs() / steepness, torch.inf)
+
+
+def unblocked(slope: Tensor, x: Tensor) -> Tensor:
+    """Return the slopes, zero where a way up them would leave [0, 1] at once: at black pixels down, at white ones up.
+
+    A pixel that can't go along brings no boundary nearer.
+    """
+    blocked = ((x <= 0) & (slope < 0)) | ((x >= 1) & (slope > 0))
+    return torch.where(blocked, 0, slope)
