@@ -132,7 +132,15 @@ class Saliency(Command):
             reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
             how.say(localize_run(outcomes, reducers, self.boxes, folder).sentence())
         if how.faithfulness:
-            appraise_run(outcomes, module.methods, module.classifier, folder, reducer=module.reducer, say=how.say)
+            appraise_run(
+                outcomes,
+                module.methods,
+                module.classifier,
+                folder,
+                reducer=module.reducer,
+                truth=self.boxes,
+                say=how.say,
+            )
         return agrees
 
     def _agrees(self, module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry) -> bool:

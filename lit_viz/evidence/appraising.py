@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, attribute
@@ -15,10 +17,13 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.agreement import random_map
 from lit_viz.evidence.appraisal import Appraisal, table
+from lit_viz.evidence.boxes import TrueBoxes
 from lit_viz.evidence.faithfulness import Curve, max_sensitivity, points_at, replacement_curve
 from lit_viz.evidence.randomization import Stage, cascade
 from lit_viz.figures.heat import reduce_channels
 from lit_viz.images.fitting import Box
+from lit_viz.images.listing import PACKAGED_PREFIX
+from lit_viz.images.reading import Photograph
 from lit_viz.outcomes import Outcome
 from lit_viz.randomness import Draws, Key
 
@@ -71,11 +76,15 @@ def appraise_run(
     *,
     reducer: str | None = None,
     settings: Settings = DEFAULT,
+    truth: Mapping[str, TrueBoxes] | None = None,
     say: Callable[[str], None],
 ) -> None:
     """Measure the maps of a run (see :func:`appraise`), tell what was found, and keep it in ``evidence.json``, under
-    ``faithfulness``; without a folder it is only told."""
-    found = appraise(outcomes, methods, classifier, reducer=reducer, settings=settings, say=say)
+    ``faithfulness``; without a folder it is only told. ``truth`` is as for
+    :func:`~lit_viz.evidence.localization.localize_run`."""
+    known = {outcome.record["index"]: boxes_in_image(outcome, truth or {}) for outcome in outcomes}
+    boxes = {index: found for index, found in known.items() if found}
+    found = appraise(outcomes, methods, classifier, reducer=reducer, settings=settings, boxes=boxes, say=say)
     if folder is not None:
         maps = [one.as_record() for one in found]
         folder.merge_evidence({"faithfulness": {"settings": asdict(settings), "maps": maps}})
@@ -114,6 +123,19 @@ def appraise(
         )
         for outcome in done
     ]
+
+
+def boxes_in_image(outcome: Outcome, truth: Mapping[str, TrueBoxes]) -> list[Box]:
+    """Return the true boxes of a photograph in pixels of the classifier's input; what was cut off is left out."""
+    record, pixels = outcome.record, outcome.source()
+    known = truth.get(Path(str(record["source"]).removeprefix(PACKAGED_PREFIX)).stem)
+    if known is None or pixels is None or known.size not in (None, tuple(record["original_size"])):
+        return []
+    height, width = pixels.shape[-2:]
+    photograph = Photograph(pixels, record["source"], tuple(record["original_size"]), tuple(record["original_box"]))
+    edges = torch.tensor([width, height, width, height])
+    inside = [photograph.from_original(box).clamp(min=0).minimum(edges).tolist() for box in known.boxes]
+    return [(left, top, right, bottom) for left, top, right, bottom in inside if left < right and top < bottom]
 
 
 class _Subject:

@@ -8,18 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attributions import METHODS, Gradient
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.evidence.appraisal import Appraisal, table
-from lit_viz.evidence.appraising import Settings, appraise
+from lit_viz.evidence.appraising import Settings, appraise, boxes_in_image
+from lit_viz.evidence.boxes import TrueBoxes
 from lit_viz.evidence.faithfulness import Curve, replacement_curve
 from lit_viz.evidence.randomization import Stage
 from lit_viz.outcomes import Outcome, Run
+from tests.test_cli import ROOT, SMALL, lit_viz
 
 QUICK = Settings(steps=4, samples=2, stages=2)
 KEYS = {"index", "name", "method", "target_name", "deletion", "insertion", "max_sensitivity", "randomization"}
@@ -125,6 +129,41 @@ def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path) -> None:
     assert found.row()["points"] == 1
     assert appraised(smooth, run.outcomes, boxes={1: [box]}).pointed is None
     assert appraised(smooth, run.outcomes, boxes={0: []}).pointed is False
+
+
+def test_true_boxes_come_from_the_original_and_what_was_cut_off_counts_for_nothing(
+    smooth: Classifier, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 32), (90, 120, 200)).save(tmp_path / "sky.png")  # the middle 32 are halved
+    run = lv.saliency(smooth, tmp_path / "sky.png", 1, check="none")
+    boxes = ((0.0, 0.0, 15.0, 32.0), (20.0, 8.0, 64.0, 16.0), (16.0, 0.0, 18.0, 4.0))
+    truth = {"sky": TrueBoxes(boxes, (32, 64), tmp_path)}
+    assert boxes_in_image(run.outcomes[0], truth) == [(2, 4, 16, 8), (0, 0, 1, 2)]
+    assert boxes_in_image(run.outcomes[0], {"sky": TrueBoxes((), None, tmp_path)}) == []
+    assert boxes_in_image(run.outcomes[0], {"sky": TrueBoxes(boxes, (64, 32), tmp_path)}) == []
+    assert boxes_in_image(run.outcomes[0], {"sea": truth["sky"]}) == []
+
+
+def test_with_true_boxes_the_command_plays_the_pointing_game(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2")
+    monkeypatch.chdir(ROOT)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    named = [{"id": 1, "file_name": "x.png"}], [{"image_id": 1, "bbox": [0, 0, 40, 30]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(dict(zip(("images", "annotations"), named, strict=True))))
+    words = ["--boxes", str(tmp_path / "boxes.json"), "--check", "none", "--out", str(tmp_path / "run")]
+    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, *words)
+    capsys.readouterr()
+    lit_viz("check", str(tmp_path / "run"), "--faithfulness")
+    told = capsys.readouterr()
+    assert "faithfulness of 1 maps: 198 evaluations (forward), and 14 of their methods" in told.err
+    assert re.search(r"points\s", told.err)
+    assert told.out.startswith("evidence ")
+    evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())
+    assert evidence["faithfulness"]["maps"][0]["points_at_box"] is True
+    lit_viz("check", "--faithfulness", expect=1)
+    assert "usage: lit-viz check RUN [--faithfulness]" in capsys.readouterr().err
 
 
 def test_a_stochastic_map_is_made_again_with_its_own_draws(smooth: Classifier) -> None:
