@@ -50,7 +50,7 @@ class Goal:
     def slope(self, image: Tensor) -> Tensor:
         """Return the margin's gradient by the level of each value, ``(C, H, W)`` float64 on the CPU; a backward."""
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = image.clone().requires_grad_()
+            leaf = image.detach().clone().requires_grad_()
             logits, _ = self.classifier.fast()(leaf[None])
             (slope,) = torch.autograd.grad(self.margin(logits[0]), leaf)
         return slope.cpu().double().nan_to_num(0.0, 0.0, 0.0) / LEVELS
