@@ -17,7 +17,8 @@ from lit_viz.optim import Constant, Evaluation, State
 from lit_viz.optim.rule import per_slot
 
 #: Where white lies in the range of tanh. At its end white would have no finite w and no slope. At 1 - 1e-6, as in the
-#: authors' code, it has both, but Adam needs some 500 steps before a change is seen; here some tens.
+#: authors' code, it has both, but Adam needs some 500 steps until a change of it can be seen, here ten. What is further
+#: out than white is white.
 _INSIDE = 0.9
 _BETAS = (0.9, 0.999)
 _MEMORY = ("mean", "square")  # Adam's, of the gradient and of its square
@@ -28,7 +29,7 @@ _TINY = 1e-16
 class CarliniWagner(Attack):
     """The L2 attack of Carlini and Wagner (2017, arXiv:1608.04644, section VI-A).
 
-    With ``x = (tanh(w) / 0.99 + 1) / 2`` Adam minimizes ``||x - source||_2^2 + c * max(-margin, 0)`` over w,
+    With ``x = (tanh(w) / 0.9 + 1) / 2`` Adam minimizes ``||x - source||_2^2 + c * max(-margin, 0)`` over w,
     from the photograph and from an empty memory for each c. If the network was fooled in the second half of the steps,
     c was large enough and is the new upper end, else the new lower one; the next c is the middle, or ten times as large
     as long as there is no upper end. Successes in the first half are kept, but Adam, whose first steps are as long

@@ -20,6 +20,8 @@ from lit_viz.optim.rule import per_slot
 
 #: Length of the first step unless another is given, in L2, the authors' for each norm.
 _ALPHA: dict[Norm, float] = {"l2": 1.0, "linf": 10.0}
+#: The guessed length is that much more than the paper's, so that a plane is crossed and not only touched.
+_BEYOND = 1 + 1e-3
 #: A success at just the length of the smallest one so far would be better or worse by rounding alone.
 _SHORTER = 1 - 1e-6
 
@@ -69,7 +71,7 @@ class FMN(Attack):
         """Find the radius, take a step and project."""
         source = state["source"]
         gradient = slope(evaluation, x, rows)
-        boundary = self.length(x - source) + to_boundary(evaluation.score, gradient, self.norm)
+        boundary = _BEYOND * (self.length(x - source) + to_boundary(evaluation.score, gradient, self.norm))
         gamma = self.gamma.lr * self.gamma.factor(state["iteration"].double() / state["iterations"])
         wider = torch.where(state["fooled"], state["eps"] * (1 + gamma), boundary)
         narrower = torch.minimum(state["eps"] * (1 - gamma), state["size"] * _SHORTER)
