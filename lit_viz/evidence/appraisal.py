@@ -45,17 +45,19 @@ class Appraisal:
     left_out: str | None = None
 
     @property
-    def remark(self) -> str | None:
-        """What must be said of a map that doesn't depend on what upper layers have learned; None of others."""
-        last = unchanged(self.stages)
+    def remarks(self) -> list[str]:
+        """What must be said of the map: what was left out, and that it doesn't depend on what upper layers know."""
+        title, last = title_of(self.of["method"]), unchanged(self.stages)
+        said = [] if self.left_out is None else [f"{title} is not measured anew (-): {self.left_out}"]
         if last is None:
-            return None
+            return said
         count = "all" if last is self.stages[-1] else f"the {last.layers} uppermost"
         layers = f"{count} layers are" if last.layers > 1 else "the uppermost layer is"
-        return (
-            f"{title_of(self.of['method'])} of {self.of['name']} is insensitive to the network: its map stays the same "
-            f"(Spearman {last.spearman:.2f}) when {layers} drawn anew"
-        )
+        return [
+            *said,
+            f"{title} of {self.of['name']} is insensitive to the network: its map stays the same "
+            f"(Spearman {last.spearman:.2f}) when {layers} drawn anew",
+        ]
 
     def row(self) -> dict[str, float | None]:
         """Return the numbers of the map's row in a table, by column."""
@@ -80,7 +82,7 @@ class Appraisal:
             "randomization": [{key: _plain(value) for key, value in vars(stage).items()} for stage in self.stages],
             "points_at_box": self.pointed,
             "left_out": self.left_out,
-            "remark": self.remark,
+            "remarks": self.remarks,
         }
 
     def _curve(self, curve: Curve, place: int) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def appraise_run(
     if folder is not None:
         maps = [one.as_record() for one in found]
         folder.merge_evidence({"faithfulness": {"settings": asdict(settings), "maps": maps}})
-    for line in (table(found), *(one.remark for one in found if one.remark)):
+    for line in (table(found), *dict.fromkeys(line for one in found for line in one.remarks)):
         say(line)
 
 
@@ -188,7 +188,7 @@ class _Subject:
 
     def left_out(self) -> str | None:
         n, maps = self.record["iterations"], self.settings.samples + self.settings.stages
-        return f"{maps} more maps of {n} evaluations each" if n > self.settings.dearest else None
+        return f"it takes {maps} more maps of {n} evaluations each" if n > self.settings.dearest else None
 
     def sensitivity(self) -> float:
         draws = Draws([Key(self.seed, 0, view) for view in range(self.settings.samples)], self.x.device)

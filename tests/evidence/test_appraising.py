@@ -113,9 +113,8 @@ def test_dear_maps_are_not_made_again(smooth: Classifier) -> None:
     found = appraised(smooth, explained(smooth, "rise").outcomes, "rise")
     assert found.sensitivity is None
     assert found.stages == []
-    assert found.left_out == "4 more maps of 1000 evaluations each"
     assert found.as_record()["deletion"]["area"] > 0
-    assert "rise" in table([found])
+    assert found.remarks == ["RISE is not measured anew (-): it takes 4 more maps of 1000 evaluations each"]
 
 
 def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path) -> None:
@@ -176,10 +175,10 @@ def test_a_stochastic_map_is_made_again_with_its_own_draws(smooth: Classifier) -
 def test_a_method_that_ignores_the_network_is_said_to(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gradient, "attribution", lambda self, x, state: x - x.mean())
     found = appraised(smooth, explained(smooth).outcomes)
-    assert found.remark == (
+    assert found.remarks == [
         "gradient of image 0 is insensitive to the network: its map stays the same (Spearman 1.00) when all layers are "
         "drawn anew"
-    )
+    ]
 
 
 # -- how it is told
@@ -212,10 +211,9 @@ def test_the_table_has_a_line_a_map_and_the_means_of_a_method() -> None:
     ],
 )
 def test_the_remark_says_how_far_down_a_map_stays(stages: Sequence[float], said: str) -> None:
-    remark = made("guided_backprop", 0.1, stages).remark
-    assert remark is not None
+    (remark,) = made("guided_backprop", 0.1, stages).remarks
     assert remark.endswith(said)
-    assert made("gradient", 0.1, (0.5, 0.99)).remark is None
+    assert made("gradient", 0.1, (0.5, 0.99)).remarks == []
 
 
 def test_records_hold_what_json_knows() -> None:
