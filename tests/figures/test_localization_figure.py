@@ -1,0 +1,117 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from lit_viz.figures.heat import clip_limits, heat
+from lit_viz.figures.localization import LIMIT, LocalizationPanel, localization_figure
+from lit_viz.figures.style import COLOURS, save_figure
+from lit_viz.figures.tiles import pixels
+
+ORANGE, BLUE, GREEN = COLOURS[1], COLOURS[0], COLOURS[2]
+
+
+def panel(seed=0, size=(12, 16), **more):
+    generator = torch.Generator().manual_seed(seed)
+    seeds, mask = np.zeros(size, np.int8), np.zeros(size, bool)
+    seeds[2, 3], seeds[0, 0], mask[2:5, 3:9] = 1, -1, True
+    known = {"subtitle": "gradient", "notes": ["IoU 0.50"], "truth": [(3.0, 2.0, 15.0, 5.0)], **more}
+    return LocalizationPanel(
+        f"class {seed}",
+        torch.rand(3, *size, generator=generator),
+        torch.randn(size, generator=generator).abs(),
+        seeds,
+        mask,
+        (3, 2, 9, 5),
+        **known,
+    )
+
+
+def without_a_box(**more):
+    return replace(panel(), seeds=None, mask=None, box=None, truth=(), notes=["the map is constant"], **more)
+
+
+def draw(panels, **more):
+    return localization_figure(panels, 0.95, 0.3, **more)
+
+
+def texts(figure):
+    return [text.get_text().replace("\u00a0", " ") for text in figure.texts]
+
+
+def shown(axes):
+    return np.asarray(axes.images[0].get_array())
+
+
+def test_a_row_shows_photograph_map_seeds_mask_and_boxes():
+    of = panel()
+    figure = draw([of])
+    photograph, values, seeds, mask, boxes = figure.axes
+    original = pixels(of.photograph)
+    assert np.array_equal(shown(photograph), original)
+    assert np.array_equal(shown(boxes), original)
+    assert np.array_equal(shown(values), pixels(heat(of.values, clip_limits([of.values], 0.995)[0])))
+    colours = [to_hex(shown(seeds)[place] / 255) for place in ((2, 3), (0, 0))]
+    assert colours == [ORANGE.lower(), BLUE.lower()]
+    assert np.array_equal(shown(mask)[of.mask], original[of.mask])
+    outside = ~of.mask & (of.seeds == 0)
+    assert np.array_equal(shown(mask)[outside], shown(seeds)[outside])  # both are grey there, and darker
+    assert (shown(mask)[outside].max(1) == shown(mask)[outside].min(1)).all()
+    assert (shown(mask)[outside].mean(1) <= original[outside].mean(1) / 2).all()
+    assert {"photograph", "map", "seeds", "mask", "box", "class 0", "gradient", "IoU 0.50"} <= set(texts(figure))
+
+
+def test_boxes_lie_on_the_pixels_that_they_hold():
+    *others, boxes = draw([panel()]).axes
+    assert not any(axes.patches for axes in others)
+    found, true = boxes.patches
+    assert found.get_bbox().extents == pytest.approx([2.5, 1.5, 8.5, 4.5])  # pixel 3 is drawn from 2.5 on
+    assert true.get_bbox().extents == pytest.approx([2.5, 1.5, 14.5, 4.5])
+    assert to_hex(found.get_edgecolor()) == ORANGE.lower()
+    assert to_hex(true.get_edgecolor()) == GREEN.lower()
+    assert true.get_linestyle() == "--"
+    assert found.get_linestyle() == "-"
+
+
+def test_where_nothing_was_found_the_reason_stands_in_the_place_of_the_box():
+    both = draw([panel(), without_a_box()])
+    lefts = [axes.get_position().x0 for axes in both.axes]
+    assert len(both.axes) == 5 + 3
+    assert lefts[7] == pytest.approx(lefts[4])
+    assert not both.axes[7].patches
+    assert "the map is constant" in texts(both)
+
+
+def test_the_caption_says_what_is_drawn_and_how_much():
+    said = " ".join(texts(draw([panel()])))
+    assert "95 % quantile" in said
+    assert "30 % quantile" in said
+    assert "dashed in green" in said
+    assert "dashed" not in " ".join(texts(draw([without_a_box()])))
+    many = draw([panel()] * (LIMIT + 3), total=99)
+    assert len(many.axes) == 5 * LIMIT
+    assert f"{LIMIT} of 99 maps." in " ".join(texts(many))
+
+
+def test_nothing_collides_and_each_pixel_is_a_block(tmp_path):
+    long = "American Staffordshire terrier, American pit bull terrier"
+    notes = ["the map has 50176 pixels that are not finite, so it has no box"]
+    panels = [replace(panel(), name=long, subtitle=long), replace(without_a_box(), name=long, notes=notes), panel(1)]
+    figure = draw(panels)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [part.get_window_extent(renderer) for part in (*figure.axes, *figure.texts)]
+    pairs = [(a, b) for n, a in enumerate(boxes) for b in boxes[n + 1 :]]
+    assert not any(a.padded(-1).overlaps(b.padded(-1)) for a, b in pairs)
+    wide, high = figure.get_size_inches() * figure.dpi
+    assert all(min(box.x0, box.y0, wide - box.x1, high - box.y1) >= 0 for box in boxes)
+    file = np.asarray(Image.open(save_figure(figure, tmp_path / "localization.png")).convert("RGB"))
+    box, picture = figure.axes[2].get_window_extent(renderer), shown(figure.axes[2])
+    times = round(box.width) // 16
+    top, left = round(file.shape[0] - box.y1), round(box.x0)
+    assert np.array_equal(
+        file[top : top + 12 * times, left : left + 16 * times], picture.repeat(times, 0).repeat(times, 1)
+    )
