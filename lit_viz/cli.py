@@ -45,7 +45,17 @@ _SHORT = {
 }
 #: Options that may be given several times.
 _REPEATED = ("--target",)
-_FLAGS = ("--overwrite", "--resume", "--print_config", "--help", "-h", "--count", "--localize")
+_FLAGS = (
+    "--overwrite",
+    "--resume",
+    "--print_config",
+    "--help",
+    "-h",
+    "--count",
+    "--localize",
+    "--explain",
+    "--overlays",
+)
 _REFUSED = {"--trainer.max_steps": "--iterations", "--trainer.max_epochs": "--iterations"}
 
 

@@ -45,7 +45,19 @@ Say = Callable[[str], None]
 #: Seconds that a run may spend on evidence at its end; `lit-viz check` takes what it needs.
 _CHECK_SECONDS = 15.0
 #: Options that may differ between a run and its continuation.
-_FREE = ("out", "overwrite", "resume", "wandb", "project", "trainer", "checkpoint_every", "figure", "count", "check")
+_FREE = (
+    "out",
+    "overwrite",
+    "resume",
+    "wandb",
+    "project",
+    "trainer",
+    "checkpoint_every",
+    "figure",
+    "count",
+    "check",
+    "explain",
+)
 
 
 class Interrupted(LitVizError):
@@ -159,7 +171,8 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
 
 def _inquiry(config: Any, say: Say | None) -> Inquiry:
     """Return how evidence is looked for at the end of a run: shortly."""
-    return Inquiry(getattr(config, "check", "none"), _CHECK_SECONDS, say or (lambda _: None))
+    explain = bool(getattr(config, "explain", False))
+    return Inquiry(getattr(config, "check", "none"), _CHECK_SECONDS, say or (lambda _: None), explain=explain)
 
 
 def check(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
 from lit_viz.attacks import ATTACKS, BudgetAttack, name_of
+from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.commands.base import Command, Inquiry
 from lit_viz.commands.photographs import add_photograph_arguments, photograph_tasks
@@ -21,9 +26,11 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.evidence.files import reread
+from lit_viz.evidence.intervals import wilson
 from lit_viz.evidence.trust import Trust, free_signals, harder_tries
-from lit_viz.figures.attack import AttackPanel, Trace, attack_figure
-from lit_viz.figures.style import probability_text
+from lit_viz.figures.attack import AttackPanel, Trace, attack_figure, robustness_figure
+from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
+from lit_viz.figures.style import probability_text, save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.outcomes import Outcome
 
@@ -50,13 +57,18 @@ class Attack(Command):
         self.images = images
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add photographs, targets and labels."""
+        """Add photographs, targets and labels, several radii, and the maps beside."""
         add_photograph_arguments(parser)
+        add = parser.add_argument
+        add("--radii", type=list[float], default=[], help="several eps (--eps 1/255,2/255,4/255): a robustness curve")
+        add("--explain", action="store_true", help="draws the saliency of original and outcome side by side")
 
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Turn ``--attack pgd``, ``--eps 4/255``, ``--norm linf`` into the attack's own options."""
         if name == "--attack":
             return "--model.attack", class_path(value)
+        if name == "--eps" and "," in value:
+            return "--radii", json.dumps([float(_as_decimal(radius)) for radius in value.split(",")])
         if name in ("--eps", "--norm"):
             name = f"--attack.{name[2:]}"
         if name.startswith("--attack."):
@@ -67,14 +79,14 @@ class Attack(Command):
         """Refuse a run without photographs, or with a budget of nothing."""
         if not config.photographs:
             raise LitVizError(f"no photograph was named: try {self.example}")
-        if dict(config.model.attack.get("init_args") or {}).get("eps") == 0:
+        if dict(config.model.attack.get("init_args") or {}).get("eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")
 
     def tasks(
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
     ) -> tuple[list[Task], list[str]]:
-        """Return one task a photograph and target."""
-        return photograph_tasks(
+        """Return one task a photograph and target, and where there are several radii, of each."""
+        queue, notes = photograph_tasks(
             config.photographs,
             classifier,
             target=config.target,
@@ -82,6 +94,14 @@ class Attack(Command):
             seed=config.seed,
             default="none",
         )
+        if config.radii and not isinstance(parts["attack"], BudgetAttack):
+            raise LitVizError(f"{name_of(parts['attack'])} has no radius to vary: give one --eps, or another --attack.")
+        several = [
+            replace(task, index=task.index + i * len(queue), options={**task.options, "eps": radius})
+            for i, radius in enumerate(config.radii)
+            for task in queue
+        ]
+        return several or queue, notes
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> AdversarialExample:
         """Return the module."""
@@ -97,7 +117,13 @@ class Attack(Command):
         )
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
-        """Return original, fooled image and their difference, in a row an image, over the traces."""
+        """Return original, fooled image and their difference, in a row an image, over the traces; for several radii the
+        robustness curve."""
+        if config.radii:
+            attack = config.model.attack
+            norm = "L2" if dict(attack.get("init_args") or {}).get("norm") == "l2" else "L∞"
+            points = [(eps, share, *interval) for eps, share, interval in _robustness(outcomes)]
+            return robustness_figure({_name(attack.class_path): points}, norm, _resisting(outcomes))
         return attack_figure([_panel(o) for o in outcomes if o.image() is not None and o.source() is not None])
 
     def verify(
@@ -115,6 +141,11 @@ class Attack(Command):
         asked = sum(o.record["status"] == "done" for o in outcomes)
         folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": [o.name for o in wrong]}})
         how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
+        if len({o.record.get("eps") for o in claimed}) > 1:
+            for eps, share, (low, high) in _robustness(outcomes):
+                how.say(f"eps {eps * 255:g}/255: {_resisting(outcomes)} {share:.0%} (95 %: {low:.0%} to {high:.0%})")
+        if how.explain:
+            save_figure(_explained(outcomes, module.classifier), folder.path / "explained.png")
         found = [free_signals(outcomes), *([self._harder(module, outcomes)] if how.trust else [])]
         trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
         folder.merge_evidence({"trust": {"reasons": trust.reasons, "tried": trust.tried}})
@@ -133,6 +164,43 @@ class Attack(Command):
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what became of each image."""
         return [_row(record) for record in results]
+
+
+def _robustness(outcomes: Sequence[Outcome]) -> list[tuple[float, float, tuple[float, float]]]:
+    """Return by radius which share of the images was not fooled in the file, with its Wilson interval of 95 %."""
+    by_radius: dict[float, list[bool]] = defaultdict(list)
+    for outcome in outcomes:
+        record = outcome.record
+        if record["status"] != "failed":  # what was misclassified from the start doesn't resist
+            by_radius[record["eps"]].append(record["status"] == "done" and not record["success_file"])
+    return [
+        (eps, sum(resist) / len(resist), wilson(sum(resist), len(resist))) for eps, resist in sorted(by_radius.items())
+    ]
+
+
+def _resisting(outcomes: Sequence[Outcome]) -> str:
+    """Return what the share is called: without true labels accuracy is not claimed."""
+    predicted = any(o.record["label_source"] in (None, "predicted") for o in outcomes)
+    return "not fooled" if predicted else "robust accuracy"
+
+
+def _explained(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
+    """Return the maps of what the network sees, in each original and in each outcome."""
+    panels = []
+    for outcome in outcomes:
+        source, image, record = outcome.source(), outcome.image(), outcome.record
+        if source is None or image is None or record.get("predicted") is None:
+            continue
+        seen = [record["predicted_before"], record["predicted"]]
+        maps, _ = attribute(SmoothGrad(), classifier.fast(), torch.stack([source, image]), seen)
+        for name, picture, of, map_ in zip(("original", "attacked"), (source, image), seen, maps, strict=True):
+            label = f"{name}, seen as {classifier.labels[of]}"
+            panels.append(SaliencyPanel(record["name"], picture, {title_of("smoothgrad"): map_}, label))
+    return saliency_figure(panels, scale="map", columns=4)
+
+
+def _name(path: str) -> str:
+    return next((name for name, kind in ATTACKS.items() if kind.__name__ == path.rpartition(".")[2]), path)
 
 
 def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Inquiry:
         say: is given the lines that a person at a terminal wants to read.
         faithfulness: whether it is also measured what saliency maps are good for.
         trust: whether further attacks are tried on what an attack could not fool.
+        explain: whether the saliency of original and outcome is drawn.
     """
 
     wanted: str
@@ -35,6 +36,7 @@ class Inquiry:
     say: Callable[[str], None]
     faithfulness: bool = False
     trust: bool = False
+    explain: bool = False
 
 
 class Command(ABC):

@@ -64,7 +64,7 @@ class Saliency(Command):
         add_photograph_arguments(parser)
         add = parser.add_argument
         add("--scale", type=Literal["shared", "map"], default="shared", help="of the figure's colours")
-        add("--overlays", type=bool, default=False, help="shows the maps over the photographs, too")
+        add("--overlays", action="store_true", help="shows the maps over the photographs, too")
         add("--check", type=Literal["captum", "none"], default="captum", help="what maps are held against")
         add("--localize", action="store_true", help="also find the object: its box and mask, by a graph cut")
         add(

@@ -52,6 +52,7 @@ _LAYOUT = (
     "figure.*",
     "evolution.*",
     "evidence.*",
+    "explained.*",
     "masks",
     "localization.*",
     "checkpoints",

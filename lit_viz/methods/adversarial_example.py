@@ -159,7 +159,8 @@ class AdversarialExample(PhotographTraining):
         """Return what became of the image in its file, and of its photograph before."""
         n = next(n for n, mine in enumerate(self.slots.tasks) if mine.index == task.index)
         place = {key: task.options[key] for key in ("original_size", "original_box") if key in task.options}
-        about = {"attack": name_of(self.attack), **self._before(n), **place}
+        eps = {"eps": float(self.slots.state["eps"][n])} if isinstance(self.attack, BudgetAttack) else {}
+        about = {"attack": name_of(self.attack), **eps, **self._before(n), **place}
         if n not in self._saved:
             return about
         saved, success_float = self._saved.pop(n)

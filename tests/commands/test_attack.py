@@ -106,3 +106,25 @@ def test_from_python(smooth: Classifier) -> None:
     assert smooth.logits(run.images).argmax(1).tolist() == targets
     assert all(r["success_file"] and r["label_source"] != "predicted" for r in run.results)
     assert run.figure().axes
+
+
+def test_several_radii_make_a_robustness_curve(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["--attack", "pgd", "--eps", "1/255,30/255", "--iterations", "20"]
+    lit_viz("attack", str(folder), *SMALL, *words, "--out", str(run), expect=1)
+    found = records(run)
+    assert [round(r["eps"] * 255, 6) for r in found if r["status"] == "done"] == [1, 1, 1, 30, 30, 30]
+    assert all(r["linf"] <= r["eps"] + 1e-9 for r in found if r["status"] == "done")
+    said = capsys.readouterr().err
+    fooled = [sum(r["success_file"] for r in found if r.get("eps") and round(r["eps"] * 255) == e) for e in (1, 30)]
+    assert f"eps 1/255: not fooled {(3 - fooled[0]) / 3:.0%}" in said
+    assert f"eps 30/255: not fooled {(3 - fooled[1]) / 3:.0%}" in said
+    assert (run / "figure.png").exists()
+
+
+def test_the_saliency_of_original_and_outcome_side_by_side(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "random", "--explain", "--out", str(run))
+    assert (run / "explained.png").exists()
