@@ -103,7 +103,8 @@ class Attack(StepRule):
         """Return the state after the images ``x`` were evaluated: each is the best one if it is better than that.
 
         A success is better than none. Of two successes the one with the smaller perturbation is better where that is
-        what the attack looks for, else, as of two failures, the one that scores higher. The photograph itself is no try.
+        what the attack looks for, else, as of two failures, the one that scores higher. A photograph that doesn't fool
+        is no try.
         """
         fooled = succeeded(evaluation.logits, state)
         size = -evaluation.score

@@ -163,7 +163,7 @@ def test_without_a_gradient_the_image_stays(name: str) -> None:
 
 @every
 def test_no_number_is_no_success(name: str) -> None:
-    _, state = run_attack(MADE[name](), lambda x: x.flatten(1)[:, :5] * torch.nan, X, [0] * 8, iterations=3)
+    _, state = run_attack(MADE[name](), lambda x: x.flatten(1)[:, :5] * torch.nan, X, [1] * 8, iterations=3)
     assert not state["fooled"].any()
 
 
