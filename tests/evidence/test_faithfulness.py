@@ -168,7 +168,16 @@ def test_the_sensitivity_of_a_gradient_is_what_captum_finds_with_the_same_pertur
 
 @pytest.mark.parametrize(
     ("place", "hit"),
-    [((30, 40), True), ((30, 64), True), ((30, 65), False), ((4, 59), True), ((4, 64), False), ((54, 30), True)],
+    [
+        ((30, 40), True),
+        ((30, 64), True),
+        ((30, 65), False),
+        ((30, 5), True),
+        ((30, 4), False),
+        ((4, 59), True),
+        ((4, 64), False),
+        ((54, 30), True),
+    ],
 )
 def test_a_map_points_at_a_box_if_its_maximum_is_near(place: tuple[int, int], hit: bool) -> None:
     map_ = torch.zeros(100, 90)

@@ -73,6 +73,16 @@ def test_a_parameter_keeps_its_mean_and_spread_and_its_draws_are_its_own() -> No
     assert not torch.equal(parameters(another[2]["plain"])["0.weight"], new)
 
 
+def test_draws_depend_on_the_name_alone_and_not_on_the_stages_before() -> None:
+    layers = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    networks = whole(load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
+    few, many = (parameters(list(randomized(networks, 0, stages))[-1][2]["plain"]) for stages in (2, 5))
+    assert all(torch.equal(few[name], many[name]) for name in few)
+    kernels = [few[f"{i}.weight"] for i in range(4)]
+    assert all(abs(spearman(kernels[0], other)) < 0.5 for other in kernels[1:])
+
+
 def test_copies_with_another_backward_stay_equal() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
