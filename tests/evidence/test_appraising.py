@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attributions import METHODS, Gradient
+from lit_viz.attributions.baselines import Baseline
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.evidence.appraisal import Appraisal, table
 from lit_viz.evidence.appraising import Settings, appraise, boxes_in_image
@@ -76,7 +78,7 @@ def test_a_run_is_measured_and_told_beside_the_check_by_captum(
 
 
 def test_the_numbers_are_those_of_the_measures(smooth: Classifier) -> None:
-    run = explained(smooth)
+    run = explained(smooth, seed=11)
     found = appraised(smooth, run.outcomes)
     x, map_ = images()[0], run.maps[0]
 
@@ -87,6 +89,11 @@ def test_the_numbers_are_those_of_the_measures(smooth: Classifier) -> None:
     assert found.deletion.area == pytest.approx(replacement_curve(score, x, grey, map_, steps=4).area, abs=1e-5)
     moved = replacement_curve(score, x, grey, map_.roll((8, 8), (0, 1)), steps=4).area
     assert found.controls["moved"][0] == pytest.approx(moved, abs=1e-5)
+    blurred = torch.from_numpy(gaussian_filter(x.double().numpy(), (0, 10, 10), mode="reflect")).float()
+    assert found.insertion.scores[0] == pytest.approx(float(score(blurred[None])), abs=1e-5)
+    noise = appraised(smooth, run.outcomes, settings=Settings(steps=1, samples=1, stages=1, deleted="random"))
+    drawn = Baseline("random")(x[None], [run.results[0]["seed"]])
+    assert noise.deletion.scores[-1] == pytest.approx(float(score(drawn)), abs=1e-5)
     black = appraised(smooth, run.outcomes, settings=Settings(steps=4, samples=1, stages=1, deleted="black"))
     assert black.deletion.scores[-1] == pytest.approx(float(score(torch.zeros(1, 3, 16, 16))), abs=1e-5)
     assert black.sensitivity <= found.sensitivity + 1e-6  # fewer draws
@@ -187,7 +194,7 @@ def test_a_method_that_ignores_the_network_is_said_to(smooth: Classifier, monkey
 def made(method: str, area: float, stages: Sequence[float] = (), **options: Any) -> Appraisal:
     of = {"index": 0, "name": "cat", "method": method, "target_name": "tabby"}
     curve = Curve(torch.tensor([0.0, 1.0]), torch.tensor([area, area]))
-    drawn = [Stage(f"layer{i}", i, value, value) for i, value in enumerate(stages, 1)]
+    drawn = [Stage(f"layer{i}", i, value, value - 0.05) for i, value in enumerate(stages, 1)]
     return Appraisal(of, curve, curve, {"random": (0.5, 0.25), "moved": (0.75, 0.125)}, 1.5, drawn, **options)
 
 
