@@ -201,3 +201,15 @@ def test_a_resume_has_the_photographs_of_the_run_whatever_was_added_since(tmp_pa
     Image.fromarray(GREY).save(tmp_path / "in" / "a.png")
     lit_viz("resume", str(run))
     assert [r["name"] for r in records(run)] == ["m", "n"]
+
+
+def test_in_the_evaluation_loops_of_lightning(smooth: Classifier) -> None:
+    """Which run under inference mode, where nothing can be differentiated."""
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = lv.saliency(smooth, images, 1, check="none").attributions
+    with torch.inference_mode():
+        run = lv.saliency(smooth, images * 1, 1, method="gradient")
+        assert torch.equal(run.attributions, expected)
+        assert all(r["captum"]["passed"] for r in run.results)
+        assert lv.attack(smooth, images, [0, 1], attack="pgd", eps=0.1).images.shape == images.shape
+    assert not expected.is_inference()
