@@ -217,7 +217,7 @@ def test_the_global_random_state_is_left_alone(name: str) -> None:
 
 
 @every
-def test_neither_photographs_nor_states_are_changed_in_place(name: str) -> None:
+def test_neither_photographs_nor_states_nor_who_is_done_are_changed(name: str) -> None:
     x = X.clone()
     attack = MADE[name]()
     tasks = [Task(n, str(n), n, label=label) for n, label in enumerate(LABELS)]
@@ -227,8 +227,9 @@ def test_neither_photographs_nor_states_are_changed_in_place(name: str) -> None:
         state["iteration"] = count + k
         kept = x.clone(), {key: value.clone() for key, value in state.items()}
         with torch.no_grad():
-            moved, after, _ = attack.step(x, state, _bare(attack.objective, CURVED, state))
+            moved, after, done = attack.step(x, state, _bare(attack.objective, CURVED, state))
         assert torch.equal(x, kept[0])
+        assert torch.equal(moved[done], x[done])
         assert all(torch.equal(state[key], value) for key, value in kept[1].items())
         assert {key: value.dtype for key, value in after.items()} == {key: value.dtype for key, value in state.items()}
         assert all(len(value) == 8 for value in after.values())
