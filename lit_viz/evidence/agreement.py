@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
-from torchmetrics.functional.regression import spearman_corrcoef
 
 #: The formula in float64: largest difference, as a part of the map's maximum.
 FORMULA_TOLERANCE = 1e-8
@@ -50,7 +49,7 @@ class Similarity:
         span = float(its.max()) or 1.0
         return cls(
             difference=largest_difference(ours, reference),
-            spearman=float(spearman_corrcoef(ours.double().flatten(), reference.double().flatten())),
+            spearman=spearman(ours.double(), reference.double()),
             ssim=_ssim(mine, its, span),
             top_iou=_top_iou(mine.flatten(), its.flatten()),
         )
@@ -115,3 +114,18 @@ def random_map(like: Tensor, seed: int = 0) -> Tensor:
     """Return normal noise of a map's shape and largest value: a map that agrees with nothing."""
     noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return noise / noise.abs().max() * like.double().abs().max().cpu()
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Return the rank correlation of two tensors of one shape, ties at their mean rank; 0 where one is constant."""
+    pair = torch.stack([_ranks(a.flatten()), _ranks(b.flatten())])
+    centred = pair - pair.mean(1, keepdim=True)
+    norm = centred.norm(dim=1).prod()
+    return 0.0 if norm == 0 else float(centred.prod(0).sum() / norm)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Return the ranks in float64: in integers of 32 bits the ranks of many equal values overflow when added up."""
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    ranks: Tensor = (counts.cumsum(0) - (counts.double() - 1) / 2)[inverse]
+    return ranks

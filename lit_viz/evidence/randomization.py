@@ -13,6 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lit_viz.classifiers import FrozenNetwork
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.agreement import spearman
 from lit_viz.randomness import Draws, Key
 
 #: Rank correlation with the map of the trained network, from which on a map is said not to have changed.
@@ -119,18 +120,3 @@ def alike(ours: Tensor, reference: Tensor) -> tuple[float, float]:
 def _unit(saliency: Tensor) -> Tensor:
     largest = saliency.max()
     return saliency if largest == 0 else saliency / largest
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Return the rank correlation of two tensors of one shape, ties at their mean rank; 0 where one is constant."""
-    pair = torch.stack([_ranks(a.flatten()), _ranks(b.flatten())])
-    centred = pair - pair.mean(1, keepdim=True)
-    norm = centred.norm(dim=1).prod()
-    return 0.0 if norm == 0 else float(centred.prod(0).sum() / norm)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Return the ranks in float64: in integers of 32 bits the ranks of many equal values overflow when added up."""
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    ranks: Tensor = (counts.cumsum(0) - (counts.double() - 1) / 2)[inverse]
-    return ranks
