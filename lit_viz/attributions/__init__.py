@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lit_viz.attributions.base import Attribution, Estimator, attribute
+from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
 from lit_viz.attributions.grad_cam import GradCAM
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.attributions.guided import Deconvolution, GuidedBackprop
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Attribution]] = {
     "guided_grad_cam": GuidedGradCAM,
     "occlusion": Occlusion,
     "rise": RISE,
+    "extremal_perturbation": ExtremalPerturbation,
 }
 
 
@@ -58,6 +60,7 @@ __all__ = [
     "Attribution",
     "Deconvolution",
     "Estimator",
+    "ExtremalPerturbation",
     "GradCAM",
     "Gradient",
     "GuidedBackprop",

@@ -1,0 +1,221 @@
+"""Extremal perturbations: the operators against their definitions, and masks whose place is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import attribute
+from lit_viz.attributions.extremal_perturbation import (
+    ExtremalPerturbation,
+    area_penalty,
+    enlarged,
+    perturbed,
+    pyramid,
+    smoothed,
+)
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.images.gaussian import gaussian_blur
+from lit_viz.objectives import Logit
+from lit_viz.optim import Evaluation
+from tests.attributions.tools import SMOOTH, TARGETS, Counted, photographs
+
+SIDE, PLACE = 96, (slice(36, 84), slice(12, 60))  # a quarter of the image
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def stripes() -> Tensor:
+    """Return an image ``(1, 1, H, W)`` whose stripes a blur takes away."""
+    return (0.5 + 0.5 * torch.cos(torch.arange(SIDE, dtype=torch.float64) * math.tau / 16)).expand(1, 1, SIDE, SIDE)
+
+
+class Region:
+    """Logits of two classes: how much is left of the stripes of a place, 10 if all is; and the same of the rest."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inside = torch.zeros(SIDE, SIDE, dtype=x.dtype)
+        inside[PLACE] = 1
+        left = (2 * x[:, 0] - 1) * (2 * stripes()[0, 0] - 1)
+        return torch.stack([10 * (left * w).sum((1, 2)) / (w * 0.5).sum() for w in (inside, 1 - inside)], 1)
+
+
+def located(area: float, evaluations: int = 200) -> tuple[Tensor, Tensor]:
+    method = ExtremalPerturbation(area, sigma=2, cell=4)
+    method.objective = Logit()
+    masks, uncertainty = attribute(method, Counted(Region()), stripes(), [0], evaluations=evaluations)
+    return masks[0, 0], uncertainty["area_error"]
+
+
+def test_the_mask_finds_the_only_region_that_counts() -> None:
+    mask, _ = located(0.25)
+    inside = torch.zeros_like(mask, dtype=torch.bool)
+    inside[PLACE] = True
+    found = mask > 0.5
+    assert (found & inside).sum() / (found | inside).sum() > 0.8
+
+
+@pytest.mark.parametrize("area", [0.1, 0.25, 0.4])
+def test_the_area_is_met_and_its_error_told(area: float) -> None:
+    mask, error = located(area)
+    assert float(mask.mean()) == pytest.approx(area, rel=0.1)
+    assert float(error) == pytest.approx(abs(float(mask.mean()) - area), abs=1e-12)
+    assert 0 <= float(mask.min()) < 0.05
+    assert 0.95 < float(mask.max()) <= 1
+
+
+def smooth_maximum(mask: npt.NDArray[np.float64], sigma: float, temperature: float) -> npt.NDArray[np.float64]:
+    """Return the definition, pixel by pixel."""
+    (height, width), reach = mask.shape, math.ceil(4 * sigma)
+    out = np.empty_like(mask)
+    for u in np.ndindex(height, width):
+        terms = []
+        for dy in range(-reach, reach + 1):
+            for dx in range(-reach, reach + 1):
+                kernel = math.exp(-(max(0.0, math.hypot(dy, dx) / sigma - 1) ** 2) / 4)
+                v = min(max(u[0] + dy, 0), height - 1), min(max(u[1] + dx, 0), width - 1)
+                terms.append(kernel * mask[v])
+        powers = [math.exp(f / temperature) for f in terms]
+        out[u] = sum(f * p for f, p in zip(terms, powers, strict=True)) / sum(powers)
+    return out
+
+
+@pytest.mark.parametrize(("sigma", "temperature"), [(1.2, 0.05), (0.6, 1.0)])
+def test_the_smooth_maximum_against_its_definition(sigma: float, temperature: float) -> None:
+    masks = drawn(2, 1, 7, 5)
+    ours = smoothed(masks, sigma, temperature)
+    for mask, out in zip(masks, ours, strict=True):
+        np.testing.assert_allclose(out[0], smooth_maximum(mask[0].numpy(), sigma, temperature), rtol=1e-12)
+
+
+def test_a_cold_maximum_is_the_maximum_and_a_hot_one_the_mean() -> None:
+    mask = torch.zeros(1, 1, 15, 15, dtype=torch.float64)
+    mask[0, 0, 7, 7] = 1
+    cold, hot = smoothed(mask, 1.5, 1e-4)[0, 0], smoothed(mask, 1.5, 1e6)[0, 0]
+    assert float(cold[7, 7]) == pytest.approx(1)
+    assert float(cold[7, 8]) == pytest.approx(1)
+    assert float(cold[7, 10]) == pytest.approx(math.exp(-((3 / 1.5 - 1) ** 2) / 4))
+    assert float(hot[7, 7]) == pytest.approx(1 / 13**2, rel=1e-5)
+
+
+def test_a_level_mask_stays_level_up_to_the_border() -> None:
+    out = smoothed(torch.full((1, 1, 9, 9), 0.5, dtype=torch.float64), 1.1)
+    torch.testing.assert_close(out, out[:, :, :1, :1].expand_as(out), rtol=1e-12, atol=0)
+
+
+def test_the_area_penalty_against_its_definition() -> None:
+    masks = drawn(2, 1, 10, 10)
+    reference = np.concatenate([np.zeros(70), np.ones(30)])
+    expected = [((np.sort(mask.numpy().ravel()) - reference) ** 2).mean() for mask in masks]
+    np.testing.assert_allclose(area_penalty(masks, 0.3), expected, rtol=1e-14)
+    exact = (masks > masks.flatten(1).quantile(0.7, dim=1).view(-1, 1, 1, 1)).double()
+    assert area_penalty(exact, 0.3).tolist() == [0, 0]
+    assert area_penalty(exact, 0.4).tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_the_photograph_is_seen_in_the_mask_and_blurred_outside() -> None:
+    x = photographs()
+    blurs = pyramid(x, 6.0, 4)
+    for level in (0.0, 0.25, 0.5, 1.0):  # where the blur is one of the pyramid's
+        mask = x.new_full((3, 1, *x.shape[2:]), level)
+        expected = gaussian_blur(x, torch.full((3,), 6.0 * (1 - level)))
+        torch.testing.assert_close(perturbed(blurs, mask), expected, rtol=0, atol=1e-12)
+    between = perturbed(blurs, x.new_full((3, 1, *x.shape[2:]), 0.9))
+    torch.testing.assert_close(between, 0.6 * x + 0.4 * blurs[:, 1], rtol=0, atol=1e-12)
+    half = torch.zeros(3, 1, *x.shape[2:], dtype=x.dtype)
+    half[..., :7] = 1
+    assert torch.equal(perturbed(blurs, half)[..., :7], x[..., :7])
+    assert torch.equal(perturbed(blurs, half)[..., 7:], blurs[:, -1, ..., 7:])
+
+
+@pytest.mark.parametrize("iteration", [0, 3, 9])
+def test_the_update_is_the_gradient_of_score_and_area_by_finite_differences(iteration: int) -> None:
+    x, rate, area, n = photographs(), 1e-4, 0.3, 10
+    method = ExtremalPerturbation(area, sigma=2.0, cell=3, blur=3.0, lr=rate, weight=2.0)
+    state = method.init(x, [Task(i, "", i, target=int(t)) for i, t in enumerate(TARGETS)])
+    state |= {"iteration": torch.full((3,), iteration), "iterations": torch.full((3,), n)}
+    state["mask"] = 0.2 + 0.6 * drawn(*state["mask"].shape)
+
+    def score(inputs: Tensor) -> Tensor:
+        return SMOOTH(inputs).log_softmax(1).gather(1, TARGETS[:, None])[:, 0]
+
+    def evaluate(inputs: Tensor, **_: object) -> Evaluation:
+        leaf = inputs.detach().requires_grad_()
+        return Evaluation(leaf, score(leaf), SMOOTH(leaf))
+
+    def goal(coarse: Tensor) -> Tensor:
+        mask = smoothed(coarse, 2 / 3)
+        weight = 2.0 * 64 ** (iteration / n - 1) if iteration else 0
+        return (score(perturbed(state["blurs"], enlarged(mask, x))) - weight * area_penalty(mask, area)).detach()
+
+    with torch.no_grad():
+        _, after, _ = method.step(x, state, evaluate)  # type: ignore[arg-type]
+    gradient = (after["mask"] - state["mask"]) / (rate * state["mask"][0].numel())
+    torch.testing.assert_close(after["velocity"], gradient, rtol=1e-9, atol=1e-11)
+    for seed in range(3):
+        direction = torch.randn(gradient.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
+        ahead, behind = (goal(state["mask"] + sign * 1e-6 * direction) for sign in (1, -1))
+        slope = (gradient * direction).flatten(1).sum(1)
+        torch.testing.assert_close(slope, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-9)
+
+
+def test_velocity_is_kept_and_masks_stay_between_0_and_1() -> None:
+    method = ExtremalPerturbation(lr=1e-5)
+    x, n = photographs(), torch.full((3,), 5)
+    state = method.init(x, [Task(i, "", i, target=1) for i in range(3)]) | {"iterations": n, "iteration": n - 2}
+    assert all(len(value) == 3 for value in state.values())
+
+    def flat(inputs: Tensor, **_: object) -> Evaluation:
+        leaf = inputs.detach().requires_grad_()
+        return Evaluation(leaf, 0 * leaf.flatten(1).sum(1), leaf.flatten(1))
+
+    state["velocity"] += 2.0
+    _, moving, _ = method.step(x, state, flat)  # type: ignore[arg-type]
+    resting = method.step(x, {**state, "velocity": 0 * state["velocity"]}, flat)[1]  # type: ignore[arg-type]
+    torch.testing.assert_close(moving["velocity"] - resting["velocity"], 0.9 * state["velocity"])
+    assert torch.equal(state["mask"], torch.full_like(state["mask"], 0.5))  # what was given stays as it was
+    method.lr = 1e4
+    _, thrown, _ = method.step(x, state, flat)  # type: ignore[arg-type]
+    assert torch.equal(thrown["mask"], (thrown["mask"] > 0.5).double())
+
+
+def test_a_mask_does_not_depend_on_the_others() -> None:
+    network = Counted(SMOOTH)
+
+    def masks(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        method = ExtremalPerturbation(0.2, sigma=2.0, cell=3, blur=3.0)
+        return attribute(method, network, photographs()[rows], TARGETS[rows], evaluations=60)
+
+    together, error = masks(slice(None))
+    assert network.rows == 3 * 60
+    assert together.shape == (3, 1, *photographs().shape[2:])
+    assert (together[0] - together[1]).abs().max() > 0.05
+    for n in range(3):
+        alone, own = masks(slice(n, n + 1))
+        torch.testing.assert_close(alone[0], together[n], rtol=0, atol=1e-9)
+        torch.testing.assert_close(own["area_error"][0], error["area_error"][n], rtol=0, atol=1e-9)
+
+
+def test_nothing_is_found_before_the_first_evaluation() -> None:
+    masks, error = attribute(ExtremalPerturbation(), Counted(SMOOTH), photographs(), TARGETS, evaluations=0)
+    assert masks.abs().max() == 0
+    assert error["area_error"].isinf().all()
+
+
+def test_what_makes_no_mask_is_refused_in_a_sentence() -> None:
+    with pytest.raises(LitVizError, match="a fraction of the image between 0 and 1, not 10"):
+        ExtremalPerturbation(area=10)
+    with pytest.raises(LitVizError, match="sigma 0"):
+        ExtremalPerturbation(sigma=0)
+    with pytest.raises(LitVizError, match="cell 0"):
+        ExtremalPerturbation(cell=0)
+    with pytest.raises(LitVizError, match="another method"):
+        attribute(ExtremalPerturbation(), Counted(SMOOTH), photographs().flatten(1), TARGETS)
