@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lit_viz.attacks import APGD, DDN, PGD, BudgetAttack, NormalizedAscentAttack
 from lit_viz.attacks.apgd import checkpoints
 from lit_viz.attacks.feasible import Norm, project, steepest
 from lit_viz.classifiers import Classifier
+from lit_viz.engine.tasks import Task
 from lit_viz.objectives import Margin
 from tests.attacks.tools import Curved, Watched, margins, photographs
 from tests.conftest import smooth_network
@@ -125,6 +127,41 @@ def test_apgd_goes_where_the_paper_goes(norm: Norm, targeted: bool, loss: str) -
             torch.testing.assert_close(a, b, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("rises", "halved", "improved", "expected"),
+    [
+        (9, False, True, True),  # 9 of 13 steps are at most 75 %
+        (9, True, True, True),
+        (10, False, True, False),
+        (10, False, False, True),  # no better than at the last checkpoint, with the same step
+        (10, True, False, False),  # that step was new: it is given another period
+    ],
+)
+def test_who_halves_the_step(rises: int, halved: bool, improved: bool, expected: bool) -> None:
+    attack, number = APGD(random_start=False), torch.ones(1, dtype=torch.float64)
+    state = attack.init(X[:1], [Task(0, "image", 0, label=0)])
+    known = {"top": 2 * number, "checked": 2 * number - int(improved), "score": number, "eta": number}
+    counts = {"iteration": torch.tensor([70]), "iterations": torch.tensor([100])}
+    state |= {**known, **counts, "rises": torch.tensor([rises]), "halved": torch.tensor([halved])}
+    no = torch.tensor([False])
+    state, halve = attack._scored(state, 0.5 * number, no, no)
+    assert (halve.item(), state["halved"].item(), state["rises"].item()) == (expected, expected, 0)
+    assert state["eta"].item() == (0.5 if expected else 1.0)
+    assert (state["checked"].item(), state["score"].item()) == (2.0, 2.0 if expected else 0.5)
+    state, _ = attack._scored({**state, "iteration": torch.tensor([0])}, 0.5 * number, ~no, ~no)  # a new start
+    assert [state[key].item() for key in ("top", "checked", "score", "eta")] == [0.5, 0.5, 0.5, 2 * attack.eps]
+    assert (state["rises"].item(), state["halved"].item()) == (0, False)
+
+
+@both
+def test_a_return_costs_no_backward(norm: Norm) -> None:
+    """The slope at the best point is known."""
+    network = Watched(CURVED)
+    run_attack(APGD(norm, EPS[norm], early_stop=False, random_start=False), network, X[:1], LABELS[:1])
+    assert network.forwards == 101
+    assert 92 <= network.backwards < 100
+
+
 def pgd_by_hand(ask: Ask, x: Tensor, alpha: float, norm: Norm, onto: Callable[[Tensor], Tensor], mu: float, look: bool):
     """With torch's own momentum, on gradients of mean size 1, which maximizes a linear function of its parameter."""
     parameter = torch.nn.Parameter(torch.zeros_like(x))
@@ -163,9 +200,11 @@ def test_the_step_is_two_and_a_half_radii_over_the_number_of_steps(norm: Norm, t
             torch.testing.assert_close(points[k + 1], expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("make", [PGD, APGD])
+@pytest.mark.parametrize("make", [PGD, APGD, partial(PGD, momentum=0.9)])
 @both
-def test_restarts_are_runs_of_their_own(make: type[PGD | APGD], norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restarts_are_runs_of_their_own(
+    make: Callable[..., BudgetAttack], norm: Norm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three parts of 9, 9 and 11 updates; if all started at the same point, they would go the same way."""
     attack = make(norm, EPS[norm], restarts=3, early_stop=False)
     points = path(attack, 0, True, 29)
