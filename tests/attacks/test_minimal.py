@@ -237,13 +237,30 @@ def test_deepfool_reads_the_mean_of_the_views() -> None:
         torch.testing.assert_close(moved[n], network.inputs[1][0], rtol=0, atol=1e-9)
 
 
-def test_deepfool_leaves_the_boundary_itself() -> None:
-    """Where two logits are equal the class of the first is seen, and the distance is zero."""
-    linear, x = Linear(2), photographs(1, low=0.4, high=0.6)
-    linear.bias[1] += float(linear(x)[0, 0] - linear(x)[0, 1])
-    linear.bias = torch.where(torch.tensor([True, False]), linear.bias + 1e-14, linear.bias)
-    label = linear(x).argmax(1).tolist()
-    assert run_attack(DeepFool(), linear, x, label)[1]["fooled"].all()
+@both
+def test_deepfool_counts_on_no_pixel_that_can_go_no_further(norm: Norm) -> None:
+    """It would come nearer and nearer, and never cross."""
+    x = saturated(3)
+    linear = near(4, x)
+    _, state = run_attack(DeepFool(norm), linear, x, linear(x).argmax(1).tolist())
+    assert (state["iteration"] <= 3).all()
+
+
+@both
+def test_deepfool_leaves_the_boundary_itself(norm: Norm) -> None:
+    """Where two logits are equal, here to the last bit, the class of the first is seen and the distance is zero."""
+    linear, x = Linear(2), torch.full((1, 3, 6, 5), 0.5, dtype=torch.float64)
+    linear.weight, linear.bias = linear.weight.mul(8).round(), linear.bias * 0
+    linear.bias[1] = linear(x)[0, 0] - linear(x)[0, 1]
+    assert linear(x)[0, 0] == linear(x)[0, 1]
+    assert run_attack(DeepFool(norm), linear, x, [0])[1]["fooled"].all()
+
+
+@every
+def test_equal_logits_without_a_slope_are_left_as_they_are(case: Case) -> None:
+    out, state = run_attack(case[0](), lambda x: x.flatten(1)[:, :3] * 0, GREY, [0] * 6, iterations=5)
+    torch.testing.assert_close(out, GREY)
+    assert not state["fooled"].any()
 
 
 # FMN.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attacks import Square, run_attack
 from lit_viz.attacks.feasible import Norm
-from lit_viz.attacks.square import _tile
+from lit_viz.attacks.square import _tile, _trade
 from lit_viz.errors import LitVizError
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
 
@@ -176,6 +176,25 @@ def test_euclidean_proposals_trade_one_square_for_another() -> None:
         unscaled = now / ratio.nanmedian()
         torch.testing.assert_close(unscaled[:, new].square().sum(1), was[:, new].square().sum(1), rtol=1e-5, atol=1e-9)
     assert apart > 20
+
+
+def test_a_traded_square_gets_what_is_unused_too() -> None:
+    """What black and white have cut off is not lost: each channel's share of it is added to the squared length."""
+    x = photographs(1, 9, 9)
+    change, tile = (0.1 * (x - 0.5)[0], _tile(3).expand(3, 3, 3))
+    here, there = ((slice(None), slice(a, a + 3), slice(a, a + 3)) for a in (1, 5))
+    before = change.clone()
+    _trade(change, here, there, tile, torch.tensor(0.25, dtype=torch.float64))
+    was = before[here].square().sum((1, 2)) + before[there].square().sum((1, 2))
+    torch.testing.assert_close(change[here].square().sum((1, 2)), was + 0.25)
+    way = tile + before[here] / before[here].flatten(1).norm(dim=1).view(3, 1, 1)
+    torch.testing.assert_close(
+        change[here].flatten(1) / change[here].flatten(1).norm(dim=1, keepdim=True),
+        way.flatten(1) / way.flatten(1).norm(dim=1, keepdim=True),
+    )
+    assert not change[there].any()
+    before[here] = before[there] = change[here] = 0
+    assert torch.equal(change, before)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 7, 10, 11])

@@ -45,7 +45,7 @@ def test_with_and_without_a_target(promise: Callable[[str, bool], None], name: s
         contract.test_no_number_is_no_success,
         contract.test_slots_differ_in_age,
         contract.test_the_global_random_state_is_left_alone,
-        contract.test_neither_photographs_nor_states_are_changed_in_place,
+        contract.test_neither_photographs_nor_states_nor_who_is_done_are_changed,
     ],
 )
 def test_untargeted(promise: Callable[[str], None], name: str) -> None:
