@@ -213,7 +213,9 @@ def test_classes_finds_by_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == ["76", "tarantula"]
 
 
-@pytest.mark.parametrize("path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_every_configuration_parses_and_says_what_it_is(path: Path) -> None:
     from lit_viz.commands import COMMANDS
     from lit_viz.config import MethodCLI

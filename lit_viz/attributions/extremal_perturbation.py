@@ -127,8 +127,8 @@ def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> T
     """Return the smooth max-convolution ``m(u) = smax over v of k(u - v) mask(v)`` (section 3.3 of the paper).
 
     ``smax f = sum of f exp(f / T) / sum of exp(f / T)``. ``k(d) = exp(-max(0, |d| / sigma - 1)^2 / 4)`` is 1 up to
-    sigma, so it widens what is 1 and leaves it 1, and falls like a Gaussian beyond. ``v`` runs over the square around u
-    that reaches to ``4 sigma``; beyond the border the mask goes on as it is there, so that no place is preferred.
+    sigma, so it widens what is 1 and leaves it 1, and falls like a Gaussian beyond. ``v`` runs over the cells in the
+    square around u that reaches to ``4 sigma``.
 
     Args:
         mask: ``(N, 1, h, w)``.
@@ -139,9 +139,10 @@ def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> T
     along = torch.arange(-radius, radius + 1, dtype=mask.dtype, device=mask.device)
     distance = torch.hypot(along[:, None], along) / sigma
     kernel = torch.exp(-(distance - 1).clamp_min(0).square() / 4)
-    around = F.unfold(F.pad(mask, [radius] * 4, mode="replicate"), len(along))
-    terms = around * kernel.view(1, -1, 1)
-    return (terms * (terms / temperature).softmax(1)).sum(1).view_as(mask)
+    terms, inside = (F.unfold(cells, len(along), padding=radius) for cells in (mask, torch.ones_like(mask[:1])))
+    terms = terms * kernel.view(1, -1, 1)
+    shares = (terms / temperature).masked_fill(inside == 0, -torch.inf).softmax(1)
+    return (terms * shares).sum(1).view_as(mask)
 
 
 def enlarged(mask: Tensor, x: Tensor) -> Tensor:
