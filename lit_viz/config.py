@@ -150,6 +150,10 @@ _PLAIN = (
     (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
     (r"^Option '([\w.]+)' is not accepted", r"there is no option \1"),
     (r"Parser key \"([\w.\-]+)\":", r"--\1:"),
+    (
+        r"Does not validate against any of the Union subtypes.*?Expected an? <class '(\w+)'>.*Given value: (\S+).*",
+        r"expected \1, got '\2'",
+    ),
     (r"Expected an? <class '(\w+)'>\. Got value: (\S*)", r"expected \1, got '\2'"),
     (r"Expected an? typing\.Literal\[(.*?)\]\. Got value: (\S*)", r"expected one of \1, got '\2'"),
     (r"Expected a path but .* Expected a dot import path string: (\S+)", r"there is no \1 among the installed parts"),
