@@ -109,11 +109,9 @@ def test_a_cold_maximum_is_the_maximum_and_a_hot_one_the_mean() -> None:
 
 def test_no_cell_is_preferred_for_lying_at_the_border() -> None:
     """What a level mask gains by its cells is the same for all of them, but for some tenths."""
-    mask = torch.full((1, 1, 32, 32), 0.5, dtype=torch.float64, requires_grad=True)
+    mask = torch.full((1, 1, 32, 32), 0.5, dtype=torch.float64)
     out = smoothed(mask, 8 / 7)
-    (gain,) = torch.autograd.grad(out.sum(), mask)
-    assert float(out.detach().max() - out.detach().min()) < 0.01
-    print(gain.min(), gain.max(), gain[0, 0, 16, 16], gain[0, 0, 0, 16], gain[0, 0, 0, 0], out.min(), out.max())
+    assert float(out.max() - out.min()) < 0.01
 
 
 def test_the_area_penalty_against_its_definition() -> None:
