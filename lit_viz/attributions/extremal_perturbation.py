@@ -22,7 +22,7 @@ _TEMPERATURE = 0.05  # of the smooth maximum
 _LEVELS = 4  # of blur besides the photograph
 _START = 0.5  # of the coarse mask, everywhere
 _MOMENTUM = 0.9
-_GROWTH = 64.0  # of the area's weight, from the first evaluation to the last
+_GROWTH = 32.0  # of the area's weight, from the first evaluation to the last
 
 
 class ExtremalPerturbation(Attribution):
@@ -57,8 +57,8 @@ class ExtremalPerturbation(Attribution):
         sigma: float = 8.0,
         cell: int = 7,
         blur: float = 10.0,
-        lr: float = 2e-5,
-        weight: float = 1000.0,
+        lr: float = 1e-5,
+        weight: float = 500.0,
     ) -> None:
         if not 0 < area < 1:
             raise LitVizError(f"a mask covers a fraction of the image between 0 and 1, not {area}: 0.2 is usual.")
@@ -127,8 +127,8 @@ def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> T
     """Return the smooth max-convolution ``m(u) = smax over v of k(u - v) mask(v)`` (section 3.3 of the paper).
 
     ``smax f = sum of f exp(f / T) / sum of exp(f / T)``. ``k(d) = exp(-max(0, |d| / sigma - 1)^2 / 4)`` is 1 up to
-    sigma, so it widens what is 1 and leaves it 1, and falls like a Gaussian beyond. ``v`` runs over the cells in the
-    square around u that reaches to ``4 sigma``.
+    sigma, so it widens what is 1 and leaves it 1, and falls like a Gaussian beyond. ``v`` runs over the square around u
+    that reaches to ``4 sigma``; beyond the border the mask goes on as it is there, so that no place is preferred.
 
     Args:
         mask: ``(N, 1, h, w)``.
@@ -139,10 +139,9 @@ def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> T
     along = torch.arange(-radius, radius + 1, dtype=mask.dtype, device=mask.device)
     distance = torch.hypot(along[:, None], along) / sigma
     kernel = torch.exp(-(distance - 1).clamp_min(0).square() / 4)
-    terms, inside = (F.unfold(cells, len(along), padding=radius) for cells in (mask, torch.ones_like(mask[:1])))
-    terms = terms * kernel.view(1, -1, 1)
-    shares = (terms / temperature).masked_fill(inside == 0, -torch.inf).softmax(1)
-    return (terms * shares).sum(1).view_as(mask)
+    around = F.unfold(F.pad(mask, [radius] * 4, mode="replicate"), len(along))
+    terms = around * kernel.view(1, -1, 1)
+    return (terms * (terms / temperature).softmax(1)).sum(1).view_as(mask)
 
 
 def enlarged(mask: Tensor, x: Tensor) -> Tensor:
