@@ -124,7 +124,7 @@ class ExtremalPerturbation(Attribution):
 
 
 def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> Tensor:
-    """Return the smooth max-convolution ``m(u) = smax over v of k(u - v) mask(v)`` (section 3.3 of the paper).
+    """Return the smooth max-convolution ``m(u) = smax over v of k(u - v) mask(v)`` (of the paper).
 
     ``smax f = sum of f exp(f / T) / sum of exp(f / T)``. ``k(d) = exp(-max(0, |d| / sigma - 1)^2 / 4)`` is 1 up to
     sigma, so it widens what is 1 and leaves it 1, and falls like a Gaussian beyond. ``v`` runs over the square around u
@@ -152,7 +152,7 @@ def enlarged(mask: Tensor, x: Tensor) -> Tensor:
 def area_penalty(mask: Tensor, area: float) -> Tensor:
     """Return the mean square of ``sorted values - (0 ... 0 1 ... 1)`` with a fraction ``area`` of ones, ``(N,)``.
 
-    It is 0 only for a mask of zeros and ones that has this area (section 3.2 of the paper).
+    It is 0 only for a mask of zeros and ones that has this area (of the paper).
 
     Args:
         mask: ``(N, 1, H, W)``.
@@ -171,7 +171,7 @@ def pyramid(x: Tensor, blur: float, levels: int) -> Tensor:
 
 
 def perturbed(blurs: Tensor, mask: Tensor) -> Tensor:
-    """Return the images blurred at every pixel by ``1 - mask`` of the widest blur (section 3.4 of the paper).
+    """Return the images blurred at every pixel by ``1 - mask`` of the widest blur (of the paper).
 
     Args:
         blurs: ``(N, levels + 1, C, H, W)``, between whose neighbours it is interpolated; see :func:`pyramid`.
