@@ -99,6 +99,11 @@ class Attack(StepRule):
             return state["fooled"] & (state["size"] == 0)
         return state["fooled"] & self.early_stop
 
+    def extent(self, change: Tensor) -> Tensor:
+        """Return how large perturbations are ``(N,)``, for an attack that makes them small: Euclidean, unless it says
+        otherwise."""
+        return norm(change)
+
     def seen(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
         """Return the state after the images ``x`` were evaluated: each is the best one if it is better than that.
 
@@ -109,7 +114,7 @@ class Attack(StepRule):
         fooled = succeeded(evaluation.logits, state)
         size = -evaluation.score
         if self.minimal:
-            size = torch.where(fooled, norm(x - state["source"]), size)
+            size = torch.where(fooled, self.extent(x - state["source"]), size)
         tried = fooled | (state["iteration"] > 0)
         better = (fooled & ~state["fooled"]) | (tried & (fooled == state["fooled"]) & (size < state["size"]))
         return {
@@ -186,7 +191,7 @@ def run_attack(
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
     last = torch.full_like(count, attack.iterations if iterations is None else iterations)
     state = {**attack.init(x, tasks), "iteration": count, "iterations": last, "until": last}
-    x = attack.place(x, state).clone()
+    x = x.clone()
     rows = torch.arange(len(x), device=x.device)  # that are not done
     with torch.no_grad():
         while len(rows):

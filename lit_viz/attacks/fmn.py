@@ -8,7 +8,7 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, chosen, slope, succeeded
+from lit_viz.attacks.base import Attack, slope, succeeded
 from lit_viz.attacks.boundary import to_boundary
 from lit_viz.attacks.feasible import Norm, project, unit
 from lit_viz.engine.tasks import Task
@@ -71,28 +71,15 @@ class FMN(Attack):
         """Find the radius, take a step and project."""
         source = state["source"]
         gradient = slope(evaluation, x, rows)
-        boundary = _BEYOND * (self.length(x - source) + to_boundary(evaluation.score, gradient, self.norm))
+        boundary = _BEYOND * (self.extent(x - source) + to_boundary(evaluation.score, gradient, self.norm))
         gamma = self.gamma.lr * self.gamma.factor(state["iteration"].double() / state["iterations"])
         wider = torch.where(state["fooled"], state["eps"] * (1 + gamma), boundary)
         narrower = torch.minimum(state["eps"] * (1 - gamma), state["size"] * _SHORTER)
         eps = torch.where(succeeded(evaluation.logits, state), narrower, wider)
-        eps = torch.minimum(eps, self.length(torch.maximum(source, 1 - source)))  # nothing in [0, 1] is further away
+        eps = torch.minimum(eps, self.extent(torch.maximum(source, 1 - source)))  # nothing in [0, 1] is further away
         moved = x + per_slot(self.alpha(state), x) * unit(gradient)
         return project(moved, source, eps, self.norm), {**state, "eps": eps}
 
-    def length(self, change: Tensor) -> Tensor:
+    def extent(self, change: Tensor) -> Tensor:
         """Return the changes' lengths in the attack's norm ``(N,)``."""
         return change.flatten(1).abs().amax(1) if self.norm == "linf" else euclidean(change)
-
-    def seen(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
-        """Return the state as of any attack (see :meth:`Attack.seen`), with the size of a success in its norm."""
-        fooled = succeeded(evaluation.logits, state)
-        size = torch.where(fooled, self.length(x - state["source"]), -evaluation.score)
-        tried = fooled | (state["iteration"] > 0)
-        better = (fooled & ~state["fooled"]) | (tried & (fooled == state["fooled"]) & (size < state["size"]))
-        return {
-            **state,
-            "best": chosen(better, x, state["best"]),
-            "size": torch.where(better, size, state["size"]),
-            "fooled": state["fooled"] | fooled,
-        }

@@ -329,8 +329,7 @@ class ImageTraining(pl.LightningModule):
             return
         iterations = torch.tensor([self.last(task) for task in tasks], device=self.device)
         counts = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
-        own = self.initial(x, tasks)
-        self.slots.append(tasks, self.step_rule.place(x, own), {**own, **counts})
+        self.slots.append(tasks, x, {**self.initial(x, tasks), **counts})
         self.begin(range(len(self.slots) - len(tasks), len(self.slots)))
 
     def _until(self) -> Tensor:

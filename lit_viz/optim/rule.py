@@ -25,10 +25,6 @@ class StepRule(ABC):
         """Return the state of slots that start at ``x`` ``(N, ...)``, one task a slot."""
         return {}
 
-    def place(self, x: Tensor, state: State) -> Tensor:
-        """Return image 0 of slots whose tasks start at ``x``: just that, unless the rule starts at random."""
-        return x
-
     def advance(self, state: State) -> Tensor:
         """Return how many iterations the next step counts for, ``(N,)`` int64: one, unless the rule takes several."""
         return torch.ones_like(state["iteration"])
