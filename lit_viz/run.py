@@ -105,7 +105,7 @@ def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, sa
         memory = Memory()
         _fit(cli, module, tasks, None, [memory, Notes(say), Progress(quiet=say is None)])
         outcomes = remembered(memory)
-        command.verify(module, outcomes, None, _inquiry(config, say))
+        command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, say or (lambda _: None)))
         return Run(outcomes, None, partial(command.figure, config=config))
     return _run_in(folder, cli, module, tasks, say)
 
@@ -164,15 +164,9 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
     _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Notes(say), Progress(quiet=quiet)], logger)
     run = _opened(folder, cli)
     _draw(run, figure)
-    cli.command.verify(module, run.outcomes, folder, _inquiry(cli.config, say))
+    cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))
     evolution.finish()
     return run
-
-
-def _inquiry(config: Any, say: Say | None) -> Inquiry:
-    """Return how evidence is looked for at the end of a run: shortly."""
-    explain = bool(getattr(config, "explain", False))
-    return Inquiry(getattr(config, "check", "none"), _CHECK_SECONDS, say or (lambda _: None), explain=explain)
 
 
 def check(
@@ -212,9 +206,9 @@ def check(
     if not outcomes:
         raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
     module = command.build(cli.config, cli.parts, classifier)
-    wanted = getattr(cli.config, "check", "none")
-    how = Inquiry("captum" if wanted == "none" else wanted, None, say or (lambda _: None), faithfulness, trust)
-    return command.verify(module, outcomes, folder, how)
+    return command.verify(
+        module, outcomes, folder, Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust)
+    )
 
 
 def _opened(folder: RunFolder, cli: MethodCLI) -> Run:

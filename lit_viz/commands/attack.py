@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
-from torch import Tensor
 
 from lit_viz.attacks import ATTACKS, BudgetAttack, name_of
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
-from lit_viz.commands.base import Command, Inquiry
-from lit_viz.commands.photographs import add_photograph_arguments, photograph_tasks
+from lit_viz.commands.base import Inquiry, class_path, shown_number
+from lit_viz.commands.photographs import PhotographCommand, add_photograph_arguments
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError
 from lit_viz.evidence.files import reread
 from lit_viz.evidence.intervals import wilson
 from lit_viz.evidence.trust import Trust, free_signals, harder_tries
@@ -35,26 +33,17 @@ from lit_viz.methods import AdversarialExample
 from lit_viz.outcomes import Outcome
 
 
-class Attack(Command):
+class Attack(PhotographCommand):
     """Adversarial examples of photographs, verified in the files that are saved."""
 
     name: ClassVar[str] = "attack"
     module: ClassVar[type[ImageTraining]] = AdversarialExample
     default_config: ClassVar[str] = "normalized_ascent"
-    positional: ClassVar[str] = "photographs"
     example: ClassVar[str] = "lit-viz attack packaged:chelsea --target stingray"
     demo: ClassVar[tuple[str, ...]] = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray")
-    own: ClassVar[frozenset[str]] = frozenset(
-        {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images"}
-    )
-    iterations: ClassVar[int | None] = None
-    log_at: ClassVar[str] = "geometric"
+    target: ClassVar[Literal["label", "none"]] = "none"
     curve_at: ClassVar[str] = "every:1"
     afterwards: ClassVar[str] = "open figure.png and evolution.gif, or follow the run in W&B"
-
-    def __init__(self, images: Tensor | None = None) -> None:
-        """Take images that are handed over instead of files, ``(N, C, H, W)`` in [0, 1]: ``array:3`` is the fourth."""
-        self.images = images
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
         """Add photographs, targets and labels, several radii, and the maps beside."""
@@ -66,7 +55,7 @@ class Attack(Command):
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Turn ``--attack pgd``, ``--eps 4/255``, ``--norm linf`` into the attack's own options."""
         if name == "--attack":
-            return "--model.attack", class_path(value)
+            return "--model.attack", class_path(value, ATTACKS, "attack")
         if name == "--eps" and "," in value:
             return "--radii", json.dumps([float(_as_decimal(radius)) for radius in value.split(",")])
         if name in ("--eps", "--norm"):
@@ -77,8 +66,7 @@ class Attack(Command):
 
     def check(self, config: Namespace) -> None:
         """Refuse a run without photographs, or with a budget of nothing."""
-        if not config.photographs:
-            raise LitVizError(f"no photograph was named: try {self.example}")
+        super().check(config)
         if dict(config.model.attack.get("init_args") or {}).get("eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")
 
@@ -86,45 +74,19 @@ class Attack(Command):
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
     ) -> tuple[list[Task], list[str]]:
         """Return one task a photograph and target, and where there are several radii, of each."""
-        queue, notes = photograph_tasks(
-            config.photographs,
-            classifier,
-            target=config.target,
-            labels=config.labels,
-            seed=config.seed,
-            default="none",
-        )
         if config.radii and not isinstance(parts["attack"], BudgetAttack):
             raise LitVizError(f"{name_of(parts['attack'])} has no radius to vary: give one --eps, or another --attack.")
-        several = [
-            replace(task, index=task.index + i * len(queue), options={**task.options, "eps": radius})
-            for i, radius in enumerate(config.radii)
-            for task in queue
-        ]
-        return several or queue, notes
-
-    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> AdversarialExample:
-        """Return the module."""
-        return AdversarialExample(
-            classifier,
-            **parts,
-            fit=config.fit,
-            images=self.images,
-            iterations=config.iterations,
-            slots=config.slots,
-            log_at=config.log_at,
-            curve_at=config.curve_at,
-        )
+        return self.queue(config, classifier, [{"eps": radius} for radius in config.radii] or [{}])
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return original, fooled image and their difference, in a row an image, over the traces; for several radii the
         robustness curve."""
         if config.radii:
-            attack = config.model.attack
-            norm = "L2" if dict(attack.get("init_args") or {}).get("norm") == "l2" else "L∞"
+            name = next((o.record["attack"] for o in outcomes if "attack" in o.record), "attack")
+            norm = "L2" if dict(config.model.attack.get("init_args") or {}).get("norm") == "l2" else "L∞"
             points = [(eps, share, *interval) for eps, share, interval in _robustness(outcomes)]
-            return robustness_figure({_name(attack.class_path): points}, norm, _resisting(outcomes))
-        return attack_figure([_panel(o) for o in outcomes if o.image() is not None and o.source() is not None])
+            return robustness_figure({name: points}, norm, _resisting(outcomes))
+        return attack_figure([panel for panel in map(_panel, outcomes) if panel is not None])
 
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
@@ -144,7 +106,7 @@ class Attack(Command):
         if len({o.record.get("eps") for o in claimed}) > 1:
             for eps, share, (low, high) in _robustness(outcomes):
                 how.say(f"eps {eps * 255:g}/255: {_resisting(outcomes)} {share:.0%} (95 %: {low:.0%} to {high:.0%})")
-        if how.explain:
+        if how.ends_run and how.config.explain:
             save_figure(_explained(outcomes, module.classifier), folder.path / "explained.png")
         found = [free_signals(outcomes), *([self._harder(module, outcomes)] if how.trust else [])]
         trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
@@ -199,10 +161,6 @@ def _explained(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
     return saliency_figure(panels, scale="map", columns=4)
 
 
-def _name(path: str) -> str:
-    return next((name for name, kind in ATTACKS.items() if kind.__name__ == path.rpartition(".")[2]), path)
-
-
 def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return an attack, given by its name or as ``{name: arguments}``, as the parser knows it.
 
@@ -210,24 +168,11 @@ def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, An
         LitVizError: an unknown attack; the known ones are listed.
     """
     if isinstance(attack, str):
-        return {"class_path": class_path(attack)}
+        return {"class_path": class_path(attack, ATTACKS, "attack")}
     (name, arguments), *more = attack.items()
     if more:
         raise LitVizError(f"a run has one attack, not {len(attack)}: run the others by themselves.")
-    return {"class_path": class_path(name), "init_args": dict(arguments)}
-
-
-def class_path(name: str) -> str:
-    """Return the class of an attack by its name.
-
-    Raises:
-        LitVizError: an unknown attack; the known ones are listed.
-    """
-    key = name.strip().lower().replace("-", "_")
-    if key not in ATTACKS:
-        near = did_you_mean(key, ATTACKS) or f": there are {', '.join(ATTACKS)}."
-        raise LitVizError(f"there is no attack {name.strip()!r}{near}")
-    return f"{ATTACKS[key].__module__}.{ATTACKS[key].__name__}"
+    return {"class_path": class_path(name, ATTACKS, "attack"), "init_args": dict(arguments)}
 
 
 def _as_decimal(value: str) -> str:
@@ -246,28 +191,25 @@ def _reread(outcome: Outcome, folder: Path, classifier: Classifier) -> bool:
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, str]:
-    def said(key: str, form: str = "{}") -> str:
-        return "-" if record.get(key) is None else form.format(record[key])
-
     fooled = {True: "fooled", False: "not fooled", None: "-"}
     return {
         "photograph": record["name"],
         "target": record["target_name"] or "any other",
         "status": record["status"],
         "in the file": fooled[record.get("success_file")],
-        "seen as": said("predicted_name"),
-        "before": said("probability_before", "{:.3f}"),
-        "after": said("probability", "{:.3f}"),
+        "seen as": shown_number(record, "predicted_name", "{}"),
+        "before": shown_number(record, "probability_before"),
+        "after": shown_number(record, "probability"),
         "iterations": str(record["iterations"]),
-        "L2": said("l2", "{:.3f}"),
+        "L2": shown_number(record, "l2"),
         "Linf": "-" if record.get("linf") is None else f"{record['linf'] * 255:.0f}/255",
     }
 
 
-def _panel(outcome: Outcome) -> AttackPanel:
+def _panel(outcome: Outcome) -> AttackPanel | None:
     record, image, source = outcome.record, outcome.image(), outcome.source()
-    assert image is not None
-    assert source is not None
+    if image is None or source is None:  # it failed before it had one
+        return None
     keys = {"in the file": "success_file", "after JPEG 95": "success_jpeg95", "after JPEG 75": "success_jpeg75"}
     return AttackPanel(
         name=record["name"],

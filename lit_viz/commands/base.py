@@ -15,6 +15,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.outcomes import Outcome
 
 
@@ -23,20 +24,23 @@ class Inquiry:
     """How evidence is looked for.
 
     Attributes:
-        wanted: the value of ``--check``.
-        seconds: that it may take; None looks at everything.
+        config: of the run.
+        seconds: that it may take at the end of a run; None looks at everything (``lit-viz check``).
         say: is given the lines that a person at a terminal wants to read.
         faithfulness: whether it is also measured what saliency maps are good for.
         trust: whether further attacks are tried on what an attack could not fool.
-        explain: whether the saliency of original and outcome is drawn.
     """
 
-    wanted: str
+    config: Namespace
     seconds: float | None
     say: Callable[[str], None]
     faithfulness: bool = False
     trust: bool = False
-    explain: bool = False
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether a run has just ended, whose options say what is wanted; else everything is."""
+        return self.seconds is not None
 
 
 class Command(ABC):
@@ -111,3 +115,26 @@ class Command(ABC):
     @abstractmethod
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return a row a record, by column, as it is printed at the end."""
+
+
+def class_path(name: str, known: Mapping[str, type], what: str) -> str:
+    """Return the class that users call by a name, as the parser knows it.
+
+    Args:
+        name: in any case, with dashes or underscores.
+        known: classes by name.
+        what: they are: ``attack``.
+
+    Raises:
+        LitVizError: there is none of that name; the known ones are listed.
+    """
+    key = name.strip().lower().replace("-", "_")
+    if key not in known:
+        near = did_you_mean(key, known) or f": there are {', '.join(known)}."
+        raise LitVizError(f"there is no {what} {name.strip()!r}{near}")
+    return f"{known[key].__module__}.{known[key].__name__}"
+
+
+def shown_number(record: Mapping[str, Any], key: str, form: str = "{:.3f}") -> str:
+    """Return a value of a record for a table; a dash where there is none."""
+    return "-" if record.get(key) is None else form.format(record[key])

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
+from torch import Tensor
 
 from lit_viz.classifiers import Classifier
+from lit_viz.commands.base import Command
+from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.listing import (
@@ -28,6 +32,69 @@ from lit_viz.images.listing import (
 #: A class index, or one of _OPEN.
 Target = int | str
 _OPEN = (*WISHES, "none")
+
+
+class PhotographCommand(Command):
+    """A command that makes something of photographs.
+
+    Attributes:
+        target: what is asked for where no ``--target`` is given.
+    """
+
+    positional: ClassVar[str] = "photographs"
+    own: ClassVar[frozenset[str]] = frozenset(
+        {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images"}
+    )
+    iterations: ClassVar[int | None] = None
+    log_at: ClassVar[str] = "geometric"
+    target: ClassVar[Literal["label", "none"]]
+
+    def __init__(self, images: Tensor | None = None) -> None:
+        """Take images that are handed over instead of files, ``(N, C, H, W)`` in [0, 1]: ``array:3`` is the fourth."""
+        self.images = images
+
+    def check(self, config: Namespace) -> None:
+        """Refuse a run without photographs."""
+        if not config.photographs:
+            raise LitVizError(f"no photograph was named: try {self.example}")
+
+    def queue(
+        self, config: Namespace, classifier: Classifier, variants: Sequence[Mapping[str, Any]] = ({},)
+    ) -> tuple[list[Task], list[str]]:
+        """Return one task a photograph and target, for one variant after another, and notes worth saying.
+
+        Args:
+            config: of the run.
+            classifier: whose classes labels and targets are.
+            variants: options of the tasks, by which a run repeats its queue.
+        """
+        tasks, notes = photograph_tasks(
+            config.photographs,
+            classifier,
+            target=config.target,
+            labels=config.labels,
+            seed=config.seed,
+            default=self.target,
+        )
+        return [
+            replace(task, index=task.index + i * len(tasks), options={**task.options, **variant})
+            for i, variant in enumerate(variants)
+            for task in tasks
+        ], notes
+
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
+        """Return the module."""
+        make: Callable[..., ImageTraining] = self.module
+        return make(
+            classifier,
+            **parts,
+            fit=config.fit,
+            images=self.images,
+            iterations=config.iterations,
+            slots=config.slots,
+            log_at=config.log_at,
+            curve_at=config.curve_at,
+        )
 
 
 def add_photograph_arguments(parser: LightningArgumentParser) -> None:

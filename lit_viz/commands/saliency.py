@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
-from torch import Tensor
 
 from lit_viz.attributions import METHODS, Attribution, name_of, title_of
 from lit_viz.classifiers import Classifier
-from lit_viz.commands.base import Command, Inquiry
-from lit_viz.commands.photographs import add_photograph_arguments, photograph_tasks
+from lit_viz.commands.base import Inquiry, class_path, shown_number
+from lit_viz.commands.photographs import PhotographCommand, add_photograph_arguments
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
-from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.evidence.appraising import appraise_run
 from lit_viz.evidence.boxes import TrueBoxes, read_boxes
 from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate
@@ -32,13 +29,12 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.outcomes import Outcome
 
 
-class Saliency(Command):
+class Saliency(PhotographCommand):
     """Saliency maps of photographs, checked by Captum."""
 
     name: ClassVar[str] = "saliency"
     module: ClassVar[type[ImageTraining]] = SaliencyMap
     default_config: ClassVar[str] = "gradient"
-    positional: ClassVar[str] = "photographs"
     example: ClassVar[str] = "lit-viz saliency packaged:chelsea --method smoothgrad"
     demo: ClassVar[tuple[str, ...]] = (
         "packaged:chelsea",
@@ -47,17 +43,8 @@ class Saliency(Command):
         "--config",
         "compare_methods",
     )
-    own: ClassVar[frozenset[str]] = frozenset(
-        {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images"}
-    )
-    iterations: ClassVar[int | None] = None
-    log_at: ClassVar[str] = "geometric"
+    target: ClassVar[Literal["label", "none"]] = "label"
     curve_at: ClassVar[str] = "geometric"
-
-    def __init__(self, images: Tensor | None = None) -> None:
-        """Take images that are handed over instead of files, ``(N, C, H, W)`` in [0, 1]: ``array:3`` is the fourth."""
-        self.images = images
-        self.boxes: Mapping[str, TrueBoxes] | None = None  # of the last run that was built; None finds no boxes
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
         """Add photographs, targets and labels, and whether Captum is asked."""
@@ -84,8 +71,7 @@ class Saliency(Command):
 
     def check(self, config: Namespace) -> None:
         """Refuse a run without photographs, or without what boxes are found by and held against."""
-        if not config.photographs:
-            raise LitVizError(f"no photograph was named: try {self.example}")
+        super().check(config)
         if _true_boxes(config) is not None:
             opencv()
 
@@ -93,28 +79,7 @@ class Saliency(Command):
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
     ) -> tuple[list[Task], list[str]]:
         """Return one task a method, photograph and target; the methods one after another."""
-        queue, notes = photograph_tasks(
-            config.photographs, classifier, target=config.target, labels=config.labels, seed=config.seed
-        )
-        return [
-            replace(task, index=task.index + i * len(queue), options={**task.options, "method": name})
-            for i, name in enumerate(map(name_of, _listed(parts["method"])))
-            for task in queue
-        ], notes
-
-    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> SaliencyMap:
-        """Return the module."""
-        self.boxes = _true_boxes(config)
-        return SaliencyMap(
-            classifier,
-            **parts,
-            fit=config.fit,
-            images=self.images,
-            iterations=config.iterations,
-            slots=config.slots,
-            log_at=config.log_at,
-            curve_at=config.curve_at,
-        )
+        return self.queue(config, classifier, [{"method": name_of(method)} for method in _listed(parts["method"])])
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return the photographs over their maps, or beside them where there are several methods."""
@@ -127,10 +92,12 @@ class Saliency(Command):
     ) -> bool:
         """Hold maps against Captum's, and their boxes against true ones where these are wanted."""
         assert isinstance(module, SaliencyMap)
-        agrees = how.wanted == "none" or self._agrees(module, outcomes, folder, how)
-        if self.boxes is not None:
+        unwanted = how.ends_run and how.config.check == "none"
+        agrees = unwanted or self._agrees(module, outcomes, folder, how)
+        truth = _true_boxes(how.config)
+        if truth is not None:
             reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
-            how.say(localize_run(outcomes, reducers, self.boxes, folder).sentence())
+            how.say(localize_run(outcomes, reducers, truth, folder).sentence())
         if how.faithfulness:
             appraise_run(
                 outcomes,
@@ -138,7 +105,7 @@ class Saliency(Command):
                 module.classifier,
                 folder,
                 reducer=module.reducer,
-                truth=self.boxes,
+                truth=truth,
                 say=how.say,
             )
         return agrees
@@ -162,7 +129,7 @@ class Saliency(Command):
                 "method": str(record.get("method", "-")),
                 "class": record["target_name"] or "-",
                 "status": record["status"],
-                "probability": "-" if record.get("probability") is None else f"{record['probability']:.3f}",
+                "probability": shown_number(record, "probability"),
                 "evaluations": str(record["iterations"]),
                 "error": _said_error(record),
             }
@@ -228,15 +195,9 @@ def class_paths(methods: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) 
     Raises:
         LitVizError: an unknown method; the known ones are listed.
     """
+    names = methods.split(",") if isinstance(methods, str) else list(methods)
+    found: list[dict[str, Any]] = [{"class_path": class_path(name, METHODS, "saliency method")} for name in names]
     if isinstance(methods, Mapping):
-        return [{"class_path": _class_path(name), "init_args": dict(args)} for name, args in methods.items()]
-    names = methods.split(",") if isinstance(methods, str) else methods
-    return [{"class_path": _class_path(name)} for name in names]
-
-
-def _class_path(name: str) -> str:
-    key = name.strip().lower().replace("-", "_")
-    if key not in METHODS:
-        near = did_you_mean(key, METHODS) or f": there are {', '.join(METHODS)}."
-        raise LitVizError(f"there is no saliency method {name.strip()!r}{near}")
-    return f"{METHODS[key].__module__}.{METHODS[key].__name__}"
+        for one, arguments in zip(found, methods.values(), strict=True):
+            one["init_args"] = dict(arguments)
+    return found

@@ -11,7 +11,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.commands.base import Command, Inquiry
+from lit_viz.commands.base import Command, Inquiry, shown_number
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
@@ -89,7 +89,7 @@ class Visualize(Command):
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
     ) -> bool:
         """Read the pictures again and ask the original network and the judges; a run asked them as it went."""
-        if folder is None or how.seconds is not None:
+        if folder is None or how.ends_run:
             return True
         assert isinstance(module, ClassVisualization)
         ask = judges_of(module.classifier)
@@ -125,7 +125,7 @@ class Visualize(Command):
         return {
             "class": record["target_name"] or record["name"],
             "status": record["status"],
-            "probability": "-" if record.get("probability") is None else f"{record['probability']:.3f}",
+            "probability": shown_number(record, "probability"),
             "rank": str(record.get("rank", "-")),
             **{name: "-" if v is None else f"{v['probability']:.2f} ({v['rank']})" for name, v in said.items()},
         }

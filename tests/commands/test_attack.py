@@ -12,12 +12,7 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
-from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
-
-
-@pytest.fixture(autouse=True)
-def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
 @pytest.fixture

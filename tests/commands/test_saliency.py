@@ -13,14 +13,9 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
-from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
+from tests.test_cli import SMALL, lit_viz, records, sentence
 
 GREY = np.full((30, 40), 120, np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture

@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_cli import ROOT, SMALL, lit_viz, records
-
-
-@pytest.fixture(autouse=True)
-def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+from tests.test_cli import SMALL, lit_viz, records
 
 
 def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
