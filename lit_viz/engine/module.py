@@ -44,6 +44,11 @@ class Look:
     source: Tensor | None = None
     besides: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def ranking(self) -> list[list[Any]]:
+        """The most probable classes as records have them."""
+        return [[name, round(probability, 6)] for name, probability in self.top5]
+
 
 @dataclass(frozen=True)
 class RunProgress:
@@ -160,8 +165,8 @@ class ImageTraining(pl.LightningModule):
         """
 
     @abstractmethod
-    def record(self, task: Task, look: Look) -> dict[str, Any]:
-        """Return what the method's record says besides the common keys and the look's scalars."""
+    def record(self, n: int, look: Look) -> dict[str, Any]:
+        """Return what the record of slot n says besides the common keys and the look's scalars."""
 
     # What Lightning calls.
 
@@ -410,7 +415,7 @@ class ImageTraining(pl.LightningModule):
             "backwards": slots.backwards[n],
             "seconds": round(slots.seconds[n], 3),
             **scalars,
-            **self.record(task, look),
+            **self.record(n, look),
         }
         observation = Observation(task, iteration, scalars, look.image, look.top5, look.besides)
         return observation, Result(task, record, look.image, look.array, look.source)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,11 +18,10 @@ from lit_viz.evidence.agreement import random_map
 from lit_viz.evidence.appraisal import Appraisal, table
 from lit_viz.evidence.boxes import TrueBoxes
 from lit_viz.evidence.faithfulness import Curve, max_sensitivity, points_at, replacement_curve
+from lit_viz.evidence.localization import photograph_of, stem_of
 from lit_viz.evidence.randomization import Stage, cascade
 from lit_viz.figures.heat import reduce_channels
 from lit_viz.images.fitting import Box
-from lit_viz.images.listing import PACKAGED_PREFIX
-from lit_viz.images.reading import Photograph
 from lit_viz.outcomes import Outcome
 from lit_viz.randomness import Draws, Key
 
@@ -127,12 +125,13 @@ def appraise(
 
 def boxes_in_image(outcome: Outcome, truth: Mapping[str, TrueBoxes]) -> list[Box]:
     """Return the true boxes of a photograph in pixels of the classifier's input; what was cut off is left out."""
-    record, pixels = outcome.record, outcome.source()
-    known = truth.get(Path(str(record["source"]).removeprefix(PACKAGED_PREFIX)).stem)
-    if known is None or pixels is None or known.size not in (None, tuple(record["original_size"])):
+    known, pixels = truth.get(stem_of(outcome.record)), outcome.source()
+    if known is None or pixels is None:
+        return []
+    photograph = photograph_of(outcome.record, pixels)
+    if known.size not in (None, photograph.original_size):
         return []
     height, width = pixels.shape[-2:]
-    photograph = Photograph(pixels, record["source"], tuple(record["original_size"]), tuple(record["original_box"]))
     edges = torch.tensor([width, height, width, height])
     inside = [photograph.from_original(box).clamp(min=0).minimum(edges).tolist() for box in known.boxes]
     return [(left, top, right, bottom) for left, top, right, bottom in inside if left < right and top < bottom]

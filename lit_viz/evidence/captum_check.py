@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor
 from lit_viz.attributions import Attribution, attribute
 from lit_viz.attributions.base import Network
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.guest import random_state_kept
 from lit_viz.evidence.agreement import Agreement, Similarity, largest_difference, random_map
 from lit_viz.evidence.captum_reference import Question, captum_map, fewer, formula_rounding
+from lit_viz.evidence.randomization import draw_anew
 
 #: Float32 maps that Captum makes besides its own, with the last bits of photograph and weights drawn anew.
 _REDRAWN = 2
@@ -86,15 +87,9 @@ def _controls(question: Question, delivered: Tensor, reference: Tensor) -> dict[
 
 def _randomized(classifier: Classifier) -> Classifier:
     """Return the classifier with weights that know nothing: each drawn anew, with the mean and spread of the old."""
-    import copy
-
     network = copy.deepcopy(classifier.original)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad(), random_state_kept():
-        for parameter in network.parameters():
-            drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
-            spread = parameter.std(unbiased=False) if parameter.numel() > 1 else parameter.new_zeros(())
-            parameter.copy_(parameter.mean() + spread * drawn)
+    for name, layer in network.named_modules():
+        draw_anew(layer, name, seed=0)
     return load_classifier(
         network,
         labels=list(classifier.labels),

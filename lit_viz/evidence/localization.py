@@ -219,10 +219,8 @@ def localize_run(
 def _find(
     record: Mapping[str, Any], pixels: Tensor, values: Tensor, truth: Mapping[str, TrueBoxes], seeds: Seeds
 ) -> Finding:
-    height, width = pixels.shape[-2:]  # an image that was handed over is its own original
-    size, span = record.get("original_size", (height, width)), record.get("original_box", (0, 0, width, height))
-    photograph = Photograph(pixels, str(record["source"]), tuple(size), tuple(span))
-    known, found, errors = truth.get(_stem(record)), None, []
+    photograph = photograph_of(record, pixels)
+    known, found, errors = truth.get(stem_of(record)), None, []
     if known is not None and known.size not in (None, photograph.original_size):
         errors.append(_other_size(known, photograph))
         known = None
@@ -233,7 +231,15 @@ def _find(
     return Finding(photograph, values, found, "; ".join(errors) or None, known.boxes if known else ())
 
 
-def _stem(record: Mapping[str, Any]) -> str:
+def photograph_of(record: Mapping[str, Any], pixels: Tensor) -> Photograph:
+    """Return the photograph of a record as it was read; an image that was handed over is its own original."""
+    height, width = pixels.shape[-2:]
+    size, span = record.get("original_size", (height, width)), record.get("original_box", (0, 0, width, height))
+    return Photograph(pixels, str(record["source"]), tuple(size), tuple(span))
+
+
+def stem_of(record: Mapping[str, Any]) -> str:
+    """Return the name by which the true boxes of a record's photograph are known."""
     return Path(str(record["source"] or "").removeprefix(PACKAGED_PREFIX)).stem
 
 

@@ -74,7 +74,6 @@ class AdversarialExample(PhotographTraining):
             curve_at=curve_at,
             views=views,
         )
-        self.advice = "the network gives no finite score for it"
         self.attack = attack
         self.transforms = Compose(list(transforms))
         self._saved: dict[int, tuple[Saved, bool]] = {}  # by slot, of the images that have just ended
@@ -99,12 +98,10 @@ class AdversarialExample(PhotographTraining):
         evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
         if not self.transforms.transforms:
             self.remember(x, rows, evaluation)
-        goals = self.slots.goals(rows, x.device)
-        probabilities = torch.softmax(evaluation.logits, 1)
-        of_goal = probabilities.gather(1, goals["targets"][:, None])[:, 0]
+        goal, towards = (self.slots.state[key][list(rows)] for key in ("goal", "towards"))
         evaluation.terms |= {
-            "probability": of_goal,
-            "margin": Margin()(Outputs(evaluation.logits, goals["targets"], towards=goals["towards"])),
+            "probability": torch.softmax(evaluation.logits, 1).gather(1, goal[:, None])[:, 0],
+            "margin": Margin()(Outputs(evaluation.logits, goal, towards=towards)),
         }
         return evaluation
 
@@ -155,16 +152,15 @@ class AdversarialExample(PhotographTraining):
             )
         return looks
 
-    def record(self, task: Task, look: Look) -> dict[str, Any]:
+    def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return what became of the image in its file, and of its photograph before."""
-        n = next(n for n, mine in enumerate(self.slots.tasks) if mine.index == task.index)
-        place = {key: task.options[key] for key in ("original_size", "original_box") if key in task.options}
         eps = {"eps": float(self.slots.state["eps"][n])} if isinstance(self.attack, BudgetAttack) else {}
-        about = {"attack": name_of(self.attack), **eps, **self._before(n), **place}
+        about = {"attack": name_of(self.attack), **eps, **self._before(n), **self.place(n)}
         if n not in self._saved:
             return about
         saved, success_float = self._saved.pop(n)
         predicted = int(saved.logits.argmax())
+        predicted_name = self.classifier.labels[predicted]
         found = {
             "success_float": success_float,
             "success_file": saved.success,
@@ -172,11 +168,11 @@ class AdversarialExample(PhotographTraining):
             "repaired": saved.repaired,
             **{key: saved.distances[key] for key in ("l0", "ssim", "psnr")},
             "predicted": predicted,
-            "predicted_name": self.classifier.labels[predicted],
-            "top5": [[name, round(p, 6)] for name, p in look.top5],
+            "predicted_name": predicted_name,
+            "top5": look.ranking,
         }
         if int(self.slots.state["iteration"][n]) == 0 and success_float:
-            return {**about, **found, **_nothing_to_do(task, found)}
+            return {**about, **found, **_nothing_to_do(self.slots.tasks[n], predicted_name)}
         return {**about, **found}
 
     def _state(self, rows: Sequence[int]) -> dict[str, Tensor]:
@@ -220,9 +216,8 @@ def _askable(task: Task) -> Task | LitVizError:
     return task
 
 
-def _nothing_to_do(task: Task, found: Mapping[str, Any]) -> dict[str, Any]:
+def _nothing_to_do(task: Task, seen: str) -> dict[str, Any]:
     """Return the record of a photograph that the network got wrong (or where the target was) from the start."""
-    seen = found["predicted_name"]
     return {
         "status": "skipped",
         "error": f"{task.name} is seen as {seen} before anything is changed, so there is nothing to attack.",

@@ -138,10 +138,10 @@ class ClassVisualization(ImageTraining):
             looks.append(Look(picture, said, top5))
         return looks
 
-    def record(self, task: Task, look: Look) -> dict[str, Any]:
+    def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return the top five classes and the judges' verdicts."""
-        judges = {} if self.judges is None else dict(self.judges(look.image, task.target or 0))
-        return {"top5": [[name, round(p, 6)] for name, p in look.top5], "judges": judges}
+        judges = {} if self.judges is None else dict(self.judges(look.image, self.slots.tasks[n].target or 0))
+        return {"top5": look.ranking, "judges": judges}
 
 
 def canvases(

@@ -38,6 +38,7 @@ class PhotographTraining(ImageTraining):
         self, classifier: Classifier, step_rule: StepRule, *, fit: Fit = "crop", images: Tensor | None, **limits: Any
     ) -> None:
         super().__init__(classifier, step_rule, **limits)
+        self.advice = "the network gives no finite score for it"
         self.fit = fit
         self.images = images
         self._boxes: dict[int, tuple[tuple[int, int], Box]] = {}  # by task: size of the original, and its part
@@ -94,9 +95,15 @@ class PhotographTraining(ImageTraining):
 
     def remember(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation) -> None:
         """Keep what the network says of photographs, where the rows ``x`` that were evaluated are still just these."""
+        iteration = self.slots.iteration
         for m, n in enumerate(rows):
-            if self.said(n) is None and self.slots.iteration[n] == 0 and torch.equal(x[m], self.slots.x[n]):
+            if iteration[n] == 0 and self.said(n) is None and torch.equal(x[m], self.slots.x[n]):
                 self.slots.state[LOGITS][n] = evaluation.logits[m].to(self.slots.state[LOGITS])
+
+    def place(self, n: int) -> dict[str, Any]:
+        """Return where the photograph in a slot lies in the original, as records say it; nothing of an array."""
+        options = self.slots.tasks[n].options
+        return {key: options[key] for key in ("original_size", "original_box") if key in options}
 
     def said(self, n: int) -> Tensor | None:
         """Return the logits ``(K,)`` of the photograph in a slot, or None where the network was not asked about it."""

@@ -82,7 +82,6 @@ class SaliencyMap(PhotographTraining):
             log_at=log_at,
             curve_at=curve_at,
         )
-        self.advice = "the network gives no finite score for it"
         self.given_iterations = iterations
         self.reducer = reducer
         if reducer is not None:
@@ -168,10 +167,9 @@ class SaliencyMap(PhotographTraining):
             )
         return looks
 
-    def record(self, task: Task, look: Look) -> dict[str, Any]:
+    def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return the method and the top five classes."""
-        place = {key: task.options[key] for key in ("original_size", "original_box") if key in task.options}
-        return {"method": _method(task), "top5": [[name, round(p, 6)] for name, p in look.top5], **place}
+        return {"method": _method(self.slots.tasks[n]), "top5": look.ranking, **self.place(n)}
 
     def _said(self, n: int) -> Mapping[str, float]:
         logits, target = self.said(n), self.slots.tasks[n].target
