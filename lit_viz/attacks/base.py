@@ -12,8 +12,9 @@ from torch import Tensor
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.objectives import Objective, Outputs
+from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
+from lit_viz.optim.bare import bare_evaluate
 from lit_viz.optim.rule import norm
 
 
@@ -209,16 +210,6 @@ def run_attack(
     return attack.result(x, state), state
 
 
-def _bare(objective: Objective, answer: Callable[[Tensor], Tensor], state: State) -> Evaluate:
-    def evaluate(
-        x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain"
-    ) -> Evaluation:
-        whose = torch.arange(len(x), device=x.device) if slots is None else slots
-        with torch.set_grad_enabled(gradient):
-            leaf = x.detach().requires_grad_(gradient)
-            logits = answer(leaf)
-            said = Outputs(logits, state["goal"][whose], labels=state["label"][whose], towards=state["towards"][whose])
-            score = objective(said)
-        return Evaluation(leaf, score, logits)
-
-    return evaluate
+def _bare(objective: Objective, network: Callable[[Tensor], Tensor], state: State) -> Evaluate:
+    goals = {"targets": state["goal"], "labels": state["label"], "towards": state["towards"]}
+    return bare_evaluate(objective, {"plain": lambda x, layers=(): (network(x), {})}, goals)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from torch import Tensor
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.engine.tasks import Task
-from lit_viz.objectives import Logit, Objective, Outputs
-from lit_viz.optim import Evaluate, Evaluation, State, StepRule
+from lit_viz.objectives import Logit, Objective
+from lit_viz.optim import Evaluate, State, StepRule
+from lit_viz.optim.bare import Network, bare_evaluate
 from lit_viz.optim.rule import never
 from lit_viz.randomness import Key
 
@@ -140,14 +141,6 @@ def relative(amount: Tensor, reference: Tensor) -> Tensor:
     return torch.where(amount == 0, 0.0, amount / reference.reshape(len(amount), -1).abs().amax(1))
 
 
-class Network(Protocol):
-    """A network that is asked: images (or any inputs) -> logits, and the activations of the layers that are named."""
-
-    def __call__(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return logits ``(M, K)`` and ``{layer: activation}``, with their graph."""
-        ...
-
-
 def attribute(
     method: Attribution,
     network: Network | Mapping[str, Network],
@@ -178,16 +171,7 @@ def attribute(
     tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, wanted, strict=True))]
     total = method.total(x.shape[1:]) if evaluations is None else evaluations
 
-    def evaluate(
-        x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain"
-    ) -> Evaluation:
-        with torch.set_grad_enabled(gradient):
-            leaf = x.detach().requires_grad_(gradient)
-            logits, activations = networks[network](leaf, method.layers)
-            mine = wanted if slots is None else wanted[slots]
-            score = method.objective(Outputs(logits, mine, activations))
-        return Evaluation(leaf, score, logits, activations=activations)
-
+    evaluate = bare_evaluate(method.objective, networks, {"targets": wanted}, method.layers)
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
     last = torch.full_like(count, total)
     state = {**method.init(x, tasks), "iteration": count, "iterations": last, "until": last}

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, attribute
-from lit_viz.attributions.base import Network
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.agreement import Agreement, Similarity, largest_difference, random_map
 from lit_viz.evidence.captum_reference import Question, captum_map, fewer, formula_rounding
 from lit_viz.evidence.randomization import draw_anew
+from lit_viz.optim.bare import Network
 
 #: Float32 maps that Captum makes besides its own, with the last bits of photograph and weights drawn anew.
 _REDRAWN = 2
