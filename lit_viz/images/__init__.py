@@ -1,7 +1,8 @@
 """Images: reading and fitting photographs, parameterizations, robustness transforms and priors."""
 
-from lit_viz.images.geometric import Flip, Jitter, RandomCrop, Roll, Rotate, Scale, Shear
-from lit_viz.images.parameterizations import Canvas, Fourier, Parameterization, Pixels, encoding_error
+from lit_viz.images.fourier import Fourier
+from lit_viz.images.geometric import DiverseInput, Flip, Jitter, RandomCrop, Roll, Rotate, Scale, Shear
+from lit_viz.images.parameterizations import Canvas, Parameterization, Pixels, encoding_error
 from lit_viz.images.photometric import Blur, ColorShift, Noise, Saturation
 from lit_viz.images.priors import L2, Clamp, GaussianBlur, Prior, Projection, SquaredL2, TotalVariation
 from lit_viz.images.reading import Photograph, packaged_photograph, read_photograph, to_uint8
@@ -14,6 +15,7 @@ __all__ = [
     "Clamp",
     "ColorShift",
     "Compose",
+    "DiverseInput",
     "Flip",
     "Fourier",
     "GaussianBlur",

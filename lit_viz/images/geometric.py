@@ -1,4 +1,4 @@
-"""Transforms that move pixels; ``Compose`` fuses them into one resampling (but for ``Roll``, which wraps)."""
+"""Transforms that move pixels; ``Compose`` fuses them into one resampling (but for those that wrap or pad)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.transforms import GeometricTransform, Transform
@@ -156,6 +157,51 @@ class Roll(Transform):
         shifts = draws.integers("shift", -self.pixels, self.pixels, (2,)).tolist()
         rolled = [image.roll(shift, (-1, -2)) for image, shift in zip(images, shifts, strict=True)]
         return torch.stack(rolled)
+
+
+@dataclass(frozen=True)
+class DiverseInput(Transform):
+    """With some probability the image smaller, at a random place on black, so that an adversarial example doesn't hang
+    on where one network looks (Xie et al. 2019, arXiv:1803.06978).
+
+    There the canvas grows beyond the network's input instead, and the image keeps its size at least.
+
+    Args:
+        probability: that an image is changed.
+        low: smallest side, as a fraction of the image's; it is drawn uniformly in [low, 1], the same for both sides.
+    """
+
+    probability: float = 0.5
+    low: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.probability <= 1 and 0 < self.low <= 1):
+            raise LitVizError(
+                "DiverseInput needs a probability in [0, 1] and a smallest side in (0, 1], "
+                f"not {self.probability} and {self.low}"
+            )
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """Return the images, those that are changed resized bilinearly and padded with zeros."""
+        changed = (draws.uniform("changed") < self.probability).tolist()
+        sides, places = draws.uniform("side", self.low, 1.0).tolist(), draws.uniform("place", shape=(2,)).tolist()
+        return torch.stack(
+            [
+                _padded(image, side, place) if due else image
+                for image, due, side, place in zip(images, changed, sides, places, strict=True)
+            ]
+        )
+
+
+def _padded(image: Tensor, side: float, place: list[float]) -> Tensor:
+    """Return an image ``(C, H, W)`` made smaller by ``side``, on black of its old size; places run from 0 to 1."""
+    size = image.shape[-2:]
+    small = [max(round(side * n), 1) for n in size]
+    before = [min(int(p * (n - m + 1)), n - m) for p, n, m in zip(place, size, small, strict=True)]
+    above, left = before
+    below, right = (n - m - b for n, m, b in zip(size, small, before, strict=True))
+    resized = interpolate(image[None], small, mode="bilinear", antialias=True, align_corners=False)[0]
+    return pad(resized, (left, right, above, below))
 
 
 def _affine(

@@ -11,6 +11,7 @@ from lit_viz.images import (
     Blur,
     ColorShift,
     Compose,
+    DiverseInput,
     Flip,
     Jitter,
     Noise,
@@ -25,7 +26,7 @@ from lit_viz.images.resampling import resample
 from lit_viz.randomness import Draws, Key
 
 GEOMETRIC = [RandomCrop(0.4, 1.2), Scale(), Rotate(15), Shear(), Flip(), Jitter(2)]
-KEEPING = [Roll(3), ColorShift(), Saturation(), Noise(0.1), Blur(0.3, 1.6, every=1)]
+KEEPING = [Roll(3), DiverseInput(1.0, 0.4), ColorShift(), Saturation(), Noise(0.1), Blur(0.3, 1.6, every=1)]
 EVERYTHING = [*GEOMETRIC, *KEEPING]
 
 
@@ -63,7 +64,18 @@ def test_gradient_agrees_with_finite_differences(transforms) -> None:
 
 
 @pytest.mark.parametrize(
-    "transforms", [[], [Roll(0)], [Noise(0)], [ColorShift(0, 0)], [Blur(0, 0)], [Blur(every=2)]], ids=repr
+    "transforms",
+    [
+        [],
+        [Roll(0)],
+        [DiverseInput(0)],
+        [DiverseInput(1, 1)],
+        [Noise(0)],
+        [ColorShift(0, 0)],
+        [Blur(0, 0)],
+        [Blur(every=2)],
+    ],
+    ids=repr,
 )
 def test_nothing_to_do_is_bit_equal(transforms) -> None:
     images = _images(3, 3, 9, 8)
@@ -90,6 +102,30 @@ def test_roll_is_exact_and_wraps() -> None:
         shifts |= set(found)
         assert found
     assert len(shifts) > 15
+
+
+def test_diverse_input_is_the_whole_image_smaller_on_black() -> None:
+    ones = torch.ones(600, 1, 20, 10, dtype=torch.float64)
+    views = DiverseInput(0.7, 0.5)(ones, Draws(_keys(600)))
+    inside = views[:, 0] > 0.5
+    torch.testing.assert_close(views[:, 0], inside.double(), rtol=0, atol=1e-12)  # a rectangle of ones on zeros
+    heights, widths = inside.any(2).sum(1), inside.any(1).sum(1)
+    assert torch.equal(inside.sum((1, 2)), heights * widths)
+    changed = heights < 20
+    assert abs(int(changed.sum()) - 0.7 * 600 * 9.5 / 10) < 5 * math.sqrt(600 * 0.7 * 0.3)  # a side above 0.975 is 20
+    assert set(heights.tolist()) == set(range(10, 21))
+    assert ((heights / 2 - widths).abs() <= 1).all()
+    for edge in (0, -1):  # each is reached
+        assert inside[changed][:, :, edge].any()
+        assert inside[changed][:, edge].any()
+    tops = inside[heights == 15].any(2).int().argmax(1)
+    assert set(tops.tolist()) == set(range(6))
+    image = torch.arange(10, dtype=torch.float64).expand(1, 1, 10, 10)
+    (view,) = DiverseInput(1.0, 0.5)(image, Draws([Key(2, 0)]))
+    row = view[0][view[0].sum(1) > 0][0]
+    kept = row[row > 0]
+    assert (kept.diff() > 0).all()
+    assert kept.mean() == pytest.approx(4.5, abs=0.3)  # the whole image, no part of it
 
 
 def test_flip_mirrors_with_its_probability() -> None:
@@ -219,6 +255,8 @@ def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
         (lambda: Flip(1.5), "probability of Flip"),
         (lambda: Jitter(-1), "pixels of Jitter"),
         (lambda: Roll(-1), "pixels of Roll"),
+        (lambda: DiverseInput(1.5), "probability in"),
+        (lambda: DiverseInput(low=0), "smallest side in"),
         (lambda: ColorShift(1.0), "scale in"),
         (lambda: Noise(math.nan), "sd of Noise"),
         (lambda: Saturation(1.0, 0.5), "Saturation needs"),
