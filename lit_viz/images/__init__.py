@@ -2,6 +2,7 @@
 
 from lit_viz.images.fourier import Fourier
 from lit_viz.images.geometric import DiverseInput, Flip, Jitter, RandomCrop, Roll, Rotate, Scale, Shear
+from lit_viz.images.maco import MACO
 from lit_viz.images.parameterizations import Canvas, Parameterization, Pixels, encoding_error
 from lit_viz.images.photometric import Blur, ColorShift, Noise, Saturation
 from lit_viz.images.priors import L2, Clamp, GaussianBlur, Prior, Projection, SquaredL2, TotalVariation
@@ -10,6 +11,7 @@ from lit_viz.images.transforms import Compose, GeometricTransform, Transform
 
 __all__ = [
     "L2",
+    "MACO",
     "Blur",
     "Canvas",
     "Clamp",
