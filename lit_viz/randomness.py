@@ -56,11 +56,13 @@ class Draws:
         keys: one key for each of the M rows of the batch.
         device: where the drawn tensors are wanted.
         scope: prefix of the purposes, so that two transforms of one kind draw differently (see :meth:`scoped`).
+        lasts: of each row, the last iteration of its image; no draw hangs on it, only what :attr:`progress` shapes.
     """
 
     keys: Sequence[Key]
     device: torch.device = torch.device("cpu")
     scope: str = ""
+    lasts: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -71,7 +73,16 @@ class Draws:
 
     def rows(self, indices: Sequence[int]) -> Draws:
         """Return the draws of some of the rows."""
-        return replace(self, keys=[self.keys[index] for index in indices])
+        lasts = [self.lasts[index] for index in indices] if self.lasts else ()
+        return replace(self, keys=[self.keys[index] for index in indices], lasts=lasts)
+
+    @property
+    def progress(self) -> Tensor:
+        """How far the image of each row is, float64 ``(M,)``: 0 at its start, 1 at its last iteration."""
+        if len(self.lasts) != len(self.keys):
+            raise RuntimeError("these draws don't know the last iterations of their images: give lasts")
+        parts = [key.iteration / max(last, 1) for key, last in zip(self.keys, self.lasts, strict=True)]
+        return torch.tensor(parts, dtype=torch.float64)
 
     def uniform(self, purpose: str, low: float = 0.0, high: float = 1.0, shape: Sequence[int] = ()) -> Tensor:
         """Return float32 ``(M, *shape)``, uniform in [low, high]."""

@@ -21,17 +21,24 @@ class RandomCrop(GeometricTransform):
     Args:
         low: smallest side, as a fraction of the canvas.
         high: largest side; above 1 the mirrored surroundings of the canvas come into view.
+        shrink: by what low and high are multiplied at the image's last iteration; in between the factor is linear in
+            the iteration. Below 1 the views come nearer and nearer, so that detail comes last (Fel et al. 2023).
     """
 
     low: float = 0.4
     high: float = 1.0
+    shrink: float = 1.0
 
     def __post_init__(self) -> None:
         _check_range("RandomCrop", "the side of the crop", self.low, self.high)
+        if not 0 < self.shrink < math.inf:
+            raise LitVizError(f"the shrink of RandomCrop is a factor above 0, not {self.shrink}")
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
         """Return the reading places of each view."""
         side = draws.uniform("side", self.low, self.high).double()
+        if self.shrink != 1:
+            side = side * (1 + (self.shrink - 1) * draws.progress).to(side)
         place = draws.uniform("place", -0.5, 0.5, (2,)).double()
         # |1 - side| both inside (the crop stays on the canvas) and outside (the canvas stays in the crop).
         shift = place * (1 - side).abs()[:, None] * place.new_tensor([size[1], size[0]])

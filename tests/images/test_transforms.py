@@ -249,6 +249,7 @@ def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
     [
         (lambda: RandomCrop(0.0, 1.0), "side of the crop of RandomCrop"),
         (lambda: RandomCrop(1.0, 0.5), "not from 1.0 to 0.5"),
+        (lambda: RandomCrop(shrink=0.0), "shrink of RandomCrop"),
         (lambda: Scale(-1, 1), "factor of Scale"),
         (lambda: Rotate(-1), "degrees of Rotate"),
         (lambda: Shear(1.0), "amount of Shear"),
@@ -267,3 +268,23 @@ def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
 def test_wrong_arguments_are_named(build, sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         build()
+
+
+def _side(view: torch.Tensor) -> float:
+    """Return what part of a ramp from 0 to 1 a view spans."""
+    return float(view[0, 0, -1] - view[0, 0, 0]) * 64 / 63
+
+
+def test_a_crop_shrinks_linearly_over_the_iterations_of_its_image() -> None:
+    ramp = ((torch.arange(64.0) + 0.5) / 64).double().expand(1, 1, 64, 64)
+    crop = RandomCrop(0.5, 0.5, shrink=0.1)
+    for iteration, last in [(0, 40), (10, 40), (20, 40), (40, 40), (5, 10)]:
+        view = Compose([crop])(ramp, Draws([Key(3, iteration)], lasts=[last]), (64, 64))[0]
+        assert _side(view) == pytest.approx(0.5 * (1 - 0.9 * iteration / last), abs=1e-6)
+
+
+def test_a_crop_that_does_not_shrink_needs_no_last_iteration() -> None:
+    images, draws = _images(2, 3, 8, 8), Draws(_keys(2, iteration=3), lasts=[9, 9])
+    assert torch.equal(RandomCrop()(images, draws), RandomCrop()(images, Draws(_keys(2, iteration=3))))
+    with pytest.raises(RuntimeError, match="give lasts"):
+        RandomCrop(shrink=0.5)(images, Draws(_keys(2)))
