@@ -27,8 +27,9 @@ class Evaluator:
         objective: what is maximized.
         normalize: images -> images as the classifier sees them, for the priors.
         priors: what is subtracted from the score.
-        views: classifier inputs an image and evaluation.
+        views: classifier inputs a task and evaluation: views of one image, or of each image of its group.
         layers: whose activations are read besides those that the objective reads.
+        group: images that a task owns; ``decode`` gives them as rows.
     """
 
     networks: Mapping[str, FrozenNetwork]
@@ -39,6 +40,7 @@ class Evaluator:
     priors: Sequence[Prior] = ()
     views: int = 1
     layers: Sequence[str] = ()
+    group: int = 1
 
     def __call__(
         self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True, network: str = "plain"
@@ -54,13 +56,14 @@ class Evaluator:
             inputs = self.look(images, Draws(slots.keys(rows, self.views), x.device))
             logits, activations = self.networks[network](inputs, layers=(*self.objective.layers, *self.layers))
             goals = {name: row.repeat_interleave(self.views) for name, row in slots.goals(rows, x.device).items()}
+            goals["members"] = torch.arange(self.group).repeat_interleave(self.views // self.group).repeat(len(rows))
             objective = self._over_views(self.objective(Outputs(logits, activations=activations, **goals)))
             terms = {"objective": objective}
             score = objective
             if self.priors:
                 normalized = self.normalize(images)
                 for prior in self.priors:
-                    terms[prior.name] = prior(normalized)
+                    terms[prior.name] = prior(normalized).view(-1, self.group).mean(1)
                     score = score - terms[prior.name]
         slots.pay(rows, forwards=self.views)
 

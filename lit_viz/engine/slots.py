@@ -63,7 +63,8 @@ class Slots(nn.Module):
     def goals(self, rows: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """Return what the tasks of these slots ask for, as :class:`~lit_viz.objectives.Outputs` has it.
 
-        ``targets`` the class to reach, or to leave where ``towards`` is False; ``labels`` the true one, -1 if unknown.
+        ``targets`` the class to reach, or to leave where ``towards`` is False; ``labels`` the true one, -1 if unknown;
+        ``channels`` the task's option ``channel``, -1 if it has none.
         """
         tasks = [self.tasks[n] for n in rows]
         labels = [-1 if task.label is None else task.label for task in tasks]
@@ -72,6 +73,7 @@ class Slots(nn.Module):
             "targets": torch.tensor(targets, device=device),
             "labels": torch.tensor(labels, device=device),
             "towards": torch.tensor([task.target is not None for task in tasks], device=device),
+            "channels": torch.tensor([task.options.get("channel", -1) for task in tasks], device=device),
         }
 
     def append(self, tasks: Sequence[Task], x: Tensor, state: dict[str, Tensor]) -> None:

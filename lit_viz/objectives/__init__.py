@@ -3,14 +3,23 @@
 from lit_viz.objectives.attacks import DLR, AttackObjective, CrossEntropy, Margin, TargetLogit
 from lit_viz.objectives.base import Objective, Outputs, Product, Sum
 from lit_viz.objectives.classes import Logit, LogProbability, Probability
+from lit_viz.objectives.direction import Direction
+from lit_viz.objectives.diversity import Diversity
+from lit_viz.objectives.layers import Channel, Layer, LayerObjective, Neuron
 
 __all__ = [
     "DLR",
     "AttackObjective",
+    "Channel",
     "CrossEntropy",
+    "Direction",
+    "Diversity",
+    "Layer",
+    "LayerObjective",
     "LogProbability",
     "Logit",
     "Margin",
+    "Neuron",
     "Objective",
     "Outputs",
     "Probability",

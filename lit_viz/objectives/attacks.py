@@ -23,6 +23,7 @@ class AttackObjective(Objective):
     """
 
     classes: ClassVar[tuple[int, int]] = (1, 1)
+    asks = frozenset({"target"})
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the scores ``(M,)``.

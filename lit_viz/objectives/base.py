@@ -9,6 +9,7 @@ from math import prod
 
 from torch import Tensor
 
+from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 
 
@@ -23,6 +24,9 @@ class Outputs:
         labels: ``(M,)`` int64, the true class; -1 where it is not known.
         towards: ``(M,)`` bool, whether ``targets`` is the class to reach (else it is the class to leave: an untargeted
             attack); all, unless given.
+        channels: ``(M,)`` int64, the channel that each input's task asks for; -1 where it asks for none.
+        members: ``(M,)`` int64, which image of its task's group each input shows, from 0; the rows are in the order
+            task, image, view. A task has one image unless given.
     """
 
     logits: Tensor
@@ -30,6 +34,8 @@ class Outputs:
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     towards: Tensor | None = None
+    channels: Tensor | None = None
+    members: Tensor | None = None
 
 
 class Objective(ABC):
@@ -42,10 +48,21 @@ class Objective(ABC):
 
     #: Names of the layers whose activations the objective reads.
     layers: tuple[str, ...] = ()
+    #: What it takes from the task: ``target`` (a class), ``channel``.
+    asks: frozenset[str] = frozenset()
+    #: How many channels a task can choose from, once it is bound; None where it chooses none.
+    channels: int | None = None
+
+    def bind(self, classifier: Classifier) -> None:  # noqa: B027 - most have nothing to know
+        """Take from the classifier what the objective has to know of it, before it is used; nothing by default.
+
+        Raises:
+            LitVizError: the objective makes no sense for it: a layer that it doesn't have, a channel too many.
+        """
 
     @abstractmethod
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the scores ``(M,)``; row m depends on input m alone."""
+        """Return the scores ``(M,)``; row m depends on input m alone, or on the inputs of its task."""
 
     def __add__(self, other: Objective) -> Objective:
         return Sum([self, other])
@@ -63,11 +80,22 @@ class Objective(ABC):
         return self * -1.0
 
 
-def _layers(terms: Sequence[Objective]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(layer for term in terms for layer in term.layers))
+class _Composed(Objective):
+    """Of terms: it reads, asks and has to know what they do."""
+
+    def __init__(self, terms: Sequence[Objective]) -> None:
+        self.terms = list(terms)
+        self.layers = tuple(dict.fromkeys(layer for term in terms for layer in term.layers))
+        self.asks = frozenset().union(*(term.asks for term in terms))
+
+    def bind(self, classifier: Classifier) -> None:
+        """Bind the terms; a task can choose what all of them have."""
+        for term in self.terms:
+            term.bind(classifier)
+        self.channels = min((term.channels for term in self.terms if term.channels is not None), default=None)
 
 
-class Sum(Objective):
+class Sum(_Composed):
     """Weighted sum of objectives.
 
     Args:
@@ -82,8 +110,7 @@ class Sum(Objective):
                 f"a sum of objectives needs one weight a term, not {len(self.weights)} for {len(terms)}: "
                 "give as many weights as terms."
             )
-        self.terms = list(terms)
-        self.layers = _layers(self.terms)
+        super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the weighted sum ``(M,)``."""
@@ -91,14 +118,13 @@ class Sum(Objective):
         return sum(others, start=first)
 
 
-class Product(Objective):
+class Product(_Composed):
     """Product of objectives."""
 
     def __init__(self, terms: list[Objective]) -> None:
         if not terms:
             raise LitVizError("a product of objectives has no terms: give at least one.")
-        self.terms = list(terms)
-        self.layers = _layers(self.terms)
+        super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the product ``(M,)``."""

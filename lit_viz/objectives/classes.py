@@ -17,6 +17,7 @@ class _ClassScore(Objective):
 
     def __init__(self, target: int | None = None) -> None:
         self.target = target
+        self.asks = frozenset({"target"} if target is None else ())
 
     def _pick(self, scores: Tensor, targets: Tensor) -> Tensor:
         if self.target is not None:
