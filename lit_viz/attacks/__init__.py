@@ -8,6 +8,7 @@ from lit_viz.attacks.budget import BudgetAttack
 from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
 from lit_viz.attacks.deepfool import DeepFool
+from lit_viz.attacks.ensemble import Ensemble
 from lit_viz.attacks.fgsm import FGSM
 from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.normalized_ascent import NormalizedAscentAttack
@@ -25,6 +26,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "fmn": FMN,
     "carlini_wagner": CarliniWagner,
     "square": Square,
+    "ensemble": Ensemble,
 }
 
 
@@ -44,6 +46,7 @@ __all__ = [
     "BudgetAttack",
     "CarliniWagner",
     "DeepFool",
+    "Ensemble",
     "NormalizedAscentAttack",
     "Square",
     "name_of",

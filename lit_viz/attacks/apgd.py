@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class APGD(BudgetAttack):
         LitVizError: for values that make no attack.
     """
 
-    iterations: ClassVar[int] = 100
+    iterations: int = 100
 
     def __init__(
         self,

@@ -33,12 +33,16 @@ class Attack(StepRule):
         iterations: updates an image takes at most unless said otherwise.
         minimal: whether the smallest perturbation is looked for, so that a success is no reason to stop.
         early_stop: whether an attack that is not minimal stops at the first success.
+        slopes: whether updates ask for slopes; else no graph is held.
+        notes: sentences worth saying once before a run, known when the attack is bound.
     """
 
     objective: Objective
-    iterations: ClassVar[int] = 100
+    iterations: int = 100
     minimal: ClassVar[bool] = False
     early_stop: bool = True
+    slopes: ClassVar[bool] = True
+    notes: Sequence[str] = ()
 
     def bind(self, classifier: Classifier) -> None:
         """Take from the classifier what the attack has to know of it, before it is used; nothing by default."""
@@ -73,7 +77,7 @@ class Attack(StepRule):
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate x_k, keep it if it is the best one, and update those that are not done."""
-        evaluation = evaluate(x)
+        evaluation = evaluate(x, gradient=self.slopes)
         state = self.seen(x, state, evaluation)
         done = self.finished(state)
         if bool(done.all()):
@@ -128,6 +132,10 @@ class Attack(StepRule):
     def result(self, x: Tensor, state: State) -> Tensor:
         """Return the attack's outcome ``(N, C, H, W)``: the best image where there is one, else the last."""
         return chosen(state["size"].isfinite(), state["best"], x)
+
+    def about(self, state: State) -> dict[str, Any]:
+        """Return what the record of an image says of how it was attacked; ``state`` is its one row."""
+        return {}
 
 
 def chosen(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -79,6 +79,10 @@ class BudgetAttack(Attack):
         total = torch.where(part == count - 1, whole - part * length, length)
         start = int(self.start_at_random)
         return part, iteration - part * length - start, (total - start).clamp(min=1)
+
+    def about(self, state: State) -> dict[str, Any]:
+        """Return the ball."""
+        return {"norm": self.norm, "eps": float(state["eps"])}
 
     def project(self, x: Tensor, state: State) -> Tensor:
         """Return the nearest feasible images."""

@@ -48,7 +48,7 @@ class CarliniWagner(Attack):
         LitVizError: for values that make no attack.
     """
 
-    iterations: ClassVar[int] = 900
+    iterations: int = 900
     minimal: ClassVar[bool] = True
 
     def __init__(self, c: float = 1e-3, steps: int = 9, lr: float = 0.01) -> None:

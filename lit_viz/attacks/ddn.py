@@ -38,7 +38,7 @@ class DDN(Attack):
         LitVizError: for values that make no attack.
     """
 
-    iterations: ClassVar[int] = 100
+    iterations: int = 100
     minimal: ClassVar[bool] = True
 
     def __init__(self, eps: float = 1.0, gamma: float = 0.05, alpha: float = 1.0, quantize: bool = True) -> None:

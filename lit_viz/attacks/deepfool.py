@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class DeepFool(Attack):
         LitVizError: for values that make no attack.
     """
 
-    iterations: ClassVar[int] = 50
+    iterations: int = 50
 
     def __init__(self, norm: Norm = "l2", overshoot: float = 0.02, classes: int = 10) -> None:
         if norm not in get_args(Norm):

@@ -56,6 +56,11 @@ def shortened(change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     return (per_slot(t, change) * change).clamp(low, high)
 
 
+def extent(change: Tensor, ball: Norm) -> Tensor:
+    """Return how long changes are in the norm ``(N,)``."""
+    return change.flatten(1).abs().amax(1) if ball == "linf" else norm(change)
+
+
 def steepest(gradient: Tensor, ball: Norm) -> Tensor:
     """Return the change of norm 1 that raises the score most to first order: the sign, or the gradient over its length.
 

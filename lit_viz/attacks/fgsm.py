@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from lit_viz.attacks.feasible import Norm
@@ -21,7 +19,7 @@ class FGSM(PGD):
         objective: what is maximized; the cross-entropy unless given.
     """
 
-    iterations: ClassVar[int] = 1
+    iterations: int = 1
 
     def __init__(self, norm: Norm = "linf", eps: float | None = None, objective: Objective | None = None) -> None:
         super().__init__(norm, eps, random_start=False, objective=objective)

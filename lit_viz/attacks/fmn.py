@@ -10,12 +10,11 @@ from torch import Tensor
 
 from lit_viz.attacks.base import Attack, slope, succeeded
 from lit_viz.attacks.boundary import to_boundary
-from lit_viz.attacks.feasible import Norm, project, unit
+from lit_viz.attacks.feasible import Norm, extent, project, unit
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Cosine, Evaluation, State
-from lit_viz.optim.rule import norm as euclidean
 from lit_viz.optim.rule import per_slot
 
 #: Length of the first step unless another is given, in L2, the authors' for each norm.
@@ -44,7 +43,7 @@ class FMN(Attack):
         LitVizError: for values that make no attack.
     """
 
-    iterations: ClassVar[int] = 100
+    iterations: int = 100
     minimal: ClassVar[bool] = True
 
     def __init__(self, norm: Norm = "l2", alpha: float | None = None, gamma: float = 0.05) -> None:
@@ -82,4 +81,4 @@ class FMN(Attack):
 
     def extent(self, change: Tensor) -> Tensor:
         """Return the changes' lengths in the attack's norm ``(N,)``."""
-        return change.flatten(1).abs().amax(1) if self.norm == "linf" else euclidean(change)
+        return extent(change, self.norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class NormalizedAscentAttack(Attack):
         LitVizError: for values that make no attack.
     """
 
-    iterations: ClassVar[int] = 100
+    iterations: int = 100
 
     def __init__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ class PGD(BudgetAttack):
         LitVizError: for values that make no attack.
     """
 
-    iterations: ClassVar[int] = 40
+    iterations: int = 40
 
     def __init__(
         self,

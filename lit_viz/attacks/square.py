@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
 from lit_viz.objectives.attacks import AttackObjective
-from lit_viz.optim import Evaluate, Evaluation, State
+from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import norm as euclidean
 from lit_viz.optim.rule import per_slot
 from lit_viz.randomness import Draws, Key
@@ -57,7 +57,8 @@ class Square(BudgetAttack):
         LitVizError: for values that make no attack.
     """
 
-    iterations: ClassVar[int] = 5000
+    iterations: int = 5000
+    slopes: ClassVar[bool] = False
 
     def __init__(
         self, norm: Norm = "linf", eps: float | None = None, p: float | None = None, early_stop: bool = True
@@ -72,10 +73,6 @@ class Square(BudgetAttack):
         """Return besides: ``kept`` the image from which proposals are made, and its score ``top`` ``(N,)``."""
         state = super().init(x, tasks)
         return {**state, "kept": x.clone(), "top": torch.zeros_like(state["size"])}
-
-    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Step as every attack, without a graph."""
-        return super().step(x, state, partial(evaluate, gradient=False))
 
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Keep the last proposal if it was good, and make another."""

@@ -112,7 +112,7 @@ class ImageTraining(pl.LightningModule):
         self.advice = "try a lower learning rate"
         self.finished: dict[int, str] = {}  # task index -> status
         self._restored: dict[str, Any] | None = None
-        self._evaluated: Evaluation | None = None  # the first evaluation of the images x_k in the present step
+        self._evaluated: dict[int, tuple[Evaluation, int]] = {}  # by slot: the first one of x_k in this step, its row
         self._scores = torch.zeros(0)  # sum of each slot's scores in the present step
         self._probability: float | None = None
 
@@ -210,7 +210,7 @@ class ImageTraining(pl.LightningModule):
         if len(self.slots):
             x, began_at = self.slots.x, self.slots.iteration
             looks = self._looks(x)
-            self._evaluated = None
+            self._evaluated = {}
             self._scores = torch.zeros(len(x), dtype=torch.float64, device=x.device)
             self.slots.state[UNTIL] = self._until()
             self.optimizers().step()  # type: ignore[union-attr]
@@ -221,8 +221,8 @@ class ImageTraining(pl.LightningModule):
             for observation, result in self._finish(x, began_at):
                 observations = _joined(observations, observation)
                 results.append(result)
-            if self._evaluated is not None:
-                self._evaluated.close()
+            for evaluation, _ in self._evaluated.values():
+                evaluation.close()
         for result in results:
             self.finished[result.task.index] = result.record["status"]
         if not self.slots.tasks and not self._waiting:
@@ -234,7 +234,13 @@ class ImageTraining(pl.LightningModule):
         return int(task.options.get("iterations", self.iterations))
 
     def evaluate(
-        self, x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain"
+        self,
+        x: Tensor,
+        *,
+        gradient: bool = True,
+        slots: Tensor | None = None,
+        network: str = "plain",
+        logged: bool = False,
     ) -> Evaluation:
         """Score ``x`` for the step rule; the first evaluation of the images themselves is that of x_k, which is logged.
 
@@ -244,10 +250,11 @@ class ImageTraining(pl.LightningModule):
         evaluation = self.score(x, rows, gradient=gradient, network=network)
         if slots is None:
             self._scores += evaluation.score
-            if self._evaluated is None:
-                self._evaluated = evaluation
         else:
             self._scores.index_add_(0, slots, evaluation.score.double())
+        if slots is None or logged:
+            for m, n in enumerate(rows):
+                self._evaluated.setdefault(n, (evaluation, m))
         return evaluation
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -366,10 +373,11 @@ class ImageTraining(pl.LightningModule):
     def _observation(self, n: int, iteration: int, look: Look) -> Observation:
         """Join a look with the scalars of the evaluation that the step rule has made of the same image."""
         scalars = dict(look.scalars)
-        if self._evaluated is not None:
-            scalars |= {name: float(term[n]) for name, term in self._evaluated.terms.items()}
-            if (gradient := self._evaluated.known_gradient) is not None:
-                scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient[n]))
+        if n in self._evaluated:
+            evaluation, m = self._evaluated[n]
+            scalars |= {name: float(term[m]) for name, term in evaluation.terms.items()}
+            if (gradient := evaluation.known_gradient) is not None:
+                scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient[m]))
         task = self.slots.tasks[n]
         kept = self.log_at.due(iteration, self.last(task))
         shown = (look.image, look.besides) if kept else (None, {})

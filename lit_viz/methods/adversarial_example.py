@@ -75,6 +75,7 @@ class AdversarialExample(PhotographTraining):
             views=views,
         )
         self.attack = attack
+        self.notes += attack.notes
         self.transforms = Compose(list(transforms))
         self._saved: dict[int, tuple[Saved, bool]] = {}  # by slot, of the images that have just ended
 
@@ -154,8 +155,8 @@ class AdversarialExample(PhotographTraining):
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return what became of the image in its file, and of its photograph before."""
-        eps = {"eps": float(self.slots.state["eps"][n])} if isinstance(self.attack, BudgetAttack) else {}
-        about = {"attack": name_of(self.attack), **eps, **self._before(n), **self.place(n)}
+        how = self.attack.about(self._state([n]))
+        about = {"attack": name_of(self.attack), **how, **self._before(n), **self.place(n)}
         if n not in self._saved:
             return about
         saved, success_float = self._saved.pop(n)

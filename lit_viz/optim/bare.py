@@ -34,7 +34,12 @@ def bare_evaluate(
     """
 
     def evaluate(
-        x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain"
+        x: Tensor,
+        *,
+        gradient: bool = True,
+        slots: Tensor | None = None,
+        network: str = "plain",
+        logged: bool = False,
     ) -> Evaluation:
         with torch.set_grad_enabled(gradient):
             leaf = x.detach().requires_grad_(gradient)

@@ -94,6 +94,16 @@ class Evaluation:
             self.close()
         return slope
 
+    def rescore(self, of: Reduce) -> None:
+        """Let another score, from logits, a row an input, take the place of the present one; it costs no evaluation."""
+        if self._graph is None:
+            raise RuntimeError("the graph of this evaluation is gone: score it anew before a slope is asked for")
+        x, _, logits, activations = self._graph
+        with torch.set_grad_enabled(x.requires_grad):
+            score = self._over_views(of(logits))
+        self.score = score.detach()
+        self._graph = x, score, logits, activations
+
     def close(self) -> None:
         """Let the graph go."""
         self._graph = None
@@ -103,7 +113,13 @@ class Evaluate(Protocol):
     """Asks the frozen network about the slots' images, at the iteration that each slot is in."""
 
     def __call__(
-        self, x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, network: str = "plain"
+        self,
+        x: Tensor,
+        *,
+        gradient: bool = True,
+        slots: Tensor | None = None,
+        network: str = "plain",
+        logged: bool = False,
     ) -> Evaluation:
         """Evaluate ``x`` ``(M, ...)``.
 
@@ -112,5 +128,7 @@ class Evaluate(Protocol):
             gradient: whether a slope may be asked for; without it no graph is held.
             slots: ``(M,)`` int64, whose each row is: any number of rows a slot, also none. One row each unless given.
             network: which of the networks that the method has made: ``plain`` is the classifier's fast copy.
+            logged: whether rows with ``slots`` are the images of these, one each, whose numbers belong to x_k; those of
+                an evaluation without ``slots`` do.
         """
         ...

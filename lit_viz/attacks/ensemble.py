@@ -1,0 +1,234 @@
+"""Several attacks one after another, each on what those before it could not fool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_viz.attacks.apgd import APGD
+from lit_viz.attacks.base import Attack, chosen, succeeded
+from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.feasible import Norm, extent
+from lit_viz.attacks.fmn import FMN
+from lit_viz.attacks.square import Square
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.objectives import DLR, Margin, Outputs
+from lit_viz.optim import Evaluate, Evaluation, State
+
+#: The state of the member that is at work has its keys under this prefix.
+_OF = "member."
+#: An image that is further from its photograph than eps by rounding alone lies in the ball.
+_ROUNDING = 1e-6
+
+
+class Stage(NamedTuple):
+    """One attack from the photograph to the last of its iterations.
+
+    Attributes:
+        member: its name.
+        attack: how images move.
+        rival: which of the likeliest other classes an untargeted attack goes to here, from 0; None leaves the label.
+    """
+
+    member: str
+    attack: Attack
+    rival: int | None = None
+
+
+class Ensemble(BudgetAttack):
+    """An ensemble after AutoAttack (Croce and Hein 2020, arXiv:2003.01690, section 5): APGD on the cross-entropy; APGD
+    on the targeted DLR loss, towards the likeliest other classes in turn; FMN, here in the place of FAB; and Square.
+
+    Every one of them starts at the photograph, from its own seed, and has its own number of iterations: 100 for a start
+    of APGD and for FMN, and Square's queries. Another number in all is split in the same proportions. An image is done
+    at the first success of any: a targeted APGD that reaches a third class has left the label. An image of FMN counts
+    where it lies inside the ball.
+
+    An attack that is targeted itself has one APGD on DLR, towards the target. A network of fewer than four classes has
+    no targeted DLR, nor has an image whose label is not known: that member is left out.
+
+    Args:
+        norm, eps: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
+        classes: likeliest other classes that an untargeted attack goes to in turn.
+        queries: iterations of Square.
+        restarts: random starts of each APGD.
+
+    Raises:
+        LitVizError: for values that make no attack.
+    """
+
+    def __init__(
+        self, norm: Norm = "linf", eps: float | None = None, classes: int = 9, queries: int = 5000, restarts: int = 1
+    ) -> None:
+        super().__init__(norm, eps, start_at_random=True, restarts=restarts, early_stop=True)
+        for name, value in (("classes", classes), ("queries", queries)):
+            if value < 1:
+                raise LitVizError(f"an ensemble with {name} {value} is none: give a whole number from 1 up.")
+        self.classes, self.queries = classes, queries
+        self.objective = Margin()
+        self._stage(classes)
+
+    def bind(self, classifier: Classifier) -> None:
+        """Leave out what the network has too few classes for."""
+        count = classifier.num_classes
+        if count < max(DLR.classes):
+            self.notes = (f"DLR is not defined for {count} classes: the ensemble goes without apgd_dlr.",)
+            self._stage(0)
+        else:
+            self._stage(min(self.classes, count - 1))
+
+    def _stage(self, rivals: int) -> None:
+        dlr = APGD(self.norm, self.eps, "dlr", restarts=self.restarts)
+        self.stages = (
+            Stage("apgd_ce", APGD(self.norm, self.eps, "ce", restarts=self.restarts)),
+            *(Stage("apgd_dlr", dlr, rival) for rival in range(rivals)),
+            Stage("fmn", FMN(self.norm)),
+            Stage("square", Square(self.norm, self.eps)),
+        )
+        self.iterations = sum(map(self._updates, self.stages))
+
+    def _updates(self, stage: Stage) -> int:
+        if isinstance(stage.attack, APGD):
+            return stage.attack.iterations * self.restarts
+        return self.queries if isinstance(stage.attack, Square) else stage.attack.iterations
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return besides: the likeliest other classes ``rivals`` ``(N, classes)``, known when the photograph was seen;
+        ``by`` ``(N,)`` the number of the stage that succeeded, -1 where none did; and what the members keep."""
+        own: State = {}
+        for stage in self.stages:
+            own |= stage.attack.init(x, tasks)
+        del own["source"]
+        nothing = torch.full((len(x),), -1, device=x.device)
+        rivals = nothing[:, None].repeat(1, sum(stage.rival is not None for stage in self.stages))
+        members = {_OF + key: value for key, value in own.items()}
+        return {**super().init(x, tasks), **members, "rivals": rivals, "by": nothing}
+
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        """See what the members that are through have made, begin those that are next, and let every one step on its own
+        images."""
+        number, local, _ = self._where(state, state["iteration"])
+        begin = (local == 0) & (state["iteration"] > 0)
+        if bool(begin.any()):
+            rows = begin.nonzero()[:, 0]
+            evaluation = evaluate(x[rows], gradient=False, slots=rows, logged=True)
+            state = _put(state, rows, self.seen(x[rows], _rows(state, rows), evaluation))
+        begin &= ~state["fooled"]
+        moved = chosen(begin, state["source"], x)
+        for attack in dict.fromkeys(stage.attack for stage in self.stages):
+            mine = [stage.attack is attack for stage in self.stages]
+            rows = (torch.tensor(mine, device=x.device)[number] & ~state["fooled"]).nonzero()[:, 0]
+            if len(rows):
+                here, there = self._member_step(attack, rows, moved[rows], _rows(state, rows), evaluate)
+                moved, state = moved.index_put((rows,), here), _put(state, rows, there)
+        return chosen(state["fooled"], x, moved), state, state["fooled"]
+
+    def _member_step(
+        self, attack: Attack, rows: Tensor, x: Tensor, state: State, evaluate: Evaluate
+    ) -> tuple[Tensor, State]:
+        """Return the next images of the slots ``rows``, at which this attack is at work, and their state."""
+        number, local, length = self._where(state, state["iteration"])
+        own = {key.removeprefix(_OF): value for key, value in state.items() if key.startswith(_OF)}
+        own |= {"source": state["source"], "iteration": local, "iterations": length}
+        begun = (local == 0).nonzero()[:, 0]
+        if len(begun):
+            own = _put(own, begun, attack.init(x[begun], self._tasks(_rows(state, begun), number[begun])))
+        evaluation = evaluate(x, gradient=attack.slopes, slots=rows, logged=True)
+        evaluation.rescore(lambda logits: attack.objective(_outputs(logits, own)))
+        state = self.seen(x, state, evaluation)
+        done = state["fooled"]
+        own = attack.seen(x, own, evaluation)
+        if not bool(done.all()):
+            moved, own = attack.update(x, own, evaluation, ~done)
+            x = chosen(done, x, moved)
+        kept = {key: own[key.removeprefix(_OF)] for key in state if key.startswith(_OF)}
+        return x, {**state, **kept}
+
+    def _tasks(self, state: State, number: Tensor) -> list[Task]:
+        """Return what the members are asked for in these stages ``(N,)``: where an untargeted attack has a rival, to
+        reach it."""
+        tasks = []
+        for n, stage in enumerate(self.stages[i] for i in number.tolist()):
+            goal, label = int(state["goal"][n]), int(state["label"][n])
+            target = goal if bool(state["towards"][n]) else None
+            if target is None and stage.rival is not None:
+                target = int(state["rivals"][n, stage.rival])
+            options = {"eps": float(state["eps"][n])}
+            tasks.append(
+                Task(n, "", int(state["seed"][n]), target=target, label=None if label < 0 else label, options=options)
+            )
+        return tasks
+
+    def _ends(self, state: State) -> Tensor:
+        """Return the iterations at which the stages end ``(N, stages)``; one that is left out ends where it begins."""
+        like = state["iterations"]
+        updates = torch.tensor([self._updates(stage) for stage in self.stages]).to(like)
+        rival = torch.tensor([-1 if stage.rival is None else stage.rival for stage in self.stages]).to(like)
+        without = ((rival > 0) & state["towards"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
+        share = torch.where(without, 0, updates).cumsum(1)
+        return (like[:, None] * share // share[:, -1:]).clamp(min=1)  # the first member sees what is likely
+
+    def _where(self, state: State, iteration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the stage that makes the update after these iterations ``(N,)``, how many it has made before, and how
+        many it makes in all."""
+        ends = self._ends(state)
+        number = (iteration[:, None] >= ends).sum(1).clamp(max=len(self.stages) - 1)
+        begins = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
+        begin, end = (these.gather(1, number[:, None])[:, 0] for these in (begins, ends))
+        return number, iteration - begin, end - begin
+
+    def seen(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
+        """Return the state after the images were evaluated: those inside the ball that fool are done, and note which
+        stage made them. Of two failures inside the ball the one of the higher margin is better."""
+        inside = extent(x - state["source"], self.norm) <= state["eps"] + _ROUNDING
+        fooled = inside & succeeded(evaluation.logits, state)
+        size = -Margin()(Outputs(evaluation.logits, state["goal"], towards=state["towards"]))
+        better = fooled | (inside & (state["iteration"] > 0) & (size < state["size"]))
+        maker, _, _ = self._where(state, (state["iteration"] - 1).clamp(min=0))
+        others = evaluation.logits.scatter(1, state["goal"][:, None], -torch.inf)
+        likeliest = others.topk(state["rivals"].shape[1]).indices
+        return {
+            **state,
+            "best": chosen(better, x, state["best"]),
+            "size": torch.where(better, size, state["size"]),
+            "fooled": state["fooled"] | fooled,
+            "by": torch.where(fooled & (state["iteration"] > 0), maker, state["by"]),
+            "rivals": torch.where(state["iteration"][:, None] > 0, state["rivals"], likeliest),
+        }
+
+    def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+        """Never asked for: the members climb."""
+        raise NotImplementedError
+
+    def about(self, state: State) -> dict[str, Any]:
+        """Return the ball, the member that succeeded (None where none did), and those that tried."""
+        by, ends = int(state["by"]), self._ends(state)[0].tolist()
+        begins = [0, *ends[:-1]]
+        tried = [
+            stage.member
+            for stage, begin, end in zip(self.stages, begins, ends, strict=True)
+            if begin < min(end, int(state["iteration"]))
+        ]
+        member = None if by < 0 else self.stages[by].member
+        return {**super().about(state), "by": member, "tried": list(dict.fromkeys(tried))}
+
+
+def _outputs(logits: Tensor, own: State) -> Outputs:
+    """Return what the network said with what the member is asked for, a row an input."""
+    views = len(logits) // len(own["goal"])
+    targets, labels, towards = (own[key].repeat_interleave(views) for key in ("goal", "label", "towards"))
+    return Outputs(logits, targets, labels=labels, towards=towards)
+
+
+def _rows(state: State, rows: Tensor) -> State:
+    return {key: value[rows] for key, value in state.items()}
+
+
+def _put(state: State, rows: Tensor, there: State) -> State:
+    """Return the state with what these rows have become."""
+    return {key: value.index_put((rows,), there[key]) if key in there else value for key, value in state.items()}

@@ -1,0 +1,221 @@
+"""The ensemble is its members, one after another, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.attacks import APGD, FMN, Attack, Ensemble, Square, run_attack
+from lit_viz.attacks.base import _bare
+from lit_viz.attacks.feasible import Norm, extent
+from lit_viz.classifiers import load_classifier
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from tests.attacks.tools import Curved, Watched, margins, photographs
+
+both = pytest.mark.parametrize("norm", ["linf", "l2"])
+CURVED = Curved()
+X = photographs(8)
+LABELS = CURVED(X).argmax(1).tolist()
+TARGETS = [(label + 1 + n % 4) % 5 for n, label in enumerate(LABELS)]
+#: Radii of which every member has its share of the successes.
+RADII: dict[Norm, list[float]] = {
+    "linf": [0.02, 0.02, 0.015, 0.03, 0.03, 0.01, 0.04, 0.005],
+    "l2": [0.2, 0.2, 0.1, 0.25, 0.15, 0.3, 0.05, 0.1],
+}
+
+
+def members(norm: Norm, eps: float, n: int, targeted: bool) -> list[tuple[str, Attack, int, int | None]]:
+    """Name, attack, iterations and class to reach of each member alone."""
+    likeliest = CURVED(X)[n].argsort(descending=True).tolist()
+    rivals: list[int | None] = [TARGETS[n]] if targeted else [k for k in likeliest if k != LABELS[n]][:3]
+    goal = TARGETS[n] if targeted else None
+    return [
+        ("apgd_ce", APGD(norm, eps), 10, goal),
+        *(("apgd_dlr", APGD(norm, eps, "dlr"), 10, rival) for rival in rivals),
+        ("fmn", FMN(norm), 10, goal),
+        ("square", Square(norm, eps), 6, goal),
+    ]
+
+
+def alone(norm: Norm, eps: float, n: int, targeted: bool) -> tuple[list[tuple[str, Tensor]], int]:
+    """Return what the members ask one after another, up to the first success, by name; and the backwards of all."""
+    asked, backwards = [], 0
+    for name, attack, iterations, target in members(norm, eps, n, targeted):
+        network = Watched(CURVED)
+        targets = None if target is None else [target]
+        run_attack(attack, network, X[n : n + 1], [LABELS[n]], targets, iterations=iterations, seeds=[10 + n])
+        backwards += network.backwards
+        for image in network.inputs:
+            asked.append((name, image))
+            margin = margins(CURVED(image), [LABELS[n]], [TARGETS[n]] if targeted else None)
+            if margin > 0 and extent(image - X[n : n + 1], norm) <= eps + 1e-6:
+                return asked, backwards
+    return asked, backwards
+
+
+def ensemble(norm: Norm, rows: Sequence[int], targeted: bool, **options: Any) -> tuple[Tensor, Any]:
+    iterations = 36 if targeted else 56
+    return run_attack(
+        Ensemble(norm, classes=3, queries=60),
+        options.pop("network", CURVED),
+        X[list(rows)],
+        [LABELS[n] for n in rows],
+        [TARGETS[n] for n in rows] if targeted else None,
+        iterations=iterations,
+        seeds=[10 + n for n in rows],
+        options=[{"eps": RADII[norm][n]} for n in rows],
+        **options,
+    )
+
+
+@both
+@pytest.mark.parametrize("targeted", [False, True])
+def test_it_asks_what_its_members_ask_one_after_another(norm: Norm, targeted: bool) -> None:
+    """Image for image; an image that fools is the last."""
+    winners = set()
+    for n in range(8):
+        expected, backwards = alone(norm, RADII[norm][n], n, targeted)
+        network = Watched(CURVED)
+        out, state = ensemble(norm, [n], targeted, network=network)
+        assert len(network.inputs) == len(expected)
+        for image, (_, known) in zip(network.inputs, expected, strict=True):
+            torch.testing.assert_close(image, known, rtol=0, atol=1e-12)
+        about = Ensemble(norm, classes=3, queries=60).about(state)
+        succeeded = bool(state["fooled"])
+        assert about["by"] == (expected[-1][0] if succeeded else None)
+        assert about["tried"] == list(dict.fromkeys(name for name, _ in expected))
+        assert about["eps"] == RADII[norm][n]
+        if succeeded:
+            assert torch.equal(out, network.inputs[-1])
+        else:
+            assert network.backwards == backwards
+        winners.add(about["by"])
+    assert {"apgd_ce", None} <= winners
+
+
+@both
+@pytest.mark.parametrize("targeted", [False, True])
+def test_slots_at_different_members_change_nothing(norm: Norm, targeted: bool) -> None:
+    whole, state = ensemble(norm, range(8), targeted)
+    assert len(set(state["by"].tolist())) > 1
+    for size in (1, 3):
+        for first in range(0, 8, size):
+            rows = range(first, min(first + size, 8))
+            out, mine = ensemble(norm, rows, targeted)
+            torch.testing.assert_close(out, whole[rows.start : rows.stop], rtol=0, atol=1e-9)
+            for key in ("iteration", "fooled", "by"):
+                assert torch.equal(mine[key], state[key][rows.start : rows.stop])
+
+
+def test_late_arrivals_find_the_others_at_other_members() -> None:
+    """The step of a batch whose images are at four members is that of each alone."""
+    attack = Ensemble(eps=0.001, classes=3, queries=60)
+
+    def network(x: Tensor) -> Tensor:  # of the same bits whatever is asked besides
+        return torch.cat([CURVED(row[None]) for row in x])
+
+    def after(n: int, updates: int) -> tuple[Tensor, dict[str, Tensor]]:
+        x, count = X[n : n + 1], torch.zeros(1, dtype=torch.long)
+        state = {**attack.init(x, [Task(n, "", 10 + n, label=LABELS[n])]), "iteration": count, "iterations": count + 56}
+        for k in range(updates):
+            state["iteration"] = count + k
+            x, state, done = attack.step(x, state, _bare(attack.objective, network, state))
+            assert not done
+        state["iteration"] = count + updates
+        return x, state
+
+    with torch.no_grad():
+        begun = [after(n, updates) for n, updates in enumerate([0, 9, 10, 25, 40, 43, 50, 55])]
+        x = torch.cat([image for image, _ in begun])
+        state = {key: torch.cat([own[key] for _, own in begun]) for key in begun[0][1]}
+        moved, there, done = attack.step(x, state, _bare(attack.objective, network, state))
+        assert not done.any()
+        for n, (image, own) in enumerate(begun):
+            expected, mine, _ = attack.step(image, own, _bare(attack.objective, network, own))
+            torch.testing.assert_close(moved[n : n + 1], expected, rtol=0, atol=1e-12)
+            for key, value in mine.items():
+                torch.testing.assert_close(there[key][n : n + 1], value, rtol=1e-9, atol=1e-9)
+
+
+@both
+def test_it_fools_whom_any_member_fools(norm: Norm) -> None:
+    _, state = ensemble(norm, range(8), False)
+    for number in range(6):
+        for n in range(8):
+            _, attack, iterations, target = members(norm, RADII[norm][n], n, False)[number]
+            targets = None if target is None else [target]
+            out, _ = run_attack(attack, CURVED, X[n : n + 1], [LABELS[n]], targets, iterations=iterations,
+                                seeds=[10 + n])  # fmt: skip
+            fooled = margins(CURVED(out), [LABELS[n]]) > 0
+            if fooled and extent(out - X[n : n + 1], norm) <= RADII[norm][n]:
+                assert state["fooled"][n]
+
+
+class Rounded:
+    """A network that looks at the nearest of a few levels: its gradient is zero everywhere."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return CURVED((x * 40).round() / 40)
+
+
+def test_a_masked_gradient_is_found_out_by_square() -> None:
+    labels = Rounded()(X).argmax(1).tolist()
+    _, by_slope = run_attack(APGD(eps=0.15), Rounded(), X, labels, iterations=20)
+    attack = Ensemble(eps=0.15, classes=1, queries=1500)
+    out, state = run_attack(attack, Rounded(), X, labels, iterations=90)
+    assert int(state["fooled"].sum()) > int(by_slope["fooled"].sum())
+    assert 3 in state["by"].tolist()
+    assert torch.equal(state["fooled"], margins(Rounded()(out), labels) > 0)
+
+
+@pytest.mark.parametrize(("count", "rivals"), [(2, 0), (3, 0), (4, 3), (5, 4), (30, 9)])
+def test_the_network_says_how_many_classes_are_tried(count: int, rivals: int) -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, count))
+    classifier = load_classifier(network, labels=[str(k) for k in range(count)], mean=[0.5] * 3, std=[0.5] * 3, size=4)
+    attack = Ensemble()
+    attack.bind(classifier)
+    assert sum(stage.member == "apgd_dlr" for stage in attack.stages) == rivals
+    assert attack.iterations == 100 * (rivals + 2) + 5000
+    assert bool(attack.notes) == (rivals == 0)
+    x = photographs(2, 4, 4)
+    fast = classifier.fast(dtype=torch.float64)
+    _, state = run_attack(attack, lambda x: fast(x)[0], x, fast(x)[0].argmax(1).tolist(), iterations=30)
+    assert state["iteration"].max() <= 30
+
+
+def test_restarts_are_more_iterations() -> None:
+    assert Ensemble(classes=2, queries=7, restarts=3).iterations == 3 * 100 * 3 + 100 + 7
+
+
+def test_without_a_label_a_targeted_image_has_no_dlr() -> None:
+    attack = Ensemble(eps=1e-4, classes=3, queries=50)
+    network = Watched(CURVED)
+    _, state = run_attack(attack, network, X[:1], targets=TARGETS[:1], iterations=25)
+    assert network.forwards == 25 + 3
+    assert attack.about(state)["tried"] == ["apgd_ce", "fmn", "square"]
+
+
+def test_few_iterations_are_split_too() -> None:
+    for iterations in range(1, 12):
+        network = Watched(CURVED)
+        _, state = run_attack(Ensemble(eps=1e-4, classes=3), network, X[:2], LABELS[:2], iterations=iterations)
+        assert state["iteration"].tolist() == [iterations] * 2
+        assert torch.isfinite(torch.stack(network.inputs[1:])).all()
+
+
+def test_who_is_wrong_from_the_start_has_no_winner() -> None:
+    attack = Ensemble(classes=3)
+    _, state = run_attack(attack, CURVED, X[:1], [(LABELS[0] + 1) % 5])
+    assert attack.about(state) == {"norm": "linf", "eps": attack.eps, "by": None, "tried": []}
+    assert state["fooled"].all()
+
+
+@pytest.mark.parametrize("options", [{"classes": 0}, {"queries": 0}, {"restarts": 0}, {"norm": "l1"}])
+def test_refusals(options: dict[str, Any]) -> None:
+    with pytest.raises(LitVizError):
+        Ensemble(**options)
