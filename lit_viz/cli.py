@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.launched import is_first
 
 if TYPE_CHECKING:
     from lit_viz.commands import Command
@@ -65,13 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _dispatch(words)
     except LitVizError as error:
-        print(f"lit-viz: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        _refuse(error)
     except KeyboardInterrupt:
         print("lit-viz: stopped.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse(error: LitVizError) -> None:
+    """Say the one sentence and exit; of several processes that were told to stop, only the first one says so."""
+    stopped = error.exit_status > 128
+    if stopped and not is_first():
+        sys.exit(0)
+    print(f"lit-viz: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
 
 
 def script(command: str) -> None:
@@ -174,8 +183,7 @@ def _method(name: str, words: list[str]) -> None:
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
-    run = execute(command, cli, say=_say)
-    _report(command, run)
+    _report(command, execute(command, cli, say=_say))
 
 
 def _config_first(words: list[str], method: str, default: str, find: Callable[..., object]) -> list[str]:
@@ -209,23 +217,25 @@ def _resume(words: list[str]) -> None:
 
 
 def _check(words: list[str]) -> None:
-    asked = {flag: flag in words for flag in ("--faithfulness", "--trust")}
-    folders = [word for word in words if word not in asked]
+    flags = ("--faithfulness", "--trust", "--peers")
+    folders = [word for word in words if word not in flags]
     if len(folders) != 1 or folders[0].startswith("-"):
         meaning = (
             "Look again, and deeper, whether a run's pictures are true.\n"
             "--faithfulness also measures what saliency maps are good for: deletion and insertion, sensitivity, and\n"
             "what remains of a map when the network's layers are drawn anew. A map of n evaluations costs 198\n"
             "(forward only) and 14 n more.\n"
-            "--trust tries random points, Square and a large radius on what an attack with a budget could not fool."
+            "--trust tries random points, Square and a large radius on what an attack with a budget could not fool.\n"
+            "--peers asks Foolbox and torchattacks, where they are installed, what the attack was asked."
         )
-        _usage(words, "lit-viz check RUN [--faithfulness] [--trust]", meaning)
+        _usage(words, "lit-viz check RUN [--faithfulness] [--trust] [--peers]", meaning)
         return
     from lit_viz.api import stored
     from lit_viz.run import check
 
     command, cli = stored(folders[0])
-    if not check(command, cli, faithfulness=asked["--faithfulness"], trust=asked["--trust"], say=_say):
+    faithfulness, trust, peers = (flag in words for flag in flags)
+    if not check(command, cli, faithfulness=faithfulness, trust=trust, peers=peers, say=_say):
         sys.exit(1)
     print(f"evidence {folders[0]}/evidence.json")
 
@@ -292,13 +302,20 @@ def _usage(words: list[str], usage: str, meaning: str) -> None:
 
 
 def _say(sentence: str) -> None:
+    if not is_first():
+        return
     from rich.console import Console
 
     Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _report(command: Command, run: Run) -> None:
-    """Print the results as a table, the errors, and where everything lies; exit with 1 unless all were done."""
+    """Print the results as a table, the errors, and where everything lies; exit with 1 unless all were done.
+
+    Of several processes only the first one does.
+    """
+    if not is_first():
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -22,6 +22,7 @@ from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lit_viz.commands.base import Command
+from lit_viz.engine.devices import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
 
 #: What the Trainer is given by lit_viz itself, or what would make no sense of a run.
@@ -78,6 +79,7 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add("--wandb", type=WandbMode, default="auto", help="auto is online with an API key and offline without")
     add("--project", type=str, default="lit_viz", help="W&B project")
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
+    add("--devices_mode", type=DevicesMode, default="images", help="what several devices share: images, or views of one")
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
 
 

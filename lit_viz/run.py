@@ -30,6 +30,7 @@ from lit_viz.commands import Command
 from lit_viz.commands.base import Inquiry
 from lit_viz.config import RECORDED, MethodCLI, dump
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
+from lit_viz.engine.devices import others_have_ended, several, shared
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task, slug
@@ -38,12 +39,14 @@ from lit_viz.errors import LitVizError
 from lit_viz.figures.animation import save_evolution
 from lit_viz.figures.evolution import evolutions
 from lit_viz.figures.style import save_figure
+from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
 
 Say = Callable[[str], None]
 
 #: Seconds that a run may spend on evidence at its end; `lit-viz check` takes what it needs.
 _CHECK_SECONDS = 15.0
+_LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 #: Options that may differ between a run and its continuation.
 _FREE = (
     "out",
@@ -52,6 +55,7 @@ _FREE = (
     "wandb",
     "project",
     "trainer",
+    "devices_mode",
     "checkpoint_every",
     "figure",
     "count",
@@ -84,9 +88,9 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
 def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, say: Say | None) -> Run:
     config = cli.config
     command.check(config)
-    if str(config.trainer.devices) not in ("1", "[0]") or config.trainer.num_nodes != 1:
-        raise LitVizError("a run uses one device as yet: leave out --trainer.devices and --trainer.num_nodes.")
     tune_allocator()
+    if several(config.trainer) and not is_first():
+        return _join(command, cli, classifier)
     folder, continues = _folder(config, cli)
     try:
         if folder is not None and not continues:
@@ -108,6 +112,23 @@ def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, sa
         command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, say or (lambda _: None)))
         return Run(outcomes, None, partial(command.figure, config=config))
     return _run_in(folder, cli, module, tasks, say)
+
+
+def _join(command: Command, cli: MethodCLI, classifier: Classifier | None) -> Run:
+    """Take part, as one of several processes, in the run that the first one leads and keeps.
+
+    Returns:
+        a run without outcomes: the first process has them.
+    """
+    config = cli.config
+    nothing = Run([], None, partial(command.figure, config=config))
+    if config.resume and RunFolder.is_run(config.out):
+        folder = RunFolder.open(config.out)
+        if _finished(folder, folder.queue()):
+            return nothing
+    module = command.build(config, cli.parts, classifier or _load(config.classifier.as_dict()))
+    _fit(cli, module, (), None, [])
+    return nothing
 
 
 def count(command: Command, cli: MethodCLI) -> str:
@@ -176,6 +197,7 @@ def check(
     *,
     faithfulness: bool = False,
     trust: bool = False,
+    peers: bool = False,
     say: Say | None = None,
 ) -> bool:
     """Look for all evidence that the outcomes in a run folder are true.
@@ -185,6 +207,7 @@ def check(
         classifier: an own network; the configuration's unless given.
         faithfulness: also measures what saliency maps are good for.
         trust: also tries further attacks on what an attack could not fool.
+        peers: also asks other implementations of the attack that are installed.
         say: is given the lines that a person at a terminal wants to read.
 
     Returns:
@@ -195,8 +218,9 @@ def check(
     """
     if faithfulness and command.name != "saliency":
         raise LitVizError(f"{cli.config.out} holds no saliency maps: leave out --faithfulness, which measures maps.")
-    if trust and command.name != "attack":
-        raise LitVizError(f"{cli.config.out} holds no adversarial examples: leave out --trust, which tries attacks.")
+    for flag, wanted in (("--trust", trust), ("--peers", peers)):
+        if wanted and command.name != "attack":
+            raise LitVizError(f"{cli.config.out} holds no adversarial examples: leave out {flag}, which tries attacks.")
     tune_allocator()
     folder = RunFolder.open(cli.config.out)
     if classifier is None:
@@ -207,7 +231,7 @@ def check(
         raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
     module = command.build(cli.config, cli.parts, classifier)
     return command.verify(
-        module, outcomes, folder, Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust)
+        module, outcomes, folder, Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust, peers)
     )
 
 
@@ -232,15 +256,18 @@ def _fit(
     callbacks: list[pl.Callback],
     logger: Any = None,
 ) -> None:
-    last = None if folder is None else _last_checkpoint(folder)
-    checkpoints = Checkpoints(last, every_steps=cli.config.checkpoint_every)
-    resumed = None
-    if folder is not None and last is not None:
-        resumed = last if last.exists() else None
+    """Train the tasks; ``folder`` and what belongs to it only on the first of several processes."""
+    config = cli.config
+    module.devices_mode = config.devices_mode
+    last = None if config.out is None else Path(config.out) / _LAST_CHECKPOINT
+    checkpoints = Checkpoints(last, every_steps=config.checkpoint_every)
+    resumed = last if last is not None and config.resume and last.exists() else None
+    if folder is not None:
         _trim(folder)
+    queue = TaskQueue(tasks)
     with _quiet_lightning(), tempfile.TemporaryDirectory() as scratch:
         trainer = pl.Trainer(
-            **cli.config.trainer.as_dict(),
+            **shared(config.trainer),
             max_epochs=-1,
             callbacks=[*callbacks, checkpoints],
             logger=logger or False,
@@ -251,13 +278,24 @@ def _fit(
             inference_mode=False,
             default_root_dir=scratch if folder is None else folder.path,
         )
-        trainer.fit(module, datamodule=TaskQueue(tasks), ckpt_path=resumed, weights_only=True)
-    if checkpoints.received is not None and len(module.finished) < len(tasks):
-        where = "" if folder is None else f"; go on with: lit-viz resume {folder.path}"
+        try:
+            trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
+        except Exception as error:
+            if trainer.world_size > 1 and others_have_ended(error):
+                raise LitVizError(
+                    "another process of the run has ended, and said above why; what was finished is kept"
+                    f"{_go_on(folder)}"
+                ) from error
+            raise
+    if module.agreed.signal and module.agreed.unfinished:
         raise Interrupted(
-            f"stopped after {len(module.finished)} of {len(tasks)} images, all is saved{where}",
-            exit_status=128 + checkpoints.received,
+            f"stopped after {len(module.finished)} of {len(queue.tasks)} images, all is saved{_go_on(folder)}",
+            exit_status=128 + module.agreed.signal,
         )
+
+
+def _go_on(folder: RunFolder | None) -> str:
+    return "" if folder is None else f"; go on with: lit-viz resume {folder.path}"
 
 
 def _load(options: dict[str, Any]) -> Classifier:
@@ -325,13 +363,9 @@ def _keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], 
     folder.write_config(dump(cli, recorded))
 
 
-def _last_checkpoint(folder: RunFolder) -> Path:
-    return folder.path / "checkpoints" / "last.ckpt"
-
-
 def _kept(folder: RunFolder) -> dict[str, Any]:
     """Return what the last checkpoint keeps of slots and finished tasks; nothing where there is none."""
-    path = _last_checkpoint(folder)
+    path = folder.path / _LAST_CHECKPOINT
     if not path.exists():
         return {"slots": [], "finished": {}}
     kept: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(path)["lit_viz"]

@@ -11,6 +11,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from lit_viz.engine.module import Asked, ImageTraining
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -20,39 +22,46 @@ class Checkpoints(Callback):
     SIGINT and SIGTERM only set a flag: at the end of the step the checkpoint is saved and the run stops, so neither an
     update nor a file is cut in two. A second signal of the kind stops at once. Put it behind the callbacks that write.
 
+    Several processes do both together, when they meet; what the others have is in the checkpoint of the first one.
+
     Args:
-        path: the checkpoint file; None saves nothing (a run without a folder) and still stops well.
+        path: the checkpoint file; None saves nothing (a run without a folder) and still stops well. Only the first
+            process writes it, but all need to say that they save.
         every: seconds between two checkpoints, unless ``every_steps`` is given.
         every_steps: steps of the batch between two checkpoints.
-
-    Attributes:
-        received: the signal that stopped the run, or None.
     """
 
     def __init__(self, path: Path | None, every: float = 30.0, every_steps: int | None = None) -> None:
         self.path = path
         self.every = every
         self.every_steps = every_steps
-        self.received: int | None = None
+        self._asked = Asked()
         self._saved = time.monotonic()
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over (Lightning's own handler of SIGTERM would exit with status 0)."""
+        self._asked = _training(pl_module).asked
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._receive)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Ask for a checkpoint when it is time."""
+        self._asked.save |= self._due(batch_idx)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time, or when the run ends or is told to."""
-        stops = self.received is not None or trainer.should_stop
-        if stops or self._due(batch_idx):
+        """Save when all have agreed to, and when the run ends or is told to."""
+        agreed = _training(pl_module).agreed
+        stops = bool(agreed.signal) or trainer.should_stop
+        if stops or agreed.save:
             if self.path is not None:
                 trainer.save_checkpoint(self.path)  # before should_stop: a stopped run would resume to zero steps
             self._saved = time.monotonic()
+            agreed.save = False
         if stops:
             trainer.should_stop = True
 
@@ -70,11 +79,16 @@ class Checkpoints(Callback):
         return time.monotonic() - self._saved >= self.every
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self._asked.signal:
             raise KeyboardInterrupt
-        self.received = number
+        self._asked.signal = number
 
     def _release(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+def _training(module: LightningModule) -> ImageTraining:
+    assert isinstance(module, ImageTraining)
+    return module

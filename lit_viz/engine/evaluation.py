@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lit_viz.classifiers import FrozenNetwork
+from lit_viz.engine.devices import Part, Processes
 from lit_viz.engine.slots import Slots
 from lit_viz.images.priors import Prior
 from lit_viz.objectives import Objective, Outputs
@@ -29,6 +30,7 @@ class Evaluator:
         priors: what is subtracted from the score.
         views: classifier inputs a task and evaluation: views of one image, or of each image of its group.
         layers: whose activations are read besides those that the objective reads.
+        processes: who evaluate the same images together, a part of the inputs each.
         group: images that a task owns; ``decode`` gives them as rows.
     """
 
@@ -40,6 +42,7 @@ class Evaluator:
     priors: Sequence[Prior] = ()
     views: int = 1
     layers: Sequence[str] = ()
+    processes: Processes = field(default_factory=Processes)
     group: int = 1
 
     def __call__(
@@ -50,20 +53,26 @@ class Evaluator:
         Returns:
             Score, mean logits, activations and the named terms of the score; with ``gradient`` the slopes, too.
         """
+        part = self.processes.part(len(rows), self.views)
         with torch.set_grad_enabled(gradient):
             x = x.detach().requires_grad_(gradient)
             images = self.decode(x)
-            inputs = self.look(images, Draws(slots.keys(rows, self.views), x.device))
-            logits, activations = self.networks[network](inputs, layers=(*self.objective.layers, *self.layers))
+            logits, activations = self._ask(images, slots, rows, network, part)
             goals = {name: row.repeat_interleave(self.views) for name, row in slots.goals(rows, x.device).items()}
+
             goals["members"] = torch.arange(self.group).repeat_interleave(self.views // self.group).repeat(len(rows))
-            objective = self._over_views(self.objective(Outputs(logits, activations=activations, **goals)))
+
+            def over_views(inputs: Tensor) -> Tensor:
+                return self._over_views(inputs if part is None else part.only_counted(inputs))
+
+            score = objective = over_views(
+                self.objective(Outputs(logits, activations=activations, inputs=self.views, **goals))
+            )
             terms = {"objective": objective}
-            score = objective
             if self.priors:
                 normalized = self.normalize(images)
-                for prior in self.priors:
-                    terms[prior.name] = prior(normalized).view(-1, self.group).mean(1)
+                for prior in self.priors:  # every process knows them; the sum over all counts each once
+                    terms[prior.name] = prior(normalized).view(-1, self.group).mean(1) / self._sharers
                     score = score - terms[prior.name]
         slots.pay(rows, forwards=self.views)
 
@@ -71,7 +80,34 @@ class Evaluator:
             paid = rows if asked is None else [n for n, wanted in zip(rows, asked.tolist(), strict=True) if wanted]
             slots.pay(paid, backwards=self.views)
 
-        return Evaluation(x, score, logits, terms=terms, activations=activations, over_views=self._over_views, pay=pay)
+        return Evaluation(
+            x,
+            score,
+            logits,
+            terms=terms,
+            activations=activations,
+            over_views=over_views,
+            over_processes=self.processes.sum,
+            pay=pay,
+        )
+
+    @property
+    def _sharers(self) -> int:
+        return self.processes.size if self.processes.shares_views else 1
+
+    def _ask(
+        self, images: Tensor, slots: Slots, rows: Sequence[int], network: str, part: Part | None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return logits and activations of all inputs; zeros for those that another process evaluates."""
+        draws = slots.draws(rows, self.views, images.device)
+        layers = (*self.objective.layers, *self.layers)
+        if part is not None:
+            images = images if self.views > 1 else images[part.inputs.to(images.device)]
+            draws = draws.rows(part.inputs.tolist())
+        logits, activations = self.networks[network](self.look(images, draws), layers=layers)
+        if part is None:
+            return logits, activations
+        return part.placed(logits), {name: part.placed(activation) for name, activation in activations.items()}
 
     def _over_views(self, rows: Tensor) -> Tensor:
         return rows.view(-1, self.views, *rows.shape[1:]).mean(1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.bridge import StepRuleOptimizer
+from lit_viz.engine.devices import Agreed, DevicesMode, Processes, Said
 from lit_viz.engine.moments import Moments
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL, Slots
 from lit_viz.engine.tasks import Observation, Result, Task
@@ -63,6 +64,19 @@ class RunProgress:
     probability: float | None
 
 
+@dataclass
+class Asked:
+    """What one process wants of all.
+
+    Attributes:
+        signal: that asked it to stop, or 0.
+        save: whether it is time for a checkpoint.
+    """
+
+    signal: int = 0
+    save: bool = False
+
+
 class ImageTraining(pl.LightningModule):
     """Trains the images of a queue of tasks, N slots at a time.
 
@@ -81,6 +95,10 @@ class ImageTraining(pl.LightningModule):
     Attributes:
         notes: sentences worth saying once before the run.
         advice: what to do where an image breaks (its score is no finite number), as the end of a sentence.
+        devices_mode: how several processes share the work.
+        processes: they, once they are connected.
+        asked: what a callback wants of all processes at their next meeting: to stop (a signal) or to save.
+        agreed: what they do after the last one.
     """
 
     def __init__(
@@ -110,8 +128,16 @@ class ImageTraining(pl.LightningModule):
         self.slots = Slots()
         self.notes: list[str] = []
         self.advice = "try a lower learning rate"
-        self.finished: dict[int, str] = {}  # task index -> status
+        self.finished: dict[int, str] = {}  # task index -> status; on the first process of all, elsewhere of its own
+        self.devices_mode: DevicesMode = "images"
+        self.processes = Processes()
+        self.asked = Asked()
+        self.agreed = Agreed()
+        self._observations: list[Observation] = []  # since the processes met
+        self._results: list[Result] = []
         self._restored: dict[str, Any] | None = None
+        self._begun: dict[int, dict[str, Any]] = {}  # by task, as a checkpoint has kept those that were in slots
+        self._waiting: list[Task] = []  # the next one last
         self._evaluated: dict[int, tuple[Evaluation, int]] = {}  # by slot: the first one of x_k in this step, its row
         self._scores = torch.zeros(0)  # sum of each slot's scores in the present step
         self._probability: float | None = None
@@ -182,13 +208,18 @@ class ImageTraining(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Prepare the network and take up where a checkpoint left off."""
+        self.processes = Processes.connected(self.devices_mode)
         self.prepare(self.device)
+        self._begun = {}
         if self._restored is not None:
-            self.slots.load(self._restored["slots"], self.tasks, self.device)
-            self.optimizer.param_groups[0]["params"] = [self.slots.image]
             self.finished = dict(self._restored["finished"])
-        held = {task.index for task in self.slots.tasks}
-        self._waiting = [t for t in reversed(self.tasks) if t.index not in self.finished and t.index not in held]
+            self._begun = {
+                entry["task"]: entry for entry in self._restored["slots"] if self.processes.holds(entry["task"])
+            }
+            self.agreed.updates = sum(int(entry["state"][ITERATION]) for entry in self._restored["slots"])
+        mine = {task.index: task for task in self.tasks if self.processes.holds(task.index)}
+        fresh = [index for index in mine if index not in self.finished and index not in self._begun]
+        self._waiting = [mine[index] for index in reversed([*self._begun, *fresh])]
 
     @property
     def optimizer(self) -> StepRuleOptimizer:
@@ -225,7 +256,34 @@ class ImageTraining(pl.LightningModule):
                 evaluation.close()
         for result in results:
             self.finished[result.task.index] = result.record["status"]
-        if not self.slots.tasks and not self._waiting:
+        self._observations += observations
+        self._results += results
+        return self._met(time.perf_counter() - began)
+
+    def _met(self, seconds: float) -> dict[str, Any]:
+        """Return what was found since the processes last met, on the first of them what all have found.
+
+        Between two meetings it is nothing. One process alone meets itself after every step.
+        """
+        if not self.processes.meets():
+            return {"observations": [], "results": []}
+        self.agreed = self.processes.agree(
+            Said(
+                unfinished=bool(self.slots.tasks or self._waiting),
+                signal=self.asked.signal,
+                save=self.asked.save,
+                updates=sum(self.slots.iteration),
+                seconds=seconds,
+                digest=float(self.slots.x.double().sum()) if self.processes.shares_views else 0.0,
+            )
+        )
+        self.asked.save = False
+        observations = self.processes.gather(self._observations)
+        results = self.processes.gather(self._results)
+        self._observations, self._results = [], []
+        for result in results:
+            self.finished[result.task.index] = result.record["status"]
+        if not self.agreed.unfinished:
             self.trainer.should_stop = True
         return {"observations": observations, "results": results}
 
@@ -262,7 +320,7 @@ class ImageTraining(pl.LightningModule):
         checkpoint["state_dict"] = {}
         checkpoint["lit_viz"] = {
             "version": CHECKPOINT_VERSION,
-            "slots": self.slots.dump(),
+            "slots": self.processes.gather([*self.slots.dump(), *self._begun.values()]),
             "finished": dict(self.finished),
         }
 
@@ -283,7 +341,7 @@ class ImageTraining(pl.LightningModule):
             total=len(self.tasks),
             done=len(self.finished),
             failed=sum(status == "failed" for status in self.finished.values()),
-            updates_done=sum(self.last(self.tasks[index]) for index in self.finished) + sum(iteration),
+            updates_done=sum(self.last(self.tasks[index]) for index in self.finished) + self.agreed.updates,
             updates_total=sum(map(self.last, self.tasks)),
             iteration=min(iteration, default=self.iterations),
             probability=self._probability,
@@ -322,6 +380,10 @@ class ImageTraining(pl.LightningModule):
             if beside and not self.fits(self._waiting[-1], beside[0]):
                 break
             task = self._waiting.pop()
+            if task.index in self._begun:  # these come first
+                self.slots.restore([self._begun.pop(task.index)], [task], self.device)
+                self.begin([len(self.slots) - 1])
+                continue
             try:
                 images.append(self.start(task))
             except LitVizError as error:

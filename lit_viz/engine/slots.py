@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_viz.engine.tasks import Task
 from lit_viz.optim.rule import OF_ENGINE
-from lit_viz.randomness import Key
+from lit_viz.randomness import Draws, Key
 
 #: Kept by the engine beside the rule's own state.
 ITERATION, ITERATIONS, UNTIL = OF_ENGINE
@@ -59,6 +59,11 @@ class Slots(nn.Module):
         """Return who draws: view by view, slot by slot, each at its image's own iteration."""
         iteration = self.iteration
         return [Key(self.tasks[n].seed, iteration[n], view) for n in rows for view in range(views)]
+
+    def draws(self, rows: Sequence[int], views: int, device: torch.device) -> Draws:
+        """Return the draws of the same rows and views, which know how far their images are."""
+        lasts = self.state[ITERATIONS].tolist()
+        return Draws(self.keys(rows, views), device, lasts=[lasts[n] for n in rows for _ in range(views)])
 
     def goals(self, rows: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """Return what the tasks of these slots ask for, as :class:`~lit_viz.objectives.Outputs` has it.
@@ -125,15 +130,14 @@ class Slots(nn.Module):
             for n in range(len(self))
         ]
 
-    def load(self, entries: Sequence[dict[str, Any]], tasks: Sequence[Task], device: torch.device) -> None:
-        """Rebuild the slots from :meth:`dump`; ``tasks[i]`` is the task with index i."""
-        self.__init__()  # type: ignore[misc]
+    def restore(self, entries: Sequence[dict[str, Any]], tasks: Sequence[Task], device: torch.device) -> None:
+        """Add images as :meth:`dump` has kept them, and their tasks."""
         if not entries:
             return
         x = torch.stack([entry["image"] for entry in entries]).to(device)
         keys = entries[0]["state"]
         state = {key: torch.stack([entry["state"][key] for entry in entries]).to(device) for key in keys}
-        self.append([replace(tasks[entry["task"]], **entry["completed"]) for entry in entries], x, state)
-        self.forwards = [entry["forwards"] for entry in entries]
-        self.backwards = [entry["backwards"] for entry in entries]
-        self.seconds = [entry["seconds"] for entry in entries]
+        completed = [replace(task, **entry["completed"]) for task, entry in zip(tasks, entries, strict=True)]
+        self.append(completed, x, state)
+        for name in ("forwards", "backwards", "seconds"):
+            getattr(self, name)[-len(entries) :] = [entry[name] for entry in entries]

@@ -28,6 +28,11 @@ class TaskQueue(pl.LightningDataModule):
         super().__init__()
         self.tasks = tuple(tasks)
 
+    def setup(self, stage: str) -> None:
+        """Take the queue of the first process, where there are several: it alone has read the photographs' list."""
+        assert self.trainer is not None
+        self.tasks = self.trainer.strategy.broadcast(self.tasks)
+
     def train_dataloader(self) -> Ticks:
         """Return the endless tick."""
         return Ticks()

@@ -82,6 +82,7 @@ class AdversarialExample(PhotographTraining):
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network."""
         self._evaluator = Evaluator(
+            processes=self.processes,
             networks={"plain": self.classifier.fast((), device, self.number)},
             decode=lambda x: x,
             look=lambda images, draws: self.transforms(images, draws, self.classifier.size),

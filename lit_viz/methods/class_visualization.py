@@ -82,6 +82,7 @@ class ClassVisualization(ImageTraining):
         self.parameterization = parameterization
         self.transforms = Compose(list(transforms))
         self.objective = objective
+        objective.bind(classifier)
         self.priors = tuple(priors)
         self.projections = tuple(projections)
         if not 0.1 <= shown <= 1:
@@ -97,6 +98,7 @@ class ClassVisualization(ImageTraining):
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network; a wrong layer name is found here."""
         self._evaluator = Evaluator(
+            processes=self.processes,
             networks={"plain": self.classifier.fast(self.objective.layers, device, self.number)},
             decode=lambda x: self.parameterization.decode(x, self.canvas),
             look=lambda images, draws: self.transforms(images, draws, self.classifier.size),

@@ -108,6 +108,7 @@ class SaliencyMap(PhotographTraining):
         }
         self._evaluators = {
             name: Evaluator(
+                processes=self.processes,
                 networks=networks,
                 decode=lambda x: x,
                 look=lambda images, draws: images,
@@ -118,11 +119,10 @@ class SaliencyMap(PhotographTraining):
             for name, method in self.methods.items()
         }
 
-    def on_fit_start(self) -> None:
-        """Take up where a checkpoint left off, also with its method."""
-        super().on_fit_start()
-        if self.slots.tasks:
-            self.chosen.choose(self.slots.tasks[0])
+    def begin(self, rows: Sequence[int]) -> None:
+        """Take the method of the slots, also where a checkpoint left off."""
+        super().begin(rows)
+        self.chosen.choose(self.slots.tasks[0])
 
     def fits(self, task: Task, beside: Task) -> bool:
         """Return whether both are explained by one method."""

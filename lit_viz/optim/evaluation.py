@@ -25,6 +25,8 @@ class Evaluation:
         terms: ``(M,)`` each, parts of the score by name.
         activations: of the layers that were asked for, with their graph, a row an input.
         over_views: the mean over an image's inputs.
+        over_processes: the sum over the processes that evaluate the images together, a part of the inputs each; then
+            all of the above are their own parts, zero elsewhere.
         pay: is told which images a backward is paid for, ``(M,)`` bool, or None for all.
 
     Attributes:
@@ -43,14 +45,15 @@ class Evaluation:
         terms: Mapping[str, Tensor] | None = None,
         activations: Mapping[str, Tensor] | None = None,
         over_views: Reduce = lambda rows: rows,
+        over_processes: Reduce = lambda rows: rows,
         pay: Callable[[Tensor | None], None] = lambda rows: None,
     ) -> None:
-        self.score = score.detach()
-        self.logits = over_views(logits.detach())
-        self.terms = {name: term.detach() for name, term in (terms or {}).items()}
-        self.activations = {name: activation.detach() for name, activation in (activations or {}).items()}
+        self.score = over_processes(score.detach())
+        self.logits = over_processes(over_views(logits.detach()))
+        self.terms = {name: over_processes(term.detach()) for name, term in (terms or {}).items()}
+        self.activations = {name: over_processes(one.detach()) for name, one in (activations or {}).items()}
         self._graph: tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]] | None = (x, score, logits, activations or {})
-        self._over_views, self._pay = over_views, pay
+        self._over_views, self._over_processes, self._pay = over_views, over_processes, pay
         self._gradient: Tensor | None = None
 
     @property
@@ -87,6 +90,7 @@ class Evaluation:
             score = score if of is None else self._over_views(of(logits))
             total = score.sum() if rows is None else score[rows].sum()
         (slope,) = torch.autograd.grad(total, source, retain_graph=keep)
+        slope = self._over_processes(slope)
         self._pay(rows)
         if at is None and of is None and self._gradient is None:
             self._gradient = slope
@@ -101,7 +105,7 @@ class Evaluation:
         x, _, logits, activations = self._graph
         with torch.set_grad_enabled(x.requires_grad):
             score = self._over_views(of(logits))
-        self.score = score.detach()
+        self.score = self._over_processes(score.detach())
         self._graph = x, score, logits, activations
 
     def close(self) -> None:

@@ -301,13 +301,13 @@ def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options:
         method(smooth, **options)
 
 
-def test_slots_dump_and_load() -> None:
+def test_slots_dump_and_restore() -> None:
     slots, again = Slots(), Slots()
     state = {"m": torch.arange(6.0).view(2, 3), "iteration": torch.tensor([3, 4])}
     tasks = tasks_for_names("a", "b")
     slots.append(tasks, torch.randn(2, 4), state)
     slots.pay([1], forwards=5, backwards=5)
-    again.load(slots.dump(), tasks, torch.device("cpu"))
+    again.restore(slots.dump(), tasks, torch.device("cpu"))
     assert torch.equal(again.x, slots.x)
     assert torch.equal(again.state["m"], slots.state["m"])
     assert again.iteration == [3, 4]

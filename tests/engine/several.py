@@ -1,0 +1,74 @@
+"""Runs of all three methods, in each of the processes that torchrun starts; the first one keeps what they gave.
+
+python -m torch.distributed.run --nproc_per_node 2 tests/engine/several.py FILE
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from conftest import NAMES, smooth_network
+
+import lit_viz as lv
+
+Case = tuple[str, str, int]  # what is run, how devices share, slots
+
+
+def cases() -> list[Case]:
+    shared = [(kind, "images", slots) for kind in KINDS for slots in (1, 3)]
+    return [*shared, *((kind, "views", 8) for kind in KINDS)]
+
+
+def photographs() -> Tensor:
+    return (torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+
+
+def _visualize(net: Any, **options: Any) -> Any:
+    return lv.visualize(
+        net, [0, 1, 2, 3, 4], iterations=7, model__views=8, model__oversample=1.0, model__shown=1.0, **options
+    )
+
+
+def _attack(net: Any, **options: Any) -> Any:
+    return lv.attack(net, photographs(), [0] * 5, target=2, attack="pgd", eps=0.05, iterations=9, **options)
+
+
+def _ddn(net: Any, **options: Any) -> Any:
+    return lv.attack(net, photographs(), attack="ddn", iterations=12, **options)
+
+
+def _saliency(net: Any, **options: Any) -> Any:
+    return lv.saliency(net, photographs(), [1] * 5, method="smoothgrad", iterations=11, check="none", **options)
+
+
+KINDS = {"visualize": _visualize, "attack": _attack, "ddn": _ddn, "saliency": _saliency}
+
+
+def given(case: Case, **options: Any) -> dict[str, Any]:
+    """Run a case and return what must not depend on how many processes share it."""
+    kind, mode, slots = case
+    net = lv.load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    run = KINDS[kind](
+        net, slots=slots, devices_mode=mode, trainer__precision="64-true", trainer__accelerator="cpu", **options
+    )
+    if not run.outcomes:
+        return {}
+    return {
+        "results": [{key: value for key, value in record.items() if key != "seconds"} for record in run.results],
+        "arrays": run.attributions if kind == "saliency" else run.images,
+        "curves": [outcome.curve("objective") for outcome in run.outcomes],
+        "frames": [[k for k, _ in outcome.frames()] for outcome in run.outcomes],
+    }
+
+
+if __name__ == "__main__":
+    outcomes = {case: given(case) for case in cases()}
+    if all(outcomes.values()):
+        torch.save(outcomes, sys.argv[1])

@@ -1,0 +1,102 @@
+"""Several processes: what they share, draw and decide is what one alone would."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.engine.devices import Part, Processes, Said
+from tests.engine.several import Case, cases, given
+
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(*words: str, processes: int = 2, node: tuple[int, int, int] | None = None) -> list[str]:
+    """Return the command that starts processes; ``node``: (rank, nodes, port) of one of several nodes."""
+    rank, nodes, port = node or (0, 1, free_port())
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    where = ["--nnodes", str(nodes), "--node_rank", str(rank), "--nproc_per_node", str(processes), *address]
+    return [sys.executable, "-m", "torch.distributed.run", *where, *words]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Any]:
+    file = tmp_path_factory.mktemp("several") / "outcomes.pt"
+    command = torchrun(str(Path(__file__).with_name("several.py")), str(file))
+    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    outcomes: dict[Case, Any] = torch.load(file, weights_only=False)
+    return outcomes
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_two_processes_find_what_one_finds(case: Case, by_two: dict[Case, Any]) -> None:
+    """In float64, on a network without kinks: the same draws, the same iterates, the same records, in task order."""
+    alone, together = given((case[0], "images", 8)), by_two[case]
+    torch.testing.assert_close(together["arrays"], alone["arrays"], rtol=0, atol=1e-7)
+    assert together["frames"] == alone["frames"]
+    assert [r["index"] for r in together["results"]] == [0, 1, 2, 3, 4]
+    for mine, its in zip(alone["results"], together["results"], strict=True):
+        assert mine.keys() == its.keys()
+        for key in mine.keys() - {"top5"}:  # what is said of the file is said in float32
+            expected = pytest.approx(mine[key], rel=1e-4, abs=1e-5) if isinstance(mine[key], float) else mine[key]
+            assert its[key] == expected, key
+    for curve, its_curve in zip(alone["curves"], together["curves"], strict=True):
+        assert [k for k, _ in curve] == [k for k, _ in its_curve]
+        assert [v for _, v in curve] == pytest.approx([v for _, v in its_curve], rel=1e-8)
+
+
+# -- a process without the others
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(("images", "views"), [(1, 8), (3, 4), (5, 1), (1, 1), (2, 2)])
+def test_every_input_is_counted_by_one_process(size: int, images: int, views: int) -> None:
+    counted = torch.zeros(images * views, dtype=torch.long)
+    for rank in range(size):
+        part = Processes(rank, size, "views").part(images, views)
+        assert part is not None
+        counted += part.counted.long()
+        assert len(part.inputs) % (images if views > 1 else 1) == 0  # as many views of every image
+        assert set(torch.nonzero(part.counted)[:, 0].tolist()) <= set(part.inputs.tolist())
+    assert counted.tolist() == [1] * (images * views)
+
+
+def test_rows_come_back_to_their_places_and_no_other_counts() -> None:
+    part = Part(torch.tensor([0, 2]), torch.tensor([False, False, True]), lambda x: x)
+    rows: Tensor = torch.tensor([[1.0], [2.0]])
+    assert part.only_counted(part.placed(rows)).tolist() == [[0.0], [0.0], [2.0]]
+
+
+def test_tasks_are_shared_by_their_index() -> None:
+    held = [[index for index in range(7) if Processes(rank, 3).holds(index)] for rank in range(3)]
+    assert held == [[0, 3, 6], [1, 4], [2, 5]]
+    assert all(Processes(1, 3, "views").holds(index) for index in range(7))
+
+
+def test_one_process_alone_agrees_with_itself_after_every_step() -> None:
+    alone = Processes()
+    assert alone.part(4, 2) is None
+    for _ in range(3):
+        assert alone.meets()
+        agreed = alone.agree(Said(True, signal=15, save=True, updates=3))
+        assert (agreed.unfinished, agreed.signal, agreed.save, agreed.updates) == (True, 15, True, 3)
+    assert alone.gather([1, 2]) == [1, 2]
