@@ -12,7 +12,7 @@ from lit_viz.classifiers.copying import fast_copy
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of
 from lit_viz.classifiers.labels import find_class
-from lit_viz.classifiers.layers import check_layers
+from lit_viz.classifiers.layers import check_layers, layer_of
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.errors import LitVizError
@@ -113,7 +113,7 @@ class Classifier:
         A copy is made once for the same arguments and weights, and again when the weights have changed since.
 
         Args:
-            keep: layers that are read by name; they are neither folded nor fused.
+            keep: layers that are read, or whose input's moments are, by name; they are neither folded nor fused.
             device: where the copy runs; by default where the original is.
             dtype: of its weights; bfloat16 only for a search that is verified in float32.
             backprop: the backward of its rectifiers (see :data:`~lit_viz.classifiers.rectifiers.Backprop`); they are
@@ -128,10 +128,11 @@ class Classifier:
         where = torch.device(device) if device is not None else self.device
         state = (*self.original.parameters(), *self.original.buffers())
         weights = tuple((id(t), 0 if t.is_inference() else t._version) for t in state)
-        key = (frozenset(keep), where, dtype, backprop, weights)
+        kept = frozenset(map(layer_of, keep))
+        key = (kept, where, dtype, backprop, weights)
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
-            self._copies[key] = fast_copy(self, frozenset(keep), where, dtype, backprop)
+            self._copies[key] = fast_copy(self, kept, where, dtype, backprop)
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 

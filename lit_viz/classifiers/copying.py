@@ -189,9 +189,8 @@ def _folded_and_fused(
     inside = {n for n in layer_names(plain) for k in altered & set(keep) if n.startswith(k + ".")}
     if not inside <= set(keep):
         return _folded_and_fused(classifier, plain, x, {*keep, *inside}, device, dtype)
-    return FrozenNetwork(
-        network, classifier.mean, classifier.std, altered=altered, notes=notes, folded=folded, fused=fused
-    )
+    mean, std = classifier.mean, classifier.std
+    return FrozenNetwork(network, mean, std, altered=altered, kept=keep, notes=notes, folded=folded, fused=fused)
 
 
 def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:

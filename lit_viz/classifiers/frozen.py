@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
-from lit_viz.classifiers.layers import reading
+from lit_viz.classifiers.layers import layer_of, reading, reads_moments
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
 
@@ -27,6 +27,8 @@ class FrozenNetwork(nn.Module):
         mean, std: of the normalization, one value a channel.
         altered: names of the layers whose output is not that of the original, because a batch norm was folded into them
             or an activation fused; asking for one is an error.
+        kept: names of the layers that are given what they are given in the original, so that the moments of it may be
+            asked for; all, unless given.
         guest: the network is not ours.
         draws: the network draws random numbers even in eval mode; the global random state is put back.
         notes: what is worth saying about the copy, in sentences.
@@ -40,6 +42,7 @@ class FrozenNetwork(nn.Module):
         std: Sequence[float],
         *,
         altered: Collection[str] = (),
+        kept: Collection[str] | None = None,
         guest: bool = False,
         draws: bool = False,
         notes: Sequence[str] = (),
@@ -51,6 +54,7 @@ class FrozenNetwork(nn.Module):
         self._guest: tuple[nn.Module, ...] = (network,) if guest else ()
         self._own = None if guest else network
         self.altered, self.draws, self.notes = frozenset(altered), draws, tuple(notes)
+        self.kept = None if kept is None else frozenset(kept)
         self.folded, self.fused = folded, fused
         scale = 1 / torch.tensor(std, dtype=torch.float64)
         shift = -torch.tensor(mean, dtype=torch.float64) * scale
@@ -68,8 +72,9 @@ class FrozenNetwork(nn.Module):
 
         Args:
             x: images ``(N, C, H, W)`` in [0, 1].
-            layers: names as in :func:`~lit_viz.classifiers.layer_names`; a layer that is called several times in a
-                forward gives its last output.
+            layers: names as in :func:`~lit_viz.classifiers.layer_names`, or of
+                :func:`~lit_viz.classifiers.layers.moments_of`; a layer that is called several times in a forward gives
+                its last output.
 
         Returns:
             Logits ``(N, K)`` (float32, or float64 if the network is), and the activations by name, with their graph.
@@ -79,7 +84,8 @@ class FrozenNetwork(nn.Module):
                 it was not named in ``keep``.
         """
         for layer in layers:
-            if layer in self.altered:
+            unknown = reads_moments(layer) and self.kept is not None and layer_of(layer) not in self.kept
+            if layer in self.altered or unknown:
                 raise LitVizError(f"layer {layer!r} is folded in this copy: make it with fast(keep=[{layer!r}])")
         with (
             self._running() as network,
@@ -128,7 +134,8 @@ def _going_on(network: nn.Module, found: dict[str, Tensor], layers: Sequence[str
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_hook(replace(name)) for name in layers]
+    outputs = [name for name in layers if not reads_moments(name)]
+    handles = [network.get_submodule(name).register_forward_hook(replace(name)) for name in outputs]
     try:
         yield
     finally:

@@ -8,10 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from lit_viz.classifiers.moments import moments
 from lit_viz.errors import LitVizError, did_you_mean
 
 if TYPE_CHECKING:
     from lit_viz.classifiers.classifier import Classifier
+
+
+#: Behind the name of a layer: not what it gives is read, but the moments of what it is given.
+_MOMENTS = ":moments"
+
+
+def moments_of(layer: str) -> str:
+    """Return the name under which the moments of what a layer is given are read, by channel over all places.
+
+    They are the mean and the variance (biased), ``(N, 2, C)``, with their graph, of an input ``(N, C, ...)``; the input
+    itself is not kept.
+    """
+    return layer + _MOMENTS
+
+
+def reads_moments(name: str) -> bool:
+    """Return whether the name is that of moments."""
+    return name.endswith(_MOMENTS)
+
+
+def layer_of(name: str) -> str:
+    """Return the layer that is read under a name."""
+    return name.removesuffix(_MOMENTS)
 
 
 def layer_names(classifier: Classifier | nn.Module) -> tuple[str, ...]:
@@ -28,7 +52,7 @@ def layer_names(classifier: Classifier | nn.Module) -> tuple[str, ...]:
 def check_layers(names: Collection[str], network: nn.Module) -> None:
     """Raise :class:`LitVizError`, which lists the near names, unless the network has all these layers."""
     known = layer_names(network) if names else ()
-    for name in names:
+    for name in map(layer_of, names):
         if name not in known:
             near = did_you_mean(name, known) or f"; it has {len(known)}, for example {', '.join(known[-3:])}"
             raise LitVizError(f"the network has no layer {name!r}{near}")
@@ -38,13 +62,14 @@ def check_layers(names: Collection[str], network: nn.Module) -> None:
 def reading(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of the named layers of the forward in the body, with their graph.
 
-    Of a layer that is called several times the last output is kept; of a tuple its first tensor.
+    Of a layer that is called several times the last output is kept; of a tuple its first tensor. A name of
+    :func:`moments_of` gives the moments of the layer's input.
 
     Raises:
         LitVizError: a layer that the network doesn't have, or that the forward didn't call.
     """
     check_layers(names, network)
-    with _collecting({name: network.get_submodule(name) for name in names}) as found:
+    with _collecting({name: network.get_submodule(layer_of(name)) for name in names}) as found:
         yield found
     for name in names:
         if name not in found:
@@ -70,7 +95,19 @@ def _collecting(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    handles = [layer.register_forward_hook(remember(name)) for name, layer in layers.items()]
+    def measure(name: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            if args and isinstance(args[0], Tensor):
+                found[name] = moments(args[0])
+
+        return hook
+
+    handles = [
+        layer.register_forward_pre_hook(measure(name))
+        if reads_moments(name)
+        else layer.register_forward_hook(remember(name))
+        for name, layer in layers.items()
+    ]
     try:
         yield found
     finally:

@@ -2,6 +2,7 @@
 
 from lit_viz.objectives.attacks import DLR, AttackObjective, CrossEntropy, Margin, TargetLogit
 from lit_viz.objectives.base import Objective, Outputs, Product, Sum
+from lit_viz.objectives.batch_norm import BatchNormStatistics
 from lit_viz.objectives.classes import Logit, LogProbability, Probability
 from lit_viz.objectives.direction import Direction
 from lit_viz.objectives.diversity import Diversity
@@ -10,6 +11,7 @@ from lit_viz.objectives.layers import Channel, Layer, LayerObjective, Neuron
 __all__ = [
     "DLR",
     "AttackObjective",
+    "BatchNormStatistics",
     "Channel",
     "CrossEntropy",
     "Direction",

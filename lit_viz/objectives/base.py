@@ -27,6 +27,7 @@ class Outputs:
         channels: ``(M,)`` int64, the channel that each input's task asks for; -1 where it asks for none.
         members: ``(M,)`` int64, which image of its task's group each input shows, from 0; the rows are in the order
             task, image, view. A task has one image unless given.
+        inputs: of each task; M is a multiple.
     """
 
     logits: Tensor
@@ -36,6 +37,7 @@ class Outputs:
     towards: Tensor | None = None
     channels: Tensor | None = None
     members: Tensor | None = None
+    inputs: int = 1
 
 
 class Objective(ABC):
@@ -85,8 +87,12 @@ class _Composed(Objective):
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         self.terms = list(terms)
-        self.layers = tuple(dict.fromkeys(layer for term in terms for layer in term.layers))
         self.asks = frozenset().union(*(term.asks for term in terms))
+
+    @property
+    def layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the terms read; some know it once they are bound."""
+        return tuple(dict.fromkeys(layer for term in self.terms for layer in term.layers))
 
     def bind(self, classifier: Classifier) -> None:
         """Bind the terms; a task can choose what all of them have."""

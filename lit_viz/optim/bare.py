@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def bare_evaluate(
         with torch.set_grad_enabled(gradient):
             leaf = x.detach().requires_grad_(gradient)
             logits, activations = networks[network](leaf, layers)
-            mine = goals if slots is None else {name: row[slots] for name, row in goals.items()}
+            mine: Mapping[str, Any] = goals if slots is None else {name: row[slots] for name, row in goals.items()}
             score = objective(Outputs(logits, activations=activations, **mine))
         return Evaluation(leaf, score, logits, activations=activations)
 
