@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -25,7 +26,8 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.files import reread
 from lit_viz.evidence.intervals import wilson
-from lit_viz.evidence.trust import Trust, free_signals, harder_tries
+from lit_viz.evidence.survivors import survivors
+from lit_viz.evidence.trust import Trust, fooling, free_signals, harder_tries
 from lit_viz.figures.attack import AttackPanel, Trace, attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text, save_figure
@@ -84,9 +86,15 @@ class Attack(PhotographCommand):
         if config.radii:
             name = next((o.record["attack"] for o in outcomes if "attack" in o.record), "attack")
             norm = "L2" if dict(config.model.attack.get("init_args") or {}).get("norm") == "l2" else "L∞"
-            points = [(eps, share, *interval) for eps, share, interval in _robustness(outcomes)]
-            return robustness_figure({name: points}, norm, _resisting(outcomes))
-        return attack_figure([panel for panel in map(_panel, outcomes) if panel is not None])
+            members = [left.member for left in survivors(outcomes)]
+            curves = {f"after {m}": _robustness(outcomes, members[: i + 1]) for i, m in enumerate(members)}
+            points = {
+                of: [(eps, share, *interval) for eps, share, interval in curve]
+                for of, curve in (curves or {name: _robustness(outcomes)}).items()
+            }
+            return robustness_figure(points, norm, _resisting(outcomes))
+        panels = [panel for panel in map(_panel, outcomes) if panel is not None]
+        return attack_figure(panels, left=survivors(outcomes))
 
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
@@ -103,6 +111,10 @@ class Attack(PhotographCommand):
         asked = sum(o.record["status"] == "done" for o in outcomes)
         folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": [o.name for o in wrong]}})
         how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
+        left = survivors(outcomes)
+        if left:
+            folder.merge_evidence({"survivors": [asdict(one) for one in left]})
+            how.say(f"evidence: {'; '.join(one.sentence for one in left)}")
         if len({o.record.get("eps") for o in claimed}) > 1:
             for eps, share, (low, high) in _robustness(outcomes):
                 how.say(f"eps {eps * 255:g}/255: {_resisting(outcomes)} {share:.0%} (95 %: {low:.0%} to {high:.0%})")
@@ -124,17 +136,22 @@ class Attack(PhotographCommand):
         return harder_tries(outcomes, lambda x: network(x)[0], attack.norm, attack.eps)
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """Return what became of each image."""
-        return [_row(record) for record in results]
+        """Return what became of each image, and of an ensemble by whom."""
+        ensemble = any("by" in record for record in results)
+        return [{**_row(record), **({"by": record.get("by") or "-"} if ensemble else {})} for record in results]
 
 
-def _robustness(outcomes: Sequence[Outcome]) -> list[tuple[float, float, tuple[float, float]]]:
-    """Return by radius which share of the images was not fooled in the file, with its Wilson interval of 95 %."""
+def _robustness(
+    outcomes: Sequence[Outcome], members: Sequence[str] | None = None
+) -> list[tuple[float, float, tuple[float, float]]]:
+    """Return by radius which share of the images was not fooled in the file, with its Wilson interval of 95 %; of an
+    ensemble by these members, or by all."""
     by_radius: dict[float, list[bool]] = defaultdict(list)
     for outcome in outcomes:
         record = outcome.record
         if record["status"] != "failed":  # what was misclassified from the start doesn't resist
-            by_radius[record["eps"]].append(record["status"] == "done" and not record["success_file"])
+            fooled = record["success_file"] and (members is None or record["by"] in members)
+            by_radius[record["eps"]].append(record["status"] == "done" and not fooled)
     return [
         (eps, sum(resist) / len(resist), wilson(sum(resist), len(resist))) for eps, resist in sorted(by_radius.items())
     ]
@@ -218,7 +235,7 @@ def _panel(outcome: Outcome) -> AttackPanel | None:
         before=_seen(record, "predicted_before_name", "probability_before"),
         after=_seen(record, "predicted_name", "probability"),
         verdicts={said: record.get(key) for said, key in keys.items()},
-        notes=[f"{record['iterations']} iterations"],
+        notes=[f"{record['iterations']} iterations", *([f"by {record['by']}"] if record.get("by") else [])],
         trace=_trace(outcome),
     )
 
@@ -233,12 +250,11 @@ def _seen(record: Mapping[str, Any], name: str, probability: str) -> str:
 
 
 def _trace(outcome: Outcome) -> Trace:
-    margin = outcome.curve("margin")
     return Trace(
         probability=outcome.curve("probability"),
-        margin=margin,
+        margin=outcome.curve("margin"),
         l2=outcome.curve("l2"),
         linf=outcome.curve("linf"),
-        flip=next((k for k, value in margin if value > 0), None),
+        flip=next(iter(fooling(outcome)), None),
         goal=str(outcome.record["target_name"] or "its label"),
     )

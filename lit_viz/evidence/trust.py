@@ -5,6 +5,7 @@ After Croce & Hein 2020 (arXiv:2003.01690) and Pintor et al. 2022, "Indicators o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from lit_viz.outcomes import Outcome
 MASKED = 0.5
 #: The score is still rising where the last tenth of the iterations brought more than this part of all that was gained.
 RISING = 0.1
+#: A length may pass eps by rounding.
+_ROUNDING = 1e-6
 #: Of black-box attacks: queries an image, and random points tried.
 QUERIES, POINTS = 1000, 100
 #: A radius at which every image must fall, since any picture lies within it.
@@ -77,7 +80,15 @@ def _rising(outcome: Outcome) -> bool:
 
 
 def _silent(outcome: Outcome) -> bool:
-    return any(value > 0 for _, value in outcome.curve("margin"))
+    return bool(fooling(outcome))
+
+
+def fooling(outcome: Outcome) -> list[int]:
+    """Return the iterations whose image fooled the network as floats, in the ball where there is one: a member of an
+    ensemble may leave it."""
+    eps = outcome.record.get("eps", math.inf)
+    lengths = dict(outcome.curve(outcome.record.get("norm", "l2")))
+    return [k for k, margin in outcome.curve("margin") if margin > 0 and lengths.get(k, 0.0) <= eps + _ROUNDING]
 
 
 def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float) -> Trust:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from lit_viz.evidence.survivors import Left
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.difference import difference, grey_levels, outside, read_back
 from lit_viz.figures.scales import number
@@ -23,6 +24,7 @@ _TEXT = 1.4  # left of the pictures
 _WORD = 0.64  # fooled, not fooled
 _AXIS = 0.38  # left of a plot: the numbers of its axis
 _STRIP = 0.42
+_COLUMN = 0.5  # of the table
 _PAUSE = 0.14  # between two strips
 _BREATH = 0.04  # between a name and what is said of it
 _FEW = 3  # images that have a plot each
@@ -91,7 +93,7 @@ class AttackPanel:
         return next(iter(self.verdicts.values()), None)
 
 
-def attack_figure(panels: Sequence[AttackPanel], limit: int = 20) -> Figure:
+def attack_figure(panels: Sequence[AttackPanel], limit: int = 20, left: Sequence[Left] = ()) -> Figure:
     """Draw originals, outcomes and differences beside one another, over the curves of how they came about.
 
     Nothing is rescaled: original and outcome are shown as they are, the difference on mid-grey, as it is and magnified.
@@ -100,6 +102,7 @@ def attack_figure(panels: Sequence[AttackPanel], limit: int = 20) -> Figure:
     Args:
         panels: what is drawn, a row each. Up to three have a plot each, more share one.
         limit: at most so many rows are drawn; how many there are is said at the foot.
+        left: what the members of an ensemble did, a table at the foot.
 
     Returns:
         a figure at which no pixel is lost; save it by :func:`lit_viz.figures.style.save_figure`.
@@ -109,7 +112,7 @@ def attack_figure(panels: Sequence[AttackPanel], limit: int = 20) -> Figure:
     """
     drawn = panels[:limit]
     width = 1.4 if len(drawn) <= 6 else 1.15
-    left, span = MARGIN + _TEXT + GAP, 4 * (width + GAP) - GAP
+    start, span = MARGIN + _TEXT + GAP, 4 * (width + GAP) - GAP
     traces = [panel.trace for panel in panels if panel.trace and panel.trace.iterations]
     each = len(panels) <= _FEW
     outcome = "fooled" if all(panel.success for panel in drawn) else "attacked"
@@ -117,16 +120,29 @@ def attack_figure(panels: Sequence[AttackPanel], limit: int = 20) -> Figure:
         rows = [_Row.of(panel, width, each) for panel in drawn]
         tops = list(accumulate((row.height(width) + GAP for row in rows), initial=MARGIN + LINE + 0.08))
         plot = _Plot(traces) if traces and not each else None
-        foot = tops[-1] + (GAP + plot.height if plot else 0.0)
+        end = tops[-1] + (GAP + plot.height if plot else 0.0)
+        foot = end + ((len(left) + 1) * LINE + GAP if left else 0.0)
         cells = [cell for row in rows for cell in row.cells]
-        figure = captioned(cells, width, left + span + MARGIN, foot, _caption(panels, rows, outcome))
+        figure = captioned(cells, width, start + span + MARGIN, foot, _caption(panels, rows, outcome))
         for place, title in enumerate(("original", outcome, "difference", f"difference × {_TIMES:g}")):
-            write(figure, title, left + place * (width + GAP), MARGIN, size=SIZE + 0.5, weight="bold")
+            write(figure, title, start + place * (width + GAP), MARGIN, size=SIZE + 0.5, weight="bold")
         for row, top in zip(rows, tops, strict=False):
-            row.draw(figure, left, top, width)
+            row.draw(figure, start, top, width)
         if plot:
-            plot.draw(figure, left, tops[-1] + GAP, span)
+            plot.draw(figure, start, tops[-1] + GAP, span)
+        if left:
+            _draw_table(figure, left, start, end)
     return figure
+
+
+def _draw_table(figure: Figure, left: Sequence[Left], start: float, top: float) -> None:
+    """Write what the members of an ensemble did, a line each."""
+    rows = [("member", "tried", "fooled", "left"), *((m.member, m.tried, m.fooled, m.left) for m in left)]
+    for line, row in enumerate(rows):
+        for column, value in enumerate(row):
+            place = start + (_COLUMN * (column + 1) if column else 0.0)
+            look = {"weight": "bold"} if line == 0 else {}
+            write(figure, str(value), place, top + line * LINE, size=SMALL, **look)
 
 
 def _caption(panels: Sequence[AttackPanel], rows: Sequence[_Row], outcome: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from torch import Tensor
 from lit_viz.attacks import APGD, FMN, Attack, Ensemble, Square, run_attack
 from lit_viz.attacks.base import _bare
 from lit_viz.attacks.feasible import Norm, extent
-from lit_viz.classifiers import load_classifier
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
+from lit_viz.methods import AdversarialExample
 from tests.attacks.tools import Curved, Watched, margins, photographs
+from tests.conftest import Train
 
 both = pytest.mark.parametrize("norm", ["linf", "l2"])
 CURVED = Curved()
@@ -219,3 +223,71 @@ def test_who_is_wrong_from_the_start_has_no_winner() -> None:
 def test_refusals(options: dict[str, Any]) -> None:
     with pytest.raises(LitVizError):
         Ensemble(**options)
+
+
+# -- in a run
+
+
+def noise(n: int = 5) -> Tensor:
+    x = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    return (x * 255).round() / 255
+
+
+def queue(classifier: Classifier, eps: Sequence[float]) -> list[Task]:
+    labels = classifier.logits(noise()).argmax(1).tolist()
+    return [
+        Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given", options={"image": i, "eps": eps[i]})
+        for i in range(5)
+    ]
+
+
+def module(classifier: Classifier, slots: int, iterations: int = 40) -> AdversarialExample:
+    attack = Ensemble(eps=0.004, classes=2, queries=100)
+    return AdversarialExample(classifier, attack, images=noise(), slots=slots, iterations=iterations)
+
+
+def known(record: Any) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier, train: Train) -> None:
+    """Of images at different members too: the numbers of x_k come from its own evaluation."""
+    tasks = queue(smooth, [0.0005, 0.02, 0.001, 0.05, 0.002])
+    runs = [train(module(smooth, slots), tasks, precision="64-true") for slots in (1, 3, 8)]
+    assert {result.record["by"] for result in runs[0].results.values()} > {None}
+    for i in range(5):
+        alone = runs[0].results[i]
+        for run in runs:
+            record = run.results[i].record
+            assert torch.equal(run.results[i].image, alone.image)
+            for key in ("by", "tried", "iterations", "forwards", "backwards", "success_float", "success_file"):
+                assert record[key] == alone.record[key]
+            seen = run.observations[i]
+            assert [o.iteration for o in seen] == list(range(record["iterations"] + 1))
+            for one, other in zip(seen, runs[0].observations[i], strict=True):
+                assert {"margin", "probability", "objective"} <= one.scalars.keys()
+                assert one.scalars["margin"] == pytest.approx(other.scalars["margin"], abs=1e-6)
+                assert one.scalars.get("gradient_norm") == pytest.approx(other.scalars.get("gradient_norm"), abs=1e-6)
+        if not alone.record["success_float"]:  # one more than its updates for each of five stages
+            assert alone.record["forwards"] == 40 + 5
+
+
+def test_resumes_in_the_middle_of_the_third_member(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+    class Dies(Checkpoints):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 35:
+                raise RuntimeError("killed")
+            super().on_train_batch_end(trainer, *args)
+
+    tasks = queue(smooth, [0.0005] * 5)
+    undisturbed = train(module(smooth, 5), tasks)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(module(smooth, 5), tasks, [Dies(tmp_path / "last.ckpt", every_steps=9)])
+    entry = torch.load(tmp_path / "last.ckpt", weights_only=True)["lit_viz"]["slots"][0]
+    about = module(smooth, 5).attack.about({key: value[None] for key, value in entry["state"].items()})
+    assert about["tried"] == ["apgd_ce", "apgd_dlr", "fmn"]
+    rest = train(module(smooth, 5), tasks, ckpt_path=tmp_path / "last.ckpt")
+    assert len(rest.results) == 5
+    for index, result in rest.results.items():
+        assert torch.equal(result.image, undisturbed.results[index].image)
+        assert known(result.record) == known(undisturbed.results[index].record)

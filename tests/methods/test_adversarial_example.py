@@ -17,7 +17,7 @@ from lit_viz.images import Noise
 from lit_viz.methods import AdversarialExample
 from tests.conftest import Train
 
-FAST = ("normalized_ascent", "fgsm", "pgd", "apgd", "ddn")
+FAST = ("normalized_ascent", "fgsm", "pgd", "apgd", "ddn", "ensemble")
 
 
 def images(n: int = 5) -> Tensor:
