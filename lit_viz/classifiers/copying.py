@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lit_viz.classifiers.convolution import replace_convolutions
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.fusing import can_fuse, fuse_activations
@@ -216,7 +217,7 @@ def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Modu
     """Return the fused network, compared with ``network`` in logits and gradient, and how many activations went."""
     candidate = copy.deepcopy(network)
     pairs = fuse_activations(candidate, x, keep)
-    if not pairs:
+    if not replace_convolutions(candidate, keep) and not pairs:
         return network, 0
     expected, slope = _answer_and_gradient(network, x)
     try:

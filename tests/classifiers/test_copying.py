@@ -9,10 +9,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier, layer_names, load_classifier
+from lit_viz.classifiers import Classifier, convolution, layer_names, load_classifier
 from lit_viz.classifiers import copying as copying_module
 from lit_viz.errors import LitVizError
 from tests.classifiers.networks import Residual, conv_net, trained
+from tests.conftest import smooth_network
 
 
 def exact(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,14 +160,21 @@ def test_a_fold_that_changes_the_logits_is_undone_and_said(monkeypatch: pytest.M
     assert torch.equal(frozen._own[0].weight, conv_net()[0].weight)  # type: ignore[index]
 
 
-def test_a_fused_kernel_that_is_wrong_is_not_used_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_viz.classifiers import fusing
-
-    right = fusing._convolve
-    monkeypatch.setattr(fusing, "_convolve", lambda *args: right(*args) * 1.01)
+@pytest.mark.parametrize(("broken", "what"), [("_convolve", "logits"), ("input_gradient", "gradients")])
+def test_a_kernel_that_is_wrong_is_not_used_and_said(broken: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(convolution, broken)
+    monkeypatch.setattr(convolution, broken, lambda *args: right(*args) * 1.1)
     frozen = load_classifier(conv_net(), size=16).fast()
     assert (frozen.folded, frozen.fused) == (2, 0)
-    assert "not fused, which is slower: the fused kernel gives other logits" in frozen.notes[0]
+    assert f"not fused, which is slower: the fused kernel gives other {what}" in frozen.notes[0]
+
+
+def test_a_gradient_that_is_wrong_is_noticed_where_no_activation_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = convolution.input_gradient
+    monkeypatch.setattr(convolution, "input_gradient", lambda *args: right(*args).roll(1, 3))
+    frozen = load_classifier(smooth_network(), size=16).fast()
+    assert "the fused kernel gives other gradients" in frozen.notes[0]
+    assert not any(isinstance(m, convolution.FastConvolution) for m in frozen.modules())
 
 
 def test_an_output_changed_in_place_after_its_activation_is_not_fused() -> None:

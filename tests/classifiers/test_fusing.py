@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers import fusing, load_classifier
+from lit_viz.classifiers import convolution, load_classifier
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs
 from lit_viz.classifiers.fusing import FusedConvolution, can_fuse, fuse_activations
 from tests.classifiers.networks import Residual, conv_net
@@ -89,7 +89,7 @@ def test_the_second_derivative_is_that_of_the_unfused_network() -> None:
 def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, 3, 9, 9)
     net, fused, _ = plain_and_fused(conv_net(), x)
-    monkeypatch.setattr(fusing, "_convolve", lambda *_: pytest.fail("the fused kernel was called"))
+    monkeypatch.setattr(convolution, "_convolve", lambda *_: pytest.fail("the fused kernel was called"))
     assert torch.equal(copy.deepcopy(fused).double()(x.double()), copy.deepcopy(net).double()(x.double()))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fused(x), net(x))
