@@ -166,6 +166,7 @@ def check(
     *,
     faithfulness: bool = False,
     trust: bool = False,
+    peers: bool = False,
 ) -> bool:
     """Look for all evidence that the pictures in a run folder are true, and write it to ``evidence.json``.
 
@@ -175,6 +176,8 @@ def check(
         faithfulness: also measures what saliency maps are good for (see
             :func:`~lit_viz.evidence.appraising.appraise`); it is no verdict, and doesn't change what is returned.
         trust: also tries further attacks on what an attack with a budget could not fool.
+        peers: also asks other implementations of the attack, Foolbox's and torchattacks', where they are installed (see
+            :func:`~lit_viz.evidence.comparison.compare`); it is no verdict either.
 
     Returns:
         whether nothing speaks against them.
@@ -184,7 +187,7 @@ def check(
     """
     command, cli = stored(folder)
     network = None if classifier is None else _classifier(classifier)
-    return check_run(command, cli, network, faithfulness=faithfulness, trust=trust)
+    return check_run(command, cli, network, faithfulness=faithfulness, trust=trust, peers=peers)
 
 
 def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None) -> Run:

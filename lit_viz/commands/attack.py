@@ -24,8 +24,10 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
+from lit_viz.evidence import comparison, transfer
 from lit_viz.evidence.files import reread
 from lit_viz.evidence.intervals import wilson
+from lit_viz.evidence.spread import restarts_of
 from lit_viz.evidence.survivors import survivors
 from lit_viz.evidence.trust import Trust, fooling, free_signals, harder_tries
 from lit_viz.figures.attack import AttackPanel, Trace, attack_figure, robustness_figure
@@ -120,25 +122,53 @@ class Attack(PhotographCommand):
                 how.say(f"eps {eps * 255:g}/255: {_resisting(outcomes)} {share:.0%} (95 %: {low:.0%} to {high:.0%})")
         if how.ends_run and how.config.explain:
             save_figure(_explained(outcomes, module.classifier), folder.path / "explained.png")
-        found = [free_signals(outcomes), *([self._harder(module, outcomes)] if how.trust else [])]
+        assert isinstance(module, AdversarialExample)
+        self._trust(module, outcomes, folder, how)
+        if not how.ends_run:
+            _transfer(outcomes, module.classifier, folder, how)
+        if how.peers:
+            _peers(module, outcomes, folder, how)
+        return not wrong
+
+    def _trust(self, module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
+        free = free_signals(outcomes, restarts_of(module.attack, module.iterations), module.iterations)
+        found = [free, *([self._harder(module, outcomes)] if how.trust else [])]
         trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
         folder.merge_evidence({"trust": {"reasons": trust.reasons, "tried": trust.tried}})
         how.say(f"evidence: {trust.sentence}")
-        return not wrong
 
     @staticmethod
-    def _harder(module: ImageTraining, outcomes: Sequence[Outcome]) -> Trust:
-        assert isinstance(module, AdversarialExample)
+    def _harder(module: AdversarialExample, outcomes: Sequence[Outcome]) -> Trust:
         attack = module.attack
         if not isinstance(attack, BudgetAttack):
             raise LitVizError(f"{name_of(attack)} has no budget to try harder attacks in: leave out --trust.")
         network = module.classifier.fast()
-        return harder_tries(outcomes, lambda x: network(x)[0], attack.norm, attack.eps)
+        return harder_tries(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what became of each image, and of an ensemble by whom."""
         ensemble = any("by" in record for record in results)
         return [{**_row(record), **({"by": record.get("by") or "-"} if ensemble else {})} for record in results]
+
+
+def _transfer(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, how: Inquiry) -> None:
+    """Ask held-out networks what they see in the files."""
+    found = transfer.transfers(outcomes, classifier)
+    folder.merge_evidence({"transfer": transfer.as_record(found)})
+    how.say(f"evidence: {transfer.summary(found)}")
+    if found:
+        how.say(transfer.table(found))
+
+
+def _peers(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
+    """Ask other implementations of the attack what it was asked."""
+    if module.transforms.transforms:
+        how.say("peers: they know no views of an image, which this attack looked at")
+        return
+    found = comparison.compare(outcomes, module.classifier, module.attack, module.iterations, how.say)
+    folder.merge_evidence({"peers": [one.as_record() for one in found]})
+    if found:
+        how.say(comparison.table(found))
 
 
 def _robustness(

@@ -29,6 +29,7 @@ class Inquiry:
         say: is given the lines that a person at a terminal wants to read.
         faithfulness: whether it is also measured what saliency maps are good for.
         trust: whether further attacks are tried on what an attack could not fool.
+        peers: whether other people's implementations of an attack are asked what it was asked.
     """
 
     config: Namespace
@@ -36,6 +37,7 @@ class Inquiry:
     say: Callable[[str], None]
     faithfulness: bool = False
     trust: bool = False
+    peers: bool = False
 
     @property
     def ends_run(self) -> bool:

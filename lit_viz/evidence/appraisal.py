@@ -6,16 +6,13 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from statistics import fmean
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from lit_viz.attributions import title_of
 from lit_viz.evidence.faithfulness import Curve
 from lit_viz.evidence.randomization import Stage, unchanged
+from lit_viz.evidence.tables import as_text
 
 #: Maps that the terminal shows; all are in evidence.json.
 _ROWS = 40
@@ -100,17 +97,12 @@ def _plain(value: Any) -> Any:
 def table(appraisals: Sequence[Appraisal]) -> str:
     """Return a line a map and, of a method that made several, a line with the means; below it what it means."""
     rows = [(a.of["name"], a.of["method"], a.of["target_name"] or "-", a.row()) for a in appraisals]
-    shown = Table(box=None, pad_edge=False)
     columns = list(dict.fromkeys(column for *_, numbers in rows for column in numbers))
-    for column in ("photograph", "method", "class"):
-        shown.add_column(column)
-    for column in columns:
-        shown.add_column(column, justify="right")
-    for *words, numbers in [*rows[:_ROWS], *_means(rows)]:
-        shown.add_row(*words, *(_said(numbers.get(column)) for column in columns))
-    text = StringIO()
-    Console(file=text, width=170).print(shown)
-    return text.getvalue() + _MEANING
+    told = [
+        {"photograph": name, "method": method, "class": seen, **{c: _said(numbers.get(c)) for c in columns}}
+        for name, method, seen, numbers in [*rows[:_ROWS], *_means(rows)]
+    ]
+    return f"{as_text(told, words=3)}\n{_MEANING}"
 
 
 _Row = tuple[str, str, str, dict[str, float | None]]

@@ -1,4 +1,4 @@
-"""Held-out networks: a class image counts for more where networks that took no part in it see the class too."""
+"""Held-out networks: a picture counts for more where networks that took no part in it see the same in it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def installed_judges(classifier: Classifier) -> tuple[str, ...]:
     return tuple(name for name in names if _judge(name).labels == classifier.labels)
 
 
+def asked(name: str, pictures: Tensor) -> Tensor:
+    """Return a judge's logits ``(N, K)`` of pictures ``(N, C, H, W)`` in [0, 1], resized to its own input."""
+    judge = _judge(name)
+    fitted = interpolate(pictures, judge.size, mode="bilinear", antialias=True, align_corners=False)
+    return judge.logits(fitted.clamp(0, 1))
+
+
 def judges_of(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:
     """Return a function that asks the installed judges about a picture ``(C, H, W)`` in [0, 1] and a class index.
 
@@ -37,9 +44,7 @@ def judges_of(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, di
     def ask(picture: Tensor, target: int) -> dict[str, dict[str, float]]:
         said = {}
         for name in names:
-            judge = _judge(name)
-            fitted = interpolate(picture[None], judge.size, mode="bilinear", antialias=True, align_corners=False)
-            numbers = verdict(judge.logits(fitted.clamp(0, 1))[0], target)
+            numbers = verdict(asked(name, picture[None])[0], target)
             said[name] = {key: numbers[key] for key in ("probability", "rank")}
         return said
 

@@ -6,8 +6,9 @@ After Croce & Hein 2020 (arXiv:2003.01690) and Pintor et al. 2022, "Indicators o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,14 @@ from torch import Tensor
 from lit_viz.attacks import PGD, run_attack
 from lit_viz.attacks.feasible import Norm, random_start
 from lit_viz.attacks.square import Square
+from lit_viz.evidence.spread import RestartOf, disagreement
+from lit_viz.evidence.tables import images
 from lit_viz.outcomes import Outcome
 
 #: An image's gradients are masked where more of them than this are zero.
 MASKED = 0.5
+#: Slopes of an image that fell, from which nothing is concluded: one of them may be that of a random start.
+_TOO_FEW = 3
 #: The score is still rising where the last tenth of the iterations brought more than this part of all that was gained.
 RISING = 0.1
 #: A length may pass eps by rounding.
@@ -26,7 +31,11 @@ _ROUNDING = 1e-6
 #: Of black-box attacks: queries an image, and random points tried.
 QUERIES, POINTS = 1000, 100
 #: A radius at which every image must fall, since any picture lies within it.
-LARGE = {"linf": 0.5, "l2": 100.0}
+LARGE: dict[Norm, float] = {"linf": 0.5, "l2": 100.0}
+#: Updates in which they must.
+LARGE_STEPS = 100
+#: Photographs asked at once.
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,13 @@ class Trust:
         return f"trust: nothing speaks against it ({', '.join(self.tried)})"
 
 
-def free_signals(outcomes: Sequence[Outcome]) -> Trust:
+def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 0, iterations: int = 0) -> Trust:
     """Read the traces of an attack's run, which cost nothing more.
 
     Args:
         outcomes: of the run; their curves ``gradient_norm``, ``objective`` and ``margin`` are read.
+        restart_of: see :func:`~lit_viz.evidence.spread.restarts_of`; without it there was one start an image.
+        iterations: that an image takes at most.
     """
     done = [o for o in outcomes if o.record["status"] == "done"]
     failed = [o for o in done if not o.record["success_float"]]
@@ -62,12 +73,23 @@ def free_signals(outcomes: Sequence[Outcome]) -> Trust:
         "the score of {} was still rising when the attack ended (more iterations)": sum(map(_rising, failed)),
         "{} fooled the network on the way and was returned as a failure": sum(map(_silent, failed)),
     }
-    reasons = [text.format(_images(count)) for text, count in counts.items() if count]
-    return Trust(tuple(reasons), ("gradients", "the end of the traces", "silent successes"))
+    reasons = [text.format(images(count)) for text, count in counts.items() if count]
+    reasons += disagreement(done, restart_of, last=restart_of(iterations))
+    return Trust(tuple(reasons), ("gradients", "the end of the traces", "silent successes", "restarts"))
 
 
 def _masked(outcome: Outcome) -> bool:
-    norms = [value for _, value in outcome.curve("gradient_norm")]
+    """Return whether most slopes are zero. Where an image fools already, or is about to start at random, none is asked
+    for, and zero is logged where the others of its batch asked."""
+    fell = outcome.record["success_float"]
+    fooled = {k for k, margin in outcome.curve("margin") if margin > 0}
+    norms = [
+        value
+        for k, value in outcome.curve("gradient_norm")
+        if k not in fooled and not (fell and k == outcome.record["iterations"])
+    ]
+    if fell and len(norms) < _TOO_FEW:
+        return False
     return bool(norms) and sum(value == 0 for value in norms) > MASKED * len(norms)
 
 
@@ -100,69 +122,71 @@ def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor
     Args:
         outcomes: of a run with a budget.
         network: images ``(N, C, H, W)`` in [0, 1] -> logits.
-        norm, eps: of its ball.
+        norm, eps: of its ball; an outcome whose record has an ``eps`` has that radius.
     """
     done = [o for o in outcomes if o.record["status"] == "done"]
-    reasons = []
-    resisted = _questions([o for o in done if not o.record["success_float"]])
-    if resisted is not None:
-        found = {
-            f"{POINTS} random points": _by_points(network, *resisted, norm, eps),
-            f"Square with {QUERIES} queries": _fooled(
-                Square(norm=norm, eps=eps), network, *resisted, iterations=QUERIES
-            ),
-        }
-        reasons += [f"{what} fooled {_images(count)} that resisted" for what, count in found.items() if count]
-    everything = _questions(done)
-    if everything is not None:
-        large = PGD(norm=norm, eps=LARGE[norm], random_start=False)
-        fallen = _fooled(large, network, *everything, iterations=100)
-        if fallen < len(done):
-            reasons.append(f"only {fallen} of {_images(len(done))} fell at a radius of {LARGE[norm]:g}, where all must")
+    resisted = list(_batches([o for o in done if not o.record["success_float"]], eps))
+    square = Square(norm=norm, eps=eps)
+    found = {
+        f"{POINTS} random points": sum(_by_points(batch, network, norm) for batch in resisted),
+        f"Square with {QUERIES} queries": sum(
+            _fooled(batch, network, square, QUERIES, radii=batch.radii) for batch in resisted
+        ),
+    }
+    reasons = [f"{what} fooled {images(count)} that resisted" for what, count in found.items() if count]
+    everything = list(_batches(done, eps))
+    large = PGD(norm=norm, eps=LARGE[norm], random_start=False)
+    fallen, asked = sum(_fooled(b, network, large, LARGE_STEPS) for b in everything), sum(len(b.x) for b in everything)
+    if fallen < asked:
+        reasons.append(f"only {fallen} of {images(asked)} fell at a radius of {LARGE[norm]:g}, where all must")
     return Trust(tuple(reasons), ("random points", "Square", "a large radius"))
 
 
-def _questions(outcomes: Sequence[Outcome]) -> tuple[Tensor, list[int], list[int] | None] | None:
-    """Return photographs, labels and targets (None where untargeted)."""
-    sources = [source for o in outcomes if (source := o.source()) is not None]
-    if not sources:
-        return None
-    labels = [-1 if o.record["label"] is None else int(o.record["label"]) for o in outcomes]
-    targets = [o.record["target"] for o in outcomes]
-    return torch.stack(sources), labels, None if targets[0] is None else [int(target) for target in targets]
+class _Batch(NamedTuple):
+    """Photographs ``(N, C, H, W)`` with their labels (-1: unknown), targets (None: untargeted) and radii."""
+
+    x: Tensor
+    labels: list[int]
+    targets: list[int] | None
+    radii: list[float]
+
+
+def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
+    """Yield what was asked of photographs, those with a target apart from those without."""
+    for targeted in (False, True):
+        mine = [o for o in outcomes if (o.record["target"] is not None) == targeted]
+        known = [(o.record, source) for o in mine if (source := o.source()) is not None]
+        for first in range(0, len(known), _BATCH):
+            records, sources = zip(*known[first : first + _BATCH], strict=True)
+            yield _Batch(
+                torch.stack(sources),
+                [-1 if record["label"] is None else int(record["label"]) for record in records],
+                [int(record["target"]) for record in records] if targeted else None,
+                [float(record.get("eps", eps)) for record in records],
+            )
 
 
 def _fooled(
-    attack: PGD | Square,
+    batch: _Batch,
     network: Callable[[Tensor], Tensor],
-    x: Tensor,
-    labels: list[int],
-    targets: list[int] | None,
-    *,
+    attack: PGD | Square,
     iterations: int,
+    radii: Sequence[float] | None = None,
 ) -> int:
-    _, state = run_attack(attack, network, x, labels, targets, iterations=iterations)
+    """Return how many images an attack fools, in balls of its own radius unless others are given."""
+    options = None if radii is None else [{"eps": radius} for radius in radii]
+    _, state = run_attack(attack, network, batch.x, batch.labels, batch.targets, iterations=iterations, options=options)
     return int(state["fooled"].sum())
 
 
-def _by_points(
-    network: Callable[[Tensor], Tensor],
-    x: Tensor,
-    labels: list[int],
-    targets: list[int] | None,
-    norm: Norm,
-    eps: float,
-) -> int:
+def _by_points(batch: _Batch, network: Callable[[Tensor], Tensor], norm: Norm) -> int:
     """Return how many images a random point of their ball fools."""
+    x, labels, targets, radii = batch
     goals = torch.tensor(labels if targets is None else targets)
     fooled = torch.zeros(len(x), dtype=torch.bool)
-    radius = torch.full((len(x),), eps, dtype=torch.float64)
+    radius = torch.tensor(radii, dtype=torch.float64)
     for draw in range(POINTS):
         points = random_start(x, range(len(x)), [draw] * len(x), radius, norm)
         with torch.no_grad():
             fooled |= (network(points).argmax(1) == goals) != (targets is None)
     return int(fooled.sum())
-
-
-def _images(count: int) -> str:
-    return f"{count} image" if count == 1 else f"{count} images"

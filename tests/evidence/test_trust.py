@@ -21,7 +21,9 @@ class Traced(Outcome):
     """An outcome that is nothing but its curves."""
 
     def __init__(self, success: bool, **curves: list[float]) -> None:
-        super().__init__({"status": "done", "success_float": success, "label": 0, "target": None, "name": "x"})
+        length = max(map(len, curves.values()), default=1) - 1
+        known = {"label": 0, "target": None, "name": "x", "iterations": length}
+        super().__init__({"status": "done", "success_float": success, **known})
         self.curves = curves
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
@@ -49,6 +51,11 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(False, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0] * 20), "still rising"),
         (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 0.5, -1.0]), "returned as a failure"),
         (Traced(True, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0, 0.5]), ""),
+        # Where an image starts at random or fools already, no slope is asked for; of the last only the file is logged.
+        (Traced(True, gradient_norm=[0.0, 0.0], objective=[0.0, 1.0], margin=[-1.0, 0.5]), ""),
+        (Traced(True, gradient_norm=[0.0, 1.0, 1.0, 0.0], objective=FLAT, margin=[-1.0, -1.0, -1.0, -0.1]), ""),
+        (Traced(True, gradient_norm=[1.0] * 8 + [0.0] * 12, objective=FLAT, margin=[-1.0] * 8 + [1.0] * 12), ""),
+        (Traced(True, gradient_norm=[0.0] * 20, objective=FLAT, margin=[-1.0] * 19 + [1.0]), "masked gradients"),
     ],
 )
 def test_free_signals(outcome: Outcome, said: str) -> None:
@@ -114,7 +121,7 @@ def test_harder_tries_find_what_rounded_activations_hide() -> None:
 def test_a_plain_network_is_trusted() -> None:
     classifier = wrapped(smooth_network())
     outcomes = attacked(classifier, 0.03)
-    assert free_signals(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes"))
+    assert free_signals(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes", "restarts"))
     trust = harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.03)
     assert trust.reasons == ()
 
