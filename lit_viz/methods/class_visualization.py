@@ -97,6 +97,11 @@ class ClassVisualization(ImageTraining):
 
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network; a wrong layer name is found here."""
+        if self.processes.shares_views and self.objective.couples:
+            raise LitVizError(
+                "the objective compares the views of an image with each other, so that they can't be shared among "
+                "devices: give --devices_mode images."
+            )
         self._evaluator = Evaluator(
             processes=self.processes,
             networks={"plain": self.classifier.fast(self.objective.layers, device, self.number)},

@@ -54,6 +54,8 @@ class Objective(ABC):
     asks: frozenset[str] = frozenset()
     #: How many channels a task can choose from, once it is bound; None where it chooses none.
     channels: int | None = None
+    #: Whether the score of an input depends on the other inputs of its task.
+    couples: bool = False
 
     def bind(self, classifier: Classifier) -> None:  # noqa: B027 - most have nothing to know
         """Take from the classifier what the objective has to know of it, before it is used; nothing by default.
@@ -88,6 +90,7 @@ class _Composed(Objective):
     def __init__(self, terms: Sequence[Objective]) -> None:
         self.terms = list(terms)
         self.asks = frozenset().union(*(term.asks for term in terms))
+        self.couples = any(term.couples for term in terms)
 
     @property
     def layers(self) -> tuple[str, ...]:  # type: ignore[override]

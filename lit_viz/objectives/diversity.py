@@ -22,6 +22,8 @@ class Diversity(LayerObjective):
         layer, axis: see :class:`~lit_viz.objectives.layers.LayerObjective`.
     """
 
+    couples = True
+
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return for each input minus its mean likeness to the others of its group ``(M,)``, in [-1, 1].
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.engine.devices import Processes
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier, Noise, RandomCrop
 from lit_viz.methods import ClassVisualization
@@ -179,3 +180,10 @@ def test_a_network_without_batch_norms_is_refused() -> None:
         BatchNormStatistics().bind(classifier)
     with pytest.raises(LitVizError, match="weight of the first batch norm"):
         BatchNormStatistics(-1.0)
+
+
+def test_views_that_are_compared_are_not_shared_among_devices(normed: Classifier) -> None:
+    module = _method(normed, 1)
+    module.processes = Processes(0, 2, "views")
+    with pytest.raises(LitVizError, match="give --devices_mode images"):
+        module.prepare(torch.device("cpu"))
