@@ -37,7 +37,7 @@ def survivors(outcomes: Sequence[Outcome]) -> list[Left]:
         outcomes: of the run; those that are done count.
     """
     records = [o.record for o in outcomes if o.record["status"] == "done" and "tried" in o.record]
-    longest = max((record["tried"] for record in records), key=len, default=[])
+    longest: list[str] = max((record["tried"] for record in records), key=len, default=[])
     found, left = [], len(records)
     for member in longest:
         fooled = sum(record["by"] == member for record in records)

@@ -265,9 +265,11 @@ def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier,
             seen = run.observations[i]
             assert [o.iteration for o in seen] == list(range(record["iterations"] + 1))
             for one, other in zip(seen, runs[0].observations[i], strict=True):
-                assert {"margin", "probability", "objective"} <= one.scalars.keys()
+                assert {"margin", "probability"} <= one.scalars.keys()
+                assert "objective" in one.scalars or one.iteration == record["iterations"]
                 assert one.scalars["margin"] == pytest.approx(other.scalars["margin"], abs=1e-6)
-                assert one.scalars.get("gradient_norm") == pytest.approx(other.scalars.get("gradient_norm"), abs=1e-6)
+                steepness = [o.scalars.get("gradient_norm", 0.0) for o in (one, other)]
+                assert steepness[0] == pytest.approx(steepness[1], abs=1e-6)
         if not alone.record["success_float"]:  # one more than its updates for each of five stages
             assert alone.record["forwards"] == 40 + 5
 
