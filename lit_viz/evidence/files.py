@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torch.nn import functional as F
 
 from lit_viz.attacks.feasible import Norm
 from lit_viz.classifiers import Classifier
-from lit_viz.evidence.lattice import LEVELS, LatticeBall, image_of, levels_of
-from lit_viz.evidence.repair import Goal, repair
-from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
+from lit_viz.evidence.lattice import LEVELS, LatticeBall, filed, image_of, levels_of
+from lit_viz.evidence.repair import Goals, Lost, repair
+from lit_viz.images.reading import decode, encode_jpeg, read_png
 
 #: Qualities of the JPEG files that a success is tried in.
 JPEG_QUALITIES = (95, 75)
-_WINDOW = 11  # pixels across, of SSIM's Gaussian window
+_WINDOW, _SIGMA = 11, 1.5  # pixels across, of SSIM's Gaussian window, and its width
+_C1, _C2 = 0.01**2, 0.03**2  # its constants, for values in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Saved:
     distances: Mapping[str, float]
 
 
+@torch.inference_mode(False)
 def save_and_verify(
     classifier: Classifier,
     images: Tensor,
@@ -72,12 +74,32 @@ def save_and_verify(
     Returns:
         one a row, whatever else is in the batch.
     """
+    wanted = Goals(classifier, goals, towards)
+    images = images.detach().cpu().float()
+    radii = [None] * len(images) if eps is None else eps.tolist()
+    balls = [LatticeBall(source, norm, radius) for source, radius in zip(sources, radii, strict=True)]
+    levels = _rounded(images, balls, wanted)
+    files = torch.stack([filed(these) for these in levels])
+    logits = wanted.logits(files)
+    inside = torch.tensor([ball.contains(these) for ball, these in zip(balls, levels, strict=True)])
+    rows = (float_success.cpu() & inside & ~wanted.met(logits)).nonzero()[:, 0].tolist()
+    margins, doubts = wanted.margin(logits).tolist(), wanted.doubt(logits).tolist()
+    lost = [Lost(images[n], levels[n], margins[n], doubts[n], balls[n]) for n in rows]
+    repaired = [0] * len(images)
+    for n, found in zip(rows, repair(lost, wanted[rows]), strict=True):
+        if found is not None:
+            repaired[n] = int((found.levels - levels[n]).abs().sum())
+            files[n], logits[n] = found.image, found.logits
+    success = wanted.met(logits) & inside
+    jpeg = _in_jpeg(files, wanted)
     return [
-        _verified(
-            Goal(classifier, int(goals[n]), bool(towards[n])),
-            images[n],
-            LatticeBall(sources[n], norm, None if eps is None else float(eps[n])),
-            bool(float_success[n]),
+        Saved(
+            image=files[n],
+            success=bool(success[n]),
+            logits=logits[n],
+            repaired=repaired[n],
+            jpeg=dict(zip(JPEG_QUALITIES, jpeg[n], strict=True)),
+            distances=distances(image_of(balls[n].source), files[n]),
         )
         for n in range(len(images))
     ]
@@ -98,56 +120,58 @@ def reread(path: str | Path, classifier: Classifier, goal: int, towards: bool) -
     Raises:
         LitVizError: the file is missing or broken, or has not the classifier's channels.
     """
-    wanted = Goal(classifier, goal, towards)
-    logits = wanted.logits(read_png(path))
-    return wanted.met(logits), logits
+    wanted = Goals(classifier, torch.tensor([goal]), torch.tensor([towards]))
+    logits = wanted.logits(read_png(path)[None])
+    return bool(wanted.met(logits)), logits[0]
 
 
 def distances(source: Tensor, image: Tensor) -> dict[str, float]:
     """Return how far a saved image is from its photograph, both ``(C, H, W)`` in [0, 1].
 
     ``l2`` and ``linf`` in units of [0, 1]; ``l0`` the part of the C * H * W values that differ; ``psnr`` in dB,
-    infinite for equal images; ``ssim`` (Wang et al. 2004, doi:10.1109/TIP.2003.819861; mean over the channels and
-    over the places of a Gaussian window of 11 pixels), NaN for an image smaller than the window.
+    infinite for equal images; ``ssim`` (Wang et al. 2004, doi:10.1109/TIP.2003.819861, equation 13; mean over the
+    channels and over the places of a Gaussian window of 11 pixels), NaN for an image smaller than the window.
     """
-    change = (levels_of(image) - levels_of(source)).flatten()
-    its, mine = (x.detach().cpu().float()[None] for x in (source, image))
+    its, mine = levels_of(source), levels_of(image)
+    change = (mine - its).flatten()
     return {
         "l2": float(change.norm()) / LEVELS,
         "linf": float(change.abs().max()) / LEVELS,
         "l0": float((change != 0).double().mean()),
-        "ssim": _ssim(mine, its),
-        "psnr": float(peak_signal_noise_ratio(mine, its, data_range=1.0)),
+        "ssim": _ssim(mine.float() / LEVELS, its.float() / LEVELS),
+        "psnr": -10 * float((change / LEVELS).square().mean().log10()),
     }
 
 
 def _ssim(mine: Tensor, its: Tensor) -> float:
     if min(mine.shape[-2:]) < _WINDOW:
         return torch.nan
-    # The map, because torchmetrics' own mean is also over windows that reach beyond the border.
-    whole = structural_similarity_index_measure(mine, its, data_range=1.0, return_full_image=True)[1]
-    margin = _WINDOW // 2
-    return float(whole[..., margin:-margin, margin:-margin].mean())
+    maps = torch.cat([mine, its, mine * its, mine * mine + its * its])
+    places = torch.arange(_WINDOW, dtype=torch.float32) - _WINDOW // 2  # whatever torch's default is
+    column = torch.exp(-0.5 * (places / _SIGMA).square())
+    column = (column / column.sum()).repeat(len(maps), 1)[:, None, :, None]
+    means = F.conv2d(F.conv2d(maps[None], column, groups=len(maps)), column.mT, groups=len(maps))
+    a, b, product, squares = means[0].chunk(4)
+    lengths = a * a + b * b
+    similar = (2 * a * b + _C1) * (2 * (product - a * b) + _C2)
+    return float((similar / ((lengths + _C1) * (squares - lengths + _C2))).mean())
 
 
-def _verified(goal: Goal, image: Tensor, ball: LatticeBall, float_success: bool) -> Saved:
-    levels = ball.nearest(image)
-    if not ball.contains(levels):
-        levels = ball.shorten(levels, goal.slope(image_of(levels)))
-    saved = decode(encode_png(image_of(levels)))
-    logits = goal.logits(saved)
-    repaired = 0
-    if float_success and ball.contains(levels) and not goal.met(logits):
-        better = repair(image, levels, float(goal.margin(logits)), ball, goal)
-        if better is not None:
-            repaired = int((better - levels).abs().sum())
-            saved = decode(encode_png(image_of(better)))
-            logits = goal.logits(saved)
-    return Saved(
-        image=saved,
-        success=goal.met(logits) and ball.contains(levels_of(saved)),
-        logits=logits,
-        repaired=repaired,
-        jpeg={q: goal.met(goal.logits(decode(encode_jpeg(saved, q)))) for q in JPEG_QUALITIES},
-        distances=distances(image_of(ball.source), saved),
-    )
+def _rounded(images: Tensor, balls: Sequence[LatticeBall], wanted: Goals) -> list[Tensor]:
+    """Return the levels nearest to the images that lie in their balls."""
+    levels = [ball.nearest(image) for ball, image in zip(balls, images, strict=True)]
+    outside = [n for n, ball in enumerate(balls) if not ball.contains(levels[n])]
+    if outside:
+        slopes = wanted[outside].slope(torch.stack([image_of(levels[n]) for n in outside]))
+        for n, slope in zip(outside, slopes, strict=True):
+            levels[n] = balls[n].shorten(levels[n], slope)
+    return levels
+
+
+def _in_jpeg(images: Tensor, wanted: Goals) -> list[list[bool]]:
+    """Return by image whether the goals are met in its JPEG of each quality."""
+    rows = [n for n in range(len(images)) for _ in JPEG_QUALITIES]
+    files = torch.stack([decode(encode_jpeg(image, quality)) for image in images for quality in JPEG_QUALITIES])
+    asked = wanted[rows]
+    met: list[list[bool]] = asked.met(asked.logits(files)).view(len(images), -1).tolist()
+    return met

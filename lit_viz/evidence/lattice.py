@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.feasible import Norm
+from lit_viz.images.reading import decode, encode_png
 
 LEVELS = 255  # steps from black to white
 # A photograph of 8 bits is no whole number of 255ths in float32, nor is its radius; so much they may be off.
@@ -26,6 +27,11 @@ def levels_of(image: Tensor) -> Tensor:
 def image_of(levels: Tensor) -> Tensor:
     """Return levels as an image in [0, 1], float32, bit-equal to what is decoded from a file."""
     return levels.float() / LEVELS
+
+
+def filed(levels: Tensor) -> Tensor:
+    """Return what a reader of the PNG with these levels gets, ``(C, H, W)`` float32 in [0, 1]."""
+    return decode(encode_png(image_of(levels)))
 
 
 class LatticeBall:

@@ -23,6 +23,9 @@ from lit_viz.evidence.repair import CANDIDATES
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
 from tests.conftest import smooth_network
 
+#: Margin in logits that a repair aims at, for a network whose logits are below 1.
+DOUBT = torch.finfo(torch.float32).eps ** 0.5
+
 
 def linear(weight: Tensor, bias: float = 0.0, dtype: torch.dtype = torch.float64) -> Classifier:
     """Return a classifier with the logits (0, w . x + b), so that class 1 has the margin w . x + b."""
@@ -193,7 +196,7 @@ def test_a_lost_success_is_won_back_by_the_fewest_levels(seed, dtype):
     assert not lost.success
     assert saved.success
     weight = net.original[1].weight[1].abs().sort(descending=True).values / 255
-    fewest = int((weight.cumsum(0) <= -float(lost.logits[1] - lost.logits[0])).sum()) + 1
+    fewest = int((weight.cumsum(0) <= DOUBT - float(lost.logits[1] - lost.logits[0])).sum()) + 1
     assert saved.repaired == fewest > 1
     assert float(((saved.image - lost.image).abs() * 255).round().max()) == 1
 
@@ -207,7 +210,7 @@ def test_a_repair_never_leaves_the_linf_ball_and_uses_only_what_is_free_in_it(se
     weight = net.original[1].weight[1].double()
     free = (lost.image == source[0]).flatten()
     gains = weight.abs()[free].sort(descending=True).values / 255
-    deficit = -float(lost.logits[1] - lost.logits[0])
+    deficit = DOUBT - float(lost.logits[1] - lost.logits[0])
     assert saved.success == bool(gains.sum() > deficit)
     assert saved.repaired == (int((gains.cumsum(0) <= deficit).sum()) + 1 if saved.success else 0)
 
@@ -360,7 +363,7 @@ def counted(network: nn.Module, calls: list[str], name: str) -> None:
 
 @pytest.mark.parametrize("norm", [None, "l2"])
 def test_a_hopeless_repair_costs_few_evaluations(norm):
-    """The worst case: it is asked for at most 20 forwards of the original for the PNG, and 2 for the JPEGs."""
+    """The worst case: the original is asked for the PNG and for its JPEGs, as no candidate promises enough."""
     source = lattice_images(1, 3, 16, 16, low=100, high=150)
     network = nn.Sequential(smooth_network(), nn.Linear(5, 2))
     network[1].weight.data[:] = network[1].weight.data[0]
@@ -371,8 +374,8 @@ def test_a_hopeless_repair_costs_few_evaluations(norm):
     counted(net.original, calls, "original")
     (saved,) = verify(net, source + 0.001 * random(*source.shape), source, None if norm is None else 0.05, norm=norm)
     assert not saved.success
-    assert calls.count("original") <= 1 + 3 * CANDIDATES + 2 <= 22
-    assert calls.count("fast") <= 3 + (norm == "l2")
+    assert calls.count("original") == 2
+    assert calls.count("fast") <= 3 * (1 + CANDIDATES) + (norm == "l2") <= 22
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +410,7 @@ def test_the_outcome_of_an_image_is_the_same_in_every_batch(lost, size):
     parts = [one for first in range(0, 8, size) for one in verified(lost, slice(first, first + size))]
     for one, other in zip(whole, parts, strict=True):
         assert torch.equal(one.image, other.image)
-        assert torch.equal(one.logits, other.logits)
+        assert torch.allclose(one.logits, other.logits, rtol=1e-5, atol=1e-5)
         assert (one.success, one.repaired, one.jpeg, str(one.distances)) == (
             other.success,
             other.repaired,
@@ -425,7 +428,7 @@ def test_it_runs_in_inference_mode_and_leaves_the_images_alone(lost):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_on_the_disk_gives_the_same_answer_to_the_last_bit(tmp_path, channels):
+def test_what_is_on_the_disk_gives_the_same_answer(tmp_path, channels):
     net = load_classifier(
         smooth_network(channels), labels=list("abcde"), mean=[0.5] * channels, std=[0.25] * channels, size=16
     )
@@ -441,7 +444,48 @@ def test_what_is_on_the_disk_gives_the_same_answer_to_the_last_bit(tmp_path, cha
         for towards in (False, True):
             success, logits = reread(path, net, label, towards)
             assert success == towards
-            assert torch.equal(logits, one.logits)
+            assert torch.allclose(logits, one.logits, rtol=1e-5, atol=1e-5)
+
+
+class Rounding(nn.Module):
+    """The logits (0, w . x + b), of which the second is less by an error in batches of several images."""
+
+    def __init__(self, weight: Tensor, bias: float, error: float) -> None:
+        super().__init__()
+        self.weight, self.bias, self.error = nn.Parameter(weight.flatten().double()), bias, error
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        margin = x.flatten(1).double() @ self.weight + self.bias - self.error * (len(x) > 1)
+        return torch.stack([torch.zeros_like(margin), margin], 1)
+
+
+@pytest.mark.parametrize(("margin", "alone"), [(1e-4, True), (-1e-4, True), (0.01, False), (-0.01, False)])
+def test_where_the_batch_may_decide_an_image_is_asked_about_alone(tmp_path, margin, alone):
+    weight, source = 2 * random(3, 4, 4, seed=1) - 1, lattice_images(3, 3, 4, 4)
+    source[1:] = source[:1]
+    error = math.copysign(2e-4, margin)  # enough to turn the verdict of a small one
+    network = Rounding(weight, margin - float((weight.double() * source[0]).sum()), error)
+    net = load_classifier(network, labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=4)
+    network.sizes.clear()
+    found = verify(net, source, source, float_success=torch.zeros(3, dtype=torch.bool))
+    assert network.sizes[: 4 if alone else 1] == ([3, 1, 1, 1] if alone else [3])
+    (tmp_path / "image.png").write_bytes(encode_png(found[0].image))
+    success, logits = reread(tmp_path / "image.png", net, 1, True)
+    assert [one.success for one in found] == [success] * 3 == [margin > 0] * 3
+    assert alone == all(torch.equal(one.logits, logits) for one in found)
+
+
+def test_what_the_original_denies_is_searched_for_again_or_given_up():
+    """A fast copy that promises too much, as no proven one would."""
+    net, image, source = killed(64, 3)
+    weight, bias = (parameter.data[1] for parameter in net.original[1].parameters())
+    for sign, promised, success in ((1, 0.0, True), (1, 0.005, True), (1, 1.0, True), (-1, 10.0, False)):
+        liar = linear(sign * weight.view(1, 4, 16), float(bias) + promised).fast()
+        net.fast = lambda liar=liar: liar
+        (saved,) = verify(net, image, source)
+        assert saved.success == success == bool(net.logits(saved.image[None]).argmax() == 1)
 
 
 def test_files_that_can_not_be_asked_about_are_one_sentence(tmp_path, smooth):
