@@ -23,19 +23,19 @@ from lit_viz.run import execute
 
 def visualize(
     classifier: Classifier | nn.Module | str,
-    targets: Sequence[str | int] | str | int,
+    targets: Sequence[str | int] | str | int = (),
     *,
     iterations: int | None = None,
     init: str | Path | None = None,
     out: str | Path | None = None,
-    config: str = "tarantula",
+    config: str | None = None,
     **options: Any,
 ) -> Run:
-    """Make class images: train images until the frozen network sees the classes in them.
+    """Make class images, or images of what a layer looks for: train images until the frozen network sees it in them.
 
     Args:
         classifier: what :func:`load_classifier` returned, or what it takes.
-        targets: class names or indices; one image each.
+        targets: class names or indices; one image each. None for a layer: ``layer="blocks.3.2", channel="3,14-20"``.
         iterations: updates an image; the configuration's unless given.
         init: photograph to start from, or ``packaged:NAME``; noise unless given.
         out: run folder; nothing is written unless it is given.
@@ -57,7 +57,9 @@ def visualize(
     """
     given = {"iterations": iterations, "init": init and str(init), "out": out and str(out)}
     targets = [targets] if isinstance(targets, (str, int)) else list(targets)
-    return _launch(COMMANDS["visualize"], _classifier(classifier), config, {"targets": targets, **given, **options})
+    command = COMMANDS["visualize"]
+    config = config or command.config_for([f"--{name}" for name in options])
+    return _launch(command, _classifier(classifier), config, {"targets": targets, **given, **options})
 
 
 def saliency(

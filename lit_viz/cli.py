@@ -22,7 +22,7 @@ usage: lit-viz COMMAND ...
 See what an image classifier has learned by training the input image against the frozen network.
 
   lit-viz demo                            all methods on packaged pictures, offline
-  lit-viz visualize tarantula goldfish    class images
+  lit-viz visualize tarantula goldfish    class images; --layer NAME --channel 3,14-20: channels
   lit-viz saliency PHOTO_OR_FOLDER ...    saliency maps, checked by Captum
   lit-viz attack PHOTO --target stingray  adversarial examples, verified in the file
   lit-viz check RUN                       evidence again, and deeper
@@ -176,7 +176,7 @@ def _method(name: str, words: list[str]) -> None:
     if "--help" in words or "-h" in words:
         words = ["--help"]
     else:
-        words = _config_first(words, name, command.default_config, find_config)
+        words = _config_first(words, name, command.config_for(words), find_config)
     cli = MethodCLI(command, words)
     if cli.config.count:
         print(count(command, cli))
@@ -258,14 +258,17 @@ def _classes(words: list[str]) -> None:
 
 def _layers(words: list[str]) -> None:
     if "--help" in words or "-h" in words or len(words) > 1:
-        _usage(words, "lit-viz layers [CLASSIFIER]", "List the names and kinds of a network's layers.")
+        _usage(words, "lit-viz layers [CLASSIFIER]", "List a network's layers, and what each gives.")
         return
     from lit_viz.classifiers import layer_names, load_classifier
+    from lit_viz.classifiers.layouts import layouts
 
     classifier = load_classifier(words[0] if words else "efficientnet_lite0")
     modules = dict(classifier.original.named_modules())
+    known = layouts(classifier)
     for name in layer_names(classifier):
-        print(f"{name:<40}{type(modules[name]).__name__}")
+        kind = type(modules[name]).__name__
+        print(f"{name:<40} {kind:<24} {known.get(name, 'not called')}")
 
 
 def _demo(words: list[str]) -> None:

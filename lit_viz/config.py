@@ -132,6 +132,7 @@ class MethodCLI(LightningCLI):
             self.config = parser.parse_object(dict(args)) if given else parser.parse_args(list(args))
         except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
             raise _one_sentence(error, parser) from error
+        self.command.settle(self.config)
 
     def _set_seed(self) -> None:
         pass

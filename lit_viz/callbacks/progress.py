@@ -18,7 +18,7 @@ _EVERY = 0.1  # seconds between two refreshes: faster can't be read, and costs
 
 
 class Progress(Callback):
-    """Show images done, iteration, mean probability, speed and time left, on stderr.
+    """Show images done, iteration, mean probability (or objective), speed and time left, on stderr.
 
     Where stderr is no terminal: one line at the start and one at the end, so that a log file stays readable.
 
@@ -84,6 +84,8 @@ class Progress(Callback):
         parts = [f"iteration {progress.iteration}"]
         if progress.probability is not None:
             parts.append(f"p = {progress.probability:.2f}")
+        elif progress.objective is not None:
+            parts.append(f"objective {progress.objective:.3g}")
         if rate := self._rate(progress):
             left = max(progress.updates_total - progress.updates_done, 0) / rate
             parts += [f"{rate:.3g} it/s", f"{timedelta(seconds=round(left))} left"]

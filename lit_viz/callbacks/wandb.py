@@ -135,6 +135,8 @@ def _headline(observation: Observation) -> str:
     if "probability" in scalars:
         rank = f" (rank {scalars['rank']:.0f})" if "rank" in scalars else ""
         parts.append(probability_text(scalars["probability"]) + rank)
+    elif "objective" in scalars:  # no class is asked for
+        parts.append(f"objective {scalars['objective']:.3g}")
     if scalars.get("margin", 0.0) > 0:  # of an adversarial example
         parts.append("fooled")
     return " - ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -75,6 +75,14 @@ class Command(ABC):
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Return a short option of the command, and its value, as the parser knows them; others as they are."""
         return name, value
+
+    def config_for(self, options: Collection[str]) -> str:
+        """Return the configuration in ``configs/<name>/`` that holds where these options, and no configuration, are
+        named; the default one unless the command has another for them."""
+        return self.default_config
+
+    def settle(self, config: Namespace) -> None:  # noqa: B027 - most have nothing to settle
+        """Put into the configuration what the command's own options stand for, before its parts are made."""
 
     @abstractmethod
     def add_arguments(self, parser: LightningArgumentParser) -> None:

@@ -1,8 +1,9 @@
-"""``lit-viz visualize``: class images."""
+"""``lit-viz visualize``: class images, and images of what a layer looks for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
@@ -18,18 +19,22 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import judges_of
 from lit_viz.evidence.verdicts import verdict
+from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import Judges, as_input, canvases
+from lit_viz.methods.class_visualization import Judges, canvases
+from lit_viz.objectives import Channel, Layer, Neuron, Objective
+from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.outcomes import Outcome
 
-#: Two probabilities of one file are the same: the run asked its fast copy, in other batches.
+#: Two probabilities of one file are the same, or two objectives to this part: the run asked its fast copy, in other
+#: batches.
 _SAME = 0.01
 
 
 class Visualize(Command):
-    """Class images from noise or from a photograph."""
+    """Images of classes, or of a layer's channels, from noise or from a photograph."""
 
     name: ClassVar[str] = "visualize"
     module: ClassVar[type[ImageTraining]] = ClassVisualization
@@ -42,31 +47,79 @@ class Visualize(Command):
     )
     afterwards: ClassVar[str] = "open figure.png and evolution.gif, or follow the run in W&B"
 
+    def config_for(self, options: Collection[str]) -> str:
+        """Return the recipe for channels where a layer is named."""
+        return "channels" if "--layer" in options else self.default_config
+
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add targets, the photograph to start from, and how it is fitted."""
+        """Add targets, or layer and channels, the photograph to start from, and how it is fitted."""
         add = parser.add_argument
         add("--targets", type=list[str | int], default=[], help="class names or indices")
+        add("--layer", type=str | None, default=None, help="layer whose channels are shown instead of classes")
+        add("--channel", type=str | int | None, default=None, help="3,14-20, or all; null is the whole layer")
+        add("--neuron", type=str | None, default=None, help="one place of the channel: row,column or centre")
+        add("--axis", type=Axis | None, default=None, help="what a channel is in a layer of tokens")
         add("--init", type=str | None, default=None, help="photograph to start from, or packaged:NAME [noise]")
         add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="how the photograph is fitted")
 
+    def settle(self, config: Namespace) -> None:
+        """Make the objective that the layer's options stand for."""
+        if config.layer is None:
+            return
+        objective: type[Objective] = Layer
+        arguments = {"layer": config.layer}
+        if config.channel is not None:
+            objective = Channel if config.neuron is None else Neuron
+            arguments |= {"channel": None, "axis": config.axis}
+            arguments |= {} if config.neuron is None else {"place": place(config.neuron)}
+        path = f"{objective.__module__}.{objective.__name__}"
+        init_args = Namespace(**arguments)  # type: ignore[no-untyped-call]
+        config.model.objective = Namespace(class_path=path, init_args=init_args)  # type: ignore[no-untyped-call]
+
     def check(self, config: Namespace) -> None:
-        """Refuse a run without targets."""
-        if not config.targets:
-            raise LitVizError(f"no class was named: try {self.example}")
+        """Refuse a run of nothing, or of classes and a layer at once."""
+        if config.layer is not None and config.targets:
+            raise LitVizError(
+                f"a run shows classes or a layer: name no class beside --layer, or leave --layer {config.layer} out "
+                "(--targets [] takes back the classes of a configuration)."
+            )
+        if config.layer is None and (config.neuron or config.axis):
+            raise LitVizError("--neuron and --axis are of a layer: name it by --layer (lit-viz layers lists them).")
+        if config.neuron is not None and config.channel is None:
+            raise LitVizError("--neuron is one place of a channel: name it by --channel.")
         if config.iterations is None:
             raise LitVizError("a class image has no number of iterations of its own: give --iterations.")
 
     def tasks(
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
     ) -> tuple[list[Task], list[str]]:
-        """Return one task a target; a class that is named twice gets two seeds."""
+        """Return one task a class, or one a channel, or one of what the objective is; whatever is named twice gets two
+        seeds."""
+        objective: Objective = parts["objective"]
+        if config.channel is not None and "channel" not in objective.asks:
+            raise LitVizError("--channel names channels of a layer: name it by --layer (lit-viz layers lists them).")
+        if config.targets:
+            return [self._of_class(i, wanted, config, classifier) for i, wanted in enumerate(config.targets)], []
+        if "target" in objective.asks:
+            raise LitVizError(f"no class was named: try {self.example}")
+        layer = config.layer or objective.layers[0]
+        if "channel" not in objective.asks:
+            return [Task(0, layer, config.seed, source=config.init, options={"layer": layer})], []
+        if config.channel is None:
+            raise LitVizError(f"no channel of layer {layer!r} was named: give --channel, such as --channel 3,14-20.")
         tasks = []
-        for index, wanted in enumerate(config.targets):
-            target = classifier.index_of(wanted)
-            name = classifier.labels[target]
-            seed = config.seed + index
-            tasks.append(Task(index, name, seed, target=target, target_name=name, source=config.init))
+        for index, channel in enumerate(channels(config.channel, objective.channels or 0)):
+            check_channel(channel, objective.channels or 0, layer)
+            options = {"layer": layer, "channel": channel}
+            name = f"{layer}_ch{channel}"
+            tasks.append(Task(index, name, config.seed + index, source=config.init, options=options))
         return tasks, []
+
+    @staticmethod
+    def _of_class(index: int, wanted: str | int, config: Namespace, classifier: Classifier) -> Task:
+        target = classifier.index_of(wanted)
+        name = classifier.labels[target]
+        return Task(index, name, config.seed + index, target=target, target_name=name, source=config.init)
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ClassVisualization:
         """Return the module; the photograph is read here, so that a broken one ends the run before it begins."""
@@ -82,7 +135,10 @@ class Visualize(Command):
         )
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
-        """Return the images at some of the logged iterations over the curve of their probability."""
+        """Return the images at some of the logged iterations over the curve of their probability, or of the objective;
+        several channels as a grid."""
+        if len(outcomes) > 1 and all(outcome.record.get("channel") is not None for outcome in outcomes):
+            return channel_grid(outcomes)
         return evolution_figure(evolutions(outcomes))
 
     def verify(
@@ -95,12 +151,12 @@ class Visualize(Command):
         ask = judges_of(module.classifier)
         done = [o for o in outcomes if o.record["status"] == "done"]
         found = {o.record["index"]: self._again(o, module, ask) for o in done}
-        same = [abs(found[o.record["index"]]["probability"] - o.record["probability"]) < _SAME for o in done]
-        folder.amend({index: {"judges": again["judges"]} for index, again in found.items()})
+        same = [_same(found[o.record["index"]], o.record) for o in done]
+        folder.amend({index: {"judges": again["judges"]} for index, again in found.items() if "judges" in again})
         pictures = [{"index": index, **again} for index, again in found.items()]
         folder.merge_evidence({"pictures": {"read": len(done), "same": sum(same), "verdicts": pictures}})
         how.say(f"evidence: {sum(same)} of {len(done)} files are seen by the original network as their records say")
-        for name in {name for again in found.values() for name in again["judges"]}:
+        for name in {name for again in found.values() for name in again.get("judges", ())}:
             right = sum(again["judges"][name]["rank"] == 1 for again in found.values())
             how.say(f"evidence: {name} sees the class in {right} of {len(done)}")
         return all(same)
@@ -108,11 +164,17 @@ class Visualize(Command):
     @staticmethod
     def _again(outcome: Outcome, module: ClassVisualization, ask: Judges) -> dict[str, Any]:
         """Return what networks say of the picture that lies in the run folder."""
-        picture = outcome.image()
+        picture, record = outcome.image(), outcome.record
         assert picture is not None
-        target = outcome.record["target"]
-        logits = module.classifier.logits(as_input(picture[None], module.classifier.size))[0]
-        return {"probability": verdict(logits, target)["probability"], "judges": dict(ask(picture, target))}
+        options = {} if record.get("channel") is None else {"channel": record["channel"]}
+        task = Task(record["index"], record["name"], record["seed"], target=record["target"], options=options)
+        logits, score = module.seen_again(picture, task)
+        if task.target is None:
+            return {"objective_file": score}
+        return {
+            "probability": verdict(logits, task.target)["probability"],
+            "judges": module.judged(picture, task.target, ask),
+        }
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what the network says of each image, and what the judges say: probability and rank."""
@@ -121,9 +183,16 @@ class Visualize(Command):
 
     @staticmethod
     def _row(record: Mapping[str, Any], judges: Sequence[str]) -> dict[str, str]:
+        if record["target"] is None:
+            return {
+                "image": record["name"],
+                "status": record["status"],
+                "objective": shown_number(record, "objective", "{:.4g}"),
+                "in the file": shown_number(record, "objective_file", "{:.4g}"),
+            }
         said = {f"by {name}": (record.get("judges") or {}).get(name) for name in judges}
         return {
-            "class": record["target_name"] or record["name"],
+            "class": record["target_name"],
             "status": record["status"],
             "probability": shown_number(record, "probability"),
             "rank": str(record.get("rank", "-")),
@@ -135,3 +204,42 @@ class Visualize(Command):
             return None
         _, canvas = canvases(classifier, parts["size"], parts["oversample"])
         return read_photograph(config.init, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
+
+
+def _same(again: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Return whether the picture of a record is still seen as the record says."""
+    if record["target"] is not None:
+        return bool(abs(again["probability"] - record["probability"]) < _SAME)
+    said = record["objective_file"]
+    return bool(abs(again["objective_file"] - said) <= _SAME * max(abs(said), 1e-6))
+
+
+def channels(words: str | int, count: int) -> list[int]:
+    """Return the channels of ``3,14-20``; ``all`` are ``count``.
+
+    Raises:
+        LitVizError: other words, or a range that runs backwards.
+    """
+    text = str(words).replace(" ", "")
+    if text == "all":
+        return list(range(count))
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise LitVizError(f"--channel {words} names no channels: give numbers and ranges such as 3,14-20, or all.")
+    ranges = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in text.split(","))]
+    for first, last in ranges:
+        if last < first:
+            raise LitVizError(f"--channel {first}-{last} runs backwards: write {last}-{first}.")
+    return [channel for first, last in ranges for channel in range(first, last + 1)]
+
+
+def place(words: str) -> list[int] | None:
+    """Return row and column of ``3,4``; None for ``centre``.
+
+    Raises:
+        LitVizError: other words.
+    """
+    if words in ("centre", "center"):
+        return None
+    if not re.fullmatch(r"\d+,\d+", words):
+        raise LitVizError(f"--neuron {words} is no place: give row,column such as 3,4, or centre.")
+    return [int(number) for number in words.split(",")]

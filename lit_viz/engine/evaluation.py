@@ -59,7 +59,6 @@ class Evaluator:
             images = self.decode(x)
             logits, activations = self._ask(images, slots, rows, network, part)
             goals = {name: row.repeat_interleave(self.views) for name, row in slots.goals(rows, x.device).items()}
-
             goals["members"] = torch.arange(self.group).repeat_interleave(self.views // self.group).repeat(len(rows))
 
             def over_views(inputs: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Look:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is; ``updates`` are counted over all images."""
+    """How far a run is; ``updates`` are counted over all images, ``objective`` is told where no class is asked for."""
 
     total: int
     done: int
@@ -61,7 +61,8 @@ class RunProgress:
     updates_done: int
     updates_total: int
     iteration: int
-    probability: float | None
+    probability: float | None = None
+    objective: float | None = None
 
 
 @dataclass
@@ -140,7 +141,7 @@ class ImageTraining(pl.LightningModule):
         self._waiting: list[Task] = []  # the next one last
         self._evaluated: dict[int, tuple[Evaluation, int]] = {}  # by slot: the first one of x_k in this step, its row
         self._scores = torch.zeros(0)  # sum of each slot's scores in the present step
-        self._probability: float | None = None
+        self._shown: dict[str, float] = {}  # on the progress bar
 
     # What a method defines.
 
@@ -246,7 +247,7 @@ class ImageTraining(pl.LightningModule):
             self.slots.state[UNTIL] = self._until()
             self.optimizers().step()  # type: ignore[union-attr]
             observations = [self._observation(n, k, look) for n, k, look in looks]
-            self._show_probability([observation.scalars for observation in observations])
+            self._show([observation.scalars for observation in observations])
             share = (time.perf_counter() - began) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
             for observation, result in self._finish(x, began_at):
@@ -344,7 +345,7 @@ class ImageTraining(pl.LightningModule):
             updates_done=sum(self.last(self.tasks[index]) for index in self.finished) + self.agreed.updates,
             updates_total=sum(map(self.last, self.tasks)),
             iteration=min(iteration, default=self.iterations),
-            probability=self._probability,
+            **self._shown,
         )
 
     def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
@@ -423,14 +424,15 @@ class ImageTraining(pl.LightningModule):
         if not due:
             return []
         looks = self.look(x[due], due)
-        self._show_probability([look.scalars for look in looks])
+        self._show([look.scalars for look in looks])
         return [(n, iteration[n], look) for n, look in zip(due, looks, strict=True)]
 
-    def _show_probability(self, scalars: Sequence[Mapping[str, float]]) -> None:
-        """Keep the mean of the probabilities for the progress bar."""
-        known = [of_one["probability"] for of_one in scalars if "probability" in of_one]
-        if known:
-            self._probability = sum(known) / len(known)
+    def _show(self, scalars: Sequence[Mapping[str, float]]) -> None:
+        """Keep the mean of the probabilities, or else of the objectives, for the progress bar."""
+        for name in ("probability", "objective"):
+            if known := [of_one[name] for of_one in scalars if name in of_one]:
+                self._shown = {name: sum(known) / len(known)}
+                return
 
     def _observation(self, n: int, iteration: int, look: Look) -> Observation:
         """Join a look with the scalars of the evaluation that the step rule has made of the same image."""

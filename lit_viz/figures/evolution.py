@@ -1,4 +1,4 @@
-"""How images emerge: columns of iterations over the curve of the probability."""
+"""How images emerge: columns of iterations over the curve of the probability, or of the objective."""
 
 from __future__ import annotations
 
@@ -31,17 +31,29 @@ class Evolution:
     Attributes:
         name: of the class, or whatever the row is called.
         frames: (iteration, picture), in order; the picture is ``(C, H, W)`` in [0, 1] or a file.
-        curve: (iteration, probability), in order; may be empty.
+        curve: (iteration, value), in order; may be empty.
+        metric: what the values are: ``probability``, or ``objective`` where no class is asked for.
     """
 
     name: str
     frames: Sequence[tuple[int, Picture]]
     curve: Sequence[tuple[int, float]] = field(default=())
+    metric: str = "probability"
+
+    def said(self, value: float) -> str:
+        """Return a value of the curve as it is written beneath a picture."""
+        return probability_text(value) if self.metric == "probability" else f"{self.metric} {value:.3g}"
 
 
 def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
     """Return what the tasks of a run have logged, in task order; no picture is read yet."""
-    return [Evolution(o.name, o.frames(), o.curve("probability")) for o in outcomes]
+    return [_evolution(outcome) for outcome in outcomes]
+
+
+def _evolution(outcome: Outcome) -> Evolution:
+    classless = "objective_file" in outcome.record  # of a class image the objective means less than the probability
+    metric = "objective" if classless else "probability"
+    return Evolution(outcome.name, outcome.frames(), outcome.curve(metric), metric)
 
 
 def evolution_figure(tasks: Sequence[Evolution], columns: int = 5, rows: int = 6) -> Figure:
@@ -115,35 +127,44 @@ class _Layout:
         left = _MARGIN + _AXIS
         write(figure, name, left, top, size=10, weight="bold", linespacing=1.25)
         top += self._head(name)
-        probability = dict(task.curve)
+        known = dict(task.curve)
         for place, (iteration, picture) in enumerate(row):
             x = left + place * (self.cell + _GAP)
             write(figure, f"iteration {iteration}", x, top, size=7.5, color=INK)
-            if iteration in probability:
-                write(figure, probability_text(probability[iteration]), x, top + 0.14, size=7, color=GREY)
+            if iteration in known:
+                write(figure, task.said(known[iteration]), x, top + 0.14, size=7, color=GREY)
             shown(figure, picture, x, top + 0.32, self.cell)
         if len(task.curve) > 1:
             axes = axes_at(figure, left, top + 0.32 + height + 0.12, self.band, _CURVE)
-            _draw_curve(axes, task.curve, [iteration for iteration, _ in row], self.band)
+            _draw_curve(axes, task, [iteration for iteration, _ in row], self.band)
 
 
-def _draw_curve(axes: Axes, curve: Sequence[tuple[int, float]], marked: Sequence[int], inches: float) -> None:
-    iterations, values = (np.array(column, dtype=float) for column in zip(*curve, strict=True))
+def _draw_curve(axes: Axes, task: Evolution, marked: Sequence[int], inches: float) -> None:
+    iterations, values = (np.array(column, dtype=float) for column in zip(*task.curve, strict=True))
     if _geometric(iterations):
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.3)
     axes.plot(iterations, values, color=COLOURS[0], solid_capstyle="round", clip_on=False)
     axes.fill_between(iterations, values, color=COLOURS[0], alpha=0.1, linewidth=0)
-    known = dict(curve)
+    known = dict(task.curve)
     points = [(k, known[k]) for k in marked if k in known]
     if points:
         axes.plot(*zip(*points, strict=True), "o", ms=4, mfc=COLOURS[0], mec="white", mew=0.8, clip_on=False, zorder=3)
     axes.set_xlim(iterations[0], iterations[-1])
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 1])
-    axes.axhline(1, color=RULE, linewidth=0.5, zorder=0)
+    low, high = (0.0, 1.0) if task.metric == "probability" else _limits(values)
+    axes.set_ylim(low, high)
+    axes.set_yticks([low, high], [f"{low:g}", f"{high:g}"])
+    axes.axhline(high, color=RULE, linewidth=0.5, zorder=0)
     _tick(axes, sorted({int(iterations[0]), *marked, int(iterations[-1])}), inches)
     axes.set_xlabel("iteration", size=7.5, labelpad=2)
-    axes.set_ylabel("probability", size=7.5, labelpad=4)
+    axes.set_ylabel(task.metric, size=7.5, labelpad=4)
+
+
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return round numbers that hold the values and 0."""
+    largest = float(np.abs(values).max()) or 1.0
+    step = 10.0 ** math.floor(math.log10(largest))
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    return math.floor(low / step) * step, math.ceil(high / step) * step
 
 
 def _tick(axes: Axes, iterations: Sequence[int], inches: float) -> None:
@@ -180,5 +201,5 @@ def _geometric(iterations: NDArray[np.float64]) -> bool:
 def _title(task: Evolution) -> str:
     iteration = task.frames[-1][0]
     known = dict(task.curve).get(iteration, math.nan)
-    said = "" if math.isnan(known) else f" · {probability_text(known)}"
+    said = "" if math.isnan(known) else f" · {task.said(known)}"
     return f"{task.name}\niteration {iteration}{said}"

@@ -16,7 +16,12 @@ _SIZE = 7.5
 
 
 def contact_sheet(
-    images: Sequence[Picture], titles: Sequence[str], columns: int | None = None, width: float = 1.4, limit: int = 200
+    images: Sequence[Picture],
+    titles: Sequence[str],
+    columns: int | None = None,
+    width: float = 1.4,
+    limit: int = 200,
+    heading: str = "",
 ) -> Figure:
     """Draw pictures in rows.
 
@@ -27,6 +32,7 @@ def contact_sheet(
         columns: pictures a row; nearly square, at most ten, if not given.
         width: of a picture in inches.
         limit: at most so many are drawn; how many there are is said at the foot.
+        heading: what stands above all.
 
     Returns:
         a figure at which no pixel of a picture is lost; save it by :func:`lit_viz.figures.style.save_figure`.
@@ -37,20 +43,26 @@ def contact_sheet(
     high = max((width * picture.shape[0] / picture.shape[1] for picture in drawn), default=width)
     step = high + 0.06 + _LINE * max((len(below) for below in lines), default=0) + _GAP
     foot = f"{len(drawn)} of {len(images)}" if len(images) > len(drawn) else ""
+    head = 0.3 if heading else 0.0
     wide = 2 * _MARGIN + columns * (width + _GAP) - _GAP
     with style():
         figure = Figure(
-            figsize=(wide, 2 * _MARGIN + rows * step - _GAP + (0.25 if foot else 0)), dpi=sharp_dpi(drawn, width)
+            figsize=(wide, 2 * _MARGIN + head + rows * step - _GAP + (0.25 if foot else 0)),
+            dpi=sharp_dpi(drawn, width),
         )
+        if heading:
+            write(
+                figure, fitted(heading, wide - 2 * _MARGIN, 10, weight="bold"), _MARGIN, _MARGIN, size=10, weight="bold"
+            )
         for place, (picture, below) in enumerate(zip(drawn, lines, strict=True)):
             left = _MARGIN + place % columns * (width + _GAP)
-            top = _MARGIN + place // columns * step
+            top = _MARGIN + head + place // columns * step
             shown(figure, picture, left, top, width)
             for row, line in enumerate(below):
                 colour, size = (GREY, _SIZE - 0.5) if row else (INK, _SIZE)
                 write(figure, line, left, top + high + 0.06 + row * _LINE, color=colour, size=size)
         if foot:
-            write(figure, foot, _MARGIN, _MARGIN + rows * step, color=GREY, size=_SIZE - 0.5)
+            write(figure, foot, _MARGIN, _MARGIN + head + rows * step, color=GREY, size=_SIZE - 0.5)
     return figure
 
 

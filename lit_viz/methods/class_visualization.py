@@ -1,23 +1,27 @@
-"""What does a class look like to the network? An image is trained until the frozen network sees the class in it."""
+"""What does a class, or a channel of a layer, look like to the network? An image is trained until the frozen network
+sees it there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.module import ImageTraining, Look
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.verdicts import top, verdict
+from lit_viz.images.groups import apart, side_by_side
+from lit_viz.images.octaves import Octaves
 from lit_viz.images.parameterizations import Canvas, Parameterization, encoding_error
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.objectives import Logit, Objective
+from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.randomness import Draws, Key
 
@@ -26,7 +30,8 @@ Judges = Callable[[Tensor, int], Mapping[str, Any]]
 
 
 class ClassVisualization(ImageTraining):
-    """Trains images to be seen as their target classes (Simonyan et al. 2014, arXiv:1312.6034, section 2).
+    """Trains images to be seen as their target classes (Simonyan et al. 2014, arXiv:1312.6034, section 2), or to raise
+    what a layer gives (Olah, Mordvintsev and Schubert 2017, "Feature Visualization").
 
     Image k of a task is scored by the mean objective over ``views`` randomly transformed views, less the priors:
     ``score(x) = mean_v objective(net(transform_v(decode(x)))) - sum_p prior_p(decode(x))``.
@@ -40,11 +45,16 @@ class ClassVisualization(ImageTraining):
         priors: penalties on the image as the classifier sees it.
         projections: what is done to the image after an update (clamp, periodic blur).
         views: views an image and iteration; each costs one evaluation.
+        group: images that a task owns. They are trained together, and pictured beside one another; an objective may
+            tell them apart (:class:`~lit_viz.objectives.Diversity`).
         size: height and width of the picture; one number for a square; the classifier's unless given.
         oversample: the image is trained on a canvas so many times larger than the picture, so that crops see more
             detail than the picture can show.
         shown: central part of the canvas's sides that the picture shows, brought to its size. Views reach the
             border less often than the centre, so a border that is not shown leaves a picture without a weak rim.
+        native: the network is shown views of the picture's size instead of its own input's: a convolutional one takes
+            any.
+        octaves: the network sees a canvas that grows; the whole of it throughout unless given.
         init: a photograph ``(C, H, W)`` of the canvas's size to start from; noise unless given.
         judges: asked about every finished picture.
         iterations, slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
@@ -66,6 +76,9 @@ class ClassVisualization(ImageTraining):
         size: int | tuple[int, int] | None = None,
         oversample: float = 1.0,
         shown: float = 1.0,
+        group: int = 1,
+        native: bool = False,
+        octaves: Octaves | None = None,
         *,
         init: Tensor | None = None,
         judges: Judges | None = None,
@@ -74,8 +87,11 @@ class ClassVisualization(ImageTraining):
         log_at: str = "every:10",
         curve_at: str = "every:10",
     ) -> None:
+        if group < 1:
+            raise LitVizError(f"--model.group {group} makes no run: give a whole number from 1 up.")
+        inputs = views * group
         super().__init__(
-            classifier, step_rule, iterations=iterations, slots=slots, log_at=log_at, curve_at=curve_at, views=views
+            classifier, step_rule, iterations=iterations, slots=slots, log_at=log_at, curve_at=curve_at, views=inputs
         )
         for projection in projections:
             projection.check(parameterization)
@@ -89,35 +105,48 @@ class ClassVisualization(ImageTraining):
             raise LitVizError(f"shown {shown} is no part of the canvas: give a number from 0.1 to 1, such as 0.75.")
         self.picture, self.canvas = canvases(classifier, size, oversample)
         self.shown = shown
+        self.group, self.native, self.octaves = group, native, octaves
         self.init = init
         if init is not None:
             largest, mean = encoding_error(parameterization, init[None], self.canvas)
             self.notes.append(f"the photograph is kept to within {largest:.2f}/255 (mean {mean:.3f}/255)")
         self.judges = judges
+        objective.bind(classifier)
+        if native or objective.layers:
+            self._try()
 
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network; a wrong layer name is found here."""
-        if self.processes.shares_views and self.objective.couples:
+        if self.processes.shares_views and (self.group > 1 or self.objective.couples):
             raise LitVizError(
-                "the objective compares the views of an image with each other, so that they can't be shared among "
-                "devices: give --devices_mode images."
+                "the objective, or a group, compares the views of a task with each other, so that they can't be shared "
+                "among devices: give --devices_mode images."
             )
         self._evaluator = Evaluator(
             processes=self.processes,
             networks={"plain": self.classifier.fast(self.objective.layers, device, self.number)},
-            decode=lambda x: self.parameterization.decode(x, self.canvas),
-            look=lambda images, draws: self.transforms(images, draws, self.classifier.size),
+            decode=self._decode,
+            look=self._views,
             objective=self.objective,
             normalize=self.classifier.normalize,
             priors=self.priors,
             views=self.views,
+            group=self.group,
         )
 
+    def fits(self, task: Task, beside: Task) -> bool:
+        """Return whether the two see their canvas in the same octaves: a batch has one size."""
+        return self.octaves is None or not any(self.slots.iteration)
+
     def start(self, task: Task) -> Tensor:
-        """Return the parameter of the photograph, or of the task's own noise."""
+        """Return the parameter of the photograph, or of the task's own noise; of a group ``(G, ...)``."""
         if self.init is not None:
-            return self.parameterization.encode(self.init[None].to(self.device, self.number), self.canvas)[0]
-        return self.parameterization.start(Draws([Key(task.seed, 0)], self.device), self.canvas)[0]
+            photograph = self.init[None].to(self.device, self.number)
+            many = self.parameterization.encode(photograph, self.canvas).repeat_interleave(self.group, 0)
+        else:
+            draws = Draws([Key(task.seed, 0, member) for member in range(self.group)], self.device)
+            many = self.parameterization.start(draws, self.canvas)
+        return many if self.group > 1 else many[0]
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate the views of these slots' images."""
@@ -125,30 +154,116 @@ class ClassVisualization(ImageTraining):
 
     def project(self, x: Tensor) -> Tensor:
         """Apply the projections; the iteration counts the updates made, this one included."""
-        made = self.slots.state["iteration"] + 1
+        made = (self.slots.state["iteration"] + 1).repeat_interleave(self.group)
+        images = self._ungrouped(x)
         for projection in self.projections:
-            x = projection(x, made, self.parameterization, self.canvas)
-        return x
+            images = projection(images, made, self.parameterization, self.canvas)
+        return images.view_as(x)
 
     @torch.no_grad()
     def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
-        """Show the picture in 8 bits, as the file holds it, and ask the network about just that, without transforms."""
-        canvas = self.parameterization.decode(x, self.canvas).clamp(0, 1)
-        pictures = resized(_centre(canvas, self.shown), self.picture)
+        """Show the picture in 8 bits, as the file holds it, and ask the network about just that, without transforms.
+
+        Of a group the mean logits are read. Where no class is asked for, ``objective_file`` is what the picture scores.
+        """
+        pictures = resized(_centre(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
-        logits, _ = self._evaluator.networks["plain"](as_input(pictures, self.classifier.size))
-        self.slots.pay(rows, forwards=1)
+        goals = self.slots.goals(rows, x.device)
+        logits, scores = self._score_pictures(self._evaluator.networks["plain"], pictures, goals)
+        self.slots.pay(rows, forwards=self.group)
         looks = []
-        for n, picture, values in zip(rows, pictures.cpu(), logits.float().cpu(), strict=True):
-            said = verdict(values, self.slots.tasks[n].target or 0)
+        groups = pictures.cpu().view(len(rows), self.group, *pictures.shape[1:])
+        for n, many, values, score in zip(rows, groups, logits, scores, strict=True):
+            target = self.slots.tasks[n].target
+            said = {"objective_file": float(score)} if target is None else verdict(values, target)
             top5 = tuple((self.classifier.labels[i], p) for i, p in top(values))
-            looks.append(Look(picture, said, top5))
+            looks.append(Look(side_by_side(many), said, top5))
         return looks
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
-        """Return the top five classes and the judges' verdicts."""
-        judges = {} if self.judges is None else dict(self.judges(look.image, self.slots.tasks[n].target or 0))
-        return {"top5": look.ranking, "judges": judges}
+        """Return the top five classes, and the judges' verdicts; or the layer and channel of a task without a class."""
+        task = self.slots.tasks[n]
+        if task.target is None:
+            return {"top5": look.ranking, **{key: task.options.get(key) for key in ("layer", "channel")}}
+        return {"top5": look.ranking, "judges": self.judged(look.image, task.target, self.judges)}
+
+    def judged(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
+        """Return what judges say of a picture ``(C, H, W)``: of a group the mean probability, and the worst rank."""
+        said = [] if judges is None else [judges(one, target) for one in apart(picture, self.group)]
+        return {
+            name: {
+                "probability": fmean(one[name]["probability"] for one in said),
+                "rank": max(one[name]["rank"] for one in said),
+            }
+            for name in (said[0] if said else ())
+        }
+
+    def seen_again(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
+        """Return what the original network says of a picture ``(C, H, W)`` that :meth:`look` has shown.
+
+        Returns:
+            its logits ``(K,)``, the mean over a group, and what the objective is.
+        """
+        net = self.classifier
+        network = FrozenNetwork(net.original, net.mean, net.std, guest=True)
+        goals = {
+            "targets": torch.tensor([-1 if task.target is None else task.target]),
+            "channels": torch.tensor([task.options.get("channel", -1)]),
+        }
+        with torch.no_grad():
+            logits, scores = self._score_pictures(network, apart(picture, self.group), goals)
+        return logits[0], float(scores[0])
+
+    def _score_pictures(
+        self, network: FrozenNetwork, pictures: Tensor, goals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean logits ``(N, K)`` and the mean objective ``(N,)`` of N groups of pictures, on the CPU."""
+        inputs = pictures if self.native else as_input(pictures, self.classifier.size)
+        logits, activations = network(inputs, layers=self.objective.layers)
+        each = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
+        each["members"] = torch.arange(self.group).repeat(len(pictures) // self.group)
+        scores = self.objective(Outputs(logits, activations=activations, inputs=self.group, **each))
+        means = [rows.view(-1, self.group, *rows.shape[1:]).mean(1).float().cpu() for rows in (logits, scores)]
+        return means[0], means[1]
+
+    def _ungrouped(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1) if self.group > 1 else x
+
+    def _decode(self, x: Tensor) -> Tensor:
+        """Return the images ``(N * group, C, H, W)``."""
+        return self.parameterization.decode(self._ungrouped(x), self.canvas)
+
+    def _views(self, images: Tensor, draws: Draws) -> Tensor:
+        """Return what the network is shown; all images are in the same octave (see :meth:`fits`)."""
+        octave = 0 if self.octaves is None else self.octaves.at(draws.keys[0].iteration, self.iterations)
+        if self.octaves is not None:
+            images = self.octaves(images, octave)
+        return self.transforms(images, draws, self._seen_size(octave))
+
+    def _seen_size(self, octave: int) -> tuple[int, int]:
+        if not self.native:
+            return self.classifier.size
+        return self.picture if self.octaves is None else self.octaves.size(self.picture, octave)
+
+    def _try(self) -> None:
+        """Refuse at once what would fail in the first evaluation: views that the network doesn't take, a place beyond
+        the layer's map."""
+        height, width = self._seen_size(0)
+        net = self.classifier
+        blank = torch.full((self.group, net.channels, height, width), 0.5)
+        nothing = torch.zeros(self.group, dtype=torch.long)
+        with torch.no_grad():
+            try:
+                logits, activations = FrozenNetwork(net.original, net.mean, net.std, guest=True)(
+                    blank, self.objective.layers
+                )
+            except (RuntimeError, AssertionError, ValueError) as error:  # networks of one size say so in many ways
+                raise LitVizError(
+                    f"{net.name} takes no images of {height} x {width} pixels: leave out --model.native, so that it is "
+                    f"shown {net.size[0]} x {net.size[1]}."
+                ) from error
+            members = torch.arange(self.group)
+            self.objective(Outputs(logits, nothing, activations, channels=nothing, members=members, inputs=self.group))
 
 
 def canvases(

@@ -1,0 +1,32 @@
+"""What the channels of a layer look for, a tile each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from lit_viz.figures.sheet import contact_sheet
+from lit_viz.outcomes import Outcome
+
+_TILE = 1.2
+_MOST = 1280
+
+
+def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw the final picture of each channel with its number beneath, under the name of the layer.
+
+    Args:
+        outcomes: whose records hold ``layer`` and ``channel``; those without a picture are left out.
+
+    Returns:
+        a figure at which no pixel is lost; save it by :func:`lit_viz.figures.style.save_figure`.
+    """
+    drawn = [(outcome, picture) for outcome in outcomes if (picture := outcome.image()) is not None]
+    pictures = [picture for _, picture in drawn]
+    layers = dict.fromkeys(str(outcome.record["layer"]) for outcome in outcomes)
+    numbers = [str(outcome.record["channel"]) for outcome, _ in drawn]
+    wide = max((picture.shape[2] / picture.shape[1] for picture in pictures), default=1.0)
+    columns = None if wide == 1 else max(1, round(8 / wide))
+    heading = f"{', '.join(layers)} · {len(drawn)} channel{'s' * (len(drawn) != 1)}"
+    return contact_sheet(pictures, numbers, columns, width=_TILE * wide, limit=_MOST, heading=heading)

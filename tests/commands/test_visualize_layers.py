@@ -1,0 +1,143 @@
+"""``lit-viz visualize --layer``: channels, neurons, whole layers and groups, from words to a run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.commands.visualize import channels, place
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import read_png
+from tests.conftest import smooth_network
+from tests.test_cli import SMALL, lit_viz, records, sentence
+
+FEW = [*SMALL, "--iterations", "6", "--log-at", "0,3", "--model.size", "16"]
+
+
+def test_channels_from_words_to_a_labelled_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "--layer", "features.3", "--channel", "3,7-8", *FEW, "--out", str(run))
+    found = records(run)
+    assert [record["name"] for record in found] == [f"features.3_ch{c}" for c in (3, 7, 8)]
+    assert [(record["layer"], record["channel"]) for record in found] == [("features.3", c) for c in (3, 7, 8)]
+    assert all(record["target"] is None and "probability" not in record for record in found)
+    assert (run / "images" / "0001_features.3_ch7.png").is_file()
+    assert (run / "figure.png").is_file()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["objective"]["class_path"].endswith("Channel")
+    metrics = (run / "metrics.csv").read_text()
+    assert "0000_features.3_ch3,3,objective," in metrics
+    assert "probability" not in metrics
+    said = capsys.readouterr()
+    assert "objective" in said.out
+    assert "probability" not in said.out + said.err
+
+
+def test_the_file_scores_what_the_record_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The saved picture through the plain network, by hand."""
+    run = tmp_path / "run"
+    lit_viz("visualize", "--layer", "features.3", "--channel", "5", *FEW, "--out", str(run))
+    (record,) = records(run)
+    pixels = read_png(run / record["file"]).double()
+    with torch.no_grad():
+        maps = smooth_network().double().features[:4](((pixels - 0.5) / 0.25)[None])
+    assert record["objective_file"] == pytest.approx(float(maps[0, 5].mean()), rel=1e-4)
+    lit_viz("check", str(run))
+    assert "1 of 1 files are seen" in capsys.readouterr().err
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(run / record["file"])
+    lit_viz("check", str(run), expect=1)
+    assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 0
+
+
+def test_a_neuron_a_layer_and_a_group(tmp_path: Path) -> None:
+    neuron, layer, group = (tmp_path / name for name in ("neuron", "layer", "group"))
+    lit_viz("visualize", "--layer", "features.3", "--channel", "1", "--neuron", "0,3", *FEW, "--out", str(neuron))
+    objective = yaml.safe_load((neuron / "config.yaml").read_text())["model"]["objective"]
+    assert objective["init_args"]["place"] == [0, 3]
+    lit_viz("visualize", "--layer", "features.3", "--channel", "null", *FEW, "--out", str(layer))
+    assert [(r["name"], r["channel"]) for r in records(layer)] == [("features.3", None)]
+    lit_viz("visualize", "--layer", "features.3", "--channel", "1", "--model.group", "3", *FEW, "--out", str(group))
+    for file in ("images/0000_features.3_ch1.png", "frames/0000_features.3_ch1/iter_000003.png"):
+        assert read_png(group / file).shape == (3, 16, 3 * 16 + 2 * 4)
+    lit_viz("check", str(group))
+
+
+def test_a_composed_objective_takes_its_channels_from_the_words(tmp_path: Path) -> None:
+    term = {"layer": "features.3"}
+    parts = [{"class_path": f"lit_viz.objectives.{name}", "init_args": term} for name in ("Channel", "Diversity")]
+    objective = {"class_path": "lit_viz.objectives.Sum", "init_args": {"terms": parts, "weights": [1.0, 2.0]}}
+    config = tmp_path / "diverse.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "channel": "2-3",
+                "model": {
+                    "parameterization": {"class_path": "Pixels"},
+                    "step_rule": {"class_path": "Adam"},
+                    "objective": objective,
+                    "group": 2,
+                },
+            }
+        )
+    )
+    lit_viz("visualize", "--config", str(config), *FEW, "--out", str(tmp_path / "run"))
+    assert [record["channel"] for record in records(tmp_path / "run")] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--layer", "fetures.3", "--channel", "1"], "did you mean 'features"),
+        (["--layer", "features.3", "--channel", "12"], "has no channel 12: it has 12, from 0 to 11"),
+        (["--layer", "features.3", "--channel", "a-b"], "names no channels"),
+        (["--layer", "features.3", "--channel", "5-3"], "write 3-5"),
+        (["--layer", "features.3", "--channel", "1", "--neuron", "9,9"], "its map is 4 x 4"),
+        (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "is no place"),
+        (["--layer", "features.3", "--channel", "null", "--neuron", "1,1"], "name it by --channel"),
+        (["--layer", "features.3", "--channel", "1", "--axis", "feature"], "no tokens"),
+        (["tarantula", "--layer", "features.3", "--channel", "1"], "a run shows classes or a layer"),
+        (["--neuron", "1,1"], "name it by --layer"),
+        (["--channel", "1", "0"], "--channel names channels of a layer"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lit_viz("visualize", *words, *FEW, "--out", str(tmp_path / "run"), expect=1)
+    assert says in sentence(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_channels_and_places_are_read() -> None:
+    assert channels("3, 14-16", 20) == [3, 14, 15, 16]
+    assert channels(7, 20) == [7]
+    assert channels("all", 3) == [0, 1, 2]
+    assert place("3,14") == [3, 14]
+    assert place("centre") is None
+    for words in ("3-", "-3", "", "3,,4"):
+        with pytest.raises(LitVizError, match="names no channels"):
+            channels(words, 20)
+
+
+def test_the_same_from_python(smooth: Classifier) -> None:
+    run = lv.visualize(smooth, layer="features.3", channel="2,4", iterations=2, model__size=16)
+    assert [record["channel"] for record in run.results] == [2, 4]
+    assert run.images.shape == (2, 3, 16, 16)
+    with pytest.raises(LitVizError, match="no class was named"):
+        lv.visualize(smooth)
+
+
+def test_layers_are_listed_with_what_they_give(capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz("layers")
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()}
+    assert lines["blocks.3.2"] == "InvertedResidual 80 x 14 x 14, 80 channels"
+    assert lines["classifier"] == "Linear 1000, 1000 channels"
+    assert lines["blocks.3.0.drop_path"] == "Identity not called"

@@ -1,0 +1,66 @@
+"""The grid of channels, and what stands in the place of a probability where there is no class."""
+
+from __future__ import annotations
+
+import torch
+
+from lit_viz.engine.tasks import Observation, Task
+from lit_viz.figures.channels import channel_grid
+from lit_viz.figures.evolution import evolution_figure, evolutions
+from tests.figures.test_evolution import assert_nothing_is_cut_or_overlaps, texts
+
+
+class Known:
+    """An outcome as figures read it."""
+
+    name = "features.3_ch5"
+
+    def __init__(self, channel: int, shape: tuple[int, int] = (16, 16)) -> None:
+        self.record = {"layer": "features.3", "channel": channel, "objective_file": 1.5}
+        self.shape = shape
+
+    def image(self) -> torch.Tensor:
+        return torch.rand(3, *self.shape, generator=torch.Generator().manual_seed(0))
+
+    def frames(self) -> list[tuple[int, torch.Tensor]]:
+        return [(0, self.image()), (10, self.image())]
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        return {"objective": [(0, -0.2), (10, 12.34)]}.get(metric, [])
+
+
+def test_every_channel_has_its_number_beneath() -> None:
+    figure = channel_grid([Known(c) for c in (3, 14, 127)])
+    assert texts(figure) == ["features.3 · 3 channels", "3", "14", "127"]
+    assert len(figure.axes) == 3
+    assert_nothing_is_cut_or_overlaps(figure)
+
+
+def test_many_channels_and_wide_groups_stay_legible() -> None:
+    for outcomes in ([Known(c) for c in range(240)], [Known(c, (16, 76)) for c in range(5)]):
+        figure = channel_grid(outcomes)
+        assert texts(figure)[1:] == [str(c) for c in range(len(outcomes))]
+        assert_nothing_is_cut_or_overlaps(figure)
+
+
+def test_an_evolution_without_a_class_shows_its_objective() -> None:
+    (evolution,) = evolutions([Known(5)])
+    assert evolution.metric == "objective"
+    figure = evolution_figure([evolution])
+    assert "objective 12.3" in texts(figure)
+    assert not any("p =" in text for text in texts(figure))
+    (curve,) = [axes for axes in figure.axes if axes.axison]
+    assert curve.get_ylabel() == "objective"
+    assert curve.get_ylim() == (-10.0, 20.0)
+    assert_nothing_is_cut_or_overlaps(figure)
+
+
+def test_wandb_and_the_terminal_say_the_objective() -> None:
+    from lit_viz.callbacks.progress import Progress
+    from lit_viz.callbacks.wandb import caption
+    from lit_viz.engine.module import RunProgress
+
+    observation = Observation(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
+    assert caption(observation) == "features.3_ch5 - iteration 50 - objective 12.3"
+    progress = RunProgress(4, 1, 0, 120, 400, 50, objective=12.345)
+    assert "objective 12.3" in Progress()._state(progress)

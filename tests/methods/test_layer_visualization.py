@@ -1,0 +1,291 @@
+"""Class visualization of layers: groups of images, octaves, views of any size, and the network as a guest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.images import Clamp, Fourier, Noise, Pixels, RandomCrop, Roll, TotalVariation
+from lit_viz.images.groups import apart, side_by_side
+from lit_viz.images.octaves import Octaves
+from lit_viz.methods import ClassVisualization
+from lit_viz.objectives import Channel, Diversity, Layer, Objective, Outputs
+from lit_viz.optim import Adam, NormalizedAscent
+from tests.conftest import NAMES, Train, tasks_for
+
+VIEWS = (RandomCrop(0.6, 1.0), Noise(0.05))
+
+
+def of_channels(*channels: int, layer: str = "features.3") -> list[Task]:
+    return [Task(i, f"{layer}_ch{c}", i, options={"layer": layer, "channel": c}) for i, c in enumerate(channels)]
+
+
+def method(classifier: Classifier, objective: Objective | None = None, **options: Any) -> ClassVisualization:
+    given: dict[str, Any] = {
+        "parameterization": Fourier(),
+        "step_rule": Adam(0.1),
+        "transforms": VIEWS,
+        "views": 2,
+        "iterations": 6,
+        "slots": 3,
+        **options,
+    }
+    return ClassVisualization(classifier, objective=objective or Channel("features.3"), **given)
+
+
+def test_every_task_raises_its_own_channel(smooth: Classifier, train: Train) -> None:
+    memory = train(method(smooth, iterations=30), of_channels(0, 5, 11, 5))
+    for index, channel in enumerate((0, 5, 11, 5)):
+        record, seen = memory.results[index].record, memory.observations[index]
+        assert (record["layer"], record["channel"]) == ("features.3", channel)
+        assert seen[-1].scalars["objective_file"] > seen[0].scalars["objective_file"] + 0.05
+        assert "probability" not in seen[-1].scalars
+        assert "judges" not in record
+        with torch.no_grad():
+            maps = smooth.original.features[:4](smooth.normalize(memory.results[index].image[None]))
+        assert record["objective_file"] == pytest.approx(float(maps[0, channel].mean()), abs=1e-5)
+
+
+def test_a_group_is_trained_beside_one_another_and_pictured_so(smooth: Classifier, train: Train) -> None:
+    module = method(smooth, group=3, log_at="0,3")
+    memory = train(module, of_channels(1, 4))
+    first, *_ = memory.observations[0]
+    images = apart(first.image, 3)
+    assert images.shape == (3, 3, 16, 16)
+    assert not torch.equal(images[0], images[1])
+    alone = train(method(smooth, log_at="0,3"), of_channels(1)).observations[0][0]
+    assert torch.equal(images[0], alone.image)  # the first one starts as a single image does
+    record = memory.results[1].record
+    assert record["backwards"] == 6 * 3 * 2
+    assert record["forwards"] == 6 * 3 * 2 + 3 * 2 + 3 * 3  # the last score, and three looks without views
+    assert module.cost(of_channels(1, 4)) == (6, 2 * 6 * 3 * 2)
+
+
+def test_side_by_side_and_apart() -> None:
+    images = torch.rand(4, 3, 5, 7)
+    picture = side_by_side(images)
+    assert picture.shape == (3, 5, 4 * 7 + 3 * 4)
+    assert bool((picture[:, :, 7:11] == 1).all())
+    assert torch.equal(apart(picture, 4), images)
+    assert torch.equal(side_by_side(images[:1]), images[0])
+
+
+def likeness(classifier: Classifier, picture: Tensor, group: int) -> float:
+    """Mean cosine of the Gram matrices of the group's pictures, over its pairs."""
+    with torch.no_grad():
+        maps = classifier.original.features[:4](classifier.normalize(apart(picture, group))).flatten(2)
+    grams = [nn.functional.normalize((a @ a.T).flatten(), dim=0) for a in maps]
+    pairs = [float(grams[i] @ grams[j]) for i in range(group) for j in range(i)]
+    return sum(pairs) / len(pairs)
+
+
+def test_diversity_tells_the_images_of_a_task_apart(smooth: Classifier, train: Train) -> None:
+    diverse = Channel("features.3") + 2 * Diversity("features.3")
+    options: dict[str, Any] = {"group": 3, "iterations": 25}
+    plain, told = (
+        train(method(smooth, objective, **options), of_channels(2)).results[0].image
+        for objective in (Channel("features.3"), diverse)
+    )
+    assert likeness(smooth, told, 3) < likeness(smooth, plain, 3) - 0.02
+
+
+def test_groups_in_slots_equal_groups_alone_in_float64(smooth: Classifier, train: Train) -> None:
+    """What couples the images of a task couples no tasks."""
+    objective = Channel("features.3") + Diversity("features.0")
+    options: dict[str, Any] = {"group": 2, "parameterization": Pixels(), "priors": [TotalVariation(1e-3)]}
+    tasks = of_channels(0, 3, 7, 9, 9)
+    together = train(method(smooth, objective, slots=2, **options), tasks, precision="64-true")
+    for task in tasks:
+        alone = train(method(smooth, objective, slots=1, **options), [task], precision="64-true")
+        mine, its = together.observations[task.index][-1].scalars, alone.observations[task.index][-1].scalars
+        assert mine == pytest.approx(its, abs=1e-9)
+
+
+def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Classifier, train: Train) -> None:
+    module = method(smooth, group=2, parameterization=Pixels(), priors=[TotalVariation(0.01)], log_at="0", iterations=1)
+    first = train(module, of_channels(1)).observations[0][0]
+    expected = TotalVariation(0.01)(smooth.normalize(apart(first.image, 2))).mean()
+    assert first.scalars["total_variation"] == pytest.approx(float(expected), rel=0.02)  # the picture has 8 bits
+
+
+def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train) -> None:
+    asked: list[Tensor] = []
+
+    def judges(picture: Tensor, target: int) -> dict[str, Any]:
+        asked.append(picture)
+        return {"judge": {"probability": 0.2 * len(asked), "rank": len(asked)}}
+
+    module = ClassVisualization(smooth, Fourier(), Adam(0.1), group=3, iterations=2, projections=[], judges=judges)
+    (record,) = [result.record for result in train(module, tasks_for(smooth, [2])).results.values()]
+    assert [tuple(picture.shape) for picture in asked] == [(3, 16, 16)] * 3
+    assert record["judges"]["judge"] == {"probability": pytest.approx(0.4), "rank": 3}
+    assert 0 < record["probability"] < 1
+
+
+def test_projections_reach_every_image_of_a_group(smooth: Classifier, train: Train) -> None:
+    options: dict[str, Any] = {"parameterization": Pixels("normalized"), "projections": [Clamp()], "iterations": 1}
+    seen: list[Tensor] = []
+
+    class Watch(ClassVisualization):
+        def project(self, x: Tensor) -> Tensor:
+            seen.append(super().project(x))
+            return seen[-1]
+
+    module = Watch(smooth, step_rule=Adam(5.0), objective=Channel("features.3"), group=2, **options)
+    train(module, of_channels(1))
+    assert seen[0].shape == (1, 2, 3, 16, 16)
+    assert seen[0].abs().max() == pytest.approx(2.0)  # (1 - 0.5) / 0.25
+
+
+class Sizes(Objective):
+    """Notes how large the network's inputs are, by what its first layer gives."""
+
+    layers = ("features.0",)
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        self.seen.append(outputs.activations["features.0"].shape[-1] * 2)
+        return outputs.activations["features.0"].square().mean((1, 2, 3))
+
+
+def test_the_network_sees_a_canvas_that_grows(smooth: Classifier, train: Train) -> None:
+    sizes = Sizes()
+    module = method(smooth, sizes, octaves=Octaves(3, 2.0), native=True, size=32, transforms=[Roll(2)], views=1)
+    train(module, [Task(0, "x", 0)])
+    trial, first_look, *updates, last_score, last_look = sizes.seen
+    assert updates == [8, 8, 16, 16, 32, 32]
+    assert trial == 8
+    assert (first_look, last_score, last_look) == (32, 32, 32)
+
+
+def test_octaves_share_the_iterations() -> None:
+    octaves = Octaves(4, 1.4)
+    assert [octaves.at(k, 10) for k in range(11)] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [octaves.size((448, 224), octave) for octave in range(4)] == [(163, 82), (229, 114), (320, 160), (448, 224)]
+    images = torch.rand(1, 3, 16, 16)
+    assert octaves(images, 3) is images
+    with pytest.raises(LitVizError, match="a count of 1 or more"):
+        Octaves(0)
+
+
+def test_a_photograph_keeps_its_detail_through_the_octaves(smooth: Classifier, train: Train) -> None:
+    """What a coarse octave adds is smooth: the photograph's finest stripes stay as they were."""
+    stripes = (torch.arange(32) % 2 * 0.25 + 0.375).expand(3, 32, 32)
+    module = method(
+        smooth,
+        Layer("features.3"),
+        parameterization=Pixels(),
+        step_rule=NormalizedAscent(0.5),
+        transforms=[],
+        views=1,
+        octaves=Octaves(1000, 1.001),  # 6 iterations of them: all are seen at some 37 %
+        native=True,
+        size=32,
+        init=stripes,
+        iterations=6,
+        log_at="0",
+    )
+    result = train(module, [Task(0, "x", 0)]).results[0]
+    change = result.image - stripes
+    finest = change[..., ::2].mean() - change[..., 1::2].mean()
+    assert change.abs().max() > 0.05
+    assert abs(float(finest)) < 0.004
+
+
+def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None:
+    tasks = [replace(task, options={**task.options, "iterations": 3 + task.index}) for task in of_channels(0, 1, 2, 3)]
+    module = method(smooth, octaves=Octaves(2), native=True, slots=2, iterations=6)
+    memory = train(module, tasks)
+    assert [memory.results[i].record["iterations"] for i in range(4)] == [3, 4, 5, 6]
+
+
+def test_a_group_with_octaves_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:
+    class Dies(Checkpoints):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 8:
+                raise RuntimeError("killed")
+            super().on_train_batch_end(trainer, *args)
+
+    options: dict[str, Any] = {"group": 2, "octaves": Octaves(2), "native": True, "slots": 2}
+    path, tasks = tmp_path / "last.ckpt", of_channels(0, 1, 2)
+    undisturbed = train(method(smooth, **options), tasks)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(method(smooth, **options), tasks, [Dies(path, every_steps=3)])
+    rest = train(method(smooth, **options), tasks, ckpt_path=path)
+    assert 2 in rest.results
+    for index, result in rest.results.items():
+        assert torch.equal(result.image, undisturbed.results[index].image)
+
+
+class Kinked(nn.Module):
+    """Convolution, batch norm and ReLU6: what the fast copy folds and fuses unless a layer is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU6(), nn.Conv2d(6, 4, 3))
+        self.head = nn.Linear(4 * 14 * 14, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).flatten(1))
+
+
+@pytest.fixture
+def kinked() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Kinked().train()
+    return load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+
+
+@pytest.mark.parametrize("layer", ["body.0", "body.1", "body.2"])
+def test_layers_that_are_read_are_not_folded_and_the_network_stays_a_guest(
+    kinked: Classifier, train: Train, layer: str
+) -> None:
+    network = kinked.original
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    module = method(kinked, Channel(layer), parameterization=Pixels(), transforms=[], views=1)
+    memory = train(module, of_channels(2, layer=layer))
+    place = int(layer[-1]) + 1
+    network.eval()
+    with torch.no_grad():
+        maps = network.body[:place](kinked.normalize(memory.results[0].image[None]))
+    network.train()
+    assert memory.results[0].record["objective_file"] == pytest.approx(float(maps[0, 2].mean()), abs=1e-5)
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    for copy in (network, module._evaluator.networks["plain"]):
+        assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in copy.modules())
+
+
+def test_no_hook_stays_where_the_objective_raises(kinked: Classifier) -> None:
+    class Raises(Objective):
+        layers = ("body.1",)
+
+        def __call__(self, outputs: Outputs) -> Tensor:
+            raise LitVizError("no")
+
+    with pytest.raises(LitVizError, match="no"):
+        method(kinked, Raises())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in kinked.original.modules())
+
+
+def test_a_size_that_the_network_does_not_take_is_refused(kinked: Classifier) -> None:
+    with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: leave out --model\.native"):
+        method(kinked, Channel("body.0"), native=True, size=24)
+    method(kinked, Channel("body.0"), size=24)
+
+
+def test_a_group_of_nothing_is_refused(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match=r"--model\.group 0 makes no run"):
+        method(smooth, group=0)
