@@ -15,6 +15,7 @@ from lit_viz.images import Fourier, Noise, RandomCrop
 from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import BatchNormStatistics, Logit, Objective, Outputs, Sum
 from lit_viz.optim import Adam
+from lit_viz.randomness import Draws, Key
 from tests.conftest import NAMES, Train, tasks_for
 
 LAYERS = ("stem.1", "late")
@@ -60,6 +61,7 @@ def _images(count: int) -> Tensor:
     return torch.rand(count, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
+@torch.no_grad()
 def _by_hooks(classifier: Classifier, images: Tensor, first: float) -> Tensor:
     """Return the paper's sum for one batch, from the inputs that hooks see."""
     given: dict[str, Tensor] = {}
@@ -91,7 +93,7 @@ def test_agrees_with_hooks_task_by_task(normed: Classifier, first: float) -> Non
 def test_gradient_agrees_with_finite_differences(normed: Classifier) -> None:
     objective = _bound(BatchNormStatistics(), normed)
     images = _images(4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: _ask(objective, normed, x, 2), images)
+    assert torch.autograd.gradcheck(lambda x: _ask(objective, normed, x, 2), images, fast_mode=True)
 
 
 def test_nothing_is_wanted_of_views_with_exactly_these_statistics(normed: Classifier) -> None:
@@ -159,6 +161,19 @@ def test_a_task_does_not_feel_its_neighbours(normed: Classifier, train: Train) -
         for key, (score, gradient) in alone.seen.items():
             torch.testing.assert_close(together.seen[key][0], score, rtol=0, atol=1e-9)
             torch.testing.assert_close(together.seen[key][1], gradient, rtol=0, atol=1e-9)
+
+
+def test_a_run_compares_all_views_of_an_image(normed: Classifier, train: Train) -> None:
+    module = _method(normed, 2)
+    module.objective = BatchNormStatistics()
+    module.objective.bind(normed)
+    tasks = tasks_for(normed, [0, 1])
+    train(module, tasks, precision="64-true")
+    for task in tasks:
+        draws = Draws([Key(task.seed, 0, view) for view in range(3)])
+        image = module.parameterization.decode(module.start(task)[None].double(), module.canvas)
+        expected = _by_hooks(normed, module.transforms(image, draws, (16, 16)), 10.0)
+        assert float(module.seen[task.index, 0][0]) == pytest.approx(-float(expected), abs=1e-6)
 
 
 def test_it_comes_nearer_and_leaves_the_network_as_it_was(normed: Classifier, train: Train) -> None:
