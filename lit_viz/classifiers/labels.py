@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -66,8 +66,9 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
         return _in_range(operator.index(target), labels)
     if not target.strip():
         raise LitVizError("the class name is empty: give a name or an index")
-    for names_of in _READINGS:
-        found = [i for i, label in enumerate(labels) if _plain(target) in names_of(label)]
+    name = _plain(target)
+    for called in _by_name(tuple(labels)):
+        found = called.get(name, [])
         if len(found) > 1:
             choices = ", ".join(f"{i} ({labels[i]})" for i in found)
             raise LitVizError(f"class {target!r} is ambiguous: give one of the indices {choices}")
@@ -96,6 +97,17 @@ _READINGS: tuple[Callable[[str], Sequence[str]], ...] = (
     lambda label: _synonyms(label)[:1],
     _synonyms,
 )
+
+
+@lru_cache(maxsize=8)
+def _by_name(labels: tuple[str, ...]) -> tuple[Mapping[str, list[int]], ...]:
+    """Return for each reading which classes have a name: a queue of photographs asks for a class a photograph."""
+    readings = tuple(dict[str, list[int]]() for _ in _READINGS)
+    for called, names_of in zip(readings, _READINGS, strict=True):
+        for i, label in enumerate(labels):
+            for name in dict.fromkeys(names_of(label)):
+                called.setdefault(name, []).append(i)
+    return readings
 
 
 def _in_range(index: int, labels: Sequence[str]) -> int:
