@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -28,6 +30,7 @@ _Fill = Callable[[Tensor, torch.Generator], Tensor]
 _MASK = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SMALL = 64  # values a row; above it a generator is faster than the hash
+_ALONE = 1 << 16  # values of a batch; above it several threads draw
 _TABLE = 1 << 22  # standard normals in the noise table: 16 MiB, 28 images of (3, 224, 224)
 
 
@@ -129,10 +132,15 @@ class Draws:
         return _mix(keys[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
 
     def _filled(self, purpose: str, shape: Sequence[int], fill: _Fill) -> Tensor:
-        rows = torch.empty(len(self.keys), *shape, dtype=torch.float32)  # whatever torch's default is
-        generator = torch.Generator()
-        for row, word in zip(rows, _hash_keys(self.keys, self.scope + purpose), strict=True):
-            fill(row, generator.manual_seed(int(word) >> 32))
+        with torch.inference_mode(False):  # another thread may not write to what was made in this mode
+            rows = torch.empty(len(self.keys), *shape, dtype=torch.float32)  # whatever torch's default is
+        words = _hash_keys(self.keys, self.scope + purpose).tolist()
+
+        def draw(m: int) -> None:
+            fill(rows[m], torch.Generator().manual_seed(words[m] >> 32))
+
+        threads = min(torch.get_num_threads(), len(words)) if rows.numel() > _ALONE else 1
+        list((_drawers(threads).map if threads > 1 else map)(draw, range(len(words))))
         return rows.to(self.device)
 
     def _tensor(self, values: npt.NDArray[np.generic], shape: Sequence[int]) -> Tensor:
@@ -165,6 +173,15 @@ def _to_unit(words: _Words) -> npt.NDArray[np.float64]:
 @lru_cache(maxsize=1024)
 def _hash_text(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@lru_cache(maxsize=1)
+def _drawers(threads: int) -> ThreadPoolExecutor:
+    """Return threads that draw: torch draws a row in one, and meanwhile holds no lock that another would wait for."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="draws")
+
+
+os.register_at_fork(after_in_child=_drawers.cache_clear)  # a fork has the object, but not its threads
 
 
 @lru_cache(maxsize=8)

@@ -132,7 +132,7 @@ def summed(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
     """
     total = total.clone()
     for n, row in zip(slots.tolist(), rows, strict=True):
-        total[n] += row.to(total.dtype)
+        total[n].add_(row)
     return total
 
 

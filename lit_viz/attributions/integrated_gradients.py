@@ -77,11 +77,12 @@ class IntegratedGradients(Estimator):
             state["difference"] = state["difference"].index_copy(0, new, score - of_baseline)
         places = list(map(self._place, state["iterations"][slots].tolist(), numbers.tolist()))
         nodes, weights = (x.new_tensor(column) for column in zip(*(rule[k] for rule, k in places), strict=True))
-        start = state["baseline"][slots]
-        gradient = evaluate(start + per_slot(nodes, x) * (x[slots] - start), slots=slots).gradient
+        start, end = (images.index_select(0, slots) for images in (state["baseline"], x))
+        gradient = evaluate(start.lerp_(end, per_slot(nodes, x)), slots=slots).gradient
         state["sum"] = summed(state["sum"], slots, per_slot(weights, x) * gradient)
         state["weight"] = summed(state["weight"], slots, weights)
-        return _closed(x, state, slots[[k + 1 == len(rule) for rule, k in places]])
+        ended = slots[[k + 1 == len(rule) for rule, k in places]]
+        return _closed(x, state, ended) if len(ended) else state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
         """Return the map of the last whole rule, or of the nodes so far as long as there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, relative, summed
+from lit_viz.attributions.base import Estimator, relative
 from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
 
@@ -32,9 +33,9 @@ class Sampling(Estimator):
         """Return a sample an evaluation ``(M, ...)``, zero where none is given; arguments as of :meth:`accumulate`."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return an empty mean and sum of squared deviations a slot."""
+        """Return an empty mean a slot, and a sum of squared deviations ``(N,)``: their mean over the pixels."""
         empty = torch.zeros_like(x[:, :1] if self.spatial else x)
-        return {**super().init(x, tasks), "mean": empty, "squares": empty.clone()}
+        return {**super().init(x, tasks), "mean": empty, "squares": x.new_zeros(len(x))}
 
     def advance(self, state: State) -> Tensor:
         """Return how many samples the next step takes: with a tolerance, never past where it is looked at."""
@@ -44,8 +45,9 @@ class Sampling(Estimator):
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Sample, and move the means."""
         samples = self.samples(x, state, slots, numbers, evaluate)
-        state["mean"], squares = averaged(state["mean"], slots, numbers + 1 - self.lost, samples)
-        state["squares"] = summed(state["squares"], slots, squares)
+        state["mean"], residuals = averaged(state["mean"], slots, numbers + 1 - self.lost, samples)
+        squares = torch.linalg.vector_norm(residuals.flatten(1), dim=1).square() / residuals[0].numel()
+        state["squares"] = state["squares"].index_add(0, slots, squares)
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
@@ -56,7 +58,7 @@ class Sampling(Estimator):
         """Return the mean's standard error: ``sqrt(s^2 / n)`` with the samples' unbiased variance s^2, root mean square
         over the pixels, in units of the map; infinite below two samples."""
         count = (state["iteration"] - self.lost).to(x.dtype)
-        variance = state["squares"].flatten(1).mean(1) / (count * (count - 1))
+        variance = state["squares"] / (count * (count - 1))
         standard_error = torch.where(count >= 2, variance.sqrt(), torch.inf)
         return {"standard_error": standard_error, "error": relative(standard_error, state["mean"])}
 
@@ -66,21 +68,24 @@ class Sampling(Estimator):
 
 
 def averaged(mean: Tensor, slots: Tensor, counts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the means with the rows taken in one after another, and what each adds to the sum of squared deviations.
+    """Return the means with the rows taken in one after another, and the recursive residuals ``(M, ...)``.
 
     The update of Welford 1962 (Technometrics 4:419): with ``d`` the distance of the k-th row to the mean of those
-    before, the mean moves by ``d / k`` and the sum grows by ``d^2 (k - 1) / k``, which is never negative.
+    before, the mean moves by ``d / k``. The squares of the residuals ``d sqrt((k - 1) / k)`` add up to the sum of
+    squared deviations from the mean.
 
     Args:
         mean: ``(N, ...)``.
         slots: ``(M,)``, whose each row is.
-        counts: ``(M,)``, k; below 1 a row is passed over.
+        counts: ``(M,)``, k; below 1 a row is passed over, and its residual is zero.
         rows: ``(M, ...)``.
     """
-    mean, squares = mean.clone(), torch.zeros_like(rows, dtype=mean.dtype)
-    for m, (n, k) in enumerate(zip(slots.tolist(), counts.tolist(), strict=True)):
-        if k > 0:
-            distance = rows[m].to(mean.dtype) - mean[n]
-            mean[n] += distance / k
-            squares[m] = distance.square() * ((k - 1) / k)
-    return mean, squares
+    mean, residuals = mean.clone(), torch.empty_like(rows, dtype=mean.dtype, memory_format=torch.contiguous_format)
+    for row, residual, n, k in zip(rows, residuals, slots.tolist(), counts.tolist(), strict=True):
+        if k < 1:
+            residual.zero_()
+            continue
+        residual.copy_(row).sub_(mean[n])
+        mean[n].add_(residual, alpha=1 / k)
+        residual.mul_(math.sqrt((k - 1) / k))
+    return mean, residuals

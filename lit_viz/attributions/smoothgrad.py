@@ -36,7 +36,7 @@ class SmoothGrad(Sampling):
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         """Return the gradients at noisy copies."""
-        noisy = x[slots] + noise(keys(state, slots, numbers), x, self.sigma)
+        noisy = noise(keys(state, slots, numbers), x, self.sigma).add_(x.index_select(0, slots))
         return evaluate(noisy, slots=slots).gradient
 
 
@@ -51,11 +51,11 @@ class SmoothGradSquared(SmoothGrad):
 class VarGrad(SmoothGrad):
     """The unbiased variance of the gradient over noisy copies (Adebayo et al. 2018, arXiv:1810.03292); unsigned.
 
-    With ``d`` the distance of the k-th gradient to the mean of those before it, ``w = d^2 (k - 1) / k`` has the
-    variance as its expectation, and the mean of w over k = 2 ... n is the sample variance with n - 1 (Welford 1962).
-    The d are uncorrelated (they are the recursive residuals of Brown, Durbin and Evans 1975, J. R. Stat. Soc. B
-    37:149), under a Gaussian independent, so the spread of the n - 1 values w gives the standard error: exactly under a
-    Gaussian, and up to terms of order log(n) / n otherwise. The first gradient gives none.
+    The square of the k-th recursive residual (see :func:`~lit_viz.attributions.sampling.averaged`) has the variance as
+    its expectation, and the mean of the squares over k = 2 ... n is the sample variance with n - 1 (Welford 1962). The
+    residuals are uncorrelated (Brown, Durbin and Evans 1975, J. R. Stat. Soc. B 37:149), under a Gaussian independent,
+    so the spread of the n - 1 squares gives the standard error: exactly under a Gaussian, and up to terms of order
+    log(n) / n otherwise. The first gradient gives none.
     """
 
     lost: ClassVar[int] = 1
@@ -65,10 +65,10 @@ class VarGrad(SmoothGrad):
         return {**super().init(x, tasks), "centre": torch.zeros_like(x)}
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Return the squared recursive residuals w."""
+        """Return the squared recursive residuals."""
         gradients = super().samples(x, state, slots, numbers, evaluate)
-        state["centre"], squares = averaged(state["centre"], slots, numbers + 1, gradients)
-        return squares
+        state["centre"], residuals = averaged(state["centre"], slots, numbers + 1, gradients)
+        return residuals.square_()
 
 
 def noise(keys: Sequence[Key], x: Tensor, sigma: float) -> Tensor:
@@ -82,4 +82,4 @@ def noise(keys: Sequence[Key], x: Tensor, sigma: float) -> Tensor:
     Returns:
         ``(M, ...)``.
     """
-    return sigma * Draws(keys, x.device).scoped("smoothgrad").normal("noise", x.shape[1:]).to(x.dtype)
+    return Draws(keys, x.device).scoped("smoothgrad").normal("noise", x.shape[1:]).to(x.dtype).mul_(sigma)
