@@ -30,7 +30,7 @@ from lit_viz.commands import Command
 from lit_viz.commands.base import Inquiry
 from lit_viz.config import RECORDED, MethodCLI, dump
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
-from lit_viz.engine.devices import others_have_ended, several, shared
+from lit_viz.engine.devices import others_have_ended, several, shared, unlock_steps
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task, slug
@@ -56,6 +56,7 @@ _FREE = (
     "project",
     "trainer",
     "devices_mode",
+    "slots",
     "checkpoint_every",
     "figure",
     "count",
@@ -278,6 +279,7 @@ def _fit(
             inference_mode=False,
             default_root_dir=scratch if folder is None else folder.path,
         )
+        unlock_steps(trainer)
         try:
             trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
         except Exception as error:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Observation, Result
 from lit_viz.errors import LitVizError
+
+#: Observations and results that wait to be written; a disk that is slower than the run slows it down in the end.
+_WAITING = 64
+
+Told = TypeVar("Told", Observation, Result)
 
 
 class RunFiles(Callback):
-    """Write frames, scalars and results to the run folder as they come.
+    """Write frames, scalars and results to the run folder as they come, beside the training.
 
-    Results are on the disk when ``on_train_batch_end`` returns, frames too; scalars are flushed every ``flush_every``
-    seconds, before every checkpoint, and at the end, also that by an exception. Put it before whatever saves a
-    checkpoint, so that what a checkpoint calls done has been written. Only the process with a folder (rank 0) writes:
-    ``outputs`` holds there what all ranks observed and finished.
+    They are written in their order by a thread of its own. All that came before a checkpoint is on the disk before it
+    is saved: what a checkpoint calls done has been written. Put it before whatever saves one. Scalars are flushed every
+    ``flush_every`` seconds, before every checkpoint, and at the end, also that by an exception. Only the process with a
+    folder (rank 0) writes: ``outputs`` holds there what all ranks observed and finished.
 
     Args:
         folder: where to; None writes nothing (the other ranks).
@@ -33,22 +44,26 @@ class RunFiles(Callback):
         self.folder = folder
         self.flush_every = flush_every
         self._flushed = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, "lit_viz-files")
+        self._waiting: deque[Future[None]] = deque()
+        self._broken = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write what this step observed and finished."""
+        """Have written what this step observed and finished."""
         if self.folder is None or not isinstance(outputs, Mapping):
             return
         for observation in outputs.get("observations", ()):
-            self.folder.add_observation(observation)
+            self._write(partial(self.folder.add_observation, _as_it_is(observation)))
         for result in outputs.get("results", ()):
-            self.folder.add_result(result)
+            self._write(partial(self.folder.add_result, _as_it_is(result)))
         if time.monotonic() - self._flushed >= self.flush_every:
-            self.flush()
+            self._write(self.folder.flush)
+            self._flushed = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Flush: scalars earlier than a checkpoint are not computed again after a resume."""
+        """Write and flush: what is earlier than a checkpoint is not computed again after a resume."""
         self.flush()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -59,12 +74,42 @@ class RunFiles(Callback):
             warnings.warn(f"the last scalars were not written: {error}", stacklevel=2)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Flush, and put the records in task order."""
+        """Write and flush the rest, and put the records in task order."""
+        self._await(0)
         if self.folder is not None:
             self.folder.finish()
+        self._writer.shutdown()
 
     def flush(self) -> None:
-        """Write the buffered scalars now."""
+        """Return when everything that was handed over is on the disk."""
+        self._await(0)
         if self.folder is not None:
             self.folder.flush()
         self._flushed = time.monotonic()
+
+    def _write(self, action: Callable[[], object]) -> None:
+        self._waiting.append(self._writer.submit(self._written, action))
+        self._await(_WAITING)
+
+    def _written(self, action: Callable[[], object]) -> None:
+        """Write, unless something before could not be written."""
+        if self._broken:
+            return
+        try:
+            action()
+        except BaseException:
+            self._broken = True
+            raise
+
+    def _await(self, left: int) -> None:
+        """Wait until no more than so many are left, and raise what went wrong."""
+        while self._waiting and (len(self._waiting) > left or self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+
+def _as_it_is(told: Told) -> Told:
+    """Return it with copies of its images: training goes on while they are written."""
+    images = {name: value.clone() for name, value in vars(told).items() if isinstance(value, Tensor)}
+    if isinstance(told, Observation):
+        return replace(told, **images, besides={name: picture.clone() for name, picture in told.besides.items()})
+    return replace(told, **images)

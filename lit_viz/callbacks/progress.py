@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 if TYPE_CHECKING:
     from lit_viz.engine.module import RunProgress
 
+_MANY = 32  # images, from which on their speed says more than that of their updates
 _EVERY = 0.1  # seconds between two refreshes: faster can't be read, and costs
 
 
@@ -33,7 +34,7 @@ class Progress(Callback):
         self._bar: Bar | None = None
         self._bar_task = TaskID(0)
         self._started = self._refreshed = 0.0
-        self._updates_before = 0
+        self._updates_before = self._images_before = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin: a bar on a terminal, a line elsewhere."""
@@ -42,7 +43,8 @@ class Progress(Callback):
             return
         progress = _progress(pl_module)
         # What an earlier part of a resumed run has done says nothing of the speed of this one.
-        self._updates_before, self._started = progress.updates_done, time.monotonic()
+        self._updates_before, self._images_before = progress.updates_done, progress.done
+        self._started = time.monotonic()
         if not self.console.is_terminal:
             self._print(f"{_count(progress.total, 'image')}, {_count(progress.updates_total, 'update')}")
             return
@@ -88,10 +90,16 @@ class Progress(Callback):
             parts.append(f"objective {progress.objective:.3g}")
         if rate := self._rate(progress):
             left = max(progress.updates_total - progress.updates_done, 0) / rate
-            parts += [f"{rate:.3g} it/s", f"{timedelta(seconds=round(left))} left"]
+            parts += [f"{rate:.3g} it/s", *self._images_a_second(progress), f"{timedelta(seconds=round(left))} left"]
         if progress.failed:
             parts.append(f"{progress.failed} failed")
         return " · ".join(parts)
+
+    def _images_a_second(self, progress: RunProgress) -> list[str]:
+        if progress.total < _MANY or progress.done == self._images_before:
+            return []
+        rate = (progress.done - self._images_before) / max(time.monotonic() - self._started, 1e-9)
+        return [f"{rate:.3g} images/s"]
 
     def _rate(self, progress: RunProgress) -> float:
         """Return updates of an image a second, over all slots and since this process began."""

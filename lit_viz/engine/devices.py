@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
@@ -220,3 +221,12 @@ def shared(options: Any) -> dict[str, Any]:
     if str(options.devices) == "1" and (started := launched()) is not None:
         given["devices"], given["num_nodes"] = started
     return {**given, "strategy": OwnImages(), "use_distributed_sampler": False}
+
+
+def unlock_steps(trainer: pl.Trainer) -> None:
+    """Let every process take its steps at its own pace between two meetings.
+
+    Lightning has all processes wait for each other before every step, to hear of a SIGTERM that only the first one's
+    counts for; here they hear of any process's signal when they meet.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from lit_viz.engine.bridge import StepRuleOptimizer
 from lit_viz.engine.devices import Agreed, DevicesMode, Processes, Said
 from lit_viz.engine.moments import Moments
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL, Slots
-from lit_viz.engine.tasks import Observation, Result, Task
+from lit_viz.engine.tasks import Bearer, Observation, Result, Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
 
@@ -36,6 +36,7 @@ class Look:
         array: float32 result that the image only pictures; None where the image says it all.
         source: the photograph that it belongs to, ``(C, H, W)`` in [0, 1], as the network saw it.
         besides: further pictures ``(3, H, W)`` of the same iteration, by name (a magnified difference).
+        bearers: photographs that bear what was trained, at the end.
     """
 
     image: Tensor
@@ -44,6 +45,7 @@ class Look:
     array: Tensor | None = None
     source: Tensor | None = None
     besides: Mapping[str, Tensor] = field(default_factory=dict)
+    bearers: Sequence[Bearer] = ()
 
     @property
     def ranking(self) -> list[list[Any]]:
@@ -129,11 +131,12 @@ class ImageTraining(pl.LightningModule):
         self.slots = Slots()
         self.notes: list[str] = []
         self.advice = "try a lower learning rate"
-        self.finished: dict[int, str] = {}  # task index -> status; on the first process of all, elsewhere of its own
+        self.finished: dict[int, str] = {}  # task index -> status; known on the first process
         self.devices_mode: DevicesMode = "images"
         self.processes = Processes()
         self.asked = Asked()
         self.agreed = Agreed()
+        self._updates = (0, 0)  # of the finished images, and of all: counted once, for there may be thousands
         self._observations: list[Observation] = []  # since the processes met
         self._results: list[Result] = []
         self._restored: dict[str, Any] | None = None
@@ -218,6 +221,8 @@ class ImageTraining(pl.LightningModule):
                 entry["task"]: entry for entry in self._restored["slots"] if self.processes.holds(entry["task"])
             }
             self.agreed.updates = sum(int(entry["state"][ITERATION]) for entry in self._restored["slots"])
+        ended = sum(self.last(task) for task in self.tasks if task.index in self.finished)
+        self._updates = (ended, sum(map(self.last, self.tasks)))
         mine = {task.index: task for task in self.tasks if self.processes.holds(task.index)}
         fresh = [index for index in mine if index not in self.finished and index not in self._begun]
         self._waiting = [mine[index] for index in reversed([*self._begun, *fresh])]
@@ -255,8 +260,6 @@ class ImageTraining(pl.LightningModule):
                 results.append(result)
             for evaluation, _ in self._evaluated.values():
                 evaluation.close()
-        for result in results:
-            self.finished[result.task.index] = result.record["status"]
         self._observations += observations
         self._results += results
         return self._met(time.perf_counter() - began)
@@ -284,6 +287,7 @@ class ImageTraining(pl.LightningModule):
         self._observations, self._results = [], []
         for result in results:
             self.finished[result.task.index] = result.record["status"]
+        self._updates = (self._updates[0] + sum(self.last(result.task) for result in results), self._updates[1])
         if not self.agreed.unfinished:
             self.trainer.should_stop = True
         return {"observations": observations, "results": results}
@@ -342,8 +346,8 @@ class ImageTraining(pl.LightningModule):
             total=len(self.tasks),
             done=len(self.finished),
             failed=sum(status == "failed" for status in self.finished.values()),
-            updates_done=sum(self.last(self.tasks[index]) for index in self.finished) + self.agreed.updates,
-            updates_total=sum(map(self.last, self.tasks)),
+            updates_done=self._updates[0] + self.agreed.updates,
+            updates_total=self._updates[1],
             iteration=min(iteration, default=self.iterations),
             **self._shown,
         )
@@ -490,7 +494,7 @@ class ImageTraining(pl.LightningModule):
             **self.record(n, look),
         }
         observation = Observation(task, iteration, scalars, look.image, look.top5, look.besides)
-        return observation, Result(task, record, look.image, look.array, look.source)
+        return observation, Result(task, record, look.image, look.array, look.source, look.bearers)
 
 
 def _joined(observations: Sequence[Observation], last: Observation) -> list[Observation]:

@@ -1,4 +1,6 @@
+import time
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from lit_viz.callbacks.files import RunFiles
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Result, Task
 from lit_viz.errors import LitVizError
+from lit_viz.images.reading import read_png
 
 
 class Emerging(LightningModule):
@@ -92,7 +95,62 @@ def test_scalars_are_flushed_now_and_then_and_before_a_checkpoint(folder):
     assert iterations(folder) == [0]
     files.flush_every = 0.0
     files.on_train_batch_end(None, module, module.training_step(None, 1), None, 1)
-    assert iterations(folder) == [0, 1]
+    for _ in range(500):
+        if iterations(folder) == [0, 1]:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the scalars were not flushed")
+
+
+def test_images_are_written_as_they_were_when_they_were_observed(folder):
+    slow, image = RunFolder.add_observation, torch.zeros(3, 4, 4)
+
+    def late(self, observation):
+        time.sleep(0.1)
+        slow(self, observation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "add_observation", late)
+        files = RunFiles(folder)
+        outputs = {"observations": [Observation(Task(0, "tarantula", seed=0), 0, {}, image)]}
+        files.on_train_batch_end(None, None, outputs, None, 0)
+        image.fill_(1)  # the next update, before the file is written
+        files.flush()
+    assert read_png(folder.frames("0000_tarantula")[0][1]).max() == 0
+
+
+def test_what_can_not_be_written_ends_the_run_and_nothing_later_is_written(folder, monkeypatch):
+    written = []
+
+    def fails(self, result):
+        written.append(result.task.index)
+        raise LitVizError("disk full while writing results.jsonl")
+
+    monkeypatch.setattr(RunFolder, "add_result", fails)
+    files = RunFiles(folder)
+    results = [Result(Task(index, "image", seed=0), {}) for index in range(5)]
+
+    def hand_over():
+        for result in results:
+            files._write(partial(folder.add_result, result))
+        files.on_save_checkpoint(None, None, {})
+
+    with pytest.raises(LitVizError, match="disk full"):
+        hand_over()
+    files.flush()
+    assert written == [0]
+    assert folder.records() == []
+
+
+def test_a_disk_slower_than_the_run_slows_it_down(folder, monkeypatch):
+    monkeypatch.setattr(RunFolder, "add_observation", lambda self, observation: time.sleep(0.002))
+    files = RunFiles(folder)
+    for k in range(300):
+        observed = [Observation(Task(0, "tarantula", seed=0), k, {}, torch.zeros(3, 4, 4))]
+        files.on_train_batch_end(None, None, {"observations": observed}, None, k)
+        assert len(files._waiting) <= 64
+    files.flush()
+    assert not files._waiting
 
 
 def test_a_rank_without_a_folder_writes_nothing():

@@ -1,0 +1,118 @@
+"""Runs of two processes as users meet them: started, stopped, killed, and continued."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.test_devices import environment, free_port, torchrun
+from tests.test_cli import ROOT, SMALL, contents, lit_viz, records, wait_for
+
+pytestmark = pytest.mark.slow  # every process takes seconds to start
+
+WORDS = ["visualize", "0", "1", "2", "3", "4", *SMALL, "--slots", "2", "--trainer.accelerator", "cpu"]
+WORDS += ["--iterations", "150", "--checkpoint-every", "20", "--log-at", "every:50"]
+TWO = ["--devices", "2"]
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[str]:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, env=environment(), **pipes)
+
+
+def begun(run: Path, *words: str) -> subprocess.Popen[str]:
+    return start([sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run), *words])
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 200) -> str:
+    """Return what a process has said on stderr."""
+    return process.communicate(timeout=seconds)[1]
+
+
+def other_process(first: subprocess.Popen[str]) -> int:
+    """Return the process that Lightning has started beside the first one."""
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    found = [int(child) for child in children if "lit_viz" in Path(f"/proc/{child}/cmdline").read_text()]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    run = tmp_path_factory.mktemp("two") / "run"
+    process = begun(run)
+    said = ended(process)
+    assert process.returncode == 0, said
+    assert [record["index"] for record in records(run)] == [0, 1, 2, 3, 4]
+    assert said.count("5 images, 750 updates") == 1  # one of the two speaks
+    return contents(run)
+
+
+@pytest.mark.parametrize("whom", ["first", "other"])
+def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_same_bits(
+    whom: str, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = begun(run)
+    wait_for((run / "checkpoints" / "last.ckpt").exists, process)
+    other = other_process(process)
+    os.kill(process.pid if whom == "first" else other, signal.SIGKILL)
+    began = time.monotonic()
+    ended(process)
+    while Path(f"/proc/{other}").exists() and "Z" not in Path(f"/proc/{other}/stat").read_text().split(")")[1][:3]:
+        assert time.monotonic() - began < 15
+        time.sleep(0.05)
+    assert time.monotonic() - began < 15
+    assert process.returncode != 0
+    resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
+    said = ended(resumed)
+    assert resumed.returncode == 0, said
+    assert contents(run) == undisturbed
+
+
+def test_a_signal_to_one_stops_both_and_another_number_of_processes_goes_on(
+    undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = begun(run)
+    wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, process)
+    os.kill(process.pid, signal.SIGTERM)
+    said = ended(process)
+    assert process.returncode == 143, said
+    assert said.count(f"lit-viz resume {run}") == 1
+    lit_viz(*WORDS, "--slots", "1", "--out", str(run), "--resume")  # alone, and with one slot
+    kept = contents(run)
+    assert [r["index"] for r in kept["records"]] == [0, 1, 2, 3, 4]
+    assert kept.keys() == undisturbed.keys()
+    for mine, its in zip(kept["records"], undisturbed["records"], strict=True):
+        assert mine["forwards"] == its["forwards"]
+        assert mine["logit"] == pytest.approx(its["logit"], rel=0.05)
+
+
+def test_what_one_process_can_not_do_ends_all_with_its_message(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    began = time.monotonic()
+    command = [sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run)]
+    command[command.index("tests.conftest:smooth_network")] = "tests.engine.several:only_on_the_first"
+    process = start(command)
+    said = ended(process, 60)
+    assert process.returncode != 0
+    assert "there is no network for the other processes" in said
+    assert time.monotonic() - began < 60
+
+
+def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    run, port = tmp_path / "run", free_port()
+    words = ["-m", "lit_viz", *WORDS, "--out", str(run)]
+    nodes = [start(torchrun(*words, processes=1, node=(rank, 2, port))) for rank in (0, 1)]
+    said = [ended(node) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert contents(run) == undisturbed
