@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -180,6 +181,7 @@ class DiverseInput(Transform):
 
     probability: float = 0.5
     low: float = 0.9
+    decides: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not (0 <= self.probability <= 1 and 0 < self.low <= 1):

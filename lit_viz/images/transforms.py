@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,14 @@ from lit_viz.randomness import Draws
 
 
 class Transform(ABC):
-    """A random, differentiable map of images; called alone, it keeps their size."""
+    """A random, differentiable map of images; called alone, it keeps their size.
+
+    Attributes:
+        decides: whether an adversarial example must hold under it; else it only turns the slopes, and the image itself
+            is asked whether it fools.
+    """
+
+    decides: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:

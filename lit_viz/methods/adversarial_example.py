@@ -38,7 +38,8 @@ class AdversarialExample(PhotographTraining):
         classifier: the frozen network.
         attack: how images move.
         transforms: applied to every view with draws of its own: an image that holds under them is fooling in
-            expectation (Athalye et al. 2018, arXiv:1707.07397).
+            expectation (Athalye et al. 2018, arXiv:1707.07397). Where there is one that doesn't decide
+            (:class:`~lit_viz.images.DiverseInput`), success is looked for on the image itself, by a forward more.
         views: views an image and iteration; each costs one evaluation.
         fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
         iterations: updates an image at most; the attack's own number unless given.
@@ -98,7 +99,12 @@ class AdversarialExample(PhotographTraining):
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate images; what is logged of them comes from the same forward."""
         evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
-        if not self.transforms.transforms:
+        steered = not all(transform.decides for transform in self.transforms.transforms)
+        if steered:
+            with torch.no_grad():
+                evaluation.logits = self._evaluator.networks[network](x)[0]
+            self.slots.pay(rows, forwards=1)
+        if steered or not self.transforms.transforms:
             self.remember(x, rows, evaluation)
         goal, towards = (self.slots.state[key][list(rows)] for key in ("goal", "towards"))
         evaluation.terms |= {

@@ -1,0 +1,65 @@
+"""Diverse input turns the slopes of an attack; whether it succeeds is what the image itself says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.outcomes import Run
+from tests.test_cli import ROOT, SMALL, lit_viz, records
+
+DIVERSE = {"class_path": "lit_viz.images.DiverseInput", "init_args": {"probability": 1.0, "low": 0.3}}
+NOISE = {"class_path": "lit_viz.images.Noise", "init_args": {"sd": 0.5}}
+
+
+def images() -> Tensor:
+    return (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
+
+
+def attacked(smooth: Classifier, *transforms: dict[str, Any]) -> Run:
+    labels = smooth.logits(images()).argmax(1).tolist()
+    options = {"model__transforms": list(transforms)} if transforms else {}
+    attack = {"pgd": {"random_start": False}}
+    return lv.attack(smooth, images(), labels, attack=attack, eps=0.2, norm="linf", iterations=40, **options)
+
+
+def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
+    """No image stops before it fools by itself, and none goes on after; with views that decide some do."""
+    outcomes = attacked(smooth, DIVERSE).outcomes
+    assert sum(o.record["success_float"] for o in outcomes) >= 4
+    for outcome in outcomes:
+        *before, last = [margin for _, margin in outcome.curve("margin")]
+        assert max(before) <= 0
+        assert outcome.record["success_float"] == outcome.record["success_file"] == (last > 0)
+    by_views = attacked(smooth, NOISE).results
+    assert any(r["success_float"] != r["success_file"] or r["status"] == "skipped" for r in by_views)
+
+
+def test_the_slopes_are_those_of_the_views(smooth: Classifier) -> None:
+    """From the same photographs, of which the same is said, the first step leads elsewhere."""
+    plain, diverse = attacked(smooth).outcomes, attacked(smooth, DIVERSE).outcomes
+    for one, other in zip(plain, diverse, strict=True):
+        assert abs(one.curve("margin")[0][1] - other.curve("margin")[0][1]) < 1e-5
+        assert one.curve("objective")[0][1] != other.curve("objective")[0][1]
+        assert one.curve("margin")[1] != other.curve("margin")[1]
+
+
+def test_it_costs_a_forward_more(smooth: Classifier) -> None:
+    for views, run in ((1, attacked(smooth)), (2, attacked(smooth, DIVERSE))):
+        for record in run.results:
+            assert record["forwards"] == views * (record["iterations"] + 1)
+            assert record["backwards"] == record["iterations"]
+
+
+def test_the_packaged_configuration(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "run"
+    words = ["--config", "diverse_pgd", "--iterations", "3", "--out", str(run)]
+    lit_viz("attack", "packaged:chelsea", "packaged:coffee", *SMALL, *words)
+    assert [record["iterations"] for record in records(run)] == [3, 3]
+    assert "DiverseInput" in (run / "config.yaml").read_text()
