@@ -14,6 +14,7 @@ from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.copying import probe_images
 from lit_viz.classifiers.layers import check_layers, reading_all
+from lit_viz.classifiers.layouts import channels_last
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
@@ -111,21 +112,14 @@ def _places(classifier: Classifier, output: Tensor) -> int:
     """Return how many places an output tells apart, along its shorter side."""
     if output.ndim == 3:
         return output.shape[1]
-    return min(output.shape[1:3] if _is_channels_last(classifier, output) else output.shape[2:])
-
-
-def _is_channels_last(classifier: Classifier, output: Tensor) -> bool:
-    """Return whether ``(N, a, b, c)`` is ``(N, h, w, C)``: a : b is as in the input, and b : c is not."""
-    height, width = classifier.size
-    _, a, b, c = output.shape
-    return a * width == b * height and b * width != c * height
+    return min(output.shape[1:3] if channels_last(output.shape[1:], classifier.size) else output.shape[2:])
 
 
 def _maps_of(classifier: Classifier, layer: str, output: Tensor) -> Reshape:
     """Return how the output of a layer, seen once, is read as feature maps."""
     network = classifier.original
     if output.ndim == 4:
-        return _channels_first if _is_channels_last(classifier, output) else _as_they_are
+        return _channels_first if channels_last(output.shape[1:], classifier.size) else _as_they_are
     if output.ndim == 3 and isinstance(network, VisionTransformer):
         size: tuple[int, int] = network.patch_embed.grid_size
         prefix: int = network.num_prefix_tokens

@@ -40,6 +40,33 @@ class ColorShift(Transform):
 
 
 @dataclass(frozen=True)
+class ExponentialColorShift(Transform):
+    """``(x - mean) / std`` with another mean and std for every channel and view: far stronger than :class:`ColorShift`
+    (Ghiasi et al. 2021, "Plug-In Inversion", arXiv:2201.12961).
+
+    Args:
+        mean: it is uniform in [-mean, mean], with images in [0, 1].
+        log_std: the logarithm of the std is uniform in [-log_std, log_std].
+    """
+
+    mean: float = 1.0
+    log_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.mean >= 0 and self.log_std >= 0):
+            raise LitVizError(
+                f"ExponentialColorShift needs a mean and a log_std of 0 or more, not {self.mean} and {self.log_std}"
+            )
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """Return the shifted images."""
+        shape = (images.shape[1], 1, 1)
+        mean = draws.uniform("mean", -self.mean, self.mean, shape).to(images)
+        std = draws.uniform("log_std", -self.log_std, self.log_std, shape).to(images).exp()
+        return (images - mean) / std
+
+
+@dataclass(frozen=True)
 class Saturation(Transform):
     """Another saturation: each pixel is mixed with the mean of its channels.
 

@@ -12,6 +12,7 @@ from lit_viz.images import (
     ColorShift,
     Compose,
     DiverseInput,
+    ExponentialColorShift,
     Flip,
     Jitter,
     Noise,
@@ -26,7 +27,15 @@ from lit_viz.images.resampling import resample
 from lit_viz.randomness import Draws, Key
 
 GEOMETRIC = [RandomCrop(0.4, 1.2), Scale(), Rotate(15), Shear(), Flip(), Jitter(2)]
-KEEPING = [Roll(3), DiverseInput(1.0, 0.4), ColorShift(), Saturation(), Noise(0.1), Blur(0.3, 1.6, every=1)]
+KEEPING = [
+    Roll(3),
+    DiverseInput(1.0, 0.4),
+    ColorShift(),
+    ExponentialColorShift(),
+    Saturation(),
+    Noise(0.1),
+    Blur(0.3, 1.6, every=1),
+]
 EVERYTHING = [*GEOMETRIC, *KEEPING]
 
 
@@ -205,6 +214,18 @@ def test_views_must_be_shared_evenly() -> None:
         Compose()(_images(2, 3, 4, 4), Draws(_keys(3)))
 
 
+def test_an_exponential_color_shift_is_a_mean_and_a_std_a_channel() -> None:
+    images = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)]).repeat(40, 1, 1, 1).double()
+    keys = [Key(seed, 0) for seed in range(40) for _ in range(2)]
+    low, high = ExponentialColorShift(1.0, 1.0)(images, Draws(keys)).view(40, 2, 3, 4).unbind(1)
+    std = 1 / (high - low)
+    assert float(std.log().abs().max()) <= 1
+    assert float(std.log().max()) > 0.9
+    assert float((low * std).abs().max()) <= 1
+    assert float((low * std).min()) < -0.9
+    assert not torch.allclose(std[:, 0], std[:, 1])
+
+
 def test_color_shift_is_one_line_a_channel() -> None:
     images = _images(50, 3, 6, 6, dtype=torch.float64)
     shifted = ColorShift(0.3, 0.15)(images, Draws(_keys(50)))
@@ -259,6 +280,7 @@ def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
         (lambda: DiverseInput(1.5), "probability in"),
         (lambda: DiverseInput(low=0), "smallest side in"),
         (lambda: ColorShift(1.0), "scale in"),
+        (lambda: ExponentialColorShift(-1.0), "0 or more"),
         (lambda: Noise(math.nan), "sd of Noise"),
         (lambda: Saturation(1.0, 0.5), "Saturation needs"),
         (lambda: Blur(2, 1), "sigma of Blur"),
