@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_viz.callbacks.memory import Memory
 from lit_viz.engine.run_folder import RunFolder
-from lit_viz.engine.tasks import Observation, Result
+from lit_viz.engine.tasks import Bearer, Observation, Result
 from lit_viz.figures.tiles import Picture
 from lit_viz.images.reading import read_png
 
@@ -45,6 +45,10 @@ class Outcome(ABC):
     @abstractmethod
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it, where there is one."""
+
+    @abstractmethod
+    def bearers(self) -> Sequence[Bearer]:
+        """Return the photographs that bear what was trained for all of them; none of a task that trained for one."""
 
     @abstractmethod
     def frames(self) -> Sequence[tuple[int, Picture]]:
@@ -79,6 +83,9 @@ class _Filed(Outcome):
             return torch.from_numpy(np.load(exact, allow_pickle=False))
         return read_png(path) if path.exists() else None
 
+    def bearers(self) -> Sequence[Bearer]:
+        return self._folder.bearers(self._key)
+
     def frames(self) -> Sequence[tuple[int, Picture]]:
         return self._folder.frames(self._key)
 
@@ -112,6 +119,9 @@ class _Remembered(Outcome):
 
     def source(self) -> Tensor | None:
         return self._result.source
+
+    def bearers(self) -> Sequence[Bearer]:
+        return self._result.bearers
 
     def frames(self) -> Sequence[tuple[int, Picture]]:
         return [(o.iteration, o.image) for o in self._observations if o.image is not None]

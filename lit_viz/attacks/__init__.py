@@ -14,6 +14,7 @@ from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.normalized_ascent import NormalizedAscentAttack
 from lit_viz.attacks.pgd import PGD
 from lit_viz.attacks.square import Square
+from lit_viz.attacks.universal import Universal
 
 #: By the names that commands, records and figures use.
 ATTACKS: dict[str, type[Attack]] = {
@@ -27,6 +28,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "carlini_wagner": CarliniWagner,
     "square": Square,
     "ensemble": Ensemble,
+    "universal": Universal,
 }
 
 
@@ -49,6 +51,7 @@ __all__ = [
     "Ensemble",
     "NormalizedAscentAttack",
     "Square",
+    "Universal",
     "name_of",
     "run_attack",
     "succeeded",

@@ -15,11 +15,12 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lit_viz.attacks import ATTACKS, BudgetAttack, name_of
+from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, name_of
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.commands.base import Inquiry, class_path, shown_number
 from lit_viz.commands.photographs import PhotographCommand, add_photograph_arguments
+from lit_viz.commands.universal import figure_of_universal, universal_row, universal_tasks, verify_universal
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
@@ -33,7 +34,7 @@ from lit_viz.evidence.trust import Trust, fooling, free_signals, harder_tries
 from lit_viz.figures.attack import AttackPanel, Trace, attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text, save_figure
-from lit_viz.methods import AdversarialExample
+from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.outcomes import Outcome
 
 
@@ -54,6 +55,7 @@ class Attack(PhotographCommand):
         add_photograph_arguments(parser)
         add = parser.add_argument
         add("--radii", type=list[float], default=[], help="several eps (--eps 1/255,2/255,4/255): a robustness curve")
+        add("--held_out", type=float, default=0.0, help="part of the photographs that a universal attack isn't shown")
         add("--explain", action="store_true", help="draws the saliency of original and outcome side by side")
 
     def option(self, name: str, value: str) -> tuple[str, str]:
@@ -73,6 +75,10 @@ class Attack(PhotographCommand):
         super().check(config)
         if dict(config.model.attack.get("init_args") or {}).get("eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")
+        if config.held_out and not _is_universal(config):
+            raise LitVizError("--held-out is for photographs that are attacked together: take --attack universal.")
+        if not 0 <= config.held_out < 1:
+            raise LitVizError(f"--held-out {config.held_out} is no part: give a number from 0 to below 1 such as 0.25.")
 
     def tasks(
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
@@ -80,11 +86,26 @@ class Attack(PhotographCommand):
         """Return one task a photograph and target, and where there are several radii, of each."""
         if config.radii and not isinstance(parts["attack"], BudgetAttack):
             raise LitVizError(f"{name_of(parts['attack'])} has no radius to vary: give one --eps, or another --attack.")
+        if isinstance(parts["attack"], Universal):
+            photographs, notes = self.queue(config, classifier)
+            return universal_tasks(photographs, config), notes
         return self.queue(config, classifier, [{"eps": radius} for radius in config.radii] or [{}])
+
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
+        """Return the module; a universal attack has one of its own, which looks at several photographs an iteration."""
+        if not isinstance(parts["attack"], Universal):
+            return super().build(config, parts, classifier)
+        if parts["transforms"]:
+            raise LitVizError("a universal perturbation knows no transforms: leave out --model.transforms.")
+        views = parts["views"] if parts["views"] > 1 else Universal.views
+        parts = {"attack": parts["attack"], "views": views}
+        return self.made(UniversalPerturbation, config, parts, classifier)
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return original, fooled image and their difference, in a row an image, over the traces; for several radii the
         robustness curve."""
+        if _is_universal(config):
+            return figure_of_universal(outcomes)
         if config.radii:
             name = next((o.record["attack"] for o in outcomes if "attack" in o.record), "attack")
             norm = "L2" if dict(config.model.attack.get("init_args") or {}).get("norm") == "l2" else "L∞"
@@ -104,6 +125,8 @@ class Attack(PhotographCommand):
         """Read the files again and ask the original network what it sees in them."""
         if folder is None:
             return True
+        if isinstance(module, UniversalPerturbation):
+            return verify_universal(outcomes, module.classifier, folder, how)
         claimed = [o for o in outcomes if o.record["status"] == "done" and o.record["file"]]
         wrong = [o for o in claimed if _reread(o, folder.path, module.classifier) != o.record["success_file"]]
         folder.amend({o.record["index"]: {"success_file": False} for o in wrong})
@@ -147,6 +170,8 @@ class Attack(PhotographCommand):
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what became of each image, and of an ensemble by whom."""
+        if any(record.get("attack") == "universal" for record in results):
+            return [universal_row(record) for record in results]
         ensemble = any("by" in record for record in results)
         return [{**_row(record), **({"by": record.get("by") or "-"} if ensemble else {})} for record in results]
 
@@ -169,6 +194,10 @@ def _peers(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
     folder.merge_evidence({"peers": [one.as_record() for one in found]})
     if found:
         how.say(comparison.table(found))
+
+
+def _is_universal(config: Namespace) -> bool:
+    return str(config.model.attack.class_path).endswith(".Universal")
 
 
 def _robustness(

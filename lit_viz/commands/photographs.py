@@ -84,7 +84,12 @@ class PhotographCommand(Command):
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
         """Return the module."""
-        make: Callable[..., ImageTraining] = self.module
+        return self.made(self.module, config, parts, classifier)
+
+    def made(
+        self, make: Callable[..., ImageTraining], config: Namespace, parts: Mapping[str, Any], classifier: Classifier
+    ) -> ImageTraining:
+        """Return a module of this class."""
         return make(
             classifier,
             **parts,

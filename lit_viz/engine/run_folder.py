@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lit_viz.engine.tasks import Observation, Result, Task, key_of
+from lit_viz.engine.tasks import Bearer, Observation, Result, Task, key_of
 from lit_viz.errors import LitVizError
 from lit_viz.files import (
     append_bytes,
@@ -49,6 +49,7 @@ _LAYOUT = (
     "images",
     "arrays",
     "frames",
+    "photographs",
     "figure.*",
     "evolution.*",
     "evidence.*",
@@ -170,6 +171,8 @@ class RunFolder:
             file = self._write_png(f"images/{task.key}.png", result.image)
         if result.array is not None:
             array = self._write_array(f"arrays/{task.key}.npy", result.array)
+        if result.bearers:
+            self._write_bearers(task.key, result.bearers)
         record = result.complete(file, array)
         append_bytes(self.path / "results.jsonl", json_line(record).encode())
         return record
@@ -225,6 +228,10 @@ class RunFolder:
         for file in (file for name in ("sources", "images", "arrays") for file in files_in(self.path / name)):
             if (index := _index(file.name)) >= 0 and not keeps(index, math.inf):
                 file.unlink()
+        for listed in files_in(self.path / "photographs"):
+            if (index := _index(listed.name)) >= 0 and not keeps(index, math.inf):
+                shutil.rmtree(listed.with_suffix(""), ignore_errors=True)
+                listed.unlink()
         for folder in folders_in(self.path / "frames"):
             for file in files_in(folder) if (index := _index(folder.name)) >= 0 else ():
                 if not keeps(index, _iteration(file)):
@@ -259,6 +266,27 @@ class RunFolder:
             if len(row) == 4 and row[2] == metric:
                 by_task.setdefault(row[0], {})[int(row[1])] = float(row[3])
         return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=_index)}
+
+    def bearers(self, key: str) -> list[Bearer]:
+        """Return the photographs that bear what a task (``task.key``) trained for all, as files; none for other tasks.
+
+        Their records are the lines of ``photographs/<key>.jsonl``.
+        """
+        listed = self.path / "photographs" / f"{key}.jsonl"
+        records = [record for line in whole_lines(listed) if (record := _parse(line)) is not None]
+        files = [(self.path / r["file"], self.path / r["original"]) if r["file"] else (None, None) for r in records]
+        return [Bearer(record, *these) for record, these in zip(records, files, strict=True)]
+
+    def _write_bearers(self, key: str, bearers: Sequence[Bearer]) -> None:
+        records = []
+        for bearer in bearers:
+            name = f"photographs/{key}/{key_of(bearer.record['index'], bearer.record['name'])}"
+            file = original = None
+            if isinstance(bearer.image, Tensor) and isinstance(bearer.source, Tensor):
+                file = self._write_png(f"{name}.png", bearer.image)
+                original = self._write_png(f"{name}.original.png", bearer.source)
+            records.append({**bearer.record, "file": file, "original": original})
+        write_text(self.path / "photographs" / f"{key}.jsonl", "".join(map(json_line, records)))
 
     def _write_png(self, relative: str, image: Tensor) -> str:
         write_bytes(self.path / relative, encode_png(image))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -73,6 +74,22 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Bearer:
+    """One of many photographs that bear what a task trained for all of them: a universal perturbation.
+
+    Attributes:
+        record: what became of it, plain values: ``index``, ``name`` ...
+        image: ``(C, H, W)`` float in [0, 1] on the CPU with it, as its file holds it; a file, where it is read back;
+            None where the photograph couldn't be read.
+        source: the photograph without it, likewise.
+    """
+
+    record: Mapping[str, Any]
+    image: Tensor | Path | None
+    source: Tensor | Path | None
+
+
+@dataclass(frozen=True)
 class Result:
     """A finished task.
 
@@ -82,6 +99,7 @@ class Result:
         image: ``(C, H, W)`` float in [0, 1] on the CPU, or None where a task failed before it had one.
         array: what ``arrays/`` keeps (float32); None where it would only repeat the image.
         source: the photograph it was made of, ``(C, H, W)`` in [0, 1], as the network saw it; None where there is none.
+        bearers: photographs that bear it.
     """
 
     task: Task
@@ -89,6 +107,7 @@ class Result:
     image: Tensor | None = None
     array: Tensor | None = None
     source: Tensor | None = None
+    bearers: Sequence[Bearer] = ()
 
     def complete(self, file: str | None = None, array: str | None = None) -> dict[str, Any]:
         """Return the record as in ``results.jsonl``: the common keys first, then the method's.

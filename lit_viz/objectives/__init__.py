@@ -1,6 +1,6 @@
 """What is maximized: a score of what the network says, one number for each input."""
 
-from lit_viz.objectives.attacks import DLR, AttackObjective, CrossEntropy, Margin, TargetLogit
+from lit_viz.objectives.attacks import DLR, AttackObjective, ClippedCrossEntropy, CrossEntropy, Margin, TargetLogit
 from lit_viz.objectives.base import Objective, Outputs, Product, Sum
 from lit_viz.objectives.batch_norm import BatchNormStatistics
 from lit_viz.objectives.classes import Logit, LogProbability, Probability
@@ -13,6 +13,7 @@ __all__ = [
     "AttackObjective",
     "BatchNormStatistics",
     "Channel",
+    "ClippedCrossEntropy",
     "CrossEntropy",
     "Direction",
     "Diversity",

@@ -60,6 +60,24 @@ class CrossEntropy(AttackObjective):
         return _signed(_picked(torch.log_softmax(outputs.logits, 1), outputs.targets), towards)
 
 
+class ClippedCrossEntropy(CrossEntropy):
+    """The cross-entropy, away from a class at most ``limit``: what is fooled well enough counts no more, so that no
+    image of a mini-batch outweighs the others (Shafahi et al. 2020, arXiv:1811.11304, beta = 9).
+
+    Args:
+        limit: above 0.
+    """
+
+    def __init__(self, limit: float = 9.0) -> None:
+        if not limit > 0:
+            raise LitVizError(f"a cross-entropy clipped at {limit} is none: give a positive number such as 9.")
+        self.limit = limit
+
+    def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
+        """Return log-probabilities, at most 0 towards a class, and from 0 to the limit away from it."""
+        return super().score(outputs, towards).clamp(max=self.limit)
+
+
 class TargetLogit(AttackObjective):
     """The logit ``z_t`` of the class t to reach; ``-z_y`` of the class y to leave."""
 

@@ -98,6 +98,12 @@ class Evaluation:
             self.close()
         return slope
 
+    def over_views(self, of: Reduce) -> Tensor:
+        """Return the mean over an image's views of what ``of`` makes of logits ``(M,)``; it costs no evaluation."""
+        if self._graph is None:
+            raise RuntimeError("the graph of this evaluation is gone: ask before the last slope")
+        return self._over_processes(self._over_views(of(self._graph[2].detach())))
+
     def rescore(self, of: Reduce) -> None:
         """Let another score, from logits, a row an input, take the place of the present one; it costs no evaluation."""
         if self._graph is None:

@@ -1,0 +1,151 @@
+"""``lit-viz attack FOLDER --attack universal``: one perturbation for many photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+
+from lit_viz.classifiers import Classifier
+from lit_viz.commands.base import Inquiry, shown_number
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Bearer, Task
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.files import reread
+from lit_viz.evidence.intervals import wilson
+from lit_viz.figures.style import probability_text
+from lit_viz.figures.universal import Borne, UniversalPanel, universal_figure
+from lit_viz.methods.photograph_set import HELD_OUT
+from lit_viz.outcomes import Outcome
+from lit_viz.randomness import Draws, Key
+
+
+def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task]:
+    """Return one task a target and radius, each for all photographs.
+
+    Args:
+        photographs: a task a photograph and target.
+        config: of the run.
+
+    Raises:
+        LitVizError: every photograph has a target of its own, or more are held out than there are.
+    """
+    for task in photographs:
+        if (wish := task.options.get("target")) is not None and wish != "none":
+            raise LitVizError(f"--target {wish} is another class for each photograph: give one for all, or none.")
+    usable = [task for task in photographs if "error" not in task.options]
+    tasks: list[Task] = []
+    for target in dict.fromkeys(task.target for task in usable):
+        mine = [task for task in photographs if "error" in task.options or task.target == target]
+        members = _split(mine, config.held_out, config.seed)
+        for radius in config.radii or [None]:
+            options: dict[str, Any] = {"photographs": [asdict(member) for member in members]}
+            options |= {} if radius is None else {"eps": radius}
+            towards = members[0].target_name if target is not None else None
+            name = "universal" if towards is None else f"universal {towards}"
+            seed = config.seed + len(tasks)
+            tasks.append(Task(len(tasks), name, seed, target=target, target_name=towards, options=options))
+    return tasks
+
+
+def _split(photographs: Sequence[Task], fraction: float, seed: int) -> list[Task]:
+    """Return the photographs, numbered anew, of which a part drawn at random is held out."""
+    order = Draws([Key(seed, 0)]).uniform("held out", shape=(len(photographs),))[0].argsort().tolist()
+    out = set(order[: round(fraction * len(photographs))])
+    return [
+        replace(task, index=i, options={**task.options, **({HELD_OUT: True} if i in out else {})})
+        for i, task in enumerate(photographs)
+    ]
+
+
+def universal_row(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row of the table that is printed at the end."""
+    return {
+        "target": record["target_name"] or "any other",
+        "status": record["status"],
+        "photographs": shown_number(record, "trained_on", "{}"),
+        "fooled in the file": shown_number(record, "fooling_rate", "{:.0%}"),
+        "held out": shown_number(record, "held_out", "{}"),
+        "fooled": shown_number(record, "held_out_fooling_rate", "{:.0%}"),
+        "iterations": str(record["iterations"]),
+        "L2": shown_number(record, "l2"),
+        "Linf": "-" if record.get("linf") is None else f"{record['linf'] * 255:.3g}/255",
+    }
+
+
+def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, how: Inquiry) -> bool:
+    """Read the files of all photographs again and ask the original network what it sees in them."""
+    read = 0
+    wrong: list[str] = []
+    for outcome in outcomes:
+        bearers = [one for one in outcome.bearers() if one.image is not None]
+        lies = [one.record["name"] for one in bearers if _reread(one, classifier) != one.record["success_file"]]
+        read, wrong = read + len(bearers), wrong + lies
+        for line in _rates(outcome.record):
+            how.say(f"evidence: {outcome.name}: {line}")
+    folder.merge_evidence({"files": {"read": read, "wrong": wrong}})
+    how.say(f"evidence: {read} files read back from the disk, {len(wrong)} of them not as recorded")
+    return not wrong
+
+
+def _reread(bearer: Bearer, classifier: Classifier) -> bool:
+    record = bearer.record
+    assert isinstance(bearer.image, Path)
+    goal = record["label"] if record["target"] is None else record["target"]
+    return reread(bearer.image, classifier, goal, record["target"] is not None)[0]
+
+
+def _rates(record: Mapping[str, Any]) -> list[str]:
+    """Return how many photographs are fooled, with Wilson's interval of 95 %."""
+    lines = []
+    for part, count, of in (("", "trained_on", "trained on"), ("held_out_", "held_out", "held out")):
+        n = record.get(count) or 0
+        if n:
+            rate = record[f"{part}fooling_rate"]
+            low, high = wilson(round(rate * n), n)
+            lines.append(f"fools {rate:.0%} of {n} {of} (95 %: {low:.0%} to {high:.0%})")
+    return lines
+
+
+def figure_of_universal(outcomes: Sequence[Outcome]) -> Figure:
+    """Return perturbations with some photographs and the curve of how many are fooled."""
+    return universal_figure([panel for panel in map(_panel, outcomes) if panel is not None])
+
+
+def _panel(outcome: Outcome) -> UniversalPanel | None:
+    record, picture = outcome.record, outcome.image()
+    if picture is None:
+        return None
+    length = f"L∞ {record['linf'] * 255:.3g}/255" if record["norm"] == "linf" else f"L2 {record['l2']:.3g}"
+    counted = [one for one in outcome.bearers() if one.record["status"] == "done"]
+    parts = ([one for one in counted if one.record[HELD_OUT] == out] for out in (False, True))
+    shown = [one for pair in zip_longest(*parts) for one in pair if one is not None]  # of both, as long as there are
+    return UniversalPanel(
+        name=str(record["name"]),
+        perturbation=picture,
+        about=[length, f"magnified {record['magnified']:.3g} times"],
+        rates=_rates(record),
+        curve=outcome.curve("fooling_rate"),
+        photographs=[borne for borne in map(_borne, shown) if borne is not None],
+    )
+
+
+def _borne(bearer: Bearer) -> Borne | None:
+    record = bearer.record
+    if bearer.image is None or bearer.source is None:
+        return None
+    goal = record["target_name"] or "its label"
+    held_out = "\nheld out" if record[HELD_OUT] else ""
+    before, after = (
+        f"{record[name]}\n{goal}: {probability_text(record[probability])}"
+        for name, probability in (
+            ("predicted_before_name", "probability_before"),
+            ("predicted_name", "probability"),
+        )
+    )
+    return Borne(bearer.source, bearer.image, before + held_out, after)

@@ -1,0 +1,284 @@
+"""One perturbation for many photographs: trained on mini-batches of them until the network is wrong about most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_viz.attacks import Universal, name_of, succeeded
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.module import Look
+from lit_viz.engine.tasks import Bearer, Task
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.files import Saved, save_and_verify
+from lit_viz.figures.difference import difference
+from lit_viz.images.fitting import Fit
+from lit_viz.methods.photograph_set import PhotographSet, read_photographs
+from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.objectives import Objective, Outputs
+from lit_viz.optim import Evaluation, State
+from lit_viz.randomness import Draws
+
+_AT_ONCE = 16  # photographs that are asked about together
+_TIMES = 10.0  # by which a perturbation is magnified whose values have no limit
+
+
+class UniversalPerturbation(PhotographTraining):
+    """Trains a perturbation that fools the network in most photographs that it is added to (Moosavi-Dezfooli et al.
+    2017, arXiv:1610.08401; by stochastic gradient ascent, Shafahi et al. 2020, arXiv:1811.11304).
+
+    A task owns one perturbation; its option ``photographs`` lists what it is for, each a dictionary of the fields of a
+    :class:`~lit_viz.engine.tasks.Task`, with an option ``held_out`` where it is not trained on. The views of an
+    iteration are a mini-batch of them. A photograph counts unless the network is wrong about it (or sees the target)
+    before anything is added. It is fooled if the network is wrong about its sum with the perturbation, clipped to
+    [0, 1]; in the file, if the original network is about the 8 bits that are saved of it.
+
+    Args:
+        classifier: the frozen network.
+        attack: how the perturbation moves.
+        views: photographs an iteration; each costs one evaluation.
+        fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
+        iterations: updates; the attack's own number unless given.
+        slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
+
+    Raises:
+        LitVizError: for values that make no run, in one sentence.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        attack: Universal,
+        views: int = Universal.views,
+        *,
+        fit: Fit = "crop",
+        images: Tensor | None = None,
+        iterations: int | None = None,
+        slots: int = 8,
+        log_at: str = "geometric",
+        curve_at: str = "every:1",
+    ) -> None:
+        super().__init__(
+            classifier,
+            attack,
+            fit=fit,
+            images=images,
+            iterations=attack.iterations if iterations is None else iterations,
+            slots=slots,
+            log_at=log_at,
+            curve_at=curve_at,
+            views=views,
+        )
+        self.attack = attack
+        self._sets: dict[int, PhotographSet] = {}  # by task
+        self._bearers: dict[int, list[Bearer]] = {}  # by slot, of those that have just ended
+
+    def prepare(self, device: torch.device) -> None:
+        """Make the fast copy of the network."""
+        self._evaluator = Evaluator(
+            networks={"plain": self.classifier.fast((), device, self.number)},
+            decode=lambda delta: delta,
+            look=lambda delta, draws: delta,  # of each evaluation its own, as the objective
+            objective=self.attack.objective,
+            normalize=self.classifier.normalize,
+            views=self.views,
+            processes=self.processes,
+        )
+
+    def start(self, task: Task) -> Tensor:
+        """Read the photographs, and return no perturbation ``(C, H, W)``.
+
+        Raises:
+            LitVizError: there is none to train on.
+        """
+        self.photographs(task)
+        return torch.zeros(self.classifier.channels, *self.classifier.size)
+
+    def photographs(self, task: Task) -> PhotographSet:
+        """Return what the task's perturbation is for; the original network is asked about them the first time."""
+        if task.index not in self._sets:
+            given = [Task(**fields) for fields in task.options["photographs"]]
+            self._sets[task.index] = read_photographs(given, super().start, self.classifier)
+        return self._sets[task.index]
+
+    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
+        """Return the tasks: nothing of them depends on the network."""
+        return list(tasks)
+
+    def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the rule's state."""
+        return self.attack.init(x, tasks)
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Count the forwards that were paid for what the network says of the photographs."""
+        for n in rows:
+            self.slots.pay([n], forwards=len(self.photographs(self.slots.tasks[n]).tasks))
+
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
+        """Evaluate perturbations on the mini-batches of their iteration."""
+        batch = self._batch(x, rows)
+        evaluate = replace(self._evaluator, look=batch.look, objective=_Each(self.attack.objective, batch))
+        evaluation = evaluate(x, self.slots, rows, gradient=gradient, network=network)
+        evaluation.terms |= {"fooling_rate": evaluation.over_views(batch.fooled)}
+        return evaluation
+
+    def _batch(self, x: Tensor, rows: Sequence[int]) -> _Batch:
+        iteration = self.slots.iteration
+        images, goals, towards = [], [], []
+        for n in rows:
+            task = self.slots.tasks[n]
+            photographs = self.photographs(task)
+            places = photographs.batch(task.seed, iteration[n], self.views)
+            images.append(photographs.images(places, x))
+            goals.append(photographs.goal[places])
+            towards.append(photographs.towards[places])
+        return _Batch(torch.stack(images), torch.cat(goals).to(x.device), torch.cat(towards).to(x.device))
+
+    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+        """Add the perturbations to all photographs, write the sums in 8 bits, in memory, and ask about both."""
+        for m, n in enumerate(rows):
+            photographs = self.photographs(self.slots.tasks[n])
+            self._bearers[n] = self._borne(n, x[m], photographs)
+            self.slots.pay([n], forwards=len(photographs.tasks))
+        return [{"fooling_rate": _rate(self._bearers[n], "success_float", held_out=False)} for n in rows]
+
+    def _borne(self, n: int, delta: Tensor, photographs: PhotographSet) -> list[Bearer]:
+        bearers = [_broken(task, error) for task, error in photographs.broken]
+        network, eps = self._evaluator.networks["plain"], self.slots.state["eps"][n]
+        for first in range(0, len(photographs.tasks), _AT_ONCE):
+            places = list(range(first, min(first + _AT_ONCE, len(photographs.tasks))))
+            sources, goal, towards = (
+                photographs.images(places, delta),
+                photographs.goal[places],
+                photographs.towards[places],
+            )
+            sums = (sources + delta).clamp(0, 1)
+            logits = network(sums)[0].cpu()
+            fooled = succeeded(logits, {"goal": goal, "towards": towards})
+            never = torch.zeros_like(fooled)  # a repair would make the perturbation another for each photograph
+            saved = save_and_verify(
+                self.classifier, sums, sources, goal, towards, never, norm=self.attack.norm, eps=eps.expand(len(goal))
+            )
+            for place, source, one, success in zip(places, sources, saved, fooled.tolist(), strict=True):
+                record = self._of_photograph(photographs, place, one, success)
+                bearers.append(Bearer(record, one.image, source.cpu().float()))
+        return sorted(bearers, key=lambda bearer: int(bearer.record["index"]))
+
+    def _of_photograph(self, photographs: PhotographSet, place: int, saved: Saved, success: bool) -> dict[str, Any]:
+        """Return what became of a photograph."""
+        task, labels = photographs.tasks[place], self.classifier.labels
+        goal, before, after = int(photographs.goal[place]), photographs.before[place], saved.logits
+        return {
+            **_named(task),
+            "status": "done" if bool(photographs.counted[place]) else "skipped",
+            "error": None,
+            "label": task.label,
+            "label_source": task.label_source,
+            "target": task.target,
+            "target_name": task.target_name,
+            "predicted_before_name": labels[int(before.argmax())],
+            "probability_before": float(before.softmax(0)[goal]),
+            "predicted_name": labels[int(after.argmax())],
+            "probability": float(after.softmax(0)[goal]),
+            "success_float": success,
+            "success_file": saved.success,
+            **{f"success_jpeg{quality}": fooled for quality, fooled in saved.jpeg.items()},
+            "l2": saved.distances["l2"],
+            "linf": saved.distances["linf"],
+        }
+
+    @torch.no_grad()
+    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+        """Show the perturbations, magnified on mid-grey; what is magnified to black and white has the length eps."""
+        looks = []
+        for m, n in enumerate(rows):
+            delta = x[m].cpu().float()
+            picture = difference(delta, torch.zeros_like(delta), self._times(n))[0]
+            scalars = {"l2": float(delta.double().norm()), "linf": float(delta.abs().max())}
+            bearers = self._bearers.get(n, ()) if final else ()
+            looks.append(Look(picture, scalars, array=delta if final else None, bearers=bearers))
+        return looks
+
+    def _times(self, n: int) -> float:
+        eps = float(self.slots.state["eps"][n])
+        return 0.5 / eps if self.attack.norm == "linf" and eps > 0 else _TIMES
+
+    def record(self, n: int, look: Look) -> dict[str, Any]:
+        """Return in how many photographs the perturbation fools: in those trained on, and in those held out."""
+        about = {"attack": name_of(self.attack), **self.attack.about({"eps": self.slots.state["eps"][n]})}
+        bearers = self._bearers.pop(n, [])
+        counted = [bearer.record for bearer in bearers if bearer.record["status"] == "done"]
+        held_out = sum(record["held_out"] for record in counted)
+        return {
+            **about,
+            "magnified": self._times(n),
+            "photographs": len(bearers),
+            "trained_on": len(counted) - held_out,
+            "held_out": held_out,
+            **{
+                f"{part}fooling_rate{where}": _rate(bearers, key, held_out=bool(part))
+                for part in ("", "held_out_")
+                for where, key in (("", "success_file"), ("_float", "success_float"))
+                if held_out or not part
+            },
+        }
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The photographs that N perturbations are tried on in an iteration, a view each.
+
+    Attributes:
+        images: ``(N, views, C, H, W)``.
+        goal, towards: ``(N * views,)``.
+    """
+
+    images: Tensor
+    goal: Tensor
+    towards: Tensor
+
+    def look(self, delta: Tensor, draws: Draws) -> Tensor:
+        """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one a draw."""
+        views = [key.view for key in draws.keys]
+        rows = [m * len(delta) // len(views) for m in range(len(views))]  # each perturbation has as many
+        sums: Tensor = (self.images[rows, views] + delta[rows]).clamp(0, 1)
+        return sums
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Return where the network sees what is asked for ``(N * views,)``, 0 or 1."""
+        return succeeded(logits, {"goal": self.goal, "towards": self.towards}).to(logits.dtype)
+
+
+@dataclass(frozen=True)
+class _Each(Objective):
+    """An objective that asks of every view what is asked of its photograph."""
+
+    objective: Objective
+    batch: _Batch
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        return self.objective(replace(outputs, targets=self.batch.goal, towards=self.batch.towards))
+
+
+def _rate(bearers: Sequence[Bearer], key: str, *, held_out: bool) -> float:
+    """Return which share of the photographs that count is fooled."""
+    mine = [b.record[key] for b in bearers if b.record["status"] == "done" and b.record["held_out"] == held_out]
+    return sum(mine) / len(mine) if mine else float("nan")
+
+
+def _named(task: Task) -> dict[str, Any]:
+    return {
+        "index": task.index,
+        "name": task.name,
+        "source": task.source,
+        "held_out": bool(task.options.get("held_out")),
+    }
+
+
+def _broken(task: Task, error: str) -> Bearer:
+    return Bearer({**_named(task), "status": "failed", "error": error}, None, None)
