@@ -39,6 +39,8 @@ class Filed(Outcome):
     def frames(self) -> list[Any]:
         return []
 
+    bearers = frames
+
     def curve(self, metric: str) -> list[tuple[int, float]]:
         return []
 

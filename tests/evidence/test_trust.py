@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.attacks import PGD, run_attack
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.evidence.trust import Trust, free_signals, harder_tries
+from lit_viz.evidence.trust import LARGE, Trust, free_signals, harder_tries
+from lit_viz.images.reading import read_photograph
 from lit_viz.outcomes import Outcome
 from tests.conftest import smooth_network
 
@@ -36,6 +37,20 @@ class Traced(Outcome):
 
     def frames(self) -> list[Any]:
         return []
+
+    bearers = frames
+
+
+class Pictured(Traced):
+    """An outcome that is its photograph."""
+
+    def __init__(self, photograph: Tensor, success_float: bool = True, **record: Any) -> None:
+        super().__init__(success_float)
+        self.amend(record)
+        self.photograph = photograph
+
+    def source(self) -> Tensor:
+        return self.photograph
 
 
 RISE = [float(k) for k in range(20)]
@@ -151,3 +166,57 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
     assert sum(r["success_float"] for r in run.results) <= 2
     assert free_signals(run.outcomes).reasons == ()
     assert harder_tries(run.outcomes, lambda a: classifier.fast()(a)[0], "linf", 0.05).reasons == ()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(("network", "trusted"), [(Rounded, False), (Saturated, False), (smooth_network, True)])
+def test_all_must_fall_at_a_large_radius(norm: Any, network: Callable[[], nn.Module], trusted: bool) -> None:
+    classifier = wrapped(network())
+    labels = classifier.logits(images()).argmax(1).tolist()
+    outcomes = [Pictured(x, label=y) for x, y in zip(images(), labels, strict=True)]
+    copy = classifier.fast()
+    said = harder_tries(outcomes, lambda x: copy(x)[0], norm, 0.1)
+    assert bool(said.reasons) != trusted
+    assert trusted or "fell at a radius of" in said.sentence
+
+
+def test_real_weights_fall_at_a_large_radius(lite0: Classifier) -> None:
+    names = ("chelsea", "coffee", "rocket", "astronaut")
+    photographs = torch.stack([read_photograph(f"packaged:{name}", lite0.size).pixels for name in names])
+    seen = lite0.logits(photographs).argmax(1).tolist()
+    network = lite0.fast()
+    asked: list[int] = []
+
+    def counted(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return network(x)[0]
+
+    for norm, eps in LARGE.items():
+        asked.clear()
+        outcomes = [Pictured(x, label=y) for x, y in zip(photographs, seen, strict=True)]
+        assert harder_tries(outcomes, counted, norm, eps / 100).reasons == ()
+        assert sum(asked) <= 4 * 10  # a few steps do
+
+
+def test_every_image_is_tried_harder_in_its_own_ball() -> None:
+    classifier = wrapped(smooth_network())
+    labels = classifier.logits(images()).argmax(1).tolist()
+
+    def said(eps: float, default: float, **more: Any) -> str:
+        known = {"success_float": False, "eps": eps, **more}
+        outcomes = [Pictured(x, label=y, **known) for x, y in zip(images(), labels, strict=True)]
+        return harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", default).sentence
+
+    assert "trust: nothing" in said(0.001, 0.4)
+    assert "Square with 1000 queries fooled 6 images" in said(0.4, 0.001)
+
+
+def test_targets_and_none_in_one_run() -> None:
+    classifier = wrapped(smooth_network())
+    labels = classifier.logits(images()).argmax(1).tolist()
+    outcomes = [
+        Pictured(x, label=y, target=None if i % 2 else (y + 1) % 5)
+        for i, (x, y) in enumerate(zip(images(), labels, strict=True))
+    ]
+    network = classifier.fast()
+    assert harder_tries(outcomes, lambda x: network(x)[0], "linf", 0.002).reasons == ()
