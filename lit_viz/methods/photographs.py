@@ -65,10 +65,14 @@ class PhotographTraining(ImageTraining):
 
         The original network is asked, of those photographs only whose label or target depends on it.
         """
-        asking = [m for m, task in enumerate(tasks) if needs_logits(task)]
+        asking = [m for m, task in enumerate(tasks) if self.asks(task)]
         logits = dict(zip(asking, self.classifier.logits(x[asking]), strict=True)) if asking else {}
         self._asked |= {tasks[m].index: row for m, row in logits.items()}
         return [self._completed(task, logits.get(m)) for m, task in enumerate(tasks)]
+
+    def asks(self, task: Task) -> bool:
+        """Return whether the network has to be asked of the photograph before anything is trained for it."""
+        return needs_logits(task)
 
     def _completed(self, task: Task, logits: Tensor | None) -> Task | LitVizError:
         try:
@@ -85,7 +89,7 @@ class PhotographTraining(ImageTraining):
         asked = {n: self._asked.pop(self.slots.tasks[n].index, None) for n in rows}
         known = {n: logits for n, logits in asked.items() if logits is not None}
         for n, logits in known.items():
-            self.slots.state[LOGITS][n] = logits.to(self.slots.state[LOGITS])
+            self.keep(n, logits)
         self.slots.pay(list(known), forwards=1)
 
     def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
@@ -98,7 +102,11 @@ class PhotographTraining(ImageTraining):
         iteration = self.slots.iteration
         for m, n in enumerate(rows):
             if iteration[n] == 0 and self.said(n) is None and torch.equal(x[m], self.slots.x[n]):
-                self.slots.state[LOGITS][n] = evaluation.logits[m].to(self.slots.state[LOGITS])
+                self.keep(n, evaluation.logits[m])
+
+    def keep(self, n: int, logits: Tensor) -> None:
+        """Keep what the network says ``(K,)`` of the photograph in a slot."""
+        self.slots.state[LOGITS][n] = logits.to(self.slots.state[LOGITS])
 
     def place(self, n: int) -> dict[str, Any]:
         """Return where the photograph in a slot lies in the original, as records say it; nothing of an array."""

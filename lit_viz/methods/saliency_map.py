@@ -18,6 +18,7 @@ from lit_viz.evidence.verdicts import top, verdict
 from lit_viz.figures.heat import clip_limits, heat, reduce_channels
 from lit_viz.figures.heat import reducer as find_reducer
 from lit_viz.images.fitting import Fit
+from lit_viz.images.listing import resolve
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 
@@ -135,11 +136,19 @@ class SaliencyMap(PhotographTraining):
         self.remember(x, rows, evaluation)
         return evaluation
 
+    def asks(self, task: Task) -> bool:
+        """Return whether the target hangs on it: a label that is predicted may be told in the end."""
+        return task.target is None and super().asks(task)
+
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
-        """Ask about the photographs of which the network has not been asked yet."""
+        """Ask about the photographs of which the network has not been asked yet, and tell their labels."""
         unasked = [m for m, n in enumerate(rows) if self.said(n) is None]
         if unasked:
-            self.score(x[unasked], [rows[m] for m in unasked], gradient=False)
+            asked = self.score(x[unasked], [rows[m] for m in unasked], gradient=False)
+            for m, logits in zip(unasked, asked.logits, strict=True):
+                self.keep(rows[m], logits)
+        for n in rows:
+            self.slots.tasks[n] = resolve(self.slots.tasks[n], self.said(n), self.classifier.labels)
         return [{} for _ in rows]
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,20 @@ def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Cl
     assert second.task.target == int(logits[1].argmin())
     assert second.complete()["target_name"] == smooth.labels[int(logits[1].argmin())]
     assert first.record["forwards"] == 2  # one to find the label
+
+
+@pytest.mark.parametrize("name", ["gradient", "smoothgrad"])
+def test_a_predicted_label_that_no_target_hangs_on_costs_nothing(smooth: Classifier, train: Train, name: str) -> None:
+    tasks = [replace(task, label_source="predicted") for task in queue(method=name)]
+    asked = train(module(smooth, METHODS[name](), iterations=4), queue(method=name)).results
+    told = train(module(smooth, METHODS[name](), iterations=4), tasks).results
+    predicted = smooth.logits(images()).argmax(1).tolist()
+    for i, result in told.items():
+        assert (result.task.label, result.task.target) == (predicted[i], i % 5)
+        assert result.record["forwards"] == asked[i].record["forwards"]
+        assert asked[i].task.label is None
+        assert result.record["probability"] == asked[i].record["probability"]
+        assert result.record["top5"][0][0] == smooth.labels[predicted[i]]
 
 
 def test_a_broken_photograph_fails_alone(smooth: Classifier, train: Train, tmp_path: Path) -> None:
