@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -20,13 +21,31 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = ".part"
 
 
+def _find_syncfs() -> Callable[[int], int] | None:
+    """Return the system's call that flushes a file system, or None where there is none (it is Linux's)."""
+    with suppress(OSError, AttributeError):
+        call = ctypes.CDLL(None, use_errno=True).syncfs
+        call.argtypes, call.restype = (ctypes.c_int,), ctypes.c_int
+        found: Callable[[int], int] = call
+        return found
+    return None
+
+
+_SYNCFS = _find_syncfs()
+
+
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, at_once: bool = True) -> Iterator[Path]:
     """Give the path of a temporary file beside ``path``; it takes the place of ``path`` when the block ends well.
 
     Whoever reads ``path`` sees the previous file or the new one, never a part: the temporary is flushed to the disk and
     renamed. If the block raises, it is removed and the previous file is kept. The folder is made if it is missing. The
     temporary has the suffix of ``path``, for writers that choose the format by it.
+
+    Args:
+        path: of the file.
+        at_once: whether it is on the disk at the end of the block, so that it outlives a power failure, too. Otherwise
+            it is after :func:`settle`, which is cheaper for many files than waiting for the disk at each.
 
     Raises:
         LitVizError: the disk is full (also where torch hides that in a RuntimeError).
@@ -37,18 +56,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with disk_full_explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _sync_file(temporary)
+            if at_once or _SYNCFS is None:
+                _sync_file(temporary)
             temporary.replace(path)
-            _sync_folder(path.parent)
+            if at_once or _SYNCFS is None:
+                _sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a whole file atomically; errors as :func:`replacing`."""
-    with replacing(path) as temporary:
+def write_bytes(path: str | Path, data: bytes, *, at_once: bool = True) -> None:
+    """Write a whole file atomically; arguments and errors as :func:`replacing`."""
+    with replacing(path, at_once=at_once) as temporary:
         temporary.write_bytes(data)
 
 
@@ -57,8 +78,8 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def append_bytes(path: str | Path, data: bytes) -> None:
-    """Append to a file and flush it to the disk; what was appended by half is cut off again.
+def append_bytes(path: str | Path, data: bytes, *, at_once: bool = True) -> None:
+    """Append to a file; what was appended by half is cut off again. Arguments as :func:`replacing`.
 
     Raises:
         LitVizError: the disk is full.
@@ -68,13 +89,31 @@ def append_bytes(path: str | Path, data: bytes) -> None:
         before = file.seek(0, os.SEEK_END)
         try:
             _write_all(file.fileno(), data)
-            os.fsync(file.fileno())
+            if at_once or _SYNCFS is None:
+                os.fsync(file.fileno())
         except BaseException:
             with suppress(OSError):
                 file.truncate(before)
             raise
-        if before == 0:
+        if before == 0 and (at_once or _SYNCFS is None):
             _sync_folder(path.parent)
+
+
+def settle(folder: str | Path) -> None:
+    """Return when everything that was written to the file system of a folder is on the disk.
+
+    Raises:
+        LitVizError: the disk is full.
+    """
+    if _SYNCFS is None or not Path(folder).is_dir():
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with disk_full_explained(folder):
+            if _SYNCFS(descriptor) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

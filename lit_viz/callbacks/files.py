@@ -84,7 +84,7 @@ class RunFiles(Callback):
         """Return when everything that was handed over is on the disk."""
         self._await(0)
         if self.folder is not None:
-            self.folder.flush()
+            self.folder.settle()
         self._flushed = time.monotonic()
 
     def _write(self, action: Callable[[], object]) -> None:
@@ -109,7 +109,10 @@ class RunFiles(Callback):
 
 def _as_it_is(told: Told) -> Told:
     """Return it with copies of its images: training goes on while they are written."""
-    images = {name: value.clone() for name, value in vars(told).items() if isinstance(value, Tensor)}
-    if isinstance(told, Observation):
-        return replace(told, **images, besides={name: picture.clone() for name, picture in told.besides.items()})
-    return replace(told, **images)
+    copies: dict[str, Any] = {}
+    for name, value in vars(told).items():
+        if isinstance(value, Tensor):
+            copies[name] = value.clone()
+        elif name == "besides":
+            copies[name] = {picture: image.clone() for picture, image in value.items()}
+    return replace(told, **copies)

@@ -1,7 +1,7 @@
 """The run folder: the record of truth of a run.
 
 It is appended to while the run goes on, one whole line or one whole file at a time, and costs the same at the last task
-as at the first. Only rank 0 has one.
+as at the first. Before every checkpoint it is settled: on the disk even after a power failure. Only rank 0 has one.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lit_viz.files import (
     folders_in,
     json_line,
     replacing,
+    settle,
     whole_lines,
     write_bytes,
     write_text,
@@ -162,7 +163,7 @@ class RunFolder:
         self._rows.append(line.getvalue())
 
     def add_result(self, result: Result) -> dict[str, Any]:
-        """Write image, array and then the record of a finished task, all flushed to the disk; return the record."""
+        """Write image, array and then the record of a finished task, to be settled; return the record."""
         task = result.task
         file = array = None
         if result.source is not None:
@@ -174,18 +175,23 @@ class RunFolder:
         if result.bearers:
             self._write_bearers(task.key, result.bearers)
         record = result.complete(file, array)
-        append_bytes(self.path / "results.jsonl", json_line(record).encode())
+        append_bytes(self.path / "results.jsonl", json_line(record).encode(), at_once=False)
         return record
 
     def flush(self) -> None:
-        """Append the buffered scalars to ``metrics.csv`` and flush them to the disk; on an error they stay buffered."""
+        """Append the buffered scalars to ``metrics.csv``; on an error they stay buffered."""
         if not self._rows:
             return
         path = self.path / "metrics.csv"
         text = "".join(self._rows)
         begun = path.exists() and path.stat().st_size > 0
-        append_bytes(path, (text if begun else _METRICS_HEADER + text).encode())
+        append_bytes(path, (text if begun else _METRICS_HEADER + text).encode(), at_once=False)
         self._rows.clear()
+
+    def settle(self) -> None:
+        """Flush, and return when all that was written so far is on the disk: a checkpoint may now call it done."""
+        self.flush()
+        settle(self.path)
 
     def finish(self) -> None:
         """Flush, and put ``results.jsonl`` in task order, one record a task (the last one written holds)."""
@@ -289,11 +295,11 @@ class RunFolder:
         write_text(self.path / "photographs" / f"{key}.jsonl", "".join(map(json_line, records)))
 
     def _write_png(self, relative: str, image: Tensor) -> str:
-        write_bytes(self.path / relative, encode_png(image))
+        write_bytes(self.path / relative, encode_png(image), at_once=False)
         return relative
 
     def _write_array(self, relative: str, array: Tensor) -> str:
-        with replacing(self.path / relative) as temporary:
+        with replacing(self.path / relative, at_once=False) as temporary:
             np.save(temporary, array.detach().cpu().float().numpy(), allow_pickle=False)
         return relative
 

@@ -81,7 +81,7 @@ def test_a_full_disk_does_not_hide_what_stopped_the_run(folder, monkeypatch):
         raise LitVizError("disk full")
 
     files = RunFiles(folder)
-    monkeypatch.setattr(folder, "flush", full)
+    monkeypatch.setattr(folder, "settle", full)
     with pytest.warns(UserWarning, match="scalars were not written: disk full"):
         files.on_exception(None, None, KeyboardInterrupt())
 

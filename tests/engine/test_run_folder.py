@@ -1,4 +1,5 @@
 import csv
+import ctypes
 import json
 import math
 import time
@@ -174,7 +175,7 @@ def test_a_failed_task_has_a_record_without_files(folder):
 
 def test_image_and_array_are_on_the_disk_before_the_record(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("lit_viz.engine.run_folder.append_bytes", lambda *_: seen.extend(tree(folder.path)))
+    monkeypatch.setattr("lit_viz.engine.run_folder.append_bytes", lambda *_, **__: seen.extend(tree(folder.path)))
     folder.add_result(Result(task(0), {}, image(), array=image()))
     assert {"images/0000_tarantula.png", "arrays/0000_tarantula.npy"} <= set(seen)
 
@@ -199,15 +200,39 @@ def test_metrics_are_long_form_and_read_back(folder):
 def test_scalars_stay_buffered_when_the_disk_is_full(folder, monkeypatch):
     observe(folder, 0, 0, frame=False)
 
-    def full(descriptor):
+    def full(descriptor, data):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lit_viz.files.os.fsync", full)
+        patch.setattr("lit_viz.files.os.write", full)
         with pytest.raises(LitVizError, match="disk full"):
             folder.flush()
     folder.flush()
     assert (folder.path / "metrics.csv").read_text().splitlines()[1:] == ["0000_tarantula,0,probability,0.5"]
+
+
+def test_what_does_not_reach_the_disk_is_not_settled(folder, monkeypatch):
+    asked = []
+
+    def full(descriptor):
+        asked.append(descriptor)
+        ctypes.set_errno(28)
+        return -1
+
+    finish(folder, 0)
+    folder.settle()
+    monkeypatch.setattr("lit_viz.files._SYNCFS", full)
+    with pytest.raises(LitVizError, match="disk full"):
+        folder.settle()
+    assert asked
+
+
+def test_where_a_file_system_can_not_be_flushed_every_file_is(folder, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("lit_viz.files._SYNCFS", None)
+    monkeypatch.setattr("lit_viz.files.os.fsync", flushed.append)
+    finish(folder, 0)
+    assert len(flushed) >= 4  # the picture and the records, and their names
 
 
 def test_finish_puts_the_records_in_task_order_once(folder):
