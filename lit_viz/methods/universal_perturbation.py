@@ -115,9 +115,10 @@ class UniversalPerturbation(PhotographTraining):
         return self.attack.init(x, tasks)
 
     def begin(self, rows: Sequence[int]) -> None:
-        """Count the forwards that were paid for what the network says of the photographs."""
+        """Count the forwards that were paid for what the network says of the photographs, once: not after a resume."""
         for n in rows:
-            self.slots.pay([n], forwards=len(self.photographs(self.slots.tasks[n]).tasks))
+            if self.slots.forwards[n] == 0:
+                self.slots.pay([n], forwards=len(self.photographs(self.slots.tasks[n]).tasks))
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate perturbations on the mini-batches of their iteration."""

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.attacks import PGD, Universal
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.methods import AdversarialExample, UniversalPerturbation
+from lit_viz.methods.universal_perturbation import _Batch
+from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
+from lit_viz.randomness import Draws, Key
+from tests.conftest import Train
+
+EPS = 8 / 255
+
+
+def images(n: int = 6, low: float = 0.0, high: float = 1.0) -> Tensor:
+    noise = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    return ((low + (high - low) * noise) * 255).round() / 255
+
+
+def task_of(places: Sequence[int], index: int = 0, out: Sequence[int] = (), target: int | None = None) -> Task:
+    photographs = [
+        Task(i, f"i{i}", i, label_source="predicted", target=target,
+             options={"image": i, **({"held_out": True} if i in out else {})})
+        for i in places
+    ]  # fmt: skip
+    return Task(index, "universal", 5 + index, target=target, options={"photographs": list(map(asdict, photographs))})
+
+
+def module(classifier: Classifier, **options: Any) -> UniversalPerturbation:
+    attack = options.pop("attack", None) or Universal(eps=EPS)
+    return UniversalPerturbation(classifier, attack, **{"views": 4, "images": images(), "iterations": 12, **options})
+
+
+def linear(seed: int = 0) -> tuple[Classifier, Tensor]:
+    """A linear network of two classes that sees class 0 everywhere, and the weight that leads out of it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layer = nn.Linear(3 * 16 * 16, 2)
+    layer.bias.data = torch.tensor([3.0, 0.0])
+    classifier = load_classifier(
+        nn.Sequential(nn.Flatten(), layer), labels=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, size=16
+    )
+    return classifier, (layer.weight[1] - layer.weight[0]).detach().view(3, 16, 16)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("target", [None, 1])
+def test_a_linear_network_has_a_known_optimum(train: Train, norm: Any, target: int | None) -> None:
+    """eps times the sign of the weight, or along it; for every photograph the same."""
+    classifier, weight = linear()
+    grey = images(low=0.35, high=0.65)
+    eps = 0.05 if norm == "linf" else 0.5
+    made = module(classifier, attack=Universal(norm, eps), images=grey, iterations=30)
+    delta = train(made, [task_of(range(6), target=target)]).results[0].array
+    expected = eps * (weight.sign() if norm == "linf" else weight / weight.norm())
+    torch.testing.assert_close(delta, expected, rtol=0, atol=1e-6)
+
+
+def test_a_round_shows_every_photograph_once_and_those_held_out_never(smooth: Classifier) -> None:
+    made = module(smooth)
+    photographs = made.photographs(task_of(range(6), out=[1, 4]))
+    assert photographs.trained_on == [0, 2, 3, 5]
+    rounds = [photographs.batch(5, k, 4) for k in range(20)]
+    assert all(sorted(these) == [0, 2, 3, 5] for these in rounds)
+    assert len({tuple(these) for these in rounds}) > 8
+    assert [p for k in range(13) for p in photographs.batch(5, k, 6)] == [p for these in rounds for p in these][:78]
+    assert rounds != [photographs.batch(6, k, 4) for k in range(20)]
+
+
+def test_slots_change_neither_draws_nor_outcomes(smooth: Classifier, train: Train) -> None:
+    tasks = [task_of(range(6)), task_of([1, 2, 3], 1), task_of([5, 0, 4, 2], 2, out=[5])]
+    runs = [train(module(smooth, slots=slots), tasks, precision="64-true") for slots in (1, 2, 3)]
+    for i in range(3):
+        for run in runs[1:]:
+            torch.testing.assert_close(run.results[i].array, runs[0].results[i].array, rtol=0, atol=1e-6)
+            for key in ("fooling_rate", "fooling_rate_float", "forwards", "backwards"):
+                assert run.results[i].record[key] == runs[0].results[i].record[key]
+            for one, other in zip(run.observations[i], runs[0].observations[i], strict=True):
+                assert one.scalars["fooling_rate"] == pytest.approx(other.scalars["fooling_rate"])
+
+
+def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Train) -> None:
+    """And so is the gradient: one step of it, from nothing, by hand."""
+    made = module(smooth, attack=Universal("l2", 1.0, alpha=0.1), iterations=1)
+    memory = train(made, [task_of(range(6))])
+    places = made.photographs(task_of(range(6))).batch(5, 0, 4)
+    network = smooth.fast()
+    delta = torch.zeros(3, 16, 16, requires_grad=True)
+    x = images()[places]
+    labels = smooth.logits(images()).argmax(1)[places]
+    loss = nn.functional.cross_entropy(network(x + delta)[0], labels)
+    (slope,) = torch.autograd.grad(loss, delta)
+    torch.testing.assert_close(memory.results[0].array, 0.1 * slope / slope.norm(), rtol=1e-3, atol=1e-6)
+    seen = memory.observations[0][0].scalars
+    assert seen["objective"] == pytest.approx(loss.item(), rel=1e-4)
+    assert seen["fooling_rate"] == 0
+
+
+@pytest.mark.parametrize("target", [None, 2])
+def test_what_is_said_of_the_photographs_is_true_of_their_files(
+    smooth: Classifier, train: Train, target: int | None
+) -> None:
+    result = train(module(smooth, iterations=40), [task_of(range(6), out=[3], target=target)]).results[0]
+    delta, record = result.array, result.record
+    assert delta.abs().max() <= EPS + 1e-6
+    before = smooth.logits(images()).argmax(1)
+    counted = [n for n in range(6) if target is None or int(before[n]) != target]
+    fooled = {}
+    for bearer in result.bearers:
+        n = bearer.record["index"]
+        expected = ((images()[n] + delta).clamp(0, 1) * 255).round() / 255
+        assert (bearer.image - expected).abs().max() <= 1 / 255 + 1e-6
+        assert (bearer.image - images()[n]).abs().max() <= EPS + 1e-6
+        assert torch.equal(bearer.source, images()[n])
+        seen = int(smooth.logits(bearer.image[None]).argmax())
+        fooled[n] = seen == target if target is not None else seen != int(before[n])
+        assert bearer.record["success_file"] == fooled[n]
+        assert bearer.record["status"] == ("done" if n in counted else "skipped")
+        assert bearer.record["predicted_name"] == smooth.labels[seen]
+    mine = [fooled[n] for n in counted if n != 3]
+    assert record["fooling_rate"] == pytest.approx(sum(mine) / len(mine))
+    assert record["held_out_fooling_rate"] == float(fooled[3])
+    assert (record["photographs"], record["trained_on"], record["held_out"]) == (6, len(mine), 1)
+    assert record["fooling_rate"] > 0
+    assert (record["forwards"], record["backwards"]) == (6 + 40 * 4 + 6, 40 * 4)
+
+
+def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> None:
+    task = task_of(range(4))
+    photographs = [*task.options["photographs"]]
+    photographs[1] = {**photographs[1], "options": {"error": "it is no picture"}}
+    broken = Task(0, "universal", 5, options={"photographs": photographs})
+    result = train(module(smooth), [broken]).results[0]
+    assert result.record["trained_on"] == 3
+    assert [b.record["status"] for b in result.bearers] == ["done", "failed", "done", "done"]
+    nothing = Task(0, "universal", 5, options={"photographs": photographs[1:2]})
+    result = train(module(smooth), [nothing]).results[0]
+    assert result.record["status"] == "failed"
+    assert "no photograph to train on (it is no picture)" in result.record["error"]
+
+
+def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+    class Dies(Checkpoints):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 8:
+                raise RuntimeError("killed")
+            super().on_train_batch_end(trainer, *args)
+
+    tasks = [task_of(range(6))]
+    undisturbed = train(module(smooth), tasks).results[0]
+    with pytest.raises(RuntimeError, match="killed"):
+        train(module(smooth), tasks, [Dies(tmp_path / "last.ckpt", every_steps=3)])
+    rest = train(module(smooth), tasks, ckpt_path=tmp_path / "last.ckpt").results[0]
+    assert torch.equal(rest.array, undisturbed.array)
+    same = {key: value for key, value in rest.record.items() if key != "seconds"}
+    assert same == {key: value for key, value in undisturbed.record.items() if key != "seconds"}
+
+
+def test_a_part_of_the_views_is_looked_at_as_all_are() -> None:
+    """What several processes ask for: some views of every perturbation."""
+    batch = _Batch(torch.rand(2, 4, 3, 5, 5), torch.zeros(8).long(), torch.zeros(8).bool())
+    delta = 0.1 * torch.rand(2, 3, 5, 5)
+    draws = Draws([Key(seed, 0, view) for seed in (3, 4) for view in range(4)])
+    whole = batch.look(delta, draws)
+    torch.testing.assert_close(whole, (batch.images + delta[:, None]).clamp(0, 1).flatten(0, 1))
+    assert torch.equal(batch.look(delta, draws.rows([1, 3, 5, 7])), whole[[1, 3, 5, 7]])
+
+
+def test_what_is_fooled_well_enough_pulls_no_more() -> None:
+    logits = torch.tensor([[0.0, 5.0, 1.0], [0.0, 50.0, 1.0], [50.0, 0.0, 1.0]], requires_grad=True)
+    outputs = Outputs(logits, torch.zeros(3).long(), towards=torch.tensor([False, False, True]))
+    score = ClippedCrossEntropy(9.0)(outputs)
+    torch.testing.assert_close(score, CrossEntropy()(outputs).clamp(max=9.0))
+    (slope,) = torch.autograd.grad(score.sum(), logits)
+    assert slope[0].any()
+    assert not slope[1].any()
+
+
+def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> None:
+    run = lv.attack(
+        smooth, images(), attack="universal", eps=EPS, norm="linf", iterations=8, held_out=0.34, wandb="disabled",
+        out=tmp_path / "run",
+    )  # fmt: skip
+    record = run.results[0]
+    assert len(run.results) == 1
+    assert (record["trained_on"], record["held_out"]) == (4, 2)
+    folder = RunFolder.open(tmp_path / "run")
+    bearers = folder.bearers("0000_universal")
+    assert [b.record["index"] for b in bearers] == list(range(6))
+    assert all(Path(b.image).is_file() and Path(b.source).is_file() for b in bearers)
+    assert (tmp_path / "run" / "figure.png").stat().st_size > 0
+    evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())
+    assert evidence["files"] == {"read": 6, "wrong": []}
+    assert lv.check(tmp_path / "run", smooth)
+    Path(bearers[0].image).write_bytes(Path(bearers[0].source).read_bytes())
+    assert lv.check(tmp_path / "run", smooth) is not bearers[0].record["success_file"]
+    folder.trim([], {})
+    assert not any((tmp_path / "run" / "photographs").iterdir())
+    lv.attack(
+        smooth, images(2), attack="universal", iterations=1, wandb="disabled", out=tmp_path / "run", overwrite=True
+    )
+
+
+def test_a_task_a_target_and_radius(smooth: Classifier) -> None:
+    run = lv.attack(smooth, images(3), target="banana", attack="universal", radii=[0.02, 0.1], iterations=2)
+    assert [(r["name"], r["eps"], r["target"]) for r in run.results] == [
+        ("universal banana", 0.02, 1),
+        ("universal banana", 0.1, 1),
+    ]
+    for record, array in zip(run.results, run.attributions, strict=True):
+        assert array.abs().max() <= record["eps"] + 1e-6
+    run.figure()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"attack": "pgd", "held_out": 0.5}, "take --attack universal"),
+        ({"attack": "universal", "held_out": 1.0}, "--held-out 1.0 is no part"),
+        ({"attack": "universal", "target": "random"}, "--target random is another class for each"),
+        ({"attack": {"universal": {"alpha": 0.0}}}, "step alpha 0.0"),
+        ({"attack": {"universal": {"clip": 0.0}}}, "clipped at 0.0"),
+    ],
+)
+def test_refusals(smooth: Classifier, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        lv.attack(smooth, images(2), **options)
+
+
+def test_it_is_no_attack_of_one_photograph(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="UniversalPerturbation"):
+        AdversarialExample(smooth, Universal())
+    AdversarialExample(smooth, PGD())
+
+
+@pytest.mark.slow
+def test_real_weights_are_fooled(lite0: Classifier) -> None:
+    photographs = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
+    run = lv.attack(lite0, photographs, attack="universal", eps=10 / 255, norm="linf", iterations=40, model__views=3)
+    assert run.results[0]["fooling_rate"] > 0.5
