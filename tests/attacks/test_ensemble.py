@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import lit_viz as lv
 from lit_viz.attacks import APGD, FMN, Attack, Ensemble, Square, run_attack
 from lit_viz.attacks.base import _bare
 from lit_viz.attacks.feasible import Norm, extent
@@ -17,6 +20,7 @@ from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.trust import fooling
 from lit_viz.methods import AdversarialExample
 from tests.attacks.tools import Curved, Watched, margins, photographs
 from tests.conftest import Train
@@ -294,3 +298,29 @@ def test_resumes_in_the_middle_of_the_third_member(smooth: Classifier, train: Tr
     for index, result in rest.results.items():
         assert torch.equal(result.image, undisturbed.results[index].image)
         assert known(result.record) == known(undisturbed.results[index].record)
+
+
+def test_the_run_says_what_each_member_left(smooth: Classifier, tmp_path: Path) -> None:
+    """In the folder's evidence, at the foot of the figure, and as a curve after each where the radius varies."""
+    attack = {"ensemble": {"queries": 100, "classes": 2}}
+    options: dict[str, Any] = {"attack": attack, "iterations": 20, "wandb": "disabled"}
+    run = lv.attack(smooth, noise(), eps=7 / 255, out=tmp_path / "one", **options)
+    left = json.loads((tmp_path / "one" / "evidence.json").read_text())["survivors"]
+    assert [one["member"] for one in left] == ["apgd_ce", "apgd_dlr", "fmn", "square"]
+    assert (left[0]["tried"], left[-1]["left"]) == (5, sum(r["by"] is None for r in run.results))
+    for before, after in pairwise(left):
+        assert after["tried"] == before["left"]
+        assert after["left"] == before["left"] - after["fooled"]
+    said = [text.get_text() for text in run.figure().texts]
+    place = said.index("member") + 4
+    assert said[place : place + 4] == ["apgd_ce", "5", str(left[0]["fooled"]), str(left[0]["left"])]
+    several = lv.attack(smooth, noise(), radii=[2 / 255, 12 / 255], **options)
+    assert {"after apgd_ce", "after square"} <= {text.get_text() for text in several.figure().texts}
+
+
+def test_an_image_outside_of_the_ball_is_no_silent_success(smooth: Classifier) -> None:
+    """FMN goes there before it comes back."""
+    run = lv.attack(smooth, noise(), attack={"ensemble": {"queries": 100, "classes": 2}}, eps=1 / 255, iterations=20)
+    failed = [o for o in run.outcomes if not o.record["success_float"]]
+    assert any(margin > 0 for o in failed for _, margin in o.curve("margin"))
+    assert not any(fooling(o) for o in failed)
