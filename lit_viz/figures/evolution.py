@@ -71,9 +71,16 @@ def evolution_figure(tasks: Sequence[Evolution], columns: int = 5, rows: int = 6
     tasks = [task for task in tasks if task.frames]
     if len(tasks) > rows:
         return contact_sheet([task.frames[-1][1] for task in tasks], [_title(task) for task in tasks])
+    columns = min(columns, 3) if any(_is_wide(task) for task in tasks) else columns
     chosen = [[task.frames[place] for place in spread(len(task.frames), columns)] for task in tasks]
     drawn = [[(iteration, pixels(picture)) for iteration, picture in row] for row in chosen]
     return _Layout(drawn).draw(tasks)
+
+
+def _is_wide(task: Evolution) -> bool:
+    """Return whether the picture is of several images beside one another, and needs room."""
+    height, width = pixels(task.frames[-1][1]).shape[:2]
+    return bool(width > 1.8 * height)
 
 
 def spread(count: int, at_most: int) -> list[int]:
@@ -91,7 +98,8 @@ class _Layout:
     def __init__(self, rows: Sequence[Sequence[tuple[int, NDArray[np.uint8]]]]) -> None:
         self.rows = rows
         columns = max((len(row) for row in rows), default=1)
-        self.cell = 1.4 if columns <= 6 else 1.15
+        wide = max((p.shape[1] / p.shape[0] for row in rows for _, p in row), default=1.0)
+        self.cell = (1.4 if columns <= 6 else 1.15) * (min(wide, 3.0) if wide > 1.8 else 1.0)
         self.band = max(columns * (self.cell + _GAP) - _GAP, _NARROWEST)
         self.heights = [max(self.cell * p.shape[0] / p.shape[1] for _, p in row) for row in rows]
 

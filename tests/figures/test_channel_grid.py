@@ -55,6 +55,18 @@ def test_an_evolution_without_a_class_shows_its_objective() -> None:
     assert_nothing_is_cut_or_overlaps(figure)
 
 
+def test_a_group_gets_room() -> None:
+    wide, square = Known(5, (16, 76)), Known(5)
+    wide.frames = lambda: [(k, wide.image()) for k in range(0, 50, 10)]
+    figure = evolution_figure(evolutions([wide]))
+    pictures = [axes for axes in figure.axes if not axes.axison]
+    assert len(pictures) == 3
+    widths = [axes.get_position().width * figure.get_size_inches()[0] for axes in pictures]
+    assert min(widths) > 4
+    assert len(evolution_figure(evolutions([square])).axes) == 3
+    assert_nothing_is_cut_or_overlaps(figure)
+
+
 def test_wandb_and_the_terminal_say_the_objective() -> None:
     from lit_viz.callbacks.progress import Progress
     from lit_viz.callbacks.wandb import caption
