@@ -20,18 +20,23 @@ from lit_viz.optim.rule import never, per_slot
 
 _TEMPERATURE = 0.05  # of the smooth maximum
 _LEVELS = 4  # of blur besides the photograph
-_START = 0.5  # of the coarse mask, everywhere
 _MOMENTUM = 0.9
-_GROWTH = 32.0  # of the area's weight, from the first evaluation to the last
+_FIRST = 0.95  # area of the first mask
+_SHRUNK = 0.5  # share of the evaluations after which the mask has its area
 
 
 class ExtremalPerturbation(Attribution):
     """The smooth mask ``m`` of a given area that keeps the class most probable when all else is blurred (Fong, Patrick
     and Vedaldi 2019, arXiv:1910.08485, the preservation game).
 
-    Gradient ascent with momentum on ``score(perturbed(photograph, m)) - weight * R(m)``: ``m`` is made of a coarse mask
-    by :func:`smoothed`, ``R`` is :func:`area_penalty` and its weight grows, so that at first the mask finds its place
-    and in the end has its area. One evaluation an iteration, with its backward.
+    Gradient ascent with momentum on the score of :func:`perturbed` photographs. A coarse mask ``sigmoid(w - b)`` is
+    smoothed by :func:`smoothed`; ``w`` is trained, and ``b`` is always such that the mask has its area. So the gradient
+    along masks of equal area is ascended, at a length that doesn't depend on the score's scale. One evaluation an
+    iteration, with its backward.
+
+    It departs from the paper in how the area is held: there the mask has it in the end, by a penalty on its sorted
+    values. Here it shrinks, and what matters least is lost first: a mask that has to find its place from afar, where
+    the class can't be seen, finds it beside the object. Once it has shrunk, the best mask so far is kept.
 
     The score is the log probability. A logit can be raised far above that of the photograph, and a mask that is trained
     for it goes after whatever does so.
@@ -41,36 +46,28 @@ class ExtremalPerturbation(Attribution):
         sigma: how far around its cell a coarse mask of 1 reaches undiminished, in pixels: no part of the mask is finer.
         cell: side of a cell of the coarse mask, in pixels.
         blur: standard deviation of the blur where the mask is 0, in pixels.
-        lr: learning rate; that of a cell is so many times larger as there are cells, for their share in the area is
-            so much smaller.
-        weight: of the area in the end, in units of the score.
+        lr: learning rate: how far ``w`` moves in an iteration, root mean square over the cells, where all agree.
     """
 
-    evaluations = 400
+    evaluations = 300
     spatial: ClassVar[bool] = True
     reducer: ClassVar[str] = "positive"
     objective: Objective = LogProbability()
 
     def __init__(
-        self,
-        area: float = 0.2,
-        sigma: float = 8.0,
-        cell: int = 7,
-        blur: float = 10.0,
-        lr: float = 1e-5,
-        weight: float = 500.0,
+        self, area: float = 0.2, sigma: float = 8.0, cell: int = 7, blur: float = 10.0, lr: float = 0.3
     ) -> None:
         if not 0 < area < 1:
             raise LitVizError(f"a mask covers a fraction of the image between 0 and 1, not {area}: 0.2 is usual.")
-        if cell < 1 or not all(0 < value < math.inf for value in (sigma, blur, lr, weight)):
+        if cell < 1 or not all(0 < value < math.inf for value in (sigma, blur, lr)):
             raise LitVizError(
-                f"sigma {sigma}, cell {cell}, blur {blur}, lr {lr} and weight {weight} of an extremal perturbation "
-                "have to be positive numbers: leave out what you don't want to change."
+                f"sigma {sigma}, cell {cell}, blur {blur} and lr {lr} of an extremal perturbation have to be positive "
+                "numbers: leave out what you don't want to change."
             )
-        self.area, self.sigma, self.cell, self.blur, self.lr, self.weight = area, sigma, cell, blur, lr, weight
+        self.area, self.sigma, self.cell, self.blur, self.lr = area, sigma, cell, blur, lr
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return a coarse mask ``(N, 1, h, w)`` without a preference, its velocity, and the photographs' blurs.
+        """Return weights ``(N, 1, h, w)`` without a preference, their velocity, and the photographs' blurs.
 
         Raises:
             LitVizError: x is no batch of images.
@@ -80,9 +77,16 @@ class ExtremalPerturbation(Attribution):
                 f"an extremal perturbation blurs images (N, C, H, W), not {tuple(x.shape)}: choose another method."
             )
         height, width = (math.ceil(side / self.cell) for side in x.shape[2:])
-        mask = x.new_full((len(x), 1, height, width), _START)
-        blurs = pyramid(x, self.blur, _LEVELS)
-        return {**super().init(x, tasks), "mask": mask, "velocity": torch.zeros_like(mask), "blurs": blurs}
+        weights = x.new_zeros(len(x), 1, height, width)
+        return {
+            **super().init(x, tasks),
+            "weights": weights,
+            "velocity": weights.clone(),
+            "offset": x.new_full((len(x), 1, 1, 1), math.log(1 / _FIRST - 1)),
+            "best": x.new_full((len(x),), -torch.inf),
+            "best_weights": weights.clone(),
+            "blurs": pyramid(x, self.blur, _LEVELS),
+        }
 
     def advance(self, state: State) -> Tensor:
         """Return one, for every slot."""
@@ -90,21 +94,37 @@ class ExtremalPerturbation(Attribution):
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate what the masks let through, and move them up."""
+        area = self._area(state).to(x.dtype).view(-1, 1, 1, 1)
+        offset = self._offset(state["weights"], area, state["offset"], 2.0)
         with torch.enable_grad():
-            coarse = state["mask"].clone().requires_grad_()
-            mask = self._smoothed(coarse)
+            weights = state["weights"].clone().requires_grad_()
+            mask = self._mask(weights, offset)
             inputs = perturbed(state["blurs"], enlarged(mask, x))
-            slope = evaluate(inputs.detach()).gradient
-            # Sorted before it is enlarged, which keeps the mean: fifty times fewer values.
-            penalty = self._weight(state).to(x.dtype) * area_penalty(mask, self.area)
-            (gradient,) = torch.autograd.grad((slope * inputs).sum() - penalty.sum(), coarse)
-        velocity = _MOMENTUM * state["velocity"] + gradient
-        moved = (state["mask"] + self.lr * coarse[0].numel() * velocity).clamp(0, 1)
-        return x, {**state, "mask": moved, "velocity": velocity}, never(x)
+            evaluation = evaluate(inputs.detach())
+            (gain,) = torch.autograd.grad((evaluation.gradient * inputs).sum(), weights, retain_graph=True)
+            (growth,) = torch.autograd.grad(mask.sum(), weights)
+        gradient = gain - growth * (_total(gain) / _total(growth))  # b makes good what w adds to the area
+        scale = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
+        velocity = torch.lerp(gradient / scale, state["velocity"], _MOMENTUM)
+        score = evaluation.score.to(x.dtype)
+        better = (area.flatten() <= self.area) & (score > state["best"])
+        moved = {
+            "weights": state["weights"] + self.lr * velocity,
+            "velocity": velocity,
+            "offset": offset,
+            "best": torch.where(better, score, state["best"]),
+            "best_weights": torch.where(better.view(-1, 1, 1, 1), state["weights"], state["best_weights"]),
+        }
+        return x, {**state, **moved}, never(x)
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the masks, in [0, 1]."""
-        return enlarged(self._smoothed(state["mask"]), x) * per_slot(state["iteration"] > 0, x)
+        """Return the masks, in [0, 1]: the best of those that have shrunk, or the present ones before."""
+        shrunk = state["best"].isfinite()
+        weights = torch.where(shrunk.view(-1, 1, 1, 1), state["best_weights"], state["weights"])
+        area = self._area(state).to(x.dtype).masked_fill(shrunk, self.area).view(-1, 1, 1, 1)
+        low, high = weights.amin((1, 2, 3), keepdim=True), weights.amax((1, 2, 3), keepdim=True)
+        offset = self._offset(weights, area, (low + high) / 2, float((high - low).max()) + 40, 40)
+        return enlarged(self._mask(weights, offset), x) * per_slot(state["iteration"] > 0, x)
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """Return how far the mean of the mask is from the area that was asked for, as a fraction of the image.
@@ -114,13 +134,27 @@ class ExtremalPerturbation(Attribution):
         error = (self.attribution(x, state).flatten(1).mean(1) - self.area).abs()
         return {"area_error": torch.where(state["iteration"] > 0, error, torch.inf)}
 
-    def _smoothed(self, coarse: Tensor) -> Tensor:
-        return smoothed(coarse, self.sigma / self.cell)
+    def _area(self, state: State) -> Tensor:
+        """Return the area ``(N,)`` of the present masks: it shrinks by a constant factor, and then stays."""
+        progress = (state["iteration"].double() / state["iterations"] / _SHRUNK).clamp_max(1)
+        first = max(_FIRST, self.area)
+        return torch.where(progress < 1, first * (self.area / first) ** progress, self.area)
 
-    def _weight(self, state: State) -> Tensor:
-        """Return the weight of the area ``(N,)``: none at first, where all pixels are equal and have no order yet."""
-        progress = state["iteration"].double() / state["iterations"]
-        return self.weight * _GROWTH ** (progress - 1) * (state["iteration"] > 0)
+    def _mask(self, weights: Tensor, offset: Tensor) -> Tensor:
+        return smoothed((weights - offset).sigmoid(), self.sigma / self.cell)
+
+    def _offset(self, weights: Tensor, area: Tensor, near: Tensor, width: float, halvings: int = 7) -> Tensor:
+        """Return the offset ``(N, 1, 1, 1)`` of masks of this area, by halving an interval around one that is near."""
+        offset = near
+        for _ in range(halvings):
+            width /= 2
+            larger = self._mask(weights, offset).mean((1, 2, 3), keepdim=True) > area
+            offset = offset + width * (2 * larger.to(offset.dtype) - 1)
+        return offset
+
+
+def _total(values: Tensor) -> Tensor:
+    return values.sum((1, 2, 3), keepdim=True)
 
 
 def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> Tensor:
@@ -147,21 +181,6 @@ def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> T
 def enlarged(mask: Tensor, x: Tensor) -> Tensor:
     """Return masks ``(N, 1, h, w)`` bilinearly enlarged to the height and width of ``x``."""
     return F.interpolate(mask, x.shape[2:], mode="bilinear", align_corners=False)
-
-
-def area_penalty(mask: Tensor, area: float) -> Tensor:
-    """Return the mean square of ``sorted values - (0 ... 0 1 ... 1)`` with a fraction ``area`` of ones, ``(N,)``.
-
-    It is 0 only for a mask of zeros and ones that has this area (of the paper).
-
-    Args:
-        mask: ``(N, 1, H, W)``.
-        area: in (0, 1).
-    """
-    ordered = mask.flatten(1).sort(dim=1).values
-    count = ordered.shape[1]
-    reference = torch.arange(count, device=mask.device) >= round((1 - area) * count)
-    return (ordered - reference.to(mask.dtype)).square().mean(1)
 
 
 def pyramid(x: Tensor, blur: float, levels: int) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 from lit_viz.attributions.base import attribute
 from lit_viz.attributions.extremal_perturbation import (
     ExtremalPerturbation,
-    area_penalty,
     enlarged,
     perturbed,
     pyramid,
@@ -114,16 +113,6 @@ def test_no_cell_is_preferred_for_lying_at_the_border() -> None:
     assert 0.95 < float(gain.min()) <= float(gain.max()) < 1.1
 
 
-def test_the_area_penalty_against_its_definition() -> None:
-    masks = drawn(2, 1, 10, 10)
-    reference = np.concatenate([np.zeros(70), np.ones(30)])
-    expected = [((np.sort(mask.numpy().ravel()) - reference) ** 2).mean() for mask in masks]
-    np.testing.assert_allclose(area_penalty(masks, 0.3), expected, rtol=1e-14)
-    exact = (masks > masks.flatten(1).quantile(0.7, dim=1).view(-1, 1, 1, 1)).double()
-    assert area_penalty(exact, 0.3).tolist() == [0, 0]
-    assert area_penalty(exact, 0.4).tolist() == pytest.approx([0.1, 0.1])
-
-
 def test_the_photograph_is_seen_in_the_mask_and_blurred_outside() -> None:
     x = photographs()
     blurs = pyramid(x, 6.0, 4)
@@ -139,55 +128,114 @@ def test_the_photograph_is_seen_in_the_mask_and_blurred_outside() -> None:
     assert torch.equal(perturbed(blurs, half)[..., 7:], blurs[:, -1, ..., 7:])
 
 
-@pytest.mark.parametrize("iteration", [0, 3, 9])
-def test_the_update_is_the_gradient_of_score_and_area_by_finite_differences(iteration: int) -> None:
-    x, rate, area, n = photographs(), 1e-4, 0.3, 10
-    method = ExtremalPerturbation(area, sigma=2.0, cell=3, blur=3.0, lr=rate, weight=2.0)
-    state = method.init(x, [Task(i, "", i, target=int(t)) for i, t in enumerate(TARGETS)])
-    state |= {"iteration": torch.full((3,), iteration), "iterations": torch.full((3,), n)}
-    state["mask"] = 0.2 + 0.6 * drawn(*state["mask"].shape)
+def state_at(method: ExtremalPerturbation, iteration: int, iterations: int = 10) -> dict[str, Tensor]:
+    state = method.init(photographs(), [Task(i, "", i, target=int(t)) for i, t in enumerate(TARGETS)])
+    state |= {"iteration": torch.full((3,), iteration), "iterations": torch.full((3,), iterations)}
+    state["weights"] = 4 * drawn(*state["weights"].shape) - 2
+    return state
 
-    def score(inputs: Tensor) -> Tensor:
-        return SMOOTH(inputs).log_softmax(1).gather(1, TARGETS[:, None])[:, 0]
 
-    def evaluate(inputs: Tensor, **_: object) -> Evaluation:
-        leaf = inputs.detach().requires_grad_()
-        return Evaluation(leaf, score(leaf), SMOOTH(leaf))
+def scored(inputs: Tensor) -> Tensor:
+    return SMOOTH(inputs).log_softmax(1).gather(1, TARGETS[:, None])[:, 0]
 
-    def goal(coarse: Tensor) -> Tensor:
-        mask = smoothed(coarse, 2 / 3)
-        weight = 2.0 * 32 ** (iteration / n - 1) if iteration else 0
-        return (score(perturbed(state["blurs"], enlarged(mask, x))) - weight * area_penalty(mask, area)).detach()
 
+def evaluated(inputs: Tensor, **_: object) -> Evaluation:
+    leaf = inputs.detach().requires_grad_()
+    return Evaluation(leaf, scored(leaf), SMOOTH(leaf))
+
+
+def stepped(method: ExtremalPerturbation, state: dict[str, Tensor]) -> dict[str, Tensor]:
     with torch.no_grad():
-        _, after, _ = method.step(x, state, evaluate)  # type: ignore[arg-type]
-    gradient = (after["mask"] - state["mask"]) / (rate * state["mask"][0].numel())
-    torch.testing.assert_close(after["velocity"], gradient, rtol=1e-9, atol=1e-11)
-    for seed in range(3):
-        direction = torch.randn(gradient.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
-        ahead, behind = (goal(state["mask"] + sign * 1e-6 * direction) for sign in (1, -1))
-        slope = (gradient * direction).flatten(1).sum(1)
-        torch.testing.assert_close(slope, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-9)
+        _, after, done = method.step(photographs(), state, evaluated)  # type: ignore[arg-type]
+    assert not done.any()
+    return after
 
 
-def test_velocity_is_kept_and_masks_stay_between_0_and_1() -> None:
-    method = ExtremalPerturbation(lr=1e-5)
-    x, n = photographs(), torch.full((3,), 5)
-    state = method.init(x, [Task(i, "", i, target=1) for i in range(3)]) | {"iterations": n, "iteration": n - 2}
-    assert all(len(value) == 3 for value in state.values())
+@pytest.mark.parametrize("iteration", [0, 3, 9])
+def test_the_update_ascends_the_score_along_masks_of_equal_area_by_finite_differences(iteration: int) -> None:
+    method = ExtremalPerturbation(0.3, sigma=2.0, cell=3, blur=3.0)
+    state = state_at(method, iteration)
+    after = stepped(method, state)
+
+    def mask(weights: Tensor, offset: Tensor) -> Tensor:
+        return smoothed((weights - offset).sigmoid(), 2 / 3)
+
+    area = mask(state["weights"], after["offset"]).mean((1, 2, 3), keepdim=True)
+
+    def goal(weights: Tensor) -> Tensor:
+        low, high = after["offset"] - 1, after["offset"] + 1
+        for _ in range(60):
+            middle = (low + high) / 2
+            larger = mask(weights, middle).mean((1, 2, 3), keepdim=True) > area
+            low, high = torch.where(larger, middle, low), torch.where(larger, high, middle)
+        return scored(perturbed(state["blurs"], enlarged(mask(weights, low), photographs()))).detach()
+
+    assert torch.equal(after["weights"], state["weights"] + 0.3 * after["velocity"])
+    root_mean_square = after["velocity"].square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(root_mean_square, torch.full_like(root_mean_square, 0.1))  # a tenth is new
+    found, expected = [], []
+    for seed in range(4):
+        direction = torch.randn(
+            state["weights"].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
+        ahead, behind = (goal(state["weights"] + sign * 1e-5 * direction) for sign in (1, -1))
+        expected.append((ahead - behind) / 2e-5)
+        found.append((after["velocity"] * direction).flatten(1).sum(1))
+    slopes, ours = torch.stack(expected), torch.stack(found)
+    scale = (slopes * ours).sum(0) / ours.square().sum(0)
+    assert (scale > 0).all()
+    torch.testing.assert_close(ours * scale, slopes, rtol=1e-4, atol=1e-4 * float(slopes.abs().max()))
+
+
+def test_the_area_shrinks_by_a_constant_factor_and_then_stays() -> None:
+    method = ExtremalPerturbation(0.2, sigma=2.0, cell=3, blur=3.0)
+    for iteration, area in enumerate([0.95 * (0.2 / 0.95) ** (k / 5) for k in range(5)] + [0.2] * 5):
+        state = state_at(method, iteration)
+        for _ in range(4):  # halving begins where the last offset was
+            state["offset"] = stepped(method, state)["offset"]
+        held = smoothed((state["weights"] - state["offset"]).sigmoid(), 2 / 3).mean((1, 2, 3))
+        torch.testing.assert_close(held, torch.full_like(held, area), rtol=0.02, atol=0)
+        shown = method.attribution(photographs(), state)
+        if iteration:
+            assert shown.mean((1, 2, 3)).tolist() == pytest.approx([area] * 3, abs=0.01)
+
+
+def test_velocity_is_kept_and_a_flat_score_moves_nothing() -> None:
+    method = ExtremalPerturbation()
+    x, state = photographs(), state_at(method, 3)
 
     def flat(inputs: Tensor, **_: object) -> Evaluation:
         leaf = inputs.detach().requires_grad_()
         return Evaluation(leaf, 0 * leaf.flatten(1).sum(1), leaf.flatten(1))
 
+    before = state["weights"].clone()
     state["velocity"] += 2.0
     _, moving, _ = method.step(x, state, flat)  # type: ignore[arg-type]
-    resting = method.step(x, {**state, "velocity": 0 * state["velocity"]}, flat)[1]  # type: ignore[arg-type]
-    torch.testing.assert_close(moving["velocity"] - resting["velocity"], 0.9 * state["velocity"])
-    assert torch.equal(state["mask"], torch.full_like(state["mask"], 0.5))  # what was given stays as it was
-    method.lr = 1e4
-    _, thrown, _ = method.step(x, state, flat)  # type: ignore[arg-type]
-    assert torch.equal(thrown["mask"], (thrown["mask"] > 0.5).double())
+    torch.testing.assert_close(moving["velocity"], 0.9 * state["velocity"])
+    assert torch.equal(state["weights"], before)  # what was given stays as it was
+    _, resting, _ = method.step(x, {**state, "velocity": 0 * state["velocity"]}, flat)  # type: ignore[arg-type]
+    assert torch.equal(resting["weights"], before)
+
+
+def test_the_best_mask_that_has_the_area_is_kept() -> None:
+    method = ExtremalPerturbation(0.3, sigma=2.0, cell=3, blur=3.0)
+    early = stepped(method, state_at(method, 4))
+    assert early["best"].isinf().all()
+    state = state_at(method, 6)
+    state["best"] = torch.tensor([-torch.inf, -1e3, 1e3], dtype=torch.float64)
+    after = stepped(method, state)
+    assert after["best"].tolist() == pytest.approx([*scored(seen(after, state))[:2].tolist(), 1e3])
+    assert torch.equal(after["best_weights"][:2], state["weights"][:2])
+    assert torch.equal(after["best_weights"][2], state["best_weights"][2])
+    alone = {**after, "weights": after["best_weights"], "best": torch.full_like(after["best"], -torch.inf)}
+    shown, expected = (method.attribution(photographs(), one) for one in (after, alone))
+    torch.testing.assert_close(shown, expected, rtol=0, atol=1e-6)
+
+
+def seen(after: dict[str, Tensor], state: dict[str, Tensor]) -> Tensor:
+    """Return what the network was shown in the step."""
+    mask = smoothed((state["weights"] - after["offset"]).sigmoid(), 2 / 3)
+    return perturbed(state["blurs"], enlarged(mask, photographs()))
 
 
 def test_a_mask_does_not_depend_on_the_others() -> None:
