@@ -308,8 +308,8 @@ def _load(options: dict[str, Any]) -> Classifier:
 
 
 def default_folder(command: Command, config: Any) -> Path:
-    """Return ``runs/<method>/<UTC time>_<first target>``."""
-    first = next(iter(getattr(config, command.positional)), command.name)
+    """Return ``runs/<method>/<UTC time>_<first target>``, or the layer's name where one is shown."""
+    first = next(iter(getattr(config, command.positional)), getattr(config, "layer", None) or command.name)
     return Path("runs") / command.name / f"{utc_now()}_{slug(str(first))}"
 
 

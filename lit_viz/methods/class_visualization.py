@@ -259,8 +259,8 @@ class ClassVisualization(ImageTraining):
                 )
             except (RuntimeError, AssertionError, ValueError) as error:  # networks of one size say so in many ways
                 raise LitVizError(
-                    f"{net.name} takes no images of {height} x {width} pixels: leave out --model.native, so that it is "
-                    f"shown {net.size[0]} x {net.size[1]}."
+                    f"{net.name} takes no images of {height} x {width} pixels: give --model.native false, "
+                    f"so that it is shown {net.size[0]} x {net.size[1]}."
                 ) from error
             members = torch.arange(self.group)
             self.objective(Outputs(logits, nothing, activations, channels=nothing, members=members, inputs=self.group))

@@ -13,9 +13,12 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
+from lit_viz.commands import COMMANDS
 from lit_viz.commands.visualize import channels, place
+from lit_viz.config import MethodCLI, find_config
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
+from lit_viz.run import default_folder
 from tests.conftest import smooth_network
 from tests.test_cli import SMALL, lit_viz, records, sentence
 
@@ -125,6 +128,17 @@ def test_channels_and_places_are_read() -> None:
     for words in ("3-", "-3", "", "3,,4"):
         with pytest.raises(LitVizError, match="names no channels"):
             channels(words, 20)
+
+
+def test_a_run_is_called_by_its_layer_and_its_cost_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--layer", "features.3", "--channel", "1-3", "--model.group", "2", *FEW]
+    lit_viz("visualize", *words, "--count")
+    assert "3 images, 6 steps, 72 evaluations" in capsys.readouterr().out
+    channels_of = ["--config", str(find_config("visualize", "channels")), "--layer", "features.3"]
+    config = MethodCLI(COMMANDS["visualize"], channels_of).config
+    assert default_folder(COMMANDS["visualize"], config).name.endswith("_features.3")
 
 
 def test_the_same_from_python(smooth: Classifier) -> None:

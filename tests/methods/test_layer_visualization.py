@@ -281,7 +281,7 @@ def test_no_hook_stays_where_the_objective_raises(kinked: Classifier) -> None:
 
 
 def test_a_size_that_the_network_does_not_take_is_refused(kinked: Classifier) -> None:
-    with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: leave out --model\.native"):
+    with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: give --model\.native false"):
         method(kinked, Channel("body.0"), native=True, size=24)
     method(kinked, Channel("body.0"), size=24)
 
