@@ -196,6 +196,23 @@ def test_the_network_says_how_many_classes_are_tried(count: int, rivals: int) ->
     assert state["iteration"].max() <= 30
 
 
+def test_the_last_image_of_a_member_is_its_own() -> None:
+    """A success in it is that member's, though the next one would make the update."""
+    attack = Ensemble(eps=0.1, classes=3, queries=60)
+    x, count = X[:1], torch.zeros(1, dtype=torch.long)
+    state = {**attack.init(x, [Task(0, "", 0, label=LABELS[0])]), "iteration": count, "iterations": count + 56}
+    wrong = torch.nn.functional.one_hot(torch.tensor([(LABELS[0] + 1) % 5]), 5).double()
+    for k, by, tried in (
+        (10, 0, ["apgd_ce"]),
+        (11, 1, ["apgd_ce", "apgd_dlr"]),
+        (56, 5, ["apgd_ce", "apgd_dlr", "fmn", "square"]),
+    ):
+        state["iteration"] = count + k
+        seen = attack.seen(x, state, _bare(attack.objective, lambda x: wrong, state)(x, gradient=False))
+        assert seen["by"].tolist() == [by]
+        assert attack.about(seen)["tried"] == tried
+
+
 def test_restarts_are_more_iterations() -> None:
     assert Ensemble(classes=2, queries=7, restarts=3).iterations == 3 * 100 * 3 + 100 + 7
 
@@ -247,7 +264,7 @@ def queue(classifier: Classifier, eps: Sequence[float]) -> list[Task]:
 
 def module(classifier: Classifier, slots: int, iterations: int = 40) -> AdversarialExample:
     attack = Ensemble(eps=0.004, classes=2, queries=100)
-    return AdversarialExample(classifier, attack, images=noise(), slots=slots, iterations=iterations)
+    return AdversarialExample(classifier, attack, images=noise(), slots=slots, iterations=iterations, log_at="every:1")
 
 
 def known(record: Any) -> dict[str, Any]:
@@ -275,6 +292,9 @@ def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier,
                 assert {"margin", "probability"} <= one.scalars.keys()
                 assert "objective" in one.scalars or one.iteration == record["iterations"]
                 assert one.scalars["margin"] == pytest.approx(other.scalars["margin"], abs=1e-6)
+        for o in runs[0].observations[i][:-1]:  # also where a member is through, and the next one begins elsewhere
+            logits = smooth.logits(o.image[None])
+            assert o.scalars["margin"] == pytest.approx(float(margins(logits, [tasks[i].label or 0])), abs=1e-4)
         if not alone.record["success_float"]:  # one more than its updates for each of five stages
             assert alone.record["forwards"] == 40 + 5
 

@@ -37,7 +37,7 @@ def task_of(places: Sequence[int], index: int = 0, out: Sequence[int] = (), targ
              options={"image": i, **({"held_out": True} if i in out else {})})
         for i in places
     ]  # fmt: skip
-    return Task(index, "universal", 5 + index, target=target, options={"photographs": list(map(asdict, photographs))})
+    return Task(index, "universal", 5 + index, options={"photographs": list(map(asdict, photographs))})
 
 
 def module(classifier: Classifier, **options: Any) -> UniversalPerturbation:
