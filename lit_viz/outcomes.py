@@ -46,9 +46,14 @@ class Outcome(ABC):
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it, where there is one."""
 
-    @abstractmethod
+    def pictures(self) -> tuple[Picture | None, Picture | None]:
+        """Return the photograph and the final picture for a figure: files, where there are some, of which it may draw
+        only a few."""
+        return self.source(), self.image()
+
     def bearers(self) -> Sequence[Bearer]:
         """Return the photographs that bear what was trained for all of them; none of a task that trained for one."""
+        return ()
 
     @abstractmethod
     def frames(self) -> Sequence[tuple[int, Picture]]:
@@ -82,6 +87,12 @@ class _Filed(Outcome):
         if exact.exists():
             return torch.from_numpy(np.load(exact, allow_pickle=False))
         return read_png(path) if path.exists() else None
+
+    def pictures(self) -> tuple[Picture | None, Picture | None]:
+        source, file = self._folder.path / "sources" / f"{self._key}.png", self.record["file"]
+        exact = source.with_suffix(".npy").exists()
+        photograph = self.source() if exact or not source.exists() else source
+        return photograph, self._folder.path / file if file else None
 
     def bearers(self) -> Sequence[Bearer]:
         return self._folder.bearers(self._key)

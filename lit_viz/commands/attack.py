@@ -283,7 +283,8 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _panel(outcome: Outcome) -> AttackPanel | None:
-    record, image, source = outcome.record, outcome.image(), outcome.source()
+    record = outcome.record
+    source, image = outcome.pictures()
     if image is None or source is None:  # it failed before it had one
         return None
     keys = {"in the file": "success_file", "after JPEG 95": "success_jpeg95", "after JPEG 75": "success_jpeg75"}

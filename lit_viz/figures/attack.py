@@ -30,6 +30,7 @@ _BREATH = 0.04  # between a name and what is said of it
 _FEW = 3  # images that have a plot each
 _TIMES = 10.0
 _VERDICTS = {True: ("fooled", COLOURS[2]), False: ("not fooled", COLOURS[1]), None: ("not tried", GREY)}
+_LINES = 100  # at most so many images share a plot
 _ALONE: dict[str, Any] = {"linewidth": 1.4}
 _OF_MANY: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5}
 
@@ -113,7 +114,7 @@ def attack_figure(panels: Sequence[AttackPanel], limit: int = 20, left: Sequence
     drawn = panels[:limit]
     width = 1.4 if len(drawn) <= 6 else 1.15
     start, span = MARGIN + _TEXT + GAP, 4 * (width + GAP) - GAP
-    traces = [panel.trace for panel in panels if panel.trace and panel.trace.iterations]
+    traces = [panel.trace for panel in panels if panel.trace and panel.trace.iterations][:_LINES]
     each = len(panels) <= _FEW
     outcome = "fooled" if all(panel.success for panel in drawn) else "attacked"
     with style():
@@ -274,7 +275,8 @@ class _Plot:
     def _said(self) -> tuple[str, str]:
         flips = [trace.flip for trace in self.traces if trace.flip is not None]
         if len(self.traces) > 1:
-            return f"{len(self.traces)} images, a line each; dots: first success ({len(flips)} of them)", GREY
+            first = "the first " if len(self.traces) == _LINES else ""
+            return f"{first}{len(self.traces)} images, a line each; dots: first success ({len(flips)} of them)", GREY
         if flips:
             return f"fooled at iteration {flips[0]}, as floats", COLOURS[2]
         return f"not fooled in {self.traces[0].iterations[-1]} iterations", COLOURS[1]
