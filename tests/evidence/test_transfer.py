@@ -25,13 +25,13 @@ class Filed(Outcome):
     def __init__(self, source: Tensor, image: Tensor, **record: Any) -> None:
         known = {"index": 0, "name": "x", "label": None, "target": None, "success_file": True}
         super().__init__({**known, **record})
-        self.pictures = source, image
+        self.pair = source, image
 
     def source(self) -> Tensor:
-        return self.pictures[0]
+        return self.pair[0]
 
     def image(self) -> Tensor:
-        return self.pictures[1]
+        return self.pair[1]
 
     def array(self) -> Tensor | None:
         return None
