@@ -314,6 +314,34 @@ def test_where_a_level_each_is_not_enough_a_second_one_is_tried():
     assert saved.repaired == 2
 
 
+class Capped(nn.Module):
+    """The logits (2, 2 + w . min(levels above a grey of 100, 0.8) + b)."""
+
+    def __init__(self, weight: Tensor, bias: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = (x * 255 - 100).clamp(max=0.8).flatten(1) @ self.weight + self.bias
+        return torch.stack([torch.zeros_like(margin), margin], 1) + 2
+
+
+def test_what_was_rounded_the_right_way_is_left_alone():
+    weight = torch.tensor([2.0] * 2 + [1.0] * 10)
+    change = torch.tensor([0.55] * 2 + [0.4] * 10).view(1, 3, 1, 4)
+    net = load_classifier(Capped(weight, -6.0), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=(1, 4))
+    (saved,) = verify(net, (100 + change) / 255, torch.full_like(change, 100 / 255))
+    assert saved.success
+    assert saved.repaired == 4
+    assert torch.equal((saved.image * 255 - 100).round().flatten()[:2], torch.ones(2))
+
+
+def test_the_jpegs_of_a_batch_are_asked_about_each_for_its_own_goal():
+    source = lattice_images(3, 1, 4, 4)
+    found = verify(linear(torch.full((1, 4, 4), 0.1), 1.0), source, source, goals=torch.tensor([0, 1, 1]))
+    assert [one.jpeg for one in found] == [{95: met, 75: met} for met in (False, True, True)]
+
+
 def test_a_jpeg_is_asked_about_on_its_own():
     source = lattice_images(12, 1, 8, 8)
     weight = 2 * random(1, 8, 8) - 1
