@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launched import is_first
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lit_viz.commands import Command
     from lit_viz.outcomes import Run
 
@@ -320,22 +322,17 @@ def _report(command: Command, run: Run) -> None:
     if not is_first():
         return
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     console = console if console.is_terminal else Console(width=150)
     failed = [record for record in run.results if record["status"] == "failed"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    rows = command.table(run.results[:_ROWS])
-    for column in ("", *next(iter(rows), {}), "seconds"):
-        words = not rows or column in ("photograph", "class", "target", "method", "status")
-        table.add_column(column, justify="left" if words and column else "right", overflow="fold")
-    for record, row in zip(run.results, rows, strict=False):
-        seconds = "-" if record["seconds"] is None else f"{record['seconds']:.1f}"
-        table.add_row(str(record["index"]), *row.values(), seconds)
-    console.print(table)
-    if len(run.results) > _ROWS:
-        console.print(f"... and {len(run.results) - _ROWS} more in results.jsonl", highlight=False)
+    if len(run.results) <= _ROWS:
+        _print_table(console, command.table(run.results), run.results)
+    else:
+        classes = command.summary(run.results)
+        _print_table(console, classes[:_ROWS])
+        more = f"; {len(classes) - _ROWS} more classes" if len(classes) > _ROWS else ""
+        console.print(f"every image is in results.jsonl{more}", highlight=False)
     for record in failed[:_ROWS]:
         console.print(f"{record['name']}: {record['error']}", markup=False, highlight=False, soft_wrap=True)
     if failed or len(run.results) > 1:
@@ -347,3 +344,23 @@ def _report(command: Command, run: Run) -> None:
         console.print(f"next     {command.afterwards}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         sys.exit(1)
+
+
+def _print_table(
+    console: Console, rows: Sequence[Mapping[str, str]], records: Sequence[Mapping[str, Any]] | None = None
+) -> None:
+    """Print the rows; those of single records with their index and seconds."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = list(next(iter(rows), {}))
+    for column in columns if records is None else ("", *columns, "seconds"):
+        words = column in ("photograph", "class", "target", "method", "status")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    if records is None:
+        for row in rows:
+            table.add_row(*row.values())
+    for record, row in zip(records or (), rows, strict=False):
+        seconds = "-" if record["seconds"] is None else f"{record['seconds']:.1f}"
+        table.add_row(str(record["index"]), *row.values(), seconds)
+    console.print(table)

@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, name_of
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
-from lit_viz.commands.base import Inquiry, class_path, shown_number
+from lit_viz.commands.base import Inquiry, by_class, class_path, median_of, shown_number
 from lit_viz.commands.photographs import PhotographCommand, add_photograph_arguments
 from lit_viz.commands.universal import figure_of_universal, universal_row, universal_tasks, verify_universal
 from lit_viz.engine.module import ImageTraining
@@ -167,6 +167,16 @@ class Attack(PhotographCommand):
             raise LitVizError(f"{name_of(attack)} has no budget to try harder attacks in: leave out --trust.")
         network = module.classifier.fast()
         return harder_tries(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
+
+    def summary(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Return by class how many files fool the network, and how far they are from their photographs."""
+
+        def further(done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+            fooled = [record for record in done if record.get("success_file")]
+            linf = median_of([{"linf": 255 * record["linf"]} for record in fooled], "linf", "{:.0f}/255")
+            return {"fooled in the file": str(len(fooled)), "median L2": median_of(fooled, "l2"), "median Linf": linf}
+
+        return by_class(results, further)
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what became of each image, and of an ensemble by whom."""

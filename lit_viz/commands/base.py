@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, ClassVar
 
 from jsonargparse import Namespace
@@ -122,9 +124,49 @@ class Command(ABC):
         """
         return True
 
+    def summary(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Return a row a class, by column, as it is printed at the end of a run of very many images."""
+        return by_class(results, lambda done: {"probability": median_of(done, "probability")})
+
     @abstractmethod
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return a row a record, by column, as it is printed at the end."""
+
+
+def by_class(
+    results: Sequence[Mapping[str, Any]], further: Callable[[Sequence[Mapping[str, Any]]], dict[str, str]]
+) -> list[dict[str, str]]:
+    """Return a row a class, the largest first: how many records it has, how many were done, and what else is said.
+
+    Args:
+        results: records.
+        further: from the records of a class that were done, more columns.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for record in results:
+        found[_class_of(record)].append(record)
+    rows = []
+    for name, records in sorted(found.items(), key=lambda group: (-len(group[1]), group[0])):
+        done = [record for record in records if record["status"] == "done"]
+        counts = {"class": name, "images": str(len(records)), "done": str(len(done))}
+        rows.append({**counts, **further(done)})
+    return rows
+
+
+def _class_of(record: Mapping[str, Any]) -> str:
+    """Return the class that a record is about: its target's name, or its label."""
+    if record["target_name"]:
+        return str(record["target_name"])
+    if record["label"] is None:
+        return "-"
+    seen_right = record.get("predicted_before") == record["label"]
+    return str(record["predicted_before_name"]) if seen_right else f"class {record['label']}"
+
+
+def median_of(records: Sequence[Mapping[str, Any]], key: str, form: str = "{:.3f}") -> str:
+    """Return the median of a value of records for a table; a dash where none has it."""
+    known = [record[key] for record in records if record.get(key) is not None]
+    return form.format(median(known)) if known else "-"
 
 
 def class_path(name: str, known: Mapping[str, type], what: str) -> str:
