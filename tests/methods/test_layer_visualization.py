@@ -13,7 +13,7 @@ from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.images import Clamp, Fourier, Noise, Pixels, RandomCrop, Roll, TotalVariation
+from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
 from lit_viz.images.groups import apart, side_by_side
 from lit_viz.images.octaves import Octaves
 from lit_viz.methods import ClassVisualization
@@ -131,7 +131,7 @@ def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train)
 
 
 def test_projections_reach_every_image_of_a_group(smooth: Classifier, train: Train) -> None:
-    options: dict[str, Any] = {"parameterization": Pixels("normalized"), "projections": [Clamp()], "iterations": 1}
+    options: dict[str, Any] = {"parameterization": Pixels("normalized"), "iterations": 1}
     seen: list[Tensor] = []
 
     class Watch(ClassVisualization):
@@ -139,7 +139,14 @@ def test_projections_reach_every_image_of_a_group(smooth: Classifier, train: Tra
             seen.append(super().project(x))
             return seen[-1]
 
-    module = Watch(smooth, step_rule=Adam(5.0), objective=Channel("features.3"), group=2, **options)
+    module = Watch(
+        smooth,
+        step_rule=Adam(5.0),
+        objective=Channel("features.3"),
+        group=2,
+        projections=[GaussianBlur(0.5, 1), Clamp()],
+        **options,
+    )
     train(module, of_channels(1))
     assert seen[0].shape == (1, 2, 3, 16, 16)
     assert seen[0].abs().max() == pytest.approx(2.0)  # (1 - 0.5) / 0.25
@@ -203,10 +210,15 @@ def test_a_photograph_keeps_its_detail_through_the_octaves(smooth: Classifier, t
 
 
 def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None:
+    """Tasks of different length, two at a time, see their canvas as each does alone."""
     tasks = [replace(task, options={**task.options, "iterations": 3 + task.index}) for task in of_channels(0, 1, 2, 3)]
-    module = method(smooth, octaves=Octaves(2), native=True, slots=2, iterations=6)
-    memory = train(module, tasks)
-    assert [memory.results[i].record["iterations"] for i in range(4)] == [3, 4, 5, 6]
+    options: dict[str, Any] = {"octaves": Octaves(2), "native": True, "iterations": 6}
+    together = train(method(smooth, slots=2, **options), tasks, precision="64-true")
+    for task in tasks:
+        alone = train(method(smooth, slots=1, **options), [task], precision="64-true")
+        mine, its = together.observations[task.index][-1], alone.observations[task.index][-1]
+        assert mine.iteration == its.iteration == 3 + task.index
+        assert mine.scalars == pytest.approx(its.scalars, abs=1e-9)
 
 
 def test_a_group_with_octaves_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:
