@@ -1,0 +1,68 @@
+"""The three methods on a GPU, and on two. Skipped without one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from tests.test_cli import ROOT, SMALL, records
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+]
+GPU: dict[str, Any] = {"trainer__accelerator": "gpu", "trainer__devices": 1}
+CPU: dict[str, Any] = {"trainer__accelerator": "cpu"}
+
+
+def photographs(count: int = 4) -> torch.Tensor:
+    return (torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+
+
+def test_the_fast_copy_agrees_with_the_original(lite0: Classifier) -> None:
+    x = torch.rand(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    logits, _ = lite0.fast((), torch.device("cuda"))(x.cuda())
+    torch.testing.assert_close(logits.cpu(), lite0.logits(x), rtol=1e-2, atol=2e-2)  # TF32
+
+
+def test_draws_are_those_of_the_cpu_and_float64_runs_are_equal(smooth: Classifier) -> None:
+    runs = [
+        lv.visualize(smooth, [0, 1, 2], iterations=9, trainer__precision="64-true", slots=2, **device)
+        for device in (CPU, GPU)
+    ]
+    torch.testing.assert_close(runs[1].images, runs[0].images, rtol=0, atol=1 / 255 + 1e-6)
+    for mine, its in zip(runs[0].results, runs[1].results, strict=True):
+        assert its["logit"] == pytest.approx(mine["logit"], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_every_method_runs_in_every_precision(smooth: Classifier, precision: str) -> None:
+    options = {**GPU, "trainer__precision": precision}
+    class_image = lv.visualize(smooth, [1], iterations=60, model__views=2, **options)
+    assert class_image.results[0]["status"] == "done"
+    assert torch.isfinite(class_image.images).all()
+    fooled = lv.attack(smooth, photographs(), attack="pgd", eps=0.2, iterations=20, **options)
+    assert all(record["success_file"] for record in fooled.results if record["status"] == "done")
+    maps = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none", **options)
+    assert torch.isfinite(maps.attributions).all()
+
+
+def test_captum_agrees_with_maps_of_the_gpu(smooth: Classifier) -> None:
+    run = lv.saliency(smooth, photographs(), method=["gradient", "integrated_gradients"], **GPU)
+    assert all(record["captum"]["passed"] for record in run.results)
+
+
+def test_two_gpus_share_a_queue(tmp_path: Path) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+    run = tmp_path / "run"
+    words = ["visualize", "0", "1", "2", "3", "4", *SMALL, "--iterations", "20", "--slots", "2", "--out", str(run)]
+    subprocess.run([sys.executable, "-m", "lit_viz", *words, "--devices", "2"], cwd=ROOT, check=True, timeout=300)
+    assert [record["status"] for record in records(run)] == ["done"] * 5
