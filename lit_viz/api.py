@@ -142,7 +142,8 @@ def attack(
         options: any other option of ``lit-viz attack``, dots as double underscores.
 
     Returns:
-        the outcomes on the 8-bit lattice as ``run.images``, the records as ``run.results``, and ``run.figure()``.
+        the outcomes on the 8-bit lattice as ``run.images``, the records as ``run.results``, and ``run.figure()``; of a
+        universal attack one perturbation, magnified on mid-grey, and in ``run.attributions`` as it is.
 
     Raises:
         LitVizError: in one sentence: an unknown class, attack or option, images out of range, a folder that exists.
