@@ -3,6 +3,7 @@
 pip install --no-deps --target peers foolbox torchattacks eagerpy GitPython gitdb smmap
 python scripts/benchmark_peers.py saliency
 python scripts/benchmark_peers.py attack --peers peers
+python scripts/benchmark_peers.py strength --peers peers
 
 Peers are installed beside the project, not into it: some would downgrade what it runs on. Every side runs in a process
 of its own, the sides take turns, and both get the same 16 photographs and classes (those that come with Foolbox, else
@@ -14,6 +15,9 @@ hands it over (contiguous, not frozen, default allocator) and the best of severa
              then the peak memory of a run
   attack     PGD (40 steps, 4/255, no early stop) against torchattacks and Foolbox; DDN (100 steps) against Foolbox,
              with median norms and what is true in the file; 64 image-target pairs in slots against one at a time
+  strength   APGD against torchattacks' APGD (untargeted, cross-entropy, 64 images: four crops of each photograph) and
+             PGD (64 image-target pairs): robust accuracy at 8 radii, twenty steps, the best of three seeds, as the
+             module that was handed over sees the images; nothing is timed
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +59,7 @@ def photographs(count: int = COUNT) -> tuple[Any, list[int]]:
     return x, classifier().logits(x).argmax(1).tolist()
 
 
+@cache
 def classifier() -> Any:
     """Return the classifier."""
     from lit_viz.classifiers import load_classifier
@@ -313,6 +319,92 @@ def attack(rounds: int, peers: str | None) -> None:
         )
 
 
+# -- strength
+
+RADII = {
+    "apgd": (0.02, 0.04, 0.06, 0.08, 0.11, 0.15, 0.2, 0.3),  # /255
+    "pgd": (0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4),
+}
+SEEDS, STEPS = 3, 20
+
+
+def crops() -> tuple[Any, list[int]]:
+    """Return 64 images, four crops of each photograph, and the classes that are seen in them."""
+    import torch
+
+    x, _ = photographs()
+    large = torch.nn.functional.interpolate(x, 248, mode="bilinear", align_corners=False)
+    images = torch.cat([large[..., i : i + 224, j : j + 224] for i in (0, 24) for j in (0, 24)])
+    images = (images * 255).round() / 255
+    net = classifier()
+    return images, torch.cat([net.logits(some) for some in images.split(16)]).argmax(1).tolist()
+
+
+def robust(tool: str, against: str) -> dict[str, Any]:
+    """Return how many of 64 images resist at each radius, the best of the seeds."""
+    import torch
+
+    x, labels = crops()
+    y = torch.tensor(labels)
+    targets = (
+        None
+        if against == "apgd"
+        else torch.tensor([(label + 111 * (1 + i // 16)) % 1000 for i, label in enumerate(labels)])
+    )
+    module = as_handed()
+    fooled_by = lambda images, goal: (module(images).argmax(1) == goal) == (targets is not None)  # noqa: E731
+    left = []
+    for radius in RADII[against]:
+        resists = torch.ones(len(x), dtype=torch.bool)
+        for seed in range(SEEDS):
+            for rows in torch.arange(len(x)).split(16):
+                with torch.enable_grad():
+                    images = _attacked(
+                        tool,
+                        against,
+                        module,
+                        x[rows],
+                        y[rows],
+                        None if targets is None else targets[rows],
+                        radius / 255,
+                        seed,
+                    )
+                with torch.no_grad():
+                    resists[rows] &= ~fooled_by(images, y[rows] if targets is None else targets[rows])
+        left.append(int(resists.sum()))
+    return {"left": left}
+
+
+def _attacked(tool: str, against: str, module: Any, x: Any, y: Any, targets: Any, eps: float, seed: int) -> Any:
+    import torch
+
+    if tool == "ours":
+        from lit_viz.attacks import APGD, run_attack
+
+        fast = classifier().fast()
+        attack = APGD(eps=eps, norm="linf", loss="ce")
+        goals = None if targets is None else targets.tolist()
+        seeds = [seed * len(x) + i for i in range(len(x))]
+        network = lambda images: fast(images)[0]  # noqa: E731
+        return run_attack(attack, network, x, y.tolist(), goals, iterations=STEPS, seeds=seeds)[0]
+    import torchattacks
+
+    if against == "apgd":
+        return torchattacks.APGD(module, eps=eps, steps=STEPS, seed=seed)(x, y)
+    torch.manual_seed(seed)
+    attack = torchattacks.PGD(module, eps=eps, alpha=eps / 4, steps=STEPS)
+    attack.set_mode_targeted_by_label(quiet=True)
+    return attack(x, targets)
+
+
+def strength(rounds: int, peers: str | None) -> None:
+    for against, radii in RADII.items():
+        mine, its = (call(peers, "robust", tool=tool, against=against)["left"] for tool in ("ours", "torchattacks"))
+        print(f"| radius / 255 | {' | '.join(map(str, radii))} |\n|---|{'---|' * len(radii)}")
+        print(f"| APGD, lit_viz | {' | '.join(f'{left / 64:.0%}' for left in mine)} |")
+        print(f"| {against.upper()}, torchattacks | {' | '.join(f'{left / 64:.0%}' for left in its)} |", flush=True)
+
+
 # -- running
 
 
@@ -332,7 +424,7 @@ def spread(ratios: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", help="saliency or attack")
+    parser.add_argument("what", help="saliency, attack or strength")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", help="folder that the peers were installed to")
     parser.add_argument("--side", type=json.loads, help=argparse.SUPPRESS)
@@ -346,7 +438,7 @@ def main() -> None:
     import torch
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
-    {"saliency": saliency, "attack": attack}[options.what](options.rounds, options.peers)
+    {"saliency": saliency, "attack": attack, "strength": strength}[options.what](options.rounds, options.peers)
 
 
 if __name__ == "__main__":

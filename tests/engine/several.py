@@ -5,6 +5,7 @@ python -m torch.distributed.run --nproc_per_node 2 tests/engine/several.py FILE
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import NAMES, smooth_network
 
 import lit_viz as lv
+from lit_viz.errors import LitVizError
 
 Case = tuple[str, str, int]  # what is run, how devices share, slots
 
@@ -66,6 +68,13 @@ def given(case: Case, **options: Any) -> dict[str, Any]:
         "curves": [outcome.curve("objective") for outcome in run.outcomes],
         "frames": [[k for k, _ in outcome.frames()] for outcome in run.outcomes],
     }
+
+
+def only_on_the_first() -> Any:
+    """Return a network, in a process that Lightning has not started beside another."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        raise LitVizError("there is no network for the other processes.")
+    return smooth_network()
 
 
 if __name__ == "__main__":
