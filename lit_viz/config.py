@@ -79,7 +79,7 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add("--wandb", type=WandbMode, default="auto", help="auto is online with an API key and offline without")
     add("--project", type=str, default="lit_viz", help="W&B project")
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
-    add("--devices_mode", type=DevicesMode, default="images", help="what several devices share: images, or views of one")
+    add("--devices_mode", type=DevicesMode, default="images", help="several devices share images, or views of one")
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
 
 
