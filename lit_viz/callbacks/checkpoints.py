@@ -11,7 +11,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_viz.engine.module import Asked, ImageTraining
+from lit_viz.engine.devices import Asked
+from lit_viz.engine.module import ImageTraining
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -38,6 +38,19 @@ class OwnImages(DDPStrategy):
         """Do nothing: every process has images of its own, or sums what it needs itself."""
 
 
+@dataclass
+class Asked:
+    """What one process wants of all.
+
+    Attributes:
+        signal: that asked it to stop, or 0.
+        save: whether it is time for a checkpoint.
+    """
+
+    signal: int = 0
+    save: bool = False
+
+
 class Said(NamedTuple):
     """What a process says when all meet.
 

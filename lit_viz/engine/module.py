@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,70 +13,16 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.bridge import StepRuleOptimizer
-from lit_viz.engine.devices import Agreed, DevicesMode, Processes, Said
+from lit_viz.engine.devices import Agreed, Asked, DevicesMode, Processes, Said
+from lit_viz.engine.looks import Look, RunProgress, joined
 from lit_viz.engine.moments import Moments
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL, Slots
-from lit_viz.engine.tasks import Bearer, Observation, Result, Task
+from lit_viz.engine.tasks import Observation, Result, Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
 
 #: Changes when a checkpoint of an older version can't be continued.
 CHECKPOINT_VERSION = 2
-
-
-@dataclass(frozen=True)
-class Look:
-    """An image as it is shown, and what the network says of just that.
-
-    Attributes:
-        image: ``(C, H, W)`` in [0, 1].
-        scalars: by name.
-        top5: the most probable classes as (name, probability).
-        array: float32 result that the image only pictures; None where the image says it all.
-        source: the photograph that it belongs to, ``(C, H, W)`` in [0, 1], as the network saw it.
-        besides: further pictures ``(3, H, W)`` of the same iteration, by name (a magnified difference).
-        bearers: photographs that bear what was trained, at the end.
-    """
-
-    image: Tensor
-    scalars: Mapping[str, float]
-    top5: tuple[tuple[str, float], ...] = ()
-    array: Tensor | None = None
-    source: Tensor | None = None
-    besides: Mapping[str, Tensor] = field(default_factory=dict)
-    bearers: Sequence[Bearer] = ()
-
-    @property
-    def ranking(self) -> list[list[Any]]:
-        """The most probable classes as records have them."""
-        return [[name, round(probability, 6)] for name, probability in self.top5]
-
-
-@dataclass(frozen=True)
-class RunProgress:
-    """How far a run is; ``updates`` are counted over all images, ``objective`` is told where no class is asked for."""
-
-    total: int
-    done: int
-    failed: int
-    updates_done: int
-    updates_total: int
-    iteration: int
-    probability: float | None = None
-    objective: float | None = None
-
-
-@dataclass
-class Asked:
-    """What one process wants of all.
-
-    Attributes:
-        signal: that asked it to stop, or 0.
-        save: whether it is time for a checkpoint.
-    """
-
-    signal: int = 0
-    save: bool = False
 
 
 class ImageTraining(pl.LightningModule):
@@ -256,7 +201,7 @@ class ImageTraining(pl.LightningModule):
             share = (time.perf_counter() - began) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
             for observation, result in self._finish(x, began_at):
-                observations = _joined(observations, observation)
+                observations = joined(observations, observation)
                 results.append(result)
             for evaluation, _ in self._evaluated.values():
                 evaluation.close()
@@ -495,16 +440,6 @@ class ImageTraining(pl.LightningModule):
         }
         observation = Observation(task, iteration, scalars, look.image, look.top5, look.besides)
         return observation, Result(task, record, look.image, look.array, look.source, look.bearers)
-
-
-def _joined(observations: Sequence[Observation], last: Observation) -> list[Observation]:
-    """Return the observations with a task's last one, joined with that of the same iteration where there is one: an
-    image that was found done was looked at before."""
-    key = (last.task.index, last.iteration)
-    same = [o for o in observations if (o.task.index, o.iteration) == key]
-    others = [o for o in observations if (o.task.index, o.iteration) != key]
-    scalars = {name: value for o in same for name, value in o.scalars.items()}
-    return [*others, replace(last, scalars={**scalars, **last.scalars})]
 
 
 def _failed(task: Task, error: LitVizError) -> Result:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.engine.evaluation import Evaluator
-from lit_viz.engine.module import ImageTraining, Look
+from lit_viz.engine.looks import Look
+from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.verdicts import top, verdict

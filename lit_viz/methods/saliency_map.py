@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_viz.attributions import Attribution, Gradient, name_of
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.engine.evaluation import Evaluator
-from lit_viz.engine.module import Look
+from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.verdicts import top, verdict

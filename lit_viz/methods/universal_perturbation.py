@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.attacks import Universal, name_of, succeeded
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.evaluation import Evaluator
-from lit_viz.engine.module import Look
+from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.files import Saved, save_and_verify

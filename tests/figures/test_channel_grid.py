@@ -70,7 +70,7 @@ def test_a_group_gets_room() -> None:
 def test_wandb_and_the_terminal_say_the_objective() -> None:
     from lit_viz.callbacks.progress import Progress
     from lit_viz.callbacks.wandb import caption
-    from lit_viz.engine.module import RunProgress
+    from lit_viz.engine.looks import RunProgress
 
     observation = Observation(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
     assert caption(observation) == "features.3_ch5 - iteration 50 - objective 12.3"

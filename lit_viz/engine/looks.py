@@ -1,0 +1,63 @@
+"""What is seen of an image while it is trained, and of a run on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from lit_viz.engine.tasks import Bearer, Observation
+
+
+@dataclass(frozen=True)
+class Look:
+    """An image as it is shown, and what the network says of just that.
+
+    Attributes:
+        image: ``(C, H, W)`` in [0, 1].
+        scalars: by name.
+        top5: the most probable classes as (name, probability).
+        array: float32 result that the image only pictures; None where the image says it all.
+        source: the photograph that it belongs to, ``(C, H, W)`` in [0, 1], as the network saw it.
+        besides: further pictures ``(3, H, W)`` of the same iteration, by name (a magnified difference).
+        bearers: photographs that bear what was trained, at the end.
+    """
+
+    image: Tensor
+    scalars: Mapping[str, float]
+    top5: tuple[tuple[str, float], ...] = ()
+    array: Tensor | None = None
+    source: Tensor | None = None
+    besides: Mapping[str, Tensor] = field(default_factory=dict)
+    bearers: Sequence[Bearer] = ()
+
+    @property
+    def ranking(self) -> list[list[Any]]:
+        """The most probable classes as records have them."""
+        return [[name, round(probability, 6)] for name, probability in self.top5]
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run is; ``updates`` are counted over all images, ``objective`` is told where no class is asked for."""
+
+    total: int
+    done: int
+    failed: int
+    updates_done: int
+    updates_total: int
+    iteration: int
+    probability: float | None = None
+    objective: float | None = None
+
+
+def joined(observations: Sequence[Observation], last: Observation) -> list[Observation]:
+    """Return the observations with a task's last one, joined with that of the same iteration where there is one: an
+    image that was found done was looked at before."""
+    key = (last.task.index, last.iteration)
+    same = [o for o in observations if (o.task.index, o.iteration) == key]
+    others = [o for o in observations if (o.task.index, o.iteration) != key]
+    scalars = {name: value for o in same for name, value in o.scalars.items()}
+    return [*others, replace(last, scalars={**scalars, **last.scalars})]
