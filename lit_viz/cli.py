@@ -239,7 +239,7 @@ def _check(words: list[str]) -> None:
     faithfulness, trust, peers = (flag in words for flag in flags)
     if not check(command, cli, faithfulness=faithfulness, trust=trust, peers=peers, say=_say):
         sys.exit(1)
-    print(f"evidence {folders[0]}/evidence.json")
+    print(f"evidence {folders[0]}/evidence.json\nreport   {folders[0]}/report.html")
 
 
 def _classes(words: list[str]) -> None:
@@ -341,6 +341,7 @@ def _report(command: Command, run: Run) -> None:
         console.print(f"\nresults  {run.folder}", markup=False, highlight=False, soft_wrap=True)
         for figure in sorted(run.folder.glob("figure.*")):
             console.print(f"figure   {figure}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"report   {run.folder}/report.html", markup=False, highlight=False, soft_wrap=True)
         console.print(f"next     {command.afterwards}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         sys.exit(1)

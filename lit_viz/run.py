@@ -38,6 +38,7 @@ from lit_viz.engine.ticks import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.figures.animation import save_evolution
 from lit_viz.figures.evolution import evolutions
+from lit_viz.figures.report import REPORT, write_report
 from lit_viz.figures.style import save_figure
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
@@ -171,6 +172,8 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
         run = _opened(folder, cli)
         if not figure.exists():  # it was killed between its last result and its figure
             _draw(run, figure)
+        if not (folder.path / REPORT).exists():
+            write_report(folder, cli.command.table)
         return run
     quiet = say is None
     wandb_run = open_wandb(
@@ -187,6 +190,7 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
     run = _opened(folder, cli)
     _draw(run, figure)
     cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))
+    write_report(folder, cli.command.table)
     evolution.finish()
     return run
 
@@ -231,9 +235,11 @@ def check(
     if not outcomes:
         raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
     module = command.build(cli.config, cli.parts, classifier)
-    return command.verify(
+    sound = command.verify(
         module, outcomes, folder, Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust, peers)
     )
+    write_report(folder, command.table)
+    return sound
 
 
 def _opened(folder: RunFolder, cli: MethodCLI) -> Run:

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -55,6 +55,7 @@ _LAYOUT = (
     "evolution.*",
     "evidence.*",
     "explained.*",
+    "report.html",
     "masks",
     "localization.*",
     "checkpoints",
@@ -266,12 +267,25 @@ class RunFolder:
 
     def curves(self, metric: str) -> dict[str, list[tuple[int, float]]]:
         """Return one metric of all tasks: by ``task.key`` the (iteration, value) in order of iteration."""
-        self.flush()
         by_task: dict[str, dict[int, float]] = {}
-        for row in csv.reader(whole_lines(self.path / "metrics.csv")):
-            if len(row) == 4 and row[2] == metric:
-                by_task.setdefault(row[0], {})[int(row[1])] = float(row[3])
+        for key, iteration, name, value in self._scalars():
+            if name == metric:
+                by_task.setdefault(key, {})[int(iteration)] = float(value)
         return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=_index)}
+
+    def metrics(self, keys: Collection[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """Return all metrics of some tasks: by ``task.key`` and name the (iteration, value) in order of iteration."""
+        wanted: dict[str, dict[str, dict[int, float]]] = {key: {} for key in keys}
+        for key, iteration, name, value in self._scalars():
+            if key in wanted:
+                wanted[key].setdefault(name, {})[int(iteration)] = float(value)
+        return {key: {name: sorted(of[name].items()) for name in of} for key, of in wanted.items()}
+
+    def _scalars(self) -> Iterator[list[str]]:
+        """Yield the rows of ``metrics.csv``; broken ones are passed over."""
+        self.flush()
+        rows = csv.reader(whole_lines(self.path / "metrics.csv"))
+        yield from (row for row in rows if len(row) == 4 and row[1].isdecimal())
 
     def bearers(self, key: str) -> list[Bearer]:
         """Return the photographs that bear what a task (``task.key``) trained for all, as files; none for other tasks.

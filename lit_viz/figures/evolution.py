@@ -149,7 +149,7 @@ class _Layout:
 
 def _draw_curve(axes: Axes, task: Evolution, marked: Sequence[int], inches: float) -> None:
     iterations, values = (np.array(column, dtype=float) for column in zip(*task.curve, strict=True))
-    if _geometric(iterations):
+    if is_geometric(iterations):
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.3)
     axes.plot(iterations, values, color=COLOURS[0], solid_capstyle="round", clip_on=False)
     axes.fill_between(iterations, values, color=COLOURS[0], alpha=0.1, linewidth=0)
@@ -200,7 +200,7 @@ def _along(axes: Axes, iterations: Sequence[int]) -> NDArray[np.float64]:
     return along
 
 
-def _geometric(iterations: NDArray[np.float64]) -> bool:
+def is_geometric(iterations: NDArray[np.float64]) -> bool:
     """Return whether the curve was logged at growing distances, so that it is to be read on a logarithmic axis."""
     steps = np.diff(iterations[iterations >= 1])
     return len(steps) > 3 and iterations[-1] > 30 and bool(np.median(steps[-2:]) > 4 * np.median(steps[:2]))

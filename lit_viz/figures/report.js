@@ -1,0 +1,31 @@
+"use strict";
+// Each slider shows the picture of its place, and marks the place on the curves of its task.
+for (const task of document.querySelectorAll("[data-stops]")) {
+  const slider = task.querySelector("input[type=range]");
+  if (!slider) continue;
+  const stops = JSON.parse(task.dataset.stops);
+  const stacks = [...task.querySelectorAll(".stack")].filter((stack) => stack.children.length === stops.length);
+  const curves = [...task.querySelectorAll("[data-places]")].map((curve) => ({
+    places: JSON.parse(curve.dataset.places),
+    value: curve.querySelector(".value"),
+    line: curve.querySelector("line.mark"),
+    circle: curve.querySelector("circle"),
+  }));
+
+  const show = () => {
+    const place = Number(slider.value);
+    for (const stack of stacks) [...stack.children].forEach((image, i) => { image.hidden = i !== place; });
+    task.querySelector("output").textContent = stops[place];
+    slider.setAttribute("aria-valuetext", `iteration ${stops[place]}`);
+    for (const { places, value, line, circle } of curves) {
+      const [x, y, said] = places[place] ?? [0, 0, ""];
+      value.textContent = said;
+      for (const mark of [line, circle]) mark.toggleAttribute("hidden", !said);
+      for (const name of ["x1", "x2"]) line.setAttribute(name, x);
+      circle.setAttribute("cx", x);
+      circle.setAttribute("cy", y);
+    }
+  };
+  slider.addEventListener("input", show);
+  show();
+}
