@@ -39,3 +39,8 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     if not near:
         return ""
     return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -35,7 +35,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task, slug
 from lit_viz.engine.ticks import TaskQueue
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 from lit_viz.figures.animation import save_evolution
 from lit_viz.figures.evolution import evolutions
 from lit_viz.figures.report import REPORT, write_report
@@ -90,6 +90,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
 def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, say: Say | None) -> Run:
     config = cli.config
     command.check(config)
+    _refuse_devices_that_are_not_here(config)
     tune_allocator()
     if several(config.trainer) and not is_first():
         return _join(command, cli, classifier)
@@ -114,6 +115,16 @@ def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, sa
         command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, say or (lambda _: None)))
         return Run(outcomes, None, partial(command.figure, config=config))
     return _run_in(folder, cli, module, tasks, say)
+
+
+def _refuse_devices_that_are_not_here(config: Any) -> None:
+    """Have the Trainer look for the devices, before a folder is made."""
+    try:
+        with _quiet_lightning():
+            pl.Trainer(**shared(config.trainer), logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except Exception as error:  # Lightning's own kinds, and those of a backend that is not installed
+        devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
+        raise LitVizError(f"{devices} can't be used here: {first_line(error)}") from error
 
 
 def _join(command: Command, cli: MethodCLI, classifier: Classifier | None) -> Run:

@@ -138,7 +138,7 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--config", "nope.yaml"], "there is no configuration nope.yaml"),
         (["visualize", "tarantula", "--init", "nope.jpg"], "nope.jpg"),
         (["visualize", "tarantula", "--init", "README.md"], "README.md"),
-        (["visualize", "tarantula", "--trainer.devices", "2"], "one device"),
+        (["visualize", "tarantula", "--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
         (["visualize", "tarantula", "--log-at", "often"], "'often' names no iterations"),
         (["visualize", "tarantula", "--model.step_rule", "Adm"], "there is no Adm"),
         (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),

@@ -11,9 +11,10 @@ import wandb
 from pytorch_lightning import Callback, LightningModule, Trainer
 from wandb.sdk.wandb_run import Run
 
-from lit_viz.callbacks.wandb_run import RunLogger, Say, first_line, open_wandb, say_on_terminal
+from lit_viz.callbacks.wandb_run import RunLogger, Say, open_wandb, say_on_terminal
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Task
+from lit_viz.errors import first_line
 from lit_viz.figures.style import probability_text
 from lit_viz.figures.tiles import tile
 from lit_viz.images.reading import to_uint8

@@ -19,6 +19,7 @@ from wandb.sdk.lib.wbauth import authenticate_session
 from wandb.sdk.wandb_run import Run
 
 from lit_viz.engine.run_folder import RunFolder
+from lit_viz.errors import first_line
 from lit_viz.files import write_text
 
 Say = Callable[[str], None]
@@ -187,11 +188,6 @@ def _headers(credentials: Any) -> dict[str, str]:
     if key := getattr(credentials, "api_key", None):
         headers["Authorization"] = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
     return headers
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class RunLogger(WandbLogger):
