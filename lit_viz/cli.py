@@ -15,6 +15,7 @@ from lit_viz.launched import is_first
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lit_viz.classifiers import Classifier
     from lit_viz.commands import Command
     from lit_viz.outcomes import Run
 
@@ -244,13 +245,15 @@ def _check(words: list[str]) -> None:
 
 def _classes(words: list[str]) -> None:
     if "--help" in words or "-h" in words:
-        _usage(words, "lit-viz classes [PART] [--classifier NAME]", "List the classes whose name holds PART.")
+        _usage(
+            words,
+            "lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...",
+            "List the classes whose name holds PART.",
+        )
         return
-    name, words = _take(words, "--classifier", "efficientnet_lite0")
-    from lit_viz.classifiers import load_classifier
-
-    part = " ".join(words).casefold().replace("_", " ")
-    labels = load_classifier(name).labels
+    classifier, bare = _network(words)
+    part = " ".join(bare).casefold().replace("_", " ")
+    name, labels = classifier.name, classifier.labels
     found = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
     if not found:
         raise LitVizError(f"no class of {name} holds {part!r}{did_you_mean(part, labels) or '.'}")
@@ -259,18 +262,31 @@ def _classes(words: list[str]) -> None:
 
 
 def _layers(words: list[str]) -> None:
-    if "--help" in words or "-h" in words or len(words) > 1:
-        _usage(words, "lit-viz layers [CLASSIFIER]", "List a network's layers, and what each gives.")
+    if "--help" in words or "-h" in words:
+        usage = "lit-viz layers [CLASSIFIER] [--classifier.size N] ..."
+        _usage(words, usage, "List a network's layers, and what each gives.")
         return
-    from lit_viz.classifiers import layer_names, load_classifier
+    from lit_viz.classifiers import layer_names
     from lit_viz.classifiers.layouts import layouts
 
-    classifier = load_classifier(words[0] if words else "efficientnet_lite0")
+    named = words and not words[0].startswith("-")
+    classifier, bare = _network(["--classifier", *words] if named else words)
+    if bare:
+        raise LitVizError(f"lit-viz layers lists one network's layers: {bare[0]} is one word too many.")
     modules = dict(classifier.original.named_modules())
     known = layouts(classifier)
     for name in layer_names(classifier):
         kind = type(modules[name]).__name__
         print(f"{name:<40} {kind:<24} {known.get(name, 'not called')}")
+
+
+def _network(words: list[str]) -> tuple[Classifier, list[str]]:
+    """Return the network that the options name, and the bare words."""
+    from lit_viz.classifiers import load_classifier
+    from lit_viz.config import network_options
+
+    options, bare = network_options(rewrite(words, "bare"))
+    return load_classifier(options.pop("name"), **options), bare
 
 
 def _demo(words: list[str]) -> None:

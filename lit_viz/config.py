@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lit_viz.commands.base import Command
@@ -55,8 +55,8 @@ class ClassifierOptions:
     name: str = "efficientnet_lite0"
     weights: str | None = "DEFAULT"
     labels: str | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: float | list[float] | None = None
+    std: float | list[float] | None = None
     size: int | tuple[int, int] | None = None
 
 
@@ -81,6 +81,22 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
     add("--devices_mode", type=DevicesMode, default="images", help="several devices share images, or views of one")
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
+
+
+def network_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the network's options among dotted ones, and the words of the option ``--bare``.
+
+    Raises:
+        LitVizError: in one sentence, for whatever the parser refuses.
+    """
+    parser = ArgumentParser(exit_on_error=False, prog="lit-viz")
+    parser.add_argument("--bare", type=list[str], default=[])
+    parser.add_class_arguments(ClassifierOptions, "classifier")
+    try:
+        config = parser.parse_args(list(words))
+    except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
+        raise _one_sentence(error, parser) from error
+    return config.classifier.as_dict(), config.bare
 
 
 class MethodCLI(LightningCLI):
@@ -164,7 +180,7 @@ _PLAIN = (
 )
 
 
-def _one_sentence(error: Exception, parser: LightningArgumentParser) -> LitVizError:
+def _one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
     cause: BaseException | None = error
     while cause is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,11 @@ class _Loaded:
 
 def _load(name: str, weights: str | Path | None) -> _Loaded:
     source = find_source(name)
+    # Seeded, so that every rank, and a resumed run, gets the same random network; the caller's state is put back.
+    torch.default_generator.manual_seed(0)
     if weights == "DEFAULT":
         module, path = source.publish()
         return _Loaded(module, source, "DEFAULT", sha256_of(path) if path else None)
-    # Seeded, so that every rank, and a resumed run, gets the same random network; the caller's state is put back.
-    torch.default_generator.manual_seed(0)
     module = source.build(None)
     if weights is None or weights == "none":
         return _Loaded(module, source, "none", None)
@@ -82,7 +82,7 @@ def _load(name: str, weights: str | Path | None) -> _Loaded:
 
 def _load_module(module: nn.Module, weights: str | Path | None) -> _Loaded:
     name = type(module).__name__
-    source = Source(name, lambda classes: module, lambda: (module, None), **_known_of(module))
+    source = Source(name, lambda classes: module, lambda: (module, None))
     if weights is None or weights in ("DEFAULT", "none", "given"):
         return _Loaded(module, source, "given", None)
     return _with_file(_copied(module, "loads a file into it"), source, Path(weights))
@@ -115,8 +115,11 @@ def _known_of(module: nn.Module) -> dict[str, Any]:
         labels = imagenet_labels() if config.get("num_classes") == 1000 else None
         known = {"mean": config.get("mean"), "std": config.get("std"), "size": tuple(config["input_size"][1:])}
         return {"labels": labels, **known}
-    side = getattr(module, "image_size", None) or getattr(getattr(module, "config", None), "image_size", None)
-    return {"size": (side, side)} if isinstance(side, int) else {}
+    config = getattr(module, "config", None)
+    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
+    names = getattr(config, "id2label", None)
+    known = {"size": (side, side)} if isinstance(side, int) else {}
+    return {**known, "labels": [names[i] for i in sorted(names)]} if isinstance(names, Mapping) else known
 
 
 def _usable(device: str | torch.device) -> torch.device:
@@ -148,6 +151,8 @@ def _described(
     size: int | Sequence[int] | None,
 ) -> Classifier:
     source, name = loaded.source, loaded.source.name
+    if source.size is None:
+        source = replace(source, **_known_of(module))
     where = _size(size if size is not None else source.size, name)
     channels = _channels(module, where, mean)
     means = _per_channel("mean", mean if mean is not None else source.mean, 0.0, channels)
@@ -157,6 +162,8 @@ def _described(
     notes = []
     if mean is None and std is None and source.mean is None:
         notes.append(f"{name} gets images in [0, 1] as they are: if it was trained on others, give mean= and std=")
+    if loaded.weights == "DEFAULT" and loaded.sha256 is None:
+        notes.append(f"{name} has the weights that it was made with: for trained ones in a file give weights=FILE")
     draft = Classifier(name, module, labels=(), mean=means, std=stds, size=where)
     classes = _try(draft)
     if labels is not None:
@@ -172,7 +179,8 @@ def _described(
 def _size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
     if size is None:
         raise LitVizError(
-            f"the input size of {name} isn't known: give size=, in pixels (and mean=, std= as in training)"
+            f"the input size of {name} isn't known: give size=, in pixels (and mean=, std= as in training; on the "
+            "command line --classifier.size, .mean, .std)"
         )
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):

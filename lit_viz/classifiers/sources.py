@@ -61,6 +61,8 @@ def find_source(name: str) -> Source:
         return _timm(name)
     if ":" in name:
         return _factory(name)
+    if (file := Path(name.removesuffix(".py") + ".py")).is_file():
+        raise LitVizError(f"{name} doesn't say what makes the network: name its function too, as in {file.stem}:build")
     known = [f"torchvision/{n}" for n in _torchvision_names()] + [f"timm/{n}" for n in timm.list_models()]
     same = [n for n in known if n.split("/")[1] == name]
     near = (
@@ -184,20 +186,37 @@ def _made_by(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # an import runs the user's code
-        raise LitVizError(f"{module_name!r} of the classifier {name!r} can't be imported ({_told(error)})") from error
+        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or name)
+        where = _where(module_name, attribute) if missing else ""
+        raise LitVizError(
+            f"{module_name!r} of the classifier {name!r} can't be imported ({_told(error)}){where}"
+        ) from error
     factory = getattr(module, attribute, None)
     if factory is None:
         raise LitVizError(f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}")
     if isinstance(factory, nn.Module):
         return factory
-    if not callable(factory) or _required_arguments(factory):
-        raise LitVizError(f"{name} must be a function or class that can be called without arguments")
+    if not callable(factory):
+        raise LitVizError(f"{name} is no network but {type(factory).__name__!r}: name what makes the network")
+    if wanted := _required_arguments(factory):
+        raise LitVizError(
+            f"{name} can't be called without arguments, for it wants {', '.join(wanted)}: name a function that gives "
+            f"them, such as def build(): return {attribute}({', '.join(f'{a}=...' for a in wanted)})"
+        )
     try:
         return factory()
     except LitVizError:
         raise
     except Exception as error:  # the user's code
         raise LitVizError(f"{name} raised an error ({_told(error)})") from error
+
+
+def _where(module_name: str, attribute: str) -> str:
+    """Return how a module that was not found is to be named, or where it was looked for."""
+    file = Path(module_name.removesuffix(".py") + ".py")
+    if file.is_file():
+        return f": name it as a module, {file.stem}:{attribute}, in the folder in which {file.name} lies"
+    return f": it was looked for in {Path.cwd()} too, so go to the folder in which it lies"
 
 
 def _required_arguments(factory: Callable[..., Any]) -> list[str]:

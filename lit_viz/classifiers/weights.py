@@ -68,13 +68,15 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training script saves its options so
+        # timm's training script saves its options so, Lightning the hyperparameters, among which are often paths.
+        with torch.serialization.safe_globals([argparse.Namespace, type(Path())]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search("unsupported global|unsupported class|unrecognized function", str(error), re.IGNORECASE):
             raise LitVizError(
                 f"the weights file {str(path)!r} holds Python objects, whose loading could run code, so it isn't "
-                "loaded: save the state_dict() alone"
+                "loaded: if you trust it, torch.load(FILE, weights_only=False) it yourself and save the state_dict() "
+                "alone"
             ) from error
         raise _damaged(path) from error
     except Exception as error:  # a damaged file makes the reader raise nearly anything
@@ -128,6 +130,7 @@ def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> di
         f"the keys of {source} don't match the network"
         + _listed("missing in the file", _missing(best, wanted))
         + _listed("unknown to the network", sorted(set(best) - set(wanted)))
+        + ": name the network that was trained, or a package.module:factory that builds it"
     )
 
 
@@ -144,7 +147,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         if tensor.shape != wanted[key].shape
     ]
     if wrong:
-        raise LitVizError(f"the shapes in {source} don't match the network" + _listed("", wrong))
+        raise LitVizError(
+            f"the shapes in {source} don't match the network" + _listed("", wrong) + ": build it as it was trained"
+        )
     network.load_state_dict(state)
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from lit_viz.evidence.survivors import Left
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.difference import difference, grey_levels, outside, read_back
+from lit_viz.figures.difference import difference, grey_levels, outside
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import COLOURS, GREY, RULE, axes_at, fitted, style, write
 from lit_viz.figures.tiles import Picture, pixels
+from lit_viz.images.reading import read_png
 
 _TEXT = 1.4  # left of the pictures
 _WORD = 0.64  # fooled, not fooled
@@ -213,7 +214,7 @@ class _Row:
 
 
 def _image(picture: Picture) -> Tensor:
-    return picture.detach().cpu().double() if isinstance(picture, Tensor) else read_back(pixels(picture))
+    return (picture.detach().cpu() if isinstance(picture, Tensor) else read_png(picture)).double()
 
 
 def _norms(change: Tensor) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,8 +48,3 @@ def outside(image: Tensor) -> float:
     """Return the share of an image's values that lie outside [0, 1] or are not finite, and show as something else."""
     values = image.detach().cpu().double()
     return 1.0 - float(((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE)).double().mean())
-
-
-def read_back(pixels: NDArray[np.uint8]) -> Tensor:
-    """Return bytes ``(H, W, 3)`` as an image ``(3, H, W)`` in [0, 1]."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).double() / 255

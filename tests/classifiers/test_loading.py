@@ -142,8 +142,8 @@ def test_a_factory_in_the_current_folder(factories: str, factory: str) -> None:
     ("factory", "words"),
     [
         ("mak", "has no 'mak'; did you mean .*'make'"),
-        ("needing", "can be called without arguments"),
-        ("number", "can be called without arguments"),
+        ("needing", r"wants classes: name a function .* def build\(\): return needing\(classes=\.\.\.\)$"),
+        ("number", "is no network but 'int': name what makes the network"),
         ("wrong", "gives a str: a factory must return a torch.nn.Module"),
         ("raising", r"raised an error \(ValueError: no such thing\)"),
     ],
