@@ -1,0 +1,82 @@
+"""The documentation as a site: pip install -e '.[docs]' && sphinx-build -W docs build/site
+
+Pages are the Markdown files of docs/. Some are only links where the repository is read, and are filled here: index.md
+with README.md, changelog.md and contributing.md with the files of those names, configs.md with all configurations.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+import lit_viz
+
+ROOT = Path(__file__).parents[1]
+
+project = "lit_viz"
+version = release = lit_viz.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["images"]
+
+html_theme = "furo"
+html_title = "lit_viz"
+html_copy_source = False
+html_show_sphinx = False
+
+myst_heading_anchors = 3
+autodoc_typehints_format = "short"
+autodoc_member_order = "groupwise"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+python_maximum_signature_line_length = 88
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+#: Files of the repository outside docs/ that have a page.
+_PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)([^)\s]*)\)")
+
+
+def setup(app: Any) -> None:
+    """Connect what is done to each page and docstring before it is parsed."""
+    app.connect("source-read", _filled)
+    app.connect("autodoc-process-docstring", _without_type, priority=0)
+
+
+def _without_type(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+    """Keep what stands before the first colon of an attribute's sentence from being taken for its type."""
+    if what in ("attribute", "data"):
+        lines.insert(0, "")
+
+
+def _filled(app: Any, page: str, source: list[str]) -> None:
+    """Fill a page, and lead its links between files of the repository to their pages."""
+    file = next((name for name, of in _PAGES.items() if of == f"{page}.md"), None)
+    if page == "configs":
+        source[0] = _configurations()
+    elif file is not None:
+        _, mark, rest = source[0].partition("```{toctree}")  # the index has the site's contents at its foot
+        source[0] = f"{(ROOT / file).read_text(encoding='utf-8')}\n{mark}{rest}"
+    folder = "" if file is not None else posixpath.dirname(f"docs/{page}")
+    source[0] = _LINK.sub(lambda link: f"]({_target(posixpath.join(folder, link[1]))}{link[2]})", source[0])
+
+
+def _target(path: str) -> str:
+    """Return the place of a file of the repository in the site, as a link of a page in docs/."""
+    to = posixpath.normpath(path)
+    if to == "configs":
+        return "configs.md"
+    if to.startswith("configs/"):
+        return f"#{to.removesuffix('.yaml').replace('/', '-')}"
+    return _PAGES.get(to) or to.removeprefix("docs/")  # of what is in neither the strict build says so
+
+
+def _configurations() -> str:
+    parts = ["# Configurations", "The head of each says what it shows, where it is from, its cost and command."]
+    for folder in sorted(path for path in (ROOT / "configs").iterdir() if path.is_dir()):
+        parts.append(f"(configs-{folder.name})=\n## {folder.name}")
+        for file in sorted(folder.glob("*.yaml")):
+            target = f"(configs-{folder.name}-{file.stem})=\n### {file.stem}"
+            parts.append(f"{target}\n\n```yaml\n{file.read_text(encoding='utf-8').rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
