@@ -144,8 +144,9 @@ def _join(command: Command, cli: MethodCLI, classifier: Classifier | None) -> Ru
     return nothing
 
 
-def count(command: Command, cli: MethodCLI) -> str:
-    """Return in one line what a configuration would cost, from the time of one evaluation on this machine's processor.
+def cost(command: Command, cli: MethodCLI) -> tuple[int, int, int, float]:
+    """Return the images, steps, evaluations and minutes of a configuration, from the time of one evaluation on this
+    machine's processor.
 
     Raises:
         LitVizError: as :func:`execute`.
@@ -156,9 +157,14 @@ def count(command: Command, cli: MethodCLI) -> str:
     classifier = _load(config.classifier.as_dict())
     module, tasks = _built(command, cli, classifier, None)
     steps, evaluations = module.cost(tasks)
-    minutes = steps * module.seconds_a_step(tasks) / 60
+    return len(tasks), steps, evaluations, steps * module.seconds_a_step(tasks) / 60
+
+
+def count(command: Command, cli: MethodCLI) -> str:
+    """Return in one line what :func:`cost` finds."""
+    images, steps, evaluations, minutes = cost(command, cli)
     return (
-        f"{len(tasks)} images, {steps} steps, {evaluations} evaluations (forward and backward): about {minutes:.1f} "
+        f"{images} images, {steps} steps, {evaluations} evaluations (forward and backward): about {minutes:.1f} "
         "minutes on the processor of this machine"
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
@@ -33,6 +35,10 @@ from lit_viz.outcomes import Outcome
 _SAME = 0.01
 
 
+#: What may vary between the images of one run: the engine and the learning rates ask the task for it.
+VARYING = ("iterations", "lr")
+
+
 class Visualize(Command):
     """Images of classes, or of a layer's channels, from noise or from a photograph."""
 
@@ -60,6 +66,7 @@ class Visualize(Command):
         add("--neuron", type=str | None, default=None, help="one place of the channel: row,column or centre")
         add("--axis", type=Axis | None, default=None, help="what a channel is in a layer of tokens")
         add("--init", type=str | None, default=None, help="photograph to start from, or packaged:NAME [noise]")
+        add("--vary", type=dict[str, list[int | float]], default={}, help="values of iterations and lr, an image each")
         add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="how the photograph is fitted")
 
     def settle(self, config: Namespace) -> None:
@@ -87,24 +94,33 @@ class Visualize(Command):
             raise LitVizError("--neuron and --axis are of a layer: name it by --layer (lit-viz layers lists them).")
         if config.neuron is not None and config.channel is None:
             raise LitVizError("--neuron is one place of a channel: name it by --channel.")
+        for name, values in config.vary.items():
+            if name not in VARYING or not values or not all(v > 0 for v in values):
+                raise LitVizError(f"--vary takes numbers above 0 of {' and '.join(VARYING)}, not {name}: {values}.")
+        if any(value % 1 for value in config.vary.get("iterations", ())):
+            raise LitVizError(f"--vary has iterations that are no whole numbers: {config.vary['iterations']}.")
         if config.iterations is None:
             raise LitVizError("a class image has no number of iterations of its own: give --iterations.")
 
     def tasks(
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
     ) -> tuple[list[Task], list[str]]:
+        """Return the tasks of :meth:`_unvaried`, each once for every combination of what varies, from the same seed."""
+        return varied(self._unvaried(config, parts, classifier), config.vary), []
+
+    def _unvaried(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> list[Task]:
         """Return one task a class, or one a channel, or one of what the objective is; whatever is named twice gets two
         seeds."""
         objective: Objective = parts["objective"]
         if config.channel is not None and "channel" not in objective.asks:
             raise LitVizError("--channel names channels of a layer: name it by --layer (lit-viz layers lists them).")
         if config.targets:
-            return [self._of_class(i, wanted, config, classifier) for i, wanted in enumerate(config.targets)], []
+            return [self._of_class(i, wanted, config, classifier) for i, wanted in enumerate(config.targets)]
         if "target" in objective.asks:
             raise LitVizError(f"no class was named: try {self.example}")
         layer = config.layer or objective.layers[0]
         if "channel" not in objective.asks:
-            return [Task(0, layer, config.seed, source=config.init, options={"layer": layer})], []
+            return [Task(0, layer, config.seed, source=config.init, options={"layer": layer})]
         if config.channel is None:
             raise LitVizError(f"no channel of layer {layer!r} was named: give --channel, such as --channel 3,14-20.")
         tasks = []
@@ -113,7 +129,7 @@ class Visualize(Command):
             options = {"layer": layer, "channel": channel}
             name = f"{layer}_ch{channel}"
             tasks.append(Task(index, name, config.seed + index, source=config.init, options=options))
-        return tasks, []
+        return tasks
 
     @staticmethod
     def _of_class(index: int, wanted: str | int, config: Namespace, classifier: Classifier) -> Task:
@@ -212,6 +228,13 @@ def _same(again: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
         return bool(abs(again["probability"] - record["probability"]) < _SAME)
     said = record["objective_file"]
     return bool(abs(again["objective_file"] - said) <= _SAME * max(abs(said), 1e-6))
+
+
+def varied(tasks: Sequence[Task], values: Mapping[str, Sequence[int | float]]) -> list[Task]:
+    """Return each task once for every combination of the values of its options, in their order."""
+    each = [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
+    many = [(task, options) for task in tasks for options in each]
+    return [replace(task, index=i, options={**task.options, **own}) for i, (task, own) in enumerate(many)]
 
 
 def channels(words: str | int, count: int) -> list[int]:

@@ -1,0 +1,265 @@
+"""What do the options do to the picture? A grid of class images over the values of some options, and a table.
+
+python scripts/sweep.py tarantula --sweep lr=0.02,0.05 --sweep iterations=50,100,200
+python scripts/sweep.py tarantula goldfish --sweep lr=0.02,0.05 --sweep 'model.priors=[],[{class_path: TotalVariation}]'
+
+Everything else is as for `lit-viz visualize` (--config, --classifier, --seed ...). Iterations and learning rates belong
+to an image, so all their values are trained in the slots of one run; another option makes runs in folders of their own
+below --out. The last option that is swept has the columns, the classes and the other options have the rows. All images
+of a class start from the same noise. --count says evaluations and minutes first; --resume goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from lit_viz.cli import rewrite
+from lit_viz.commands import COMMANDS
+from lit_viz.commands.base import shown_number
+from lit_viz.config import MethodCLI, find_config
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import slug
+from lit_viz.errors import LitVizError
+from lit_viz.figures.cells import Cell
+from lit_viz.figures.style import probability_text, save_figure
+from lit_viz.figures.sweep import sweep_figure
+from lit_viz.figures.tiles import pixels
+from lit_viz.files import replacing
+from lit_viz.run import cost, execute, utc_now
+
+COMMAND = COMMANDS["visualize"]
+#: Options that a task can have, as they are called in a task.
+OF_TASK = {"iterations": "iterations"} | dict.fromkeys(
+    ("lr", "model.step_rule.lr", "model.step_rule.init_args.lr"), "lr"
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An option and the values that are tried."""
+
+    option: str
+    values: Sequence[Any]
+
+    @classmethod
+    def parse(cls, words: str) -> Axis:
+        """Read ``iterations=50,100``; a value may be YAML with its own commas inside brackets."""
+        option, _, values = words.partition("=")
+        try:
+            read = [number(value) for value in yaml.safe_load(f"[{values}]")]
+        except yaml.YAMLError as error:
+            raise LitVizError(f"--sweep {words} can't be read: write it as iterations=50,100,200") from error
+        if not option or not read or len({repr(value) for value in read}) < len(read):
+            raise LitVizError(f"--sweep {words} names no option with its different values: iterations=50,100,200")
+        return cls(OF_TASK.get(option, option.removeprefix("--")), read)
+
+    @property
+    def name(self) -> str:
+        """What the option is called in the grid."""
+        return self.option.removesuffix(".init_args").rpartition(".")[2]
+
+
+def number(value: Any) -> Any:
+    """Return what YAML takes for a word though it is a number, such as 1e-2."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def said(value: Any) -> str:
+    """Return a value as a label."""
+    if isinstance(value, dict) and "class_path" in value:
+        arguments = ", ".join(f"{k} {said(v)}" for k, v in (value.get("init_args") or {}).items())
+        return value["class_path"].rpartition(".")[2] + (f" {arguments}" if arguments else "")
+    if isinstance(value, list):
+        return " + ".join(map(said, value)) or "none"
+    return str(value)
+
+
+def taken(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
+    """Return what is swept, where it is written, and the words that are for `lit-viz visualize`."""
+    axes, out, rest, left = [], None, [], list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in ("--sweep", "--out"):
+            rest.append(word)
+            continue
+        if not equals and not left:
+            raise LitVizError(f"{name} wants a value")
+        value = value if equals else left.pop(0)
+        if name == "--out":
+            out = value
+        else:
+            axes.append(Axis.parse(value))
+    if not axes or len({axis.option for axis in axes}) < len(axes):
+        raise LitVizError("name what is swept, each option once: --sweep iterations=50,100,200")
+    return axes, out, rest
+
+
+def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dict[str, Any], MethodCLI]]:
+    """Return one run for every combination of what can't vary in one, with that combination."""
+    inside = {axis.option: list(axis.values) for axis in axes if axis.option in OF_TASK.values()}
+    outside = [axis for axis in axes if axis.option not in inside]
+    words = rewrite(words, COMMAND.positional, COMMAND.option)
+    places = [i for i, word in enumerate(words[:-1]) if word == "--config"]
+    for i in places:
+        words[i + 1] = str(find_config(COMMAND.name, words[i + 1]))
+    default = [] if places else ["--config", str(find_config(COMMAND.name, COMMAND.config_for(words)))]
+    found = []
+    for values in product(*(axis.values for axis in outside)):
+        chosen = {axis.option: value for axis, value in zip(outside, values, strict=True)}
+        options = [w for k, v in chosen.items() for w in (f"--{k}", v if isinstance(v, str) else json.dumps(v))]
+        folder = slug("_".join(f"{axis.name}_{said(value)}" for axis, value in zip(outside, values, strict=True)))
+        path = Path(out, f"{len(found):02d}_{folder}") if outside else Path(out, "run")
+        own = ["--vary", json.dumps(inside), "--out", str(path)]
+        found.append((chosen, MethodCLI(COMMAND, [*default, *words, *options, *own])))
+    return found
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One picture of the sweep.
+
+    Attributes:
+        image: the place of its class among those that were named.
+        values: the place of its value on each axis.
+        record: as in ``results.jsonl``.
+        file: the picture; None where it failed.
+    """
+
+    image: int
+    values: tuple[int, ...]
+    record: dict[str, Any]
+    file: Path | None
+
+    @property
+    def name(self) -> str:
+        """Of its class, or of what else it shows."""
+        return str(self.record["target_name"] or self.record["name"])
+
+    @property
+    def judges(self) -> dict[str, Any]:
+        """What held-out networks say."""
+        return self.record.get("judges") or {}
+
+    @property
+    def said(self) -> str:
+        """What stands beneath the picture."""
+        if self.record["target"] is None:
+            return f"objective {self.record['objective_file']:.3g}"
+        right = sum(one["rank"] == 1 for one in self.judges.values())
+        judged = f" · judges {right}/{len(self.judges)}" if self.judges else ""
+        return probability_text(self.record["probability"]) + judged
+
+
+def tried(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[Tried]:
+    """Return the pictures of a run, in which options have the values that were chosen for it."""
+    run = RunFolder.open(folder)
+    options = {task.index: {**task.options, **chosen} for task in run.queue()}
+    each = prod(len(axis.values) for axis in axes if axis.option not in chosen)
+    found = []
+    for record in run.records():
+        values = tuple(axis.values.index(options[record["index"]][axis.option]) for axis in axes)
+        file = folder / record["file"] if record["file"] else None
+        found.append(Tried(record["index"] // each, values, record, file))
+    return found
+
+
+def draw(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
+    """Write the grid: a class below the other, each with a row for every combination of the other options' values."""
+    *others, across = axes
+    known = {(picture.image, picture.values): picture for picture in pictures}
+    names = {picture.image: picture.name for picture in pictures}
+    beside = [(image, values) for image in names for values in product(*(range(len(a.values)) for a in others))]
+    grid = [[known.get((image, (*values, n))) for n in range(len(across.values))] for image, values in beside]
+    cells = [[Cell(pixels(one.file), [one.said]) if one and one.file else None for one in row] for row in grid]
+    labels = [
+        [names[image], *(f"{axis.name} {said(axis.values[n])}" for axis, n in zip(others, values, strict=True))]
+        for image, values in beside
+    ]
+    caption = "p: the probability of the class by the network itself."
+    if any(picture.judges for picture in pictures):
+        caption += " Judges took no part: of how many the class is the first."
+    figure = sweep_figure(labels, [f"{across.name} {said(value)}" for value in across.values], cells, caption)
+    save_figure(figure, out / "figure.png")
+
+
+def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
+    """Print the table, and write it with all digits as ``sweep.csv``."""
+    names = sorted({name for picture in pictures for name in picture.judges})
+    metric = "objective_file" if pictures[0].record["target"] is None else "probability"
+    header = ["image", *(axis.name for axis in axes), "status", metric, "rank", *names]
+    table = Table(box=None, header_style="bold")
+    for column in header:
+        table.add_column(column)
+    lines = []
+    for picture in pictures:
+        record, judges = picture.record, picture.judges
+        tried = [said(axis.values[n]) for axis, n in zip(axes, picture.values, strict=True)]
+        known = [picture.name, *tried, record["status"]]
+        lines.append(
+            [*known, record.get(metric), record.get("rank"), *(judges[n]["probability"] for n in names if judges)]
+        )
+        seen = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if judges else "-" for n in names]
+        table.add_row(*known, shown_number(record, metric), str(record.get("rank", "-")), *seen)
+    Console(width=140).print(table)
+    with replacing(out / "sweep.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *lines])
+
+
+def sweep(words: Sequence[str]) -> None:
+    """Make the runs that are not there yet, then the grid and the table."""
+    axes, out, rest = taken(words)
+    planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
+    if planned[0][1].config.count:
+        costs = [cost(COMMAND, cli) for _, cli in planned]
+        images, steps, evaluations, minutes = (sum(column) for column in zip(*costs, strict=True))
+        print(
+            f"{len(planned)} runs, {images} images, {steps} steps, {evaluations} evaluations (forward and backward): "
+            f"about {minutes:.1f} minutes on the processor of this machine"
+        )
+        return
+    pictures: list[Tried] = []
+    for chosen, cli in planned:
+        folder = Path(cli.config.out)
+        say(str(folder))
+        execute(COMMAND, cli, say=say)
+        pictures += tried(folder, axes, chosen)
+    pictures.sort(key=lambda picture: (picture.image, picture.values))
+    draw(axes, pictures, folder.parent)
+    tabled(axes, pictures, folder.parent)
+    print(f"\nfigure   {folder.parent / 'figure.png'}\ntable    {folder.parent / 'sweep.csv'}")
+
+
+def say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    if not words or {"--help", "-h"} & set(words):
+        print(__doc__)
+        return
+    try:
+        sweep(words)
+    except LitVizError as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The grid of a sweep: labels where the values are, no text on another, no pixel lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from lit_viz.figures.cells import Cell
+from lit_viz.figures.sweep import sweep_figure
+
+
+def test_labels_stand_beside_and_above_their_pictures_which_lose_no_pixel() -> None:
+    colours = ((200, 40, 40), (40, 200, 40), (40, 40, 200))  # which no letter has
+    pictures = [np.full((8, 8, 3), colour, dtype=np.uint8) for colour in colours]
+    first, second, third = (Cell(picture, [f"p = {n}"]) for n, picture in enumerate(pictures))
+    rows = [["a class whose name is long", "lr 0.1"], ["another", "lr 0.2"]]
+    figure = sweep_figure(rows, ["iterations 50", "iterations 100"], [[first, second], [None, third]], "A caption.")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3]
+    size = figure.dpi * 1.4
+    assert size % 8 == pytest.approx(0)
+    for picture in pictures:
+        assert (drawn == picture[0, 0]).all(-1).sum() == pytest.approx(size**2)
+    boxes = {text.get_text(): text.get_window_extent() for text in figure.texts}
+    assert boxes["iterations 100"].x0 == pytest.approx(boxes["p = 1"].x0) == pytest.approx(boxes["p = 2"].x0)
+    assert boxes["another"].y1 < boxes["lr 0.1"].y0
+    every = list(boxes.values())
+    assert not any(a.overlaps(b) for n, a in enumerate(every) for b in every[n + 1 :])
+    assert all(box.x0 >= 0 and box.x1 <= drawn.shape[1] for box in every)

@@ -1,0 +1,140 @@
+"""A sweep: what options do, as one grid and one table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_viz.commands.visualize import varied
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from scripts.sweep import said, sweep, taken
+from tests.test_cli import SMALL, lit_viz, records, sentence
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    with (out / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+FEW = [*SMALL, "--model.views", "1"]
+
+
+def test_every_combination_of_a_task_has_its_seed_and_an_index_of_its_own() -> None:
+    tasks = [Task(0, "a", 7, options={"layer": "x"}), Task(1, "b", 8)]
+    many = varied(tasks, {"lr": [0.1, 0.2], "iterations": [5]})
+    assert [(t.index, t.name, t.seed) for t in many] == [(0, "a", 7), (1, "a", 7), (2, "b", 8), (3, "b", 8)]
+    assert [dict(t.options) for t in many[1:3]] == [
+        {"layer": "x", "lr": 0.2, "iterations": 5}, {"lr": 0.1, "iterations": 5}
+    ]  # fmt: skip
+    assert varied(tasks, {}) == tasks
+
+
+def test_one_run_has_what_tasks_can_have_and_its_pictures_are_those_of_runs_of_their_own(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    sweep(["0", "3", *FEW, "--sweep", "model.step_rule.lr=0.05,0.4", "--sweep", "iterations=4,9", "--out", str(out)])
+    assert [path.name for path in sorted(out.iterdir())] == ["figure.png", "run", "sweep.csv"]
+    found = records(out / "run")
+    assert [(r["target"], r["seed"], r["iterations"]) for r in found] == [
+        (target, seed, k) for target, seed in ((0, 0), (3, 1)) for _ in range(2) for k in (4, 9)
+    ]
+    table = rows(out)
+    assert [(r["image"], r["lr"], r["iterations"]) for r in table[:4]] == [
+        ("class 0", lr, k) for lr in ("0.05", "0.4") for k in ("4", "9")
+    ]
+    assert [float(r["probability"]) for r in table] == [r["probability"] for r in found]
+    alone = tmp_path / "alone"
+    lit_viz("visualize", "0", *FEW, "--model.step_rule.lr", "0.4", "--iterations", "9", "--out", str(alone))
+    one, same = (np.asarray(Image.open(r / records(r)[n]["file"]), int) for r, n in ((alone, 0), (out / "run", 3)))
+    assert abs(one - same).max() <= 2  # arithmetic depends on the batch
+    other = np.asarray(Image.open(out / "run" / found[1]["file"]), int)
+    assert abs(one - other).max() > 20
+
+
+def test_other_options_make_runs_below_one_folder_which_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    words = ["2", *FEW, "--sweep", "iterations=3,6", "--sweep", "model.step_rule=SGD,Adam", "--out", str(out)]
+    words += ["--sweep", "model.priors=[],[{class_path: TotalVariation, init_args: {weight: 0.01}}]"]
+    words += ["--model.step_rule.lr", "0.1"]
+    sweep(words)
+    folders = sorted(path for path in out.iterdir() if path.is_dir())
+    assert [path.name for path in folders] == [
+        "00_step_rule_SGD_priors_none",
+        "01_step_rule_SGD_priors_TotalVariation_weight_0.01",
+        "02_step_rule_Adam_priors_none",
+        "03_step_rule_Adam_priors_TotalVariation_weight_0.01",
+    ]
+    table = rows(out)
+    assert [(r["iterations"], r["step_rule"], r["priors"]) for r in table[:2]] == [
+        ("3", "SGD", "none"), ("3", "SGD", "TotalVariation weight 0.01"),
+    ]  # fmt: skip
+    assert len(table) == 8
+    assert "step_rule" in capsys.readouterr().out
+    with pytest.raises(LitVizError, match="--resume"):
+        sweep(words)
+    before = (folders[0] / "results.jsonl").read_bytes()
+    for path in [*folders[3].rglob("*")][::-1]:
+        path.rmdir() if path.is_dir() else path.unlink()
+    folders[3].rmdir()
+    (out / "sweep.csv").unlink()
+    sweep([*words, "--resume"])
+    assert (folders[0] / "results.jsonl").read_bytes() == before
+    again = rows(out)
+    assert again == table
+
+
+def test_the_count_is_of_all_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--sweep", "iterations=4,10", "--sweep", "model.shown=0.5,1.0", "--out", str(tmp_path / "sweep")]
+    sweep(["0", "1", *FEW, "--slots", "4", *words, "--count"])
+    assert capsys.readouterr().out.startswith("2 runs, 8 images, 20 steps, 56 evaluations")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_axes_are_read_as_yaml() -> None:
+    axes, out, rest = taken(
+        ["a", "--sweep=lr=0.1,1e-2", "--sweep", "model.x.init_args.y=[1, 2],true", "--out=o", "--count"]
+    )
+    assert [(axis.option, axis.name, list(axis.values)) for axis in axes] == [
+        ("lr", "lr", [0.1, 0.01]), ("model.x.init_args.y", "y", [[1, 2], True]),
+    ]  # fmt: skip
+    assert (out, rest) == ("o", ["a", "--count"])
+    assert said([{"class_path": "a.L2", "init_args": {"weight": 2}}, {"class_path": "B"}]) == "L2 weight 2 + B"
+
+
+@pytest.mark.parametrize(
+    "words", ["", "--sweep iterations", "--sweep lr=1,1", "--sweep", "--sweep a=[1", "--sweep lr=1 --sweep lr=2"]
+)
+def test_a_sweep_of_nothing_is_one_sentence(words: str) -> None:
+    with pytest.raises(LitVizError, match=r"--sweep"):
+        taken(["tarantula", *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("vary", "says"),
+    [
+        ('{"seed": [1]}', "of iterations and lr, not seed"),
+        ('{"lr": [0]}', "numbers above 0"),
+        ('{"lr": []}', "numbers above 0"),
+        ('{"iterations": [2.5]}', "no whole numbers"),
+        ('{"lr": ["x"]}', "vary"),
+    ],
+)
+def test_what_can_not_vary_in_a_run_is_one_sentence(
+    vary: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lit_viz("visualize", "0", *FEW, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
+    assert says in sentence(capsys)
+    assert not RunFolder.is_run(tmp_path / "run")
