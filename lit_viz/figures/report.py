@@ -29,7 +29,7 @@ REPORT = "report.html"
 #: Tasks that are shown with their iterations.
 CARDS = 24
 #: Bytes of pictures in a page, before they are written as text, a third more: all, and those of the run's figures.
-ROOM, FIGURES_ROOM = 17_000_000, 7_000_000
+ROOM, FIGURES_ROOM = 16_000_000, 6_000_000
 _TITLES = {"visualize": "Class images", "saliency": "Saliency maps", "attack": "Adversarial examples"}
 _EVIDENCE = ("evidence.png", "localization.png", "explained.png")
 _HANDED = "array:"  # photographs that were handed over from Python

@@ -53,7 +53,7 @@ def record_of(index: int, name: str, file: str | None) -> dict[str, Any]:
 
 
 def rows_of(records: Any) -> list[dict[str, str]]:
-    return [{"class": record["name"], "p": "0.5"} for record in records]
+    return [{"class": record["name"], "place": f"row {record['index']}"} for record in records]
 
 
 def page_of(folder: RunFolder) -> str:
@@ -151,7 +151,7 @@ def test_tasks_beyond_the_cards_are_in_a_table(tmp_path: Path, monkeypatch: pyte
     page = Elements(text)
     assert [task["id"] for task in page.of("article")] == ["task-0", "task-1"]
     assert sum("loading" in image for image in page.of("img")) == 2
-    assert text.count("<td>0.5</td>") == 2 + 3
+    assert re.findall(r"<td>(row \d)</td>", text) == ["row 0", "row 1", "row 2", "row 3", "row 4"]
     assert "4 more" in text
     assert "All 4 records are in results.jsonl, 3 of them here." in text
 
@@ -166,14 +166,16 @@ def test_frames_beyond_twelve_are_left_out_evenly_and_it_is_said(tmp_path: Path)
 
 
 def test_a_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "ROOM", 900)
-    monkeypatch.setattr(report, "FIGURES_ROOM", 500)
     folder = write_run(tmp_path / "run", count=2, frames=5)
+    sizes = [file.stat().st_size for file in (folder.path / "frames").rglob("*.png")]
+    monkeypatch.setattr(report, "ROOM", 2 * 4 * min(sizes) - 1)  # four frames a task are too many
+    monkeypatch.setattr(report, "FIGURES_ROOM", 500)
     (folder.path / "figure.png").write_bytes(b"\0" * 501)
-    size = len(encode_png(torch.full((3, 4, 4), 0.5)))
     text = page_of(folder)
-    assert len(Elements(text).of("img")) == 2 * (450 // size)
+    stops = [json.loads(str(task["data-stops"])) for task in Elements(text).of("article")]
+    assert stops == [["0", "20", "40"]] * 2
     assert "figure.png lies beside this page." in text
+    assert "2 more of 5 pictures" in text
 
 
 def test_a_failed_task_and_a_run_without_evidence_have_a_page(tmp_path: Path) -> None:
@@ -258,7 +260,8 @@ _MOVED = """
     const circle = document.querySelector("circle");
     told.shown.push([
       seen.map((image) => image.alt), document.querySelector("output").textContent, slider.ariaValueText,
-      circle.getAttribute("cx"), document.querySelector(".value").textContent, circle.getBoundingClientRect().width > 0,
+      circle.getAttribute("cx"), document.querySelector("line.mark").getAttribute("x2"),
+      document.querySelector(".value").textContent, circle.getBoundingClientRect().width > 0,
     ]);
   }
 """
@@ -274,9 +277,9 @@ def test_in_a_browser_the_slider_moves_the_picture(tmp_path: Path) -> None:
     page.write_text(text.replace("<body>", f"<body><script>{script}</script>"), encoding="utf-8")
     told = told_by(page.as_uri(), tmp_path)
     assert told.pop("shown") == [
-        [[f"{EVIL}, iteration 20"], "20", "iteration 20", "236", "0.3", True],
-        [[f"{EVIL}, iteration 0"], "0", "iteration 0", "34", "0.1", True],
-        [[f"{EVIL}, iteration 10"], "10", "iteration 10", "135", "0.2", True],
+        [[f"{EVIL}, iteration 20"], "20", "iteration 20", "236", "236", "0.3", True],
+        [[f"{EVIL}, iteration 0"], "0", "iteration 0", "34", "34", "0.1", True],
+        [[f"{EVIL}, iteration 10"], "10", "iteration 10", "135", "135", "0.2", True],
     ]
     told["asked"] = [name for name in told["asked"] if not name.startswith("data:")]
     assert told == {"errors": [], "blocked": [], "broken": [], "asked": [], "wide": False}
