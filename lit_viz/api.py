@@ -13,7 +13,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import COMMANDS, Command
 from lit_viz.commands.attack import Attack, class_path_of
 from lit_viz.commands.saliency import Saliency, class_paths
-from lit_viz.config import RECORDED, MethodCLI, find_config, read_yaml
+from lit_viz.config import RECORDED, MethodCLI, read_config, read_yaml
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.outcomes import Run
@@ -223,7 +223,7 @@ def stored(folder: str | Path) -> tuple[Any, MethodCLI]:
 
 
 def _launch(command: Command, network: Classifier, config: str, options: Mapping[str, Any]) -> Run:
-    merged = read_yaml(find_config(command.name, config))
+    merged = read_config(command.name, config)
     for name, value in options.items():
         if value is not None:
             _put(merged, name.split("__"), value)

@@ -171,7 +171,7 @@ def _gathered(options: list[str]) -> list[str]:
 
 def _method(name: str, words: list[str]) -> None:
     from lit_viz.commands import COMMANDS
-    from lit_viz.config import MethodCLI, find_config
+    from lit_viz.config import MethodCLI, config_argument
     from lit_viz.run import count, default_folder, execute
 
     command = COMMANDS[name]
@@ -179,7 +179,7 @@ def _method(name: str, words: list[str]) -> None:
     if "--help" in words or "-h" in words:
         words = ["--help"]
     else:
-        words = _config_first(words, name, command.config_for(words), find_config)
+        words = _config_first(words, name, command.config_for(words), config_argument)
     cli = MethodCLI(command, words)
     if cli.config.count:
         print(count(command, cli))

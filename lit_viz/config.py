@@ -36,6 +36,8 @@ _TRAINER_OURS = {
 }  # fmt: skip
 #: Written by a run into its config.yaml; not an option.
 RECORDED = "recorded"
+#: What the config.yaml of a run holds that makes no sense of another.
+_OF_ONE_RUN = (RECORDED, "out", "overwrite", "resume", "count")
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -219,6 +221,23 @@ def find_config(method: str, name: str) -> Path:
         return packaged[name]
     known = ", ".join(packaged)
     raise LitVizError(f"there is no configuration {name}: give a YAML file, or one of {known}.")
+
+
+def read_config(method: str, name: str) -> dict[str, Any]:
+    """Return the options of a configuration that is named as for :func:`find_config`.
+
+    The ``config.yaml`` of a run serves, too: what it was made with, and where, is left out.
+    """
+    options = read_yaml(find_config(method, name))
+    if RECORDED in options:
+        options = {key: value for key, value in options.items() if key not in _OF_ONE_RUN}
+    return options
+
+
+def config_argument(method: str, name: str) -> str:
+    """Return a configuration as the parser's ``--config`` takes it: its file, or of a run its options as text."""
+    path = find_config(method, name)
+    return yaml.safe_dump(read_config(method, name)) if RECORDED in read_yaml(path) else str(path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

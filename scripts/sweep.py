@@ -28,7 +28,7 @@ from rich.table import Table
 from lit_viz.cli import rewrite
 from lit_viz.commands import COMMANDS
 from lit_viz.commands.base import shown_number
-from lit_viz.config import MethodCLI, find_config
+from lit_viz.config import MethodCLI, config_argument
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import slug
 from lit_viz.errors import LitVizError
@@ -117,8 +117,8 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
     words = rewrite(words, COMMAND.positional, COMMAND.option)
     places = [i for i, word in enumerate(words[:-1]) if word == "--config"]
     for i in places:
-        words[i + 1] = str(find_config(COMMAND.name, words[i + 1]))
-    default = [] if places else ["--config", str(find_config(COMMAND.name, COMMAND.config_for(words)))]
+        words[i + 1] = config_argument(COMMAND.name, words[i + 1])
+    default = [] if places else ["--config", config_argument(COMMAND.name, COMMAND.config_for(words))]
     found = []
     for values in product(*(axis.values for axis in outside)):
         chosen = {axis.option: value for axis, value in zip(outside, values, strict=True)}

@@ -309,6 +309,21 @@ def test_a_signal_saves_and_says_how_to_go_on(
     lit_viz("resume", str(run))  # a finished run prints its results
 
 
+def test_the_configuration_of_a_run_makes_another(tmp_path: Path) -> None:
+    import lit_viz as lv
+    from tests.conftest import NAMES, load_classifier, smooth_network
+
+    words = ["visualize", "3", *SMALL, "--iterations", "2", "--seed", "5", "--resume", "--out", str(tmp_path / "first")]
+    lit_viz(*words)
+    held = tmp_path / "first" / "config.yaml"
+    lit_viz("visualize", "--config", str(held), "--out", str(tmp_path / "again"))
+    assert contents(tmp_path / "again") == contents(tmp_path / "first")
+    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    in_memory = lv.visualize(network, "3", config=str(held))
+    assert in_memory.folder is None
+    assert in_memory.results[0]["seed"] == 5
+
+
 def test_count_only_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     lit_viz("visualize", "0", "1", "2", *SMALL, "--iterations", "10", "--slots", "2", "--count", "--out", str(run))

@@ -141,10 +141,7 @@ def _figure(path: Path, room: _Room) -> Markup | None:
 def _repeat(folder: RunFolder, config: Mapping[str, Any], recorded: Mapping[str, Any]) -> Markup:
     """Return how to repeat the run, and with what it was made."""
     held = shlex.quote(str(folder.path / "config.yaml"))
-    commands = (
-        f"sed '/^recorded:/,$d' {held} > again.yaml",
-        f"lit-viz {recorded.get('method')} --config again.yaml --out again",
-    )
+    command = f"lit-viz {recorded.get('method')} --config {held} --out again"
     notes = ["From the folder in which it was begun; config.yaml holds every option."]
     if any(str(_file(one)).startswith(_HANDED) for one in config.get("photographs") or ()):
         notes.append("Its photographs were handed over from Python, and must be again.")
@@ -153,7 +150,7 @@ def _repeat(folder: RunFolder, config: Mapping[str, Any], recorded: Mapping[str,
     return element(
         "section",
         element("h2", "Repeat it"),
-        element("pre", element("code", "\n".join(commands))),
+        element("pre", element("code", command)),
         element("p", " ".join(notes), class_="note"),
         facts({**with_, **recorded}),
         id="repeat",

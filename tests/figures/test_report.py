@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
-import subprocess
 from base64 import b64decode, b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -191,11 +191,8 @@ def test_a_failed_task_and_a_run_without_evidence_have_a_page(tmp_path: Path) ->
 def test_the_page_says_how_to_repeat_the_run(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a run")
     text = page_of(folder)
-    assert "lit-viz visualize --config again.yaml --out again" in text
+    assert f"lit-viz visualize --config '{folder.path / 'config.yaml'}' --out again" in html.unescape(text)
     assert "0123abcd" in text
-    config = (folder.path / "config.yaml").read_text()
-    again = subprocess.run(["sed", "/^recorded:/,$d", folder.path / "config.yaml"], capture_output=True, text=True)
-    assert again.stdout == config[: config.index("recorded:")]
 
 
 def test_evidence_in_words() -> None:
