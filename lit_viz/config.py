@@ -71,7 +71,7 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
         help="updates an image; evaluations of an estimator",
     )
     add("--seed", type=int, default=0, help="seed of the run; task i draws with seed + i")
-    add("--slots", type=int, default=8, help="images trained at once")
+    add("--slots", type=int, default=command.slots, help="images trained at once")
     add("--log_at", type=str | int, default=command.log_at, help="iterations to keep: 1,50,200, every:10, geometric")
     add("--curve_at", type=str | int, default=command.curve_at, help="iterations whose scalars are logged")
     add("--out", type=str | None, default=None, help="run folder [runs/<method>/<UTC time>_<first target>]")

@@ -42,7 +42,7 @@ class Attribution(StepRule):
     layers: tuple[str, ...] = ()
     objective: Objective = Logit()
     tolerance: float | None = None
-    batch: int = 8
+    batch: int = 16
     reducer: ClassVar[str] = "max_abs"
 
     def bind(self, classifier: Classifier) -> None:

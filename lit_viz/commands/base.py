@@ -58,7 +58,7 @@ class Command(ABC):
         example: a command line that works as it stands.
         demo: the words that ``lit-viz demo`` gives the command.
         own: arguments of the module that the command gives itself, so that they are no options.
-        iterations, log_at, curve_at: the defaults.
+        iterations, slots, log_at, curve_at: the defaults.
         afterwards: what to do next, said at the end.
     """
 
@@ -70,6 +70,7 @@ class Command(ABC):
     demo: ClassVar[tuple[str, ...]]
     own: ClassVar[frozenset[str]]
     iterations: ClassVar[int | None] = 200
+    slots: ClassVar[int] = 8
     log_at: ClassVar[str] = "every:10"
     curve_at: ClassVar[str] = "every:10"
     afterwards: ClassVar[str] = "open figure.png, or follow the run in W&B"

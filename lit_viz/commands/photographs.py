@@ -46,6 +46,7 @@ class PhotographCommand(Command):
         {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images"}
     )
     iterations: ClassVar[int | None] = None
+    slots: ClassVar[int] = 16  # of one input each: the batch that processors like best
     log_at: ClassVar[str] = "geometric"
     target: ClassVar[Literal["label", "none"]]
 

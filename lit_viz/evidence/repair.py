@@ -15,7 +15,8 @@ from lit_viz.classifiers.guest import dtype_of
 from lit_viz.evidence.lattice import LEVELS, LatticeBall, filed, image_of, levels_of
 from lit_viz.objectives import Margin, Outputs
 
-CANDIDATES = 6  # images that the fast copy is asked about, in each of three climbs
+CANDIDATES = 6  # images that the fast copy is asked about, in each climb
+CLIMBS = 6  # slopes that are followed at most: most images need one, a few that were shaved to nothing need all
 #: The first candidate moves by so much more than the slope says: the gradient turns on the way, and gains less.
 _CAUTION = 1.7
 #: Moves that a candidate is to save, as a part of those that are known to be enough, to be asked about.
@@ -143,10 +144,10 @@ def repair(lost: Sequence[Lost], goals: Goals) -> list[Found | None]:
     The values that rounding moved down the slope, as that is at the image as it was, are rounded the other way, the
     steepest first: where rounding took most of a small change, the slope after it tells little of the way back. Where
     that is not enough, any values move up the slope at the best candidate, by a level each and the steepest first,
-    twice at most. What is found on the fast copy counts if the original network says the same.
+    again and again. What is found on the fast copy counts if the original network says the same.
 
-    An image costs at most 3 backwards, with a forward each, and ``3 * CANDIDATES`` forwards of the fast copy, and one
-    forward of the original network; twice that where the two disagree. Images are asked about together.
+    An image costs at most CLIMBS backwards, with a forward each, and ``CLIMBS * CANDIDATES`` forwards of the fast copy,
+    and one forward of the original network; twice that where the two disagree. Images are asked about together.
 
     Args:
         lost: M of them.
@@ -193,7 +194,7 @@ def _up(lost: Lost, aim: float) -> Generator[_Ask, Any, _Climb]:
     slope = yield _Ask("slope", lost.image)
     against = slope * (levels_of(lost.image) - lost.levels) > 0
     here = yield from _climb(start, slope, slope.abs() * against, lost.ball, aim)
-    for _ in range(2):
+    for _ in range(CLIMBS - 1):
         if here.met:
             break
         slope = yield _Ask("slope", image_of(here.levels))

@@ -112,7 +112,6 @@ class ClassVisualization(ImageTraining):
             largest, mean = encoding_error(parameterization, init[None], self.canvas)
             self.notes.append(f"the photograph is kept to within {largest:.2f}/255 (mean {mean:.3f}/255)")
         self.judges = judges
-        objective.bind(classifier)
         if native or objective.layers:
             self._try()
 

@@ -53,7 +53,7 @@ class SaliencyMap(PhotographTraining):
         method: Attribution | list[Attribution] = Gradient(),  # noqa: B008 - replaced, never changed
         reducer: str | None = None,
         tolerance: float | None = None,
-        batch: int = 8,
+        batch: int = 16,
         *,
         fit: Fit = "crop",
         images: Tensor | None = None,
