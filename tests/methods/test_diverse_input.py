@@ -37,7 +37,7 @@ def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
         assert max(before) <= 0
         assert outcome.record["success_float"] == outcome.record["success_file"] == (last > 0)
     by_views = attacked(smooth, NOISE).results
-    assert any(r["success_float"] != r["success_file"] or r["status"] == "skipped" for r in by_views)
+    assert any(r.get("repaired") or r["status"] == "skipped" for r in by_views)  # what views saw is not in the file
 
 
 def test_the_slopes_are_those_of_the_views(smooth: Classifier) -> None:
