@@ -10,7 +10,6 @@ weights whose gradients could be averaged. Two ways to share the work (``--devic
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -98,12 +97,10 @@ class Part:
     Attributes:
         inputs: ``(P,)``, their places in the whole batch.
         counted: ``(images * views,)`` bool, which results count here.
-        sum: over the processes.
     """
 
     inputs: Tensor
     counted: Tensor
-    sum: Callable[[Tensor], Tensor]
 
     def placed(self, rows: Tensor) -> Tensor:
         """Return the rows at their places in the whole batch, zero in the places of the other processes."""
@@ -210,7 +207,7 @@ class Processes:
         mine = inputs[counted]
         if not len(mine):
             mine = inputs[::views] if views > 1 else inputs[:1]
-        return Part(mine, counted, self.sum)
+        return Part(mine, counted)
 
 
 def others_have_ended(error: BaseException) -> bool:

@@ -81,7 +81,7 @@ def test_every_input_is_counted_by_one_process(size: int, images: int, views: in
 
 
 def test_rows_come_back_to_their_places_and_no_other_counts() -> None:
-    part = Part(torch.tensor([0, 2]), torch.tensor([False, False, True]), lambda x: x)
+    part = Part(torch.tensor([0, 2]), torch.tensor([False, False, True]))
     rows: Tensor = torch.tensor([[1.0], [2.0]])
     assert part.only_counted(part.placed(rows)).tolist() == [[0.0], [0.0], [2.0]]
 
