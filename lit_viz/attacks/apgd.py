@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import chosen, slope
-from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.budget import ClimbingAttack
 from lit_viz.attacks.feasible import Norm, steepest
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -25,7 +25,7 @@ _MOMENTUM = 0.75  # alpha of algorithm 1: the share of the new step
 _RISES = 0.75  # rho of algorithm 1: the share of steps that should raise the loss
 
 
-class APGD(BudgetAttack):
+class APGD(ClimbingAttack):
     """Auto-PGD (Croce and Hein 2020, arXiv:2003.01690, algorithm 1).
 
     With eta = 2 eps at first, ``z = P(x + eta * direction(g))`` and ``x <- P(x + .75 (z - x) + .25 (x - x_before))``,
@@ -34,7 +34,7 @@ class APGD(BudgetAttack):
     where eta was not halved there and the best score has not improved since.
 
     Args:
-        norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
+        norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.budget.ClimbingAttack`.
         loss: ``ce`` the cross-entropy or ``dlr`` the difference of logits ratio, both also targeted.
         random_start: whether the first update is a random point of the ball.
 

@@ -21,38 +21,60 @@ EPS: dict[Norm, float] = {"linf": 4 / 255, "l2": 1.0}
 
 
 class BudgetAttack(Attack):
-    """Climbs inside a ball around the photograph and inside [0, 1], and never leaves them.
-
-    With restarts the iterations are split into equal parts, the last of which takes what is left over. A random start
-    is an update of its own, the first of its part; it needs no backward.
+    """Stays inside a ball around the photograph and inside [0, 1].
 
     Args:
         norm: of the ball.
         eps: its radius in units of [0, 1]; 4/255 in the largest value and 1.0 in Euclidean length unless given. A
             task's option ``eps`` overrides it.
-        start_at_random: whether a part starts at random in the ball, else at the photograph.
-        restarts: parts, each of at least two updates.
         early_stop: whether an image is done at its first success; else the score is raised to the last iteration.
 
     Raises:
         LitVizError: for values that make no attack.
     """
 
-    def __init__(self, norm: Norm, eps: float | None, start_at_random: bool, restarts: int, early_stop: bool) -> None:
+    def __init__(self, norm: Norm, eps: float | None, early_stop: bool = True) -> None:
         if norm not in get_args(Norm):
             raise LitVizError(f"there is no norm '{norm}': take linf or l2.")
-        if restarts < 1 or (restarts > 1 and not start_at_random):
-            raise LitVizError(f"{restarts} restarts make no attack: give 1 or more, and more than 1 only at random.")
         self.norm: Norm = norm
         self.eps = _radius(EPS[norm] if eps is None else eps, type(self).__name__)
-        self.start_at_random = start_at_random
-        self.restarts = restarts
         self.early_stop = early_stop
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the radii ``eps`` ``(N,)`` besides."""
         radii = [_radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
         return {**super().init(x, tasks), "eps": torch.tensor(radii, dtype=torch.float64, device=x.device)}
+
+    def about(self, state: State) -> dict[str, Any]:
+        """Return the ball."""
+        return {"norm": self.norm, "eps": float(state["eps"])}
+
+    def project(self, x: Tensor, state: State) -> Tensor:
+        """Return the nearest feasible images."""
+        return project(x, state["source"], state["eps"], self.norm)
+
+
+class ClimbingAttack(BudgetAttack):
+    """Climbs inside the ball from where it starts, once or several times.
+
+    With restarts the iterations are split into equal parts, the last of which takes what is left over. A random start
+    is an update of its own, the first of its part; it needs no backward.
+
+    Args:
+        norm, eps, early_stop: see :class:`BudgetAttack`.
+        start_at_random: whether a part starts at random in the ball, else at the photograph.
+        restarts: parts, each of at least two updates.
+
+    Raises:
+        LitVizError: for values that make no attack.
+    """
+
+    def __init__(self, norm: Norm, eps: float | None, start_at_random: bool, restarts: int, early_stop: bool) -> None:
+        super().__init__(norm, eps, early_stop)
+        if restarts < 1 or (restarts > 1 and not start_at_random):
+            raise LitVizError(f"{restarts} restarts make no attack: give 1 or more, and more than 1 only at random.")
+        self.start_at_random = start_at_random
+        self.restarts = restarts
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Let the images climb, or start."""
@@ -79,14 +101,6 @@ class BudgetAttack(Attack):
         total = torch.where(part == count - 1, whole - part * length, length)
         start = int(self.start_at_random)
         return part, iteration - part * length - start, (total - start).clamp(min=1)
-
-    def about(self, state: State) -> dict[str, Any]:
-        """Return the ball."""
-        return {"norm": self.norm, "eps": float(state["eps"])}
-
-    def project(self, x: Tensor, state: State) -> Tensor:
-        """Return the nearest feasible images."""
-        return project(x, state["source"], state["eps"], self.norm)
 
 
 def _radius(eps: float, whose: str) -> float:

@@ -65,11 +65,11 @@ class Ensemble(BudgetAttack):
     def __init__(
         self, norm: Norm = "linf", eps: float | None = None, classes: int = 9, queries: int = 5000, restarts: int = 1
     ) -> None:
-        super().__init__(norm, eps, start_at_random=True, restarts=restarts, early_stop=True)
+        super().__init__(norm, eps)
         for name, value in (("classes", classes), ("queries", queries)):
             if value < 1:
                 raise LitVizError(f"an ensemble with {name} {value} is none: give a whole number from 1 up.")
-        self.classes, self.queries = classes, queries
+        self.classes, self.queries, self.restarts = classes, queries, restarts
         self.objective = Margin()
         self._stage(classes)
 
@@ -132,22 +132,28 @@ class Ensemble(BudgetAttack):
         self, attack: Attack, rows: Tensor, x: Tensor, state: State, evaluate: Evaluate
     ) -> tuple[Tensor, State]:
         """Return the next images of the slots ``rows``, at which this attack is at work, and their state."""
+        evaluation = evaluate(x, gradient=attack.slopes, slots=rows, logged=True)
+        state = self.seen(x, state, evaluation)
+        done = state["fooled"]
+        if bool(done.all()):
+            return x, state
+        moved, state = self.update(x, state, evaluation, ~done)
+        return chosen(done, x, moved), state
+
+    def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+        """Let the member that is at work on all of these images move them."""
         number, local, length = self._where(state, state["iteration"])
+        attack = self.stages[int(number[0])].attack
         own = {key.removeprefix(_OF): value for key, value in state.items() if key.startswith(_OF)}
         own |= {"source": state["source"], "iteration": local, "iterations": length}
         begun = (local == 0).nonzero()[:, 0]
         if len(begun):
             own = _put(own, begun, attack.init(x[begun], self._tasks(_rows(state, begun), number[begun])))
-        evaluation = evaluate(x, gradient=attack.slopes, slots=rows, logged=True)
         evaluation.rescore(lambda logits: attack.objective(_outputs(logits, own)))
-        state = self.seen(x, state, evaluation)
-        done = state["fooled"]
         own = attack.seen(x, own, evaluation)
-        if not bool(done.all()):
-            moved, own = attack.update(x, own, evaluation, ~done)
-            x = chosen(done, x, moved)
+        moved, own = attack.update(x, own, evaluation, rows)
         kept = {key: own[key.removeprefix(_OF)] for key in state if key.startswith(_OF)}
-        return x, {**state, **kept}
+        return moved, {**state, **kept}
 
     def _tasks(self, state: State, number: Tensor) -> list[Task]:
         """Return what the members are asked for in these stages ``(N,)``: where an untargeted attack has a rival, to
@@ -200,10 +206,6 @@ class Ensemble(BudgetAttack):
             "by": torch.where(fooled & (state["iteration"] > 0), maker, state["by"]),
             "rivals": torch.where(state["iteration"][:, None] > 0, state["rivals"], likeliest),
         }
-
-    def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Never asked for: the members climb."""
-        raise NotImplementedError
 
     def about(self, state: State) -> dict[str, Any]:
         """Return the ball, the member that succeeded (None where none did), and those that tried."""

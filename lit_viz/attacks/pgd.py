@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import slope
-from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.budget import ClimbingAttack
 from lit_viz.attacks.feasible import Norm, steepest
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -21,12 +21,12 @@ from lit_viz.optim.rule import per_slot
 _REACH = 2.5
 
 
-class PGD(BudgetAttack):
+class PGD(ClimbingAttack):
     """``x <- P(x + alpha * direction(g))`` (Madry et al. 2018, arXiv:1706.06083): the direction is the gradient's sign,
     or the gradient over its length, and P the projection onto what is feasible.
 
     Args:
-        norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
+        norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.budget.ClimbingAttack`.
         alpha: length of a step, in the norm, in units of [0, 1]; 2.5 eps over the number of steps unless given.
         momentum: factor mu of the accumulated gradients ``v <- mu * v + g / ||g||_1`` whose direction is taken instead
             (Dong et al. 2018, arXiv:1710.06081, algorithm 1).

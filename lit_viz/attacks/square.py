@@ -63,7 +63,7 @@ class Square(BudgetAttack):
     def __init__(
         self, norm: Norm = "linf", eps: float | None = None, p: float | None = None, early_stop: bool = True
     ) -> None:
-        super().__init__(norm, eps, start_at_random=False, restarts=1, early_stop=early_stop)
+        super().__init__(norm, eps, early_stop)
         self.p = _SHARE[norm] if p is None else p
         if not 0 < self.p <= 1:
             raise LitVizError(f"p {p} is no part of the pixels: give a number above 0, at most 1, such as 0.05.")
@@ -74,7 +74,7 @@ class Square(BudgetAttack):
         state = super().init(x, tasks)
         return {**state, "kept": x.clone(), "top": torch.zeros_like(state["size"])}
 
-    def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+    def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Keep the last proposal if it was good, and make another."""
         iteration, score, top = state["iteration"], evaluation.score, state["top"]
         taken = (iteration <= 1) | (score > top)  # the start is kept whatever it scores

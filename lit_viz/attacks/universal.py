@@ -47,7 +47,7 @@ class Universal(BudgetAttack):
         self, norm: Norm = "linf", eps: float | None = None, alpha: float | None = None, clip: float = 9.0
     ) -> None:
         eps = {"linf": 10 / 255, "l2": 2000 / 255}.get(norm) if eps is None else eps
-        super().__init__(norm, eps, start_at_random=False, restarts=1, early_stop=False)
+        super().__init__(norm, eps, early_stop=False)
         if alpha is not None and not 0 < alpha < math.inf:
             raise LitVizError(f"the step alpha {alpha} moves nothing: give a positive number such as 0.004.")
         self.alpha = alpha
@@ -66,11 +66,11 @@ class Universal(BudgetAttack):
         """Take a step up and project; nobody is done early."""
         evaluation = evaluate(x)
         every = ~never(x)
-        moved, state = self.climb(x, state, evaluation, every)
+        moved, state = self.update(x, state, evaluation, every)
         return moved, state, ~every
 
-    def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Return the next perturbations."""
+    def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+        """Return the next perturbations; ``rows`` are all."""
         first = _STEP * state["eps"] if self.alpha is None else torch.full_like(state["eps"], self.alpha)
         length = first * Cosine(1.0, _LAST).factor(state["iteration"].double() / state["iterations"])
         moved = x + per_slot(length, x) * steepest(evaluation.gradient, self.norm)
