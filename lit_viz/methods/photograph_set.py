@@ -13,7 +13,7 @@ from lit_viz.attacks.base import succeeded
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.images.listing import resolve
+from lit_viz.methods.targets import resolve
 from lit_viz.randomness import Draws, Key
 
 #: Option of a photograph's task: it is not trained on.

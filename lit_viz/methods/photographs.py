@@ -14,8 +14,8 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.images.fitting import Box, Fit
-from lit_viz.images.listing import needs_logits, resolve
 from lit_viz.images.reading import read_photograph
+from lit_viz.methods.targets import needs_logits, resolve
 from lit_viz.optim import Evaluation, State, StepRule
 
 LOGITS = "logits"

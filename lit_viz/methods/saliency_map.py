@@ -18,8 +18,8 @@ from lit_viz.evidence.verdicts import top, verdict
 from lit_viz.figures.heat import clip_limits, heat, reduce_channels
 from lit_viz.figures.heat import reducer as find_reducer
 from lit_viz.images.fitting import Fit
-from lit_viz.images.listing import resolve
 from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.methods.targets import resolve
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 
 #: How a method's uncertainty is called in records, where ``error`` is the sentence of a task that failed.

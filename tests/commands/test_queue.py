@@ -15,10 +15,11 @@ from torch import nn
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.labels import imagenet_labels
-from lit_viz.commands.photographs import add_photograph_arguments, class_of, photograph_tasks
+from lit_viz.commands.photographs import add_photograph_arguments
+from lit_viz.commands.queue import class_of, photograph_tasks
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.images.listing import needs_logits
+from lit_viz.methods.targets import needs_logits
 
 
 def classifier_of(labels: Sequence[str]) -> Classifier:
