@@ -10,24 +10,24 @@ from torch import Tensor
 
 from lit_viz.attacks import Attack, BudgetAttack, name_of
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.files import Saved, save_and_verify
 from lit_viz.evidence.verdicts import top
 from lit_viz.figures.difference import difference
-from lit_viz.images.fitting import Fit
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.methods.attack_training import AttackTraining
+from lit_viz.methods.targets import with_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
+from lit_viz.randomness import Draws
 
 #: By how much the difference is magnified in frames and figures.
 MAGNIFIED = 10.0
 
 
-class AdversarialExample(PhotographTraining):
+class AdversarialExample(AttackTraining):
     """Trains photographs to be misclassified (Szegedy et al. 2014, arXiv:1312.6199; Goodfellow et al. 2015,
     arXiv:1412.6572).
 
@@ -41,9 +41,7 @@ class AdversarialExample(PhotographTraining):
             expectation (Athalye et al. 2018, arXiv:1707.07397). Where there is one that doesn't decide
             (:class:`~lit_viz.images.DiverseInput`), success is looked for on the image itself, by a forward more.
         views: views an image and iteration; each costs one evaluation.
-        fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
-        iterations: updates an image at most; the attack's own number unless given.
-        slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
+        limits: the other arguments of :class:`~lit_viz.methods.attack_training.AttackTraining`.
 
     Raises:
         LitVizError: for values that make no run, in one sentence.
@@ -55,46 +53,24 @@ class AdversarialExample(PhotographTraining):
         attack: Attack,
         transforms: Sequence[Transform] = (),
         views: int = 1,
-        *,
-        fit: Fit = "crop",
-        images: Tensor | None = None,
-        iterations: int | None = None,
-        slots: int = 8,
-        log_at: str = "geometric",
-        curve_at: str = "every:1",
+        **limits: Any,
     ) -> None:
         attack.bind(classifier)
-        super().__init__(
-            classifier,
-            attack,
-            fit=fit,
-            images=images,
-            iterations=attack.iterations if iterations is None else iterations,
-            slots=slots,
-            log_at=log_at,
-            curve_at=curve_at,
-            views=views,
-        )
-        self.attack = attack
+        super().__init__(classifier, attack, views, **limits)
         self.notes += attack.notes
         self.transforms = Compose(list(transforms))
         self._saved: dict[int, tuple[Saved, bool]] = {}  # by slot, of the images that have just ended
 
-    def prepare(self, device: torch.device) -> None:
-        """Make the fast copy of the network."""
-        self._evaluator = Evaluator(
-            processes=self.processes,
-            networks={"plain": self.classifier.fast((), device, self.number)},
-            decode=lambda x: x,
-            look=lambda images, draws: self.transforms(images, draws, self.classifier.size),
-            objective=self.attack.objective,
-            normalize=self.classifier.normalize,
-            views=self.views,
-        )
+    def shown(self, x: Tensor, draws: Draws) -> Tensor:
+        """Return the transformed views of images."""
+        return self.transforms(x, draws, self.classifier.size)
 
-    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
-        """Return the tasks with label and target; one that asks for what is there already fails."""
-        return [task if isinstance(task, LitVizError) else _askable(task) for task in super().complete(tasks, x)]
+    def resolved(self, task: Task, logits: Tensor | None) -> Task:
+        """Return the task with label and target; one that asks for what is there already fails."""
+        task = with_goal(super().resolved(task, logits))
+        if task.target is not None and task.target == task.label:
+            raise LitVizError(f"{task.name} is a {task.target_name} already: give another --target.")
+        return task
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate images; what is logged of them comes from the same forward."""
@@ -214,14 +190,6 @@ class AdversarialExample(PhotographTraining):
             "l2": saved.distances["l2"],
             "linf": saved.distances["linf"],
         }
-
-
-def _askable(task: Task) -> Task | LitVizError:
-    if task.target is None and task.label is None:
-        return LitVizError(f"{task.name} has no class to leave: give its true label by --labels, or a --target.")
-    if task.target is not None and task.target == task.label:
-        return LitVizError(f"{task.name} is a {task.target_name} already: give another --target.")
-    return task
 
 
 def _nothing_to_do(task: Task, seen: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lit_viz.attacks.base import succeeded
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.methods.targets import resolve
+from lit_viz.methods.targets import resolve, with_goal
 from lit_viz.randomness import Draws, Key
 
 #: Option of a photograph's task: it is not trained on.
@@ -79,7 +79,7 @@ def read_photographs(tasks: Sequence[Task], read: Callable[[Task], Tensor], clas
         try:
             image = read(task)
             before = classifier.logits(image[None])[0].cpu()
-            known.append((_askable(resolve(task, before, classifier.labels)), _packed(image), before))
+            known.append((with_goal(resolve(task, before, classifier.labels)), _packed(image), before))
         except LitVizError as error:
             broken.append((task, str(error)))
     whole = [task for task, _, _ in known]
@@ -103,12 +103,6 @@ def read_photographs(tasks: Sequence[Task], read: Callable[[Task], Tensor], clas
             "that don't show the target."
         )
     return found
-
-
-def _askable(task: Task) -> Task:
-    if task.target is None and task.label is None:
-        raise LitVizError(f"{task.name} has no class to leave: give its true label by --labels, or a --target.")
-    return task
 
 
 def _packed(image: Tensor) -> Tensor:

@@ -74,9 +74,17 @@ class PhotographTraining(ImageTraining):
         """Return whether the network has to be asked of the photograph before anything is trained for it."""
         return needs_logits(task)
 
+    def resolved(self, task: Task, logits: Tensor | None) -> Task:
+        """Return the task with label and target, as far as they can be told.
+
+        Raises:
+            LitVizError: it asks for what is not to be had.
+        """
+        return resolve(task, logits, self.classifier.labels)
+
     def _completed(self, task: Task, logits: Tensor | None) -> Task | LitVizError:
         try:
-            task = resolve(task, logits, self.classifier.labels)
+            task = self.resolved(task, logits)
         except LitVizError as error:
             return error
         if task.index not in self._boxes:

@@ -53,3 +53,14 @@ def _wished(task: Task, logits: Tensor | None, classes: int) -> int | None:
     if wish in ("predicted", "least-likely") and logits is not None:
         return int(logits.argmax() if wish == "predicted" else logits.argmin())
     return label if wish == "label" else None
+
+
+def with_goal(task: Task) -> Task:
+    """Return the task, which an attack can be asked for.
+
+    Raises:
+        LitVizError: it has neither a class to leave nor one to reach.
+    """
+    if task.target is None and task.label is None:
+        raise LitVizError(f"{task.name} has no class to leave: give its true label by --labels, or a --target.")
+    return task

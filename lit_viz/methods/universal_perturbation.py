@@ -11,15 +11,13 @@ from torch import Tensor
 
 from lit_viz.attacks import Universal, name_of, succeeded
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.files import Saved, save_and_verify
 from lit_viz.figures.difference import difference
-from lit_viz.images.fitting import Fit
+from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.photograph_set import PhotographSet, read_photographs
-from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.optim import Evaluation, State
 from lit_viz.randomness import Draws
@@ -28,7 +26,7 @@ _AT_ONCE = 16  # photographs that are asked about together
 _TIMES = 10.0  # by which a perturbation is magnified whose values have no limit
 
 
-class UniversalPerturbation(PhotographTraining):
+class UniversalPerturbation(AttackTraining):
     """Trains a perturbation that fools the network in most photographs that it is added to (Moosavi-Dezfooli et al.
     2017, arXiv:1610.08401; by stochastic gradient ascent, Shafahi et al. 2020, arXiv:1811.11304).
 
@@ -42,53 +40,18 @@ class UniversalPerturbation(PhotographTraining):
         classifier: the frozen network.
         attack: how the perturbation moves.
         views: photographs an iteration; each costs one evaluation.
-        fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
-        iterations: updates; the attack's own number unless given.
-        slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
+        limits: the other arguments of :class:`~lit_viz.methods.attack_training.AttackTraining`.
 
     Raises:
         LitVizError: for values that make no run, in one sentence.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        attack: Universal,
-        views: int = Universal.views,
-        *,
-        fit: Fit = "crop",
-        images: Tensor | None = None,
-        iterations: int | None = None,
-        slots: int = 8,
-        log_at: str = "geometric",
-        curve_at: str = "every:1",
-    ) -> None:
-        super().__init__(
-            classifier,
-            attack,
-            fit=fit,
-            images=images,
-            iterations=attack.iterations if iterations is None else iterations,
-            slots=slots,
-            log_at=log_at,
-            curve_at=curve_at,
-            views=views,
-        )
-        self.attack = attack
+    attack: Universal
+
+    def __init__(self, classifier: Classifier, attack: Universal, views: int = Universal.views, **limits: Any) -> None:
+        super().__init__(classifier, attack, views, **limits)
         self._sets: dict[int, PhotographSet] = {}  # by task
         self._bearers: dict[int, list[Bearer]] = {}  # by slot, of those that have just ended
-
-    def prepare(self, device: torch.device) -> None:
-        """Make the fast copy of the network."""
-        self._evaluator = Evaluator(
-            networks={"plain": self.classifier.fast((), device, self.number)},
-            decode=lambda delta: delta,
-            look=lambda delta, draws: delta,  # of each evaluation its own, as the objective
-            objective=self.attack.objective,
-            normalize=self.classifier.normalize,
-            views=self.views,
-            processes=self.processes,
-        )
 
     def start(self, task: Task) -> Tensor:
         """Read the photographs, and return no perturbation ``(C, H, W)``.
