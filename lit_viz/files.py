@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +155,27 @@ def sha256(path: str | Path) -> str:
 
 def files_in(folder: str | Path) -> list[Path]:
     """Return the files of a folder (empty if it is missing); what a killed process left half written is removed."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    for leftover in folder.glob(f".*{_TEMPORARY}*"):
+    found = [path for path, is_folder in _entries(folder) if not is_folder]
+    for leftover in (path for path in found if _is_temporary(path)):
         leftover.unlink(missing_ok=True)
-    return [entry for entry in folder.iterdir() if entry.is_file()]
+    return [path for path in found if not _is_temporary(path)]
 
 
 def folders_in(folder: str | Path) -> list[Path]:
     """Return the folders of a folder; empty if it is missing."""
-    return [entry for entry in Path(folder).iterdir() if entry.is_dir()] if Path(folder).is_dir() else []
+    return [path for path, is_folder in _entries(folder) if is_folder]
+
+
+def _entries(folder: str | Path) -> list[tuple[Path, bool]]:
+    """Return what a folder (empty if it is missing) holds, and whether it is a folder, without a look at each."""
+    if not Path(folder).is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [(Path(entry.path), entry.is_dir()) for entry in entries]
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and _TEMPORARY in path.name
 
 
 def whole_lines(path: str | Path) -> Iterator[str]:
@@ -174,11 +185,22 @@ def whole_lines(path: str | Path) -> Iterator[str]:
             yield from (line for line in file if line.endswith("\n"))
 
 
-def filter_lines(path: str | Path, keeps: Callable[[str], bool]) -> None:
-    """Rewrite a text file, if there is one, with the whole lines that ``keeps`` accepts, atomically."""
-    if Path(path).exists():
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line for line in whole_lines(path) if keeps(line))
+def cut_tail(path: str | Path, keeps: Callable[[str], bool]) -> None:
+    """Cut a text file, if there is one, after its last whole line that ``keeps`` accepts; no line before is looked at.
+
+    It costs what is cut, however long the file is.
+    """
+    path = Path(path)
+    if not path.exists() or path.stat().st_size == 0:  # which can't be mapped
+        return
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as held:
+        end = held.rfind(b"\n") + 1
+        while end:
+            begin = held.rfind(b"\n", 0, end - 1) + 1
+            if keeps(held[begin:end].decode(errors="replace")):
+                break
+            end = begin
+    os.truncate(path, end)
 
 
 def json_line(record: Mapping[str, Any]) -> str:

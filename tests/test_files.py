@@ -111,13 +111,38 @@ def test_an_append_that_fails_by_half_is_cut_off(tmp_path, monkeypatch):
     assert path.read_bytes() == b"one\ntwo\n"
 
 
-def test_lines_broken_by_a_kill_are_passed_over_and_filtered(tmp_path):
+def test_a_line_broken_by_a_kill_is_passed_over(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes("a\nb\u2028b\nc\nhal".encode())
     assert list(files.whole_lines(path)) == ["a\n", "b\u2028b\n", "c\n"]
-    files.filter_lines(path, lambda line: line != "a\n")
-    assert path.read_bytes() == "b\u2028b\nc\n".encode()
     assert list(files.whole_lines(tmp_path / "missing")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a\nb\u2028b\nc\nc\nhal", "a\nb\u2028b\n"),
+        ("a\nb\nhal", "a\nb\n"),
+        ("c\nc\n", ""),
+        ("hal", ""),
+        ("", ""),
+        ("c\na", ""),
+    ],
+)
+def test_a_file_is_cut_after_the_last_whole_line_that_stays(tmp_path, text, left):
+    path = tmp_path / "lines"
+    path.write_bytes(text.encode())
+    files.cut_tail(path, lambda line: line != "c\n")
+    assert path.read_bytes() == left.encode()
+    files.cut_tail(tmp_path / "missing", lambda line: False)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_what_is_cut_does_not_cost_what_stays(tmp_path):
+    path, asked = tmp_path / "lines", []
+    path.write_bytes(b"a\n" * 10_000 + b"c\n" * 2)
+    files.cut_tail(path, lambda line: bool(asked.append(line)) or line == "a\n")
+    assert asked == ["c\n", "c\n", "a\n"]
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):

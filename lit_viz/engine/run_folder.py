@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,8 +24,8 @@ from lit_viz.engine.tasks import Bearer, Observation, Result, Task, key_of
 from lit_viz.errors import LitVizError
 from lit_viz.files import (
     append_bytes,
+    cut_tail,
     files_in,
-    filter_lines,
     folders_in,
     json_line,
     replacing,
@@ -226,25 +225,27 @@ class RunFolder:
         """
         done = frozenset(done)
 
-        def keeps(index: int, iteration: float) -> bool:
+        def keeps(index: int, iteration: int) -> bool:
             return index in done or iteration < iterations.get(index, 0)
 
         self._rows.clear()
-        filter_lines(self.path / "metrics.csv", lambda line: _keeps_row(line, keeps))
-        filter_lines(self.path / "results.jsonl", lambda line: _keeps_record(line, done))
+        # Lines are in the order of time: all that the checkpoint has are before all that it has not.
+        cut_tail(self.path / "metrics.csv", lambda line: _keeps_row(line, keeps))
+        cut_tail(self.path / "results.jsonl", lambda line: _keeps_record(line, done))
         for file in (file for name in ("sources", "images", "arrays") for file in files_in(self.path / name)):
-            if (index := _index(file.name)) >= 0 and not keeps(index, math.inf):
+            if _is_of_another(file.name, done):
                 file.unlink()
         for listed in files_in(self.path / "photographs"):
-            if (index := _index(listed.name)) >= 0 and not keeps(index, math.inf):
+            if _is_of_another(listed.name, done):
                 shutil.rmtree(listed.with_suffix(""), ignore_errors=True)
                 listed.unlink()
         for folder in folders_in(self.path / "frames"):
-            for file in files_in(folder) if (index := _index(folder.name)) >= 0 else ():
-                if not keeps(index, _iteration(file)):
-                    file.unlink()
-            if not any(folder.iterdir()):
-                folder.rmdir()
+            if _is_of_another(folder.name, done):
+                for file in files_in(folder):
+                    if not keeps(_index(folder.name), _iteration(file)):
+                        file.unlink()
+                if not any(folder.iterdir()):
+                    folder.rmdir()
 
     # -- reading
 
@@ -381,6 +382,11 @@ def _index(key: str) -> int:
     """Return the task's index, the number before the first underscore; -1, which no task has, for foreign names."""
     number = key.partition("_")[0]
     return int(number) if number.isdecimal() else -1
+
+
+def _is_of_another(name: str, done: Collection[int]) -> bool:
+    """Return whether a file or folder is called by a task that is none of these."""
+    return (index := _index(name)) >= 0 and index not in done
 
 
 def _iteration(frame: Path) -> int:
