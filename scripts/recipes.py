@@ -1,0 +1,199 @@
+"""Compare recipes for class images: a table of what held-out networks see, and a contact sheet.
+
+python scripts/recipes.py --recipes tarantula,plain_fourier,maco --classes 50 --seed 7 --count
+python scripts/recipes.py --recipes tarantula,simonyan_squeezenet --classes 50 --seed 7 --out runs/recipes \\
+    --judges efficientnet_lite1 efficientnet_lite2 torchvision/squeezenet1_0=squeezenet1_0.pth
+python scripts/recipes.py --recipes tarantula --classes 4 --seeds 4 --out runs/seeds
+
+The classes are drawn by the seed, the same for every recipe. Recipes are configurations of `lit-viz visualize`, whose
+other options hold for all. Counts have 95 % intervals (Wilson's); no network is a judge of its own pictures. What the
+folder has is not made again. With --seeds N each class is made N times: a grid of them, and how far they are apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.cli import rewrite
+from lit_viz.commands import COMMANDS
+from lit_viz.config import MethodCLI, config_argument
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.intervals import wilson
+from lit_viz.figures.cells import Cell
+from lit_viz.figures.style import save_figure
+from lit_viz.figures.sweep import sweep_figure
+from lit_viz.figures.tiles import pixels
+from lit_viz.images.reading import read_photograph
+from lit_viz.objectives.attacks import Margin
+from lit_viz.objectives.base import Outputs
+from lit_viz.run import cost, execute, utc_now
+
+COMMAND = COMMANDS["visualize"]
+Judges = dict[str, Classifier]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A recipe's run: its pictures in the order of the classes, and by judge each one's margin ``(N,)``, which is the
+    class's logit less the highest other; the network itself is not among the judges."""
+
+    recipe: str
+    folder: Path
+    records: Sequence[dict[str, Any]]
+    margins: dict[str, Tensor]
+
+    def row(self, judges: Sequence[str]) -> list[str]:
+        """Return the line of the table."""
+        seconds = sum(record["seconds"] for record in self.records) / len(self.records)
+        return [self.recipe, f"{seconds:.1f}", *(cell for name in judges for cell in self._judged(name))]
+
+    def _judged(self, name: str) -> tuple[str, str]:
+        if name not in self.margins:
+            return "its own network", "-"
+        right, n = int((self.margins[name] > 0).sum()), len(self.records)
+        low, high = wilson(right, n)
+        return f"{right} of {n} ({100 * low:.0f}-{100 * high:.0f} %)", f"{float(self.margins[name].mean()):+.1f}"
+
+    def cell(self, place: int) -> Cell:
+        """Return a picture with the count of judges that see its class beneath."""
+        said = [bool(margins[place] > 0) for margins in self.margins.values()]
+        notes = [f"judges {sum(said)}/{len(said)}"] if said else []
+        return Cell(pixels(self.folder / self.records[place]["file"]), notes)
+
+
+def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> MethodCLI:
+    """Return the configuration of a recipe's run, which goes on where it was stopped."""
+    out = options.out / (f"{recipe}_seeds" if options.seeds else recipe)
+    words = rewrite(options.rest, COMMAND.positional, COMMAND.option)
+    words += ["--targets", json.dumps(list(targets)), "--seed", str(options.seed), "--out", str(out), "--resume"]
+    cli = MethodCLI(COMMAND, ["--config", config_argument(COMMAND.name, recipe), *words])
+    network, weights = cli.config.classifier, dict(judge.split("=", 1) for judge in options.judges if "=" in judge)
+    network.weights = weights.get(network.name, network.weights)
+    return cli
+
+
+def made(recipe: str, cli: MethodCLI, judges: Judges) -> Made:
+    """Make what isn't made yet of a recipe's run, and ask the judges."""
+    print(f"{recipe}: {cli.config.out}", file=sys.stderr)
+    execute(COMMAND, cli, say=lambda sentence: print(sentence, file=sys.stderr))
+    folder, records = Path(cli.config.out), RunFolder.open(cli.config.out).records()
+    if failed := [record["name"] for record in records if not record["file"]]:
+        raise LitVizError(f"{recipe} made no picture of {', '.join(failed)}: see {folder}/results.jsonl")
+    targets = torch.tensor([record["target"] for record in records])
+    others = {name: judge for name, judge in judges.items() if name != cli.config.classifier.name}
+    margins = {name: Margin()(Outputs(logits(folder, records, judge), targets)) for name, judge in others.items()}
+    return Made(recipe, folder, records, margins)
+
+
+def logits(folder: Path, records: Sequence[dict[str, Any]], judge: Classifier) -> Tensor:
+    """Return a judge's logits ``(N, K)`` of the pictures of a run."""
+    pictures = (read_photograph(folder / record["file"], judge.size).pixels for record in records)
+    return torch.cat([judge.logits(picture[None]) for picture in pictures])
+
+
+def compare(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -> None:
+    """Write ``table.md`` and ``sheet.png``: a row a recipe."""
+    every = [made(recipe, planned(recipe, classes, options), judges) for recipe in options.recipes]
+    header = ["recipe", "seconds an image", *(cell for name in judges for cell in (f"right by {name}", "mean margin"))]
+    lines = [header, ["---"] * len(header), *(one.row(list(judges)) for one in every)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    (options.out / "table.md").write_text(table, encoding="utf-8")
+    shown = range(min(options.shown, len(classes)))
+    caption = f"{len(shown)} of {len(classes)} classes drawn by seed {options.seed}. Judges took no part."
+    names = [every[0].records[place]["target_name"] for place in shown]
+    cells = [[one.cell(place) for place in shown] for one in every]
+    save_figure(sweep_figure([[one.recipe] for one in every], names, cells, caption), options.out / "sheet.png")
+    print(f"{table}\ntable    {options.out / 'table.md'}\nsheet    {options.out / 'sheet.png'}")
+
+
+def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -> None:
+    """Write a grid a recipe: the classes below one another, the seeds of each beside one another."""
+    count, measure = options.seeds, next(iter(judges.values()))
+    for recipe in options.recipes:
+        one = made(recipe, planned(recipe, classes, options), judges)
+        within, between = spread(features(one, measure), count)
+        rows = [[one.records[n * count]["target_name"], f"apart {apart:.2f}"] for n, apart in enumerate(within)]
+        cells = [[one.cell(n * count + k) for k in range(count)] for n in range(len(within))]
+        caption = f"Apart: 1 - cosine of what the last layer of {measure.name} is given, mean over pairs. "
+        caption += f"Pictures of different classes are {between:.2f} apart."
+        figure = sweep_figure(rows, [f"seed {k + 1}" for k in range(count)], cells, caption)
+        path = save_figure(figure, options.out / f"{recipe}_seeds.png")
+        print(f"{recipe}: {sum(within) / len(within):.2f} apart within a class, {between:.2f} between classes: {path}")
+
+
+def features(one: Made, judge: Classifier) -> Tensor:
+    """Return what a judge's last layer is given ``(N, D)``."""
+    linear = [layer for layer in judge.original.modules() if isinstance(layer, torch.nn.Linear)]
+    if not linear:
+        raise LitVizError(f"{judge.name} has no linear layer: name another judge first, to measure by it.")
+    given: list[Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, x: given.append(x[0].clone()))
+    logits(one.folder, one.records, judge)
+    hook.remove()
+    return torch.cat(given)
+
+
+def spread(features: Tensor, count: int) -> tuple[list[float], float]:
+    """Return how far apart the pictures of each class are, and those of different classes: the mean ``1 - cosine``.
+
+    Args:
+        features: ``(classes * count, D)``, the pictures of a class after one another.
+        count: pictures a class, at least 2.
+    """
+    unit = normalize(features.double(), dim=1)
+    apart = (1 - unit @ unit.T).unflatten(0, (-1, count)).unflatten(2, (-1, count)).transpose(1, 2).sum((2, 3))
+    own = apart.diagonal()
+    others = (apart.sum() - own.sum()) / (count**2 * len(own) * (len(own) - 1))
+    return (own / (count * (count - 1))).tolist(), float(others)
+
+
+def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
+    """Say what the runs cost together, whether they are made already or not."""
+    costs = [cost(COMMAND, planned(recipe, classes, options)) for recipe in options.recipes]
+    for recipe, (images, _, evaluations, minutes) in zip(options.recipes, costs, strict=True):
+        print(f"{recipe}: {images} images, {evaluations} evaluations, about {minutes:.1f} minutes")
+    print(f"about {sum(minutes for *_, minutes in costs):.1f} minutes on the processor of this machine")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", type=lambda names: names.split(","), required=True, help="configurations")
+    parser.add_argument("--classes", type=int, default=20, help="how many are drawn [20]")
+    parser.add_argument("--seed", type=int, default=0, help="draws the classes; image i begins with seed + i [0]")
+    parser.add_argument("--judges", nargs="+", default=["efficientnet_lite1", "efficientnet_lite2"])
+    parser.add_argument("--shown", type=int, default=8, help="classes on the sheet [8]")
+    parser.add_argument("--seeds", type=int, default=0, help="pictures a class, at least 2, to see how they differ")
+    parser.add_argument("--out", type=Path, default=Path("runs", "recipes", utc_now()))
+    parser.add_argument("--count", action="store_true", help="only say how many minutes it would take")
+    options, options.rest = parser.parse_known_args(words)
+    try:
+        parts = [judge.partition("=") for judge in options.judges]
+        judges = {name: load_classifier(name, weights=weights or "DEFAULT") for name, _, weights in parts}
+        known = min(judge.num_classes for judge in judges.values())
+        if not (2 if options.seeds else 1) <= options.classes <= known or options.seeds == 1:
+            raise LitVizError(f"--classes wants 1 to {known}; --seeds at least 2, of 2 classes or more.")
+        drawn = random.Random(options.seed).sample(range(known), options.classes)
+        classes = [index for index in drawn for _ in range(max(1, options.seeds))]
+        if options.count:
+            count(options, classes)
+        else:
+            (seeds if options.seeds else compare)(options, classes, judges)
+    except LitVizError as error:
+        sys.exit(f"recipes: {error}")
+
+
+if __name__ == "__main__":
+    main()

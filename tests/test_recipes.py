@@ -1,0 +1,111 @@
+"""The comparison of recipes: the table's numbers, the sheets, and runs that are not made again."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import cosine_similarity
+
+import scripts.recipes as recipes
+from lit_viz.classifiers import Classifier
+from scripts.recipes import Made, main, planned, spread
+from tests.test_cli import SMALL, records
+
+OWN = SMALL[1]
+FEW = [*SMALL, "--model.views", "1", "--iterations", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch, smooth: Classifier) -> list[str]:
+    """Let a small network be the judges, once by the name of the recipe's own; return the words that name them."""
+    monkeypatch.setattr(recipes, "load_classifier", lambda name, weights: smooth)
+    return ["--judges", "other", OWN]
+
+
+def test_the_spread_is_the_mean_over_pairs() -> None:
+    features = torch.rand(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    within, between = spread(features, 2)
+
+    def apart(pairs: Any) -> float:
+        found = [1 - float(cosine_similarity(features[a], features[b], 0)) for a, b in pairs]
+        return sum(found) / len(found)
+
+    assert within == pytest.approx([apart([(2 * n, 2 * n + 1)]) for n in range(3)])
+    others = [(a, b) for c, d in combinations(range(3), 2) for a, b in product((2 * c, 2 * c + 1), (2 * d, 2 * d + 1))]
+    assert between == pytest.approx(apart(others))
+
+
+def test_a_line_has_counts_with_intervals_and_margins() -> None:
+    made = Made("x", Path(), [{"seconds": 1.0}, {"seconds": 2.0}] * 5, {"a": torch.tensor([1.0] * 8 + [-4.0] * 2)})
+    # Wilson's interval of 8 of 10 is 49.0 to 94.3 % (Newcombe 1998).
+    assert made.row(["a", "own"]) == ["x", "1.5", "8 of 10 (49-94 %)", "+0.0", "its own network", "-"]
+
+
+def test_recipes_are_compared_on_the_same_classes_and_not_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: list[str], smooth: Classifier
+) -> None:
+    words = ["--recipes", "small,plain_fourier", "--classes", "3", "--seed", "4", "--out", str(tmp_path), *judged, *FEW]
+    main(words)
+    table = (tmp_path / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    head, _, *lines = [line.strip("|").split("|") for line in table.splitlines()]
+    assert [len(line) for line in (head, *lines)] == [6, 6, 6]
+    first, second = (records(tmp_path / name) for name in ("small", "plain_fourier"))
+    assert [r["target"] for r in first] == [r["target"] for r in second]
+    assert len({r["target"] for r in first}) == 3
+    # The judge is the network itself here, so that the records know what it has to say.
+    assert lines[0][2].strip().startswith(f"{sum(r['rank'] == 1 for r in first)} of 3 ")
+    assert lines[0][4].strip() == "its own network"
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > sheet.height
+    before = (tmp_path / "small" / "results.jsonl").stat().st_mtime_ns
+    main(words)
+    assert (tmp_path / "small" / "results.jsonl").stat().st_mtime_ns == before
+    assert (tmp_path / "table.md").read_text() == table
+
+
+def test_seeds_give_different_pictures_of_a_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: list[str]
+) -> None:
+    main(["--recipes", "small", "--classes", "2", "--seeds", "3", "--out", str(tmp_path), *judged, *FEW])
+    found = records(tmp_path / "small_seeds")
+    assert [r["target"] for r in found] == [t for t in dict.fromkeys(r["target"] for r in found) for _ in range(3)]
+    assert len({r["seed"] for r in found}) == 6
+    assert "apart within a class" in capsys.readouterr().out
+    assert (tmp_path / "small_seeds.png").exists()
+
+
+def test_the_count_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: list[str]) -> None:
+    out = tmp_path / "out"
+    main(["--recipes", "small", "--classes", "2", "--seeds", "2", "--count", "--out", str(out), *judged, *FEW])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("small: 4 images, 8 evaluations")
+    assert said[1].startswith("about ")
+    assert not out.exists()
+
+
+def test_a_judges_weights_are_those_of_its_own_recipe(tmp_path: Path) -> None:
+    options = Namespace(
+        out=tmp_path, seeds=0, seed=0, rest=[], judges=["torchvision/squeezenet1_0=s.pth", "other=o.pth"]
+    )
+    assert planned("simonyan_squeezenet", [1], options).config.classifier.weights == "s.pth"
+    assert planned("tarantula", [1], options).config.classifier.weights == "DEFAULT"
+
+
+@pytest.mark.parametrize("words", [["--classes", "6"], ["--seeds", "1"], ["--classes", "1", "--seeds", "2"]])
+def test_too_few_or_too_many_are_one_sentence(
+    words: list[str], tmp_path: Path, judged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="--classes wants 1 to 5; --seeds at least 2"):
+        main(["--recipes", "small", *judged, "--out", str(tmp_path / "out"), *words])
