@@ -14,15 +14,14 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.files import Saved, save_and_verify
 from lit_viz.figures.difference import difference
 from lit_viz.methods.attack_training import AttackTraining
+from lit_viz.methods.bearers import borne, rate
 from lit_viz.methods.photograph_set import PhotographSet, read_photographs
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.optim import Evaluation, State
 from lit_viz.randomness import Draws
 
-_AT_ONCE = 16  # photographs that are asked about together
 _TIMES = 10.0  # by which a perturbation is magnified whose values have no limit
 
 
@@ -107,54 +106,11 @@ class UniversalPerturbation(AttackTraining):
         """Add the perturbations to all photographs, write the sums in 8 bits, in memory, and ask about both."""
         for m, n in enumerate(rows):
             photographs = self.photographs(self.slots.tasks[n])
-            self._bearers[n] = self._borne(n, x[m], photographs)
+            eps = self.slots.state["eps"][n]
+            network = self._evaluator.networks["plain"]
+            self._bearers[n] = borne(x[m], photographs, self.classifier, network, self.attack.norm, eps)
             self.slots.pay([n], forwards=len(photographs.tasks))
-        return [{"fooling_rate": _rate(self._bearers[n], "success_float", held_out=False)} for n in rows]
-
-    def _borne(self, n: int, delta: Tensor, photographs: PhotographSet) -> list[Bearer]:
-        bearers = [_broken(task, error) for task, error in photographs.broken]
-        network, eps = self._evaluator.networks["plain"], self.slots.state["eps"][n]
-        for first in range(0, len(photographs.tasks), _AT_ONCE):
-            places = list(range(first, min(first + _AT_ONCE, len(photographs.tasks))))
-            sources, goal, towards = (
-                photographs.images(places, delta),
-                photographs.goal[places],
-                photographs.towards[places],
-            )
-            sums = (sources + delta).clamp(0, 1)
-            logits = network(sums)[0].cpu()
-            fooled = succeeded(logits, {"goal": goal, "towards": towards})
-            never = torch.zeros_like(fooled)  # a repair would make the perturbation another for each photograph
-            saved = save_and_verify(
-                self.classifier, sums, sources, goal, towards, never, norm=self.attack.norm, eps=eps.expand(len(goal))
-            )
-            for place, source, one, success in zip(places, sources, saved, fooled.tolist(), strict=True):
-                record = self._of_photograph(photographs, place, one, success)
-                bearers.append(Bearer(record, one.image, source.cpu().float()))
-        return sorted(bearers, key=lambda bearer: int(bearer.record["index"]))
-
-    def _of_photograph(self, photographs: PhotographSet, place: int, saved: Saved, success: bool) -> dict[str, Any]:
-        """Return what became of a photograph."""
-        task, labels = photographs.tasks[place], self.classifier.labels
-        goal, before, after = int(photographs.goal[place]), photographs.before[place], saved.logits
-        return {
-            **_named(task),
-            "status": "done" if bool(photographs.counted[place]) else "skipped",
-            "error": None,
-            "label": task.label,
-            "label_source": task.label_source,
-            "target": task.target,
-            "target_name": task.target_name,
-            "predicted_before_name": labels[int(before.argmax())],
-            "probability_before": float(before.softmax(0)[goal]),
-            "predicted_name": labels[int(after.argmax())],
-            "probability": float(after.softmax(0)[goal]),
-            "success_float": success,
-            "success_file": saved.success,
-            **{f"success_jpeg{quality}": fooled for quality, fooled in saved.jpeg.items()},
-            "l2": saved.distances["l2"],
-            "linf": saved.distances["linf"],
-        }
+        return [{"fooling_rate": rate(self._bearers[n], "success_float", held_out=False)} for n in rows]
 
     @torch.no_grad()
     def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
@@ -185,7 +141,7 @@ class UniversalPerturbation(AttackTraining):
             "trained_on": len(counted) - held_out,
             "held_out": held_out,
             **{
-                f"{part}fooling_rate{where}": _rate(bearers, key, held_out=bool(part))
+                f"{part}fooling_rate{where}": rate(bearers, key, held_out=bool(part))
                 for part in ("", "held_out_")
                 for where, key in (("", "success_file"), ("_float", "success_float"))
                 if held_out or not part
@@ -227,22 +183,3 @@ class _Each(Objective):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         return self.objective(replace(outputs, targets=self.batch.goal, towards=self.batch.towards))
-
-
-def _rate(bearers: Sequence[Bearer], key: str, *, held_out: bool) -> float:
-    """Return which share of the photographs that count is fooled."""
-    mine = [b.record[key] for b in bearers if b.record["status"] == "done" and b.record["held_out"] == held_out]
-    return sum(mine) / len(mine) if mine else float("nan")
-
-
-def _named(task: Task) -> dict[str, Any]:
-    return {
-        "index": task.index,
-        "name": task.name,
-        "source": task.source,
-        "held_out": bool(task.options.get("held_out")),
-    }
-
-
-def _broken(task: Task, error: str) -> Bearer:
-    return Bearer({**_named(task), "status": "failed", "error": error}, None, None)

@@ -1,0 +1,94 @@
+"""What became of the photographs that bear a perturbation: their sums with it, in 8 bits, and who is fooled by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_viz.attacks import succeeded
+from lit_viz.attacks.feasible import Norm
+from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.engine.tasks import Bearer, Task
+from lit_viz.evidence.files import Saved, save_and_verify
+from lit_viz.methods.photograph_set import HELD_OUT, PhotographSet
+
+_AT_ONCE = 16  # photographs that are asked about together
+
+
+def borne(
+    delta: Tensor, photographs: PhotographSet, classifier: Classifier, network: FrozenNetwork, norm: Norm, eps: Tensor
+) -> list[Bearer]:
+    """Return the photographs with a perturbation, in their order, as their files would hold them.
+
+    Args:
+        delta: the perturbation ``(C, H, W)``.
+        photographs: that it is added to; the sums are clipped to [0, 1].
+        classifier: whose original network is asked about the 8 bits.
+        network: its fast copy, which is asked about the floats.
+        norm, eps: of the ball, which the 8 bits keep to; ``eps`` a scalar.
+    """
+    bearers = [_broken(task, error) for task, error in photographs.broken]
+    for first in range(0, len(photographs.tasks), _AT_ONCE):
+        places = list(range(first, min(first + _AT_ONCE, len(photographs.tasks))))
+        sources, goal, towards = (
+            photographs.images(places, delta),
+            photographs.goal[places],
+            photographs.towards[places],
+        )
+        sums = (sources + delta).clamp(0, 1)
+        logits = network(sums)[0].cpu()
+        fooled = succeeded(logits, {"goal": goal, "towards": towards})
+        never = torch.zeros_like(fooled)  # a repair would make the perturbation another for each photograph
+        saved = save_and_verify(classifier, sums, sources, goal, towards, never, norm=norm, eps=eps.expand(len(goal)))
+        for place, source, one, success in zip(places, sources, saved, fooled.tolist(), strict=True):
+            record = _record(photographs, place, one, success, classifier.labels)
+            bearers.append(Bearer(record, one.image, source.cpu().float()))
+    return sorted(bearers, key=lambda bearer: int(bearer.record["index"]))
+
+
+def rate(bearers: Sequence[Bearer], key: str, *, held_out: bool) -> float:
+    """Return which share of the photographs that count is fooled."""
+    mine = [b.record[key] for b in bearers if b.record["status"] == "done" and b.record["held_out"] == held_out]
+    return sum(mine) / len(mine) if mine else float("nan")
+
+
+def _record(
+    photographs: PhotographSet, place: int, saved: Saved, success: bool, labels: Sequence[str]
+) -> dict[str, Any]:
+    """Return what became of a photograph."""
+    task = photographs.tasks[place]
+    goal, before, after = int(photographs.goal[place]), photographs.before[place], saved.logits
+    return {
+        **_named(task),
+        "status": "done" if bool(photographs.counted[place]) else "skipped",
+        "error": None,
+        "label": task.label,
+        "label_source": task.label_source,
+        "target": task.target,
+        "target_name": task.target_name,
+        "predicted_before_name": labels[int(before.argmax())],
+        "probability_before": float(before.softmax(0)[goal]),
+        "predicted_name": labels[int(after.argmax())],
+        "probability": float(after.softmax(0)[goal]),
+        "success_float": success,
+        "success_file": saved.success,
+        **{f"success_jpeg{quality}": fooled for quality, fooled in saved.jpeg.items()},
+        "l2": saved.distances["l2"],
+        "linf": saved.distances["linf"],
+    }
+
+
+def _named(task: Task) -> dict[str, Any]:
+    return {
+        "index": task.index,
+        "name": task.name,
+        "source": task.source,
+        "held_out": bool(task.options.get(HELD_OUT)),
+    }
+
+
+def _broken(task: Task, error: str) -> Bearer:
+    return Bearer({**_named(task), "status": "failed", "error": error}, None, None)
