@@ -113,12 +113,16 @@ class APGD(ClimbingAttack):
 
 @lru_cache(maxsize=256)
 def checkpoints(total: int) -> Mapping[int, int]:
-    """Return ``{checkpoint: steps since the one before}`` for so many steps; 22, 41, 57, 70, 80, 87, 93, 99 for 100."""
+    """Return ``{checkpoint: steps since the one before}`` for so many steps; 22, 41, 57, 70, 80, 87, 93, 99 for 100.
+
+    A period is shorter than the one before by a step at least, as in the authors' code: of twenty steps the last ones
+    are checked one by one, so that the step gets small before the end.
+    """
     period = at = max(int(0.22 * total), 1)
     found = {}
     while at <= total:
         found[at] = period
-        period = max(period - int(0.03 * total), int(0.06 * total), 1)
+        period = max(period - max(int(0.03 * total), 1), int(0.06 * total), 1)
         at += period
     return MappingProxyType(found)
 

@@ -79,7 +79,8 @@ def along(norm: Norm, gradient: Tensor) -> Tensor:
 def test_checkpoints_are_those_of_the_paper() -> None:
     assert list(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert list(checkpoints(100).values()) == [22, 19, 16, 13, 10, 7, 6, 6]
-    assert list(checkpoints(10)) == [2, 4, 6, 8, 10]
+    assert list(checkpoints(20)) == [4, 7, 9, *range(10, 21)]  # 0.03 of 20 is no step: periods get shorter by one
+    assert list(checkpoints(10)) == [2, *range(3, 11)]
     assert list(checkpoints(1)) == [1]
     for total in range(1, 300):
         assert max(checkpoints(total)) <= total
