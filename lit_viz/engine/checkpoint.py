@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from pytorch_lightning.plugins.io import CheckpointIO
 
 from lit_viz.errors import LitVizError
 from lit_viz.files import replacing
+
+#: Changes when a checkpoint of an older version can't be continued.
+CHECKPOINT_VERSION = 2
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -46,3 +50,27 @@ class AtomicCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove the file, if it is there."""
         Path(path).unlink(missing_ok=True)
+
+
+def packed(slots: Sequence[Mapping[str, Any]], finished: Mapping[int, str]) -> dict[str, Any]:
+    """Return what a checkpoint keeps of a run.
+
+    Args:
+        slots: the images half-way, as :meth:`~lit_viz.engine.slots.Slots.dump` gives them.
+        finished: by task, how it ended.
+    """
+    return {"version": CHECKPOINT_VERSION, "slots": list(slots), "finished": dict(finished)}
+
+
+def unpacked(kept: dict[str, Any]) -> dict[str, Any]:
+    """Return what :func:`packed` has kept.
+
+    Raises:
+        LitVizError: it is of another version.
+    """
+    if kept["version"] != CHECKPOINT_VERSION:
+        raise LitVizError(
+            f"the checkpoint is of version {kept['version']} and this lit_viz continues version "
+            f"{CHECKPOINT_VERSION}: resume it with the lit_viz that its config.yaml names."
+        )
+    return kept

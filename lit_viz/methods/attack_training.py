@@ -22,7 +22,7 @@ class AttackTraining(PhotographTraining):
         views: classifier inputs an iteration; each costs one evaluation.
         fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
         iterations: updates at most; the attack's own number unless given.
-        slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
+        slots, log_at, curve_at: see :class:`~lit_viz.engine.method.Method`.
 
     Raises:
         LitVizError: for values that make no run, in one sentence.

@@ -58,7 +58,7 @@ class ClassVisualization(ImageTraining):
         octaves: the network sees a canvas that grows; the whole of it throughout unless given.
         init: a photograph ``(C, H, W)`` of the canvas's size to start from; noise unless given.
         judges: asked about every finished picture.
-        iterations, slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
+        iterations, slots, log_at, curve_at: see :class:`~lit_viz.engine.method.Method`.
 
     Raises:
         LitVizError: for values that make no run, in one sentence.

@@ -28,10 +28,10 @@ class PhotographTraining(ImageTraining):
     thousands starts at once.
 
     Args:
-        classifier, step_rule: see :class:`~lit_viz.engine.module.ImageTraining`.
+        classifier, step_rule: see :class:`~lit_viz.engine.method.Method`.
         fit: how photographs are brought to the classifier's size.
         images: ``(N, C, H, W)`` in [0, 1], handed over instead of files; a task's option ``image`` says which is its.
-        limits: the other arguments of :class:`~lit_viz.engine.module.ImageTraining`.
+        limits: the other arguments of :class:`~lit_viz.engine.method.Method`.
     """
 
     def __init__(

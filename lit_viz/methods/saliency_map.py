@@ -41,7 +41,7 @@ class SaliencyMap(PhotographTraining):
         batch: inputs that are evaluated at once, over all slots: a single photograph's evaluations fill it, too.
         fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
         iterations: evaluations a map; each method's own number unless given.
-        slots, log_at, curve_at: see :class:`~lit_viz.engine.module.ImageTraining`.
+        slots, log_at, curve_at: see :class:`~lit_viz.engine.method.Method`.
 
     Raises:
         LitVizError: for values that make no run, or a method that makes no sense for the network, in one sentence.

@@ -1,0 +1,64 @@
+"""The meetings of a run's processes: what each has found comes together, and all decide alike how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lit_viz.engine.devices import Agreed, Asked, Processes, Said
+from lit_viz.engine.slots import Slots
+from lit_viz.engine.tasks import Observation, Result
+
+
+class Meeting:
+    """What one process brings to the meetings, and takes from them. A process alone meets itself after every step.
+
+    Attributes:
+        asked: what a callback wants of all at their next meeting: to stop (a signal) or to save.
+        agreed: what all do after the last one.
+        finished: by task, how it ended; known on the first process.
+    """
+
+    def __init__(self) -> None:
+        self.asked = Asked()
+        self.agreed = Agreed()
+        self.finished: dict[int, str] = {}
+        self._observations: list[Observation] = []  # since the last meeting
+        self._results: list[Result] = []
+
+    def tell(self, observations: Iterable[Observation], results: Iterable[Result]) -> None:
+        """Keep what this process has found in a step."""
+        self._observations += observations
+        self._results += results
+
+    def hold(self, processes: Processes, slots: Slots, *, waiting: bool, seconds: float) -> dict[str, list[Any]]:
+        """Meet if it is time, and return what was found since, on the first process what all have found.
+
+        Args:
+            processes: that meet.
+            slots: of this process.
+            waiting: whether it has tasks that wait for a slot.
+            seconds: that its last step took.
+
+        Returns:
+            ``observations`` and ``results``; none of them between two meetings.
+        """
+        if not processes.meets():
+            return {"observations": [], "results": []}
+        self.agreed = processes.agree(
+            Said(
+                unfinished=bool(slots.tasks) or waiting,
+                signal=self.asked.signal,
+                save=self.asked.save,
+                updates=sum(slots.iteration),
+                seconds=seconds,
+                digest=float(slots.x.double().sum()) if processes.shares_views else 0.0,
+            )
+        )
+        self.asked.save = False
+        observations = processes.gather(self._observations)
+        results = processes.gather(self._results)
+        self._observations, self._results = [], []
+        for result in results:
+            self.finished[result.task.index] = result.record["status"]
+        return {"observations": observations, "results": results}

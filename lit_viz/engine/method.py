@@ -1,0 +1,126 @@
+"""What a method defines: how an image starts, what it scores, how it is shown, and what its record says."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.devices import Processes
+from lit_viz.engine.looks import Look
+from lit_viz.engine.moments import Moments
+from lit_viz.engine.slots import Slots
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.optim import Evaluation, State, StepRule
+
+
+class Method(pl.LightningModule):
+    """A method as its author writes it; how it is trained is :class:`~lit_viz.engine.module.ImageTraining`'s.
+
+    Args:
+        classifier: the frozen network; it is no submodule, so it is neither trained, moved nor saved.
+        step_rule: how an image moves.
+        iterations: updates an image.
+        slots: images trained at once.
+        log_at: iterations at which an image is looked at and kept (see :class:`Moments`).
+        curve_at: iterations at which its scalars are.
+        views: classifier inputs an image and evaluation.
+
+    Attributes:
+        slots: the images in training.
+        notes: sentences worth saying once before the run.
+        advice: what to do where an image breaks (its score is no finite number), as the end of a sentence.
+        processes: those of the run, once they are connected.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        step_rule: StepRule,
+        *,
+        iterations: int,
+        slots: int,
+        log_at: str,
+        curve_at: str,
+        views: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, value in (("iterations", iterations), ("slots", slots), ("views", views)):
+            if value < 1:
+                raise LitVizError(f"--{name} {value} makes no run: give a whole number from 1 up.")
+        self.classifier = classifier
+        self.step_rule = step_rule
+        self.iterations = iterations
+        self.capacity = slots
+        self.views = views
+        self.log_at = Moments.parse(log_at)
+        self.curve_at = Moments.parse(curve_at)
+        self.slots = Slots()
+        self.notes: list[str] = []
+        self.advice = "try a lower learning rate"
+        self.processes = Processes()
+
+    @property
+    def number(self) -> torch.dtype:
+        """The dtype of the images: float64 under ``--trainer.precision 64-true``, float32 under any other."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def last(self, task: Task) -> int:
+        """Return the number of the task's last image: its option ``iterations`` where it has one (a sweep)."""
+        return int(task.options.get("iterations", self.iterations))
+
+    @abstractmethod
+    def prepare(self, device: torch.device) -> None:
+        """Make the frozen network and what else is needed on the device, once."""
+
+    @abstractmethod
+    def start(self, task: Task) -> Tensor:
+        """Return the task's first image as it is trained, ``(...)`` without a slot dimension."""
+
+    @abstractmethod
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
+        """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration."""
+
+    def fits(self, task: Task, beside: Task) -> bool:
+        """Return whether the two may be trained in one batch: what the rule's state consists of is the same for all."""
+        return True
+
+    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
+        """Return the tasks with what is only known once their images ``(N, ...)`` are there (a predicted label).
+
+        An error in the place of a task fails that task.
+        """
+        return list(tasks)
+
+    def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the state of slots that start at ``x`` ``(N, ...)``: the rule's, and what the method keeps besides."""
+        return self.step_rule.init(x, tasks)
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Be told that these slots were filled."""
+
+    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+        """Return what else is known of the final images of these slots: the terms of their score."""
+        terms = self.score(x, rows, gradient=False).terms
+        return [{name: float(value[m]) for name, value in terms.items()} for m in range(len(rows))]
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the moved images ``(N, ...)`` back where they belong, in place or not; as they are by default."""
+        return x
+
+    @abstractmethod
+    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+        """Show the images ``x`` ``(len(rows), ...)`` of these slots, and what the network sees in them.
+
+        Where they are ``final``, :meth:`conclude` was called before, and what is shown is the outcome.
+        """
+
+    @abstractmethod
+    def record(self, n: int, look: Look) -> dict[str, Any]:
+        """Return what the record of slot n says besides the common keys and the look's scalars."""
