@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,6 @@ from lit_viz.launched import is_first
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lit_viz.classifiers import Classifier
     from lit_viz.commands import Command
     from lit_viz.outcomes import Run
 
@@ -115,6 +116,21 @@ def _dispatch(words: list[str]) -> None:
     commands[command](rest)
 
 
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Look for no garbage while torch and Lightning are imported: looking among a million objects, all of which stay,
+    costs a second."""
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 # -- methods
 
 
@@ -170,9 +186,10 @@ def _gathered(options: list[str]) -> list[str]:
 
 
 def _method(name: str, words: list[str]) -> None:
-    from lit_viz.commands import COMMANDS
-    from lit_viz.config import MethodCLI, config_argument
-    from lit_viz.run import count, default_folder, execute
+    with _importing():
+        from lit_viz.commands import COMMANDS
+        from lit_viz.config import MethodCLI, config_argument
+        from lit_viz.run import count, default_folder, execute
 
     command = COMMANDS[name]
     words = rewrite(words, command.positional, command.option)
@@ -212,8 +229,9 @@ def _resume(words: list[str]) -> None:
     if len(words) != 1 or words[0].startswith("-"):
         _usage(words, "lit-viz resume RUN", "Continue a run from its last checkpoint, or print what it gave.")
         return
-    from lit_viz.api import stored
-    from lit_viz.run import execute
+    with _importing():
+        from lit_viz.api import stored
+        from lit_viz.run import execute
 
     command, cli = stored(words[0])
     _report(command, execute(command, cli, say=_say))
@@ -233,8 +251,9 @@ def _check(words: list[str]) -> None:
         )
         _usage(words, "lit-viz check RUN [--faithfulness] [--trust] [--peers]", meaning)
         return
-    from lit_viz.api import stored
-    from lit_viz.run import check
+    with _importing():
+        from lit_viz.api import stored
+        from lit_viz.run import check
 
     command, cli = stored(folders[0])
     faithfulness, trust, peers = (flag in words for flag in flags)
@@ -251,9 +270,14 @@ def _classes(words: list[str]) -> None:
             "List the classes whose name holds PART.",
         )
         return
-    classifier, bare = _network(words)
+    with _importing():
+        from lit_viz.classifiers.loading import class_names
+        from lit_viz.options import network_options
+
+        options, bare = network_options(rewrite(words, "bare"))
+        labels = class_names(**options)  # which imports torchvision or timm
+    name = options["name"]
     part = " ".join(bare).casefold().replace("_", " ")
-    name, labels = classifier.name, classifier.labels
     found = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
     if not found:
         raise LitVizError(f"no class of {name} holds {part!r}{did_you_mean(part, labels) or '.'}")
@@ -266,11 +290,14 @@ def _layers(words: list[str]) -> None:
         usage = "lit-viz layers [CLASSIFIER] [--classifier.size N] ..."
         _usage(words, usage, "List a network's layers, and what each gives.")
         return
-    from lit_viz.classifiers import layer_names
-    from lit_viz.classifiers.layouts import layouts
+    with _importing():
+        from lit_viz.classifiers import layer_names, load_classifier
+        from lit_viz.classifiers.layouts import layouts
+        from lit_viz.options import network_options
 
     named = words and not words[0].startswith("-")
-    classifier, bare = _network(["--classifier", *words] if named else words)
+    options, bare = network_options(rewrite(["--classifier", *words] if named else words, "bare"))
+    classifier = load_classifier(options.pop("name"), **options)
     if bare:
         raise LitVizError(f"lit-viz layers lists one network's layers: {bare[0]} is one word too many.")
     modules = dict(classifier.original.named_modules())
@@ -280,22 +307,14 @@ def _layers(words: list[str]) -> None:
         print(f"{name:<40} {kind:<24} {known.get(name, 'not called')}")
 
 
-def _network(words: list[str]) -> tuple[Classifier, list[str]]:
-    """Return the network that the options name, and the bare words."""
-    from lit_viz.classifiers import load_classifier
-    from lit_viz.config import network_options
-
-    options, bare = network_options(rewrite(words, "bare"))
-    return load_classifier(options.pop("name"), **options), bare
-
-
 def _demo(words: list[str]) -> None:
     if "--help" in words or "-h" in words:
         meaning = "Run all methods on packaged pictures, offline; the options are those of the methods."
         _usage(words, "lit-viz demo [--out RUN] [--iterations N] ...", meaning)
         return
-    from lit_viz.commands import COMMANDS
-    from lit_viz.run import utc_now
+    with _importing():
+        from lit_viz.commands import COMMANDS
+        from lit_viz.run import utc_now
 
     out, words = _take(words, "--out", f"runs/demo/{utc_now()}")
     for command in COMMANDS.values():

@@ -6,24 +6,21 @@ Trainer is there under ``--trainer.``.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lit_viz.commands.base import Command
 from lit_viz.engine.devices import DevicesMode
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError
+from lit_viz.options import REFUSALS, ClassifierOptions, one_sentence
 
 #: What the Trainer is given by lit_viz itself, or what would make no sense of a run.
 _TRAINER_OURS = {
@@ -39,27 +36,6 @@ RECORDED = "recorded"
 #: What the config.yaml of a run holds that makes no sense of another.
 _OF_ONE_RUN = (RECORDED, "out", "overwrite", "resume", "count")
 WandbMode = Literal["auto", "online", "offline", "disabled"]
-
-
-@dataclass
-class ClassifierOptions:
-    """The network that is looked into.
-
-    Args:
-        name: efficientnet_lite0, torchvision/NAME, timm/NAME, or package.module:factory.
-        weights: DEFAULT (the published ones), a file (.pth, .safetensors, .ckpt), or none.
-        labels: a text file with one class name a line; inferred unless given.
-        mean: of the normalization, a number a channel; inferred unless given.
-        std: of the normalization, a number a channel; inferred unless given.
-        size: input height and width; inferred unless given.
-    """
-
-    name: str = "efficientnet_lite0"
-    weights: str | None = "DEFAULT"
-    labels: str | None = None
-    mean: float | list[float] | None = None
-    std: float | list[float] | None = None
-    size: int | tuple[int, int] | None = None
 
 
 def _add_common(parser: LightningArgumentParser, command: Command) -> None:
@@ -83,22 +59,6 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
     add("--devices_mode", type=DevicesMode, default="images", help="several devices share images, or views of one")
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
-
-
-def network_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the network's options among dotted ones, and the words of the option ``--bare``.
-
-    Raises:
-        LitVizError: in one sentence, for whatever the parser refuses.
-    """
-    parser = ArgumentParser(exit_on_error=False, prog="lit-viz")
-    parser.add_argument("--bare", type=list[str], default=[])
-    parser.add_class_arguments(ClassifierOptions, "classifier")
-    try:
-        config = parser.parse_args(list(words))
-    except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
-        raise _one_sentence(error, parser) from error
-    return config.classifier.as_dict(), config.bare
 
 
 class MethodCLI(LightningCLI):
@@ -148,8 +108,8 @@ class MethodCLI(LightningCLI):
         try:
             given = isinstance(args, Mapping)
             self.config = parser.parse_object(dict(args)) if given else parser.parse_args(list(args))
-        except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
-            raise _one_sentence(error, parser) from error
+        except REFUSALS as error:
+            raise one_sentence(error, parser) from error
         self.command.settle(self.config)
 
     def _set_seed(self) -> None:
@@ -162,41 +122,8 @@ class MethodCLI(LightningCLI):
         """Instantiate the method's parts; the module itself wants a loaded classifier first."""
         try:
             self.parts = dict(self.parser.instantiate(self.config).model.items(branches=False))
-        except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
-            raise _one_sentence(error, self.parser) from error
-
-
-#: What the parser says, and how it is said here.
-_PLAIN = (
-    (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
-    (r"^Option '([\w.]+)' is not accepted", r"there is no option \1"),
-    (r"Parser key \"([\w.\-]+)\":", r"--\1:"),
-    (
-        r"Does not validate against any of the Union subtypes.*?Expected an? <class '(\w+)'>.*Given value: (\S+).*",
-        r"expected \1, got '\2'",
-    ),
-    (r"Expected an? <class '(\w+)'>\. Got value: (\S*)", r"expected \1, got '\2'"),
-    (r"Expected an? typing\.Literal\[(.*?)\]\. Got value: (\S*)", r"expected one of \1, got '\2'"),
-    (r"Expected a path but .* Expected a dot import path string: (\S+)", r"there is no \1 among the installed parts"),
-    (r"Problem with given class_path '[\w.]*?(\w+)':", r"\1:"),
-)
-
-
-def _one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
-    """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, LitVizError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    message = str(error)
-    unknown = re.search(r"(?:[Uu]nrecognized arguments:|^Option) '?-{0,2}([\w.\-]+)", message)
-    words = " ".join(line.strip(" -") for line in message.strip().splitlines() if line.strip(" -"))
-    for pattern, plain in _PLAIN:
-        words = re.sub(pattern, plain, words)
-    known = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
-    hint = did_you_mean(unknown[1], known) if unknown else ""
-    return LitVizError(f"{words.rstrip('.')}{hint or f': see {parser.prog} --help.'}")
+        except REFUSALS as error:
+            raise one_sentence(error, self.parser) from error
 
 
 # -- files

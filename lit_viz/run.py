@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -42,6 +42,9 @@ from lit_viz.figures.report import REPORT, write_report
 from lit_viz.figures.style import save_figure
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
+
+if TYPE_CHECKING:
+    from lit_viz.callbacks.wandb import RunLogger, WandbEvolution
 
 Say = Callable[[str], None]
 
@@ -182,8 +185,6 @@ def _built(
 
 
 def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Sequence[Task], say: Say | None) -> Run:
-    from lit_viz.callbacks.wandb import RunLogger, WandbEvolution, open_wandb
-
     figure = folder.path / f"figure.{cli.config.figure}"
     if _finished(folder, tasks):
         run = _opened(folder, cli)
@@ -192,24 +193,34 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
         if not (folder.path / REPORT).exists():
             write_report(folder, cli.command.table)
         return run
-    quiet = say is None
+    evolution, logger = _wandb(folder, cli, say or (lambda _: None))
+    views = [] if evolution is None else [evolution]
+    _fit(cli, module, tasks, folder, [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)], logger)
+    run = _opened(folder, cli)
+    _draw(run, figure)
+    cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))
+    write_report(folder, cli.command.table)
+    if evolution is not None:
+        evolution.finish()
+    return run
+
+
+def _wandb(folder: RunFolder, cli: MethodCLI, say: Say) -> tuple[WandbEvolution | None, RunLogger | None]:
+    """Open the W&B run; nothing, and half a second of imports less, where none is wanted."""
+    if cli.config.wandb == "disabled":
+        return None, None
+    from lit_viz.callbacks.wandb import RunLogger, WandbEvolution, open_wandb
+
     wandb_run = open_wandb(
         folder,
         cli.config.project,
         name=folder.path.name,
         config=yaml.safe_load((folder.path / "config.yaml").read_text()),
         mode=cli.config.wandb,
-        say=say or (lambda _: None),
+        say=say,
     )
-    evolution = WandbEvolution(wandb_run, folder, say=say or (lambda _: None))
-    logger = RunLogger(wandb_run, folder) if wandb_run is not None else None
-    _fit(cli, module, tasks, folder, [RunFiles(folder), evolution, Notes(say), Progress(quiet=quiet)], logger)
-    run = _opened(folder, cli)
-    _draw(run, figure)
-    cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))
-    write_report(folder, cli.command.table)
-    evolution.finish()
-    return run
+    logger = None if wandb_run is None else RunLogger(wandb_run, folder)
+    return WandbEvolution(wandb_run, folder, say=say), logger
 
 
 def check(

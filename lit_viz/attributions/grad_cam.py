@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,12 +14,14 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.copying import probe_images
 from lit_viz.classifiers.layers import check_layers, reading_all
 from lit_viz.classifiers.layouts import channels_last
+from lit_viz.classifiers.timm_types import timm_types
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
 
 #: From a layer's output to feature maps ``(N, C, h, w)``.
 Reshape = Callable[[Tensor], Tensor]
+_VIT = "timm.models.vision_transformer.VisionTransformer"
 
 
 class GradCAM(Gradient):
@@ -98,7 +99,7 @@ def _channels_first(output: Tensor) -> Tensor:
 def _last_spatial(classifier: Classifier, outputs: dict[str, Tensor]) -> str:
     """Return the last layer in the order of a forward whose output still tells places apart."""
     network = classifier.original
-    if isinstance(network, VisionTransformer):
+    if isinstance(network, timm_types(_VIT)):
         return f"blocks.{len(network.blocks) - 1}.norm1"
     spatial = [name for name, output in outputs.items() if output.ndim in (3, 4) and _places(classifier, output) > 1]
     if not spatial:
@@ -120,7 +121,7 @@ def _maps_of(classifier: Classifier, layer: str, output: Tensor) -> Reshape:
     network = classifier.original
     if output.ndim == 4:
         return _channels_first if channels_last(output.shape[1:], classifier.size) else _as_they_are
-    if output.ndim == 3 and isinstance(network, VisionTransformer):
+    if output.ndim == 3 and isinstance(network, timm_types(_VIT)):
         size: tuple[int, int] = network.patch_embed.grid_size
         prefix: int = network.num_prefix_tokens
         if output.shape[1] == prefix + size[0] * size[1]:

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same, pad_same_arg
 from torch import Tensor, nn
 
 from lit_viz.classifiers.folding import plain_convolution
 from lit_viz.classifiers.input_gradient import FEW_CHANNELS, Geometry, input_gradient
+from lit_viz.classifiers.timm_types import timm_types
 
 
 class Activation(NamedTuple):
@@ -37,7 +36,7 @@ class FastConvolution(nn.Conv2d):
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)
         self.activation = activation
-        self.same = isinstance(conv, Conv2dSame)
+        self.same = isinstance(conv, timm_types("timm.layers.conv2d_same.Conv2dSame"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``act(conv(x))``, or ``conv(x)``."""
@@ -45,6 +44,8 @@ class FastConvolution(nn.Conv2d):
         if self.same and fast and self.groups == self.in_channels > 1 and self.dilation == (1, 1):
             weight, padding = self._centred(x)
         elif self.same:
+            from timm.layers.padding import pad_same  # whose convolution it was
+
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         if not fast:
             plain: Tensor = self._conv_forward(x, weight, self.bias)
@@ -59,6 +60,8 @@ class FastConvolution(nn.Conv2d):
 
         That may ask for one zero less before ``x`` than after it. A row of zeros before the kernel takes up one more.
         """
+        from timm.layers.padding import pad_same_arg  # as above
+
         left, right, above, below = pad_same_arg(list(x.shape[2:]), list(self.kernel_size), list(self.stride))
         return F.pad(self.weight, (right - left, 0, below - above, 0)), (below, right)
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_viz.classifiers.observing import Link, links
+from lit_viz.classifiers.timm_types import timm_types
+
+if TYPE_CHECKING:
+    from timm.layers.norm_act import BatchNormAct2d
+
+_CONVOLUTION = "timm.layers.conv2d_same.Conv2dSame"
+_NORM = "timm.layers.norm_act.BatchNormAct2d"
 
 
 class NormActivation(nn.Module):
@@ -32,13 +38,15 @@ def plain_convolution(module: nn.Module) -> bool:
     """
     if not isinstance(module, nn.Conv2d):
         return False
-    return type(module).forward in (nn.Conv2d.forward, Conv2dSame.forward) and "weight" in module._parameters
+    known: tuple[type[nn.Module], ...] = (nn.Conv2d, *timm_types(_CONVOLUTION))
+    return any(type(module).forward is kind.forward for kind in known) and "weight" in module._parameters
 
 
 def _plain_batch_norm(module: nn.Module) -> bool:
     if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
         return False
-    return type(module).forward in (_BatchNorm.forward, BatchNormAct2d.forward)
+    known: tuple[type[nn.Module], ...] = (_BatchNorm, *timm_types(_NORM))
+    return any(type(module).forward is kind.forward for kind in known)
 
 
 def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
@@ -62,7 +70,9 @@ def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
     for pair in pairs:
         norm = network.get_submodule(pair.taker)
         _fold(network.get_submodule(pair.giver), norm)  # type: ignore[arg-type]
-        network.set_submodule(pair.taker, NormActivation(norm) if isinstance(norm, BatchNormAct2d) else nn.Identity())
+        network.set_submodule(
+            pair.taker, NormActivation(norm) if isinstance(norm, timm_types(_NORM)) else nn.Identity()
+        )
 
 
 @torch.no_grad()

@@ -59,6 +59,17 @@ def load_classifier(
         return _described(loaded, module, labels, mean, std, size)
 
 
+def class_names(
+    name: str, *, weights: str | Path | None = "DEFAULT", labels: str | Path | None = None, **options: Any
+) -> tuple[str, ...]:
+    """Return the labels of a classifier, the arguments as :func:`load_classifier`.
+
+    The network is not built where the published labels hold.
+    """
+    published = find_source(name).labels if labels is None and weights == "DEFAULT" else None
+    return tuple(published or load_classifier(name, weights=weights, labels=labels, **options).labels)
+
+
 @dataclass(frozen=True)
 class _Loaded:
     module: nn.Module

@@ -1,4 +1,7 @@
-"""What a classifier's name stands for: how to build the network, its published weights, its preprocessing."""
+"""What a classifier's name stands for: how to build the network, its published weights, its preprocessing.
+
+timm and torchvision are imported where a network of theirs is asked for: they take seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
-import torchvision
 from torch import nn
 
 from lit_viz.classifiers.downloads import hugging_face_file, torch_hub_file
@@ -63,6 +64,8 @@ def find_source(name: str) -> Source:
         return _factory(name)
     if (file := Path(name.removesuffix(".py") + ".py")).is_file():
         raise LitVizError(f"{name} doesn't say what makes the network: name its function too, as in {file.stem}:build")
+    import timm
+
     known = [f"torchvision/{n}" for n in _torchvision_names()] + [f"timm/{n}" for n in timm.list_models()]
     same = [n for n in known if n.split("/")[1] == name]
     near = (
@@ -97,10 +100,14 @@ def _embedded(name: str) -> Source:
 
 
 def _torchvision_names() -> list[str]:
+    import torchvision
+
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def _torchvision(name: str) -> Source:
+    import torchvision
+
     architecture = name.split("/", 1)[1]
     names = _torchvision_names()
     if architecture not in names:
@@ -133,6 +140,8 @@ def _torchvision_options(architecture: str, meta: dict[str, Any]) -> dict[str, A
 
 
 def _timm_model(architecture: str, classes: int | None, **options: Any) -> nn.Module:
+    import timm
+
     chosen = options if classes is None else {**options, "num_classes": classes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -140,6 +149,8 @@ def _timm_model(architecture: str, classes: int | None, **options: Any) -> nn.Mo
 
 
 def _timm(name: str) -> Source:
+    import timm
+
     architecture = name.split("/", 1)[1]
     if not timm.is_model(architecture):
         raise LitVizError(f"timm has no model {architecture!r}{did_you_mean(architecture, timm.list_models())}")

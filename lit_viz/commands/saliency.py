@@ -20,7 +20,6 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.evidence.appraising import appraise_run
 from lit_viz.evidence.boxes import TrueBoxes, read_boxes
-from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate
 from lit_viz.evidence.graph_cut import opencv
 from lit_viz.evidence.localization import localize_run
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
@@ -111,6 +110,8 @@ class Saliency(PhotographCommand):
         return agrees
 
     def _agrees(self, module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry) -> bool:
+        from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate  # which import Captum
+
         certificate = cross_check(outcomes, module.methods, module.classifier, seconds=how.seconds)
         found = {index: {"captum": verdict} for index, verdict in verdicts(certificate).items()}
         for outcome in outcomes:

@@ -1,0 +1,86 @@
+"""The options that name a network, and the parser's complaints in plain words: what commands without a run need."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from lit_viz.errors import LitVizError, did_you_mean
+
+#: What the parser raises where words make no sense.
+REFUSALS = (ArgumentError, argparse.ArgumentError, TypeError, ValueError)
+
+
+@dataclass
+class ClassifierOptions:
+    """The network that is looked into.
+
+    Args:
+        name: efficientnet_lite0, torchvision/NAME, timm/NAME, or package.module:factory.
+        weights: DEFAULT (the published ones), a file (.pth, .safetensors, .ckpt), or none.
+        labels: a text file with one class name a line; inferred unless given.
+        mean: of the normalization, a number a channel; inferred unless given.
+        std: of the normalization, a number a channel; inferred unless given.
+        size: input height and width; inferred unless given.
+    """
+
+    name: str = "efficientnet_lite0"
+    weights: str | None = "DEFAULT"
+    labels: str | None = None
+    mean: float | list[float] | None = None
+    std: float | list[float] | None = None
+    size: int | tuple[int, int] | None = None
+
+
+def network_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the network's options among dotted ones, and the words of the option ``--bare``.
+
+    Raises:
+        LitVizError: in one sentence, for whatever the parser refuses.
+    """
+    parser = ArgumentParser(exit_on_error=False, prog="lit-viz")
+    parser.add_argument("--bare", type=list[str], default=[])
+    parser.add_class_arguments(ClassifierOptions, "classifier")
+    try:
+        config = parser.parse_args(list(words))
+    except REFUSALS as error:
+        raise one_sentence(error, parser) from error
+    return config.classifier.as_dict(), config.bare
+
+
+#: What the parser says, and how it is said here.
+_PLAIN = (
+    (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
+    (r"^Option '([\w.]+)' is not accepted", r"there is no option \1"),
+    (r"Parser key \"([\w.\-]+)\":", r"--\1:"),
+    (
+        r"Does not validate against any of the Union subtypes.*?Expected an? <class '(\w+)'>.*Given value: (\S+).*",
+        r"expected \1, got '\2'",
+    ),
+    (r"Expected an? <class '(\w+)'>\. Got value: (\S*)", r"expected \1, got '\2'"),
+    (r"Expected an? typing\.Literal\[(.*?)\]\. Got value: (\S*)", r"expected one of \1, got '\2'"),
+    (r"Expected a path but .* Expected a dot import path string: (\S+)", r"there is no \1 among the installed parts"),
+    (r"Problem with given class_path '[\w.]*?(\w+)':", r"\1:"),
+)
+
+
+def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
+    """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LitVizError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    message = str(error)
+    unknown = re.search(r"(?:[Uu]nrecognized arguments:|^Option) '?-{0,2}([\w.\-]+)", message)
+    words = " ".join(line.strip(" -") for line in message.strip().splitlines() if line.strip(" -"))
+    for pattern, plain in _PLAIN:
+        words = re.sub(pattern, plain, words)
+    known = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
+    hint = did_you_mean(unknown[1], known) if unknown else ""
+    return LitVizError(f"{words.rstrip('.')}{hint or f': see {parser.prog} --help.'}")
