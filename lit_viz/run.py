@@ -103,10 +103,12 @@ def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, sa
             folder.write_config(dump(cli, _recorded(command, None)))
         if classifier is None:
             classifier = _load(config.classifier.as_dict())
-        module, tasks = _built(command, cli, classifier, folder if continues else None)
+        begun = folder.queue() if folder is not None and continues else []
+        module, tasks = _built(command, cli, classifier, begun)
         if folder is not None:
             _keep_identity(folder, cli, _recorded(command, classifier), continues)
-            folder.write_queue(tasks)
+            if not begun:
+                folder.write_queue(tasks)
     except LitVizError:
         if folder is not None and not continues:
             folder.discard()  # so that the corrected command is not refused
@@ -158,7 +160,7 @@ def cost(command: Command, cli: MethodCLI) -> tuple[int, int, int, float]:
     command.check(config)
     tune_allocator()
     classifier = _load(config.classifier.as_dict())
-    module, tasks = _built(command, cli, classifier, None)
+    module, tasks = _built(command, cli, classifier, ())
     steps, evaluations = module.cost(tasks)
     return len(tasks), steps, evaluations, steps * module.seconds_a_step(tasks) / 60
 
@@ -173,12 +175,12 @@ def count(command: Command, cli: MethodCLI) -> str:
 
 
 def _built(
-    command: Command, cli: MethodCLI, classifier: Classifier, begun: RunFolder | None
+    command: Command, cli: MethodCLI, classifier: Classifier, begun: Sequence[Task]
 ) -> tuple[ImageTraining, Sequence[Task]]:
     """Return the module and its queue: that of the run that goes on, if there is one."""
     module = command.build(cli.config, cli.parts, classifier)
-    if begun is not None and (queue := begun.queue()):
-        return module, queue
+    if begun:
+        return module, begun
     tasks, notes = command.tasks(cli.config, cli.parts, classifier)
     module.notes += notes
     return module, tasks
