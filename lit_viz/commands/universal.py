@@ -12,13 +12,13 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.classifiers import Classifier
+from lit_viz.commands.attack_evidence import still_fools
+from lit_viz.commands.attack_figures import seen_as
 from lit_viz.commands.base import Inquiry, shown_number
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.files import reread
 from lit_viz.evidence.intervals import wilson
-from lit_viz.figures.style import probability_text
 from lit_viz.figures.universal import Borne, UniversalPanel, universal_figure
 from lit_viz.methods.photograph_set import HELD_OUT
 from lit_viz.outcomes import Outcome
@@ -94,10 +94,8 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
 
 
 def _reread(bearer: Bearer, classifier: Classifier) -> bool:
-    record = bearer.record
     assert isinstance(bearer.image, Path)
-    goal = record["label"] if record["target"] is None else record["target"]
-    return reread(bearer.image, classifier, goal, record["target"] is not None)[0]
+    return still_fools(bearer.image, bearer.record, classifier)
 
 
 def _rates(record: Mapping[str, Any]) -> list[str]:
@@ -139,13 +137,7 @@ def _borne(bearer: Bearer) -> Borne | None:
     record = bearer.record
     if bearer.image is None or bearer.source is None:
         return None
-    goal = record["target_name"] or "its label"
     held_out = "\nheld out" if record[HELD_OUT] else ""
-    before, after = (
-        f"{record[name]}\n{goal}: {probability_text(record[probability])}"
-        for name, probability in (
-            ("predicted_before_name", "probability_before"),
-            ("predicted_name", "probability"),
-        )
-    )
+    before = seen_as(record, "predicted_before_name", "probability_before")
+    after = seen_as(record, "predicted_name", "probability")
     return Borne(bearer.source, bearer.image, before + held_out, after)

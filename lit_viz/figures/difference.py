@@ -9,6 +9,8 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import to_uint8
 
+#: By how much differences are magnified in frames and figures, beside those as they are.
+MAGNIFIED = 10.0
 _TOLERANCE = 1e-6  # what float32 leaves of a difference that ends at the scale's end
 
 

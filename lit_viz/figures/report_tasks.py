@@ -10,11 +10,11 @@ from typing import Any
 
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import key_of
+from lit_viz.figures.difference import MAGNIFIED
 from lit_viz.figures.evolution import spread
 from lit_viz.figures.markup import Markup, element, joined
 from lit_viz.figures.report_curves import Curve, curves
 from lit_viz.figures.report_files import can_hold, data_uri, thumbnail
-from lit_viz.methods.adversarial_example import MAGNIFIED
 
 _FRAMES = 12  # of a task
 _BEARERS = 8  # photographs of a universal perturbation

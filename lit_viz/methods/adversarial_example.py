@@ -15,16 +15,13 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.files import Saved, save_and_verify
 from lit_viz.evidence.verdicts import top
-from lit_viz.figures.difference import difference
+from lit_viz.figures.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.targets import with_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.randomness import Draws
-
-#: By how much the difference is magnified in frames and figures.
-MAGNIFIED = 10.0
 
 
 class AdversarialExample(AttackTraining):

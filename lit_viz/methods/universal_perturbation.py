@@ -14,15 +14,13 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
-from lit_viz.figures.difference import difference
+from lit_viz.figures.difference import MAGNIFIED, difference
 from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.bearers import borne, rate
 from lit_viz.methods.photograph_set import PhotographSet, read_photographs
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.optim import Evaluation, State
 from lit_viz.randomness import Draws
-
-_TIMES = 10.0  # by which a perturbation is magnified whose values have no limit
 
 
 class UniversalPerturbation(AttackTraining):
@@ -126,7 +124,7 @@ class UniversalPerturbation(AttackTraining):
 
     def _times(self, n: int) -> float:
         eps = float(self.slots.state["eps"][n])
-        return 0.5 / eps if self.attack.norm == "linf" and eps > 0 else _TIMES
+        return 0.5 / eps if self.attack.norm == "linf" and eps > 0 else MAGNIFIED
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return in how many photographs the perturbation fools: in those trained on, and in those held out."""

@@ -1,0 +1,107 @@
+"""The evidence of ``lit-viz attack``: the files are read again, and the attack is held against other tries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lit_viz.attacks import BudgetAttack, name_of
+from lit_viz.classifiers import Classifier
+from lit_viz.commands.attack_figures import figure_of_explanations
+from lit_viz.commands.base import Inquiry
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.errors import LitVizError
+from lit_viz.evidence import comparison, transfer
+from lit_viz.evidence.files import reread
+from lit_viz.evidence.robustness import resistance, resisting
+from lit_viz.evidence.spread import restarts_of
+from lit_viz.evidence.survivors import survivors
+from lit_viz.evidence.trust import Trust, free_signals, harder_tries
+from lit_viz.figures.style import save_figure
+from lit_viz.methods import AdversarialExample
+from lit_viz.outcomes import Outcome
+
+
+def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
+    """Look for evidence, keep and say it; return whether every file is seen as its record says."""
+    true = _read_again(module.classifier, outcomes, folder, how)
+    left = survivors(outcomes)
+    if left:
+        folder.merge_evidence({"survivors": [asdict(one) for one in left]})
+        how.say(f"evidence: {'; '.join(one.sentence for one in left)}")
+    if len({o.record.get("eps") for o in _claimed(outcomes)}) > 1:
+        for eps, share, (low, high) in resistance(outcomes):
+            how.say(f"eps {eps * 255:g}/255: {resisting(outcomes)} {share:.0%} (95 %: {low:.0%} to {high:.0%})")
+    if how.ends_run and how.config.explain:
+        save_figure(figure_of_explanations(outcomes, module.classifier), folder.path / "explained.png")
+    _trust(module, outcomes, folder, how)
+    if not how.ends_run:
+        _transfer(outcomes, module.classifier, folder, how)
+    if how.peers:
+        _peers(module, outcomes, folder, how)
+    return true
+
+
+def still_fools(file: Path, record: Mapping[str, Any], classifier: Classifier) -> bool:
+    """Return whether the original network sees in a file what its record was asked for."""
+    goal = record["label"] if record["target"] is None else record["target"]
+    success, _ = reread(file, classifier, goal, record["target"] is not None)
+    return success
+
+
+def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [o for o in outcomes if o.record["status"] == "done" and o.record["file"]]
+
+
+def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
+    """Ask the original network what it sees in the files; a record that says otherwise is mended."""
+    claimed = _claimed(outcomes)
+    seen = [still_fools(folder.path / o.record["file"], o.record, classifier) for o in claimed]
+    wrong = [o for o, success in zip(claimed, seen, strict=True) if success != o.record["success_file"]]
+    folder.amend({o.record["index"]: {"success_file": False} for o in wrong})
+    for outcome in wrong:
+        outcome.amend({"success_file": False})
+    fooled = sum(bool(o.record.get("success_file")) for o in claimed)
+    asked = sum(o.record["status"] == "done" for o in outcomes)
+    folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": [o.name for o in wrong]}})
+    how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
+    return not wrong
+
+
+def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
+    """Say whether what resisted is to be believed."""
+    free = free_signals(outcomes, restarts_of(module.attack, module.iterations), module.iterations)
+    found = [free, *([_harder(module, outcomes)] if how.trust else [])]
+    trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
+    folder.merge_evidence({"trust": {"reasons": trust.reasons, "tried": trust.tried}})
+    how.say(f"evidence: {trust.sentence}")
+
+
+def _harder(module: AdversarialExample, outcomes: Sequence[Outcome]) -> Trust:
+    attack = module.attack
+    if not isinstance(attack, BudgetAttack):
+        raise LitVizError(f"{name_of(attack)} has no budget to try harder attacks in: leave out --trust.")
+    network = module.classifier.fast()
+    return harder_tries(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
+
+
+def _transfer(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, how: Inquiry) -> None:
+    """Ask held-out networks what they see in the files."""
+    found = transfer.transfers(outcomes, classifier)
+    folder.merge_evidence({"transfer": transfer.as_record(found)})
+    how.say(f"evidence: {transfer.summary(found)}")
+    if found:
+        how.say(transfer.table(found))
+
+
+def _peers(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
+    """Ask other implementations of the attack what it was asked."""
+    if module.transforms.transforms:
+        how.say("peers: they know no views of an image, which this attack looked at")
+        return
+    found = comparison.compare(outcomes, module.classifier, module.attack, module.iterations, how.say)
+    folder.merge_evidence({"peers": [one.as_record() for one in found]})
+    if found:
+        how.say(comparison.table(found))

@@ -1,0 +1,97 @@
+"""The figures of ``lit-viz attack``, from what became of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from lit_viz.attributions import SmoothGrad, attribute, title_of
+from lit_viz.classifiers import Classifier
+from lit_viz.evidence.robustness import resistance, resisting
+from lit_viz.evidence.survivors import survivors
+from lit_viz.evidence.trust import fooling
+from lit_viz.figures.attack import AttackPanel, attack_figure
+from lit_viz.figures.robustness import robustness_figure
+from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
+from lit_viz.figures.style import probability_text
+from lit_viz.figures.traces import Trace
+from lit_viz.outcomes import Outcome
+
+
+def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:
+    """Return original, fooled image and their difference, in a row an image, over the traces."""
+    panels = [panel for panel in map(_panel, outcomes) if panel is not None]
+    return attack_figure(panels, left=survivors(outcomes))
+
+
+def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
+    """Return the share that resists by radius; of an ensemble a curve after each of its members.
+
+    Args:
+        outcomes: of several radii.
+        norm: that they limit: ``L2`` or ``L∞``.
+    """
+    name = next((o.record["attack"] for o in outcomes if "attack" in o.record), "attack")
+    members = [left.member for left in survivors(outcomes)]
+    curves = {f"after {m}": resistance(outcomes, members[: i + 1]) for i, m in enumerate(members)}
+    points = {
+        of: [(eps, share, *interval) for eps, share, interval in curve]
+        for of, curve in (curves or {name: resistance(outcomes)}).items()
+    }
+    return robustness_figure(points, norm, resisting(outcomes))
+
+
+def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
+    """Return the maps of what the network sees, in each original and in each outcome."""
+    panels = []
+    for outcome in outcomes:
+        source, image, record = outcome.source(), outcome.image(), outcome.record
+        if source is None or image is None or record.get("predicted") is None:
+            continue
+        seen = [record["predicted_before"], record["predicted"]]
+        maps, _ = attribute(SmoothGrad(), classifier.fast(), torch.stack([source, image]), seen)
+        for name, picture, of, map_ in zip(("original", "attacked"), (source, image), seen, maps, strict=True):
+            label = f"{name}, seen as {classifier.labels[of]}"
+            panels.append(SaliencyPanel(record["name"], picture, {title_of("smoothgrad"): map_}, label))
+    return saliency_figure(panels, scale="map", columns=4)
+
+
+def _panel(outcome: Outcome) -> AttackPanel | None:
+    record = outcome.record
+    source, image = outcome.pictures()
+    if image is None or source is None:  # it failed before it had one
+        return None
+    keys = {"in the file": "success_file", "after JPEG 95": "success_jpeg95", "after JPEG 75": "success_jpeg75"}
+    return AttackPanel(
+        name=record["name"],
+        original=source,
+        fooled=image,
+        before=seen_as(record, "predicted_before_name", "probability_before"),
+        after=seen_as(record, "predicted_name", "probability"),
+        verdicts={said: record.get(key) for said, key in keys.items()},
+        notes=[f"{record['iterations']} iterations", *([f"by {record['by']}"] if record.get("by") else [])],
+        trace=_trace(outcome),
+    )
+
+
+def seen_as(record: Mapping[str, Any], name: str, probability: str) -> str:
+    """Return the class that is seen, and how sure the network is of the class that is asked for."""
+    if record.get(name) is None:
+        return ""
+    goal = record["target_name"] or "its label"
+    sure = "" if record.get(probability) is None else f"\n{goal}: {probability_text(record[probability])}"
+    return f"{record[name]}{sure}"
+
+
+def _trace(outcome: Outcome) -> Trace:
+    return Trace(
+        probability=outcome.curve("probability"),
+        margin=outcome.curve("margin"),
+        l2=outcome.curve("l2"),
+        linf=outcome.curve("linf"),
+        flip=next(iter(fooling(outcome)), None),
+        goal=str(outcome.record["target_name"] or "its label"),
+    )

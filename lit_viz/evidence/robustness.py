@@ -1,0 +1,31 @@
+"""Which share of the images resists an attack, by the size of the perturbation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from lit_viz.evidence.intervals import wilson
+from lit_viz.outcomes import Outcome
+
+
+def resistance(
+    outcomes: Sequence[Outcome], members: Sequence[str] | None = None
+) -> list[tuple[float, float, tuple[float, float]]]:
+    """Return by radius which share of the images was not fooled in the file, with its Wilson interval of 95 %; of an
+    ensemble by these members, or by all."""
+    by_radius: dict[float, list[bool]] = defaultdict(list)
+    for outcome in outcomes:
+        record = outcome.record
+        if record["status"] != "failed":  # what was misclassified from the start doesn't resist
+            fooled = record["success_file"] and (members is None or record["by"] in members)
+            by_radius[record["eps"]].append(record["status"] == "done" and not fooled)
+    return [
+        (eps, sum(resist) / len(resist), wilson(sum(resist), len(resist))) for eps, resist in sorted(by_radius.items())
+    ]
+
+
+def resisting(outcomes: Sequence[Outcome]) -> str:
+    """Return what the share is called: without true labels accuracy is not claimed."""
+    predicted = any(o.record["label_source"] in (None, "predicted") for o in outcomes)
+    return "not fooled" if predicted else "robust accuracy"
