@@ -16,7 +16,8 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.boxes import TrueBoxes, iou
 from lit_viz.evidence.graph_cut import Seeds, segment
-from lit_viz.evidence.localization import box_of_original, localize, localize_run, mask_of_original
+from lit_viz.evidence.localization import localize_run
+from lit_viz.evidence.objects import box_of_original, localize, mask_of_original
 from lit_viz.images.reading import Photograph, read_photograph
 from lit_viz.outcomes import Outcome
 from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
