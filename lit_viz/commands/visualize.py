@@ -23,9 +23,10 @@ from lit_viz.evidence.judges import judges_of
 from lit_viz.evidence.verdicts import verdict
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
+from lit_viz.images.pictures import canvases
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import Judges, canvases
+from lit_viz.methods.class_visualization import Judges
 from lit_viz.objectives import Channel, Layer, Neuron, Objective
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.outcomes import Outcome

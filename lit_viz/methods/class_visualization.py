@@ -19,7 +19,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.verdicts import top, verdict
 from lit_viz.images.groups import apart, side_by_side
 from lit_viz.images.octaves import Octaves
-from lit_viz.images.parameterizations import Canvas, Parameterization, encoding_error
+from lit_viz.images.parameterizations import Parameterization, encoding_error
+from lit_viz.images.pictures import as_input, canvases, centre, resized
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.objectives import Logit, Objective, Outputs
@@ -166,7 +167,7 @@ class ClassVisualization(ImageTraining):
 
         Of a group the mean logits are read. Where no class is asked for, ``objective_file`` is what the picture scores.
         """
-        pictures = resized(_centre(self._decode(x).clamp(0, 1), self.shown), self.picture)
+        pictures = resized(centre(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
         goals = self.slots.goals(rows, x.device)
         logits, scores = self._score_pictures(self._evaluator.networks["plain"], pictures, goals)
@@ -264,45 +265,3 @@ class ClassVisualization(ImageTraining):
                 ) from error
             members = torch.arange(self.group)
             self.objective(Outputs(logits, nothing, activations, channels=nothing, members=members, inputs=self.group))
-
-
-def canvases(
-    classifier: Classifier, size: int | tuple[int, int] | None, oversample: float
-) -> tuple[tuple[int, int], Canvas]:
-    """Return the picture's size (H, W) and the canvas that is trained.
-
-    Raises:
-        LitVizError: for a size or a factor that leaves no image.
-    """
-    height, width = classifier.size if size is None else (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise LitVizError(f"a picture of {height} x {width} pixels is empty: give a size such as 224.")
-    if not 0.5 <= oversample <= 8:
-        raise LitVizError(f"oversample {oversample} is out of range: give a factor from 0.5 to 8, such as 1.5.")
-    tall, wide = round(height * oversample), round(width * oversample)
-    return (height, width), Canvas(classifier.channels, tall, wide, classifier.mean, classifier.std)
-
-
-def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the images at the size, antialiased; as they are where it is theirs."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    shape = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-    return shape.clamp(0, 1)
-
-
-def _centre(images: Tensor, part: float) -> Tensor:
-    """Return the central part of the images' sides."""
-    height, width = images.shape[-2:]
-    down, across = round(height * part), round(width * part)
-    top_, left = (height - down) // 2, (width - across) // 2
-    return images[..., top_ : top_ + down, left : left + across]
-
-
-def as_input(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures as a photograph is read: short side resized, centre cropped to the classifier's size (H, W)."""
-    height, width = pictures.shape[-2:]
-    scale = max(size[0] / height, size[1] / width)
-    fitted = resized(pictures, (max(size[0], round(height * scale)), max(size[1], round(width * scale))))
-    top_, left = (fitted.shape[-2] - size[0]) // 2, (fitted.shape[-1] - size[1]) // 2
-    return fitted[..., top_ : top_ + size[0], left : left + size[1]]

@@ -1,0 +1,52 @@
+"""From the canvas that is trained to the picture that is shown, and on to what a network is shown of the picture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
+from lit_viz.images.parameterizations import Canvas
+
+
+def canvases(
+    classifier: Classifier, size: int | tuple[int, int] | None, oversample: float
+) -> tuple[tuple[int, int], Canvas]:
+    """Return the picture's size (H, W) and the canvas that is trained.
+
+    Raises:
+        LitVizError: for a size or a factor that leaves no image.
+    """
+    height, width = classifier.size if size is None else (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise LitVizError(f"a picture of {height} x {width} pixels is empty: give a size such as 224.")
+    if not 0.5 <= oversample <= 8:
+        raise LitVizError(f"oversample {oversample} is out of range: give a factor from 0.5 to 8, such as 1.5.")
+    tall, wide = round(height * oversample), round(width * oversample)
+    return (height, width), Canvas(classifier.channels, tall, wide, classifier.mean, classifier.std)
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the images at the size, antialiased; as they are where it is theirs."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    shape = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+    return shape.clamp(0, 1)
+
+
+def centre(images: Tensor, part: float) -> Tensor:
+    """Return the central part of the images' sides."""
+    height, width = images.shape[-2:]
+    down, across = round(height * part), round(width * part)
+    top_, left = (height - down) // 2, (width - across) // 2
+    return images[..., top_ : top_ + down, left : left + across]
+
+
+def as_input(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return pictures as a photograph is read: short side resized, centre cropped to the classifier's size (H, W)."""
+    height, width = pictures.shape[-2:]
+    scale = max(size[0] / height, size[1] / width)
+    fitted = resized(pictures, (max(size[0], round(height * scale)), max(size[1], round(width * scale))))
+    top_, left = (fitted.shape[-2] - size[0]) // 2, (fitted.shape[-1] - size[1]) // 2
+    return fitted[..., top_ : top_ + size[0], left : left + size[1]]
