@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from lit_viz.callbacks.memory import Memory
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Bearer, Observation, Result
+from lit_viz.errors import LitVizError
+from lit_viz.figures.style import notebook_png
 from lit_viz.figures.tiles import Picture
 from lit_viz.images.reading import read_png
 
@@ -177,17 +180,30 @@ class Run:
 
     @property
     def attributions(self) -> Tensor:
-        """The raw maps of a saliency run, ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed; NaN where a task has none."""
-        return _stacked([outcome.array() for outcome in self.outcomes])
+        """The raw maps of a saliency run, ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed; NaN where a task has none.
+
+        Raises:
+            LitVizError: some methods give a value a colour, and others one a pixel.
+        """
+        arrays = [outcome.array() for outcome in self.outcomes]
+        if len({array.shape for array in arrays if array is not None}) > 1:
+            raise LitVizError(
+                "the raw maps of these methods have different shapes: take run.outcomes[0].array() ..., or run.maps."
+            )
+        return _stacked(arrays)
 
     @property
     def maps(self) -> Tensor:
         """The saliency maps ``(N, H, W)``: the largest absolute value over the channels (Simonyan et al. 2014)."""
-        return self.attributions.abs().amax(1)
+        arrays = [outcome.array() for outcome in self.outcomes]
+        return _stacked([None if array is None else array.abs().amax(0) for array in arrays])
 
     def figure(self) -> Figure:
-        """Return the method's figure."""
-        return self._draw(self.outcomes)
+        """Return the method's figure; the last line of a notebook's cell shows it."""
+        figure = self._draw(self.outcomes)
+        # A notebook knows figures of pyplot only, which would keep them all.
+        figure._repr_png_ = partial(notebook_png, figure)  # type: ignore[attr-defined]
+        return figure
 
 
 def _stacked(tensors: Sequence[Tensor | None]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,14 @@ def save_figure(figure: Figure, path: str | Path, dpi: float | None = None) -> P
     with style(), replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi or figure.dpi, facecolor="white")
     return path
+
+
+def notebook_png(figure: Figure) -> tuple[bytes, dict[str, int]]:
+    """Return a figure as a PNG, and the width in which a notebook shows it, in its pixels of 1/96 inch."""
+    written = BytesIO()
+    with style():
+        figure.savefig(written, format="png", dpi=figure.dpi, facecolor="white")
+    return written.getvalue(), {"width": round(96 * float(figure.get_figwidth()))}
 
 
 def probability_text(probability: float) -> str:
