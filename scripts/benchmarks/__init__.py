@@ -1,0 +1,15 @@
+"""The comparisons of scripts/benchmark.py, one a file."""
+
+from __future__ import annotations
+
+#: The peers that each comparison runs.
+COMPARISONS = {
+    "floor": (),
+    "saliency": ("captum", "foolbox"),  # Foolbox for its photographs
+    "attacks": ("torchattacks", "foolbox"),
+    "classes": ("torch-lucent", "kornia", "horama"),
+    "strength": ("torchattacks", "foolbox"),
+    "memory": (),
+    "profile": (),
+}
+GROUPS = {"peers": ("saliency", "attacks", "classes"), "all": tuple(COMPARISONS)}

@@ -1,0 +1,128 @@
+"""Attacks: torchattacks and Foolbox, called as their documentation does and with their best batch size, against runs.
+
+PGD makes 40 steps in 4/255 without stopping, DDN 100. Verifying the files is evidence, and timed apart: peers have
+none. The last row holds 64 image-target pairs that are attacked in slots against the same pairs one at a time.
+"""
+
+from __future__ import annotations
+
+import statistics
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.attacks import DDN, run_attack
+
+from .clock import evidence_apart, timed
+from .material import EPS, PHOTOGRAPHS, as_handed, loaded, photographs, prepared
+from .running import Plan, Said, evidence, ratios, table
+
+_PGD = {"norm": "linf", "eps": EPS, "alpha": EPS / 10, "random_start": False}
+_NAMES = {"pgd": "PGD", "stopping": "PGD, stopping in slots", "ddn": "DDN"}
+
+
+def peer(tool: str, attack: str, steps: int, count: int, batch: int) -> Said:
+    """Time an attack of another tool; return the successes and the median L2 norm as floats, and what is left in files.
+
+    Args:
+        tool: ``torchattacks`` or ``foolbox``.
+        attack: ``pgd`` or ``ddn``.
+        steps: an image.
+        count: photographs.
+        batch: that are attacked at once.
+    """
+    net = loaded()
+    x, labels = photographs(net, count)
+    module, y = as_handed(net), torch.tensor(labels)
+    attacked = _attacked(tool, attack, module, steps)
+    module(x[:batch])
+    rows = torch.arange(count).split(batch)
+    seconds, parts = timed(lambda: [attacked(x[some], y[some]) for some in rows])
+    found = torch.cat(parts).detach()
+    with torch.no_grad():
+        floats, files = (module(images).argmax(1) != y for images in (found, (found * 255).round() / 255))
+    l2 = float((found - x).flatten(1).norm(dim=1).median())
+    return {"seconds": seconds, "floats": int(floats.sum()), "files": int(files.sum()), "l2": l2}
+
+
+def _attacked(tool: str, attack: str, module: Any, steps: int) -> Any:
+    """Return what maps images and classes to adversarial examples."""
+    if tool == "torchattacks":
+        return import_module(tool).PGD(module, eps=EPS, alpha=EPS / 10, steps=steps, random_start=False)
+    foolbox = import_module(tool)
+    model = foolbox.PyTorchModel(module, bounds=(0, 1))
+    if attack == "ddn":
+        own, eps = foolbox.attacks.DDNAttack(steps=steps), None
+    else:
+        own, eps = foolbox.attacks.LinfPGD(abs_stepsize=EPS / 10, steps=steps, random_start=False), EPS
+    return lambda x, y: own(model, x, y, epsilons=eps)[1]
+
+
+def ours(attack: str, steps: int, count: int) -> Said:
+    """Time a run of ``pgd``, ``stopping`` (PGD that stops at the first success) or ``ddn``."""
+    net = prepared()
+    x, labels = photographs(net, count)
+    chosen: Any = "ddn" if attack == "ddn" else {"pgd": {**_PGD, "early_stop": attack == "stopping"}}
+    said, done = evidence_apart(
+        lambda: lv.attack(net, x, labels, attack=chosen, iterations=steps, log_at="last", curve_at="last")
+    )
+    floats, files = (sum(r[f"success_{kind}"] for r in done.results) for kind in ("float", "file"))
+    return {**said, "floats": floats, "files": files, "l2": statistics.median(r["l2"] for r in done.results)}
+
+
+def unrounded(steps: int, count: int) -> Said:
+    """Return the median L2 norm of DDN as floats."""
+    net = prepared()
+    x, labels = photographs(net, count)
+    fast = net.fast()
+    found, _ = run_attack(DDN(quantize=False), lambda images: fast(images)[0], x, labels, iterations=steps)
+    return {"l2": float((found - x).flatten(1).norm(dim=1).median())}
+
+
+def fooling(slots: int, steps: int, count: int) -> Said:
+    """Time the fooling recipe, four targets an image; ``exact``: F and FB are the images' own."""
+    net = prepared()
+    x, labels = photographs(net, count)
+    targets = [(label + step) % 1000 for step in (111, 333, 555, 777) for label in labels]
+    pairs: tuple[Tensor, list[int], list[int]] = (x.repeat(4, 1, 1, 1), labels * 4, targets)
+    options: Said = {"iterations": steps, "slots": slots, "log_at": "last", "curve_at": "last"}
+    said, done = evidence_apart(lambda: lv.attack(net, *pairs, **options))
+    exact = all(
+        r["forwards"] == r["iterations"] + 1 and r["backwards"] == r["iterations"]
+        for r in done.results
+        if r["success_float"]
+    )
+    return {**said, "exact": exact, "files": sum(r["success_file"] for r in done.results), "pairs": len(targets)}
+
+
+def compare(plan: Plan) -> str:
+    """Return the table of all attacks."""
+    count = 2 if plan.quick else PHOTOGRAPHS
+    rows = []
+    for attack, tools, steps in (("pgd", ("torchattacks", "foolbox"), 40), ("ddn", ("foolbox",), 100)):
+        given = {"steps": 2 if plan.quick else steps, "count": count}
+        few = {**given, "steps": 5}
+        best = {t: plan.best_batch((4, 8, 16), "attacks.peer", tool=t, attack=attack, **few) for t in tools}
+        runs = ("pgd", "stopping") if attack == "pgd" else ("ddn",)
+        peers = {t: ("attacks.peer", {"tool": t, "attack": attack, "batch": best[t], **given}) for t in tools}
+        told = plan.in_turns({**{one: ("attacks.ours", {"attack": one, **given}) for one in runs}, **peers})
+        for one in runs:
+            rows += [_row(f"{_NAMES[one]}: {t} (batch {best[t]})", told[t], told[one], count) for t in tools]
+    floats = plan.side("attacks.unrounded", **given)["l2"] / told["foolbox"][-1]["l2"]
+    rows[-1][-1] += f"; median L2 {floats:.3f} of Foolbox's as floats"
+    sides = plan.in_turns({str(slots): ("attacks.fooling", {"slots": slots, **given}) for slots in (16, 1)})
+    together, pairs = sides["16"], sides["16"][-1]["pairs"]
+    last = f"{together[-1]['files']} of {pairs} true in the file, counts exact: {together[-1]['exact']}"
+    times = ratios(sides["1"], together), ratios(sides["1"], together, "evidence")
+    rows.append([f"fooling, {pairs} pairs: one at a time, in 16 slots", *times, evidence(together), last])
+    head = ["attack: peer", "peer / run", "peer / run with its evidence", "evidence (of the run's time)"]
+    return table([*head, "fooled: peer, lit_viz; true in the file"], rows)
+
+
+def _row(name: str, peers: list[Said], runs: list[Said], count: int) -> list[str]:
+    its, mine = peers[-1], runs[-1]
+    fooled = f"{its['floats']}, {mine['floats']} of {count}; {its['files']}, {mine['files']}"
+    return [name, ratios(peers, runs), ratios(peers, runs, "evidence"), evidence(runs), fooled]

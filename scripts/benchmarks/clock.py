@@ -1,0 +1,80 @@
+"""Where the time of a run goes."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lit_viz.commands import COMMANDS
+from lit_viz.methods import ClassVisualization, adversarial_example
+
+#: Owner, name and part of a function whose time is counted.
+Place = tuple[Any, str, str]
+
+#: What proves the outcomes: an attack's files are verified, judges are asked, maps are held against Captum's.
+EVIDENCE: tuple[Place, ...] = (
+    (adversarial_example, "save_and_verify", "evidence"),
+    (ClassVisualization, "judged", "evidence"),
+    *((command, "verify", "evidence") for command in {type(command) for command in COMMANDS.values()}),
+)
+
+
+def timed(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Return seconds and result."""
+    began = time.perf_counter()
+    result = action()
+    return time.perf_counter() - began, result
+
+
+class Clock:
+    """Counts each moment for the innermost part that is under way."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._parts = ["outside"]
+        self._since = time.perf_counter()
+
+    def switch(self) -> None:
+        """Count what went by since the last switch."""
+        now = time.perf_counter()
+        self.seconds[self._parts[-1]] += now - self._since
+        self._since = now
+
+    def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with its time counted for the part."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self.switch()
+            self._parts.append(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.switch()
+                self._parts.pop()
+
+        return timed
+
+
+@contextmanager
+def taken_apart(places: Sequence[Place]) -> Iterator[Clock]:
+    """Count the time of every run in the body by its parts; ``outside`` is what no part has."""
+    before = [getattr(owner, name) for owner, name, _ in places]
+    clock = Clock()
+    for (owner, name, part), function in zip(places, before, strict=True):
+        setattr(owner, name, clock.around(part, function))
+    try:
+        yield clock
+        clock.switch()
+    finally:
+        for (owner, name, _), function in zip(places, before, strict=True):
+            setattr(owner, name, function)
+
+
+def evidence_apart(run: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
+    """Return ``seconds`` of a run without its evidence, and of its ``evidence``; and the run."""
+    with taken_apart(EVIDENCE) as clock:
+        done = run()
+    return {"seconds": clock.seconds["outside"], "evidence": clock.seconds["evidence"]}, done

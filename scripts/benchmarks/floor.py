@@ -1,0 +1,134 @@
+"""How much of a run is the network? Whole runs against loops of as many forwards and backwards that do nothing else.
+
+run     a run as users start it, without its evidence, which is timed apart: activations fused, allocator tuned; class
+        images look every 20th iteration and write their run folder, the others hand their results over. (Captum's
+        check of maps, which takes a quarter of a minute whatever the run, is timed by the comparison with Captum.)
+floor   the loop on the folded copy, activations not fused, with the allocator's setting
+bare    the loop on the network frozen and channels-last, as users write it: not folded, default allocator
+
+Once more the run without fused activations, as the floor is. RISE, occlusion and Square only ask for forwards, and so
+do their loops.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from typing import Any
+
+import lit_viz as lv
+from lit_viz.attacks import ATTACKS
+from lit_viz.classifiers import Classifier
+from lit_viz.evidence.judges import judges_of
+
+from .clock import evidence_apart, timed
+from .material import CLASSES, EPS, NETWORKS, PHOTOGRAPHS, bare, loaded, loop, photographs, prepared
+from .running import Plan, Said, evidence, ratios, table
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a method is given: iterations an image, how often each photograph, and the attack's own arguments."""
+
+    iterations: int
+    times: int = 1
+    arguments: Said = field(default_factory=dict)
+
+
+_BUDGET = {"norm": "linf", "eps": EPS, "early_stop": False}
+#: Some half a thousand evaluations each. Methods of one evaluation get many photographs, for a run of few is mostly its
+#: start-up; attacks that stop at a success get four times as many as there are slots.
+METHODS = {
+    "class_images": Work(100),
+    "normalized_ascent": Work(100, 4),
+    "pgd": Work(40, arguments=_BUDGET),
+    "apgd": Work(40, arguments=_BUDGET),
+    "ddn": Work(40),
+    "fmn": Work(40),
+    "deepfool": Work(50, 4),
+    "carlini_wagner": Work(40),
+    "square": Work(100, arguments=_BUDGET),
+    "gradient": Work(1, 16),
+    "guided_backprop": Work(1, 16),
+    "smoothgrad": Work(32),
+    "integrated_gradients": Work(32),
+    "extremal_perturbation": Work(40),
+    "rise": Work(128),
+    "occlusion": Work(170),
+}
+_QUICK = ("class_images", "pgd", "rise")
+#: Of a class image, a step: the default recipe's on the small network, one on the large.
+_VIEWS = {"lite0": 4, "resnet50": 1}
+#: Of the work, for a network whose evaluations take five times as long.
+_PART = {"lite0": 1, "resnet50": 4}
+
+
+def run(network: str, method: str, fused: bool, quick: bool) -> Said:
+    """Time a run, and count its evaluations."""
+    net = prepared(network, fused=fused)
+    if method == "class_images":
+        said, done = _class_images(net, 2 if quick else METHODS[method].iterations, _VIEWS[network])
+    else:
+        said, done = _photographs(net, method, _PART[network], quick)
+    return {**said, **{name: sum(record[name] for record in done.results) for name in ("forwards", "backwards")}}
+
+
+def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Said, Any]:
+    judges_of(net)  # which loads them
+    with tempfile.TemporaryDirectory() as folder:
+        options: Said = {"model__views": views, "log_at": "every:20", "curve_at": "every:20", "wandb": "disabled"}
+        return evidence_apart(lambda: lv.visualize(net, CLASSES, iterations=iterations, out=f"{folder}/run", **options))
+
+
+def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[Said, Any]:
+    """Run a method on a part of its work: of its photographs if each comes often, or iterations."""
+    work = METHODS[method]
+    times, iterations = (work.times // part, work.iterations) if work.times > 1 else (1, work.iterations // part)
+    x, labels = photographs(net, 2 if quick else PHOTOGRAPHS * times)
+    given: Said = {"iterations": 2 if quick else iterations, "log_at": "last", "curve_at": "last"}
+    if method not in ATTACKS:
+        return evidence_apart(lambda: lv.saliency(net, x, labels, method=method, check="none", **given))
+    if method == "normalized_ascent":  # which goes to a class
+        given["target"] = [(label + 111 * (1 + i // PHOTOGRAPHS)) % 1000 for i, label in enumerate(labels)]
+    return evidence_apart(lambda: lv.attack(net, x, labels, attack={method: work.arguments}, **given))
+
+
+def network_alone(kind: str, network: str, **counts: int) -> Said:
+    """Time a loop: the ``floor``, or ``bare``."""
+    if kind == "bare":
+        asked = bare(loaded(network))
+    else:
+        fast = prepared(network, fused=False).fast()
+        asked = lambda x: fast(x)[0]  # noqa: E731
+    return {"seconds": timed(loop(asked, **counts))[0]}
+
+
+def compare(plan: Plan) -> str:
+    """Return the table of all methods and networks."""
+    methods = plan.methods or (_QUICK if plan.quick else METHODS)
+    if unknown := set(methods) - set(METHODS):
+        sys.exit(f"benchmark: --methods knows no {', '.join(sorted(unknown))}: take some of {', '.join(METHODS)}.")
+    rows = [_row(plan, network, method) for network in plan.networks for method in methods]
+    head = ["run", "evaluations", "run / bare", "run / floor", "not fused / floor", "evidence (of the run's time)"]
+    return table(head, rows)
+
+
+def _row(plan: Plan, network: str, method: str) -> list[str]:
+    given = {"network": network, "method": method, "quick": plan.quick}
+    batch = len(CLASSES) * _VIEWS[network] if method == "class_images" else PHOTOGRAPHS
+    told: dict[str, list[Said]] = {name: [] for name in ("run", "unfused", "floor", "bare")}
+    for _ in range(plan.rounds):
+        for name in ("run", "unfused"):
+            told[name].append(plan.side("floor.run", fused=name == "run", **given))
+        counts = {name: told["run"][-1][name] for name in ("forwards", "backwards")}
+        for kind in ("floor", "bare"):
+            told[kind].append(plan.side("floor.network_alone", kind=kind, network=network, batch=batch, **counts))
+    return [
+        f"{NETWORKS[network][0]}, {method}",
+        f"{counts['forwards']} F, {counts['backwards']} B",
+        ratios(told["run"], told["bare"]),
+        ratios(told["run"], told["floor"]),
+        ratios(told["unfused"], told["floor"]),
+        evidence(told["run"]),
+    ]

@@ -1,0 +1,77 @@
+"""Where does the time of an evaluation go? A run of each method, taken apart, against the bare network.
+
+Each runs without a folder on EfficientNet-Lite0. The clock stands between the parts, which do not overlap: the
+network's forward; backwards, which also go back through views and parameterization; views and parameterization
+forwards; looks at images for logging; evidence (verifying what is saved, judges); the rest of the step (rule, state,
+slots); and what is outside the steps (start-up, Lightning, callbacks). The floor is the fast copy in a loop of as many
+inputs a batch. In milliseconds an evaluation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import lit_viz as lv
+from lit_viz.classifiers import FrozenNetwork
+from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.module import ImageTraining
+from lit_viz.evidence.judges import judges_of
+
+from .clock import EVIDENCE, taken_apart, timed
+from .material import loop, photographs, prepared
+from .running import Plan, Said, table
+
+SLOTS = 8
+_PLACES = (
+    (ImageTraining, "training_step", "rest of the step"),
+    (ImageTraining, "_looks", "looks"),
+    (Evaluator, "__call__", "views"),
+    (FrozenNetwork, "forward", "forward"),
+    (torch.autograd, "grad", "backward"),
+    *EVIDENCE,
+)
+PARTS = ("forward", "backward", "views", "looks", "evidence", "rest of the step", "outside")
+#: Command and options of each run.
+RUNS: dict[str, tuple[str, Said]] = {
+    "class images, 4 views": ("visualize", {"log_at": "every:20"}),
+    "fooling": ("attack", {"target": 6}),
+    "PGD, no stop": ("attack", {"attack": {"pgd": {"early_stop": False}}, "eps": 4 / 255}),
+    "DDN": ("attack", {"attack": "ddn"}),
+    "SmoothGrad": ("saliency", {"method": "smoothgrad"}),
+    "integrated gradients": ("saliency", {"method": "integrated_gradients"}),
+    "RISE (forwards)": ("saliency", {"method": "rise"}),
+}
+
+
+def run(name: str, iterations: int) -> Said:
+    """Return counts, the floor, and the parts of a run, in milliseconds an evaluation."""
+    net = prepared()
+    x, labels = photographs(net, SLOTS)
+    command, options = RUNS[name]
+    given: dict[str, Any] = {"iterations": iterations, "slots": SLOTS, **options}
+    if command == "visualize":
+        judges_of(net)  # which loads them
+        started = lambda: lv.visualize(net, list(range(SLOTS)), **given)  # noqa: E731
+    else:
+        given |= {"log_at": "last", "curve_at": "last"} | ({"check": "none"} if command == "saliency" else {})
+        started = lambda: getattr(lv, command)(net, x, labels, **given)  # noqa: E731
+    with taken_apart(_PLACES) as clock:
+        done = started()
+    counts = {key: sum(record[key] for record in done.results) for key in ("forwards", "backwards")}
+    fast, batch = net.fast(), SLOTS * (4 if command == "visualize" else 1)
+    least = timed(loop(lambda images: fast(images)[0], batch=batch, **counts))[0]
+    parts = {part: 1000 * clock.seconds[part] / counts["forwards"] for part in PARTS}
+    return {**counts, "floor": 1000 * least / counts["forwards"], "parts": parts}
+
+
+def compare(plan: Plan) -> str:
+    """Return the table of all runs; one round."""
+    rows = []
+    for name in RUNS:
+        told = plan.side("profile.run", name=name, iterations=2 if plan.quick else 40)
+        counts = f"{told['forwards']} F, {told['backwards']} B"
+        cells = [f"{value:.2f}" for value in told["parts"].values()]
+        rows.append([name, counts, f"{told['floor']:.1f}", f"{sum(told['parts'].values()):.1f}", *cells])
+    return table(["run", "evaluations", "floor", "all", *PARTS], rows)

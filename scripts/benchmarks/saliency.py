@@ -1,0 +1,103 @@
+"""Saliency maps: Captum, called as its documentation does and with its best batch size, against lit_viz.
+
+fast copy    the method's bare loop on the folded copy
+not folded   the same on a network that is only frozen and channels-last
+run          a whole run; Captum's cross-check of its maps, as many as a quarter of a minute allows, is timed apart
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import captum.attr as attr
+import torch
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.attributions import METHODS as KINDS
+from lit_viz.attributions import attribute
+
+from .clock import evidence_apart, timed
+from .material import PHOTOGRAPHS, as_handed, bare, loaded, photographs, prepared
+from .running import Plan, Said, evidence, ratios, table
+
+#: Evaluations a map, and how often each photograph comes: a run of one evaluation each is mostly its start-up.
+METHODS = {"gradient": (1, 8), "smoothgrad": (32, 1), "integrated_gradients": (32, 1), "occlusion": (170, 1)}
+_QUICK = {"gradient": (1, 1), "smoothgrad": (2, 1), "integrated_gradients": (2, 1), "occlusion": (170, 1)}
+_SIGMA = 0.15
+
+
+def captum(method: str, evaluations: int, count: int, batch: int) -> Said:
+    """Time Captum."""
+    net = loaded()
+    x, labels = photographs(net, count)
+    module, targets = as_handed(net), torch.tensor(labels)
+    explain = _explain(method, module, evaluations, batch)
+    rows = torch.arange(count).split(batch if method == "gradient" else 1)
+    module(x[:batch])
+    return {"seconds": timed(lambda: [explain(x[some], targets[some]) for some in rows])[0]}
+
+
+def _explain(method: str, module: nn.Module, evaluations: int, batch: int) -> Callable[[Tensor, Tensor], Any]:
+    """Return what explains some images to their classes."""
+    together = min(batch, evaluations)
+    if method == "gradient":
+        return lambda x, y: attr.Saliency(module).attribute(x.requires_grad_(), y, abs=False)
+    if method == "smoothgrad":
+        noise: Said = {"nt_samples": evaluations, "stdevs": _SIGMA, "nt_samples_batch_size": together}
+        tunnel = attr.NoiseTunnel(attr.Saliency(module))
+        return lambda x, y: tunnel.attribute(x.requires_grad_(), nt_type="smoothgrad", target=y, abs=False, **noise)
+    if method == "integrated_gradients":
+        rule: Said = {"n_steps": evaluations, "method": "gausslegendre", "internal_batch_size": together}
+        return lambda x, y: attr.IntegratedGradients(module).attribute(x, target=y, **rule)
+    windows: Said = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "perturbations_per_eval": together}
+    return lambda x, y: attr.Occlusion(module).attribute(x, target=y, **windows)
+
+
+def run(method: str, evaluations: int, count: int, check: str) -> Said:
+    """Time a whole run, without a folder."""
+    net = prepared()
+    x, labels = photographs(net, count)
+    said, done = evidence_apart(lambda: lv.saliency(net, x, labels, method=method, iterations=evaluations, check=check))
+    assert all(record["status"] == "done" for record in done.results)
+    return said
+
+
+def method_alone(method: str, evaluations: int, count: int, folded: bool) -> Said:
+    """Time the bare loop of the method."""
+    net = prepared()
+    x, labels = photographs(net, count)
+    plain, fast = bare(net), net.fast()
+
+    def network(images: Tensor, layers: Any = ()) -> tuple[Tensor, Any]:
+        return fast(images) if folded else (plain(images), {})
+
+    def explain() -> None:
+        for rows in torch.arange(count).split(PHOTOGRAPHS):
+            some = rows.tolist()
+            attribute(KINDS[method](), network, x[some], [labels[i] for i in some], evaluations=evaluations)
+
+    network(x[:PHOTOGRAPHS])
+    return {"seconds": timed(explain)[0]}
+
+
+def compare(plan: Plan) -> str:
+    """Return the table of all methods."""
+    rows = []
+    for method, (evaluations, times) in (_QUICK if plan.quick else METHODS).items():
+        given = {"method": method, "evaluations": evaluations, "count": 2 if plan.quick else PHOTOGRAPHS * times}
+        best = plan.best_batch((4, 1, 8, 16), "saliency.captum", **given)
+        told = plan.in_turns(
+            {
+                "captum": ("saliency.captum", {**given, "batch": best}),
+                "folded": ("saliency.method_alone", {**given, "folded": True}),
+                "plain": ("saliency.method_alone", {**given, "folded": False}),
+                "run": ("saliency.run", {**given, "check": "none" if plan.quick else "captum"}),
+            }
+        )
+        against = [ratios(told["captum"], told[name]) for name in ("folded", "plain", "run")]
+        count = f"{given['count']} x {evaluations}"
+        rows.append([f"{method} (Captum's best batch {best})", count, *against, evidence(told["run"])])
+    head = ["method", "evaluations", "Captum / fast copy", "Captum / not folded", "Captum / run"]
+    return table([*head, "evidence (of the run's time)"], rows)

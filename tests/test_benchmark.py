@@ -1,0 +1,131 @@
+"""The benchmark: its loops ask as often as they say, its figures are ratios, and every comparison runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scripts.benchmarks import COMPARISONS, GROUPS, clock, environment, running
+from scripts.benchmarks.material import loop
+
+ROOT = Path(__file__).parents[1]
+
+
+class Counted(torch.autograd.Function):
+    """Counts the images of each pass."""
+
+    forwards = backwards = 0
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        Counted.forwards += len(x)
+        return x.flatten(1)[:, :2].clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        Counted.backwards += len(slope)
+        return torch.zeros(len(slope), 3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("forwards", "backwards"), [(7, 7), (9, 4), (5, 0), (3, 9)], ids=["FB", "more F", "F only", "more B"]
+)
+def test_a_loop_asks_as_often_as_the_run(forwards: int, backwards: int) -> None:
+    run = loop(Counted.apply, forwards, backwards, batch=2)
+    Counted.forwards = Counted.backwards = 0  # what came before warms up
+    run()
+    assert (Counted.forwards, Counted.backwards) == (forwards, backwards)
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    peers = [{"seconds": 6.0}, {"seconds": 4.0}]
+    runs = [{"seconds": 2.0, "evidence": 1.0}, {"seconds": 4.0, "evidence": 4.0}]
+    assert running.ratios(peers, runs) == "1.00 / **2.00** / 3.00"
+    assert running.ratios(peers, runs, "evidence") == "0.50 / **1.25** / 2.00"
+    assert running.evidence(runs) == "2.5 s (83%)"
+
+
+def test_a_clock_counts_each_moment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now)
+
+    class Parts:
+        @staticmethod
+        def inner() -> None:
+            nonlocal now
+            now += 3
+
+        @staticmethod
+        def outer() -> None:
+            nonlocal now
+            now += 1
+            Parts.inner()
+
+    places = [(Parts, "inner", "evidence"), (Parts, "outer", "step")]
+    with clock.taken_apart(places) as counted:
+        now += 0.5
+        Parts.outer()
+    assert counted.seconds == {"outside": 0.5, "step": 1, "evidence": 3}
+    Parts.outer()
+    assert counted.seconds["step"] == 1
+
+
+def test_a_table_is_put_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "speed.md"
+    page.write_text("before\n<!-- benchmark: floor -->\nold\n<!-- end of floor -->\nafter\n")
+    for text in ("| a |", "| b |"):
+        running.write("floor", text, page)
+    assert page.read_text() == "before\n<!-- benchmark: floor -->\n\n| b |\n\n<!-- end of floor -->\nafter\n"
+    with pytest.raises(SystemExit, match=r"no place for memory"):
+        running.write("memory", "| a |", page)
+
+
+def test_the_page_has_a_place_for_every_table() -> None:
+    marks = re.findall(
+        r"<!-- benchmark: (\w+) -->\n(?:.|\n)*?<!-- end of \1 -->", running.PAGE.read_text(encoding="utf-8")
+    )
+    assert sorted(marks) == sorted(COMPARISONS)
+
+
+def test_a_registry_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "PEERS", {"no-such-peer": "1"})
+    monkeypatch.setattr(environment, "_NEEDED", ())
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(
+        SystemExit, match=r"could not be installed into .*No matching distribution.* give it by --peers"
+    ):
+        environment.make(tmp_path)
+
+
+def benchmark(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "benchmark.py", *words], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", COMPARISONS)
+def test_a_comparison_runs(what: str, tmp_path: Path) -> None:
+    if what in (*GROUPS["peers"], "strength") and environment.missing(environment.default_folder()):
+        pytest.skip("the peers are not installed: python scripts/benchmark.py peers --quick")
+    told = benchmark(what, "--quick", "--out", str(tmp_path))
+    assert told.startswith(f"\n{what}\n\n| ")
+    assert "rounds: 1" in told
+    assert (tmp_path / "class_images.png").exists() == (what == "classes")
+
+
+@pytest.mark.slow
+def test_a_side_has_a_process_of_its_own(tmp_path: Path) -> None:
+    plan = running.Plan(1, False, tmp_path, (), (), (), None)
+    assert 200 < plan.side("memory.smoothgrad", images=1, samples=1)["MiB"] < 4000
+    with pytest.raises(SystemExit, match=r"memory.smoothgrad .* failed"):
+        plan.side("memory.smoothgrad", images=1)
