@@ -2,7 +2,8 @@
 
 Every tool makes the same classes on the same network by its own recipe: lucent's standard transforms and 512 steps at
 224 pixels; Horama's Fourier image of 512 pixels, 256 steps; lit_viz's default, 250 iterations, and fewer. lucent looks
-for two functions where kornia no longer has them: they are put there. Each round has seeds of its own.
+for two functions where kornia no longer has them: they are put there; and it leaves its hooks on the network, so that
+each image gets a copy. Each round has seeds of its own.
 
 Seconds an image are without loading, and without asking judges: the held-out networks look at the pictures of all tools
 afterwards, as they are read from their 8-bit files.
@@ -10,6 +11,7 @@ afterwards, as they are read from their 8-bit files.
 
 from __future__ import annotations
 
+import copy
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -59,7 +61,7 @@ def lucent(classes: list[str], steps: int, seed: int) -> tuple[float, Sequence[T
 
     def make(target: int) -> Tensor:
         options: Said = {"thresholds": (steps,), "show_image": False, "progress": False, "preprocess": False}
-        (picture,) = render.render_vis(module, f"labels:{target}", lambda: param.image(224), **options)
+        (picture,) = render.render_vis(copy.deepcopy(module), f"labels:{target}", lambda: param.image(224), **options)
         return torch.from_numpy(picture[0]).permute(2, 0, 1)
 
     return _one_by_one(make, net, classes, seed)
@@ -160,7 +162,7 @@ def _reached(
     for recipe, sides in told.items():
         if recipe[0] == "lit_viz" and all(right[recipe][judge] >= least for judge, least in right[first].items()):
             share = ratios(sides, told[first])
-            return f"No judge sees fewer than of lucent's after {recipe[1]} iterations: {share} of lucent's time."
+            return f"No judge sees fewer than of lucent's after {recipe[1]} of lit_viz's iterations: {share} of lucent's time."
     return "Each of lit_viz's numbers of iterations has a judge who sees fewer than of lucent's."
 
 

@@ -97,7 +97,7 @@ def spread(values: Sequence[float]) -> str:
 def evidence(said: Sequence[Said]) -> str:
     """Return the median seconds of the evidence, and what part of the run's time that is; a dash if there is none."""
     seconds = statistics.median(one["evidence"] for one in said)
-    if not seconds:
+    if seconds < 0.01:
         return "-"
     return f"{seconds:.1f} s ({seconds / statistics.median(one['seconds'] for one in said):.0%})"
 
