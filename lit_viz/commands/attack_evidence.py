@@ -44,11 +44,11 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     return true
 
 
-def still_fools(file: Path, record: Mapping[str, Any], classifier: Classifier) -> bool:
-    """Return whether the original network sees in a file what its record was asked for."""
-    goal = record["label"] if record["target"] is None else record["target"]
-    success, _ = reread(file, classifier, goal, record["target"] is not None)
-    return success
+def still_fool(files: Sequence[Path], records: Sequence[Mapping[str, Any]], classifier: Classifier) -> list[bool]:
+    """Return whether the original network sees in each file what its record was asked for."""
+    goals = [record["label"] if record["target"] is None else record["target"] for record in records]
+    towards = [record["target"] is not None for record in records]
+    return [success for success, _ in reread(files, classifier, goals, towards)]
 
 
 def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -58,7 +58,8 @@ def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
     """Ask the original network what it sees in the files; a record that says otherwise is mended."""
     claimed = _claimed(outcomes)
-    seen = [still_fools(folder.path / o.record["file"], o.record, classifier) for o in claimed]
+    files = [folder.path / outcome.record["file"] for outcome in claimed]
+    seen = still_fool(files, [outcome.record for outcome in claimed], classifier)
     wrong = [o for o, success in zip(claimed, seen, strict=True) if success != o.record["success_file"]]
     folder.amend({o.record["index"]: {"success_file": False} for o in wrong})
     for outcome in wrong:

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.classifiers import Classifier
-from lit_viz.commands.attack_evidence import still_fools
+from lit_viz.commands.attack_evidence import still_fool
 from lit_viz.commands.attack_figures import seen_as
 from lit_viz.commands.base import Inquiry, shown_number
 from lit_viz.engine.run_folder import RunFolder
@@ -83,19 +83,15 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
     read = 0
     wrong: list[str] = []
     for outcome in outcomes:
-        bearers = [one for one in outcome.bearers() if one.image is not None]
-        lies = [one.record["name"] for one in bearers if _reread(one, classifier) != one.record["success_file"]]
-        read, wrong = read + len(bearers), wrong + lies
+        files = {one.image: one.record for one in outcome.bearers() if isinstance(one.image, Path)}
+        seen = still_fool(list(files), list(files.values()), classifier)
+        lies = [r["name"] for r, success in zip(files.values(), seen, strict=True) if success != r["success_file"]]
+        read, wrong = read + len(files), wrong + lies
         for line in _rates(outcome.record):
             how.say(f"evidence: {outcome.name}: {line}")
     folder.merge_evidence({"files": {"read": read, "wrong": wrong}})
     how.say(f"evidence: {read} files read back from the disk, {len(wrong)} of them not as recorded")
     return not wrong
-
-
-def _reread(bearer: Bearer, classifier: Classifier) -> bool:
-    assert isinstance(bearer.image, Path)
-    return still_fools(bearer.image, bearer.record, classifier)
 
 
 def _rates(record: Mapping[str, Any]) -> list[str]:

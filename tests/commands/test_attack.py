@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.images.reading import read_png
 from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
@@ -54,15 +57,53 @@ def test_files_are_fooled_and_read_back(folder: Path, tmp_path: Path, capsys: py
     assert {"sources/0000_p0.png", "metrics.csv"} <= names
 
 
-def test_check_notices_a_file_that_was_changed(folder: Path, tmp_path: Path) -> None:
+def test_check_notices_the_file_that_was_changed(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "random", "--out", str(run))
-    (record,) = records(run)
-    assert record["success_file"]
+    lit_viz(
+        "attack",
+        *(str(folder / f"p{n}.png") for n in range(3)),
+        *SMALL,
+        "--attack",
+        "pgd",
+        "--eps",
+        "60/255",
+        "--out",
+        str(run),
+    )
+    before = records(run)
+    assert [record["success_file"] for record in before] == [True] * 3
     lit_viz("check", str(run))
-    (run / record["file"]).write_bytes((folder / "p0.png").read_bytes())
+    assert records(run) == before
+    (run / before[1]["file"]).write_bytes((folder / "p1.png").read_bytes())
     lit_viz("check", str(run), expect=1)
-    assert not records(run)[0]["success_file"]
+    assert [record["success_file"] for record in records(run)] == [True, False, True]
+    files = json.loads((run / "evidence.json").read_text())["files"]
+    assert (files["read"], files["fooled"], files["wrong"]) == (3, 2, ["p1"])
+
+
+def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written isn't what was verified: the end of the run reads it and says so."""
+    run, write = tmp_path / "run", RunFolder._write_png
+
+    def swapped(self: RunFolder, relative: str, image: Tensor) -> str:
+        source = self.path / "sources" / Path(relative).name
+        return write(self, relative, read_png(source) if relative.startswith("images/0001") else image)
+
+    monkeypatch.setattr(RunFolder, "_write_png", swapped)
+    lit_viz(
+        "attack",
+        *(str(folder / f"p{n}.png") for n in range(3)),
+        *SMALL,
+        "--attack",
+        "pgd",
+        "--eps",
+        "60/255",
+        "--out",
+        str(run),
+    )
+    assert [record["success_file"] for record in records(run)] == [True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -470,7 +470,7 @@ def test_what_is_on_the_disk_gives_the_same_answer(tmp_path, channels):
         path.write_bytes(encode_png(one.image))
         assert not one.success
         for towards in (False, True):
-            success, logits = reread(path, net, label, towards)
+            ((success, logits),) = reread([path], net, [label], [towards])
             assert success == towards
             assert torch.allclose(logits, one.logits, rtol=1e-5, atol=1e-5)
 
@@ -500,7 +500,9 @@ def test_where_the_batch_may_decide_an_image_is_asked_about_alone(tmp_path, marg
     found = verify(net, source, source, float_success=torch.zeros(3, dtype=torch.bool))
     assert network.sizes[: 4 if alone else 1] == ([3, 1, 1, 1] if alone else [3])
     (tmp_path / "image.png").write_bytes(encode_png(found[0].image))
-    success, logits = reread(tmp_path / "image.png", net, 1, True)
+    files = [tmp_path / "image.png"] * 3
+    ((success, logits),) = reread(files[:1], net, [1], [True])
+    assert [met for met, _ in reread(files, net, [1, 1, 0], [True, False, True])] == [success, not success, not success]
     assert [one.success for one in found] == [success] * 3 == [margin > 0] * 3
     assert alone == all(torch.equal(one.logits, logits) for one in found)
 
@@ -519,14 +521,34 @@ def test_what_the_original_denies_is_searched_for_again_or_given_up():
 def test_files_that_can_not_be_asked_about_are_one_sentence(tmp_path, smooth):
     path = tmp_path / "image.png"
     with pytest.raises(LitVizError, match="no photograph"):
-        reread(path, smooth, 0, True)
+        reread([path], smooth, [0], [True])
     whole = encode_png(lattice_images(1, 3, 16, 16)[0])
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LitVizError, match=r"image\.png"):
-        reread(path, smooth, 0, True)
-    path.write_bytes(encode_png(lattice_images(1, 1, 16, 16)[0]))
-    with pytest.raises(LitVizError, match="takes images"):
-        reread(path, smooth, 0, True)
+        reread([path], smooth, [0], [True])
+    for channels, size in ((1, 16), (3, 15)):
+        path.write_bytes(encode_png(lattice_images(1, channels, size, size)[0]))
+        with pytest.raises(LitVizError, match=r"image\.png holds an image .* takes \(3, 16, 16\)"):
+            reread([path], smooth, [0], [True])
+
+
+def test_many_files_are_asked_about_in_batches_and_each_as_it_is_alone(tmp_path, smooth):
+    images = lattice_images(37, 3, 16, 16)
+    paths = [tmp_path / f"{n}.png" for n in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(encode_png(image))
+    goals, towards = [n % 5 for n in range(len(images))], [n % 3 == 0 for n in range(len(images))]
+    sizes = []
+    hook = smooth.original.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    together = reread(paths, smooth, goals, towards)
+    hook.remove()
+    assert sorted(size for size in sizes if size > 1) == [5, 16, 16]
+    for n, (met, logits) in enumerate(together):
+        ((met_alone, logits_alone),) = reread(paths[n : n + 1], smooth, goals[n : n + 1], towards[n : n + 1])
+        assert met == met_alone == ((int(smooth.logits(images[n : n + 1]).argmax()) == goals[n]) == towards[n])
+        assert torch.allclose(logits, logits_alone, atol=1e-5)
+    assert {met for met, _ in together} == {True, False}
+    assert reread([], smooth, [], []) == []
 
 
 @pytest.mark.gpu
