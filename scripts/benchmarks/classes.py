@@ -161,8 +161,8 @@ def _reached(
     """Return after how many iterations no judge sees fewer of lit_viz's pictures than of lucent's."""
     for recipe, sides in told.items():
         if recipe[0] == "lit_viz" and all(right[recipe][judge] >= least for judge, least in right[first].items()):
-            share = ratios(sides, told[first])
-            return f"No judge sees fewer than of lucent's after {recipe[1]} of lit_viz's iterations: {share} of lucent's time."
+            when = f"after {recipe[1]} of lit_viz's iterations, in {ratios(sides, told[first])} of lucent's time"
+            return f"No judge sees fewer of the pictures than of lucent's {when}."
     return "Each of lit_viz's numbers of iterations has a judge who sees fewer than of lucent's."
 
 
