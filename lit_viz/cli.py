@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launched import is_first
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from lit_viz.commands import Command
-    from lit_viz.outcomes import Run
+from lit_viz.terminal import report, say
+from lit_viz.words import rewrite
 
 _HELP = """\
 usage: lit-viz COMMAND ...
@@ -39,29 +33,6 @@ lit-viz COMMAND --help says more. Configurations with their papers and costs are
 
 #: Named here too, so that `lit-viz --help` need not wait for torch.
 _METHODS = ("visualize", "saliency", "attack")
-#: Results that the terminal shows; all are in results.jsonl.
-_ROWS = 40
-#: Short options, and the dotted ones that they stand for.
-_SHORT = {
-    "--classifier": "--classifier.name",
-    "--views": "--model.views",
-    "--size": "--model.size",
-    "--devices": "--trainer.devices",
-}
-#: Options that may be given several times.
-_REPEATED = ("--target",)
-_FLAGS = (
-    "--overwrite",
-    "--resume",
-    "--print_config",
-    "--help",
-    "-h",
-    "--count",
-    "--localize",
-    "--explain",
-    "--overlays",
-)
-_REFUSED = {"--trainer.max_steps": "--iterations", "--trainer.max_epochs": "--iterations"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,57 +105,6 @@ def _importing() -> Iterator[None]:
 # -- methods
 
 
-def rewrite(
-    words: Sequence[str],
-    positional: str,
-    own: Callable[[str, str], tuple[str, str]] = lambda name, value: (name, value),
-) -> list[str]:
-    """Turn bare words and short options into the dotted options that the parser knows.
-
-    Bare words become the list ``--<positional>``, dashes in option names underscores.
-
-    Args:
-        words: of the command line.
-        positional: the option that bare words go to.
-        own: turns the command's own short options, with their values, into the parser's.
-
-    Raises:
-        LitVizError: for an option that lit_viz has another name for.
-    """
-    options: list[str] = []
-    bare: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-") or word == "-":
-            bare.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        name = name if name.startswith("--trainer.") else name.replace("-", "_").replace("__", "--", 1)
-        if name in _REFUSED:
-            raise LitVizError(f"{name} would cut the run short: use {_REFUSED[name]}.")
-        name = _SHORT.get(name, name)
-        valued = bool(equals) or (name not in _FLAGS and bool(rest))
-        if valued:
-            options += own(name, value if equals else rest.pop(0))
-        else:
-            options.append(name)
-    if bare:
-        options += [f"--{positional}", json.dumps(bare)]
-    return _gathered(options)
-
-
-def _gathered(options: list[str]) -> list[str]:
-    """Turn options that are given several times, and may be, into one with a list."""
-    for name in _REPEATED:
-        places = [i for i, word in enumerate(options) if word == name]
-        if len(places) > 1:
-            values = [options[i + 1] for i in places]
-            rest = [word for i, word in enumerate(options) if i not in places and i - 1 not in places]
-            options = [*rest, name, json.dumps(values)]
-    return options
-
-
 def _method(name: str, words: list[str]) -> None:
     with _importing():
         from lit_viz.commands import COMMANDS
@@ -203,7 +123,7 @@ def _method(name: str, words: list[str]) -> None:
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
-    _report(command, execute(command, cli, say=_say))
+    report(command, execute(command, cli, say=say))
 
 
 def _config_first(words: list[str], method: str, default: str, find: Callable[..., object]) -> list[str]:
@@ -226,15 +146,26 @@ def _config_first(words: list[str], method: str, default: str, find: Callable[..
 
 
 def _resume(words: list[str]) -> None:
-    if len(words) != 1 or words[0].startswith("-"):
-        _usage(words, "lit-viz resume RUN", "Continue a run from its last checkpoint, or print what it gave.")
+    if not words or words[0].startswith("-") or {"--help", "-h"} & set(words):
+        meaning = (
+            "Continue a run from its last checkpoint, or print what it gave. What makes its images stays as it was\n"
+            "begun; how they are made may be changed, until it stops again:\n"
+            "--slots N            images trained at once\n"
+            "--devices N          and every other --trainer option, such as --trainer.accelerator cpu\n"
+            "--devices-mode MODE  several devices share images, or views of one\n"
+            "--wandb MODE         auto, online, offline or disabled; --project NAME\n"
+            "--checkpoint-every N steps between checkpoints\n"
+            "--figure FORMAT      png, pdf or svg; --check, --explain as the run's command has them\n\n"
+            "Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline"
+        )
+        _usage(words, "lit-viz resume RUN [--slots N] [--devices N] [--wandb MODE] ...", meaning)
         return
     with _importing():
         from lit_viz.api import stored
         from lit_viz.run import execute
 
-    command, cli = stored(words[0])
-    _report(command, execute(command, cli, say=_say))
+    command, cli = stored(words[0], words[1:])
+    report(command, execute(command, cli, say=say))
 
 
 def _check(words: list[str]) -> None:
@@ -257,7 +188,7 @@ def _check(words: list[str]) -> None:
 
     command, cli = stored(folders[0])
     faithfulness, trust, peers = (flag in words for flag in flags)
-    if not check(command, cli, faithfulness=faithfulness, trust=trust, peers=peers, say=_say):
+    if not check(command, cli, faithfulness=faithfulness, trust=trust, peers=peers, say=say):
         sys.exit(1)
     print(f"evidence {folders[0]}/evidence.json\nreport   {folders[0]}/report.html")
 
@@ -318,7 +249,7 @@ def _demo(words: list[str]) -> None:
 
     out, words = _take(words, "--out", f"runs/demo/{utc_now()}")
     for command in COMMANDS.values():
-        _say(f"lit-viz {command.name} {' '.join(command.demo)}")
+        say(f"lit-viz {command.name} {' '.join(command.demo)}")
         _method(command.name, [*command.demo, "--out", f"{out}/{command.name}", *words])
 
 
@@ -336,67 +267,3 @@ def _usage(words: list[str], usage: str, meaning: str) -> None:
     if not {"--help", "-h"} & set(words):
         raise LitVizError(f"usage: {usage}")
     print(f"usage: {usage}\n\n{meaning}")
-
-
-# -- what is said
-
-
-def _say(sentence: str) -> None:
-    if not is_first():
-        return
-    from rich.console import Console
-
-    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def _report(command: Command, run: Run) -> None:
-    """Print the results as a table, the errors, and where everything lies; exit with 1 unless all were done.
-
-    Of several processes only the first one does.
-    """
-    if not is_first():
-        return
-    from rich.console import Console
-
-    console = Console()
-    console = console if console.is_terminal else Console(width=150)
-    failed = [record for record in run.results if record["status"] == "failed"]
-    if len(run.results) <= _ROWS:
-        _print_table(console, command.table(run.results), run.results)
-    else:
-        classes = command.summary(run.results)
-        _print_table(console, classes[:_ROWS])
-        more = f"; {len(classes) - _ROWS} more classes" if len(classes) > _ROWS else ""
-        console.print(f"every image is in results.jsonl{more}", highlight=False)
-    for record in failed[:_ROWS]:
-        console.print(f"{record['name']}: {record['error']}", markup=False, highlight=False, soft_wrap=True)
-    if failed or len(run.results) > 1:
-        console.print(f"{len(run.results) - len(failed)} of {len(run.results)} done", highlight=False)
-    if run.folder is not None:
-        console.print(f"\nresults  {run.folder}", markup=False, highlight=False, soft_wrap=True)
-        for figure in sorted(run.folder.glob("figure.*")):
-            console.print(f"figure   {figure}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"report   {run.folder}/report.html", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"next     {command.afterwards}", markup=False, highlight=False, soft_wrap=True)
-    if failed:
-        sys.exit(1)
-
-
-def _print_table(
-    console: Console, rows: Sequence[Mapping[str, str]], records: Sequence[Mapping[str, Any]] | None = None
-) -> None:
-    """Print the rows; those of single records with their index and seconds."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = list(next(iter(rows), {}))
-    for column in columns if records is None else ("", *columns, "seconds"):
-        words = column in ("photograph", "class", "target", "method", "status")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
-    if records is None:
-        for row in rows:
-            table.add_row(*row.values())
-    for record, row in zip(records or (), rows, strict=False):
-        seconds = "-" if record["seconds"] is None else f"{record['seconds']:.1f}"
-        table.add_row(str(record["index"]), *row.values(), seconds)
-    console.print(table)

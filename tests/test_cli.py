@@ -12,15 +12,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from lit_viz.cli import main, rewrite
+from lit_viz.cli import main
 from lit_viz.config import config_folder
 from lit_viz.errors import LitVizError
+from lit_viz.words import rewrite
 
 ROOT = Path(__file__).parents[1]
 #: A network that is fast, and a recipe of few evaluations.
@@ -175,7 +177,75 @@ def test_resume_refuses_another_configuration(tmp_path: Path, capsys: pytest.Cap
     lit_viz("visualize", "1", *SMALL, "--iterations", "2", "--out", str(run))
     capsys.readouterr()
     lit_viz("visualize", "1", *SMALL, "--iterations", "3", "--out", str(run), "--resume", expect=1)
-    assert "begun with iterations: 2, not 3" in sentence(capsys)
+    assert f"--iterations can't be changed: {run} was begun with 2, not 3" in sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--iterations", "3"], "--iterations can't be changed: {} was begun with 2, not 3"),
+        (["--views", "3"], "--model.views can't be changed: {} was begun with 4, not 3"),
+        (["2"], "--targets can't be changed: {} was begun with ['1'], not ['2']"),
+        (["--slts", "3"], "did you mean 'slots'"),
+        (["--slots", "x"], "--slots: expected int, got 'x'"),
+        (["--out", "elsewhere"], "--out is for a run that begins"),
+        (["--overwrite"], "--overwrite is for a run that begins"),
+        (["--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_resume_can_not_change_is_one_sentence(
+    words: Sequence[str], says: str, begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (begun / "results.jsonl").read_bytes()
+    lit_viz("resume", str(begun), *words, expect=1)
+    assert says.format(begun) in sentence(capsys)
+    assert (begun / "results.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("begun") / "run"
+    lit_viz("visualize", "1", *SMALL, "--iterations", "2", "--out", str(run))
+    return run
+
+
+def test_a_resume_may_have_other_slots_and_devices(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What run() is given: the stored configuration, with these options in their places."""
+    import lit_viz as lv
+
+    seen: list[dict[str, Any]] = []
+
+    def executed(command: Any, cli: Any, *_: Any, **__: Any) -> lv.Run:
+        seen.append(yaml.safe_load(cli.parser.dump(cli.config)))
+        return lv.Run([], None, id)
+
+    monkeypatch.setattr("lit_viz.run.execute", executed)
+    monkeypatch.setattr("lit_viz.api.execute", executed)
+    words = ["--slots=3", "--devices", "2", "--trainer.accelerator", "cpu", "--devices-mode", "views"]
+    lit_viz("resume", str(begun))
+    lit_viz("resume", str(begun), *words, "--project", "out", "--checkpoint-every", "7", "--wandb", "offline")
+    lv.resume(begun, slots=3, trainer__accelerator="cpu")
+    stored, changed, in_python = seen
+    assert yaml.safe_load((begun / "config.yaml").read_text()) == {**stored, "resume": False, "recorded": ANY}
+    trainer = {**stored["trainer"], "devices": 2, "accelerator": "cpu"}
+    free = {"slots": 3, "devices_mode": "views", "project": "out", "checkpoint_every": 7, "wandb": "offline"}
+    assert changed == stored | free | {"trainer": trainer}
+    assert in_python == stored | {"slots": 3, "trainer": {**stored["trainer"], "accelerator": "cpu"}}
+    with pytest.raises(LitVizError, match="--out is for a run that begins"):
+        lv.resume(begun, out="elsewhere")
+
+
+def test_a_run_goes_on_with_other_slots(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run)
+    wait_for((run / "checkpoints" / "last.ckpt").exists, process)
+    process.kill()
+    process.communicate()
+    lit_viz("resume", str(run), "--slots", "1", "--checkpoint-every", "1000")
+    assert [record["target"] for record in records(run)] == [0, 1, 2, 3, 4]
+    assert contents(run)["records"][0].keys() == undisturbed["records"][0].keys()
+    assert yaml.safe_load((run / "config.yaml").read_text())["slots"] == 2
 
 
 def test_resume_refuses_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,80 @@
+"""What a person at a terminal is told: sentences on the way, and a run's results at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lit_viz.launched import is_first
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lit_viz.commands import Command
+    from lit_viz.outcomes import Run
+
+#: Results that the terminal shows; all are in results.jsonl.
+_ROWS = 40
+
+
+def say(sentence: str) -> None:
+    """Print a sentence beside the results; of several processes only the first one does."""
+    if not is_first():
+        return
+    from rich.console import Console
+
+    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def report(command: Command, run: Run) -> None:
+    """Print the results as a table, the errors, and where everything lies; exit with 1 unless all were done.
+
+    Of several processes only the first one does.
+    """
+    if not is_first():
+        return
+    from rich.console import Console
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=150)
+    failed = [record for record in run.results if record["status"] == "failed"]
+    if len(run.results) <= _ROWS:
+        _print_table(console, command.table(run.results), run.results)
+    else:
+        classes = command.summary(run.results)
+        _print_table(console, classes[:_ROWS])
+        more = f"; {len(classes) - _ROWS} more classes" if len(classes) > _ROWS else ""
+        console.print(f"every image is in results.jsonl{more}", highlight=False)
+    for record in failed[:_ROWS]:
+        console.print(f"{record['name']}: {record['error']}", markup=False, highlight=False, soft_wrap=True)
+    if failed or len(run.results) > 1:
+        console.print(f"{len(run.results) - len(failed)} of {len(run.results)} done", highlight=False)
+    if run.folder is not None:
+        console.print(f"\nresults  {run.folder}", markup=False, highlight=False, soft_wrap=True)
+        for figure in sorted(run.folder.glob("figure.*")):
+            console.print(f"figure   {figure}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"report   {run.folder}/report.html", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"next     {command.afterwards}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        sys.exit(1)
+
+
+def _print_table(
+    console: Console, rows: Sequence[Mapping[str, str]], records: Sequence[Mapping[str, Any]] | None = None
+) -> None:
+    """Print the rows; those of single records with their index and seconds."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = list(next(iter(rows), {}))
+    for column in columns if records is None else ("", *columns, "seconds"):
+        words = column in ("photograph", "class", "target", "method", "status")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    if records is None:
+        for row in rows:
+            table.add_row(*row.values())
+    for record, row in zip(records or (), rows, strict=False):
+        seconds = "-" if record["seconds"] is None else f"{record['seconds']:.1f}"
+        table.add_row(str(record["index"]), *row.values(), seconds)
+    console.print(table)
