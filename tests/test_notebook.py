@@ -1,0 +1,111 @@
+"""The lab as a notebook: its blanks say what belongs there, and with the solutions filled in it runs to its end."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+
+DOCS = Path(__file__).parents[1] / "docs"
+NOTEBOOK: dict[str, Any] = json.loads((DOCS / "lab.ipynb").read_text(encoding="utf-8"))
+CODE = {cell["id"]: "".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"}
+BLANKS = [cell["id"] for cell in NOTEBOOK["cells"] if "blank" in cell["metadata"].get("tags", ())]
+
+
+def solutions() -> dict[str, str]:
+    """Return the solution of each blank by the name of its cell."""
+    _, *parts = re.split(r"^# %% ", (DOCS / "lab_solutions.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {name: code.strip() for name, _, code in (part.partition("\n") for part in parts)}
+
+
+def test_the_notebook_is_a_handout() -> None:
+    ids = [cell["id"] for cell in NOTEBOOK["cells"]]
+    assert len(set(ids)) == len(ids)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in NOTEBOOK["cells"])
+    headings = re.findall(r"^## (.*)", (DOCS / "lab.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    asked = [cell["source"][0].strip("# \n") for cell in NOTEBOOK["cells"] if re.fullmatch(r"q\d", cell["id"])]
+    assert [line[:2] for line in asked] == [line[:2] for line in headings]
+    assert asked[:-1] == headings[:-1]  # the last one is about VGG16 there, about any other network here
+    for name, source in CODE.items():
+        assert compile(source, name, "exec")
+
+
+def test_every_blank_has_a_solution_of_the_same_name_and_arguments() -> None:
+    solved = solutions()
+    assert list(solved) == BLANKS
+    for name in BLANKS:
+        blank, solution = (ast.parse(code).body[0] for code in (CODE[name], solved[name]))
+        assert type(blank) is type(solution)
+        for field in ("name", "args", "targets"):
+            theirs = getattr(solution, field, None)
+            ours = getattr(blank, field, None)
+            assert [ast.dump(x) if isinstance(x, ast.AST) else x for x in _listed(ours)] == [
+                ast.dump(x) if isinstance(x, ast.AST) else x for x in _listed(theirs)
+            ]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+@pytest.mark.parametrize("name", BLANKS)
+def test_a_blank_says_what_belongs_there(name: str) -> None:
+    scope: dict[str, Any] = {}
+    if "YOUR CHOICE" in CODE[name]:
+        with pytest.raises(AssertionError, match=f"^{name.upper()} is blank: put .+ there$"):
+            exec(CODE[name], scope)
+        return
+    exec(CODE[name], scope)
+    wanted = [p for p in inspect.signature(scope[name]).parameters.values() if p.default is p.empty]
+    with pytest.raises(NotImplementedError, match=f"^{name}: .{{30,}}"):
+        scope[name](*[None] * len(wanted))
+
+
+def test_a_run_shows_its_figure_and_the_maps_of_methods_of_any_kind(smooth: Classifier) -> None:
+    photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    run = lv.saliency(smooth, photographs, 0, method=["gradient", "grad_cam"], check="none")
+    arrays = [outcome.array() for outcome in run.outcomes]
+    assert [tuple(array.shape) for array in arrays if array is not None] == [(3, 16, 16)] * 2 + [(1, 16, 16)] * 2
+    assert torch.equal(run.maps, torch.stack([array.abs().amax(0) for array in arrays if array is not None]))
+    with pytest.raises(lv.LitVizError, match=r"run\.maps"):
+        _ = run.attributions
+    figure = run.figure()
+    png, said = figure._repr_png_()  # type: ignore[attr-defined]
+    with Image.open(BytesIO(png)) as picture:
+        assert picture.width == round(figure.get_figwidth() * figure.dpi)
+        assert said == {"width": round(96 * figure.get_figwidth())}
+
+
+@pytest.mark.slow
+def test_with_its_solutions_it_runs_to_its_end(tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(DOCS / "lab.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    filled = {**solutions(), "parameters": "ITERATIONS = 2"}
+    for cell in notebook.cells:
+        cell.source = filled.get(cell.id, cell.source)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    pictured = {
+        cell.id
+        for cell in notebook.cells
+        if cell.cell_type == "code" and any("image/png" in output.get("data", ()) for output in cell.outputs)
+    }
+    assert pictured == {name for name, source in CODE.items() if "run.figure()" in source or "axes" in source} | {
+        "better"
+    }
+    said = "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
+    assert "Traceback" not in said
+    assert "Egyptian cat" in said
+    assert "is seen as stingray" in said
