@@ -86,15 +86,16 @@ def test_checkpoints_are_those_of_the_paper() -> None:
         assert max(checkpoints(total)) <= total
 
 
-def apgd_by_hand(ask: Ask, x: Tensor, eps: float, norm: Norm, onto: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Algorithm 1 of Croce and Hein 2020 for N = 100."""
-    when = [22, 41, 57, 70, 80, 87, 93, 99]
+def apgd_by_hand(
+    ask: Ask, x: Tensor, eps: float, norm: Norm, onto: Callable[[Tensor], Tensor], steps: int, when: list[int]
+) -> list[Tensor]:
+    """Algorithm 1 of Croce and Hein 2020, for so many steps and the checkpoints given."""
     points, left, arrived = [x], [], []  # images; by step the score at its beginning and at its end
     eta, kept_eta = 2 * eps, 2 * eps
     f, g = ask(x)
     f_best, x_best, g_best, f_checked = f, x, g, f
     old = x
-    for k in range(100):
+    for k in range(steps):
         a = 0.75 if k else 1.0
         z = onto(x + eta * along(norm, g))
         new = onto(x + a * (z - x) + (1 - a) * (x - old))
@@ -120,11 +121,15 @@ def apgd_by_hand(ask: Ask, x: Tensor, eps: float, norm: Norm, onto: Callable[[Te
 @both
 @targeted
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
-def test_apgd_goes_where_the_paper_goes(norm: Norm, targeted: bool, loss: str) -> None:
+@pytest.mark.parametrize(
+    ("steps", "when"),
+    [(100, [22, 41, 57, 70, 80, 87, 93, 99]), (20, [4, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19])],
+)
+def test_apgd_goes_where_the_paper_goes(norm: Norm, targeted: bool, loss: str, steps: int, when: list[int]) -> None:
     for n in range(2):
         attack = APGD(norm, EPS[norm], loss, random_start=False, early_stop=False)
-        expected = apgd_by_hand(asking(n, targeted, loss), X[n], EPS[norm], norm, onto(norm, n))
-        for a, b in zip(path(attack, n, targeted, 100), expected, strict=True):
+        expected = apgd_by_hand(asking(n, targeted, loss), X[n], EPS[norm], norm, onto(norm, n), steps, when)
+        for a, b in zip(path(attack, n, targeted, steps), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-7)
 
 
