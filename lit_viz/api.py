@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
@@ -19,6 +20,10 @@ from lit_viz.errors import LitVizError
 from lit_viz.outcomes import Run
 from lit_viz.run import check as check_run
 from lit_viz.run import execute
+from lit_viz.words import rewrite
+
+#: Options that make no sense of a run that goes on.
+_OF_A_BEGINNING = ("config", "out", "overwrite", "resume", "count", "print_config")
 
 
 def visualize(
@@ -193,33 +198,46 @@ def check(
     return check_run(command, cli, network, faithfulness=faithfulness, trust=trust, peers=peers)
 
 
-def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None) -> Run:
+def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None, **options: Any) -> Run:
     """Continue a run from its last checkpoint, or return the results of one that is finished.
 
     Args:
         folder: the run folder.
         classifier: the network, where it was handed over as a module (a name is found again).
+        options: what may differ from then on, dots as double underscores: ``slots=4, trainer__accelerator="cpu"``.
 
     Raises:
-        LitVizError: the folder is no run, or the weights are not those it was begun with.
+        LitVizError: the folder is no run, the weights are not those it was begun with, or an option can't be changed.
     """
-    command, cli = stored(folder)
+    command, cli = stored(folder, **options)
     return execute(command, cli, None if classifier is None else _classifier(classifier))
 
 
-def stored(folder: str | Path) -> tuple[Any, MethodCLI]:
+def stored(folder: str | Path, words: Sequence[str] = (), **given: Any) -> tuple[Any, MethodCLI]:
     """Return the command and the configuration of a run folder, set to continue it.
 
+    Args:
+        folder: the run folder.
+        words: options as of the method's command line that take the place of the stored ones.
+        given: such options by name, dots as double underscores.
+
     Raises:
-        LitVizError: the folder is no run.
+        LitVizError: the folder is no run, or it has no such option.
     """
     path = RunFolder.open(folder).path
     options = read_yaml(path / "config.yaml")
     method = (options.pop(RECORDED, None) or {}).get("method")
     if method not in COMMANDS:
         raise LitVizError(f"{path} was not made by a method of this lit_viz ({method}): it can't be continued.")
-    options |= {"out": str(path), "resume": True, "overwrite": False}
-    return COMMANDS[method], MethodCLI(COMMANDS[method], options)
+    command = COMMANDS[method]
+    changed = rewrite(words, command.positional, command.option)
+    for name in [*given, *(word[2:].partition("=")[0] for word in changed if word.startswith("--"))]:
+        if name in _OF_A_BEGINNING:
+            raise LitVizError(f"--{name} is for a run that begins: leave it out to continue {path}.")
+    for name, value in given.items():
+        _put(options, name.split("__"), value)
+    options |= {"out": str(path), "resume": True, "overwrite": False, "count": False}
+    return command, MethodCLI(command, ["--config", yaml.safe_dump(options), *changed])
 
 
 def _launch(command: Command, network: Classifier, config: str, options: Mapping[str, Any]) -> Run:

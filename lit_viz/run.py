@@ -369,12 +369,22 @@ def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     """Refuse to continue a run under another configuration."""
     before = yaml.safe_load((folder.path / "config.yaml").read_text())
     now = yaml.safe_load(cli.parser.dump(cli.config))
-    for key in (key for key in now if key not in _FREE and key in before):  # a later lit_viz may have more options
-        if before[key] != now[key]:
-            raise LitVizError(
-                f"{folder.path} was begun with {key}: {before[key]}, not {now[key]}: "
-                f"lit-viz resume {folder.path} continues it as it was begun."
-            )
+    kept = {key: value for key, value in now.items() if key not in _FREE}
+    for name, was, given in _changed(before, kept):
+        raise LitVizError(
+            f"--{name} can't be changed: {folder.path} was begun with {was}, not {given}; "
+            f"lit-viz resume {folder.path} goes on as it was begun."
+        )
+
+
+def _changed(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the options, dotted, that differ, with both values."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        if before != now:
+            yield name, before, now
+        return
+    for key in (key for key in now if key in before):  # a later lit_viz may have more options
+        yield from _changed(before[key], now[key], f"{name}.{key}".lstrip("."))
 
 
 def _recorded(command: Command, classifier: Classifier | None) -> dict[str, Any]:

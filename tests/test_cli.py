@@ -228,24 +228,12 @@ def test_a_resume_may_have_other_slots_and_devices(begun: Path, monkeypatch: pyt
     lv.resume(begun, slots=3, trainer__accelerator="cpu")
     stored, changed, in_python = seen
     assert yaml.safe_load((begun / "config.yaml").read_text()) == {**stored, "resume": False, "recorded": ANY}
-    trainer = {**stored["trainer"], "devices": 2, "accelerator": "cpu"}
+    trainer = {**stored["trainer"], "devices": "2", "accelerator": "cpu"}
     free = {"slots": 3, "devices_mode": "views", "project": "out", "checkpoint_every": 7, "wandb": "offline"}
     assert changed == stored | free | {"trainer": trainer}
     assert in_python == stored | {"slots": 3, "trainer": {**stored["trainer"], "accelerator": "cpu"}}
     with pytest.raises(LitVizError, match="--out is for a run that begins"):
         lv.resume(begun, out="elsewhere")
-
-
-def test_a_run_goes_on_with_other_slots(undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(run)
-    wait_for((run / "checkpoints" / "last.ckpt").exists, process)
-    process.kill()
-    process.communicate()
-    lit_viz("resume", str(run), "--slots", "1", "--checkpoint-every", "1000")
-    assert [record["target"] for record in records(run)] == [0, 1, 2, 3, 4]
-    assert contents(run)["records"][0].keys() == undisturbed["records"][0].keys()
-    assert yaml.safe_load((run / "config.yaml").read_text())["slots"] == 2
 
 
 def test_resume_refuses_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
