@@ -7,7 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.convolution import Activation, FastConvolution, replaceable, usable
+from lit_viz.classifiers.convolution import FastConvolution, replaceable, usable
+from lit_viz.classifiers.kernels import Activation
 from lit_viz.classifiers.observing import Link, links
 
 _ACTIVATED = "_lit_viz_activated"  # marks a tensor that a fused convolution has activated, until the activation sees it

@@ -13,44 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW_CHANNELS = 4  # an image, with or without an alpha channel
+from lit_viz.classifiers.kernels import FEW_CHANNELS, Geometry, Kernel
 
 
-class Geometry(NamedTuple):
-    """How a kernel lies on an image; pairs are (vertical, horizontal)."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-
-def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
     """Return the gradient by ``x`` ``(N, C, H, W)`` from that by ``conv(x)``; differentiable in ``gradient``."""
-    stride, padding, dilation, groups = geometry
+    weight, (stride, padding, dilation, groups) = kernel.weight, kernel.geometry
     if groups == 1 and x.shape[1] <= FEW_CHANNELS and dilation == (1, 1) and max(weight.shape[2:]) > 1:
-        return _by_phases(gradient, weight, geometry, x.shape)
-    reach = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True)]
-    if groups == x.shape[1] == weight.shape[0] and stride == (1, 1) and min(reach) >= 0:
-        return _convolve(gradient, weight.flip(2, 3), reach, dilation=dilation, groups=groups)
+        return _by_phases(gradient, weight, kernel.geometry, x.shape)
     only_input = [True, False, False]
     gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, stride, padding, dilation, False, [0, 0], groups, only_input
     )
     return gradients[0]
-
-
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    padding: Sequence[int],
-    stride: Sequence[int] = (1, 1),
-    dilation: Sequence[int] = (1, 1),
-    groups: int = 1,
-) -> Tensor:
-    # Not conv2d, which autocast around the backward would round.
-    y: Tensor = torch.ops.aten.convolution(x, weight, None, stride, padding, dilation, False, [0, 0], groups)
-    return y
 
 
 def _by_phases(gradient: Tensor, weight: Tensor, geometry: Geometry, shape: Sequence[int]) -> Tensor:
@@ -61,7 +36,9 @@ def _by_phases(gradient: Tensor, weight: Tensor, geometry: Geometry, shape: Sequ
     )
     kernels = F.pad(weight, (0, 1, 0, 1))[:, :, y.taps[:, None, :, None], x.taps[:, None]]
     kernels = kernels.permute(2, 3, 1, 0, 4, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
-    phases = _convolve(gradient, kernels, [y.padding, x.padding], [y.stride, x.stride])
+    phases: Tensor = torch.ops.aten.convolution(  # not conv2d, which autocast around the backward would round
+        gradient, kernels, None, [y.stride, x.stride], [y.padding, x.padding], [1, 1], False, [0, 0], 1
+    )
     phases = phases[:, :, y.first : y.first + y.blocks, x.first : x.first + x.blocks]
     # torch's pixel shuffle, but with the channels innermost: so it moves whole rows of a block.
     rows = phases.permute(0, 2, 3, 1).reshape(-1, y.blocks, x.blocks, y.block, x.block * shape[1]).transpose(2, 3)

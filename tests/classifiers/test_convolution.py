@@ -9,8 +9,9 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_viz.classifiers.convolution import Activation, FastConvolution, replace_convolutions
-from lit_viz.classifiers.fusing import can_fuse
+from lit_viz.classifiers.convolution import FastConvolution, replace_convolutions
+from lit_viz.classifiers.fusing import FusedConvolution, can_fuse
+from lit_viz.classifiers.kernels import NONE, Activation
 from tests.classifiers.networks import conv_net
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
@@ -35,6 +36,10 @@ DEPTHWISE = [
     (nn.Conv2d, {"in_channels": 6, "groups": 6, "kernel_size": k, "stride": s, "padding": p, "dilation": d})
     for k, s, p, d in [(3, 1, 1, 1), (5, 1, 2, 1), (3, 1, 2, 2), ((3, 4), 1, (0, 3), 1), (3, 2, 1, 1), (2, 1, 3, 1)]
 ]
+DENSE = [
+    (nn.Conv2d, {"in_channels": 12, "groups": g, "kernel_size": k, "stride": s, "padding": p, "dilation": d})
+    for g, k, s, p, d in [(1, 1, 1, 0, 1), (1, 3, 1, 1, 2), (3, (1, 4), 1, (0, 2), 1), (2, 3, 2, 1, 1), (1, 1, 1, 1, 1)]
+]
 SAME = [
     (Conv2dSame, {"in_channels": c, "groups": g, "kernel_size": k, "stride": s, "dilation": d})
     for c, g in [(6, 6), (6, 1), (3, 1)]
@@ -46,7 +51,7 @@ def fast_and_plain(kind: Any, options: dict[str, Any]) -> tuple[FastConvolution,
     with torch.random.fork_rng():
         torch.manual_seed(0)
         conv = kind(out_channels=6, **options).requires_grad_(False)
-    return FastConvolution(conv, Activation("none")), copy.deepcopy(conv).double()
+    return FastConvolution(conv, NONE), copy.deepcopy(conv).double()
 
 
 def image(channels: int, size: tuple[int, int]) -> Tensor:
@@ -67,22 +72,26 @@ class Called(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("kind", "options"), FROM_IMAGE + DEPTHWISE + SAME)
+@pytest.mark.parametrize(("kind", "options"), FROM_IMAGE + DEPTHWISE + DENSE + SAME)
 def test_value_and_gradient_are_those_of_the_convolution_in_float64(
     kind: Any, options: dict[str, Any], size: tuple[int, int]
 ) -> None:
     fast, plain = fast_and_plain(kind, options)
     x = image(options["in_channels"], size)
     exact = x.detach().double().requires_grad_()
-    y, expected = fast(x), plain(exact)
-    assert torch.allclose(y.double(), expected, atol=1e-5)
-    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
-    (gradient,) = torch.autograd.grad(y, x, weights)
+    expected = plain(exact)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
     (slope,) = torch.autograd.grad(expected, exact, weights.double())
-    assert torch.allclose(gradient.double(), slope, atol=1e-5)
+    for _ in range(3):  # at the second, the weights are laid out
+        y = fast(x)
+        (gradient,) = torch.autograd.grad(y, x, weights)
+        assert torch.allclose(y.double(), expected, atol=1e-5)
+        assert torch.allclose(gradient.double(), slope, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "options"), [FROM_IMAGE[1], FROM_IMAGE[2], DEPTHWISE[0], SAME[0], SAME[2], SAME[12]])
+@pytest.mark.parametrize(
+    ("kind", "options"), [FROM_IMAGE[1], FROM_IMAGE[2], DEPTHWISE[0], DENSE[1], DENSE[2], SAME[0], SAME[2], SAME[12]]
+)
 def test_the_gradient_can_be_differentiated(kind: Any, options: dict[str, Any]) -> None:
     fast, plain = fast_and_plain(kind, options)
 
@@ -105,11 +114,9 @@ def test_a_pixel_that_no_window_reaches_has_gradient_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [*FROM_IMAGE, *(case for case in DEPTHWISE[:4]), (Conv2dSame, {**SAME[0][1], "stride": 1})]
+    ("kind", "options"), [*FROM_IMAGE, *DEPTHWISE[:4], *DENSE[:3], (Conv2dSame, {**SAME[0][1], "stride": 1})]
 )
-def test_onednns_backward_is_not_called_from_an_image_or_in_a_depthwise_layer(
-    kind: Any, options: dict[str, Any]
-) -> None:
+def test_onednns_backward_is_not_called_from_an_image_or_without_a_stride(kind: Any, options: dict[str, Any]) -> None:
     fast, _ = fast_and_plain(kind, options)
     x = image(options["in_channels"], (12, 12))
     with Called() as called:
@@ -128,7 +135,7 @@ def test_same_padding_of_a_depthwise_layer_copies_no_image(kernel: int, size: tu
     assert not called.names & {"clone", "slice", "narrow"}
 
 
-def test_convolutions_that_gain_are_replaced_and_no_kept_nor_other_ones() -> None:
+def test_convolutions_are_replaced_and_no_kept_nor_other_ones() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3),
         nn.Conv2d(8, 8, 3, groups=8),
@@ -139,8 +146,8 @@ def test_convolutions_that_gain_are_replaced_and_no_kept_nor_other_ones() -> Non
         nn.Conv2d(8, 8, 3, groups=8, padding=1, padding_mode="reflect"),
     )
     weight = net[0].weight
-    assert replace_convolutions(net, ("2",)) == 2
-    assert [i for i, m in enumerate(net) if isinstance(m, FastConvolution)] == [0, 1]
+    assert replace_convolutions(net, ("2",)) == 4
+    assert [i for i, m in enumerate(net) if isinstance(m, FastConvolution)] == [0, 1, 3, 4]
     assert net[0].weight is weight
     assert replace_convolutions(net, ("2",)) == 0
 
@@ -149,7 +156,7 @@ def test_convolutions_that_gain_are_replaced_and_no_kept_nor_other_ones() -> Non
 def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back() -> None:
     net = conv_net()
     fast = copy.deepcopy(net)
-    assert replace_convolutions(fast, ()) == 1
+    assert replace_convolutions(fast, ()) == 2
     x = image(3, (9, 9))
     assert torch.equal(copy.deepcopy(fast).double()(x.double()), copy.deepcopy(net).double()(x.double()))
     with torch.autocast("cpu", torch.bfloat16):
@@ -157,3 +164,84 @@ def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back() -> None:
     with Called() as called, torch.backends.mkldnn.flags(enabled=False):
         assert torch.equal(fast(x), net(x))
     assert "_convolution_pointwise" not in called.names
+
+
+def chain(*activations: str) -> nn.Sequential:
+    """Fused convolutions, one after the other; every value of the activations is past a kink for some pixels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        limits = {"hardtanh": (0.0, 6.0)}
+        convolutions = [nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False) for _ in activations]
+    for convolution in convolutions:
+        convolution.weight.mul_(6)
+    return nn.Sequential(
+        *(FusedConvolution(c, Activation(a, limits.get(a, ()))) for c, a in zip(convolutions, activations, strict=True))
+    )
+
+
+def exact_chain(net: nn.Sequential) -> list[Any]:
+    """The same steps in float64, by torch."""
+    bound = {"none": lambda y: y, "relu": torch.relu, "hardtanh": lambda y: y.clamp(0, 6)}
+    return [
+        lambda x, m=m: bound[m.activation.name](
+            torch.conv2d(x, m.weight.double(), m.bias.double(), padding=1)  # type: ignore[union-attr]
+        )
+        for m in net
+    ]
+
+
+WIRINGS: dict[str, Any] = {
+    "straight": lambda a, b, c, x: c(b(a(x))),
+    "taken twice": lambda a, b, c, x: (lambda y: c(y) + b(y))(a(x)),
+    "taken first elsewhere": lambda a, b, c, x: (lambda y: (y * 2 + c(y)) * y)(a(x)),
+    "one gradient for two": lambda a, b, c, x: c(a(x) + b(x)),
+    "residual": lambda a, b, c, x: (lambda y: c(b(y) + y))(a(x)),
+    "residual behind": lambda a, b, c, x: (lambda y: c(b(y)) + y)(a(x)),
+}
+
+
+@pytest.mark.parametrize("activations", [("hardtanh", "relu", "none"), ("relu", "hardtanh", "hardtanh")])
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_a_mask_written_into_the_gradient_is_that_of_torch_however_the_layers_are_wired(
+    wiring: str, activations: tuple[str, ...]
+) -> None:
+    net, wire, x = chain(*activations), WIRINGS[wiring], image(4, (8, 7))
+    exact = x.detach().double().requires_grad_()
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    (expected,) = torch.autograd.grad(wire(*exact_chain(net), exact), exact, weights.double())
+    y = wire(*net, x)
+    before = weights.clone()
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(y, x, weights, retain_graph=True)
+        assert torch.allclose(gradient.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    assert torch.equal(weights, before)
+
+
+class Masks(TorchDispatchMode):
+    """Counts the masks of activations that are written into the gradient, and those that are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = self.new = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("hardtanh_backward", "threshold_backward"):
+            self.inside += "grad_input" in (kwargs or {})
+            self.new += "grad_input" not in (kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("wiring", "inside", "new"),
+    [("straight", 2, 1), ("one gradient for two", 0, 3), ("residual", 0, 3), ("residual behind", 1, 2)],
+)
+def test_the_mask_is_written_into_a_gradient_that_nobody_else_gets(wiring: str, inside: int, new: int) -> None:
+    net, x = chain("relu", "hardtanh", "relu"), image(4, (8, 7))
+    y = WIRINGS[wiring](*net, x)
+    with Masks() as masks:
+        torch.autograd.grad(y.sum(), x)
+    assert (masks.inside, masks.new) == (inside, new)
+    y = WIRINGS[wiring](*net, x)
+    with Masks() as masks:
+        torch.autograd.grad(y.sum(), x, create_graph=True)
+    assert masks.inside == 0

@@ -268,3 +268,24 @@ def test_a_layer_that_is_not_altered_can_be_read_without_keeping_it_and_an_alter
         else:
             assert torch.allclose(frozen(x, [name])[1][name], expected[name], atol=1e-5), name
     assert {"conv1", "bn1", "conv2"} == frozen.altered
+
+
+def test_what_is_read_between_fused_convolutions_keeps_its_own_gradient() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        net = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Identity(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 14)),
+            nn.Flatten(),
+        ).eval()
+    classifier = load_classifier(net, size=16, mean=0.5, std=0.25)
+    frozen = classifier.fast()
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    leaf, exact_leaf = x.clone().requires_grad_(), x.double().requires_grad_()
+    exact_net = copy.deepcopy(classifier.original).double().eval()
+    between = exact_net[:3](classifier.normalize(exact_leaf))
+    expected = torch.autograd.grad(weighted(exact_net[3:](between)), [between, exact_leaf])
+    logits, activations = frozen(leaf, ["2"])
+    ours = torch.autograd.grad(weighted(logits), [activations["2"], leaf])
+    assert frozen.fused == 2
+    for gradient, slope in zip(ours, expected, strict=True):
+        assert torch.allclose(gradient.double(), slope, rtol=1e-4, atol=1e-5 * slope.abs().max().item())
