@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.cli import rewrite
 from lit_viz.commands import COMMANDS
 from lit_viz.config import MethodCLI, config_argument
 from lit_viz.engine.run_folder import RunFolder
@@ -40,6 +39,7 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.objectives.attacks import Margin
 from lit_viz.objectives.base import Outputs
 from lit_viz.run import cost, execute, utc_now
+from lit_viz.words import rewrite
 
 COMMAND = COMMANDS["visualize"]
 Judges = dict[str, Classifier]

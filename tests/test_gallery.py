@@ -1,0 +1,96 @@
+"""Pictures of the pages: each is there and made by the command below it, which the command line understands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lit_viz.cli import _config_first
+from lit_viz.commands import COMMANDS
+from lit_viz.config import MethodCLI, config_argument, config_folder
+from lit_viz.words import rewrite
+from scripts.gallery import Card, cards
+from scripts.sweep import runs, taken
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Configurations without a card: what they need is large, or nobody's own.
+WITHOUT_CARD = {"visualize/vgg16", "saliency/vgg16", "attack/vgg16", "visualize/vit", "visualize/small"}
+#: Their pictures are like those of the sibling beside them.
+SIBLINGS = {"visualize/simonyan_squeezenet1_1"}
+#: Their cards are still to come.
+PENDING = {
+    "visualize/deepinversion", "visualize/maco", "visualize/plain_fourier", "saliency/extremal_perturbation",
+    "attack/ensemble", "attack/carlini_wagner", "attack/universal",
+}  # fmt: skip
+ALL = [card for page in PAGES for card in cards(page)]
+ONCE = {tuple(card.words): card for card in ALL}.values()
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def parsed(words: list[str]) -> MethodCLI:
+    """Return the configuration that the words of a command stand for; nothing is run."""
+    command = COMMANDS[words[0]]
+    options = rewrite(words[1:], command.positional, command.option)
+    return MethodCLI(command, _config_first(options, command.name, command.config_for(options), config_argument))
+
+
+def config_of(words: list[str]) -> str:
+    """Return the configuration that a command takes, as ``visualize/maco``."""
+    command = COMMANDS[words[0]]
+    named = words[words.index("--config") + 1] if "--config" in words else command.config_for(words)
+    return f"{command.name}/{named}"
+
+
+def test_below_every_picture_stands_its_command() -> None:
+    shown = {page: len(re.findall(r"!\[", page.read_text(encoding="utf-8"))) for page in PAGES}
+    assert shown == {page: len(cards(page)) for page in PAGES}
+    assert sum(shown.values()) == len(ALL) > 30
+
+
+def test_every_picture_is_on_a_page() -> None:
+    assert {path.resolve() for path in (ROOT / "docs" / "images").iterdir()} == {card.picture.resolve() for card in ALL}
+
+
+@pytest.mark.parametrize("card", ONCE, ids=lambda card: card.picture.stem)
+def test_the_command_is_understood(card: Card) -> None:
+    program, *words = card.words
+    if program == "python":
+        assert words[0] == "scripts/sweep.py"
+        axes, out, rest = taken(words[1:])
+        assert runs(axes, rest, out or "runs/sweep")
+        return
+    assert program == "lit-viz"
+    cli = parsed(words)
+    cli.command.check(cli.config)
+
+
+def test_one_picture_has_one_command() -> None:
+    of: dict[Path, set[str]] = {}
+    for card in ALL:
+        of.setdefault(card.picture.resolve(), set()).add(" ".join(card.words))
+    assert {path.name: words for path, words in of.items() if len(words) > 1} == {}
+
+
+def test_every_configuration_is_in_the_gallery() -> None:
+    shown = {config_of(card.words[1:]) for card in cards(ROOT / "docs" / "gallery.md") if card.words[0] == "lit-viz"}
+    every = {f"{path.parent.name}/{path.stem}" for path in config_folder().glob("*/*.yaml")}
+    assert every - shown == WITHOUT_CARD | SIBLINGS | PENDING
+
+
+def test_a_card_is_read_from_a_block_and_from_a_caption(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        '![a](images/a.jpg "evidence.png")\n\n```bash\nlit-viz visualize "brown bear" \\\n    zebra\n```\n\n'
+        "![b](b.png)\n\n*What? `lit-viz demo` on a network.*\n\n![c](c.png)\n\nNo command.\n"
+    )
+    assert cards(page) == [
+        Card(tmp_path / "images" / "a.jpg", ["lit-viz", "visualize", "brown bear", "zebra"], "evidence.png"),
+        Card(tmp_path / "b.png", ["lit-viz", "demo"], "figure.png"),
+    ]
