@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import DDN, run_attack
@@ -66,9 +65,8 @@ def ours(attack: str, steps: int, count: int) -> Said:
     net = prepared()
     x, labels = photographs(net, count)
     chosen: Any = "ddn" if attack == "ddn" else {"pgd": {**_PGD, "early_stop": attack == "stopping"}}
-    said, done = evidence_apart(
-        lambda: lv.attack(net, x, labels, attack=chosen, iterations=steps, log_at="last", curve_at="last")
-    )
+    given: Said = {"attack": chosen, "log_at": "last", "curve_at": "last"}
+    said, done = evidence_apart(lambda n, k: lv.attack(net, x[:n], labels[:n], iterations=k, **given), count, steps)
     floats, files = (sum(r[f"success_{kind}"] for r in done.results) for kind in ("float", "file"))
     return {**said, "floats": floats, "files": files, "l2": statistics.median(r["l2"] for r in done.results)}
 
@@ -87,9 +85,11 @@ def fooling(slots: int, steps: int, count: int) -> Said:
     net = prepared()
     x, labels = photographs(net, count)
     targets = [(label + step) % 1000 for step in (111, 333, 555, 777) for label in labels]
-    pairs: tuple[Tensor, list[int], list[int]] = (x.repeat(4, 1, 1, 1), labels * 4, targets)
-    options: Said = {"iterations": steps, "slots": slots, "log_at": "last", "curve_at": "last"}
-    said, done = evidence_apart(lambda: lv.attack(net, *pairs, **options))
+    pairs: list[Any] = [x.repeat(4, 1, 1, 1), labels * 4, targets]
+    given: Said = {"slots": slots, "log_at": "last", "curve_at": "last"}
+    said, done = evidence_apart(
+        lambda n, k: lv.attack(net, *(some[:n] for some in pairs), iterations=k, **given), len(targets), steps
+    )
     exact = all(
         r["forwards"] == r["iterations"] + 1 and r["backwards"] == r["iterations"]
         for r in done.results

@@ -73,8 +73,12 @@ def taken_apart(places: Sequence[Place]) -> Iterator[Clock]:
             setattr(owner, name, function)
 
 
-def evidence_apart(run: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
-    """Return ``seconds`` of a run without its evidence, and of its ``evidence``; and the run."""
+def evidence_apart(start: Callable[[int, int], Any], images: int, iterations: int) -> tuple[dict[str, Any], Any]:
+    """Return ``seconds`` of a run without its evidence, and of its ``evidence``; and the run.
+
+    Before it a run of one image and iteration loads and warms up whatever the run needs.
+    """
+    start(1, 1)
     with taken_apart(EVIDENCE) as clock:
-        done = run()
+        done = start(images, iterations)
     return {"seconds": clock.seconds["outside"], "evidence": clock.seconds["evidence"]}, done

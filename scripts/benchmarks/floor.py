@@ -20,7 +20,6 @@ from typing import Any
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS
 from lit_viz.classifiers import Classifier
-from lit_viz.evidence.judges import judges_of
 
 from .clock import evidence_apart, timed
 from .material import CLASSES, EPS, NETWORKS, PHOTOGRAPHS, bare, loaded, loop, photographs, prepared
@@ -75,10 +74,14 @@ def run(network: str, method: str, fused: bool, quick: bool) -> Said:
 
 
 def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Said, Any]:
-    judges_of(net)  # which loads them
     with tempfile.TemporaryDirectory() as folder:
         options: Said = {"model__views": views, "log_at": "every:20", "curve_at": "every:20", "wandb": "disabled"}
-        return evidence_apart(lambda: lv.visualize(net, CLASSES, iterations=iterations, out=f"{folder}/run", **options))
+
+        def start(images: int, iterations: int) -> Any:
+            out = f"{folder}/{images}"
+            return lv.visualize(net, CLASSES[:images], iterations=iterations, out=out, **options)
+
+        return evidence_apart(start, len(CLASSES), iterations)
 
 
 def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[Said, Any]:
@@ -86,12 +89,16 @@ def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[
     work = METHODS[method]
     times, iterations = (work.times // part, work.iterations) if work.times > 1 else (1, work.iterations // part)
     x, labels = photographs(net, 2 if quick else PHOTOGRAPHS * times)
-    given: Said = {"iterations": 2 if quick else iterations, "log_at": "last", "curve_at": "last"}
-    if method not in ATTACKS:
-        return evidence_apart(lambda: lv.saliency(net, x, labels, method=method, check="none", **given))
-    if method == "normalized_ascent":  # which goes to a class
-        given["target"] = [(label + 111 * (1 + i // PHOTOGRAPHS)) % 1000 for i, label in enumerate(labels)]
-    return evidence_apart(lambda: lv.attack(net, x, labels, attack={method: work.arguments}, **given))
+    others = [(label + 111 * (1 + i // PHOTOGRAPHS)) % 1000 for i, label in enumerate(labels)]
+
+    def start(images: int, iterations: int) -> Any:
+        given: Said = {"iterations": iterations, "log_at": "last", "curve_at": "last"}
+        if method not in ATTACKS:
+            return lv.saliency(net, x[:images], labels[:images], method=method, check="none", **given)
+        target = others[:images] if method == "normalized_ascent" else None  # which goes to a class
+        return lv.attack(net, x[:images], labels[:images], target, attack={method: work.arguments}, **given)
+
+    return evidence_apart(start, len(x), 2 if quick else iterations)
 
 
 def network_alone(kind: str, network: str, **counts: int) -> Said:
