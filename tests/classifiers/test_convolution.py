@@ -135,6 +135,13 @@ def test_same_padding_of_a_depthwise_layer_copies_no_image(kernel: int, size: tu
     assert not called.names & {"clone", "slice", "narrow"}
 
 
+def test_same_padding_is_that_of_each_size_in_turn() -> None:
+    fast, plain = fast_and_plain(Conv2dSame, {"in_channels": 6, "groups": 6, "kernel_size": 3, "stride": 2})
+    for size in ((12, 12), (11, 11), (12, 11), (12, 12)):
+        x = image(6, size)
+        assert torch.allclose(fast(x).double(), plain(x.double()), atol=1e-5), size
+
+
 def test_convolutions_are_replaced_and_no_kept_nor_other_ones() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3),
