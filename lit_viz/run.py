@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +13,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from lit_viz import __version__
 from lit_viz.allocator import tune_allocator
-from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.callbacks.files import RunFiles
 from lit_viz.callbacks.memory import Memory
 from lit_viz.callbacks.notes import Notes
@@ -28,20 +21,20 @@ from lit_viz.callbacks.progress import Progress
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import Command
 from lit_viz.commands.base import Inquiry
-from lit_viz.config import RECORDED, MethodCLI, dump
-from lit_viz.engine.checkpoint import AtomicCheckpointIO
-from lit_viz.engine.devices import others_have_ended, several, shared, unlock_steps
+from lit_viz.config import MethodCLI, dump
+from lit_viz.continuing import is_finished, keep_identity, open_or_make, recorded_of, trim
+from lit_viz.engine.devices import several
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task, slug
-from lit_viz.engine.ticks import TaskQueue
-from lit_viz.errors import LitVizError, first_line
+from lit_viz.errors import LitVizError
 from lit_viz.figures.animation import save_evolution
 from lit_viz.figures.evolution import evolutions
 from lit_viz.figures.report import REPORT, write_report
 from lit_viz.figures.style import save_figure
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
+from lit_viz.training import fit, trainer_for
 
 if TYPE_CHECKING:
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution
@@ -50,27 +43,6 @@ Say = Callable[[str], None]
 
 #: Seconds that a run may spend on evidence at its end; `lit-viz check` takes what it needs.
 _CHECK_SECONDS = 15.0
-_LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
-#: Options that may differ between a run and its continuation.
-_FREE = (
-    "out",
-    "overwrite",
-    "resume",
-    "wandb",
-    "project",
-    "trainer",
-    "devices_mode",
-    "slots",
-    "checkpoint_every",
-    "figure",
-    "count",
-    "check",
-    "explain",
-)
-
-
-class Interrupted(LitVizError):
-    """A signal stopped the run; what it had is saved."""
 
 
 def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = None, *, say: Say | None = None) -> Run:
@@ -86,27 +58,32 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         LitVizError: in one sentence, whatever a user can mend; what was finished is kept.
         Interrupted: SIGINT or SIGTERM; the run can be resumed.
     """
-    with torch.inference_mode(False), torch.enable_grad():  # it may be called in one of Lightning's evaluation loops
-        return _execute(command, cli, classifier, say)
+    command.check(cli.config)
+    with (
+        torch.inference_mode(False),  # it may be called in one of Lightning's evaluation loops
+        torch.enable_grad(),
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        trainer = trainer_for(cli.config, scratch)  # before a folder is made: it may refuse
+        tune_allocator()
+        if several(cli.config.trainer) and not is_first():
+            return _join(trainer, command, cli, classifier)
+        return _lead(trainer, command, cli, classifier, say)
 
 
-def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, say: Say | None) -> Run:
+def _lead(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Classifier | None, say: Say | None) -> Run:
+    """Make or open the folder, and run in it what the configuration asks for."""
     config = cli.config
-    command.check(config)
-    _refuse_devices_that_are_not_here(config)
-    tune_allocator()
-    if several(config.trainer) and not is_first():
-        return _join(command, cli, classifier)
-    folder, continues = _folder(config, cli)
+    folder, continues = open_or_make(config, cli)
     try:
         if folder is not None and not continues:
-            folder.write_config(dump(cli, _recorded(command, None)))
+            folder.write_config(dump(cli, recorded_of(command, None)))
         if classifier is None:
             classifier = _load(config.classifier.as_dict())
         begun = folder.queue() if folder is not None and continues else []
         module, tasks = _built(command, cli, classifier, begun)
         if folder is not None:
-            _keep_identity(folder, cli, _recorded(command, classifier), continues)
+            keep_identity(folder, cli, recorded_of(command, classifier), continues)
             if not begun:
                 folder.write_queue(tasks)
     except LitVizError:
@@ -115,24 +92,14 @@ def _execute(command: Command, cli: MethodCLI, classifier: Classifier | None, sa
         raise
     if folder is None:
         memory = Memory()
-        _fit(cli, module, tasks, None, [memory, Notes(say), Progress(quiet=say is None)])
+        fit(trainer, config, module, tasks, [memory, Notes(say), Progress(quiet=say is None)])
         outcomes = remembered(memory)
         command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, say or (lambda _: None)))
         return Run(outcomes, None, partial(command.figure, config=config))
-    return _run_in(folder, cli, module, tasks, say)
+    return _run_in(folder, trainer, cli, module, tasks, say)
 
 
-def _refuse_devices_that_are_not_here(config: Any) -> None:
-    """Have the Trainer look for the devices, before a folder is made."""
-    try:
-        with _quiet_lightning():
-            pl.Trainer(**shared(config.trainer), logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    except Exception as error:  # Lightning's own kinds, and those of a backend that is not installed
-        devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
-        raise LitVizError(f"{devices} can't be used here: {first_line(error)}") from error
-
-
-def _join(command: Command, cli: MethodCLI, classifier: Classifier | None) -> Run:
+def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Classifier | None) -> Run:
     """Take part, as one of several processes, in the run that the first one leads and keeps.
 
     Returns:
@@ -142,10 +109,10 @@ def _join(command: Command, cli: MethodCLI, classifier: Classifier | None) -> Ru
     nothing = Run([], None, partial(command.figure, config=config))
     if config.resume and RunFolder.is_run(config.out):
         folder = RunFolder.open(config.out)
-        if _finished(folder, folder.queue()):
+        if is_finished(folder, folder.queue()):
             return nothing
     module = command.build(config, cli.parts, classifier or _load(config.classifier.as_dict()))
-    _fit(cli, module, (), None, [])
+    fit(trainer, config, module)
     return nothing
 
 
@@ -186,9 +153,16 @@ def _built(
     return module, tasks
 
 
-def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Sequence[Task], say: Say | None) -> Run:
+def _run_in(
+    folder: RunFolder,
+    trainer: pl.Trainer,
+    cli: MethodCLI,
+    module: ImageTraining,
+    tasks: Sequence[Task],
+    say: Say | None,
+) -> Run:
     figure = folder.path / f"figure.{cli.config.figure}"
-    if _finished(folder, tasks):
+    if is_finished(folder, tasks):
         run = _opened(folder, cli)
         if not figure.exists():  # it was killed between its last result and its figure
             _draw(run, figure)
@@ -197,7 +171,9 @@ def _run_in(folder: RunFolder, cli: MethodCLI, module: ImageTraining, tasks: Seq
         return run
     evolution, logger = _wandb(folder, cli, say or (lambda _: None))
     views = [] if evolution is None else [evolution]
-    _fit(cli, module, tasks, folder, [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)], logger)
+    trim(folder)
+    watching = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
+    fit(trainer, cli.config, module, tasks, watching, logger)
     run = _opened(folder, cli)
     _draw(run, figure)
     cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))
@@ -260,7 +236,7 @@ def check(
     folder = RunFolder.open(cli.config.out)
     if classifier is None:
         classifier = _load(cli.config.classifier.as_dict())
-    _keep_identity(folder, cli, _recorded(command, classifier), continues=True)
+    keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
     outcomes = filed(folder)
     if not outcomes:
         raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
@@ -285,57 +261,6 @@ def _draw(run: Run, figure: Path) -> None:
     save_figure(run.figure(), figure)  # last: where it is, the run is drawn
 
 
-def _fit(
-    cli: MethodCLI,
-    module: ImageTraining,
-    tasks: Sequence[Task],
-    folder: RunFolder | None,
-    callbacks: list[pl.Callback],
-    logger: Any = None,
-) -> None:
-    """Train the tasks; ``folder`` and what belongs to it only on the first of several processes."""
-    config = cli.config
-    module.devices_mode = config.devices_mode
-    last = None if config.out is None else Path(config.out) / _LAST_CHECKPOINT
-    checkpoints = Checkpoints(last, every_steps=config.checkpoint_every)
-    resumed = last if last is not None and config.resume and last.exists() else None
-    if folder is not None:
-        _trim(folder)
-    queue = TaskQueue(tasks)
-    with _quiet_lightning(), tempfile.TemporaryDirectory() as scratch:
-        trainer = pl.Trainer(
-            **shared(config.trainer),
-            max_epochs=-1,
-            callbacks=[*callbacks, checkpoints],
-            logger=logger or False,
-            plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            inference_mode=False,
-            default_root_dir=scratch if folder is None else folder.path,
-        )
-        unlock_steps(trainer)
-        try:
-            trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
-        except Exception as error:
-            if trainer.world_size > 1 and others_have_ended(error):
-                raise LitVizError(
-                    "another process of the run has ended, and said above why; what was finished is kept"
-                    f"{_go_on(folder)}"
-                ) from error
-            raise
-    if module.agreed.signal and module.agreed.unfinished:
-        raise Interrupted(
-            f"stopped after {len(module.finished)} of {len(queue.tasks)} images, all is saved{_go_on(folder)}",
-            exit_status=128 + module.agreed.signal,
-        )
-
-
-def _go_on(folder: RunFolder | None) -> str:
-    return "" if folder is None else f"; go on with: lit-viz resume {folder.path}"
-
-
 def _load(options: dict[str, Any]) -> Classifier:
     return load_classifier(options.pop("name"), **options)
 
@@ -352,97 +277,3 @@ def default_folder(command: Command, config: Any) -> Path:
 def utc_now() -> str:
     """Return the time as folders are called by it."""
     return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-
-
-def _folder(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
-    """Return the folder, made or opened, and whether the run in it goes on."""
-    if config.out is None:
-        return None, False
-    if config.resume and RunFolder.is_run(config.out):
-        folder = RunFolder.open(config.out)
-        _refuse_another(folder, cli)
-        return folder, True
-    return RunFolder.create(config.out, overwrite=config.overwrite), False
-
-
-def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
-    """Refuse to continue a run under another configuration."""
-    before = yaml.safe_load((folder.path / "config.yaml").read_text())
-    now = yaml.safe_load(cli.parser.dump(cli.config))
-    kept = {key: value for key, value in now.items() if key not in _FREE}
-    for name, was, given in _changed(before, kept):
-        raise LitVizError(
-            f"--{name} can't be changed: {folder.path} was begun with {was}, not {given}; "
-            f"lit-viz resume {folder.path} goes on as it was begun."
-        )
-
-
-def _changed(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the options, dotted, that differ, with both values."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        if before != now:
-            yield name, before, now
-        return
-    for key in (key for key in now if key in before):  # a later lit_viz may have more options
-        yield from _changed(before[key], now[key], f"{name}.{key}".lstrip("."))
-
-
-def _recorded(command: Command, classifier: Classifier | None) -> dict[str, Any]:
-    packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
-    return {
-        "method": command.name,
-        "lit_viz": __version__,
-        "python": sys.version.split()[0],
-        **{package: metadata.version(package) for package in packages},
-        "weights_sha256": None if classifier is None else classifier.sha256,
-    }
-
-
-def _keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
-    """Record the weights' sha256, or on a resume hold the weights against it."""
-    if continues:
-        before = (yaml.safe_load((folder.path / "config.yaml").read_text()).get(RECORDED) or {}).get("weights_sha256")
-        if before is not None and before != recorded["weights_sha256"]:
-            raise LitVizError(
-                f"{folder.path} was begun with other weights (sha256 {before[:12]}..., now "
-                f"{str(recorded['weights_sha256'])[:12]}...): give the same file, or start another run."
-            )
-        return
-    folder.write_config(dump(cli, recorded))
-
-
-def _kept(folder: RunFolder) -> dict[str, Any]:
-    """Return what the last checkpoint keeps of slots and finished tasks; nothing where there is none."""
-    path = folder.path / _LAST_CHECKPOINT
-    if not path.exists():
-        return {"slots": [], "finished": {}}
-    kept: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(path)["lit_viz"]
-    return kept
-
-
-def _trim(folder: RunFolder) -> None:
-    """Drop from the folder what is later than the last checkpoint: it is computed again."""
-    kept = _kept(folder)
-    iterations = {entry["task"]: int(entry["state"]["iteration"]) for entry in kept["slots"]}
-    folder.trim(set(kept["finished"]), iterations)
-
-
-def _finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
-    """Return whether the last checkpoint calls every task finished, and the folder has all records."""
-    recorded = {record["index"] for record in folder.records()}
-    return len(_kept(folder)["finished"]) == len(tasks) and recorded >= {task.index for task in tasks}
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's remarks on devices, on a network in eval mode and on torch's inner life are of no use here."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

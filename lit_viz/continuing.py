@@ -1,0 +1,119 @@
+"""The run in a folder: whether it may go on, and from where."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_viz import __version__
+from lit_viz.classifiers import Classifier
+from lit_viz.commands import Command
+from lit_viz.config import RECORDED, MethodCLI, dump
+from lit_viz.engine.checkpoint import AtomicCheckpointIO
+from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+
+#: Of a run folder, the file of its last checkpoint.
+LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+#: Options that may differ between a run and its continuation.
+_FREE = (
+    "out",
+    "overwrite",
+    "resume",
+    "wandb",
+    "project",
+    "trainer",
+    "devices_mode",
+    "slots",
+    "checkpoint_every",
+    "figure",
+    "count",
+    "check",
+    "explain",
+)
+
+
+def open_or_make(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
+    """Return the folder, made or opened, and whether the run in it goes on."""
+    if config.out is None:
+        return None, False
+    if config.resume and RunFolder.is_run(config.out):
+        folder = RunFolder.open(config.out)
+        _refuse_another(folder, cli)
+        return folder, True
+    return RunFolder.create(config.out, overwrite=config.overwrite), False
+
+
+def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
+    """Refuse to continue a run under another configuration."""
+    before = yaml.safe_load((folder.path / "config.yaml").read_text())
+    now = yaml.safe_load(cli.parser.dump(cli.config))
+    # A later lit_viz may have more options.
+    begun_with = {key: before[key] for key in now if key in before and key not in _FREE}
+    for name, was, given in _changed(begun_with, now):
+        raise LitVizError(
+            f"--{name} can't be changed: {folder.path} was begun with {was}, not {given}; "
+            f"lit-viz resume {folder.path} goes on as it was begun."
+        )
+
+
+def _changed(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the options, dotted, that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before:
+            yield from _changed(before[key], now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield name, before, now
+
+
+def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, Any]:
+    """Return what a run records of itself beside its options: the versions, and of the network's weights the sha256."""
+    packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
+    return {
+        "method": command.name,
+        "lit_viz": __version__,
+        "python": sys.version.split()[0],
+        **{package: metadata.version(package) for package in packages},
+        "weights_sha256": None if classifier is None else classifier.sha256,
+    }
+
+
+def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
+    """Record the weights' sha256, or on a resume hold the weights against it."""
+    if continues:
+        before = (yaml.safe_load((folder.path / "config.yaml").read_text()).get(RECORDED) or {}).get("weights_sha256")
+        if before is not None and before != recorded["weights_sha256"]:
+            raise LitVizError(
+                f"{folder.path} was begun with other weights (sha256 {before[:12]}..., now "
+                f"{str(recorded['weights_sha256'])[:12]}...): give the same file, or start another run."
+            )
+        return
+    folder.write_config(dump(cli, recorded))
+
+
+def _kept(folder: RunFolder) -> dict[str, Any]:
+    """Return what the last checkpoint keeps of slots and finished tasks; nothing where there is none."""
+    path = folder.path / LAST_CHECKPOINT
+    if not path.exists():
+        return {"slots": [], "finished": {}}
+    kept: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(path)["lit_viz"]
+    return kept
+
+
+def trim(folder: RunFolder) -> None:
+    """Drop from the folder what is later than the last checkpoint: it is computed again."""
+    kept = _kept(folder)
+    iterations = {entry["task"]: int(entry["state"]["iteration"]) for entry in kept["slots"]}
+    folder.trim(set(kept["finished"]), iterations)
+
+
+def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
+    """Return whether the last checkpoint calls every task finished, and the folder has all records."""
+    recorded = {record["index"] for record in folder.records()}
+    return len(_kept(folder)["finished"]) == len(tasks) and recorded >= {task.index for task in tasks}

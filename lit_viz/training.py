@@ -1,0 +1,113 @@
+"""The Trainer of a run: made before a folder is, and put to work on the queue."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.continuing import LAST_CHECKPOINT
+from lit_viz.engine.checkpoint import AtomicCheckpointIO
+from lit_viz.engine.devices import others_have_ended, shared, unlock_steps
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.tasks import Task
+from lit_viz.engine.ticks import TaskQueue
+from lit_viz.errors import LitVizError, first_line
+from lit_viz.launched import is_first
+
+
+class Interrupted(LitVizError):
+    """A signal stopped the run; what it had is saved."""
+
+
+def trainer_for(config: Any, scratch: str) -> pl.Trainer:
+    """Return the Trainer of a run, which has found its devices.
+
+    Args:
+        config: of the run.
+        scratch: folder of a run that has none.
+
+    Raises:
+        LitVizError: the devices are not here.
+    """
+    try:
+        with _quiet_lightning():
+            trainer = pl.Trainer(
+                **shared(config.trainer),
+                max_epochs=-1,
+                logger=False,
+                plugins=[AtomicCheckpointIO()],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                inference_mode=False,
+                default_root_dir=config.out or scratch,
+            )
+    except Exception as error:  # Lightning's own kinds, and those of a backend that is not installed
+        devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
+        raise LitVizError(f"{devices} can't be used here: {first_line(error)}") from error
+    unlock_steps(trainer)
+    return trainer
+
+
+def fit(
+    trainer: pl.Trainer,
+    config: Any,
+    module: ImageTraining,
+    tasks: Sequence[Task] = (),
+    callbacks: Sequence[pl.Callback] = (),
+    logger: Any = None,
+) -> None:
+    """Train the tasks, from the last checkpoint on where there is one; only the first of several processes has any.
+
+    Raises:
+        Interrupted: by a signal.
+        LitVizError: another process has ended.
+    """
+    module.devices_mode = config.devices_mode
+    last = None if config.out is None else Path(config.out) / LAST_CHECKPOINT
+    resumed = last if last is not None and config.resume and last.exists() else None
+    checkpoints = Checkpoints(last, every_steps=config.checkpoint_every)
+    trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
+    trainer.logger = logger
+    queue = TaskQueue(tasks)
+    with _quiet_lightning():
+        try:
+            trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
+        except Exception as error:
+            if trainer.world_size > 1 and others_have_ended(error):
+                raise LitVizError(
+                    "another process of the run has ended, and said above why; what was finished is kept"
+                    f"{_go_on(config)}"
+                ) from error
+            raise
+    if module.agreed.signal and module.agreed.unfinished:
+        raise Interrupted(
+            f"stopped after {len(module.finished)} of {len(queue.tasks)} images, all is saved{_go_on(config)}",
+            exit_status=128 + module.agreed.signal,
+        )
+
+
+def _go_on(config: Any) -> str:
+    return "" if config.out is None or not is_first() else f"; go on with: lit-viz resume {config.out}"
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's remarks on devices, on a network in eval mode and on torch's inner life are of no use here."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
