@@ -84,11 +84,14 @@ def _load(name: str, weights: str | Path | None) -> _Loaded:
     torch.default_generator.manual_seed(0)
     if weights == "DEFAULT":
         module, path = source.publish()
-        return _Loaded(module, source, "DEFAULT", sha256_of(path) if path else None)
-    module = source.build(None)
-    if weights is None or weights == "none":
-        return _Loaded(module, source, "none", None)
-    return _with_file(module, source, Path(weights))
+        loaded = _Loaded(module, source, "DEFAULT", sha256_of(path) if path else None)
+    else:
+        module = source.build(None)
+        none = weights is None or weights == "none"
+        loaded = _Loaded(module, source, "none", None) if none else _with_file(module, source, Path(str(weights)))
+    # Ready to be asked; a module that is handed over stays in its owner's mode.
+    loaded.module.eval()
+    return loaded
 
 
 def _load_module(module: nn.Module, weights: str | Path | None) -> _Loaded:

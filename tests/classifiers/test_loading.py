@@ -40,6 +40,13 @@ def test_the_embedded_default_is_bit_equal_to_timms_network_filled_by_order(lite
     assert (lite0.labels[76], lite0.weights, lite0.sha256) == ("tarantula", "DEFAULT", sha256_of(Path(path)))
 
 
+def test_a_network_that_is_built_is_ready_to_be_asked_and_one_handed_over_keeps_its_mode(lite0: Classifier) -> None:
+    handed = conv_net().train()
+    load_classifier(handed)
+    built = [load_classifier("torchvision/squeezenet1_0", weights="none"), lite0]
+    assert handed.training and not any(m.training for net in built for m in net.original.modules())
+
+
 def test_its_weights_need_no_download_and_loading_leaves_the_random_state() -> None:
     before = torch.get_rng_state()
     load_classifier("efficientnet_lite0")
