@@ -42,7 +42,7 @@ def test_the_embedded_default_is_bit_equal_to_timms_network_filled_by_order(lite
 
 def test_a_network_that_is_built_is_ready_to_be_asked_and_one_handed_over_keeps_its_mode(lite0: Classifier) -> None:
     handed = conv_net().train()
-    load_classifier(handed)
+    load_classifier(handed, size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     built = [load_classifier("torchvision/squeezenet1_0", weights="none"), lite0]
     assert handed.training and not any(m.training for net in built for m in net.original.modules())
 
