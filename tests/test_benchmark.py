@@ -72,7 +72,8 @@ def test_a_clock_counts_each_moment_once(monkeypatch: pytest.MonkeyPatch) -> Non
     with clock.taken_apart(places) as counted:
         now += 0.5
         Parts.outer()
-    assert counted.seconds == {"outside": 0.5, "step": 1, "evidence": 3}
+        now += 0.25
+    assert counted.seconds == {"outside": 0.75, "step": 1, "evidence": 3}
     Parts.outer()
     assert counted.seconds["step"] == 1
 
