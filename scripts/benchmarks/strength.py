@@ -49,7 +49,8 @@ def robust(tool: str, against: str, radii: list[float], seeds: int, steps: int) 
     for radius in radii:
         resists = torch.ones(len(x), dtype=torch.bool)
         for seed in range(seeds):
-            for rows in resists.nonzero()[:, 0].split(_BATCH):
+            still = resists.nonzero()[:, 0]
+            for rows in (still[first : first + _BATCH] for first in range(0, len(still), _BATCH)):
                 goals = None if wanted is None else wanted[rows]
                 draws = [seed * len(x) + row for row in rows.tolist()]
                 images = attacked(x[rows], y[rows], goals, radius / 255, draws)
