@@ -168,7 +168,7 @@ def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
     print(f"about {sum(minutes for *_, minutes in costs):.1f} minutes on the processor of this machine")
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", type=lambda names: names.split(","), required=True, help="configurations")
     parser.add_argument("--classes", type=int, default=20, help="how many are drawn [20]")
@@ -179,6 +179,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs", "recipes", utc_now()))
     parser.add_argument("--count", action="store_true", help="only say how many minutes it would take")
     options, options.rest = parser.parse_known_args(words)
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = parsed(words)
     try:
         parts = [judge.partition("=") for judge in options.judges]
         judges = {name: load_classifier(name, weights=weights or "DEFAULT") for name, _, weights in parts}

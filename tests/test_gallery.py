@@ -11,6 +11,7 @@ from lit_viz.cli import _config_first
 from lit_viz.commands import COMMANDS
 from lit_viz.config import MethodCLI, config_argument, config_folder
 from lit_viz.words import rewrite
+from scripts import recipes
 from scripts.gallery import Card, cards
 from scripts.sweep import runs, taken
 
@@ -62,9 +63,14 @@ def test_every_picture_is_on_a_page() -> None:
 def test_the_command_is_understood(card: Card) -> None:
     program, *words = card.words
     if program == "python":
-        assert words[0] == "scripts/sweep.py"
-        axes, out, rest = taken(words[1:])
-        assert runs(axes, rest, out or "runs/sweep")
+        script, *words = words
+        assert script in ("scripts/sweep.py", "scripts/recipes.py")
+        if script == "scripts/sweep.py":
+            axes, out, rest = taken(words)
+            assert runs(axes, rest, out or "runs/sweep")
+        else:
+            options = recipes.parsed(words)
+            assert all(recipes.planned(recipe, [0], options) for recipe in options.recipes)
         return
     assert program == "lit-viz"
     cli = parsed(words)
