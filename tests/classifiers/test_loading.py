@@ -44,7 +44,8 @@ def test_a_network_that_is_built_is_ready_to_be_asked_and_one_handed_over_keeps_
     handed = conv_net().train()
     load_classifier(handed, size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     built = [load_classifier("torchvision/squeezenet1_0", weights="none"), lite0]
-    assert handed.training and not any(m.training for net in built for m in net.original.modules())
+    assert handed.training
+    assert not any(m.training for net in built for m in net.original.modules())
 
 
 def test_its_weights_need_no_download_and_loading_leaves_the_random_state() -> None:
