@@ -129,6 +129,7 @@ def test_what_hugging_face_networks_tell_of_themselves_is_believed(nets: str) ->
 
 def test_a_network_in_train_mode_is_asked_in_eval_mode_and_left_as_it_was(nets: str) -> None:
     classifier = load_classifier(f"{nets}:three", size=8)
+    classifier.original.train()
     before = {key: tensor.clone() for key, tensor in classifier.original.state_dict().items()}
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(classifier.logits(x), classifier.logits(x))  # no dropout
