@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers.folding import plain_convolution
 from lit_viz.classifiers.input_gradient import input_gradient
 from lit_viz.classifiers.kernels import NONE, Activation, Geometry, Kernel
-from lit_viz.classifiers.timm_types import timm_types
+from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 _OURS = "_lit_viz_ours"  # marks a gradient that the convolution before may write over: nobody else gets it
 
@@ -32,7 +32,7 @@ class FastConvolution(nn.Conv2d):
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)
         self.activation = activation
-        self.same = isinstance(conv, timm_types("timm.layers.conv2d_same.Conv2dSame"))
+        self.same = isinstance(conv, timm_types(CONV2D_SAME))
         self.kernels: dict[tuple[int, ...], Kernel] = {}
 
     def forward(self, x: Tensor) -> Tensor:

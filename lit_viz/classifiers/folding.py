@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_viz.classifiers.observing import Link, links
-from lit_viz.classifiers.timm_types import timm_types
+from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 if TYPE_CHECKING:
     from timm.layers.norm_act import BatchNormAct2d
 
-_CONVOLUTION = "timm.layers.conv2d_same.Conv2dSame"
 _NORM = "timm.layers.norm_act.BatchNormAct2d"
 
 
@@ -38,15 +37,18 @@ def plain_convolution(module: nn.Module) -> bool:
     """
     if not isinstance(module, nn.Conv2d):
         return False
-    known: tuple[type[nn.Module], ...] = (nn.Conv2d, *timm_types(_CONVOLUTION))
-    return any(type(module).forward is kind.forward for kind in known) and "weight" in module._parameters
+    return _computes_as(module, nn.Conv2d, CONV2D_SAME) and "weight" in module._parameters
 
 
 def _plain_batch_norm(module: nn.Module) -> bool:
     if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
         return False
-    known: tuple[type[nn.Module], ...] = (_BatchNorm, *timm_types(_NORM))
-    return any(type(module).forward is kind.forward for kind in known)
+    return _computes_as(module, _BatchNorm, _NORM)
+
+
+def _computes_as(module: nn.Module, kind: type[nn.Module], of_timm: str) -> bool:
+    """Return whether the module's forward is that of torch's kind, or of timm's: no subclass has put another there."""
+    return any(type(module).forward is known.forward for known in (kind, *timm_types(of_timm)))
 
 
 def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+CONV2D_SAME = "timm.layers.conv2d_same.Conv2dSame"
+
 
 def timm_types(path: str) -> tuple[type[Any], ...]:
     """Return a class of timm as ``isinstance`` takes it; empty while timm isn't imported, when no object can be of it.
