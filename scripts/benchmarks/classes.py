@@ -72,7 +72,7 @@ def horama(classes: list[str], steps: int, seed: int) -> tuple[float, Sequence[T
     import horama as peer
 
     net = loaded()
-    module = net.original.eval()
+    module = net.original
     (mean, *_), (std, *_) = net.mean, net.std  # equal for the three channels of this network
     span = (-mean / std, (1 - mean) / std)
 

@@ -64,7 +64,7 @@ class _Handed(nn.Module):
     def __init__(self, net: Classifier) -> None:
         super().__init__()
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (net.mean, net.std))
-        self.network = net.original.eval().requires_grad_(True)
+        self.network = net.original.requires_grad_(True)
 
     def forward(self, x: Tensor) -> Any:
         return self.network((x - self.mean) / self.std)
@@ -72,7 +72,7 @@ class _Handed(nn.Module):
 
 def bare(net: Classifier) -> Callable[[Tensor], Any]:
     """Return the network as users write their own loop: frozen and channels-last, batch norms not folded."""
-    network = net.original.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network = net.original.requires_grad_(False).to(memory_format=torch.channels_last)
     return lambda x: network(net.normalize(x).contiguous(memory_format=torch.channels_last))
 
 
