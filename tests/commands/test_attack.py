@@ -57,19 +57,15 @@ def test_files_are_fooled_and_read_back(folder: Path, tmp_path: Path, capsys: py
     assert {"sources/0000_p0.png", "metrics.csv"} <= names
 
 
+def fool(folder: Path, run: Path) -> None:
+    """Attack the three photographs so strongly that all are fooled."""
+    photographs = [str(folder / f"p{n}.png") for n in range(3)]
+    lit_viz("attack", *photographs, *SMALL, "--attack", "pgd", "--eps", "60/255", "--out", str(run))
+
+
 def test_check_notices_the_file_that_was_changed(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    lit_viz(
-        "attack",
-        *(str(folder / f"p{n}.png") for n in range(3)),
-        *SMALL,
-        "--attack",
-        "pgd",
-        "--eps",
-        "60/255",
-        "--out",
-        str(run),
-    )
+    fool(folder, run)
     before = records(run)
     assert [record["success_file"] for record in before] == [True] * 3
     lit_viz("check", str(run))
@@ -92,17 +88,7 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
         return write(self, relative, read_png(source) if relative.startswith("images/0001") else image)
 
     monkeypatch.setattr(RunFolder, "_write_png", swapped)
-    lit_viz(
-        "attack",
-        *(str(folder / f"p{n}.png") for n in range(3)),
-        *SMALL,
-        "--attack",
-        "pgd",
-        "--eps",
-        "60/255",
-        "--out",
-        str(run),
-    )
+    fool(folder, run)
     assert [record["success_file"] for record in records(run)] == [True, False, True]
 
 
