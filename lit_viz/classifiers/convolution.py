@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers.folding import plain_convolution
 from lit_viz.classifiers.input_gradient import input_gradient
-from lit_viz.classifiers.kernels import NONE, Activation, Geometry, Kernel
+from lit_viz.classifiers.kernels import NONE, Activation, Geometry, Kernel, computable
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 _OURS = "_lit_viz_ours"  # marks a gradient that the convolution before may write over: nobody else gets it
@@ -71,9 +71,8 @@ class FastConvolution(nn.Conv2d):
 
 
 def usable(x: Tensor) -> bool:
-    """Return whether the fused kernel takes ``x``: float32 images on the CPU, no autocast, oneDNN not switched off."""
-    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return on_cpu and bool(torch.backends.mkldnn.enabled) and x.dim() == 4 and x.numel() > 0
+    """Return whether the fused kernel takes ``x``: images that oneDNN can compute."""
+    return x.dim() == 4 and computable(x)
 
 
 def replaceable(module: nn.Module) -> bool:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.convolution import replace_convolutions
-from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs
+from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.fusing import can_fuse, fuse_activations
 from lit_viz.classifiers.guest import borrowed, dtype_of, random_state_kept
 from lit_viz.classifiers.layers import layer_names, reading_all
+from lit_viz.classifiers.linear import replace_linears
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.rectifiers import Backprop, hidden_nonlinearity, replace_rectifiers
 from lit_viz.errors import LitVizError
@@ -217,7 +218,8 @@ def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Modu
     """Return the fused network, compared with ``network`` in logits and gradient, and how many activations went."""
     candidate = copy.deepcopy(network)
     pairs = fuse_activations(candidate, x, keep)
-    if not replace_convolutions(candidate, keep) and not pairs:
+    replaced = replace_convolutions(candidate, keep) + replace_linears(candidate) + freeze_batch_norms(candidate)
+    if not replaced and not pairs:
         return network, 0
     expected, slope = _answer_and_gradient(network, x)
     try:

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it."""
+"""Batch norm folded into the convolution before it; one that stays becomes a scale and a shift."""
 
 from __future__ import annotations
 
@@ -28,6 +28,31 @@ class NormActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the activation of ``x``."""
         return self.act(self.drop(x))  # type: ignore[no-any-return]
+
+
+class FrozenBatchNorm(nn.Module):
+    """A batch norm in eval mode that is not folded, as a scale and a shift; its layers keep their names.
+
+    torch computes the gradient of one as if its statistics could still move.
+
+    Args:
+        norm: ``nn.BatchNorm2d``, or timm's with an activation.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        for name, layer in norm.named_children():  # of timm's: dropout, and the activation
+            self.add_module(name, layer)
+        scale, shift = _scale_and_shift(norm)
+        self.weight = nn.Parameter(scale.view(-1, 1, 1), requires_grad=False)
+        self.bias = nn.Parameter(shift.view(-1, 1, 1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(N, C, H, W)`` normalized and, where the norm has one, activated."""
+        x = torch.addcmul(self.bias, x, self.weight)
+        for layer in self.children():
+            x = layer(x)
+        return x
 
 
 def plain_convolution(module: nn.Module) -> bool:
@@ -77,15 +102,32 @@ def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
         )
 
 
+def freeze_batch_norms(network: nn.Module) -> int:
+    """Replace the batch norms that ``network``, a private copy in eval mode, still has; return how many."""
+    found = [(n, m) for n, m in network.named_modules() if n and _plain_batch_norm(m)]
+    for name, norm in found:
+        network.set_submodule(name, FrozenBatchNorm(norm))
+    return len(found)
+
+
 @torch.no_grad()
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
-    bias = bias * scale if norm.bias is None else bias * scale + norm.bias
+    scale, shift = _scale_and_shift(norm)
     # New parameters: those of the convolution may be shared with another layer.
     conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
+    bias = shift if conv.bias is None else conv.bias * scale + shift
     conv.bias = nn.Parameter(bias, requires_grad=False)
+
+
+@torch.no_grad()
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return s and t ``(C,)`` with ``norm(x) = s x + t``."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return scale.to(norm.running_mean), shift.to(norm.running_mean)

@@ -17,9 +17,9 @@ _ACTIVATIONS = {nn.ReLU: Activation("relu"), nn.ReLU6: Activation("hardtanh", (0
 
 
 def can_fuse() -> bool:
-    """Return whether this build of torch has the (private) fused kernel."""
+    """Return whether this build of torch has oneDNN's (private) kernels."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return available and all(hasattr(torch.ops.mkldnn, f"_{kind}_pointwise") for kind in ("convolution", "linear"))
 
 
 class FusedConvolution(FastConvolution):

@@ -14,6 +14,12 @@ from torch import Tensor
 FEW_CHANNELS = 4  # an image, with or without an alpha channel
 
 
+def computable(x: Tensor) -> bool:
+    """Return whether oneDNN's kernels take ``x``: float32 on the CPU, no autocast, oneDNN not switched off."""
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return on_cpu and bool(torch.backends.mkldnn.enabled) and x.numel() > 0
+
+
 class Activation(NamedTuple):
     """What is done to the result: ``none``, ``relu``, or ``hardtanh`` with its limits, as oneDNN calls it."""
 

@@ -22,19 +22,15 @@ def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
     """
     count, channels = images.shape[:2]
     views = len(matrices) // count
-    # Sampling is spread over threads by image: where there are too few, the views of an image are split among copies.
-    copies = _copies(count, views) if images.device.type == "cpu" else 1
+    # Sampling is spread over threads by image, so that a single one keeps one busy: two copies share its views. They do
+    # so however many images there are, for the order in which their gradients are summed shows in the last bit.
+    copies = 2 if images.device.type == "cpu" and views % 2 == 0 else 1
     sources = images.repeat_interleave(copies, 0) if copies > 1 else images
     # The views of an image lie below each other in one tall grid, so it is neither repeated nor its gradient summed.
     grid = _grid(matrices, size, images).view(count * copies, views // copies * size[0], size[1], 2)
     tall = F.grid_sample(sources, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     stacked = tall.view(count * copies, channels, views // copies, *size)
     return stacked.transpose(1, 2).reshape(count * views, channels, *size)
-
-
-def _copies(count: int, views: int) -> int:
-    threads = torch.get_num_threads()
-    return next((k for k in range(1, views + 1) if views % k == 0 and count * k % threads == 0), 1)
 
 
 def _grid(matrices: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:

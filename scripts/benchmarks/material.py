@@ -31,7 +31,7 @@ def prepared(network: str = "lite0", *, fused: bool = True) -> Classifier:
     """Return a classifier whose fast copy is made, in a process whose allocator is tuned."""
     tune_allocator()
     if not fused:
-        copying.can_fuse = lambda: False
+        copying.fuse_activations = lambda *_: []
     net = loaded(network)
     net.fast()
     return net

@@ -5,11 +5,13 @@ import copy
 import pytest
 import timm
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.std_conv import StdConv2d
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs
+from lit_viz.classifiers import load_classifier
+from lit_viz.classifiers.folding import FrozenBatchNorm, fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.observing import Link
 from tests.classifiers.networks import Residual, conv_net, trained
 
@@ -94,3 +96,34 @@ def test_a_parameter_shared_with_another_layer_is_not_changed() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 1), trained(nn.BatchNorm2d(3)), nn.Conv2d(3, 3, 1)).double()
     net[2].weight = net[0].weight
     assert folded_and_plain(net)[1] < 1e-13
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False), BatchNormAct2d(8, act_layer=nn.ReLU6, drop_layer=nn.Dropout)],
+    ids=["plain", "not affine", "timm's"],
+)
+def test_a_batch_norm_that_stays_gives_its_values_and_gradient(norm: nn.BatchNorm2d) -> None:
+    net = trained(nn.Sequential(norm)).double()
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weights = torch.randn(2, 8, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = net(x)
+    (slope,) = torch.autograd.grad(expected, x, weights)
+    names = [name for name, _ in net.named_modules()]
+    assert freeze_batch_norms(net) == 1
+    assert [name for name, _ in net.named_modules()] == names
+    y = net(x)
+    assert torch.allclose(y, expected, rtol=0, atol=1e-12)
+    assert torch.allclose(torch.autograd.grad(y, x, weights)[0], slope, rtol=0, atol=1e-12)
+
+
+def test_a_batch_norm_without_statistics_of_its_own_is_left() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).eval()
+    assert freeze_batch_norms(net) == 0
+
+
+def test_the_norms_of_a_fast_copy_that_are_kept_are_frozen() -> None:
+    net = load_classifier(conv_net(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    kept = net.fast(keep=["1", "4"])
+    assert kept.folded == 0
+    assert sum(isinstance(m, FrozenBatchNorm) for m in kept.modules()) == 2

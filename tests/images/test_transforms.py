@@ -203,6 +203,24 @@ def test_any_number_of_images_and_views(count: int, views: int) -> None:
         torch.testing.assert_close(out[m], alone[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("views", [1, 3, 4])
+def test_an_image_and_its_gradient_are_the_same_to_the_last_bit_whatever_is_beside_it(views: int) -> None:
+    many, keys = _images(4, 3, 20, 22), _keys(4, views)
+    transform = Compose([RandomCrop(), Rotate(), Flip(), ColorShift(), Noise(0.1), Blur(0.3, 1.6, every=1)])
+
+    def seen(images: torch.Tensor, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor]:
+        images = images.clone().requires_grad_()
+        views = transform(images, Draws(keys), (16, 15))
+        return views.detach(), torch.autograd.grad(views.square().sum(), images)[0]
+
+    together, slopes = seen(many, keys)
+    for first, last in [(0, 1), (1, 3), (1, 4)]:
+        rows = slice(first * views, last * views)
+        some, slope = seen(many[first:last], keys[rows])
+        assert torch.equal(some, together[rows])
+        assert torch.equal(slope, slopes[first:last])
+
+
 def test_another_size_alone_resamples_the_whole_canvas() -> None:
     images = _images(2, 3, 12, 16)
     expected = torch.nn.functional.interpolate(images, (10, 11), mode="bilinear", align_corners=False)

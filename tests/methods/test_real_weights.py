@@ -16,21 +16,18 @@ SQUEEZENET = SHARED / "data" / "squeezenet1_0.pth"
 
 
 def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
-    """Draws are equal and arithmetic is not: kernels round by the shape of the batch, and Adam amplifies that.
-
-    Single logits have been seen 8 % apart at the end, so the bound of 5 % is held in the mean.
-    """
+    """With oneDNN's kernels for AVX-512 to the last bit; elsewhere the class and its logit within 5 %."""
     classes = [76, 1, 294, 340]
     options: dict[str, Any] = {"iterations": 60, "model__views": 2}
-    together = lv.visualize(lite0, classes, slots=3, **options).results
-    apart = []
+    together = lv.visualize(lite0, classes, slots=3, **options)
+    exact = torch.backends.cpu.get_cpu_capability() == "AVX512"
     for index, target in enumerate(classes):
-        (alone,) = lv.visualize(lite0, [target], seed=index, **options).results
-        assert alone["seed"] == together[index]["seed"]
-        assert alone["rank"] == together[index]["rank"] == 1
-        apart.append(abs(alone["logit"] / together[index]["logit"] - 1))
-    assert sum(apart) / len(apart) < 0.05
-    assert max(apart) < 0.2
+        alone = lv.visualize(lite0, [target], seed=index, **options)
+        (mine,), its = alone.results, together.results[index]
+        assert mine["seed"] == its["seed"]
+        assert mine["rank"] == its["rank"] == 1
+        assert mine["logit"] == pytest.approx(its["logit"], rel=0 if exact else 0.05)
+        assert torch.equal(alone.images[0], together.images[index]) or not exact
 
 
 def test_the_default_recipe_convinces_networks_that_took_no_part(lite0: Classifier) -> None:
