@@ -107,6 +107,7 @@ class Classifier:
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         backprop: Backprop = "plain",
+        residual_gradient: float = 1.0,
     ) -> FrozenNetwork:
         """Return the private fast copy: frozen, eval, channels-last, batch norm folded, activations fused.
 
@@ -118,6 +119,8 @@ class Classifier:
             dtype: of its weights; bfloat16 only for a search that is verified in float32.
             backprop: the backward of its rectifiers (see :data:`~lit_viz.classifiers.rectifiers.Backprop`); they are
                 not fused then. In a network without any all three are the gradient.
+            residual_gradient: of the gradient that comes back through residual branches so much is kept; below 1 it
+                depends less on this one network (see :mod:`~lit_viz.classifiers.residual`). Logits stay as they are.
 
         Raises:
             LitVizError: a layer in ``keep`` that the network doesn't have (the near names are listed), or a network
@@ -129,10 +132,10 @@ class Classifier:
         state = (*self.original.parameters(), *self.original.buffers())
         weights = tuple((id(t), 0 if t.is_inference() else t._version) for t in state)
         kept = frozenset(map(layer_of, keep))
-        key = (kept, where, dtype, backprop, weights)
+        key = (kept, where, dtype, backprop, residual_gradient, weights)
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
-            self._copies[key] = fast_copy(self, kept, where, dtype, backprop)
+            self._copies[key] = fast_copy(self, kept, where, dtype, backprop, residual_gradient)
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 

@@ -20,6 +20,7 @@ from lit_viz.classifiers.layers import layer_names, reading_all
 from lit_viz.classifiers.linear import replace_linears
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.rectifiers import Backprop, hidden_nonlinearity, replace_rectifiers
+from lit_viz.classifiers.residual import residual_branches
 from lit_viz.errors import LitVizError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ FOLDED_TOLERANCE = 1e-9  # in float64
 COPIED_TOLERANCE = 1e-4  # in the network's own dtype, where another kernel may be chosen
 FUSED_TOLERANCE = 1e-3  # in float32
 ALTERED_TOLERANCE = 1e-3  # in float32; a layer that differs by more gives something else than the original's
+_NOT_DAMPED = "residual_gradient has no effect"
 
 
 class _Refused(Exception):
@@ -41,6 +43,7 @@ def fast_copy(
     device: torch.device,
     dtype: torch.dtype,
     backprop: Backprop = "plain",
+    residual_gradient: float = 1.0,
 ) -> FrozenNetwork:
     """Return the fast copy of ``classifier.original``; see :meth:`Classifier.fast`.
 
@@ -60,13 +63,21 @@ def fast_copy(
                 raise LitVizError(
                     f"{method} can't be used with {name}: {reason}; use gradient or smoothgrad"
                 ) from reason
-            note = f"{name} is used as it is, which is slower: {reason}"
-            return FrozenNetwork(classifier.original, mean, std, guest=True, notes=[note])
+            notes = [f"{name} is used as it is, which is slower: {reason}"]
+            notes += [f"{name} being used as it is, {_NOT_DAMPED}"] if residual_gradient != 1 else []
+            return FrozenNetwork(classifier.original, mean, std, guest=True, notes=notes)
+        branches = residual_branches(plain, x) if residual_gradient != 1 else []
         if draws:
             note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
             plain = plain.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            return FrozenNetwork(plain, mean, std, draws=True, notes=[note])
-        return _folded_and_fused(classifier, plain, x, keep, device, dtype)
+            copied = FrozenNetwork(plain, mean, std, draws=True, notes=[note])
+        else:
+            copied = _folded_and_fused(classifier, plain, x, keep, device, dtype)
+        if branches:
+            copied.damp(branches, residual_gradient)
+        elif residual_gradient != 1:
+            copied.notes = (*copied.notes, f"{name} having no residual branches, {_NOT_DAMPED}")
+        return copied
 
 
 def probe_images(channels: int, size: tuple[int, int]) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
 from lit_viz.classifiers.layers import layer_of, reading, reads_moments
 from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.residual import damp
 from lit_viz.errors import LitVizError
 
 
@@ -97,6 +98,11 @@ class FrozenNetwork(nn.Module):
             output = network(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
         logits = logits_of(output)
         return (logits if logits.dtype == torch.float64 else logits.float()), activations
+
+    def damp(self, branches: Sequence[str], factor: float) -> None:
+        """Let the gradient by the output of these layers come back multiplied by ``factor``; values stay."""
+        if self._own is not None:
+            damp(self._own, branches, factor)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Do nothing: a frozen network stays in eval mode."""

@@ -56,6 +56,9 @@ class ClassVisualization(ImageTraining):
             border less often than the centre, so a border that is not shown leaves a picture without a weak rim.
         native: the network is shown views of the picture's size instead of its own input's: a convolutional one takes
             any.
+        residual_gradient: of the gradient that comes back through the network's residual branches so much is kept.
+            Less than 1 makes pictures in which more networks see the class (Wu et al. 2020, "Skip Connections Matter",
+            arXiv:2002.05990); the score stays what it is.
         octaves: the network sees a canvas that grows; the whole of it throughout unless given.
         init: a photograph ``(C, H, W)`` of the canvas's size to start from; noise unless given.
         judges: asked about every finished picture.
@@ -80,6 +83,7 @@ class ClassVisualization(ImageTraining):
         shown: float = 1.0,
         group: int = 1,
         native: bool = False,
+        residual_gradient: float = 1.0,
         octaves: Octaves | None = None,
         *,
         init: Tensor | None = None,
@@ -107,7 +111,12 @@ class ClassVisualization(ImageTraining):
             raise LitVizError(f"shown {shown} is no part of the canvas: give a number from 0.1 to 1, such as 0.75.")
         self.picture, self.canvas = canvases(classifier, size, oversample)
         self.shown = shown
+        if not 0 < residual_gradient <= 1:
+            raise LitVizError(
+                f"residual_gradient {residual_gradient} is no part of a gradient: give a number above 0, up to 1."
+            )
         self.group, self.native, self.octaves = group, native, octaves
+        self.residual_gradient = residual_gradient
         self.init = init
         if init is not None:
             largest, mean = encoding_error(parameterization, init[None], self.canvas)
@@ -125,7 +134,11 @@ class ClassVisualization(ImageTraining):
             )
         self._evaluator = Evaluator(
             processes=self.processes,
-            networks={"plain": self.classifier.fast(self.objective.layers, device, self.number)},
+            networks={
+                "plain": self.classifier.fast(
+                    self.objective.layers, device, self.number, residual_gradient=self.residual_gradient
+                )
+            },
             decode=self._decode,
             look=self._views,
             objective=self.objective,

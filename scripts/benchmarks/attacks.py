@@ -1,7 +1,8 @@
 """Attacks: torchattacks and Foolbox, called as their documentation does and with their best batch size, against runs.
 
 PGD makes 40 steps in 4/255 without stopping, DDN 100. Verifying the files is evidence, and timed apart: peers have
-none. The last row holds 64 image-target pairs that are attacked in slots against the same pairs one at a time.
+none. The last rows hold 64 image-target pairs that are attacked in slots against the same pairs one at a time: by a
+bare loop on the network as users write it (frozen, channels-last), and by a run of one slot.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.attacks import DDN, run_attack
+from lit_viz.attacks import DDN, NormalizedAscentAttack, run_attack
+from lit_viz.classifiers import Classifier
 
 from .clock import evidence_apart, timed
-from .material import EPS, PHOTOGRAPHS, as_handed, loaded, photographs, prepared
+from .material import EPS, PHOTOGRAPHS, WARM, as_handed, bare, loaded, photographs, prepared
 from .running import Plan, Said, evidence, ratios, table
 
 _PGD = {"norm": "linf", "eps": EPS, "alpha": EPS / 10, "random_start": False}
@@ -37,7 +40,7 @@ def peer(tool: str, attack: str, steps: int, count: int, batch: int) -> Said:
     x, labels = photographs(net, count)
     module, y = as_handed(net), torch.tensor(labels)
     attacked = _attacked(tool, attack, module, steps)
-    module(x[:batch])
+    _attacked(tool, attack, module, min(steps, WARM))(x[:batch], y[:batch])
     rows = torch.arange(count).split(batch)
     seconds, parts = timed(lambda: [attacked(x[some], y[some]) for some in rows])
     found = torch.cat(parts).detach()
@@ -83,19 +86,36 @@ def unrounded(steps: int, count: int) -> Said:
 def fooling(slots: int, steps: int, count: int) -> Said:
     """Time the fooling recipe, four targets an image; ``exact``: F and FB are the images' own."""
     net = prepared()
-    x, labels = photographs(net, count)
-    targets = [(label + step) % 1000 for step in (111, 333, 555, 777) for label in labels]
-    pairs: list[Any] = [x.repeat(4, 1, 1, 1), labels * 4, targets]
+    pairs = _pairs(net, count)
     given: Said = {"slots": slots, "log_at": "last", "curve_at": "last"}
     said, done = evidence_apart(
-        lambda n, k: lv.attack(net, *(some[:n] for some in pairs), iterations=k, **given), len(targets), steps
+        lambda n, k: lv.attack(net, *(some[:n] for some in pairs), iterations=k, **given), len(pairs[0]), steps
     )
     exact = all(
         r["forwards"] == r["iterations"] + 1 and r["backwards"] == r["iterations"]
         for r in done.results
         if r["success_float"]
     )
-    return {**said, "exact": exact, "files": sum(r["success_file"] for r in done.results), "pairs": len(targets)}
+    return {**said, "exact": exact, "files": sum(r["success_file"] for r in done.results), "pairs": len(pairs[0])}
+
+
+def fooling_alone(steps: int, count: int) -> Said:
+    """Time a bare loop of the fooling recipe, a pair at a time."""
+    net = loaded()
+    plain, pairs = bare(net), _pairs(net, count)
+
+    def attacked(images: Tensor, label: int, target: int) -> None:
+        run_attack(NormalizedAscentAttack(lr=0.2), plain, images[None], [label], [target], iterations=steps)
+
+    attacked(pairs[0][0], pairs[1][0], pairs[2][0])
+    return {"seconds": timed(lambda: [attacked(*pair) for pair in zip(*pairs, strict=True)])[0]}
+
+
+def _pairs(net: Classifier, count: int) -> tuple[Tensor, list[int], list[int]]:
+    """Return photographs, their classes and other ones to reach, four of these each."""
+    x, labels = photographs(net, count)
+    targets = [(label + step) % 1000 for step in (111, 333, 555, 777) for label in labels]
+    return x.repeat(4, 1, 1, 1), labels * 4, targets
 
 
 def compare(plan: Plan) -> str:
@@ -113,11 +133,13 @@ def compare(plan: Plan) -> str:
             rows += [_row(f"{_NAMES[one]}: {t} (batch {best[t]})", told[t], told[one], count) for t in tools]
     floats = plan.side("attacks.unrounded", **given)["l2"] / told["foolbox"][-1]["l2"]
     rows[-1][-1] += f"; median L2 {floats:.3f} of Foolbox's as floats"
-    sides = plan.in_turns({str(slots): ("attacks.fooling", {"slots": slots, **given}) for slots in (16, 1)})
+    runs = {str(slots): ("attacks.fooling", {"slots": slots, **given}) for slots in (16, 1)}
+    sides = plan.in_turns({**runs, "bare": ("attacks.fooling_alone", given)})
     together, pairs = sides["16"], sides["16"][-1]["pairs"]
     last = f"{together[-1]['files']} of {pairs} true in the file, counts exact: {together[-1]['exact']}"
-    times = ratios(sides["1"], together), ratios(sides["1"], together, "evidence")
-    rows.append([f"fooling, {pairs} pairs: one at a time, in 16 slots", *times, evidence(together), last])
+    for alone, name in (("bare", "by a bare loop"), ("1", "by a run of one slot")):
+        times = ratios(sides[alone], together), ratios(sides[alone], together, "evidence")
+        rows.append([f"fooling, {pairs} pairs in 16 slots: one at a time {name}", *times, evidence(together), last])
     head = ["attack: peer", "peer / run", "peer / run with its evidence", "evidence (of the run's time)"]
     return table([*head, "fooled: peer, lit_viz; true in the file"], rows)
 

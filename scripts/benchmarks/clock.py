@@ -11,6 +11,8 @@ from typing import Any
 from lit_viz.commands import COMMANDS
 from lit_viz.methods import ClassVisualization, adversarial_example
 
+from .material import PHOTOGRAPHS, WARM
+
 #: Owner, name and part of a function whose time is counted.
 Place = tuple[Any, str, str]
 
@@ -76,9 +78,9 @@ def taken_apart(places: Sequence[Place]) -> Iterator[Clock]:
 def evidence_apart(start: Callable[[int, int], Any], images: int, iterations: int) -> tuple[dict[str, Any], Any]:
     """Return ``seconds`` of a run without its evidence, and of its ``evidence``; and the run.
 
-    Before it a run of one image and iteration loads and warms up whatever the run needs.
+    Before it a short run loads and warms up whatever the run needs.
     """
-    start(1, 1)
+    start(min(images, PHOTOGRAPHS), min(iterations, WARM))
     with taken_apart(EVIDENCE) as clock:
         done = start(images, iterations)
     return {"seconds": clock.seconds["outside"], "evidence": clock.seconds["evidence"]}, done

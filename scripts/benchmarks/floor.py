@@ -78,8 +78,8 @@ def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Said, A
         options: Said = {"model__views": views, "log_at": "every:20", "curve_at": "every:20", "wandb": "disabled"}
 
         def start(images: int, iterations: int) -> Any:
-            out = f"{folder}/{images}"
-            return lv.visualize(net, CLASSES[:images], iterations=iterations, out=out, **options)
+            out = f"{folder}/{iterations}"
+            return lv.visualize(net, CLASSES[:images], iterations=iterations, out=out, overwrite=True, **options)
 
         return evidence_apart(start, len(CLASSES), iterations)
 
@@ -106,7 +106,7 @@ def network_alone(kind: str, network: str, **counts: int) -> Said:
     if kind == "bare":
         asked = bare(loaded(network))
     else:
-        fast = prepared(network, fused=False).fast()
+        fast = prepared(network, own_kernels=False).fast()
         asked = lambda x: fast(x)[0]  # noqa: E731
     return {"seconds": timed(loop(asked, **counts))[0]}
 

@@ -19,6 +19,8 @@ NETWORKS = {"lite0": ("efficientnet_lite0", "DEFAULT"), "resnet50": ("torchvisio
 CLASSES = ["tarantula", "goldfish", "hay", "zebra", "brown bear", "quail", "daisy", "stingray"]
 PHOTOGRAPHS = 16
 EPS = 4 / 255
+#: Steps of full batches before time is taken: until then the allocator still finds out how much memory is wanted.
+WARM = 8
 
 
 def loaded(network: str = "lite0") -> Classifier:
@@ -27,11 +29,19 @@ def loaded(network: str = "lite0") -> Classifier:
     return load_classifier(name, weights=weights)
 
 
-def prepared(network: str = "lite0", *, fused: bool = True) -> Classifier:
-    """Return a classifier whose fast copy is made, in a process whose allocator is tuned."""
+def prepared(network: str = "lite0", *, fused: bool = True, own_kernels: bool = True) -> Classifier:
+    """Return a classifier whose fast copy is made, in a process whose allocator is tuned.
+
+    Args:
+        network: of :data:`NETWORKS`.
+        fused: whether its activations are fused into convolutions.
+        own_kernels: whether layers are computed as lit_viz does; else it is torch's own network, folded.
+    """
     tune_allocator()
     if not fused:
         copying.fuse_activations = lambda *_: []
+    if not own_kernels:
+        copying.can_fuse = lambda: False
     net = loaded(network)
     net.fast()
     return net
@@ -77,7 +87,7 @@ def bare(net: Classifier) -> Callable[[Tensor], Any]:
 
 
 def loop(network: Callable[[Tensor], Any], forwards: int, backwards: int, batch: int) -> Callable[[], None]:
-    """Return a loop of so many forwards and input gradients, counted in images, that does nothing else.
+    """Return a loop of so many forwards and input gradients, counted in images, that does nothing else, warmed up.
 
     Every gradient needs a forward of its own; where more gradients than forwards were counted, they share them.
     """
@@ -97,7 +107,8 @@ def loop(network: Callable[[Tensor], Any], forwards: int, backwards: int, batch:
             for count in _batches(max(0, forwards - backwards), batch):
                 network(x[:count])
 
-    both(batch)
+    for _ in range(WARM):
+        both(batch)
     return run
 
 

@@ -1,7 +1,7 @@
 """Saliency maps: Captum, called as its documentation does and with its best batch size, against lit_viz.
 
 fast copy    the method's bare loop on the folded copy
-not folded   the same on a network that is only frozen and channels-last
+not folded   the same on the copy whose batch norms are kept, as where their inputs are read
 run          a whole run; Captum's cross-check of its maps, as many as a quarter of a minute allows, is timed apart
 """
 
@@ -19,7 +19,7 @@ from lit_viz.attributions import METHODS as KINDS
 from lit_viz.attributions import attribute
 
 from .clock import evidence_apart, timed
-from .material import PHOTOGRAPHS, as_handed, bare, loaded, photographs, prepared
+from .material import PHOTOGRAPHS, as_handed, loaded, loop, photographs, prepared
 from .running import Plan, Said, evidence, ratios, table
 
 #: Evaluations a map, and how often each photograph comes: a run of one evaluation each is mostly its start-up.
@@ -34,7 +34,8 @@ def captum(method: str, evaluations: int, count: int, batch: int) -> Said:
     module, targets = as_handed(net), torch.tensor(labels)
     explain = _explain(method, module, evaluations, batch)
     rows = torch.arange(count).split(batch if method == "gradient" else 1)
-    module(x[:batch])
+    for some in rows[:2]:  # warms up, as a short run does for the others
+        explain(x[some], targets[some])
     return {"seconds": timed(lambda: [explain(x[some], targets[some]) for some in rows])[0]}
 
 
@@ -71,17 +72,15 @@ def method_alone(method: str, evaluations: int, count: int, folded: bool) -> Sai
     """Time the bare loop of the method."""
     net = prepared()
     x, labels = photographs(net, count)
-    plain, fast = bare(net), net.fast()
-
-    def network(images: Tensor, layers: Any = ()) -> tuple[Tensor, Any]:
-        return fast(images) if folded else (plain(images), {})
+    norms = [name for name, layer in net.original.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    network = net.fast() if folded else net.fast(keep=norms)
 
     def explain() -> None:
         for rows in torch.arange(count).split(PHOTOGRAPHS):
             some = rows.tolist()
             attribute(KINDS[method](), network, x[some], [labels[i] for i in some], evaluations=evaluations)
 
-    network(x[:PHOTOGRAPHS])
+    loop(lambda images: network(images)[0], PHOTOGRAPHS, PHOTOGRAPHS, PHOTOGRAPHS)  # warms up
     return {"seconds": timed(explain)[0]}
 
 
