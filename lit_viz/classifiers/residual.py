@@ -73,7 +73,7 @@ class _Damped:
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
         if output.requires_grad:
-            output.register_hook(self._damped)
+            output.register_hook(self._damped)  # type: ignore[no-untyped-call]
 
     def _damped(self, gradient: Tensor) -> Tensor:
         return gradient * self.factor
