@@ -112,9 +112,10 @@ class Draws:
     def noise(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """Return float32 ``(M, *shape)``, standard normal noise that costs no more than a copy.
 
-        Each row is a stretch of one fixed table of 4 million standard normals, from a keyed place. Rows are as good as
-        independent for noise that is *added* to images; two of them may share a stretch at a shift, so an average over
-        many rows that has to converge (SmoothGrad) takes :meth:`normal`, which costs ten times as much.
+        Each row is a stretch of one fixed table of 4 million standard normals, from a keyed place, at a tenth of the
+        cost of :meth:`normal`. Given the table rows are independent, so a mean over them converges; what it converges
+        to is off by the table's own sampling error, that of a mean over millions of rows. Two rows may share numbers,
+        never at the same pixel unless they begin at the same place (one pair in four million).
         """
         count = math.prod(shape)
         if 4 * count > _TABLE:

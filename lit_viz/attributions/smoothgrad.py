@@ -82,4 +82,4 @@ def noise(keys: Sequence[Key], x: Tensor, sigma: float) -> Tensor:
     Returns:
         ``(M, ...)``.
     """
-    return Draws(keys, x.device).scoped("smoothgrad").normal("noise", x.shape[1:]).to(x.dtype).mul_(sigma)
+    return Draws(keys, x.device).scoped("smoothgrad").noise("noise", x.shape[1:]).to(x.dtype).mul_(sigma)

@@ -39,7 +39,7 @@ _BUDGET = {"norm": "linf", "eps": EPS, "early_stop": False}
 #: Some half a thousand evaluations each. Methods of one evaluation get many photographs, for a run of few is mostly its
 #: start-up; attacks that stop at a success get four times as many as there are slots.
 METHODS = {
-    "class_images": Work(100),
+    "class_images": Work(200),
     "normalized_ascent": Work(100, 4),
     "pgd": Work(40, arguments=_BUDGET),
     "apgd": Work(40, arguments=_BUDGET),
