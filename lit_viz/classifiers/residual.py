@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lit_viz.classifiers.outputs import logits_of
+from lit_viz.errors import LitVizError
 
 
 def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
@@ -51,6 +52,17 @@ def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
     found = {giver[end] for end in ends if end in giver}
     order = list(dict.fromkeys(giver.values()))
     return [name for name in order if name in found and calls[name] == 1]
+
+
+def part_of_gradient(part: float) -> float:
+    """Return the factor of :func:`damp` if it is one.
+
+    Raises:
+        LitVizError: it isn't above 0 and at most 1.
+    """
+    if not 0 < part <= 1:
+        raise LitVizError(f"residual_gradient {part} is no part of a gradient: give a number above 0, up to 1.")
+    return part
 
 
 def damp(network: nn.Module, layers: Sequence[str], factor: float) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_viz.attacks import Attack
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.residual import part_of_gradient
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.images.fitting import Fit
 from lit_viz.methods.photographs import PhotographTraining
@@ -21,6 +22,9 @@ class AttackTraining(PhotographTraining):
         attack: how it moves.
         views: classifier inputs an iteration; each costs one evaluation.
         fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
+        residual_gradient: of the gradient that comes back through the network's residual branches so much is kept. Less
+            than 1 makes examples that fool more of other networks (Wu et al. 2020, "Skip Connections Matter",
+            arXiv:2002.05990), and costs iterations.
         iterations: updates at most; the attack's own number unless given.
         slots, log_at, curve_at: see :class:`~lit_viz.engine.method.Method`.
 
@@ -36,6 +40,7 @@ class AttackTraining(PhotographTraining):
         *,
         fit: Fit = "crop",
         images: Tensor | None = None,
+        residual_gradient: float = 1.0,
         iterations: int | None = None,
         slots: int = 8,
         log_at: str = "geometric",
@@ -53,11 +58,13 @@ class AttackTraining(PhotographTraining):
             views=views,
         )
         self.attack = attack
+        self.residual_gradient = part_of_gradient(residual_gradient)
 
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network."""
+        network = self.classifier.fast((), device, self.number, residual_gradient=self.residual_gradient)
         self._evaluator = Evaluator(
-            networks={"plain": self.classifier.fast((), device, self.number)},
+            networks={"plain": network},
             decode=lambda x: x,
             look=self.shown,
             objective=self.attack.objective,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.classifiers.residual import part_of_gradient
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.module import ImageTraining
@@ -111,12 +112,8 @@ class ClassVisualization(ImageTraining):
             raise LitVizError(f"shown {shown} is no part of the canvas: give a number from 0.1 to 1, such as 0.75.")
         self.picture, self.canvas = canvases(classifier, size, oversample)
         self.shown = shown
-        if not 0 < residual_gradient <= 1:
-            raise LitVizError(
-                f"residual_gradient {residual_gradient} is no part of a gradient: give a number above 0, up to 1."
-            )
         self.group, self.native, self.octaves = group, native, octaves
-        self.residual_gradient = residual_gradient
+        self.residual_gradient = part_of_gradient(residual_gradient)
         self.init = init
         if init is not None:
             largest, mean = encoding_error(parameterization, init[None], self.canvas)

@@ -15,6 +15,7 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
 from lit_viz.methods import AdversarialExample
+from tests.classifiers.networks import Residual, trained
 from tests.conftest import Train
 
 FAST = ("normalized_ascent", "fgsm", "pgd", "apgd", "ddn", "ensemble")
@@ -186,3 +187,26 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
         assert torch.equal(result.image, undisturbed.results[index].image)
         same = {key: value for key, value in result.record.items() if key != "seconds"}
         assert same == {k: v for k, v in undisturbed.results[index].record.items() if k != "seconds"}
+
+
+def test_a_part_of_the_residual_gradient_moves_the_image(train: Train) -> None:
+    """As a bare loop does on the copy that is damped; and otherwise than the whole gradient."""
+    net = load_classifier(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    tasks = queue(net, 2)
+    images_of, outcomes = {}, {}
+    for part in (0.3, 1.0):
+        attack = PGD(norm="l2", eps=2.0, random_start=False, early_stop=False)
+        memory = train(module(net, attack, iterations=4, residual_gradient=part), tasks)
+        images_of[part] = torch.stack([memory.results[i].image for i in range(2)])
+        network = net.fast(residual_gradient=part)
+        outcomes[part], _ = run_attack(
+            attack, lambda x, f=network: f(x)[0], images(2), [t.label or 0 for t in tasks], iterations=4
+        )
+    for part, other in ((0.3, 1.0), (1.0, 0.3)):  # as files, which lie on the lattice
+        assert (images_of[part] - outcomes[part]).norm() < 0.2 * (images_of[part] - outcomes[other]).norm()
+
+
+@pytest.mark.parametrize("part", [0.0, 1.5])
+def test_what_is_no_part_of_a_gradient_is_refused(smooth: Classifier, part: float) -> None:
+    with pytest.raises(LitVizError, match="number above 0, up to 1"):
+        module(smooth, PGD(), residual_gradient=part)

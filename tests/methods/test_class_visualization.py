@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.callbacks.checkpoints import Checkpoints
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.images import (
@@ -29,6 +29,7 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import Logit
 from lit_viz.optim import SGD, Adam, Evaluation, NormalizedAscent, StepRule
 from lit_viz.randomness import Draws
+from tests.classifiers.networks import Residual, trained
 from tests.conftest import Train, tasks_for
 from tests.optim.test_rules import ExtraGradient, HillClimb
 
@@ -321,3 +322,16 @@ def tasks_for_names(*names: str) -> list[Any]:
     from lit_viz.engine.tasks import Task
 
     return [Task(i, name, i) for i, name in enumerate(names)]
+
+
+def test_a_part_of_the_residual_gradient_is_another_way_to_the_same_score(train: Train) -> None:
+    net = load_classifier(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    seen = {}
+    for part in (0.3, 1.0):
+        made = ClassVisualization(net, Pixels(), Adam(0.05), iterations=2, log_at="every:1", residual_gradient=part)
+        memory = train(made, tasks_for(net, [1]))
+        seen[part] = [observation.scalars for observation in memory.observations[0]]
+    assert seen[0.3][0]["objective"] == seen[1.0][0]["objective"]
+    assert seen[0.3][0]["gradient_norm"] != pytest.approx(seen[1.0][0]["gradient_norm"], rel=0.01)
+    with pytest.raises(LitVizError, match="number above 0, up to 1"):
+        ClassVisualization(net, Pixels(), Adam(0.05), residual_gradient=-1)
