@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 FEW_CHANNELS = 4  # an image, with or without an alpha channel
-_CASES = 3  # for which a layout is kept: a run's batch, and what is asked in between
 
 
 def computable(x: Tensor) -> bool:
@@ -51,7 +50,7 @@ class Kernel:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
         self.weight, self.bias, self.geometry = weight.contiguous(memory_format=torch.channels_last), bias, geometry
-        self._laid_out: dict[tuple[Any, ...], Tensor | None] = {}  # by case, the latest last; None at the first call
+        self._laid_out: tuple[tuple[Any, ...], Tensor | None] = ((), None)  # for which case, and how
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle without what was laid out, which can be neither copied nor pickled."""
@@ -92,19 +91,16 @@ class Kernel:
         return Kernel(swapped, None, Geometry(stride, reach, dilation, groups))
 
     def _weight_for(self, x: Tensor) -> Tensor:
-        """Return the weight, in oneDNN's layout if ``x`` is of a shape that one of the latest was of.
+        """Return the weight, in oneDNN's layout if ``x`` is of the shape of the one before.
 
         Another shape or number of threads may ask for another layout, and going from one to the other is slow.
         """
         case = (*x.shape, torch.get_num_threads())
-        known = case in self._laid_out
-        packed = self._laid_out.pop(case, None)
-        if known and packed is None:
+        before, packed = self._laid_out
+        if packed is None and case == before:
             stride, padding, dilation, groups = self.geometry
             packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, padding, stride, dilation, groups, list(x.shape)
             )
-        self._laid_out[case] = packed
-        if len(self._laid_out) > _CASES:
-            del self._laid_out[next(iter(self._laid_out))]
-        return self.weight if packed is None else packed
+        self._laid_out = (case, packed if case == before else None)
+        return self.weight if self._laid_out[1] is None else self._laid_out[1]

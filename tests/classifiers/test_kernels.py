@@ -53,18 +53,6 @@ def test_weights_are_laid_out_once_for_a_shape_that_comes_again_and_not_for_anot
         assert (layouts.made, layouts.used) == (1, 2)
 
 
-def test_what_is_asked_in_between_leaves_the_layout_and_an_old_one_is_given_up() -> None:
-    conv = fast()
-    conv(image(2, 9)), conv(image(2, 9))
-    with Layouts() as layouts:
-        conv(image(1, 9)), conv(image(2, 9))
-        assert (layouts.made, layouts.used) == (0, 1)
-        for side in (10, 11, 12):
-            conv(image(1, side))
-        conv(image(2, 9))
-        assert (layouts.made, layouts.used) == (0, 1)
-
-
 def test_another_number_of_threads_asks_for_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, x = fast(), image(2, 9)
     conv(x), conv(x)
