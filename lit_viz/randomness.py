@@ -5,7 +5,7 @@ in its checkpoint, and one task can be run again alone.
 
 Small draws (angles, shifts, colours) are a counter-based hash of the key, for all rows at once: reseeding a generator
 for each of them would cost more than the transforms they serve. Large ones come from a generator seeded by that hash.
-Noise that only has to look random is read from one fixed table at a keyed place (:meth:`Draws.noise`).
+Noise for images is read from one fixed table at a keyed place (:meth:`Draws.noise`).
 """
 
 from __future__ import annotations

@@ -100,9 +100,9 @@ class FrozenNetwork(nn.Module):
         return (logits if logits.dtype == torch.float64 else logits.float()), activations
 
     def damp(self, branches: Sequence[str], factor: float) -> None:
-        """Let the gradient by the output of these layers come back multiplied by ``factor``; values stay."""
-        if self._own is not None:
-            damp(self._own, branches, factor)
+        """Let the gradient by these layers' output come back multiplied by ``factor``; values stay. Of a copy only."""
+        assert self._own is not None
+        damp(self._own, branches, factor)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Do nothing: a frozen network stays in eval mode."""

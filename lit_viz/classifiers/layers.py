@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.moments import moments
@@ -41,12 +42,11 @@ def layer_of(name: str) -> str:
 def layer_names(classifier: Classifier | nn.Module) -> tuple[str, ...]:
     """Return the names of the layers that can be read, in the order in which the network holds them.
 
-    Mere lists of layers, which are never called themselves, are left out.
+    Mere lists of layers, which are never called themselves, are left out, and scripted layers, which take no hooks.
     """
     module = classifier if isinstance(classifier, nn.Module) else classifier.original
-    return tuple(
-        name for name, layer in module.named_modules() if name and type(layer).forward is not nn.Module.forward
-    )
+    layers = [(n, m) for n, m in module.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
+    return tuple(name for name, layer in layers if type(layer).forward is not nn.Module.forward)
 
 
 def check_layers(names: Collection[str], network: nn.Module) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from lit_viz.classifiers.layers import layer_names
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
 
@@ -40,7 +41,7 @@ def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
 
         return hook
 
-    handles = [module.register_forward_hook(gave(name)) for name, module in network.named_modules() if name]
+    handles = [network.get_submodule(name).register_forward_hook(gave(name)) for name in layer_names(network)]
     try:
         with torch.enable_grad():
             logits = logits_of(network(x.clone().requires_grad_() * 1))
@@ -48,10 +49,8 @@ def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
         for handle in handles:
             handle.remove()
     sums = [node for node in _upstream(logits.grad_fn) if type(node).__name__ == "AddBackward0"]
-    ends = [end for node in sums for end in _branches(node)]
-    found = {giver[end] for end in ends if end in giver}
-    order = list(dict.fromkeys(giver.values()))
-    return [name for name in order if name in found and calls[name] == 1]
+    ends = {end for node in sums for end in _branches(node)}
+    return [name for node, name in giver.items() if node in ends and calls[name] == 1]
 
 
 def part_of_gradient(part: float) -> float:

@@ -36,8 +36,8 @@ class Work:
 
 
 _BUDGET = {"norm": "linf", "eps": EPS, "early_stop": False}
-#: Some half a thousand evaluations each. Methods of one evaluation get many photographs, for a run of few is mostly its
-#: start-up; attacks that stop at a success get four times as many as there are slots.
+#: Some half a thousand evaluations each, but for class images. Methods of one evaluation get many photographs, for a
+#: run of few is mostly its start-up; attacks that stop at a success get four times as many as there are slots.
 METHODS = {
     "class_images": Work(200),
     "normalized_ascent": Work(100, 4),

@@ -128,6 +128,19 @@ def test_what_can_not_be_copied_is_used_as_it_is_and_said(make: Any, reason: str
     assert gradient.abs().max() > 0
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("part", [1.0, 0.5])
+def test_a_scripted_layer_is_no_obstacle(part: float) -> None:
+    """It takes no hooks, so it is none of the layers that are read."""
+    net = conv_net()
+    net[5] = torch.jit.script(nn.ReLU6())
+    frozen = load_classifier(net.eval(), size=16, mean=[0.5] * 3, std=[0.25] * 3).fast(residual_gradient=part)
+    x = torch.rand(2, 3, 16, 16, requires_grad=True)
+    logits, _ = frozen(x)
+    assert torch.allclose(logits, net((x - 0.5) / 0.25), atol=1e-5)
+    assert torch.autograd.grad(logits.sum(), x)[0].abs().max() > 0
+
+
 def test_a_stored_activation_is_no_obstacle() -> None:
     net = Storing()
     net(torch.rand(1, 3, 16, 16))

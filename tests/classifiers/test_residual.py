@@ -16,13 +16,12 @@ LABELS = ["apple", "banana", "cherry", "date"]
 
 
 class Sums(nn.Module):
-    """Additions of every kind; only ``deep`` and ``outer`` are branches beside what they were computed from."""
+    """Additions of every kind; only ``outer`` is a layer that ends a branch beside what it was computed from."""
 
     def __init__(self) -> None:
         super().__init__()
         names = ("deep", "other", "left", "right", "twice", "inner", "outer")
         self.layers = nn.ModuleDict({name: nn.Linear(4, 4) for name in names})
-        self.passing = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         layers, x = self.layers, x.mean((2, 3))
