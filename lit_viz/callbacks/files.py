@@ -6,7 +6,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Result
 from lit_viz.errors import LitVizError
+from lit_viz.threads import helping_thread
 
 #: Observations and results that wait to be written; a disk that is slower than the run slows it down in the end.
 _WAITING = 64
@@ -44,7 +45,7 @@ class RunFiles(Callback):
         self.folder = folder
         self.flush_every = flush_every
         self._flushed = time.monotonic()
-        self._writer = ThreadPoolExecutor(1, "lit_viz-files")
+        self._writer = helping_thread("lit_viz-files")
         self._waiting: deque[Future[None]] = deque()
         self._broken = False
 

@@ -82,7 +82,7 @@ class Adam(Adapted):
     def __init__(
         self, lr: float | LearningRate = 0.05, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
-        super().__init__(torch.optim.Adam, lr, betas=betas, eps=eps)
+        super().__init__(torch.optim.Adam, lr, betas=betas, eps=eps, fused=True)
 
 
 class NAdam(Adapted):
