@@ -17,8 +17,8 @@ _MIB = 1 << 20
 _SETTINGS = (
     # Below so many bytes memory comes from the heap, which is kept. Older releases of glibc take at most 32 MiB.
     (_M_MMAP_THRESHOLD, (1024 * _MIB, 32 * _MIB)),
-    # Only when so much is free at its end, the heap is given back.
-    (_M_TRIM_THRESHOLD, (2048 * _MIB - 1,)),
+    # The heap is never given back: at any limit a batch of some size would lose and fetch all above it in every step.
+    (_M_TRIM_THRESHOLD, (-1,)),
     # The heap grows by so much more than is asked for.
     (_M_TOP_PAD, (64 * _MIB,)),
 )
