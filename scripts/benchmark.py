@@ -1,7 +1,8 @@
 """How fast is lit_viz? Whole runs against the bare network, and against the tools that users come from.
 
 python scripts/benchmark.py floor                        # against loops of as many evaluations, lite0 and ResNet-50
-python scripts/benchmark.py floor --network lite0 --methods PGD RISE --rounds 2
+python scripts/benchmark.py floor --network lite0 --methods pgd rise --rounds 2
+python scripts/benchmark.py saliency --methods smoothgrad integrated_gradients
 python scripts/benchmark.py peers                        # saliency, attacks and classes
 python scripts/benchmark.py classes --judge torchvision/squeezenet1_0=squeezenet1_0.pth --out pictures
 python scripts/benchmark.py floor peers memory --write   # and put the tables into docs/speed.md
@@ -40,7 +41,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/speed.md")
     parser.add_argument("--peers", type=Path, help="folder of the peers; what is missing there is installed")
     parser.add_argument("--network", choices=("lite0", "resnet50"), help="of the floor; both unless given")
-    parser.add_argument("--methods", nargs="+", default=[], help="of the floor; all unless given")
+    parser.add_argument("--methods", nargs="+", default=[], help="of the floor or of saliency; all unless given")
     parser.add_argument("--judge", action="append", default=[], help="further held-out network, as NAME or NAME=FILE")
     parser.add_argument("--out", type=Path, help="folder for a sheet of the class images")
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
@@ -49,6 +50,8 @@ def parsed() -> argparse.Namespace:
         parser.error(f"name what is compared, of {', '.join([*COMPARISONS, *GROUPS])}")
     if options.quick and options.write:
         parser.error("--quick has no figures to --write")
+    if options.write and (options.network or options.methods):
+        parser.error("--write replaces whole tables: leave out --network and --methods")
     return options
 
 

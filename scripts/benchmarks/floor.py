@@ -12,7 +12,6 @@ do their loops.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,9 +112,7 @@ def network_alone(kind: str, network: str, **counts: int) -> Said:
 
 def compare(plan: Plan) -> str:
     """Return the table of all methods and networks."""
-    methods = plan.methods or (_QUICK if plan.quick else METHODS)
-    if unknown := set(methods) - set(METHODS):
-        sys.exit(f"benchmark: --methods knows no {', '.join(sorted(unknown))}: take some of {', '.join(METHODS)}.")
+    methods = _QUICK if plan.quick and not plan.methods else plan.chosen(list(METHODS))
     rows = [_row(plan, network, method) for network in plan.networks for method in methods]
     head = ["run", "evaluations", "run / bare", "run / floor", "not fused / floor", "evidence (of the run's time)"]
     return table(head, rows)

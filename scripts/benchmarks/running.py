@@ -34,7 +34,7 @@ class Plan:
         quick: two images and steps, in this process, to see that everything works; the figures mean nothing.
         peers: folder of the peers.
         networks: names of ``material.NETWORKS``.
-        methods: of the floor, or all.
+        methods: of the floor or the saliency maps, or all.
         judges: further held-out networks, as NETWORK=FILE.
         out: folder for pictures, or None.
     """
@@ -46,6 +46,12 @@ class Plan:
     methods: Sequence[str]
     judges: Sequence[str]
     out: Path | None
+
+    def chosen(self, known: Sequence[str]) -> list[str]:
+        """Return the methods that are asked for, or all that are known."""
+        if unknown := set(self.methods) - set(known):
+            sys.exit(f"benchmark: --methods knows no {', '.join(sorted(unknown))}: take some of {', '.join(known)}.")
+        return list(self.methods or known)
 
     def side(self, function: str, **arguments: Any) -> Said:
         """Run ``module.function(**arguments)`` of this folder and return what it tells: in a process of its own, but if
