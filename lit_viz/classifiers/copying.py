@@ -57,6 +57,8 @@ def fast_copy(
             plain, draws = _private_copy(classifier.original, x)
             if backprop != "plain":
                 _rectify(plain, x, backprop)
+            elif not _gives_gradients(plain, x):
+                raise _Refused("its forward gives no gradient")
         except _Refused as reason:
             if backprop != "plain":
                 method = "guided backpropagation" if backprop == "guided" else backprop
@@ -248,6 +250,12 @@ def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Modu
 def _answer(network: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return logits_of(network(x.clone()))
+
+
+def _gives_gradients(network: nn.Module, x: Tensor) -> bool:
+    """Return whether logits can be differentiated by the input: the network's own code may run without gradients."""
+    with torch.enable_grad():
+        return logits_of(network(x.clone().requires_grad_() * 1)).requires_grad
 
 
 def _answer_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

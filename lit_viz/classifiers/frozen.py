@@ -82,7 +82,7 @@ class FrozenNetwork(nn.Module):
 
         Raises:
             LitVizError: a layer that the network doesn't have (the near names are listed), or that was folded because
-                it was not named in ``keep``.
+                it was not named in ``keep``; or a gradient is wanted, and the network's own code runs without.
         """
         for layer in layers:
             unknown = reads_moments(layer) and self.kept is not None and layer_of(layer) not in self.kept
@@ -97,6 +97,11 @@ class FrozenNetwork(nn.Module):
             images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
             output = network(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
         logits = logits_of(output)
+        if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
+            raise LitVizError(
+                "the classifier gives no gradient by its input: take torch.no_grad, torch.inference_mode or detach out "
+                "of its forward, or choose what only asks for forwards (rise, occlusion, square)"
+            )
         return (logits if logits.dtype == torch.float64 else logits.float()), activations
 
     def damp(self, branches: Sequence[str], factor: float) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from typing import Any
@@ -126,6 +127,32 @@ def test_what_can_not_be_copied_is_used_as_it_is_and_said(make: Any, reason: str
     assert torch.equal(logits, net(x))
     (gradient,) = torch.autograd.grad(logits.sum(), x)
     assert gradient.abs().max() > 0
+
+
+class Without(nn.Module):
+    """Runs its own forward without gradients."""
+
+    def __init__(self, around: Any) -> None:
+        super().__init__()
+        self.net, self.around = conv_net(), around
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.around():
+            y: Tensor = self.net(x.detach())
+        return y
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, contextlib.nullcontext])
+def test_a_forward_without_gradients_is_said_and_answers_what_asks_for_none(around: Any) -> None:
+    net = Without(around).eval()
+    classifier = load_classifier(net, size=16)
+    frozen = classifier.fast()
+    assert classifier.notes[-1].endswith("its forward gives no gradient")
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(frozen(x)[0], net(classifier.normalize(x)))
+    with pytest.raises(LitVizError, match=r"gives no gradient by its input: take torch.no_grad"):
+        frozen(x.requires_grad_())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
