@@ -6,9 +6,9 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -45,7 +45,6 @@ class RunFiles(Callback):
         self.folder = folder
         self.flush_every = flush_every
         self._flushed = time.monotonic()
-        self._writer = helping_thread("lit_viz-files")
         self._waiting: deque[Future[None]] = deque()
         self._broken = False
 
@@ -79,7 +78,7 @@ class RunFiles(Callback):
         self._await(0)
         if self.folder is not None:
             self.folder.finish()
-        self._writer.shutdown()
+            self._writer.shutdown()
 
     def flush(self) -> None:
         """Return when everything that was handed over is on the disk."""
@@ -87,6 +86,11 @@ class RunFiles(Callback):
         if self.folder is not None:
             self.folder.settle()
         self._flushed = time.monotonic()
+
+    @cached_property
+    def _writer(self) -> ThreadPoolExecutor:
+        """The thread, which starts with the first thing to write: never where there is no folder."""
+        return helping_thread("lit_viz-files")
 
     def _write(self, action: Callable[[], object]) -> None:
         self._waiting.append(self._writer.submit(self._written, action))
