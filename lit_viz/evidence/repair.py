@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_viz.attacks.base import succeeded
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.guest import dtype_of
+from lit_viz.errors import LitVizError
 from lit_viz.evidence.lattice import LEVELS, LatticeBall, filed, image_of, levels_of
 from lit_viz.objectives import Margin, Outputs
 
@@ -77,10 +78,17 @@ class Goals:
             return self.margin(self.classifier.fast()(images)[0]).cpu()
 
     def slope(self, images: Tensor) -> Tensor:
-        """Return the margins' gradient by the level of each value, ``(N, C, H, W)`` float64 on the CPU; a backward."""
+        """Return the margins' gradient by the level of each value, ``(N, C, H, W)`` float64 on the CPU; a backward.
+
+        Zero where the network's own code runs without gradients, as where they are masked: Square fools both.
+        """
         with torch.enable_grad():
             leaf = images.detach().clone().requires_grad_()
-            (slope,) = torch.autograd.grad(self.margin(self.classifier.fast()(leaf)[0]).sum(), leaf)
+            try:
+                logits = self.classifier.fast()(leaf)[0]
+            except LitVizError:  # no layer was asked for, so that is the only one
+                return torch.zeros_like(leaf, dtype=torch.float64, device="cpu")
+            (slope,) = torch.autograd.grad(self.margin(logits).sum(), leaf)
         return slope.cpu().double().nan_to_num(0.0, 0.0, 0.0) / LEVELS
 
 

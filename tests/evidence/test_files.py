@@ -19,7 +19,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.files import Saved, distances, reread, save_and_verify
 from lit_viz.evidence.lattice import LatticeBall, image_of, levels_of
-from lit_viz.evidence.repair import CANDIDATES
+from lit_viz.evidence.repair import CANDIDATES, Goals
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
 from tests.conftest import smooth_network
 
@@ -587,3 +587,20 @@ def test_equal_and_tiny_images():
     image = lattice_images(1, 3, 12, 12)[0]
     assert distances(image, image) == {"l2": 0, "linf": 0, "l0": 0, "ssim": pytest.approx(1), "psnr": math.inf}
     assert math.isnan(distances(image[:, :5], image[:, :5])["ssim"])
+
+
+def test_a_network_that_gives_no_gradient_has_no_slope_to_climb() -> None:
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                logits: Tensor = self.last(x.flatten(1))
+            return logits
+
+    net = load_classifier(Silent().eval(), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=2)
+    images = torch.rand(2, 3, 2, 2)
+    slope = Goals(net, torch.tensor([0, 1]), torch.tensor([True, True])).slope(images)
+    assert torch.equal(slope, torch.zeros(2, 3, 2, 2, dtype=torch.float64))
