@@ -72,8 +72,9 @@ class IntegratedGradients(Estimator):
         """Evaluate at nodes, and close the rules that end with them."""
         new = slots[numbers == 0]
         if len(new):
-            ends = evaluate(torch.cat([x[new], state["baseline"][new]]), gradient=False, slots=torch.cat([new, new]))
-            score, of_baseline = ends.score.to(x.dtype).chunk(2)
+            score, of_baseline = (
+                evaluate(images[new], gradient=False, slots=new).score.to(x.dtype) for images in (x, state["baseline"])
+            )
             state["difference"] = state["difference"].index_copy(0, new, score - of_baseline)
         places = list(map(self._place, state["iterations"][slots].tolist(), numbers.tolist()))
         nodes, weights = (x.new_tensor(column) for column in zip(*(rule[k] for rule, k in places), strict=True))
