@@ -109,7 +109,7 @@ def _method(name: str, words: list[str]) -> None:
     with _importing():
         from lit_viz.commands import COMMANDS
         from lit_viz.config import MethodCLI, config_argument
-        from lit_viz.run import count, default_folder, execute
+        from lit_viz.run import cost, cost_in_words, default_folder, execute
 
     command = COMMANDS[name]
     words = rewrite(words, command.positional, command.option)
@@ -119,7 +119,7 @@ def _method(name: str, words: list[str]) -> None:
         words = _config_first(words, name, command.config_for(words), config_argument)
     cli = MethodCLI(command, words)
     if cli.config.count:
-        print(count(command, cli))
+        print(cost_in_words([cost(command, cli)]))
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
@@ -178,7 +178,8 @@ def _check(words: list[str]) -> None:
             "what remains of a map when the network's layers are drawn anew. A map of n evaluations costs 198\n"
             "(forward only) and 14 n more.\n"
             "--trust tries random points, Square and a large radius on what an attack with a budget could not fool.\n"
-            "--peers asks Foolbox and torchattacks, where they are installed, what the attack was asked."
+            "--peers asks Foolbox and torchattacks, where they are installed, what the attack was asked.\n\n"
+            "Example: lit-viz check runs/fooled --trust"
         )
         _usage(words, "lit-viz check RUN [--faithfulness] [--trust] [--peers]", meaning)
         return
@@ -198,7 +199,7 @@ def _classes(words: list[str]) -> None:
         _usage(
             words,
             "lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...",
-            "List the classes whose name holds PART.",
+            "List the classes whose name holds PART.\n\nExample: lit-viz classes terrier",
         )
         return
     with _importing():
@@ -219,7 +220,8 @@ def _classes(words: list[str]) -> None:
 def _layers(words: list[str]) -> None:
     if "--help" in words or "-h" in words:
         usage = "lit-viz layers [CLASSIFIER] [--classifier.size N] ..."
-        _usage(words, usage, "List a network's layers, and what each gives.")
+        example = "Example: lit-viz layers torchvision/resnet18 --classifier.weights none"
+        _usage(words, usage, f"List a network's layers, and what each gives.\n\n{example}")
         return
     with _importing():
         from lit_viz.classifiers import layer_names, load_classifier
@@ -240,7 +242,10 @@ def _layers(words: list[str]) -> None:
 
 def _demo(words: list[str]) -> None:
     if "--help" in words or "-h" in words:
-        meaning = "Run all methods on packaged pictures, offline; the options are those of the methods."
+        meaning = (
+            "Run all methods on packaged pictures, offline; the options are those of the methods.\n\n"
+            "Example: lit-viz demo --out runs/first --iterations 20"
+        )
         _usage(words, "lit-viz demo [--out RUN] [--iterations N] ...", meaning)
         return
     with _importing():

@@ -53,7 +53,7 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add("--out", type=str | None, default=None, help="run folder [runs/<method>/<UTC time>_<first target>]")
     add("--overwrite", action="store_true", help="replace a run that is there")
     add("--resume", action="store_true", help="continue the run that is there; start it if there is none")
-    add("--count", action="store_true", help="only print the evaluations and the minutes this would take")
+    add("--count", action="store_true", help="only print the evaluations and the time this would take")
     add("--wandb", type=WandbMode, default="auto", help="auto is online with an API key and offline without")
     add("--project", type=str, default="lit_viz", help="W&B project")
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")

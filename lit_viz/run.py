@@ -117,7 +117,7 @@ def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
 
 
 def cost(command: Command, cli: MethodCLI) -> tuple[int, int, int, float]:
-    """Return the images, steps, evaluations and minutes of a configuration, from the time of one evaluation on this
+    """Return the images, steps, evaluations and seconds of a configuration, from the time of one evaluation on this
     machine's processor.
 
     Raises:
@@ -129,16 +129,16 @@ def cost(command: Command, cli: MethodCLI) -> tuple[int, int, int, float]:
     classifier = _load(config.classifier.as_dict())
     module, tasks = _built(command, cli, classifier, ())
     steps, evaluations = module.cost(tasks)
-    return len(tasks), steps, evaluations, steps * module.seconds_a_step(tasks) / 60
+    return len(tasks), steps, evaluations, steps * module.seconds_a_step(tasks)
 
 
-def count(command: Command, cli: MethodCLI) -> str:
-    """Return in one line what :func:`cost` finds."""
-    images, steps, evaluations, minutes = cost(command, cli)
-    return (
-        f"{images} images, {steps} steps, {evaluations} evaluations (forward and backward): about {minutes:.1f} "
-        "minutes on the processor of this machine"
-    )
+def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
+    """Return in one line what :func:`cost` finds, of one run or of several together."""
+    images, steps, evaluations, seconds = (sum(column) for column in zip(*costs, strict=True))
+    counts = {"run": len(costs), "image": images, "step": steps, "evaluation": evaluations}
+    counted = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items() if what != "run" or n > 1)
+    took = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.1f} minutes"
+    return f"{counted} (forward and backward): about {took} on the processor of this machine"
 
 
 def _built(

@@ -38,7 +38,7 @@ from lit_viz.figures.tiles import pixels
 from lit_viz.images.reading import read_photograph
 from lit_viz.objectives.attacks import Margin
 from lit_viz.objectives.base import Outputs
-from lit_viz.run import cost, execute, utc_now
+from lit_viz.run import cost, cost_in_words, execute, utc_now
 from lit_viz.words import rewrite
 
 COMMAND = COMMANDS["visualize"]
@@ -163,9 +163,10 @@ def spread(features: Tensor, count: int) -> tuple[list[float], float]:
 def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
     """Say what the runs cost together, whether they are made already or not."""
     costs = [cost(COMMAND, planned(recipe, classes, options)) for recipe in options.recipes]
-    for recipe, (images, _, evaluations, minutes) in zip(options.recipes, costs, strict=True):
-        print(f"{recipe}: {images} images, {evaluations} evaluations, about {minutes:.1f} minutes")
-    print(f"about {sum(minutes for *_, minutes in costs):.1f} minutes on the processor of this machine")
+    for recipe, one in zip(options.recipes, costs, strict=True):
+        print(f"{recipe}: {cost_in_words([one])}")
+    if len(costs) > 1:
+        print(cost_in_words(costs))
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
@@ -177,7 +178,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shown", type=int, default=8, help="classes on the sheet [8]")
     parser.add_argument("--seeds", type=int, default=0, help="pictures a class, at least 2, to see how they differ")
     parser.add_argument("--out", type=Path, default=Path("runs", "recipes", utc_now()))
-    parser.add_argument("--count", action="store_true", help="only say how many minutes it would take")
+    parser.add_argument("--count", action="store_true", help="only say how long it would take")
     options, options.rest = parser.parse_known_args(words)
     return options
 

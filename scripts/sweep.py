@@ -37,7 +37,7 @@ from lit_viz.figures.style import probability_text, save_figure
 from lit_viz.figures.sweep import sweep_figure
 from lit_viz.figures.tiles import pixels
 from lit_viz.files import replacing
-from lit_viz.run import cost, execute, utc_now
+from lit_viz.run import cost, cost_in_words, execute, utc_now
 
 COMMAND = COMMANDS["visualize"]
 #: Options that a task can have, as they are called in a task.
@@ -226,12 +226,7 @@ def sweep(words: Sequence[str]) -> None:
     axes, out, rest = taken(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
     if planned[0][1].config.count:
-        costs = [cost(COMMAND, cli) for _, cli in planned]
-        images, steps, evaluations, minutes = (sum(column) for column in zip(*costs, strict=True))
-        print(
-            f"{len(planned)} runs, {images} images, {steps} steps, {evaluations} evaluations (forward and backward): "
-            f"about {minutes:.1f} minutes on the processor of this machine"
-        )
+        print(cost_in_words([cost(COMMAND, cli) for _, cli in planned]))
         return
     pictures: list[Tried] = []
     for chosen, cli in planned:
