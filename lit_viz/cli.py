@@ -108,38 +108,19 @@ def _importing() -> Iterator[None]:
 def _method(name: str, words: list[str]) -> None:
     with _importing():
         from lit_viz.commands import COMMANDS
-        from lit_viz.config import MethodCLI, config_argument
+        from lit_viz.config import MethodCLI, config_first
         from lit_viz.run import cost, cost_in_words, default_folder, execute
 
     command = COMMANDS[name]
     words = rewrite(words, command.positional, command.option)
-    if "--help" in words or "-h" in words:
-        words = ["--help"]
-    else:
-        words = _config_first(words, name, command.config_for(words), config_argument)
-    cli = MethodCLI(command, words)
+    asked = {"--help", "-h"} & set(words)
+    cli = MethodCLI(command, ["--help"] if asked else config_first(command, words))
     if cli.config.count:
         print(cost_in_words([cost(command, cli)]))
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
     report(command, execute(command, cli, say=say))
-
-
-def _config_first(words: list[str], method: str, default: str, find: Callable[..., object]) -> list[str]:
-    """Name the default configuration where none is named, and resolve the names of packaged ones."""
-    named = False
-    resolved: list[str] = []
-    for i, word in enumerate(words):
-        if i and words[i - 1] == "--config":
-            resolved.append(str(find(method, word)))
-            named = True
-        elif word.startswith("--config="):
-            resolved.append(f"--config={find(method, word.partition('=')[2])}")
-            named = True
-        else:
-            resolved.append(word)
-    return resolved if named else ["--config", str(find(method, default)), *resolved]
 
 
 # -- the other commands

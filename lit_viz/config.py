@@ -167,6 +167,26 @@ def config_argument(method: str, name: str) -> str:
     return yaml.safe_dump(read_config(method, name)) if RECORDED in read_yaml(path) else str(path)
 
 
+def config_first(command: Command, words: Sequence[str]) -> list[str]:
+    """Return the words of a command with its configurations in front, the default one where none is named.
+
+    Wherever ``--config`` stands on the line, what is said beside it counts more than what it holds.
+
+    Args:
+        command: the method's.
+        words: as :func:`~lit_viz.words.rewrite` leaves them.
+    """
+    names, others, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--config" and rest:
+            names.append(rest.pop(0))
+        else:
+            others.append(word)
+    chosen = [config_argument(command.name, name) for name in names or [command.config_for(words)]]
+    return [*(word for config in chosen for word in ("--config", config)), *others]
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file without running anything in it.
 

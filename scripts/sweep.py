@@ -25,10 +25,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lit_viz.cli import rewrite
 from lit_viz.commands import COMMANDS
 from lit_viz.commands.base import shown_number
-from lit_viz.config import MethodCLI, config_argument
+from lit_viz.config import MethodCLI, config_first
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import slug
 from lit_viz.errors import LitVizError
@@ -38,6 +37,7 @@ from lit_viz.figures.sweep import sweep_figure
 from lit_viz.figures.tiles import pixels
 from lit_viz.files import replacing
 from lit_viz.run import cost, cost_in_words, execute, utc_now
+from lit_viz.words import rewrite
 
 COMMAND = COMMANDS["visualize"]
 #: Options that a task can have, as they are called in a task.
@@ -114,11 +114,7 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
     """Return one run for every combination of what can't vary in one, with that combination."""
     inside = {axis.option: list(axis.values) for axis in axes if axis.option in OF_TASK.values()}
     outside = [axis for axis in axes if axis.option not in inside]
-    words = rewrite(words, COMMAND.positional, COMMAND.option)
-    places = [i for i, word in enumerate(words[:-1]) if word == "--config"]
-    for i in places:
-        words[i + 1] = config_argument(COMMAND.name, words[i + 1])
-    default = [] if places else ["--config", config_argument(COMMAND.name, COMMAND.config_for(words))]
+    words = config_first(COMMAND, rewrite(words, COMMAND.positional, COMMAND.option))
     found = []
     for values in product(*(axis.values for axis in outside)):
         chosen = {axis.option: value for axis, value in zip(outside, values, strict=True)}
@@ -126,7 +122,7 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
         folder = slug("_".join(f"{axis.name}_{said(value)}" for axis, value in zip(outside, values, strict=True)))
         path = Path(out, f"{len(found):02d}_{folder}") if outside else Path(out, "run")
         own = ["--vary", json.dumps(inside), "--out", str(path)]
-        found.append((chosen, MethodCLI(COMMAND, [*default, *words, *options, *own])))
+        found.append((chosen, MethodCLI(COMMAND, [*words, *options, *own])))
     return found
 
 

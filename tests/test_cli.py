@@ -382,6 +382,21 @@ def test_the_configuration_of_a_run_makes_another(tmp_path: Path) -> None:
     assert in_memory.results[0]["seed"] == 5
 
 
+def test_what_is_said_beside_a_configuration_counts_wherever_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        yaml.safe_dump({**yaml.safe_load((config_folder() / "visualize" / "small.yaml").read_text()), "iterations": 4})
+    )
+    small = ["visualize", "0", *SMALL, "--count"]
+    for words in (["--iterations", "6", "--config", str(own)], [f"--config={own}", "--iterations=6"]):
+        lit_viz(*small, *words)
+        assert capsys.readouterr().out.startswith("1 image, 6 steps")
+    lit_viz(*small, "--config", str(own))
+    assert capsys.readouterr().out.startswith("1 image, 4 steps")
+
+
 def test_count_only_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     lit_viz("visualize", "0", "1", "2", *SMALL, "--iterations", "10", "--slots", "2", "--count", "--out", str(run))

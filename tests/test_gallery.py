@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.cli import _config_first
 from lit_viz.commands import COMMANDS
-from lit_viz.config import MethodCLI, config_argument, config_folder
+from lit_viz.config import MethodCLI, config_first, config_folder
 from lit_viz.words import rewrite
 from scripts import recipes
 from scripts.gallery import Card, cards
@@ -33,8 +32,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def parsed(words: list[str]) -> MethodCLI:
     """Return the configuration that the words of a command stand for; nothing is run."""
     command = COMMANDS[words[0]]
-    options = rewrite(words[1:], command.positional, command.option)
-    return MethodCLI(command, _config_first(options, command.name, command.config_for(options), config_argument))
+    return MethodCLI(command, config_first(command, rewrite(words[1:], command.positional, command.option)))
 
 
 def config_of(words: list[str]) -> str:
