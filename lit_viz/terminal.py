@@ -36,6 +36,8 @@ def report(command: Command, run: Run) -> None:
         return
     from rich.console import Console
 
+    from lit_viz.evidence.tables import images, statuses
+
     console = Console()
     console = console if console.is_terminal else Console(width=150)
     failed = [record for record in run.results if record["status"] == "failed"]
@@ -49,7 +51,7 @@ def report(command: Command, run: Run) -> None:
     for record in failed[:_ROWS]:
         console.print(f"{record['name']}: {record['error']}", markup=False, highlight=False, soft_wrap=True)
     if failed or len(run.results) > 1:
-        console.print(f"{len(run.results) - len(failed)} of {len(run.results)} done", highlight=False)
+        console.print(f"{images(len(run.results))}: {statuses(run.results)}", highlight=False)
     if run.folder is not None:
         console.print(f"\nresults  {run.folder}", markup=False, highlight=False, soft_wrap=True)
         for figure in sorted(run.folder.glob("figure.*")):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import StringIO
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,3 +32,9 @@ def as_text(rows: Sequence[Mapping[str, str]], words: int) -> str:
 def images(count: int) -> str:
     """Return ``1 image``, ``2 images`` ..."""
     return f"{count} image" if count == 1 else f"{count} images"
+
+
+def statuses(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return ``3 done, 1 skipped, 2 failed``, without those that there are none of."""
+    counts = Counter(record["status"] for record in records)
+    return ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])

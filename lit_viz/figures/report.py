@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 
 from lit_viz.engine.run_folder import RunFolder
-from lit_viz.evidence.tables import images
+from lit_viz.evidence.tables import images, statuses
 from lit_viz.figures.markup import Markup, element
 from lit_viz.figures.report_evidence import evidence_section
 from lit_viz.figures.report_files import can_hold, data_uri
@@ -115,15 +114,13 @@ def _hash(text: str) -> str:
 
 def _header(folder: RunFolder, recorded: Mapping[str, Any], records: Records) -> Markup:
     method = str(recorded.get("method"))
-    counts = Counter(record["status"] for record in records)
-    said = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])
     places = ["evidence", "images", *(["more"] if len(records) > CARDS else []), "figure", "repeat"]
     links = [element("a", place, href=f"#{place}") for place in places]
     return element(
         "header",
         element("p", f"lit-viz {method}", class_="method"),
         element("h1", _TITLES.get(method, method)),
-        element("p", f"{folder.path} · {images(len(records))}: {said}"),
+        element("p", f"{folder.path} · {images(len(records))}: {statuses(records)}"),
         element("nav", *links),
     )
 

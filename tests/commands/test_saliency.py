@@ -54,7 +54,7 @@ def test_each_picture_of_a_folder_gets_its_map_or_a_line(
     assert "1 other file passed over (notes.txt)" in err
     for record in found[6:]:
         assert record["error"] in out
-    assert "6 of 9 done" in out
+    assert "9 images: 6 done, 3 failed" in out
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert {"figure.png", "evidence.json", "evidence.png", "metrics.csv", "config.yaml"} <= names
     for record in found[:6]:
