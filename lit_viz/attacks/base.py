@@ -139,7 +139,12 @@ class Attack(StepRule):
 
 
 def chosen(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
-    """Return images of which those in ``rows`` ``(N,)`` bool are from ``here`` and the others from ``there``."""
+    """Return images of which those in ``rows`` ``(N,)`` bool are from ``here`` and the others from ``there``; one of
+    the two itself where all are from it."""
+    if bool(rows.all()):
+        return here
+    if not bool(rows.any()):
+        return there
     return torch.where(rows.view(-1, *[1] * (here.ndim - 1)), here, there)
 
 

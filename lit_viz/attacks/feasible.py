@@ -66,7 +66,11 @@ def steepest(gradient: Tensor, ball: Norm) -> Tensor:
 
     Where the gradient is zero it is zero, and where it is no number it is none (torch has 0 for the sign of that).
     """
-    return torch.where(gradient.isnan(), gradient, gradient.sign()) if ball == "linf" else unit(gradient)
+    if ball == "l2":
+        return unit(gradient)
+    sign = gradient.sign()
+    finite = bool(gradient.sum().isfinite())  # of which there are no more than one pass to be sure
+    return sign if finite else torch.where(gradient.isnan(), gradient, sign)
 
 
 def unit(gradient: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         advance = self.rule.advance(self.slots.state)
         x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
         x = self.project(x)
-        if bool(self.done.any()):
-            x[self.done] = before[self.done]
+        if bool(self.done.any()):  # not in place: what a rule returns it may keep in its state as well
+            x = torch.where(self.done.view(-1, *[1] * (x.ndim - 1)), before, x)
         self.slots.update(x, state, advance.masked_fill(self.done, 0))
 
     def state_dict(self) -> dict[str, Any]:

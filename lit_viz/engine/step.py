@@ -57,7 +57,7 @@ class Step:
         ``(N,)`` bool, or that had all their updates."""
         method, slots = self.method, self.method.slots
         iteration = slots.iteration
-        sums = slots.x.flatten(1).sum(1, dtype=torch.float64) + self.scores
+        sums = slots.x.flatten(1).sum(1) + self.scores
         broken = (~torch.isfinite(sums)).tolist()
         done = found.tolist()
         last = [method.last(task) for task in slots.tasks]

@@ -1,0 +1,41 @@
+"""The bridge between a step rule and the slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_viz.engine.bridge import StepRuleOptimizer
+from lit_viz.engine.slots import Slots
+from lit_viz.engine.tasks import Task
+from lit_viz.optim import Evaluate, State, StepRule
+
+
+class Back(StepRule):
+    """Goes back to where it began, which it keeps, and is done in the first slot."""
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        return {"source": x}
+
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        return state["source"], state, torch.tensor([True, False])
+
+
+def test_an_image_that_is_done_stays_and_what_a_rule_keeps_is_not_written_over() -> None:
+    slots, rule = Slots(), Back()
+    began, now = torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3)
+    count = torch.zeros(2, dtype=torch.long)
+    slots.append(
+        [Task(n, str(n), n) for n in range(2)],
+        now,
+        {"source": began.clone(), "iteration": count, "iterations": count + 5},
+    )
+
+    optimizer = StepRuleOptimizer(slots, rule, lambda *_, **__: None, lambda x: x)  # type: ignore[arg-type, return-value]
+    optimizer.step()
+
+    assert torch.equal(slots.x, torch.stack([now[0], began[1]]))
+    assert torch.equal(slots.state["source"], began)
+    assert slots.iteration == [0, 1]
