@@ -125,15 +125,26 @@ def keys(state: State, slots: Tensor, numbers: Tensor) -> list[Key]:
     return [Key(seed, number) for seed, number in zip(state["seed"][slots].tolist(), numbers.tolist(), strict=True)]
 
 
+def gathered(images: Tensor, slots: Tensor) -> Tensor:
+    """Return ``images[slots]``: the images themselves where all of them are asked for once, in order."""
+    return images if _each_once(slots, len(images)) else images.index_select(0, slots)
+
+
 def summed(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
     """Return ``total`` ``(N, ...)`` with ``rows`` ``(M, ...)`` added to their slots, one after another.
 
     In a fixed order, so that the sum doesn't depend on how many evaluations were made at once.
     """
+    if _each_once(slots, len(total)):
+        return total + rows
     total = total.clone()
     for n, row in zip(slots.tolist(), rows, strict=True):
         total[n].add_(row)
     return total
+
+
+def _each_once(slots: Tensor, count: int) -> bool:
+    return slots.tolist() == list(range(count))
 
 
 def relative(amount: Tensor, reference: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.attributions.base import summed
+from lit_viz.attributions.base import gathered, summed
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.copying import probe_images
@@ -74,7 +74,7 @@ class GradCAM(Gradient):
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate the photograph itself."""
-        state["map"] = summed(state["map"], slots, self._class_activation(x[slots], slots, evaluate))
+        state["map"] = summed(state["map"], slots, self._class_activation(gathered(x, slots), slots, evaluate))
         return state
 
     def _class_activation(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, relative, summed
+from lit_viz.attributions.base import Estimator, gathered, relative, summed
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
@@ -73,13 +73,14 @@ class IntegratedGradients(Estimator):
         new = slots[numbers == 0]
         if len(new):
             score, of_baseline = (
-                evaluate(images[new], gradient=False, slots=new).score.to(x.dtype) for images in (x, state["baseline"])
+                evaluate(gathered(images, new), gradient=False, slots=new).score.to(x.dtype)
+                for images in (x, state["baseline"])
             )
             state["difference"] = state["difference"].index_copy(0, new, score - of_baseline)
         places = list(map(self._place, state["iterations"][slots].tolist(), numbers.tolist()))
         nodes, weights = (x.new_tensor(column) for column in zip(*(rule[k] for rule, k in places), strict=True))
-        start, end = (images.index_select(0, slots) for images in (state["baseline"], x))
-        gradient = evaluate(start.lerp_(end, per_slot(nodes, x)), slots=slots).gradient
+        start, end = (gathered(images, slots) for images in (state["baseline"], x))
+        gradient = evaluate(start.lerp(end, per_slot(nodes, x)), slots=slots).gradient
         state["sum"] = summed(state["sum"], slots, per_slot(weights, x) * gradient)
         state["weight"] = summed(state["weight"], slots, weights)
         ended = slots[[k + 1 == len(rule) for rule, k in places]]

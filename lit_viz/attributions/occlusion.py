@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, summed
+from lit_viz.attributions.base import Estimator, gathered, summed
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
@@ -81,7 +81,7 @@ class Occlusion(Estimator):
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Hide windows, and spread over them what the score has lost."""
         hidden = self.masks(x, numbers)
-        inputs = torch.where(hidden, state["baseline"][slots], x[slots])
+        inputs = torch.where(hidden, gathered(state["baseline"], slots), gathered(x, slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
         first = numbers == 0
         state["score"] = state["score"].index_copy(0, slots[first], scores[first])

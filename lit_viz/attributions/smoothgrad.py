@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import keys
+from lit_viz.attributions.base import gathered, keys
 from lit_viz.attributions.sampling import Sampling, averaged
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -36,7 +36,7 @@ class SmoothGrad(Sampling):
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         """Return the gradients at noisy copies."""
-        noisy = noise(keys(state, slots, numbers), x, self.sigma).add_(x.index_select(0, slots))
+        noisy = noise(keys(state, slots, numbers), x, self.sigma).add_(gathered(x, slots))
         return evaluate(noisy, slots=slots).gradient
 
 

@@ -18,7 +18,7 @@ from lit_viz.classifiers.fusing import can_fuse, fuse_activations
 from lit_viz.classifiers.guest import borrowed, dtype_of, random_state_kept
 from lit_viz.classifiers.layers import layer_names, reading_all
 from lit_viz.classifiers.linear import replace_linears
-from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.outputs import logits_of, traced
 from lit_viz.classifiers.rectifiers import Backprop, hidden_nonlinearity, replace_rectifiers
 from lit_viz.classifiers.residual import residual_branches
 from lit_viz.errors import LitVizError
@@ -57,7 +57,7 @@ def fast_copy(
             plain, draws = _private_copy(classifier.original, x)
             if backprop != "plain":
                 _rectify(plain, x, backprop)
-            elif not _gives_gradients(plain, x):
+            elif not traced(plain, x)[1].requires_grad:  # its own code may run without
                 raise _Refused("its forward gives no gradient")
         except _Refused as reason:
             if backprop != "plain":
@@ -252,17 +252,9 @@ def _answer(network: nn.Module, x: Tensor) -> Tensor:
         return logits_of(network(x.clone()))
 
 
-def _gives_gradients(network: nn.Module, x: Tensor) -> bool:
-    """Return whether logits can be differentiated by the input: the network's own code may run without gradients."""
-    with torch.enable_grad():
-        return logits_of(network(x.clone().requires_grad_() * 1)).requires_grad
-
-
 def _answer_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        leaf = x.clone().requires_grad_()
-        logits = logits_of(network(leaf * 1))  # not the leaf itself, which a network may not change in place
-        (gradient,) = torch.autograd.grad(logits[:, ::2].sum(), leaf)
+    leaf, logits = traced(network, x)
+    (gradient,) = torch.autograd.grad(logits[:, ::2].sum(), leaf)
     return logits.detach(), gradient
 
 

@@ -32,6 +32,13 @@ def logits_of(output: Any) -> Tensor:
     return torch.cat([-scores, scores], dim=1) if scores.shape[1] == 1 else scores
 
 
+def traced(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a copy of ``x`` that wants a gradient, and its logits with their graph, if the network gives them one."""
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        return leaf, logits_of(network(leaf * 1))  # not the leaf itself, which a network may not change in place
+
+
 def _scores_in(output: Any) -> Any:
     if isinstance(output, Tensor):
         return output

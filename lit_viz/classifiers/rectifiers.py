@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
-from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.outputs import traced
 
 #: What a rectifier makes of the gradient that comes back to it: lets it pass where its input was in the linear range
 #: (``plain``), there and where it is positive (``guided``: Springenberg et al. 2015, arXiv:1412.6806, section 3.4), or
@@ -154,8 +154,7 @@ def _makers(network: nn.Module, x: Tensor) -> dict[Node, str]:
     handles = [layer.register_forward_pre_hook(enter(name), with_kwargs=True) for name, layer in layers]
     handles += [layer.register_forward_hook(leave) for _, layer in layers]
     try:
-        with torch.enable_grad():
-            logits = logits_of(network(x.detach().requires_grad_().clone()))
+        _, logits = traced(network, x)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lit_viz.classifiers.layers import layer_names
-from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.outputs import traced
 from lit_viz.errors import LitVizError
 
 
@@ -43,8 +42,7 @@ def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
 
     handles = [network.get_submodule(name).register_forward_hook(gave(name)) for name in layer_names(network)]
     try:
-        with torch.enable_grad():
-            logits = logits_of(network(x.clone().requires_grad_() * 1))
+        _, logits = traced(network, x)
     finally:
         for handle in handles:
             handle.remove()
