@@ -36,8 +36,8 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
         by_folded.setdefault(choice.casefold(), choice)
     folded = name.casefold()
     near = [c for c in by_folded if len(folded) > 2 and folded in c]
-    near += [word for word in re.split(r"[\W_]+", folded) if len(word) > 2 and word in {*by_folded} - {*near}]
     near += [c for c in difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.7) if c not in near]
+    near = near or [word for word in re.split(r"[\W_]+", folded) if len(word) > 2 and word in by_folded]
     if not near:
         return ""
     return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"

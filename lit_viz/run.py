@@ -137,8 +137,9 @@ def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
     images, steps, evaluations, seconds = (sum(column) for column in zip(*costs, strict=True))
     counts = {"run": len(costs), "image": images, "step": steps, "evaluation": evaluations}
     counted = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items() if what != "run" or n > 1)
-    took = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.1f} minutes"
-    return f"{counted} (forward and backward): about {took} on the processor of this machine"
+    took = f"about {seconds:.0f} seconds" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
+    took = "less than a second" if seconds < 1 else took
+    return f"{counted} (forward and backward): {took} on the processor of this machine"
 
 
 def _built(

@@ -7,5 +7,5 @@ def test_near_names_are_offered() -> None:
     names = ["iterations", "seed", "tarantula", "wolf spider"]
     assert did_you_mean("itrations", names) == "; did you mean 'iterations'?"
     assert did_you_mean("TARANT", names) == "; did you mean 'tarantula'?"
-    assert did_you_mean("iterations_of", names) == "; did you mean 'iterations'?"
+    assert did_you_mean("seed_of_everything", names) == "; did you mean 'seed'?"
     assert did_you_mean("xyz", names) == ""

@@ -38,6 +38,11 @@ class PhotographCommand(Command):
         """Take images that are handed over instead of files, ``(N, C, H, W)`` in [0, 1]: ``array:3`` is the fourth."""
         self.images = images
 
+    def settle(self, config: Namespace) -> None:
+        """Make a list of a single photograph."""
+        if isinstance(config.photographs, str):
+            config.photographs = [config.photographs]
+
     def check(self, config: Namespace) -> None:
         """Refuse a run without photographs."""
         if not config.photographs:
@@ -90,9 +95,10 @@ class PhotographCommand(Command):
 def add_photograph_arguments(parser: LightningArgumentParser) -> None:
     """Add which photographs, their labels and targets, and how they are fitted."""
     add = parser.add_argument
+    # Lists of anything: jsonargparse copies a list whose items it checks once for each of them. What reads them checks.
     add(
         "--photographs",
-        type=list[str | dict[str, str | int | None]],
+        type=list | str,
         default=[],
         help="files, folders, packaged:NAME, or a CSV file that lists them",
     )

@@ -152,6 +152,9 @@ def targets_for(
         return lambda entry: fixed
 
     words = [wanted] if isinstance(wanted, (str, int)) else list(wanted or [default])
+    for word in words:
+        if not isinstance(word, (str, int)):
+            raise LitVizError(f"a target is the name or index of a class, not {word!r}")
     readings = [reading(word) for word in words]
     return lambda entry: (
         [reading(entry) for reading in readings] if entry.target is None else [said_of(entry, entry.target)]

@@ -105,6 +105,11 @@ class Slots(nn.Module):
         """Take over the outcome of an update, which counts for so many iterations ``(N,)``."""
         self._set(x, {**state, ITERATION: state[ITERATION] + advance})
 
+    def put(self, key: str, rows: Sequence[int], values: Tensor) -> None:
+        """Replace rows of the state, in a tensor of its own: those that a rule returns may share their memory."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.state[key].device)
+        self.state[key] = self.state[key].index_put((index,), values.to(self.state[key]))
+
     def pay(self, rows: Sequence[int], *, forwards: int = 0, backwards: int = 0) -> None:
         """Count so many forwards and backwards for each of these slots, as often as it is named."""
         for n in rows:

@@ -68,7 +68,7 @@ class Step:
         for n in ended:
             if broken[n]:
                 x[n] = self.x[n]
-                slots.state[ITERATION][n] = self.began_at[n]
+                slots.put(ITERATION, [n], torch.tensor([self.began_at[n]]))
         whole = [n for n in ended if not broken[n]]
         known = dict(zip(whole, method.conclude(x[whole], whole), strict=True)) if whole else {}
         looks = method.look(x[ended], ended, final=True)

@@ -79,6 +79,8 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
         if isinstance(word, Mapping):
             entries.append(_row(word))
             continue
+        if not isinstance(word, str):
+            raise LitVizError(f"a photograph is named by a word, not by {word!r}: put quotes around a name of digits")
         path = Path(word)
         if word.startswith(ARRAY_PREFIX):
             entries.append(Entry(word))

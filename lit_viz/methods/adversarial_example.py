@@ -161,7 +161,7 @@ class AdversarialExample(AttackTraining):
 
     def _keep(self, rows: Sequence[int], state: Mapping[str, Tensor]) -> None:
         for key, value in state.items():
-            self.slots.state[key][list(rows)] = value
+            self.slots.put(key, rows, value)
 
     def _before(self, n: int) -> dict[str, Any]:
         """Return what the network said of the photograph."""

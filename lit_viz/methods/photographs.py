@@ -114,6 +114,7 @@ class PhotographTraining(ImageTraining):
 
     def keep(self, n: int, logits: Tensor) -> None:
         """Keep what the network says ``(K,)`` of the photograph in a slot."""
+        # In place, for a rule may hold the state meanwhile and return it; no rule knows this tensor.
         self.slots.state[LOGITS][n] = logits.to(self.slots.state[LOGITS])
 
     def place(self, n: int) -> dict[str, Any]:

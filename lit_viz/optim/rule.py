@@ -13,7 +13,8 @@ from lit_viz.optim.evaluation import Evaluate
 
 #: A rule's memory: tensors with a leading slot dimension. The engine keeps ``iteration`` (updates made so far),
 #: ``iterations`` (updates allowed) and ``until`` (the next iteration that is looked at, or the last) in it, each
-#: ``(N,)`` int64; the other keys are the rule's own.
+#: ``(N,)`` int64; the other keys are the rule's own. They may share their memory with each other and with the images:
+#: nobody but the rule that made one writes into it.
 State = dict[str, Tensor]
 OF_ENGINE = ("iteration", "iterations", "until")
 

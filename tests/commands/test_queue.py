@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import time
@@ -314,6 +315,28 @@ def test_options_are_parsed_from_a_dictionary_and_dumped_to_the_same(parser: Lig
     config = parser.parse_object(given)
     assert config.as_dict() == given
     assert parser.parse_string(parser.dump(config)).as_dict() == given
+
+
+def test_a_long_list_is_not_copied_for_each_of_its_items(
+    parser: LightningArgumentParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Any] = []
+    monkeypatch.setattr("jsonargparse._typehints.deepcopy", lambda value: copies.append(value) or copy.deepcopy(value))
+
+    def copied(count: int) -> int:
+        copies.clear()
+        rows = [{"file": f"{i}.jpg", "target": i} for i in range(count)]
+        assert parser.parse_object({"photographs": rows}).photographs == rows
+        return len(copies)
+
+    assert copied(100) == copied(3)
+
+
+def test_what_names_no_photograph_or_class_is_told() -> None:
+    with pytest.raises(LitVizError, match=r"named by a word, not by 6"):
+        photograph_tasks([6], FRUIT)  # type: ignore[list-item]
+    with pytest.raises(LitVizError, match=r"the name or index of a class, not None"):
+        photograph_tasks(["packaged:chelsea"], FRUIT, target=[None])  # type: ignore[list-item]
 
 
 def test_an_unknown_fit_is_refused(parser: LightningArgumentParser) -> None:
