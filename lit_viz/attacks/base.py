@@ -15,7 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.bare import bare_evaluate
-from lit_viz.optim.rule import norm
+from lit_viz.optim.rule import chosen, norm
 
 
 class Attack(StepRule):
@@ -136,16 +136,6 @@ class Attack(StepRule):
     def about(self, state: State) -> dict[str, Any]:
         """Return what the record of an image says of how it was attacked; ``state`` is its one row."""
         return {}
-
-
-def chosen(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
-    """Return images of which those in ``rows`` ``(N,)`` bool are from ``here`` and the others from ``there``; one of
-    the two itself where all are from it."""
-    if bool(rows.all()):
-        return here
-    if not bool(rows.any()):
-        return there
-    return torch.where(rows.view(-1, *[1] * (here.ndim - 1)), here, there)
 
 
 def slope(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:

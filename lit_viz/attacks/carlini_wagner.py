@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, chosen, slope, succeeded
+from lit_viz.attacks.base import Attack, slope, succeeded
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Constant, Evaluation, State
-from lit_viz.optim.rule import per_slot
+from lit_viz.optim.rule import chosen, per_slot
 
 #: Where white lies in the range of tanh. At its end white would have no finite w and no slope. At 1 - 1e-6, as in the
 #: authors' code, it has both, but Adam needs some 500 steps until a change of it can be seen, here ten. What is further

@@ -8,13 +8,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, chosen
+from lit_viz.attacks.base import Attack
 from lit_viz.attacks.boundary import to_boundary, unblocked
 from lit_viz.attacks.feasible import Norm, steepest
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Evaluation, State
-from lit_viz.optim.rule import per_slot
+from lit_viz.optim.rule import chosen, per_slot
 
 #: A step is no shorter than that, so that a point on the boundary itself is left.
 _LEAST = 1e-4

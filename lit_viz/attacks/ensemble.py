@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, chosen, succeeded
+from lit_viz.attacks.base import Attack, succeeded
 from lit_viz.attacks.budget import BudgetAttack
 from lit_viz.attacks.feasible import Norm, extent
 from lit_viz.attacks.fmn import FMN
@@ -19,6 +19,7 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import DLR, Margin, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State
+from lit_viz.optim.rule import chosen
 
 #: The state of the member that is at work has its keys under this prefix.
 _OF = "member."

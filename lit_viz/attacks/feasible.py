@@ -69,7 +69,7 @@ def steepest(gradient: Tensor, ball: Norm) -> Tensor:
     if ball == "l2":
         return unit(gradient)
     sign = gradient.sign()
-    finite = bool(gradient.sum().isfinite())  # of which there are no more than one pass to be sure
+    finite = bool(gradient.sum().isfinite())  # one pass; to look for NaN and to choose takes three
     return sign if finite else torch.where(gradient.isnan(), gradient, sign)
 
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import chosen
 from lit_viz.attacks.budget import BudgetAttack
 from lit_viz.attacks.feasible import Norm, unit
 from lit_viz.engine.tasks import Task
@@ -17,8 +16,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
 from lit_viz.objectives.attacks import AttackObjective
 from lit_viz.optim import Evaluation, State
+from lit_viz.optim.rule import chosen, per_slot
 from lit_viz.optim.rule import norm as euclidean
-from lit_viz.optim.rule import per_slot
 from lit_viz.randomness import Draws, Key
 
 #: Part of the pixels in the first square unless another is given: the paper's for ImageNet.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_viz.engine.slots import Slots
 from lit_viz.optim import Evaluate, StepRule
+from lit_viz.optim.rule import chosen
 
 
 class StepRuleOptimizer(torch.optim.Optimizer):
@@ -38,9 +39,7 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         before = self.slots.x
         advance = self.rule.advance(self.slots.state)
         x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
-        x = self.project(x)
-        if bool(self.done.any()):  # not in place: what a rule returns it may keep in its state as well
-            x = torch.where(self.done.view(-1, *[1] * (x.ndim - 1)), before, x)
+        x = chosen(self.done, before, self.project(x))  # not in place: what a rule returns it may keep as well
         self.slots.update(x, state, advance.masked_fill(self.done, 0))
 
     def state_dict(self) -> dict[str, Any]:

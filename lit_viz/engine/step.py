@@ -57,7 +57,8 @@ class Step:
         ``(N,)`` bool, or that had all their updates."""
         method, slots = self.method, self.method.slots
         iteration = slots.iteration
-        sums = slots.x.flatten(1).sum(1) + self.scores
+        # In float32 at least, since half precision can't hold the sum of an image.
+        sums = slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32)) + self.scores
         broken = (~torch.isfinite(sums)).tolist()
         done = found.tolist()
         last = [method.last(task) for task in slots.tasks]

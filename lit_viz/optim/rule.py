@@ -49,6 +49,16 @@ def per_slot(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
+def chosen(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Return images of which those in ``rows`` ``(N,)`` bool are from ``here`` and the others from ``there``; one of
+    the two itself where all are from it."""
+    if bool(rows.all()):
+        return here
+    if not bool(rows.any()):
+        return there
+    return torch.where(rows.view(-1, *[1] * (here.ndim - 1)), here, there)
+
+
 def norm(x: Tensor) -> Tensor:
     """Return each row's Euclidean norm ``(N,)``."""
     length: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
