@@ -95,7 +95,7 @@ class PhotographCommand(Command):
 def add_photograph_arguments(parser: LightningArgumentParser) -> None:
     """Add which photographs, their labels and targets, and how they are fitted."""
     add = parser.add_argument
-    # Lists of anything: jsonargparse copies a list whose items it checks once for each of them. What reads them checks.
+    # A list of anything: jsonargparse copies one whose items it checks once for each item. What reads it checks them.
     add(
         "--photographs",
         type=list | str,
