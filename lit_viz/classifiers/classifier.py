@@ -117,8 +117,8 @@ class Classifier:
             keep: layers that are read, or whose input's moments are, by name; they are neither folded nor fused.
             device: where the copy runs; by default where the original is.
             dtype: of its weights; bfloat16 only for a search that is verified in float32.
-            backprop: the backward of its rectifiers (see :data:`~lit_viz.classifiers.rectifiers.Backprop`); they are
-                not fused then. In a network without any all three are the gradient.
+            backprop: the backward of its rectifiers (see :data:`~lit_viz.classifiers.rectifiers.Backprop`). In a
+                network without any all three are the gradient.
             residual_gradient: of the gradient that comes back through residual branches so much is kept; below 1 it
                 depends less on this one network (see :mod:`~lit_viz.classifiers.residual`). Logits stay as they are.
 

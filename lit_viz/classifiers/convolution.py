@@ -2,7 +2,7 @@
 
 An activation is otherwise a pass over memory of its own, and one in place copies its input for the backward. oneDNN
 applies it while it writes the convolution's result; the gradient passes where ``0 < y`` (and ``y < 6``), which the
-output tells.
+output tells; in guided backpropagation only where it is positive, besides.
 """
 
 from __future__ import annotations
@@ -114,12 +114,9 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, *activated = ctx.saved_tensors
-        into = {"grad_input": gradient} if gradient.__dict__.pop(_OURS, False) else {}  # in place, a third faster
+        ours = gradient.__dict__.pop(_OURS, False)
         for y in activated:
-            if ctx.activation.limits:
-                gradient = torch.ops.aten.hardtanh_backward(gradient, y, *ctx.activation.limits, **into)
-            else:
-                gradient = torch.ops.aten.threshold_backward(gradient, y, 0, **into)
+            gradient = _rectified(gradient, y, ctx.activation, ours)
         if ctx.kernel.transposed is not None:
             result = _convolve(gradient, ctx.kernel.transposed)
         else:
@@ -127,6 +124,22 @@ class _Convolution(torch.autograd.Function):
         if ctx.straight and not torch.is_grad_enabled():
             setattr(result, _OURS, True)
         return result, None, None
+
+
+def _rectified(gradient: Tensor, y: Tensor, activation: Activation, ours: bool) -> Tensor:
+    """Return the gradient by ``x`` from that by ``y = act(x)``; written over the latter if it is ours, a third faster.
+
+    A rectifier lets through the same gradients whether it is asked about its input or its output.
+    """
+    if activation.backprop != "plain":
+        gradient = gradient.clamp_min_(0) if ours else gradient.clamp_min(0)
+        ours = ours or not torch.is_grad_enabled()
+    if activation.backprop == "deconvolution":
+        return gradient
+    into = {"grad_input": gradient} if ours else {}
+    if activation.limits:
+        return torch.ops.aten.hardtanh_backward(gradient, y, *activation.limits, **into)  # type: ignore[no-any-return]
+    return torch.ops.aten.threshold_backward(gradient, y, 0, **into)  # type: ignore[no-any-return]
 
 
 def _convolve(x: Tensor, kernel: Kernel, activation: Activation = NONE) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -10,10 +11,20 @@ from torch import Tensor, nn
 from lit_viz.classifiers.convolution import FastConvolution, replaceable, usable
 from lit_viz.classifiers.kernels import Activation
 from lit_viz.classifiers.observing import Link, links
+from lit_viz.classifiers.rectifiers import Rectifier, is_rectifier, top_of
 
 _ACTIVATED = "_lit_viz_activated"  # marks a tensor that a fused convolution has activated, until the activation sees it
 
-_ACTIVATIONS = {nn.ReLU: Activation("relu"), nn.ReLU6: Activation("hardtanh", (0.0, 6.0))}
+
+def _fusable(activation: nn.Module) -> Activation | None:
+    """Return what a convolution does in place of this module; None for other modules than rectifiers."""
+    if type(activation) is Rectifier:
+        top, backprop = activation.top, activation.backprop
+    elif is_rectifier(activation):
+        top, backprop = top_of(activation), "plain"
+    else:
+        return None
+    return Activation("relu", (), backprop) if top == math.inf else Activation("hardtanh", (0.0, top), backprop)
 
 
 def can_fuse() -> bool:
@@ -51,20 +62,23 @@ class FusedActivation(nn.Module):
 
 
 def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
-    """Fuse the ReLUs and ReLU6s of ``network`` in place and return (convolution, activation) by name.
+    """Fuse the rectifiers of ``network`` in place and return (convolution, activation) by name.
 
     Args:
         network: a private copy in eval mode, batch norm folded.
         x: any normalized input that it takes.
         keep: names of layers that stay; neither they nor their partners are fused.
     """
-    found, _ = links(network, x, replaceable, lambda module: type(module) in _ACTIVATIONS)
+    found, _ = links(network, x, replaceable, lambda module: _fusable(module) is not None)
     pairs = [pair for pair in found if not {pair.giver, pair.taker} & set(keep)]
-    for pair in pairs:
-        activation = network.get_submodule(pair.taker)
-        kind = type(activation.alone[0] if isinstance(activation, FusedActivation) else activation)
-        convolution: nn.Conv2d = network.get_submodule(pair.giver)  # type: ignore[assignment]
-        network.set_submodule(pair.giver, FusedConvolution(convolution, _ACTIVATIONS[kind]))
-        if not isinstance(activation, FusedActivation):
-            network.set_submodule(pair.taker, FusedActivation(activation))
+    activations = {pair.taker: network.get_submodule(pair.taker) for pair in pairs}
+    for giver, taker in pairs:
+        convolution: nn.Conv2d = network.get_submodule(giver)  # type: ignore[assignment]
+        fused = _fusable(activations[taker])
+        assert fused is not None
+        network.set_submodule(giver, FusedConvolution(convolution, fused))
+    replaced = {activation: FusedActivation(activation) for activation in activations.values()}
+    for name, module in list(network.named_modules(remove_duplicate=False)):  # one module may have several names
+        if module in replaced:
+            network.set_submodule(name, replaced[module])
     return pairs

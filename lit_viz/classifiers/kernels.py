@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_viz.classifiers.rectifiers import Backprop
+
 FEW_CHANNELS = 4  # an image, with or without an alpha channel
 
 
@@ -21,10 +23,12 @@ def computable(x: Tensor) -> bool:
 
 
 class Activation(NamedTuple):
-    """What is done to the result: ``none``, ``relu``, or ``hardtanh`` with its limits, as oneDNN calls it."""
+    """What is done to the result: ``none``, ``relu``, or ``hardtanh`` with its limits, as oneDNN calls it; and its
+    backward."""
 
     name: str
     limits: tuple[float, ...] = ()
+    backprop: Backprop = "plain"
 
 
 NONE = Activation("none")

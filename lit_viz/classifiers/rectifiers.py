@@ -67,15 +67,17 @@ class Rectifier(nn.Module):
 
     def __init__(self, activation: nn.Module, backprop: Backprop) -> None:
         super().__init__()
-        self.top: float = getattr(activation, "max_val", math.inf)
+        self.top = top_of(activation)
         self.inplace: bool = activation.inplace  # type: ignore[assignment]
-        self.gated = backprop == "guided"
+        self.backprop = backprop
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activation of ``x``."""
         # A view is left alone: torch hides who changed it in place from those who look at the backward.
         inplace = self.inplace and not x._is_view()
-        return _Rectify.apply(x, self.top, self.gated, inplace)  # type: ignore[no-any-return, no-untyped-call]
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Rectify.apply(x, self.top, self.backprop == "guided", inplace)  # type: ignore[no-any-return, no-untyped-call]
+        return x.clamp_(0, self.top) if inplace else x.clamp(0, self.top)
 
 
 def is_rectifier(module: nn.Module) -> bool:
@@ -83,6 +85,11 @@ def is_rectifier(module: nn.Module) -> bool:
     if isinstance(module, nn.Hardtanh):  # and nn.ReLU6, which is one
         return type(module).forward is nn.Hardtanh.forward and module.min_val == 0
     return isinstance(module, nn.ReLU) and type(module).forward is nn.ReLU.forward
+
+
+def top_of(activation: nn.Module) -> float:
+    """Return the largest value that a rectifier gives."""
+    return getattr(activation, "max_val", math.inf)
 
 
 def replace_rectifiers(network: nn.Module, backprop: Backprop) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import convolution, load_classifier
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs
 from lit_viz.classifiers.fusing import FusedConvolution, can_fuse, fuse_activations
+from lit_viz.classifiers.rectifiers import Backprop, replace_rectifiers
 from tests.classifiers.networks import Residual, conv_net
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
@@ -40,6 +41,25 @@ def test_fused_equals_unfused_in_value_and_gradient(activation: nn.Module, optio
     assert 0.2 < (y > 0).float().mean() < 0.8  # both sides of the kink occur
     assert torch.allclose(ours, y, atol=1e-6)
     assert torch.allclose(our_gradient, gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(inplace=True), nn.Hardtanh(0, 2)])
+@pytest.mark.parametrize("backprop", ["guided", "deconvolution"])
+def test_rectifiers_with_another_backward_are_fused_with_it(activation: nn.Module, backprop: Backprop) -> None:
+    # The middle rectifier is given a gradient that is its convolution's alone, the outer ones are not.
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.Conv2d(8, 8, 3), activation, nn.Conv2d(8, 4, 3), activation)
+    replace_rectifiers(net, backprop)
+    net.append(nn.Flatten())
+    x = 6 * torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    net, fused, count = plain_and_fused(net, x)
+    assert count == 3
+    y, gradient = answers(net, x)
+    ours, our_gradient = answers(fused, x)
+    assert torch.allclose(ours, y, atol=1e-6)
+    assert torch.allclose(our_gradient, gradient, atol=1e-6)
+    x.requires_grad_()
+    (kept,) = torch.autograd.grad(fused(x).sum(), x, create_graph=True)  # nothing is written over then
+    assert torch.equal(kept, torch.autograd.grad(fused(x).sum(), x)[0])
 
 
 def test_same_padding_of_timm() -> None:
