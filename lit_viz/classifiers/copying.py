@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lit_viz.classifiers.chunking import chunk_bottlenecks, fit_chunks, restore
 from lit_viz.classifiers.convolution import replace_convolutions
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.frozen import FrozenNetwork
@@ -199,7 +200,9 @@ def _folded_and_fused(
             network, fused = _fuse(network, x.to(device, dtype, memory_format=torch.channels_last), keep)
         except _Refused as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
+        _chunk(network, x.to(device, dtype, memory_format=torch.channels_last), keep)
         altered = _altered(network, x.to(device, dtype), outputs)
+    fit_chunks(network)
     # A kept container may end in a layer that was folded or fused: what it holds is kept as well.
     inside = {n for n in layer_names(plain) for k in altered & set(keep) if n.startswith(k + ".")}
     if not inside <= set(keep):
@@ -245,6 +248,25 @@ def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Modu
     if not (gradient - slope).norm() <= 0.05 * slope.norm():
         raise _Refused("the fused kernel gives other gradients")
     return candidate, len(pairs)
+
+
+def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
+    """Compute the wide parts of ``network`` in chunks, if one image at a time they give the same as all at once."""
+    parts = chunk_bottlenecks(network, x, keep)
+    if not parts:
+        return
+    fit_chunks(network, math.inf)
+    expected, slope = _answer_and_gradient(network, x)
+    fit_chunks(network, 0)
+    try:
+        answer, gradient = _answer_and_gradient(network, x)
+    except RuntimeError:  # one of them changes its input in place
+        same = False
+    else:
+        same = relative_difference(answer, expected) <= COPIED_TOLERANCE
+        same = same and bool((gradient - slope).norm() <= FUSED_TOLERANCE * slope.norm())
+    if not same:
+        restore(network, parts)
 
 
 def _answer(network: nn.Module, x: Tensor) -> Tensor:
