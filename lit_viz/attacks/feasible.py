@@ -28,7 +28,7 @@ def project(x: Tensor, source: Tensor, eps: Tensor, ball: Norm) -> Tensor:
     """
     if ball == "linf":
         radius = per_slot(eps, x)
-        return torch.minimum(torch.maximum(x, source - radius), source + radius).clamp(0, 1)
+        return torch.minimum(torch.maximum(x, source - radius), source + radius).clamp_(0, 1)
     low, high = (-source).clamp(max=0), (1 - source).clamp(min=0)
     return (source + shortened(x - source, low, high, eps)).clamp(0, 1)
 

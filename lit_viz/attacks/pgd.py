@@ -79,8 +79,8 @@ class PGD(ClimbingAttack):
             velocity = self.momentum * torch.where(per_slot(iteration, x) > 0, state["velocity"], 0) + gradient
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity
             state = {**state, "velocity": velocity}
-        step = per_slot(self.length(state), x) * steepest(gradient, self.norm)
-        return self.project(x + step, state), state
+        length = per_slot(self.length(state), x)
+        return self.project(torch.addcmul(x, length, steepest(gradient, self.norm)), state), state
 
     def length(self, state: State) -> Tensor:
         """Return how long the steps are ``(N,)``."""
