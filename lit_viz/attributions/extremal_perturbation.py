@@ -22,6 +22,9 @@ _TEMPERATURE = 0.05  # of the smooth maximum
 _LEVELS = 4  # of blur besides the photograph
 _MOMENTUM = 0.9
 _FIRST = 0.95  # area of the first mask
+_SECANTS = 4
+_FARTHEST = 10.0  # that an offset moves in a step
+_LEAST = 1e-4  # area of which a logit is taken; the largest is 1 less that
 _SHRUNK = 0.5  # share of the evaluations after which the mask has its area
 
 
@@ -95,7 +98,7 @@ class ExtremalPerturbation(Attribution):
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate what the masks let through, and move them up."""
         area = self._area(state).to(x.dtype).view(-1, 1, 1, 1)
-        offset = self._offset(state["weights"], area, state["offset"], 2.0)
+        offset = self._following(state["weights"], area, state["offset"])
         with torch.enable_grad():
             weights = state["weights"].clone().requires_grad_()
             mask = self._mask(weights, offset)
@@ -103,9 +106,12 @@ class ExtremalPerturbation(Attribution):
             evaluation = evaluate(inputs.detach())
             (gain,) = torch.autograd.grad((evaluation.gradient * inputs).sum(), weights, retain_graph=True)
             (growth,) = torch.autograd.grad(mask.sum(), weights)
-        gradient = gain - growth * (_total(gain) / _total(growth))  # b makes good what w adds to the area
-        scale = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
-        velocity = torch.lerp(gradient / scale, state["velocity"], _MOMENTUM)
+        # b makes good what w adds to the area, where the masks are not all 0 or 1.
+        gradient = gain - growth * (_total(gain) / _total(growth)).nan_to_num(0, 0, 0)
+        # In float64, where the squares of what little passes a saturated mask don't underflow.
+        scale = gradient.double().square().mean((1, 2, 3), keepdim=True).sqrt()
+        direction = (gradient / scale).nan_to_num(0, 0, 0).to(x.dtype)
+        velocity = torch.lerp(direction, state["velocity"], _MOMENTUM)
         score = evaluation.score.to(x.dtype)
         better = (area.flatten() <= self.area) & (score > state["best"])
         moved = {
@@ -122,8 +128,7 @@ class ExtremalPerturbation(Attribution):
         shrunk = state["best"].isfinite()
         weights = torch.where(shrunk.view(-1, 1, 1, 1), state["best_weights"], state["weights"])
         area = self._area(state).to(x.dtype).masked_fill(shrunk, self.area).view(-1, 1, 1, 1)
-        low, high = weights.amin((1, 2, 3), keepdim=True), weights.amax((1, 2, 3), keepdim=True)
-        offset = self._offset(weights, area, (low + high) / 2, float((high - low).max()) + 40, 40)
+        offset = self._bisected(weights, area)
         return enlarged(self._mask(weights, offset), x) * per_slot(state["iteration"] > 0, x)
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
@@ -143,14 +148,36 @@ class ExtremalPerturbation(Attribution):
     def _mask(self, weights: Tensor, offset: Tensor) -> Tensor:
         return smoothed((weights - offset).sigmoid(), self.sigma / self.cell)
 
-    def _offset(self, weights: Tensor, area: Tensor, near: Tensor, width: float, halvings: int = 7) -> Tensor:
-        """Return the offset ``(N, 1, 1, 1)`` of masks of this area, by halving an interval around one that is near."""
-        offset = near
-        for _ in range(halvings):
-            width /= 2
-            larger = self._mask(weights, offset).mean((1, 2, 3), keepdim=True) > area
+    def _following(self, weights: Tensor, area: Tensor, before: Tensor) -> Tensor:
+        """Return the offset ``(N, 1, 1, 1)`` of masks of about this area, not far from that of the step before.
+
+        By secants through the area's logit, in which a mask without a preference is linear; one that leaves the
+        interval that holds the offset is replaced by its middle.
+        """
+        low, high = before - _FARTHEST, before + _FARTHEST
+        last, offset, missed_last, slope = before, before, torch.zeros_like(area), torch.full_like(area, -1.0)
+        for _ in range(_SECANTS):
+            missed = self._covered(weights, offset).logit(_LEAST) - area.logit()
+            low, high = torch.where(missed > 0, offset, low), torch.where(missed > 0, high, offset)
+            slope = torch.where(offset == last, slope, (missed - missed_last) / (offset - last))
+            last, missed_last = offset, missed
+            met = offset - missed / slope
+            offset = torch.where((met >= low) & (met <= high), met, (low + high) / 2)
+        return offset
+
+    def _bisected(self, weights: Tensor, area: Tensor) -> Tensor:
+        """Return the offset ``(N, 1, 1, 1)`` of masks of this area, by halving an interval that holds it."""
+        low, high = weights.amin((1, 2, 3), keepdim=True), weights.amax((1, 2, 3), keepdim=True)
+        offset, width = (low + high) / 2, (high - low).max() + 40
+        for _ in range(40):
+            width = width / 2
+            larger = self._covered(weights, offset) > area
             offset = offset + width * (2 * larger.to(offset.dtype) - 1)
         return offset
+
+    def _covered(self, weights: Tensor, offset: Tensor) -> Tensor:
+        """Return the area of the masks ``(N, 1, 1, 1)``, as a fraction of the image."""
+        return self._mask(weights, offset).mean((1, 2, 3), keepdim=True)
 
 
 def _total(values: Tensor) -> Tensor:
@@ -198,7 +225,7 @@ def perturbed(blurs: Tensor, mask: Tensor) -> Tensor:
     """
     last = blurs.shape[1] - 1
     depth = (1 - mask) * last
-    above = depth.floor().clamp(0, last - 1)
+    above = depth.detach().floor().clamp(0, last - 1)
     index = above.long()[:, None].expand(-1, -1, blurs.shape[2], -1, -1)
     sharper, softer = (blurs.gather(1, index + k).squeeze(1) for k in (0, 1))
     return sharper + (depth - above) * (softer - sharper)

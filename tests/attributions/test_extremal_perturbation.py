@@ -270,3 +270,31 @@ def test_what_makes_no_mask_is_refused_in_a_sentence() -> None:
         ExtremalPerturbation(cell=0)
     with pytest.raises(LitVizError, match="another method"):
         attribute(ExtremalPerturbation(), Counted(SMOOTH), photographs().flatten(1), TARGETS)
+
+
+def test_the_offset_follows_weights_that_have_run_away_in_two_steps() -> None:
+    method = ExtremalPerturbation(0.3, sigma=2.0, cell=3, blur=3.0)
+    state = state_at(method, 9)
+    state["weights"] = 4 + state["weights"]
+    state["offset"] = torch.zeros_like(state["offset"])
+    for _ in range(2):
+        offset = state["offset"] = stepped(method, state)["offset"]
+    held = smoothed((state["weights"] - offset).sigmoid(), 2 / 3).mean((1, 2, 3))
+    assert (offset > 4).all()
+    torch.testing.assert_close(held, torch.full_like(held, 0.3), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("steepness", [1e3, 60.0])
+def test_a_mask_that_lets_no_gradient_through_moves_nothing_and_breaks_nothing(steepness: float) -> None:
+    method = ExtremalPerturbation(0.3, sigma=2.0, cell=3, blur=3.0)
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state_at(method, 9).items()}
+    state["weights"] = steepness * state["weights"].sign()  # sigmoid' underflows, or its square does
+
+    def evaluate(inputs: Tensor, **_: object) -> Evaluation:
+        leaf = inputs.detach().requires_grad_()
+        return Evaluation(leaf, scored(leaf.double()), SMOOTH(leaf.double()))
+
+    with torch.no_grad():
+        _, after, _ = method.step(photographs().float(), state, evaluate)  # type: ignore[arg-type]
+    assert after["velocity"].isfinite().all()
+    assert after["velocity"].square().mean((1, 2, 3)).sqrt().max() <= 0.1 + 1e-6
