@@ -33,7 +33,7 @@ class RISE(Sampling):
 
     evaluations = 1000
     spatial: ClassVar[bool] = True
-    reducer: ClassVar[str] = "positive"
+    reducer: ClassVar[str] = "above_least"  # every pixel has the mean score, and some more
     objective: Objective = Probability()
 
     def __init__(self, grid: int = 8, p: float = 0.5) -> None:

@@ -32,11 +32,17 @@ class Reducer:
     signed: bool = False
 
 
+def _above_least(attribution: Tensor) -> Tensor:
+    total = attribution.sum(-3)
+    return total - total.where(total.isfinite(), torch.inf).amin((-2, -1), keepdim=True)
+
+
 REDUCERS = {
     "max_abs": Reducer(lambda a: a.abs().amax(-3), "largest absolute value over the channels"),
     "sum_abs": Reducer(lambda a: a.abs().sum(-3), "sum of the absolute values over the channels"),
     "l2": Reducer(lambda a: torch.linalg.vector_norm(a, dim=-3), "Euclidean norm over the channels"),
     "positive": Reducer(lambda a: a.sum(-3).clamp(min=0), "sum over the channels, where it is positive"),
+    "above_least": Reducer(_above_least, "sum over the channels, less that of the least pixel"),
     "sum": Reducer(lambda a: a.sum(-3), "sum over the channels", signed=True),
 }
 """How channels are reduced, by name; ``max_abs`` is that of Simonyan et al. 2014 (arXiv:1312.6034, section 3.1)."""
@@ -60,7 +66,7 @@ def reduce_channels(attribution: Tensor, how: str = "max_abs") -> Tensor:
     Args:
         attribution: ``(N, C, H, W)``, or ``(C, H, W)`` of one image; C is 1 for a spatial method.
         how: a name of ``REDUCERS``. Of a single channel, ``sum`` is that channel, ``positive`` what of it speaks for
-            the class, and every other its absolute value.
+            the class, ``above_least`` how much more a pixel has than the least one, and every other its absolute value.
 
     Returns:
         ``(N, H, W)``, N = 1 for one image; NaN where a channel is NaN.

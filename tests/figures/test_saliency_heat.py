@@ -31,8 +31,15 @@ def test_a_spatial_map_keeps_what_speaks_for_the_class():
         "sum_abs": [2, 3],
         "l2": [2, 3],
         "positive": [0, 3],
+        "above_least": [0, 5],
         "sum": [-2, 3],
     }
+
+
+def test_what_a_map_has_above_its_least_pixel_leaves_out_what_is_not_finite_and_other_maps():
+    maps = torch.tensor([[[[0.5, 0.75], [math.nan, 0.625]]], [[[3.0, 1.0], [1.0, 2.0]]]])
+    ours = reduce_channels(maps, "above_least")
+    assert ours.nan_to_num(-1).tolist() == [[[0, 0.25], [-1, 0.125]], [[2, 0], [0, 1]]]
 
 
 def test_a_reducer_that_is_unknown_is_refused_with_the_near_name():
