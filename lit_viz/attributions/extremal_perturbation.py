@@ -154,10 +154,10 @@ class ExtremalPerturbation(Attribution):
         By secants through the area's logit, in which a mask without a preference is linear; one that leaves the
         interval that holds the offset is replaced by its middle.
         """
-        low, high = before - _FARTHEST, before + _FARTHEST
+        wanted, low, high = area.logit(), before - _FARTHEST, before + _FARTHEST
         last, offset, missed_last, slope = before, before, torch.zeros_like(area), torch.full_like(area, -1.0)
         for _ in range(_SECANTS):
-            missed = self._covered(weights, offset).logit(_LEAST) - area.logit()
+            missed = self._covered(weights, offset).logit(_LEAST) - wanted
             low, high = torch.where(missed > 0, offset, low), torch.where(missed > 0, high, offset)
             slope = torch.where(offset == last, slope, (missed - missed_last) / (offset - last))
             last, missed_last = offset, missed

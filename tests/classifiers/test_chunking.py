@@ -82,6 +82,13 @@ def test_small_batches_and_other_devices_dtypes_are_computed_at_once(monkeypatch
     assert chunks(load_classifier(network(Bottleneck()), size=32).fast(dtype=torch.float64)) == []
 
 
+def test_no_images_are_no_error() -> None:  # as of a process that has none of the views
+    frozen = load_classifier(network(Bottleneck()), size=32).fast()
+    assert frozen(torch.rand(0, 3, 32, 32))[0].shape == (0, 3)
+    fit_chunks(frozen, 0)
+    assert frozen(torch.rand(0, 3, 32, 32))[0].shape == (0, 3)
+
+
 @pytest.mark.parametrize("spoil", ["mixes rows", "in place"])
 def test_a_part_whose_rows_depend_on_each_other_is_left_alone(spoil: str) -> None:
     frozen = load_classifier(network(Bottleneck(spoil)), size=32).fast()
