@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_viz.optim.rule import norm, per_slot
+from lit_viz.optim.rule import norm, per_slot, unit
 from lit_viz.randomness import Draws, Key
 
 #: How a perturbation is measured: by its largest value, or by its Euclidean length.
@@ -71,14 +71,6 @@ def steepest(gradient: Tensor, ball: Norm) -> Tensor:
     sign = gradient.sign()
     finite = bool(gradient.sum().isfinite())  # one pass; to look for NaN and to choose takes three
     return sign if finite else torch.where(gradient.isnan(), gradient, sign)
-
-
-def unit(gradient: Tensor) -> Tensor:
-    """Return the gradients over their Euclidean lengths, zero where they are zero; also where their squares
-    underflow."""
-    largest = gradient.flatten(1).abs().amax(1)
-    scaled = gradient / per_slot(torch.where(largest > 0, largest, 1), gradient)
-    return scaled / per_slot(norm(scaled).clamp(min=1), gradient)
 
 
 def random_start(source: Tensor, seeds: Sequence[int], restarts: Sequence[int], eps: Tensor, ball: Norm) -> Tensor:

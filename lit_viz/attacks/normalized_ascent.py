@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, slope
-from lit_viz.attacks.feasible import unit
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, TargetLogit
 from lit_viz.optim import Evaluation, LearningRate, State
-from lit_viz.optim.rule import per_slot
+from lit_viz.optim.rule import per_slot, unit
 from lit_viz.optim.schedules import learning_rate
 
 Space = Literal["pixels", "normalized"]

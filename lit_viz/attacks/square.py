@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.budget import BudgetAttack
-from lit_viz.attacks.feasible import Norm, unit
+from lit_viz.attacks.feasible import Norm
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
 from lit_viz.objectives.attacks import AttackObjective
 from lit_viz.optim import Evaluation, State
-from lit_viz.optim.rule import chosen, per_slot
+from lit_viz.optim.rule import chosen, per_slot, unit
 from lit_viz.optim.rule import norm as euclidean
 from lit_viz.randomness import Draws, Key
 

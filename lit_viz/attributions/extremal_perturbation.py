@@ -16,7 +16,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.gaussian import gaussian_blur
 from lit_viz.objectives import LogProbability, Objective
 from lit_viz.optim import Evaluate, State
-from lit_viz.optim.rule import never, per_slot
+from lit_viz.optim.rule import never, per_slot, unit
 
 _TEMPERATURE = 0.05  # of the smooth maximum
 _LEVELS = 4  # of blur besides the photograph
@@ -108,10 +108,8 @@ class ExtremalPerturbation(Attribution):
             (growth,) = torch.autograd.grad(mask.sum(), weights)
         # b makes good what w adds to the area, where the masks are not all 0 or 1.
         gradient = gain - growth * (_total(gain) / _total(growth)).nan_to_num(0, 0, 0)
-        # In float64, where the squares of what little passes a saturated mask don't underflow.
-        scale = gradient.double().square().mean((1, 2, 3), keepdim=True).sqrt()
-        direction = (gradient / scale).nan_to_num(0, 0, 0).to(x.dtype)
-        velocity = torch.lerp(direction, state["velocity"], _MOMENTUM)
+        cells = math.prod(weights.shape[1:])
+        velocity = torch.lerp(math.sqrt(cells) * unit(gradient).to(x.dtype), state["velocity"], _MOMENTUM)
         score = evaluation.score.to(x.dtype)
         better = (area.flatten() <= self.area) & (score > state["best"])
         moved = {

@@ -16,7 +16,7 @@ from lit_viz.classifiers.convolution import replace_convolutions
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.fusing import can_fuse, fuse_activations
-from lit_viz.classifiers.guest import borrowed, dtype_of, random_state_kept
+from lit_viz.classifiers.guest import borrowed, dtype_of, full_float32, random_state_kept
 from lit_viz.classifiers.layers import layer_names, reading_all
 from lit_viz.classifiers.linear import replace_linears
 from lit_viz.classifiers.outputs import logits_of, traced
@@ -52,7 +52,7 @@ def fast_copy(
     notes of the result say so. Another backward than the plain one is refused where it can't be had.
     """
     name, mean, std = classifier.name, classifier.mean, classifier.std
-    with torch.inference_mode(False), random_state_kept(classifier.original):
+    with torch.inference_mode(False), full_float32(), random_state_kept(classifier.original):
         x = _probe(classifier)
         try:
             plain, draws = _private_copy(classifier.original, x)
@@ -237,16 +237,10 @@ def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Modu
     replaced = replace_convolutions(candidate, keep) + replace_linears(candidate) + freeze_batch_norms(candidate)
     if not replaced and not pairs:
         return network, 0
-    expected, slope = _answer_and_gradient(network, x)
-    try:
-        answer, gradient = _answer_and_gradient(candidate, x)
-    except RuntimeError as error:  # an output needed by the backward is changed in place afterwards, or no kernel
-        raise _Refused(_first_line(error)) from error
-    if relative_difference(answer, expected) > FUSED_TOLERANCE:
-        raise _Refused("the fused kernel gives other logits")
     # In the mean, because at a kink the last bit of a forward decides whether a pixel's gradient passes.
-    if not (gradient - slope).norm() <= 0.05 * slope.norm():
-        raise _Refused("the fused kernel gives other gradients")
+    departure = _departure(candidate, x, _answer_and_gradient(network, x), FUSED_TOLERANCE, 0.05)
+    if departure is not None:
+        raise _Refused(departure)
     return candidate, len(pairs)
 
 
@@ -256,16 +250,9 @@ def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
     if not parts:
         return
     fit_chunks(network, math.inf)
-    expected, slope = _answer_and_gradient(network, x)
+    whole = _answer_and_gradient(network, x)
     fit_chunks(network, 0)
-    try:
-        answer, gradient = _answer_and_gradient(network, x)
-    except RuntimeError:  # one of them changes its input in place
-        same = False
-    else:
-        same = relative_difference(answer, expected) <= COPIED_TOLERANCE
-        same = same and bool((gradient - slope).norm() <= FUSED_TOLERANCE * slope.norm())
-    if not same:
+    if _departure(network, x, whole, COPIED_TOLERANCE, FUSED_TOLERANCE) is not None:
         restore(network, parts)
 
 
@@ -278,6 +265,21 @@ def _answer_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]
     leaf, logits = traced(network, x)
     (gradient,) = torch.autograd.grad(logits[:, ::2].sum(), leaf)
     return logits.detach(), gradient
+
+
+def _departure(
+    network: nn.Module, x: Tensor, expected: tuple[Tensor, Tensor], of_logits: float, of_gradient: float
+) -> str | None:
+    """Return in words how logits or gradient depart from what is expected by more than these parts of it; or None."""
+    try:
+        answer, gradient = _answer_and_gradient(network, x)
+    except RuntimeError as error:  # what a backward needs is changed in place afterwards, or there is no kernel
+        return _first_line(error)
+    if relative_difference(answer, expected[0]) > of_logits:
+        return "another kernel gives other logits"
+    if not (gradient - expected[1]).norm() <= of_gradient * expected[1].norm():
+        return "another kernel gives other gradients"
+    return None
 
 
 def _outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_viz.engine.tasks import Task
 from lit_viz.optim.evaluation import Evaluate
-from lit_viz.optim.rule import State, StepRule, never, norm, per_slot
+from lit_viz.optim.rule import State, StepRule, never, per_slot, unit
 from lit_viz.optim.schedules import LearningRate, learning_rate
 
 
@@ -50,5 +50,4 @@ class NormalizedAscent(_Ascent):
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Return the gradient over its norm, row by row."""
-        length = norm(gradient)
-        return gradient / per_slot(length.where(length > 0, length.new_ones(())), gradient)
+        return unit(gradient)

@@ -63,3 +63,11 @@ def norm(x: Tensor) -> Tensor:
     """Return each row's Euclidean norm ``(N,)``."""
     length: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
     return length
+
+
+def unit(x: Tensor) -> Tensor:
+    """Return the rows over their Euclidean lengths, zero where they are zero; also where their squares
+    underflow."""
+    largest = x.flatten(1).abs().amax(1)
+    scaled = x / per_slot(torch.where(largest > 0, largest, 1), x)
+    return scaled / per_slot(norm(scaled).clamp(min=1), x)

@@ -298,3 +298,18 @@ def test_a_mask_that_lets_no_gradient_through_moves_nothing_and_breaks_nothing(s
         _, after, _ = method.step(photographs().float(), state, evaluate)  # type: ignore[arg-type]
     assert after["velocity"].isfinite().all()
     assert after["velocity"].square().mean((1, 2, 3)).sqrt().max() <= 0.1 + 1e-6
+
+
+def test_a_gradient_that_is_no_number_is_not_taken_for_none() -> None:
+    method = ExtremalPerturbation(0.3, sigma=2.0, cell=3, blur=3.0)
+
+    def broken(inputs: Tensor, **_: object) -> Evaluation:
+        leaf = inputs.detach().requires_grad_()
+        first, second, third = scored(leaf)
+        score = torch.stack([first, second + (second - second).sqrt(), third])  # the slope of a root at 0 is infinite
+        return Evaluation(leaf, score, SMOOTH(leaf))
+
+    with torch.no_grad():
+        _, after, _ = method.step(photographs(), state_at(method, 9), broken)  # type: ignore[arg-type]
+    assert after["best"].isfinite().all()  # the score is a number, so the engine sees nothing until the next step
+    assert after["weights"].flatten(1).isnan().any(1).tolist() == [False, True, False]
