@@ -49,19 +49,25 @@ class Adapted(StepRule):
         parameter = trial.param_groups[0]["params"][0]
         parameter.grad = torch.zeros_like(parameter)
         trial.step()
-        room = {key: torch.zeros_like(value) for key, value in trial.state[parameter].items() if torch.is_tensor(value)}
+        room = {
+            key: torch.zeros_like(value, device=x.device)  # torch keeps some of it on the processor
+            for key, value in trial.state[parameter].items()
+            if torch.is_tensor(value)
+        }
         return {**self.lr.init(x, tasks), **{key: torch.stack([value] * len(x)) for key, value in room.items()}}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate once and let the optimizer take one step up."""
         gradient = evaluate(x).gradient
-        x = x.clone()
+        # Rows and slopes of one layout: torch's fused kernels walk through both alike, and a network's slopes are
+        # channels-last.
+        x, gradient = x.clone(memory_format=torch.contiguous_format), gradient.contiguous()
         optimizer = self._optimizer(list(x), self.lr(state).tolist())
         own = [key for key in state if key not in (*OF_ENGINE, "lr")]
         parameters = [group["params"][0] for group in optimizer.param_groups]
-        for n, parameter in enumerate(parameters):
+        for n, (parameter, iteration) in enumerate(zip(parameters, state["iteration"].tolist(), strict=True)):
             parameter.grad = gradient[n]
-            if state["iteration"][n] > 0:  # a new image gets the optimizer's own fresh state
+            if iteration > 0:  # a new image gets the optimizer's own fresh state
                 optimizer.state[parameter] = {key: state[key][n] for key in own}
         optimizer.step()
         for n, parameter in enumerate(parameters):

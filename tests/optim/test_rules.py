@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import SGD, Adam, Adapted, Cosine, Evaluation, GradientAscent, NAdam, NormalizedAscent, RMSprop
 from lit_viz.optim.evaluation import Evaluate
-from lit_viz.optim.rule import State, StepRule, never, norm, per_slot
+from lit_viz.optim.rule import State, StepRule, never, norm, per_slot, unit
 
 
 class HillClimb(StepRule):
@@ -81,6 +82,42 @@ def test_climbs_and_leaves_its_input_alone(name: str) -> None:
     path = run(rule, x, 40)
     assert torch.equal(x, kept)
     assert (hill(path[-1]).score > hill(x).score / 5).all()
+
+
+class _SlopesOfANetwork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", RULES)
+def test_the_layout_of_images_and_slopes_changes_nothing(name: str, layout: torch.memory_format) -> None:
+    """A network's slopes are channels-last; torch's fused Adam takes the memory of both for one of one order."""
+    tops = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def other_hill(x: Tensor, *, gradient: bool = True, slots: Tensor | None = None) -> Evaluation:
+        with torch.set_grad_enabled(gradient):
+            leaf = x.detach().requires_grad_(gradient)
+            inner = _SlopesOfANetwork.apply(leaf)  # type: ignore[no-untyped-call]
+            return Evaluation(leaf, -((inner - tops).flatten(1) ** 2).sum(1) / 2, torch.zeros(len(x), 2))
+
+    x = torch.zeros(3, 2, 4, 4)
+    paths = []
+    for start, evaluate in ((x, other_hill), (x.contiguous(memory_format=layout), other_hill)):
+        rule = RULES[name]()
+        state, now = counted(rule, start), start
+        for _ in range(6):
+            now, state, done = rule.step(now, state, evaluate)  # type: ignore[arg-type]
+            state["iteration"] = state["iteration"] + (~done).long()
+        paths.append(now)
+    torch.testing.assert_close(paths[1], paths[0], rtol=0, atol=1e-6)
+    if name != "forward_only":  # which looks for a top of its own
+        assert (paths[0] * tops > 0).float().mean() > 0.95  # every value goes to its own top
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -153,3 +190,10 @@ def test_coupling_optimizers_are_refused_by_name() -> None:
 def test_a_rate_that_is_none_is_refused(lr: float) -> None:
     with pytest.raises(LitVizError, match="learning rate"):
         Adam(lr)
+
+
+def test_a_row_whose_square_underflows_or_overflows_has_a_direction() -> None:
+    x = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(norm(unit(x)), torch.ones(4))
+    for scale in (1e-30, 1e30):
+        torch.testing.assert_close(unit(x * scale), unit(x))
