@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, load_classifier
+from tests.conftest import smooth_network
 from tests.test_cli import ROOT, SMALL, records
 
 pytestmark = [
@@ -54,9 +56,33 @@ def test_every_method_runs_in_every_precision(smooth: Classifier, precision: str
     assert torch.isfinite(maps.attributions).all()
 
 
-def test_captum_agrees_with_maps_of_the_gpu(smooth: Classifier) -> None:
-    run = lv.saliency(smooth, photographs(), method=["gradient", "integrated_gradients"], **GPU)
-    assert all(record["captum"]["passed"] for record in run.results)
+@pytest.mark.parametrize("method", ["gradient", "smoothgrad", "integrated_gradients", "grad_cam"])
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_captum_agrees_with_maps_of_the_gpu(method: str, place: str) -> None:
+    classifier = load_classifier(smooth_network().to(place), size=16)
+    run = lv.saliency(classifier, photographs(2), method=method, **GPU)
+    checked = [record["captum"] for record in run.results if record["captum"] != "not checked"]  # for want of time
+    assert checked
+    assert all(verdict["passed"] for verdict in checked)
+
+
+@pytest.mark.parametrize("rule", ["NAdam", "RMSprop", "Adam", "SGD"])
+def test_slots_are_emptied_under_every_rule(smooth: Classifier, rule: str) -> None:
+    run = lv.visualize(smooth, [0, 1, 2], iterations=9, slots=2, model__step_rule=f"lit_viz.optim.{rule}", **GPU)
+    assert [record["status"] for record in run.results] == ["done"] * 3
+
+
+def test_a_classifier_that_lives_on_the_gpu(tmp_path: Path) -> None:
+    there = load_classifier(smooth_network().cuda(), size=16)
+    lv.visualize(there, [1], iterations=9, out=tmp_path / "run", wandb="disabled", **GPU)
+    assert lv.check(tmp_path / "run", there)
+
+
+def test_a_classifier_that_can_not_be_copied_stays_where_it_is() -> None:
+    network = smooth_network()
+    network.lock = threading.Lock()  # which can't be copied
+    run = lv.attack(load_classifier(network, size=16), photographs(), attack="pgd", eps=0.2, iterations=20, **GPU)
+    assert [record["status"] for record in run.results].count("failed") == 0
 
 
 def test_two_gpus_share_a_queue(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers.copying import fast_copy
 from lit_viz.classifiers.frozen import FrozenNetwork
-from lit_viz.classifiers.guest import borrowed, device_of, dtype_of
+from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, full_float32
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
 from lit_viz.classifiers.outputs import logits_of
@@ -96,7 +96,7 @@ class Classifier:
         Args:
             x: images ``(N, C, H, W)`` in [0, 1], on any device.
         """
-        with torch.inference_mode(False), torch.no_grad(), borrowed(self.original) as network:
+        with torch.inference_mode(False), torch.no_grad(), full_float32(), borrowed(self.original) as network:
             # The subtraction makes a tensor of its own, so that a network that works in place never changes x.
             images = self.normalize(x.to(self.device, dtype_of(network)))
             return logits_of(network(images)).to(x.device, torch.float32)

@@ -102,7 +102,8 @@ class FrozenNetwork(nn.Module):
                 "the classifier gives no gradient by its input: take torch.no_grad, torch.inference_mode or detach out "
                 "of its forward, or choose what only asks for forwards (rise, occlusion, square)"
             )
-        return (logits if logits.dtype == torch.float64 else logits.float()), activations
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
 
     def damp(self, branches: Sequence[str], factor: float) -> None:
         """Let the gradient by these layers' output come back multiplied by ``factor``; values stay. Of a copy only."""

@@ -19,6 +19,9 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
 
+#: By Lightning's name of the precision.
+_HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
 
 class Method(pl.LightningModule):
     """A method as its author writes it; how it is trained is :class:`~lit_viz.engine.module.ImageTraining`'s.
@@ -70,6 +73,12 @@ class Method(pl.LightningModule):
     def number(self) -> torch.dtype:
         """The dtype of the images: float64 under ``--trainer.precision 64-true``, float32 under any other."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """The dtype of the network in training: half precision under ``--trainer.precision 16-mixed`` or
+        ``bf16-mixed``, that of the images under any other. Outcomes are told by the original, in its own."""
+        return _HALF.get("" if self._trainer is None else str(self._trainer.precision), self.number)
 
     def last(self, task: Task) -> int:
         """Return the number of the task's last image: its option ``iterations`` where it has one (a sweep)."""

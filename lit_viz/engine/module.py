@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
@@ -58,6 +59,8 @@ class ImageTraining(Method):
 
     def on_fit_start(self) -> None:
         """Prepare the network and take up where a checkpoint left off."""
+        if isinstance(self.trainer.precision_plugin, MixedPrecision):
+            self.trainer.precision_plugin.scaler = None  # it would unscale what nobody has scaled: there is no loss
         self.processes = Processes.connected(self.devices_mode)
         self.prepare(self.device)
         kept: list[dict[str, Any]] = []
@@ -72,7 +75,14 @@ class ImageTraining(Method):
         self.queue = Queue(mine, self.finished, begun)
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
-        """Fill the slots, make one update of the batch, write out and empty the slots that are done."""
+        """Fill the slots, make one update of the batch, write out and empty the slots that are done.
+
+        Without autocast, which would round images and rules as well: the network alone is asked in half precision.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         began = time.perf_counter()
         results = self.queue.fill(self)
         observations: list[Observation] = []

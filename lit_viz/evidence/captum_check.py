@@ -44,6 +44,7 @@ def check_map(
     Returns:
         the verdict and Captum's map in float64; None where Captum has no such method.
     """
+    photograph = photograph.to(classifier.device)
     exact = Question(method, classifier, photograph[None].double(), target, seed, n)
     reference = captum_map(exact)
     if reference is None:
@@ -57,7 +58,7 @@ def check_map(
     )
     assert theirs is not None
     agreement = Agreement(
-        formula=largest_difference(ours, theirs),
+        formula=largest_difference(ours.cpu(), theirs),
         delivered=largest_difference(delivered[None], reference),
         captum_float32=max(largest_difference(one, reference) for one in own if one is not None),
         similarity=Similarity.of(delivered, reference[0]),

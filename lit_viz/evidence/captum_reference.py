@@ -151,7 +151,7 @@ def fewer(question: Question, evaluations: int) -> Question:
 
 
 def captum_map(question: Question) -> Tensor | None:
-    """Return Captum's map, of the shape of ours; None where Captum has no such method.
+    """Return Captum's map, of the shape of ours and on the CPU; None where Captum has no such method.
 
     The global random state is left as it was.
     """
@@ -162,7 +162,7 @@ def captum_map(question: Question) -> Tensor | None:
         warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
         warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks")
         found: Tensor | None = make(question)
-    return None if found is None else found.detach()
+    return None if found is None else found.detach().cpu()
 
 
 def _gradient(q: Question) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -85,7 +86,10 @@ class Compose:
         scoped = [(t, draws.scoped(f"{place}.{type(t).__name__}")) for place, t in enumerate(self.transforms)]
         canvas = (images.shape[-2], images.shape[-1])
         size = size or canvas
-        geometric = [t.matrices(own, size) for t, own in scoped if isinstance(t, GeometricTransform)]
+        here = torch.device("cpu")  # where matrices are put together, without waiting for a GPU at each entry
+        geometric = [
+            t.matrices(replace(own, device=here), size) for t, own in scoped if isinstance(t, GeometricTransform)
+        ]
         if geometric or size != canvas:
             views = resample(images, _product(geometric, len(draws)), size)
         else:

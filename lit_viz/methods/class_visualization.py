@@ -133,7 +133,7 @@ class ClassVisualization(ImageTraining):
             processes=self.processes,
             networks={
                 "plain": self.classifier.fast(
-                    self.objective.layers, device, self.number, residual_gradient=self.residual_gradient
+                    self.objective.layers, device, self.network_dtype, residual_gradient=self.residual_gradient
                 )
             },
             decode=self._decode,
@@ -147,7 +147,7 @@ class ClassVisualization(ImageTraining):
 
     def fits(self, task: Task, beside: Task) -> bool:
         """Return whether the two see their canvas in the same octaves: a batch has one size."""
-        return self.octaves is None or not any(self.slots.iteration)
+        return self.octaves is None or (not any(self.slots.iteration) and self.last(task) == self.last(beside))
 
     def start(self, task: Task) -> Tensor:
         """Return the parameter of the photograph, or of the task's own noise; of a group ``(G, ...)``."""
@@ -246,7 +246,7 @@ class ClassVisualization(ImageTraining):
 
     def _views(self, images: Tensor, draws: Draws) -> Tensor:
         """Return what the network is shown; all images are in the same octave (see :meth:`fits`)."""
-        octave = 0 if self.octaves is None else self.octaves.at(draws.keys[0].iteration, self.iterations)
+        octave = 0 if self.octaves is None else self.octaves.at(draws.keys[0].iteration, draws.lasts[0])
         if self.octaves is not None:
             images = self.octaves(images, octave)
         return self.transforms(images, draws, self._seen_size(octave))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_viz.attributions import Attribution, Gradient, name_of
 from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.classifiers.guest import full_float32
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Task
@@ -103,7 +104,7 @@ class SaliencyMap(PhotographTraining):
         """Make the copies of the network that the methods ask; a wrong layer name is found here."""
         layers = {layer for method in self.methods.values() for layer in method.layers}
         networks: dict[str, FrozenNetwork] = {
-            name: self.classifier.fast(layers if name == "plain" else (), device, self.number, backprop=name)
+            name: self.classifier.fast(layers if name == "plain" else (), device, self.network_dtype, backprop=name)
             for method in self.methods.values()
             for name in method.networks
         }
@@ -119,6 +120,11 @@ class SaliencyMap(PhotographTraining):
             )
             for name, method in self.methods.items()
         }
+
+    def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
+        """Make a step as every method does, without rounding that Captum's check would find."""
+        with full_float32():
+            return super().training_step(batch, batch_idx)
 
     def begin(self, rows: Sequence[int]) -> None:
         """Take the method of the slots, also where a checkpoint left off."""

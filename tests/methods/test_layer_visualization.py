@@ -175,6 +175,13 @@ def test_the_network_sees_a_canvas_that_grows(smooth: Classifier, train: Train) 
     assert (first_look, last_score, last_look) == (32, 32, 32)
 
 
+def test_octaves_share_the_iterations_of_the_image(smooth: Classifier, train: Train) -> None:
+    sizes = Sizes()
+    module = method(smooth, sizes, octaves=Octaves(3, 2.0), native=True, size=32, transforms=[Roll(2)], views=1)
+    train(module, [Task(0, "x", 0, options={"iterations": 3}), Task(1, "y", 0, options={"iterations": 6})])
+    assert [size for size in sizes.seen if size < 32] == [8, 8, 16, 8, 8, 16, 16]  # the first is the trial's
+
+
 def test_octaves_share_the_iterations() -> None:
     octaves = Octaves(4, 1.4)
     assert [octaves.at(k, 10) for k in range(11)] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
