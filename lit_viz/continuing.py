@@ -12,6 +12,7 @@ import yaml
 
 from lit_viz import __version__
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.weights import fingerprint
 from lit_viz.commands import Command
 from lit_viz.config import RECORDED, MethodCLI, dump
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
@@ -73,14 +74,15 @@ def _changed(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, 
 
 
 def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, Any]:
-    """Return what a run records of itself beside its options: the versions, and of the network's weights the sha256."""
+    """Return what a run records of itself beside its options: the versions, and the sha256 of the weights' file, or of
+    the weights themselves where they come from none."""
     packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
     return {
         "method": command.name,
         "lit_viz": __version__,
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in packages},
-        "weights_sha256": None if classifier is None else classifier.sha256,
+        "weights_sha256": None if classifier is None else classifier.sha256 or fingerprint(classifier.original),
     }
 
 

@@ -109,7 +109,8 @@ def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
     nothing = Run([], None, partial(command.figure, config=config))
     if config.resume and RunFolder.is_run(config.out):
         folder = RunFolder.open(config.out)
-        if is_finished(folder, folder.queue()):
+        tasks = folder.queue()
+        if tasks and is_finished(folder, tasks):  # none: the first process has only begun to make the folder
             return nothing
     module = command.build(config, cli.parts, classifier or _load(config.classifier.as_dict()))
     fit(trainer, config, module)
@@ -163,18 +164,18 @@ def _run_in(
     say: Say | None,
 ) -> Run:
     figure = folder.path / f"figure.{cli.config.figure}"
-    if is_finished(folder, tasks):
+    finished = is_finished(folder, tasks)
+    if finished and (folder.path / REPORT).exists():
         run = _opened(folder, cli)
-        if not figure.exists():  # it was killed between its last result and its figure
+        if not figure.exists():
             _draw(run, figure)
-        if not (folder.path / REPORT).exists():
-            write_report(folder, cli.command.table)
         return run
     evolution, logger = _wandb(folder, cli, say or (lambda _: None))
-    views = [] if evolution is None else [evolution]
-    trim(folder)
-    watching = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
-    fit(trainer, cli.config, module, tasks, watching, logger)
+    if not finished:  # else it was killed between its last result and its report
+        views = [] if evolution is None else [evolution]
+        trim(folder)
+        watching = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
+        fit(trainer, cli.config, module, tasks, watching, logger)
     run = _opened(folder, cli)
     _draw(run, figure)
     cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))

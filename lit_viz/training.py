@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import (  # type: ignore[attr-defined]
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.continuing import LAST_CHECKPOINT
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
-from lit_viz.engine.devices import others_have_ended, shared, unlock_steps
+from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock_steps
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.engine.ticks import TaskQueue
@@ -42,7 +47,7 @@ def trainer_for(config: Any, scratch: str) -> pl.Trainer:
                 **shared(config.trainer),
                 max_epochs=-1,
                 logger=False,
-                plugins=[AtomicCheckpointIO()],
+                plugins=[AtomicCheckpointIO(), *_slurm()],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -80,7 +85,10 @@ def fit(
     with _quiet_lightning():
         try:
             trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
+        except SIGTERMException as error:  # it came before Checkpoints had taken the signal over
+            raise Interrupted(f"stopped at the start, nothing is lost{_go_on(config)}", exit_status=143) from error
         except Exception as error:
+            end_others(trainer)
             if trainer.world_size > 1 and others_have_ended(error):
                 raise LitVizError(
                     "another process of the run has ended, and said above why; what was finished is kept"
@@ -92,6 +100,16 @@ def fit(
             f"stopped after {len(module.finished)} of {len(queue.tasks)} images, all is saved{_go_on(config)}",
             exit_status=128 + module.agreed.signal,
         )
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """Return SLURM's environment where Lightning would take it, without Lightning's own requeueing.
+
+    That saves a checkpoint of its own into the run folder from within a signal's handler, on SIGUSR1; here a job ends
+    with status 143 and is put back by ``scripts/slurm.sh``.
+    """
+    mine = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if mine else []
 
 
 def _go_on(config: Any) -> str:

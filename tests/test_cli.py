@@ -16,6 +16,7 @@ from unittest.mock import ANY
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -237,8 +238,6 @@ def test_a_resume_may_have_other_slots_and_devices(begun: Path, monkeypatch: pyt
 
 
 def test_resume_refuses_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import torch
-
     from tests.conftest import smooth_network
 
     network, weights, run = smooth_network(), tmp_path / "weights.pth", tmp_path / "run"
@@ -253,6 +252,42 @@ def test_resume_refuses_other_weights(tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     lit_viz("resume", str(run), expect=1)
     assert "begun with other weights" in sentence(capsys)
+
+
+def test_resume_refuses_another_network_that_was_handed_over(tmp_path: Path) -> None:
+    import lit_viz as lv
+    from tests.conftest import load_classifier, smooth_network
+
+    network, run = smooth_network(), tmp_path / "run"
+    lv.visualize(load_classifier(network, size=16), [1], iterations=2, out=run, wandb="disabled")
+    recorded = yaml.safe_load((run / "config.yaml").read_text())["recorded"]["weights_sha256"]
+    assert len(recorded) == 64
+    lv.resume(run, load_classifier(network, size=16))
+    network.head.bias.data[0] += 1e-3
+    with pytest.raises(LitVizError, match="begun with other weights"):
+        lv.resume(run, load_classifier(network, size=16))
+
+
+def test_a_run_that_was_killed_before_its_report_looks_for_its_evidence(tmp_path: Path) -> None:
+    import lit_viz as lv
+    from tests.conftest import load_classifier, smooth_network
+
+    network, run = load_classifier(smooth_network(), size=16), tmp_path / "run"
+    photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    lv.saliency(network, photographs, method="smoothgrad", iterations=2, out=run, wandb="disabled")
+    told = (run / "evidence.json").read_text()
+    for name in ("report.html", "evidence.json", "figure.png"):
+        (run / name).unlink()
+    results = [{k: v for k, v in record.items() if k != "captum"} for record in records(run)]
+    (run / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in results))
+    lv.resume(run, network)
+    assert all(record["captum"]["passed"] for record in records(run))
+    assert json.loads((run / "evidence.json").read_text()).keys() == json.loads(told).keys()
+    assert (run / "report.html").exists()
+    assert (run / "figure.png").exists()
+    (run / "evidence.json").unlink()
+    lv.resume(run, network)  # it is done: nothing is looked for again
+    assert not (run / "evidence.json").exists()
 
 
 def test_the_error_of_a_photograph_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,16 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
+def fingerprint(network: nn.Module) -> str:
+    """Return the sha256, in hexadecimal digits, of the names and values in a network's state dict."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a ``.safetensors`` file, a state dict, a dict that holds one, or a Lightning checkpoint.
 

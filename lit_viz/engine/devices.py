@@ -10,6 +10,7 @@ weights whose gradients could be averaged. Two ways to share the work (``--devic
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -215,6 +216,13 @@ def others_have_ended(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
+def end_others(trainer: pl.Trainer) -> None:
+    """End the processes that this one has launched where they can't notice its end: in a collective of NCCL."""
+    kill = getattr(trainer.strategy.launcher, "kill", None)
+    if kill is not None and dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
+        kill(signal.SIGKILL)
+
+
 def several(options: Any) -> bool:
     """Return whether the Trainer's options (a namespace), torchrun or SLURM ask for more than one process."""
     return str(options.devices) not in ("1", "[0]") or options.num_nodes != 1 or launched() is not None
@@ -226,6 +234,10 @@ def shared(options: Any) -> dict[str, Any]:
     Devices and nodes are those that torchrun or SLURM has started, unless they are given.
     """
     given: dict[str, Any] = options.as_dict()
+    if torch.backends.mps.is_available():  # which has no float64: Lightning would take it
+        if given["accelerator"] in ("mps", "gpu"):
+            raise LitVizError("Apple's GPUs can't be used, for they have no float64: give --trainer.accelerator cpu.")
+        given["accelerator"] = "cpu"
     if not several(options):
         return given
     if str(options.devices) == "1" and (started := launched()) is not None:

@@ -1,0 +1,144 @@
+"""The Trainer of a run: on whichever devices, in whichever precision, and whatever the surroundings send."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.precision import MixedPrecision
+
+import lit_viz as lv
+from lit_viz import run as run_module
+from lit_viz.api import stored
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.memory import Memory
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.frozen import FrozenNetwork
+from lit_viz.engine.ticks import TaskQueue
+from lit_viz.errors import LitVizError
+from lit_viz.images import Fourier
+from lit_viz.methods import ClassVisualization
+from lit_viz.optim import Adam
+from lit_viz.training import Interrupted, trainer_for
+from tests.conftest import tasks_for
+
+
+def config(**trainer: Any) -> Namespace:
+    given = {"accelerator": "auto", "devices": "1", "num_nodes": 1, **trainer}
+    return Namespace(trainer=Namespace(given), out=None)
+
+
+def photographs(count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
+    """Return of every forward of a fast copy that is trained against: the dtype of its weights, and whether autocast is
+    on."""
+    seen: list[tuple[torch.dtype, bool]] = []
+    forward = FrozenNetwork.forward
+
+    def noted(self: FrozenNetwork, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if x.requires_grad:
+            assert x.dtype == torch.float32
+            seen.append((self.scale.dtype, torch.is_autocast_enabled("cpu")))
+        return forward(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(FrozenNetwork, "forward", noted)
+    return seen
+
+
+def test_in_mixed_precision_the_network_alone_is_in_half(
+    smooth: Classifier, asked: list[tuple[torch.dtype, bool]]
+) -> None:
+    options: dict[str, Any] = {"trainer__precision": "bf16-mixed"}
+    image = lv.visualize(smooth, [1], iterations=30, model__views=2, **options)
+    assert image.results[0]["status"] == "done"
+    levels = image.images * 255
+    assert (levels - levels.round()).abs().max() < 1e-3
+    fooled = lv.attack(smooth, photographs(), attack="pgd", eps=0.2, iterations=20, **options)
+    assert all(record["success_file"] for record in fooled.results if record["status"] == "done")
+    maps = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none", **options)
+    exact = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none")
+    assert {dtype for dtype, _ in asked} == {torch.bfloat16, torch.float32}
+    assert not any(autocast for _, autocast in asked)
+    difference = (maps.attributions - exact.attributions).norm() / exact.attributions.norm()
+    assert 1e-4 < difference < 0.05
+    assert [record["label"] for record in maps.results] == smooth.logits(photographs()).argmax(1).tolist()
+
+
+def test_sixteen_bits_need_no_scaled_loss(smooth: Classifier, asked: list[tuple[torch.dtype, bool]]) -> None:
+    """On a processor Lightning takes bfloat16 for float16, so its part for GPUs is put in by hand."""
+    module = ClassVisualization(smooth, Fourier(), Adam(0.05), iterations=5)
+    memory = Memory()
+    trainer = pl.Trainer(
+        max_epochs=-1,
+        accelerator="cpu",
+        plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))],
+        callbacks=[memory],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=TaskQueue(tasks_for(smooth, [0, 1])))
+    assert [result.record["status"] for result in memory.results.values()] == ["done", "done"]
+    assert set(asked) == {(torch.float16, False)}
+
+
+def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"NTASKS": "1", "JOB_NAME": "job", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    trainer = trainer_for(config(accelerator="cpu"), str(tmp_path))
+    environment = trainer._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
+
+
+def test_a_signal_before_the_first_step_is_no_success(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Checkpoints.on_train_start
+
+    def stopped(self: Checkpoints, *args: Any) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # Lightning's, by now
+        os.kill(os.getpid(), signal.SIGTERM)
+        start(self, *args)
+
+    monkeypatch.setattr(Checkpoints, "on_train_start", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped at the start, nothing is lost") as stop:
+        lv.visualize(smooth, [1], iterations=5)
+    assert stop.value.exit_status == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_gpu_without_float64_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert isinstance(trainer_for(config(), str(tmp_path)).accelerator, pl.accelerators.CPUAccelerator)
+    with pytest.raises(LitVizError, match="Apple's GPUs can't be used, for they have no float64"):
+        trainer_for(config(accelerator="mps"), str(tmp_path))
+
+
+def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_run(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    lv.visualize(smooth, [1], iterations=1, out=folder, wandb="disabled")
+    command, cli = stored(folder, trainer__devices="2", trainer__accelerator="cpu")
+    joined: list[Any] = []
+    monkeypatch.setattr(run_module, "trainer_for", lambda *_: None)
+    monkeypatch.setattr(run_module, "fit", lambda *args: joined.append(args))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run_module.execute(command, cli, smooth)
+    assert not joined  # it is finished
+    for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt"):
+        (folder / path).unlink()
+    run_module.execute(command, cli, smooth)
+    assert len(joined) == 1
