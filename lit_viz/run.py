@@ -59,6 +59,8 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         Interrupted: SIGINT or SIGTERM; the run can be resumed.
     """
     command.check(cli.config)
+    if classifier is not None:
+        classifier.refresh()
     with (
         torch.inference_mode(False),  # it may be called in one of Lightning's evaluation loops
         torch.enable_grad(),
@@ -238,6 +240,7 @@ def check(
     folder = RunFolder.open(cli.config.out)
     if classifier is None:
         classifier = _load(cli.config.classifier.as_dict())
+    classifier.refresh()
     keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
     outcomes = filed(folder)
     if not outcomes:

@@ -99,10 +99,10 @@ class Attack(StepRule):
 
     def finished(self, state: State) -> Tensor:
         """Return which images need no further update ``(N,)`` bool: those that fool the network, or for a minimal
-        attack those that do without any perturbation."""
+        attack, or one that doesn't stop early, those that do without any perturbation."""
         if self.minimal:
             return state["fooled"] & (state["size"] == 0)
-        return state["fooled"] & self.early_stop
+        return state["fooled"] if self.early_stop else state["fooled"] & (state["iteration"] == 0)
 
     def extent(self, change: Tensor) -> Tensor:
         """Return how large perturbations are ``(N,)``, for an attack that makes them small: Euclidean, unless it says

@@ -118,15 +118,17 @@ class Ensemble(BudgetAttack):
         if bool(begin.any()):
             rows = begin.nonzero()[:, 0]
             evaluation = evaluate(x[rows], gradient=False, slots=rows, logged=True)
-            state = _put(state, rows, self.seen(x[rows], _rows(state, rows), evaluation))
+            before = _rows(state, rows)
+            state = _put(state, rows, before, self.seen(x[rows], before, evaluation))
         begin &= ~state["fooled"]
         moved = chosen(begin, state["source"], x)
         for attack in dict.fromkeys(stage.attack for stage in self.stages):
             mine = [stage.attack is attack for stage in self.stages]
             rows = (torch.tensor(mine, device=x.device)[number] & ~state["fooled"]).nonzero()[:, 0]
             if len(rows):
-                here, there = self._member_step(attack, rows, moved[rows], _rows(state, rows), evaluate)
-                moved, state = moved.index_put((rows,), here), _put(state, rows, there)
+                before = _rows(state, rows)
+                here, there = self._member_step(attack, rows, moved[rows], before, evaluate)
+                moved, state = moved.index_put((rows,), here), _put(state, rows, before, there)
         return chosen(state["fooled"], x, moved), state, state["fooled"]
 
     def _member_step(
@@ -149,7 +151,7 @@ class Ensemble(BudgetAttack):
         own |= {"source": state["source"], "iteration": local, "iterations": length}
         begun = (local == 0).nonzero()[:, 0]
         if len(begun):
-            own = _put(own, begun, attack.init(x[begun], self._tasks(_rows(state, begun), number[begun])))
+            own = _put(own, begun, {}, attack.init(x[begun], self._tasks(_rows(state, begun), number[begun])))
         evaluation.rescore(lambda logits: attack.objective(_outputs(logits, own)))
         own = attack.seen(x, own, evaluation)
         moved, own = attack.update(x, own, evaluation, rows)
@@ -232,6 +234,8 @@ def _rows(state: State, rows: Tensor) -> State:
     return {key: value[rows] for key, value in state.items()}
 
 
-def _put(state: State, rows: Tensor, there: State) -> State:
-    """Return the state with what these rows have become."""
-    return {key: value.index_put((rows,), there[key]) if key in there else value for key, value in state.items()}
+def _put(state: State, rows: Tensor, before: State, there: State) -> State:
+    """Return the state with what these rows have become; what is there as it was ``before`` is left alone, for the
+    method may have written it meanwhile."""
+    changed = {key for key, value in there.items() if value is not before.get(key)}
+    return {key: value.index_put((rows,), there[key]) if key in changed else value for key, value in state.items()}

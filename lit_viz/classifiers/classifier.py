@@ -15,6 +15,7 @@ from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.rectifiers import Backprop
+from lit_viz.classifiers.weights import fingerprint
 from lit_viz.errors import LitVizError
 
 
@@ -60,6 +61,7 @@ class Classifier:
         self.sha256 = sha256
         self.notes = tuple(notes)
         self._copies: dict[object, FrozenNetwork] = {}
+        self._fingerprint = ""
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -111,7 +113,8 @@ class Classifier:
     ) -> FrozenNetwork:
         """Return the private fast copy: frozen, eval, channels-last, batch norm folded, activations fused.
 
-        A copy is made once for the same arguments and weights, and again when the weights have changed since.
+        A copy is made once for the same arguments and weights, and again when the weights have changed since, as far as
+        torch counts their changes (see :meth:`refresh`).
 
         Args:
             keep: layers that are read, or whose input's moments are, by name; they are neither folded nor fused.
@@ -135,9 +138,18 @@ class Classifier:
         key = (kept, where, dtype, backprop, residual_gradient, weights)
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
+            self._fingerprint = self._fingerprint or fingerprint(self.original)
             self._copies[key] = fast_copy(self, kept, where, dtype, backprop, residual_gradient)
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
+
+    def refresh(self) -> None:
+        """Forget the copies of other weights, also where torch hasn't counted the change, as of fused optimizers and
+        writes through ``.data``; every run does so when it begins."""
+        now = fingerprint(self.original)
+        if now != self._fingerprint:
+            self._fingerprint = now
+            self._copies = {}
 
     def _check_channels(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:

@@ -273,7 +273,7 @@ def _departure(
     """Return in words how logits or gradient depart from what is expected by more than these parts of it; or None."""
     try:
         answer, gradient = _answer_and_gradient(network, x)
-    except RuntimeError as error:  # what a backward needs is changed in place afterwards, or there is no kernel
+    except (RuntimeError, IndexError) as error:  # what a backward needs is changed in place, or no kernel takes it
         return _first_line(error)
     if relative_difference(answer, expected[0]) > of_logits:
         return "another kernel gives other logits"

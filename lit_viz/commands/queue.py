@@ -141,8 +141,8 @@ def targets_for(
     """
     read = _reader(classifier)
 
-    def said_of(entry: Entry, word: str) -> Target:
-        return word if word in _OPEN else read(entry, "target", word)
+    def said_of(entry: Entry, word: str | int) -> Target:
+        return word if isinstance(word, str) and word in _OPEN else read(entry, "target", word)
 
     def reading(word: str | int) -> Callable[[Entry], Target]:
         table = _table(str(word), "target", listing)
@@ -191,17 +191,17 @@ def _wordnet_ids() -> Mapping[str, int]:
 # -- what is said of one photograph
 
 
-def _reader(classifier: Classifier) -> Callable[[Entry, str, str], int]:
+def _reader(classifier: Classifier) -> Callable[[Entry, str, str | int], int]:
     """Return a function that reads a class said of a photograph (its label, folder or target) and names it if wrong."""
 
     @cache  # also of errors: near names take their time, and a folder of a thousand photographs has but one name
-    def find(word: str) -> int | LitVizError:
+    def find(word: str | int) -> int | LitVizError:
         try:
             return class_of(classifier, word)
         except LitVizError as error:
             return error
 
-    def read(entry: Entry, what: str, word: str) -> int:
+    def read(entry: Entry, what: str, word: str | int) -> int:
         found = find(word)
         if isinstance(found, LitVizError):
             raise LitVizError(f"the {what} of {entry.path} is no class: {found}")

@@ -45,8 +45,8 @@ class Step:
         if n in self.evaluated:
             evaluation, m = self.evaluated[n]
             scalars |= {name: float(term[m]) for name, term in evaluation.terms.items()}
-            if (gradient := evaluation.known_gradient) is not None:
-                scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient[m]))
+            if (gradient := evaluation.known_gradient(m)) is not None:
+                scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient))
         task = method.slots.tasks[n]
         kept = method.log_at.due(iteration, method.last(task))
         shown = (look.image, look.besides) if kept else (None, {})

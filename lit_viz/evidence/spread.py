@@ -70,10 +70,15 @@ def disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, last: int) 
 
 
 def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
-    """Return the highest margin of each restart, in order; the photograph itself belongs to none."""
+    """Return the highest margin of each restart, in order; the photograph itself belongs to none.
+
+    Nor does the last margin, where there are several: it is that of the file, which may be of any of them.
+    """
     found: dict[int, list[float]] = defaultdict(list)
+    last = outcome.record["iterations"]
+    several = last > 0 and restart_of(last) != restart_of(1)
     for k, margin in outcome.curve("margin"):
-        if k > 0:
+        if k > 0 and not (several and k == last):
             found[restart_of(k)].append(margin)
     return [max(margins) for _, margins in sorted(found.items())]
 

@@ -33,14 +33,14 @@ class Entry:
 
     Attributes:
         path: of the file as it was given (below a folder: the folder and what follows), or ``packaged:NAME``.
-        label, target: what the table that lists it says of it, as it stands there.
+        label, target: what the table that lists it says of it, as it stands there; from Python, a number is an index.
         listed_in: that table.
         error: why it can't be used, in one sentence.
     """
 
     path: str
-    label: str | None = None
-    target: str | None = None
+    label: str | int | None = None
+    target: str | int | None = None
     listed_in: str | None = None
     error: str | None = None
 
@@ -165,8 +165,13 @@ def _row(row: Mapping[str, Any]) -> Entry:
     unknown = [key for key in row if key not in ("file", "label", "target")]
     if "file" not in row or unknown:
         raise LitVizError(f"a photograph is given as file, label and target, not as {dict(row)}")
-    label, target = (None if row.get(key) is None else str(row[key]) for key in ("label", "target"))
+    label, target = (_class_in(row.get(key)) for key in ("label", "target"))
     return Entry(str(row["file"]), label, target, "the list of photographs")
+
+
+def _class_in(value: Any) -> str | int | None:
+    """Return a class as it was given: a number is an index, also where classes are called by numbers."""
+    return value if value is None or isinstance(value, int) else str(value)
 
 
 def _listed(file: Path) -> tuple[list[Entry], list[str]]:

@@ -213,9 +213,10 @@ def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[Plane], tuple[i
         width, height = opened.size
         if opened.getexif().get(ExifTags.Base.Orientation) in _TURNED:
             width, height = height, width
-        if width * height > _LARGE:
-            opened.draft(opened.mode, (2 * max(size), 2 * max(size)))
-        return planes_of(ImageOps.exif_transpose(opened)), (height, width)
+        drafted = width * height > _LARGE and opened.draft(opened.mode, (2 * max(size), 2 * max(size))) is not None
+        upright = ImageOps.exif_transpose(opened)
+        # Pillow tells the size of a TIFF as it is turned, and that of other formats as it lies in the file.
+        return planes_of(upright), (height, width) if drafted else (upright.height, upright.width)
 
 
 @contextmanager

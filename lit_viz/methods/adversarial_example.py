@@ -18,6 +18,7 @@ from lit_viz.evidence.verdicts import top
 from lit_viz.figures.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.attack_training import AttackTraining
+from lit_viz.methods.photographs import LOGITS
 from lit_viz.methods.targets import with_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
@@ -84,7 +85,24 @@ class AdversarialExample(AttackTraining):
             "probability": torch.softmax(evaluation.logits, 1).gather(1, goal[:, None])[:, 0],
             "margin": Margin()(Outputs(evaluation.logits, goal, towards=towards)),
         }
+        if self.transforms.transforms and not steered:
+            self._see_photographs(x, rows, evaluation, network)
         return evaluation
+
+    def _see_photographs(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation, network: str) -> None:
+        """Let the photographs themselves decide whether there is anything to attack, not their views."""
+        iteration = self.slots.iteration
+        mine = [m for m, n in enumerate(rows) if iteration[n] == 0 and torch.equal(x[m], self.slots.x[n])]
+        unasked = [m for m in mine if self.said(rows[m]) is None]
+        if unasked:
+            with torch.no_grad():
+                logits = self._evaluator.networks[network](x[unasked])[0]
+            self.slots.pay([rows[m] for m in unasked], forwards=1)
+            for m, row in zip(unasked, logits, strict=True):
+                self.keep(rows[m], row)
+        if mine:
+            known = self.slots.state[LOGITS][[rows[m] for m in mine]].to(evaluation.logits)
+            evaluation.logits = evaluation.logits.index_put((torch.tensor(mine, device=known.device),), known)
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Write the outcomes in 8 bits, in memory, and ask the original network about what a reader of the file gets.

@@ -71,6 +71,8 @@ class SaliencyMap(PhotographTraining):
         if batch < 1:
             raise LitVizError(f"--batch {batch} makes no run: give a whole number from 1 up.")
         self.methods = {name_of(one): one for one in methods}
+        if len(self.methods) < len(methods):
+            raise LitVizError("a saliency method was named twice: maps are told apart by its name, so make two runs.")
         for one in methods:
             one.bind(classifier)
             one.tolerance, one.batch = tolerance, batch

@@ -55,6 +55,7 @@ class Evaluation:
         self._graph: tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]] | None = (x, score, logits, activations or {})
         self._over_views, self._over_processes, self._pay = over_views, over_processes, pay
         self._gradient: Tensor | None = None
+        self._of: Tensor | None = None  # the rows that it was asked for, or None for all
 
     @property
     def gradient(self) -> Tensor:
@@ -63,10 +64,11 @@ class Evaluation:
             self._gradient = self.slope()
         return self._gradient
 
-    @property
-    def known_gradient(self) -> Tensor | None:
-        """The gradient where it was asked for, so that looking at it costs nothing."""
-        return self._gradient
+    def known_gradient(self, m: int) -> Tensor | None:
+        """Return the gradient of row m where it was asked for, so that looking at it costs nothing."""
+        if self._gradient is None or not (self._of is None or bool(self._of[m])):
+            return None
+        return self._gradient[m]
 
     def slope(
         self, of: Reduce | None = None, *, at: str | None = None, rows: Tensor | None = None, keep: bool = False
@@ -93,7 +95,7 @@ class Evaluation:
         slope = self._over_processes(slope)
         self._pay(rows)
         if at is None and of is None and self._gradient is None:
-            self._gradient = slope
+            self._gradient, self._of = slope, rows
         if not keep:
             self.close()
         return slope

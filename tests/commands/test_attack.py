@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.images.reading import read_png
+from tests.conftest import smooth_network
 from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
@@ -150,3 +151,78 @@ def test_the_saliency_of_original_and_outcome_side_by_side(folder: Path, tmp_pat
     run = tmp_path / "run"
     lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "random", "--explain", "--out", str(run))
     assert (run / "explained.png").exists()
+
+
+def test_a_number_is_an_index_also_where_classes_are_called_by_numbers() -> None:
+    net = load_classifier(smooth_network(), labels=["2", "0", "1", "4", "3"], size=16)
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = net.logits(x).argmax(1).tolist()
+    run = lv.attack(net, x, labels, [(label + 1) % 5 for label in labels], iterations=1)
+    assert [record["label"] for record in run.results] == labels
+    assert [record["target"] for record in run.results] == [(label + 1) % 5 for label in labels]
+    by_name = lv.attack(net, x, [net.labels[label] for label in labels], iterations=1)
+    assert [record["label"] for record in by_name.results] == labels
+
+
+def test_what_is_wrong_from_the_start_is_no_success_without_an_early_stop(smooth: Classifier) -> None:
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    labels[1] = (labels[1] + 1) % 5
+    run = lv.attack(smooth, x, labels, attack={"pgd": {"early_stop": False}}, eps=0.001, iterations=3)
+    assert [record["status"] for record in run.results] == ["done", "skipped", "done"]
+    assert not any(record["success_file"] for record in run.results)
+
+
+def test_views_do_not_decide_whether_there_is_anything_to_attack(smooth: Classifier) -> None:
+    x = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    noisy = {"model__transforms": [{"class_path": "lit_viz.images.Noise", "init_args": {"sd": 0.5}}], "model__views": 2}
+    run = lv.attack(smooth, x, labels, attack="pgd", eps=0.2, iterations=4, **noisy)
+    assert all(record["status"] == "done" for record in run.results)
+    assert all(record["predicted_before"] == label for record, label in zip(run.results, labels, strict=True))
+    wrong = lv.attack(smooth, x, [(label + 1) % 5 for label in labels], attack="pgd", iterations=4, **noisy)
+    assert all(record["status"] == "skipped" for record in wrong.results)
+
+
+def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
+    from lit_viz.evidence.robustness import resisting
+
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    untargeted = lv.attack(smooth, x, labels, iterations=1)
+    targeted = lv.attack(smooth, x, labels, [(label + 1) % 5 for label in labels], iterations=1)
+    assert resisting(untargeted.outcomes) == "robust accuracy"
+    assert resisting(targeted.outcomes) == "not fooled"
+
+
+def test_an_ensemble_knows_what_the_network_said_before(smooth: Classifier) -> None:
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    run = lv.attack(smooth, x, labels, attack="ensemble", eps=0.002, iterations=40, slots=2)
+    assert [record["predicted_before"] for record in run.results] == labels
+    assert all(0 < record["probability_before"] < 1 for record in run.results)
+
+
+def test_weights_that_torch_has_not_counted_are_noticed() -> None:
+    network = smooth_network()
+    net = load_classifier(network, size=16)
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    lv.attack(net, x, iterations=1)
+    network.requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.3, fused=True)
+    torch.nn.functional.cross_entropy(network(x), torch.tensor([4, 4])).backward()
+    optimizer.step()
+    run = lv.saliency(net, x, [1, 2], check="none")
+    expected = net.logits(x).softmax(1)
+    assert [record["probability"] for record in run.results] == pytest.approx(
+        [float(expected[0, 1]), float(expected[1, 2])], rel=1e-4
+    )
+
+
+def test_only_gradients_that_were_asked_for_have_a_norm(smooth: Classifier, tmp_path: Path) -> None:
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    run = lv.attack(smooth, x, labels, attack={"apgd": {"early_stop": False}}, eps=0.02, iterations=30, slots=4)
+    norms = [norm for outcome in run.outcomes for _, norm in outcome.curve("gradient_norm")]
+    assert len(norms) > 50
+    assert min(norms) > 0

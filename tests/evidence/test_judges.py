@@ -26,6 +26,11 @@ def test_judges_are_others_that_know_the_same_classes(lite0: Classifier, smooth:
     assert judges_of(smooth)(torch.rand(3, 16, 16), 0) == {}
 
 
+def test_a_network_by_another_name_is_no_judge_of_itself(lite0: Classifier) -> None:
+    other = load_classifier(lite0.original, labels=lite0.labels, mean=lite0.mean, std=lite0.std, size=lite0.size)
+    assert installed_judges(other) == ("efficientnet_lite1", "efficientnet_lite2")
+
+
 def test_judges_see_what_is_in_a_photograph(lite0: Classifier) -> None:
     """A cat is a tabby to networks that have not seen the picture at their own size."""
     picture = read_photograph("packaged:chelsea", lite0.size).pixels

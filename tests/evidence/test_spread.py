@@ -84,3 +84,10 @@ def test_the_restarts_of_a_real_run() -> None:
         assert max(best) - min(best) < 0.05
         assert max(best) == pytest.approx(max(v for k, v in outcome.curve("margin") if k), abs=0)
     assert free_signals(run.outcomes, restart_of, 30).reasons == ()
+
+
+def test_the_last_margin_is_that_of_the_file() -> None:
+    """Which holds the best image, whichever restart made it."""
+    outcome = tried(False, -4.0, -2.0, -3.0, iterations=12)
+    outcome.curves["margin"][-1] = -2.0
+    assert best_margins(outcome, RESTART) == [-4, -2, -3]

@@ -83,7 +83,8 @@ def test_padding_is_grey_and_keeps_the_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("fit", FITS)
-def test_exif_rotation_and_the_way_back(tmp_path: Path, orientation: int, fit: str) -> None:
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_exif_rotation_and_the_way_back(tmp_path: Path, orientation: int, fit: str, suffix: str) -> None:
     upright = np.zeros((60, 90, 3), np.uint8)
     upright[12:16, 24:28] = 255  # a marker whose centre is (x, y) = (26, 14)
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that the camera's position asks to undo
@@ -92,7 +93,7 @@ def test_exif_rotation_and_the_way_back(tmp_path: Path, orientation: int, fit: s
         stored = stored.transpose(Image.Transpose(undo[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    photograph = read_photograph(_save(tmp_path / "a.png", stored, exif=exif), (48, 64), fit=fit)
+    photograph = read_photograph(_save(tmp_path / f"a.{suffix}", stored, exif=exif), (48, 64), fit=fit)
     assert photograph.original_size == (60, 90)
     mass = photograph.pixels[0].double()
     if fit == "pad":

@@ -203,3 +203,8 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
 def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         SaliencyMap(smooth, **options)
+
+
+def test_a_method_named_twice_is_refused(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="was named twice"):
+        SaliencyMap(smooth, [SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
