@@ -75,12 +75,13 @@ def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 
     }
     reasons = [text.format(images(count)) for text, count in counts.items() if count]
     reasons += disagreement(done, restart_of, last=restart_of(iterations))
-    return Trust(tuple(reasons), ("gradients", "the end of the traces", "silent successes", "restarts"))
+    logged = any(outcome.curve("gradient_norm") for outcome in done)
+    tried = ("the end of the traces", "silent successes", "restarts")
+    return Trust(tuple(reasons), ("gradients", *tried) if logged else tried)
 
 
 def _masked(outcome: Outcome) -> bool:
-    """Return whether most slopes are zero. Where an image fools already, or is about to start at random, none is asked
-    for, and zero is logged where the others of its batch asked."""
+    """Return whether most slopes that were asked for are zero, while the image didn't fool."""
     fell = outcome.record["success_float"]
     fooled = {k for k, margin in outcome.curve("margin") if margin > 0}
     norms = [

@@ -113,7 +113,7 @@ def scaled_by_a_hook() -> nn.Module:
     ("make", "reason"),
     [
         (Locked, "it can't be copied (cannot pickle '_thread.lock' object)"),
-        (scaled_by_a_hook, "a copy of it without its hooks gives other logits"),
+        (scaled_by_a_hook, "a copy of it (without its hooks, channels-last) gives other logits"),
     ],
 )
 def test_what_can_not_be_copied_is_used_as_it_is_and_said(make: Any, reason: str) -> None:
@@ -329,3 +329,13 @@ def test_what_is_read_between_fused_convolutions_keeps_its_own_gradient() -> Non
     assert frozen.fused == 2
     for gradient, slope in zip(ours, expected, strict=True):
         assert torch.allclose(gradient.double(), slope, rtol=1e-4, atol=1e-5 * slope.abs().max().item())
+
+
+def test_a_layout_in_which_a_kernel_is_wrong_is_not_used() -> None:
+    """Of one channel, a stride across and an output one pixel wide, oneDNN reads another's memory (torch 2.13)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, 16, (3, 7), stride=(1, 2)), nn.Flatten(), nn.Linear(16 * 30, 5)).eval()
+    classifier = load_classifier(network, size=(32, 8))
+    x = torch.rand(3, 1, 32, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(classifier.fast()(x)[0], classifier.logits(x), rtol=1e-4, atol=1e-5)
