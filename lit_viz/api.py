@@ -264,6 +264,8 @@ def _handed(images: Tensor, classifier: Classifier) -> Tensor:
             f"{classifier.name} takes floating-point images (N, {', '.join(map(str, wanted))}) in [0, 1], not "
             f"{images.dtype} {tuple(images.shape)}: resize them, or hand over files."
         )
+    if not len(images):
+        raise LitVizError("no images were handed over: give at least one.")
     low, high = float(images.min()), float(images.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise LitVizError(

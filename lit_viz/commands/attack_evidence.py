@@ -60,7 +60,9 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     claimed = _claimed(outcomes)
     files = [folder.path / outcome.record["file"] for outcome in claimed]
     seen = still_fool(files, [outcome.record for outcome in claimed], classifier)
-    wrong = [o for o, success in zip(claimed, seen, strict=True) if success != o.record["success_file"]]
+    # Outside of its ball (which may hold no 8-bit image) a file is no success, also where it fools.
+    told = [o.record["success_file"] or o.record["margin"] > 0 for o in claimed]
+    wrong = [o for o, success, before in zip(claimed, seen, told, strict=True) if success != before]
     folder.amend({o.record["index"]: {"success_file": False} for o in wrong})
     for outcome in wrong:
         outcome.amend({"success_file": False})

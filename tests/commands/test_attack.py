@@ -14,6 +14,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.run_folder import RunFolder
+from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from tests.conftest import smooth_network
 from tests.test_cli import SMALL, lit_viz, records, sentence
@@ -226,3 +227,20 @@ def test_only_gradients_that_were_asked_for_have_a_norm(smooth: Classifier, tmp_
     norms = [norm for outcome in run.outcomes for _, norm in outcome.curve("gradient_norm")]
     assert len(norms) > 50
     assert min(norms) > 0
+
+
+def test_a_file_that_fools_outside_its_ball_is_as_recorded(smooth: Classifier, tmp_path: Path) -> None:
+    """Off the 8-bit lattice a small ball holds no file at all: such a record is no success, and no lie."""
+    x, run = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)), tmp_path / "run"
+    label = smooth.logits(x).argmax(1).tolist()
+    done = lv.attack(smooth, x, label, attack="pgd", eps=0.5, iterations=20, out=run, wandb="disabled")
+    assert done.results[0]["success_file"]
+    outside = {**records(run)[0], "success_file": False}
+    (run / "results.jsonl").write_text(json.dumps(outside) + "\n")
+    assert lv.check(run, smooth)
+    assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == []
+
+
+def test_no_images_are_one_sentence(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="no images were handed over"):
+        lv.attack(smooth, torch.zeros(0, 3, 16, 16))
