@@ -240,7 +240,8 @@ def check(
     folder = RunFolder.open(cli.config.out)
     if classifier is None:
         classifier = _load(cli.config.classifier.as_dict())
-    classifier.refresh()
+    else:
+        classifier.refresh()
     keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
     outcomes = filed(folder)
     if not outcomes:

@@ -108,11 +108,11 @@ def test_the_layout_of_images_and_slopes_changes_nothing(name: str, layout: torc
 
     x = torch.zeros(3, 2, 4, 4)
     paths = []
-    for start, evaluate in ((x, other_hill), (x.contiguous(memory_format=layout), other_hill)):
+    for now in (x, x.contiguous(memory_format=layout)):
         rule = RULES[name]()
-        state, now = counted(rule, start), start
+        state = counted(rule, now)
         for _ in range(6):
-            now, state, done = rule.step(now, state, evaluate)  # type: ignore[arg-type]
+            now, state, done = rule.step(now, state, other_hill)  # type: ignore[arg-type]
             state["iteration"] = state["iteration"] + (~done).long()
         paths.append(now)
     torch.testing.assert_close(paths[1], paths[0], rtol=0, atol=1e-6)
