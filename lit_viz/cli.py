@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,9 @@ _METHODS = ("visualize", "saliency", "attack")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exits with status 0, with 1 after one sentence, or with 128 + the signal that stopped it."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no accents gets question marks
     try:
         _dispatch(words)
     except LitVizError as error:
@@ -241,12 +245,13 @@ def _demo(words: list[str]) -> None:
 
 def _take(words: list[str], option: str, default: str) -> tuple[str, list[str]]:
     """Return the value of an option and the other words."""
-    if option not in words:
+    parted = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
+    if option not in parted:
         return default, words
-    place = words.index(option)
-    if place + 1 >= len(words):
+    place = parted.index(option)
+    if place + 1 >= len(parted):
         raise LitVizError(f"{option} wants a value.")
-    return words[place + 1], words[:place] + words[place + 2 :]
+    return parted[place + 1], parted[:place] + parted[place + 2 :]
 
 
 def _usage(words: list[str], usage: str, meaning: str) -> None:

@@ -99,23 +99,32 @@ def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], c
     folder.write_config(dump(cli, recorded))
 
 
-def _kept(folder: RunFolder) -> dict[str, Any]:
-    """Return what the last checkpoint keeps of slots and finished tasks; nothing where there is none."""
+def trim(folder: RunFolder) -> None:
+    """Drop from the folder what is later than the last checkpoint, and from that the tasks whose records are lost: they
+    are computed again."""
     path = folder.path / LAST_CHECKPOINT
     if not path.exists():
-        return {"slots": [], "finished": {}}
-    kept: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(path)["lit_viz"]
-    return kept
-
-
-def trim(folder: RunFolder) -> None:
-    """Drop from the folder what is later than the last checkpoint: it is computed again."""
-    kept = _kept(folder)
+        folder.trim((), {})
+        return
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+    kept = checkpoint["lit_viz"]
+    recorded = _recorded(folder)
+    lost = kept["finished"].keys() - recorded
+    if lost:
+        kept["finished"] = {index: how for index, how in kept["finished"].items() if index in recorded}
+        AtomicCheckpointIO().save_checkpoint(checkpoint, path)
     iterations = {entry["task"]: int(entry["state"]["iteration"]) for entry in kept["slots"]}
-    folder.trim(set(kept["finished"]), iterations)
+    folder.trim(kept["finished"].keys(), iterations)
 
 
 def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
     """Return whether the last checkpoint calls every task finished, and the folder has all records."""
-    recorded = {record["index"] for record in folder.records()}
-    return len(_kept(folder)["finished"]) == len(tasks) and recorded >= {task.index for task in tasks}
+    path = folder.path / LAST_CHECKPOINT
+    if not path.exists():
+        return False
+    finished = AtomicCheckpointIO().load_checkpoint(path)["lit_viz"]["finished"]
+    return len(finished) == len(tasks) and _recorded(folder) >= {task.index for task in tasks}
+
+
+def _recorded(folder: RunFolder) -> set[int]:
+    return {record["index"] for record in folder.records()}

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a full disk is called."""
+"""Files that are written whole or not at all, and what it is called where they can't be."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def replacing(path: str | Path, *, at_once: bool = True) -> Iterator[Path]:
             it is after :func:`settle`, which is cheaper for many files than waiting for the disk at each.
 
     Raises:
-        LitVizError: the disk is full (also where torch hides that in a RuntimeError).
+        LitVizError: it can't be written: the disk is full (also where torch hides that in a RuntimeError), ...
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
     try:
-        with disk_full_explained(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if at_once or _SYNCFS is None:
@@ -83,10 +83,10 @@ def append_bytes(path: str | Path, data: bytes, *, at_once: bool = True) -> None
     """Append to a file; what was appended by half is cut off again. Arguments as :func:`replacing`.
 
     Raises:
-        LitVizError: the disk is full.
+        LitVizError: it can't be written.
     """
     path = Path(path)
-    with disk_full_explained(path), path.open("ab", buffering=0) as file:
+    with writing(path), path.open("ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:
             _write_all(file.fileno(), data)
@@ -104,13 +104,13 @@ def settle(folder: str | Path) -> None:
     """Return when everything that was written to the file system of a folder is on the disk.
 
     Raises:
-        LitVizError: the disk is full.
+        LitVizError: the disk is full, or gone.
     """
     if _SYNCFS is None or not Path(folder).is_dir():
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with disk_full_explained(folder):
+        with writing(folder):
             if _SYNCFS(descriptor) != 0:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
     finally:
@@ -118,20 +118,34 @@ def settle(folder: str | Path) -> None:
 
 
 @contextmanager
-def disk_full_explained(path: str | Path) -> Iterator[None]:
-    """Turn the errors of a full disk, also torch's, into one sentence that names the file; others pass.
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the system says against writing, also through torch, into one sentence that names the file.
 
     Raises:
-        LitVizError: the disk is full.
+        LitVizError: the disk is full, read-only or not the user's; the name is too long; ...
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if not is_disk_full(error):
+        if is_disk_full(error):
+            raise LitVizError(
+                f"disk full while writing {path}; the previous file is kept: free some space and resume the run"
+            ) from error
+        if not isinstance(error, OSError) or error.strerror is None:
             raise
-        raise LitVizError(
-            f"disk full while writing {path}; the previous file is kept: free some space and resume the run"
-        ) from error
+        raise LitVizError(f"{path} can't be written ({error.strerror})") from error
+
+
+def made_folder(path: str | Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        LitVizError: it can't be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LitVizError(f"the run folder {path} can't be made ({error.strerror}): give another by --out") from error
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -148,6 +162,11 @@ def sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def utf8_name(path: str | Path) -> str:
+    """Return a file's name as it can be written down: what is no UTF-8 in it becomes question marks."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 # -- folders and lines

@@ -53,19 +53,32 @@ def network_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return config.classifier.as_dict(), config.bare
 
 
+#: Types as the parser calls them, and as users do.
+_TYPES = {"dict": "a mapping", "Sequence": "a list", "list": "a list", "tuple": "a list", "bool": "true or false"}
+
+
+def _expected(found: re.Match[str]) -> str:
+    """Return in plain words what the parser expected, of one type or several, instead of what it got."""
+    expected, got = found.groups()
+    types = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", expected)
+    words = [word for choices in re.findall(r"Literal\[(.*?)\]", expected) for word in re.findall(r"[^', ]+", choices)]
+    kinds = [_TYPES.get(kind, kind) for kind in types if kind != "NoneType" and not (words and kind == "int")]
+    choices = [f"one of {', '.join(dict.fromkeys(words))}"] if words else []
+    return f"expected {' or '.join([*dict.fromkeys(kinds), *choices])}, got '{got}'{did_you_mean(got, words)}"
+
+
 #: What the parser says, and how it is said here.
 _PLAIN = (
     (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
     (r"^Option '([\w.]+)' is not accepted", r"there is no option \1"),
+    (r"argument (--[\w.]+)(/\S+)?: expected one argument", r"\1 wants a value"),
     (r"Parser key \"([\w.\-]+)\":", r"--\1:"),
-    (
-        r"Does not validate against any of the Union subtypes.*?Expected an? <class '(\w+)'>.*Given value: (\S+).*",
-        r"expected \1, got '\2'",
-    ),
-    (r"Expected an? <class '(\w+)'>\. Got value: (\S*)", r"expected \1, got '\2'"),
-    (r"Expected an? typing\.Literal\[(.*?)\]\. Got value: (\S*)", r"expected one of \1, got '\2'"),
-    (r"Expected a path but .* Expected a dot import path string: (\S+)", r"there is no \1 among the installed parts"),
     (r"Problem with given class_path '[\w.]*?(\w+)':", r"\1:"),
+    (r"Expected a path but .*? either not accessible or invalid ", ""),
+    (r"(Does not validate.*?)?(\w+): Option '(\w+)' is not accepted.*", r"\2 has no option \3"),
+    (r"Does not validate against any of the Union.*? Errors:(.*) Given value type:.* Given value:\s*(.*)", _expected),
+    (r"Expected a dot import path string: (\S+)", r"there is no \1 among the installed parts"),
+    (r"(Expected an? .*?)\. Got value:\s*(.*)", _expected),
 )
 
 
@@ -83,4 +96,5 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
         words = re.sub(pattern, plain, words)
     known = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
     hint = did_you_mean(unknown[1], known) if unknown else ""
-    return LitVizError(f"{words.rstrip('.')}{hint or f': see {parser.prog} --help.'}")
+    help_ = "" if words.endswith("?") else f": see {parser.prog} --help."
+    return LitVizError(f"{words.rstrip('.')}{hint or help_}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from lit_viz.commands import Command
 from lit_viz.commands.base import Inquiry
 from lit_viz.config import MethodCLI, dump
 from lit_viz.continuing import is_finished, keep_identity, open_or_make, recorded_of, trim
+from lit_viz.engine.claim import claimed
 from lit_viz.engine.devices import several
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
@@ -34,7 +36,7 @@ from lit_viz.figures.report import REPORT, write_report
 from lit_viz.figures.style import save_figure
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
-from lit_viz.training import fit, trainer_for
+from lit_viz.training import Interrupted, enough_memory, fit, trainer_for
 
 if TYPE_CHECKING:
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution
@@ -65,12 +67,14 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         torch.inference_mode(False),  # it may be called in one of Lightning's evaluation loops
         torch.enable_grad(),
         tempfile.TemporaryDirectory() as scratch,
+        enough_memory(cli.config),
     ):
         trainer = trainer_for(cli.config, scratch)  # before a folder is made: it may refuse
         tune_allocator()
         if several(cli.config.trainer) and not is_first():
             return _join(trainer, command, cli, classifier)
-        return _lead(trainer, command, cli, classifier, say)
+        with nullcontext() if cli.config.out is None else claimed(cli.config.out):
+            return _lead(trainer, command, cli, classifier, say)
 
 
 def _lead(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Classifier | None, say: Say | None) -> Run:
@@ -88,9 +92,9 @@ def _lead(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
             keep_identity(folder, cli, recorded_of(command, classifier), continues)
             if not begun:
                 folder.write_queue(tasks)
-    except LitVizError:
+    except BaseException:
         if folder is not None and not continues:
-            folder.discard()  # so that the corrected command is not refused
+            folder.discard()  # so that the next command is not refused
         raise
     if folder is None:
         memory = Memory()
@@ -179,9 +183,15 @@ def _run_in(
         watching = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
         fit(trainer, cli.config, module, tasks, watching, logger)
     run = _opened(folder, cli)
-    _draw(run, figure)
-    cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))
-    write_report(folder, cli.command.table)
+    try:
+        _draw(run, figure)
+        cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))
+        write_report(folder, cli.command.table)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"stopped: all images are done, figure and evidence are not; go on with: lit-viz resume {folder.path}",
+            exit_status=130,
+        ) from error
     if evolution is not None:
         evolution.finish()
     return run
@@ -242,15 +252,15 @@ def check(
         classifier = _load(cli.config.classifier.as_dict())
     else:
         classifier.refresh()
-    keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
-    outcomes = filed(folder)
-    if not outcomes:
-        raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
-    module = command.build(cli.config, cli.parts, classifier)
-    sound = command.verify(
-        module, outcomes, folder, Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust, peers)
-    )
-    write_report(folder, command.table)
+    with claimed(folder.path), enough_memory(cli.config):
+        keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
+        outcomes = filed(folder)
+        if not outcomes:
+            raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
+        module = command.build(cli.config, cli.parts, classifier)
+        how = Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust, peers)
+        sound = command.verify(module, outcomes, folder, how)
+        write_report(folder, command.table)
     return sound
 
 

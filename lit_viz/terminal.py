@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_viz.launched import is_first
@@ -57,9 +58,16 @@ def report(command: Command, run: Run) -> None:
         for figure in sorted(run.folder.glob("figure.*")):
             console.print(f"figure   {figure}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"report   {run.folder}/report.html", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"next     {command.afterwards}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"next     {_next(run.folder)}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         sys.exit(1)
+
+
+def _next(folder: Path) -> str:
+    """Return what to do with what lies in the folder of a run."""
+    pictures = [file.name for pattern in ("figure.*", "evolution.*") for file in sorted(folder.glob(pattern))]
+    in_wandb = ", or the run in W&B" if (folder / "wandb").is_dir() else ""
+    return f"open {' and '.join(pictures)}{in_wandb}; look deeper: lit-viz check {folder}"
 
 
 def _print_table(
@@ -67,6 +75,7 @@ def _print_table(
 ) -> None:
     """Print the rows; those of single records with their index and seconds."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = list(next(iter(rows), {}))
@@ -75,8 +84,8 @@ def _print_table(
         table.add_column(column, justify="left" if words else "right", overflow="fold")
     if records is None:
         for row in rows:
-            table.add_row(*row.values())
+            table.add_row(*map(Text, row.values()))
     for record, row in zip(records or (), rows, strict=False):
         seconds = "-" if record["seconds"] is None else f"{record['seconds']:.1f}"
-        table.add_row(str(record["index"]), *row.values(), seconds)
+        table.add_row(*map(Text, (str(record["index"]), *row.values(), seconds)))
     console.print(table)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.plugins.environments import (  # type: ignore[attr-defined]
     SLURMEnvironment,
     TorchElasticEnvironment,
@@ -39,8 +40,10 @@ def trainer_for(config: Any, scratch: str) -> pl.Trainer:
         scratch: folder of a run that has none.
 
     Raises:
-        LitVizError: the devices are not here.
+        LitVizError: the devices are not here, or there is no step at which a checkpoint is due.
     """
+    if config.checkpoint_every is not None and config.checkpoint_every < 1:
+        raise LitVizError(f"--checkpoint-every {config.checkpoint_every} is no number of steps: give 1 or more.")
     try:
         with _quiet_lightning():
             trainer = pl.Trainer(
@@ -100,6 +103,26 @@ def fit(
             f"stopped after {len(module.finished)} of {len(queue.tasks)} images, all is saved{_go_on(config)}",
             exit_status=128 + module.agreed.signal,
         )
+
+
+@contextmanager
+def enough_memory(config: Any) -> Iterator[None]:
+    """Turn what torch and NumPy say where memory is not enough into one sentence.
+
+    Raises:
+        LitVizError: memory was not enough.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not (on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
+            raise
+        kept = f"; what was finished is kept{go_on} --slots N" if (go_on := _go_on(config)) else ""
+        raise LitVizError(
+            f"the memory of {'the GPU' if on_gpu else 'this machine'} is not enough: take fewer --slots (now "
+            f"{config.slots}), fewer --views or smaller pictures{kept}"
+        ) from error
 
 
 def _slurm() -> list[SLURMEnvironment]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.files import utf8_name
 
 #: Short options, and the dotted ones that they stand for.
 _SHORT = {
@@ -45,7 +47,7 @@ def rewrite(
         own: turns the command's own short options, with their values, into the parser's.
 
     Raises:
-        LitVizError: for an option that lit_viz has another name for.
+        LitVizError: for an option that lit_viz has another name for, or that has no value.
     """
     options: list[str] = []
     bare: list[str] = []
@@ -53,21 +55,31 @@ def rewrite(
     while rest:
         word = rest.pop(0)
         if not word.startswith("-") or word == "-":
-            bare.append(word)
+            bare.append(_text(word))
             continue
         name, equals, value = word.partition("=")
         name = name if name.startswith("--trainer.") else name.replace("-", "_").replace("__", "--", 1)
         if name in _REFUSED:
             raise LitVizError(f"{name} would cut the run short: use {_REFUSED[name]}.")
-        name = _SHORT.get(name, name)
-        valued = bool(equals) or (name not in _FLAGS and bool(rest))
-        if valued:
-            options += own(name, value if equals else rest.pop(0))
-        else:
+        spelt, name = name, _SHORT.get(name, name)
+        if name in _FLAGS and not equals:
             options.append(name)
+            continue
+        if not equals and (not rest or rest[0].startswith("--")):
+            near = get_close_matches(name, _FLAGS, cutoff=0.85)
+            raise LitVizError(f"{spelt} wants a value{did_you_mean(name, near) or '.'}")
+        options += own(name, value if equals else rest.pop(0))
     if bare:
         options += [f"--{positional}", json.dumps(bare)]
     return _gathered(options)
+
+
+def _text(word: str) -> str:
+    # The system hands over a file's name whatever its bytes; neither the parser nor a record could keep them.
+    shown = utf8_name(word)
+    if shown != word:
+        raise LitVizError(f"the name of {shown} is not UTF-8 text: rename the file")
+    return word
 
 
 def _gathered(options: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from lit_viz.cli import main
 from lit_viz.config import config_folder
+from lit_viz.engine.claim import claimed
 from lit_viz.errors import LitVizError
 from lit_viz.words import rewrite
 
@@ -144,6 +145,19 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
         (["visualize", "tarantula", "--log-at", "often"], "'often' names no iterations"),
         (["visualize", "tarantula", "--model.step_rule", "Adm"], "there is no Adm"),
+        (["visualize", "tarantula", "--model.step_rule.lr", "x"], "Adam: --lr: expected float, got 'x'"),
+        (["visualize", "tarantula", "--model.step_rule.lrr", "3"], "Adam has no option lrr"),
+        (["visualize", "tarantula", "--model.priors", "x"], "--model.priors: expected a list, got 'x'"),
+        (["visualize", "tarantula", "--trainer.precision", "bf16_mixed"], "bf16, got 'bf16_mixed'; did you mean 'bf16"),
+        (["visualize", "tarantula", "--slots="], "--slots: expected int, got ''"),
+        (["visualize", "tarantula", "--slots", "--overwrite"], "--slots wants a value."),
+        (["visualize", "tarantula", "--config", "--slots", "3"], "--config wants a value."),
+        (["visualize", "tarantula", "--overwrte"], "--overwrte wants a value; did you mean '--overwrite'?"),
+        (["visualize", "tarantula", "--checkpoint-every", "0"], "--checkpoint-every 0 is no number of steps"),
+        (["saliency", "x.png", "--method", "gradient", "--method.sigma", "3"], "Gradient has no option sigma"),
+        (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps wants a value."),
+        (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "more than a pixel's whole range"),
+        (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
         (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),
         (["resume", "nowhere"], "nowhere is not a lit_viz run"),
         (["classes", "xyzzyx"], "no class"),
@@ -154,7 +168,7 @@ def test_a_mistake_is_one_sentence(
     words: Sequence[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    out = ["--out", str(run), "--wandb", "disabled"] if words[0] == "visualize" else []
+    out = ["--out", str(run), "--wandb", "disabled"] if words[0] in ("visualize", "saliency", "attack") else []
     lit_viz(*words, *out, expect=1)
     assert says in sentence(capsys)
     assert not run.exists()  # so that the corrected command is not refused
@@ -458,3 +472,84 @@ def test_python_makes_and_resumes_a_run(tmp_path: Path) -> None:
     assert [record["target_name"] for record in folder.results] == ["apple", "date"]
     assert memory.results[0].keys() == folder.results[0].keys()
     assert memory.figure().axes
+
+
+def test_names_are_no_markup_and_any_terminal_can_print_them(tmp_path: Path) -> None:
+    """Names in brackets were read as commands of the table's library, and a terminal without accents ended the run."""
+    (tmp_path / "labels.txt").write_text("a [/b]\nb [bold]\nc\nd\nÄffchen [red]\n", encoding="utf-8")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "cat [b].png")
+    words = ["--classifier.labels", str(tmp_path / "labels.txt"), "--target", "0", "--target", "1", "--target", "4"]
+    words += ["--method", "smoothgrad", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_viz", "saliency", str(tmp_path / "cat [b].png"), *SMALL, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("cat [b]", "a [/b]", "b [bold]", "?ffchen [red]", "? "):  # the last one is the plus-minus of the error
+        assert name in done.stdout
+
+
+def test_what_comes_next_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It told to open an animation, or W&B, of runs that have none."""
+    for steps, pictures in (("1", "figure.png"), ("30", "figure.png and evolution.gif")):
+        run = tmp_path / steps
+        lit_viz("visualize", "2", *SMALL, "--iterations", steps, "--out", str(run))
+        assert f"next     open {pictures}; look deeper: lit-viz check {run}" in capsys.readouterr().out
+        assert (run / "evolution.gif").exists() == ("evolution" in pictures)
+    (run / "wandb").mkdir()
+    lit_viz("resume", str(run))
+    assert "evolution.gif, or the run in W&B; look" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", [["--out", "RUN"], ["--out=RUN"]])
+def test_the_demo_writes_where_it_is_told(out: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr("lit_viz.cli._method", lambda name, words: called.append(words))
+    lit_viz("demo", *out, "--iterations", "3")
+    assert [words[words.index("--out") + 1] for words in called] == ["RUN/visualize", "RUN/saliency", "RUN/attack"]
+    assert all(words[-2:] == ["--iterations", "3"] for words in called)
+
+
+def test_an_interrupt_at_the_end_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lit_viz.run.write_report", interrupted)
+        lit_viz("visualize", "2", *SMALL, "--iterations", "2", "--out", str(run), expect=130)
+    assert f"stopped: all images are done, figure and evidence are not; go on with: lit-viz resume {run}" in (
+        capsys.readouterr().err
+    )
+    lit_viz("resume", str(run))
+    assert (run / "report.html").exists()
+
+
+def test_an_interrupt_before_the_first_step_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lit_viz.run._load", interrupted)
+    lit_viz("visualize", "2", *SMALL, "--out", str(tmp_path / "run"), expect=130)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_use_is_neither_replaced_nor_continued_nor_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    new = ["visualize", "2", *SMALL, "--iterations", "2", "--out", str(run)]
+    lit_viz(*new)
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    for words in ([*new, "--overwrite"], [*new, "--resume"], ["resume", str(run)], ["check", str(run)]):
+        capsys.readouterr()
+        with claimed(run):
+            lit_viz(*words, expect=1)
+        assert f"{run} is in use" in sentence(capsys)
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before

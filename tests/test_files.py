@@ -86,10 +86,17 @@ def test_the_real_message_of_torch_on_a_full_disk_is_known(tmp_path):
 
 
 def test_other_errors_pass_as_they_are(tmp_path):
-    for error in (RuntimeError("size mismatch"), PermissionError(errno.EACCES, "denied")):
+    for error in (RuntimeError("size mismatch"), OSError("3 requested and 2 written")):
         with pytest.raises(type(error)) as caught, files.replacing(tmp_path / "a"):
             raise error
         assert caught.value is error
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path):
+    for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")):
+        said = rf"a can't be written \({error.strerror}\)$"
+        with pytest.raises(LitVizError, match=said), files.replacing(tmp_path / "a"):
+            raise error
 
 
 def test_an_append_that_fails_by_half_is_cut_off(tmp_path, monkeypatch):

@@ -26,13 +26,13 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization
 from lit_viz.optim import Adam
-from lit_viz.training import Interrupted, trainer_for
+from lit_viz.training import Interrupted, enough_memory, trainer_for
 from tests.conftest import tasks_for
 
 
 def config(**trainer: Any) -> Namespace:
     given = {"accelerator": "auto", "devices": "1", "num_nodes": 1, **trainer}
-    return Namespace(trainer=Namespace(given), out=None)
+    return Namespace(trainer=Namespace(given), out=None, slots=8, checkpoint_every=None)
 
 
 def photographs(count: int = 3) -> torch.Tensor:
@@ -142,3 +142,25 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
         (folder / path).unlink()
     run_module.execute(command, cli, smooth)
     assert len(joined) == 1
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path) -> None:
+    """It divided by zero, or was saved after every step."""
+    with pytest.raises(LitVizError, match=f"--checkpoint-every {steps} is no number of steps"):
+        trainer_for(Namespace({**vars(config()), "checkpoint_every": steps}), str(tmp_path))
+
+
+def test_too_little_memory_is_one_sentence() -> None:
+    said = Namespace({**vars(config()), "out": "runs/x"})
+    with (
+        pytest.raises(
+            LitVizError, match=r"machine is not enough: take fewer --slots \(now 8\).*resume runs/x --slots N"
+        ),
+        enough_memory(said),
+    ):
+        torch.empty(1 << 60)
+    with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), enough_memory(config()):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    with pytest.raises(RuntimeError, match="size mismatch"), enough_memory(config()):
+        raise RuntimeError("size mismatch")

@@ -168,7 +168,9 @@ def _described(
     if source.size is None:
         source = replace(source, **_known_of(module))
     where = _size(size if size is not None else source.size, name)
-    channels = _channels(module, where, mean)
+    channels = _channels(module, where, mean if mean is not None else source.mean)
+    if channels not in (1, 3):
+        raise LitVizError(f"{name} takes images of {channels} channels: pictures here have 1 (grey) or 3 (RGB)")
     means = _per_channel("mean", mean if mean is not None else source.mean, 0.0, channels)
     stds = _per_channel("std", std if std is not None else source.std, 1.0, channels)
     if not all(s > 0 for s in stds):
@@ -203,11 +205,14 @@ def _size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
 
 
 def _channels(module: nn.Module, size: tuple[int, int], mean: Sequence[float] | float | None) -> int:
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d) and layer.in_channels > 0:
-            return layer.in_channels
-    if isinstance(mean, Sequence) and len(mean) > 1:
+    convolutions = [layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    first = next(filter(None, convolutions), None)
+    if first in (1, 3):
+        return first
+    if isinstance(mean, Sequence) and len(mean) > 1:  # the first convolution may follow a space-to-depth
         return len(mean)
+    if first is not None:
+        return first
     linear = next((layer for layer in module.modules() if isinstance(layer, nn.Linear)), None)
     pixels = size[0] * size[1]
     return linear.in_features // pixels if linear is not None and linear.in_features % pixels == 0 else 3

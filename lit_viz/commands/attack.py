@@ -36,7 +36,6 @@ class Attack(PhotographCommand):
     demo: ClassVar[tuple[str, ...]] = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray")
     target: ClassVar[Literal["label", "none"]] = "none"
     curve_at: ClassVar[str] = "every:1"
-    afterwards: ClassVar[str] = "open figure.png and evolution.gif, or follow the run in W&B"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
         """Add photographs, targets and labels, several radii, and the maps beside."""

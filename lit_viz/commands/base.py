@@ -59,7 +59,6 @@ class Command(ABC):
         demo: the words that ``lit-viz demo`` gives the command.
         own: arguments of the module that the command gives itself, so that they are no options.
         iterations, slots, log_at, curve_at: the defaults.
-        afterwards: what to do next, said at the end.
     """
 
     name: ClassVar[str]
@@ -73,7 +72,6 @@ class Command(ABC):
     slots: ClassVar[int] = 8
     log_at: ClassVar[str] = "every:10"
     curve_at: ClassVar[str] = "every:10"
-    afterwards: ClassVar[str] = "open figure.png, or follow the run in W&B"
 
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Return a short option of the command, and its value, as the parser knows them; others as they are."""

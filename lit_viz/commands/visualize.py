@@ -52,7 +52,6 @@ class Visualize(Command):
     own: ClassVar[frozenset[str]] = frozenset(
         {"classifier", "iterations", "slots", "log_at", "curve_at", "init", "judges"}
     )
-    afterwards: ClassVar[str] = "open figure.png and evolution.gif, or follow the run in W&B"
 
     def config_for(self, options: Collection[str]) -> str:
         """Return the recipe for channels where a layer is named."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lit_viz.engine.claim import LOCK, is_empty
 from lit_viz.engine.rewind import rewind
 from lit_viz.engine.run_reader import METRICS_HEADER, RunReader
 from lit_viz.engine.tasks import Bearer, Observation, Result, Task, key_of
@@ -27,10 +28,11 @@ from lit_viz.errors import LitVizError
 from lit_viz.files import (
     append_bytes,
     json_line,
-    replacing,
+    made_folder,
     settle,
     write_bytes,
     write_text,
+    writing,
 )
 from lit_viz.images.reading import encode_png
 
@@ -87,16 +89,12 @@ class RunFolder(RunReader):
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise LitVizError(f"{path} is a file: give a folder for the run by --out")
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and not is_empty(path):
             if not overwrite:
                 raise LitVizError(_refusal(path))
-            _delete_run(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LitVizError(
-                f"the run folder {path} can't be made ({error.strerror}): give another by --out"
-            ) from error
+            with writing(path):
+                _delete_run(path)
+        made_folder(path)
         return cls(path)
 
     # -- writing
@@ -110,11 +108,10 @@ class RunFolder(RunReader):
         write_text(self.path / "queue.jsonl", "".join(json_line(asdict(task)) for task in tasks))
 
     def discard(self) -> None:
-        """Take back a folder that has only configuration and queue; what else lies in it stays."""
+        """Take back configuration and queue of a run of which nothing came."""
         for name in ("queue.jsonl", "config.yaml"):
-            (self.path / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            self.path.rmdir()
+            with suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
 
     def write_source(self, task: Task, image: Tensor) -> str:
         """Write the photograph as the network saw it, ``(C, H, W)`` in [0, 1]; return the file's relative path.
@@ -188,7 +185,8 @@ class RunFolder(RunReader):
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
         """Go back to a checkpoint (see :func:`~lit_viz.engine.rewind.rewind`)."""
         self._rows.clear()
-        rewind(self.path, done, iterations)
+        with writing(self.path):
+            rewind(self.path, done, iterations)
 
     def _scalars(self) -> Iterator[list[str]]:
         self.flush()
@@ -210,8 +208,9 @@ class RunFolder(RunReader):
         return relative
 
     def _write_array(self, relative: str, array: Tensor) -> str:
-        with replacing(self.path / relative, at_once=False) as temporary:
-            np.save(temporary, array.detach().cpu().float().numpy(), allow_pickle=False)
+        content = io.BytesIO()  # in a file, NumPy doesn't say that the disk is full
+        np.save(content, array.detach().cpu().float().numpy(), allow_pickle=False)
+        write_bytes(self.path / relative, content.getvalue(), at_once=False)
         return relative
 
 
@@ -228,7 +227,7 @@ def _delete_run(path: Path) -> None:
     config = path / "config.yaml"
     if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
         raise LitVizError(f"{path} is not a lit_viz run, so --overwrite doesn't delete it: choose another --out")
-    order = {entry: _place(entry.name) for entry in path.iterdir()}
+    order = {entry: _place(entry.name) for entry in path.iterdir() if entry.name != LOCK}
     foreign = sorted(entry.name for entry, place in order.items() if place is None)
     if foreign:
         names = ", ".join(foreign[:3])

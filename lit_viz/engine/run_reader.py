@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_viz.engine.tasks import Bearer, Task, key_of
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 from lit_viz.files import whole_lines
 
 METRICS_HEADER = "task,iteration,metric,value\n"
@@ -45,8 +45,21 @@ class RunReader:
         return cls(path)
 
     def queue(self) -> list[Task]:
-        """Return the tasks of the run; none where it was killed before they were written."""
-        return [Task(**json.loads(line)) for line in whole_lines(self.path / "queue.jsonl")]
+        """Return the tasks of the run; none where it was killed before they were written.
+
+        Raises:
+            LitVizError: a line is no task.
+        """
+        try:
+            tasks = [Task(**json.loads(line)) for line in whole_lines(self.path / "queue.jsonl")]
+            if [task.index for task in tasks] != list(range(len(tasks))):
+                raise ValueError("lines are missing")
+            return tasks
+        except (ValueError, TypeError) as error:
+            raise LitVizError(
+                f"{self.path / 'queue.jsonl'} is damaged ({first_line(error)}), so it isn't known what the run was to "
+                "make: start it again with --overwrite, or in another folder"
+            ) from error
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records written so far, in task order; broken lines are passed over."""
@@ -106,7 +119,7 @@ class RunReader:
 def parsed_record(line: str) -> dict[str, Any] | None:
     """Return the record of a line of ``results.jsonl``, or None where a kill or a hand broke it."""
     record = parsed_object(line)
-    return record if record is not None and isinstance(record.get("index"), int) else None
+    return record if record is not None and isinstance(record.get("index"), int) and "name" in record else None
 
 
 def parsed_object(text: str) -> dict[str, Any] | None:

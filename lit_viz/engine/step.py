@@ -73,7 +73,11 @@ class Step:
         whole = [n for n in ended if not broken[n]]
         known = dict(zip(whole, method.conclude(x[whole], whole), strict=True)) if whole else {}
         looks = method.look(x[ended], ended, final=True)
-        pairs = [_result(method, n, look, known.get(n, {}), broken[n]) for n, look in zip(ended, looks, strict=True)]
+        at_start = [k == 0 and not finite for k, finite in zip(self.began_at, self.scores.isfinite(), strict=True)]
+        pairs = [
+            _result(method, n, look, known.get(n, {}), broken=broken[n], from_start=at_start[n])
+            for n, look in zip(ended, looks, strict=True)
+        ]
         slots.keep([n for n in range(len(slots)) if n not in ended])
         return pairs
 
@@ -83,15 +87,19 @@ class Step:
             evaluation.close()
 
 
-def _result(method: Method, n: int, look: Look, terms: dict[str, float], broken: bool) -> tuple[Observation, Result]:
+def _result(
+    method: Method, n: int, look: Look, terms: dict[str, float], *, broken: bool, from_start: bool
+) -> tuple[Observation, Result]:
     task, slots = method.slots.tasks[n], method.slots
     iteration = int(slots.state[ITERATION][n])
-    error = (
-        f"{task.name}: the image or its score stopped being a finite number at iteration {iteration + 1}; "
-        f"its last finite image is kept: {method.advice}."
-        if broken
-        else None
-    )
+    error = None
+    if broken and from_start:
+        error = "the network gives no finite score from the start: it is broken, or its input is not what it expects."
+    elif broken:
+        error = (
+            f"the image or its score stopped being a finite number at iteration {iteration + 1}; "
+            f"its last finite image is kept: {method.advice}."
+        )
     scalars = {**look.scalars, **terms}
     record = {
         "status": "failed" if broken else "done",

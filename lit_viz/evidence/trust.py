@@ -24,7 +24,8 @@ from lit_viz.outcomes import Outcome
 MASKED = 0.5
 #: Slopes of an image that fell, from which nothing is concluded: one of them may be that of a random start.
 _TOO_FEW = 3
-#: The score is still rising where the last tenth of the iterations brought more than this part of all that was gained.
+#: The score is still rising where the last tenth of the iterations, or the last one of fewer, brought more than this
+#: part of all that was gained.
 RISING = 0.1
 #: A length may pass eps by rounding.
 _ROUNDING = 1e-6
@@ -76,8 +77,9 @@ def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 
     reasons = [text.format(images(count)) for text, count in counts.items() if count]
     reasons += disagreement(done, restart_of, last=restart_of(iterations))
     logged = any(outcome.curve("gradient_norm") for outcome in done)
-    tried = ("the end of the traces", "silent successes", "restarts")
-    return Trust(tuple(reasons), ("gradients", *tried) if logged else tried)
+    traced = all(len(outcome.curve("objective")) > 1 for outcome in failed)
+    tried = {"gradients": logged, "the end of the traces": traced, "silent successes": True, "restarts": True}
+    return Trust(tuple(reasons), tuple(what for what, looked_at in tried.items() if looked_at))
 
 
 def _masked(outcome: Outcome) -> bool:
@@ -95,11 +97,13 @@ def _masked(outcome: Outcome) -> bool:
 
 
 def _rising(outcome: Outcome) -> bool:
-    scores = [value for _, value in outcome.curve("objective")]
-    if len(scores) < 10:
+    trace = outcome.curve("objective")
+    if len(trace) < 2:
         return False
-    gained = max(scores) - scores[0]
-    return gained > 0 and max(scores) - max(scores[: -max(1, len(scores) // 10)]) > RISING * gained
+    (first, start), (last, _) = trace[0], trace[-1]
+    best = max(score for _, score in trace)
+    before = max(score for k, score in trace if k <= min(last - (last - first) / 10, last - 1))
+    return best > start and best - before > RISING * (best - start)
 
 
 def _silent(outcome: Outcome) -> bool:

@@ -5,15 +5,15 @@ Nothing here opens an image: thousands of photographs are listed in a moment, an
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.images.reading import packaged_photograph
+from lit_viz.errors import LitVizError
+from lit_viz.files import utf8_name
+from lit_viz.images.reading import missing, packaged_photograph
 from lit_viz.images.tables import read_table
 
 PACKAGED_PREFIX = "packaged:"
@@ -46,8 +46,8 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The file's name without its suffix; several photographs may have the same."""
-        return Path(self.path.removeprefix(PACKAGED_PREFIX)).stem
+        """The file's name without its suffix, in one line; several photographs may have the same."""
+        return " ".join(Path(self.path.removeprefix(PACKAGED_PREFIX)).stem.split())
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
             packaged_photograph(word.removeprefix(PACKAGED_PREFIX))
             entries.append(Entry(word))
         elif not word.strip() or not path.exists():
-            raise LitVizError(f"there is no photograph or folder {word!r}{did_you_mean(path.name, _siblings(path))}")
+            raise LitVizError(missing(word, "photograph or folder"))
         elif path.is_dir():
             pictures, rest = _pictures_in(path)
             entries += map(_entry, pictures)
@@ -144,13 +144,9 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 
 def _entry(path: Path) -> Entry:
     # Records and configurations are UTF-8; a name of other bytes could be opened but never be written down.
-    shown = os.fsencode(path).decode("utf-8", "replace")
+    shown = utf8_name(path)
     broken = shown != str(path)
     return Entry(shown, error=f"the name of {shown} is not UTF-8 text: rename the file" if broken else None)
-
-
-def _siblings(path: Path) -> list[str]:
-    return [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

@@ -193,6 +193,15 @@ def _encode(image: Tensor, format: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
+def missing(path: str | Path, what: str = "photograph") -> str:
+    """Return the sentence that says that a file is not there, with the nearest names that are."""
+    file = Path(path)
+    if file.is_symlink():
+        return f"{path} is a link that leads nowhere"
+    siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+    return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"
+
+
 def _locate(path: str | Path) -> Path:
     if str(path).startswith(_PREFIX):
         return packaged_photograph(str(path).removeprefix(_PREFIX))
@@ -200,8 +209,7 @@ def _locate(path: str | Path) -> Path:
     if file.is_dir():
         raise LitVizError(f"{path} is a folder, not a photograph")
     if not file.exists():
-        siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise LitVizError(f"there is no photograph {path}{did_you_mean(file.name, siblings)}")
+        raise LitVizError(missing(file))
     if file.is_file() and file.stat().st_size == 0:
         raise LitVizError(f"the photograph {path} is empty (0 bytes)")
     return file

@@ -232,3 +232,19 @@ def test_loading_under_inference_mode() -> None:
 def test_nothing_is_asked_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("asked"))
     load_classifier("timm/test_resnet", weights="none")
+
+
+def test_channels_are_those_of_the_input_not_of_the_first_convolution() -> None:
+    """A space-to-depth stem (timm's tresnet) has a first convolution of 48 channels."""
+    network = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    assert load_classifier(network, size=16, mean=[0.5, 0.5, 0.5], std=0.25).channels == 3
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_what_is_no_picture_is_refused(channels: int) -> None:
+    """Two or four channels were written as pictures with transparency, and read as three."""
+    network = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with pytest.raises(
+        LitVizError, match=rf"images of {channels} channels: pictures here have 1 \(grey\) or 3 \(RGB\)"
+    ):
+        load_classifier(network, size=16)

@@ -66,6 +66,10 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(False, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0] * 20), "still rising"),
         (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 0.5, -1.0]), "returned as a failure"),
         (Traced(True, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0, 0.5]), ""),
+        # Of few iterations the last one tells.
+        (Traced(False, gradient_norm=[1.0] * 6, objective=RISE[:6], margin=[-1.0] * 6), "still rising"),
+        (Traced(False, gradient_norm=[1.0] * 2, objective=RISE[:2], margin=[-1.0] * 2), "still rising"),
+        (Traced(False, gradient_norm=[1.0] * 6, objective=[0.0, 5, 8, 9.5, 9.9, 10], margin=[-1.0] * 6), ""),
         # Where an image starts at random or fools already, no slope is asked for; of the last only the file is logged.
         (Traced(True, gradient_norm=[0.0, 0.0], objective=[0.0, 1.0], margin=[-1.0, 0.5]), ""),
         (Traced(True, gradient_norm=[0.0, 1.0, 1.0, 0.0], objective=FLAT, margin=[-1.0, -1.0, -1.0, -0.1]), ""),
@@ -226,3 +230,9 @@ def test_gradients_that_were_not_logged_are_not_said_to_be_trusted() -> None:
     logged, unlogged = (Traced(True, margin=[-1.0, 1.0], **more) for more in ({"gradient_norm": [1.0, 1.0]}, {}))
     assert "(gradients, the end of the traces" in free_signals([logged]).sentence
     assert "(the end of the traces" in free_signals([unlogged]).sentence
+
+
+def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
+    logged, unlogged = (Traced(False, margin=[-1.0] * 20, **more) for more in ({"objective": FLAT}, {}))
+    assert free_signals([logged]).tried == ("the end of the traces", "silent successes", "restarts")
+    assert free_signals([logged, unlogged]).tried == ("silent successes", "restarts")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lit_viz.errors import LitVizError
-from lit_viz.images.listing import photographs
+from lit_viz.images.listing import Entry, photographs
 from lit_viz.images.tables import column_for, read_table
 
 
@@ -108,12 +108,14 @@ def test_a_folder_that_can_not_be_read_is_said(tmp_path: Path, monkeypatch: pyte
         ("packaged:chelse", "no packaged photograph is called 'chelse'"),
         ("", "there is no photograph or folder ''"),
         ("photos/*.jpeg", "there is no photograph"),
+        ("photos/link.jpg", "photos/link.jpg is a link that leads nowhere$"),
     ],
 )
 def test_a_word_that_names_nothing_is_one_sentence(
     word: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, "photos/image.jpeg", "others/a.txt", "others/b.txt", "empty/.hidden.jpg")
+    (tmp_path / "photos" / "link.jpg").symlink_to("gone.jpg")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LitVizError, match=says):
         photographs([word])
@@ -238,3 +240,8 @@ def test_a_file_that_is_named_twice_with_two_values_is_refused(tmp_path: Path) -
     column_for([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,1\n"), "label")
     with pytest.raises(LitVizError, match=r"gives a\.jpg two values in the column label"):
         column_for([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,2\n"), "label")
+
+
+def test_a_name_is_one_line() -> None:
+    """The animation's font refuses line breaks."""
+    assert Entry("photos/grün\n neu .png").name == "grün neu"

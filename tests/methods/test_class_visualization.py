@@ -186,6 +186,16 @@ def test_an_image_that_breaks_is_reported_and_the_others_go_on(smooth: Classifie
     assert records[0]["iterations"] == records[2]["iterations"] == 40
 
 
+def test_a_score_that_never_was_a_number_is_not_laid_to_the_learning_rate(smooth: Classifier, train: Train) -> None:
+    class Broken(Logit):
+        def __call__(self, outputs: Any) -> Tensor:
+            return super().__call__(outputs) * torch.where(outputs.targets == 1, torch.nan, 1.0)
+
+    records = train(method(smooth, objective=Broken(), iterations=4), tasks_for(smooth, [0, 1])).results
+    assert records[0].record["status"] == "done"
+    assert records[1].record["error"].startswith("the network gives no finite score from the start")
+
+
 def test_priors_are_subtracted_and_logged(smooth: Classifier, train: Train) -> None:
     plain = train(method(smooth, iterations=20), tasks_for(smooth, [3])).observations[0][-1]
     priors = [L2(0.5)]

@@ -1,0 +1,55 @@
+"""One process a run folder: two that write one run would mix their results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lit_viz.engine.run_reader import RunReader
+from lit_viz.errors import LitVizError
+from lit_viz.files import made_folder
+
+#: The file that a process holds locked in the run folder it writes; the lock ends with the process, however it ends.
+LOCK = ".lock"
+
+
+@contextmanager
+def claimed(path: str | Path) -> Iterator[None]:
+    """Have a run folder alone while the block lasts. It is made if it is missing, and removed if nothing came of it.
+
+    Nothing is claimed where nothing can be written, nor in a folder that is no run, which nobody may write to.
+
+    Args:
+        path: of the folder.
+
+    Raises:
+        LitVizError: another process has it, or it can't be made.
+    """
+    path = Path(path)
+    if path.exists() and not (os.access(path, os.W_OK) and (is_empty(path) or RunReader.is_run(path))):
+        yield
+        return
+    made_folder(path)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise LitVizError(
+            f"{path} is in use, another process is writing this run: wait until it ends, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):
+            path.rmdir()
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether nothing lies in what is a folder, but for the lock of the process that is about to write there."""
+    return path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())
