@@ -146,7 +146,7 @@ def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
     counted = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items() if what != "run" or n > 1)
     took = f"about {seconds:.0f} seconds" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
     took = "less than a second" if seconds < 1 else took
-    return f"{counted} (forward and backward): {took} on the processor of this machine"
+    return f"{counted}: {took} on the processor of this machine, at most and with a backward in each evaluation"
 
 
 def _built(

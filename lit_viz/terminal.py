@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 #: Results that the terminal shows; all are in results.jsonl.
 _ROWS = 40
+#: Columns of words, which may take several lines where they are longer than this.
+_WORDS = ("photograph", "class", "target", "method", "status", "image", "seen as")
+_FOLDED = 12
+#: Columns that a narrow terminal goes without, the first one first; all are in results.jsonl.
+_SPARED = ("seconds", "status", "evaluations", "iterations", "before", "L2", "target", "method", "probability", "after")
 
 
 def say(sentence: str) -> None:
@@ -77,15 +82,33 @@ def _print_table(
     from rich.table import Table
     from rich.text import Text
 
+    if records is not None:
+        seconds = ["-" if record["seconds"] is None else f"{record['seconds']:.1f}" for record in records]
+        rows = [
+            {"": str(record["index"]), **row, "seconds": took}
+            for record, row, took in zip(records, rows, seconds, strict=True)
+        ]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = list(next(iter(rows), {}))
-    for column in columns if records is None else ("", *columns, "seconds"):
-        words = column in ("photograph", "class", "target", "method", "status")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
-    if records is None:
-        for row in rows:
-            table.add_row(*map(Text, row.values()))
-    for record, row in zip(records or (), rows, strict=False):
-        seconds = "-" if record["seconds"] is None else f"{record['seconds']:.1f}"
-        table.add_row(*map(Text, (str(record["index"]), *row.values(), seconds)))
+    columns = _that_fit(rows, console.width)
+    for column in columns:
+        table.add_column(
+            column,
+            justify="left" if column in _WORDS else "right",
+            overflow="fold",
+            no_wrap=column not in _WORDS,
+        )
+    for row in rows:
+        table.add_row(*(Text(row[column]) for column in columns))
     console.print(table)
+
+
+def _that_fit(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Return the columns that a terminal of so many characters has room for."""
+    columns = list(next(iter(rows), {}))
+    needs = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
+    needs = {column: min(need, _FOLDED) if column in _WORDS else need for column, need in needs.items()}
+    for spared in _SPARED:
+        if sum(needs[column] + 2 for column in columns) - 2 <= width:
+            break
+        columns = [column for column in columns if column != spared]
+    return columns

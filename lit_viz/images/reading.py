@@ -18,7 +18,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, did_you_mean
@@ -222,9 +222,15 @@ def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[Plane], tuple[i
         if opened.getexif().get(ExifTags.Base.Orientation) in _TURNED:
             width, height = height, width
         drafted = width * height > _LARGE and opened.draft(opened.mode, (2 * max(size), 2 * max(size))) is not None
+        tags = opened.tag_v2 if isinstance(opened, TiffImagePlugin.TiffImageFile) else {}
+        negative = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+        any_depth = opened.mode == "I" and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (32,)
         upright = ImageOps.exif_transpose(opened)
         # Pillow tells the size of a TIFF as it is turned, and that of other formats as it lies in the file.
-        return planes_of(upright), (height, width) if drafted else (upright.height, upright.width)
+        return (
+            planes_of(upright, negative=negative, any_depth=any_depth),
+            (height, width) if drafted else (upright.height, upright.width),
+        )
 
 
 @contextmanager

@@ -21,29 +21,37 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
     Raises:
         LitVizError: the file can't be read, lacks a column, holds no row, or has a row that is broken.
     """
+    numbered: list[tuple[int, list[str]]] = []
+    read = 0  # lines
     try:
         with Path(file).open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
             header = [name.strip().casefold() for name in next(reader, [])]
-            # Spreadsheets end a table with rows of empty cells.
-            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+            for row in reader:
+                read = reader.line_num
+                if any(map(str.strip, row)):  # spreadsheets end a table with rows of empty cells
+                    numbered.append((read, [cell.strip() for cell in row]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = (error.strerror or error) if isinstance(error, OSError) else error
+        reason = f"the row that begins in line {max(read, 1) + 1}: {error}" if isinstance(error, csv.Error) else reason
         raise LitVizError(f"the table {file} can't be read ({reason}): give a CSV file in UTF-8") from error
     missing = [column for column in columns if column not in header]
     if missing:
         found = f"its first line has {', '.join(header)}" if header else "it is empty"
         raise LitVizError(f"the table {file} has no column {missing[0]}: {found}, but it has to name the columns")
+    twice = [column for column, count in Counter(header).items() if count > 1 and column]
+    if twice:
+        raise LitVizError(f"the table {file} has two columns {twice[0]}: keep one of them")
     if not numbered:
         raise LitVizError(f"the table {file} has no row below its first line")
     rows = []
     for number, cells in numbered:
         if any(cells[len(header) :]):
             raise LitVizError(f"line {number} of {file} has too many cells: put names that hold a comma into quotes")
-        row = dict(zip(header, cells + [""] * len(header), strict=False))
-        if not row[columns[0]]:
+        cell_of = dict(zip(header, cells + [""] * len(header), strict=False))
+        if not cell_of[columns[0]]:
             raise LitVizError(f"line {number} of {file} names no {columns[0]}")
-        rows.append(row)
+        rows.append(cell_of)
     return rows
 
 

@@ -67,7 +67,7 @@ class AdversarialExample(AttackTraining):
         """Return the task with label and target; one that asks for what is there already fails."""
         task = with_goal(super().resolved(task, logits))
         if task.target is not None and task.target == task.label:
-            raise LitVizError(f"{task.name} is a {task.target_name} already: give another --target.")
+            raise LitVizError(f"{task.name} is seen as {task.target_name} already: give another --target.")
         return task
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:

@@ -163,6 +163,21 @@ def test_integer_and_float_grey(tmp_path: Path) -> None:
     assert np.abs(found - unit * 255).max() <= 0.5 + 1e-4
 
 
+def test_integers_of_32_bits_that_hold_8_are_not_black(tmp_path: Path) -> None:
+    levels = _levels()[..., 0]
+    assert np.array_equal(_read(_save(tmp_path / "a.tif", Image.fromarray(levels.astype(np.int32))))[..., 0], levels)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_white_may_be_zero(tmp_path: Path, kind: type) -> None:
+    """A photometric interpretation of 0, WhiteIsZero, which Pillow heeds up to 8 bits."""
+    levels = _levels()[..., 0]
+    deep = Image.fromarray(levels.astype(kind) * (np.iinfo(kind).max // 255))
+    path = _save(tmp_path / "a.tif", deep, tiffinfo={262: 0})
+    written = levels if kind is np.uint8 else 255 - levels  # Pillow turns round what it writes, too, up to 8 bits
+    assert np.array_equal(_read(path)[..., 0], written)
+
+
 @pytest.mark.parametrize("worst", [-1.0, 300.0, np.nan])
 def test_float_grey_of_unknown_range_is_refused(tmp_path: Path, worst: float) -> None:
     values = np.full((4, 4), 0.5, np.float32)
