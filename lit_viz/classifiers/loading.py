@@ -17,8 +17,9 @@ from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_stat
 from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
 from lit_viz.classifiers.outputs import head_of_probabilities
 from lit_viz.classifiers.sources import Source, find_source
-from lit_viz.classifiers.weights import fill, fit_keys, read_weights, sha256_of
+from lit_viz.classifiers.weights import fill, fit_keys, read_weights
 from lit_viz.errors import LitVizError
+from lit_viz.files import sha256
 
 
 def load_classifier(
@@ -84,7 +85,7 @@ def _load(name: str, weights: str | Path | None) -> _Loaded:
     torch.default_generator.manual_seed(0)
     if weights == "DEFAULT":
         module, path = source.publish()
-        loaded = _Loaded(module, source, "DEFAULT", sha256_of(path) if path else None)
+        loaded = _Loaded(module, source, "DEFAULT", sha256(path) if path else None)
     else:
         module = source.build(None)
         none = weights is None or weights == "none"
@@ -106,7 +107,7 @@ def _with_file(module: nn.Module, source: Source, path: Path) -> _Loaded:
     state = fit_keys(read_weights(path), module, f"the weights file {str(path)!r}")
     module = _with_classes_of(state, module, source)
     fill(module, state, f"the weights file {str(path)!r}")
-    return _Loaded(module, source, str(path), sha256_of(path))
+    return _Loaded(module, source, str(path), sha256(path))
 
 
 def _with_classes_of(state: dict[str, torch.Tensor], module: nn.Module, source: Source) -> nn.Module:

@@ -19,19 +19,6 @@ _NESTED = ("state_dict", "model_state_dict", "model", "net")
 _SHOWN = 5  # keys listed in an error
 
 
-def sha256_of(path: Path) -> str:
-    """Return the file's sha256 in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def fingerprint(network: nn.Module) -> str:
     """Return the sha256, in hexadecimal digits, of the names and values in a network's state dict."""
     digest = hashlib.sha256()

@@ -71,18 +71,20 @@ def cross_check(
         outcomes: of the run.
         methods: by name, bound to the classifier.
         classifier: the network.
-        seconds: no further map is begun after so long, and none that will take longer by far; all unless given.
+        seconds: no further map is begun after so long, nor one that would take longer, as those before it did for each
+            of their evaluations; all unless given.
         progress: is told how many maps are done, and how many there are.
     """
     agreements: dict[int, tuple[Agreement, Tensor]] = {}
     unchecked: dict[int, str] = {}
-    began = time.monotonic()
+    began, paid = time.monotonic(), 0
     maps = _one_of_each_first([outcome for outcome in outcomes if outcome.record["status"] == "done"])
     for done, outcome in enumerate(maps):
         record = outcome.record
         progress(done, len(maps))
-        late = seconds is not None and (time.monotonic() - began > seconds or (agreements and record["iterations"] > 8))
-        if late:
+        spent = time.monotonic() - began
+        expected = record["iterations"] * spent / paid if paid else 0.0
+        if seconds is not None and spent + expected > seconds:
             unchecked[record["index"]] = NOT_CHECKED
             continue
         try:
@@ -94,6 +96,7 @@ def cross_check(
             unchecked[record["index"]] = NOT_IN_CAPTUM
         else:
             agreements[record["index"]] = found
+            paid += record["iterations"]
     progress(len(maps), len(maps))
     return Certificate(agreements, unchecked)
 

@@ -31,7 +31,8 @@ RISING = 0.1
 _ROUNDING = 1e-6
 #: Of black-box attacks: queries an image, and random points tried.
 QUERIES, POINTS = 1000, 100
-#: A radius at which every image must fall, since any picture lies within it.
+#: A radius at which every image must fall: in the largest value it is enough to make any picture grey all over; in
+#: Euclidean length it is, at 224 pixels, a quarter of the range in every value.
 LARGE: dict[Norm, float] = {"linf": 0.5, "l2": 100.0}
 #: Updates in which they must.
 LARGE_STEPS = 100

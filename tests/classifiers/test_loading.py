@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.weights import sha256_of
 from lit_viz.errors import LitVizError
+from lit_viz.files import sha256
 from tests.classifiers.networks import conv_net
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -37,7 +37,7 @@ def test_the_embedded_default_is_bit_equal_to_timms_network_filled_by_order(lite
         for a, b in zip(lite0.original.state_dict().values(), plain.state_dict().values(), strict=True)
     )
     assert (lite0.size, lite0.mean, lite0.std, lite0.channels) == ((224, 224), (0.5,) * 3, (0.5,) * 3, 3)
-    assert (lite0.labels[76], lite0.weights, lite0.sha256) == ("tarantula", "DEFAULT", sha256_of(Path(path)))
+    assert (lite0.labels[76], lite0.weights, lite0.sha256) == ("tarantula", "DEFAULT", sha256(path))
 
 
 def test_a_network_that_is_built_is_ready_to_be_asked_and_one_handed_over_keeps_its_mode(lite0: Classifier) -> None:

@@ -1,0 +1,42 @@
+"""As many maps are checked as their time allows, each method's first one before any second."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lit_viz.evidence import certificate
+from lit_viz.evidence.certificate import NOT_CHECKED, cross_check
+
+METHODS: dict[str, Any] = {"gradient": None, "smoothgrad": None}
+
+
+def checked(monkeypatch: pytest.MonkeyPatch, seconds_each: float, limit: float | None) -> list[str]:
+    """Return which of four maps are checked by a clock that an evaluation moves on by so much."""
+    now = [0.0]
+
+    def check(outcome: Any, *args: Any) -> Any:
+        now[0] += seconds_each * outcome.record["iterations"]
+        return SimpleNamespace(passed=True), None
+
+    monkeypatch.setattr(certificate, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(certificate, "_checked", check)
+    maps = [("gradient", 1), ("smoothgrad", 32), ("gradient", 1), ("smoothgrad", 32)]
+    records = [
+        {"index": i, "method": method, "iterations": count, "status": "done"} for i, (method, count) in enumerate(maps)
+    ]
+    outcomes: list[Any] = [SimpleNamespace(record=record) for record in records]
+    found = cross_check(outcomes, METHODS, None, seconds=limit)  # type: ignore[arg-type]
+    assert set(found.unchecked.values()) <= {NOT_CHECKED}
+    return [f"{maps[i][0]} {i // 2}" for i in sorted(found.agreements)]
+
+
+def test_all_that_time_allows_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of more than eight evaluations were left out, however much time was left."""
+    assert len(checked(monkeypatch, 0.1, None)) == 4
+    assert len(checked(monkeypatch, 0.1, 15)) == 4
+    assert checked(monkeypatch, 0.3, 15) == ["gradient 0", "smoothgrad 0", "gradient 1"]
+    assert checked(monkeypatch, 1.0, 15) == ["gradient 0", "gradient 1"]
+    assert checked(monkeypatch, 20.0, 15) == ["gradient 0"]
