@@ -120,7 +120,7 @@ def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
     numbers."""
     try:
         with torch.no_grad():
-            network: nn.Module = copy.deepcopy(module, _without_hooks(module))
+            network: nn.Module = copy.deepcopy(module, without_hooks(module))
     except Exception as error:  # whatever the owner's modules and attributes raise; the note tells it
         raise _Refused(f"it can't be copied ({_first_line(error)})") from error
     for submodule in network.modules():
@@ -130,7 +130,10 @@ def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
     with torch.no_grad(), borrowed(module):
         expected = logits_of(module(x.clone()))
     before = _random_state(x.device)
-    answer = _answer(network, x.contiguous(memory_format=torch.channels_last))
+    try:
+        answer = _answer(network, x.contiguous(memory_format=torch.channels_last))
+    except Exception as error:  # a view of what lies contiguous otherwise, most often
+        raise _Refused(f"a copy of it (without its hooks, channels-last) fails ({_first_line(error)})") from error
     draws = not torch.equal(before, _random_state(x.device))
     if not draws and relative_difference(answer, expected) > COPIED_TOLERANCE:
         raise _Refused("a copy of it (without its hooks, channels-last) gives other logits")
@@ -156,7 +159,7 @@ def _rectify(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
         raise _Refused("other rectifier modules in the place of its own give other logits")
 
 
-def _without_hooks(module: nn.Module) -> dict[int, Any]:
+def without_hooks(module: nn.Module) -> dict[int, Any]:
     """Return a memo for ``deepcopy`` that has every table of hooks copied already, without those of the owner.
 
     What torch's own weight norm, spectral norm and pruning hook in belongs to the network and stays.
@@ -190,8 +193,9 @@ def _folded_and_fused(
     outputs = _outputs(plain, x)
     try:
         network, folded = _fold(plain, x, keep)
-        # Rounded once: a float64 copy keeps what was folded in float64.
-        network = network.to(x.device, dtype if dtype == torch.float64 else x.dtype)
+        # Rounded once, to what the copy has: also that of a network in half precision holds what was folded.
+        x = x.to(torch.promote_types(x.dtype, dtype))
+        network = network.to(x.device, x.dtype)
     except _Refused as reason:
         network = copy.deepcopy(plain)
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")

@@ -159,7 +159,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         "photograph": record["name"],
         "target": record["target_name"] or "any other",
         "status": record["status"],
-        "in the file": fooled[record.get("success_file")],
+        "in the file": fooled[None if record["status"] == "skipped" else record.get("success_file")],
         "seen as": shown_number(record, "predicted_name", "{}"),
         "before": shown_number(record, "probability_before"),
         "after": shown_number(record, "probability"),

@@ -51,6 +51,13 @@ def still_fool(files: Sequence[Path], records: Sequence[Mapping[str, Any]], clas
     return [success for success, _ in reread(files, classifier, goals, towards)]
 
 
+def said_to_fool(record: Mapping[str, Any]) -> bool:
+    """Return whether the network saw in the file what the record was asked for, as the record says. Outside of its ball
+    (which may hold no 8-bit image) a file is no success, also where it fools."""
+    towards = record["target"] is not None
+    return bool((record["predicted"] == (record["target"] if towards else record["label"])) == towards)
+
+
 def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [o for o in outcomes if o.record["status"] == "done" and o.record["file"]]
 
@@ -60,9 +67,7 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     claimed = _claimed(outcomes)
     files = [folder.path / outcome.record["file"] for outcome in claimed]
     seen = still_fool(files, [outcome.record for outcome in claimed], classifier)
-    # Outside of its ball (which may hold no 8-bit image) a file is no success, also where it fools.
-    told = [o.record["success_file"] or o.record["margin"] > 0 for o in claimed]
-    wrong = [o for o, success, before in zip(claimed, seen, told, strict=True) if success != before]
+    wrong = [o for o, success in zip(claimed, seen, strict=True) if success != said_to_fool(o.record)]
     folder.amend({o.record["index"]: {"success_file": False} for o in wrong})
     for outcome in wrong:
         outcome.amend({"success_file": False})

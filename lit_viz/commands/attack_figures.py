@@ -64,16 +64,18 @@ def _panel(outcome: Outcome) -> AttackPanel | None:
     source, image = outcome.pictures()
     if image is None or source is None:  # it failed before it had one
         return None
+    skipped = record["status"] == "skipped"
     keys = {"in the file": "success_file", "after JPEG 95": "success_jpeg95", "after JPEG 75": "success_jpeg75"}
+    by = [f"by {record['by']}"] if record.get("by") else []
     return AttackPanel(
         name=record["name"],
         original=source,
         fooled=image,
         before=seen_as(record, "predicted_before_name", "probability_before"),
         after=seen_as(record, "predicted_name", "probability"),
-        verdicts={said: record.get(key) for said, key in keys.items()},
-        notes=[f"{record['iterations']} iterations", *([f"by {record['by']}"] if record.get("by") else [])],
-        trace=_trace(outcome),
+        verdicts={said: None if skipped else record.get(key) for said, key in keys.items()},
+        notes=["as asked for from the start"] if skipped else [f"{record['iterations']} iterations", *by],
+        trace=None if skipped else _trace(outcome),
     )
 
 

@@ -120,7 +120,7 @@ class Saliency(PhotographCommand):
             folder.amend(found)
             write_certificate(folder, certificate, outcomes)
         how.say(certificate.sentence(None if folder is None else str(folder.path)))
-        return certificate.passed
+        return certificate.passed is not False
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what each map explains, and how far it may be off."""

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.classifiers import Classifier
-from lit_viz.commands.attack_evidence import still_fool
+from lit_viz.commands.attack_evidence import said_to_fool, still_fool
 from lit_viz.commands.attack_figures import seen_as
 from lit_viz.commands.base import Inquiry, shown_number
 from lit_viz.engine.run_folder import RunFolder
@@ -85,7 +85,7 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
     for outcome in outcomes:
         files = {one.image: one.record for one in outcome.bearers() if isinstance(one.image, Path)}
         seen = still_fool(list(files), list(files.values()), classifier)
-        lies = [r["name"] for r, success in zip(files.values(), seen, strict=True) if success != r["success_file"]]
+        lies = [r["name"] for r, success in zip(files.values(), seen, strict=True) if success != said_to_fool(r)]
         read, wrong = read + len(files), wrong + lies
         for line in _rates(outcome.record):
             how.say(f"evidence: {outcome.name}: {line}")

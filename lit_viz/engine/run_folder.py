@@ -29,6 +29,7 @@ from lit_viz.files import (
     append_bytes,
     json_line,
     made_folder,
+    plain,
     settle,
     write_bytes,
     write_text,
@@ -180,7 +181,7 @@ class RunFolder(RunReader):
 
     def merge_evidence(self, evidence: Mapping[str, Any]) -> None:
         """Put these parts into ``evidence.json``, in the place of what it held of them; its other parts stay."""
-        write_text(self.path / "evidence.json", json.dumps({**self.evidence(), **evidence}, indent=2) + "\n")
+        write_text(self.path / "evidence.json", json.dumps(plain({**self.evidence(), **evidence}), indent=2) + "\n")
 
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
         """Go back to a checkpoint (see :func:`~lit_viz.engine.rewind.rewind`)."""

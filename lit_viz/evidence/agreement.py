@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 FORMULA_TOLERANCE = 1e-8
 #: The map delivered in float32: at most so many times Captum's own error in float32, and a little.
 DELIVERED_FACTOR, DELIVERED_SLACK = 2.0, 1e-6
+#: Where Captum's own error in float32 allows more than that, a part of the maximum, it tells nothing of the map: a map
+#: of another class, or of a randomized network, would pass as well.
+UNDECIDED = 0.2
 #: Of the pixels, that count as the top ones.
 TOP = 0.1
 
@@ -45,6 +49,8 @@ class Similarity:
     @classmethod
     def of(cls, ours: Tensor, reference: Tensor) -> Similarity:
         """Compare ``ours`` with the reference."""
+        if not bool(ours.isfinite().all() and reference.isfinite().all()):
+            return cls(math.inf, math.nan, math.nan, math.nan)
         mine, its = (a.double().abs().amax(0) for a in (ours, reference))
         span = float(its.max()) or 1.0
         return cls(
@@ -97,12 +103,18 @@ class Agreement:
     def allowed(self) -> float:
         """What the delivered map may be off: float32 can't be held against a constant, for at the kinks of a ReLU the
         last bit decides whether a pixel's gradient passes."""
-        return DELIVERED_FACTOR * self.captum_float32 + DELIVERED_SLACK
+        return min(DELIVERED_FACTOR * self.captum_float32 + DELIVERED_SLACK, UNDECIDED)
 
     @property
     def delivered_passed(self) -> bool:
         """Whether the map is as good as Captum's own in float32."""
         return self.delivered <= self.allowed
+
+    @property
+    def decided(self) -> bool:
+        """Whether float32 tells the map from a wrong one: it does not where Captum's own maps differ as much, as on a
+        photograph with flat areas, in which the largest of equal neighbours is a matter of the last bit."""
+        return self.delivered == math.inf or self.delivered <= UNDECIDED or self.allowed < UNDECIDED
 
     @property
     def passed(self) -> bool:

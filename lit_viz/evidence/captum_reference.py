@@ -29,6 +29,7 @@ from lit_viz.attributions import (
 )
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.copying import without_hooks
 from lit_viz.classifiers.guest import device_of, random_state_kept
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.rectifiers import is_rectifier
@@ -57,12 +58,10 @@ class Original(nn.Module):
     def __init__(self, classifier: Classifier, dtype: torch.dtype, *, hooked: bool = False) -> None:
         super().__init__()
         try:
-            network = copy.deepcopy(classifier.original)
+            network = copy.deepcopy(classifier.original, without_hooks(classifier.original))
         except Exception as error:  # whatever the network's own code raises
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
         for module in network.modules():
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
             if hooked and hasattr(module, "inplace"):
                 setattr(module, "inplace", False)  # noqa: B010 - whatever kind of module it is
             for name, child in module.named_children():
@@ -94,6 +93,7 @@ class Question:
         evaluations: that lit_viz made.
         last_bits: 0 asks as it is. Another number draws the last bits of photograph and weights anew: what float32
             makes of a map is luck where it has kinks, and one map alone doesn't tell how much.
+        steps: of float32, that these are away at most.
     """
 
     method: Attribution
@@ -103,6 +103,7 @@ class Question:
     seed: int
     evaluations: int
     last_bits: int = 0
+    steps: int = 1
 
     @cached_property
     def network(self) -> Original:
@@ -111,12 +112,12 @@ class Question:
         network = Original(self.classifier, self.x.dtype, hooked=hooked)
         if self.last_bits:
             for parameter in network.parameters():
-                parameter.copy_(_redrawn(parameter, self.last_bits))
+                parameter.copy_(_redrawn(parameter, self.last_bits, self.steps))
         return network.to(device_of(self.classifier.original))
 
-    def redrawn(self, number: int) -> Question:
-        """Return the question with the last bits of photograph and weights drawn anew."""
-        return replace(self, x=_redrawn(self.x, number), last_bits=number)
+    def redrawn(self, number: int, steps: int = 1) -> Question:
+        """Return the question with the last bits of photograph and weights drawn anew, up to so many steps away."""
+        return replace(self, x=_redrawn(self.x, number, steps), last_bits=number, steps=steps)
 
     @property
     def layer(self) -> nn.Module:
@@ -136,11 +137,11 @@ def formula_rounding(question: Question) -> float:
     return 2.0**-23 if isinstance(question.method, Occlusion) else 0.0
 
 
-def _redrawn(values: Tensor, number: int) -> Tensor:
-    """Return float32 values that are up to one step of float32 away."""
+def _redrawn(values: Tensor, number: int, steps: int) -> Tensor:
+    """Return float32 values that are up to so many steps of float32 away."""
     generator = torch.Generator().manual_seed(number)
     unit = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
-    return (values.double() * (1 + (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
+    return (values.double() * (1 + steps * (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
 
 
 def fewer(question: Question, evaluations: int) -> Question:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_viz.attributions import Attribution, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.run_folder import RunFolder
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.agreement import FORMULA_TOLERANCE, Agreement
 from lit_viz.evidence.captum_check import as_record, check_map
 from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
@@ -39,9 +39,9 @@ class Certificate:
     unchecked: Mapping[int, str]
 
     @property
-    def passed(self) -> bool:
-        """Whether every map that was checked passed both gates."""
-        return all(agreement.passed for agreement, _ in self.agreements.values())
+    def passed(self) -> bool | None:
+        """Whether every map that was checked passed both gates; None where none was checked."""
+        return all(agreement.passed for agreement, _ in self.agreements.values()) if self.agreements else None
 
     def sentence(self, folder: str | None = None) -> str:
         """Return the outcome in one line."""
@@ -91,6 +91,9 @@ def cross_check(
             found = _checked(outcome, methods[record["method"]], classifier)
         except LitVizError as error:
             unchecked[record["index"]] = str(error)
+            continue
+        except Exception as error:  # whatever the network's own code raises in float64 or under Captum's hooks
+            unchecked[record["index"]] = f"not checked, as Captum fails on this network ({first_line(error)})"
             continue
         if found is None:
             unchecked[record["index"]] = NOT_IN_CAPTUM

@@ -24,8 +24,8 @@ from lit_viz.outcomes import Outcome
 MASKED = 0.5
 #: Slopes of an image that fell, from which nothing is concluded: one of them may be that of a random start.
 _TOO_FEW = 3
-#: The score is still rising where the last tenth of the iterations, or the last one of fewer, brought more than this
-#: part of all that was gained.
+#: The score is still rising where the last tenth of the iterations, or the last one of fewer, brought this
+#: part or more of all that was gained.
 RISING = 0.1
 #: A length may pass eps by rounding.
 _ROUNDING = 1e-6
@@ -104,7 +104,7 @@ def _rising(outcome: Outcome) -> bool:
     (first, start), (last, _) = trace[0], trace[-1]
     best = max(score for _, score in trace)
     before = max(score for k, score in trace if k <= min(last - (last - first) / 10, last - 1))
-    return best > start and best - before > RISING * (best - start)
+    return best > start and best - before >= (1 - 1e-9) * RISING * (best - start)
 
 
 def _silent(outcome: Outcome) -> bool:

@@ -167,13 +167,13 @@ def _three(value: float | None) -> str:
 
 def _localization(of: Mapping[str, Any]) -> Iterator[Markup]:
     known = [one for one in of["maps"] if one["iou"] is not None]
-    right = sum(one["iou"] > of["right_from_iou"] for one in known)
+    right = sum(one["iou"] >= of["right_from_iou"] for one in known)
     found = sum(one["box"] is not None for one in of["maps"])
     said = f"A box was found from {found} of {len(of['maps'])} maps."
     if known:
         overlap = median(one["iou"] for one in known)
         said += (
-            f" {right} of {len(known)} overlap a true box by more than {of['right_from_iou']:g} (median {overlap:.2f})."
+            f" {right} of {len(known)} overlap a true box by at least {of['right_from_iou']:g} (median {overlap:.2f})."
         )
     yield _line(None, said)
 

@@ -71,6 +71,7 @@ def _record(
         "target_name": task.target_name,
         "predicted_before_name": labels[int(before.argmax())],
         "probability_before": float(before.softmax(0)[goal]),
+        "predicted": int(after.argmax()),
         "predicted_name": labels[int(after.argmax())],
         "probability": float(after.softmax(0)[goal]),
         "success_float": success,

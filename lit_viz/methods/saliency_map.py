@@ -106,7 +106,7 @@ class SaliencyMap(PhotographTraining):
         """Make the copies of the network that the methods ask; a wrong layer name is found here."""
         layers = {layer for method in self.methods.values() for layer in method.layers}
         networks: dict[str, FrozenNetwork] = {
-            name: self.classifier.fast(layers if name == "plain" else (), device, self.network_dtype, backprop=name)
+            name: self.classifier.fast(layers, device, self.network_dtype, backprop=name)
             for method in self.methods.values()
             for name in method.networks
         }
@@ -186,7 +186,14 @@ class SaliencyMap(PhotographTraining):
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return the method and the top five classes."""
-        return {"method": _method(self.slots.tasks[n]), "top5": look.ranking, **self.place(n)}
+        about = {"method": _method(self.slots.tasks[n]), "top5": look.ranking, **self.place(n)}
+        if look.array is not None and not bool(look.array.isfinite().all()):
+            bad = int((~look.array.isfinite()).sum())
+            error = (
+                f"{bad} of the map's {look.array.numel()} values are no finite numbers: there the network has no slope"
+            )
+            return {**about, "status": "failed", "error": error}
+        return about
 
     def _said(self, n: int) -> Mapping[str, float]:
         logits, target = self.said(n), self.slots.tasks[n].target

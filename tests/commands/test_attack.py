@@ -13,6 +13,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.commands import COMMANDS
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
@@ -244,3 +245,17 @@ def test_a_file_that_fools_outside_its_ball_is_as_recorded(smooth: Classifier, t
 def test_no_images_are_one_sentence(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match="no images were handed over"):
         lv.attack(smooth, torch.zeros(0, 3, 16, 16))
+
+
+def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Classifier) -> None:
+    """The figure counted it as a failure in one place, and as a success in another."""
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    labels[1] = (labels[1] + 1) % 5
+    run = lv.attack(smooth, x, labels, attack="pgd", eps=0.5, iterations=20)
+    assert [r["status"] for r in run.results] == ["done", "skipped", "done"]
+    said = " ".join(text.get_text().replace("\n", " ") for text in run.figure().texts)
+    assert "2 of 2 fooled in the file" in said
+    assert said.count("fooled at iteration") == 2
+    assert "as asked for from the start" in said
+    assert [row["in the file"] for row in COMMANDS["attack"].table(run.results)] == ["fooled", "-", "fooled"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,11 @@ from lit_viz.attributions import (
 )
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence import captum_check
 from lit_viz.evidence.agreement import Similarity, largest_difference, random_map
 from lit_viz.evidence.captum_check import as_record, check_map
+from lit_viz.evidence.captum_reference import Question
 from lit_viz.randomness import Key
 from tests.conftest import NAMES, smooth_network
 
@@ -178,3 +182,96 @@ def test_differences() -> None:
     assert (same.spearman, same.ssim, same.top_iou) == pytest.approx((1, 1, 1))
     assert abs(noise_.spearman) < 0.1
     assert noise_.top_iou < 0.2
+
+
+def pooled() -> Classifier:
+    """Return a network with a max-pooling, in which equal neighbours tie."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+        ).eval()  # fmt: skip
+    return load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+
+
+def half_white() -> Tensor:
+    flat = photograph()
+    flat[:, 8:] = 1.0
+    return flat
+
+
+def map_of(method: Attribution, classifier: Classifier, x: Tensor, count: int) -> Tensor:
+    method.bind(classifier)
+    network = {"plain": classifier.fast(method.layers)}
+    return attribute(method, network, x[None], [TARGET], evaluations=count, seeds=[SEED])[0][0]
+
+
+@pytest.mark.parametrize(("method", "count"), [(Gradient(), 1), (IntegratedGradients(), 16)])
+def test_flat_areas_neither_fail_a_right_map_nor_pass_a_wrong_one(method: Attribution, count: int) -> None:
+    """Ties fail the formula in float64, and let Captum's own float32 maps differ by more than their maximum: then a map
+    of zeros was within twice that."""
+    net = pooled()
+    right = map_of(method, net, half_white(), count)
+    agreement, _ = check_map(method, net, half_white(), TARGET, SEED, right, count) or (None, None)
+    assert agreement is not None
+    assert agreement.passed
+    assert agreement.allowed <= 0.2
+    with pytest.raises(LitVizError, match="not decided, as Captum's own float32 maps differ by"):
+        check_map(method, net, half_white(), TARGET, SEED, torch.zeros_like(right), count)
+
+
+def test_a_map_that_is_not_finite_agrees_with_nothing() -> None:
+    agreement = checked("gradient", rectified(), lambda m: m.clone().index_fill_(2, torch.tensor([3]), torch.nan))
+    assert not agreement.delivered_passed
+    assert agreement.similarity.spearman != agreement.similarity.spearman  # NaN, not the correlation of ranks of NaN
+
+
+def test_kinks_that_three_maps_miss_are_looked_for_in_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def captum(question: Question) -> Tensor:
+        """A kink that is met in the ninth map."""
+        asked.append(question.last_bits)
+        return torch.ones(1, 3, 16, 16, dtype=torch.float64) + (0.04 if question.last_bits == 9 else 0.0)
+
+    monkeypatch.setattr(captum_check, "captum_map", captum)
+    monkeypatch.setattr(captum_check, "_formula", lambda *args: 0.0)
+    delivered = torch.ones(3, 16, 16) + 0.05
+    found = check_map(Gradient(), rectified(), photograph(), TARGET, SEED, delivered, 1)
+    assert found is not None
+    assert found[0].delivered_passed
+    assert max(asked) == 10
+    worse = check_map(Gradient(), rectified(), photograph(), TARGET, SEED, delivered + 0.05, 1)
+    assert worse is not None
+    assert not worse[0].delivered_passed
+
+
+class Viewed(nn.Module):
+    """As many first networks are written: a view, which fails where the channels lie last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 5, stride=4), nn.Linear(54, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).view(len(x), -1))
+
+
+def test_a_network_that_can_not_be_copied_is_checked_too() -> None:
+    """Its formula was told in float32, in which it can't be as near as in float64."""
+    net = load_classifier(Viewed().eval(), labels=NAMES, mean=0.5, std=0.25, size=16)
+    agreement, _ = check_map(Gradient(), net, photograph(), TARGET, SEED, map_of(Gradient(), net, photograph(), 1), 1)  # type: ignore[misc]
+    assert agreement.passed
+    assert agreement.formula < 1e-14
+
+
+def test_weights_that_torch_makes_in_hooks_are_captums_too() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        normed = torch.nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
+    net = load_classifier(
+        nn.Sequential(normed, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval(), size=16
+    )
+    agreement, _ = check_map(Gradient(), net, photograph(), TARGET, SEED, map_of(Gradient(), net, photograph(), 1), 1)  # type: ignore[misc]
+    assert agreement.passed

@@ -6,9 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+import lit_viz as lv
 from lit_viz.evidence import certificate
 from lit_viz.evidence.certificate import NOT_CHECKED, cross_check
+from tests.conftest import smooth_network
 
 METHODS: dict[str, Any] = {"gradient": None, "smoothgrad": None}
 
@@ -40,3 +44,21 @@ def test_all_that_time_allows_is_checked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert checked(monkeypatch, 0.3, 15) == ["gradient 0", "smoothgrad 0", "gradient 1"]
     assert checked(monkeypatch, 1.0, 15) == ["gradient 0", "gradient 1"]
     assert checked(monkeypatch, 20.0, 15) == ["gradient 0"]
+
+
+def test_a_network_that_captum_fails_on_loses_no_run() -> None:
+    """Maps that were finished were lost in a traceback."""
+
+    class InFloat32(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = smooth_network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.float())
+
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    run = lv.saliency(lv.load_classifier(InFloat32(), size=16), x, 0)
+    assert run.results[0]["status"] == "done"
+    assert run.results[0]["captum"].startswith("not checked, as Captum fails on this network (")
+    assert cross_check([], METHODS, None).passed is None  # type: ignore[arg-type]

@@ -236,3 +236,9 @@ def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
     logged, unlogged = (Traced(False, margin=[-1.0] * 20, **more) for more in ({"objective": FLAT}, {}))
     assert free_signals([logged]).tried == ("the end of the traces", "silent successes", "restarts")
     assert free_signals([logged, unlogged]).tried == ("silent successes", "restarts")
+
+
+@pytest.mark.parametrize("count", [5, 10, 11, 20, 25, 99, 100, 200])
+def test_a_steady_climb_is_still_rising_whatever_its_length(count: int) -> None:
+    climb = Traced(False, objective=[0.1 * k for k in range(count + 1)], margin=[-1.0] * (count + 1))
+    assert "still rising" in free_signals([climb]).sentence

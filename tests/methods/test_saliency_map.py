@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+import lit_viz as lv
 from lit_viz.attributions import METHODS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
-from tests.conftest import Train
+from tests.conftest import Train, smooth_network
 
 
 def method_of(name: str) -> Attribution:
@@ -208,3 +209,34 @@ def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options:
 def test_a_method_named_twice_is_refused(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match="was named twice"):
         SaliencyMap(smooth, [SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
+
+
+def test_a_map_that_is_not_finite_has_failed() -> None:
+    """It was done, and ranked with its NaN as the most salient pixels."""
+
+    class Rooted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = smooth_network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net((x * (x > 0.5)).sqrt())
+
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    (record,) = lv.saliency(lv.load_classifier(Rooted(), size=16), x, 0, check="none").results
+    assert record["status"] == "failed"
+    assert "values are no finite numbers" in record["error"]
+
+
+def test_guided_grad_cam_reads_a_layer_before_its_rectifier() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, 4),
+        ).eval()  # fmt: skip
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    (record,) = lv.saliency(
+        lv.load_classifier(network, size=16), x, 0, method={"guided_grad_cam": {"layer": "2"}}
+    ).results
+    assert record["captum"]["passed"]

@@ -252,3 +252,15 @@ def test_real_weights_are_fooled(lite0: Classifier) -> None:
     photographs = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
     run = lv.attack(lite0, photographs, attack="universal", eps=10 / 255, norm="linf", iterations=40, model__views=3)
     assert run.results[0]["fooling_rate"] > 0.5
+
+
+def test_files_outside_their_ball_are_no_lies(smooth: Classifier, tmp_path: Path) -> None:
+    """Off the lattice a small ball holds no 8-bit image: what fools then is no success, and its record says so."""
+    x = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    labels = smooth.logits(x).argmax(1).tolist()
+    labels[1] = (labels[1] + 1) % 5
+    lv.attack(
+        smooth, x, labels, attack="universal", eps=0.3 / 255, norm="linf", iterations=2, wandb="disabled",
+        out=tmp_path / "run",
+    )  # fmt: skip
+    assert lv.check(tmp_path / "run", smooth)
