@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -61,7 +63,7 @@ def visualize(
         (1, 3, 224, 224)
     """
     given = {"iterations": iterations, "init": init and str(init), "out": out and str(out)}
-    targets = [targets] if isinstance(targets, (str, int)) else list(targets)
+    targets = [_class(target) for target in _several(_plain(targets))]
     command = COMMANDS["visualize"]
     config = config or command.config_for([f"--{name}" for name in options])
     return _launch(command, _classifier(classifier), config, {"targets": targets, **given, **options})
@@ -106,6 +108,7 @@ def saliency(
         LitVizError: in one sentence: an unknown class, method or option, images out of range, a folder that exists.
     """
     network = _classifier(classifier)
+    images = _images(images)
     handed = _handed(images, network) if isinstance(images, Tensor) else None
     given = {
         **_photographs(images, targets, labels),
@@ -154,6 +157,7 @@ def attack(
         LitVizError: in one sentence: an unknown class, attack or option, images out of range, a folder that exists.
     """
     network = _classifier(classifier)
+    images = _images(images)
     handed = _handed(images, network) if isinstance(images, Tensor) else None
     chosen = class_path_of(attack)
     budget = {key: value for key, value in (("eps", eps), ("norm", norm)) if value is not None}
@@ -194,8 +198,7 @@ def check(
         LitVizError: the folder is no run, or the weights are not those of the run; there is no map to measure.
     """
     command, cli = stored(folder)
-    network = None if classifier is None else _classifier(classifier)
-    return check_run(command, cli, network, faithfulness=faithfulness, trust=trust, peers=peers)
+    return check_run(command, cli, _again(classifier, cli), faithfulness=faithfulness, trust=trust, peers=peers)
 
 
 def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None, **options: Any) -> Run:
@@ -210,7 +213,7 @@ def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None,
         LitVizError: the folder is no run, the weights are not those it was begun with, or an option can't be changed.
     """
     command, cli = stored(folder, **options)
-    return execute(command, cli, None if classifier is None else _classifier(classifier))
+    return execute(command, cli, _again(classifier, cli))
 
 
 def stored(folder: str | Path, words: Sequence[str] = (), **given: Any) -> tuple[Any, MethodCLI]:
@@ -287,25 +290,109 @@ def _photographs(
     else:
         files = [str(images)] if isinstance(images, (str, Path)) else [str(path) for path in images]
     rows: list[dict[str, Any]] = [{"file": file} for file in files]
+    targets, labels = _plain(targets), _plain(labels)
     for key, values in (("target", targets), ("label", labels)):
-        if values is None or isinstance(values, (str, int)):
+        if values is None or (isinstance(values, str) and _is_read_as_text(values)):
             continue
-        if len(values) != len(files):
-            raise LitVizError(f"{len(values)} {key}s for {len(files)} images: give one for all, or one an image.")
-        for row, value in zip(rows, values, strict=True):
-            row[key] = value if isinstance(value, str) else int(value)
+        each = values if isinstance(values, list) else [values] * len(files)
+        if len(each) != len(files):
+            raise LitVizError(f"{len(each)} {key}s for {len(files)} images: give one for all, or one an image.")
+        for row, value in zip(rows, each, strict=True):
+            row[key] = _class(value)
     return {
         "photographs": rows if any(len(row) > 1 for row in rows) else files,
-        "target": targets if isinstance(targets, (str, int)) else None,
+        "target": targets if isinstance(targets, str) and _is_read_as_text(targets) else None,
         "labels": labels if isinstance(labels, str) else None,
     }
+
+
+def _images(given: Any) -> Any:
+    """Return images as a tensor, or files and folders as they are.
+
+    Raises:
+        LitVizError: they are neither.
+    """
+    if isinstance(given, (Tensor, str, Path)):
+        return given
+    if isinstance(given, np.ndarray):
+        return torch.from_numpy(given)
+    several = list(given) if isinstance(given, Iterable) else [given]
+    if several and all(isinstance(one, (Tensor, np.ndarray)) for one in several):
+        return torch.stack([torch.as_tensor(one) for one in several])
+    for one in several:
+        if not isinstance(one, (str, Path)):
+            raise LitVizError(
+                f"images are a tensor (N, C, H, W) in [0, 1], or files and folders, not {type(one).__name__}: "
+                "torchvision's to_tensor makes a tensor of a picture."
+            )
+    return several
+
+
+def _is_read_as_text(word: str) -> bool:
+    """Return whether the parser, which reads YAML, takes a word for what it is: ``null`` is none."""
+    try:
+        return bool(yaml.safe_load(word) == word)
+    except yaml.YAMLError:
+        return False
+
+
+def _several(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _plain(value: Any) -> Any:
+    """Return classes as one value or a list of values: what tensors and arrays hold, and other sequences."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return value if value is None or isinstance(value, (str, int, float)) else list(value)
+
+
+def _class(value: Any) -> str | int:
+    """Return a class's name or index.
+
+    Raises:
+        LitVizError: it is neither.
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise LitVizError(f"a class is its name or its index, not {value!r}")
 
 
 def _put(options: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
         options = options.setdefault(name, {})
-    options[path[-1]] = value
+    options[path[-1]] = value.item() if getattr(value, "ndim", None) == 0 else value  # numbers of NumPy
 
 
 def _classifier(given: Classifier | nn.Module | str) -> Classifier:
+    if not isinstance(given, (Classifier, nn.Module, str)):
+        raise LitVizError(f"a classifier is an nn.Module, a name, or what load_classifier returned, not {given!r}")
     return given if isinstance(given, Classifier) else load_classifier(given)
+
+
+def _again(given: Classifier | nn.Module | None, cli: MethodCLI) -> Classifier | None:
+    """Return the network of a run that goes on, as it was described when the run began.
+
+    Raises:
+        LitVizError: a classifier that is described otherwise.
+    """
+    if given is None:
+        return None
+    options = cli.config.classifier.as_dict()
+    known: dict[str, Any] = {
+        name: list(options[name]) for name in ("mean", "std", "size") if isinstance(options[name], (list, tuple))
+    }
+    if isinstance(given, nn.Module):
+        return load_classifier(given, **known)
+    classifier = _classifier(given)
+    for name, before in known.items():
+        now = list(getattr(classifier, name))
+        if now != before:
+            raise LitVizError(
+                f"{cli.config.out} was begun with {name} {before}, not {now}: hand over the same network."
+            )
+    return classifier

@@ -16,6 +16,9 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
 
+#: Sides of a picture that a window is a part of, unless it is given: 32 of 224 pixels.
+_USUAL, _PART = 32, 7
+
 
 class Occlusion(Estimator):
     """``score(x) - score(x with a window hidden)``, at every pixel the mean over the windows that cover it (Zeiler and
@@ -37,11 +40,18 @@ class Occlusion(Estimator):
 
     def __init__(
         self,
-        window: int | Sequence[int] = 32,
+        window: int | Sequence[int] | None = None,
         stride: int | Sequence[int] | None = None,
         baseline: Kind | float = "mean",
         sigma: float = 10.0,
     ) -> None:
+        self._given = window, stride
+        self.windows, self.strides = self._moving(_USUAL if window is None else window, stride)
+        self.baseline = Baseline(baseline, sigma)
+
+    @staticmethod
+    def _moving(window: int | Sequence[int], stride: int | Sequence[int] | None) -> tuple[list[int], list[int]]:
+        """Return the sides of the windows and their strides."""
         windows = _several(window)
         strides = [max(1, side // 2) for side in windows] if stride is None else _several(stride)
         if len(strides) == 1:
@@ -51,11 +61,12 @@ class Occlusion(Estimator):
                 f"an occlusion window of {window} pixels can't move by {stride}: "
                 "give a window of 1 or more and a stride from 1 to the window."
             )
-        self.windows, self.strides = windows, strides
-        self.baseline = Baseline(baseline, sigma)
+        return windows, strides
 
     def bind(self, classifier: Classifier) -> None:
-        """Count the windows on the classifier's input."""
+        """Fit the window to the classifier's input, unless it was given, and count the windows on it."""
+        if self._given[0] is None:
+            self.windows, self.strides = self._moving(max(1, round(min(classifier.size) / _PART)), self._given[1])
         self.evaluations = self.total((classifier.channels, *classifier.size))
 
     def total(self, shape: Sequence[int]) -> int:

@@ -138,15 +138,16 @@ class Classifier:
         key = (kept, where, dtype, backprop, residual_gradient, weights)
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
-            self._fingerprint = self._fingerprint or fingerprint(self.original)
+            self._fingerprint = self._fingerprint or _state_of(self.original)
             self._copies[key] = fast_copy(self, kept, where, dtype, backprop, residual_gradient)
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 
     def refresh(self) -> None:
         """Forget the copies of other weights, also where torch hasn't counted the change, as of fused optimizers and
-        writes through ``.data``; every run does so when it begins."""
-        now = fingerprint(self.original)
+        writes through ``.data``, and those of other layers; every run does so when it begins. What a network keeps in
+        plain attributes, and hooks, are not looked at."""
+        now = _state_of(self.original)
         if now != self._fingerprint:
             self._fingerprint = now
             self._copies = {}
@@ -156,3 +157,8 @@ class Classifier:
             raise LitVizError(
                 f"{self.name} takes images (N, {self.channels}, H, W), but a tensor of shape {tuple(x.shape)} was given"
             )
+
+
+def _state_of(network: nn.Module) -> str:
+    """Return what tells a network's weights and layers, with their arguments, from others."""
+    return f"{fingerprint(network)} {network!r}"

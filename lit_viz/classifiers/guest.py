@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+_TURN = threading.RLock()
 
 
 @contextmanager
@@ -17,10 +20,10 @@ def borrowed(module: nn.Module) -> Iterator[nn.Module]:
     global random state. Hooks of the owner stay and run. The flags are set one by one and not through
     :meth:`~torch.nn.Module.train`, which a module may have overridden to do more than set them.
     """
-    training = [(m, m.training) for m in module.modules()]
-    parameters = [(p, p.requires_grad, p.grad) for p in module.parameters()]
-    buffers = [(m, name, b, b.detach().clone(), _version(b)) for m, name, b in _buffers(module)]
     with random_state_kept(module):
+        training = [(m, m.training) for m in module.modules()]
+        parameters = [(p, p.requires_grad, p.grad) for p in module.parameters()]
+        buffers = [(m, name, b, b.detach().clone(), _version(b)) for m, name, b in _buffers(module)]
         try:
             for submodule, _ in training:
                 submodule.training = False
@@ -39,9 +42,12 @@ def borrowed(module: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def random_state_kept(module: nn.Module | None = None) -> Iterator[None]:
-    """Put the global random state (of the CPU, and of the module's CUDA device) back on leaving."""
+    """Put the global random state (of the CPU, and of the module's CUDA device) back on leaving.
+
+    One thread at a time: two that lend the same module would each hand back what the other has made of it.
+    """
     device = device_of(module) if module is not None else torch.device("cpu")
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _TURN, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 

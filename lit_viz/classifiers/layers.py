@@ -91,6 +91,7 @@ def _collecting(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             tensor = output[0] if isinstance(output, (tuple, list)) and output else output
             if isinstance(tensor, Tensor):
+                found.pop(name, None)  # a layer that is called again has its place where it is called last
                 found[name] = tensor.clone()  # many networks change it in place right afterwards
 
         return hook

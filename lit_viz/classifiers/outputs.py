@@ -10,6 +10,19 @@ from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError
 
+#: Operations that leave values as they are, as their nodes in the graph are called.
+_SHAPING = (
+    "Squeeze",
+    "Unsqueeze",
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "ReshapeAlias",
+    "Alias",
+    "Clone",
+    "ToCopy",
+    "Expand",
+)
 _PROBABILITIES = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)
 
 
@@ -17,7 +30,8 @@ def logits_of(output: Any) -> Tensor:
     """Return the logits ``(N, K)``, K >= 2, in what a network returned.
 
     Understood are a tensor, an object with ``.logits``, a mapping with ``"logits"``, and the first of a tuple or list.
-    A single logit z, ``(N, 1)`` or ``(N,)``, is read as the two logits (-z, z): class 1 wins where z > 0.
+    A single logit z, ``(N, 1)`` or ``(N,)``, is read as the two logits (-z, z): class 1 wins where z > 0, and its
+    probability is the sigmoid of 2 z.
 
     Raises:
         LitVizError: for anything else.
@@ -75,15 +89,34 @@ def head_of_probabilities(network: nn.Module, x: Tensor) -> tuple[Tensor, str | 
     leaves = [(name, m) for name, m in network.named_modules() if isinstance(m, _PROBABILITIES)]
     handles = [m.register_forward_hook(remember(name)) for name, m in leaves]
     try:
-        output = network(x)
+        output = _with_graph(network, x)
     finally:
         for handle in handles:
             handle.remove()
     raw = _scores_in(output)
     for name, module, given in called[-1:]:
-        if isinstance(raw, Tensor) and given.shape == raw.shape and torch.equal(given, raw):
+        if isinstance(raw, Tensor) and given.numel() == raw.numel() and torch.equal(given.flatten(), raw.flatten()):
             return logits_of(output), f"ends in {type(module).__name__}" + (f" (layer {name!r})" if name else "")
-    return logits_of(output), _rows_of_probabilities(raw)
+    logits = logits_of(output)
+    return logits.detach(), _rows_of_probabilities(raw) or _last_of_graph(raw)
+
+
+def _with_graph(network: nn.Module, x: Tensor) -> Any:
+    """Return what the network gives, with its graph where it has one."""
+    try:
+        with torch.enable_grad():
+            return network(x.clone().requires_grad_() * 1)
+    except Exception:  # quantized layers and others that know no gradient; what is wrong for good is raised again
+        return network(x)
+
+
+def _last_of_graph(scores: Tensor) -> str | None:
+    """Return how the last operation that changes values, also a function's, gives probabilities away."""
+    node = scores.grad_fn
+    while node is not None and type(node).__name__.startswith(_SHAPING) and node.next_functions:
+        node = node.next_functions[0][0]
+    last = type(node).__name__.removesuffix("0").removesuffix("Backward")
+    return f"ends in {last.lower()}" if last in ("Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid") else None
 
 
 def _rows_of_probabilities(scores: Tensor) -> str | None:

@@ -148,7 +148,7 @@ def test_a_task_that_asks_for_what_is_there_fails_alone(smooth: Classifier, trai
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     statuses = [memory.results[i].record["status"] for i in range(5)]
     assert statuses == ["done", "failed", "failed", "done", "done"]
-    assert "is a cherry already" in memory.results[1].record["error"]
+    assert "is seen as cherry already" in memory.results[1].record["error"]
     assert "no class to leave" in memory.results[2].record["error"]
 
 

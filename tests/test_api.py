@@ -1,0 +1,168 @@
+"""What Python users hand over: each gets what it means, or one sentence."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from tests.conftest import NAMES, smooth_network
+
+
+def photographs(count: int = 3) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+
+
+def network(**described: Any) -> Classifier:
+    return load_classifier(smooth_network(), **{"labels": NAMES, "mean": 0.5, "std": 0.25, "size": 16, **described})
+
+
+@pytest.mark.parametrize("given", [2, np.int64(2), torch.tensor(2), [2, 2, 2], torch.tensor([2, 2, 2]), np.full(3, 2)])
+def test_a_label_for_all_or_one_an_image(given: Any, smooth: Classifier) -> None:
+    """One label for all was taken for none."""
+    run = lv.saliency(smooth, photographs(), "label", labels=given, check="none")
+    assert [(r["label"], r["target"]) for r in run.results] == [(2, 2)] * 3
+    assert [r["target"] for r in lv.saliency(smooth, photographs(), given, check="none").results] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("given", [0.7, True, torch.tensor([0.7, 1.0, 2.0]), [None, 0, 1], torch.eye(3), 99])
+def test_what_is_no_class_is_one_sentence(given: Any, smooth: Classifier) -> None:
+    with pytest.raises(LitVizError):
+        lv.attack(smooth, photographs(), given, iterations=1)
+
+
+@pytest.mark.parametrize("name", ["null", "~", "#c", "[x]", "- a", "1e3", "yes"])
+def test_a_name_is_a_name_whatever_yaml_reads_in_it(name: str) -> None:
+    net = network(labels=[*NAMES[:4], name])
+    run = lv.saliency(net, photographs(1), name, check="none")
+    assert (run.results[0]["target"], run.results[0]["target_name"]) == (4, name)
+
+
+def test_images_of_numpy_and_in_lists_are_images(smooth: Classifier) -> None:
+    x = photographs()
+    expected = lv.saliency(smooth, x, 0, check="none").attributions
+    for given in (x.numpy(), list(x), [one.numpy() for one in x]):
+        assert torch.equal(lv.saliency(smooth, given, 0, check="none").attributions, expected)
+    for wrong in (None, (x, torch.zeros(3)), object()):
+        with pytest.raises((LitVizError, RuntimeError)):
+            lv.saliency(smooth, wrong, 0)
+    with pytest.raises(LitVizError, match="images are a tensor"):
+        lv.saliency(smooth, [object()], 0)  # type: ignore[list-item]
+    run = lv.visualize(smooth, torch.tensor([0, 1]), iterations=np.int64(2), config="small")  # type: ignore[arg-type]
+    assert [r["target"] for r in run.results] == [0, 1]
+    with pytest.raises(LitVizError, match=r"a classifier is an nn\.Module, a name"):
+        lv.saliency(smooth_network, x)  # type: ignore[arg-type]
+
+
+def test_a_run_goes_on_with_the_network_as_it_was_described(tmp_path: Path) -> None:
+    """Another mean was accepted without a word, and a bare module was taken with none."""
+    run, net = tmp_path / "run", network()
+    lv.visualize(net, [0, 1], iterations=3, config="small", out=run, wandb="disabled")
+    for other in ({"mean": 0.4}, {"std": 0.5}, {"size": 24}):
+        for again in (lv.resume, lv.check):
+            with pytest.raises(LitVizError, match=f"run was begun with {next(iter(other))}"):
+                again(run, network(**other))
+    assert lv.check(run, net.original)
+    assert len(lv.resume(run, net.original).results) == 2
+
+
+def test_other_layers_make_another_copy() -> None:
+    """A network whose activation was exchanged was explained as it had been."""
+    net, x = network(), photographs(1)
+    before = lv.saliency(net, x, 0, check="none").attributions
+    net.original.features[2] = nn.Sigmoid()
+    after = lv.saliency(net, x, 0, check="none").attributions
+    assert torch.equal(after, lv.saliency(network_of(net.original), x, 0, check="none").attributions)
+    assert not torch.allclose(before, after, rtol=0.1)
+
+
+def network_of(module: nn.Module) -> Classifier:
+    return load_classifier(module, labels=NAMES, mean=0.5, std=0.25, size=16)
+
+
+class Binary(nn.Module):
+    def __init__(self, end: str) -> None:
+        super().__init__()
+        self.net, self.end = smooth_network(classes=1), end
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x)
+        ends = {"layer": lambda: self.sigmoid(z).squeeze(1), "function": lambda: torch.sigmoid(z), "none": lambda: z}
+        return ends[self.end]()
+
+
+@pytest.mark.parametrize("end", ["layer", "function"])
+def test_a_sigmoid_is_refused_however_it_is_called(end: str) -> None:
+    """Of one output a probability was read as a logit: class 1 always won."""
+    assert load_classifier(Binary("none"), size=16).num_classes == 2
+    with pytest.raises(LitVizError, match=r"(?i)ends in sigmoid.*logits are wanted"):
+        load_classifier(Binary(end), size=16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("function", [torch.softmax, torch.log_softmax])
+def test_a_softmax_by_a_function_is_refused_in_any_precision(function: Any, dtype: torch.dtype) -> None:
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = smooth_network(classes=100)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return function(self.net(x), 1)
+
+    with pytest.raises(LitVizError, match="logits are wanted"):
+        load_classifier(Ends().to(dtype), size=16)
+
+
+def test_threads_hand_the_network_back_as_it_came() -> None:
+    module = smooth_network().train()
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    def attack() -> None:
+        for _ in range(3):
+            lv.attack(network_of(module), photographs(), [0, 1, 2], iterations=2)
+
+    threads = [threading.Thread(target=attack) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(submodule.training for submodule in module.modules())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in module.named_buffers())
+
+
+def test_occlusion_fits_its_window_to_the_picture(smooth: Classifier) -> None:
+    """At 32 pixels a window of 32 hid everything at once."""
+    run = lv.saliency(smooth, photographs(1), 0, method="occlusion")
+    assert run.maps[0].unique().numel() > 10
+    assert run.results[0]["captum"]["passed"]
+
+
+def test_grad_cam_reads_the_last_layer_also_where_a_rectifier_is_shared() -> None:
+    class Net(nn.Module):
+        def __init__(self, shared: bool) -> None:
+            super().__init__()
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                self.c1, self.c2, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+            self.r = nn.ReLU()
+            self.r2 = self.r if shared else nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.r2(self.c2(self.r(self.c1(x)))).mean((2, 3)))
+
+    maps = [
+        lv.saliency(load_classifier(Net(shared), size=16), photographs(1), 0, method="grad_cam", check="none").maps
+        for shared in (True, False)
+    ]
+    assert torch.allclose(maps[0], maps[1], atol=1e-6)
