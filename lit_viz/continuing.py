@@ -53,7 +53,7 @@ def open_or_make(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
 
 def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     """Refuse to continue a run under another configuration."""
-    before = yaml.safe_load((folder.path / "config.yaml").read_text())
+    before = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
     now = yaml.safe_load(cli.parser.dump(cli.config))
     # A later lit_viz may have more options.
     begun_with = {key: before[key] for key in now if key in before and key not in _FREE}
@@ -89,7 +89,9 @@ def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, An
 def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
     """Record the weights' sha256, or on a resume hold the weights against it."""
     if continues:
-        before = (yaml.safe_load((folder.path / "config.yaml").read_text()).get(RECORDED) or {}).get("weights_sha256")
+        before = (yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8")).get(RECORDED) or {}).get(
+            "weights_sha256"
+        )
         if before is not None and before != recorded["weights_sha256"]:
             raise LitVizError(
                 f"{folder.path} was begun with other weights (sha256 {before[:12]}..., now "

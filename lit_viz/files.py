@@ -142,10 +142,21 @@ def made_folder(path: str | Path) -> None:
     Raises:
         LitVizError: it can't be made.
     """
-    try:
+    with makeable(path):
         Path(path).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def makeable(folder: str | Path) -> Iterator[None]:
+    """Turn what the system says against a folder into one sentence.
+
+    Raises:
+        LitVizError: it can't be made.
+    """
+    try:
+        yield
     except OSError as error:
-        raise LitVizError(f"the run folder {path} can't be made ({error.strerror}): give another by --out") from error
+        raise LitVizError(f"the run folder {folder} can't be made ({error.strerror}): give another by --out") from error
 
 
 def is_disk_full(error: BaseException) -> bool:

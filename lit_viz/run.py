@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +208,7 @@ def _wandb(folder: RunFolder, cli: MethodCLI, say: Say) -> tuple[WandbEvolution 
         folder,
         cli.config.project,
         name=folder.path.name,
-        config=yaml.safe_load((folder.path / "config.yaml").read_text()),
+        config=yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8")),
         mode=cli.config.wandb,
         say=say,
     )
@@ -287,7 +288,9 @@ def _load(options: dict[str, Any]) -> Classifier:
 def default_folder(command: Command, config: Any) -> Path:
     """Return ``runs/<method>/<UTC time>_<first target>``, or the layer's name where one is shown."""
     first = next(iter(getattr(config, command.positional)), getattr(config, "layer", None) or command.name)
-    return Path("runs") / command.name / f"{utc_now()}_{slug(str(first))}"
+    name = f"{utc_now()}_{slug(str(first))}"
+    names = chain([name], (f"{name}_{n}" for n in count(2)))  # runs may begin in the same second
+    return next(path for path in (Path("runs") / command.name / one for one in names) if not path.exists())
 
 
 def utc_now() -> str:

@@ -15,22 +15,25 @@ from rich.table import Table
 from lit_viz.classifiers import load_classifier
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.judges import fitted
 from lit_viz.evidence.verdicts import verdict
-from lit_viz.images.reading import read_photograph
+from lit_viz.images.reading import read_png
 
 
 def judge(folder: str, names: list[str]) -> None:
     """Print each picture's probability and rank by each network, and how many are right."""
     run = RunFolder.open(folder)
-    records = [record for record in run.records() if record["file"]]
+    records = [record for record in run.records() if record["file"] and not record["array"]]
+    if not records or any(record["target"] is None for record in records):
+        raise LitVizError(f"{folder} holds no pictures of classes, which alone can be judged")
     columns: dict[str, list[dict[str, float]]] = {}
     for name in names:
         network, _, weights = name.partition("=")
         classifier = load_classifier(network, weights=weights or "DEFAULT")
         columns[network] = []
         for record in records:
-            picture = read_photograph(run.path / record["file"], classifier.size).pixels
-            said = classifier.logits(picture[None])[0]
+            picture = read_png(run.path / record["file"])
+            said = classifier.logits(fitted(picture[None], classifier.size))[0]
             columns[network].append(verdict(said, classifier.index_of(record["target"])))
     table = Table(box=None, header_style="bold")
     for column in ("class", *columns):

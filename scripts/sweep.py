@@ -115,6 +115,8 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
     inside = {axis.option: list(axis.values) for axis in axes if axis.option in OF_TASK.values()}
     outside = [axis for axis in axes if axis.option not in inside]
     words = config_first(COMMAND, rewrite(words, COMMAND.positional, COMMAND.option))
+    if "--vary" in words:
+        raise LitVizError("--vary is what --sweep does for iterations and lr: name them by --sweep")
     found = []
     for values in product(*(axis.values for axis in outside)):
         chosen = {axis.option: value for axis, value in zip(outside, values, strict=True)}
@@ -208,9 +210,14 @@ def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
         tried = [said(axis.values[n]) for axis, n in zip(axes, picture.values, strict=True)]
         known = [picture.name, *tried, record["status"]]
         lines.append(
-            [*known, record.get(metric), record.get("rank"), *(judges[n]["probability"] for n in names if judges)]
+            [
+                *known,
+                record.get(metric),
+                record.get("rank"),
+                *(judges[n]["probability"] if n in judges else None for n in names),
+            ]
         )
-        seen = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if judges else "-" for n in names]
+        seen = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if n in judges else "-" for n in names]
         table.add_row(*known, shown_number(record, metric), str(record.get("rank", "-")), *seen)
     Console(width=140).print(table)
     with replacing(out / "sweep.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

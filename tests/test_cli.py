@@ -553,3 +553,32 @@ def test_a_run_in_use_is_neither_replaced_nor_continued_nor_checked(
             lit_viz(*words, expect=1)
         assert f"{run} is in use" in sentence(capsys)
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lit_viz.run.utc_now", lambda: "20260102-030405")
+    for _ in range(3):
+        lit_viz("visualize", "2", *SMALL, "--iterations", "1")
+    names = sorted(path.name for path in (tmp_path / "runs" / "visualize").iterdir())
+    assert names == ["20260102-030405_2", "20260102-030405_2_2", "20260102-030405_2_3"]
+
+
+def test_a_run_is_continued_in_any_locale(tmp_path: Path) -> None:
+    """Its configuration is UTF-8, whatever the terminal is."""
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "Käse.png")
+    run = tmp_path / "run"
+    lit_viz("saliency", str(tmp_path / "Käse.png"), *SMALL, "--out", str(run))
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_viz", "resume", str(run)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **plain},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "K?se" in done.stdout

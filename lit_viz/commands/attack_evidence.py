@@ -81,9 +81,14 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
 def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
     """Say whether what resisted is to be believed."""
     free = free_signals(outcomes, restarts_of(module.attack, module.iterations), module.iterations)
-    found = [free, *([_harder(module, outcomes)] if how.trust else [])]
+    harder = _harder(module, outcomes) if how.trust else None
+    before = (folder.evidence().get("trust") or {}).get("harder")
+    if harder is None and before is not None and not how.ends_run:  # what was tried on these files stays
+        harder = Trust(tuple(before["reasons"]), tuple(before["tried"]))
+    found = [free, *([] if harder is None else [harder])]
     trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
-    folder.merge_evidence({"trust": {"reasons": trust.reasons, "tried": trust.tried}})
+    known = {"reasons": trust.reasons, "tried": trust.tried}
+    folder.merge_evidence({"trust": {**known, **({} if harder is None else {"harder": vars(harder)})}})
     how.say(f"evidence: {trust.sentence}")
 
 

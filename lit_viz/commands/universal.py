@@ -80,6 +80,8 @@ def universal_row(record: Mapping[str, Any]) -> dict[str, str]:
 
 def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, how: Inquiry) -> bool:
     """Read the files of all photographs again and ask the original network what it sees in them."""
+    if how.trust:
+        how.say("trust: what is said of single images doesn't hold for a universal perturbation, so nothing is tried")
     read = 0
     wrong: list[str] = []
     for outcome in outcomes:
@@ -87,6 +89,9 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
         seen = still_fool(list(files), list(files.values()), classifier)
         lies = [r["name"] for r, success in zip(files.values(), seen, strict=True) if success != said_to_fool(r)]
         read, wrong = read + len(files), wrong + lies
+        for bearer in outcome.bearers():
+            if bearer.record["status"] == "failed":
+                how.say(f"{bearer.record['name']}: {bearer.record['error']}")
         for line in _rates(outcome.record):
             how.say(f"evidence: {outcome.name}: {line}")
     folder.merge_evidence({"files": {"read": read, "wrong": wrong}})

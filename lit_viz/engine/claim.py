@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from lit_viz.engine.run_reader import RunReader
 from lit_viz.errors import LitVizError
-from lit_viz.files import made_folder
+from lit_viz.files import made_folder, makeable
 
 #: The file that a process holds locked in the run folder it writes; the lock ends with the process, however it ends.
 LOCK = ".lock"
@@ -30,7 +30,9 @@ def claimed(path: str | Path) -> Iterator[None]:
         LitVizError: another process has it, or it can't be made.
     """
     path = Path(path)
-    if path.exists() and not (os.access(path, os.W_OK) and (is_empty(path) or RunReader.is_run(path))):
+    with makeable(path):
+        exists = path.exists()
+    if exists and not (os.access(path, os.W_OK) and (is_empty(path) or RunReader.is_run(path))):
         yield
         return
     made_folder(path)

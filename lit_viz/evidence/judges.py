@@ -40,8 +40,12 @@ def _same(one: Classifier, other: Classifier) -> bool:
 def asked(name: str, pictures: Tensor) -> Tensor:
     """Return a judge's logits ``(N, K)`` of pictures ``(N, C, H, W)`` in [0, 1], resized to its own input."""
     judge = _judge(name)
-    fitted = interpolate(pictures, judge.size, mode="bilinear", antialias=True, align_corners=False)
-    return judge.logits(fitted.clamp(0, 1))
+    return judge.logits(fitted(pictures, judge.size))
+
+
+def fitted(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return pictures ``(N, C, H, W)`` in [0, 1] resized as judges see them."""
+    return interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def judges_of(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:

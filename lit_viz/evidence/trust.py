@@ -57,6 +57,8 @@ class Trust:
         """The verdict in one line."""
         if self.reasons:
             return f"do not trust: {'; '.join(self.reasons)}"
+        if not self.tried:
+            return "no verdict: nothing was attacked"
         return f"trust: nothing speaks against it ({', '.join(self.tried)})"
 
 
@@ -69,8 +71,11 @@ def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 
         iterations: that an image takes at most.
     """
     done = [o for o in outcomes if o.record["status"] == "done"]
+    if not done:
+        return Trust((), ())
     failed = [o for o in done if not o.record["success_float"]]
     counts = {
+        "the file of {} is the photograph itself (more iterations, or larger steps)": sum(map(_unmoved, failed)),
         "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),
         "the score of {} was still rising when the attack ended (more iterations)": sum(map(_rising, failed)),
         "{} fooled the network on the way and was returned as a failure": sum(map(_silent, failed)),
@@ -79,7 +84,12 @@ def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 
     reasons += disagreement(done, restart_of, last=restart_of(iterations))
     logged = any(outcome.curve("gradient_norm") for outcome in done)
     traced = all(len(outcome.curve("objective")) > 1 for outcome in failed)
-    tried = {"gradients": logged, "the end of the traces": traced, "silent successes": True, "restarts": True}
+    tried = {
+        "gradients": logged,
+        "the end of the traces": traced,
+        "silent successes": True,
+        "restarts": restart_of(iterations) > 0,
+    }
     return Trust(tuple(reasons), tuple(what for what, looked_at in tried.items() if looked_at))
 
 
@@ -95,6 +105,10 @@ def _masked(outcome: Outcome) -> bool:
     if fell and len(norms) < _TOO_FEW:
         return False
     return bool(norms) and sum(value == 0 for value in norms) > MASKED * len(norms)
+
+
+def _unmoved(outcome: Outcome) -> bool:
+    return outcome.record.get("l2") == 0
 
 
 def _rising(outcome: Outcome) -> bool:

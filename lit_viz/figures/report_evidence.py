@@ -66,7 +66,9 @@ def _pictures(of: Mapping[str, Any]) -> Iterator[Markup]:
 
 def _trust(of: Mapping[str, Any]) -> Iterator[Markup]:
     looked = f"Looked at: {', '.join(of['tried'])}."
-    if of["reasons"]:
+    if not of["tried"]:
+        yield _line(None, "Nothing was attacked.")
+    elif of["reasons"]:
         yield _line(False, f"Do not trust what resisted: {'; '.join(of['reasons'])}. {looked}")
     else:
         yield _line(True, f"Nothing says that the attack itself was at fault where it failed. {looked}")

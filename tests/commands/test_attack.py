@@ -259,3 +259,19 @@ def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Cl
     assert said.count("fooled at iteration") == 2
     assert "as asked for from the start" in said
     assert [row["in the file"] for row in COMMANDS["attack"].table(run.results)] == ["fooled", "-", "fooled"]
+
+
+def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Path) -> None:
+    """A plain check after a deep one said "trust" of the same files."""
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    given = {"alpha": 1e-6, "random_start": False}  # which gets nowhere, where Square does
+    lv.attack(smooth, x, labels, attack={"pgd": given}, eps=0.5, iterations=12, out=tmp_path / "run", wandb="disabled")
+
+    def reasons() -> list[str]:
+        return json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
+
+    lv.check(tmp_path / "run", smooth, trust=True)
+    assert any("Square with 1000 queries fooled 2 images" in reason for reason in reasons())
+    lv.check(tmp_path / "run", smooth)
+    assert any("Square with 1000 queries fooled 2 images" in reason for reason in reasons())

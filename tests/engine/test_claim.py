@@ -82,3 +82,8 @@ def test_a_run_that_can_not_be_written_can_be_read(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("os.access", lambda path, mode: False)  # a read-only file system; root may write to any other
     with claimed(run):
         assert not (run / LOCK).exists()
+
+
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match=r"can't be made \(File name too long\)"), claimed(tmp_path / ("x" * 300)):
+        pass

@@ -140,7 +140,7 @@ def test_harder_tries_find_what_rounded_activations_hide() -> None:
 def test_a_plain_network_is_trusted() -> None:
     classifier = wrapped(smooth_network())
     outcomes = attacked(classifier, 0.03)
-    assert free_signals(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes", "restarts"))
+    assert free_signals(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes"))
     trust = harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.03)
     assert trust.reasons == ()
 
@@ -234,8 +234,19 @@ def test_gradients_that_were_not_logged_are_not_said_to_be_trusted() -> None:
 
 def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
     logged, unlogged = (Traced(False, margin=[-1.0] * 20, **more) for more in ({"objective": FLAT}, {}))
-    assert free_signals([logged]).tried == ("the end of the traces", "silent successes", "restarts")
-    assert free_signals([logged, unlogged]).tried == ("silent successes", "restarts")
+    assert free_signals([logged]).tried == ("the end of the traces", "silent successes")
+    assert free_signals([logged, unlogged]).tried == ("silent successes",)
+    assert free_signals([logged], lambda k: k // 10, 20).tried[-1] == "restarts"  # of which there are several
+
+
+def test_nothing_to_judge_and_nothing_done_are_no_reasons_to_trust() -> None:
+    """A run whose only photograph had failed was trusted, and an attack that hadn't moved it."""
+    assert free_signals([]).sentence == "no verdict: nothing was attacked"
+    still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
+    still.amend({"l2": 0.0})
+    assert "do not trust: the file of 1 image is the photograph itself" in free_signals([still]).sentence
+    still.amend({"l2": 0.1})
+    assert free_signals([still]).reasons == ()
 
 
 @pytest.mark.parametrize("count", [5, 10, 11, 20, 25, 99, 100, 200])
