@@ -138,3 +138,9 @@ def test_what_can_not_vary_in_a_run_is_one_sentence(
     lit_viz("visualize", "0", *FEW, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
     assert says in sentence(capsys)
     assert not RunFolder.is_run(tmp_path / "run")
+
+
+def test_what_varies_is_named_once(tmp_path: Path) -> None:
+    """A --vary beside was dropped without a word."""
+    with pytest.raises(LitVizError, match="--vary is what --sweep does"):
+        sweep(["0", *FEW, "--sweep", "lr=0.1,0.2", "--vary", '{"iterations": [2]}', "--out", str(tmp_path / "s")])

@@ -93,6 +93,10 @@ class Saliency(PhotographCommand):
         assert isinstance(module, SaliencyMap)
         unwanted = how.ends_run and how.config.check == "none"
         agrees = unwanted or self._agrees(module, outcomes, folder, how)
+        wanted = how.config.model.tolerance
+        above = sum(wanted is not None and (o.record.get("relative_error") or 0) > wanted for o in outcomes)
+        if above:
+            how.say(f"tolerance: {above} of {len(outcomes)} maps ended above {wanted:g}: give more --iterations")
         truth = _true_boxes(how.config)
         if truth is not None:
             reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}

@@ -208,3 +208,11 @@ def test_in_the_evaluation_loops_of_lightning(smooth: Classifier) -> None:
         assert all(r["captum"]["passed"] for r in run.results)
         assert lv.attack(smooth, images, [0, 1], attack="pgd", eps=0.1).images.shape == images.shape
     assert not expected.is_inference()
+
+
+def test_a_tolerance_that_is_not_reached_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["saliency", "packaged:chelsea", *SMALL, "--method", "smoothgrad", "--iterations", "8", "--tolerance"]
+    lit_viz(*words, "1e-9", "--out", str(tmp_path / "missed"))
+    assert "tolerance: 1 of 1 maps ended above 1e-09: give more --iterations" in capsys.readouterr().err
+    lit_viz(*words, "0.9", "--out", str(tmp_path / "reached"))
+    assert "tolerance" not in capsys.readouterr().err
