@@ -6,6 +6,12 @@ import difflib
 import re
 from collections.abc import Iterable
 
+#: Where a gradient is wanted of a network that gives none.
+NO_GRADIENT = (
+    "the classifier gives no gradient by its input: take torch.no_grad, torch.inference_mode, detach or quantized "
+    "layers out of its forward, or choose what only asks for forwards (rise, occlusion, square)"
+)
+
 
 class LitVizError(Exception):
     """One plain sentence: what was wrong, where, and what to do.

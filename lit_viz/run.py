@@ -21,6 +21,7 @@ from lit_viz.callbacks.memory import Memory
 from lit_viz.callbacks.notes import Notes
 from lit_viz.callbacks.progress import Progress
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.classifier import HANDED_OVER
 from lit_viz.commands import Command
 from lit_viz.commands.base import Inquiry
 from lit_viz.config import MethodCLI, dump
@@ -279,6 +280,11 @@ def _draw(run: Run, figure: Path) -> None:
 
 
 def _load(options: dict[str, Any]) -> Classifier:
+    if options["weights"] == HANDED_OVER:
+        raise LitVizError(
+            f"the run was begun with a network that was handed over in Python ({options['name']}): go on there, with "
+            "lit_viz.resume(folder, network) or check(folder, network)"
+        )
     return load_classifier(options.pop("name"), **options)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.commands import COMMANDS
 from lit_viz.errors import LitVizError
 from tests.conftest import NAMES, smooth_network
 
@@ -166,3 +167,19 @@ def test_grad_cam_reads_the_last_layer_also_where_a_rectifier_is_shared() -> Non
         for shared in (True, False)
     ]
     assert torch.allclose(maps[0], maps[1], atol=1e-6)
+
+
+def test_a_network_that_was_handed_over_is_asked_for(tmp_path: Path) -> None:
+    """It was looked for by its class's name among the known ones."""
+    lv.visualize(network(), [0], iterations=1, config="small", out=tmp_path / "run", wandb="disabled")
+    for again in (lv.resume, lv.check):
+        with pytest.raises(LitVizError, match=r"was handed over in Python \(Smooth\): go on there"):
+            again(tmp_path / "run")
+
+
+def test_the_table_of_several_radii_tells_them_apart(smooth: Classifier) -> None:
+    x = photographs(1)
+    label = smooth.logits(x).argmax(1)
+    run = lv.attack(smooth, x, label, attack="pgd", radii=[0.01, 0.3], iterations=4)
+    assert [row["eps"] for row in COMMANDS["attack"].table(run.results)] == ["0.01", "0.3"]
+    assert "eps" not in COMMANDS["attack"].table(run.results[:1])[0]

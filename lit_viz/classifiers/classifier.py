@@ -18,6 +18,9 @@ from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.classifiers.weights import fingerprint
 from lit_viz.errors import LitVizError
 
+#: What is said of the weights of a network that was handed over as a module.
+HANDED_OVER = "given"
+
 
 class Classifier:
     """A trained image classifier, kept exactly as it came, with its labels and preprocessing.
@@ -46,7 +49,7 @@ class Classifier:
         mean: Sequence[float],
         std: Sequence[float],
         size: tuple[int, int],
-        weights: str = "given",
+        weights: str = HANDED_OVER,
         sha256: str | None = None,
         notes: Sequence[str] = (),
     ) -> None:

@@ -38,6 +38,10 @@ class _Refused(Exception):
     """A step couldn't be carried out, or changed what the network computes; the message ends a sentence."""
 
 
+class _Blind(_Refused):
+    """Its logits don't depend on its input by anything that has a gradient."""
+
+
 def fast_copy(
     classifier: Classifier,
     keep: frozenset[str],
@@ -58,8 +62,8 @@ def fast_copy(
             plain, draws = _private_copy(classifier.original, x)
             if backprop != "plain":
                 _rectify(plain, x, backprop)
-            elif not traced(plain, x)[1].requires_grad:  # its own code may run without
-                raise _Refused("its forward gives no gradient")
+            elif not _has_gradient(plain, x):  # its own code may run without
+                raise _Blind("its forward gives no gradient")
         except _Refused as reason:
             if backprop != "plain":
                 method = "guided backpropagation" if backprop == "guided" else backprop
@@ -68,7 +72,8 @@ def fast_copy(
                 ) from reason
             notes = [f"{name} is used as it is, which is slower: {reason}"]
             notes += [f"{name} being used as it is, {_NOT_DAMPED}"] if residual_gradient != 1 else []
-            return FrozenNetwork(classifier.original, mean, std, guest=True, notes=notes)
+            blind = isinstance(reason, _Blind)
+            return FrozenNetwork(classifier.original, mean, std, guest=True, blind=blind, notes=notes)
         branches = residual_branches(plain, x) if residual_gradient != 1 else []
         if draws:
             note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
@@ -81,6 +86,11 @@ def fast_copy(
         elif residual_gradient != 1:
             copied.notes = (*copied.notes, f"{name} having no residual branches, {_NOT_DAMPED}")
         return copied
+
+
+def _has_gradient(network: nn.Module, x: Tensor) -> bool:
+    leaf, logits = traced(network, x)
+    return logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
 
 
 def probe_images(channels: int, size: tuple[int, int]) -> Tensor:
@@ -121,12 +131,12 @@ def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
     try:
         with torch.no_grad():
             network: nn.Module = copy.deepcopy(module, without_hooks(module))
+        for submodule in network.modules():
+            submodule.training = False
+        network.requires_grad_(False)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except Exception as error:  # whatever the owner's modules and attributes raise; the note tells it
         raise _Refused(f"it can't be copied ({_first_line(error)})") from error
-    for submodule in network.modules():
-        submodule.training = False
-    network.requires_grad_(False)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad(), borrowed(module):
         expected = logits_of(module(x.clone()))
     before = _random_state(x.device)

@@ -14,7 +14,7 @@ from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_stat
 from lit_viz.classifiers.layers import layer_of, reading, reads_moments
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.residual import damp
-from lit_viz.errors import LitVizError
+from lit_viz.errors import NO_GRADIENT, LitVizError
 
 
 class FrozenNetwork(nn.Module):
@@ -31,6 +31,7 @@ class FrozenNetwork(nn.Module):
         kept: names of the layers that are given what they are given in the original, so that the moments of it may be
             asked for; all, unless given.
         guest: the network is not ours.
+        blind: it is known to give no gradient.
         draws: the network draws random numbers even in eval mode; the global random state is put back.
         notes: what is worth saying about the copy, in sentences.
         folded, fused: how many batch norms and activations have gone into convolutions.
@@ -45,6 +46,7 @@ class FrozenNetwork(nn.Module):
         altered: Collection[str] = (),
         kept: Collection[str] | None = None,
         guest: bool = False,
+        blind: bool = False,
         draws: bool = False,
         notes: Sequence[str] = (),
         folded: int = 0,
@@ -54,6 +56,7 @@ class FrozenNetwork(nn.Module):
         # A guest is hidden in a tuple: nobody who moves, trains or saves this module reaches it.
         self._guest: tuple[nn.Module, ...] = (network,) if guest else ()
         self._own = None if guest else network
+        self.blind = blind
         self.altered, self.draws, self.notes = frozenset(altered), draws, tuple(notes)
         self.kept = None if kept is None else frozenset(kept)
         self.folded, self.fused = folded, fused
@@ -97,11 +100,8 @@ class FrozenNetwork(nn.Module):
             images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
             output = network(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
         logits = logits_of(output)
-        if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
-            raise LitVizError(
-                "the classifier gives no gradient by its input: take torch.no_grad, torch.inference_mode or detach out "
-                "of its forward, or choose what only asks for forwards (rise, occlusion, square)"
-            )
+        if torch.is_grad_enabled() and x.requires_grad and (self.blind or not logits.requires_grad):
+            raise LitVizError(NO_GRADIENT)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
 

@@ -21,7 +21,7 @@ def borrowed(module: nn.Module) -> Iterator[nn.Module]:
     :meth:`~torch.nn.Module.train`, which a module may have overridden to do more than set them.
     """
     with random_state_kept(module):
-        training = [(m, m.training) for m in module.modules()]
+        training = [(m, m.training) for m in module.modules() if hasattr(m, "training")]  # not in frozen TorchScript
         parameters = [(p, p.requires_grad, p.grad) for p in module.parameters()]
         buffers = [(m, name, b, b.detach().clone(), _version(b)) for m, name, b in _buffers(module)]
         try:

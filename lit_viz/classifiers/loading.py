@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_viz.classifiers.classifier import Classifier
+from lit_viz.classifiers.classifier import HANDED_OVER, Classifier
 from lit_viz.classifiers.copying import probe_images
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
 from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
@@ -98,8 +99,8 @@ def _load(name: str, weights: str | Path | None) -> _Loaded:
 def _load_module(module: nn.Module, weights: str | Path | None) -> _Loaded:
     name = type(module).__name__
     source = Source(name, lambda classes: module, lambda: (module, None))
-    if weights is None or weights in ("DEFAULT", "none", "given"):
-        return _Loaded(module, source, "given", None)
+    if weights is None or weights in ("DEFAULT", "none", HANDED_OVER):
+        return _Loaded(module, source, HANDED_OVER, None)
     return _with_file(_copied(module, "loads a file into it"), source, Path(weights))
 
 
@@ -239,6 +240,9 @@ def _try(classifier: Classifier) -> int:
             raise LitVizError(f"{name}: {error}") from error
         except Exception as error:  # whatever the network raises on an input that isn't to its taste
             told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            with suppress(Exception):
+                network(classifier.normalize(images[:1]))
+                told = "it takes one image, but several are asked about at once"
             raise LitVizError(
                 f"{name} fails on images of shape (2, {channels}, {size[0]}, {size[1]}): give the size= it was trained "
                 f"with ({told})"

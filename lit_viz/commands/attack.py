@@ -124,7 +124,15 @@ class Attack(PhotographCommand):
         if any(record.get("attack") == "universal" for record in results):
             return [universal_row(record) for record in results]
         ensemble = any("by" in record for record in results)
-        return [{**_row(record), **({"by": record.get("by") or "-"} if ensemble else {})} for record in results]
+        several = len({record["eps"] for record in results if "eps" in record}) > 1
+        return [
+            {
+                **_row(record),
+                **({"eps": "-" if record.get("eps") is None else f"{record['eps']:.4g}"} if several else {}),
+                **({"by": record.get("by") or "-"} if ensemble else {}),
+            }
+            for record in results
+        ]
 
 
 def _is_universal(config: Namespace) -> bool:

@@ -107,7 +107,7 @@ class DLR(AttackObjective):
     classes = (3, 4)
 
     def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
-        """Return ratios; an untargeted one is at most 1, and above 0 where the attack succeeds.
+        """Return ratios, above 0 where the attack succeeds.
 
         Raises:
             LitVizError: a targeted attack of an image whose true class is not known.

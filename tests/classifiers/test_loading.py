@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.files import sha256
@@ -248,3 +250,43 @@ def test_what_is_no_picture_is_refused(channels: int) -> None:
         LitVizError, match=rf"images of {channels} channels: pictures here have 1 \(grey\) or 3 \(RGB\)"
     ):
         load_classifier(network, size=16)
+
+
+@pytest.mark.parametrize("how", ["script", "trace", "freeze"])
+def test_torchscript_is_used_as_it_is(how: str) -> None:
+    x = torch.rand(2, 3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates it
+        made = torch.jit.trace(conv_net(), x) if how == "trace" else torch.jit.script(conv_net())
+        net = load_classifier(torch.jit.freeze(made) if how == "freeze" else made, size=16)
+        assert torch.allclose(net.fast()(x)[0], conv_net()(x), atol=1e-5)
+        run = lv.saliency(net, x, 0, check="none")
+    assert [record["status"] for record in run.results] == ["done", "done"]
+
+
+def test_quantized_layers_give_no_gradient_in_one_sentence() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = torch.ao.quantization.quantize_dynamic(conv_net(), {nn.Linear})
+        net = load_classifier(network, size=16)
+        net.fast()  # torch warns that the kernel has no gradient
+    for made in (
+        lambda: lv.attack(net, torch.rand(1, 3, 16, 16), 0, attack="pgd", iterations=1),
+        lambda: lv.visualize(net, 0, iterations=1, config="small"),
+    ):  # which has priors, and followed them alone
+        with pytest.raises(LitVizError, match=r"gives no gradient by its input: take .* quantized layers"):
+            made()
+
+
+def test_a_network_of_one_image_at_a_time_is_told_so() -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            (one,) = x
+            return self.net(one[None])
+
+    with pytest.raises(LitVizError, match="it takes one image, but several are asked about at once"):
+        load_classifier(One(), size=16)
