@@ -335,7 +335,9 @@ def tasks_for_names(*names: str) -> list[Any]:
 
 
 def test_a_part_of_the_residual_gradient_is_another_way_to_the_same_score(train: Train) -> None:
-    net = load_classifier(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of some weights both ways have gradients of nearly the same length
+        net = load_classifier(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     seen = {}
     for part in (0.3, 1.0):
         made = ClassVisualization(net, Pixels(), Adam(0.05), iterations=2, log_at="every:1", residual_gradient=part)
