@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
@@ -155,8 +154,9 @@ def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, An
 
 def _as_decimal(value: str) -> str:
     """Return ``4/255`` as a decimal number; anything else as it is."""
+    above, slash, below = value.partition("/")
     try:
-        return str(float(Fraction(value))) if "/" in value else value
+        return str(float(above) / float(below)) if slash else value
     except (ValueError, ZeroDivisionError):
         return value
 

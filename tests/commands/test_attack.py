@@ -261,6 +261,11 @@ def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Cl
     assert [row["in the file"] for row in COMMANDS["attack"].table(run.results)] == ["fooled", "-", "fooled"]
 
 
+def test_a_radius_may_be_any_fraction() -> None:
+    found = [COMMANDS["attack"].option("--eps", word)[1] for word in ("4/255", "0.5/255", "0.1", "4/0", "a/b")]
+    assert found == [str(4 / 255), str(0.5 / 255), "0.1", "4/0", "a/b"]
+
+
 def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Path) -> None:
     """A plain check after a deep one said "trust" of the same files."""
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
