@@ -12,9 +12,8 @@ import yaml
 
 from lit_viz import __version__
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.weights import fingerprint
 from lit_viz.commands import Command
-from lit_viz.config import RECORDED, MethodCLI, dump
+from lit_viz.config import RECORDED, MethodCLI, dump, read_yaml
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
@@ -53,7 +52,7 @@ def open_or_make(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
 
 def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     """Refuse to continue a run under another configuration."""
-    before = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
+    before = read_yaml(folder.path / "config.yaml")
     now = yaml.safe_load(cli.parser.dump(cli.config))
     # A later lit_viz may have more options.
     begun_with = {key: before[key] for key in now if key in before and key not in _FREE}
@@ -82,16 +81,14 @@ def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, An
         "lit_viz": __version__,
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in packages},
-        "weights_sha256": None if classifier is None else classifier.sha256 or fingerprint(classifier.original),
+        "weights_sha256": None if classifier is None else classifier.weights_sha256(),
     }
 
 
 def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
     """Record the weights' sha256, or on a resume hold the weights against it."""
     if continues:
-        before = (yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8")).get(RECORDED) or {}).get(
-            "weights_sha256"
-        )
+        before = (read_yaml(folder.path / "config.yaml").get(RECORDED) or {}).get("weights_sha256")
         if before is not None and before != recorded["weights_sha256"]:
             raise LitVizError(
                 f"{folder.path} was begun with other weights (sha256 {before[:12]}..., now "
@@ -104,28 +101,31 @@ def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], c
 def trim(folder: RunFolder) -> None:
     """Drop from the folder what is later than the last checkpoint, and from that the tasks whose records are lost: they
     are computed again."""
-    path = folder.path / LAST_CHECKPOINT
-    if not path.exists():
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint is None:
         folder.trim((), {})
         return
-    checkpoint = AtomicCheckpointIO().load_checkpoint(path)
     kept = checkpoint["lit_viz"]
     recorded = _recorded(folder)
     lost = kept["finished"].keys() - recorded
     if lost:
         kept["finished"] = {index: how for index, how in kept["finished"].items() if index in recorded}
-        AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+        AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
     iterations = {entry["task"]: int(entry["state"]["iteration"]) for entry in kept["slots"]}
     folder.trim(kept["finished"].keys(), iterations)
 
 
 def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
     """Return whether the last checkpoint calls every task finished, and the folder has all records."""
-    path = folder.path / LAST_CHECKPOINT
-    if not path.exists():
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint is None or len(checkpoint["lit_viz"]["finished"]) != len(tasks):
         return False
-    finished = AtomicCheckpointIO().load_checkpoint(path)["lit_viz"]["finished"]
-    return len(finished) == len(tasks) and _recorded(folder) >= {task.index for task in tasks}
+    return _recorded(folder) >= {task.index for task in tasks}
+
+
+def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
+    path = folder.path / LAST_CHECKPOINT
+    return AtomicCheckpointIO().load_checkpoint(path) if path.exists() else None
 
 
 def _recorded(folder: RunFolder) -> set[int]:

@@ -136,29 +136,6 @@ def writing(path: str | Path) -> Iterator[None]:
         raise LitVizError(f"{path} can't be written ({error.strerror})") from error
 
 
-def made_folder(path: str | Path) -> None:
-    """Make a folder and those above it, where they are missing.
-
-    Raises:
-        LitVizError: it can't be made.
-    """
-    with makeable(path):
-        Path(path).mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def makeable(folder: str | Path) -> Iterator[None]:
-    """Turn what the system says against a folder into one sentence.
-
-    Raises:
-        LitVizError: it can't be made.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise LitVizError(f"the run folder {folder} can't be made ({error.strerror}): give another by --out") from error
-
-
 def is_disk_full(error: BaseException) -> bool:
     """Return whether ``error`` says that the disk, or the user's quota, is full."""
     if isinstance(error, OSError):
@@ -178,6 +155,13 @@ def sha256(path: str | Path) -> str:
 def utf8_name(path: str | Path) -> str:
     """Return a file's name as it can be written down: what is no UTF-8 in it becomes question marks."""
     return os.fsencode(path).decode("utf-8", "replace")
+
+
+def foreign_name(path: str | Path) -> str | None:
+    """Return the sentence that says that a file's name is no UTF-8, or None where it is: records and configurations,
+    which are, could not keep it."""
+    shown = utf8_name(path)
+    return None if shown == str(path) else f"the name of {shown} is not UTF-8 text: rename the file"
 
 
 # -- folders and lines

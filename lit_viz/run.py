@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 
 from lit_viz.allocator import tune_allocator
 from lit_viz.callbacks.files import RunFiles
@@ -24,7 +23,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import HANDED_OVER
 from lit_viz.commands import Command
 from lit_viz.commands.base import Inquiry
-from lit_viz.config import MethodCLI, dump
+from lit_viz.config import MethodCLI, dump, read_yaml
 from lit_viz.continuing import is_finished, keep_identity, open_or_make, recorded_of, trim
 from lit_viz.engine.claim import claimed
 from lit_viz.engine.devices import several
@@ -209,7 +208,7 @@ def _wandb(folder: RunFolder, cli: MethodCLI, say: Say) -> tuple[WandbEvolution 
         folder,
         cli.config.project,
         name=folder.path.name,
-        config=yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8")),
+        config=read_yaml(folder.path / "config.yaml"),
         mode=cli.config.wandb,
         say=say,
     )

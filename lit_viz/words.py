@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.files import utf8_name
+from lit_viz.files import foreign_name
 
 #: Short options, and the dotted ones that they stand for.
 _SHORT = {
@@ -47,7 +47,7 @@ def rewrite(
         own: turns the command's own short options, with their values, into the parser's.
 
     Raises:
-        LitVizError: for an option that lit_viz has another name for, or that has no value.
+        LitVizError: for an option that lit_viz has another name for, or that has no value, and a name that is no UTF-8.
     """
     options: list[str] = []
     bare: list[str] = []
@@ -55,7 +55,9 @@ def rewrite(
     while rest:
         word = rest.pop(0)
         if not word.startswith("-") or word == "-":
-            bare.append(_text(word))
+            if error := foreign_name(word):
+                raise LitVizError(error)
+            bare.append(word)
             continue
         name, equals, value = word.partition("=")
         name = name if name.startswith("--trainer.") else name.replace("-", "_").replace("__", "--", 1)
@@ -72,14 +74,6 @@ def rewrite(
     if bare:
         options += [f"--{positional}", json.dumps(bare)]
     return _gathered(options)
-
-
-def _text(word: str) -> str:
-    # The system hands over a file's name whatever its bytes; neither the parser nor a record could keep them.
-    shown = utf8_name(word)
-    if shown != word:
-        raise LitVizError(f"the name of {shown} is not UTF-8 text: rename the file")
-    return word
 
 
 def _gathered(options: list[str]) -> list[str]:

@@ -64,7 +64,7 @@ class Classifier:
         self.sha256 = sha256
         self.notes = tuple(notes)
         self._copies: dict[object, FrozenNetwork] = {}
-        self._fingerprint = ""
+        self._state = ("", "")  # of the original, when it was last looked at
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -141,7 +141,7 @@ class Classifier:
         key = (kept, where, dtype, backprop, residual_gradient, weights)
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
-            self._fingerprint = self._fingerprint or _state_of(self.original)
+            self.weights_sha256()
             self._copies[key] = fast_copy(self, kept, where, dtype, backprop, residual_gradient)
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
@@ -151,9 +151,15 @@ class Classifier:
         writes through ``.data``, and those of other layers; every run does so when it begins. What a network keeps in
         plain attributes, and hooks, are not looked at."""
         now = _state_of(self.original)
-        if now != self._fingerprint:
-            self._fingerprint = now
-            self._copies = {}
+        if now != self._state:
+            self._state, self._copies = now, {}
+
+    def weights_sha256(self) -> str:
+        """Return the sha256 of the weights' file, or of the weights themselves where they come from none, as they were
+        when a run last began (see :meth:`refresh`)."""
+        if self._state == ("", ""):
+            self._state = _state_of(self.original)
+        return self.sha256 or self._state[0]
 
     def _check_channels(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:
@@ -162,6 +168,6 @@ class Classifier:
             )
 
 
-def _state_of(network: nn.Module) -> str:
-    """Return what tells a network's weights and layers, with their arguments, from others."""
-    return f"{fingerprint(network)} {network!r}"
+def _state_of(network: nn.Module) -> tuple[str, str]:
+    """Return what tells a network's weights, and its layers with their arguments, from others."""
+    return fingerprint(network), repr(network)

@@ -46,16 +46,22 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
 
 def still_fool(files: Sequence[Path], records: Sequence[Mapping[str, Any]], classifier: Classifier) -> list[bool]:
     """Return whether the original network sees in each file what its record was asked for."""
-    goals = [record["label"] if record["target"] is None else record["target"] for record in records]
-    towards = [record["target"] is not None for record in records]
+    asked = [_asked(record) for record in records]
+    goals, towards = [goal for goal, _ in asked], [towards for _, towards in asked]
     return [success for success, _ in reread(files, classifier, goals, towards)]
 
 
 def said_to_fool(record: Mapping[str, Any]) -> bool:
     """Return whether the network saw in the file what the record was asked for, as the record says. Outside of its ball
     (which may hold no 8-bit image) a file is no success, also where it fools."""
-    towards = record["target"] is not None
-    return bool((record["predicted"] == (record["target"] if towards else record["label"])) == towards)
+    goal, towards = _asked(record)
+    return bool((record["predicted"] == goal) == towards)
+
+
+def _asked(record: Mapping[str, Any]) -> tuple[int, bool]:
+    """Return the class to reach or to leave, and whether it is to be reached."""
+    targeted = record["target"] is not None
+    return record["target"] if targeted else record["label"], targeted
 
 
 def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:

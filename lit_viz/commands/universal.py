@@ -85,11 +85,12 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
     read = 0
     wrong: list[str] = []
     for outcome in outcomes:
-        files = {one.image: one.record for one in outcome.bearers() if isinstance(one.image, Path)}
+        bearers = outcome.bearers()
+        files = {one.image: one.record for one in bearers if isinstance(one.image, Path)}
         seen = still_fool(list(files), list(files.values()), classifier)
         lies = [r["name"] for r, success in zip(files.values(), seen, strict=True) if success != said_to_fool(r)]
         read, wrong = read + len(files), wrong + lies
-        for bearer in outcome.bearers():
+        for bearer in bearers:
             if bearer.record["status"] == "failed":
                 how.say(f"{bearer.record['name']}: {bearer.record['error']}")
         for line in _rates(outcome.record):

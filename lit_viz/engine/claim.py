@@ -11,7 +11,6 @@ from filelock import FileLock, Timeout
 
 from lit_viz.engine.run_reader import RunReader
 from lit_viz.errors import LitVizError
-from lit_viz.files import made_folder, makeable
 
 #: The file that a process holds locked in the run folder it writes; the lock ends with the process, however it ends.
 LOCK = ".lock"
@@ -30,7 +29,7 @@ def claimed(path: str | Path) -> Iterator[None]:
         LitVizError: another process has it, or it can't be made.
     """
     path = Path(path)
-    with makeable(path):
+    with _makeable(path):
         exists = path.exists()
     if exists and not (os.access(path, os.W_OK) and (is_empty(path) or RunReader.is_run(path))):
         yield
@@ -50,6 +49,24 @@ def claimed(path: str | Path) -> Iterator[None]:
         lock.release()
         with suppress(OSError):
             path.rmdir()
+
+
+def made_folder(path: Path) -> None:
+    """Make a run folder and those above it, where they are missing.
+
+    Raises:
+        LitVizError: it can't be made.
+    """
+    with _makeable(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _makeable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LitVizError(f"the run folder {path} can't be made ({error.strerror}): give another by --out") from error
 
 
 def is_empty(path: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lit_viz.engine.claim import LOCK, is_empty
+from lit_viz.engine.claim import LOCK, is_empty, made_folder
 from lit_viz.engine.rewind import rewind
 from lit_viz.engine.run_reader import METRICS_HEADER, RunReader
 from lit_viz.engine.tasks import Bearer, Observation, Result, Task, key_of
@@ -28,7 +28,6 @@ from lit_viz.errors import LitVizError
 from lit_viz.files import (
     append_bytes,
     json_line,
-    made_folder,
     plain,
     settle,
     write_bytes,

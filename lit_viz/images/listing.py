@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.errors import LitVizError
-from lit_viz.files import utf8_name
+from lit_viz.files import foreign_name, utf8_name
 from lit_viz.images.reading import missing, packaged_photograph
 from lit_viz.images.tables import read_table
 
@@ -143,10 +143,7 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 
 
 def _entry(path: Path) -> Entry:
-    # Records and configurations are UTF-8; a name of other bytes could be opened but never be written down.
-    shown = utf8_name(path)
-    broken = shown != str(path)
-    return Entry(shown, error=f"the name of {shown} is not UTF-8 text: rename the file" if broken else None)
+    return Entry(utf8_name(path), error=foreign_name(path))
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

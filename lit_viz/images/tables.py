@@ -27,13 +27,14 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
         with Path(file).open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
             header = [name.strip().casefold() for name in next(reader, [])]
+            read = reader.line_num
             for row in reader:
                 read = reader.line_num
                 if any(map(str.strip, row)):  # spreadsheets end a table with rows of empty cells
                     numbered.append((read, [cell.strip() for cell in row]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = (error.strerror or error) if isinstance(error, OSError) else error
-        reason = f"the row that begins in line {max(read, 1) + 1}: {error}" if isinstance(error, csv.Error) else reason
+        reason = f"the row that begins in line {read + 1}: {error}" if isinstance(error, csv.Error) else reason
         raise LitVizError(f"the table {file} can't be read ({reason}): give a CSV file in UTF-8") from error
     missing = [column for column in columns if column not in header]
     if missing:

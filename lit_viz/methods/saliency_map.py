@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from lit_viz.attributions import Attribution, Gradient, name_of
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.guest import full_float32
+from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Task
@@ -104,11 +106,12 @@ class SaliencyMap(PhotographTraining):
 
     def prepare(self, device: torch.device) -> None:
         """Make the copies of the network that the methods ask; a wrong layer name is found here."""
-        layers = {layer for method in self.methods.values() for layer in method.layers}
+        layers: dict[Backprop, set[str]] = defaultdict(set)
+        for method in self.methods.values():
+            for name in method.networks:
+                layers[name].update(method.layers)
         networks: dict[str, FrozenNetwork] = {
-            name: self.classifier.fast(layers, device, self.network_dtype, backprop=name)
-            for method in self.methods.values()
-            for name in method.networks
+            name: self.classifier.fast(read, device, self.network_dtype, backprop=name) for name, read in layers.items()
         }
         self._evaluators = {
             name: Evaluator(
@@ -187,13 +190,12 @@ class SaliencyMap(PhotographTraining):
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return the method and the top five classes."""
         about = {"method": _method(self.slots.tasks[n]), "top5": look.ranking, **self.place(n)}
-        if look.array is not None and not bool(look.array.isfinite().all()):
-            bad = int((~look.array.isfinite()).sum())
-            error = (
-                f"{bad} of the map's {look.array.numel()} values are no finite numbers: there the network has no slope"
-            )
-            return {**about, "status": "failed", "error": error}
-        return about
+        array = torch.empty(0) if look.array is None else look.array
+        bad = int((~array.isfinite()).sum())
+        if not bad:
+            return about
+        error = f"{bad} of the map's {array.numel()} values are no finite numbers: there the network has no slope"
+        return {**about, "status": "failed", "error": error}
 
     def _said(self, n: int) -> Mapping[str, float]:
         logits, target = self.said(n), self.slots.tasks[n].target
