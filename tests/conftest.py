@@ -51,6 +51,17 @@ def smooth_network(channels: int = 3, classes: int = 5) -> Smooth:
     return network
 
 
+class Around(nn.Module):
+    """A network around another one: ``forward(network, x)`` is its forward."""
+
+    def __init__(self, network: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self._forward_around = network, forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward_around(self.net, x)
+
+
 @pytest.fixture(scope="session")
 def smooth() -> Classifier:
     return load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)

@@ -15,7 +15,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import COMMANDS
 from lit_viz.errors import LitVizError
-from tests.conftest import NAMES, smooth_network
+from tests.conftest import NAMES, Around, smooth_network
 
 
 def photographs(count: int = 3) -> Tensor:
@@ -112,16 +112,8 @@ def test_a_sigmoid_is_refused_however_it_is_called(end: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("function", [torch.softmax, torch.log_softmax])
 def test_a_softmax_by_a_function_is_refused_in_any_precision(function: Any, dtype: torch.dtype) -> None:
-    class Ends(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = smooth_network(classes=100)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return function(self.net(x), 1)
-
     with pytest.raises(LitVizError, match="logits are wanted"):
-        load_classifier(Ends().to(dtype), size=16)
+        load_classifier(Around(smooth_network(classes=100), lambda net, x: function(net(x), 1)).to(dtype), size=16)
 
 
 def test_threads_hand_the_network_back_as_it_came() -> None:

@@ -14,7 +14,7 @@ from lit_viz.classifiers import Classifier, convolution, layer_names, load_class
 from lit_viz.classifiers import copying as copying_module
 from lit_viz.errors import LitVizError
 from tests.classifiers.networks import Residual, conv_net, trained
-from tests.conftest import smooth_network
+from tests.conftest import Around, smooth_network
 
 
 def exact(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,15 +238,7 @@ def test_an_output_changed_in_place_after_its_activation_is_not_fused() -> None:
 
 
 def test_a_network_that_is_not_for_float64_is_not_folded_and_said() -> None:
-    class Casting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = conv_net()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x.float())
-
-    frozen = load_classifier(Casting(), size=16).fast()
+    frozen = load_classifier(Around(conv_net(), lambda net, x: net(x.float())), size=16).fast()
     assert (frozen.folded, frozen.fused) == (0, 0)
     assert "doesn't run in float64" in frozen.notes[0]
 

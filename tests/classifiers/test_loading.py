@@ -19,6 +19,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.files import sha256
 from tests.classifiers.networks import conv_net
+from tests.conftest import Around
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -279,14 +280,5 @@ def test_quantized_layers_give_no_gradient_in_one_sentence() -> None:
 
 
 def test_a_network_of_one_image_at_a_time_is_told_so() -> None:
-    class One(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = conv_net()
-
-        def forward(self, x: Tensor) -> Tensor:
-            (one,) = x
-            return self.net(one[None])
-
     with pytest.raises(LitVizError, match="it takes one image, but several are asked about at once"):
-        load_classifier(One(), size=16)
+        load_classifier(Around(conv_net(), lambda net, x: net(*x.split(1))), size=16)

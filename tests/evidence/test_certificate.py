@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.evidence import certificate
 from lit_viz.evidence.certificate import NOT_CHECKED, cross_check
-from tests.conftest import smooth_network
+from tests.conftest import Around, smooth_network
 
 METHODS: dict[str, Any] = {"gradient": None, "smoothgrad": None}
 
@@ -49,16 +48,8 @@ def test_all_that_time_allows_is_checked(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_network_that_captum_fails_on_loses_no_run() -> None:
     """Maps that were finished were lost in a traceback."""
 
-    class InFloat32(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = smooth_network()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x.float())
-
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    run = lv.saliency(lv.load_classifier(InFloat32(), size=16), x, 0)
+    run = lv.saliency(lv.load_classifier(Around(smooth_network(), lambda net, x: net(x.float())), size=16), x, 0)
     assert run.results[0]["status"] == "done"
     assert run.results[0]["captum"].startswith("not checked, as Captum fails on this network (")
     assert cross_check([], METHODS, None).passed is None  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
-from tests.conftest import Train, smooth_network
+from tests.conftest import Around, Train, smooth_network
 
 
 def method_of(name: str) -> Attribution:
@@ -214,16 +214,9 @@ def test_a_method_named_twice_is_refused(smooth: Classifier) -> None:
 def test_a_map_that_is_not_finite_has_failed() -> None:
     """It was done, and ranked with its NaN as the most salient pixels."""
 
-    class Rooted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = smooth_network()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net((x * (x > 0.5)).sqrt())
-
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    (record,) = lv.saliency(lv.load_classifier(Rooted(), size=16), x, 0, check="none").results
+    rooted = Around(smooth_network(), lambda net, x: net((x * (x > 0.5)).sqrt()))
+    (record,) = lv.saliency(lv.load_classifier(rooted, size=16), x, 0, check="none").results
     assert record["status"] == "failed"
     assert "values are no finite numbers" in record["error"]
 
