@@ -54,7 +54,7 @@ class NormalizedAscentAttack(Attack):
         self.space = space
         self.clamp = clamp
         self.objective = TargetLogit() if objective is None else objective
-        self.scale = None if space == "normalized" else torch.ones(1, 1, 1)
+        self.scale: Tensor | None = None
 
     def bind(self, classifier: Classifier) -> None:
         """Take the scale of normalized space, the classifier's ``std``."""
@@ -67,14 +67,19 @@ class NormalizedAscentAttack(Attack):
         Raises:
             LitVizError: normalized space is that of a classifier, and none was bound.
         """
-        if self.scale is None:
+        if self.space == "normalized" and self.scale is None:
             raise LitVizError("normalized space is a classifier's own: bind the attack to one, or take space='pixels'.")
         return {**super().init(x, tasks), **self.lr.init(x, tasks)}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Take a step of length lr in the space: there the gradient is ``g * std``, and a change of 1 is std in
         pixels."""
-        assert self.scale is not None
-        scale = self.scale.to(x)
-        moved = x + per_slot(self.lr(state), x) * scale * unit(scale * slope(evaluation, x, rows))
-        return (moved.clamp(0, 1) if self.clamp else moved), state
+        gradient = slope(evaluation, x, rows)
+        if self.space == "normalized":
+            assert self.scale is not None
+            scale = self.scale.to(x)
+            step = scale * unit(scale * gradient)
+        else:
+            step = unit(gradient)
+        moved = torch.addcmul(x, step, per_slot(self.lr(state), x))
+        return (moved.clamp_(0, 1) if self.clamp else moved), state

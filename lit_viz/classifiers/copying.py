@@ -70,22 +70,30 @@ def fast_copy(
                 raise LitVizError(
                     f"{method} can't be used with {name}: {reason}; use gradient or smoothgrad"
                 ) from reason
-            notes = [f"{name} is used as it is, which is slower: {reason}"]
-            notes += [f"{name} being used as it is, {_NOT_DAMPED}"] if residual_gradient != 1 else []
-            blind = isinstance(reason, _Blind)
-            return FrozenNetwork(classifier.original, mean, std, guest=True, blind=blind, notes=notes)
+            return _as_it_is(classifier, reason, residual_gradient)
         branches = residual_branches(plain, x) if residual_gradient != 1 else []
         if draws:
             note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
             plain = plain.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
             copied = FrozenNetwork(plain, mean, std, draws=True, notes=[note])
         else:
-            copied = _folded_and_fused(classifier, plain, x, keep, device, dtype)
+            try:
+                copied = _folded_and_fused(classifier, plain, x, keep, device, dtype)
+            except _Refused as reason:
+                return _as_it_is(classifier, reason, residual_gradient)
         if branches:
             copied.damp(branches, residual_gradient)
         elif residual_gradient != 1:
             copied.notes = (*copied.notes, f"{name} having no residual branches, {_NOT_DAMPED}")
         return copied
+
+
+def _as_it_is(classifier: Classifier, reason: _Refused, residual_gradient: float) -> FrozenNetwork:
+    """Return the original under the guest contract, and say why."""
+    notes = [f"{classifier.name} is used as it is, which is slower: {reason}"]
+    notes += [f"{classifier.name} being used as it is, {_NOT_DAMPED}"] if residual_gradient != 1 else []
+    blind = isinstance(reason, _Blind)
+    return FrozenNetwork(classifier.original, classifier.mean, classifier.std, guest=True, blind=blind, notes=notes)
 
 
 def _has_gradient(network: nn.Module, x: Tensor) -> bool:
@@ -115,6 +123,16 @@ def _probe(classifier: Classifier) -> Tensor:
             return small if logits_of(network(small.clone())).shape == (2, classifier.num_classes) else full
         except Exception:  # many networks take one size only, and say so in many ways
             return full
+
+
+def probed(classifier: Classifier) -> Tensor:
+    """Return what the original network sees in the probe images, logits ``(2, K)``; empty where it can't be asked."""
+    with torch.inference_mode(False), torch.no_grad(), full_float32(), borrowed(classifier.original) as network:
+        torch.default_generator.manual_seed(0)  # which is put back: one that draws gives the same logits again
+        try:
+            return logits_of(network(_probe(classifier))).clone()
+        except Exception:  # whatever the owner's code raises; whoever needs the logits will hear of it
+            return torch.empty(0)
 
 
 def relative_difference(ours: Tensor, reference: Tensor) -> float:
@@ -211,6 +229,10 @@ def _folded_and_fused(
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
     altered = _altered(network, x.to(dtype_of(network)), outputs)
     network = network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        _answer(network, x.to(device, dtype, memory_format=torch.channels_last))
+    except Exception as error:  # what the owner's code casts by itself doesn't go with it, most often
+        raise _Refused(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({_first_line(error)})") from error
     if device.type == "cpu" and dtype == torch.float32 and can_fuse():
         try:
             network, fused = _fuse(network, x.to(device, dtype, memory_format=torch.channels_last), keep)

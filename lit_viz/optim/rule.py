@@ -18,6 +18,8 @@ from lit_viz.optim.evaluation import Evaluate
 State = dict[str, Tensor]
 OF_ENGINE = ("iteration", "iterations", "until")
 
+_SHORT = 1e-12  # the squares of shorter rows, and of those longer than its inverse, may be no numbers in float32
+
 
 class StepRule(ABC):
     """One update x_k -> x_k+1 of a batch. Row n of everything belongs to slot n, and no row may depend on another."""
@@ -66,8 +68,11 @@ def norm(x: Tensor) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return the rows over their Euclidean lengths, zero where they are zero; also where their squares
-    underflow."""
+    """Return the rows over their Euclidean lengths, zero where they are zero; also where their squares underflow or
+    overflow."""
+    length = norm(x)
+    if bool(((length > _SHORT) & (length < 1 / _SHORT)).all()):
+        return x / per_slot(length, x)
     largest = x.flatten(1).abs().amax(1)
     scaled = x / per_slot(torch.where(largest > 0, largest, 1), x)
     return scaled / per_slot(norm(scaled).clamp(min=1), x)

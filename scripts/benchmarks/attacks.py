@@ -105,7 +105,7 @@ def fooling_alone(steps: int, count: int) -> Said:
     plain, pairs = bare(net), _pairs(net, count)
 
     def attacked(images: Tensor, label: int, target: int) -> None:
-        run_attack(NormalizedAscentAttack(lr=0.2), plain, images[None], [label], [target], iterations=steps)
+        run_attack(NormalizedAscentAttack(), plain, images[None], [label], [target], iterations=steps)
 
     attacked(pairs[0][0], pairs[1][0], pairs[2][0])
     return {"seconds": timed(lambda: [attacked(*pair) for pair in zip(*pairs, strict=True)])[0]}

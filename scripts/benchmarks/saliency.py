@@ -50,6 +50,7 @@ def _explain(method: str, module: nn.Module, evaluations: int, batch: int) -> Ca
         return lambda x, y: tunnel.attribute(x.requires_grad_(), nt_type="smoothgrad", target=y, abs=False, **noise)
     if method == "integrated_gradients":
         rule: Said = {"n_steps": evaluations, "method": "gausslegendre", "internal_batch_size": together}
+        rule |= {"return_convergence_delta": True}  # the completeness error, which ours tells as well
         return lambda x, y: attr.IntegratedGradients(module).attribute(x, target=y, **rule)
     windows: Said = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "perturbations_per_eval": together}
     return lambda x, y: attr.Occlusion(module).attribute(x, target=y, **windows)

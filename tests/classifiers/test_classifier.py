@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -24,6 +26,63 @@ def test_the_fast_copy_is_made_once_and_again_when_the_weights_change() -> None:
     assert classifier.fast(dtype=torch.float64) is not again
     assert torch.allclose(again(x)[0], classifier.logits(x), atol=1e-4)
     assert len(classifier._copies) == 3  # copies of weights that are gone are dropped
+
+
+class _Tempered(torch.nn.Module):
+    """Logits over a temperature, which is a plain attribute, plus a buffer that no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.temperature = conv_net(), 1.0
+        self.register_buffer("shift", torch.zeros(()), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x) / self.temperature + self.shift
+
+
+def _hook(net: _Tempered) -> None:
+    net.layers.register_forward_hook(lambda _, __, logits: -logits)
+
+
+def _temper(net: _Tempered) -> None:
+    net.temperature = 0.5
+
+
+def _shift(net: _Tempered) -> None:
+    net.shift.data += 1
+
+
+def _forward(net: _Tempered) -> None:
+    net.forward = lambda x: net.layers(x.flip(3))  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("change", [_hook, _temper, _shift, _forward])
+def test_a_run_begins_with_a_copy_of_the_network_as_it_is_now(change: Callable[[_Tempered], None]) -> None:
+    net = _Tempered()
+    classifier = load_classifier(net, size=16)
+    classifier.refresh()
+    first = classifier.fast()
+    classifier.refresh()
+    assert classifier.fast() is first
+    change(net)
+    classifier.refresh()
+    x = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(classifier.fast()(x)[0], classifier.logits(x), atol=1e-4, rtol=1e-4)
+
+
+def test_what_casts_by_itself_is_used_as_it_is() -> None:
+    class Casting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.rand(3 * 16 * 16, 4).double())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1).double() @ self.weight
+
+    classifier = load_classifier(Casting(), size=16)
+    x = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(classifier.fast()(x)[0].float(), classifier.logits(x))
+    assert any("used as it is" in note and "float32" in note for note in classifier.notes)
 
 
 def test_what_it_knows() -> None:
