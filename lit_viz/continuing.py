@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -21,6 +22,7 @@ from lit_viz.errors import LitVizError
 
 #: Of a run folder, the file of its last checkpoint.
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+_ROUNDED = 1e-2  # a network with steps (rounded activations) may depart by more than the last bits
 #: Options that may differ between a run and its continuation.
 _FREE = (
     "out",
@@ -73,29 +75,43 @@ def _changed(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, 
 
 
 def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, Any]:
-    """Return what a run records of itself beside its options: the versions, and the sha256 of the weights' file, or of
-    the weights themselves where they come from none."""
+    """Return what a run records of itself beside its options: the versions, and what tells its classifier from
+    others."""
     packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
     return {
         "method": command.name,
         "lit_viz": __version__,
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in packages},
-        "weights_sha256": None if classifier is None else classifier.weights_sha256(),
+        **({"weights_sha256": None} if classifier is None else classifier.identity()),
     }
 
 
 def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
-    """Record the weights' sha256, or on a resume hold the weights against it."""
-    if continues:
-        before = (read_yaml(folder.path / "config.yaml").get(RECORDED) or {}).get("weights_sha256")
-        if before is not None and before != recorded["weights_sha256"]:
-            raise LitVizError(
-                f"{folder.path} was begun with other weights (sha256 {before[:12]}..., now "
-                f"{str(recorded['weights_sha256'])[:12]}...): give the same file, or start another run."
-            )
+    """Record which classifier it is, or on a resume hold the classifier against that record."""
+    if not continues:
+        folder.write_config(dump(cli, recorded))
         return
-    folder.write_config(dump(cli, recorded))
+    before = read_yaml(folder.path / "config.yaml").get(RECORDED) or {}
+    weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
+    if weights not in (None, now):
+        raise LitVizError(
+            f"{folder.path} was begun with other weights (sha256 {weights[:12]}..., now {now[:12]}...): give the same "
+            "file, or start another run."
+        )
+    if not _alike(before.get("probe_logits") or [], recorded["probe_logits"]):
+        raise LitVizError(
+            f"{folder.path} was begun with a network of the same weights that gave other logits: give the same layers "
+            "and hooks, or start another run."
+        )
+
+
+def _alike(before: Sequence[float | None], now: Sequence[float | None]) -> bool:
+    """Return whether logits are the same, but for what another machine rounds otherwise."""
+    return all(
+        was is None or (given is not None and math.isclose(was, given, rel_tol=_ROUNDED, abs_tol=_ROUNDED))
+        for was, given in zip(before, now, strict=False)
+    )
 
 
 def trim(folder: RunFolder) -> None:

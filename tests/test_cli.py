@@ -277,6 +277,10 @@ def test_resume_refuses_another_network_that_was_handed_over(tmp_path: Path) -> 
     recorded = yaml.safe_load((run / "config.yaml").read_text())["recorded"]["weights_sha256"]
     assert len(recorded) == 64
     lv.resume(run, load_classifier(network, size=16))
+    hook = network.register_forward_hook(lambda _, __, logits: 1.1 * logits)
+    with pytest.raises(LitVizError, match="gave other logits"):
+        lv.resume(run, load_classifier(network, size=16))
+    hook.remove()
     network.head.bias.data[0] += 1e-3
     with pytest.raises(LitVizError, match="begun with other weights"):
         lv.resume(run, load_classifier(network, size=16))

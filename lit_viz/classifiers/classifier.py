@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -163,6 +164,17 @@ class Classifier:
         if self._state is None:
             self._state = self._look()
         return self.sha256 or self._state.weights
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this classifier from others in a run's record: :meth:`weights_sha256`, and of each probe
+        image the largest logit, None where it is no number."""
+        weights = self.weights_sha256()
+        assert self._state is not None
+        largest = (float(logits.max()) for logits in self._state.probed)
+        return {
+            "weights_sha256": weights,
+            "probe_logits": [value if math.isfinite(value) else None for value in largest],
+        }
 
     def _look(self) -> _State:
         return _State(fingerprint(self.original), repr(self.original), probed(self))
