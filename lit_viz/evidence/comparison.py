@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import Attack, name_of
+from lit_viz.attacks.feasible import Norm
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.lattice import LEVELS
+from lit_viz.evidence.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.evidence.peers import INSTALL, Peer, Question, imported, peers_of
 from lit_viz.evidence.tables import as_text
 from lit_viz.outcomes import Outcome
+
+_ROUNDING = 1e-5  # of a radius: by so much float32 may be beyond it
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Compared:
         eps: the radius, in units of [0, 1]; None for an attack without one.
         norm: in which the norms are.
         images: that both were given.
-        floats, rounded: of the peer's, how many fool the original network as floats, and rounded to 8 bits.
+        floats, rounded: of the peer's, how many lie in the ball and fool the original network as floats, and rounded to
+            8 bits.
         ours: of ours, how many fool in the file.
         theirs_norm, ours_norm: medians over the images that fool on both sides, the peer's as floats and ours in the
             file, in units of [0, 1]; None where there is none.
@@ -154,17 +158,20 @@ def _compared(peer: Peer, question: Question, mine: Sequence[Outcome], classifie
         theirs = peer.answer(lent, question)
     except Exception as error:  # whatever another package raises; the row tells it
         return replace(base, error=(str(error).strip().splitlines() or [type(error).__name__])[0])
-    success = _fools(classifier, question, theirs)
-    rounded = (theirs.clamp(0, 1) * LEVELS).round() / LEVELS
-    files = torch.tensor([bool(o.record["success_file"]) for o in mine], device=success.device)
-    both = success & files
     change = (theirs - question.photographs).double().flatten(1)
     norms = change.abs().amax(1) if question.norm == "linf" else change.norm(dim=1)
+    success = _fools(classifier, question, theirs)
+    if question.eps is not None:
+        success &= norms <= question.eps * (1 + _ROUNDING)
+    rounded = (theirs.clamp(0, 1) * LEVELS).round() / LEVELS
+    in_files = _fools(classifier, question, rounded) & _in_ball(question, rounded).to(success.device)
+    files = torch.tensor([bool(o.record["success_file"]) for o in mine], device=success.device)
+    both = success & files
     ours = [float(o.record[question.norm]) for o, counts in zip(mine, both.tolist(), strict=True) if counts]
     return replace(
         base,
         floats=int(success.sum()),
-        rounded=int(_fools(classifier, question, rounded).sum()),
+        rounded=int(in_files.sum()),
         ours=int(files.sum()),
         theirs_norm=median(norms[both].tolist()) if ours else None,
         ours_norm=median(ours) if ours else None,
@@ -175,6 +182,13 @@ def _fools(classifier: Classifier, question: Question, images: Tensor) -> Tensor
     """Return whether the original network sees what was asked for ``(N,)`` bool."""
     seen = torch.cat([classifier.logits(some).argmax(1) for some in torch.split(images, 8)])
     return (seen == question.classes) == question.targeted
+
+
+def _in_ball(question: Question, images: Tensor) -> Tensor:
+    """Return whether images on the lattice may be given as an answer ``(N,)`` bool."""
+    norm: Norm | None = None if question.eps is None else "linf" if question.norm == "linf" else "l2"
+    balls = [LatticeBall(photograph, norm, question.eps) for photograph in question.photographs]
+    return torch.tensor([ball.contains(levels_of(image)) for ball, image in zip(balls, images, strict=True)])
 
 
 class _Lent(nn.Module):

@@ -237,6 +237,27 @@ def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) 
     assert all(one.images == 4 for one in found)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_lies_beyond_the_radius_is_no_success(smooth: Classifier, fakes: tuple[Given, Any], norm: str) -> None:
+    """Two of four inside, by the last bits of float32 or by far; one of the two others by a level of one value."""
+    eps = 20 / 255 if norm == "linf" else 20 / 255 * 768**0.5
+    source = ((0.25 + 0.5 * images()) * 255).round() / 255
+    labels = smooth.logits(source).argmax(1).tolist()
+    leaf = source.clone().requires_grad_()
+    own = smooth.fast()(leaf)[0].log_softmax(1)[range(4), labels].sum()
+    away = -torch.autograd.grad(own, leaf)[0].sign()
+    run = lv.attack(smooth, source, labels, attack="pgd", norm=norm, eps=eps, iterations=5)
+    change = torch.tensor([20.0, 10.0, 20.0, 25.0]).view(4, 1, 1, 1) / 255
+    change[0] *= 1 + 1e-6
+    theirs = source + change * away
+    theirs[2, 0, 0, 0] += away[2, 0, 0, 0] / 255
+    fooled = smooth.logits(theirs).argmax(1) != torch.tensor(labels)
+    fakes[1]["answer"] = lambda network, x, told: theirs
+    found = compared(smooth, run, "pgd", 5, norm=norm)
+    assert {(one.floats, one.rounded) for one in found} == {(int(fooled[:2].sum()), int(fooled[:2].sum()))}
+    assert int(fooled.sum()) > int(fooled[:2].sum()) > 0
+
+
 def test_peers_get_a_copy_and_change_nothing_of_ours(fakes: tuple[Given, Any]) -> None:
     network = smooth_network()
     network.train()
