@@ -66,7 +66,7 @@ def visualize(
     targets = [_class(target) for target in _several(_plain(targets))]
     command = COMMANDS["visualize"]
     config = config or command.config_for([f"--{name}" for name in options])
-    return _launch(command, _classifier(classifier), config, {"targets": targets, **given, **options})
+    return _launch(command, _classifier(classifier), config, {"targets": targets, **given}, options)
 
 
 def saliency(
@@ -118,7 +118,7 @@ def saliency(
         "model__method": class_paths(method),
         "model__tolerance": tolerance,
     }
-    return _launch(Saliency(handed), network, config, {**given, **options})
+    return _launch(Saliency(handed), network, config, given, options)
 
 
 def attack(
@@ -169,7 +169,7 @@ def attack(
         "out": out and str(out),
         "model__attack": chosen,
     }
-    return _launch(Attack(handed), network, config, {**given, **options})
+    return _launch(Attack(handed), network, config, given, options)
 
 
 def check(
@@ -243,11 +243,14 @@ def stored(folder: str | Path, words: Sequence[str] = (), **given: Any) -> tuple
     return command, MethodCLI(command, ["--config", yaml.safe_dump(options), *changed])
 
 
-def _launch(command: Command, network: Classifier, config: str, options: Mapping[str, Any]) -> Run:
+def _launch(
+    command: Command, network: Classifier, config: str, given: Mapping[str, Any], options: Mapping[str, Any]
+) -> Run:
+    """Run a configuration with what was ``given``, where it isn't None, and with the ``options``, of which None is a
+    value."""
     merged = read_config(command.name, config)
-    for name, value in options.items():
-        if value is not None:
-            _put(merged, name.split("__"), value)
+    for name, value in [*((n, v) for n, v in given.items() if v is not None), *options.items()]:
+        _put(merged, name.split("__"), value)
     # What a resume needs to find the network again; a module that was handed over must be handed over again.
     merged["classifier"] = {
         "name": network.name,
@@ -318,6 +321,8 @@ def _images(given: Any) -> Any:
         return torch.from_numpy(given)
     several = list(given) if isinstance(given, Iterable) else [given]
     if several and all(isinstance(one, (Tensor, np.ndarray)) for one in several):
+        if len({tuple(one.shape) for one in several}) > 1:
+            raise LitVizError("the images have several sizes: resize them to the classifier's, or hand over files.")
         return torch.stack([torch.as_tensor(one) for one in several])
     for one in several:
         if not isinstance(one, (str, Path)):
@@ -386,13 +391,14 @@ def _again(given: Classifier | nn.Module | None, cli: MethodCLI) -> Classifier |
     known: dict[str, Any] = {
         name: list(options[name]) for name in ("mean", "std", "size") if isinstance(options[name], (list, tuple))
     }
+    recorded = read_yaml(Path(cli.config.out) / "config.yaml").get(RECORDED) or {}
+    known |= {"labels": labels} if (labels := recorded.get("labels")) else {}
     if isinstance(given, nn.Module):
         return load_classifier(given, **known)
     classifier = _classifier(given)
     for name, before in known.items():
         now = list(getattr(classifier, name))
         if now != before:
-            raise LitVizError(
-                f"{cli.config.out} was begun with {name} {before}, not {now}: hand over the same network."
-            )
+            differs = f"{before}, not {now}" if name != "labels" else "of its own, which the network doesn't have"
+            raise LitVizError(f"{cli.config.out} was begun with {name} {differs}: hand over the same network.")
     return classifier

@@ -13,9 +13,10 @@ import yaml
 
 from lit_viz import __version__
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.classifier import HANDED_OVER
 from lit_viz.commands import Command
 from lit_viz.config import RECORDED, MethodCLI, dump, read_yaml
-from lit_viz.engine.checkpoint import AtomicCheckpointIO
+from lit_viz.engine.checkpoint import AtomicCheckpointIO, unpacked
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -84,17 +85,18 @@ def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, An
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in packages},
         **({"weights_sha256": None} if classifier is None else classifier.identity()),
+        **({"labels": list(classifier.labels)} if classifier is not None and classifier.weights == HANDED_OVER else {}),
     }
 
 
 def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
     """Record which classifier it is, or on a resume hold the classifier against that record."""
-    if not continues:
+    before = (read_yaml(folder.path / "config.yaml").get(RECORDED) or {}) if continues else {}
+    weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
+    if weights is None:  # it begins, or was killed while the network was loaded
         folder.write_config(dump(cli, recorded))
         return
-    before = read_yaml(folder.path / "config.yaml").get(RECORDED) or {}
-    weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
-    if weights not in (None, now):
+    if weights != now:
         raise LitVizError(
             f"{folder.path} was begun with other weights (sha256 {weights[:12]}..., now {now[:12]}...): give the same "
             "file, or start another run."
@@ -121,7 +123,7 @@ def trim(folder: RunFolder) -> None:
     if checkpoint is None:
         folder.trim((), {})
         return
-    kept = checkpoint["lit_viz"]
+    kept = unpacked(checkpoint["lit_viz"])
     recorded = _recorded(folder)
     lost = kept["finished"].keys() - recorded
     if lost:
@@ -134,7 +136,7 @@ def trim(folder: RunFolder) -> None:
 def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
     """Return whether the last checkpoint calls every task finished, and the folder has all records."""
     checkpoint = _last_checkpoint(folder)
-    if checkpoint is None or len(checkpoint["lit_viz"]["finished"]) != len(tasks):
+    if checkpoint is None or len(unpacked(checkpoint["lit_viz"])["finished"]) != len(tasks):
         return False
     return _recorded(folder) >= {task.index for task in tasks}
 

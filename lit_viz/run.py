@@ -35,9 +35,10 @@ from lit_viz.figures.animation import save_evolution
 from lit_viz.figures.evolution import evolutions
 from lit_viz.figures.report import REPORT, write_report
 from lit_viz.figures.style import save_figure
+from lit_viz.files import writing
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
-from lit_viz.training import Interrupted, enough_memory, fit, trainer_for
+from lit_viz.training import Interrupted, enough_memory, fit, go_on, trainer_for
 
 if TYPE_CHECKING:
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution
@@ -82,19 +83,23 @@ def _lead(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
     """Make or open the folder, and run in it what the configuration asks for."""
     config = cli.config
     folder, continues = open_or_make(config, cli)
+    replaces = folder is not None and not continues and RunFolder.is_run(folder.path)
+    begins = folder is not None and not continues and not replaces
     try:
-        if folder is not None and not continues:
+        if folder is not None and begins:
             folder.write_config(dump(cli, recorded_of(command, None)))
         if classifier is None:
             classifier = _load(config.classifier.as_dict())
         begun = folder.queue() if folder is not None and continues else []
         module, tasks = _built(command, cli, classifier, begun)
         if folder is not None:
+            if replaces:  # only now, when nothing stands against the new one
+                folder.clear()
             keep_identity(folder, cli, recorded_of(command, classifier), continues)
             if not begun:
                 folder.write_queue(tasks)
     except BaseException:
-        if folder is not None and not continues:
+        if folder is not None and begins:
             folder.discard()  # so that the next command is not refused
         raise
     if folder is None:
@@ -146,8 +151,8 @@ def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
     counts = {"run": len(costs), "image": images, "step": steps, "evaluation": evaluations}
     counted = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items() if what != "run" or n > 1)
     took = f"about {seconds:.0f} seconds" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
-    took = "less than a second" if seconds < 1 else took
-    return f"{counted}: {took} on the processor of this machine, at most and with a backward in each evaluation"
+    took = "a second or less" if seconds < 1.5 else took
+    return f"{counted}: {took} on the processor of this machine, a forward and a backward an evaluation, at most"
 
 
 def _built(
@@ -177,24 +182,32 @@ def _run_in(
         if not figure.exists():
             _draw(run, figure)
         return run
+    if not finished:
+        module.require(tasks)
+        with writing(folder.path):
+            (folder.path / REPORT).unlink(missing_ok=True)  # it says that the run has come to its end
     evolution, logger = _wandb(folder, cli, say or (lambda _: None))
-    if not finished:  # else it was killed between its last result and its report
-        views = [] if evolution is None else [evolution]
-        trim(folder)
-        watching = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
-        fit(trainer, cli.config, module, tasks, watching, logger)
-    run = _opened(folder, cli)
     try:
-        _draw(run, figure)
-        cli.command.verify(module, run.outcomes, folder, Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None)))
-        write_report(folder, cli.command.table)
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            f"stopped: all images are done, figure and evidence are not; go on with: lit-viz resume {folder.path}",
-            exit_status=130,
-        ) from error
-    if evolution is not None:
-        evolution.finish()
+        if not finished:  # else it was killed between its last result and its report
+            views = [] if evolution is None else [evolution]
+            trim(folder)
+            watching = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
+            fit(trainer, cli.config, module, tasks, watching, logger)
+        run = _opened(folder, cli)
+        try:
+            _draw(run, figure)
+            how = Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None))
+            cli.command.verify(module, run.outcomes, folder, how)
+            write_report(folder, cli.command.table)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"stopped: all images are done, figure and evidence are not{go_on(cli.config)}", exit_status=130
+            ) from error
+        if evolution is not None:
+            evolution.finish()
+    finally:
+        if evolution is not None:
+            evolution.close(exit_code=1)  # unless it has finished
     return run
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from pytorch_lightning.plugins.environments import (  # type: ignore[attr-define
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.classifiers.classifier import HANDED_OVER
 from lit_viz.continuing import LAST_CHECKPOINT
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock_steps
@@ -25,11 +28,12 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.engine.ticks import TaskQueue
 from lit_viz.errors import LitVizError, first_line
+from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.launched import is_first
 
 
 class Interrupted(LitVizError):
-    """A signal stopped the run; what it had is saved."""
+    """A signal stopped the run; what it had is saved, where it has a folder."""
 
 
 def trainer_for(config: Any, scratch: str) -> pl.Trainer:
@@ -85,22 +89,28 @@ def fit(
     trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
     trainer.logger = logger
     queue = TaskQueue(tasks)
-    with _quiet_lightning():
+    with _quiet_lightning(), _sigint_kept():
         try:
             trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
         except SIGTERMException as error:  # it came before Checkpoints had taken the signal over
-            raise Interrupted(f"stopped at the start, nothing is lost{_go_on(config)}", exit_status=143) from error
+            raise Interrupted(f"stopped at the start, nothing is lost{go_on(config)}", exit_status=143) from error
+        except SystemExit as error:  # so Lightning ends on a KeyboardInterrupt
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            end_others(trainer)
+            raise Interrupted(f"stopped at once{go_on(config)}", exit_status=130) from error
         except Exception as error:
             end_others(trainer)
             if trainer.world_size > 1 and others_have_ended(error):
                 raise LitVizError(
                     "another process of the run has ended, and said above why; what was finished is kept"
-                    f"{_go_on(config)}"
+                    f"{go_on(config)}"
                 ) from error
             raise
     if module.agreed.signal and module.agreed.unfinished:
+        saved = "" if config.out is None else ", all is saved"
         raise Interrupted(
-            f"stopped after {len(module.finished)} of {len(queue.tasks)} images, all is saved{_go_on(config)}",
+            f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{go_on(config)}",
             exit_status=128 + module.agreed.signal,
         )
 
@@ -118,7 +128,7 @@ def enough_memory(config: Any) -> Iterator[None]:
         on_gpu = isinstance(error, torch.OutOfMemoryError)
         if not (on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
             raise
-        kept = f"; what was finished is kept{go_on} --slots N" if (go_on := _go_on(config)) else ""
+        kept = f"; what was finished is kept{how} and fewer --slots" if (how := go_on(config)) else ""
         raise LitVizError(
             f"the memory of {'the GPU' if on_gpu else 'this machine'} is not enough: take fewer --slots (now "
             f"{config.slots}), fewer --views or smaller pictures{kept}"
@@ -135,8 +145,27 @@ def _slurm() -> list[SLURMEnvironment]:
     return [SLURMEnvironment(auto_requeue=False)] if mine else []
 
 
-def _go_on(config: Any) -> str:
-    return "" if config.out is None or not is_first() else f"; go on with: lit-viz resume {config.out}"
+def go_on(config: Any) -> str:
+    """Return the end of a sentence that says how a run goes on: what was handed over in Python is only there."""
+    if config.out is None or not is_first():
+        return ""
+    files = (getattr(entry, "file", None) or str(entry) for entry in getattr(config, "photographs", None) or ())
+    if any(file.startswith(ARRAY_PREFIX) for file in map(str, files)):
+        return "; go on in Python with the same call and resume=True"
+    if config.classifier.weights == HANDED_OVER:
+        return f"; go on in Python with lit_viz.resume({str(config.out)!r}, network)"
+    return f"; go on with: lit-viz resume {config.out}"
+
+
+@contextmanager
+def _sigint_kept() -> Iterator[None]:
+    """Put the handler of SIGINT back, which Lightning leaves ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

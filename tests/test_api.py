@@ -173,5 +173,5 @@ def test_the_table_of_several_radii_tells_them_apart(smooth: Classifier) -> None
     x = photographs(1)
     label = smooth.logits(x).argmax(1)
     run = lv.attack(smooth, x, label, attack="pgd", radii=[0.01, 0.3], iterations=4)
-    assert [row["eps"] for row in COMMANDS["attack"].table(run.results)] == ["0.01", "0.3"]
+    assert [row["eps"] for row in COMMANDS["attack"].table(run.results)] == ["2.55/255", "76.5/255"]
     assert "eps" not in COMMANDS["attack"].table(run.results[:1])[0]

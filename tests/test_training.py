@@ -32,7 +32,8 @@ from tests.conftest import tasks_for
 
 def config(**trainer: Any) -> Namespace:
     given = {"accelerator": "auto", "devices": "1", "num_nodes": 1, **trainer}
-    return Namespace(trainer=Namespace(given), out=None, slots=8, checkpoint_every=None)
+    network = Namespace(weights="DEFAULT")
+    return Namespace(trainer=Namespace(given), out=None, slots=8, checkpoint_every=None, classifier=network)
 
 
 def photographs(count: int = 3) -> torch.Tensor:
@@ -155,7 +156,7 @@ def test_too_little_memory_is_one_sentence() -> None:
     said = Namespace({**vars(config()), "out": "runs/x"})
     with (
         pytest.raises(
-            LitVizError, match=r"machine is not enough: take fewer --slots \(now 8\).*resume runs/x --slots N"
+            LitVizError, match=r"machine is not enough: take fewer --slots \(now 8\).*resume runs/x and fewer --slots"
         ),
         enough_memory(said),
     ):

@@ -37,13 +37,31 @@ class BudgetAttack(Attack):
         if norm not in get_args(Norm):
             raise LitVizError(f"there is no norm '{norm}': take linf or l2.")
         self.norm: Norm = norm
-        self.eps = _radius(EPS[norm] if eps is None else eps, norm, type(self).__name__)
+        self.eps = self.radius(EPS[norm] if eps is None else eps, type(self).__name__)
         self.early_stop = early_stop
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the radii ``eps`` ``(N,)`` besides."""
-        radii = [_radius(float(task.options.get("eps", self.eps)), self.norm, task.name) for task in tasks]
-        return {**super().init(x, tasks), "eps": torch.tensor(radii, dtype=torch.float64, device=x.device)}
+        return {**super().init(x, tasks), "eps": self.radii(x, tasks)}
+
+    def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
+        """Return the radii ``(N,)``: the attack's, or that of a task's option ``eps``."""
+        radii = [self.radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
+        return torch.tensor(radii, dtype=torch.float64, device=x.device)
+
+    def radius(self, eps: float, whose: str) -> float:
+        """Return a radius if it is one in the norm.
+
+        Raises:
+            LitVizError: it isn't; ``whose`` it was to be is said.
+        """
+        if self.norm == "linf" and 1 < eps < math.inf:
+            raise LitVizError(
+                f"the radius eps {eps:g} of {whose} is more than a pixel's whole range: for /255, say so."
+            )
+        if not 0 <= eps < math.inf:
+            raise LitVizError(f"the radius eps {eps} of {whose} is no length: give a number such as 0.0157 (4/255).")
+        return eps
 
     def about(self, state: State) -> dict[str, Any]:
         """Return the ball."""
@@ -101,11 +119,3 @@ class ClimbingAttack(BudgetAttack):
         total = torch.where(part == count - 1, whole - part * length, length)
         start = int(self.start_at_random)
         return part, iteration - part * length - start, (total - start).clamp(min=1)
-
-
-def _radius(eps: float, norm: Norm, whose: str) -> float:
-    if norm == "linf" and 1 < eps < math.inf:
-        raise LitVizError(f"the radius eps {eps:g} of {whose} is more than a pixel's whole range: for /255, say so.")
-    if not 0 <= eps < math.inf:
-        raise LitVizError(f"the radius eps {eps} of {whose} is no length: give a number such as {4 / 255:.4f} (4/255).")
-    return eps

@@ -59,8 +59,7 @@ class Universal(BudgetAttack):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the radii ``eps`` ``(N,)``; a task's option ``eps`` overrides the attack's."""
-        radii = [float(task.options.get("eps", self.eps)) for task in tasks]
-        return {"eps": torch.tensor(radii, dtype=torch.float64, device=x.device)}
+        return {"eps": self.radii(x, tasks)}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Take a step up and project; nobody is done early."""

@@ -45,6 +45,11 @@ class Attribution(StepRule):
     batch: int = 16
     reducer: ClassVar[str] = "max_abs"
 
+    @property
+    def fixed(self) -> bool:
+        """Whether a map takes its own number of evaluations, however many a run asks for."""
+        return self.evaluations == 1
+
     def bind(self, classifier: Classifier) -> None:
         """Take from the classifier what the method has to know of it, before it is used; nothing by default.
 

@@ -73,6 +73,11 @@ class Occlusion(Estimator):
         """Return one more than there are windows."""
         return 1 + math.prod(count for _, _, _, count in self._grid(shape))
 
+    @property
+    def fixed(self) -> bool:
+        """A map with windows left out would say of their places that they don't matter."""
+        return True
+
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the baselines, and neither losses nor windows."""
         empty = torch.zeros_like(x[:, :1] if x.ndim > 2 else x)

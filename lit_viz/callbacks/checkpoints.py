@@ -21,7 +21,7 @@ class Checkpoints(Callback):
     """Saves a checkpoint every so often, at the end, and when a signal asks the run to stop.
 
     SIGINT and SIGTERM only set a flag: at the end of the step the checkpoint is saved and the run stops, so neither an
-    update nor a file is cut in two. A second signal of the kind stops at once. Put it behind the callbacks that write.
+    update nor a file is cut in two. A second signal stops at once. Put it behind the callbacks that write.
 
     Several processes do both together, when they meet; what the others have is in the checkpoint of the first one.
 

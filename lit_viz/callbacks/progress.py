@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from lit_viz.evidence.tables import counted
+
 if TYPE_CHECKING:
     from lit_viz.engine.looks import RunProgress
 
@@ -34,7 +36,7 @@ class Progress(Callback):
         self._bar: Bar | None = None
         self._bar_task = TaskID(0)
         self._started = self._refreshed = 0.0
-        self._updates_before = self._images_before = 0
+        self._done_before = self._made_before = self._images_before = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin: a bar on a terminal, a line elsewhere."""
@@ -43,10 +45,11 @@ class Progress(Callback):
             return
         progress = _progress(pl_module)
         # What an earlier part of a resumed run has done says nothing of the speed of this one.
-        self._updates_before, self._images_before = progress.updates_done, progress.done
+        self._done_before, self._images_before = progress.updates_done, progress.done
+        self._made_before = progress.updates_made
         self._started = time.monotonic()
         if not self.console.is_terminal:
-            self._print(f"{_count(progress.total, 'image')}, {_count(progress.updates_total, 'update')}")
+            self._print(f"{counted(progress.total, 'image')}, {counted(progress.updates_total, 'update')} at most")
             return
         columns = (TextColumn("{task.fields[images]}"), BarColumn(24), TextColumn("{task.fields[state]}"))
         self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
@@ -89,8 +92,12 @@ class Progress(Callback):
         elif progress.objective is not None:
             parts.append(f"objective {progress.objective:.3g}")
         if rate := self._rate(progress):
-            left = max(progress.updates_total - progress.updates_done, 0) / rate
-            parts += [f"{rate:.3g} it/s", *self._images_a_second(progress), f"{timedelta(seconds=round(left))} left"]
+            parts += [f"{rate:.3g} it/s", *self._images_a_second(progress)]
+        if (
+            done := progress.updates_done - self._done_before
+        ) > 0:  # images that are done early leave the rest of theirs
+            left = max(progress.updates_total - progress.updates_done, 0) * self._seconds / done
+            parts.append(f"{timedelta(seconds=round(left))} left")
         if progress.failed:
             parts.append(f"{progress.failed} failed")
         return " · ".join(parts)
@@ -98,12 +105,16 @@ class Progress(Callback):
     def _images_a_second(self, progress: RunProgress) -> list[str]:
         if progress.total < _MANY or progress.done == self._images_before:
             return []
-        rate = (progress.done - self._images_before) / max(time.monotonic() - self._started, 1e-9)
+        rate = (progress.done - self._images_before) / self._seconds
         return [f"{rate:.3g} images/s"]
 
     def _rate(self, progress: RunProgress) -> float:
         """Return updates of an image a second, over all slots and since this process began."""
-        return (progress.updates_done - self._updates_before) / max(time.monotonic() - self._started, 1e-9)
+        return (progress.updates_made - self._made_before) / self._seconds
+
+    @property
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._started, 1e-9)
 
     def _end(self, module: LightningModule, how: str) -> None:
         if self._bar is not None:
@@ -116,7 +127,7 @@ class Progress(Callback):
         failed = f" ({progress.failed} failed)" if progress.failed else ""
         seconds = time.monotonic() - self._started
         took = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
-        images = f"{finished} of {_count(progress.total, 'image')}"
+        images = f"{finished} of {counted(progress.total, 'image')}"
         self._print(f"{images} {how}{failed}: {took}, {self._rate(progress):.3g} it/s")
         self._started = 0.0
 
@@ -127,7 +138,3 @@ class Progress(Callback):
 def _progress(module: LightningModule) -> RunProgress:
     # An attribute that Lightning's own module doesn't have: see lit_viz.engine.module.ImageTraining.
     return cast("RunProgress", cast(Any, module).progress())
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -58,10 +58,6 @@ class WandbEvolution(Callback):
             rows = _grid_rows(observations) if len(tasks) > self.separate else map(_row, observations)
             self._safely(lambda run: self._log(run, rows))
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the W&B run as failed; a resume continues it."""
-        self._close(exit_code=1)
-
     def finish(self) -> None:
         """Log the final records and pictures as a table and the results as an artifact, and end the W&B run.
 
@@ -73,7 +69,7 @@ class WandbEvolution(Callback):
         if evidence.is_file():
             self._safely(lambda run: run.log({"iteration": self._last, "evidence": wandb.Image(str(evidence))}))
         self._safely(lambda run: run.log_artifact(_artifact(self.folder, run.id)))
-        self._close(exit_code=0)
+        self.close(exit_code=0)
 
     def _log(self, run: Run, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
@@ -89,7 +85,8 @@ class WandbEvolution(Callback):
             self._failed = True
             self._say(f"W&B failed ({first_line(error)}): the run goes on without it, and {self.folder.path} has all")
 
-    def _close(self, exit_code: int) -> None:
+    def close(self, exit_code: int) -> None:
+        """End the W&B run, if that was not done yet; a resume continues it."""
         run, self.run = self.run, None
         if run is not None:
             try:

@@ -105,7 +105,7 @@ class Classifier:
         with torch.inference_mode(False), torch.no_grad(), full_float32(), borrowed(self.original) as network:
             # The subtraction makes a tensor of its own, so that a network that works in place never changes x.
             images = self.normalize(x.to(self.device, dtype_of(network)))
-            return logits_of(network(images)).to(x.device, torch.float32)
+            return logits_of(network(images), len(x)).to(x.device, torch.float32)
 
     def fast(
         self,
@@ -153,8 +153,16 @@ class Classifier:
         Other weights are noticed also where torch hasn't counted the change, as of fused optimizers and writes through
         ``.data``; so are other layers, and whatever else changes its logits of the probe images: a hook, an attribute,
         a buffer.
+
+        Raises:
+            LitVizError: it has another number of classes.
         """
         now = self._look()
+        if now.probed.numel() and now.probed.shape[1] != self.num_classes:
+            raise LitVizError(
+                f"{self.name} was loaded with {self.num_classes} classes and gives {now.probed.shape[1]} logits now: "
+                "load it again."
+            )
         if self._state is None or not now.same(self._state):
             self._state, self._copies = now, {}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from lit_viz.classifiers.convolution import replace_convolutions
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.fusing import can_fuse, fuse_activations
-from lit_viz.classifiers.guest import borrowed, dtype_of, full_float32, random_state_kept
+from lit_viz.classifiers.guest import borrowed, cast, dtype_of, full_float32, private, random_state_kept
 from lit_viz.classifiers.layers import layer_names, reading_all
 from lit_viz.classifiers.linear import replace_linears
 from lit_viz.classifiers.outputs import logits_of, traced
@@ -74,11 +75,12 @@ def fast_copy(
         branches = residual_branches(plain, x) if residual_gradient != 1 else []
         if draws:
             note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
-            plain = plain.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            plain = _moved(plain, device, dtype)
             copied = FrozenNetwork(plain, mean, std, draws=True, notes=[note])
         else:
             try:
                 copied = _folded_and_fused(classifier, plain, x, keep, device, dtype)
+                _prove(copied, classifier, dtype)
             except _Refused as reason:
                 return _as_it_is(classifier, reason, residual_gradient)
         if branches:
@@ -96,14 +98,34 @@ def _as_it_is(classifier: Classifier, reason: _Refused, residual_gradient: float
     return FrozenNetwork(classifier.original, classifier.mean, classifier.std, guest=True, blind=blind, notes=notes)
 
 
+def _prove(copied: FrozenNetwork, classifier: Classifier, dtype: torch.dtype) -> None:
+    """Hold the copy against the original at its full size, in which it may take other ways than in a part of it."""
+    if dtype not in (torch.float32, torch.float64):
+        return  # it is asked what nobody believes before the original has confirmed it
+    x = probe_images(classifier.channels, classifier.size)[1:].to(classifier.device)
+    allowed = max(FUSED_TOLERANCE, math.sqrt(torch.finfo(dtype_of(classifier.original)).eps))
+    with torch.no_grad():
+        if relative_difference(copied(x)[0], classifier.logits(x)) > allowed:
+            raise _Refused("a fast copy of it gives other logits")
+
+
+def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    moved: nn.Module = cast(network.to(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
 def _has_gradient(network: nn.Module, x: Tensor) -> bool:
-    leaf, logits = traced(network, x)
-    return logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
+    try:
+        leaf, logits = traced(network, x)
+        return logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
+    except RuntimeError as error:  # a forward that can't be gone back by torch.autograd.grad
+        raise _Blind(_first_line(error)) from error
 
 
 def probe_images(channels: int, size: tuple[int, int]) -> Tensor:
-    """Return two images ``(2, channels, *size)`` in [0, 1] on which networks are compared: noise, and a smooth one."""
-    noise = torch.rand(channels, *size, generator=torch.Generator().manual_seed(0))
+    """Return two images ``(2, channels, *size)`` in [0, 1] on which networks are compared: dark noise, and a smooth
+    one."""
+    noise = 0.5 * torch.rand(channels, *size, generator=torch.Generator().manual_seed(0))
     down, right = torch.linspace(0, 3, size[0])[:, None], torch.linspace(0, 4, size[1])
     phases = torch.arange(channels).view(-1, 1, 1)
     return torch.stack([noise, 0.5 + 0.5 * torch.sin(down + right + phases)])
@@ -120,7 +142,7 @@ def _probe(classifier: Classifier) -> Tensor:
     )
     with torch.no_grad(), borrowed(classifier.original) as network:
         try:
-            return small if logits_of(network(small.clone())).shape == (2, classifier.num_classes) else full
+            return small if logits_of(network(small.clone()), 2).shape == (2, classifier.num_classes) else full
         except Exception:  # many networks take one size only, and say so in many ways
             return full
 
@@ -130,16 +152,20 @@ def probed(classifier: Classifier) -> Tensor:
     with torch.inference_mode(False), torch.no_grad(), full_float32(), borrowed(classifier.original) as network:
         torch.default_generator.manual_seed(0)  # which is put back: one that draws gives the same logits again
         try:
-            return logits_of(network(_probe(classifier))).clone()
+            return logits_of(network(_probe(classifier)), 2).clone()
         except Exception:  # whatever the owner's code raises; whoever needs the logits will hear of it
             return torch.empty(0)
 
 
 def relative_difference(ours: Tensor, reference: Tensor) -> float:
-    """Return ``max |ours - reference| / max |reference|``; infinite where shapes differ or a value is not finite."""
+    """Return ``max |ours - reference| / max |reference|``; infinite where shapes differ or a value is not finite, but
+    for infinities that both have."""
     if ours.shape != reference.shape:
         return math.inf
-    difference = (ours.double() - reference.double()).abs().max() / reference.double().abs().max().clamp_min(1e-30)
+    ours, reference = ours.double(), reference.double()
+    alike = ours == reference  # so are infinities
+    largest = reference.masked_fill(reference.isinf() & alike, 0).abs().max().clamp_min(1e-30)
+    difference = (ours - reference).masked_fill(alike, 0).abs().max() / largest
     return difference.item() if difference.isfinite() else math.inf
 
 
@@ -148,24 +174,41 @@ def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
     numbers."""
     try:
         with torch.no_grad():
-            network: nn.Module = copy.deepcopy(module, without_hooks(module))
+            network = private(module, without_hooks(module))
         for submodule in network.modules():
             submodule.training = False
         network.requires_grad_(False)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except Exception as error:  # whatever the owner's modules and attributes raise; the note tells it
         raise _Refused(f"it can't be copied ({_first_line(error)})") from error
-    with torch.no_grad(), borrowed(module):
-        expected = logits_of(module(x.clone()))
     before = _random_state(x.device)
-    try:
-        answer = _answer(network, x.contiguous(memory_format=torch.channels_last))
-    except Exception as error:  # a view of what lies contiguous otherwise, most often
-        raise _Refused(f"a copy of it (without its hooks, channels-last) fails ({_first_line(error)})") from error
-    draws = not torch.equal(before, _random_state(x.device))
+    with borrowed(module):
+        expected = _answer(module, x)
+        torch.set_rng_state(before) if x.device.type == "cpu" else torch.cuda.set_rng_state(before, x.device)
+        try:
+            with _called_of(module) as called:
+                answer = _answer(network, x.contiguous(memory_format=torch.channels_last))
+        except Exception as error:  # a view of what lies contiguous otherwise, most often
+            raise _Refused(f"a copy of it (without its hooks, channels-last) fails ({_first_line(error)})") from error
+        draws = not torch.equal(before, _random_state(x.device))
+    if called:
+        raise _Refused("a copy of it goes on asking it: a function in its place, or a bound method, holds on to it")
     if not draws and relative_difference(answer, expected) > COPIED_TOLERANCE:
         raise _Refused("a copy of it (without its hooks, channels-last) gives other logits")
     return network, draws
+
+
+@contextmanager
+def _called_of(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Give a list that fills with the parts of ``module`` that are called."""
+    called: list[nn.Module] = []
+    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    handles = [part.register_forward_pre_hook(lambda part, args: called.append(part)) for part in parts]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _rectify(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
@@ -223,12 +266,12 @@ def _folded_and_fused(
         network, folded = _fold(plain, x, keep)
         # Rounded once, to what the copy has: also that of a network in half precision holds what was folded.
         x = x.to(torch.promote_types(x.dtype, dtype))
-        network = network.to(x.device, x.dtype)
+        network = cast(network.to(x.device), x.dtype)
     except _Refused as reason:
         network = copy.deepcopy(plain)
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
     altered = _altered(network, x.to(dtype_of(network)), outputs)
-    network = network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _moved(network, device, dtype)
     try:
         _answer(network, x.to(device, dtype, memory_format=torch.channels_last))
     except Exception as error:  # what the owner's code casts by itself doesn't go with it, most often
@@ -255,7 +298,7 @@ def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module
         return copy.deepcopy(plain), 0
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no float64
     try:
-        network, exact_x = copy.deepcopy(plain).to(device, torch.float64), x.to(device, torch.float64)
+        network, exact_x = cast(copy.deepcopy(plain).to(device), torch.float64), x.to(device, torch.float64)
         expected = _answer(network, exact_x)
         pairs = foldable_pairs(plain, x, keep)  # in the network's own dtype, which is faster
         fold_batch_norms(network, pairs)
@@ -296,7 +339,7 @@ def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
 
 def _answer(network: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return logits_of(network(x.clone()))
+        return logits_of(network(x.clone()), len(x))
 
 
 def _answer_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -321,8 +364,11 @@ def _departure(
 
 
 def _outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    with torch.no_grad(), reading_all(network) as outputs:
-        network(x.clone())
+    try:
+        with torch.no_grad(), reading_all(network) as outputs:
+            network(x.clone())
+    except Exception as error:  # tensors that may not leave their layer (vmap)
+        raise _Refused(f"its layers can't be read ({_first_line(error)})") from error
     return outputs
 
 

@@ -99,11 +99,16 @@ class FrozenNetwork(nn.Module):
             layout = torch.contiguous_format if self._own is None else torch.channels_last
             images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
             output = network(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
-        logits = logits_of(output)
+        logits = logits_of(output, len(x))
         if torch.is_grad_enabled() and x.requires_grad and (self.blind or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
+
+    @property
+    def guest(self) -> bool:
+        """Whether the network is somebody else's."""
+        return self._own is None
 
     def damp(self, branches: Sequence[str], factor: float) -> None:
         """Let the gradient by these layers' output come back multiplied by ``factor``; values stay. Of a copy only."""

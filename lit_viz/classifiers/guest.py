@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,8 @@ def borrowed(module: nn.Module) -> Iterator[nn.Module]:
     """
     with random_state_kept(module):
         training = [(m, m.training) for m in module.modules() if hasattr(m, "training")]  # not in frozen TorchScript
-        parameters = [(p, p.requires_grad, p.grad) for p in module.parameters()]
+        parameters = [(p, p.requires_grad, p.grad) for p in module.parameters() if not p.is_inference()]
+        missing = [(m, name) for m in module.modules() for name, b in m._buffers.items() if b is None]
         buffers = [(m, name, b, b.detach().clone(), _version(b)) for m, name, b in _buffers(module)]
         try:
             for submodule, _ in training:
@@ -38,6 +41,8 @@ def borrowed(module: nn.Module) -> Iterator[nn.Module]:
                 parameter.grad = gradient
             for owner, name, buffer, before, version in buffers:
                 _restore(owner, name, buffer, before, version)
+            for owner, name in missing:
+                owner._buffers[name] = None
 
 
 @contextmanager
@@ -60,6 +65,37 @@ def full_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def private(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy of ``module``, of which nothing belongs to its owner; ``memo`` as of ``copy.deepcopy``.
+
+    Raises:
+        ValueError: its own ``__deepcopy__`` gives away what it has.
+        Exception: whatever its attributes raise.
+    """
+    network = copy.deepcopy(module, memo)
+    if _parts(network) & _parts(module):
+        raise ValueError("a copy shares layers or weights with it")
+    return network
+
+
+def _parts(module: nn.Module) -> set[int]:
+    return {id(part) for part in (*module.modules(), *module.parameters(), *module.buffers())}
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a private network to real numbers of ``dtype``, and complex ones of the same precision; return it.
+
+    ``Module.to(dtype)`` drops the imaginary part of complex weights.
+    """
+    pairs = torch.complex128 if dtype == torch.float64 else torch.complex64
+
+    def converted(tensor: Tensor) -> Tensor:
+        return tensor.to(pairs) if tensor.is_complex() else tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    network._apply(converted)  # type: ignore[no-untyped-call]
+    return network
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -90,6 +126,7 @@ def _version(tensor: Tensor) -> int:
 
 def _restore(owner: nn.Module, name: str, buffer: Tensor, before: Tensor, version: int) -> None:
     owner._buffers[name] = buffer  # a forward may have put another tensor in its place
-    if _version(buffer) != version or buffer.is_inference():
+    # Writes through .data are not counted.
+    if _version(buffer) != version or buffer.is_inference() or not torch.equal(buffer, before):
         with torch.inference_mode(buffer.is_inference()), torch.no_grad():
             buffer.copy_(before)

@@ -23,7 +23,7 @@ class FastLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(..., out_features)``."""
-        if not computable(x):
+        if x.dim() < 2 or not computable(x):
             return super().forward(x)
         return _linear(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lit_viz.classifiers.classifier import HANDED_OVER, Classifier
-from lit_viz.classifiers.copying import probe_images
-from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
+from lit_viz.classifiers.copying import probe_images, relative_difference
+from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, private, random_state_kept
 from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
-from lit_viz.classifiers.outputs import head_of_probabilities
+from lit_viz.classifiers.outputs import head_of_probabilities, logits_of
 from lit_viz.classifiers.sources import Source, find_source
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights
 from lit_viz.errors import LitVizError
 from lit_viz.files import sha256
+
+_MIXED = 0.05  # of the largest logit; so much may the scales of layers that are quantized as they run move it
 
 
 def load_classifier(
@@ -135,7 +138,7 @@ def _known_of(module: nn.Module) -> dict[str, Any]:
     side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
     names = getattr(config, "id2label", None)
     known = {"size": (side, side)} if isinstance(side, int) else {}
-    return {**known, "labels": [names[i] for i in sorted(names)]} if isinstance(names, Mapping) else known
+    return {**known, "labels": [names[i] for i in sorted(names, key=int)]} if isinstance(names, Mapping) else known
 
 
 def _usable(device: str | torch.device) -> torch.device:
@@ -151,7 +154,7 @@ def _on(module: nn.Module, device: torch.device, private: bool) -> nn.Module:
 
 def _copied(module: nn.Module, purpose: str) -> nn.Module:
     try:
-        return copy.deepcopy(module)
+        return private(module)
     except Exception as error:  # whatever its attributes raise
         raise LitVizError(
             f"{type(module).__name__} can't be copied, which lit_viz does before it {purpose}: do that yourself first"
@@ -167,6 +170,8 @@ def _described(
     size: int | Sequence[int] | None,
 ) -> Classifier:
     source, name = loaded.source, loaded.source.name
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        raise LitVizError(f"{name} has lazy layers that don't know their shapes yet: call it once on its own input")
     if source.size is None:
         source = replace(source, **_known_of(module))
     where = _size(size if size is not None else source.size, name)
@@ -235,7 +240,10 @@ def _try(classifier: Classifier) -> int:
     images = probe_images(channels, size).to(classifier.device, dtype_of(classifier.original))
     with torch.no_grad(), borrowed(classifier.original) as network:
         try:
+            before = torch.get_rng_state()
             logits, probabilities = head_of_probabilities(network, classifier.normalize(images))
+            draws = not torch.equal(before, torch.get_rng_state())
+            alone = [logits_of(network(classifier.normalize(one)), 1) for one in (images[:1], images[1:])]
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error
         except Exception as error:  # whatever the network raises on an input that isn't to its taste
@@ -255,5 +263,11 @@ def _try(classifier: Classifier) -> int:
     if len(logits) != len(images):
         raise LitVizError(
             f"{name} gives {len(logits)} rows of logits for {len(images)} images: one row an image is wanted"
+        )
+    apart = 0.0 if draws else relative_difference(torch.cat(alone), logits)
+    if _MIXED < apart < math.inf:  # infinite where logits are no numbers
+        raise LitVizError(
+            f"{name} gives an image other logits in a batch than alone, so what is beside it would count: leave out "
+            "what mixes images (batch norms without running statistics, a mean over the batch)"
         )
     return logits.shape[1]

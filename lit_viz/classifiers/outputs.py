@@ -26,10 +26,11 @@ _SHAPING = (
 _PROBABILITIES = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)
 
 
-def logits_of(output: Any) -> Tensor:
-    """Return the logits ``(N, K)``, K >= 2, in what a network returned.
+def logits_of(output: Any, images: int) -> Tensor:
+    """Return the logits ``(N, K)``, K >= 2, in what a network returned for N ``images``.
 
-    Understood are a tensor, an object with ``.logits``, a mapping with ``"logits"``, and the first of a tuple or list.
+    Understood are a tensor, an object with ``.logits``, a mapping with ``"logits"``, and the first of a tuple or list;
+    also where a dimension of one image, or one logit, was squeezed away.
     A single logit z, ``(N, 1)`` or ``(N,)``, is read as the two logits (-z, z): class 1 wins where z > 0, and its
     probability is the sigmoid of 2 z.
 
@@ -39,8 +40,8 @@ def logits_of(output: Any) -> Tensor:
     scores = _scores_in(output)
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         raise LitVizError(f"the network returns {_kind(output)}, in which no logits are found: return a tensor (N, K)")
-    if scores.ndim == 1:
-        scores = scores[:, None]
+    if scores.ndim < 2 and images and scores.numel() % images == 0:
+        scores = scores.reshape(images, -1)
     if scores.ndim != 2:
         raise LitVizError(f"the network returns a tensor of shape {tuple(scores.shape)}: logits (N, K) are wanted")
     return torch.cat([-scores, scores], dim=1) if scores.shape[1] == 1 else scores
@@ -50,7 +51,8 @@ def traced(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a copy of ``x`` that wants a gradient, and its logits with their graph, if the network gives them one."""
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
-        return leaf, logits_of(network(leaf * 1))  # not the leaf itself, which a network may not change in place
+        given = network(leaf * 1)  # not the leaf itself, which a network may not change in place
+        return leaf, logits_of(given, len(x))
 
 
 def _scores_in(output: Any) -> Any:
@@ -96,8 +98,9 @@ def head_of_probabilities(network: nn.Module, x: Tensor) -> tuple[Tensor, str | 
     raw = _scores_in(output)
     for name, module, given in called[-1:]:
         if isinstance(raw, Tensor) and given.numel() == raw.numel() and torch.equal(given.flatten(), raw.flatten()):
-            return logits_of(output), f"ends in {type(module).__name__}" + (f" (layer {name!r})" if name else "")
-    logits = logits_of(output)
+            where = f" (layer {name!r})" if name else ""
+            return logits_of(output, len(x)), f"ends in {type(module).__name__}{where}"
+    logits = logits_of(output, len(x))
     return logits.detach(), _rows_of_probabilities(raw) or _last_of_graph(raw)
 
 

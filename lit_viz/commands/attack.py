@@ -21,6 +21,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.tables import length
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.outcomes import Outcome
 
@@ -49,7 +50,7 @@ class Attack(PhotographCommand):
         if name == "--attack":
             return "--model.attack", class_path(value, ATTACKS, "attack")
         if name == "--eps" and "," in value:
-            return "--radii", json.dumps([float(_as_decimal(radius)) for radius in value.split(",")])
+            return "--radii", json.dumps([_number(radius) for radius in value.split(",")])
         if name in ("--eps", "--norm"):
             name = f"--attack.{name[2:]}"
         if name.startswith("--attack."):
@@ -72,6 +73,8 @@ class Attack(PhotographCommand):
         """Return one task a photograph and target, and where there are several radii, of each."""
         if config.radii and not isinstance(parts["attack"], BudgetAttack):
             raise LitVizError(f"{name_of(parts['attack'])} has no radius to vary: give one --eps, or another --attack.")
+        for radius in config.radii:
+            parts["attack"].radius(radius, "--eps")
         if isinstance(parts["attack"], Universal):
             photographs, notes = self.queue(config, classifier)
             return universal_tasks(photographs, config), notes
@@ -84,7 +87,7 @@ class Attack(PhotographCommand):
         if parts["transforms"]:
             raise LitVizError("a universal perturbation knows no transforms: leave out --model.transforms.")
         views = parts["views"] if parts["views"] > 1 else Universal.views
-        parts = {"attack": parts["attack"], "views": views}
+        parts = {"attack": parts["attack"], "views": views, "residual_gradient": parts["residual_gradient"]}
         return self.made(UniversalPerturbation, config, parts, classifier)
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
@@ -127,7 +130,7 @@ class Attack(PhotographCommand):
         return [
             {
                 **_row(record),
-                **({"eps": "-" if record.get("eps") is None else f"{record['eps']:.4g}"} if several else {}),
+                **({"eps": length(record.get("eps"), record.get("norm", "l2"))} if several else {}),
                 **({"by": record.get("by") or "-"} if ensemble else {}),
             }
             for record in results
@@ -146,10 +149,10 @@ def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, An
     """
     if isinstance(attack, str):
         return {"class_path": class_path(attack, ATTACKS, "attack")}
-    (name, arguments), *more = attack.items()
-    if more:
-        raise LitVizError(f"a run has one attack, not {len(attack)}: run the others by themselves.")
-    return {"class_path": class_path(name, ATTACKS, "attack"), "init_args": dict(arguments)}
+    if len(attack) != 1:
+        raise LitVizError(f"a run has one attack, not {len(attack)}: run others by themselves.")
+    ((name, arguments),) = attack.items()
+    return {"class_path": class_path(name, ATTACKS, "attack"), "init_args": dict(arguments or {})}
 
 
 def _as_decimal(value: str) -> str:
@@ -159,6 +162,13 @@ def _as_decimal(value: str) -> str:
         return str(float(above) / float(below)) if slash else value
     except (ValueError, ZeroDivisionError):
         return value
+
+
+def _number(radius: str) -> float:
+    try:
+        return float(_as_decimal(radius.strip()))
+    except ValueError as error:
+        raise LitVizError(f"--eps: {radius!r} is no number: give several as 1/255,2/255,4/255.") from error
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, str]:

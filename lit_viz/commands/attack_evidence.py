@@ -18,6 +18,7 @@ from lit_viz.evidence.files import reread
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.spread import restarts_of
 from lit_viz.evidence.survivors import survivors
+from lit_viz.evidence.tables import length
 from lit_viz.evidence.trust import Trust, free_signals, harder_tries
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
@@ -32,8 +33,7 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
         folder.merge_evidence({"survivors": [asdict(one) for one in left]})
         how.say(f"evidence: {'; '.join(one.sentence for one in left)}")
     if len({o.record.get("eps") for o in _claimed(outcomes)}) > 1:
-        for eps, share, (low, high) in resistance(outcomes):
-            how.say(f"eps {eps * 255:g}/255: {resisting(outcomes)} {share:.0%} (95 %: {low:.0%} to {high:.0%})")
+        _robustness(outcomes, folder, how)
     if how.ends_run and how.config.explain:
         save_figure(figure_of_explanations(outcomes, module.classifier), folder.path / "explained.png")
     _trust(module, outcomes, folder, how)
@@ -82,6 +82,16 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": [o.name for o in wrong]}})
     how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
     return not wrong
+
+
+def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
+    """Say how many images resist, by radius."""
+    norm = next(o.record["norm"] for o in outcomes if "norm" in o.record)
+    what, curve = resisting(outcomes), resistance(outcomes)
+    points = [{"eps": length(eps, norm), "share": share, "low": low, "high": high} for eps, share, (low, high) in curve]
+    folder.merge_evidence({"robustness": {"what": what, "norm": norm, "points": points}})
+    for eps, share, (low, high) in curve:
+        how.say(f"eps {length(eps, norm)}: {what} {share:.0%} (95 %: {low:.0%} to {high:.0%})")
 
 
 def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:

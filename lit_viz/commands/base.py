@@ -141,25 +141,28 @@ def by_class(
         results: records.
         further: from the records of a class that were done, more columns.
     """
-    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_index: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for record in results:
-        found[_class_of(record)].append(record)
+        by_index[record["target_name"] or record["label"]].append(record)
+    found = [(_class_of(records), records) for records in by_index.values()]
     rows = []
-    for name, records in sorted(found.items(), key=lambda group: (-len(group[1]), group[0])):
+    for name, records in sorted(found, key=lambda group: (-len(group[1]), group[0])):
         done = [record for record in records if record["status"] == "done"]
         counts = {"class": name, "images": str(len(records)), "done": str(len(done))}
         rows.append({**counts, **further(done)})
     return rows
 
 
-def _class_of(record: Mapping[str, Any]) -> str:
-    """Return the class that a record is about: its target's name, or its label."""
-    if record["target_name"]:
-        return str(record["target_name"])
-    if record["label"] is None:
+def _class_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the class that records are about: their target's name, or that of their label, which is known where one of
+    them was seen as it."""
+    first = records[0]
+    if first["target_name"]:
+        return str(first["target_name"])
+    if first["label"] is None:
         return "-"
-    seen_right = record.get("predicted_before") == record["label"]
-    return str(record["predicted_before_name"]) if seen_right else f"class {record['label']}"
+    names = (r["predicted_before_name"] for r in records if r.get("predicted_before") == first["label"])
+    return str(next(names, f"class {first['label']}"))
 
 
 def median_of(records: Sequence[Mapping[str, Any]], key: str, form: str = "{:.3f}") -> str:

@@ -152,6 +152,8 @@ def targets_for(
         return lambda entry: fixed
 
     words = [wanted] if isinstance(wanted, (str, int)) else list(wanted or [default])
+    if default == "label" and "none" in words:
+        raise LitVizError("a map is always of a class: leave out --target none for that of the label.")
     for word in words:
         if not isinstance(word, (str, int)):
             raise LitVizError(f"a target is the name or index of a class, not {word!r}")

@@ -40,13 +40,13 @@ def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task
             raise LitVizError(f"--target {wish} is another class for each photograph: give one for all, or none.")
     usable = [task for task in photographs if "error" not in task.options]
     tasks: list[Task] = []
-    for target in dict.fromkeys(task.target for task in usable):
+    for target, named in {task.target: task.target_name for task in usable}.items():
         mine = [task for task in photographs if "error" in task.options or task.target == target]
         members = _split(mine, config.held_out, config.seed)
         for radius in config.radii or [None]:
             options: dict[str, Any] = {"photographs": [asdict(member) for member in members]}
             options |= {} if radius is None else {"eps": radius}
-            towards = members[0].target_name if target is not None else None
+            towards = named if target is not None else None
             name = "universal" if towards is None else f"universal {towards}"
             seed = config.seed + len(tasks)
             tasks.append(Task(len(tasks), name, seed, target=target, target_name=towards, options=options))
@@ -68,7 +68,7 @@ def universal_row(record: Mapping[str, Any]) -> dict[str, str]:
     return {
         "target": record["target_name"] or "any other",
         "status": record["status"],
-        "photographs": shown_number(record, "trained_on", "{}"),
+        "trained on": shown_number(record, "trained_on", "{}"),
         "fooled in the file": shown_number(record, "fooling_rate", "{:.0%}"),
         "held out": shown_number(record, "held_out", "{}"),
         "fooled": shown_number(record, "held_out_fooling_rate", "{:.0%}"),
@@ -96,7 +96,8 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
         for line in _rates(outcome.record):
             how.say(f"evidence: {outcome.name}: {line}")
     folder.merge_evidence({"files": {"read": read, "wrong": wrong}})
-    how.say(f"evidence: {read} files read back from the disk, {len(wrong)} of them not as recorded")
+    said = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
+    how.say(f"evidence: {read} files read back from the disk, {said}")
     return not wrong
 
 

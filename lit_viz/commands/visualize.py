@@ -20,6 +20,7 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import judges_of
+from lit_viz.evidence.tables import counted
 from lit_viz.evidence.verdicts import verdict
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
@@ -171,8 +172,10 @@ class Visualize(Command):
         folder.amend({index: {"judges": again["judges"]} for index, again in found.items() if "judges" in again})
         pictures = [{"index": index, **again} for index, again in found.items()]
         folder.merge_evidence({"pictures": {"read": len(done), "same": sum(same), "verdicts": pictures}})
-        how.say(f"evidence: {sum(same)} of {len(done)} files are seen by the original network as their records say")
-        for name in {name for again in found.values() for name in again.get("judges", ())}:
+        how.say(
+            f"evidence: the original network sees in {sum(same)} of {counted(len(done), 'file')} what the record says"
+        )
+        for name in dict.fromkeys(name for again in found.values() for name in again.get("judges", ())):
             right = sum(again["judges"][name]["rank"] == 1 for again in found.values())
             how.say(f"evidence: {name} sees the class in {right} of {len(done)}")
         return all(same)

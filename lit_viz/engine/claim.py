@@ -31,7 +31,8 @@ def claimed(path: str | Path) -> Iterator[None]:
     path = Path(path)
     with _makeable(path):
         exists = path.exists()
-    if exists and not (os.access(path, os.W_OK) and (is_empty(path) or RunReader.is_run(path))):
+        usable = os.access(path, os.W_OK) and (RunReader.is_run(path) or is_empty(path))
+    if exists and not usable:
         yield
         return
     made_folder(path)

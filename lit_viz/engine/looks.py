@@ -17,7 +17,8 @@ class Look:
 
     Attributes:
         image: ``(C, H, W)`` in [0, 1].
-        scalars: by name.
+        scalars: by name; those of the last look go into the record.
+        traced: where the record tells of another picture than x_k (its file): what is logged of x_k instead.
         top5: the most probable classes as (name, probability).
         array: float32 result that the image only pictures; None where the image says it all.
         source: the photograph that it belongs to, ``(C, H, W)`` in [0, 1], as the network saw it.
@@ -28,6 +29,7 @@ class Look:
     image: Tensor
     scalars: Mapping[str, float]
     top5: tuple[tuple[str, float], ...] = ()
+    traced: Mapping[str, float] | None = None
     array: Tensor | None = None
     source: Tensor | None = None
     besides: Mapping[str, Tensor] = field(default_factory=dict)
@@ -41,12 +43,17 @@ class Look:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is; ``updates`` are counted over all images, ``objective`` is told where no class is asked for."""
+    """How far a run is; ``updates`` are counted over all images, ``objective`` is told where no class is asked for.
+
+    An image that is done counts in ``updates_done`` with all that it was allowed, and in ``updates_made`` with what it
+    took.
+    """
 
     total: int
     done: int
     failed: int
     updates_done: int
+    updates_made: int
     updates_total: int
     iteration: int
     probability: float | None = None

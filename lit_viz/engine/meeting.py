@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lit_viz.engine.devices import Agreed, Asked, Processes, Said
+from lit_viz.engine.queue import Queue
 from lit_viz.engine.slots import Slots
 from lit_viz.engine.tasks import Observation, Result
 
@@ -31,13 +32,13 @@ class Meeting:
         self._observations += observations
         self._results += results
 
-    def hold(self, processes: Processes, slots: Slots, *, waiting: bool, seconds: float) -> dict[str, list[Any]]:
+    def hold(self, processes: Processes, slots: Slots, queue: Queue, *, seconds: float) -> dict[str, list[Any]]:
         """Meet if it is time, and return what was found since, on the first process what all have found.
 
         Args:
             processes: that meet.
             slots: of this process.
-            waiting: whether it has tasks that wait for a slot.
+            queue: what waits for one of them.
             seconds: that its last step took.
 
         Returns:
@@ -47,10 +48,10 @@ class Meeting:
             return {"observations": [], "results": []}
         self.agreed = processes.agree(
             Said(
-                unfinished=bool(slots.tasks) or waiting,
+                unfinished=bool(slots.tasks) or bool(queue),
                 signal=self.asked.signal,
                 save=self.asked.save,
-                updates=sum(slots.iteration),
+                updates=sum(slots.iteration) + queue.updates,
                 seconds=seconds,
                 digest=float(slots.x.double().sum()) if processes.shares_views else 0.0,
             )

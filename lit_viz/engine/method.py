@@ -80,9 +80,21 @@ class Method(pl.LightningModule):
         ``bf16-mixed``, that of the images under any other. Outcomes are told by the original, in its own."""
         return _HALF.get("" if self._trainer is None else str(self._trainer.precision), self.number)
 
+    @property
+    def usual_network(self) -> str:
+        """The name of the copy that is asked where no other is named."""
+        return "plain"
+
     def last(self, task: Task) -> int:
         """Return the number of the task's last image: its option ``iterations`` where it has one (a sweep)."""
         return int(task.options.get("iterations", self.iterations))
+
+    def require(self, tasks: Sequence[Task]) -> None:
+        """Be told the queue before anything is trained.
+
+        Raises:
+            LitVizError: what it needs, and no file holds, is not here.
+        """
 
     @abstractmethod
     def prepare(self, device: torch.device) -> None:
@@ -96,8 +108,9 @@ class Method(pl.LightningModule):
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration."""
 
-    def fits(self, task: Task, beside: Task) -> bool:
-        """Return whether the two may be trained in one batch: what the rule's state consists of is the same for all."""
+    def fits(self, task: Task, beside: Task, iteration: int) -> bool:
+        """Return whether a task that goes on at this iteration may be trained in one batch with one that is in a slot:
+        what the rule's state consists of is the same for all."""
         return True
 
     def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:

@@ -48,6 +48,7 @@ class ImageTraining(Method):
         self.meeting = Meeting()
         self._step: Step
         self._updates = (0, 0)  # of the finished images, and of all: counted once, for there may be thousands
+        self._made = 0  # updates of those that have finished in this process's time
         self._restored: dict[str, Any] | None = None
         self._shown: dict[str, float] = {}  # on the progress bar
 
@@ -68,6 +69,7 @@ class ImageTraining(Method):
             kept = self._restored["slots"]
             self.meeting.finished = dict(self._restored["finished"])
             self.agreed.updates = sum(int(entry["state"][ITERATION]) for entry in kept)
+            self._made = 0
         ended = sum(self.last(task) for task in self.tasks if task.index in self.finished)
         self._updates = (ended, sum(map(self.last, self.tasks)))
         mine = [task for task in self.tasks if self.processes.holds(task.index)]
@@ -101,9 +103,10 @@ class ImageTraining(Method):
             self._step.close()
         self.meeting.tell(observations, results)
         seconds = time.perf_counter() - began
-        found = self.meeting.hold(self.processes, self.slots, waiting=bool(self.queue), seconds=seconds)
+        found = self.meeting.hold(self.processes, self.slots, self.queue, seconds=seconds)
         ended = sum(self.last(result.task) for result in found["results"])
         self._updates = (self._updates[0] + ended, self._updates[1])
+        self._made += sum(int(result.record.get("iterations") or 0) for result in found["results"])
         if not self.agreed.unfinished:
             self.trainer.should_stop = True
         return found
@@ -175,6 +178,7 @@ class ImageTraining(Method):
             done=len(self.finished),
             failed=sum(status == "failed" for status in self.finished.values()),
             updates_done=self._updates[0] + self.agreed.updates,
+            updates_made=self._made + self.agreed.updates,
             updates_total=self._updates[1],
             iteration=min(iteration, default=self.iterations),
             **self._shown,
@@ -190,15 +194,17 @@ class ImageTraining(Method):
         return max(busy), sum(last) * self.views
 
     def seconds_a_step(self, tasks: Sequence[Task]) -> float:
-        """Return the time of an evaluation of full slots, measured on the processor."""
+        """Return the time of an evaluation of the slots, measured on the processor; 0 where no task can start."""
         self.prepare(torch.device("cpu"))
         self.queue = Queue(tasks)
         self.queue.fill(self)
         rows = range(len(self.slots))
+        if not rows:
+            return 0.0
         began = 0.0
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            _ = self.score(self.slots.x, rows, gradient=True).gradient
+            _ = self.score(self.slots.x, rows, gradient=True, network=self.usual_network).gradient
         return time.perf_counter() - began
 
     # What is seen on the way.

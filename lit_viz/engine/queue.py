@@ -40,6 +40,14 @@ class Queue:
         """What a checkpoint has kept of those that are still waiting."""
         return list(self._begun.values())
 
+    def _iteration_of(self, task: Task) -> int:
+        return int(self._begun[task.index]["state"][ITERATION]) if task.index in self._begun else 0
+
+    @property
+    def updates(self) -> int:
+        """Updates that those have had."""
+        return sum(int(entry["state"][ITERATION]) for entry in self._begun.values())
+
     def fill(self, method: Method) -> list[Result]:
         """Fill the free slots; return the tasks that could not start."""
         failed: list[Result] = []
@@ -47,7 +55,7 @@ class Queue:
         images: list[Tensor] = []
         while self._waiting and len(method.slots) + len(tasks) < method.capacity:
             beside = (method.slots.tasks or tasks)[:1]
-            if beside and not method.fits(self._waiting[-1], beside[0]):
+            if beside and not method.fits(self._waiting[-1], beside[0], self._iteration_of(self._waiting[-1])):
                 break
             task = self._waiting.pop()
             if task.index in self._begun:  # these come first

@@ -24,6 +24,8 @@ def rewind(path: Path, done: Collection[int], iterations: Mapping[int, int]) -> 
     def keeps(index: int, iteration: int) -> bool:
         return index in done or iteration < iterations.get(index, 0)
 
+    for folder in (path, path / "checkpoints"):
+        files_in(folder)  # which removes leftovers
     # Lines are in the order of time: all that the checkpoint has are before all that it has not.
     cut_tail(path / "metrics.csv", lambda line: _keeps_row(line, keeps))
     cut_tail(path / "results.jsonl", lambda line: _keeps_record(line, done))

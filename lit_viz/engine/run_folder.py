@@ -27,6 +27,7 @@ from lit_viz.engine.tasks import Bearer, Observation, Result, Task, key_of
 from lit_viz.errors import LitVizError
 from lit_viz.files import (
     append_bytes,
+    files_in,
     json_line,
     plain,
     settle,
@@ -79,8 +80,8 @@ class RunFolder(RunReader):
         """Make a new, empty run folder (and those above it).
 
         Args:
-            path: a folder that is missing or empty, or with ``overwrite`` a run, whose files are deleted.
-            overwrite: whether a run that is already there is replaced. Folders that are no run, and runs in which
+            path: a folder that is missing or empty, or with ``overwrite`` a run, whose files stay until :meth:`clear`.
+            overwrite: whether a run that is already there may be replaced. Folders that are no run, and runs in which
                 somebody has put files of their own, are never deleted.
 
         Raises:
@@ -89,13 +90,29 @@ class RunFolder(RunReader):
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise LitVizError(f"{path} is a file: give a folder for the run by --out")
-        if path.is_dir() and not is_empty(path):
-            if not overwrite:
-                raise LitVizError(_refusal(path))
-            with writing(path):
-                _delete_run(path)
+        with writing(path):
+            taken = path.is_dir() and not is_empty(path)
+        if taken and not overwrite:
+            raise LitVizError(_refusal(path))
+        if taken:
+            _in_order(path)
         made_folder(path)
         return cls(path)
+
+    def clear(self) -> None:
+        """Delete the run that is there, if there is one.
+
+        Raises:
+            LitVizError: somebody has put files of their own into it, or it can't be deleted.
+        """
+        if is_empty(self.path):
+            return
+        with writing(self.path):
+            for entry in _in_order(self.path):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
 
     # -- writing
 
@@ -223,20 +240,18 @@ def _refusal(path: Path) -> str:
     return f"{path} is not empty and not a run, so neither --overwrite nor --resume touches it: choose another --out"
 
 
-def _delete_run(path: Path) -> None:
+def _in_order(path: Path) -> list[Path]:
+    """Return what a run's folder holds, in the order in which it is deleted; leftovers of a kill are gone already."""
     config = path / "config.yaml"
     if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
         raise LitVizError(f"{path} is not a lit_viz run, so --overwrite doesn't delete it: choose another --out")
+    files_in(path)
     order = {entry: _place(entry.name) for entry in path.iterdir() if entry.name != LOCK}
     foreign = sorted(entry.name for entry, place in order.items() if place is None)
     if foreign:
         names = ", ".join(foreign[:3])
         raise LitVizError(f"{path} also holds {names}, which is not of the run: move it away before --overwrite")
-    for entry in sorted(order, key=lambda e: order[e] or 0):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    return sorted(order, key=lambda e: order[e] or 0)
 
 
 def _place(name: str) -> int | None:

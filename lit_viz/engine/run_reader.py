@@ -30,7 +30,10 @@ class RunReader:
     @staticmethod
     def is_run(path: str | Path) -> bool:
         """Return whether ``path`` is a folder with a ``config.yaml``, that is a run that can be opened."""
-        return (Path(path) / "config.yaml").is_file()
+        try:
+            return (Path(path) / "config.yaml").is_file()
+        except OSError:  # a name that is too long, a folder that may not be looked into
+            return False
 
     @classmethod
     def open(cls: type[Self], path: str | Path) -> Self:
@@ -40,7 +43,13 @@ class RunReader:
             LitVizError: ``path`` is not a run.
         """
         if not cls.is_run(path):
-            why = "it has no config.yaml" if Path(path).is_dir() else "there is no such folder"
+            try:
+                why = "it has no config.yaml" if Path(path).is_dir() else "there is no such folder"
+                (Path(path) / "config.yaml").stat()
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                why = str(error.strerror)
             raise LitVizError(f"{path} is not a lit_viz run ({why}): give the folder that a run was written to")
         return cls(path)
 

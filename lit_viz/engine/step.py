@@ -44,13 +44,17 @@ class Step:
         scalars = dict(look.scalars)
         if n in self.evaluated:
             evaluation, m = self.evaluated[n]
-            scalars |= {name: float(term[m]) for name, term in evaluation.terms.items()}
+            scalars |= self._terms(n)
             if (gradient := evaluation.known_gradient(m)) is not None:
                 scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient))
         task = method.slots.tasks[n]
         kept = method.log_at.due(iteration, method.last(task))
         shown = (look.image, look.besides) if kept else (None, {})
         return Observation(task, iteration, scalars, shown[0], look.top5, shown[1])
+
+    def _terms(self, n: int) -> dict[str, float]:
+        evaluation, m = self.evaluated[n]
+        return {name: float(term[m]) for name, term in evaluation.terms.items()}
 
     def finish(self, found: Tensor) -> list[tuple[Observation, Result]]:
         """Take the images that are done out of their slots: those that broke, that the rule has ``found`` done
@@ -73,6 +77,9 @@ class Step:
         whole = [n for n in ended if not broken[n]]
         known = dict(zip(whole, method.conclude(x[whole], whole), strict=True)) if whole else {}
         looks = method.look(x[ended], ended, final=True)
+        for n, look in zip(ended, looks, strict=True):
+            if look.traced is not None and done[n]:  # x_k was evaluated in this step
+                known[n] = self._terms(n)
         at_start = [k == 0 and not finite for k, finite in zip(self.began_at, self.scores.isfinite(), strict=True)]
         pairs = [
             _result(method, n, look, known.get(n, {}), broken=broken[n], from_start=at_start[n])
@@ -100,7 +107,8 @@ def _result(
             f"the image or its score stopped being a finite number at iteration {iteration + 1}; "
             f"its last finite image is kept: {method.advice}."
         )
-    scalars = {**look.scalars, **terms}
+    scalars = {**look.scalars, **terms} if look.traced is None else look.scalars
+    traced = scalars if look.traced is None else {**look.traced, **terms}
     record = {
         "status": "failed" if broken else "done",
         "error": error,
@@ -111,5 +119,5 @@ def _result(
         **scalars,
         **method.record(n, look),
     }
-    observation = Observation(task, iteration, scalars, look.image, look.top5, look.besides)
+    observation = Observation(task, iteration, traced, look.image, look.top5, look.besides)
     return observation, Result(task, record, look.image, look.array, look.source, look.bearers)

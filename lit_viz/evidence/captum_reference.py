@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from lit_viz.attributions import (
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.copying import without_hooks
-from lit_viz.classifiers.guest import device_of, random_state_kept
+from lit_viz.classifiers.guest import cast, device_of, private, random_state_kept
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.rectifiers import is_rectifier
 from lit_viz.errors import LitVizError
@@ -57,8 +56,10 @@ class Original(nn.Module):
 
     def __init__(self, classifier: Classifier, dtype: torch.dtype, *, hooked: bool = False) -> None:
         super().__init__()
+        # Hooks that change what it gives are a part of it: then there is no fast copy either.
+        memo = {} if classifier.fast().guest else without_hooks(classifier.original)
         try:
-            network = copy.deepcopy(classifier.original, without_hooks(classifier.original))
+            network = private(classifier.original, memo)
         except Exception as error:  # whatever the network's own code raises
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
         for module in network.modules():
@@ -67,12 +68,12 @@ class Original(nn.Module):
             for name, child in module.named_children():
                 if hooked and is_rectifier(child) and not isinstance(child, nn.ReLU):
                     module._modules[name] = _ReLU6()
-        self.network = network.to(dtype).eval().requires_grad_(False)
+        self.network = cast(network, dtype).eval().requires_grad_(False)
         self._normalize = classifier.normalize
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``(N, K)``."""
-        return logits_of(self.network(self._normalize(x)))
+        return logits_of(self.network(self._normalize(x)), len(x))
 
 
 class _ReLU6(nn.ReLU):
@@ -112,7 +113,8 @@ class Question:
         network = Original(self.classifier, self.x.dtype, hooked=hooked)
         if self.last_bits:
             for parameter in network.parameters():
-                parameter.copy_(_redrawn(parameter, self.last_bits, self.steps))
+                real = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+                real.copy_(_redrawn(real, self.last_bits, self.steps))
         return network.to(device_of(self.classifier.original))
 
     def redrawn(self, number: int, steps: int = 1) -> Question:

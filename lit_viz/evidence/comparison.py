@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from lit_viz.attacks import Attack, name_of
 from lit_viz.attacks.feasible import Norm
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.evidence.peers import INSTALL, Peer, Question, imported, peers_of
-from lit_viz.evidence.tables import as_text
+from lit_viz.evidence.tables import as_text, length
 from lit_viz.outcomes import Outcome
 
 _ROUNDING = 1e-5  # of a radius: by so much float32 may be beyond it
@@ -55,7 +55,7 @@ class Compared:
     @property
     def name(self) -> str:
         """Who it is, and at which radius."""
-        return self.peer if self.eps is None else f"{self.peer}, eps {_length(self.eps, self.norm)}"
+        return self.peer if self.eps is None else f"{self.peer}, eps {length(self.eps, self.norm)}"
 
     @property
     def ratio(self) -> float | None:
@@ -76,8 +76,8 @@ class Compared:
             "as floats": f"{self.floats} of {self.images}",
             "in 8 bits": f"{self.rounded} of {self.images}",
             "our files": f"{self.ours} of {self.images}",
-            f"median {norm}": _length(self.theirs_norm, self.norm),
-            "ours": _length(self.ours_norm, self.norm),
+            f"median {norm}": length(self.theirs_norm, self.norm),
+            "ours": length(self.ours_norm, self.norm),
             "ratio": "-" if self.ratio is None else f"{self.ratio:.3f}",
         }
 
@@ -157,7 +157,7 @@ def _compared(peer: Peer, question: Question, mine: Sequence[Outcome], classifie
     try:
         theirs = peer.answer(lent, question)
     except Exception as error:  # whatever another package raises; the row tells it
-        return replace(base, error=(str(error).strip().splitlines() or [type(error).__name__])[0])
+        return replace(base, error=first_line(error))
     change = (theirs - question.photographs).double().flatten(1)
     norms = change.abs().amax(1) if question.norm == "linf" else change.norm(dim=1)
     success = _fools(classifier, question, theirs)
@@ -215,9 +215,3 @@ def _lent(classifier: Classifier) -> _Lent:
         return _Lent(copy.deepcopy(classifier.fast()))
     except Exception as error:  # whatever the owner's modules raise
         raise LitVizError(f"{classifier.name} can't be copied, and is not lent itself: leave out --peers.") from error
-
-
-def _length(value: float | None, norm: str) -> str:
-    if value is None:
-        return "-"
-    return f"{value * 255:.3g}/255" if norm == "linf" else f"{value:.4g}"

@@ -29,9 +29,21 @@ def as_text(rows: Sequence[Mapping[str, str]], words: int) -> str:
     return text.getvalue().rstrip("\n")
 
 
+def length(value: float | None, norm: str) -> str:
+    """Return a length in a norm as users give it: ``4/255`` of the largest value, ``0.5`` in Euclidean length."""
+    if value is None:
+        return "-"
+    return f"{value * 255:.3g}/255" if norm == "linf" else f"{value:.4g}"
+
+
+def counted(number: int, what: str) -> str:
+    """Return ``1 iteration``, ``2,000 iterations`` ..."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def images(count: int) -> str:
     """Return ``1 image``, ``2 images`` ..."""
-    return f"{count} image" if count == 1 else f"{count} images"
+    return counted(count, "image")
 
 
 def statuses(records: Sequence[Mapping[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from lit_viz.evidence.tables import length
 from lit_viz.figures.markup import Markup, element, joined
 from lit_viz.figures.scales import number
 
@@ -52,7 +53,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Markup:
 def _files(of: Mapping[str, Any]) -> Iterator[Markup]:
     wrong = of["wrong"]
     more = f" and {len(wrong) - _MOST_NAMES} more" if len(wrong) > _MOST_NAMES else ""
-    verdict = f"Not as recorded: {', '.join(wrong[:_MOST_NAMES])}{more}." if wrong else "That is as recorded."
+    verdict = f"Not as recorded: {', '.join(wrong[:_MOST_NAMES])}{more}." if wrong else "All is as recorded."
     fooled = f": {of['fooled']} of them fool it" if "fooled" in of else ""
     files = "1 file was" if of["read"] == 1 else f"{of['read']} files were"
     read = f"{files} read back from the disk and shown to the original network{fooled}."
@@ -96,10 +97,24 @@ def _transfer(of: Mapping[str, Any]) -> Iterator[Markup]:
         yield _line(None, "No other network was asked: none that knows these classes is installed, or no file fools.")
 
 
+def _robustness(of: Mapping[str, Any]) -> Iterator[Markup]:
+    rows = [
+        {
+            "eps": one["eps"],
+            of["what"]: f"{one['share']:.0%}",
+            "95 % (Wilson)": f"{one['low']:.0%} to {one['high']:.0%}",
+        }
+        for one in of["points"]
+    ]
+    norm = {"linf": "largest value", "l2": "Euclidean length"}[of["norm"]]
+    yield _line(None, f"How many images resist, by the {norm} of the change.", _table(rows))
+
+
 def _peers(of: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
     rows = [
         {
             "implementation": one["peer"],
+            **({"eps": length(one["eps"], one["norm"])} if one["eps"] is not None else {}),
             "fooled as floats": f"{one['floats']} of {one['images']}",
             "in 8 bits": f"{one['rounded']} of {one['images']}",
             "our files": f"{one['ours']} of {one['images']}",
@@ -187,8 +202,8 @@ def _judges(records: Sequence[Mapping[str, Any]]) -> list[Markup]:
     rows = [
         {
             "class": str(record["target_name"]),
-            "this network": f"{record['probability']:.2f} (rank {record['rank']})",
-            **{name: f"{said['probability']:.2f} (rank {said['rank']})" for name, said in record["judges"].items()},
+            "this network": _seen(record),
+            **{name: _seen(said) for name, said in record["judges"].items()},
         }
         for record in judged
     ]
@@ -196,6 +211,11 @@ def _judges(records: Sequence[Mapping[str, Any]]) -> list[Markup]:
     seen = {name: sum(record["judges"].get(name, {}).get("rank") == 1 for record in judged) for name in names}
     counts = ", ".join(f"{name} sees the class in {count} of {len(judged)}" for name, count in seen.items())
     return [_line(None, f"Networks that took no part in it: {counts}.", _table(rows))]
+
+
+def _seen(verdict: Mapping[str, Any]) -> str:
+    sure = verdict["probability"]
+    return "-" if sure is None else f"{sure:.2f} (rank {verdict['rank']})"
 
 
 def _unknown(name: str) -> Callable[[Any], Iterator[Markup]]:
@@ -207,6 +227,7 @@ _KNOWN: Mapping[str, Callable[[Any], Iterator[Markup]]] = {
     "pictures": _pictures,
     "trust": _trust,
     "survivors": _survivors,
+    "robustness": _robustness,
     "transfer": _transfer,
     "peers": _peers,
     "captum": _captum,

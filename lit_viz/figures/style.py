@@ -143,5 +143,7 @@ def notebook_png(figure: Figure) -> tuple[bytes, dict[str, int]]:
 
 
 def probability_text(probability: float) -> str:
-    """Return ``p = 0.93``, or ``p < 0.01`` for what would read as nothing."""
-    return "p < 0.01" if 0 <= probability < 0.005 else f"p = {probability:.2f}"
+    """Return ``p = 0.93``; ``p < 0.01`` for what would read as nothing, and ``p > 0.99`` for what would as certain."""
+    if 0 <= probability < 0.005:
+        return "p < 0.01"
+    return "p > 0.99" if 0.995 <= probability < 1 else f"p = {probability:.2f}"

@@ -109,11 +109,14 @@ class AdversarialExample(AttackTraining):
 
         Images that ended by their number of iterations were not evaluated since their last update: they are now.
         """
+        terms: list[dict[str, float]] = [{} for _ in rows]
         unseen = [m for m, n in enumerate(rows) if not bool(self.optimizer.done[n])]
         if unseen:
             mine = [rows[m] for m in unseen]
             evaluation = self.score(x[unseen], mine, gradient=False)
             self._keep(mine, self.attack.seen(x[unseen], self._state(mine), evaluation))
+            for place, m in enumerate(unseen):
+                terms[m] = {name: float(term[place]) for name, term in evaluation.terms.items()}
         state = self._state(rows)
         outcomes = self.attack.result(x, state)
         budget = self.attack if isinstance(self.attack, BudgetAttack) else None
@@ -129,11 +132,12 @@ class AdversarialExample(AttackTraining):
         )
         fooled = state["fooled"].tolist()
         self._saved = {n: (one, success) for n, one, success in zip(rows, saved, fooled, strict=True)}
-        return [{} for _ in rows]
+        return terms
 
     @torch.no_grad()
     def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
-        """Show the images with their difference to the photographs, magnified; at the end as their files hold them."""
+        """Show the images with their difference to the photographs, magnified; at the end as their files hold them,
+        while their traces end with x_k before it was rounded."""
         looks = []
         for m, n in enumerate(rows):
             source = self.slots.state["source"][n].cpu()
@@ -144,6 +148,7 @@ class AdversarialExample(AttackTraining):
                 Look(
                     image.float(),
                     {**_norms(image, source), **({} if saved is None else self._verdict(n, saved))},
+                    traced=None if saved is None else _norms(x[m].cpu(), source),
                     top5=() if saved is None else tuple((self.classifier.labels[i], p) for i, p in top(saved.logits)),
                     source=source.float(),
                     besides={"difference": difference(image, source, MAGNIFIED)[0]} if kept else {},

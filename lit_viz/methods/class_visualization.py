@@ -145,9 +145,10 @@ class ClassVisualization(ImageTraining):
             group=self.group,
         )
 
-    def fits(self, task: Task, beside: Task) -> bool:
+    def fits(self, task: Task, beside: Task, iteration: int) -> bool:
         """Return whether the two see their canvas in the same octaves: a batch has one size."""
-        return self.octaves is None or (not any(self.slots.iteration) and self.last(task) == self.last(beside))
+        together = all(k == iteration for k in self.slots.iteration) and self.last(task) == self.last(beside)
+        return self.octaves is None or together
 
     def start(self, task: Task) -> Tensor:
         """Return the parameter of the photograph, or of the task's own noise; of a group ``(G, ...)``."""

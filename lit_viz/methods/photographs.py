@@ -44,6 +44,14 @@ class PhotographTraining(ImageTraining):
         self._boxes: dict[int, tuple[tuple[int, int], Box]] = {}  # by task: size of the original, and its part
         self._asked: dict[int, Tensor] = {}  # by task: logits (K,) of the photograph
 
+    def require(self, tasks: Sequence[Task]) -> None:
+        """Refuse a queue of photographs that were handed over, without them."""
+        if self.images is None and any(task.source is None and "image" in task.options for task in tasks):
+            raise LitVizError(
+                "the photographs of this run were handed over as arrays: go on in Python, with the call that began it "
+                "and resume=True."
+            )
+
     def start(self, task: Task) -> Tensor:
         """Return the photograph ``(C, H, W)``, on the 8-bit lattice where it comes from a file.
 
@@ -53,8 +61,7 @@ class PhotographTraining(ImageTraining):
         if (error := task.options.get("error")) is not None:
             raise LitVizError(error)
         if task.source is None:
-            if self.images is None:
-                raise LitVizError(f"{task.name} was handed over as an array, not as a file: hand it over again.")
+            assert self.images is not None
             return self.images[task.options["image"]]
         photograph = read_photograph(task.source, self.classifier.size, self.classifier.channels, self.fit)
         self._boxes[task.index] = photograph.original_size, photograph.box

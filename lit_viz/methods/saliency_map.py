@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,7 +89,12 @@ class SaliencyMap(PhotographTraining):
             log_at=log_at,
             curve_at=curve_at,
         )
-        self.given_iterations = iterations
+        self.given_iterations, self.batch = iterations, batch
+        self.notes += [
+            f"{name} takes its {one.evaluations} evaluations: --iterations is for maps that may take more or fewer"
+            for name, one in self.methods.items()
+            if iterations is not None and one.fixed and 1 < one.evaluations != iterations
+        ]
         self.reducer = reducer
         if reducer is not None:
             find_reducer(reducer)
@@ -99,10 +105,25 @@ class SaliencyMap(PhotographTraining):
         assert isinstance(self.step_rule, _Chosen)
         return self.step_rule
 
+    @property
+    def usual_network(self) -> str:
+        """The copy that the present method asks."""
+        return self.chosen.method.networks[0]
+
     def last(self, task: Task) -> int:
         """Return the number of evaluations of the task's map."""
-        own = self.methods[_method(task)].evaluations if self.given_iterations is None else self.given_iterations
+        method = self.methods[_method(task)]
+        own = method.evaluations if self.given_iterations is None or method.fixed else self.given_iterations
         return int(task.options.get("iterations", own))
+
+    def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
+        """Return the steps, of so many evaluations as make a batch, and the evaluations at most."""
+        evaluations = sum(map(self.last, tasks))
+        return math.ceil(evaluations / self.batch), evaluations
+
+    def seconds_a_step(self, tasks: Sequence[Task]) -> float:
+        """Return the time of a batch, measured on the processor."""
+        return super().seconds_a_step(tasks) * self.batch / max(len(self.slots), 1)
 
     def prepare(self, device: torch.device) -> None:
         """Make the copies of the network that the methods ask; a wrong layer name is found here."""
@@ -136,7 +157,7 @@ class SaliencyMap(PhotographTraining):
         super().begin(rows)
         self.chosen.choose(self.slots.tasks[0])
 
-    def fits(self, task: Task, beside: Task) -> bool:
+    def fits(self, task: Task, beside: Task, iteration: int) -> bool:
         """Return whether both are explained by one method."""
         return _method(task) == _method(beside)
 

@@ -14,8 +14,8 @@ ZERO = SimpleNamespace(is_global_zero=True)
 class Module:
     """A run of four images of 100 updates, one of which fails."""
 
-    def __init__(self, before=0):
-        self.updates, self.before = before, before
+    def __init__(self, before=0, early=1):
+        self.updates, self.early = before, early  # images end after that part of their updates
 
     def progress(self):
         done = self.updates // 100
@@ -24,6 +24,7 @@ class Module:
             done=done,
             failed=int(done == 4),
             updates_done=self.updates,
+            updates_made=self.updates // self.early,
             updates_total=400,
             probability=self.updates / 400,
             iteration=self.updates % 100,
@@ -56,7 +57,7 @@ def test_a_log_file_gets_two_lines(clock):
     run(callback, module, clock)
     callback.on_train_end(ZERO, module)
     assert file.getvalue().splitlines() == [
-        "4 images, 400 updates",
+        "4 images, 400 updates at most",
         "3 of 4 images done (1 failed): 20.0 s, 20 it/s",
     ]
 
@@ -71,6 +72,15 @@ def test_a_terminal_shows_images_iteration_probability_speed_and_time_left(clock
     )
     assert shown[-1] == ("2", "50", "0.62", "16", "0:00:09")
     assert len(set(shown)) == 125  # at 16 steps a second every second one: no faster than ten times a second
+
+
+def test_updates_that_were_spared_are_no_speed(clock):
+    file, callback = on(terminal=True)
+    module = Module(early=4)
+    run(callback, module, clock, until=200, steps_a_second=10)
+    callback.on_train_end(ZERO, module)
+    assert "2.5 it/s · 0:00:20 left" in file.getvalue()
+    assert file.getvalue().splitlines()[-1].endswith("20.0 s, 2.5 it/s")
 
 
 def test_the_speed_of_a_resumed_run_is_its_own(clock):

@@ -78,7 +78,7 @@ def offline(tmp_path_factory):
         folder, said, queue = new_folder(tmp_path_factory.mktemp("wandb") / "run"), [], tasks(2)
         first = WandbEvolution(open_wandb(folder, config={"iterations": 100}, say=said.append), folder)
         watch(first, queue, (0, 50))
-        first.on_exception(None, None, KeyboardInterrupt())
+        first.close(exit_code=1)
         second = WandbEvolution(open_wandb(folder, say=said.append), folder)
         watch(second, queue, (100,))
         for task in queue:
@@ -193,7 +193,7 @@ def test_an_error_of_wandb_is_said_once_and_stops_nothing(tmp_path):
 def test_without_a_run_nothing_happens(tmp_path):
     callback = WandbEvolution(None, RunFolder(tmp_path))
     watch(callback, tasks(1), (0,))
-    callback.on_exception(None, None, ValueError())
+    callback.close(exit_code=1)
     callback.finish()
 
 

@@ -16,7 +16,7 @@ def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFi
     run = tmp_path / "run"
     lit_viz("visualize", "0", "3", *SMALL, "--iterations", "12", "--out", str(run))
     lit_viz("check", str(run))
-    assert "2 of 2 files are seen" in capsys.readouterr().err
+    assert "sees in 2 of 2 files what the record says" in capsys.readouterr().err
     held = json.loads((run / "evidence.json").read_text())["pictures"]
     assert [verdict["probability"] for verdict in held["verdicts"]] == pytest.approx(
         [record["probability"] for record in records(run)], abs=1e-3

@@ -49,8 +49,13 @@ def test_a_run_is_not_overwritten_unless_asked(folder):
     finish(folder, 0)
     with pytest.raises(LitVizError, match=r"run already holds a run: --resume continues it, --overwrite replaces it"):
         RunFolder.create(folder.path)
-    RunFolder.create(folder.path, overwrite=True)
+    before = tree(folder.path)
+    replaced = RunFolder.create(folder.path, overwrite=True)
+    assert tree(folder.path) == before  # until the new run is known to be possible
+    (folder.path / ".report.123.part.html").touch()  # of a process that was killed
+    replaced.clear()
     assert tree(folder.path) == []
+    replaced.clear()
 
 
 def test_an_empty_folder_is_taken(tmp_path):
@@ -94,7 +99,7 @@ def test_overwrite_does_not_follow_links(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept.png").touch()
     (folder.path / "images").symlink_to(tmp_path / "elsewhere")
-    RunFolder.create(folder.path, overwrite=True)
+    RunFolder.create(folder.path, overwrite=True).clear()
     assert (tmp_path / "elsewhere" / "kept.png").exists()
     assert not (folder.path / "images").exists()
 

@@ -1,0 +1,207 @@
+"""Networks that do what few do: the copy sees what they see, or they are used as they are, or refused in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.classifiers import load_classifier
+from lit_viz.errors import LitVizError
+from tests.conftest import Around
+
+
+def body(classes: int = 4) -> nn.Sequential:
+    """Return a small network whose batch norm is not the identity."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, classes, 1)
+    )
+    norm = layers[1]
+    norm.running_mean.uniform_(-0.5, 0.5)
+    norm.running_var.uniform_(0.3, 2)
+    return layers.eval()
+
+
+class Complex(nn.Module):
+    """Filters its maps in frequency space by complex weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = body()[:3]
+        self.filter = nn.Parameter(torch.randn(8, 22, 12, dtype=torch.complex64))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(self.maps(x)) * self.filter
+        return self.head(torch.fft.irfft2(spectrum, s=(22, 22)).relu().amax((2, 3)))
+
+
+class Mixed(nn.Module):
+    """Has a head in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = body(5), nn.Linear(5, 4).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).flatten(1).double())
+
+
+class BySize(nn.Module):
+    """Reads its convolution a second time where the image is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, *rest = body()
+        self.rest = nn.Sequential(*rest)
+        self.second = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.first(x)
+        more = self.second(maps).mean((2, 3)) if x.shape[-1] > 100 else 0
+        return self.rest(maps).flatten(1) + more
+
+
+class Masked(nn.Module):
+    """Rules class 0 out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).flatten(1).index_fill(1, torch.tensor([0]), -torch.inf)
+
+
+class Shared(nn.Module):
+    """Gives itself away when it is copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body()
+
+    def __deepcopy__(self, memo: object) -> Shared:
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).flatten(1)
+
+
+def squeezed(classes: int) -> nn.Module:
+    return Around(body(classes), lambda net, x: net(x).squeeze())
+
+
+def tempered() -> nn.Module:
+    """Return a network in train mode whose forward was replaced by one that divides what the old one gives."""
+    network = nn.Sequential(body(6), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, 4)).train()
+    old = network.forward
+    network.forward = lambda x: old(x) / 2  # type: ignore[method-assign]
+    return network
+
+
+def hooked() -> nn.Module:
+    network = nn.Sequential(body(), nn.Flatten())
+    network.register_forward_hook(lambda _, __, logits: -2 * logits)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("made", "side", "checked"),
+    [
+        (Complex, 24, True),
+        (lambda: squeezed(2), 24, True),
+        (lambda: squeezed(5), 24, True),
+        (Mixed, 24, False),
+        (BySize, 192, True),
+        (Masked, 24, True),
+        (Shared, 24, False),
+        (tempered, 24, False),
+        (hooked, 24, True),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_maps_are_of_the_network_as_it_is(made: Callable[[], nn.Module], side: int, checked: bool, count: int) -> None:
+    network = made()
+    classifier = load_classifier(network, size=side)
+    x = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    flags = [module.training for module in network.modules()]
+    run = lv.saliency(classifier, x, classifier.num_classes - 1, labels=[1] * count)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert [module.training for module in network.modules()] == flags
+    network.eval()
+    leaf = x.clone().requires_grad_()
+    logits = network(leaf * 1).reshape(count, -1)
+    (slope,) = torch.autograd.grad(logits[:, -1].sum(), leaf)
+    assert float((run.attributions - slope).abs().max()) <= 1e-4 * float(slope.abs().max())
+    torch.testing.assert_close(classifier.logits(x), logits.detach().float(), atol=1e-5, rtol=1e-4)
+    found = [record["captum"] for record in run.results]
+    assert all(one["passed"] for one in found) if checked else all(isinstance(one, str) for one in found)
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_one_logit_that_was_squeezed_is_one_logit(one: bool) -> None:
+    classifier = load_classifier(squeezed(1), size=24)
+    x = torch.rand(1 if one else 3, 3, 24, 24)
+    logits = classifier.logits(x)
+    assert logits.shape == (len(x), 2)
+    assert torch.equal(logits[:, 1], body(1)(x).flatten().detach())
+    assert all(r["status"] == "done" for r in lv.attack(classifier, x, attack="pgd", iterations=2).results)
+
+
+def untracked() -> nn.Module:
+    network = nn.Sequential(body(), nn.Flatten())
+    network[0][1] = nn.BatchNorm2d(8, track_running_stats=False)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    "network", [untracked(), Around(body(), lambda net, x: net((x - x.mean()) / x.std()).flatten(1))]
+)
+def test_networks_whose_images_influence_each_other_are_refused(network: nn.Module) -> None:
+    with pytest.raises(LitVizError, match="gives an image other logits in a batch than alone"):
+        load_classifier(network, size=24)
+
+
+def test_lazy_layers_are_called_first() -> None:
+    with pytest.raises(LitVizError, match=r"has lazy layers .* call it once"):
+        load_classifier(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(4)), size=24)
+
+
+def test_buffers_are_put_back_however_they_were_written() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body()
+            self.register_buffer("seen", torch.zeros(()))
+            self.register_buffer("last", None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.data.add_(len(x))
+            self.last = x.detach().mean()
+            return self.body(x).flatten(1)
+
+    network = Counting()
+    classifier = load_classifier(network, size=24)
+    lv.attack(classifier, torch.rand(2, 3, 24, 24), attack="pgd", iterations=2)
+    assert network.seen == 0
+    assert network.last is None
+
+
+def test_another_head_than_when_it_was_loaded_is_a_sentence() -> None:
+    network = nn.Sequential(body(), nn.Flatten())
+    classifier = load_classifier(network, size=24)
+    network[0][4] = nn.Conv2d(8, 7, 1)
+    with pytest.raises(LitVizError, match="was loaded with 4 classes and gives 7 logits now: load it again"):
+        lv.saliency(classifier, torch.rand(1, 3, 24, 24))
+
+
+def test_names_by_number_that_were_read_from_json_keep_their_order() -> None:
+    network = nn.Sequential(body(12), nn.Flatten())
+    network.config = SimpleNamespace(image_size=24, id2label={str(i): f"name {i}" for i in range(12)})  # type: ignore[assignment]
+    assert load_classifier(network).labels == tuple(f"name {i}" for i in range(12))
