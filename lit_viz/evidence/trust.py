@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_viz.attacks import PGD, run_attack
 from lit_viz.attacks.feasible import Norm, random_start
 from lit_viz.attacks.square import Square
+from lit_viz.evidence.lattice import LEVELS
 from lit_viz.evidence.spread import RestartOf, disagreement
 from lit_viz.evidence.tables import images
 from lit_viz.outcomes import Outcome
@@ -27,6 +28,8 @@ _TOO_FEW = 3
 #: The score is still rising where the last tenth of the iterations, or the last one of fewer, brought this
 #: part or more of all that was gained.
 RISING = 0.1
+#: Slopes, of fewer of which nothing is concluded where an image resists.
+_FEW = 10
 #: A length may pass eps by rounding.
 _ROUNDING = 1e-6
 #: Of black-box attacks: queries an image, and random points tried.
@@ -74,8 +77,17 @@ def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 
     if not done:
         return Trust((), ())
     failed = [o for o in done if not o.record["success_float"]]
+    rounded_off = [o for o in done if o.record["success_float"] and not o.record.get("success_file")]
     counts = {
-        "the file of {} is the photograph itself (more iterations, or larger steps)": sum(map(_unmoved, failed)),
+        "within eps of {} there is no other 8-bit file than the photograph's (a larger eps)": sum(map(_walled, done)),
+        "the file of {} is the photograph itself (more iterations, or larger steps)": sum(
+            _unmoved(o) and not _walled(o) for o in failed
+        ),
+        "{} fooled the network before it was rounded to 8 bits, and not in the file": sum(
+            not _walled(o) for o in rounded_off
+        ),
+        "{} was asked for fewer than ten slopes (more iterations)": sum(map(_short, failed)),
+        "{} scored no higher than the photograph in the end (more iterations)": sum(map(_sunk, failed)),
         "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),
         "the score of {} was still rising when the attack ended (more iterations)": sum(map(_rising, failed)),
         "{} fooled the network on the way and was returned as a failure": sum(map(_silent, failed)),
@@ -109,6 +121,20 @@ def _masked(outcome: Outcome) -> bool:
 
 def _unmoved(outcome: Outcome) -> bool:
     return outcome.record.get("l2") == 0
+
+
+def _walled(outcome: Outcome) -> bool:
+    """Return whether eps is less than a level of a single value."""
+    return float(outcome.record.get("eps", math.inf)) * LEVELS < 1 - _ROUNDING and _unmoved(outcome)
+
+
+def _short(outcome: Outcome) -> bool:
+    return 0 < outcome.record.get("backwards", 0) < _FEW and not _masked(outcome)
+
+
+def _sunk(outcome: Outcome) -> bool:
+    trace = [score for _, score in outcome.curve("objective")]
+    return len(trace) > 1 and max(trace[1:]) <= trace[0] and not _masked(outcome)
 
 
 def _rising(outcome: Outcome) -> bool:

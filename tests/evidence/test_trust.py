@@ -23,9 +23,13 @@ class Traced(Outcome):
 
     def __init__(self, success: bool, **curves: list[float]) -> None:
         length = max(map(len, curves.values()), default=1) - 1
-        known = {"label": 0, "target": None, "name": "x", "iterations": length}
+        known = {"label": 0, "target": None, "name": "x", "iterations": length, "success_file": success}
         super().__init__({"status": "done", "success_float": success, **known})
         self.curves = curves
+
+    def with_record(self, **record: Any) -> Traced:
+        self.amend(record)
+        return self
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         return list(enumerate(self.curves.get(metric, [])))
@@ -75,6 +79,13 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(True, gradient_norm=[0.0, 1.0, 1.0, 0.0], objective=FLAT, margin=[-1.0, -1.0, -1.0, -0.1]), ""),
         (Traced(True, gradient_norm=[1.0] * 8 + [0.0] * 12, objective=FLAT, margin=[-1.0] * 8 + [1.0] * 12), ""),
         (Traced(True, gradient_norm=[0.0] * 20, objective=FLAT, margin=[-1.0] * 19 + [1.0]), "masked gradients"),
+        (Traced(False, objective=[0.0, -1.0, -2.0], margin=[-1.0] * 3), "scored no higher than the photograph"),
+        (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=4), "fewer than ten slopes"),
+        (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19), ""),
+        (Traced(True).with_record(success_file=False, l2=0.5), "before it was rounded to 8 bits, and not in the file"),
+        (Traced(True).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "no other 8-bit file than the photo"),
+        (Traced(False).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "no other 8-bit file than the photo"),
+        (Traced(False).with_record(success_file=False, l2=0.0, eps=1 / 255), "is the photograph itself"),
     ],
 )
 def test_free_signals(outcome: Outcome, said: str) -> None:
