@@ -72,15 +72,10 @@ class Goals:
         unit = max(torch.finfo(dtype).eps for dtype in (dtype_of(self.classifier.original), torch.float32))
         return math.sqrt(unit) * logits.abs().amax(1).clamp(min=1)
 
-    def copied(self, images: Tensor) -> Tensor:
-        """Return the fast copy's logits ``(N, K)``, on the CPU."""
-        with torch.no_grad():
-            logits: Tensor = self.classifier.fast()(images)[0]
-        return logits.cpu()
-
     def expected(self, images: Tensor) -> Tensor:
         """Return the margins ``(N,)`` by the fast copy, on the CPU."""
-        return self.margin(self.copied(images))
+        with torch.no_grad():
+            return self.margin(self.classifier.fast()(images)[0]).cpu()
 
     def slope(self, images: Tensor) -> Tensor:
         """Return the margins' gradient by the level of each value, ``(N, C, H, W)`` float64 on the CPU; a backward.

@@ -360,22 +360,6 @@ def test_a_jpeg_is_asked_about_on_its_own():
     assert {(True, True, True), (True, True, False)} <= set(found)
 
 
-@pytest.mark.parametrize("off", [0.0, 1e-5, 0.01, 5.0])
-def test_a_fast_copy_that_is_off_decides_about_no_jpeg(off):
-    """JPEGs of small margins, and all of a copy that says something else of the image, are the original's to tell."""
-    source, weight = lattice_images(12, 1, 8, 8), 2 * random(1, 8, 8) - 1
-    image = (source + 6 / 255 * weight.sign()).clamp(0, 1)
-    bias = -float((weight * (0.4 * source[0] + 0.6 * image[0])).double().sum())
-    net, liar = linear(weight, bias), linear(weight, bias + off).fast()
-    expected = [one.jpeg for one in verify(net, image, source)]
-    assert {True, False} == {success for jpeg in expected for success in jpeg.values()}
-    net.fast = lambda: liar
-    asked: list[int] = []
-    net.original.register_forward_hook(lambda _, args, __: asked.append(len(args[0])))
-    assert [one.jpeg for one in verify(net, image, source)] == expected
-    assert (sum(asked) >= 3 * 12) == (off > 1e-3)
-
-
 def test_what_failed_as_a_float_is_not_repaired_but_believed_if_the_file_succeeds():
     net, image, source = killed(64, 0)
     no = torch.tensor([False])
@@ -407,7 +391,7 @@ def counted(network: nn.Module, calls: list[str], name: str) -> None:
 
 @pytest.mark.parametrize("norm", [None, "l2"])
 def test_a_hopeless_repair_costs_few_evaluations(norm):
-    """The worst case: the original is asked for the PNG, and the copy for the rest, as no candidate promises enough."""
+    """The worst case: the original is asked for the PNG and for its JPEGs, as no candidate promises enough."""
     source = lattice_images(1, 3, 16, 16, low=100, high=150)
     network = nn.Sequential(smooth_network(), nn.Linear(5, 2))
     network[1].weight.data[:] = network[1].weight.data[0]
@@ -418,8 +402,8 @@ def test_a_hopeless_repair_costs_few_evaluations(norm):
     counted(net.original, calls, "original")
     (saved,) = verify(net, source + 0.001 * random(*source.shape), source, None if norm is None else 0.05, norm=norm)
     assert not saved.success
-    assert calls.count("original") == 1
-    assert calls.count("fast") <= 3 * (1 + CANDIDATES) + (norm == "l2") + 1 <= 23
+    assert calls.count("original") == 2
+    assert calls.count("fast") <= 3 * (1 + CANDIDATES) + (norm == "l2") <= 22
 
 
 @pytest.fixture(scope="module")
