@@ -85,7 +85,11 @@ class MethodCLI(LightningCLI):
                 "exit_on_error": False,
                 "prog": f"lit-viz {command.name}",
                 "usage": f"lit-viz {command.name} [{bare} ...] [--classifier NAME] [--out RUN] ...",
-                "description": f"{command.__doc__} Example: {command.example}",
+                "description": (
+                    f"{command.__doc__} {command.shorts} What is not given is as --config NAME says "
+                    f"({command.default_config} unless another is named): --print_config shows it. "
+                    f"Example: {command.example}"
+                ),
             },
         )
 

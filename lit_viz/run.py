@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+#: Seeds are kept in 64 bits.
+_SEEDS = 10**18
 #: Seconds that a run may spend on evidence at its end; `lit-viz check` takes what it needs.
 _CHECK_SECONDS = 15.0
 
@@ -63,6 +65,8 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         Interrupted: SIGINT or SIGTERM; the run can be resumed.
     """
     command.check(cli.config)
+    if not abs(cli.config.seed) < _SEEDS:
+        raise LitVizError(f"--seed {cli.config.seed} is too large: give a whole number of at most 18 digits.")
     if classifier is not None:
         classifier.refresh()
     with (

@@ -40,6 +40,18 @@ def test_what_is_no_class_is_one_sentence(given: Any, smooth: Classifier) -> Non
         lv.attack(smooth, photographs(), given, iterations=1)
 
 
+def test_arguments_that_say_nothing_are_none(smooth: Classifier) -> None:
+    assert lv.attack(smooth, photographs(1), attack={"pgd": None}, iterations=1).results  # type: ignore[dict-item]
+    assert lv.saliency(smooth, photographs(1), method={"gradient": None}, check="none").results  # type: ignore[dict-item]
+    for wrong in (
+        lambda: lv.attack(smooth, photographs(1), attack={}),
+        lambda: lv.attack(smooth, photographs(1), seed=10**20),
+        lambda: lv.attack(smooth, [torch.rand(3, 16, 16), torch.rand(3, 16, 17)]),  # type: ignore[list-item]
+    ):
+        with pytest.raises(LitVizError):
+            wrong()
+
+
 @pytest.mark.parametrize("name", ["null", "~", "#c", "[x]", "- a", "1e3", "yes"])
 def test_a_name_is_a_name_whatever_yaml_reads_in_it(name: str) -> None:
     net = network(labels=[*NAMES[:4], name])

@@ -310,7 +310,7 @@ def test_a_run_that_was_killed_before_its_report_looks_for_its_evidence(tmp_path
 
 def test_the_error_of_a_photograph_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lit_viz("visualize", "1", *SMALL, "--iterations", "1", "--init", "packaged:chelsea", "--out", str(tmp_path / "run"))
-    assert "the photograph is kept to within 0." in capsys.readouterr().err
+    assert "training starts from the photograph to within 0." in capsys.readouterr().err
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

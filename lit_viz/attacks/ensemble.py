@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_viz.attacks.apgd import APGD
 from lit_viz.attacks.base import Attack, succeeded
 from lit_viz.attacks.budget import BudgetAttack
-from lit_viz.attacks.feasible import Norm, extent
+from lit_viz.attacks.feasible import ROUNDING, Norm, extent
 from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.square import Square
 from lit_viz.classifiers import Classifier
@@ -23,8 +23,6 @@ from lit_viz.optim.rule import chosen
 
 #: The state of the member that is at work has its keys under this prefix.
 _OF = "member."
-#: An image that is further from its photograph than eps by rounding alone lies in the ball.
-_ROUNDING = 1e-6
 
 
 class Stage(NamedTuple):
@@ -194,7 +192,7 @@ class Ensemble(BudgetAttack):
     def seen(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
         """Return the state after the images were evaluated: those inside the ball that fool are done, and note which
         stage made them. Of two failures inside the ball the one of the higher margin is better."""
-        inside = extent(x - state["source"], self.norm) <= state["eps"] + _ROUNDING
+        inside = extent(x - state["source"], self.norm) <= state["eps"] + ROUNDING
         fooled = inside & succeeded(evaluation.logits, state)
         size = -Margin()(Outputs(evaluation.logits, state["goal"], towards=state["towards"]))
         better = fooled | (inside & (state["iteration"] > 0) & (size < state["size"]))

@@ -13,6 +13,8 @@ from lit_viz.randomness import Draws, Key
 
 #: How a perturbation is measured: by its largest value, or by its Euclidean length.
 Norm = Literal["linf", "l2"]
+#: A length may pass its bound by so much, in units of [0, 1], by rounding alone.
+ROUNDING = 1e-6
 
 _EXACT = 40  # Newton steps at most; three to six are usual
 

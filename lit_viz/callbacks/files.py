@@ -30,18 +30,18 @@ class RunFiles(Callback):
 
     They are written in their order by a thread of its own. All that came before a checkpoint is on the disk before it
     is saved: what a checkpoint calls done has been written. Put it before whatever saves one. Scalars are flushed every
-    ``flush_every`` seconds, before every checkpoint, and at the end, also that by an exception. Only the process with a
-    folder (rank 0) writes: ``outputs`` holds there what all ranks observed and finished.
+    ``flush_every`` seconds, before every checkpoint, and at the end, also that by an exception. Only the first process
+    has it: ``outputs`` holds there what all ranks observed and finished.
 
     Args:
-        folder: where to; None writes nothing (the other ranks).
+        folder: where to.
         flush_every: seconds between two flushes of the scalars.
 
     Raises:
         LitVizError: the disk is full; what was finished is kept.
     """
 
-    def __init__(self, folder: RunFolder | None, flush_every: float = 2.0) -> None:
+    def __init__(self, folder: RunFolder, flush_every: float = 2.0) -> None:
         self.folder = folder
         self.flush_every = flush_every
         self._flushed = time.monotonic()
@@ -52,7 +52,7 @@ class RunFiles(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Have written what this step observed and finished."""
-        if self.folder is None or not isinstance(outputs, Mapping):
+        if not isinstance(outputs, Mapping):
             return
         for observation in outputs.get("observations", ()):
             self._write(partial(self.folder.add_observation, _as_it_is(observation)))
@@ -76,20 +76,18 @@ class RunFiles(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and flush the rest, and put the records in task order."""
         self._await(0)
-        if self.folder is not None:
-            self.folder.finish()
-            self._writer.shutdown()
+        self.folder.finish()
+        self._writer.shutdown()
 
     def flush(self) -> None:
         """Return when everything that was handed over is on the disk."""
         self._await(0)
-        if self.folder is not None:
-            self.folder.settle()
+        self.folder.settle()
         self._flushed = time.monotonic()
 
     @cached_property
     def _writer(self) -> ThreadPoolExecutor:
-        """The thread, which starts with the first thing to write: never where there is no folder."""
+        """The thread, which starts with the first thing to write."""
         return helping_thread("lit_viz-files")
 
     def _write(self, action: Callable[[], object]) -> None:

@@ -43,7 +43,6 @@ def open_wandb(
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
     mode: Mode = "auto",
-    resume_id: str | None = None,
     say: Say = say_on_terminal,
 ) -> Run | None:
     """Open the W&B run of a run folder, on rank 0, without ever asking a question or stopping the run.
@@ -59,7 +58,6 @@ def open_wandb(
         mode: ``"auto"`` follows ``WANDB_MODE``, and is else online where an API key is configured and the server
             answers; ``"online"`` ignores ``WANDB_MODE``. Both fall back to offline, after at most 15 seconds, and say
             so in one line.
-        resume_id: id of the W&B run to continue, if not that of ``run_id.txt``.
         say: is given the one line, if there is something to say.
 
     Returns:
@@ -70,7 +68,7 @@ def open_wandb(
         return None
     try:
         wandb.setup(wandb.Settings(silent=True))
-        arguments = {"project": project, "name": name, "config": dict(config or {}), "id": _run_id(folder, resume_id)}
+        arguments = {"project": project, "name": name, "config": dict(config or {}), "id": _run_id(folder)}
         return _init(folder, mode, arguments, say)
     except Exception as error:  # whatever W&B raises, the run goes on without it
         say(f"W&B is off: {first_line(error)}")
@@ -85,9 +83,9 @@ def _wanted(mode: Mode) -> Mode:
     return known.get(from_environment, "online")
 
 
-def _run_id(folder: RunFolder, given: str | None) -> str:
+def _run_id(folder: RunFolder) -> str:
     path = folder.path / "wandb" / "run_id.txt"
-    run_id = given or (path.read_text().strip() if path.exists() else "") or secrets.token_hex(4)
+    run_id = (path.read_text().strip() if path.exists() else "") or secrets.token_hex(4)
     write_text(path, run_id + "\n")
     return run_id
 

@@ -151,6 +151,9 @@ def probed(classifier: Classifier) -> Tensor:
     """Return what the original network sees in the probe images, logits ``(2, K)``; empty where it can't be asked."""
     with torch.inference_mode(False), torch.no_grad(), full_float32(), borrowed(classifier.original) as network:
         torch.default_generator.manual_seed(0)  # which is put back: one that draws gives the same logits again
+        if classifier.device.type == "cuda":
+            with torch.cuda.device(classifier.device):
+                torch.cuda.manual_seed(0)
         try:
             return logits_of(network(_probe(classifier)), 2).clone()
         except Exception:  # whatever the owner's code raises; whoever needs the logits will hear of it

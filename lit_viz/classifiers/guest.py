@@ -124,9 +124,16 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors hold the same, NaN in the same places."""
+    if torch.equal(one, other):
+        return True
+    return one.is_floating_point() and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
 def _restore(owner: nn.Module, name: str, buffer: Tensor, before: Tensor, version: int) -> None:
     owner._buffers[name] = buffer  # a forward may have put another tensor in its place
     # Writes through .data are not counted.
-    if _version(buffer) != version or buffer.is_inference() or not torch.equal(buffer, before):
+    if _version(buffer) != version or buffer.is_inference() or not _equal(buffer, before):
         with torch.inference_mode(buffer.is_inference()), torch.no_grad():
             buffer.copy_(before)

@@ -32,6 +32,10 @@ class Attack(PhotographCommand):
     name: ClassVar[str] = "attack"
     module: ClassVar[type[ImageTraining]] = AdversarialExample
     default_config: ClassVar[str] = "normalized_ascent"
+    shorts: ClassVar[str] = (
+        f"--attack NAME is one of {', '.join(ATTACKS)}; --attack.OPTION VALUE is its own (--attack.restarts 5), and so "
+        "are --eps 4/255 and --norm linf or l2."
+    )
     example: ClassVar[str] = "lit-viz attack packaged:chelsea --target stingray"
     demo: ClassVar[tuple[str, ...]] = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray")
     target: ClassVar[Literal["label", "none"]] = "none"

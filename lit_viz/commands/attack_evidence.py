@@ -27,6 +27,8 @@ from lit_viz.outcomes import Outcome
 
 def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
     """Look for evidence, keep and say it; return whether every file is seen as its record says."""
+    if how.trust and not isinstance(module.attack, BudgetAttack):
+        raise LitVizError(f"{name_of(module.attack)} has no budget to try harder attacks in: leave out --trust.")
     true = _read_again(module.classifier, outcomes, folder, how)
     left = survivors(outcomes)
     if left:
@@ -110,8 +112,7 @@ def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
 
 def _harder(module: AdversarialExample, outcomes: Sequence[Outcome]) -> Trust:
     attack = module.attack
-    if not isinstance(attack, BudgetAttack):
-        raise LitVizError(f"{name_of(attack)} has no budget to try harder attacks in: leave out --trust.")
+    assert isinstance(attack, BudgetAttack)
     network = module.classifier.fast()
     return harder_tries(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
 

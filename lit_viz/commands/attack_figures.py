@@ -12,7 +12,7 @@ from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.survivors import survivors
-from lit_viz.evidence.tables import counted, length
+from lit_viz.evidence.tables import counted, images, length
 from lit_viz.evidence.trust import fooling
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.robustness import robustness_figure
@@ -42,7 +42,10 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
         of: [(eps, share, *interval) for eps, share, interval in curve]
         for of, curve in (curves or {name: resistance(outcomes)}).items()
     }
-    return robustness_figure(points, norm, resisting(outcomes))
+    radii = max(len({o.record["eps"] for o in outcomes if "eps" in o.record}), 1)
+    count = sum(o.record["status"] != "failed" for o in outcomes) // radii
+    caption = f"{images(count)} at each radius; band: 95 % (Wilson)"
+    return robustness_figure(points, norm, resisting(outcomes), caption)
 
 
 def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:

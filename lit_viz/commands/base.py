@@ -56,6 +56,7 @@ class Command(ABC):
         default_config: the configuration in ``configs/<name>/`` that holds unless another is given.
         positional: the option that bare words of the command line go to.
         example: a command line that works as it stands.
+        shorts: what the command's own short options are, in a sentence.
         demo: the words that ``lit-viz demo`` gives the command.
         own: arguments of the module that the command gives itself, so that they are no options.
         iterations, slots, log_at, curve_at: the defaults.
@@ -66,6 +67,7 @@ class Command(ABC):
     default_config: ClassVar[str]
     positional: ClassVar[str]
     example: ClassVar[str]
+    shorts: ClassVar[str]
     demo: ClassVar[tuple[str, ...]]
     own: ClassVar[frozenset[str]]
     iterations: ClassVar[int | None] = 200

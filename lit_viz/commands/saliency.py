@@ -34,6 +34,10 @@ class Saliency(PhotographCommand):
     name: ClassVar[str] = "saliency"
     module: ClassVar[type[ImageTraining]] = SaliencyMap
     default_config: ClassVar[str] = "gradient"
+    shorts: ClassVar[str] = (
+        f"--method NAME is one, or several with commas, of {', '.join(METHODS)}; --method.OPTION VALUE is its own "
+        "(--method.sigma 0.2); --tolerance 0.02, --reducer and --batch go with any."
+    )
     example: ClassVar[str] = "lit-viz saliency packaged:chelsea --method smoothgrad"
     demo: ClassVar[tuple[str, ...]] = (
         "packaged:chelsea",
@@ -204,5 +208,5 @@ def class_paths(methods: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) 
     found: list[dict[str, Any]] = [{"class_path": class_path(name, METHODS, "saliency method")} for name in names]
     if isinstance(methods, Mapping):
         for one, arguments in zip(found, methods.values(), strict=True):
-            one["init_args"] = dict(arguments)
+            one["init_args"] = dict(arguments or {})
     return found

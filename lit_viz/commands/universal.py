@@ -84,6 +84,7 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
         how.say("trust: what is said of single images doesn't hold for a universal perturbation, so nothing is tried")
     read = 0
     wrong: list[str] = []
+    rates: dict[str, list[str]] = {}
     for outcome in outcomes:
         bearers = outcome.bearers()
         files = {one.image: one.record for one in bearers if isinstance(one.image, Path)}
@@ -93,9 +94,12 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
         for bearer in bearers:
             if bearer.record["status"] == "failed":
                 how.say(f"{bearer.record['name']}: {bearer.record['error']}")
-        for line in _rates(outcome.record):
+        rates[outcome.name] = _rates(outcome.record)
+        for line in rates[outcome.name]:
             how.say(f"evidence: {outcome.name}: {line}")
-    folder.merge_evidence({"files": {"read": read, "wrong": wrong}})
+    if how.ends_run and how.config.explain:
+        how.say("--explain draws maps of single images, and this run has none: lit-viz saliency explains files")
+    folder.merge_evidence({"files": {"read": read, "wrong": wrong}, "universal": rates})
     said = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
     how.say(f"evidence: {read} files read back from the disk, {said}")
     return not wrong

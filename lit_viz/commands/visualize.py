@@ -48,6 +48,7 @@ class Visualize(Command):
     module: ClassVar[type[ImageTraining]] = ClassVisualization
     default_config: ClassVar[str] = "tarantula"
     positional: ClassVar[str] = "targets"
+    shorts: ClassVar[str] = "--views N is how many views of an image are asked about at once, --size N its side."
     example: ClassVar[str] = "lit-viz visualize tarantula goldfish --iterations 200"
     demo: ClassVar[tuple[str, ...]] = ("tarantula", "goldfish", "hay", "zebra", "--slots", "4")
     own: ClassVar[frozenset[str]] = frozenset(

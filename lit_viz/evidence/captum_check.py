@@ -68,7 +68,7 @@ def check_map(
         delivered=largest_difference(delivered[None], reference),
         captum_float32=max(largest_difference(one, reference) for one in own if one is not None),
         similarity=Similarity.of(delivered, reference[0]),
-        controls=_controls(exact, delivered, reference[0]),
+        controls=_controls(exact, reference[0]),
         rounding=formula_rounding(few),
     )
     if not agreement.formula_passed:
@@ -117,7 +117,7 @@ def _networks(question: Question) -> Mapping[str, Network]:
     return {**copies, "plain": lambda x, layers=(): (question.network(x), {})}
 
 
-def _controls(question: Question, delivered: Tensor, reference: Tensor) -> dict[str, Similarity]:
+def _controls(question: Question, reference: Tensor) -> dict[str, Similarity]:
     """Return how alike maps are that must not agree: one of another class, of a randomized network, and noise."""
     other = (question.target + question.classifier.num_classes // 2) % question.classifier.num_classes
     cheap = fewer(replace(question, x=question.x.float()), 8)

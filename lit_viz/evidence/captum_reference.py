@@ -153,14 +153,19 @@ def fewer(question: Question, evaluations: int) -> Question:
     return replace(question, evaluations=min(question.evaluations, evaluations))
 
 
+def in_captum(method: Attribution) -> bool:
+    """Return whether Captum has the method."""
+    return type(method) in _MAKERS and isinstance(method.objective, Logit)
+
+
 def captum_map(question: Question) -> Tensor | None:
     """Return Captum's map, of the shape of ours and on the CPU; None where Captum has no such method.
 
     The global random state is left as it was.
     """
-    make = _MAKERS.get(type(question.method))
-    if make is None or not isinstance(question.method.objective, Logit):
+    if not in_captum(question.method):
         return None
+    make = _MAKERS[type(question.method)]
     with random_state_kept(), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
         warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -17,11 +17,11 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.agreement import FORMULA_TOLERANCE, Agreement
 from lit_viz.evidence.captum_check import as_record, check_map
+from lit_viz.evidence.captum_reference import in_captum
 from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.outcomes import Outcome
 
-Say = Callable[[str], None]
 #: What a record says of a map of a method that Captum doesn't have, and of one that wasn't checked for want of time.
 NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
 
@@ -53,7 +53,7 @@ class Certificate:
             parts += [f"{count} {'is' if count == 1 else 'are'} {why}"] if count else []
         others = [reason for reason in self.unchecked.values() if reason not in (NOT_IN_CAPTUM, NOT_CHECKED)]
         parts += others[:1]
-        more = f" (lit-viz check {folder} checks all)" if folder and NOT_CHECKED in self.unchecked.values() else ""
+        more = f" (lit-viz check {folder} checks them)" if folder and NOT_CHECKED in self.unchecked.values() else ""
         return f"evidence: {', '.join(parts) or 'there was no map to check'}{more}"
 
 
@@ -63,7 +63,6 @@ def cross_check(
     classifier: Classifier,
     *,
     seconds: float | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Certificate:
     """Hold the maps of a run against Captum.
 
@@ -73,15 +72,16 @@ def cross_check(
         classifier: the network.
         seconds: no further map is begun after so long, nor one that would take longer, as those before it did for each
             of their evaluations; all unless given.
-        progress: is told how many maps are done, and how many there are.
     """
     agreements: dict[int, tuple[Agreement, Tensor]] = {}
     unchecked: dict[int, str] = {}
     began, paid = time.monotonic(), 0
     maps = _one_of_each_first([outcome for outcome in outcomes if outcome.record["status"] == "done"])
-    for done, outcome in enumerate(maps):
+    for outcome in maps:
         record = outcome.record
-        progress(done, len(maps))
+        if not in_captum(methods[record["method"]]):
+            unchecked[record["index"]] = NOT_IN_CAPTUM
+            continue
         spent = time.monotonic() - began
         expected = record["iterations"] * spent / paid if paid else 0.0
         if seconds is not None and spent + expected > seconds:
@@ -97,10 +97,9 @@ def cross_check(
             continue
         if found is None:
             unchecked[record["index"]] = NOT_IN_CAPTUM
-        else:
-            agreements[record["index"]] = found
-            paid += record["iterations"]
-    progress(len(maps), len(maps))
+            continue
+        agreements[record["index"]] = found
+        paid += record["iterations"]
     return Certificate(agreements, unchecked)
 
 

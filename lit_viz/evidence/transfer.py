@@ -10,7 +10,7 @@ import torch
 
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import asked, installed_judges
-from lit_viz.evidence.tables import as_text
+from lit_viz.evidence.tables import as_text, length
 from lit_viz.outcomes import Outcome
 
 #: Files that the terminal shows; all are in evidence.json.
@@ -22,7 +22,7 @@ class Transfer:
     """What a held-out network sees in a file that fools the network that was attacked.
 
     Attributes:
-        index, name: of the task.
+        index, name: of the task; the name with its radius, where the run has several.
         judge: the held-out network.
         before, after: the classes that it sees in the photograph and in the file.
         right: whether it was right on the photograph: it sees the label there, or where none is known, not the target.
@@ -48,10 +48,15 @@ def transfers(outcomes: Sequence[Outcome], classifier: Classifier) -> list[Trans
         classifier: that was attacked.
     """
     fooling = [o for o in outcomes if o.record.get("success_file")]
-    return [_asked(name, outcome, classifier.labels) for name in installed_judges(classifier) for outcome in fooling]
+    several = len({o.record.get("eps") for o in fooling}) > 1
+    return [
+        _asked(judge, outcome, classifier.labels, several)
+        for judge in installed_judges(classifier)
+        for outcome in fooling
+    ]
 
 
-def _asked(judge: str, outcome: Outcome, labels: Sequence[str]) -> Transfer:
+def _asked(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -> Transfer:
     source, image, record = outcome.source(), outcome.image(), outcome.record
     assert source is not None
     assert image is not None
@@ -60,7 +65,7 @@ def _asked(judge: str, outcome: Outcome, labels: Sequence[str]) -> Transfer:
     label, target = record["label"], record["target"]
     return Transfer(
         index=record["index"],
-        name=record["name"],
+        name=record["name"] + (f", eps {length(record['eps'], record['norm'])}" if several else ""),
         judge=judge,
         before=labels[before],
         after=labels[after],

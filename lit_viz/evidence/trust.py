@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import PGD, run_attack
-from lit_viz.attacks.feasible import Norm, random_start
+from lit_viz.attacks.feasible import ROUNDING, Norm, random_start
 from lit_viz.attacks.square import Square
 from lit_viz.evidence.lattice import LEVELS
 from lit_viz.evidence.spread import RestartOf, disagreement
@@ -30,8 +30,6 @@ _TOO_FEW = 3
 RISING = 0.1
 #: Slopes, of fewer of which nothing is concluded where an image resists.
 _FEW = 10
-#: A length may pass eps by rounding.
-_ROUNDING = 1e-6
 #: Of black-box attacks: queries an image, and random points tried.
 QUERIES, POINTS = 1000, 100
 #: A radius at which every image must fall: in the largest value it is enough to make any picture grey all over; in
@@ -58,11 +56,10 @@ class Trust:
     @property
     def sentence(self) -> str:
         """The verdict in one line."""
-        if self.reasons:
-            return f"do not trust: {'; '.join(self.reasons)}"
-        if not self.tried:
+        if not self.reasons and not self.tried:
             return "no verdict: nothing was attacked"
-        return f"trust: nothing speaks against it ({', '.join(self.tried)})"
+        said = f"do not trust: {'; '.join(self.reasons)}" if self.reasons else "trust: nothing speaks against it"
+        return f"{said} (looked at: {', '.join(self.tried)})" if self.tried else said
 
 
 def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 0, iterations: int = 0) -> Trust:
@@ -125,7 +122,7 @@ def _unmoved(outcome: Outcome) -> bool:
 
 def _walled(outcome: Outcome) -> bool:
     """Return whether eps is less than a level of a single value."""
-    return float(outcome.record.get("eps", math.inf)) * LEVELS < 1 - _ROUNDING and _unmoved(outcome)
+    return float(outcome.record.get("eps", math.inf)) * LEVELS < 1 - ROUNDING and _unmoved(outcome)
 
 
 def _short(outcome: Outcome) -> bool:
@@ -156,7 +153,7 @@ def fooling(outcome: Outcome) -> list[int]:
     ensemble may leave it."""
     eps = outcome.record.get("eps", math.inf)
     lengths = dict(outcome.curve(outcome.record.get("norm", "l2")))
-    return [k for k, margin in outcome.curve("margin") if margin > 0 and lengths.get(k, 0.0) <= eps + _ROUNDING]
+    return [k for k, margin in outcome.curve("margin") if margin > 0 and lengths.get(k, 0.0) <= eps + ROUNDING]
 
 
 def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float) -> Trust:

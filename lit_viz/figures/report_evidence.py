@@ -97,6 +97,11 @@ def _transfer(of: Mapping[str, Any]) -> Iterator[Markup]:
         yield _line(None, "No other network was asked: none that knows these classes is installed, or no file fools.")
 
 
+def _universal(of: Mapping[str, Any]) -> Iterator[Markup]:
+    for name, rates in of.items():
+        yield _line(None, f"{name} {', and '.join(rates)}." if rates else f"{name} was tried on no photograph.")
+
+
 def _robustness(of: Mapping[str, Any]) -> Iterator[Markup]:
     rows = [
         {
@@ -228,6 +233,7 @@ _KNOWN: Mapping[str, Callable[[Any], Iterator[Markup]]] = {
     "trust": _trust,
     "survivors": _survivors,
     "robustness": _robustness,
+    "universal": _universal,
     "transfer": _transfer,
     "peers": _peers,
     "captum": _captum,

@@ -83,6 +83,12 @@ def write(figure: Figure, text: str, left: float, top: float, **how: Any) -> Non
     figure.text(left / wide, 1 - top / high, text, **{"ha": "left", "va": "top", **how})
 
 
+def inches(text: str, size: float, **font: Any) -> float:
+    """Return how wide a line of text is."""
+    properties = FontProperties(size=size, **font)
+    return float(text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0]) / 72 if text else 0.0
+
+
 def fitted(text: str, width: float, size: float, lines: int = 1, **font: Any) -> str:
     """Return ``text`` broken at words into at most so many lines of a width, and cut with an ellipsis if that won't do.
 
@@ -93,10 +99,9 @@ def fitted(text: str, width: float, size: float, lines: int = 1, **font: Any) ->
         lines: how many at most.
         **font: other properties of the font, such as ``weight``.
     """
-    properties = FontProperties(size=size, **font)
 
     def fits(line: str) -> bool:
-        return not line or text_to_path.get_text_width_height_descent(line, properties, ismath=False)[0] <= width * 72
+        return inches(line, size, **font) <= width
 
     written: list[str] = []
     rest = text

@@ -117,7 +117,7 @@ class ClassVisualization(ImageTraining):
         self.init = init
         if init is not None:
             largest, mean = encoding_error(parameterization, init[None], self.canvas)
-            self.notes.append(f"the photograph is kept to within {largest:.2f}/255 (mean {mean:.3f}/255)")
+            self.notes.append(f"training starts from the photograph to within {largest:.2f}/255 (mean {mean:.3f}/255)")
         self.judges = judges
         if native or objective.layers:
             self._try()

@@ -151,11 +151,3 @@ def test_a_disk_slower_than_the_run_slows_it_down(folder, monkeypatch):
         assert len(files._waiting) <= 64
     files.flush()
     assert not files._waiting
-
-
-def test_a_rank_without_a_folder_writes_nothing():
-    module = Emerging()
-    files = RunFiles(None)
-    files.on_train_batch_end(None, module, module.training_step(None, 5), None, 0)
-    files.on_save_checkpoint(None, module, {})
-    files.on_train_end(None, module)
