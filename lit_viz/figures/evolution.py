@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lit_viz.evidence.tables import length
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import Picture, pixels
@@ -47,13 +48,20 @@ class Evolution:
 
 def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
     """Return what the tasks of a run have logged, in task order; no picture is read yet."""
-    return [_evolution(outcome) for outcome in outcomes]
+    methods, radii = ({o.record[key] for o in outcomes if key in o.record} for key in ("method", "eps"))
+    return [_evolution(outcome, len(methods) > 1, len(radii) > 1) for outcome in outcomes]
 
 
-def _evolution(outcome: Outcome) -> Evolution:
+def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
+    """Return how one outcome emerged, by the name that tells it from others of the same photograph."""
+    record, name = outcome.record, outcome.name
+    if of_methods and "method" in record:
+        name += f", {record['method'].replace('_', ' ')}"
+    if of_radii and record.get("eps") is not None:
+        name += f", eps {length(record['eps'], record['norm'])}"
     classless = "objective_file" in outcome.record  # of a class image the objective means less than the probability
     metric = "objective" if classless else "probability"
-    return Evolution(outcome.name, outcome.frames(), outcome.curve(metric), metric)
+    return Evolution(name, outcome.frames(), outcome.curve(metric), metric)
 
 
 def evolution_figure(tasks: Sequence[Evolution], columns: int = 5, rows: int = 6) -> Figure:

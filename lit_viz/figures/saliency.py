@@ -142,6 +142,8 @@ def saliency_figure(
         for method in methods:
             strips += _strips_of(drawn, method, hows[method], scale, quantile, overlays, cell)
         said = _caption([strip.scale for strip in strips if strip.scale], hows, scale, quantile)
+        if any("±" in error for panel in panels for error in panel.uncertainty.values()):
+            said += " ±: how far a map may still be from the one of ever more evaluations."
         if len(panels) > limit:
             said = f"{limit} of {len(panels)} photographs. {said}"
         if beside:

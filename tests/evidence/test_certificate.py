@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import lit_viz as lv
+from lit_viz.attributions import RISE, Gradient, SmoothGrad
 from lit_viz.evidence import certificate
-from lit_viz.evidence.certificate import NOT_CHECKED, cross_check
+from lit_viz.evidence.certificate import NOT_CHECKED, NOT_IN_CAPTUM, cross_check
 from tests.conftest import Around, smooth_network
 
-METHODS: dict[str, Any] = {"gradient": None, "smoothgrad": None}
+METHODS: dict[str, Any] = {"gradient": Gradient(), "smoothgrad": SmoothGrad(), "rise": RISE()}
 
 
 def checked(monkeypatch: pytest.MonkeyPatch, seconds_each: float, limit: float | None) -> list[str]:
@@ -43,6 +44,17 @@ def test_all_that_time_allows_is_checked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert checked(monkeypatch, 0.3, 15) == ["gradient 0", "smoothgrad 0", "gradient 1"]
     assert checked(monkeypatch, 1.0, 15) == ["gradient 0", "gradient 1"]
     assert checked(monkeypatch, 20.0, 15) == ["gradient 0"]
+
+
+def test_what_captum_lacks_is_told_however_little_time_there_is() -> None:
+    """With no time left such maps were said to be checked later."""
+    outcomes: list[Any] = [
+        SimpleNamespace(record={"index": i, "method": method, "iterations": 8, "status": "done"})
+        for i, method in enumerate(("rise", "gradient"))
+    ]
+    found = cross_check(outcomes, METHODS, None, seconds=-1)  # type: ignore[arg-type]
+    assert found.unchecked == {0: NOT_IN_CAPTUM, 1: NOT_CHECKED}
+    assert "1 is not in Captum, 1 is not checked (lit-viz check run checks them)" in found.sentence("run")
 
 
 def test_a_network_that_captum_fails_on_loses_no_run() -> None:

@@ -239,8 +239,8 @@ def test_targets_and_none_in_one_run() -> None:
 
 def test_gradients_that_were_not_logged_are_not_said_to_be_trusted() -> None:
     logged, unlogged = (Traced(True, margin=[-1.0, 1.0], **more) for more in ({"gradient_norm": [1.0, 1.0]}, {}))
-    assert "(gradients, the end of the traces" in free_signals([logged]).sentence
-    assert "(the end of the traces" in free_signals([unlogged]).sentence
+    assert "(looked at: gradients, the end of the traces" in free_signals([logged]).sentence
+    assert "(looked at: the end of the traces" in free_signals([unlogged]).sentence
 
 
 def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
