@@ -167,12 +167,17 @@ def foreign_name(path: str | Path) -> str | None:
 # -- folders and lines
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove from a folder what a killed process left half written."""
+    for path, is_folder in _entries(folder):
+        if not is_folder and _is_temporary(path):
+            path.unlink(missing_ok=True)
+
+
 def files_in(folder: str | Path) -> list[Path]:
-    """Return the files of a folder (empty if it is missing); what a killed process left half written is removed."""
-    found = [path for path, is_folder in _entries(folder) if not is_folder]
-    for leftover in (path for path in found if _is_temporary(path)):
-        leftover.unlink(missing_ok=True)
-    return [path for path in found if not _is_temporary(path)]
+    """Return the files of a folder (empty if it is missing), after :func:`remove_leftovers`."""
+    remove_leftovers(folder)
+    return [path for path, is_folder in _entries(folder) if not is_folder]
 
 
 def folders_in(folder: str | Path) -> list[Path]:

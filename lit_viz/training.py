@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,9 @@ def go_on(config: Any) -> str:
     """Return the end of a sentence that says how a run goes on: what was handed over in Python is only there."""
     if config.out is None or not is_first():
         return ""
-    files = (getattr(entry, "file", None) or str(entry) for entry in getattr(config, "photographs", None) or ())
-    if any(file.startswith(ARRAY_PREFIX) for file in map(str, files)):
+    given = getattr(config, "photographs", None) or ()
+    files = (str(entry["file"] if isinstance(entry, Mapping) else entry) for entry in given)
+    if any(file.startswith(ARRAY_PREFIX) for file in files):
         return "; go on in Python with the same call and resume=True"
     if config.classifier.weights == HANDED_OVER:
         return f"; go on in Python with lit_viz.resume({str(config.out)!r}, network)"

@@ -92,19 +92,20 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(PhotographTraining, "start", stopping)
 
 
+@pytest.mark.parametrize("labels", ["predicted", 2])
 def test_arrays_are_handed_over_again_before_anything_goes_on(
-    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labels: str | int, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A resume without them recorded all that was left as failed, for good."""
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
         interrupt(patched, at=1)
         with pytest.raises(Interrupted, match="go on in Python with the same call and resume=True"):
-            handed(smooth, run)
+            handed(smooth, run, labels=labels)
     with pytest.raises(LitVizError, match="handed over as arrays: go on in Python"):
         lv.resume(run, smooth)
     assert all(record["status"] != "failed" for record in told(run))
-    whole = handed(smooth, run, resume=True)
+    whole = handed(smooth, run, labels=labels, resume=True)
     assert [record["index"] for record in whole.results] == [0, 1, 2]
     assert all(record["status"] in ("done", "skipped") for record in whole.results)
     assert len(lv.resume(run, smooth).results) == 3  # it has ended, and needs none

@@ -75,11 +75,10 @@ class NormalizedAscentAttack(Attack):
         """Take a step of length lr in the space: there the gradient is ``g * std``, and a change of 1 is std in
         pixels."""
         gradient = slope(evaluation, x, rows)
-        if self.space == "normalized":
-            assert self.scale is not None
+        if self.scale is None:
+            step = unit(gradient)
+        else:
             scale = self.scale.to(x)
             step = scale * unit(scale * gradient)
-        else:
-            step = unit(gradient)
         moved = torch.addcmul(x, step, per_slot(self.lr(state), x))
         return (moved.clamp_(0, 1) if self.clamp else moved), state

@@ -93,9 +93,8 @@ class Progress(Callback):
             parts.append(f"objective {progress.objective:.3g}")
         if rate := self._rate(progress):
             parts += [f"{rate:.3g} it/s", *self._images_a_second(progress)]
-        if (
-            done := progress.updates_done - self._done_before
-        ) > 0:  # images that are done early leave the rest of theirs
+        done = progress.updates_done - self._done_before  # an image that ends early leaves the rest of its updates
+        if done > 0:
             left = max(progress.updates_total - progress.updates_done, 0) * self._seconds / done
             parts.append(f"{timedelta(seconds=round(left))} left")
         if progress.failed:

@@ -142,7 +142,7 @@ class Classifier:
         key = (kept, where, dtype, backprop, residual_gradient, weights)
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
-            self.weights_sha256()
+            self._state = self._state or self._look()
             self._copies[key] = fast_copy(self, kept, where, dtype, backprop, residual_gradient)
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
@@ -166,21 +166,14 @@ class Classifier:
         if self._state is None or not now.same(self._state):
             self._state, self._copies = now, {}
 
-    def weights_sha256(self) -> str:
-        """Return the sha256 of the weights' file, or of the weights themselves where they come from none, as they were
-        when a run last began (see :meth:`refresh`)."""
-        if self._state is None:
-            self._state = self._look()
-        return self.sha256 or self._state.weights
-
     def identity(self) -> dict[str, Any]:
-        """Return what tells this classifier from others in a run's record: :meth:`weights_sha256`, and of each probe
-        image the largest logit, None where it is no number."""
-        weights = self.weights_sha256()
-        assert self._state is not None
+        """Return what tells this classifier from others in a run's record, as it was when a run last began (see
+        :meth:`refresh`): the sha256 of the weights' file, or of the weights themselves where they come from none; and
+        of each probe image the largest logit, None where it is no number."""
+        self._state = self._state or self._look()
         largest = (float(logits.max()) for logits in self._state.probed)
         return {
-            "weights_sha256": weights,
+            "weights_sha256": self.sha256 or self._state.weights,
             "probe_logits": [value if math.isfinite(value) else None for value in largest],
         }
 
@@ -203,8 +196,6 @@ class _State(NamedTuple):
 
     def same(self, other: _State) -> bool:
         """Return whether it is the same network; another number of threads may change the last bits of its logits."""
-        if self[:2] != other[:2]:
-            return False
-        if not self.probed.numel() == other.probed.numel() == 0:
-            return relative_difference(self.probed, other.probed) <= COPIED_TOLERANCE
-        return True
+        unasked = not self.probed.numel() and not other.probed.numel()
+        alike = unasked or relative_difference(self.probed, other.probed) <= COPIED_TOLERANCE
+        return self[:2] == other[:2] and alike

@@ -6,7 +6,7 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,9 +58,9 @@ def fast_copy(
     """
     name, mean, std = classifier.name, classifier.mean, classifier.std
     with torch.inference_mode(False), full_float32(), random_state_kept(classifier.original):
-        x = _probe(classifier)
+        x, expected = _probe(classifier)
         try:
-            plain, draws = _private_copy(classifier.original, x)
+            plain, draws = _private_copy(classifier.original, x, expected)
             if backprop != "plain":
                 _rectify(plain, x, backprop)
             elif not _has_gradient(plain, x):  # its own code may run without
@@ -131,8 +131,9 @@ def probe_images(channels: int, size: tuple[int, int]) -> Tensor:
     return torch.stack([noise, 0.5 + 0.5 * torch.sin(down + right + phases)])
 
 
-def _probe(classifier: Classifier) -> Tensor:
-    """Return normalized probe images of a third of the input's side if the network takes them (cheap), else of all."""
+def _probe(classifier: Classifier) -> tuple[Tensor, Tensor]:
+    """Return normalized probe images, of a third of the input's side if the network takes them (cheap), else of all;
+    and the original network's logits."""
     height, width = (max(side // 3, min(side, 64)) for side in classifier.size)
     small, full = (
         classifier.normalize(probe_images(classifier.channels, size)).to(
@@ -140,22 +141,23 @@ def _probe(classifier: Classifier) -> Tensor:
         )
         for size in ((height, width), classifier.size)
     )
-    with torch.no_grad(), borrowed(classifier.original) as network:
-        try:
-            return small if logits_of(network(small.clone()), 2).shape == (2, classifier.num_classes) else full
-        except Exception:  # many networks take one size only, and say so in many ways
-            return full
+    with borrowed(classifier.original) as network:
+        with suppress(Exception):  # many networks take one size only, and say so in many ways
+            logits = _answer(network, small)
+            if logits.shape == (2, classifier.num_classes):
+                return small, logits
+        return full, _answer(network, full)
 
 
 def probed(classifier: Classifier) -> Tensor:
     """Return what the original network sees in the probe images, logits ``(2, K)``; empty where it can't be asked."""
-    with torch.inference_mode(False), torch.no_grad(), full_float32(), borrowed(classifier.original) as network:
+    with torch.inference_mode(False), torch.no_grad(), full_float32(), random_state_kept(classifier.original):
         torch.default_generator.manual_seed(0)  # which is put back: one that draws gives the same logits again
         if classifier.device.type == "cuda":
             with torch.cuda.device(classifier.device):
                 torch.cuda.manual_seed(0)
         try:
-            return logits_of(network(_probe(classifier)), 2).clone()
+            return _probe(classifier)[1].clone()
         except Exception:  # whatever the owner's code raises; whoever needs the logits will hear of it
             return torch.empty(0)
 
@@ -172,7 +174,7 @@ def relative_difference(ours: Tensor, reference: Tensor) -> float:
     return difference.item() if difference.isfinite() else math.inf
 
 
-def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
+def _private_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Module, bool]:
     """Return a frozen copy in eval mode and channels-last, without the owner's hooks, and whether it draws random
     numbers."""
     try:
@@ -186,8 +188,6 @@ def _private_copy(module: nn.Module, x: Tensor) -> tuple[nn.Module, bool]:
         raise _Refused(f"it can't be copied ({_first_line(error)})") from error
     before = _random_state(x.device)
     with borrowed(module):
-        expected = _answer(module, x)
-        torch.set_rng_state(before) if x.device.type == "cpu" else torch.cuda.set_rng_state(before, x.device)
         try:
             with _called_of(module) as called:
                 answer = _answer(network, x.contiguous(memory_format=torch.channels_last))

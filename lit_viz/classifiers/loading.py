@@ -60,7 +60,7 @@ def load_classifier(
         loaded = _load_module(classifier, weights) if isinstance(classifier, nn.Module) else _load(classifier, weights)
         module = loaded.module
         if device is not None and _usable(device) != device_of(module):
-            module = _on(module, torch.device(device), private=not isinstance(classifier, nn.Module))
+            module = _on(module, torch.device(device), ours=not isinstance(classifier, nn.Module))
         return _described(loaded, module, labels, mean, std, size)
 
 
@@ -148,8 +148,8 @@ def _usable(device: str | torch.device) -> torch.device:
         raise LitVizError(f"device {str(device)!r} can't be used here ({str(error).splitlines()[0]})") from error
 
 
-def _on(module: nn.Module, device: torch.device, private: bool) -> nn.Module:
-    return (module if private else _copied(module, "moves it to another device")).to(device)
+def _on(module: nn.Module, device: torch.device, ours: bool) -> nn.Module:
+    return (module if ours else _copied(module, "moves it to another device")).to(device)
 
 
 def _copied(module: nn.Module, purpose: str) -> nn.Module:

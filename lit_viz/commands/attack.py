@@ -21,7 +21,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.tables import length
+from lit_viz.evidence.tables import has_several_radii, length
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.outcomes import Outcome
 
@@ -130,7 +130,7 @@ class Attack(PhotographCommand):
         if any(record.get("attack") == "universal" for record in results):
             return [universal_row(record) for record in results]
         ensemble = any("by" in record for record in results)
-        several = len({record["eps"] for record in results if "eps" in record}) > 1
+        several = has_several_radii(results)
         return [
             {
                 **_row(record),

@@ -18,7 +18,7 @@ from lit_viz.evidence.files import reread
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.spread import restarts_of
 from lit_viz.evidence.survivors import survivors
-from lit_viz.evidence.tables import length
+from lit_viz.evidence.tables import has_several_radii, length
 from lit_viz.evidence.trust import Trust, free_signals, harder_tries
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
@@ -34,7 +34,7 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     if left:
         folder.merge_evidence({"survivors": [asdict(one) for one in left]})
         how.say(f"evidence: {'; '.join(one.sentence for one in left)}")
-    if len({o.record.get("eps") for o in _claimed(outcomes)}) > 1:
+    if has_several_radii(outcome.record for outcome in _claimed(outcomes)):
         _robustness(outcomes, folder, how)
     if how.ends_run and how.config.explain:
         save_figure(figure_of_explanations(outcomes, module.classifier), folder.path / "explained.png")

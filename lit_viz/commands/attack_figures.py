@@ -12,7 +12,7 @@ from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.survivors import survivors
-from lit_viz.evidence.tables import counted, images, length
+from lit_viz.evidence.tables import at_radius, counted, has_several_radii, images
 from lit_viz.evidence.trust import fooling
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.robustness import robustness_figure
@@ -51,18 +51,18 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
 def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
     """Return the maps of what the network sees, in each original and in each outcome."""
     panels = []
-    several = len({outcome.record.get("eps") for outcome in outcomes if "eps" in outcome.record}) > 1
+    several = has_several_radii(outcome.record for outcome in outcomes)
     for outcome in outcomes:
         source, image, record = outcome.source(), outcome.image(), outcome.record
         if source is None or image is None or record.get("predicted") is None:
             continue
-        at = f", eps {length(record['eps'], record['norm'])}" if several else ""
+        named = at_radius(record["name"], record) if several else record["name"]
         seen = [record["predicted_before"], record["predicted"]]
         noise = [record["seed"]] * 2  # the same for both: what differs is the image's
         maps, _ = attribute(SmoothGrad(), classifier.fast(), torch.stack([source, image]), seen, seeds=noise)
         for name, picture, of, map_ in zip(("original", "attacked"), (source, image), seen, maps, strict=True):
             label = f"{name}, seen as {classifier.labels[of]}"
-            panels.append(SaliencyPanel(record["name"] + at, picture, {title_of("smoothgrad"): map_}, label))
+            panels.append(SaliencyPanel(named, picture, {title_of("smoothgrad"): map_}, label))
     return saliency_figure(panels, scale="map", columns=4)
 
 
@@ -72,8 +72,9 @@ def _panel(outcome: Outcome) -> AttackPanel | None:
     if image is None or source is None:  # it failed before it had one
         return None
     skipped = record["status"] == "skipped"
-    keys = {"in the file": "success_file", "after JPEG 95": "success_jpeg95", "after JPEG 75": "success_jpeg75"}
-    verdicts = {said: None if skipped else record.get(key) for said, key in keys.items()}
+    keys = {"in the file": "success_file"}
+    if record.get("success_file"):  # of another file its JPEGs tell nothing
+        keys |= {"after JPEG 95": "success_jpeg95", "after JPEG 75": "success_jpeg75"}
     by = [f"by {record['by']}"] if record.get("by") else []
     return AttackPanel(
         name=record["name"],
@@ -81,7 +82,7 @@ def _panel(outcome: Outcome) -> AttackPanel | None:
         fooled=image,
         before=seen_as(record, "predicted_before_name", "probability_before"),
         after=seen_as(record, "predicted_name", "probability"),
-        verdicts=verdicts if record.get("success_file") else dict(list(verdicts.items())[:1]),
+        verdicts={said: None if skipped else record.get(key) for said, key in keys.items()},
         notes=["as asked for from the start"] if skipped else [counted(record["iterations"], "iteration"), *by],
         trace=None if skipped else _trace(outcome),
     )

@@ -129,8 +129,8 @@ class Method(pl.LightningModule):
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Return what else is known of the final images of these slots: the terms of their score."""
-        terms = self.score(x, rows, gradient=False).terms
-        return [{name: float(value[m]) for name, value in terms.items()} for m in range(len(rows))]
+        evaluation = self.score(x, rows, gradient=False)
+        return [evaluation.terms_of(m) for m in range(len(rows))]
 
     def project(self, x: Tensor) -> Tensor:
         """Return the moved images ``(N, ...)`` back where they belong, in place or not; as they are by default."""

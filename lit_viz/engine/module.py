@@ -69,7 +69,6 @@ class ImageTraining(Method):
             kept = self._restored["slots"]
             self.meeting.finished = dict(self._restored["finished"])
             self.agreed.updates = sum(int(entry["state"][ITERATION]) for entry in kept)
-            self._made = 0
         ended = sum(self.last(task) for task in self.tasks if task.index in self.finished)
         self._updates = (ended, sum(map(self.last, self.tasks)))
         mine = [task for task in self.tasks if self.processes.holds(task.index)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from lit_viz.engine.run_reader import METRICS_HEADER, index_of, iteration_of, parsed_record
-from lit_viz.files import cut_tail, files_in, folders_in
+from lit_viz.files import cut_tail, files_in, folders_in, remove_leftovers
 
 
 def rewind(path: Path, done: Collection[int], iterations: Mapping[int, int]) -> None:
@@ -25,7 +25,7 @@ def rewind(path: Path, done: Collection[int], iterations: Mapping[int, int]) -> 
         return index in done or iteration < iterations.get(index, 0)
 
     for folder in (path, path / "checkpoints"):
-        files_in(folder)  # which removes leftovers
+        remove_leftovers(folder)
     # Lines are in the order of time: all that the checkpoint has are before all that it has not.
     cut_tail(path / "metrics.csv", lambda line: _keeps_row(line, keeps))
     cut_tail(path / "results.jsonl", lambda line: _keeps_record(line, done))

@@ -27,9 +27,9 @@ from lit_viz.engine.tasks import Bearer, Observation, Result, Task, key_of
 from lit_viz.errors import LitVizError
 from lit_viz.files import (
     append_bytes,
-    files_in,
     json_line,
     plain,
+    remove_leftovers,
     settle,
     write_bytes,
     write_text,
@@ -245,7 +245,7 @@ def _in_order(path: Path) -> list[Path]:
     config = path / "config.yaml"
     if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
         raise LitVizError(f"{path} is not a lit_viz run, so --overwrite doesn't delete it: choose another --out")
-    files_in(path)
+    remove_leftovers(path)
     order = {entry: _place(entry.name) for entry in path.iterdir() if entry.name != LOCK}
     foreign = sorted(entry.name for entry, place in order.items() if place is None)
     if foreign:

@@ -44,17 +44,13 @@ class Step:
         scalars = dict(look.scalars)
         if n in self.evaluated:
             evaluation, m = self.evaluated[n]
-            scalars |= self._terms(n)
+            scalars |= evaluation.terms_of(m)
             if (gradient := evaluation.known_gradient(m)) is not None:
                 scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient))
         task = method.slots.tasks[n]
         kept = method.log_at.due(iteration, method.last(task))
         shown = (look.image, look.besides) if kept else (None, {})
         return Observation(task, iteration, scalars, shown[0], look.top5, shown[1])
-
-    def _terms(self, n: int) -> dict[str, float]:
-        evaluation, m = self.evaluated[n]
-        return {name: float(term[m]) for name, term in evaluation.terms.items()}
 
     def finish(self, found: Tensor) -> list[tuple[Observation, Result]]:
         """Take the images that are done out of their slots: those that broke, that the rule has ``found`` done
@@ -79,7 +75,8 @@ class Step:
         looks = method.look(x[ended], ended, final=True)
         for n, look in zip(ended, looks, strict=True):
             if look.traced is not None and done[n]:  # x_k was evaluated in this step
-                known[n] = self._terms(n)
+                evaluation, m = self.evaluated[n]
+                known[n] = evaluation.terms_of(m)
         at_start = [k == 0 and not finite for k, finite in zip(self.began_at, self.scores.isfinite(), strict=True)]
         pairs = [
             _result(method, n, look, known.get(n, {}), broken=broken[n], from_start=at_start[n])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -34,6 +34,16 @@ def length(value: float | None, norm: str) -> str:
     if value is None:
         return "-"
     return f"{value * 255:.3g}/255" if norm == "linf" else f"{value:.4g}"
+
+
+def has_several_radii(records: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether a run's records must be told apart by their radius."""
+    return len({record["eps"] for record in records if "eps" in record}) > 1
+
+
+def at_radius(name: str, record: Mapping[str, Any]) -> str:
+    """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
+    return f"{name}, eps {length(record['eps'], record['norm'])}" if record.get("eps") is not None else name
 
 
 def counted(number: int, what: str) -> str:

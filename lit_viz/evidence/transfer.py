@@ -10,7 +10,7 @@ import torch
 
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import asked, installed_judges
-from lit_viz.evidence.tables import as_text, length
+from lit_viz.evidence.tables import as_text, at_radius, has_several_radii
 from lit_viz.outcomes import Outcome
 
 #: Files that the terminal shows; all are in evidence.json.
@@ -48,7 +48,7 @@ def transfers(outcomes: Sequence[Outcome], classifier: Classifier) -> list[Trans
         classifier: that was attacked.
     """
     fooling = [o for o in outcomes if o.record.get("success_file")]
-    several = len({o.record.get("eps") for o in fooling}) > 1
+    several = has_several_radii(outcome.record for outcome in fooling)
     return [
         _asked(judge, outcome, classifier.labels, several)
         for judge in installed_judges(classifier)
@@ -65,7 +65,7 @@ def _asked(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -
     label, target = record["label"], record["target"]
     return Transfer(
         index=record["index"],
-        name=record["name"] + (f", eps {length(record['eps'], record['norm'])}" if several else ""),
+        name=at_radius(record["name"], record) if several else record["name"],
         judge=judge,
         before=labels[before],
         after=labels[after],

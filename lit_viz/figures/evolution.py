@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lit_viz.evidence.tables import length
+from lit_viz.evidence.tables import at_radius, has_several_radii
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import Picture, pixels
@@ -48,8 +48,9 @@ class Evolution:
 
 def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
     """Return what the tasks of a run have logged, in task order; no picture is read yet."""
-    methods, radii = ({o.record[key] for o in outcomes if key in o.record} for key in ("method", "eps"))
-    return [_evolution(outcome, len(methods) > 1, len(radii) > 1) for outcome in outcomes]
+    methods = {outcome.record["method"] for outcome in outcomes if "method" in outcome.record}
+    of_radii = has_several_radii(outcome.record for outcome in outcomes)
+    return [_evolution(outcome, len(methods) > 1, of_radii) for outcome in outcomes]
 
 
 def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
@@ -57,8 +58,8 @@ def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
     record, name = outcome.record, outcome.name
     if of_methods and "method" in record:
         name += f", {record['method'].replace('_', ' ')}"
-    if of_radii and record.get("eps") is not None:
-        name += f", eps {length(record['eps'], record['norm'])}"
+    if of_radii:
+        name = at_radius(name, record)
     classless = "objective_file" in outcome.record  # of a class image the objective means less than the probability
     metric = "objective" if classless else "probability"
     return Evolution(name, outcome.frames(), outcome.curve(metric), metric)

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from lit_viz.figures.cells import LINE, MARGIN, SIZE, SMALL
 from lit_viz.figures.style import COLOURS, GREY, axes_at, fitted, inches, style, write
 
+_LINE, _THICKER = 1.4, 4.5  # points that the last curve is wide, and that an earlier one is wider at most
+
 
 def robustness_figure(
     curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
@@ -36,7 +38,8 @@ def robustness_figure(
     points = {name: np.array(sorted(curve), dtype=float).reshape(-1, 4) for name, curve in curves.items()}
     points = dict(sorted(points.items(), key=lambda c: -c[1][-1, 1] if len(c[1]) else 1.0))
     looks = {
-        name: (COLOURS[n % len(COLOURS)], ("-", "--", ":")[n // len(COLOURS) % 3]) for n, name in enumerate(curves)
+        name: (COLOURS[n % len(COLOURS)], ("-", "--", ":")[n // len(COLOURS) % 3], len(curves) - 1 - n)
+        for n, name in enumerate(curves)
     }
     with style():
         names = {name: fitted(name, 1.6, SMALL, lines=2) for name in points}
@@ -50,16 +53,15 @@ def robustness_figure(
         top = MARGIN
         for (name, curve), key_height in zip(points.items(), key_heights, strict=True):
             eps, share, low, above = curve.T
-            colour, dash = looks[name]
-            place = list(curves).index(name)
-            later = len(curves) - 1 - place
+            colour, dash, later = looks[name]  # so many curves come after it
+            thicker = min(1.5 * later, _THICKER)
             if not later:
                 axes.fill_between(scale * eps, low, above, color=colour, alpha=0.15, linewidth=0)
-            look: dict[str, Any] = {"marker": "o", "ms": 3.5 + 1.5 * later, "mec": "white", "mew": 0.5}
-            look |= {"lw": 1.4 + 1.5 * later, "zorder": 3 + 0.01 * place}
+            look: dict[str, Any] = {"marker": "o", "ms": 3.5 + thicker, "mec": "white", "mew": 0.5}
+            look |= {"lw": _LINE + thicker, "zorder": 3 - 0.01 * later}
             axes.plot(scale * eps, share, dash, color=colour, clip_on=False, **look)
             stroke = axes_at(figure, left + wide + 0.25, top, 0.18, LINE)
-            stroke.plot([0, 1], [0.55, 0.55], dash, color=colour, lw=1.4 + min(1.5 * later, 4.5))
+            stroke.plot([0, 1], [0.55, 0.55], dash, color=colour, lw=_LINE + thicker)
             stroke.set(xlim=(0, 1), ylim=(0, 1))
             stroke.set_axis_off()
             write(figure, names[name], left + wide + 0.5, top, size=SMALL, linespacing=1.25)

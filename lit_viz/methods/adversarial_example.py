@@ -116,7 +116,7 @@ class AdversarialExample(AttackTraining):
             evaluation = self.score(x[unseen], mine, gradient=False)
             self._keep(mine, self.attack.seen(x[unseen], self._state(mine), evaluation))
             for place, m in enumerate(unseen):
-                terms[m] = {name: float(term[place]) for name, term in evaluation.terms.items()}
+                terms[m] = evaluation.terms_of(place)
         state = self._state(rows)
         outcomes = self.attack.result(x, state)
         budget = self.attack if isinstance(self.attack, BudgetAttack) else None

@@ -57,6 +57,10 @@ class Evaluation:
         self._gradient: Tensor | None = None
         self._of: Tensor | None = None  # the rows that it was asked for, or None for all
 
+    def terms_of(self, m: int) -> dict[str, float]:
+        """Return the terms of row m."""
+        return {name: float(term[m]) for name, term in self.terms.items()}
+
     @property
     def gradient(self) -> Tensor:
         """Of the score with respect to what was evaluated, ``(M, ...)``; computed once."""
