@@ -164,7 +164,9 @@ class _Batch:
         """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one a draw."""
         views = [key.view for key in draws.keys]
         rows = [m * len(delta) // len(views) for m in range(len(views))]  # each perturbation has as many
-        sums: Tensor = (self.images[rows, views] + delta[rows]).clamp(0, 1)
+        sums = self.images[rows, views] + delta[rows]
+        # Of a value at black or white itself torch's clamp passes the slope in some versions (2.13), in others (2.15) not.
+        sums = torch.where((sums >= 0) & (sums <= 1), sums, sums.detach().clamp(0, 1))
         return sums
 
     def fooled(self, logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -9,6 +10,14 @@ import torch
 from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
+
+
+def scripted(module: nn.Module) -> torch.jit.ScriptModule:
+    """Return a module as TorchScript, which later versions of torch warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made: torch.jit.ScriptModule = torch.jit.script(module)
+    return made
 
 
 def conv_net(channels: int = 3, classes: int = 5) -> nn.Sequential:

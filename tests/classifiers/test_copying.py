@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import Classifier, convolution, layer_names, load_classifier
 from lit_viz.classifiers import copying as copying_module
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Residual, conv_net, trained
+from tests.classifiers.networks import Residual, conv_net, scripted, trained
 from tests.conftest import Around, smooth_network
 
 
@@ -160,7 +160,7 @@ def test_a_forward_without_gradients_is_said_and_answers_what_asks_for_none(arou
 def test_a_scripted_layer_is_no_obstacle(part: float) -> None:
     """It takes no hooks, so it is none of the layers that are read."""
     net = conv_net()
-    net[5] = torch.jit.script(nn.ReLU6())
+    net[5] = scripted(nn.ReLU6())
     frozen = load_classifier(net.eval(), size=16, mean=[0.5] * 3, std=[0.25] * 3).fast(residual_gradient=part)
     x = torch.rand(2, 3, 16, 16, requires_grad=True)
     logits, _ = frozen(x)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.rectifiers import Backprop, Rectifier
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Lockable, Residual, conv_net, trained
+from tests.classifiers.networks import Lockable, Residual, conv_net, scripted, trained
 from tests.classifiers.test_copying import Storing
 
 BOTH: tuple[Backprop, ...] = ("guided", "deconvolution")
@@ -299,7 +299,7 @@ def test_logits_that_would_change_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_scripted_code_is_refused() -> None:
     net = conv_net()
-    net[5] = torch.jit.script(nn.ReLU6())
+    net[5] = scripted(nn.ReLU6())
     with pytest.raises(LitVizError, match=r"computes hardtanh, and only nn\.ReLU"):
         load_classifier(net, size=16).fast(backprop="guided")
 
