@@ -165,9 +165,8 @@ class _Batch:
         views = [key.view for key in draws.keys]
         rows = [m * len(delta) // len(views) for m in range(len(views))]  # each perturbation has as many
         sums = self.images[rows, views] + delta[rows]
-        # Of a value at black or white itself torch's clamp passes the slope in some versions (2.13), in others (2.15) not.
-        sums = torch.where((sums >= 0) & (sums <= 1), sums, sums.detach().clamp(0, 1))
-        return sums
+        # torch's clamp passes the slope of a value at black or white in some versions (2.13), and in others (2.15) not.
+        return torch.where((sums >= 0) & (sums <= 1), sums, sums.detach().clamp(0, 1))
 
     def fooled(self, logits: Tensor) -> Tensor:
         """Return where the network sees what is asked for ``(N * views,)``, 0 or 1."""
