@@ -63,7 +63,7 @@ def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) 
         for name, picture, of, map_ in zip(("original", "attacked"), (source, image), seen, maps, strict=True):
             label = f"{name}, seen as {classifier.labels[of]}"
             panels.append(SaliencyPanel(named, picture, {title_of("smoothgrad"): map_}, label))
-    return saliency_figure(panels, scale="map", columns=4)
+    return saliency_figure(panels, scale="map", columns=4 if len(panels) <= 8 else 8)
 
 
 def _panel(outcome: Outcome) -> AttackPanel | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ _CELL = 1.4
 _BAND = 3 * (_CELL + GAP) - GAP
 _NUMBERS = 0.65  # right of the maps: their colour bar
 _BETWEEN = 0.25  # rows
+_BESIDE = 0.2  # columns
 _PAUSE = 0.06
 _WORD = 0.5  # passed, failed
 _NUMBERS_OF_GATE = 1.25
@@ -77,6 +79,8 @@ class EvidenceRow:
 def evidence_figure(rows: Sequence[EvidenceRow], quantile: float = 0.995, limit: int = 20) -> Figure:
     """Draw each map beside Captum's and their difference, on one scale, over the verdict and its numbers.
 
+    More than two maps stand in two columns, and more than six in three, to be read line by line.
+
     The difference is taken of the attributions, and its channels are reduced then: what differs in any channel is seen.
 
     Args:
@@ -90,12 +94,17 @@ def evidence_figure(rows: Sequence[EvidenceRow], quantile: float = 0.995, limit:
     drawn = sorted(rows, key=lambda row: row.passed is not False)[:limit] if len(rows) > limit else rows
     with style():
         blocks = [_Block.of(row, quantile) for row in drawn]
-        tops = [MARGIN + sum(block.height + _BETWEEN for block in blocks[:place]) for place in range(len(blocks) + 1)]
-        caption = _caption(rows, blocks, quantile)
+        columns = 1 if len(blocks) <= 2 else 2 if len(blocks) <= 6 else 3
+        lines = [blocks[first : first + columns] for first in range(0, len(blocks), columns)]
+        heights = [max(block.height for block in line) + _BETWEEN for line in lines]
+        tops = list(accumulate(heights, initial=MARGIN))
+        wide = _BAND + _NUMBERS + _BESIDE
         cells = [cell for block in blocks for cell in block.cells]
-        figure = captioned(cells, _CELL, MARGIN + _BAND + _NUMBERS + MARGIN, tops[-1], caption)
-        for block, top in zip(blocks, tops, strict=False):
-            block.draw(figure, top)
+        width = 2 * MARGIN + columns * wide - _BESIDE
+        figure = captioned(cells, _CELL, width, tops[-1], _caption(rows, blocks, quantile))
+        for line, top in zip(lines, tops, strict=False):
+            for column, block in enumerate(line):
+                block.draw(figure, MARGIN + column * wide, top)
     return figure
 
 
@@ -105,7 +114,7 @@ def _caption(rows: Sequence[EvidenceRow], blocks: Sequence[_Block], quantile: fl
     verdict = f"{passed} of {checked} checked maps passed." if checked else "No map was checked."
     clipped = clipping(any(any(block.scale.clipped) for block in blocks), quantile)
     return (
-        f"{cut}{verdict} Maps: {reducer(_HOW).said}. Scale: one a row, shared by its maps; {clipped}. "
+        f"{cut}{verdict} Maps: {reducer(_HOW).said}. Scale: shared by ours, Captum's and the difference; {clipped}. "
         "What gates hold is the largest difference as a part of the maximum."
     )
 
@@ -147,50 +156,50 @@ class _Block:
         lines = len(self.row.gates) + (1 + len(self.row.similarity) if self.row.similarity else 0)
         return self._head + self._maps + (2 * _PAUSE + lines * LINE if lines else 0.0)
 
-    def draw(self, figure: Figure, top: float) -> None:
-        self._draw_head(figure, top)
+    def draw(self, figure: Figure, left: float, top: float) -> None:
+        self._draw_head(figure, left, top)
         top += self._head
         for place, cell in enumerate(self.cells):
-            cell.draw(figure, MARGIN + place * (_CELL + GAP), top, _CELL)
-        right = MARGIN + len(self.cells) * (_CELL + GAP)
+            cell.draw(figure, left + place * (_CELL + GAP), top, _CELL)
+        right = left + len(self.cells) * (_CELL + GAP)
         upright_bar(figure, self.scale.ends(), self.scale.signed, right, top, self.cells[0].tall(_CELL))
         top += self._maps + _PAUSE
         for gate in self.row.gates:
-            _draw_gate(figure, gate, top)
+            _draw_gate(figure, gate, left, top)
             top += LINE
-        _draw_table(figure, self.row.similarity, top + _PAUSE)
+        _draw_table(figure, self.row.similarity, left, top + _PAUSE)
 
-    def _draw_head(self, figure: Figure, top: float) -> None:
+    def _draw_head(self, figure: Figure, left: float, top: float) -> None:
         word, colour = _VERDICTS[self.row.passed]
         name = fitted(f"{self.row.method} · {self.row.name}", _BAND - 0.9, SIZE + 0.5, weight="bold")
-        write(figure, name, MARGIN, top, size=SIZE + 0.5, weight="bold")
-        write(figure, word, MARGIN + _BAND, top, size=SIZE + 0.5, weight="bold", color=colour, ha="right")
+        write(figure, name, left, top, size=SIZE + 0.5, weight="bold")
+        write(figure, word, left + _BAND, top, size=SIZE + 0.5, weight="bold", color=colour, ha="right")
         titles = ["lit_viz", "Captum", "difference"][: len(self.cells)]
         for place, title in enumerate(titles):
-            write(figure, title, MARGIN + place * (_CELL + GAP), top + LINE + 0.06, size=SMALL, color=GREY)
+            write(figure, title, left + place * (_CELL + GAP), top + LINE + 0.06, size=SMALL, color=GREY)
         if self.row.captum is None:
-            beside = MARGIN + _CELL + _NUMBERS + 2 * GAP
+            beside = left + _CELL + _NUMBERS + 2 * GAP
             write(figure, "Captum has no such method", beside, top + self._head, size=SMALL, color=GREY)
 
 
-def _draw_gate(figure: Figure, gate: Gate, top: float) -> None:
+def _draw_gate(figure: Figure, gate: Gate, left: float, top: float) -> None:
     word, colour = _VERDICTS[gate.passed]
-    write(figure, word, MARGIN, top, size=SMALL, weight="bold", color=colour)
-    write(figure, fitted(gate.name, _BAND - _WORD - _NUMBERS_OF_GATE, SMALL), MARGIN + _WORD, top, size=SMALL)
+    write(figure, word, left, top, size=SMALL, weight="bold", color=colour)
+    write(figure, fitted(gate.name, _BAND - _WORD - _NUMBERS_OF_GATE, SMALL), left + _WORD, top, size=SMALL)
     said = f"{number(gate.difference)} {'≤' if gate.passed else '>'} {number(gate.allowed)}"
-    write(figure, said, MARGIN + _BAND, top, size=SMALL, ha="right")
+    write(figure, said, left + _BAND, top, size=SMALL, ha="right")
 
 
-def _draw_table(figure: Figure, table: Mapping[str, Mapping[str, float]], top: float) -> None:
+def _draw_table(figure: Figure, table: Mapping[str, Mapping[str, float]], left: float, top: float) -> None:
     """Draw a line a map and a column a number, the numbers flush right."""
     names = list(dict.fromkeys(name for numbers in table.values() for name in numbers))
     width = (_BAND - _NAME) / max(1, len(names))
-    rights = {name: MARGIN + _NAME + (column + 1) * width for column, name in enumerate(names)}
+    rights = {name: left + _NAME + (column + 1) * width for column, name in enumerate(names)}
     for name, right in rights.items():
         write(figure, fitted(name, width - GAP, SMALL), right, top, size=SMALL, color=GREY, ha="right")
     for row, (of, numbers) in enumerate(table.items(), 1):
         colour = GREY if row > 1 else INK
-        write(figure, fitted(of, _NAME, SMALL), MARGIN, top + row * LINE, size=SMALL, color=colour)
+        write(figure, fitted(of, _NAME, SMALL), left, top + row * LINE, size=SMALL, color=colour)
         for name, value in numbers.items():
             write(figure, _decimals(value), rights[name], top + row * LINE, size=SMALL, color=colour, ha="right")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,8 +25,12 @@ LIMIT = 20
 _BLUE, _ORANGE, _GREEN = COLOURS[:3]
 _QUANTILE = 0.995
 _CELL = 1.4
+_LINE = 1.6  # of a box, in points
 _TEXT = 1.25  # left of a row: what the map is of
 _TITLES = ("photograph", "map", "seeds", "mask", "box")
+_WIDE = _TEXT + len(_TITLES) * (_CELL + GAP)  # a row
+_BESIDE = 0.3  # columns
+_FIRST = MARGIN + LINE + 0.08  # the first row
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class LocalizationPanel:
 def localization_figure(
     panels: Sequence[LocalizationPanel], foreground: float, background: float, total: int | None = None
 ) -> Figure:
-    """Draw a row a map: the photograph, the map, its seeds, the mask, and the boxes.
+    """Draw a row a map: the photograph, the map, its seeds, the mask, and the boxes; more than six in two columns.
 
     Args:
         panels: what is drawn, the first ``LIMIT`` of it.
@@ -89,28 +94,36 @@ def localization_figure(
             max((len(panel.head()) + 1) * LINE, *(cell.height(_CELL) for cell in row)) + GAP
             for panel, row in zip(drawn, rows, strict=True)
         ]
-        first = MARGIN + LINE + 0.08
-        lefts = [MARGIN + _TEXT + GAP + column * (_CELL + GAP) for column in range(len(_TITLES))]
+        long = math.ceil(len(drawn) / (1 if len(drawn) <= 6 else 2)) or 1  # rows of a column
+        columns = [range(first, min(first + long, len(drawn))) for first in range(0, len(drawn), long)] or [range(0)]
+        high = max(sum(heights[place] for place in column) for column in columns)
         said = _caption(drawn, foreground, background, total)
         cells = [cell for row in rows for cell in row]
-        figure = captioned(cells, _CELL, lefts[-1] + _CELL + MARGIN, first + sum(heights) + GAP, said)
-        for left, title in zip(lefts, _TITLES, strict=True):
-            write(figure, title, left, MARGIN, size=SIZE + 0.5, weight="bold")
-        for place, (panel, row) in enumerate(zip(drawn, rows, strict=True)):
-            _draw_row(figure, panel, row, lefts, first + sum(heights[:place]))
+        width = MARGIN + len(columns) * (_WIDE + _BESIDE) - _BESIDE + MARGIN
+        figure = captioned(cells, _CELL, width, _FIRST + high + GAP, said)
+        for number, column in enumerate(columns):
+            left, top = MARGIN + number * (_WIDE + _BESIDE), _FIRST
+            for title, at in zip(_TITLES, _lefts(left), strict=True):
+                write(figure, title, at, MARGIN, size=SIZE + 0.5, weight="bold")
+            for place in column:
+                _draw_row(figure, drawn[place], rows[place], left, top)
+                top += heights[place]
     return figure
 
 
-def _draw_row(
-    figure: Figure, panel: LocalizationPanel, row: Sequence[Cell], lefts: Sequence[float], top: float
-) -> None:
-    head = panel.head()
+def _lefts(left: float) -> list[float]:
+    """Return where the pictures of a row begin that begins itself at ``left``."""
+    return [left + _TEXT + GAP + place * (_CELL + GAP) for place in range(len(_TITLES))]
+
+
+def _draw_row(figure: Figure, panel: LocalizationPanel, row: Sequence[Cell], left: float, top: float) -> None:
+    head, lefts = panel.head(), _lefts(left)
     for line, text in enumerate(head):
-        write(figure, text, MARGIN, top + line * LINE, size=SIZE + 0.5, weight="bold")
+        write(figure, text, left, top + line * LINE, size=SIZE + 0.5, weight="bold")
     subtitle = fitted(panel.subtitle, _TEXT, SMALL)
-    write(figure, subtitle, MARGIN, top + len(head) * LINE, size=SMALL, color=GREY)
-    for cell, left in zip(row, [*lefts[: len(row) - 1], lefts[-1]], strict=True):  # the last one is the boxes'
-        cell.draw(figure, left, top, _CELL)
+    write(figure, subtitle, left, top + len(head) * LINE, size=SMALL, color=GREY)
+    for cell, at in zip(row, [*lefts[: len(row) - 1], lefts[-1]], strict=True):  # the last one is the boxes'
+        cell.draw(figure, at, top, _CELL)
     if panel.box is not None:
         _outline(figure, panel.box, _ORANGE, "-")
     for box in panel.truth:  # last: one that agrees would be hidden
@@ -118,13 +131,13 @@ def _draw_row(
 
 
 def _outline(figure: Figure, box: Box, colour: str, line: str) -> None:
-    """Draw a box into the picture that was drawn last. Its pixel k is drawn from k - 0.5 on."""
+    """Draw a box into the picture that was drawn last, its line inside of its pixels, also at the picture's edge."""
+    axes = figure.axes[-1]
+    inset = _LINE / 2 / 72 * axes.images[0].get_size()[1] / _CELL  # half a line, in pixels
     left, top, right, bottom = box
-    figure.axes[-1].add_patch(
-        Rectangle(
-            (left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=colour, linestyle=line, lw=1.6
-        )
-    )
+    corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k is drawn from k - 0.5 on
+    width, height = right - left - 2 * inset, bottom - top - 2 * inset
+    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linestyle=line, lw=_LINE))
 
 
 def _seeded(photograph: NDArray[np.uint8], seeds: NDArray[np.int8]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.heat import overlay, reduce_channels, reducer
+from lit_viz.figures.heat import clip_limits, overlay, reduce_channels, reducer
 from lit_viz.figures.scales import BAR, Scale, clipping, level_bar, number, remarks, upright_bar
 from lit_viz.figures.style import GREY, fitted, style, write
 from lit_viz.figures.tiles import Picture, pixels
@@ -23,6 +23,7 @@ from lit_viz.figures.tiles import Picture, pixels
 ScaleOf = Literal["shared", "map"]
 
 _BETWEEN = 0.2  # blocks
+_FAINT = 0.3  # of the scale: the colours end at a dark red
 _SIDE = 0.2  # left of a row: its upright title
 _NUMBERS = 0.65  # right of a row: its colour bar
 _TEXT = 1.25  # left of a row: the name of its photograph
@@ -170,7 +171,7 @@ def _strips_of(
     cells, over = {}, {}
     for (place, values), limit in zip(maps.items(), scales.limits, strict=True):
         notes = [f"limit {number(limit)}"] if scale == "map" and limit else []
-        notes += [*remarks(values), panels[place].uncertainty.get(method, "")]
+        notes += [*remarks(values), *_faint(values, limit, quantile), panels[place].uncertainty.get(method, "")]
         cells[place] = Cell(pixels(scales.colours(values, limit)), lines_of(notes, cell))
         if overlays:
             photograph = torch.from_numpy(pixels(panels[place].photograph)).permute(2, 0, 1) / 255
@@ -178,6 +179,12 @@ def _strips_of(
     ends = scales.ends() if scale == "shared" else ("−limit" if scales.signed else "0", "limit")
     strip = _Strip(method, cells, scales, ends)
     return [strip, _Strip(f"{method}, overlaid", over)] if overlays else [strip]
+
+
+def _faint(values: Tensor, limit: float, quantile: float) -> list[str]:
+    """Return that a map uses little of the scale that it shares, so that nobody takes it for empty."""
+    own = clip_limits([values], quantile)[0]
+    return [f"reaches {own / limit:.2g} of the scale"] if 0 < own < _FAINT * limit else []
 
 
 def _reduced(hows: Mapping[str, str]) -> str:

@@ -88,7 +88,7 @@ class TracePlot:
             self._draw_curves(axes, curves)
             _limit(axes, title, [value for curve in curves for _, value in curve if np.isfinite(value)])
             axes.set_xlim(min(ends), max(max(ends), min(ends) + 1))
-            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+            axes.set_xticks(_ticks(min(ends), max(ends)))
             if place < len(strips) - 1:
                 axes.spines["bottom"].set_visible(False)
                 axes.tick_params(bottom=False, labelbottom=False)
@@ -115,6 +115,13 @@ class TracePlot:
             if trace.flip in at:
                 dot: dict[str, Any] = {"ms": 4 if alone else 3, "mfc": COLOURS[2], "mec": "white", "mew": 0.5}
                 axes.plot(trace.flip, at[trace.flip], "o", clip_on=False, zorder=4, **dot)
+
+
+def _ticks(first: int, last: int) -> list[int]:
+    """Return round iterations between the first and the last, and both of these."""
+    round_ones = [int(k) for k in MaxNLocator(8, integer=True).tick_values(first, last)]
+    apart = (last - first) / 12  # closer to an end their numbers would touch
+    return [first, *(k for k in round_ones if first + apart < k < last - apart), *([last] if last > first else [])]
 
 
 def _limit(axes: Axes, title: str, values: Sequence[float]) -> None:

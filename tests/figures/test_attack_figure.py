@@ -226,6 +226,14 @@ def test_the_curves_are_drawn_as_they_are_over_one_axis():
     assert {"probability of stingray", "margin", "L2", "L∞ (/255)"} <= set(texts(figure))
 
 
+@pytest.mark.parametrize("last", [1, 10, 13, 17, 100, 333])
+def test_the_last_iteration_is_at_the_end_of_the_axis_in_numbers(last):
+    margins = [(k, k - last + 0.5) for k in range(last + 1)]
+    ticks = plots(attack_figure([panel(trace=Trace(margin=margins, flip=last))]))[-1].get_xticks()
+    assert [ticks[0], ticks[-1]] == [0, last]
+    assert (np.diff(ticks) > 0.08 * last).all()
+
+
 def test_what_nothing_is_known_of_has_no_strip():
     only = Trace(margin=[(0, -1.0), (1, math.nan), (2, 1.0)], flip=2)
     assert len(plots(attack_figure([panel(trace=only)]))) == 1

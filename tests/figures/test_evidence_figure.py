@@ -98,6 +98,19 @@ def test_what_failed_is_not_cut():
     assert "gradient · class 0" in texts(evidence_figure([row(1), row(0)]))
 
 
+@pytest.mark.parametrize(("count", "columns"), [(2, 1), (3, 2), (6, 2), (7, 3)])
+def test_many_maps_stand_beside_one_another_in_lines(count, columns):
+    figure = evidence_figure([row(seed) for seed in range(count)])
+    first = [axes.get_position() for axes in pictures(figure)[::3]]
+    lefts = [round(place.x0, 4) for place in first]
+    assert lefts[:columns] == sorted(set(lefts))
+    assert lefts == [lefts[place % columns] for place in range(count)]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [part.get_window_extent(renderer) for part in (*figure.axes, *figure.texts)]
+    pairs = [(a, b) for n, a in enumerate(boxes) for b in boxes[n + 1 :]]
+    assert not any(a.padded(-1).overlaps(b.padded(-1)) for a, b in pairs)
+
+
 def test_nothing_collides_and_each_pixel_is_a_block(tmp_path):
     long = "American Staffordshire terrier, American pit bull terrier"
     figure = evidence_figure([replace(row(size=(33, 33)), name=long), row(1, [FORMULA, replace(BROKEN, name=long)])])

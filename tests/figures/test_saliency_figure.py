@@ -124,6 +124,18 @@ def test_one_scale_a_map_is_said_beneath_each():
     assert caption(figure).endswith("Each has its own scale, up to the limit beneath it; no pixel is clipped.")
 
 
+def test_a_map_that_is_nearly_black_on_the_shared_scale_says_so():
+    some = panels(2)
+    faint = replace(some[0], maps={"gradient": 0.1 * some[1].maps["gradient"]})
+    limits = [
+        clip_limits([reduce_channels(p.maps["gradient"])[0] for p in of], 0.995)[0]
+        for of in ([faint], [faint, some[1]])
+    ]
+    assert f"reaches {limits[0] / limits[1]:.2g} of the scale" in texts(saliency_figure([faint, some[1]]))
+    assert not any("of the scale" in text for text in texts(saliency_figure([faint, some[1]], scale="map")))
+    assert not any("of the scale" in text for text in texts(saliency_figure(some)))
+
+
 def test_methods_are_columns_with_a_scale_each():
     drawn = panels(3, ("gradient", "grad-cam"))
     drawn = [replace(p, maps={**p.maps, "grad-cam": np.full((1, 8, 8), 7, np.float32)}) for p in drawn]
