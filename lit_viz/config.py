@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,26 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
 
 
+#: Markup of docstrings, and what stands there instead in a terminal.
+_MARKUP = (
+    (r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"),
+    (r"``(.*?)``", r"\1"),
+    (r"\s*Default: [^.]*(\.\d[^.]*)?\.$", ""),  # the parser says it, too
+)
+
+
+def _tidy_help(parser: LightningArgumentParser, method: str) -> None:
+    """Let the help of options that are taken from docstrings read as the others' does."""
+    for action in parser._actions:
+        for pattern, plain in _MARKUP:
+            action.help = action.help and re.sub(pattern, plain, action.help)
+        if action.dest == "classifier":
+            action.metavar, action.help = "NAME", "the same as --classifier.name"
+    titles = {"classifier": "The network", "model": method, "trainer": "Lightning's Trainer: devices and precision"}
+    for name, title in titles.items():
+        (parser.groups or {})[name].title = title
+
+
 class MethodCLI(LightningCLI):
     """LightningCLI that parses a method's configuration and instantiates its parts; running is :mod:`lit_viz.run`'s.
 
@@ -106,6 +127,7 @@ class MethodCLI(LightningCLI):
         )
         parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_TRAINER_OURS), instantiate=False)
         parser.set_defaults({"trainer.devices": 1})
+        _tidy_help(parser, f"The method ({self.command.module.__name__})")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse a list of words or a dictionary, and nothing else: not the program's own words behind its back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -311,6 +312,22 @@ def test_a_run_that_was_killed_before_its_report_looks_for_its_evidence(tmp_path
 def test_the_error_of_a_photograph_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lit_viz("visualize", "1", *SMALL, "--iterations", "1", "--init", "packaged:chelsea", "--out", str(tmp_path / "run"))
     assert "training starts from the photograph to within 0." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["visualize", "saliency", "attack"])
+def test_help_is_free_of_markup_and_its_headings_are_whole(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([method, "--help"])
+    said = capsys.readouterr().out
+    assert "``" not in said
+    assert not re.search(r":\w+:`", said)
+    headings = [line for line in said.splitlines() if re.match(r"[A-Z].*:$", line)]
+    assert [re.match("[\\w' ]+", line)[0].strip() for line in headings] == [  # type: ignore[index]
+        "The network",
+        "The method",
+        "Lightning's Trainer",
+    ]
+    assert said.count("--classifier NAME") == 2  # in the usage and on its own
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
