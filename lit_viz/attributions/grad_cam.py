@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lit_viz.attributions.base import gathered, summed
 from lit_viz.attributions.gradient import Gradient
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.copying import probe_images
 from lit_viz.classifiers.layers import check_layers, reading_all
 from lit_viz.classifiers.layouts import channels_last
@@ -31,7 +31,8 @@ class GradCAM(Gradient):
     backward stops at the layer. Upsampling is bilinear.
 
     Args:
-        layer: its name; by default the last that gives feature maps (after which places are pooled), and in timm's
+        layer: its name; by default the last on the way to the logits that gives feature maps (after which places are
+            pooled), and in timm's
             ``VisionTransformer`` the first norm of the last block, because nothing after it but the class token
             reaches the score. In timm's ``SwinTransformer`` that is the last norm, so the map is the CAM of
             Zhou et al. 2016.
@@ -97,16 +98,26 @@ def _channels_first(output: Tensor) -> Tensor:
 
 
 def _last_spatial(classifier: Classifier, outputs: dict[str, Tensor]) -> str:
-    """Return the last layer in the order of a forward whose output still tells places apart."""
+    """Return the last layer in the order of a forward whose output still tells places apart, and decides the logits."""
     network = classifier.original
     if isinstance(network, timm_types(_VIT)):
         return f"blocks.{len(network.blocks) - 1}.norm1"
     spatial = [name for name, output in outputs.items() if output.ndim in (3, 4) and _places(classifier, output) > 1]
-    if not spatial:
+    last = next((name for name in reversed(spatial) if _is_on_the_way(classifier, name)), None)
+    if last is None:
         raise LitVizError(
             f"no layer of {classifier.name} gives feature maps (N, C, h, w), which Grad-CAM weighs: use gradient"
         )
-    return spatial[-1]
+    return last
+
+
+def _is_on_the_way(classifier: Classifier, layer: str) -> bool:
+    """Return whether the logits are calculated from what a layer gives: another output of the network may be."""
+    network = FrozenNetwork(classifier.original, classifier.mean, classifier.std, guest=True)
+    images = probe_images(classifier.channels, classifier.size)[:1]
+    with torch.enable_grad():
+        logits, activations = network(images.requires_grad_(), layers=[layer])
+        return torch.autograd.grad(logits.sum(), activations[layer], allow_unused=True)[0] is not None
 
 
 def _places(classifier: Classifier, output: Tensor) -> int:

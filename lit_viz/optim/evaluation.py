@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lit_viz.errors import LitVizError
+
 #: From scores or logits, a row a network input, to a row an image; the identity where every image is one input.
 Reduce = Callable[[Tensor], Tensor]
 
@@ -87,6 +89,9 @@ class Evaluation:
 
         Returns:
             ``(M, ...)`` like what was evaluated, or like the activation ``at``.
+
+        Raises:
+            LitVizError: the score doesn't depend on the layer ``at``.
         """
         if self._graph is None:
             raise RuntimeError("the graph of this evaluation is gone: ask for the first slope with keep=True")
@@ -95,7 +100,9 @@ class Evaluation:
         with torch.enable_grad():
             score = score if of is None else self._over_views(of(logits))
             total = score.sum() if rows is None else score[rows].sum()
-        (slope,) = torch.autograd.grad(total, source, retain_graph=keep)
+        (slope,) = torch.autograd.grad(total, source, retain_graph=keep, allow_unused=at is not None)
+        if slope is None:
+            raise LitVizError(f"the score doesn't depend on layer {at!r}: name one on the way to the logits.")
         slope = self._over_processes(slope)
         self._pay(rows)
         if at is None and of is None and self._gradient is None:

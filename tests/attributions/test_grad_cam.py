@@ -221,3 +221,25 @@ def test_before_any_evaluation_the_map_is_zero_and_one_is_enough() -> None:
         assert torch.equal(maps[0], torch.zeros(2, channels, 16, 16))
         assert torch.equal(maps[1], maps[2])
         assert method.spatial == (channels == 1)
+
+
+class TwoHeads(nn.Module):
+    """Classifies, and makes a mask afterwards, which decides nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head, self.mask = nn.Conv2d(3, 5, 3), nn.Linear(5, 4), nn.Conv2d(5, 1, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(x).relu()
+        return self.head(features.mean((2, 3))), self.mask(features)
+
+
+def test_a_layer_off_the_way_to_the_logits_is_not_the_default_and_is_refused_in_a_sentence() -> None:
+    torch.manual_seed(3)
+    classifier = classifier_of(TwoHeads(), 12)
+    method = GradCAM()
+    method.bind(classifier)
+    assert method.layers == ("features",)
+    with pytest.raises(LitVizError, match="the score doesn't depend on layer 'mask': name one on the way"):
+        our(GradCAM("mask"), classifier, photographs(12))
