@@ -28,7 +28,7 @@ class DDN(Attack):
     below half a level add up.
 
     Args:
-        eps: length at the start, in units of [0, 1]; a task's option ``eps`` overrides it.
+        init_norm: length at the start, in units of [0, 1]; it limits nothing, so it isn't called eps.
         gamma: by what part the length changes a step.
         alpha: length of a step at the start; goes to a hundredth of it along half a cosine.
         quantize: whether images are rounded to multiples of 1/255.
@@ -40,14 +40,14 @@ class DDN(Attack):
     iterations: int = 100
     minimal: ClassVar[bool] = True
 
-    def __init__(self, eps: float = 1.0, gamma: float = 0.05, alpha: float = 1.0, quantize: bool = True) -> None:
-        if not 0 < eps < math.inf:
-            raise LitVizError(f"the first length eps {eps} of DDN is no length: give a positive number such as 1.0.")
+    def __init__(self, init_norm: float = 1.0, gamma: float = 0.05, alpha: float = 1.0, quantize: bool = True) -> None:
+        if not 0 < init_norm < math.inf:
+            raise LitVizError(f"init_norm {init_norm} of DDN is no length: give a positive number such as 1.0.")
         if not 0 < gamma < 1:
             raise LitVizError(
                 f"gamma {gamma} of DDN is no part of a length: give a number between 0 and 1 such as 0.05."
             )
-        self.eps = eps
+        self.init_norm = init_norm
         self.gamma = gamma
         self.alpha = Cosine(alpha, final=0.01)
         self.quantize = quantize
@@ -56,12 +56,8 @@ class DDN(Attack):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return besides: ``eps`` ``(N,)``, the unrounded perturbation ``change``, and the base rate of alpha."""
         state = {**super().init(x, tasks), **self.alpha.init(x, tasks)}
-        lengths = [float(task.options.get("eps", self.eps)) for task in tasks]
-        return {
-            **state,
-            "change": torch.zeros_like(x),
-            "eps": torch.tensor(lengths, dtype=torch.float64, device=x.device),
-        }
+        lengths = torch.full((len(x),), self.init_norm, dtype=torch.float64, device=x.device)
+        return {**state, "change": torch.zeros_like(x), "eps": lengths}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Turn the perturbation, then set its length."""

@@ -31,8 +31,8 @@ MADE: dict[str, Callable[[], Attack]] = {
     "apgd, l2": lambda: APGD("l2", 0.6, "dlr", random_start=False),
     "apgd, restarts": lambda: APGD(eps=0.05, restarts=2),
     "apgd, on": lambda: APGD(eps=0.05, early_stop=False),
-    "ddn": lambda: DDN(eps=0.3),
-    "ddn, float": lambda: DDN(eps=0.3, quantize=False),
+    "ddn": lambda: DDN(init_norm=0.3),
+    "ddn, float": lambda: DDN(init_norm=0.3, quantize=False),
 }
 every = pytest.mark.parametrize("name", MADE)
 CURVED = Curved()
@@ -135,7 +135,7 @@ def test_images_are_feasible_at_every_update(name: str) -> None:
         for image in (*network.inputs, out):
             assert image.min() >= 0
             assert image.max() <= 1
-            if len(image) < 8 or not hasattr(attack, "eps") or isinstance(attack, DDN):
+            if len(image) < 8 or not hasattr(attack, "eps"):
                 continue
             change = (image - x).flatten(1)
             length = change.norm(dim=1) if attack.norm == "l2" else change.abs().amax(1)
@@ -279,17 +279,18 @@ def test_a_task_may_have_its_own_radius(attack: Attack) -> None:
     torch.testing.assert_close(length, torch.tensor(radii, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-def test_a_task_may_have_its_own_rate_and_first_length() -> None:
+def test_a_task_may_have_its_own_rate() -> None:
     rates = [{"lr": 0.1}, {"lr": 0.4}]
     network = Watched(CURVED)
     run_attack(NormalizedAscentAttack(clamp=False), network, X[:2], LABELS[:2], iterations=1, options=rates)
     torch.testing.assert_close((network.inputs[1] - X[:2]).flatten(1).norm(dim=1), torch.tensor([0.1, 0.4]).double())
-    lengths = [{"eps": 0.1}, {"eps": 0.4}]
-    network = Watched(CURVED)
-    grey = photographs(2, low=0.4, high=0.6)
-    run_attack(DDN(quantize=False), network, grey, CURVED(grey).argmax(1).tolist(), iterations=1, options=lengths)
+
+
+def test_ddn_begins_with_its_first_length() -> None:
+    network, grey = Watched(CURVED), photographs(2, low=0.4, high=0.6)
+    run_attack(DDN(0.3, quantize=False), network, grey, CURVED(grey).argmax(1).tolist(), iterations=1)
     change = (network.inputs[1] - grey).flatten(1).norm(dim=1)
-    torch.testing.assert_close(change, 1.05 * torch.tensor([0.1, 0.4]).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(change, torch.full((2,), 1.05 * 0.3).double(), rtol=1e-6, atol=0)
 
 
 def test_names() -> None:
@@ -315,7 +316,7 @@ def test_names() -> None:
         (lambda: PGD(restarts=0), "0 restarts make no attack"),
         (lambda: PGD(restarts=2, random_start=False), "more than 1 only at random"),
         (lambda: APGD(loss="cw"), "no loss 'cw': take ce or dlr"),
-        (lambda: DDN(eps=0.0), "first length eps 0.0"),
+        (lambda: DDN(init_norm=0.0), "init_norm 0.0 of DDN is no length"),
         (lambda: DDN(gamma=1.0), "gamma 1.0"),
         (lambda: DDN(alpha=0.0), "0.0 is not a positive number"),
         (lambda: NormalizedAscentAttack(lr=0.0), "not a positive number"),

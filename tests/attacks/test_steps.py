@@ -279,7 +279,7 @@ def test_ddn_goes_where_the_paper_goes() -> None:
 
 def test_ddn_carries_what_is_below_half_a_level() -> None:
     """Rounded at every step, changes below half a level would be lost: fifty of them make an image that differs."""
-    ddn = DDN(eps=0.02, alpha=1e-3, gamma=1e-3)
+    ddn = DDN(init_norm=0.02, alpha=1e-3, gamma=1e-3)
     x = (photographs(1, 40, 40) * 255).round() / 255
     network = Watched(Curved(shape=(3, 40, 40)))
     label = network(x).argmax(1).tolist()
