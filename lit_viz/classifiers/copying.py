@@ -23,7 +23,7 @@ from lit_viz.classifiers.linear import replace_linears
 from lit_viz.classifiers.outputs import logits_of, traced
 from lit_viz.classifiers.rectifiers import Backprop, hidden_nonlinearity, replace_rectifiers
 from lit_viz.classifiers.residual import residual_branches
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 
 if TYPE_CHECKING:
     from lit_viz.classifiers.classifier import Classifier
@@ -119,7 +119,7 @@ def _has_gradient(network: nn.Module, x: Tensor) -> bool:
         leaf, logits = traced(network, x)
         return logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
     except RuntimeError as error:  # a forward that can't be gone back by torch.autograd.grad
-        raise _Blind(_first_line(error)) from error
+        raise _Blind(first_line(error)) from error
 
 
 def probe_images(channels: int, size: tuple[int, int]) -> Tensor:
@@ -185,14 +185,14 @@ def _private_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Mo
         network.requires_grad_(False)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except Exception as error:  # whatever the owner's modules and attributes raise; the note tells it
-        raise _Refused(f"it can't be copied ({_first_line(error)})") from error
+        raise _Refused(f"it can't be copied ({first_line(error)})") from error
     before = _random_state(x.device)
     with borrowed(module):
         try:
             with _called_of(module) as called:
                 answer = _answer(network, x.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # a view of what lies contiguous otherwise, most often
-            raise _Refused(f"a copy of it (without its hooks, channels-last) fails ({_first_line(error)})") from error
+            raise _Refused(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
         draws = not torch.equal(before, _random_state(x.device))
     if called:
         raise _Refused("a copy of it goes on asking it: a function in its place, or a bound method, holds on to it")
@@ -226,7 +226,7 @@ def _rectify(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
             answer = _answer(network, x)
         hidden = hidden_nonlinearity(network, x)
     except Exception as error:  # whatever the owner's code, or a compiler of it, raises
-        raise _Refused(_first_line(error)) from error
+        raise _Refused(first_line(error)) from error
     if hidden is not None:
         raise _Refused(f"{hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
     if relative_difference(answer, expected) > COPIED_TOLERANCE:
@@ -278,7 +278,7 @@ def _folded_and_fused(
     try:
         _answer(network, x.to(device, dtype, memory_format=torch.channels_last))
     except Exception as error:  # what the owner's code casts by itself doesn't go with it, most often
-        raise _Refused(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({_first_line(error)})") from error
+        raise _Refused(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
     if device.type == "cpu" and dtype == torch.float32 and can_fuse():
         try:
             network, fused = _fuse(network, x.to(device, dtype, memory_format=torch.channels_last), keep)
@@ -307,7 +307,7 @@ def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module
         fold_batch_norms(network, pairs)
         answer = _answer(network, exact_x)
     except Exception as error:  # whatever the network's code raises in float64; the note tells it
-        raise _Refused(f"it doesn't run in float64, in which folding is proven ({_first_line(error)})") from error
+        raise _Refused(f"it doesn't run in float64, in which folding is proven ({first_line(error)})") from error
     difference = relative_difference(answer, expected)
     if difference > FOLDED_TOLERANCE:
         raise _Refused(f"in float64 the folded logits differ by {difference:.1e} of the largest")
@@ -358,7 +358,7 @@ def _departure(
     try:
         answer, gradient = _answer_and_gradient(network, x)
     except (RuntimeError, IndexError) as error:  # what a backward needs is changed in place, or no kernel takes it
-        return _first_line(error)
+        return first_line(error)
     if relative_difference(answer, expected[0]) > of_logits:
         return "another kernel gives other logits"
     if not (gradient - expected[1]).norm() <= of_gradient * expected[1].norm():
@@ -371,7 +371,7 @@ def _outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
         with torch.no_grad(), reading_all(network) as outputs:
             network(x.clone())
     except Exception as error:  # tensors that may not leave their layer (vmap)
-        raise _Refused(f"its layers can't be read ({_first_line(error)})") from error
+        raise _Refused(f"its layers can't be read ({first_line(error)})") from error
     return outputs
 
 
@@ -380,7 +380,3 @@ def _altered(network: nn.Module, x: Tensor, outputs: dict[str, Tensor]) -> set[s
     ours = _outputs(network, x)
     same = {n for n, y in outputs.items() if n in ours and relative_difference(ours[n], y) <= ALTERED_TOLERANCE}
     return set(outputs) - same
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

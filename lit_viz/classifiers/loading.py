@@ -20,7 +20,7 @@ from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_la
 from lit_viz.classifiers.outputs import head_of_probabilities, logits_of
 from lit_viz.classifiers.sources import Source, find_source
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 from lit_viz.files import sha256
 
 _MIXED = 0.05  # of the largest logit; so much may the scales of layers that are quantized as they run move it
@@ -145,7 +145,7 @@ def _usable(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # unknown, not there, or torch is built without it
-        raise LitVizError(f"device {str(device)!r} can't be used here ({str(error).splitlines()[0]})") from error
+        raise LitVizError(f"device {str(device)!r} can't be used here ({first_line(error)})") from error
 
 
 def _on(module: nn.Module, device: torch.device, ours: bool) -> nn.Module:
@@ -247,7 +247,7 @@ def _try(classifier: Classifier) -> int:
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error
         except Exception as error:  # whatever the network raises on an input that isn't to its taste
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            told = first_line(error)
             with suppress(Exception):
                 network(classifier.normalize(images[:1]))
                 told = "it takes one image, but several are asked about at once"
