@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -249,6 +250,12 @@ def _launch(
     """Run a configuration with what was ``given``, where it isn't None, and with the ``options``, of which None is a
     value."""
     merged = read_config(command.name, config)
+    for name, value in options.items():
+        if not isinstance(value, (str, int, float, list, tuple, dict, Path, np.generic, np.ndarray, Tensor, NoneType)):
+            raise LitVizError(
+                f"{name} takes the name of a class, or {{'class_path': ..., 'init_args': {{...}}}}, not an instance of "
+                f"{type(value).__name__}: a run is written down, and can be repeated."
+            )
     for name, value in [*((n, v) for n, v in given.items() if v is not None), *options.items()]:
         _put(merged, name.split("__"), value)
     # What a resume needs to find the network again; a module that was handed over must be handed over again.
@@ -369,8 +376,18 @@ def _class(value: Any) -> str | int:
 
 def _put(options: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
+        options = _arguments(options, name)
+        if isinstance(options.get(name), str):  # a part without arguments
+            options[name] = {"class_path": options[name]}
         options = options.setdefault(name, {})
+    options = _arguments(options, path[-1])
     options[path[-1]] = value.item() if getattr(value, "ndim", None) == 0 else value  # numbers of NumPy
+
+
+def _arguments(part: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return where the argument of a part stands that is given by its ``class_path``."""
+    is_part = "class_path" in part and name not in ("class_path", "init_args")
+    return part.setdefault("init_args", {}) if is_part else part
 
 
 def _classifier(given: Classifier | nn.Module | str) -> Classifier:

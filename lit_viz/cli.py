@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launched import is_first
@@ -176,7 +177,9 @@ def _check(words: list[str]) -> None:
     faithfulness, trust, peers = (flag in words for flag in flags)
     if not check(command, cli, faithfulness=faithfulness, trust=trust, peers=peers, say=say):
         sys.exit(1)
-    print(f"evidence {folders[0]}/evidence.json\nreport   {folders[0]}/report.html")
+    for what, file in (("evidence", "evidence.json"), ("report  ", "report.html")):
+        if Path(folders[0], file).exists():
+            print(f"{what} {folders[0]}/{file}")
 
 
 def _classes(words: list[str]) -> None:

@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.commands.base import Command
 from lit_viz.engine.devices import DevicesMode
 from lit_viz.errors import LitVizError
@@ -49,7 +50,12 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     )
     add("--seed", type=int, default=0, help="seed of the run; task i draws with seed + i")
     add("--slots", type=int, default=command.slots, help="images trained at once")
-    add("--log_at", type=str | int, default=command.log_at, help="iterations to keep: 1,50,200, every:10, geometric")
+    add(
+        "--log_at",
+        type=str | int,
+        default=command.log_at,
+        help="iterations to keep: 1,50,200, every:10, geometric, last",
+    )
     add("--curve_at", type=str | int, default=command.curve_at, help="iterations whose scalars are logged")
     add("--out", type=str | None, default=None, help="run folder [runs/<method>/<UTC time>_<first target>]")
     add("--overwrite", action="store_true", help="replace a run that is there")
@@ -133,7 +139,8 @@ class MethodCLI(LightningCLI):
         """Parse a list of words or a dictionary, and nothing else: not the program's own words behind its back."""
         try:
             given = isinstance(args, Mapping)
-            self.config = parser.parse_object(dict(args)) if given else parser.parse_args(list(args))
+            with current_folder_importable():
+                self.config = parser.parse_object(dict(args)) if given else parser.parse_args(list(args))
         except REFUSALS as error:
             raise one_sentence(error, parser) from error
         self.command.settle(self.config)
@@ -147,7 +154,8 @@ class MethodCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Instantiate the method's parts; the module itself wants a loaded classifier first."""
         try:
-            self.parts = dict(self.parser.instantiate(self.config).model.items(branches=False))
+            with current_folder_importable():
+                self.parts = dict(self.parser.instantiate(self.config).model.items(branches=False))
         except REFUSALS as error:
             raise one_sentence(error, self.parser) from error
 
@@ -196,21 +204,27 @@ def config_argument(method: str, name: str) -> str:
 def config_first(command: Command, words: Sequence[str]) -> list[str]:
     """Return the words of a command with its configurations in front, the default one where none is named.
 
-    Wherever ``--config`` stands on the line, what is said beside it counts more than what it holds.
+    Wherever ``--config`` stands on the line, what is said beside it counts more than what it holds. Then come the parts
+    of the method, so that a part's own options may stand before it.
 
     Args:
         command: the method's.
         words: as :func:`~lit_viz.words.rewrite` leaves them.
     """
-    names, others, rest = [], [], list(words)
+    names: list[str] = []
+    parts: list[str] = []
+    others: list[str] = []
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         if word == "--config" and rest:
             names.append(rest.pop(0))
+        elif re.fullmatch(r"--model\.\w+\+?", word) and rest:
+            parts += [word, rest.pop(0)]
         else:
             others.append(word)
     chosen = [config_argument(command.name, name) for name in names or [command.config_for(words)]]
-    return [*(word for config in chosen for word in ("--config", config)), *others]
+    return [*(word for config in chosen for word in ("--config", config)), *parts, *others]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

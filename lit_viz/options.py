@@ -64,6 +64,8 @@ def _expected(found: re.Match[str]) -> str:
     words = [word for choices in re.findall(r"Literal\[(.*?)\]", expected) for word in re.findall(r"[^', ]+", choices)]
     kinds = [_TYPES.get(kind, kind) for kind in types if kind != "NoneType" and not (words and kind == "int")]
     choices = [f"one of {', '.join(dict.fromkeys(words))}"] if words else []
+    if kinds == ["a list"] and re.fullmatch(r"\w+(\.\w+)+", got):
+        return f"expected a list: write '[{got}]'"
     return f"expected {' or '.join([*dict.fromkeys(kinds), *choices])}, got '{got}'{did_you_mean(got, words)}"
 
 
@@ -90,6 +92,10 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
             return cause
         cause = cause.__cause__ or cause.__context__
     message = str(error)
+    missing = re.search(r"given class_path '([\w.]+)':\s*(No module named .*|module .* has no attribute .*)", message)
+    if missing:  # a union's other branches say nothing then
+        key = re.search(r'Parser key "([\w.\-]+)"', message)
+        return LitVizError(f"{f'--{key[1]}: ' if key else ''}{missing[1]} can't be found: {missing[2].rstrip('.')}.")
     unknown = re.search(r"(?:[Uu]nrecognized arguments:|^Option) '?-{0,2}([\w.\-]+)", message)
     words = " ".join(line.strip(" -") for line in message.strip().splitlines() if line.strip(" -"))
     for pattern, plain in _PLAIN:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, run_attack, succeeded
-from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.base import Attack, run_attack, slope, succeeded
+from lit_viz.attacks.budget import BudgetAttack, ClimbingAttack
 from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
 from lit_viz.attacks.deepfool import DeepFool
@@ -47,6 +47,7 @@ __all__ = [
     "Attack",
     "BudgetAttack",
     "CarliniWagner",
+    "ClimbingAttack",
     "DeepFool",
     "Ensemble",
     "NormalizedAscentAttack",
@@ -54,5 +55,6 @@ __all__ = [
     "Universal",
     "name_of",
     "run_attack",
+    "slope",
     "succeeded",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.objectives import Objective
+from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.bare import bare_evaluate
 from lit_viz.optim.rule import chosen, norm
@@ -26,7 +26,7 @@ class Attack(StepRule):
     has none, for any class but its ``label`` (untargeted).
 
     An update evaluates x_k once: success is tested on the forward, and the backward is paid where the image is not
-        done.
+    done (see :func:`slope`).
 
     Attributes:
         objective: what is maximized; it reads ``targets``, ``labels`` and ``towards`` of its outputs.
@@ -37,7 +37,7 @@ class Attack(StepRule):
         notes: sentences worth saying once before a run, known when the attack is bound.
     """
 
-    objective: Objective
+    objective: Objective = CrossEntropy()
     iterations: int = 100
     minimal: ClassVar[bool] = False
     early_stop: bool = True

@@ -183,7 +183,7 @@ def _timm(name: str) -> Source:
 
 def _factory(name: str) -> Source:
     def build(classes: int | None = None) -> nn.Module:
-        with _current_folder_importable():
+        with current_folder_importable():
             made = _made_by(name)
         if not isinstance(made, nn.Module):
             raise LitVizError(f"{name} gives a {type(made).__name__}: a factory must return a torch.nn.Module")
@@ -244,7 +244,8 @@ def _told(error: Exception) -> str:
 
 
 @contextmanager
-def _current_folder_importable() -> Iterator[None]:
+def current_folder_importable() -> Iterator[None]:
+    """Let Python find modules in the current folder, too: the users' own networks and parts."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:

@@ -151,7 +151,7 @@ def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, An
     Raises:
         LitVizError: an unknown attack; the known ones are listed.
     """
-    if isinstance(attack, str):
+    if not isinstance(attack, Mapping):
         return {"class_path": class_path(attack, ATTACKS, "attack")}
     if len(attack) != 1:
         raise LitVizError(f"a run has one attack, not {len(attack)}: run others by themselves.")

@@ -174,7 +174,7 @@ def median_of(records: Sequence[Mapping[str, Any]], key: str, form: str = "{:.3f
 
 
 def class_path(name: str, known: Mapping[str, type], what: str) -> str:
-    """Return the class that users call by a name, as the parser knows it.
+    """Return the class that users call by a name, as the parser knows it; a dotted path of their own as it is.
 
     Args:
         name: in any case, with dashes or underscores.
@@ -184,6 +184,10 @@ def class_path(name: str, known: Mapping[str, type], what: str) -> str:
     Raises:
         LitVizError: there is none of that name; the known ones are listed.
     """
+    if not isinstance(name, str):
+        raise LitVizError(f"{what}s are named, with their arguments as {{name: {{...}}}}, not {type(name).__name__}.")
+    if "." in name:
+        return name.strip()
     key = name.strip().lower().replace("-", "_")
     if key not in known:
         near = did_you_mean(key, known) or f": there are {', '.join(known)}."

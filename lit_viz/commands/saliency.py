@@ -18,6 +18,7 @@ from lit_viz.commands.photographs import PhotographCommand, add_photograph_argum
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
 from lit_viz.evidence.appraising import appraise_run
 from lit_viz.evidence.boxes import TrueBoxes, read_boxes
 from lit_viz.evidence.graph_cut import opencv
@@ -87,8 +88,8 @@ class Saliency(PhotographCommand):
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return the photographs over their maps, or beside them where there are several methods."""
         shown = panels(outcomes)
-        own = {title_of(name): method.reducer for name, method in METHODS.items()}
-        return saliency_figure(shown, config.model.reducer or own, scale=config.scale, overlays=config.overlays)
+        reducers = {title_of(o.record["method"]): o.record["reducer"] for o in outcomes if "reducer" in o.record}
+        return saliency_figure(shown, reducers, scale=config.scale, overlays=config.overlays)
 
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
@@ -204,6 +205,8 @@ def class_paths(methods: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) 
     Raises:
         LitVizError: an unknown method; the known ones are listed.
     """
+    if not isinstance(methods, (str, Mapping, list, tuple)):
+        raise LitVizError(f"saliency methods are named, with their arguments as {{name: {{...}}}}, not {methods!r}.")
     names = methods.split(",") if isinstance(methods, str) else list(methods)
     found: list[dict[str, Any]] = [{"class_path": class_path(name, METHODS, "saliency method")} for name in names]
     if isinstance(methods, Mapping):

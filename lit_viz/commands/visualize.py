@@ -118,7 +118,7 @@ class Visualize(Command):
             raise LitVizError("--channel names channels of a layer: name it by --layer (lit-viz layers lists them).")
         if config.targets:
             return [self._of_class(i, wanted, config, classifier) for i, wanted in enumerate(config.targets)]
-        if "target" in objective.asks:
+        if "target" in objective.asks or not (config.layer or objective.layers):
             raise LitVizError(f"no class was named: try {self.example}")
         layer = config.layer or objective.layers[0]
         if "channel" not in objective.asks:

@@ -36,7 +36,9 @@ class Moments:
         kind, _, number = words.rpartition(":")
         numbers = number.split(",")
         if not all(n.isdecimal() for n in numbers) or kind not in ("", "every"):
-            raise LitVizError(f"'{text}' names no iterations: give 1,50,100,200 (a list), every:10, or geometric.")
+            raise LitVizError(
+                f"'{text}' names no iterations: give 1,50,100,200 (a list), every:10, geometric, or last."
+            )
         if kind == "":
             return cls(listed=frozenset(map(int, numbers)))
         if len(numbers) != 1 or int(number) == 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
-from lit_viz.attacks import APGD, PGD, Attack
+from lit_viz.attacks import Attack, ClimbingAttack
 from lit_viz.evidence.tables import images
 from lit_viz.outcomes import Outcome
 
@@ -19,7 +19,7 @@ def restarts_of(attack: Attack, iterations: int) -> RestartOf:
     """Return in which restart an image was made, where the attack takes so many iterations."""
 
     def restart(k: int) -> int:
-        if not isinstance(attack, (PGD, APGD)):
+        if not isinstance(attack, ClimbingAttack):
             return 0
         state = {"iteration": torch.tensor([k - 1]), "iterations": torch.tensor([iterations])}
         return int(attack.parts(state)[0])

@@ -108,9 +108,18 @@ class PhotographTraining(ImageTraining):
         self.slots.pay(list(known), forwards=1)
 
     def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the logits of the photographs, NaN until the network was asked about them."""
-        unknown = torch.full((len(x), self.classifier.num_classes), torch.nan, device=x.device)
-        return {**super().initial(x, tasks), LOGITS: unknown}
+        """Return the logits of the photographs, NaN until the network was asked about them.
+
+        Raises:
+            LitVizError: the rule has a state of that name.
+        """
+        state = super().initial(x, tasks)
+        if LOGITS in state:
+            raise LitVizError(
+                f"{type(self.step_rule).__name__} keeps a state that is called {LOGITS!r}, as what the network says of "
+                "the photographs is: give it another name."
+            )
+        return {**state, LOGITS: torch.full((len(x), self.classifier.num_classes), torch.nan, device=x.device)}
 
     def remember(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation) -> None:
         """Keep what the network says of photographs, where the rows ``x`` that were evaluated are still just these."""

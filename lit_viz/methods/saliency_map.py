@@ -209,8 +209,9 @@ class SaliencyMap(PhotographTraining):
         return looks
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
-        """Return the method and the top five classes."""
-        about = {"method": _method(self.slots.tasks[n]), "top5": look.ranking, **self.place(n)}
+        """Return the method, how its map is shown, and the top five classes."""
+        name, reducer = _method(self.slots.tasks[n]), self.reducer or self.chosen.method.reducer
+        about = {"method": name, "reducer": reducer, "top5": look.ranking, **self.place(n)}
         array = torch.empty(0) if look.array is None else look.array
         bad = int((~array.isfinite()).sum())
         if not bad:

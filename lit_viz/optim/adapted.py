@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim.evaluation import Evaluate
-from lit_viz.optim.rule import OF_ENGINE, State, StepRule, never
+from lit_viz.optim.rule import State, StepRule, never
 from lit_viz.optim.schedules import LearningRate, learning_rate
 
 # They look at all parameters at once, or need what an image does not have.
@@ -42,19 +42,22 @@ class Adapted(StepRule):
         self.optimizer = optimizer
         self.lr = learning_rate(lr)
         self.options = options
+        self._own: tuple[str, ...] | None = None  # what the optimizer keeps of an image, once it is known
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the base rate and room for the optimizer's state, whose shapes a step on a throw-away image tells."""
-        trial = self._optimizer([x[0].detach().clone()], [0.0])
+        room = {key: torch.stack([value] * len(x)) for key, value in self._room(x[0]).items()}
+        return {**self.lr.init(x, tasks), **room}
+
+    def _room(self, image: Tensor) -> dict[str, Tensor]:
+        trial = self._optimizer([image.detach().clone()], [0.0])
         parameter = trial.param_groups[0]["params"][0]
         parameter.grad = torch.zeros_like(parameter)
         trial.step()
-        room = {
-            key: torch.zeros_like(value, device=x.device)  # torch keeps some of it on the processor
-            for key, value in trial.state[parameter].items()
-            if torch.is_tensor(value)
-        }
-        return {**self.lr.init(x, tasks), **{key: torch.stack([value] * len(x)) for key, value in room.items()}}
+        kept = {key: value for key, value in trial.state[parameter].items() if torch.is_tensor(value)}
+        self._own = tuple(kept)
+        # torch keeps some of it on the processor
+        return {key: torch.zeros_like(value, device=image.device) for key, value in kept.items()}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate once and let the optimizer take one step up."""
@@ -63,7 +66,7 @@ class Adapted(StepRule):
         # channels-last.
         x, gradient = x.clone(memory_format=torch.contiguous_format), gradient.contiguous()
         optimizer = self._optimizer(list(x), self.lr(state).tolist())
-        own = [key for key in state if key not in (*OF_ENGINE, "lr")]
+        own = self._own if self._own is not None else tuple(self._room(x[0]))  # a resume does without init
         parameters = [group["params"][0] for group in optimizer.param_groups]
         for n, (parameter, iteration) in enumerate(zip(parameters, state["iteration"].tolist(), strict=True)):
             parameter.grad = gradient[n]
