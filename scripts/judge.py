@@ -8,21 +8,42 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from lit_viz.classifiers import load_classifier
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.config import read_yaml
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.judges import fitted
 from lit_viz.evidence.verdicts import verdict
+from lit_viz.images.groups import apart
+from lit_viz.images.pictures import resized
 from lit_viz.images.reading import read_png
 
 
+def target(record: Mapping[str, Any], classifier: Classifier) -> int:
+    """Return a record's class as a network has it: by its index where networks have as many classes, or by its name."""
+    index, name = record["target"], record["target_name"]
+    return index if index < len(classifier.labels) and classifier.labels[index] == name else classifier.index_of(name)
+
+
+def asked_of(classifier: Classifier, pictures: Tensor) -> Tensor:
+    """Return a network's logits of pictures ``(G, C, H, W)``, grey ones as colours and the other way round."""
+    if pictures.shape[1] != classifier.channels:
+        pictures = pictures.mean(1, keepdim=True).expand(-1, classifier.channels, -1, -1)
+    return classifier.logits(resized(pictures, classifier.size))
+
+
 def judge(folder: str, names: list[str]) -> None:
-    """Print each picture's probability and rank by each network, and how many are right."""
+    """Print each picture's probability and rank by each network, and how many are right; of a group the mean
+    probability and the worst rank."""
     run = RunFolder.open(folder)
+    group = (read_yaml(run.path / "config.yaml").get("model") or {}).get("group", 1)
     records = [record for record in run.records() if record["file"] and not record["array"]]
     if not records or any(record["target"] is None for record in records):
         raise LitVizError(f"{folder} holds no pictures of classes, which alone can be judged")
@@ -32,9 +53,10 @@ def judge(folder: str, names: list[str]) -> None:
         classifier = load_classifier(network, weights=weights or "DEFAULT")
         columns[network] = []
         for record in records:
-            picture = read_png(run.path / record["file"])
-            said = classifier.logits(fitted(picture[None], classifier.size))[0]
-            columns[network].append(verdict(said, classifier.index_of(record["target"])))
+            pictures = apart(read_png(run.path / record["file"]), group)
+            said = [verdict(row, target(record, classifier)) for row in asked_of(classifier, pictures)]
+            mean, worst = fmean(one["probability"] for one in said), max(one["rank"] for one in said)
+            columns[network].append({"probability": mean, "rank": worst})
     table = Table(box=None, header_style="bold")
     for column in ("class", *columns):
         table.add_column(column)

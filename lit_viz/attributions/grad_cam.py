@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from lit_viz.attributions.base import gathered, summed
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.copying import probe_images
-from lit_viz.classifiers.layers import check_layers, reading_all
-from lit_viz.classifiers.layouts import channels_last
+from lit_viz.classifiers.layers import check_layers
+from lit_viz.classifiers.layouts import Layout, layouts
 from lit_viz.classifiers.timm_types import timm_types
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -56,13 +56,12 @@ class GradCAM(Gradient):
         """
         if self.layer is not None:
             check_layers([self.layer], classifier.original)
-        with reading_all(classifier.original) as outputs:
-            classifier.logits(probe_images(classifier.channels, classifier.size)[:1])
-        layer = _last_spatial(classifier, outputs) if self.layer is None else self.layer
-        if layer not in outputs:
+        known = layouts(classifier)
+        layer = _last_spatial(classifier, known) if self.layer is None else self.layer
+        if layer not in known:
             raise LitVizError(f"layer {layer!r} can't be read: a forward doesn't call it, or it returns no tensor")
         self.layers = (layer,)
-        self._maps = self.reshape or _maps_of(classifier, layer, outputs[layer])
+        self._maps = self.reshape or _maps_of(classifier, layer, known[layer])
 
     @property
     def reads_feature_maps(self) -> bool:
@@ -97,12 +96,12 @@ def _channels_first(output: Tensor) -> Tensor:
     return output.permute(0, 3, 1, 2)
 
 
-def _last_spatial(classifier: Classifier, outputs: dict[str, Tensor]) -> str:
+def _last_spatial(classifier: Classifier, known: Mapping[str, Layout]) -> str:
     """Return the last layer in the order of a forward whose output still tells places apart, and decides the logits."""
     network = classifier.original
     if isinstance(network, timm_types(_VIT)):
         return f"blocks.{len(network.blocks) - 1}.norm1"
-    spatial = [name for name, output in outputs.items() if output.ndim in (3, 4) and _places(classifier, output) > 1]
+    spatial = [name for name, layout in known.items() if _places(layout) > 1]
     last = next((name for name in reversed(spatial) if _is_on_the_way(classifier, name)), None)
     if last is None:
         raise LitVizError(
@@ -120,24 +119,24 @@ def _is_on_the_way(classifier: Classifier, layer: str) -> bool:
         return torch.autograd.grad(logits.sum(), activations[layer], allow_unused=True)[0] is not None
 
 
-def _places(classifier: Classifier, output: Tensor) -> int:
+def _places(layout: Layout) -> int:
     """Return how many places an output tells apart, along its shorter side."""
-    if output.ndim == 3:
-        return output.shape[1]
-    return min(output.shape[1:3] if channels_last(output.shape[1:], classifier.size) else output.shape[2:])
+    sides = {"maps": layout.shape[1:], "grid": layout.shape[:2], "tokens": layout.shape[:1]}
+    return min(sides.get(layout.kind, (0,)))
 
 
-def _maps_of(classifier: Classifier, layer: str, output: Tensor) -> Reshape:
-    """Return how the output of a layer, seen once, is read as feature maps."""
+def _maps_of(classifier: Classifier, layer: str, layout: Layout) -> Reshape:
+    """Return how the output of a layer is read as feature maps."""
     network = classifier.original
-    if output.ndim == 4:
-        return _channels_first if channels_last(output.shape[1:], classifier.size) else _as_they_are
-    if output.ndim == 3 and isinstance(network, timm_types(_VIT)):
+    if layout.kind in ("maps", "grid"):
+        return _as_they_are if layout.kind == "maps" else _channels_first
+    if layout.kind == "tokens" and isinstance(network, timm_types(_VIT)):
         size: tuple[int, int] = network.patch_embed.grid_size
         prefix: int = network.num_prefix_tokens
-        if output.shape[1] == prefix + size[0] * size[1]:
+        if layout.shape[0] == prefix + size[0] * size[1]:
             return lambda tokens: tokens[:, prefix:].transpose(1, 2).reshape(len(tokens), -1, *size)
+    shape = layout.shape if layout.kind == "other" else (1, *layout.shape)
     raise LitVizError(
         f"Grad-CAM needs feature maps (N, C, h, w), but layer {layer!r} of {classifier.name} gives "
-        f"{tuple(output.shape)}: name another layer, or in Python give GradCAM a reshape= that makes maps of its output"
+        f"{shape}: name another layer, or in Python give GradCAM a reshape= that makes maps of its output"
     )

@@ -86,7 +86,7 @@ def fast_copy(
         if branches:
             copied.damp(branches, residual_gradient)
         elif residual_gradient != 1:
-            copied.notes = (*copied.notes, f"{name} having no residual branches, {_NOT_DAMPED}")
+            copied.notes = (*copied.notes, f"{name} having no residual branches that end in a layer, {_NOT_DAMPED}")
         return copied
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Literal
 
@@ -15,6 +15,8 @@ from lit_viz.classifiers.copying import probe_images
 from lit_viz.classifiers.layers import check_layers, reading_all
 from lit_viz.errors import LitVizError
 
+#: Pixels from one place to the next, of patches and of stages of convolutions.
+_STRIDES = tuple(factor << power for factor in (1, 3, 5, 7) for power in range(9))
 Kind = Literal["maps", "grid", "tokens", "vector", "other"]
 
 
@@ -61,11 +63,32 @@ class Layout:
 
 
 def layouts(classifier: Classifier) -> dict[str, Layout]:
-    """Return the layouts of all layers that a forward calls, in the order in which they are called."""
+    """Return the layouts of all layers that a forward calls, in the order in which they are called.
+
+    Where features are as many as places along a side, a forward of a wider image tells them apart; a network that takes
+    none is a transformer, whose cubes are channels-last.
+    """
+    network, size = classifier.original, classifier.size
+    outputs = _outputs(classifier, size)
+    prefix, patches = prefix_tokens(network), _patches(network)
+    found = {name: layout_of(output, size, prefix, patches) for name, output in outputs.items()}
+    cubes = [name for name, output in outputs.items() if output.ndim == 4 and _is_cube(output.shape[1:], size)]
+    if cubes:
+        wider = (size[0], 2 * size[1])
+        try:
+            known = _outputs(classifier, wider)
+        except Exception:  # whatever a network raises on an input that isn't to its taste
+            known = {}
+        for name in cubes:
+            last = channels_last(known[name].shape[1:], wider) if name in known else bool(prefix or patches)
+            found[name] = replace(found[name], kind="grid" if last else "maps")
+    return found
+
+
+def _outputs(classifier: Classifier, size: tuple[int, int]) -> dict[str, Tensor]:
     with reading_all(classifier.original) as outputs:
-        classifier.logits(probe_images(classifier.channels, classifier.size)[:1])
-    prefix = prefix_tokens(classifier.original)
-    return {name: layout_of(output, classifier.size, prefix) for name, output in outputs.items()}
+        classifier.logits(probe_images(classifier.channels, size)[:1])
+    return outputs
 
 
 def layout(classifier: Classifier, layer: str) -> Layout:
@@ -81,8 +104,15 @@ def layout(classifier: Classifier, layer: str) -> Layout:
     return known[layer]
 
 
-def layout_of(output: Tensor, size: Sequence[int], prefix: int = 0) -> Layout:
-    """Return the layout of what a layer gave for one image of the classifier's ``size`` (H, W)."""
+def layout_of(output: Tensor, size: Sequence[int], prefix: int = 0, patches: int = 0) -> Layout:
+    """Return the layout of what a layer gave for one image of the classifier's ``size`` (H, W).
+
+    Args:
+        output: of the layer.
+        size: of the image.
+        prefix: tokens that stand for no place (see :func:`prefix_tokens`).
+        patches: tokens that stand for one, where it is known.
+    """
     rows, *rest = output.shape
     shape = tuple(rest)
     if rows != 1 or not 1 <= len(shape) <= 3:
@@ -90,14 +120,27 @@ def layout_of(output: Tensor, size: Sequence[int], prefix: int = 0) -> Layout:
     if len(shape) == 1:
         return Layout(shape, "vector")
     if len(shape) == 2:
-        return Layout(shape, "tokens", _head(shape[0], prefix))
+        return Layout(shape, "tokens", _head(shape[0], prefix, patches))
     return Layout(shape, "grid" if channels_last(shape, size) else "maps")
 
 
 def channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
     """Return whether ``(a, b, c)`` is (H, W, D): a to b is as in the input (H, W), and b to c is not."""
-    (a, b, c), (height, width) = shape, size
-    return a * width == b * height and b * width != c * height
+    a, b, c = shape
+    return _is_map((a, b), size) and not _is_map((b, c), size)
+
+
+def _is_cube(shape: Sequence[int], size: Sequence[int]) -> bool:
+    """Return whether ``(a, b, c)`` may be (H, W, D) and (C, H, W)."""
+    a, b, c = shape
+    return a > 1 and _is_map((a, b), size) and _is_map((b, c), size)
+
+
+def _is_map(sides: tuple[int, int], size: Sequence[int]) -> bool:
+    """Return whether these may be the sides of a map of the input (H, W): in its proportions, or but for rounding."""
+    pairs = list(zip(sides, size, strict=True))
+    exact = sides[0] * size[1] == sides[1] * size[0]
+    return exact or any(all(abs(length / stride - side) < 1 for side, length in pairs) for stride in _STRIDES)
 
 
 def prefix_tokens(network: nn.Module) -> int:
@@ -111,7 +154,16 @@ def prefix_tokens(network: nn.Module) -> int:
     return 0
 
 
-def _head(tokens: int, prefix: int) -> int:
-    """Return the prefix, unless without it the tokens are no square and with it they are: the patches' embedding."""
+def _patches(network: nn.Module) -> int:
+    """Return how many patches a transformer of timm makes of an image; 0 where it isn't known."""
+    number = getattr(getattr(network, "patch_embed", None), "num_patches", None)
+    return number if isinstance(number, int) else 0
+
+
+def _head(tokens: int, prefix: int, patches: int) -> int:
+    """Return the prefix, unless these are the patches alone: their number is known, or they are no square without the
+    prefix and one with it."""
+    if patches and tokens in (patches, patches + prefix):
+        return tokens - patches
     square = isqrt(max(tokens - prefix, 0)) ** 2 == tokens - prefix
     return 0 if not square and isqrt(tokens) ** 2 == tokens else prefix

@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.layers import layer_of
 from lit_viz.commands.base import Command, Inquiry, shown_number
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
@@ -108,7 +109,9 @@ class Visualize(Command):
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
     ) -> tuple[list[Task], list[str]]:
         """Return the tasks of :meth:`_unvaried`, each once for every combination of what varies, from the same seed."""
-        return varied(self._unvaried(config, parts, classifier), config.vary), []
+        unasked = config.targets and "target" not in parts["objective"].asks
+        notes = [f"the objective asks for no class: {', '.join(map(str, config.targets))} left out"] if unasked else []
+        return varied(self._unvaried(config, parts, classifier), config.vary), notes
 
     def _unvaried(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> list[Task]:
         """Return one task a class, or one a channel, or one of what the objective is; whatever is named twice gets two
@@ -116,18 +119,19 @@ class Visualize(Command):
         objective: Objective = parts["objective"]
         if config.channel is not None and "channel" not in objective.asks:
             raise LitVizError("--channel names channels of a layer: name it by --layer (lit-viz layers lists them).")
-        if config.targets:
+        if "target" in objective.asks:
+            if not config.targets:
+                raise LitVizError(f"no class was named: try {self.example}")
             return [self._of_class(i, wanted, config, classifier) for i, wanted in enumerate(config.targets)]
-        if "target" in objective.asks or not (config.layer or objective.layers):
-            raise LitVizError(f"no class was named: try {self.example}")
-        layer = config.layer or objective.layers[0]
+        layer = config.layer or next((layer_of(name) for name in objective.layers), None)
         if "channel" not in objective.asks:
-            return [Task(0, layer, config.seed, source=config.init, options={"layer": layer})]
+            name = layer or type(objective).__name__
+            return [Task(0, name, config.seed, source=config.init, options={} if layer is None else {"layer": layer})]
         if config.channel is None:
             raise LitVizError(f"no channel of layer {layer!r} was named: give --channel, such as --channel 3,14-20.")
         tasks = []
         for index, channel in enumerate(channels(config.channel, objective.channels or 0)):
-            check_channel(channel, objective.channels or 0, layer)
+            check_channel(channel, objective.channels or 0, str(layer))
             options = {"layer": layer, "channel": channel}
             name = f"{layer}_ch{channel}"
             tasks.append(Task(index, name, config.seed + index, source=config.init, options=options))
@@ -199,7 +203,11 @@ class Visualize(Command):
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what the network says of each image, and what the judges say: probability and rank."""
         judges = sorted({name for record in results for name in record.get("judges") or {}})
-        return [self._row(record, judges) for record in results]
+        varied = [name for name in VARYING if len({record.get(name) for record in results}) > 1]
+        return [
+            {**self._row(record, judges), **{name: shown_number(record, name, "{:g}") for name in varied}}
+            for record in results
+        ]
 
     @staticmethod
     def _row(record: Mapping[str, Any], judges: Sequence[str]) -> dict[str, str]:
@@ -256,7 +264,8 @@ def channels(words: str | int, count: int) -> list[int]:
     for first, last in ranges:
         if last < first:
             raise LitVizError(f"--channel {first}-{last} runs backwards: write {last}-{first}.")
-    return [channel for first, last in ranges for channel in range(first, last + 1)]
+    # Of those that a layer doesn't have one is enough to be refused: the list of a mistyped range may be huge.
+    return [channel for first, last in ranges for channel in range(first, min(last, max(first, count)) + 1)]
 
 
 def place(words: str) -> list[int] | None:

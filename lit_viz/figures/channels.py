@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from lit_viz.figures.evolution import at_rate
 from lit_viz.figures.sheet import contact_sheet
 from lit_viz.outcomes import Outcome
 
@@ -25,8 +26,9 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     drawn = [(outcome, picture) for outcome in outcomes if (picture := outcome.image()) is not None]
     pictures = [picture for _, picture in drawn]
     layers = dict.fromkeys(str(outcome.record["layer"]) for outcome in outcomes)
-    numbers = [str(outcome.record["channel"]) for outcome, _ in drawn]
+    numbers = [at_rate(str(outcome.record["channel"]), outcome.record) for outcome, _ in drawn]
     wide = max((picture.shape[2] / picture.shape[1] for picture in pictures), default=1.0)
     columns = None if wide == 1 else max(1, round(8 / wide))
-    heading = f"{', '.join(layers)} · {len(drawn)} channel{'s' * (len(drawn) != 1)}"
+    count = len({(outcome.record["layer"], outcome.record["channel"]) for outcome, _ in drawn})
+    heading = f"{', '.join(layers)} · {count} channel{'s' * (count != 1)}"
     return contact_sheet(pictures, numbers, columns, width=_TILE * wide, limit=_MOST, heading=heading)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -53,9 +54,15 @@ def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
     return [_evolution(outcome, len(methods) > 1, of_radii) for outcome in outcomes]
 
 
+def at_rate(name: str, record: Mapping[str, Any]) -> str:
+    """Return a name with the learning rate of the task, where it has one of its own."""
+    return f"{name}, lr {record['lr']:g}" if "lr" in record else name
+
+
 def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
     """Return how one outcome emerged, by the name that tells it from others of the same photograph."""
-    record, name = outcome.record, outcome.name
+    record = outcome.record
+    name = at_rate(outcome.name, record)
     if of_methods and "method" in record:
         name += f", {record['method'].replace('_', ' ')}"
     if of_radii:

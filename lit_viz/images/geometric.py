@@ -232,10 +232,10 @@ def _affine(
 
 
 def _check_range(owner: str, what: str, low: float, high: float) -> None:
-    if not 0 < low <= high:
+    if not 0 < low <= high < math.inf:
         raise LitVizError(f"{what} of {owner} goes from low to high with 0 < low <= high, not from {low} to {high}")
 
 
 def _check_not_negative(owner: str, what: str, value: float) -> None:
-    if not value >= 0:
+    if not 0 <= value < math.inf:
         raise LitVizError(f"the {what} of {owner} must be 0 or more, not {value}")

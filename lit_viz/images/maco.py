@@ -41,10 +41,12 @@ class MACO(Parameterization):
 
     Args:
         magnitude: a folder of photographs whose mean spectrum r is (also a file, or a CSV table that lists some), each
-            cropped to the canvas's shape; their mean colour is the image's. None: ``r ~ 1 / f ** decay`` around grey.
+            cropped to the canvas's shape; the image is about as bright and of the same hue as they are on average.
+            None: ``r ~ 1 / f ** decay`` around grey.
         decay: exponent of the spectrum without photographs; 1 is about that of natural images, more is smoother.
-        contrast: standard deviation of each plane before the sigmoid; with photographs a factor of what they have.
-        chroma: strength of the two colour directions; below 1 the colours are calmer.
+        contrast: standard deviation of each plane before the sigmoid; with photographs a factor of theirs, whose
+            mean stays.
+        chroma: strength of the two colour directions; below 1 the colours are calmer, with photographs than theirs.
 
     Raises:
         LitVizError: the folder is not there or holds no picture.
@@ -92,10 +94,12 @@ def _weights(
     """Return the magnitude and its adjoint as the images are decoded with them, and the colour matrix."""
     colour = colour_matrix(shape[0], maco.chroma)
     if maco.magnitude is None:
-        magnitude = _power_law(maco.decay, *shape[1:])
+        magnitude = maco.contrast * _power_law(maco.decay, *shape[1:])
     else:
-        magnitude = _mean_spectrum(maco.magnitude, shape, colour)
-    constants = (*weights_and_adjoint(maco.contrast * magnitude, shape[2]), colour)
+        spectrum = _mean_spectrum(maco.magnitude, shape, colour_matrix(shape[0], 1.0))
+        magnitude = maco.contrast * spectrum
+        magnitude[:, 0, 0] = spectrum[:, 0, 0]
+    constants = (*weights_and_adjoint(magnitude, shape[2]), colour)
     weights, adjoint, colour = (constant.to(device, dtype) for constant in constants)
     return weights, adjoint, colour
 

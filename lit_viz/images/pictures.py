@@ -28,11 +28,11 @@ def canvases(
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the images at the size, antialiased; as they are where it is theirs."""
+    """Return the images at the size (H, W), stretched to it, antialiased; as they are where it is theirs."""
     if tuple(images.shape[-2:]) == size:
         return images
-    shape = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-    return shape.clamp(0, 1)
+    fitted = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+    return fitted.clamp(0, 1)
 
 
 def centre(images: Tensor, part: float) -> Tensor:
@@ -41,12 +41,3 @@ def centre(images: Tensor, part: float) -> Tensor:
     down, across = round(height * part), round(width * part)
     top_, left = (height - down) // 2, (width - across) // 2
     return images[..., top_ : top_ + down, left : left + across]
-
-
-def as_input(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures as a photograph is read: short side resized, centre cropped to the classifier's size (H, W)."""
-    height, width = pictures.shape[-2:]
-    scale = max(size[0] / height, size[1] / width)
-    fitted = resized(pictures, (max(size[0], round(height * scale)), max(size[1], round(width * scale))))
-    top_, left = (fitted.shape[-2] - size[0]) // 2, (fitted.shape[-1] - size[1]) // 2
-    return fitted[..., top_ : top_ + size[0], left : left + size[1]]

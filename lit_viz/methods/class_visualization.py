@@ -21,7 +21,7 @@ from lit_viz.evidence.verdicts import top, verdict
 from lit_viz.images.groups import apart, side_by_side
 from lit_viz.images.octaves import Octaves
 from lit_viz.images.parameterizations import Parameterization, encoding_error
-from lit_viz.images.pictures import as_input, canvases, centre, resized
+from lit_viz.images.pictures import canvases, centre, resized
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.objectives import Logit, Objective, Outputs
@@ -181,7 +181,9 @@ class ClassVisualization(ImageTraining):
         pictures = resized(centre(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
         goals = self.slots.goals(rows, x.device)
-        logits, scores = self._score_pictures(self._evaluator.networks["plain"], pictures, goals)
+        in_half = self.network_dtype != self.number  # what that says of a picture is not what the original says
+        network = self._original if final and in_half else self._evaluator.networks["plain"]
+        logits, scores = self._score_pictures(network, pictures, goals)
         self.slots.pay(rows, forwards=self.group)
         looks = []
         groups = pictures.cpu().view(len(rows), self.group, *pictures.shape[1:])
@@ -193,11 +195,13 @@ class ClassVisualization(ImageTraining):
         return looks
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
-        """Return the top five classes, and the judges' verdicts; or the layer and channel of a task without a class."""
+        """Return the top five classes, and the judges' verdicts; or the layer and channel of a task without a class. A
+        rate of its own is told, too."""
         task = self.slots.tasks[n]
+        about = {"top5": look.ranking, **({"lr": task.options["lr"]} if "lr" in task.options else {})}
         if task.target is None:
-            return {"top5": look.ranking, **{key: task.options.get(key) for key in ("layer", "channel")}}
-        return {"top5": look.ranking, "judges": self.judged(look.image, task.target, self.judges)}
+            return {**about, **{key: task.options.get(key) for key in ("layer", "channel")}}
+        return {**about, "judges": self.judged(look.image, task.target, self.judges)}
 
     def judged(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return what judges say of a picture ``(C, H, W)``: of a group the mean probability, and the worst rank."""
@@ -216,21 +220,24 @@ class ClassVisualization(ImageTraining):
         Returns:
             its logits ``(K,)``, the mean over a group, and what the objective is.
         """
-        net = self.classifier
-        network = FrozenNetwork(net.original, net.mean, net.std, guest=True)
         goals = {
             "targets": torch.tensor([-1 if task.target is None else task.target]),
             "channels": torch.tensor([task.options.get("channel", -1)]),
         }
         with torch.no_grad():
-            logits, scores = self._score_pictures(network, apart(picture, self.group), goals)
+            logits, scores = self._score_pictures(self._original, apart(picture, self.group), goals)
         return logits[0], float(scores[0])
+
+    @property
+    def _original(self) -> FrozenNetwork:
+        net = self.classifier
+        return FrozenNetwork(net.original, net.mean, net.std, guest=True)
 
     def _score_pictures(
         self, network: FrozenNetwork, pictures: Tensor, goals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return the mean logits ``(N, K)`` and the mean objective ``(N,)`` of N groups of pictures, on the CPU."""
-        inputs = pictures if self.native else as_input(pictures, self.classifier.size)
+        inputs = pictures if self.native else resized(pictures, self.classifier.size)
         logits, activations = network(inputs, layers=self.objective.layers)
         each = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
         each["members"] = torch.arange(self.group).repeat(len(pictures) // self.group)
@@ -266,9 +273,7 @@ class ClassVisualization(ImageTraining):
         nothing = torch.zeros(self.group, dtype=torch.long)
         with torch.no_grad():
             try:
-                logits, activations = FrozenNetwork(net.original, net.mean, net.std, guest=True)(
-                    blank, self.objective.layers
-                )
+                logits, activations = self._original(blank, self.objective.layers)
             except (RuntimeError, AssertionError, ValueError) as error:  # networks of one size say so in many ways
                 raise LitVizError(
                     f"{net.name} takes no images of {height} x {width} pixels: give --model.native false, "

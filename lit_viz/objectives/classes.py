@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 
 
@@ -18,6 +20,11 @@ class _ClassScore(Objective):
     def __init__(self, target: int | None = None) -> None:
         self.target = target
         self.asks = frozenset({"target"} if target is None else ())
+
+    def bind(self, classifier: Classifier) -> None:
+        """Refuse a class that the classifier doesn't have."""
+        if self.target is not None and not 0 <= self.target < classifier.num_classes:
+            raise LitVizError(f"there is no class {self.target}: {classifier.name} has {classifier.num_classes}.")
 
     def _pick(self, scores: Tensor, targets: Tensor) -> Tensor:
         if self.target is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.tasks import Task
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.optim.rule import State, StepRule, never
 from lit_viz.optim.schedules import LearningRate, learning_rate
@@ -42,6 +42,10 @@ class Adapted(StepRule):
         self.optimizer = optimizer
         self.lr = learning_rate(lr)
         self.options = options
+        try:
+            self._optimizer([torch.zeros(1)], [1.0])
+        except (ValueError, TypeError) as error:
+            raise LitVizError(f"{name} takes no such options: {first_line(error)}.") from error
         self._own: tuple[str, ...] | None = None  # what the optimizer keeps of an image, once it is known
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

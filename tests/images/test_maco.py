@@ -112,9 +112,21 @@ def test_the_magnitude_is_the_mean_of_a_folders(tmp_path: Path, shape: tuple[int
     maco = MACO(str(tmp_path), contrast=0.8)
     found = np.fft.fft2(_planes(maco.decode(_start(maco, canvas), canvas)))
     expected = 0.8 * np.abs(planes).mean(0)
-    expected[:, 0, 0] = 0.8 * np.abs(planes[:, :, 0, 0].real.mean(0))
+    expected[:, 0, 0] = np.abs(planes[:, :, 0, 0].real.mean(0))  # which contrast leaves alone
     np.testing.assert_allclose(np.abs(found), np.broadcast_to(expected, found.shape), atol=1e-5)
-    np.testing.assert_allclose(found[0, :, 0, 0].real, 0.8 * planes[:, :, 0, 0].real.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found[0, :, 0, 0].real, planes[:, :, 0, 0].real.mean(0), atol=1e-5)
+
+
+def test_chroma_calms_the_colours_of_photographs_too(tmp_path: Path) -> None:
+    _folder(tmp_path, [(20, 30), (9, 9)])
+    canvas = _canvas(3, 8, 8)
+
+    def colourful(chroma: float) -> float:
+        maco = MACO(str(tmp_path), chroma=chroma)
+        image = maco.decode(_start(maco, canvas), canvas)[0]
+        return float((image - image.mean(0)).abs().mean())
+
+    assert colourful(0.1) < 0.3 * colourful(1.0)
 
 
 def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
