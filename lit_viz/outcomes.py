@@ -17,6 +17,7 @@ from lit_viz.callbacks.memory import Memory
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Bearer, Observation, Result
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.tables import images, statuses
 from lit_viz.figures.style import notebook_png
 from lit_viz.figures.tiles import Picture
 from lit_viz.images.reading import read_png
@@ -167,6 +168,10 @@ class Run:
         self, outcomes: Sequence[Outcome], folder: Path | None, draw: Callable[[Sequence[Outcome]], Figure]
     ) -> None:
         self.outcomes, self.folder, self._draw = outcomes, folder, draw
+
+    def __repr__(self) -> str:
+        where = "kept in memory" if self.folder is None else str(self.folder)
+        return f"Run({images(len(self.outcomes))}: {statuses(self.results)}; {where})"
 
     @property
     def results(self) -> list[Mapping[str, Any]]:

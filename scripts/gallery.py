@@ -68,7 +68,13 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("--only", nargs="+", help="names of pictures; all unless given")
     options = parser.parse_args()
-    for card in cards(options.page):
+    if not options.page.is_file():
+        sys.exit(f"gallery: there is no page {options.page}")
+    found = cards(options.page)
+    unknown = set(options.only or ()) - {card.picture.name for card in found}
+    if unknown:
+        sys.exit(f"gallery: {options.page} shows no {', '.join(sorted(unknown))}")
+    for card in found:
         if not options.only or card.picture.name in options.only:
             print(f"{card.picture}: {make(card):.0f} s, {shlex.join(card.words)}", flush=True)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_viz.optim.rule import norm, per_slot, unit
+from lit_viz.optim.rule import chosen, norm, per_slot, unit
 from lit_viz.randomness import Draws, Key
 
 #: How a perturbation is measured: by its largest value, or by its Euclidean length.
@@ -43,19 +43,21 @@ def shortened(change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     piecewise linear in t^2, so Newton's method from below reaches it in finitely many steps, and never passes it.
     """
     squared = eps.to(change.dtype).square()
-    t = torch.ones_like(squared)
-    if bool((norm(change.clamp(low, high)) <= eps).all()):
-        return change.clamp(low, high)
+    whole = change.clamp(low, high)
+    fits = norm(whole) <= eps
+    if bool(fits.all()):
+        return whole
     t = torch.zeros_like(squared)
     for _ in range(_EXACT):
         scaled = per_slot(t, change) * change
         free = (scaled >= low) & (scaled <= high)
         slope = torch.where(free, change, 0).flatten(1).square().sum(1)
         clipped = torch.where(free, 0, scaled.clamp(low, high)).flatten(1).square().sum(1)
-        before, t = t, ((squared - clipped) / slope).clamp(min=0).sqrt().nan_to_num(1.0).clamp(max=1)
+        before, step = t, ((squared - clipped) / slope).clamp(min=0).sqrt().nan_to_num(1.0).clamp(max=1)
+        t = torch.maximum(step, before)  # a row that has arrived stays, however long others take
         if bool((t <= before).all()):
             break
-    return (per_slot(t, change) * change).clamp(low, high)
+    return chosen(fits, whole, (per_slot(t, change) * change).clamp(low, high))
 
 
 def extent(change: Tensor, ball: Norm) -> Tensor:

@@ -83,7 +83,7 @@ def _panel(outcome: Outcome) -> AttackPanel | None:
         before=seen_as(record, "predicted_before_name", "probability_before"),
         after=seen_as(record, "predicted_name", "probability"),
         verdicts={said: None if skipped else record.get(key) for said, key in keys.items()},
-        notes=["as asked for from the start"] if skipped else [counted(record["iterations"], "iteration"), *by],
+        notes=[_skipped(record)] if skipped else [counted(record["iterations"], "iteration"), *by],
         trace=None if skipped else _trace(outcome),
     )
 
@@ -92,9 +92,18 @@ def seen_as(record: Mapping[str, Any], name: str, probability: str) -> str:
     """Return the class that is seen, and how sure the network is of the class that is asked for."""
     if record.get(name) is None:
         return ""
-    goal = record["target_name"] or "its label"
+    goal = goal_of(record)
     sure = "" if record.get(probability) is None else f"\n{goal}: {probability_text(record[probability])}"
     return f"{record[name]}{sure}"
+
+
+def goal_of(record: Mapping[str, Any]) -> str:
+    """Return the class that is to be reached, or left."""
+    return str(record["target_name"] or record.get("label_name") or "its label")
+
+
+def _skipped(record: Mapping[str, Any]) -> str:
+    return f"skipped: {'as asked for' if record['target_name'] else 'wrong'} from the start"
 
 
 def _trace(outcome: Outcome) -> Trace:
@@ -104,5 +113,5 @@ def _trace(outcome: Outcome) -> Trace:
         l2=outcome.curve("l2"),
         linf=outcome.curve("linf"),
         flip=next(iter(fooling(outcome)), None),
-        goal=str(outcome.record["target_name"] or "its label"),
+        goal=goal_of(outcome.record),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -154,10 +154,11 @@ def panels(outcomes: Sequence[Outcome]) -> list[SaliencyPanel]:
         record = outcome.record
         if record["array"] is not None or outcome.array() is not None:
             found[record["name"], record["source"], record["seed"], record["target"]].append(outcome)
-    return [_panel(of_one) for of_one in found.values()]
+    classes = Counter(of_one[0].record["target_name"] for of_one in found.values())
+    return [_panel(of_one, classes[of_one[0].record["target_name"]] > 1) for of_one in found.values()]
 
 
-def _panel(outcomes: Sequence[Outcome]) -> SaliencyPanel:
+def _panel(outcomes: Sequence[Outcome], one_of_several: bool) -> SaliencyPanel:
     first = outcomes[0].record
     photograph = outcomes[0].source()
     assert photograph is not None
@@ -165,17 +166,18 @@ def _panel(outcomes: Sequence[Outcome]) -> SaliencyPanel:
         name=str(first["target_name"]),
         photograph=photograph,
         maps={title_of(o.record["method"]): a for o in outcomes if (a := o.array()) is not None},
-        subtitle=_subtitle(first),
+        subtitle=_subtitle(first, one_of_several),
         uncertainty={title_of(o.record["method"]): said for o in outcomes if (said := _said_error(o.record)) != "-"},
     )
 
 
-def _subtitle(record: Mapping[str, Any]) -> str:
-    """Return how sure the network is of the class, and whether it is the photograph's own."""
+def _subtitle(record: Mapping[str, Any], one_of_several: bool) -> str:
+    """Return how sure the network is of the class, and whether it is the photograph's own; the photograph's name where
+    several are of the class."""
     said = [] if record.get("probability") is None else [probability_text(record["probability"])]
     if record["target"] == record["label"]:
         said += ["predicted"] if record["label_source"] == "predicted" else []
-    else:
+    if record["target"] != record["label"] or one_of_several:
         said.append(f"of {record['name']}")
     return ", ".join(said)
 

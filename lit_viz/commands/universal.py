@@ -97,6 +97,8 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
         rates[outcome.name] = _rates(outcome.record)
         for line in rates[outcome.name]:
             how.say(f"evidence: {outcome.name}: {line}")
+    if how.ends_run and how.config.held_out and not any(o.record.get("held_out") for o in outcomes):
+        how.say(f"--held-out {how.config.held_out:g} of so few photographs are none: give more of them")
     if how.ends_run and how.config.explain:
         how.say("--explain draws maps of single images, and this run has none: lit-viz saliency explains files")
     folder.merge_evidence({"files": {"read": read, "wrong": wrong}, "universal": rates})

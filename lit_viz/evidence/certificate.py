@@ -110,7 +110,8 @@ def _one_of_each_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
     for outcome in outcomes:
         turns.append((seen[outcome.record["method"]], outcome))
         seen[outcome.record["method"]] += 1
-    return [outcome for _, outcome in sorted(turns, key=lambda turn: turn[0])]
+    # Of the first ones the cheapest first, whose time tells what the others will take.
+    return [outcome for _, outcome in sorted(turns, key=lambda turn: (turn[0], turn[1].record["iterations"]))]
 
 
 def _checked(outcome: Outcome, method: Attribution, classifier: Classifier) -> tuple[Agreement, Tensor] | None:

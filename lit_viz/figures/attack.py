@@ -115,9 +115,13 @@ def _caption(panels: Sequence[AttackPanel], rows: Sequence[_Row], outcome: str) 
     where = next((name for panel in panels for name in panel.verdicts), "")
     count = f"{sum(tried)} of {len(tried)} fooled {where}. " if len(tried) > 1 else ""
     clipped = "values beyond black and white are clipped" if any(row.clipped for row in rows) else "no value is clipped"
+    if not panels:
+        return "No image was attacked."
+    traced = any(panel.trace and panel.trace.iterations for panel in panels)
+    floats = " Curves are of images before they were rounded to 8 bits." if traced else ""
     return (
         f"{cut}{count}No picture is rescaled. Differences: {outcome} minus original on mid-grey, as they are and "
-        f"{MAGNIFIED:g} times as large; {clipped}."
+        f"{MAGNIFIED:g} times as large; {clipped}.{floats}"
     )
 
 

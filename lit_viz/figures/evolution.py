@@ -72,7 +72,7 @@ def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
     return Evolution(name, outcome.frames(), outcome.curve(metric), metric)
 
 
-def evolution_figure(tasks: Sequence[Evolution], columns: int = 5, rows: int = 6) -> Figure:
+def evolution_figure(tasks: Sequence[Evolution], columns: int = 6, rows: int = 6) -> Figure:
     """Draw each task as a row of images at some of its iterations, over the curve of its probability.
 
     Args:
@@ -176,8 +176,10 @@ def _draw_curve(axes: Axes, task: Evolution, marked: Sequence[int], inches: floa
     axes.set_xlim(iterations[0], iterations[-1])
     low, high = (0.0, 1.0) if task.metric == "probability" else _limits(values)
     axes.set_ylim(low, high)
-    axes.set_yticks([low, high], [f"{low:g}", f"{high:g}"])
-    axes.axhline(high, color=RULE, linewidth=0.5, zorder=0)
+    ticks = sorted({low, 0.0, high})
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    for tick in {0.0, high}:
+        axes.axhline(tick, color=RULE, linewidth=0.5, zorder=0)
     _tick(axes, sorted({int(iterations[0]), *marked, int(iterations[-1])}), inches)
     axes.set_xlabel("iteration", size=7.5, labelpad=2)
     axes.set_ylabel(task.metric, size=7.5, labelpad=4)

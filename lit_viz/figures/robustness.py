@@ -69,6 +69,12 @@ def robustness_figure(
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_ylabel(what, size=SIZE)
+        radii = sorted({float(scale * eps) for curve in points.values() for eps in curve[:, 0]})
+        apart = [
+            radius for place, radius in enumerate(radii) if place == 0 or radius - radii[place - 1] > radii[-1] / 12
+        ]
+        if 1 < len(radii) == len(apart):
+            axes.set_xticks(radii, [f"{radius:.3g}" for radius in radii])
         axes.set_xlabel(f"eps, {norm}{unit}", size=SIZE)
         if caption:
             write(figure, caption, MARGIN, MARGIN + high + 0.5, size=SMALL, color=GREY)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.style import COLOURS, GREY, axes_at, style, write
@@ -122,6 +123,7 @@ class _Row:
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
         axes.set_xlim(min(iterations), max(*iterations, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("iteration", size=SMALL, labelpad=2)
 
 

@@ -159,7 +159,9 @@ class AdversarialExample(AttackTraining):
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return what became of the image in its file, and of its photograph before."""
         how = self.attack.about(self._state([n]))
-        about = {"attack": name_of(self.attack), **how, **self._before(n), **self.place(n)}
+        label = self.slots.tasks[n].label
+        known = {} if label is None else {"label_name": self.classifier.labels[label]}
+        about = {"attack": name_of(self.attack), **how, **known, **self._before(n), **self.place(n)}
         if n not in self._saved:
             return about
         saved, success_float = self._saved.pop(n)

@@ -71,8 +71,11 @@ def unit(x: Tensor) -> Tensor:
     """Return the rows over their Euclidean lengths, zero where they are zero; also where their squares underflow or
     overflow."""
     length = norm(x)
-    if bool(((length > _SHORT) & (length < 1 / _SHORT)).all()):
-        return x / per_slot(length, x)
+    usual = (length > _SHORT) & (length < 1 / _SHORT)
+    direct = x / per_slot(torch.where(usual, length, 1), x)
+    if bool(usual.all()):
+        return direct
     largest = x.flatten(1).abs().amax(1)
     scaled = x / per_slot(torch.where(largest > 0, largest, 1), x)
-    return scaled / per_slot(norm(scaled).clamp(min=1), x)
+    # A row is rounded the same way whatever is beside it.
+    return chosen(usual, direct, scaled / per_slot(norm(scaled).clamp(min=1), x))

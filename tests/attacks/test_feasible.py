@@ -58,6 +58,20 @@ def test_a_projected_image_stays(ball: Norm) -> None:
     torch.testing.assert_close(project(once, source, EPS, ball), once, rtol=0, atol=1e-12)
 
 
+def test_a_projection_is_rounded_the_same_way_whatever_is_beside_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.ones(2)
+    for _ in range(100):
+        x, source = torch.rand(2, 2, 3, 9, 9, generator=generator)
+        once = project(x, source, eps, "l2")
+        on_the_sphere_beside = [
+            project(torch.stack([once[0], other]), source, eps, "l2")[0] for other in (x[1], source[1])
+        ]
+        assert torch.equal(*on_the_sphere_beside)
+        far_beside = [project(torch.stack([x[0], other]), source, eps, "l2")[0] for other in (x[1], source[1])]
+        assert torch.equal(*far_beside)
+
+
 @both
 def test_float32_keeps_to_the_radius(ball: Norm) -> None:
     source = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255

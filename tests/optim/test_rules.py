@@ -192,6 +192,13 @@ def test_a_rate_that_is_none_is_refused(lr: float) -> None:
         Adam(lr)
 
 
+def test_a_row_is_rounded_the_same_way_whatever_is_beside_it() -> None:
+    x = torch.randn(2, 3, 7, 5, generator=torch.Generator().manual_seed(0))
+    beside = torch.stack([x[0], torch.zeros_like(x[0])])  # an image that is done has no gradient
+    assert torch.equal(unit(beside)[0], unit(x)[0])
+    assert not unit(beside)[1].any()
+
+
 def test_a_row_whose_square_underflows_or_overflows_has_a_direction() -> None:
     x = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(norm(unit(x)), torch.ones(4))
