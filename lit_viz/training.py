@@ -103,7 +103,7 @@ def fit(
             end_others(trainer)
             if trainer.world_size > 1 and others_have_ended(error):
                 raise LitVizError(
-                    "another process of the run has ended (what it said stands above, unless it was killed); what was finished is kept"
+                    "another process of the run has ended (killed, or for the reason above); what was finished is kept"
                     f"{go_on(config)}"
                 ) from error
             raise

@@ -12,6 +12,7 @@ from lit_viz.attributions.input_x_gradient import InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
+from lit_viz.attributions.sampling import Sampling
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 
 #: By the names that commands, records and figures use.
@@ -68,6 +69,7 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "Occlusion",
+    "Sampling",
     "SmoothGrad",
     "SmoothGradSquared",
     "VarGrad",

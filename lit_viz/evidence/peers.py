@@ -166,7 +166,7 @@ def _apgd(q: Question) -> Mapping[str, Any]:
 
 
 def _ddn(q: Question) -> Mapping[str, Any]:
-    return {"init_epsilon": q.attack.eps, "steps": q.iterations, "gamma": q.attack.gamma}
+    return {"init_epsilon": q.attack.init_norm, "steps": q.iterations, "gamma": q.attack.gamma}
 
 
 def _deepfool(q: Question) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,7 @@ def robustness_figure(
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_ylabel(what, size=SIZE)
         radii = sorted({float(scale * eps) for curve in points.values() for eps in curve[:, 0]})
-        apart = [
-            radius for place, radius in enumerate(radii) if place == 0 or radius - radii[place - 1] > radii[-1] / 12
-        ]
-        if 1 < len(radii) == len(apart):
+        if all(after - before > radii[-1] / 12 for before, after in pairwise(radii)):  # their numbers don't touch
             axes.set_xticks(radii, [f"{radius:.3g}" for radius in radii])
         axes.set_xlabel(f"eps, {norm}{unit}", size=SIZE)
         if caption:

@@ -257,7 +257,7 @@ def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Cl
     said = " ".join(text.get_text().replace("\n", " ") for text in run.figure().texts)
     assert "2 of 2 fooled in the file" in said
     assert said.count("fooled at iteration") == 2
-    assert "as asked for from the start" in said
+    assert "skipped: wrong from the start" in said
     assert [row["in the file"] for row in COMMANDS["attack"].table(run.results)] == ["fooled", "-", "fooled"]
 
 
