@@ -63,6 +63,8 @@ def test_in_mixed_precision_the_network_alone_is_in_half(
     options: dict[str, Any] = {"trainer__precision": "bf16-mixed"}
     image = lv.visualize(smooth, [1], iterations=30, model__views=2, **options)
     assert image.results[0]["status"] == "done"
+    told = float(smooth.logits(image.images).softmax(1)[0, 1])  # of a file the original says what is recorded
+    assert image.results[0]["probability"] == pytest.approx(told, abs=1e-6)
     levels = image.images * 255
     assert (levels - levels.round()).abs().max() < 1e-3
     fooled = lv.attack(smooth, photographs(), attack="pgd", eps=0.2, iterations=20, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_viz.attributions.base import Attribution, Estimator, attribute
+from lit_viz.attributions.base import Attribution, Estimator, attribute, gathered, keys, summed
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
 from lit_viz.attributions.grad_cam import GradCAM
 from lit_viz.attributions.gradient import Gradient
@@ -74,6 +74,9 @@ __all__ = [
     "SmoothGradSquared",
     "VarGrad",
     "attribute",
+    "gathered",
+    "keys",
     "name_of",
+    "summed",
     "title_of",
 ]

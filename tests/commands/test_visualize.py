@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch.nn.functional import interpolate
 
+import lit_viz as lv
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.judges import installed_judges
+from scripts.judge import judge
+from tests.conftest import smooth_network
 from tests.test_cli import SMALL, lit_viz, records
 
 
@@ -25,3 +32,63 @@ def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFi
     Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
     lit_viz("check", str(run), expect=1)
     assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 1
+
+
+def test_a_picture_of_another_shape_is_stretched_for_all_who_look(smooth: Classifier) -> None:
+    """It was trained on the whole canvas, stretched, and reported on its middle."""
+    run = lv.visualize(smooth, [1], iterations=8, model__views=2, model__size=(16, 48))
+    assert run.images.shape[-2:] == (16, 48)
+    stretched = interpolate(run.images, (16, 16), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    told = float(smooth.logits(stretched).softmax(1)[0, 1])
+    assert run.results[0]["probability"] == pytest.approx(told, abs=1e-4)
+
+
+def test_rates_that_vary_are_told(smooth: Classifier) -> None:
+    run = lv.visualize(smooth, [1], iterations=2, model__views=1, vary={"lr": [0.01, 0.5]})
+    assert [record["lr"] for record in run.results] == [0.01, 0.5]
+    assert {"banana, lr 0.01", "banana, lr 0.5"} <= {text.get_text() for text in run.figure().texts}
+    layer = lv.visualize(
+        smooth,
+        iterations=2,
+        model__views=1,
+        layer="features.3",
+        channel="1,2",
+        vary={"lr": [0.01, 0.5]},
+        config="channels",
+    )
+    said = [text.get_text() for text in layer.figure().texts]
+    assert "features.3 · 2 channels" in said
+    assert {"1, lr 0.01", "2, lr 0.5"} <= set(said)
+
+
+def test_an_objective_that_asks_for_no_class_is_not_called_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fixed = ["--model.objective", "Logit", "--model.objective.target", "2"]
+    lit_viz("visualize", "0", *SMALL, *fixed, "--iterations", "2", "--out", str(run))
+    assert "the objective asks for no class: 0 left out" in capsys.readouterr().err
+    (record,) = records(run)
+    assert (record["name"], record["target"]) == ("Logit", None)
+    with pytest.raises(LitVizError, match="there is no class 7: Smooth has 5"):
+        lv.visualize(load_classifier(smooth_network(), mean=0.5, std=0.5, size=16), model__objective__target=7)
+
+
+def test_judges_take_images_of_as_many_channels(lite0: Classifier) -> None:
+    """A grey network with ImageNet's labels was trained to the end, and then failed by its judges."""
+    grey = load_classifier(smooth_network(channels=1, classes=1000), labels=lite0.labels, mean=0.5, std=0.5, size=16)
+    assert installed_judges(grey) == ()
+
+
+def test_a_judge_sees_the_pictures_of_a_group_apart_and_knows_classes_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = lv.visualize(smooth, [1], iterations=6, model__views=2, model__group=2, out=tmp_path / "run")
+    monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: smooth)
+    judge(str(tmp_path / "run"), ["same"])
+    record = run.results[0]
+    assert f"{record['probability']:.2f} ({record['rank']})" in capsys.readouterr().out
+    other = load_classifier(smooth_network(), labels=["a", "b", "c", "d", "e"], mean=0.5, std=0.25, size=16)
+    monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: other)
+    with pytest.raises(LitVizError, match="unknown class 'banana'"):
+        judge(str(tmp_path / "run"), ["other"])

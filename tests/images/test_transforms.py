@@ -291,6 +291,8 @@ def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
         (lambda: RandomCrop(shrink=0.0), "shrink of RandomCrop"),
         (lambda: Scale(-1, 1), "factor of Scale"),
         (lambda: Rotate(-1), "degrees of Rotate"),
+        (lambda: Rotate(math.inf), "degrees of Rotate"),
+        (lambda: RandomCrop(0.4, math.inf), "RandomCrop goes from low to high"),
         (lambda: Shear(1.0), "amount of Shear"),
         (lambda: Flip(1.5), "probability of Flip"),
         (lambda: Jitter(-1), "pixels of Jitter"),

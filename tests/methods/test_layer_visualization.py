@@ -116,6 +116,15 @@ def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Classifier, trai
     assert first.scalars["total_variation"] == pytest.approx(float(expected), rel=0.02)  # the picture has 8 bits
 
 
+def test_two_priors_of_a_kind_are_logged_together(smooth: Classifier, train: Train) -> None:
+    scalars = []
+    for weights in ([0.03], [0.01, 0.02]):
+        priors = [TotalVariation(weight) for weight in weights]
+        module = method(smooth, parameterization=Pixels(), priors=priors, log_at="0", iterations=1)
+        scalars.append(train(module, of_channels(1)).observations[0][0].scalars)
+    assert scalars[1]["total_variation"] == pytest.approx(scalars[0]["total_variation"], rel=1e-5)
+
+
 def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train) -> None:
     asked: list[Tensor] = []
 

@@ -88,6 +88,43 @@ def test_layouts_of_transformers(vit: Classifier, swin: Classifier) -> None:
     assert all(len(found.shape) > 0 for found in layouts(swin).values())
 
 
+class Cubes(nn.Module):
+    """Gives (4, 4, 4) twice: as channels first, and as channels last; takes images of any size, or of one."""
+
+    def __init__(self, any_size: bool) -> None:
+        super().__init__()
+        self.any_size = any_size
+        self.first, self.last, self.head = nn.Conv2d(3, 4, 8, stride=8), nn.LayerNorm(4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.any_size or x.shape[-1] == 32
+        out: Tensor = self.head(self.last(self.first(x).permute(0, 2, 3, 1)).mean((1, 2)))
+        return out
+
+
+def test_features_as_many_as_places_are_told_apart_by_a_wider_image() -> None:
+    known = layouts(loaded(Cubes(any_size=True)))
+    assert {name: known[name].kind for name in ("first", "last")} == {"first": "maps", "last": "grid"}
+    known = layouts(loaded(Cubes(any_size=False)))
+    assert known["last"].kind == "maps"  # nothing tells them apart, and most networks are convolutional
+    sixteen = SwinTransformer(
+        img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(1, 1), num_heads=(1, 2), num_classes=5
+    )
+    assert layout(loaded(sixteen), "layers.0") == Layout((16, 16, 16), "grid")
+
+
+def test_sides_that_are_rounded_are_a_map_of_the_image() -> None:
+    assert channels_last((28, 37, 64), (224, 300))
+    assert not channels_last((64, 28, 37), (224, 300))
+
+
+def test_patches_are_counted_not_guessed() -> None:
+    rectangle = vit_network(img_size=(32, 40), patch_size=4)  # 80 patches and a class token are 9 x 9
+    classifier = load_classifier(rectangle.eval(), labels=NAMES, mean=[0.5] * 3, std=[0.5] * 3, size=(32, 40))
+    assert layout(classifier, "blocks.0") == Layout((81, 24), "tokens", 1)
+    assert layout(classifier, "patch_embed") == Layout((80, 24), "tokens", 0)
+
+
 def test_channels_last_is_told_by_the_shape_of_the_input() -> None:
     assert channels_last((7, 7, 768), (224, 224))
     assert not channels_last((768, 7, 7), (224, 224))

@@ -186,6 +186,14 @@ def test_coupling_optimizers_are_refused_by_name() -> None:
         Adapted(torch.optim.LBFGS, 1.0)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: Adam(betas=(2.0, 0.9)), lambda: RMSprop(alpha=-1), lambda: SGD(momentum=0, nesterov=True)]
+)
+def test_options_that_an_optimizer_does_not_take_are_refused_at_once(make: Callable[[], Adapted]) -> None:
+    with pytest.raises(LitVizError, match="takes no such options: "):
+        make()
+
+
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
 def test_a_rate_that_is_none_is_refused(lr: float) -> None:
     with pytest.raises(LitVizError, match="learning rate"):

@@ -1,0 +1,143 @@
+"""Parts that users write themselves, named by their path from the command line and from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.attacks import Attack, slope
+from lit_viz.attributions import Estimator, gathered, summed
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.tasks import Task
+from lit_viz.errors import LitVizError
+from lit_viz.figures.heat import reducer
+from lit_viz.images import Pixels
+from lit_viz.methods import ClassVisualization
+from lit_viz.objectives import Logit
+from lit_viz.optim import Adam, Evaluate, Evaluation, State
+from tests.conftest import Train, tasks_for
+from tests.test_api import photographs
+from tests.test_cli import SMALL, lit_viz, records
+
+HERE = __name__
+
+
+class SignSteps(Attack):
+    """The smallest attack that a user could write: it says nothing of its objective."""
+
+    def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+        return (x + 0.02 * slope(evaluation, x, rows).sign()).clamp(0, 1), state
+
+
+class Clashing(SignSteps):
+    """Keeps something by a name that is taken."""
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        return {**super().init(x, tasks), "logits": torch.zeros(len(x), 2)}
+
+
+class Summed(Estimator):
+    """A gradient that is shown with its sign."""
+
+    reducer = "sum"
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        return {**super().init(x, tasks), "map": torch.zeros_like(x)}
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        gradient = evaluate(gathered(x, slots), slots=slots).gradient
+        return {**state, "map": summed(state["map"], slots, gradient)}
+
+    def attribution(self, x: Tensor, state: State) -> Tensor:
+        return state["map"]
+
+
+class Remembering(ClassVisualization):
+    """Keeps a state of its own beside the rule's."""
+
+    def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        return {**super().initial(x, tasks), "wanted": torch.zeros(len(x))}
+
+
+def test_an_own_attack_is_named_by_its_path(smooth: Classifier) -> None:
+    run = lv.attack(smooth, photographs(), attack=f"{HERE}.SignSteps", iterations=30)
+    assert all(record["success_file"] for record in run.results if record["status"] == "done")
+    assert {record["attack"] for record in run.results} == {"SignSteps"}
+
+
+def test_a_module_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_attacks.py").write_text(f"from {HERE} import SignSteps\n\nclass Mine(SignSteps): pass\n")
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(root))
+    lit_viz("attack", "packaged:chelsea", *SMALL, "--attack", "my_attacks.Mine", "--iterations", "3", "--out", "run")
+    assert records(tmp_path / "run")[0]["attack"] == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["attack", "packaged:chelsea", "--attack", "nowhere.Mine"], "nowhere.Mine can't be found: No module named"),
+        (["saliency", "packaged:chelsea", "--method", f"gradient,{HERE}.Nix"], f"{HERE}.Nix can't be found: module"),
+        (
+            ["visualize", "0", "--model.transforms", "lit_viz.images.Flip"],
+            "expected a list: write '[lit_viz.images.Flip]'",
+        ),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_one_sentence(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lit_viz(*words, *SMALL, expect=1)
+    assert said in capsys.readouterr().err
+
+
+def test_an_option_of_a_part_may_stand_before_it(tmp_path: Path) -> None:
+    lit_viz("attack", "packaged:chelsea", *SMALL, "--eps", "0.2", "--attack", "pgd", "--out", str(tmp_path / "run"))
+    assert records(tmp_path / "run")[0]["eps"] == 0.2
+
+
+def test_an_own_map_is_shown_by_its_own_reducer(smooth: Classifier) -> None:
+    run = lv.saliency(smooth, photographs(1), method=f"{HERE}.Summed", check="none")
+    assert run.results[0]["reducer"] == "sum"
+    assert reducer("sum").said in " ".join(text.get_text() for text in run.figure().texts).replace("\n", " ")
+
+
+def test_an_optimizer_leaves_other_states_alone(smooth: Classifier, train: Train) -> None:
+    module = Remembering(smooth, Pixels(), Adam(0.05), iterations=3, slots=2)
+    memory = train(module, tasks_for(smooth, [1, 2]))
+    assert {result.record["status"] for result in memory.results.values()} == {"done"}
+
+
+def test_a_state_by_a_name_that_is_taken_is_refused(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="Clashing keeps a state that is called 'logits'"):
+        lv.attack(smooth, photographs(), attack=f"{HERE}.Clashing")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda net: lv.attack(net, photographs(), attack=SignSteps()), "attacks are named"),
+        (lambda net: lv.attack(net, photographs(), attack=["pgd"]), "attacks are named"),
+        (lambda net: lv.attack(net, photographs(), model__attack=SignSteps()), "not an instance of SignSteps"),
+        (lambda net: lv.saliency(net, photographs(), method=None), "saliency methods are named"),
+        (lambda net: lv.visualize(net, [1], model__objective=Logit()), "not an instance of Logit"),
+    ],
+)
+def test_what_is_no_name_is_one_sentence(call: Any, said: str, smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match=said):
+        call(smooth)
+
+
+def test_arguments_of_parts_are_options_in_python_too(smooth: Classifier) -> None:
+    few = {"iterations": 1, "model__views": 1}
+    rate = {"model__step_rule": "NAdam", "model__step_rule__lr": 0.1}
+    slow, fast = (lv.visualize(smooth, [1], **few, model__step_rule__lr=lr).images for lr in (1e-6, 0.5))
+    assert (slow - fast).abs().max() > 0.01
+    assert lv.visualize(smooth, [1], **few, **rate).results[0]["status"] == "done"
