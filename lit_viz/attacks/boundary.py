@@ -17,7 +17,7 @@ def to_boundary(gap: Tensor, slope: Tensor, ball: Norm) -> Tensor:
         slope: their gradients ``(N, C, H, W)``, measured in the dual of the norm: L1 for linf, L2 for l2.
         ball: the norm of the distances.
     """
-    steepness = slope.flatten(1).abs().sum(1) if ball == "linf" else norm(slope)
+    steepness = norm(slope, 1 if ball == "linf" else 2)
     return torch.where(steepness > 0, gap.abs() / steepness, torch.inf)
 
 

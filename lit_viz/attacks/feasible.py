@@ -51,8 +51,8 @@ def shortened(change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     for _ in range(_EXACT):
         scaled = per_slot(t, change) * change
         free = (scaled >= low) & (scaled <= high)
-        slope = torch.where(free, change, 0).flatten(1).square().sum(1)
-        clipped = torch.where(free, 0, scaled.clamp(low, high)).flatten(1).square().sum(1)
+        slope = norm(torch.where(free, change, 0)).square()
+        clipped = norm(torch.where(free, 0, scaled.clamp(low, high))).square()
         before, step = t, ((squared - clipped) / slope).clamp(min=0).sqrt().nan_to_num(1.0).clamp(max=1)
         t = torch.maximum(step, before)  # a row that has arrived stays, however long others take
         if bool((t <= before).all()):

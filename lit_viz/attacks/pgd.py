@@ -15,7 +15,7 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.optim import Evaluation, State
-from lit_viz.optim.rule import per_slot
+from lit_viz.optim.rule import norm, per_slot
 
 #: The steps together go so many radii far (Madry et al. 2018), so that any point of the ball can be reached and left.
 _REACH = 2.5
@@ -74,7 +74,7 @@ class PGD(ClimbingAttack):
         _, iteration, _ = self.parts(state)
         gradient = slope(evaluation, x, rows)
         if self.momentum:
-            mean = gradient.flatten(1).abs().sum(1)
+            mean = norm(gradient, 1)
             gradient = gradient / per_slot(torch.where(mean > 0, mean, 1), x)
             velocity = self.momentum * torch.where(per_slot(iteration, x) > 0, state["velocity"], 0) + gradient
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity

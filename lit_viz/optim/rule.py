@@ -61,9 +61,12 @@ def chosen(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *[1] * (here.ndim - 1)), here, there)
 
 
-def norm(x: Tensor) -> Tensor:
-    """Return each row's Euclidean norm ``(N,)``."""
-    length: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+def norm(x: Tensor, order: int = 2) -> Tensor:
+    """Return each row's Euclidean norm ``(N,)``, or its sum of absolute values (1).
+
+    A row's is rounded the same way whatever is beside it, as that of ``sum(1)`` is not: with one row torch splits it.
+    """
+    length: Tensor = torch.linalg.vector_norm(x.flatten(1), order, dim=1)
     return length
 
 

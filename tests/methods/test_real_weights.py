@@ -30,6 +30,26 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
         assert torch.equal(alone.images[0], together.images[index]) or not exact
 
 
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="kernels that round by the batch")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target": "stingray"},
+        {"attack": {"pgd": {"momentum": 0.75}}, "eps": 1.0, "norm": "l2", "target": "stingray"},
+        {"attack": "apgd", "eps": 1 / 255, "iterations": 10},
+        {"attack": "ddn", "iterations": 10},
+        {"attack": {"fmn": {"norm": "linf"}}, "iterations": 10},
+        {"attack": "deepfool"},
+    ],
+    ids=["normalized ascent", "pgd", "apgd", "ddn", "fmn", "deepfool"],
+)
+def test_an_attack_is_the_same_to_the_last_bit_whatever_is_beside_it(lite0: Classifier, options: Any) -> None:
+    """An image that is done beside others, whose gradient is zero then, once changed how theirs were rounded."""
+    pictures = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
+    together, alone = (lv.attack(lite0, pictures, slots=slots, **options).images for slots in (3, 1))
+    assert torch.equal(together, alone)
+
+
 def test_the_default_recipe_convinces_networks_that_took_no_part(lite0: Classifier) -> None:
     records = lv.visualize(lite0, ["tarantula", "zebra", "goldfish", "volcano"]).results
     assert all(record["backwards"] <= 1000 for record in records)
