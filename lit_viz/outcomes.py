@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,10 @@ class Outcome(ABC):
         self.record = {**self.record, **values}
 
 
+#: From a metric to its curves by task: (iteration, value), in order.
+_Curves = Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
+
+
 class _Filed(Outcome):
     def __init__(self, record: Mapping[str, Any], folder: RunFolder, key: str, curves: _Curves) -> None:
         super().__init__(record)
@@ -108,19 +112,6 @@ class _Filed(Outcome):
         return self._curves(metric).get(self._key, ())
 
 
-class _Curves:
-    """The curves of a run folder; the file is read once a metric."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-        self._read: dict[str, Mapping[str, Sequence[tuple[int, float]]]] = {}
-
-    def __call__(self, metric: str) -> Mapping[str, Sequence[tuple[int, float]]]:
-        if metric not in self._read:
-            self._read[metric] = self._folder.curves(metric)
-        return self._read[metric]
-
-
 class _Remembered(Outcome):
     def __init__(self, result: Result, observations: Sequence[Observation]) -> None:
         super().__init__(result.complete())
@@ -147,7 +138,7 @@ class _Remembered(Outcome):
 
 def filed(folder: RunFolder) -> list[Outcome]:
     """Return the outcomes that lie in a run folder, in task order."""
-    curves = _Curves(folder)
+    curves = cache(folder.curves)  # the file is read once a metric
     return [_Filed(record, folder, key, curves) for key, record in folder.keyed_records()]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack
-from lit_viz.attacks.feasible import Norm, project, random_start
+from lit_viz.attacks.feasible import Norm, checked_norm, project, random_start
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
@@ -34,9 +34,7 @@ class BudgetAttack(Attack):
     """
 
     def __init__(self, norm: Norm, eps: float | None, early_stop: bool = True) -> None:
-        if norm not in get_args(Norm):
-            raise LitVizError(f"there is no norm '{norm}': take linf or l2.")
-        self.norm: Norm = norm
+        self.norm = checked_norm(norm)
         self.eps = self.radius(EPS[norm] if eps is None else eps, type(self).__name__)
         self.early_stop = early_stop
 

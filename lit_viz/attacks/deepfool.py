@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack
 from lit_viz.attacks.boundary import to_boundary, unblocked
-from lit_viz.attacks.feasible import Norm, steepest
+from lit_viz.attacks.feasible import Norm, checked_norm, steepest
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Evaluation, State
@@ -45,13 +44,11 @@ class DeepFool(Attack):
     iterations: int = 50
 
     def __init__(self, norm: Norm = "l2", overshoot: float = 0.02, classes: int = 10) -> None:
-        if norm not in get_args(Norm):
-            raise LitVizError(f"there is no norm '{norm}': take linf or l2.")
         if not 0 <= overshoot < math.inf:
             raise LitVizError(f"an overshoot of {overshoot} crosses no boundary: give a small number such as 0.02.")
         if classes < 2:
             raise LitVizError(f"DeepFool compares 2 classes or more and was given {classes}: give a number such as 10.")
-        self.norm: Norm = norm
+        self.norm = checked_norm(norm)
         self.overshoot = overshoot
         self.classes = classes
         self.objective = Margin()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lit_viz.errors import LitVizError
 from lit_viz.optim.rule import chosen, norm, per_slot, unit
 from lit_viz.randomness import Draws, Key
 
@@ -58,6 +59,17 @@ def shortened(change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
         if bool((t <= before).all()):
             break
     return chosen(fits, whole, (per_slot(t, change) * change).clamp(low, high))
+
+
+def checked_norm(ball: Norm) -> Norm:
+    """Return the norm, if it is one.
+
+    Raises:
+        LitVizError: it is none.
+    """
+    if ball not in get_args(Norm):
+        raise LitVizError(f"there is no norm '{ball}': take linf or l2.")
+    return ball
 
 
 def extent(change: Tensor, ball: Norm) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, slope, succeeded
 from lit_viz.attacks.boundary import to_boundary
-from lit_viz.attacks.feasible import Norm, extent, project
+from lit_viz.attacks.feasible import Norm, checked_norm, extent, project
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
@@ -47,13 +47,11 @@ class FMN(Attack):
     minimal: ClassVar[bool] = True
 
     def __init__(self, norm: Norm = "l2", alpha: float | None = None, gamma: float = 0.05) -> None:
-        if norm not in get_args(Norm):
-            raise LitVizError(f"there is no norm '{norm}': take linf or l2.")
         if not 0 < gamma < 1:
             raise LitVizError(
                 f"gamma {gamma} of FMN is no part of a length: give a number between 0 and 1 such as 0.05."
             )
-        self.norm: Norm = norm
+        self.norm = checked_norm(norm)
         self.alpha = Cosine(_ALPHA[norm] if alpha is None else alpha, final=0.01)
         self.gamma = Cosine(gamma, final=0.02)
         self.objective = Margin()

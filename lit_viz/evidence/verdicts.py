@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def verdict(logits: Tensor, target: int) -> dict[str, float]:
     }
 
 
-def top(logits: Tensor, count: int = 5) -> list[tuple[int, float]]:
-    """Return the most probable classes as (index, probability)."""
-    values, indices = torch.softmax(logits, 0).topk(min(count, len(logits)))
-    return list(zip(indices.tolist(), values.tolist(), strict=True))
+def top5(logits: Tensor, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Return the five most probable classes, or all of fewer, as (label, probability)."""
+    values, indices = torch.softmax(logits, 0).topk(min(5, len(logits)))
+    return tuple((labels[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))

@@ -14,7 +14,7 @@ from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.files import Saved, save_and_verify
-from lit_viz.evidence.verdicts import top
+from lit_viz.evidence.verdicts import top5
 from lit_viz.figures.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.attack_training import AttackTraining
@@ -149,7 +149,7 @@ class AdversarialExample(AttackTraining):
                     image.float(),
                     {**_norms(image, source), **({} if saved is None else self._verdict(n, saved))},
                     traced=None if saved is None else _norms(x[m].cpu(), source),
-                    top5=() if saved is None else tuple((self.classifier.labels[i], p) for i, p in top(saved.logits)),
+                    top5=() if saved is None else top5(saved.logits, self.classifier.labels),
                     source=source.float(),
                     besides={"difference": difference(image, source, MAGNIFIED)[0]} if kept else {},
                 )

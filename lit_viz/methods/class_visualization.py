@@ -17,7 +17,7 @@ from lit_viz.engine.looks import Look
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.verdicts import top, verdict
+from lit_viz.evidence.verdicts import top5, verdict
 from lit_viz.images.groups import apart, side_by_side
 from lit_viz.images.octaves import Octaves
 from lit_viz.images.parameterizations import Parameterization, encoding_error
@@ -190,8 +190,7 @@ class ClassVisualization(ImageTraining):
         for n, many, values, score in zip(rows, groups, logits, scores, strict=True):
             target = self.slots.tasks[n].target
             said = {"objective_file": float(score)} if target is None else verdict(values, target)
-            top5 = tuple((self.classifier.labels[i], p) for i, p in top(values))
-            looks.append(Look(side_by_side(many), said, top5))
+            looks.append(Look(side_by_side(many), said, top5(values, self.classifier.labels)))
         return looks
 
     def record(self, n: int, look: Look) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.verdicts import top, verdict
+from lit_viz.evidence.verdicts import top5, verdict
 from lit_viz.figures.heat import clip_limits, heat, reduce_channels
 from lit_viz.figures.heat import reducer as find_reducer
 from lit_viz.images.fitting import Fit
@@ -225,7 +225,7 @@ class SaliencyMap(PhotographTraining):
 
     def _top(self, n: int) -> tuple[tuple[str, float], ...]:
         logits = self.said(n)
-        return () if logits is None else tuple((self.classifier.labels[i], p) for i, p in top(logits))
+        return () if logits is None else top5(logits, self.classifier.labels)
 
 
 class _Chosen(StepRule):

@@ -5,7 +5,7 @@ import torch
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.judges import installed_judges, judges_of
-from lit_viz.evidence.verdicts import top, verdict
+from lit_viz.evidence.verdicts import top5, verdict
 from lit_viz.images.reading import read_photograph
 
 
@@ -16,8 +16,9 @@ def test_verdict_and_top() -> None:
     assert said["rank"] == 3
     assert said["probability"] == pytest.approx(float(logits.softmax(0)[2]))
     assert verdict(logits, 1)["rank"] == verdict(logits, 3)["rank"] == 1
-    assert [index for index, _ in top(logits, 2)] in ([1, 3], [3, 1])
-    assert len(top(logits)) == 4
+    assert {label for label, _ in top5(logits, "abcd")[:2]} == {"b", "d"}
+    assert len(top5(logits, "abcd")) == 4
+    assert len(top5(logits.repeat(2), "abcdefgh")) == 5
 
 
 def test_judges_are_others_that_know_the_same_classes(lite0: Classifier, smooth: Classifier) -> None:
