@@ -156,15 +156,13 @@ def by_class(
 
 
 def _class_of(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the class that records are about: their target's name, or that of their label, which is known where one of
-    them was seen as it."""
+    """Return the class that records are about: their target's name, or that of their label, if one of them says it."""
     first = records[0]
     if first["target_name"]:
         return str(first["target_name"])
     if first["label"] is None:
         return "-"
-    names = (r["predicted_before_name"] for r in records if r.get("predicted_before") == first["label"])
-    return str(next(names, f"class {first['label']}"))
+    return str(next((r["label_name"] for r in records if "label_name" in r), f"class {first['label']}"))
 
 
 def median_of(records: Sequence[Mapping[str, Any]], key: str, form: str = "{:.3f}") -> str:

@@ -60,7 +60,7 @@ class TracePlot:
     def strips(self) -> list[tuple[str, list[Curve]]]:
         """Title and curves of each, those left out of which nothing is known."""
         goals = {trace.goal for trace in self.traces}
-        of = goals.pop() if len(goals) == 1 else "the class asked for"
+        of = goals.pop() if len(goals) == 1 else "the class to reach or leave"
         every: list[tuple[str, list[Curve]]] = [
             (f"probability of {of}", [trace.probability for trace in self.traces]),
             ("margin", [trace.margin for trace in self.traces]),

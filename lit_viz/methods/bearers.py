@@ -70,6 +70,7 @@ def _record(
         "target": task.target,
         "target_name": task.target_name,
         "predicted_before_name": labels[int(before.argmax())],
+        "label_name": None if task.label is None else labels[task.label],
         "probability_before": float(before.softmax(0)[goal]),
         "predicted": int(after.argmax()),
         "predicted_name": labels[int(after.argmax())],

@@ -107,7 +107,7 @@ def test_the_trace_of_an_image_ends_with_what_it_was_before_it_was_rounded(smoot
 def test_the_images_of_a_class_stand_in_one_row() -> None:
     def record(predicted: int, **more: Any) -> dict[str, Any]:
         named = {"predicted_before": predicted, "predicted_before_name": f"name {predicted}"}
-        return {"label": 3, "target_name": None, "status": "done", **named, **more}
+        return {"label": 3, "label_name": "name 3", "target_name": None, "status": "done", **named, **more}
 
     rows = by_class([record(3), record(1), record(3), record(7, label=None)], lambda done: {})
     assert [(row["class"], row["images"]) for row in rows] == [("name 3", "3"), ("-", "1")]

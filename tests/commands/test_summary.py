@@ -17,13 +17,13 @@ def test_classes_are_counted_the_largest_first() -> None:
         record(target_name="quail", probability=0.9),
         record(target_name="quail", probability=0.5),
         record(target_name="quail", status="failed"),
-        record(label=3, predicted_before=3, predicted_before_name="shark"),
-        record(label=4, predicted_before=3, predicted_before_name="shark"),
+        record(label=3, predicted_before=3, label_name="shark"),
+        record(label=4, predicted_before=3, predicted_before_name="shark", status="failed"),
         record(),
     ]
     rows = COMMANDS["saliency"].summary(results)
     assert [(r["class"], r["images"], r["done"]) for r in rows] == [
-        ("quail", "3", "2"), ("-", "1", "1"), ("class 4", "1", "1"), ("hay", "1", "1"), ("shark", "1", "1")
+        ("quail", "3", "2"), ("-", "1", "1"), ("class 4", "1", "0"), ("hay", "1", "1"), ("shark", "1", "1")
     ]  # fmt: skip
     assert rows[0]["probability"] == "0.700"
     assert rows[1]["probability"] == "-"
