@@ -121,6 +121,7 @@ class Saliency(PhotographCommand):
     def _agrees(self, module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry) -> bool:
         from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate  # which import Captum
 
+        how.say("evidence: asking Captum")
         certificate = cross_check(outcomes, module.methods, module.classifier, seconds=how.seconds)
         found = {index: {"captum": verdict} for index, verdict in verdicts(certificate).items()}
         for outcome in outcomes:

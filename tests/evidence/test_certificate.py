@@ -46,6 +46,15 @@ def test_all_that_time_allows_is_checked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert checked(monkeypatch, 20.0, 15) == ["gradient 0"]
 
 
+def test_a_first_map_that_would_take_minutes_is_left_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run went on for two minutes after its last map, in silence."""
+    monkeypatch.setattr(certificate, "_checked", lambda *args: (SimpleNamespace(passed=True), None))
+    for took, checked in ((2.0, True), (14.5, False)):
+        record = {"index": 0, "method": "gradient", "iterations": 1000, "status": "done", "seconds": took}
+        found = cross_check([SimpleNamespace(record=record)], METHODS, None, seconds=15)  # type: ignore
+        assert bool(found.agreements) == checked
+
+
 def test_what_captum_lacks_is_told_however_little_time_there_is() -> None:
     """With no time left such maps were said to be checked later."""
     outcomes: list[Any] = [
