@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.config import read_yaml
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.verdicts import verdict
+from lit_viz.evidence.verdicts import of_group, verdict
 from lit_viz.images.groups import apart
 from lit_viz.images.pictures import resized
 from lit_viz.images.reading import read_png
@@ -54,9 +53,8 @@ def judge(folder: str, names: list[str]) -> None:
         columns[network] = []
         for record in records:
             pictures = apart(read_png(run.path / record["file"]), group)
-            said = [verdict(row, target(record, classifier)) for row in asked_of(classifier, pictures)]
-            mean, worst = fmean(one["probability"] for one in said), max(one["rank"] for one in said)
-            columns[network].append({"probability": mean, "rank": worst})
+            wanted = target(record, classifier)
+            columns[network].append(of_group([verdict(row, wanted) for row in asked_of(classifier, pictures)]))
     table = Table(box=None, header_style="bold")
     for column in ("class", *columns):
         table.add_column(column)

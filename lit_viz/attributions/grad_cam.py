@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lit_viz.attributions.base import gathered, summed
 from lit_viz.attributions.gradient import Gradient
-from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.copying import probe_images
 from lit_viz.classifiers.layers import check_layers
 from lit_viz.classifiers.layouts import Layout, layouts
@@ -112,10 +112,9 @@ def _last_spatial(classifier: Classifier, known: Mapping[str, Layout]) -> str:
 
 def _is_on_the_way(classifier: Classifier, layer: str) -> bool:
     """Return whether the logits are calculated from what a layer gives: another output of the network may be."""
-    network = FrozenNetwork(classifier.original, classifier.mean, classifier.std, guest=True)
     images = probe_images(classifier.channels, classifier.size)[:1]
     with torch.enable_grad():
-        logits, activations = network(images.requires_grad_(), layers=[layer])
+        logits, activations = classifier.guest()(images.requires_grad_(), layers=[layer])
         return torch.autograd.grad(logits.sum(), activations[layer], allow_unused=True)[0] is not None
 
 

@@ -147,6 +147,15 @@ class Classifier:
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 
+    def guest(self, *, blind: bool = False, notes: Sequence[str] = ()) -> FrozenNetwork:
+        """Return the original itself as methods ask a network, under the guest contract: slower than a copy, and exact.
+
+        Args:
+            blind: it is known to give no gradient.
+            notes: what is worth saying about it, in sentences.
+        """
+        return FrozenNetwork(self.original, self.mean, self.std, guest=True, blind=blind, notes=notes)
+
     def refresh(self) -> None:
         """Forget the copies if the network isn't any more what it was; every run does so when it begins.
 

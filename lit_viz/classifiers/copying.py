@@ -94,8 +94,7 @@ def _as_it_is(classifier: Classifier, reason: _Refused, residual_gradient: float
     """Return the original under the guest contract, and say why."""
     notes = [f"{classifier.name} is used as it is, which is slower: {reason}"]
     notes += [f"{classifier.name} being used as it is, {_NOT_DAMPED}"] if residual_gradient != 1 else []
-    blind = isinstance(reason, _Blind)
-    return FrozenNetwork(classifier.original, classifier.mean, classifier.std, guest=True, blind=blind, notes=notes)
+    return classifier.guest(blind=isinstance(reason, _Blind), notes=notes)
 
 
 def _prove(copied: FrozenNetwork, classifier: Classifier, dtype: torch.dtype) -> None:

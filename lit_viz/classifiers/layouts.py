@@ -65,8 +65,8 @@ class Layout:
 def layouts(classifier: Classifier) -> dict[str, Layout]:
     """Return the layouts of all layers that a forward calls, in the order in which they are called.
 
-    Where features are as many as places along a side, a forward of a wider image tells them apart; a network that takes
-    none is a transformer, whose cubes are channels-last.
+    Where features are as many as places along a side, a forward of a wider image tells them apart. Where the network
+    takes none, they are the last dimension of a transformer's layers, and the first of any other's.
     """
     network, size = classifier.original, classifier.size
     outputs = _outputs(classifier, size)

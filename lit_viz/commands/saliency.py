@@ -18,7 +18,6 @@ from lit_viz.commands.photographs import PhotographCommand, add_photograph_argum
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
-from lit_viz.errors import LitVizError
 from lit_viz.evidence.appraising import appraise_run
 from lit_viz.evidence.boxes import TrueBoxes, read_boxes
 from lit_viz.evidence.graph_cut import opencv
@@ -208,9 +207,8 @@ def class_paths(methods: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) 
     Raises:
         LitVizError: an unknown method; the known ones are listed.
     """
-    if not isinstance(methods, (str, Mapping, list, tuple)):
-        raise LitVizError(f"saliency methods are named, with their arguments as {{name: {{...}}}}, not {methods!r}.")
-    names = methods.split(",") if isinstance(methods, str) else list(methods)
+    named = methods.split(",") if isinstance(methods, str) else methods
+    names: Any = named if isinstance(named, (Mapping, list, tuple)) else [named]
     found: list[dict[str, Any]] = [{"class_path": class_path(name, METHODS, "saliency method")} for name in names]
     if isinstance(methods, Mapping):
         for one, arguments in zip(found, methods.values(), strict=True):

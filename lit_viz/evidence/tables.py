@@ -46,6 +46,11 @@ def at_radius(name: str, record: Mapping[str, Any]) -> str:
     return f"{name}, eps {length(record['eps'], record['norm'])}" if record.get("eps") is not None else name
 
 
+def at_rate(name: str, record: Mapping[str, Any]) -> str:
+    """Return a name with the learning rate of its record, where it has one of its own: ``zebra, lr 0.05``."""
+    return f"{name}, lr {record['lr']:g}" if "lr" in record else name
+
+
 def counted(number: int, what: str) -> str:
     """Return ``1 iteration``, ``2,000 iterations`` ..."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ def verdict(logits: Tensor, target: int) -> dict[str, float]:
         "probability": float(torch.softmax(logits, 0)[target]),
         "rank": int((logits > value).sum()) + 1,
     }
+
+
+def of_group(verdicts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean probability and the worst rank of a class in the pictures of a group."""
+    return {"probability": fmean(one["probability"] for one in verdicts), "rank": max(one["rank"] for one in verdicts)}
 
 
 def top5(logits: Tensor, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:

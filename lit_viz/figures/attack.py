@@ -110,13 +110,13 @@ def _draw_table(figure: Figure, left: Sequence[Left], start: float, top: float) 
 
 
 def _caption(panels: Sequence[AttackPanel], rows: Sequence[_Row], outcome: str) -> str:
+    if not panels:
+        return "No image was attacked."
     cut = f"The first {len(rows)} of {len(panels)} images. " if len(panels) > len(rows) else ""
     tried = [panel.success for panel in panels if panel.success is not None]
     where = next((name for panel in panels for name in panel.verdicts), "")
     count = f"{sum(tried)} of {len(tried)} fooled {where}. " if len(tried) > 1 else ""
     clipped = "values beyond black and white are clipped" if any(row.clipped for row in rows) else "no value is clipped"
-    if not panels:
-        return "No image was attacked."
     traced = any(panel.trace and panel.trace.iterations for panel in panels)
     floats = " Curves are of images before they were rounded to 8 bits." if traced else ""
     return (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from lit_viz.figures.evolution import at_rate
+from lit_viz.evidence.tables import at_rate, counted
 from lit_viz.figures.sheet import contact_sheet
 from lit_viz.outcomes import Outcome
 
@@ -30,5 +30,5 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     wide = max((picture.shape[2] / picture.shape[1] for picture in pictures), default=1.0)
     columns = None if wide == 1 else max(1, round(8 / wide))
     count = len({(outcome.record["layer"], outcome.record["channel"]) for outcome, _ in drawn})
-    heading = f"{', '.join(layers)} · {count} channel{'s' * (count != 1)}"
+    heading = f"{', '.join(layers)} · {counted(count, 'channel')}"
     return contact_sheet(pictures, numbers, columns, width=_TILE * wide, limit=_MOST, heading=heading)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lit_viz.evidence.tables import at_radius, has_several_radii
+from lit_viz.evidence.tables import at_radius, at_rate, has_several_radii
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import Picture, pixels
@@ -52,11 +51,6 @@ def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
     methods = {outcome.record["method"] for outcome in outcomes if "method" in outcome.record}
     of_radii = has_several_radii(outcome.record for outcome in outcomes)
     return [_evolution(outcome, len(methods) > 1, of_radii) for outcome in outcomes]
-
-
-def at_rate(name: str, record: Mapping[str, Any]) -> str:
-    """Return a name with the learning rate of the task, where it has one of its own."""
-    return f"{name}, lr {record['lr']:g}" if "lr" in record else name
 
 
 def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:

@@ -171,7 +171,8 @@ def _strips_of(
     cells, over = {}, {}
     for (place, values), limit in zip(maps.items(), scales.limits, strict=True):
         notes = [f"limit {number(limit)}"] if scale == "map" and limit else []
-        notes += [*remarks(values), *_faint(values, limit, quantile), panels[place].uncertainty.get(method, "")]
+        faint = _faint(values, limit, quantile) if scale == "shared" else []
+        notes += [*remarks(values), *faint, panels[place].uncertainty.get(method, "")]
         cells[place] = Cell(pixels(scales.colours(values, limit)), lines_of(notes, cell))
         if overlays:
             photograph = torch.from_numpy(pixels(panels[place].photograph)).permute(2, 0, 1) / 255

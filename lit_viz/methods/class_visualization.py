@@ -4,7 +4,6 @@ sees it there."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from lit_viz.engine.looks import Look
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.verdicts import top5, verdict
+from lit_viz.evidence.verdicts import of_group, top5, verdict
 from lit_viz.images.groups import apart, side_by_side
 from lit_viz.images.octaves import Octaves
 from lit_viz.images.parameterizations import Parameterization, encoding_error
@@ -182,7 +181,7 @@ class ClassVisualization(ImageTraining):
         pictures = pictures.mul(255).round_().div_(255)
         goals = self.slots.goals(rows, x.device)
         in_half = self.network_dtype != self.number  # what that says of a picture is not what the original says
-        network = self._original if final and in_half else self._evaluator.networks["plain"]
+        network = self.classifier.guest() if final and in_half else self._evaluator.networks["plain"]
         logits, scores = self._score_pictures(network, pictures, goals)
         self.slots.pay(rows, forwards=self.group)
         looks = []
@@ -205,13 +204,7 @@ class ClassVisualization(ImageTraining):
     def judged(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return what judges say of a picture ``(C, H, W)``: of a group the mean probability, and the worst rank."""
         said = [] if judges is None else [judges(one, target) for one in apart(picture, self.group)]
-        return {
-            name: {
-                "probability": fmean(one[name]["probability"] for one in said),
-                "rank": max(one[name]["rank"] for one in said),
-            }
-            for name in (said[0] if said else ())
-        }
+        return {name: of_group([one[name] for one in said]) for name in (said[0] if said else ())}
 
     def seen_again(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
         """Return what the original network says of a picture ``(C, H, W)`` that :meth:`look` has shown.
@@ -224,13 +217,8 @@ class ClassVisualization(ImageTraining):
             "channels": torch.tensor([task.options.get("channel", -1)]),
         }
         with torch.no_grad():
-            logits, scores = self._score_pictures(self._original, apart(picture, self.group), goals)
+            logits, scores = self._score_pictures(self.classifier.guest(), apart(picture, self.group), goals)
         return logits[0], float(scores[0])
-
-    @property
-    def _original(self) -> FrozenNetwork:
-        net = self.classifier
-        return FrozenNetwork(net.original, net.mean, net.std, guest=True)
 
     def _score_pictures(
         self, network: FrozenNetwork, pictures: Tensor, goals: Mapping[str, Tensor]
@@ -272,7 +260,7 @@ class ClassVisualization(ImageTraining):
         nothing = torch.zeros(self.group, dtype=torch.long)
         with torch.no_grad():
             try:
-                logits, activations = self._original(blank, self.objective.layers)
+                logits, activations = net.guest()(blank, self.objective.layers)
             except (RuntimeError, AssertionError, ValueError) as error:  # networks of one size say so in many ways
                 raise LitVizError(
                     f"{net.name} takes no images of {height} x {width} pixels: give --model.native false, "
