@@ -24,6 +24,14 @@ from lit_viz.engine.tasks import Task
 from lit_viz.engine.ticks import TaskQueue
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs but from their own tests (``-m gpu``): the others hold runs to the last bit, as processors do."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 NAMES = ["apple", "banana", "cherry", "date", "elder"]
 
 
@@ -43,7 +51,7 @@ class Smooth(nn.Module):
 
 def smooth_network(channels: int = 3, classes: int = 5) -> Smooth:
     """Return the network with weights that depend on nothing else, leaving the global random state alone."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Smooth(channels, classes).eval()
         network.features[1].running_mean.uniform_(-0.1, 0.1)

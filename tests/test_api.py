@@ -157,7 +157,7 @@ def test_grad_cam_reads_the_last_layer_also_where_a_rectifier_is_shared() -> Non
     class Net(nn.Module):
         def __init__(self, shared: bool) -> None:
             super().__init__()
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self.c1, self.c2, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
             self.r = nn.ReLU()

@@ -53,6 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert process.returncode == 0, said
     assert [record["index"] for record in records(run)] == [0, 1, 2, 3, 4]
     assert said.count("5 images, 750 updates") == 1  # one of the two speaks
+    assert "Initializing" not in said
     return contents(run)
 
 

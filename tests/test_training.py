@@ -36,6 +36,11 @@ def config(**trainer: Any) -> Namespace:
     return Namespace(trainer=Namespace(given), out=None, slots=8, checkpoint_every=None, classifier=network)
 
 
+def test_the_processor_is_taken_without_a_word_where_a_gpu_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytorch_lightning.trainer.setup.CUDAAccelerator.is_available", lambda: True)
+    assert trainer_for(config(accelerator="cpu"), "/nowhere").strategy.root_device.type == "cpu"
+
+
 def photographs(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
 

@@ -94,7 +94,7 @@ class FrozenNetwork(nn.Module):
         with (
             self._running() as network,
             reading(network, layers) as activations,
-            _going_on(network, activations, layers),
+            _going_on(network, activations, layers, x.device),
         ):
             layout = torch.contiguous_format if self._own is None else torch.channels_last
             images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
@@ -136,18 +136,21 @@ class FrozenNetwork(nn.Module):
 
 
 @contextmanager
-def _going_on(network: nn.Module, found: dict[str, Tensor], layers: Sequence[str]) -> Iterator[None]:
+def _going_on(
+    network: nn.Module, found: dict[str, Tensor], layers: Sequence[str], device: torch.device
+) -> Iterator[None]:
     """Let the forward in the body go on from what was read of the layers, so that they are on the way to the logits.
 
-    From another tensor of the same values, because many networks change it in place right afterwards.
+    From another tensor of the same values, because many networks change it in place right afterwards, and from the
+    images' device, for a network may live on another.
     """
 
     def replace(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if isinstance(output, Tensor):
-                return found[name].clone()
-            first = output[0]
-            return tree_map(lambda leaf: found[name].clone() if leaf is first else leaf, output)
+            found[name] = found[name].to(device)
+            first = output if isinstance(output, Tensor) else output[0]
+            other = found[name].to(first.device, copy=True)
+            return tree_map(lambda leaf: other if leaf is first else leaf, output)
 
         return hook
 

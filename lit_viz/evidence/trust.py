@@ -83,7 +83,7 @@ def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 
         "{} fooled the network before it was rounded to 8 bits, and not in the file": sum(
             not _walled(o) for o in rounded_off
         ),
-        "{} was asked for fewer than ten slopes (more iterations)": sum(map(_short, failed)),
+        "{} had fewer than ten slopes (more iterations)": sum(map(_short, failed)),
         "{} scored no higher than the photograph in the end (more iterations)": sum(map(_sunk, failed)),
         "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),
         "the score of {} was still rising when the attack ended (more iterations)": sum(map(_rising, failed)),

@@ -21,7 +21,7 @@ from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.smoothgrad import SmoothGrad
 from tests.attributions.tools import Counted
 
-with torch.random.fork_rng():
+with torch.random.fork_rng(devices=[]):
     from captum.testing.attr.helpers.test_config import config
 
 Case = Mapping[str, Any]

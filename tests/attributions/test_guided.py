@@ -50,7 +50,7 @@ class Normalized(nn.Module):
 
 def made(make: Callable[..., nn.Module], **options: Any) -> nn.Module:
     """Return a network with weights that depend on nothing else, and batch norms as trained ones have."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return trained(make(num_classes=5, **options))
 

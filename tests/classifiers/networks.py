@@ -22,7 +22,7 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
 
 def conv_net(channels: int = 3, classes: int = 5) -> nn.Sequential:
     """Two convolutions with batch norm (its statistics not those of a new one) and both activations."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         net = nn.Sequential(
             nn.Conv2d(channels, 8, 3, padding=1, bias=False),

@@ -48,7 +48,7 @@ SAME = [
 
 
 def fast_and_plain(kind: Any, options: dict[str, Any]) -> tuple[FastConvolution, nn.Conv2d]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         conv = kind(out_channels=6, **options).requires_grad_(False)
     return FastConvolution(conv, NONE), copy.deepcopy(conv).double()
@@ -175,7 +175,7 @@ def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back() -> None:
 
 def chain(*activations: str) -> nn.Sequential:
     """Fused convolutions, one after the other; every value of the activations is past a kink for some pixels."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         limits = {"hardtanh": (0.0, 6.0)}
         convolutions = [nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False) for _ in activations]

@@ -303,7 +303,7 @@ def test_a_layer_that_is_not_altered_can_be_read_without_keeping_it_and_an_alter
 
 
 def test_what_is_read_between_fused_convolutions_keeps_its_own_gradient() -> None:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         net = nn.Sequential(
             *(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Identity(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 14)),
@@ -325,7 +325,7 @@ def test_what_is_read_between_fused_convolutions_keeps_its_own_gradient() -> Non
 
 def test_a_layout_in_which_a_kernel_is_wrong_is_not_used() -> None:
     """Of one channel, a stride across and an output one pixel wide, oneDNN reads another's memory (torch 2.13)."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(1, 16, (3, 7), stride=(1, 2)), nn.Flatten(), nn.Linear(16 * 30, 5)).eval()
     classifier = load_classifier(network, size=(32, 8))

@@ -42,7 +42,7 @@ def test_folding_is_exact(net: nn.Module, count: int) -> None:
 
 
 def test_timms_batch_norm_with_activation_keeps_its_activation_and_its_names() -> None:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = trained(timm.create_model("test_efficientnet")).double()
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)

@@ -31,7 +31,7 @@ class Layouts(TorchDispatchMode):
 
 
 def fast(**options: Any) -> FastConvolution:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return FastConvolution(nn.Conv2d(8, 6, 3, **options).requires_grad_(False), NONE)
 

@@ -22,7 +22,7 @@ BOTH: tuple[Backprop, ...] = ("guided", "deconvolution")
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
 
@@ -83,7 +83,7 @@ class Twice(nn.Module):
 
     def __init__(self, shared: bool, inplace: bool = True) -> None:
         super().__init__()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
             self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3)
             self.head = nn.Linear(6, 4)

@@ -35,7 +35,7 @@ SEED, TARGET = 5, 2
 
 def rectified(kind: type[nn.Module] = nn.ReLU) -> Classifier:
     """Return a network of rectifiers with batch norm, in place, with feature maps."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), kind(inplace=True),
@@ -186,7 +186,7 @@ def test_differences() -> None:
 
 def pooled() -> Classifier:
     """Return a network with a max-pooling, in which equal neighbours tie."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),

@@ -56,7 +56,7 @@ def test_layers_are_drawn_anew_from_the_top_down_and_stay_so() -> None:
 
 
 def test_a_parameter_keeps_its_mean_and_spread_and_its_draws_are_its_own() -> None:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(3, 64, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
         network[0].weight.data.mul_(3).add_(2)

@@ -158,7 +158,7 @@ def test_a_plain_network_is_trusted() -> None:
 
 def test_an_adversarially_trained_network_is_trusted() -> None:
     """Half of the pictures are brighter on the left; trained against PGD of 0.05 in a few steps."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Softplus(), nn.Flatten(), nn.Linear(16, 2))
         x = torch.rand(64, 3, 16, 16) * 0.6 + 0.2

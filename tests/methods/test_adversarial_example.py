@@ -160,7 +160,7 @@ def test_expectation_over_transforms_takes_views(smooth: Classifier, train: Trai
 
 
 def test_too_few_classes_for_a_loss_is_one_sentence(train: Train) -> None:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
     two = load_classifier(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.5] * 3, size=16)

@@ -335,7 +335,7 @@ def tasks_for_names(*names: str) -> list[Any]:
 
 
 def test_a_part_of_the_residual_gradient_is_another_way_to_the_same_score(train: Train) -> None:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of some weights both ways have gradients of nearly the same length
         net = load_classifier(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     seen = {}

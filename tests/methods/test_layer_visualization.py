@@ -269,7 +269,7 @@ class Kinked(nn.Module):
 
 @pytest.fixture
 def kinked() -> Classifier:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Kinked().train()
     return load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)

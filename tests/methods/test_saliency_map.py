@@ -222,7 +222,7 @@ def test_a_map_that_is_not_finite_has_failed() -> None:
 
 
 def test_guided_grad_cam_reads_a_layer_before_its_rectifier() -> None:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(
             nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),

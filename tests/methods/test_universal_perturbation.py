@@ -47,7 +47,7 @@ def module(classifier: Classifier, **options: Any) -> UniversalPerturbation:
 
 def linear(seed: int = 0) -> tuple[Classifier, Tensor]:
     """A linear network of two classes that sees class 0 everywhere, and the weight that leads out of it."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(3 * 16 * 16, 2)
     layer.bias.data = torch.tensor([3.0, 0.0])

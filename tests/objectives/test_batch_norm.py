@@ -37,7 +37,7 @@ class Normed(nn.Module):
 
 @pytest.fixture(scope="module")
 def normed() -> Classifier:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Normed().eval()
         for name in LAYERS:

@@ -31,7 +31,7 @@ def loaded(network: nn.Module) -> Classifier:
 def vit_network(**options: Any) -> nn.Module:
     """A ViT of 4 x 4 patches, a class token and 24 features, as timm makes it."""
     given = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5, **options}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return timm.create_model("vit_tiny_patch16_224", **given)
 
@@ -43,7 +43,7 @@ def vit() -> Classifier:
 
 @pytest.fixture(scope="module")
 def swin() -> Classifier:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = SwinTransformer(
             img_size=32, patch_size=2, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(1, 2), num_classes=5
