@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 #: Where a gradient is wanted of a network that gives none.
 NO_GRADIENT = (
@@ -47,6 +48,24 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     if not near:
         return ""
     return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"
+
+
+def hold_shape(part: object, value: Any, *shapes: Sequence[int], means: str) -> None:
+    """Hold what a part (an objective, a rule ...) has returned against the shapes that it may have.
+
+    Args:
+        part: that returned it; its class is named, for it may be of the user's own.
+        value: a tensor, it is hoped.
+        shapes: that are right.
+        means: what they stand for, such as ``a score for each input``.
+
+    Raises:
+        LitVizError: it has none of them.
+    """
+    found = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
+    if found not in [tuple(shape) for shape in shapes]:
+        wanted = " or ".join(str(tuple(shape)) for shape in shapes)
+        raise LitVizError(f"{type(part).__name__} returned {found} and not {wanted}: {means} is wanted")
 
 
 def first_line(error: BaseException) -> str:

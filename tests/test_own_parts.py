@@ -17,10 +17,14 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.figures.heat import reducer
-from lit_viz.images import Pixels
+from lit_viz.images import Canvas, Pixels
+from lit_viz.images.priors import Prior
+from lit_viz.images.transforms import Transform
 from lit_viz.methods import ClassVisualization
-from lit_viz.objectives import Logit
-from lit_viz.optim import Adam, Evaluate, Evaluation, State
+from lit_viz.objectives import Logit, Objective, Outputs
+from lit_viz.optim import Adam, Evaluate, Evaluation, State, StepRule
+from lit_viz.optim.rule import never
+from lit_viz.randomness import Draws
 from tests.conftest import Train, tasks_for
 from tests.test_api import photographs
 from tests.test_cli import SMALL, lit_viz, records
@@ -63,6 +67,81 @@ class Remembering(ClassVisualization):
 
     def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
         return {**super().initial(x, tasks), "wanted": torch.zeros(len(x))}
+
+
+class ScalarScore(Objective):
+    """A mean over the batch, as other tools have it."""
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        return outputs.logits[:, 0].mean()
+
+
+class EveryLogit(Objective):
+    def __call__(self, outputs: Outputs) -> Tensor:
+        return outputs.logits
+
+
+class Detached(Objective):
+    def __call__(self, outputs: Outputs) -> Tensor:
+        return outputs.logits.detach()[:, 0]
+
+
+class ScalarPrior(Prior):
+    name = "mine"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.square().mean()
+
+
+class Cropping(Transform):
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        return images[..., 1:]
+
+
+class Grey(Pixels):
+    def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
+        return super().decode(x, canvas).mean(1)
+
+
+class Flat(StepRule):
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        return x.flatten(1), state, never(x)
+
+
+class Unending(StepRule):
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        return x, state, None  # type: ignore[return-value]
+
+
+class Halved(Summed):
+    def attribution(self, x: Tensor, state: State) -> Tensor:
+        return state["map"][..., ::2]
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "said"),
+    [
+        ("objective", "ScalarScore", r"returned \(\) and not \(\d+,\): a score for each input of the network"),
+        ("objective", "EveryLogit", r"returned \(\d+, 5\) and not \(\d+,\): a score for each input"),
+        ("objective", "Detached", "have no gradient"),
+        ("priors", "ScalarPrior", r"returned \(\) and not \(2,\): a penalty for each image"),
+        ("transforms", "Cropping", "a view of each image"),
+        ("parameterization", "Grey", "an image of each parameter"),
+        ("step_rule", "Flat", "an image for each slot"),
+        ("step_rule", "Unending", r"returned NoneType and not \(2,\): whether each slot is done"),
+    ],
+)
+def test_an_own_part_that_returns_the_wrong_thing_is_named(part: str, name: str, said: str, smooth: Classifier) -> None:
+    """These were errors of torch, far from the part."""
+    given = f"{HERE}.{name}"
+    options = {f"model__{part}": [{"class_path": given}] if part in ("priors", "transforms") else given}
+    with pytest.raises(LitVizError, match=f"{name} .*{said}"):
+        lv.visualize(smooth, [0, 1], iterations=3, **options)
+
+
+def test_an_own_map_of_the_wrong_shape_is_named(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match=r"Halved returned .*: a map of each photograph"):
+        lv.saliency(smooth, photographs(), method=f"{HERE}.Halved", check="none")
 
 
 def test_an_own_attack_is_named_by_its_path(smooth: Classifier) -> None:

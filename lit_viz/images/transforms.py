@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, hold_shape
 from lit_viz.images.resampling import resample
 from lit_viz.randomness import Draws
 
@@ -96,7 +96,8 @@ class Compose:
             views = images.repeat_interleave(len(draws) // len(images), 0) if len(draws) > len(images) else images
         for transform, own in scoped:
             if not isinstance(transform, GeometricTransform):
-                views = transform(views, own)
+                shape, views = views.shape, transform(views, own)
+                hold_shape(transform, views, shape, means="a view of each image, of its size,")
         return views
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, hold_shape
 from lit_viz.evidence.verdicts import of_group, top5, verdict
 from lit_viz.images.groups import apart, side_by_side
 from lit_viz.images.octaves import Octaves
@@ -24,6 +24,7 @@ from lit_viz.images.pictures import canvases, centre, resized
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.objectives import Logit, Objective, Outputs
+from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.randomness import Draws, Key
 
@@ -228,7 +229,7 @@ class ClassVisualization(ImageTraining):
         logits, activations = network(inputs, layers=self.objective.layers)
         each = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
         each["members"] = torch.arange(self.group).repeat(len(pictures) // self.group)
-        scores = self.objective(Outputs(logits, activations=activations, inputs=self.group, **each))
+        scores = scores_of(self.objective, Outputs(logits, activations=activations, inputs=self.group, **each))
         means = [rows.view(-1, self.group, *rows.shape[1:]).mean(1).float().cpu() for rows in (logits, scores)]
         return means[0], means[1]
 
@@ -237,7 +238,10 @@ class ClassVisualization(ImageTraining):
 
     def _decode(self, x: Tensor) -> Tensor:
         """Return the images ``(N * group, C, H, W)``."""
-        return self.parameterization.decode(self._ungrouped(x), self.canvas)
+        rows = self._ungrouped(x)
+        images = self.parameterization.decode(rows, self.canvas)
+        hold_shape(self.parameterization, images, (len(rows), *self.canvas.shape), means="an image of each parameter")
+        return images
 
     def _views(self, images: Tensor, draws: Draws) -> Tensor:
         """Return what the network is shown; all images are in the same octave (see :meth:`fits`)."""
@@ -267,4 +271,5 @@ class ClassVisualization(ImageTraining):
                     f"so that it is shown {net.size[0]} x {net.size[1]}."
                 ) from error
             members = torch.arange(self.group)
-            self.objective(Outputs(logits, nothing, activations, channels=nothing, members=members, inputs=self.group))
+            outputs = Outputs(logits, nothing, activations, channels=nothing, members=members, inputs=self.group)
+            scores_of(self.objective, outputs)

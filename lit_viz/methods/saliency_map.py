@@ -17,7 +17,7 @@ from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.tasks import Task
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, hold_shape
 from lit_viz.evidence.verdicts import top5, verdict
 from lit_viz.figures.heat import clip_limits, heat, reduce_channels
 from lit_viz.figures.heat import reducer as find_reducer
@@ -189,6 +189,7 @@ class SaliencyMap(PhotographTraining):
         state = {key: value[list(rows)] for key, value in self.slots.state.items()}
         method = self.chosen.method
         maps = method.attribution(x, state)
+        hold_shape(method, maps, x.shape, (len(x), 1, *x.shape[2:]), means="a map of each photograph")
         errors = method.uncertainty(x, state)
         looks = []
         for m, (n, k) in enumerate(zip(rows, state["iteration"].tolist(), strict=True)):

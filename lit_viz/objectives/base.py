@@ -10,7 +10,7 @@ from math import prod
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, hold_shape
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,17 @@ class Objective(ABC):
 
     def __neg__(self) -> Objective:
         return self * -1.0
+
+
+def scores_of(objective: Objective, outputs: Outputs) -> Tensor:
+    """Return the scores ``(M,)``.
+
+    Raises:
+        LitVizError: the objective returned something else.
+    """
+    scores = objective(outputs)
+    hold_shape(objective, scores, outputs.logits.shape[:1], means="a score for each input of the network")
+    return scores
 
 
 class _Composed(Objective):

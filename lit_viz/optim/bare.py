@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.objectives import Objective, Outputs
+from lit_viz.objectives.base import scores_of
 from lit_viz.optim.evaluation import Evaluate, Evaluation
 
 
@@ -45,7 +46,7 @@ def bare_evaluate(
             leaf = x.detach().requires_grad_(gradient)
             logits, activations = networks[network](leaf, layers)
             mine: Mapping[str, Any] = goals if slots is None else {name: row[slots] for name, row in goals.items()}
-            score = objective(Outputs(logits, activations=activations, **mine))
+            score = scores_of(objective, Outputs(logits, activations=activations, **mine))
         return Evaluation(leaf, score, logits, activations=activations)
 
     return evaluate
