@@ -85,7 +85,8 @@ def steepest(gradient: Tensor, ball: Norm) -> Tensor:
     if ball == "l2":
         return unit(gradient)
     sign = gradient.sign()
-    finite = bool(gradient.sum().isfinite())  # one pass; to look for NaN and to choose takes three
+    # One pass, where to look for NaN and to choose takes three; but to ask a GPU is to wait for it.
+    finite = gradient.is_cpu and bool(gradient.sum().isfinite())
     return sign if finite else torch.where(gradient.isnan(), gradient, sign)
 
 

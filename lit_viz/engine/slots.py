@@ -41,6 +41,7 @@ class Slots(nn.Module):
         self.forwards: list[int] = []
         self.backwards: list[int] = []
         self.seconds: list[float] = []
+        self._lists: dict[str, tuple[Tensor, list[int]]] = {}
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -53,7 +54,15 @@ class Slots(nn.Module):
     @property
     def iteration(self) -> list[int]:
         """Updates that each image has had."""
-        return [int(k) for k in self.state[ITERATION].tolist()] if self.tasks else []
+        return self._listed(ITERATION) if self.tasks else []
+
+    def _listed(self, key: str) -> list[int]:
+        """Return whole numbers of the state, read once from each tensor: to read from a GPU is to wait for it."""
+        read, numbers = self._lists.get(key, (None, []))
+        if read is not self.state[key]:
+            numbers = [int(number) for number in self.state[key].tolist()]
+            self._lists[key] = self.state[key], numbers
+        return numbers
 
     def keys(self, rows: Sequence[int], views: int = 1) -> list[Key]:
         """Return who draws: view by view, slot by slot, each at its image's own iteration."""
@@ -62,7 +71,7 @@ class Slots(nn.Module):
 
     def draws(self, rows: Sequence[int], views: int, device: torch.device) -> Draws:
         """Return the draws of the same rows and views, which know how far their images are."""
-        lasts = self.state[ITERATIONS].tolist()
+        lasts = self._listed(ITERATIONS)
         return Draws(self.keys(rows, views), device, lasts=[lasts[n] for n in rows for _ in range(views)])
 
     def goals(self, rows: Sequence[int], device: torch.device) -> dict[str, Tensor]:

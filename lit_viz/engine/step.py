@@ -59,8 +59,7 @@ class Step:
         iteration = slots.iteration
         # In float32 at least, since half precision can't hold the sum of an image.
         sums = slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32)) + self.scores
-        broken = (~torch.isfinite(sums)).tolist()
-        done = found.tolist()
+        broken, done = torch.stack([~torch.isfinite(sums), found]).tolist()
         last = [method.last(task) for task in slots.tasks]
         ended = [n for n, k in enumerate(iteration) if broken[n] or done[n] or k >= last[n]]
         if not ended:

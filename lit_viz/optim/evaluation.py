@@ -99,7 +99,7 @@ class Evaluation:
         source = x if at is None else activations[at]
         with torch.enable_grad():
             score = score if of is None else self._over_views(of(logits))
-            total = score.sum() if rows is None else score[rows].sum()
+            total = (score if rows is None else torch.where(rows, score, 0)).sum()
         (slope,) = torch.autograd.grad(total, source, retain_graph=keep, allow_unused=at is not None)
         if slope is None:
             raise LitVizError(f"the score doesn't depend on layer {at!r}: name one on the way to the logits.")

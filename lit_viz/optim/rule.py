@@ -52,12 +52,15 @@ def per_slot(values: Tensor, x: Tensor) -> Tensor:
 
 
 def chosen(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
-    """Return images of which those in ``rows`` ``(N,)`` bool are from ``here`` and the others from ``there``; one of
-    the two itself where all are from it."""
-    if bool(rows.all()):
-        return here
-    if not bool(rows.any()):
-        return there
+    """Return images of which those in ``rows`` ``(N,)`` bool are from ``here`` and the others from ``there``.
+
+    On the CPU it is one of the two itself where all are from it; to ask a GPU would be to wait for it.
+    """
+    if rows.is_cpu:
+        if bool(rows.all()):
+            return here
+        if not bool(rows.any()):
+            return there
     return torch.where(rows.view(-1, *[1] * (here.ndim - 1)), here, there)
 
 
@@ -76,7 +79,7 @@ def unit(x: Tensor) -> Tensor:
     length = norm(x)
     usual = (length > _SHORT) & (length < 1 / _SHORT)
     direct = x / per_slot(torch.where(usual, length, 1), x)
-    if bool(usual.all()):
+    if x.is_cpu and bool(usual.all()):
         return direct
     largest = x.flatten(1).abs().amax(1)
     scaled = x / per_slot(torch.where(largest > 0, largest, 1), x)
