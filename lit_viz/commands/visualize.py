@@ -109,6 +109,11 @@ class Visualize(Command):
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
     ) -> tuple[list[Task], list[str]]:
         """Return the tasks of :meth:`_unvaried`, each once for every combination of what varies, from the same seed."""
+        if "lr" in config.vary and not hasattr(parts["step_rule"], "lr"):
+            rule = type(parts["step_rule"]).__name__
+            raise LitVizError(
+                f"--vary lr: {rule} has no learning rate, so give another --model.step_rule or vary iterations."
+            )
         unasked = config.targets and "target" not in parts["objective"].asks
         notes = [f"the objective asks for no class: {', '.join(map(str, config.targets))} left out"] if unasked else []
         return varied(self._unvaried(config, parts, classifier), config.vary), notes

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges
+from lit_viz.optim import Evaluate, State, StepRule
+from lit_viz.optim.rule import never
 from scripts.judge import judge
 from tests.conftest import smooth_network
 from tests.test_cli import SMALL, lit_viz, records
@@ -41,6 +44,18 @@ def test_a_picture_of_another_shape_is_stretched_for_all_who_look(smooth: Classi
     stretched = interpolate(run.images, (16, 16), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
     told = float(smooth.logits(stretched).softmax(1)[0, 1])
     assert run.results[0]["probability"] == pytest.approx(told, abs=1e-4)
+
+
+class Still(StepRule):
+    """A rule without a learning rate."""
+
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        return x, state, never(x)
+
+
+def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="--vary lr: Still has no learning rate"):
+        lv.visualize(smooth, [1], iterations=2, model__step_rule=f"{__name__}.Still", vary={"lr": [0.01, 0.5]})
 
 
 def test_rates_that_vary_are_told(smooth: Classifier) -> None:
