@@ -45,7 +45,7 @@ class Progress(Callback):
             return
         progress = _progress(pl_module)
         # What an earlier part of a resumed run has done says nothing of the speed of this one.
-        self._done_before, self._images_before = progress.updates_done, progress.done
+        self._done_before, self._images_before = progress.updates_done, progress.ended
         self._made_before = progress.updates_made
         self._started = time.monotonic()
         if not self.console.is_terminal:
@@ -80,7 +80,7 @@ class Progress(Callback):
             self._bar_task,
             completed=progress.updates_done,
             total=max(progress.updates_total, 1),
-            images=f"{progress.done}/{progress.total} images",
+            images=f"{progress.ended}/{progress.total} images",
             state=self._state(progress),
         )
         self._bar.refresh()
@@ -97,14 +97,13 @@ class Progress(Callback):
         if done > 0:
             left = max(progress.updates_total - progress.updates_done, 0) * self._seconds / done
             parts.append(f"{timedelta(seconds=round(left))} left")
-        if progress.failed:
-            parts.append(f"{progress.failed} failed")
+        parts += _not_done(progress)
         return " · ".join(parts)
 
     def _images_a_second(self, progress: RunProgress) -> list[str]:
-        if progress.total < _MANY or progress.done == self._images_before:
+        if progress.total < _MANY or progress.ended == self._images_before:
             return []
-        rate = (progress.done - self._images_before) / self._seconds
+        rate = (progress.ended - self._images_before) / self._seconds
         return [f"{rate:.3g} images/s"]
 
     def _rate(self, progress: RunProgress) -> float:
@@ -122,16 +121,21 @@ class Progress(Callback):
         if self.quiet or not self._started:
             return
         progress = _progress(module)
-        finished = progress.done - progress.failed
-        failed = f" ({progress.failed} failed)" if progress.failed else ""
+        finished = progress.ended - progress.failed - progress.skipped
+        others = f" ({', '.join(_not_done(progress))})" if _not_done(progress) else ""
         seconds = time.monotonic() - self._started
         took = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
         images = f"{finished} of {counted(progress.total, 'image')}"
-        self._print(f"{images} {how}{failed}: {took}, {self._rate(progress):.3g} it/s")
+        self._print(f"{images} {how}{others}: {took}, {self._rate(progress):.3g} it/s")
         self._started = 0.0
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _not_done(progress: RunProgress) -> list[str]:
+    counts = {"failed": progress.failed, "skipped": progress.skipped}
+    return [f"{count} {how}" for how, count in counts.items() if count]
 
 
 def _progress(module: LightningModule) -> RunProgress:

@@ -45,13 +45,14 @@ class Look:
 class RunProgress:
     """How far a run is; ``updates`` are counted over all images, ``objective`` is told where no class is asked for.
 
-    An image that is done counts in ``updates_done`` with all that it was allowed, and in ``updates_made`` with what it
-    took.
+    An image that has ended (it is done, has ``failed``, or was ``skipped``) counts in ``updates_done`` with all that it
+    was allowed, and in ``updates_made`` with what it took.
     """
 
     total: int
-    done: int
+    ended: int
     failed: int
+    skipped: int
     updates_done: int
     updates_made: int
     updates_total: int

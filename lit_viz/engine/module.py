@@ -174,8 +174,9 @@ class ImageTraining(Method):
         iteration = self.slots.iteration
         return RunProgress(
             total=len(self.tasks),
-            done=len(self.finished),
+            ended=len(self.finished),
             failed=sum(status == "failed" for status in self.finished.values()),
+            skipped=sum(status == "skipped" for status in self.finished.values()),
             updates_done=self._updates[0] + self.agreed.updates,
             updates_made=self._made + self.agreed.updates,
             updates_total=self._updates[1],

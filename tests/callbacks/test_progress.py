@@ -12,7 +12,7 @@ ZERO = SimpleNamespace(is_global_zero=True)
 
 
 class Module:
-    """A run of four images of 100 updates, one of which fails."""
+    """A run of four images of 100 updates, one of which fails and one of which is skipped."""
 
     def __init__(self, before=0, early=1):
         self.updates, self.early = before, early  # images end after that part of their updates
@@ -21,8 +21,9 @@ class Module:
         done = self.updates // 100
         return SimpleNamespace(
             total=4,
-            done=done,
+            ended=done,
             failed=int(done == 4),
+            skipped=int(done == 4),
             updates_done=self.updates,
             updates_made=self.updates // self.early,
             updates_total=400,
@@ -58,7 +59,7 @@ def test_a_log_file_gets_two_lines(clock):
     callback.on_train_end(ZERO, module)
     assert file.getvalue().splitlines() == [
         "4 images, 400 updates at most",
-        "3 of 4 images done (1 failed): 20.0 s, 20 it/s",
+        "2 of 4 images done (1 failed, 1 skipped): 20.0 s, 20 it/s",
     ]
 
 
