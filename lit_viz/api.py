@@ -381,6 +381,7 @@ def _put(options: dict[str, Any], path: list[str], value: Any) -> None:
             options[name] = {"class_path": options[name]}
         options = options.setdefault(name, {})
     options = _arguments(options, path[-1])
+    value = str(value) if isinstance(value, Path) else value
     options[path[-1]] = value.item() if getattr(value, "ndim", None) == 0 else value  # numbers of NumPy
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from itertools import chain, count
@@ -70,8 +70,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
     if classifier is not None:
         classifier.refresh()
     with (
-        torch.inference_mode(False),  # it may be called in one of Lightning's evaluation loops
-        torch.enable_grad(),
+        _with_gradients(),
         tempfile.TemporaryDirectory() as scratch,
         enough_memory(cli.config),
     ):
@@ -270,7 +269,7 @@ def check(
         classifier = _load(cli.config.classifier.as_dict())
     else:
         classifier.refresh()
-    with claimed(folder.path), enough_memory(cli.config):
+    with _with_gradients(), claimed(folder.path), enough_memory(cli.config):
         keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
         outcomes = filed(folder)
         if not outcomes:
@@ -280,6 +279,13 @@ def check(
         sound = command.verify(module, outcomes, folder, how)
         write_report(folder, command.table)
     return sound
+
+
+@contextmanager
+def _with_gradients() -> Iterator[None]:
+    """Let what runs here make gradients, also in one of Lightning's evaluation loops."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _opened(folder: RunFolder, cli: MethodCLI) -> Run:

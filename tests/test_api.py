@@ -15,7 +15,10 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import COMMANDS
 from lit_viz.errors import LitVizError
+from lit_viz.figures.evolution import evolutions
+from lit_viz.images.reading import encode_png
 from tests.conftest import NAMES, Around, smooth_network
+from tests.test_cli import records
 
 
 def photographs(count: int = 3) -> Tensor:
@@ -187,3 +190,33 @@ def test_the_table_of_several_radii_tells_them_apart(smooth: Classifier) -> None
     run = lv.attack(smooth, x, label, attack="pgd", radii=[0.01, 0.3], iterations=4)
     assert [row["eps"] for row in COMMANDS["attack"].table(run.results)] == ["2.55/255", "76.5/255"]
     assert "eps" not in COMMANDS["attack"].table(run.results[:1])[0]
+
+
+def test_what_is_checked_in_inference_mode_has_gradients(smooth: Classifier, tmp_path: Path) -> None:
+    """Captum was said to fail on the network, and so it stood in the records."""
+    lv.saliency(smooth, photographs(), out=tmp_path / "run", check="none", wandb="disabled")
+    with torch.inference_mode():
+        assert lv.check(tmp_path / "run", smooth)
+    assert all(record["captum"]["passed"] for record in records(tmp_path / "run"))
+
+
+def test_what_began_from_a_photograph_needs_it_no_more(smooth: Classifier, tmp_path: Path) -> None:
+    picture, run = tmp_path / "picture.png", tmp_path / "run"
+    picture.write_bytes(encode_png(photographs()[0]))
+    lv.visualize(smooth, [1], init=str(picture), iterations=3, out=run, wandb="disabled")
+    picture.unlink()
+    assert lv.check(run, smooth)
+    assert lv.resume(run, smooth).results[0]["status"] == "done"
+    (run / "results.jsonl").unlink()
+    with pytest.raises(LitVizError, match=r"picture\.png, from which the run was begun, can't be read any more"):
+        lv.resume(run, smooth)
+
+
+def test_a_path_is_an_option_of_a_resume_too(smooth: Classifier, tmp_path: Path) -> None:
+    lv.visualize(smooth, [1], iterations=3, out=tmp_path / "run", wandb="disabled")
+    assert lv.resume(tmp_path / "run", smooth, project=Path("mine")).results
+
+
+def test_attacks_with_one_target_are_told_apart_where_they_emerge(smooth: Classifier) -> None:
+    run = lv.attack(smooth, photographs(), target=2, labels=0, attack="pgd", iterations=3)
+    assert [one.name for one in evolutions(run.outcomes)][:2] == ["image 0 -> cherry", "image 1 -> cherry"]

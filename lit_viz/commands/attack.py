@@ -187,5 +187,5 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         "after": shown_number(record, "probability"),
         "iterations": str(record["iterations"]),
         "L2": shown_number(record, "l2"),
-        "Linf": "-" if record.get("linf") is None else f"{record['linf'] * 255:.0f}/255",
+        "Linf": length(record.get("linf"), "linf"),
     }

@@ -81,7 +81,8 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
         outcome.amend({"success_file": False})
     fooled = sum(bool(o.record.get("success_file")) for o in claimed)
     asked = sum(o.record["status"] == "done" for o in outcomes)
-    folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": [o.name for o in wrong]}})
+    names = [o.record["name"] for o in wrong]
+    folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": names}})
     how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
     return not wrong
 

@@ -22,7 +22,7 @@ from lit_viz.evidence.appraising import appraise_run
 from lit_viz.evidence.boxes import TrueBoxes, read_boxes
 from lit_viz.evidence.graph_cut import opencv
 from lit_viz.evidence.localization import localize_run
-from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
+from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.methods import SaliencyMap
 from lit_viz.outcomes import Outcome
@@ -86,9 +86,10 @@ class Saliency(PhotographCommand):
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return the photographs over their maps, or beside them where there are several methods."""
-        shown = panels(outcomes)
+        groups = _grouped(outcomes)
+        shown = panels(groups[:MOST])
         reducers = {title_of(o.record["method"]): o.record["reducer"] for o in outcomes if "reducer" in o.record}
-        return saliency_figure(shown, reducers, scale=config.scale, overlays=config.overlays)
+        return saliency_figure(shown, reducers, scale=config.scale, overlays=config.overlays, total=len(groups))
 
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
@@ -147,15 +148,20 @@ class Saliency(PhotographCommand):
         ]
 
 
-def panels(outcomes: Sequence[Outcome]) -> list[SaliencyPanel]:
-    """Return a panel for each photograph and class, with the maps of all methods."""
+def _grouped(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Return the outcomes of each photograph and class."""
     found: dict[tuple[Any, ...], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         record = outcome.record
         if record["array"] is not None or outcome.array() is not None:
             found[record["name"], record["source"], record["seed"], record["target"]].append(outcome)
-    classes = Counter(of_one[0].record["target_name"] for of_one in found.values())
-    return [_panel(of_one, classes[of_one[0].record["target_name"]] > 1) for of_one in found.values()]
+    return list(found.values())
+
+
+def panels(groups: Sequence[Sequence[Outcome]]) -> list[SaliencyPanel]:
+    """Return a panel for each photograph and class, with the maps of all methods."""
+    classes = Counter(of_one[0].record["target_name"] for of_one in groups)
+    return [_panel(of_one, classes[of_one[0].record["target_name"]] > 1) for of_one in groups]
 
 
 def _panel(outcomes: Sequence[Outcome], one_of_several: bool) -> SaliencyPanel:

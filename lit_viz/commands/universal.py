@@ -19,6 +19,7 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.intervals import wilson
+from lit_viz.evidence.tables import at_radius, has_several_radii, length
 from lit_viz.figures.universal import Borne, UniversalPanel, universal_figure
 from lit_viz.methods.photograph_set import HELD_OUT
 from lit_viz.outcomes import Outcome
@@ -74,7 +75,7 @@ def universal_row(record: Mapping[str, Any]) -> dict[str, str]:
         "fooled": shown_number(record, "held_out_fooling_rate", "{:.0%}"),
         "iterations": str(record["iterations"]),
         "L2": shown_number(record, "l2"),
-        "Linf": "-" if record.get("linf") is None else f"{record['linf'] * 255:.3g}/255",
+        "Linf": length(record.get("linf"), "linf"),
     }
 
 
@@ -85,6 +86,7 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
     read = 0
     wrong: list[str] = []
     rates: dict[str, list[str]] = {}
+    several = has_several_radii(outcome.record for outcome in outcomes)
     for outcome in outcomes:
         bearers = outcome.bearers()
         files = {one.image: one.record for one in bearers if isinstance(one.image, Path)}
@@ -94,9 +96,10 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
         for bearer in bearers:
             if bearer.record["status"] == "failed":
                 how.say(f"{bearer.record['name']}: {bearer.record['error']}")
-        rates[outcome.name] = _rates(outcome.record)
-        for line in rates[outcome.name]:
-            how.say(f"evidence: {outcome.name}: {line}")
+        name = at_radius(outcome.name, outcome.record) if several else outcome.name
+        rates[name] = _rates(outcome.record)
+        for line in rates[name]:
+            how.say(f"evidence: {name}: {line}")
     if how.ends_run and how.config.held_out and not any(o.record.get("held_out") for o in outcomes):
         how.say(f"--held-out {how.config.held_out:g} of so few photographs are none: give more of them")
     if how.ends_run and how.config.explain:
@@ -128,14 +131,17 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
     record, picture = outcome.record, outcome.image()
     if picture is None:
         return None
-    length = f"L∞ {record['linf'] * 255:.3g}/255" if record["norm"] == "linf" else f"L2 {record['l2']:.3g}"
+    norm = "L∞" if record["norm"] == "linf" else "L2"
     counted = [one for one in outcome.bearers() if one.record["status"] == "done"]
     parts = ([one for one in counted if one.record[HELD_OUT] == out] for out in (False, True))
     shown = [one for pair in zip_longest(*parts) for one in pair if one is not None]  # of both, as long as there are
     return UniversalPanel(
         name=str(record["name"]),
         perturbation=picture,
-        about=[length, f"magnified {record['magnified']:.3g} times"],
+        about=[
+            f"{norm} {length(record[record['norm']], record['norm'])}",
+            f"magnified {record['magnified']:.3g} times",
+        ],
         rates=_rates(record),
         curve=outcome.curve("fooling_rate"),
         photographs=[borne for borne in map(_borne, shown) if borne is not None],

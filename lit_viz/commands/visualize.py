@@ -236,7 +236,12 @@ class Visualize(Command):
         if config.init is None:
             return None
         _, canvas = canvases(classifier, parts["size"], parts["oversample"])
-        return read_photograph(config.init, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
+        try:
+            return read_photograph(config.init, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
+        except LitVizError:
+            if config.out is None or not config.resume:
+                raise
+            return None  # what has ended needs it no more; what has not is refused by the module
 
 
 def _same(again: Mapping[str, Any], record: Mapping[str, Any]) -> bool:

@@ -87,14 +87,6 @@ class RunReader:
         """Return the logged images of a task (``task.key``) as (iteration, PNG file), in order."""
         return sorted((iteration_of(file), file) for file in (self.path / "frames" / key).glob("iter_*.png"))
 
-    def curves(self, metric: str) -> dict[str, list[tuple[int, float]]]:
-        """Return one metric of all tasks: by ``task.key`` the (iteration, value) in order of iteration."""
-        by_task: dict[str, dict[int, float]] = {}
-        for key, iteration, name, value in self._scalars():
-            if name == metric:
-                by_task.setdefault(key, {})[int(iteration)] = float(value)
-        return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=index_of)}
-
     def metrics(self, keys: Collection[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
         """Return all metrics of some tasks: by ``task.key`` and name the (iteration, value) in order of iteration."""
         wanted: dict[str, dict[str, dict[int, float]]] = {key: {} for key in keys}

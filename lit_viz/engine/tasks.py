@@ -79,8 +79,8 @@ class Bearer:
 
     Attributes:
         record: what became of it, plain values: ``index``, ``name`` ...
-        image: ``(C, H, W)`` float in [0, 1] on the CPU with it, as its file holds it; a file, where it is read back;
-            None where the photograph couldn't be read.
+        image: ``(C, H, W)`` on the CPU with it, as its file holds it: bytes, or float in [0, 1]; a file, where it is
+            read back; None where the photograph couldn't be read.
         source: the photograph without it, likewise.
     """
 

@@ -125,8 +125,8 @@ def appraise(
 
 def boxes_in_image(outcome: Outcome, truth: Mapping[str, TrueBoxes]) -> list[Box]:
     """Return the true boxes of a photograph in pixels of the classifier's input; what was cut off is left out."""
-    known, pixels = truth.get(stem_of(outcome.record)), outcome.source()
-    if known is None or pixels is None:
+    known = truth.get(stem_of(outcome.record))
+    if known is None or (pixels := outcome.source()) is None:
         return []
     photograph = photograph_of(outcome.record, pixels)
     if known.size not in (None, photograph.original_size):

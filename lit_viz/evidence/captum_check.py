@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,14 @@ _FORMULA_EVALUATIONS = 16
 
 
 def check_map(
-    method: Attribution, classifier: Classifier, photograph: Tensor, target: int, seed: int, delivered: Tensor, n: int
+    method: Attribution,
+    classifier: Classifier,
+    photograph: Tensor,
+    target: int,
+    seed: int,
+    delivered: Tensor,
+    n: int,
+    untrained: Callable[[], Classifier] | None = None,
 ) -> tuple[Agreement, Tensor] | None:
     """Hold a delivered map against Captum, elementwise.
 
@@ -47,6 +55,7 @@ def check_map(
         seed: of the task.
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         n: evaluations that were made.
+        untrained: returns the classifier :func:`randomized`, for a control; it is made unless given.
 
     Returns:
         the verdict and Captum's map in float64; None where Captum has no such method.
@@ -68,7 +77,7 @@ def check_map(
         delivered=largest_difference(delivered[None], reference),
         captum_float32=max(largest_difference(one, reference) for one in own if one is not None),
         similarity=Similarity.of(delivered, reference[0]),
-        controls=_controls(exact, reference[0]),
+        controls=_controls(exact, reference[0], untrained or partial(randomized, classifier)),
         rounding=formula_rounding(few),
     )
     if not agreement.formula_passed:
@@ -117,17 +126,20 @@ def _networks(question: Question) -> Mapping[str, Network]:
     return {**copies, "plain": lambda x, layers=(): (question.network(x), {})}
 
 
-def _controls(question: Question, reference: Tensor) -> dict[str, Similarity]:
+def _controls(question: Question, reference: Tensor, untrained: Callable[[], Classifier]) -> dict[str, Similarity]:
     """Return how alike maps are that must not agree: one of another class, of a randomized network, and noise."""
     other = (question.target + question.classifier.num_classes // 2) % question.classifier.num_classes
     cheap = fewer(replace(question, x=question.x.float()), 8)
     another = captum_map(replace(cheap, target=other))
-    untrained = captum_map(replace(cheap, classifier=_randomized(question.classifier)))
-    found = {"another class": another, "randomized network": untrained, "random map": random_map(reference[None])}
+    found = {
+        "another class": another,
+        "randomized network": captum_map(replace(cheap, classifier=untrained())),
+        "random map": random_map(reference[None]),
+    }
     return {name: Similarity.of(found_map[0], reference) for name, found_map in found.items() if found_map is not None}
 
 
-def _randomized(classifier: Classifier) -> Classifier:
+def randomized(classifier: Classifier) -> Classifier:
     """Return the classifier with weights that know nothing: each drawn anew, with the mean and spread of the old."""
     network = copy.deepcopy(classifier.original)
     for name, layer in network.named_modules():

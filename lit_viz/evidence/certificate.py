@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -16,9 +17,9 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.agreement import FORMULA_TOLERANCE, Agreement
-from lit_viz.evidence.captum_check import as_record, check_map
+from lit_viz.evidence.captum_check import as_record, check_map, randomized
 from lit_viz.evidence.captum_reference import in_captum
-from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
+from lit_viz.figures.evidence import MOST, EvidenceRow, Gate, evidence_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.outcomes import Outcome
 
@@ -34,11 +35,11 @@ class Certificate:
     """What the cross-check found.
 
     Attributes:
-        agreements: by task index; with Captum's map in float64.
+        agreements: by task index; with Captum's map in float64, of those that a figure may draw.
         unchecked: by task index, why there is none.
     """
 
-    agreements: Mapping[int, tuple[Agreement, Tensor]]
+    agreements: Mapping[int, tuple[Agreement, Tensor | None]]
     unchecked: Mapping[int, str]
 
     @property
@@ -76,8 +77,10 @@ def cross_check(
         seconds: no further map is begun after so long, nor one that would take longer, as those before it did for each
             of their evaluations; the first one is left out only if it would take four times as long. All unless given.
     """
-    agreements: dict[int, tuple[Agreement, Tensor]] = {}
+    agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
     unchecked: dict[int, str] = {}
+    untrained = cache(lambda: randomized(classifier))
+    kept: Counter[bool] = Counter()
     began, paid = time.monotonic(), 0
     maps = _one_of_each_first([outcome for outcome in outcomes if outcome.record["status"] == "done"])
     for outcome in maps:
@@ -91,7 +94,7 @@ def cross_check(
             unchecked[record["index"]] = NOT_CHECKED
             continue
         try:
-            found = _checked(outcome, methods[record["method"]], classifier)
+            found = _checked(outcome, methods[record["method"]], classifier, untrained)
         except LitVizError as error:
             unchecked[record["index"]] = str(error)
             continue
@@ -101,7 +104,9 @@ def cross_check(
         if found is None:
             unchecked[record["index"]] = NOT_IN_CAPTUM
             continue
-        agreements[record["index"]] = found
+        agreement, reference = found
+        kept[agreement.passed] += 1
+        agreements[record["index"]] = agreement, reference if kept[agreement.passed] <= MOST else None
         paid += record["iterations"]
     return Certificate(agreements, unchecked)
 
@@ -117,11 +122,14 @@ def _one_of_each_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for _, outcome in sorted(turns, key=lambda turn: (turn[0], turn[1].record["iterations"]))]
 
 
-def _checked(outcome: Outcome, method: Attribution, classifier: Classifier) -> tuple[Agreement, Tensor] | None:
+def _checked(
+    outcome: Outcome, method: Attribution, classifier: Classifier, untrained: Callable[[], Classifier]
+) -> tuple[Agreement, Tensor] | None:
     record, photograph, delivered = outcome.record, outcome.source(), outcome.array()
     assert photograph is not None
     assert delivered is not None
-    return check_map(method, classifier, photograph, record["target"], record["seed"], delivered, record["iterations"])
+    target, seed, count = record["target"], record["seed"], record["iterations"]
+    return check_map(method, classifier, photograph, target, seed, delivered, count, untrained)
 
 
 def verdicts(certificate: Certificate) -> dict[int, Any]:
@@ -156,15 +164,17 @@ def write_certificate(folder: RunFolder, certificate: Certificate, outcomes: Seq
     }
     folder.merge_evidence(whole)
     if maps:
-        rows = [_row(by_index[index], *found) for index, found in certificate.agreements.items()]
-        save_figure(evidence_figure(rows), folder.path / "evidence.png")
+        drawn = sorted(certificate.agreements, key=lambda index: certificate.agreements[index][0].passed)[:MOST]
+        rows = [_row(by_index[index], *found) for index, found in certificate.agreements.items() if index in drawn]
+        passed = [agreement.passed for agreement, _ in certificate.agreements.values()]
+        save_figure(evidence_figure(rows, of=passed), folder.path / "evidence.png")
 
 
 def _named(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in ("index", "name", "method", "target_name")}
 
 
-def _row(outcome: Outcome, agreement: Agreement, reference: Tensor) -> EvidenceRow:
+def _row(outcome: Outcome, agreement: Agreement, reference: Tensor | None) -> EvidenceRow:
     delivered = outcome.array()
     assert delivered is not None
     alike = {"this map": agreement.similarity, **agreement.controls}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lit_viz.attacks.feasible import Norm
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.agreement import ssim
 from lit_viz.evidence.lattice import LEVELS, LatticeBall, filed, image_of, levels_of
 from lit_viz.evidence.repair import Goals, Lost, repair
 from lit_viz.images.reading import decode, encode_jpeg, read_png
@@ -20,8 +20,6 @@ from lit_viz.images.reading import decode, encode_jpeg, read_png
 #: Qualities of the JPEG files that a success is tried in.
 JPEG_QUALITIES = (95, 75)
 _AT_ONCE = 16  # files that are read again in a batch: a processor takes three quarters of the time for each
-_WINDOW, _SIGMA = 11, 1.5  # pixels across, of SSIM's Gaussian window, and its width
-_C1, _C2 = 0.01**2, 0.03**2  # its constants, for values in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -157,23 +155,9 @@ def distances(source: Tensor, image: Tensor) -> dict[str, float]:
         "l2": float(change.norm()) / LEVELS,
         "linf": float(change.abs().max()) / LEVELS,
         "l0": float((change != 0).double().mean()),
-        "ssim": _ssim(mine.float() / LEVELS, its.float() / LEVELS),
+        "ssim": ssim(mine.float() / LEVELS, its.float() / LEVELS),
         "psnr": -10 * float((change / LEVELS).square().mean().log10()),
     }
-
-
-def _ssim(mine: Tensor, its: Tensor) -> float:
-    if min(mine.shape[-2:]) < _WINDOW:
-        return torch.nan
-    maps = torch.cat([mine, its, mine * its, mine * mine + its * its])
-    places = torch.arange(_WINDOW, dtype=torch.float32) - _WINDOW // 2  # whatever torch's default is
-    column = torch.exp(-0.5 * (places / _SIGMA).square())
-    column = (column / column.sum()).repeat(len(maps), 1)[:, None, :, None]
-    means = F.conv2d(F.conv2d(maps[None], column, groups=len(maps)), column.mT, groups=len(maps))
-    a, b, product, squares = means[0].chunk(4)
-    lengths = a * a + b * b
-    similar = (2 * a * b + _C1) * (2 * (product - a * b) + _C2)
-    return float((similar / ((lengths + _C1) * (squares - lengths + _C2))).mean())
 
 
 def _rounded(images: Tensor, balls: Sequence[LatticeBall], wanted: Goals) -> list[Tensor]:

@@ -23,8 +23,7 @@ from lit_viz.figures.localization import LIMIT, LocalizationPanel, localization_
 from lit_viz.figures.style import save_figure
 from lit_viz.files import write_bytes
 from lit_viz.images.fitting import Box
-from lit_viz.images.listing import PACKAGED_PREFIX
-from lit_viz.images.reading import Photograph, encode_png
+from lit_viz.images.reading import PACKAGED_PREFIX, Photograph, encode_png
 from lit_viz.outcomes import Outcome
 
 #: A box is right from this IoU on (the criterion of Pascal VOC, and of ImageNet's localization).

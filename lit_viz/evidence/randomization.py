@@ -9,11 +9,10 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lit_viz.classifiers import FrozenNetwork
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.agreement import spearman
+from lit_viz.evidence.agreement import spearman, ssim
 from lit_viz.randomness import Draws, Key
 
 #: Rank correlation with the map of the trained network, from which on a map is said not to have changed.
@@ -113,9 +112,7 @@ def alike(ours: Tensor, reference: Tensor) -> tuple[float, float]:
     mine, its = (_unit(a.double().abs().amax(0)) for a in (ours, reference))
     if not bool(mine.isfinite().all()):
         return float("nan"), float("nan")
-    ssim = structural_similarity_index_measure(mine[None, None], its[None, None], data_range=1.0)
-    assert isinstance(ssim, Tensor)
-    return spearman(mine, its), float(ssim)
+    return spearman(mine, its), ssim(mine.float()[None], its.float()[None])
 
 
 def _unit(saliency: Tensor) -> Tensor:

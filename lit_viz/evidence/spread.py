@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 
 import torch
 
@@ -18,6 +19,7 @@ RestartOf = Callable[[int], int]
 def restarts_of(attack: Attack, iterations: int) -> RestartOf:
     """Return in which restart an image was made, where the attack takes so many iterations."""
 
+    @cache
     def restart(k: int) -> int:
         if not isinstance(attack, ClimbingAttack):
             return 0

@@ -168,18 +168,18 @@ def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor
         norm, eps: of its ball; an outcome whose record has an ``eps`` has that radius.
     """
     done = [o for o in outcomes if o.record["status"] == "done"]
-    resisted = list(_batches([o for o in done if not o.record["success_float"]], eps))
+    failed = [o for o in done if not o.record["success_float"]]
     square = Square(norm=norm, eps=eps)
     found = {
-        f"{POINTS} random points": sum(_by_points(batch, network, norm) for batch in resisted),
+        f"{POINTS} random points": sum(_by_points(batch, network, norm) for batch in _batches(failed, eps)),
         f"Square with {QUERIES} queries": sum(
-            _fooled(batch, network, square, QUERIES, radii=batch.radii) for batch in resisted
+            _fooled(batch, network, square, QUERIES, radii=batch.radii) for batch in _batches(failed, eps)
         ),
     }
     reasons = [f"{what} fooled {images(count)} that resisted" for what, count in found.items() if count]
-    everything = list(_batches(done, eps))
     large = PGD(norm=norm, eps=LARGE[norm], random_start=False)
-    fallen, asked = sum(_fooled(b, network, large, LARGE_STEPS) for b in everything), sum(len(b.x) for b in everything)
+    counts = [(_fooled(batch, network, large, LARGE_STEPS), len(batch.x)) for batch in _batches(done, eps)]
+    fallen, asked = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
     if fallen < asked:
         reasons.append(f"only {fallen} of {images(asked)} fell at a radius of {LARGE[norm]:g}, where all must")
     return Trust(tuple(reasons), ("random points", "Square", "a large radius"))
@@ -198,9 +198,11 @@ def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
     """Yield what was asked of photographs, those with a target apart from those without."""
     for targeted in (False, True):
         mine = [o for o in outcomes if (o.record["target"] is not None) == targeted]
-        known = [(o.record, source) for o in mine if (source := o.source()) is not None]
-        for first in range(0, len(known), _BATCH):
-            records, sources = zip(*known[first : first + _BATCH], strict=True)
+        for first in range(0, len(mine), _BATCH):
+            known = [(o.record, source) for o in mine[first : first + _BATCH] if (source := o.source()) is not None]
+            if not known:
+                continue
+            records, sources = zip(*known, strict=True)
             yield _Batch(
                 torch.stack(sources),
                 [-1 if record["label"] is None else int(record["label"]) for record in records],

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from lit_viz.evidence.tables import at_rate, counted
 from lit_viz.figures.sheet import contact_sheet
+from lit_viz.figures.tiles import pixels
 from lit_viz.outcomes import Outcome
 
 _TILE = 1.2
@@ -23,11 +24,12 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     Returns:
         a figure at which no pixel is lost; save it by :func:`lit_viz.figures.style.save_figure`.
     """
-    drawn = [(outcome, picture) for outcome in outcomes if (picture := outcome.image()) is not None]
+    drawn = [(outcome, picture) for outcome in outcomes if (picture := outcome.pictures()[1]) is not None]
     pictures = [picture for _, picture in drawn]
     layers = dict.fromkeys(str(outcome.record["layer"]) for outcome in outcomes)
     numbers = [at_rate(str(outcome.record["channel"]), outcome.record) for outcome, _ in drawn]
-    wide = max((picture.shape[2] / picture.shape[1] for picture in pictures), default=1.0)
+    shapes = [pixels(picture).shape for picture in pictures[:1]]  # those of a run have one
+    wide = shapes[0][1] / shapes[0][0] if shapes else 1.0
     columns = None if wide == 1 else max(1, round(8 / wide))
     count = len({(outcome.record["layer"], outcome.record["channel"]) for outcome, _ in drawn})
     heading = f"{', '.join(layers)} · {counted(count, 'channel')}"

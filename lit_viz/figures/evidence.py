@@ -19,6 +19,9 @@ from lit_viz.figures.scales import Scale, clipping, number, remarks, upright_bar
 from lit_viz.figures.style import COLOURS, GREY, INK, fitted, style, write
 from lit_viz.figures.tiles import pixels
 
+#: Maps that are drawn at most.
+MOST = 20
+
 _CELL = 1.4
 _BAND = 3 * (_CELL + GAP) - GAP
 _NUMBERS = 0.65  # right of the maps: their colour bar
@@ -76,7 +79,9 @@ class EvidenceRow:
         return all(gate.passed for gate in self.gates) if self.gates else None
 
 
-def evidence_figure(rows: Sequence[EvidenceRow], quantile: float = 0.995, limit: int = 20) -> Figure:
+def evidence_figure(
+    rows: Sequence[EvidenceRow], quantile: float = 0.995, of: Sequence[bool | None] | None = None
+) -> Figure:
     """Draw each map beside Captum's and their difference, on one scale, over the verdict and its numbers.
 
     More than two maps stand in two columns, and more than six in three, to be read line by line.
@@ -84,14 +89,15 @@ def evidence_figure(rows: Sequence[EvidenceRow], quantile: float = 0.995, limit:
     The difference is taken of the attributions, and its channels are reduced then: what differs in any channel is seen.
 
     Args:
-        rows: what is drawn.
+        rows: what is drawn; of more than :data:`MOST` those that failed before others.
         quantile: of the pixels of both maps, at which the colours end (see :func:`lit_viz.figures.heat.clip_limits`).
-        limit: at most so many rows are drawn, those that failed before others; how many there are is said at the foot.
+        of: whether each of all maps passed, of which the rows are some; what is said at the foot is of all.
 
     Returns:
         a figure at which no pixel of a map is lost; save it by :func:`lit_viz.figures.style.save_figure`.
     """
-    drawn = sorted(rows, key=lambda row: row.passed is not False)[:limit] if len(rows) > limit else rows
+    drawn = sorted(rows, key=lambda row: row.passed is not False)[:MOST] if len(rows) > MOST else rows
+    passed = [row.passed for row in rows] if of is None else of
     with style():
         blocks = [_Block.of(row, quantile) for row in drawn]
         columns = 1 if len(blocks) <= 2 else 2 if len(blocks) <= 6 else 3
@@ -101,17 +107,17 @@ def evidence_figure(rows: Sequence[EvidenceRow], quantile: float = 0.995, limit:
         wide = _BAND + _NUMBERS + _BESIDE
         cells = [cell for block in blocks for cell in block.cells]
         width = 2 * MARGIN + columns * wide - _BESIDE
-        figure = captioned(cells, _CELL, width, tops[-1], _caption(rows, blocks, quantile))
+        figure = captioned(cells, _CELL, width, tops[-1], _caption(passed, blocks, quantile))
         for line, top in zip(lines, tops, strict=False):
             for column, block in enumerate(line):
                 block.draw(figure, MARGIN + column * wide, top)
     return figure
 
 
-def _caption(rows: Sequence[EvidenceRow], blocks: Sequence[_Block], quantile: float) -> str:
-    cut = f"{len(blocks)} of {len(rows)} maps, those that failed first. " if len(rows) > len(blocks) else ""
-    passed, checked = (sum(row.passed in of for row in rows) for of in ([True], [True, False]))
-    verdict = f"{passed} of {checked} checked maps passed." if checked else "No map was checked."
+def _caption(passed: Sequence[bool | None], blocks: Sequence[_Block], quantile: float) -> str:
+    cut = f"{len(blocks)} of {len(passed)} maps, those that failed first. " if len(passed) > len(blocks) else ""
+    checked = [one for one in passed if one is not None]
+    verdict = f"{sum(checked)} of {len(checked)} checked maps passed." if checked else "No map was checked."
     clipped = clipping(any(any(block.scale.clipped) for block in blocks), quantile)
     return (
         f"{cut}{verdict} Maps: {reducer(_HOW).said}. Scale: shared by ours, Captum's and the difference; {clipped}. "

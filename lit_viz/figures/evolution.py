@@ -56,7 +56,9 @@ def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
 def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
     """Return how one outcome emerged, by the name that tells it from others of the same photograph."""
     record = outcome.record
-    name = at_rate(outcome.name, record)
+    target = record.get("target_name")
+    shared = "attack" in record and target is not None  # by photographs
+    name = at_rate(f"{record['name']} -> {target}" if shared else outcome.name, record)
     if of_methods and "method" in record:
         name += f", {record['method'].replace('_', ' ')}"
     if of_radii:

@@ -20,6 +20,7 @@ from lit_viz.figures.report_evidence import evidence_section
 from lit_viz.figures.report_files import can_hold, data_uri
 from lit_viz.figures.report_tasks import cards, facts, rest
 from lit_viz.files import write_text
+from lit_viz.images.listing import ARRAY_PREFIX
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -31,7 +32,6 @@ CARDS = 24
 ROOM, FIGURES_ROOM = 16_000_000, 6_000_000
 _TITLES = {"visualize": "Class images", "saliency": "Saliency maps", "attack": "Adversarial examples"}
 _EVIDENCE = ("evidence.png", "localization.png", "explained.png")
-_HANDED = "array:"  # photographs that were handed over from Python
 
 
 def write_report(folder: RunFolder, table: Callable[[Records], Sequence[Mapping[str, str]]]) -> Path:
@@ -140,7 +140,7 @@ def _repeat(folder: RunFolder, config: Mapping[str, Any], recorded: Mapping[str,
     held = shlex.quote(str(folder.path / "config.yaml"))
     command = f"lit-viz {recorded.get('method')} --config {held} --out again"
     notes = ["From the folder in which it was begun; config.yaml holds every option."]
-    if any(str(_file(one)).startswith(_HANDED) for one in config.get("photographs") or ()):
+    if any(str(_file(one)).startswith(ARRAY_PREFIX) for one in config.get("photographs") or ()):
         notes.append("Its photographs were handed over from Python, and must be again.")
     network = config.get("classifier") or {}
     with_ = {"classifier": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}

@@ -21,6 +21,8 @@ from lit_viz.figures.style import GREY, fitted, style, write
 from lit_viz.figures.tiles import Picture, pixels
 
 ScaleOf = Literal["shared", "map"]
+#: Photographs that are drawn at most.
+MOST = 60
 
 _BETWEEN = 0.2  # blocks
 _FAINT = 0.3  # of the scale: the colours end at a dark red
@@ -109,7 +111,8 @@ def saliency_figure(
     quantile: float = 0.995,
     overlays: bool = False,
     columns: int = 6,
-    limit: int = 60,
+    limit: int = MOST,
+    total: int | None = None,
 ) -> Figure:
     """Draw photographs with their maps, and say what the colours mean.
 
@@ -145,8 +148,9 @@ def saliency_figure(
         said = _caption([strip.scale for strip in strips if strip.scale], hows, scale, quantile)
         if any("±" in error for panel in panels for error in panel.uncertainty.values()):
             said += " ±: how far a map may still be from the one of ever more evaluations."
-        if len(panels) > limit:
-            said = f"{limit} of {len(panels)} photographs. {said}"
+        total = len(panels) if total is None else total
+        if total > len(drawn):
+            said = f"{len(drawn)} of {total} photographs. {said}"
         if beside:
             return _draw_beside(drawn, strips, said, cell)
         return _draw_over(drawn, strips, said, cell, columns)

@@ -34,7 +34,7 @@ PACKAGED = {
 }
 """Photographs that come with scikit-image: chelsea is a tabby cat, coffee an espresso."""
 
-_PREFIX = "packaged:"
+PACKAGED_PREFIX = "packaged:"
 _LARGE = 20_000_000  # pixels; JPEG files above it are decoded at a half, quarter or eighth, still twice the wanted size
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
@@ -141,7 +141,8 @@ def to_uint8(image: Tensor) -> npt.NDArray[np.uint8]:
     """Return the image as bytes: the one place where pictures are rounded for a file or a screen.
 
     Args:
-        image: ``(C, H, W)`` in [0, 1]; 1 channel is repeated. What lies outside is clipped, NaN is black.
+        image: ``(C, H, W)`` in [0, 1], or bytes already; 1 channel is repeated. What lies outside is clipped, NaN is
+            black.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -181,7 +182,9 @@ def read_png(path: str | Path) -> Tensor:
 
 
 def _levels(image: Tensor) -> npt.NDArray[np.uint8]:
-    levels = image.detach().cpu().nan_to_num(0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
+    levels = image.detach().cpu()
+    if levels.dtype != torch.uint8:
+        levels = levels.nan_to_num(0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
     bytes_: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).contiguous().numpy()
     return bytes_
 
@@ -203,8 +206,8 @@ def missing(path: str | Path, what: str = "photograph") -> str:
 
 
 def _locate(path: str | Path) -> Path:
-    if str(path).startswith(_PREFIX):
-        return packaged_photograph(str(path).removeprefix(_PREFIX))
+    if str(path).startswith(PACKAGED_PREFIX):
+        return packaged_photograph(str(path).removeprefix(PACKAGED_PREFIX))
     file = Path(path)
     if file.is_dir():
         raise LitVizError(f"{path} is a folder, not a photograph")

@@ -13,7 +13,7 @@ from lit_viz.attacks.feasible import Norm
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.evidence.files import Saved, save_and_verify
-from lit_viz.methods.photograph_set import HELD_OUT, PhotographSet
+from lit_viz.methods.photograph_set import HELD_OUT, PhotographSet, packed
 
 _AT_ONCE = 16  # photographs that are asked about together
 
@@ -43,9 +43,9 @@ def borne(
         fooled = succeeded(logits, {"goal": goal, "towards": towards})
         never = torch.zeros_like(fooled)  # a repair would make the perturbation another for each photograph
         saved = save_and_verify(classifier, sums, sources, goal, towards, never, norm=norm, eps=eps.expand(len(goal)))
-        for place, source, one, success in zip(places, sources, saved, fooled.tolist(), strict=True):
+        for place, one, success in zip(places, saved, fooled.tolist(), strict=True):
             record = _record(photographs, place, one, success, classifier.labels)
-            bearers.append(Bearer(record, one.image, source.cpu().float()))
+            bearers.append(Bearer(record, packed(one.image), photographs.pixels[place]))
     return sorted(bearers, key=lambda bearer: int(bearer.record["index"]))
 
 

@@ -145,6 +145,12 @@ class ClassVisualization(ImageTraining):
             group=self.group,
         )
 
+    def require(self, tasks: Sequence[Task]) -> None:
+        """Refuse to train on from a photograph that is gone."""
+        gone = next((task.source for task in tasks if task.source is not None), None)
+        if self.init is None and gone is not None:
+            raise LitVizError(f"{gone}, from which the run was begun, can't be read any more: put it back to go on.")
+
     def fits(self, task: Task, beside: Task, iteration: int) -> bool:
         """Return whether the two see their canvas in the same octaves: a batch has one size."""
         together = all(k == iteration for k in self.slots.iteration) and self.last(task) == self.last(beside)

@@ -79,7 +79,7 @@ def read_photographs(tasks: Sequence[Task], read: Callable[[Task], Tensor], clas
         try:
             image = read(task)
             before = classifier.logits(image[None])[0].cpu()
-            known.append((with_goal(resolve(task, before, classifier.labels)), _packed(image), before))
+            known.append((with_goal(resolve(task, before, classifier.labels)), packed(image), before))
         except LitVizError as error:
             broken.append((task, str(error)))
     whole = [task for task, _, _ in known]
@@ -105,7 +105,7 @@ def read_photographs(tasks: Sequence[Task], read: Callable[[Task], Tensor], clas
     return found
 
 
-def _packed(image: Tensor) -> Tensor:
+def packed(image: Tensor) -> Tensor:
     """Return an image as bytes, a quarter of the memory, where that loses nothing."""
     levels = (image * 255).round().to(torch.uint8)
     return levels if torch.equal(levels.float() / 255, image) else image

@@ -130,6 +130,7 @@ class UniversalPerturbation(AttackTraining):
         """Return in how many photographs the perturbation fools: in those trained on, and in those held out."""
         about = {"attack": name_of(self.attack), **self.attack.about({"eps": self.slots.state["eps"][n]})}
         bearers = self._bearers.pop(n, [])
+        self._sets.pop(self.slots.tasks[n].index, None)  # it has ended
         counted = [bearer.record for bearer in bearers if bearer.record["status"] == "done"]
         held_out = sum(record["held_out"] for record in counted)
         return {

@@ -59,7 +59,8 @@ def folder(tmp_path):
 
 def iterations(folder):
     """What is on the disk now, read by somebody else."""
-    return [k for k, _ in RunFolder.open(folder.path).curves("probability").get("0000_tarantula", [])]
+    metrics = RunFolder.open(folder.path).metrics(["0000_tarantula"])
+    return [k for k, _ in metrics["0000_tarantula"].get("probability", [])]
 
 
 def test_everything_observed_is_on_the_disk_at_the_end(folder):

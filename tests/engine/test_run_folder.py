@@ -197,9 +197,14 @@ def test_metrics_are_long_form_and_read_back(folder):
     assert rows[2] == ["0000_tarantula", "0", "total, variation", "inf"]
     assert np.float32(rows[3][3]) == np.float32(0.7)
     observe(folder, 0, 1, 0.2, frame=False)
-    curves = RunFolder.open(folder.path).curves("probability")
-    assert list(curves) == ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
-    assert folder.curves("probability")["0000_tarantula"] == [(0, 0.1), (1, 0.2)]
+    keys = ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
+    metrics = RunFolder.open(folder.path).metrics(keys)
+    assert {key: of["probability"] for key, of in metrics.items()} == {
+        "0000_tarantula": [(0, 0.1)],
+        "0002_tarantula": [(50, 1e-30)],
+        "0010_tarantula": [(50, pytest.approx(0.7))],
+    }
+    assert folder.metrics(keys)["0000_tarantula"]["probability"] == [(0, 0.1), (1, 0.2)]
 
 
 def test_scalars_stay_buffered_when_the_disk_is_full(folder, monkeypatch):
@@ -279,7 +284,8 @@ def interrupted(folder):
 def test_trim_goes_back_to_the_checkpoint(folder):
     interrupted(folder)
     folder.trim(done={0}, iterations={1: 2})
-    assert {key: [k for k, _ in rows] for key, rows in folder.curves("probability").items()} == {
+    metrics = folder.metrics(["0000_tarantula", "0001_tarantula"])
+    assert {key: [k for k, _ in of["probability"]] for key, of in metrics.items()} == {
         "0000_tarantula": [0, 1, 2, 3, 4, 5],
         "0001_tarantula": [0, 1],
     }

@@ -55,6 +55,21 @@ def test_a_first_map_that_would_take_minutes_is_left_to_the_command(monkeypatch:
         assert bool(found.agreements) == checked
 
 
+def test_maps_that_no_figure_draws_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captum's maps of thousands of photographs filled the memory."""
+    verdicts = iter([True] * 30 + [False] * 30)
+    monkeypatch.setattr(
+        certificate, "_checked", lambda *args: (SimpleNamespace(passed=next(verdicts)), torch.zeros(1, 2, 2))
+    )
+    outcomes = [
+        SimpleNamespace(record={"index": i, "method": "gradient", "iterations": 1, "status": "done"}) for i in range(60)
+    ]
+    found = cross_check(outcomes, METHODS, None)  # type: ignore[arg-type]
+    kept = [agreement.passed for agreement, reference in found.agreements.values() if reference is not None]
+    assert len(found.agreements) == 60
+    assert [kept.count(passed) for passed in (True, False)] == [20, 20]
+
+
 def test_what_captum_lacks_is_told_however_little_time_there_is() -> None:
     """With no time left such maps were said to be checked later."""
     outcomes: list[Any] = [

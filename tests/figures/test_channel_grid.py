@@ -22,6 +22,9 @@ class Known:
     def image(self) -> torch.Tensor:
         return torch.rand(3, *self.shape, generator=torch.Generator().manual_seed(0))
 
+    def pictures(self) -> tuple[None, torch.Tensor]:
+        return None, self.image()
+
     def frames(self) -> list[tuple[int, torch.Tensor]]:
         return [(0, self.image()), (10, self.image())]
 
@@ -74,5 +77,5 @@ def test_wandb_and_the_terminal_say_the_objective() -> None:
 
     observation = Observation(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
     assert caption(observation) == "features.3_ch5 - iteration 50 - objective 12.3"
-    progress = RunProgress(4, 1, 0, 120, 120, 400, 50, objective=12.345)
+    progress = RunProgress(4, 1, 0, 0, 120, 120, 400, 50, objective=12.345)
     assert "objective 12.3" in Progress()._state(progress)

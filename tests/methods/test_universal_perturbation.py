@@ -123,10 +123,12 @@ def test_what_is_said_of_the_photographs_is_true_of_their_files(
     for bearer in result.bearers:
         n = bearer.record["index"]
         expected = ((images()[n] + delta).clamp(0, 1) * 255).round() / 255
-        assert (bearer.image - expected).abs().max() <= 1 / 255 + 1e-6
-        assert (bearer.image - images()[n]).abs().max() <= EPS + 1e-6
-        assert torch.equal(bearer.source, images()[n])
-        seen = int(smooth.logits(bearer.image[None]).argmax())
+        assert bearer.image.dtype == bearer.source.dtype == torch.uint8  # a quarter of the memory
+        image, source = bearer.image / 255, bearer.source / 255
+        assert (image - expected).abs().max() <= 1 / 255 + 1e-6
+        assert (image - images()[n]).abs().max() <= EPS + 1e-6
+        assert torch.equal(source, images()[n])
+        seen = int(smooth.logits(image[None]).argmax())
         fooled[n] = seen == target if target is not None else seen != int(before[n])
         assert bearer.record["success_file"] == fooled[n]
         assert bearer.record["status"] == ("done" if n in counted else "skipped")
@@ -188,6 +190,22 @@ def test_what_is_fooled_well_enough_pulls_no_more() -> None:
     (slope,) = torch.autograd.grad(score.sum(), logits)
     assert slope[0].any()
     assert not slope[1].any()
+
+
+def test_radii_are_told_apart(smooth: Classifier, tmp_path: Path) -> None:
+    """Their rates had one name, and the last one's stood for all."""
+    run = tmp_path / "run"
+    lv.attack(
+        smooth, images(), attack="universal", radii=[0.001, 0.5], norm="linf", iterations=8, wandb="disabled", out=run
+    )
+    rates = json.loads((run / "evidence.json").read_text())["universal"]
+    assert len({tuple(said) for said in rates.values()}) == len(rates) == 2
+
+
+def test_the_photographs_of_what_has_ended_are_let_go(smooth: Classifier, train: Train) -> None:
+    method = module(smooth, iterations=2)
+    train(method, [task_of(range(6)), task_of(range(6), 1)])
+    assert not method._sets
 
 
 def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> None:
