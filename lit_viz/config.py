@@ -62,7 +62,7 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add("--resume", action="store_true", help="continue the run that is there; start it if there is none")
     add("--count", action="store_true", help="only print the evaluations and the time this would take")
     add("--wandb", type=WandbMode, default="auto", help="auto is online with an API key and offline without")
-    add("--project", type=str, default="lit_viz", help="W&B project")
+    add("--project", type=str | None, default=None, help="W&B project; null: WANDB_PROJECT, else lit_viz")
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
     add("--devices_mode", type=DevicesMode, default="images", help="several devices share images, or views of one")
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")

@@ -3,13 +3,13 @@
 #
 #   sbatch --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 scripts/slurm.sh attack photographs/ --target stingray --out runs/fooled
 #
-# One process a task. A minute before the end SLURM sends SIGTERM to all of them: the run saves a checkpoint and ends
+# One process a task. Two minutes before the end SLURM sends SIGTERM to all of them: the run saves a checkpoint and ends
 # with status 143, upon which the job is put back into the queue. --resume continues where the checkpoint left off; the
 # folder given by --out must be on a file system that all nodes share.
 #SBATCH --job-name=lit_viz
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --signal=TERM@60
+#SBATCH --signal=TERM@120
 set -uo pipefail
 
 case " $* " in

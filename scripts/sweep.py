@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -231,6 +232,7 @@ def sweep(words: Sequence[str]) -> None:
     if planned[0][1].config.count:
         print(cost_in_words([cost(COMMAND, cli) for _, cli in planned]))
         return
+    os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # its runs stand together
     pictures: list[Tried] = []
     for chosen, cli in planned:
         folder = Path(cli.config.out)

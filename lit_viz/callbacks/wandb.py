@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from statistics import fmean, median
+from typing import Any, TypeVar
 
 import wandb
 from pytorch_lightning import Callback, LightningModule, Trainer
 from wandb.sdk.wandb_run import Run
 
-from lit_viz.callbacks.wandb_run import RunLogger, Say, open_wandb, say_on_terminal
+from lit_viz.callbacks.wandb_run import RunLogger, Say, open_wandb, say_on_terminal, silent
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Task
 from lit_viz.errors import first_line
 from lit_viz.figures.style import probability_text
-from lit_viz.figures.tiles import tile
+from lit_viz.figures.tiles import pixels, tile
 from lit_viz.images.reading import to_uint8
 
 __all__ = ["RunLogger", "WandbEvolution", "open_wandb"]
 
-# Tables with more pictures than this make the page in the browser unusable; all are in the artifact.
-_TABLE_IMAGES = 256
+# Tables and grids with more pictures than this make the page in the browser unusable; all are in the artifact.
+_PICTURES = 256
+_BLOCK = 16  # tasks of a grid
+
+T = TypeVar("T")
+Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 
 class WandbEvolution(Callback):
     """Log every observation as one row that holds ``iteration``; at the end the records and the results.
 
     Up to ``separate`` tasks, each has its own keys, ``image/<task.key>``, ``probability/<task.key>`` and so on. Above,
-    what was observed at a time is one grid ``image/grid``, and the scalars of a task are in the run folder only.
+    sixteen that follow one another share a grid, ``image/grid/0000-0015``, and the means of their scalars: they are
+    read from the run folder when all sixteen have ended, so that every iteration shows the same ones, in their order.
+    The first 256 tasks have grids; the scalars of a task are in the run folder only.
 
     An error of W&B is said once; from then on the callback is silent and the run goes on.
 
     Args:
         run: from :func:`open_wandb`; None does nothing.
-        folder: where the final records and images are read from.
+        folder: where grids, the final records and images are read from.
         separate: at most so many tasks have keys of their own.
         say: is given the one line on an error.
     """
@@ -47,16 +56,30 @@ class WandbEvolution(Callback):
         self._say = say
         self._failed = False
         self._last = 0
+        self._blocks: list[Sequence[Task]] = []  # that have no grid yet
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See which grids are to come; those of a run that goes on were logged before its checkpoint."""
+        tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
+        if len(tasks) > self.separate:
+            blocks = [tasks[first : first + _BLOCK] for first in range(0, min(len(tasks), _PICTURES), _BLOCK)]
+            self._blocks = [block for block in blocks if not _ended(block, pl_module)]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what this step observed."""
-        observations = outputs.get("observations", ()) if isinstance(outputs, Mapping) else ()
-        if observations and self.run is not None:
-            tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
-            rows = _grid_rows(observations) if len(tasks) > self.separate else map(_row, observations)
-            self._safely(lambda run: self._log(run, rows))
+        tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
+        if len(tasks) <= self.separate:
+            self._log(map(_row, outputs["observations"]))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Log the grids of those that have ended: their frames are on the disk by now."""
+        self._log_grids(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the rest of the grids."""
+        self._log_grids(pl_module)
 
     def finish(self) -> None:
         """Log the final records and pictures as a table and the results as an artifact, and end the W&B run.
@@ -64,23 +87,44 @@ class WandbEvolution(Callback):
         To be called when everything that belongs into the run folder is there (records, figure, evidence). Calling it
         again does nothing.
         """
-        self._safely(lambda run: run.log({"iteration": self._last, "results": _table(self.folder)}))
-        evidence = self.folder.path / "evidence.png"
-        if evidence.is_file():
-            self._safely(lambda run: run.log({"iteration": self._last, "evidence": wandb.Image(str(evidence))}))
+        keyed = self.folder.keyed_records()
+        records = [record for _, record in keyed]
+        if len(records) > self.separate:
+            curves = self.folder.metrics([key for key, _ in keyed]).values()
+            rows = [{"iteration": k, **_means(curves, k, "mean")} for k in _moments(curves)]
+            self._log(rows)
+        self._last = max([self._last, *(int(record.get("iterations") or 0) for record in records)])
+        for name, made in _RESULTS.items():
+            self._safely(partial(self._log_result, name, made))
+        self._safely(lambda run: run.summary.update(_summary(records)))
         self._safely(lambda run: run.log_artifact(_artifact(self.folder, run.id)))
         self.close(exit_code=0)
 
-    def _log(self, run: Run, rows: Iterable[dict[str, Any]]) -> None:
-        for row in rows:
-            self._last = max(self._last, row["iteration"])
-            run.log(row)
+    def _log_result(self, name: str, made: Callable[[RunFolder], Any], run: Run) -> None:
+        result = made(self.folder)
+        if result is not None:
+            run.log({"iteration": self._last, name: result})
+
+    def _log_grids(self, module: LightningModule) -> None:
+        ended = [block for block in self._blocks if _ended(block, module)]
+        self._blocks = [block for block in self._blocks if block not in ended]
+        for block in ended:
+            self._log(_grid_rows(self.folder, block))
+
+    def _log(self, rows: Iterable[dict[str, Any]]) -> None:
+        def log(run: Run) -> None:
+            for row in rows:
+                self._last = max(self._last, row["iteration"])
+                run.log(row)
+
+        self._safely(log)
 
     def _safely(self, action: Callable[[Run], object]) -> None:
         if self.run is None or self._failed:
             return
         try:
-            action(self.run)
+            with silent():
+                action(self.run)
         except Exception as error:  # a view must never stop what it shows
             self._failed = True
             self._say(f"W&B failed ({first_line(error)}): the run goes on without it, and {self.folder.path} has all")
@@ -90,7 +134,8 @@ class WandbEvolution(Callback):
         run, self.run = self.run, None
         if run is not None:
             try:
-                run.finish(exit_code=exit_code)
+                with silent():
+                    run.finish(exit_code=exit_code)
             except Exception as error:  # as above
                 if not self._failed:
                     self._say(
@@ -105,19 +150,8 @@ def _row(observation: Observation) -> dict[str, Any]:
     if observation.image is not None:
         row[f"image/{key}"] = wandb.Image(to_uint8(observation.image), caption=caption(observation))
     for name, picture in observation.besides.items():
-        row[f"{name}/{key}"] = wandb.Image(to_uint8(picture), caption=_headline(observation))
+        row[f"{name}/{key}"] = wandb.Image(to_uint8(picture), caption=f"{name}: {_headline(observation)}")
     return row
-
-
-def _grid_rows(observations: Sequence[Observation]) -> Iterable[dict[str, Any]]:
-    by_iteration: dict[int, list[Observation]] = defaultdict(list)
-    for observation in observations:
-        if observation.image is not None:
-            by_iteration[observation.iteration].append(observation)
-    for iteration, observed in sorted(by_iteration.items()):
-        grid = tile([to_uint8(o.image) for o in observed if o.image is not None], side=2048)
-        lines = [f"iteration {iteration}", *(_headline(o) for o in observed)]
-        yield {"iteration": iteration, "image/grid": wandb.Image(grid, caption="\n".join(lines))}
 
 
 def caption(observation: Observation) -> str:
@@ -127,9 +161,24 @@ def caption(observation: Observation) -> str:
 
 
 def _headline(observation: Observation) -> str:
-    task, scalars = observation.task, observation.scalars
+    """Return what the picture is and what is said of it: the last one of an attack is that of the file."""
+    scalars = observation.scalars if observation.of_picture is None else observation.of_picture
+    return " - ".join([_named(observation.task), f"iteration {observation.iteration}", *_said(scalars)])
+
+
+def _named(task: Task) -> str:
+    """Return what is made of what, and how, where tasks of the same name may differ in it."""
     name = task.name if task.target_name in (None, task.name) else f"{task.name} -> {task.target_name}"
-    parts = [name, f"iteration {observation.iteration}"]
+    return ", ".join([name, *(text.format(task.options[key]) for key, text in _OPTIONS.items() if key in task.options)])
+
+
+_OPTIONS = {"method": "{}", "lr": "lr {:g}", "eps": "eps {:.3g}"}
+
+
+def _said(scalars: Mapping[str, float]) -> list[str]:
+    parts = []
+    if "fooling_rate" in scalars:  # of a universal perturbation
+        parts.append(f"fools {scalars['fooling_rate']:.0%}")
     if "probability" in scalars:
         rank = f" (rank {scalars['rank']:.0f})" if "rank" in scalars else ""
         parts.append(probability_text(scalars["probability"]) + rank)
@@ -137,10 +186,70 @@ def _headline(observation: Observation) -> str:
         parts.append(f"objective {scalars['objective']:.3g}")
     if scalars.get("margin", 0.0) > 0:  # of an adversarial example
         parts.append("fooled")
-    return " - ".join(parts)
+    return parts
+
+
+# -- many tasks
+
+
+def _ended(block: Sequence[Task], module: LightningModule) -> bool:
+    finished: Mapping[int, str] = module.finished  # type: ignore[assignment]
+    return all(task.index in finished for task in block)
+
+
+def _grid_rows(folder: RunFolder, block: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    """Yield a row for every iteration of which one of the tasks has a frame; the others show their latest."""
+    name = f"{block[0].index:04d}-{block[-1].index:04d}"
+    frames = [folder.frames(task.key) for task in block]
+    curves = folder.metrics([task.key for task in block])
+    for k in sorted({iteration for of_task in frames for iteration, _ in of_task}):
+        shown = [(task, _latest(of_task, k)) for task, of_task in zip(block, frames, strict=True) if of_task]
+        grid = tile([pixels(picture) for _, picture in shown], side=2048)
+        lines = [f"iteration {k}"]
+        for task, _ in shown:
+            known = {metric: _latest(curve, k) for metric, curve in curves[task.key].items()}
+            lines.append(" - ".join([_named(task), *_said(known)]))
+        yield {
+            "iteration": k,
+            f"image/grid/{name}": wandb.Image(grid, caption="\n".join(lines)),
+            **_means(curves.values(), k, name),
+        }
+
+
+def _latest(values: Sequence[tuple[int, T]], iteration: int) -> T:
+    """Return the last value until an iteration, or the first one where there is none yet."""
+    return next((value for k, value in reversed(values) if k <= iteration), values[0][1])
+
+
+def _moments(curves: Iterable[Curves]) -> list[int]:
+    return sorted({k for of_task in curves for curve in of_task.values() for k, _ in curve})
+
+
+def _means(curves: Iterable[Curves], iteration: int, name: str) -> dict[str, float]:
+    """Return the means over the tasks that have a metric; one that has ended keeps its last value."""
+    known: dict[str, list[float]] = defaultdict(list)
+    for of_task in curves:
+        for metric, curve in of_task.items():
+            known[metric].append(_latest(curve, iteration))
+    return {f"{metric}/{name}": fmean(values) for metric, values in known.items()}
 
 
 # -- the end
+
+
+def _summary(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return what tells runs apart: how many tasks ended how, of a verdict the share, of a number the median."""
+    statuses = Counter(str(record["status"]) for record in records)
+    found = {f"count/{status}": float(count) for status, count in statuses.items()}
+    known: dict[str, list[float]] = defaultdict(list)
+    verdicts = set()
+    for record in records:
+        for key, value in record.items() if record["status"] == "done" else ():
+            if isinstance(value, (bool, float)) and math.isfinite(value):
+                known[key].append(value)
+                verdicts |= {key} if isinstance(value, bool) else set()
+    shares = {f"share/{key}": fmean(values) for key, values in known.items() if key in verdicts}
+    return {**found, **shares, **{f"median/{key}": median(of) for key, of in known.items() if key not in verdicts}}
 
 
 def _table(folder: RunFolder) -> wandb.Table:
@@ -149,7 +258,7 @@ def _table(folder: RunFolder) -> wandb.Table:
     cells = [_column([record.get(column) for record in records]) for column in columns]
     table = wandb.Table(columns=["image", *columns])
     for place, (record, *row) in enumerate(zip(records, *cells, strict=True)):
-        table.add_data(_picture(folder, record) if place < _TABLE_IMAGES else None, *row)
+        table.add_data(_picture(folder, record) if place < _PICTURES else None, *row)
     return table
 
 
@@ -171,7 +280,26 @@ def _artifact(folder: RunFolder, run_id: str) -> wandb.Artifact:
         for file in sorted(folder.path.glob(pattern)):
             # Immutable: read where it lies instead of copied to a cache outside the run folder.
             artifact.add_file(str(file), policy="immutable", skip_cache=True)
-    for name in ("images", "sources"):
+    for name in ("images", "sources", "arrays", "photographs"):
         if (folder.path / name).is_dir():
             artifact.add_dir(str(folder.path / name), name=name, policy="immutable", skip_cache=True)
     return artifact
+
+
+def _picture_of(pattern: str, kind: Callable[[str], Any]) -> Callable[[RunFolder], Any]:
+    """Return what makes of the first such file of a run folder something to log; None where there is none."""
+
+    def made(folder: RunFolder) -> Any:
+        file = next(iter(sorted(folder.path.glob(pattern))), None)
+        return None if file is None else kind(str(file))
+
+    return made
+
+
+#: What is logged of the finished folder, by key.
+_RESULTS: dict[str, Callable[[RunFolder], Any]] = {
+    "results": _table,
+    "figure": _picture_of("figure.png", wandb.Image),
+    "evolution": _picture_of("evolution.gif", lambda file: wandb.Video(file, format="gif")),
+    "evidence": _picture_of("evidence.png", wandb.Image),
+}

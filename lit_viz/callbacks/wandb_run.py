@@ -29,7 +29,9 @@ Mode = Literal["auto", "online", "offline", "disabled"]
 _PROBE_SECONDS = 5.0
 _INIT_SECONDS = 8.0
 # What is not uploaded by then stays on the disk for `wandb sync`.
-_FINISH_SECONDS = 120.0
+_FINISH_SECONDS = 60.0
+# As often what is logged is written to the disk, which a kill then leaves; W&B's own fifteen are a checkpoint's half.
+_FLUSH_SECONDS = 0.5
 
 
 def say_on_terminal(sentence: str) -> None:
@@ -39,7 +41,7 @@ def say_on_terminal(sentence: str) -> None:
 
 def open_wandb(
     folder: RunFolder,
-    project: str = "lit_viz",
+    project: str | None = None,
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
     mode: Mode = "auto",
@@ -50,11 +52,13 @@ def open_wandb(
     Its files lie in ``<folder>/wandb``, with the run's id in ``run_id.txt``: opening the same folder again continues
     the same W&B run. Offline, each resume adds a segment of that run; ``wandb sync <folder>/wandb/offline-run-*``
     uploads them in order as one run. Rows between the last checkpoint and an interruption are computed and logged
-    again, with the same iteration, so W&B may show such a point twice where the run folder has it once.
+    again, with the same iteration, so W&B may show such a point twice where the run folder has it once; of what is
+    killed it may lack the last half second.
 
     Args:
         folder: the run folder.
-        project, name, config: as of ``wandb.init``.
+        project: as of ``wandb.init``; that of ``WANDB_PROJECT`` unless given, else ``lit_viz``.
+        name, config: as of ``wandb.init``.
         mode: ``"auto"`` follows ``WANDB_MODE``, and is else online where an API key is configured and the server
             answers; ``"online"`` ignores ``WANDB_MODE``. Both fall back to offline, after at most 15 seconds, and say
             so in one line.
@@ -67,12 +71,35 @@ def open_wandb(
     if mode == "disabled":
         return None
     try:
-        wandb.setup(wandb.Settings(silent=True))
-        arguments = {"project": project, "name": name, "config": dict(config or {}), "id": _run_id(folder)}
-        return _init(folder, mode, arguments, say)
+        with silent():
+            project = project or os.environ.get("WANDB_PROJECT") or "lit_viz"
+            arguments = {"project": project, "name": name, "config": dict(config or {})}
+            return _init(folder, mode, {**arguments, "id": _run_id(folder)}, say)
     except Exception as error:  # whatever W&B raises, the run goes on without it
-        say(f"W&B is off: {first_line(error)}")
+        say(f"W&B is off: {_why(error)}")
         return None
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Let W&B say nothing of this run; what it says of the user's own is theirs."""
+    settings = wandb.setup().settings
+    before, settings.silent = settings.silent, True
+    wandb.termsetup(settings, None)
+    try:
+        yield
+    finally:
+        settings.silent = before
+        wandb.termsetup(settings, None)
+
+
+def _why(error: Exception) -> str:
+    """Return in a line what is wrong; of settings which one."""
+    told = error.errors()[0] if hasattr(error, "errors") else None  # pydantic's, one dictionary a setting
+    if not isinstance(told, Mapping):
+        return first_line(error)
+    setting = "_".join(map(str, told.get("loc", ())))
+    return f"WANDB_{setting.upper()}: {told.get('msg')}" if setting else str(told.get("msg"))
 
 
 def _wanted(mode: Mode) -> Mode:
@@ -113,6 +140,8 @@ def _start(folder: RunFolder, mode: Literal["online", "offline"], arguments: dic
         init_timeout=_INIT_SECONDS,
         login_timeout=_INIT_SECONDS,
         finish_timeout=_FINISH_SECONDS,
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=_FLUSH_SECONDS,
     )
     with _without_telemetry() if mode == "offline" else nullcontext():
         # A run of its own: one that the user's script has open is neither used nor closed.

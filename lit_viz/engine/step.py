@@ -115,5 +115,6 @@ def _result(
         **scalars,
         **method.record(n, look),
     }
-    observation = Observation(task, iteration, traced, look.image, look.top5, look.besides)
+    of_picture = None if look.traced is None else look.scalars
+    observation = Observation(task, iteration, traced, look.image, look.top5, look.besides, of_picture)
     return observation, Result(task, record, look.image, look.array, look.source, look.bearers)

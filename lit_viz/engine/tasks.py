@@ -63,6 +63,7 @@ class Observation:
         image: ``(C, H, W)`` float in [0, 1] on the CPU, as shown; None where only scalars are observed.
         top5: the five most probable classes as (name, probability), most probable first; may be empty.
         besides: further pictures ``(3, H, W)`` of the iteration, by name.
+        of_picture: scalars of the picture where it isn't image k: at the end it may be a file.
     """
 
     task: Task
@@ -71,6 +72,7 @@ class Observation:
     image: Tensor | None = None
     top5: tuple[tuple[str, float], ...] = ()
     besides: Mapping[str, Tensor] = field(default_factory=dict)
+    of_picture: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

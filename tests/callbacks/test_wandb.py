@@ -12,8 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import wandb
 from PIL import Image
 
+import lit_viz as lv
+from lit_viz.callbacks.memory import Memory
 from lit_viz.callbacks.wandb import RunLogger, WandbEvolution, caption, open_wandb
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Result, Task
@@ -50,7 +53,7 @@ def observation(task, iteration):
 
 
 def watch(callback, queue, iterations):
-    module = SimpleNamespace(tasks=queue)
+    module = SimpleNamespace(tasks=queue, finished={})
     for step, k in enumerate(iterations):
         callback.on_train_batch_end(None, module, {"observations": [observation(t, k) for t in queue]}, None, step)
 
@@ -156,25 +159,112 @@ def test_nothing_is_said_and_nothing_is_set_when_offline_was_asked_for(offline):
     assert "WANDB_MODE" not in os.environ
 
 
-def test_many_tasks_share_one_grid(tmp_path):
-    logged = []
-    callback = WandbEvolution(SimpleNamespace(log=logged.append), RunFolder(tmp_path), separate=3)
-    watch(callback, tasks(4), (0, 50))
-    assert [list(row) for row in logged] == 2 * [["iteration", "image/grid"]]
-    assert [row["iteration"] for row in logged] == [0, 50]
-    grid = np.asarray(logged[1]["image/grid"].image)
-    assert grid.shape == (20, 20, 3)
-    assert [grid[y, x, 0] for y in (7, 19) for x in (7, 19)] == [51, 76, 102, 128]
-    assert logged[1]["image/grid"]._caption.splitlines()[:2] == [
-        "iteration 50",
-        "tarantula - iteration 50 - p = 0.50 (rank 1)",
-    ]
+def many(tmp_path, count):
+    """A queue, its folder, what is logged of it, and a module in which nothing has ended."""
+    folder, logged, queue = new_folder(tmp_path / "run"), [], tasks(count)
+    callback = WandbEvolution(SimpleNamespace(log=logged.append), folder, separate=3)
+    module = SimpleNamespace(tasks=queue, finished={})
+    callback.on_train_start(None, module)
+    return callback, folder, logged, module
+
+
+def emerge(folder, task, iterations):
+    for k in iterations:
+        folder.add_observation(observation(task, k))
+    folder.flush()
+
+
+def test_many_tasks_share_grids_that_show_the_same_ones_at_every_iteration(tmp_path):
+    """What was observed at a time stood under one key, other tasks in each, and at the same iterations anew."""
+    callback, folder, logged, module = many(tmp_path, 18)
+    for task in module.tasks[:8]:  # the first wave
+        emerge(folder, task, (0, 50))
+        module.finished[task.index] = "done"
+    watch(callback, module.tasks, (0,))
+    callback.on_save_checkpoint(None, module, {})
+    assert logged == []
+    for task in module.tasks[8:16]:
+        emerge(folder, task, (0, 50, 60) if task.index == 8 else (0, 50))
+        module.finished[task.index] = "done"
+    callback.on_save_checkpoint(None, module, {})
+    assert [row["iteration"] for row in logged] == [0, 50, 60]
+    assert {"image/grid/0000-0015", "probability/0000-0015"} < set(logged[0])
+    assert [row["probability/0000-0015"] for row in logged] == pytest.approx([0, 0.5, (15 * 0.5 + 0.6) / 16])
+    grid = np.asarray(logged[2]["image/grid/0000-0015"].image)
+    assert grid.shape == (4 * 12 - 4, 4 * 12 - 4, 3)
+    assert [grid[7, x, 0] for x in (7, 19, 31)] == [51, 76, 102]  # in their order
+    lines = logged[2]["image/grid/0000-0015"]._caption.splitlines()
+    assert lines[:2] == ["iteration 60", "tarantula - p = 0.50 (rank 1)"]
+    assert lines[9] == "tarantula - p = 0.60 (rank 1)"
+    callback.on_save_checkpoint(None, module, {})
+    assert len(logged) == 3
+    for task in module.tasks[16:]:
+        emerge(folder, task, (0,))
+        module.finished[task.index] = "done"
+    callback.on_train_end(None, module)
+    assert [set(row) >= {"image/grid/0016-0017"} for row in logged[3:]] == [True]
+
+
+def test_grids_that_were_logged_are_not_logged_again_after_a_resume(tmp_path):
+    callback, folder, logged, module = many(tmp_path, 18)
+    for task in module.tasks[:17]:
+        emerge(folder, task, (0,))
+        module.finished[task.index] = "done"
+    resumed = WandbEvolution(callback.run, folder, separate=3)
+    resumed.on_train_start(None, module)
+    module.finished[17] = "failed"  # before it had a picture
+    resumed.on_train_end(None, module)
+    assert [[key for key in row if key.startswith("image")] for row in logged] == [["image/grid/0016-0017"]]
+
+
+def test_means_and_a_summary_tell_runs_apart(tmp_path):
+    logged, summary = [], {}
+    folder, queue = new_folder(tmp_path / "run"), tasks(4)
+    for task in queue:
+        emerge(folder, task, (0, 50) if task.index else (0,))
+        record = {"status": "done", "iterations": 50, "probability": 0.1 * task.index, "success_file": task.index > 0}
+        folder.add_result(Result(task, record, observation(task, 50).image))
+    folder.finish()
+    run = SimpleNamespace(
+        log=logged.append, summary=summary, id="0", log_artifact=lambda _: None, finish=lambda exit_code: None
+    )
+    WandbEvolution(run, folder, separate=3).finish()
+    means = {row["iteration"]: row["probability/mean"] for row in logged if "probability/mean" in row}
+    assert means == {0: 0, 50: 3 * 0.5 / 4}
+    assert logged[-1]["iteration"] == 50
+    assert summary == pytest.approx({"count/done": 4, "share/success_file": 0.75, "median/probability": 0.15})
 
 
 def test_captions_say_what_is_asked_of_which_picture():
-    attacked = Task(0, "quail", seed=0, target=6, target_name="stingray")
-    assert caption(Observation(attacked, 7, {"probability": 0.126})) == "quail -> stingray - iteration 7 - p = 0.13"
+    attacked = Task(0, "quail", seed=0, target=6, target_name="stingray", options={"eps": 0.25})
+    assert caption(Observation(attacked, 7, {"probability": 0.126})) == (
+        "quail -> stingray, eps 0.25 - iteration 7 - p = 0.13"
+    )
     assert caption(Observation(Task(0, "quail", seed=0), 7, {})) == "quail - iteration 7"
+    mapped = Task(0, "quail", seed=0, options={"method": "smoothgrad", "lr": 0.05})
+    assert caption(Observation(mapped, 7, {})) == "quail, smoothgrad, lr 0.05 - iteration 7"
+
+
+def test_the_last_picture_of_an_attack_has_the_numbers_of_its_file():
+    """Its caption told of the last image of the trace: a success looked like a failure."""
+    last = Observation(Task(0, "cat", 0), 9, {"probability": 0.9, "margin": -3.0}, of_picture={"margin": 2.0})
+    assert caption(last) == "cat - iteration 9 - fooled"
+
+
+def test_an_attack_tells_of_its_file_what_is_in_its_record(smooth):
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        add = Memory.on_train_batch_end
+
+        def watching(self, trainer, module, outputs, *args):
+            seen.update({o.task.index: o for o in outputs["observations"]})
+            return add(self, trainer, module, outputs, *args)
+
+        patch.setattr(Memory, "on_train_batch_end", watching)
+        run = lv.attack(smooth, torch.rand(3, 3, 16, 16).mul(255).round() / 255, attack="carlini_wagner", iterations=20)
+    for record in run.results:
+        assert seen[record["index"]].of_picture["margin"] == record["margin"]
+        assert seen[record["index"]].of_picture["probability"] == record["probability"]
 
 
 def test_an_error_of_wandb_is_said_once_and_stops_nothing(tmp_path):
@@ -279,7 +369,7 @@ def key(monkeypatch):
 def point_to(monkeypatch, port):
     # W&B reads its environment once a process; what was read is changed along.
     url = f"http://127.0.0.1:{port}"
-    settings = SimpleNamespace(base_url=url, http_proxy=None, https_proxy=None)
+    settings = wandb.Settings(base_url=url)
     monkeypatch.setattr("lit_viz.callbacks.wandb_run.wandb.setup", lambda *_: SimpleNamespace(settings=settings))
     return url
 
@@ -379,3 +469,30 @@ def test_lightning_logs_apart_from_the_images(tmp_path):
     logger.log_metrics({"loss": 1.0}, step=7)
     assert logged == [{"trainer/loss": 1.0, "trainer/global_step": 7}]
     assert logger.save_dir == str(tmp_path)
+
+
+def test_the_project_may_stand_in_the_environment(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lit_viz.callbacks.wandb_run._start", lambda folder, mode, arguments: asked.append(arguments))
+    open_wandb(new_folder(tmp_path / "a"), mode="offline")
+    monkeypatch.setenv("WANDB_PROJECT", "spiders")
+    open_wandb(new_folder(tmp_path / "b"), mode="offline")
+    open_wandb(new_folder(tmp_path / "c"), "mine", mode="offline")
+    assert [arguments["project"] for arguments in asked] == ["lit_viz", "spiders", "mine"]
+
+
+def test_a_wrong_setting_is_named(tmp_path):
+    code = "from lit_viz.callbacks.wandb import open_wandb; from lit_viz.engine.run_folder import RunFolder\n"
+    code += f"print(open_wandb(RunFolder.create({str(tmp_path / 'run')!r}), mode='offline', say=print))"
+    wrong = {**os.environ, "WANDB_CONSOLE": "bogus"}  # which W&B reads once a process
+    told = subprocess.run([sys.executable, "-c", code], env=wrong, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("W&B is off: WANDB_CONSOLE: ")
+    assert told.endswith("None\n")
+
+
+def test_what_w_and_b_says_of_other_runs_stays_heard(tmp_path):
+    before = wandb.setup().settings.silent
+    callback = WandbEvolution(open_wandb(new_folder(tmp_path / "run"), mode="offline"), RunFolder(tmp_path / "run"))
+    assert wandb.setup().settings.silent == before
+    callback.close(exit_code=0)
+    assert wandb.setup().settings.silent == before
