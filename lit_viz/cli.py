@@ -14,7 +14,8 @@ from pathlib import Path
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launched import is_first
-from lit_viz.terminal import report, say
+from lit_viz.telling import say
+from lit_viz.terminal import report
 from lit_viz.words import rewrite
 
 _HELP = """\

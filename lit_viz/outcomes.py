@@ -17,10 +17,10 @@ from lit_viz.callbacks.memory import Memory
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Bearer, Observation, Result
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.tables import images, statuses
 from lit_viz.figures.style import notebook_png
 from lit_viz.figures.tiles import Picture
 from lit_viz.images.reading import read_png
+from lit_viz.telling import images, statuses
 
 
 class Outcome(ABC):
@@ -177,7 +177,8 @@ class Run:
 
     @property
     def attributions(self) -> Tensor:
-        """The raw maps of a saliency run, ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed; NaN where a task has none.
+        """What the pictures only show, ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed: the raw maps of a saliency run, or
+        universal perturbations; NaN where a task has none.
 
         Raises:
             LitVizError: some methods give a value a colour, and others one a pixel.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import partial
@@ -38,16 +38,16 @@ from lit_viz.figures.style import save_figure
 from lit_viz.files import writing
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
+from lit_viz.telling import Say
 from lit_viz.training import Interrupted, enough_memory, fit, go_on, trainer_for
 
 if TYPE_CHECKING:
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution
 
-Say = Callable[[str], None]
 
 #: Seeds are kept in 64 bits.
 _SEEDS = 10**18
-#: Seconds that a run may spend on evidence at its end; `lit-viz check` takes what it needs.
+#: Seconds that a run may ask Captum for at its end; `lit-viz check` takes what it needs.
 _CHECK_SECONDS = 15.0
 
 

@@ -1,4 +1,4 @@
-"""What a person at a terminal is told: sentences on the way, and a run's results at its end."""
+"""What a person at a terminal is told of a run at its end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_viz.launched import is_first
+from lit_viz.telling import images, statuses
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,15 +25,6 @@ _FOLDED = 12
 _SPARED = ("seconds", "status", "evaluations", "iterations", "before", "L2", "target", "method", "probability", "after")
 
 
-def say(sentence: str) -> None:
-    """Print a sentence beside the results; of several processes only the first one does."""
-    if not is_first():
-        return
-    from rich.console import Console
-
-    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
 def report(command: Command, run: Run) -> None:
     """Print the results as a table, the errors, and where everything lies; exit with 1 unless all were done.
 
@@ -41,8 +33,6 @@ def report(command: Command, run: Run) -> None:
     if not is_first():
         return
     from rich.console import Console
-
-    from lit_viz.evidence.tables import images, statuses
 
     console = Console()
     console = console if console.is_terminal else Console(width=150)

@@ -61,7 +61,7 @@ class Attack(StepRule):
         for task in tasks:
             if task.target is None and task.label is None:
                 raise LitVizError(f"{task.name} has no class to leave: give its true label, or a target to reach.")
-        goals = [task.label if task.target is None else task.target for task in tasks]
+        goals = [task.goal for task in tasks]
         labels = [-1 if task.label is None else task.label for task in tasks]
         device = x.device
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -52,11 +52,9 @@ class RunFiles(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Have written what this step observed and finished."""
-        if not isinstance(outputs, Mapping):
-            return
-        for observation in outputs.get("observations", ()):
+        for observation in outputs["observations"]:
             self._write(partial(self.folder.add_observation, _as_it_is(observation)))
-        for result in outputs.get("results", ()):
+        for result in outputs["results"]:
             self._write(partial(self.folder.add_result, _as_it_is(result)))
         if time.monotonic() - self._flushed >= self.flush_every:
             self._write(self.folder.flush)

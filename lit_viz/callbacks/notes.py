@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lit_viz.telling import Say
 
 
 class Notes(Callback):
@@ -14,7 +14,7 @@ class Notes(Callback):
         say: is given each sentence; None says nothing.
     """
 
-    def __init__(self, say: Callable[[str], None] | None) -> None:
+    def __init__(self, say: Say | None) -> None:
         self._say = say
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,13 +14,14 @@ import wandb
 from pytorch_lightning import Callback, LightningModule, Trainer
 from wandb.sdk.wandb_run import Run
 
-from lit_viz.callbacks.wandb_run import RunLogger, Say, open_wandb, say_on_terminal, silent
+from lit_viz.callbacks.wandb_run import RunLogger, open_wandb, silent
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Task
 from lit_viz.errors import first_line
 from lit_viz.figures.style import probability_text
 from lit_viz.figures.tiles import pixels, tile
 from lit_viz.images.reading import to_uint8
+from lit_viz.telling import Say, say
 
 __all__ = ["RunLogger", "WandbEvolution", "open_wandb"]
 
@@ -49,7 +50,7 @@ class WandbEvolution(Callback):
         say: is given the one line on an error.
     """
 
-    def __init__(self, run: Run | None, folder: RunFolder, separate: int = 32, say: Say = say_on_terminal) -> None:
+    def __init__(self, run: Run | None, folder: RunFolder, separate: int = 32, say: Say = say) -> None:
         self.run = run
         self.folder = folder
         self.separate = separate
@@ -138,9 +139,8 @@ class WandbEvolution(Callback):
                     run.finish(exit_code=exit_code)
             except Exception as error:  # as above
                 if not self._failed:
-                    self._say(
-                        f"W&B didn't finish ({first_line(error)}); later: wandb sync {self.folder.path / 'wandb'}"
-                    )
+                    files = f"{self.folder.path / 'wandb'}/*run-*"
+                    self._say(f"W&B didn't finish ({first_line(error)}); later: wandb sync {files}")
 
 
 def _row(observation: Observation) -> dict[str, Any]:

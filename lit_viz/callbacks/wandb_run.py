@@ -8,21 +8,20 @@ import secrets
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import wandb
 from pytorch_lightning.loggers import WandbLogger
-from rich.console import Console
 from wandb.sdk.lib.wbauth import authenticate_session
 from wandb.sdk.wandb_run import Run
 
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import first_line
 from lit_viz.files import write_text
+from lit_viz.telling import Say, say
 
-Say = Callable[[str], None]
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 # Together at most 15 s are spent on a server that doesn't answer.
@@ -34,18 +33,13 @@ _FINISH_SECONDS = 60.0
 _FLUSH_SECONDS = 0.5
 
 
-def say_on_terminal(sentence: str) -> None:
-    """Print one line to stderr."""
-    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
 def open_wandb(
     folder: RunFolder,
     project: str | None = None,
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
     mode: Mode = "auto",
-    say: Say = say_on_terminal,
+    say: Say = say,
 ) -> Run | None:
     """Open the W&B run of a run folder, on rank 0, without ever asking a question or stopping the run.
 

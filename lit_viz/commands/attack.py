@@ -21,9 +21,9 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.tables import has_several_radii, length
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import has_several_radii, length
 
 
 class Attack(PhotographCommand):
@@ -42,7 +42,7 @@ class Attack(PhotographCommand):
     curve_at: ClassVar[str] = "every:1"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add photographs, targets and labels, several radii, and the maps beside."""
+        """Add photographs, targets and labels, several radii, the part that is held out, and the maps beside."""
         add_photograph_arguments(parser)
         add = parser.add_argument
         add("--radii", type=list[float], default=[], help="several eps (--eps 1/255,2/255,4/255): a robustness curve")
@@ -62,7 +62,7 @@ class Attack(PhotographCommand):
         return name, value
 
     def check(self, config: Namespace) -> None:
-        """Refuse a run without photographs, or with a budget of nothing."""
+        """Refuse a run without photographs, with a budget of nothing, or that holds out for no universal attack."""
         super().check(config)
         if dict(config.model.attack.get("init_args") or {}).get("eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")

@@ -18,11 +18,11 @@ from lit_viz.evidence.files import reread
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.spread import restarts_of
 from lit_viz.evidence.survivors import survivors
-from lit_viz.evidence.tables import has_several_radii, length
 from lit_viz.evidence.trust import Trust, free_signals, harder_tries
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import has_several_radii, length
 
 
 def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:

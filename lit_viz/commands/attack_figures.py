@@ -12,7 +12,6 @@ from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.survivors import survivors
-from lit_viz.evidence.tables import at_radius, counted, has_several_radii, images
 from lit_viz.evidence.trust import fooling
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.robustness import robustness_figure
@@ -20,6 +19,7 @@ from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.figures.traces import Trace
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import at_radius, counted, has_several_radii, images
 
 
 def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:

@@ -19,6 +19,7 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import Say
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Inquiry:
 
     Attributes:
         config: of the run.
-        seconds: that it may take at the end of a run; None looks at everything (``lit-viz check``).
+        seconds: that Captum may be asked for at the end of a run; None looks at everything (``lit-viz check``).
         say: is given the lines that a person at a terminal wants to read.
         faithfulness: whether it is also measured what saliency maps are good for.
         trust: whether further attacks are tried on what an attack could not fool.
@@ -36,7 +37,7 @@ class Inquiry:
 
     config: Namespace
     seconds: float | None
-    say: Callable[[str], None]
+    say: Say
     faithfulness: bool = False
     trust: bool = False
     peers: bool = False

@@ -50,7 +50,7 @@ class Saliency(PhotographCommand):
     curve_at: ClassVar[str] = "geometric"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add photographs, targets and labels, and whether Captum is asked."""
+        """Add photographs, targets and labels, how maps are drawn, true boxes, and whether Captum is asked."""
         add_photograph_arguments(parser)
         add = parser.add_argument
         add("--scale", type=Literal["shared", "map"], default="shared", help="of the figure's colours")

@@ -19,11 +19,11 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.intervals import wilson
-from lit_viz.evidence.tables import at_radius, has_several_radii, length
 from lit_viz.figures.universal import Borne, UniversalPanel, universal_figure
 from lit_viz.methods.photograph_set import HELD_OUT
 from lit_viz.outcomes import Outcome
 from lit_viz.randomness import Draws, Key
+from lit_viz.telling import at_radius, has_several_radii, length
 
 
 def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task]:

@@ -21,7 +21,6 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import judges_of
-from lit_viz.evidence.tables import counted
 from lit_viz.evidence.verdicts import verdict
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
@@ -32,6 +31,7 @@ from lit_viz.methods.class_visualization import Judges
 from lit_viz.objectives import Channel, Layer, Neuron, Objective
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import counted
 
 #: Two probabilities of one file are the same, or two objectives to this part: the run asked its fast copy, in other
 #: batches.

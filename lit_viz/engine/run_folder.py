@@ -1,7 +1,8 @@
 """The run folder: the record of truth of a run.
 
 It is appended to while the run goes on, one whole line or one whole file at a time, and costs the same at the last task
-as at the first. Before every checkpoint it is settled: on the disk even after a power failure. Only rank 0 has one.
+as at the first. Before every checkpoint it is settled: on the disk even after a power failure. Only rank 0
+writes one.
 """
 
 from __future__ import annotations
@@ -186,9 +187,8 @@ class RunFolder(RunReader):
     def finish(self) -> None:
         """Flush, and put ``results.jsonl`` in task order, one record a task (the last one written holds)."""
         self.flush()
-        path = self.path / "results.jsonl"
-        if path.exists():
-            write_text(path, "".join(json_line(record) for record in self.records()))
+        if (self.path / "results.jsonl").exists():
+            self.amend({})
 
     def amend(self, values: Mapping[int, Mapping[str, Any]]) -> None:
         """Add to the records of finished tasks, by index, what was found out of them later."""

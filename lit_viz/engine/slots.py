@@ -82,7 +82,7 @@ class Slots(nn.Module):
         """
         tasks = [self.tasks[n] for n in rows]
         labels = [-1 if task.label is None else task.label for task in tasks]
-        targets = [label if task.target is None else task.target for task, label in zip(tasks, labels, strict=True)]
+        targets = [-1 if task.goal is None else task.goal for task in tasks]
         return {
             "targets": torch.tensor(targets, device=device),
             "labels": torch.tensor(labels, device=device),

@@ -37,6 +37,11 @@ class Task:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def goal(self) -> int | None:
+        """The class to reach, or, where none is asked for, the true one, which is to be left."""
+        return self.label if self.target is None else self.target
+
+    @property
     def key(self) -> str:
         """``0000_tarantula``: names the task's files, its rows in ``metrics.csv`` and its keys in W&B."""
         return key_of(self.index, self.name)

@@ -24,6 +24,7 @@ from lit_viz.figures.heat import reduce_channels
 from lit_viz.images.fitting import Box
 from lit_viz.outcomes import Outcome
 from lit_viz.randomness import Draws, Key
+from lit_viz.telling import Say
 
 #: Maps that know nothing of the network: noise, and the map itself half a picture away, as smooth as it was.
 _CONTROLS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -75,7 +76,7 @@ def appraise_run(
     reducer: str | None = None,
     settings: Settings = DEFAULT,
     truth: Mapping[str, TrueBoxes] | None = None,
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     """Measure the maps of a run (see :func:`appraise`), tell what was found, and keep it in ``evidence.json``, under
     ``faithfulness``; without a folder it is only told. ``truth`` is as for
@@ -98,7 +99,7 @@ def appraise(
     reducer: str | None = None,
     settings: Settings = DEFAULT,
     boxes: Mapping[int, Sequence[Box]] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> list[Appraisal]:
     """Measure the maps of a saliency run.
 

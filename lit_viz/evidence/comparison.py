@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -18,8 +18,9 @@ from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.evidence.peers import INSTALL, Peer, Question, imported, peers_of
-from lit_viz.evidence.tables import as_text, length
+from lit_viz.evidence.tables import as_text
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import Say, length
 
 _ROUNDING = 1e-5  # of a radius: by so much float32 may be beyond it
 
@@ -87,7 +88,7 @@ def compare(
     classifier: Classifier,
     attack: Attack,
     iterations: int,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> list[Compared]:
     """Ask the installed peers of an attack what it was asked: photographs, classes, radius and iterations.
 

@@ -9,8 +9,8 @@ from functools import cache
 import torch
 
 from lit_viz.attacks import Attack, ClimbingAttack
-from lit_viz.evidence.tables import images
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import images
 
 #: From the number of an image of a task to that of the restart in which it was made.
 RestartOf = Callable[[int], int]

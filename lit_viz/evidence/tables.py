@@ -1,11 +1,9 @@
-"""Tables and counts as they are told on the terminal."""
+"""Tables as they are told on the terminal."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,41 +25,3 @@ def as_text(rows: Sequence[Mapping[str, str]], words: int) -> str:
     text = StringIO()
     Console(file=text, width=170, markup=False, highlight=False).print(shown)
     return text.getvalue().rstrip("\n")
-
-
-def length(value: float | None, norm: str) -> str:
-    """Return a length in a norm as users give it: ``4/255`` of the largest value, ``0.5`` in Euclidean length."""
-    if value is None:
-        return "-"
-    return f"{value * 255:.3g}/255" if norm == "linf" else f"{value:.4g}"
-
-
-def has_several_radii(records: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether a run's records must be told apart by their radius."""
-    return len({record["eps"] for record in records if "eps" in record}) > 1
-
-
-def at_radius(name: str, record: Mapping[str, Any]) -> str:
-    """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
-    return f"{name}, eps {length(record['eps'], record['norm'])}" if record.get("eps") is not None else name
-
-
-def at_rate(name: str, record: Mapping[str, Any]) -> str:
-    """Return a name with the learning rate of its record, where it has one of its own: ``zebra, lr 0.05``."""
-    return f"{name}, lr {record['lr']:g}" if "lr" in record else name
-
-
-def counted(number: int, what: str) -> str:
-    """Return ``1 iteration``, ``2,000 iterations`` ..."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def images(count: int) -> str:
-    """Return ``1 image``, ``2 images`` ..."""
-    return counted(count, "image")
-
-
-def statuses(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return ``3 done, 1 skipped, 2 failed``, without those that there are none of."""
-    counts = Counter(record["status"] for record in records)
-    return ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])

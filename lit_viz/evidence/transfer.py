@@ -10,8 +10,9 @@ import torch
 
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import asked, installed_judges
-from lit_viz.evidence.tables import as_text, at_radius, has_several_radii
+from lit_viz.evidence.tables import as_text
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import at_radius, has_several_radii
 
 #: Files that the terminal shows; all are in evidence.json.
 _ROWS = 40

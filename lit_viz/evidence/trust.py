@@ -18,8 +18,8 @@ from lit_viz.attacks.feasible import ROUNDING, Norm, random_start
 from lit_viz.attacks.square import Square
 from lit_viz.evidence.lattice import LEVELS
 from lit_viz.evidence.spread import RestartOf, disagreement
-from lit_viz.evidence.tables import images
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import images
 
 #: An image's gradients are masked where more of them than this are zero.
 MASKED = 0.5

@@ -1,1 +1,1 @@
-"""Pictures of a run: the evolution of its images, sheets of many, and animations."""
+"""Pictures of a run: how images emerged, maps, attacks, evidence, sheets of many, animations, and its report."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from lit_viz.evidence.tables import at_rate, counted
 from lit_viz.figures.sheet import contact_sheet
 from lit_viz.figures.tiles import pixels
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import at_rate, counted
 
 _TILE = 1.2
 _MOST = 1280

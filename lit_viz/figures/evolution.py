@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lit_viz.evidence.tables import at_radius, at_rate, has_several_radii
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import Picture, pixels
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import at_radius, at_rate, has_several_radii
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels

@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from lit_viz.engine.run_folder import RunFolder
-from lit_viz.evidence.tables import images, statuses
 from lit_viz.figures.markup import Markup, element
 from lit_viz.figures.report_evidence import evidence_section
 from lit_viz.figures.report_files import can_hold, data_uri
 from lit_viz.figures.report_tasks import cards, facts, rest
 from lit_viz.files import write_text
 from lit_viz.images.listing import ARRAY_PREFIX
+from lit_viz.telling import images, statuses
 
 Records = Sequence[Mapping[str, Any]]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from lit_viz.evidence.tables import length
 from lit_viz.figures.markup import Markup, element, joined
 from lit_viz.figures.scales import number
+from lit_viz.telling import length
 
 _ROWS = 100  # of a table; all are in evidence.json
 _SIGNS = {True: ("✓", "good", "passed"), False: ("✗", "bad", "failed"), None: ("·", "open", "no verdict")}

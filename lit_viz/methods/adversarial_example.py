@@ -193,7 +193,7 @@ class AdversarialExample(AttackTraining):
         logits, task = self.said(n), self.slots.tasks[n]
         if logits is None:
             return {}
-        goal = task.label if task.target is None else task.target
+        goal = task.goal
         before = int(logits.argmax())
         return {
             "predicted_before": before,

@@ -83,7 +83,7 @@ def read_photographs(tasks: Sequence[Task], read: Callable[[Task], Tensor], clas
         except LitVizError as error:
             broken.append((task, str(error)))
     whole = [task for task, _, _ in known]
-    goal = torch.tensor([task.label if task.target is None else task.target for task in whole], dtype=torch.long)
+    goal = torch.tensor([task.goal for task in whole], dtype=torch.long)
     towards = torch.tensor([task.target is not None for task in whole], dtype=torch.bool)
     before = torch.stack([logits for _, _, logits in known]) if known else torch.empty(0, classifier.num_classes)
     found = PhotographSet(

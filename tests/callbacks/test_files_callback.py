@@ -113,7 +113,7 @@ def test_images_are_written_as_they_were_when_they_were_observed(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "add_observation", late)
         files = RunFiles(folder)
-        outputs = {"observations": [Observation(Task(0, "tarantula", seed=0), 0, {}, image)]}
+        outputs = {"observations": [Observation(Task(0, "tarantula", seed=0), 0, {}, image)], "results": []}
         files.on_train_batch_end(None, None, outputs, None, 0)
         image.fill_(1)  # the next update, before the file is written
         files.flush()
@@ -148,7 +148,7 @@ def test_a_disk_slower_than_the_run_slows_it_down(folder, monkeypatch):
     files = RunFiles(folder)
     for k in range(300):
         observed = [Observation(Task(0, "tarantula", seed=0), k, {}, torch.zeros(3, 4, 4))]
-        files.on_train_batch_end(None, None, {"observations": observed}, None, k)
+        files.on_train_batch_end(None, None, {"observations": observed, "results": []}, None, k)
         assert len(files._waiting) <= 64
     files.flush()
     assert not files._waiting
