@@ -72,14 +72,14 @@ class Outcome(ABC):
         self.record = {**self.record, **values}
 
 
-#: All curves, by task and metric: (iteration, value), in order.
-_Metrics = Callable[[], Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]]
+#: From a metric to its curves by task: (iteration, value), in order.
+_Curves = Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
 
 
 class _Filed(Outcome):
-    def __init__(self, record: Mapping[str, Any], folder: RunFolder, key: str, metrics: _Metrics) -> None:
+    def __init__(self, record: Mapping[str, Any], folder: RunFolder, key: str, curves: _Curves) -> None:
         super().__init__(record)
-        self._folder, self._key, self._metrics = folder, key, metrics
+        self._folder, self._key, self._curves = folder, key, curves
 
     def image(self) -> Tensor | None:
         file = self.record["file"]
@@ -109,7 +109,7 @@ class _Filed(Outcome):
         return self._folder.frames(self._key)
 
     def curve(self, metric: str) -> Sequence[tuple[int, float]]:
-        return self._metrics()[self._key].get(metric, ())
+        return self._curves(metric).get(self._key, ())
 
 
 class _Remembered(Outcome):
@@ -138,9 +138,8 @@ class _Remembered(Outcome):
 
 def filed(folder: RunFolder) -> list[Outcome]:
     """Return the outcomes that lie in a run folder, in task order."""
-    keyed = folder.keyed_records()
-    metrics = cache(lambda: folder.metrics([key for key, _ in keyed]))  # the file is read once, when it is asked for
-    return [_Filed(record, folder, key, metrics) for key, record in keyed]
+    curves = cache(folder.curves)  # the file is read once a metric: all at once are gigabytes of thousands of images
+    return [_Filed(record, folder, key, curves) for key, record in folder.keyed_records()]
 
 
 def remembered(memory: Memory) -> list[Outcome]:

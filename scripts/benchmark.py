@@ -15,6 +15,7 @@ python scripts/benchmark.py all --quick                  # does it work? two ima
   strength  how many photographs resist APGD, and torchattacks
   memory    peak memory with few and many images
   profile   where the time of an evaluation goes
+  devices   two and more processes of one thread against one
 
 Every side runs in a process of its own, for the allocator's setting belongs to the process, and the sides take turns,
 so that a machine whose speed drifts is unjust to none. Loading is not timed. A peer gets the module as a user hands it

@@ -210,6 +210,10 @@ def test_what_began_from_a_photograph_needs_it_no_more(smooth: Classifier, tmp_p
     (run / "results.jsonl").unlink()
     with pytest.raises(LitVizError, match=r"picture\.png, from which the run was begun, can't be read any more"):
         lv.resume(run, smooth)
+    begun = {"init": str(picture), "iterations": 3, "out": tmp_path / "new", "resume": True, "wandb": "disabled"}
+    with pytest.raises(LitVizError, match=r"there is no photograph"):  # as jobs begin, which are to go on by themselves
+        lv.visualize(smooth, [1], **begun)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_path_is_an_option_of_a_resume_too(smooth: Classifier, tmp_path: Path) -> None:

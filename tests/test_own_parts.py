@@ -21,7 +21,7 @@ from lit_viz.images import Canvas, Pixels
 from lit_viz.images.priors import Prior
 from lit_viz.images.transforms import Transform
 from lit_viz.methods import ClassVisualization
-from lit_viz.objectives import Logit, Objective, Outputs
+from lit_viz.objectives import Logit, Objective, Outputs, Sum
 from lit_viz.optim import Adam, Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.rule import never
 from lit_viz.randomness import Draws
@@ -81,6 +81,13 @@ class EveryLogit(Objective):
         return outputs.logits
 
 
+class ScalarInASum(Sum):
+    """Beside another term the number was added to every score, and coupled the images."""
+
+    def __init__(self) -> None:
+        super().__init__([Logit(), ScalarScore()])
+
+
 class Detached(Objective):
     def __call__(self, outputs: Outputs) -> Tensor:
         return outputs.logits.detach()[:, 0]
@@ -123,6 +130,7 @@ class Halved(Summed):
     [
         ("objective", "ScalarScore", r"returned \(\) and not \(\d+,\): a score for each input of the network"),
         ("objective", "EveryLogit", r"returned \(\d+, 5\) and not \(\d+,\): a score for each input"),
+        ("objective", "ScalarInASum", None),
         ("objective", "Detached", "have no gradient"),
         ("priors", "ScalarPrior", r"returned \(\) and not \(2,\): a penalty for each image"),
         ("transforms", "Cropping", "a view of each image"),
@@ -131,11 +139,13 @@ class Halved(Summed):
         ("step_rule", "Unending", r"returned NoneType and not \(2,\): whether each slot is done"),
     ],
 )
-def test_an_own_part_that_returns_the_wrong_thing_is_named(part: str, name: str, said: str, smooth: Classifier) -> None:
+def test_an_own_part_that_returns_the_wrong_thing_is_named(
+    part: str, name: str, said: str | None, smooth: Classifier
+) -> None:
     """These were errors of torch, far from the part."""
     given = f"{HERE}.{name}"
     options = {f"model__{part}": [{"class_path": given}] if part in ("priors", "transforms") else given}
-    with pytest.raises(LitVizError, match=f"{name} .*{said}"):
+    with pytest.raises(LitVizError, match="ScalarScore returned" if said is None else f"{name} .*{said}"):
         lv.visualize(smooth, [0, 1], iterations=3, **options)
 
 

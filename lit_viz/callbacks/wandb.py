@@ -10,6 +10,7 @@ from functools import partial
 from statistics import fmean, median
 from typing import Any, TypeVar
 
+import numpy as np
 import wandb
 from pytorch_lightning import Callback, LightningModule, Trainer
 from wandb.sdk.wandb_run import Run
@@ -30,7 +31,7 @@ _PICTURES = 256
 _BLOCK = 16  # tasks of a grid
 
 T = TypeVar("T")
-Curves = Mapping[str, Sequence[tuple[int, float]]]
+Curve = Sequence[tuple[int, float]]
 
 
 class WandbEvolution(Callback):
@@ -88,12 +89,11 @@ class WandbEvolution(Callback):
         To be called when everything that belongs into the run folder is there (records, figure, evidence). Calling it
         again does nothing.
         """
-        keyed = self.folder.keyed_records()
-        records = [record for _, record in keyed]
+        if self.run is None:
+            return
+        records = self.folder.records()
         if len(records) > self.separate:
-            curves = self.folder.metrics([key for key, _ in keyed]).values()
-            rows = [{"iteration": k, **_means(curves, k, "mean")} for k in _moments(curves)]
-            self._log(rows)
+            self._log(_mean_rows(self.folder))
         self._last = max([self._last, *(int(record.get("iterations") or 0) for record in records)])
         for name, made in _RESULTS.items():
             self._safely(partial(self._log_result, name, made))
@@ -109,8 +109,8 @@ class WandbEvolution(Callback):
     def _log_grids(self, module: LightningModule) -> None:
         ended = [block for block in self._blocks if _ended(block, module)]
         self._blocks = [block for block in self._blocks if block not in ended]
-        for block in ended:
-            self._log(_grid_rows(self.folder, block))
+        if ended:
+            self._log(_grid_rows(self.folder, ended))
 
     def _log(self, rows: Iterable[dict[str, Any]]) -> None:
         def log(run: Run) -> None:
@@ -197,23 +197,43 @@ def _ended(block: Sequence[Task], module: LightningModule) -> bool:
     return all(task.index in finished for task in block)
 
 
-def _grid_rows(folder: RunFolder, block: Sequence[Task]) -> Iterator[dict[str, Any]]:
-    """Yield a row for every iteration of which one of the tasks has a frame; the others show their latest."""
-    name = f"{block[0].index:04d}-{block[-1].index:04d}"
-    frames = [folder.frames(task.key) for task in block]
-    curves = folder.metrics([task.key for task in block])
-    for k in sorted({iteration for of_task in frames for iteration, _ in of_task}):
-        shown = [(task, _latest(of_task, k)) for task, of_task in zip(block, frames, strict=True) if of_task]
-        grid = tile([pixels(picture) for _, picture in shown], side=2048)
-        lines = [f"iteration {k}"]
-        for task, _ in shown:
-            known = {metric: _latest(curve, k) for metric, curve in curves[task.key].items()}
-            lines.append(" - ".join([_named(task), *_said(known)]))
-        yield {
-            "iteration": k,
-            f"image/grid/{name}": wandb.Image(grid, caption="\n".join(lines)),
-            **_means(curves.values(), k, name),
+def _grid_rows(folder: RunFolder, blocks: Sequence[Sequence[Task]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for every block and iteration of which one of its tasks has a frame; the others show their latest."""
+    metrics = folder.metrics([task.key for block in blocks for task in block])
+    records = {record["index"]: record for record in folder.records()}
+    for block in blocks:
+        name = f"{block[0].index:04d}-{block[-1].index:04d}"
+        frames = [(task, of_task) for task in block if (of_task := folder.frames(task.key))]
+        moments = sorted({iteration for _, of_task in frames for iteration, _ in of_task})
+        means = {
+            f"{metric}/{name}": _mean([of[metric] for task in block if metric in (of := metrics[task.key])], moments)
+            for metric in {metric for task in block for metric in metrics[task.key]}
         }
+        for place, k in enumerate(moments):
+            lines = [f"iteration {k}"]
+            for task, of_task in frames:
+                known = {metric: _latest(curve, k) for metric, curve in metrics[task.key].items()}
+                if k >= of_task[-1][0]:  # the last picture may be that of a file, which the record tells of
+                    record = records.get(task.index, {})
+                    known |= {key: record[key] for key in known if isinstance(record.get(key), float)}
+                lines.append(" - ".join([_named(task), *_said(known)]))
+            grid = tile([pixels(_latest(of_task, k)) for _, of_task in frames], side=2048)
+            yield {
+                "iteration": k,
+                f"image/grid/{name}": wandb.Image(grid, caption="\n".join(lines)),
+                **_known_at(means, place),
+            }
+
+
+def _mean_rows(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """Yield a row for every iteration with the means over all tasks; the metrics are read one after another."""
+    curves: dict[str, dict[int, float]] = {}
+    for metric in folder.metric_names():
+        of_tasks = list(folder.curves(metric).values())
+        moments = sorted({k for curve in of_tasks for k, _ in curve})
+        curves[f"{metric}/mean"] = dict(zip(moments, _mean(of_tasks, moments), strict=True))
+    for k in sorted({k for curve in curves.values() for k in curve}):
+        yield {"iteration": k, **{name: c[k] for name, c in curves.items() if math.isfinite(c.get(k, math.nan))}}
 
 
 def _latest(values: Sequence[tuple[int, T]], iteration: int) -> T:
@@ -221,17 +241,18 @@ def _latest(values: Sequence[tuple[int, T]], iteration: int) -> T:
     return next((value for k, value in reversed(values) if k <= iteration), values[0][1])
 
 
-def _moments(curves: Iterable[Curves]) -> list[int]:
-    return sorted({k for of_task in curves for curve in of_task.values() for k, _ in curve})
+def _mean(curves: Sequence[Curve], moments: Sequence[int]) -> list[float]:
+    """Return the mean of the finite values at each moment; a curve that has ended keeps its last one."""
+    values = np.full((len(curves), len(moments)), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        iterations, known = zip(*curve, strict=True)
+        row[:] = np.array(known)[np.maximum(np.searchsorted(iterations, moments, side="right") - 1, 0)]
+    mean: list[float] = np.ma.masked_invalid(values).mean(axis=0).filled(np.nan).tolist()
+    return mean
 
 
-def _means(curves: Iterable[Curves], iteration: int, name: str) -> dict[str, float]:
-    """Return the means over the tasks that have a metric; one that has ended keeps its last value."""
-    known: dict[str, list[float]] = defaultdict(list)
-    for of_task in curves:
-        for metric, curve in of_task.items():
-            known[metric].append(_latest(curve, iteration))
-    return {f"{metric}/{name}": fmean(values) for metric, values in known.items()}
+def _known_at(curves: Mapping[str, Sequence[float]], place: int) -> dict[str, float]:
+    return {name: values[place] for name, values in curves.items() if math.isfinite(values[place])}
 
 
 # -- the end

@@ -127,13 +127,12 @@ class Attack(PhotographCommand):
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Return what became of each image, and of an ensemble by whom."""
-        if any(record.get("attack") == "universal" for record in results):
-            return [universal_row(record) for record in results]
+        universal = any(record.get("attack") == "universal" for record in results)
         ensemble = any("by" in record for record in results)
         several = has_several_radii(results)
         return [
             {
-                **_row(record),
+                **(universal_row(record) if universal else _row(record)),
                 **({"eps": length(record.get("eps"), record.get("norm", "l2"))} if several else {}),
                 **({"by": record.get("by") or "-"} if ensemble else {}),
             }

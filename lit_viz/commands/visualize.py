@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
@@ -239,7 +240,7 @@ class Visualize(Command):
         try:
             return read_photograph(config.init, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
         except LitVizError:
-            if config.out is None or not config.resume:
+            if config.out is None or not config.resume or not Path(config.out, "queue.jsonl").exists():
                 raise
             return None  # what has ended needs it no more; what has not is refused by the module
 

@@ -87,6 +87,18 @@ class RunReader:
         """Return the logged images of a task (``task.key``) as (iteration, PNG file), in order."""
         return sorted((iteration_of(file), file) for file in (self.path / "frames" / key).glob("iter_*.png"))
 
+    def metric_names(self) -> list[str]:
+        """Return what was logged of any task, in alphabetical order."""
+        return sorted({name for _, _, name, _ in self._scalars()})
+
+    def curves(self, metric: str) -> dict[str, list[tuple[int, float]]]:
+        """Return one metric of all tasks: by ``task.key`` the (iteration, value) in order of iteration."""
+        by_task: dict[str, dict[int, float]] = {}
+        for key, iteration, name, value in self._scalars():
+            if name == metric:
+                by_task.setdefault(key, {})[int(iteration)] = float(value)
+        return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=index_of)}
+
     def metrics(self, keys: Collection[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
         """Return all metrics of some tasks: by ``task.key`` and name the (iteration, value) in order of iteration."""
         wanted: dict[str, dict[str, dict[int, float]]] = {key: {} for key in keys}

@@ -126,7 +126,8 @@ def saliency_figure(
         quantile: of the pixels, at which the colours end (see :func:`lit_viz.figures.heat.clip_limits`).
         overlays: shows the maps over the photographs, too.
         columns: photographs beside one another, where there is one method.
-        limit: at most so many photographs are drawn; how many there are is said at the foot.
+        limit: at most so many photographs are drawn.
+        total: how many there are, which is said at the foot where not all are drawn; as many as panels unless given.
 
     Returns:
         a figure at which no pixel of a map is lost; save it by :func:`lit_viz.figures.style.save_figure`.

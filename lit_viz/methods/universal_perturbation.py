@@ -19,6 +19,7 @@ from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.bearers import borne, rate
 from lit_viz.methods.photograph_set import PhotographSet, read_photographs
 from lit_viz.objectives import Objective, Outputs
+from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation, State
 from lit_viz.randomness import Draws
 
@@ -182,4 +183,4 @@ class _Each(Objective):
     batch: _Batch
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        return self.objective(replace(outputs, targets=self.batch.goal, towards=self.batch.towards))
+        return scores_of(self.objective, replace(outputs, targets=self.batch.goal, towards=self.batch.towards))

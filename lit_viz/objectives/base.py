@@ -134,7 +134,8 @@ class Sum(_Composed):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the weighted sum ``(M,)``."""
-        first, *others = (weight * term(outputs) for term, weight in zip(self.terms, self.weights, strict=True))
+        scores = [scores_of(term, outputs) for term in self.terms]
+        first, *others = (weight * score for score, weight in zip(scores, self.weights, strict=True))
         return sum(others, start=first)
 
 
@@ -148,5 +149,5 @@ class Product(_Composed):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the product ``(M,)``."""
-        first, *others = (term(outputs) for term in self.terms)
+        first, *others = (scores_of(term, outputs) for term in self.terms)
         return prod(others, start=first)

@@ -11,5 +11,6 @@ COMPARISONS = {
     "strength": ("torchattacks", "foolbox"),
     "memory": (),
     "profile": (),
+    "devices": (),
 }
 GROUPS = {"peers": ("saliency", "attacks", "classes"), "all": tuple(COMPARISONS)}

@@ -186,6 +186,8 @@ def test_many_tasks_share_grids_that_show_the_same_ones_at_every_iteration(tmp_p
     for task in module.tasks[8:16]:
         emerge(folder, task, (0, 50, 60) if task.index == 8 else (0, 50))
         module.finished[task.index] = "done"
+    of_file = {"status": "done", "probability": 0.25}  # of another picture than the last iteration's
+    folder.add_result(Result(module.tasks[9], of_file, observation(module.tasks[9], 50).image))
     callback.on_save_checkpoint(None, module, {})
     assert [row["iteration"] for row in logged] == [0, 50, 60]
     assert {"image/grid/0000-0015", "probability/0000-0015"} < set(logged[0])
@@ -195,7 +197,7 @@ def test_many_tasks_share_grids_that_show_the_same_ones_at_every_iteration(tmp_p
     assert [grid[7, x, 0] for x in (7, 19, 31)] == [51, 76, 102]  # in their order
     lines = logged[2]["image/grid/0000-0015"]._caption.splitlines()
     assert lines[:2] == ["iteration 60", "tarantula - p = 0.50 (rank 1)"]
-    assert lines[9] == "tarantula - p = 0.60 (rank 1)"
+    assert lines[9:11] == ["tarantula - p = 0.60 (rank 1)", "tarantula - p = 0.25 (rank 1)"]
     callback.on_save_checkpoint(None, module, {})
     assert len(logged) == 3
     for task in module.tasks[16:]:
@@ -233,6 +235,20 @@ def test_means_and_a_summary_tell_runs_apart(tmp_path):
     assert means == {0: 0, 50: 3 * 0.5 / 4}
     assert logged[-1]["iteration"] == 50
     assert summary == pytest.approx({"count/done": 4, "share/success_file": 0.75, "median/probability": 0.15})
+
+
+def test_means_pass_over_what_is_not_finite_and_nothing_is_read_for_nobody(tmp_path, monkeypatch):
+    """An overflow in one of many images ended the whole run with an error of Python's mean."""
+    logged, folder, queue = [], new_folder(tmp_path / "run"), tasks(4)
+    for task, value in zip(queue, (np.inf, -np.inf, 1.0, 2.0), strict=True):
+        folder.add_observation(Observation(task, 0, {"logit": value, "lost": np.nan}))
+        folder.add_result(Result(task, {"status": "done"}, None))
+    folder.finish()
+    run = SimpleNamespace(log=logged.append, summary={}, id="0", log_artifact=lambda _: None, finish=lambda **_: None)
+    WandbEvolution(run, folder, separate=3).finish()
+    assert logged[0] == {"iteration": 0, "logit/mean": 1.5}
+    monkeypatch.setattr(RunFolder, "records", lambda self: pytest.fail("read in vain"))
+    WandbEvolution(None, folder, separate=3).finish()
 
 
 def test_captions_say_what_is_asked_of_which_picture():

@@ -1,0 +1,40 @@
+"""Images a second of several processes of one thread each, against one such process."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+from .material import CLASSES
+from .running import Plan, Said, ratios, table
+
+#: Of a run's last line: ``16 of 16 images done: 48.1 s, 66.5 it/s``.
+_RATE = re.compile(r"images? done: .*, ([\d.]+(?:e\+\d+)?) it/s")
+
+
+def run(processes: int, images: int, iterations: int) -> Said:
+    """Return the seconds that a run's updates took, from the first one on; loading and connecting are not timed."""
+    with tempfile.TemporaryDirectory() as folder:
+        classes = (CLASSES * (1 + images // len(CLASSES)))[:images]
+        words = [sys.executable, "-m", "lit_viz", "visualize", *classes, "--iterations", str(iterations)]
+        words += ["--slots", "4", "--log-at", "last", "--wandb", "disabled", "--out", f"{folder}/run"]
+        words += ["--trainer.accelerator", "cpu", "--devices", str(processes)]
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        told = subprocess.run(words, env=one_thread, capture_output=True, text=True, check=True).stderr
+    found = _RATE.search(told)
+    assert found is not None, told
+    return {"seconds": images * iterations / float(found[1])}
+
+
+def compare(plan: Plan) -> str:
+    """Return the table: of how many processes the machine has room for, at most."""
+    room = 2 if plan.quick else os.cpu_count() or 1
+    counts = [count for count in (2, 4, 8) if count <= room]
+    given = {"images": 4, "iterations": 2} if plan.quick else {"images": 16, "iterations": 50}
+    sides = {str(n): ("devices.run", {"processes": n, **given}) for n in (1, *counts)}
+    told = plan.in_turns(sides)
+    rows = [[f"class images, {count} processes", ratios(told["1"], told[str(count)])] for count in counts]
+    return table(["run of EfficientNet-Lite0, a thread each", "its images a second / those of one process"], rows)
