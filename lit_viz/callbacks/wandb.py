@@ -22,13 +22,15 @@ from lit_viz.errors import first_line
 from lit_viz.figures.style import probability_text
 from lit_viz.figures.tiles import pixels, tile
 from lit_viz.images.reading import to_uint8
-from lit_viz.telling import Say, say
+from lit_viz.telling import Say, say, towards
 
 __all__ = ["RunLogger", "WandbEvolution", "open_wandb"]
 
 # Tables and grids with more pictures than this make the page in the browser unusable; all are in the artifact.
 _PICTURES = 256
 _BLOCK = 16  # tasks of a grid
+#: Options in which tasks of the same name may differ, and how they are told.
+_OPTIONS = {"method": "{}", "lr": "lr {:g}", "eps": "eps {:.3g}"}
 
 T = TypeVar("T")
 Curve = Sequence[tuple[int, float]]
@@ -72,7 +74,7 @@ class WandbEvolution(Callback):
     ) -> None:
         """Log what this step observed."""
         tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
-        if len(tasks) <= self.separate:
+        if outputs["observations"] and len(tasks) <= self.separate:
             self._log(map(_row, outputs["observations"]))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -168,11 +170,8 @@ def _headline(observation: Observation) -> str:
 
 def _named(task: Task) -> str:
     """Return what is made of what, and how, where tasks of the same name may differ in it."""
-    name = task.name if task.target_name in (None, task.name) else f"{task.name} -> {task.target_name}"
-    return ", ".join([name, *(text.format(task.options[key]) for key, text in _OPTIONS.items() if key in task.options)])
-
-
-_OPTIONS = {"method": "{}", "lr": "lr {:g}", "eps": "eps {:.3g}"}
+    told = [text.format(task.options[key]) for key, text in _OPTIONS.items() if key in task.options]
+    return ", ".join([towards(task.name, task.target_name), *told])
 
 
 def _said(scalars: Mapping[str, float]) -> list[str]:
@@ -209,7 +208,7 @@ def _grid_rows(folder: RunFolder, blocks: Sequence[Sequence[Task]]) -> Iterator[
             f"{metric}/{name}": _mean([of[metric] for task in block if metric in (of := metrics[task.key])], moments)
             for metric in {metric for task in block for metric in metrics[task.key]}
         }
-        for place, k in enumerate(moments):
+        for k in moments:
             lines = [f"iteration {k}"]
             for task, of_task in frames:
                 known = {metric: _latest(curve, k) for metric, curve in metrics[task.key].items()}
@@ -221,7 +220,7 @@ def _grid_rows(folder: RunFolder, blocks: Sequence[Sequence[Task]]) -> Iterator[
             yield {
                 "iteration": k,
                 f"image/grid/{name}": wandb.Image(grid, caption="\n".join(lines)),
-                **_known_at(means, place),
+                **_known_at(means, k),
             }
 
 
@@ -231,9 +230,9 @@ def _mean_rows(folder: RunFolder) -> Iterator[dict[str, Any]]:
     for metric in folder.metric_names():
         of_tasks = list(folder.curves(metric).values())
         moments = sorted({k for curve in of_tasks for k, _ in curve})
-        curves[f"{metric}/mean"] = dict(zip(moments, _mean(of_tasks, moments), strict=True))
+        curves[f"{metric}/mean"] = _mean(of_tasks, moments)
     for k in sorted({k for curve in curves.values() for k in curve}):
-        yield {"iteration": k, **{name: c[k] for name, c in curves.items() if math.isfinite(c.get(k, math.nan))}}
+        yield {"iteration": k, **_known_at(curves, k)}
 
 
 def _latest(values: Sequence[tuple[int, T]], iteration: int) -> T:
@@ -241,18 +240,18 @@ def _latest(values: Sequence[tuple[int, T]], iteration: int) -> T:
     return next((value for k, value in reversed(values) if k <= iteration), values[0][1])
 
 
-def _mean(curves: Sequence[Curve], moments: Sequence[int]) -> list[float]:
-    """Return the mean of the finite values at each moment; a curve that has ended keeps its last one."""
+def _mean(curves: Sequence[Curve], moments: Sequence[int]) -> dict[int, float]:
+    """Return by moment the mean of the finite values; a curve that has ended keeps its last one."""
     values = np.full((len(curves), len(moments)), np.nan)
     for row, curve in zip(values, curves, strict=True):
         iterations, known = zip(*curve, strict=True)
         row[:] = np.array(known)[np.maximum(np.searchsorted(iterations, moments, side="right") - 1, 0)]
-    mean: list[float] = np.ma.masked_invalid(values).mean(axis=0).filled(np.nan).tolist()
-    return mean
+    means = np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+    return dict(zip(moments, means.tolist(), strict=True))
 
 
-def _known_at(curves: Mapping[str, Sequence[float]], place: int) -> dict[str, float]:
-    return {name: values[place] for name, values in curves.items() if math.isfinite(values[place])}
+def _known_at(curves: Mapping[str, Mapping[int, float]], iteration: int) -> dict[str, float]:
+    return {name: of[iteration] for name, of in curves.items() if math.isfinite(of.get(iteration, math.nan))}
 
 
 # -- the end
@@ -262,15 +261,16 @@ def _summary(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return what tells runs apart: how many tasks ended how, of a verdict the share, of a number the median."""
     statuses = Counter(str(record["status"]) for record in records)
     found = {f"count/{status}": float(count) for status, count in statuses.items()}
-    known: dict[str, list[float]] = defaultdict(list)
-    verdicts = set()
+    verdicts: dict[str, list[bool]] = defaultdict(list)
+    numbers: dict[str, list[float]] = defaultdict(list)
     for record in records:
         for key, value in record.items() if record["status"] == "done" else ():
-            if isinstance(value, (bool, float)) and math.isfinite(value):
-                known[key].append(value)
-                verdicts |= {key} if isinstance(value, bool) else set()
-    shares = {f"share/{key}": fmean(values) for key, values in known.items() if key in verdicts}
-    return {**found, **shares, **{f"median/{key}": median(of) for key, of in known.items() if key not in verdicts}}
+            if isinstance(value, bool):
+                verdicts[key].append(value)
+            elif isinstance(value, float) and math.isfinite(value):
+                numbers[key].append(value)
+    found |= {f"share/{key}": fmean(values) for key, values in verdicts.items()}
+    return found | {f"median/{key}": median(values) for key, values in numbers.items()}
 
 
 def _table(folder: RunFolder) -> wandb.Table:

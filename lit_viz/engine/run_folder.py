@@ -1,8 +1,7 @@
 """The run folder: the record of truth of a run.
 
 It is appended to while the run goes on, one whole line or one whole file at a time, and costs the same at the last task
-as at the first. Before every checkpoint it is settled: on the disk even after a power failure. Only rank 0
-writes one.
+as at the first. Before every checkpoint it is settled: on the disk even after a power failure. Only rank 0 writes it.
 """
 
 from __future__ import annotations

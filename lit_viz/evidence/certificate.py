@@ -164,8 +164,11 @@ def write_certificate(folder: RunFolder, certificate: Certificate, outcomes: Seq
     }
     folder.merge_evidence(whole)
     if maps:
-        drawn = sorted(certificate.agreements, key=lambda index: certificate.agreements[index][0].passed)[:MOST]
-        rows = [_row(by_index[index], *found) for index, found in certificate.agreements.items() if index in drawn]
+        rows = [
+            _row(by_index[index], agreement, reference)
+            for index, (agreement, reference) in certificate.agreements.items()
+            if reference is not None
+        ]
         passed = [agreement.passed for agreement, _ in certificate.agreements.values()]
         save_figure(evidence_figure(rows, of=passed), folder.path / "evidence.png")
 
@@ -174,7 +177,7 @@ def _named(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in ("index", "name", "method", "target_name")}
 
 
-def _row(outcome: Outcome, agreement: Agreement, reference: Tensor | None) -> EvidenceRow:
+def _row(outcome: Outcome, agreement: Agreement, reference: Tensor) -> EvidenceRow:
     delivered = outcome.array()
     assert delivered is not None
     alike = {"this map": agreement.similarity, **agreement.controls}

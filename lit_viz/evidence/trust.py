@@ -170,16 +170,18 @@ def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor
     done = [o for o in outcomes if o.record["status"] == "done"]
     failed = [o for o in done if not o.record["success_float"]]
     square = Square(norm=norm, eps=eps)
+    tries = [
+        (_by_points(batch, network, norm), _fooled(batch, network, square, QUERIES, radii=batch.radii))
+        for batch in _batches(failed, eps)
+    ]
     found = {
-        f"{POINTS} random points": sum(_by_points(batch, network, norm) for batch in _batches(failed, eps)),
-        f"Square with {QUERIES} queries": sum(
-            _fooled(batch, network, square, QUERIES, radii=batch.radii) for batch in _batches(failed, eps)
-        ),
+        f"{POINTS} random points": sum(by_points for by_points, _ in tries),
+        f"Square with {QUERIES} queries": sum(by_square for _, by_square in tries),
     }
     reasons = [f"{what} fooled {images(count)} that resisted" for what, count in found.items() if count]
     large = PGD(norm=norm, eps=LARGE[norm], random_start=False)
     counts = [(_fooled(batch, network, large, LARGE_STEPS), len(batch.x)) for batch in _batches(done, eps)]
-    fallen, asked = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    fallen, asked = sum(fell for fell, _ in counts), sum(size for _, size in counts)
     if fallen < asked:
         reasons.append(f"only {fallen} of {images(asked)} fell at a radius of {LARGE[norm]:g}, where all must")
     return Trust(tuple(reasons), ("random points", "Square", "a large radius"))

@@ -28,8 +28,8 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     pictures = [picture for _, picture in drawn]
     layers = dict.fromkeys(str(outcome.record["layer"]) for outcome in outcomes)
     numbers = [at_rate(str(outcome.record["channel"]), outcome.record) for outcome, _ in drawn]
-    shapes = [pixels(picture).shape for picture in pictures[:1]]  # those of a run have one
-    wide = shapes[0][1] / shapes[0][0] if shapes else 1.0
+    height, width = pixels(pictures[0]).shape[:2] if pictures else (1, 1)  # those of a run are alike
+    wide = width / height
     columns = None if wide == 1 else max(1, round(8 / wide))
     count = len({(outcome.record["layer"], outcome.record["channel"]) for outcome, _ in drawn})
     heading = f"{', '.join(layers)} · {counted(count, 'channel')}"

@@ -15,7 +15,7 @@ from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import Picture, pixels
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import at_radius, at_rate, has_several_radii
+from lit_viz.telling import at_radius, at_rate, has_several_radii, towards
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels
@@ -56,9 +56,9 @@ def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
 def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
     """Return how one outcome emerged, by the name that tells it from others of the same photograph."""
     record = outcome.record
-    target = record.get("target_name")
-    shared = "attack" in record and target is not None  # by photographs
-    name = at_rate(f"{record['name']} -> {target}" if shared else outcome.name, record)
+    # Many photographs of an attack may have one target.
+    name = towards(record["name"], record["target_name"]) if "attack" in record else outcome.name
+    name = at_rate(name, record)
     if of_methods and "method" in record:
         name += f", {record['method'].replace('_', ' ')}"
     if of_radii:
