@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers.folding import plain_convolution
 from lit_viz.classifiers.input_gradient import input_gradient
 from lit_viz.classifiers.kernels import NONE, Activation, Geometry, Kernel, computable
+from lit_viz.classifiers.rectifiers import rectified
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 _OURS = "_lit_viz_ours"  # marks a gradient that the convolution before may write over: nobody else gets it
@@ -116,7 +117,7 @@ class _Convolution(torch.autograd.Function):
         x, *activated = ctx.saved_tensors
         ours = gradient.__dict__.pop(_OURS, False)
         for y in activated:
-            gradient = _rectified(gradient, y, ctx.activation, ours)
+            gradient = rectified(gradient, y, ctx.activation.top, ctx.activation.backprop, ours=ours)
         if ctx.kernel.transposed is not None:
             result = _convolve(gradient, ctx.kernel.transposed)
         else:
@@ -124,22 +125,6 @@ class _Convolution(torch.autograd.Function):
         if ctx.straight and not torch.is_grad_enabled():
             setattr(result, _OURS, True)
         return result, None, None
-
-
-def _rectified(gradient: Tensor, y: Tensor, activation: Activation, ours: bool) -> Tensor:
-    """Return the gradient by ``x`` from that by ``y = act(x)``; written over the latter if it is ours, a third faster.
-
-    A rectifier lets through the same gradients whether it is asked about its input or its output.
-    """
-    if activation.backprop != "plain":
-        gradient = gradient.clamp_min_(0) if ours else gradient.clamp_min(0)
-        ours = ours or not torch.is_grad_enabled()
-    if activation.backprop == "deconvolution":
-        return gradient
-    into = {"grad_input": gradient} if ours else {}
-    if activation.limits:
-        return torch.ops.aten.hardtanh_backward(gradient, y, *activation.limits, **into)  # type: ignore[no-any-return]
-    return torch.ops.aten.threshold_backward(gradient, y, 0, **into)  # type: ignore[no-any-return]
 
 
 def _convolve(x: Tensor, kernel: Kernel, activation: Activation = NONE) -> Tensor:

@@ -5,6 +5,7 @@ Of a batch of one, the late layers of a network otherwise spend as long on their
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -29,6 +30,11 @@ class Activation(NamedTuple):
     name: str
     limits: tuple[float, ...] = ()
     backprop: Backprop = "plain"
+
+    @property
+    def top(self) -> float:
+        """The largest value of a rectifier."""
+        return self.limits[1] if self.limits else math.inf
 
 
 NONE = Activation("none")

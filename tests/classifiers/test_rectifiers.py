@@ -78,6 +78,16 @@ def test_the_gradient_passes_where_the_papers_say(
     assert torch.equal(slope, torch.tensor(passes, dtype=torch.float32))
 
 
+def test_what_torch_lets_change_in_place_afterwards_may_change() -> None:
+    slopes = []
+    for activation in (nn.ReLU6(), Rectifier(nn.ReLU6(), "guided")):
+        x = torch.tensor([-1.0, 3.0, 7.0], requires_grad=True)
+        y = activation(x * 1)
+        y.sub_(3)
+        slopes.append(torch.autograd.grad(y.sum(), x)[0])
+    assert torch.equal(slopes[1], slopes[0])
+
+
 class Twice(nn.Module):
     """Calls one ReLU in two places, or two ReLUs once."""
 
