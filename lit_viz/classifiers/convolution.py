@@ -18,6 +18,7 @@ from lit_viz.classifiers.folding import plain_convolution
 from lit_viz.classifiers.input_gradient import input_gradient
 from lit_viz.classifiers.kernels import NONE, Activation, Geometry, Kernel, computable
 from lit_viz.classifiers.rectifiers import rectified
+from lit_viz.classifiers.rows import picked, rows_of, spread
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 _OURS = "_lit_viz_ours"  # marks a gradient that the convolution before may write over: nobody else gets it
@@ -116,12 +117,21 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, *activated = ctx.saved_tensors
         ours = gradient.__dict__.pop(_OURS, False)
+        rows, count = rows_of(gradient), len(x)
+        if rows is not None and not len(rows):
+            return torch.zeros_like(x), None, None
+        if rows is not None:  # of x the shape alone is asked for
+            gradient, activated, x = picked(gradient, rows), [picked(y, rows) for y in activated], x[: len(rows)]
         for y in activated:
-            gradient = rectified(gradient, y, ctx.activation.top, ctx.activation.backprop, ours=ours)
+            gradient = rectified(
+                gradient, y, ctx.activation.top, ctx.activation.backprop, ours=ours or rows is not None
+            )
         if ctx.kernel.transposed is not None:
             result = _convolve(gradient, ctx.kernel.transposed)
         else:
             result = input_gradient(gradient, x, ctx.kernel)
+        if rows is not None:
+            result = spread(result, rows, count)
         if ctx.straight and not torch.is_grad_enabled():
             setattr(result, _OURS, True)
         return result, None, None

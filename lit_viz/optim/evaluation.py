@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lit_viz.classifiers.rows import of_rows
 from lit_viz.errors import LitVizError
 
 #: From scores or logits, a row a network input, to a row an image; the identity where every image is one input.
@@ -100,7 +101,8 @@ class Evaluation:
         with torch.enable_grad():
             score = score if of is None else self._over_views(of(logits))
             total = (score if rows is None else torch.where(rows, score, 0)).sum()
-        (slope,) = torch.autograd.grad(total, source, retain_graph=keep, allow_unused=at is not None)
+        with of_rows(rows):
+            (slope,) = torch.autograd.grad(total, source, retain_graph=keep, allow_unused=at is not None)
         if slope is None:
             raise LitVizError(f"the score doesn't depend on layer {at!r}: name one on the way to the logits.")
         slope = self._over_processes(slope)

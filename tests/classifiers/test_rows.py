@@ -1,0 +1,69 @@
+"""Rows that want no gradient are left out of backwards, and the others get theirs to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import convolution as of_convolutions
+from lit_viz.classifiers.rows import of_rows, picked, rows_of, spread
+
+
+def slopes(lite0: Classifier, wanted: Tensor, leave_out: bool) -> Tensor:
+    x = torch.rand(len(wanted), 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits = lite0.fast()(x)[0]
+    with of_rows(wanted if leave_out else None):
+        return torch.autograd.grad(torch.where(wanted, logits[:, 3], 0).sum(), x)[0]
+
+
+@pytest.mark.parametrize("wanted", [[1, 0, 0, 1, 0, 1, 1, 0, 0], [0] * 9, [1] * 9, [0, 0, 0, 0, 0, 0, 0, 0, 1]])
+def test_the_other_rows_get_the_same_gradient(lite0: Classifier, wanted: list[int]) -> None:
+    rows = torch.tensor(wanted, dtype=torch.bool)
+    whole, part = (slopes(lite0, rows, leave_out) for leave_out in (False, True))
+    assert torch.equal(part, whole)
+    assert bool(whole[rows].flatten(1).any(1).all())
+
+
+def test_convolutions_go_back_with_as_many_rows_as_want_it(lite0: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: set[int] = set()
+    convolve, backward = of_convolutions._convolve, of_convolutions.input_gradient
+
+    def counting(gradient: Tensor, *args: Any) -> Tensor:
+        if not torch.is_grad_enabled():  # in a backward
+            counts.add(len(gradient))
+        return convolve(gradient, *args) if len(args) == 1 else backward(gradient, *args)
+
+    rows = torch.tensor([True, False, True, True, False])
+    lite0.fast()  # made before anything is counted
+    monkeypatch.setattr(of_convolutions, "input_gradient", counting)
+    slopes(lite0, rows, leave_out=False)
+    assert counts == {5}
+    counts.clear()
+    slopes(lite0, rows, leave_out=True)
+    assert counts == {3}
+
+
+def test_rows_that_are_no_numbers_are_not_zero() -> None:
+    gradient = torch.zeros(4, 2, 3, 3)
+    gradient[1, 0, 2, 2] = torch.nan
+    gradient[3, 1, 0, 0] = -1e-30
+    with of_rows(torch.tensor([True, False])), torch.no_grad():
+        assert rows_of(gradient) is not None
+        assert rows_of(gradient).tolist() == [1, 3]  # type: ignore[union-attr]
+        assert rows_of(gradient[1:2]) is None
+    with torch.no_grad():
+        assert rows_of(gradient) is None  # nobody has said that some are zero
+
+
+def test_picked_rows_are_put_back() -> None:
+    x, rows = torch.rand(5, 2, 3, 4).contiguous(memory_format=torch.channels_last), torch.tensor([0, 3])
+    part = picked(x, rows)
+    assert torch.equal(part, x[rows])
+    assert part.is_contiguous(memory_format=torch.channels_last)
+    back = spread(part, rows, 5)
+    assert torch.equal(back, torch.where(torch.tensor([1, 0, 0, 1, 0]).bool().view(5, 1, 1, 1), x, 0))
+    assert back.is_contiguous(memory_format=torch.channels_last)
