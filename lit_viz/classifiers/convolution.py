@@ -7,7 +7,7 @@ output tells; in guided backpropagation only where it is positive, besides.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -117,24 +117,25 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, *activated = ctx.saved_tensors
         ours = gradient.__dict__.pop(_OURS, False)
-        rows, count = rows_of(gradient), len(x)
-        if rows is not None and not len(rows):
-            return torch.zeros_like(x), None, None
-        if rows is not None:  # of x the shape alone is asked for
-            gradient, activated, x = picked(gradient, rows), [picked(y, rows) for y in activated], x[: len(rows)]
-        for y in activated:
-            gradient = rectified(
-                gradient, y, ctx.activation.top, ctx.activation.backprop, ours=ours or rows is not None
-            )
-        if ctx.kernel.transposed is not None:
-            result = _convolve(gradient, ctx.kernel.transposed)
+        rows = rows_of(gradient)
+        if rows is None:
+            result = _back(ctx, gradient, x, activated, ours)
+        elif len(rows):  # of x the shape alone is asked for
+            activated = [picked(y, rows) for y in activated]
+            result = spread(_back(ctx, picked(gradient, rows), x[: len(rows)], activated, True), rows, len(x))
         else:
-            result = input_gradient(gradient, x, ctx.kernel)
-        if rows is not None:
-            result = spread(result, rows, count)
+            result = torch.zeros_like(x)
         if ctx.straight and not torch.is_grad_enabled():
             setattr(result, _OURS, True)
         return result, None, None
+
+
+def _back(ctx: Any, gradient: Tensor, x: Tensor, activated: Sequence[Tensor], ours: bool) -> Tensor:
+    for y in activated:
+        gradient = rectified(gradient, y, ctx.activation.top, ctx.activation.backprop, ours=ours)
+    if ctx.kernel.transposed is not None:
+        return _convolve(gradient, ctx.kernel.transposed)
+    return input_gradient(gradient, x, ctx.kernel)
 
 
 def _convolve(x: Tensor, kernel: Kernel, activation: Activation = NONE) -> Tensor:

@@ -126,7 +126,7 @@ def heat(values: Tensor, limit: float) -> Tensor:
     """
     shades = _hot()
     places = (_share(values, limit).clamp(0, 1) * shades.shape[1]).long().clamp(max=shades.shape[1] - 1)
-    return torch.stack([channel.take(places) for channel in shades]).mul_(values.detach().cpu().isfinite())
+    return _finite(torch.stack([channel.take(places) for channel in shades]), values)
 
 
 @cache
@@ -148,8 +148,8 @@ def signed_heat(values: Tensor, limit: float) -> Tensor:
     """
     share = _share(values, limit).clamp(-1, 1)[..., None]
     above, below = (torch.tensor(to_rgb(colour)) for colour in (_RED, _BLUE))
-    colours = (1 - share.abs() * (1 - torch.where(share > 0, above, below))).float()
-    return (colours * values.detach().cpu().isfinite()[..., None]).permute(2, 0, 1)
+    colours = 1 - share.abs() * (1 - torch.where(share > 0, above, below))
+    return _finite(colours.float().permute(2, 0, 1), values)
 
 
 def overlay(
@@ -183,6 +183,11 @@ def overlay(
     cover = alpha * _share(values, limit).abs().clamp(max=1)
     cover = cover.masked_fill(~values.detach().cpu().isfinite(), 1.0)
     return ((1 - cover) * 0.7 * grey + cover * colours(values, limit)).float()
+
+
+def _finite(picture: Tensor, values: Tensor) -> Tensor:
+    """Return the picture ``(3, H, W)``, a new one, black where the value isn't finite."""
+    return picture.mul_(values.detach().cpu().isfinite())
 
 
 def _share(values: Tensor, limit: float) -> Tensor:
