@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from lit_viz.classifiers.compiling import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.commands.base import Command
 from lit_viz.engine.devices import DevicesMode
@@ -65,6 +66,12 @@ def _add_common(parser: LightningArgumentParser, command: Command) -> None:
     add("--project", type=str | None, default=None, help="W&B project; null: WANDB_PROJECT, else lit_viz")
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
     add("--devices_mode", type=DevicesMode, default="images", help="several devices share images, or views of one")
+    add(
+        "--compile",
+        type=CompileMode | None,
+        default=None,
+        help="let torch.compile compile the network, for GPUs: reduce-overhead replays CUDA graphs",
+    )
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
 
 

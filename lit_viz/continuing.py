@@ -33,6 +33,7 @@ _FREE = (
     "project",
     "trainer",
     "devices_mode",
+    "compile",
     "slots",
     "checkpoint_every",
     "figure",

@@ -82,7 +82,7 @@ def fit(
         Interrupted: by a signal.
         LitVizError: another process has ended.
     """
-    module.devices_mode = config.devices_mode
+    module.devices_mode, module.compile_mode = config.devices_mode, config.compile
     last = None if config.out is None else Path(config.out) / LAST_CHECKPOINT
     resumed = last if last is not None and config.resume and last.exists() else None
     checkpoints = Checkpoints(last, every_steps=config.checkpoint_every)

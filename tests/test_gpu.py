@@ -56,6 +56,36 @@ def test_every_method_runs_in_every_precision(smooth: Classifier, precision: str
     assert torch.isfinite(maps.attributions).all()
 
 
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_runs_have_the_same_outcomes(lite0: Classifier, mode: str) -> None:
+    torch._dynamo.reset()
+    pictures = torch.rand(5, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    for attack in ("pgd", "deepfool", "carlini_wagner"):  # one slope a step, several of one forward, some of the rows
+        runs = [
+            lv.attack(lite0, pictures, attack=attack, iterations=12, slots=3, compile=how, **GPU)
+            for how in (None, mode)
+        ]
+        assert [r["success_float"] for r in runs[0].results] == [r["success_float"] for r in runs[1].results]
+    maps = [
+        lv.saliency(lite0, pictures, method=["smoothgrad"], iterations=8, slots=3, check="none", compile=how, **GPU)
+        for how in (None, mode)
+    ]
+    torch.testing.assert_close(maps[1].attributions, maps[0].attributions, rtol=0.05, atol=1e-2)
+    class_images = lv.visualize(lite0, [1, 2], iterations=40, model__views=2, compile=mode, **GPU)
+    assert all(record["objective"] > 5 for record in class_images.results)
+    assert not any("not compiled" in note for note in lite0.notes)
+
+
+def test_cuda_graphs_keep_no_memory_of_past_steps(lite0: Classifier) -> None:
+    torch._dynamo.reset()
+    picture = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    held = []
+    for iterations in (20, 20, 200):
+        lv.attack(lite0, picture, attack="pgd", iterations=iterations, compile="reduce-overhead", **GPU)
+        held.append(torch.cuda.memory_reserved())
+    assert held[2] <= held[1] + 2**26
+
+
 @pytest.mark.parametrize("method", ["gradient", "smoothgrad", "integrated_gradients", "grad_cam"])
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
 def test_captum_agrees_with_maps_of_the_gpu(method: str, place: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from lit_viz.classifiers.compiling import CompileMode
 from lit_viz.classifiers.copying import COPIED_TOLERANCE, fast_copy, probed, relative_difference
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, full_float32
@@ -114,6 +115,7 @@ class Classifier:
         dtype: torch.dtype = torch.float32,
         backprop: Backprop = "plain",
         residual_gradient: float = 1.0,
+        compiled: CompileMode | None = None,
     ) -> FrozenNetwork:
         """Return the private fast copy: frozen, eval, channels-last, batch norm folded, activations fused.
 
@@ -128,6 +130,8 @@ class Classifier:
                 network without any all three are the gradient.
             residual_gradient: of the gradient that comes back through residual branches so much is kept; below 1 it
                 depends less on this one network (see :mod:`~lit_viz.classifiers.residual`). Logits stay as they are.
+            compiled: by ``torch.compile`` in this mode, instead of lit_viz's own kernels, which are for CPUs; where it
+                can't be, or layers are read, the copy is used as it is.
 
         Raises:
             LitVizError: a layer in ``keep`` that the network doesn't have (the near names are listed), or a network
@@ -139,11 +143,11 @@ class Classifier:
         state = (*self.original.parameters(), *self.original.buffers())
         weights = tuple((id(t), 0 if t.is_inference() else t._version) for t in state)
         kept = frozenset(map(layer_of, keep))
-        key = (kept, where, dtype, backprop, residual_gradient, weights)
+        key = (kept, where, dtype, backprop, residual_gradient, compiled, weights)
         if key not in self._copies:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
             self._state = self._state or self._look()
-            self._copies[key] = fast_copy(self, kept, where, dtype, backprop, residual_gradient)
+            self._copies[key] = fast_copy(self, kept, where, dtype, backprop, residual_gradient, compiled)
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 

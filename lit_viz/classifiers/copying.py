@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.chunking import chunk_bottlenecks, fit_chunks, restore
+from lit_viz.classifiers.compiling import CompileMode
 from lit_viz.classifiers.convolution import replace_convolutions
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.frozen import FrozenNetwork
@@ -50,6 +51,7 @@ def fast_copy(
     dtype: torch.dtype,
     backprop: Backprop = "plain",
     residual_gradient: float = 1.0,
+    compiled: CompileMode | None = None,
 ) -> FrozenNetwork:
     """Return the fast copy of ``classifier.original``; see :meth:`Classifier.fast`.
 
@@ -79,7 +81,7 @@ def fast_copy(
             copied = FrozenNetwork(plain, mean, std, draws=True, notes=[note])
         else:
             try:
-                copied = _folded_and_fused(classifier, plain, x, keep, device, dtype)
+                copied = _folded_and_fused(classifier, plain, x, keep, device, dtype, own_kernels=compiled is None)
                 _prove(copied, classifier, dtype)
             except _Refused as reason:
                 return _as_it_is(classifier, reason, residual_gradient)
@@ -87,6 +89,8 @@ def fast_copy(
             copied.damp(branches, residual_gradient)
         elif residual_gradient != 1:
             copied.notes = (*copied.notes, f"{name} having no residual branches that end in a layer, {_NOT_DAMPED}")
+        if compiled is not None:
+            copied.notes = (*copied.notes, *_compile(copied, classifier, compiled))
         return copied
 
 
@@ -106,6 +110,23 @@ def _prove(copied: FrozenNetwork, classifier: Classifier, dtype: torch.dtype) ->
     with torch.no_grad():
         if relative_difference(copied(x)[0], classifier.logits(x)) > allowed:
             raise _Refused("a fast copy of it gives other logits")
+
+
+def _compile(copied: FrozenNetwork, classifier: Classifier, mode: CompileMode) -> list[str]:
+    """Compile the copy if it gives the same then, and return what is to be said of it."""
+    dtype = copied.scale.dtype
+    x = probe_images(classifier.channels, classifier.size).to(copied.scale.device, dtype)
+    whole = _answer_and_gradient(copied, x)
+    try:
+        copied.compile_as(mode)
+        departure = _departure(copied, x, whole, max(FUSED_TOLERANCE, math.sqrt(torch.finfo(dtype).eps)), 0.05)
+    except Exception as error:  # whatever torch.compile raises, of the network's code or of compilers that are missing
+        departure = first_line(error)
+    if departure is not None:
+        copied.compile_as(None)
+        return [f"{classifier.name} is not compiled, which is slower: {departure}"]
+    slower = "on a processor it is slower than lit_viz's own kernels, whose place it takes (leave out --compile)"
+    return [f"{classifier.name} is compiled: {slower}"] if x.device.type == "cpu" else []
 
 
 def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -260,6 +281,7 @@ def _folded_and_fused(
     keep: Collection[str],
     device: torch.device,
     dtype: torch.dtype,
+    own_kernels: bool,
 ) -> FrozenNetwork:
     notes: list[str] = []
     folded = fused = 0
@@ -278,7 +300,7 @@ def _folded_and_fused(
         _answer(network, x.to(device, dtype, memory_format=torch.channels_last))
     except Exception as error:  # what the owner's code casts by itself doesn't go with it, most often
         raise _Refused(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
-    if device.type == "cpu" and dtype == torch.float32 and can_fuse():
+    if own_kernels and device.type == "cpu" and dtype == torch.float32 and can_fuse():
         try:
             network, fused = _fuse(network, x.to(device, dtype, memory_format=torch.channels_last), keep)
         except _Refused as reason:
@@ -289,7 +311,7 @@ def _folded_and_fused(
     # A kept container may end in a layer that was folded or fused: what it holds is kept as well.
     inside = {n for n in layer_names(plain) for k in altered & set(keep) if n.startswith(k + ".")}
     if not inside <= set(keep):
-        return _folded_and_fused(classifier, plain, x, {*keep, *inside}, device, dtype)
+        return _folded_and_fused(classifier, plain, x, {*keep, *inside}, device, dtype, own_kernels)
     mean, std = classifier.mean, classifier.std
     return FrozenNetwork(network, mean, std, altered=altered, kept=keep, notes=notes, folded=folded, fused=fused)
 

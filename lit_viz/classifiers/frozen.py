@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lit_viz.classifiers.compiling import Compiled, CompileMode
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
 from lit_viz.classifiers.layers import layer_of, reading, reads_moments
 from lit_viz.classifiers.outputs import logits_of
@@ -56,6 +57,7 @@ class FrozenNetwork(nn.Module):
         # A guest is hidden in a tuple: nobody who moves, trains or saves this module reaches it.
         self._guest: tuple[nn.Module, ...] = (network,) if guest else ()
         self._own = None if guest else network
+        self._compiled: Compiled | None = None
         self.blind = blind
         self.altered, self.draws, self.notes = frozenset(altered), draws, tuple(notes)
         self.kept = None if kept is None else frozenset(kept)
@@ -98,7 +100,8 @@ class FrozenNetwork(nn.Module):
         ):
             layout = torch.contiguous_format if self._own is None else torch.channels_last
             images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
-            output = network(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
+            call = network if self._compiled is None or layers else self._compiled
+            output = call(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
         logits = logits_of(output, len(x))
         if torch.is_grad_enabled() and x.requires_grad and (self.blind or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
@@ -114,6 +117,12 @@ class FrozenNetwork(nn.Module):
         """Let the gradient by these layers' output come back multiplied by ``factor``; values stay. Of a copy only."""
         assert self._own is not None
         damp(self._own, branches, factor)
+
+    def compile_as(self, mode: CompileMode | None) -> None:
+        """Call the network compiled from now on, or None: as it is; also where layers are read, which is by hooks. Of a
+        copy only."""
+        assert self._own is not None
+        self._compiled = None if mode is None else Compiled(self._own, mode)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Do nothing: a frozen network stays in eval mode."""

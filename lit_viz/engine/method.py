@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.classifiers.compiling import CompileMode
 from lit_viz.engine.devices import Processes
 from lit_viz.engine.looks import Look
 from lit_viz.engine.moments import Moments
@@ -40,6 +41,7 @@ class Method(pl.LightningModule):
         notes: sentences worth saying once before the run.
         advice: what to do where an image breaks (its score is no finite number), as the end of a sentence.
         processes: those of the run, once they are connected.
+        compile_mode: how ``torch.compile`` compiles the network; None: not at all.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Method(pl.LightningModule):
         self.notes: list[str] = []
         self.advice = "try a lower learning rate"
         self.processes = Processes()
+        self.compile_mode: CompileMode | None = None
 
     @property
     def number(self) -> torch.dtype:
@@ -79,6 +82,11 @@ class Method(pl.LightningModule):
         """The dtype of the network in training: half precision under ``--trainer.precision 16-mixed`` or
         ``bf16-mixed``, that of the images under any other. Outcomes are told by the original, in its own."""
         return _HALF.get("" if self._trainer is None else str(self._trainer.precision), self.number)
+
+    def frozen(self, keep: Collection[str], device: torch.device, **how: Any) -> FrozenNetwork:
+        """Return the copy of the classifier that is asked in training; see
+        :meth:`~lit_viz.classifiers.Classifier.fast`."""
+        return self.classifier.fast(keep, device, self.network_dtype, compiled=self.compile_mode, **how)
 
     @property
     def usual_network(self) -> str:

@@ -11,6 +11,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.compiling import begin_step
 from lit_viz.engine.bridge import StepRuleOptimizer
 from lit_viz.engine.checkpoint import packed, unpacked
 from lit_viz.engine.devices import Agreed, Asked, DevicesMode, Processes
@@ -85,6 +86,8 @@ class ImageTraining(Method):
 
     def _train(self) -> dict[str, Any]:
         began = time.perf_counter()
+        if self.compile_mode is not None:
+            begin_step()
         results = self.queue.fill(self)
         observations: list[Observation] = []
         if len(self.slots):

@@ -62,7 +62,7 @@ class AttackTraining(PhotographTraining):
 
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network."""
-        network = self.classifier.fast((), device, self.network_dtype, residual_gradient=self.residual_gradient)
+        network = self.frozen((), device, residual_gradient=self.residual_gradient)
         self._evaluator = Evaluator(
             networks={"plain": network},
             decode=lambda x: x,

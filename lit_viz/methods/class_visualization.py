@@ -131,11 +131,7 @@ class ClassVisualization(ImageTraining):
             )
         self._evaluator = Evaluator(
             processes=self.processes,
-            networks={
-                "plain": self.classifier.fast(
-                    self.objective.layers, device, self.network_dtype, residual_gradient=self.residual_gradient
-                )
-            },
+            networks={"plain": self.frozen(self.objective.layers, device, residual_gradient=self.residual_gradient)},
             decode=self._decode,
             look=self._views,
             objective=self.objective,

@@ -132,7 +132,7 @@ class SaliencyMap(PhotographTraining):
             for name in method.networks:
                 layers[name].update(method.layers)
         networks: dict[str, FrozenNetwork] = {
-            name: self.classifier.fast(read, device, self.network_dtype, backprop=name) for name, read in layers.items()
+            name: self.frozen(read, device, backprop=name) for name, read in layers.items()
         }
         self._evaluators = {
             name: Evaluator(
