@@ -65,12 +65,19 @@ class Adapted(StepRule):
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate once and let the optimizer take one step up."""
-        gradient = evaluate(x).gradient
+        return *self.climb(x, evaluate(x).gradient, state), never(x)
+
+    def climb(self, x: Tensor, gradient: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return ``x`` ``(N, ...)`` after a step up the gradient, and the state with what the optimizer remembers.
+
+        ``iteration`` says how many steps a row has made; one that has made none begins with an empty memory.
+        """
         # Rows and slopes of one layout: torch's fused kernels walk through both alike, and a network's slopes are
         # channels-last.
         x, gradient = x.clone(memory_format=torch.contiguous_format), gradient.contiguous()
         optimizer = self._optimizer(list(x), self.lr(state).tolist())
         own = self._own if self._own is not None else tuple(self._room(x[0]))  # a resume does without init
+        state = {**state, **{key: state[key].clone() for key in own}}
         parameters = [group["params"][0] for group in optimizer.param_groups]
         for n, (parameter, iteration) in enumerate(zip(parameters, state["iteration"].tolist(), strict=True)):
             parameter.grad = gradient[n]
@@ -82,7 +89,7 @@ class Adapted(StepRule):
                 value = optimizer.state[parameter][key]
                 if value.data_ptr() != state[key][n].data_ptr():  # it was not updated in place
                     state[key][n] = value
-        return x, state, never(x)
+        return x, state
 
     def _optimizer(self, rows: list[Tensor], rates: list[float]) -> torch.optim.Optimizer:
         groups = [{"params": [row], "lr": rate} for row, rate in zip(rows, rates, strict=True)]

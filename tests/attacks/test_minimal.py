@@ -349,7 +349,7 @@ class Recorded(CarliniWagner):
 
 @targeted
 def test_adam_is_torchs_in_tanh_space(targeted: bool) -> None:
-    """The loss over c by autograd; black and white pixels among the others."""
+    """The loss over c by autograd; black and white pixels among the others, at which w ends."""
     c, x = 0.1, photographs(6, low=-0.3, high=1.3).clamp(0, 1)
     labels = CURVED(x).argmax(1).tolist()
     targets = [(label + 2) % 5 for label in labels]
@@ -362,7 +362,7 @@ def test_adam_is_torchs_in_tanh_space(targeted: bool) -> None:
         adam = torch.optim.Adam([w], lr=0.01, eps=1e-16)
         for images in network.inputs:
             here = (w.tanh() / 0.9 + 1) / 2
-            here = here + (here.clamp(0, 1) - here).detach()
+            here = here + (here.clamp(0, 1) - here).detach()  # to the last bits
             torch.testing.assert_close(images, here.detach(), rtol=0, atol=1e-9)
             z = CURVED(here)[0]
             own = targets[n] if targeted else labels[n]
@@ -371,6 +371,7 @@ def test_adam_is_torchs_in_tanh_space(targeted: bool) -> None:
             adam.zero_grad()
             ((here - x[n]).square().sum() / c + missing.clamp(min=0)).backward()
             adam.step()
+            w.data.clamp_(-math.atanh(0.9), math.atanh(0.9))
 
 
 def test_black_and_white_pixels_have_a_finite_w_and_move() -> None:
