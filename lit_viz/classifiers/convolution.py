@@ -117,12 +117,13 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, *activated = ctx.saved_tensors
         ours = gradient.__dict__.pop(_OURS, False)
-        rows = rows_of(gradient)
-        if rows is None:
+        fewer = rows_of(gradient)
+        if fewer is None:
             result = _back(ctx, gradient, x, activated, ours)
-        elif len(rows):  # of x the shape alone is asked for
+        elif len(fewer[0]):  # of x the shape alone is asked for
+            rows, gradient = fewer
             activated = [picked(y, rows) for y in activated]
-            result = spread(_back(ctx, picked(gradient, rows), x[: len(rows)], activated, True), rows, len(x))
+            result = spread(_back(ctx, gradient, x[: len(rows)], activated, True), rows, len(x))
         else:
             result = torch.zeros_like(x)
         if ctx.straight and not torch.is_grad_enabled():

@@ -51,9 +51,10 @@ def test_rows_that_are_no_numbers_are_not_zero() -> None:
     gradient[1, 0, 2, 2] = torch.nan
     gradient[3, 1, 0, 0] = -1e-30
     with of_rows(torch.tensor([True, False])), torch.no_grad():
-        rows = rows_of(gradient)
-        assert rows is not None
-        assert rows.tolist() == [1, 3]
+        found = rows_of(gradient)
+        assert found is not None
+        assert found[0].tolist() == [1, 3]
+        assert torch.equal(found[1].nan_to_num(7), gradient[[1, 3]].nan_to_num(7))
         assert rows_of(gradient[1:2]) is None
     with torch.no_grad():
         assert rows_of(gradient) is None  # nobody has said that some are zero
@@ -67,3 +68,17 @@ def test_picked_rows_are_put_back() -> None:
     back = spread(part, rows, 5)
     assert torch.equal(back, torch.where(torch.tensor([1, 0, 0, 1, 0]).bool().view(5, 1, 1, 1), x, 0))
     assert back.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_was_put_back_is_known_until_somebody_adds_to_it() -> None:
+    part, rows = torch.rand(2, 2, 3, 4), torch.tensor([0, 3])
+    with of_rows(torch.tensor([True, False])), torch.no_grad():
+        known = rows_of(spread(part, rows, 5))
+        assert known is not None
+        assert known[1] is part  # not looked for
+        whole = spread(part, rows, 5)
+        whole += torch.ones(5, 1, 1, 1) * torch.tensor([0, 1, 0, 0, 0]).view(5, 1, 1, 1)  # as torch sums gradients
+        found = rows_of(whole)
+        assert found is not None
+        assert found[0].tolist() == [0, 1, 3]
+        assert torch.equal(found[1], whole[[0, 1, 3]])
