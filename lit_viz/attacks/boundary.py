@@ -21,10 +21,11 @@ def to_boundary(gap: Tensor, slope: Tensor, ball: Norm) -> Tensor:
     return torch.where(steepness > 0, gap.abs() / steepness, torch.inf)
 
 
-def unblocked(slope: Tensor, x: Tensor) -> Tensor:
-    """Return the slopes, zero where a way up them would leave [0, 1] at once: at black pixels down, at white ones up.
+def ways(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest slopes up which the pixels of ``x`` ``(N, C, H, W)`` can go.
 
-    A pixel that can't go along brings no boundary nearer.
+    Slopes clamped to them are zero where a way up them would leave [0, 1] at once, at black pixels down and at white
+    ones up: a pixel that can't go along brings no boundary nearer.
     """
-    blocked = ((x <= 0) & (slope < 0)) | ((x >= 1) & (slope > 0))
-    return torch.where(blocked, 0, slope)
+    x = x.contiguous(memory_format=torch.channels_last)  # as a network's slopes are
+    return torch.where(x <= 0, 0, -torch.inf), torch.where(x >= 1, 0, torch.inf)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack
-from lit_viz.attacks.boundary import to_boundary, unblocked
+from lit_viz.attacks.boundary import to_boundary, ways
 from lit_viz.attacks.feasible import Norm, checked_norm, steepest
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
@@ -71,10 +71,11 @@ class DeepFool(Attack):
             rivals = rivals[:, :1]
         distance = torch.full_like(evaluation.score, torch.inf)
         nearest = torch.zeros_like(x)
+        lowest, highest = ways(x)
         for k, rival in enumerate(rivals.unbind(1)):
             reached, left = torch.where(towards, goal, rival), torch.where(towards, rival, goal)
             asked = rows & ~towards if k else rows
-            slope = unblocked(_slope(evaluation, reached, left, asked, keep=k + 1 < rivals.shape[1]), x)
+            slope = _slope(evaluation, reached, left, asked, keep=k + 1 < rivals.shape[1]).clamp_(lowest, highest)
             here = to_boundary(_gap(logits, reached, left), slope, self.norm)
             nearer = asked & (here < distance)
             distance, nearest = torch.where(nearer, here, distance), chosen(nearer, slope, nearest)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from lit_viz.classifiers.folding import plain_convolution
 from lit_viz.classifiers.input_gradient import input_gradient
 from lit_viz.classifiers.kernels import NONE, Activation, Geometry, Kernel, computable
+from lit_viz.classifiers.observing import links
+from lit_viz.classifiers.outputs import traced
 from lit_viz.classifiers.rectifiers import rectified
-from lit_viz.classifiers.rows import picked, rows_of, spread
+from lit_viz.classifiers.rows import activated_rows, carried, of_rows, rows_of, spread
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 _OURS = "_lit_viz_ours"  # marks a gradient that the convolution before may write over: nobody else gets it
@@ -34,6 +36,7 @@ class FastConvolution(nn.Conv2d):
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)
         self.activation = activation
+        self.alone = False  # whether nothing else takes what it is given; see :func:`find_chains`
         self.same = isinstance(conv, timm_types(CONV2D_SAME))
         self.kernels: dict[tuple[int, ...], Kernel] = {}
 
@@ -48,7 +51,7 @@ class FastConvolution(nn.Conv2d):
         if not fast:
             plain: Tensor = self._conv_forward(x, self.weight, self.bias)
             return plain
-        return _convolve(x, self._kernel(self._same_padding(x) if centred else ()), self.activation)
+        return _convolve(x, self._kernel(self._same_padding(x) if centred else ()), self.activation, self.alone)
 
     def _kernel(self, same: tuple[int, ...]) -> Kernel:
         """Return the weights; ``same``: the zeros left, right, above and below of "same" padding, if it is centred.
@@ -97,6 +100,24 @@ def replace_convolutions(network: nn.Module, keep: Collection[str]) -> int:
     return len(found)
 
 
+def find_chains(network: nn.Module, x: Tensor) -> None:
+    """Find the convolutions that alone take what another one gives, by watching a forward of the images ``x``, two at
+    least; and prove it by a backward of one of them."""
+
+    def ours(module: nn.Module) -> bool:
+        return isinstance(module, FastConvolution)
+
+    found = [network.get_submodule(link.taker) for link in links(network, x, ours, ours)[0]]
+    for convolution in found:
+        convolution.alone = True  # type: ignore[assignment]
+    leaf, logits = traced(network, x)
+    with of_rows(torch.arange(len(x)) == 0):
+        (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)
+    if not bool(gradient.isfinite().all()):  # what nobody was seen to look at was looked at
+        for convolution in found:
+            convolution.alone = False  # type: ignore[assignment]
+
+
 class _Convolution(torch.autograd.Function):
     """``y = act(conv(x))``; differentiable in ``x`` alone, any number of times.
 
@@ -106,15 +127,16 @@ class _Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Kernel, activation: Activation) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernel: Kernel, activation: Activation, alone: bool) -> Tensor:
         y = kernel(x, activation)
         ctx.save_for_backward(x, *([] if activation == NONE else [y]))
         ctx.kernel, ctx.activation = kernel, activation
         ctx.straight = getattr(x.grad_fn, "_forward_cls", None) is _Convolution
+        ctx.alone = alone and ctx.straight
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         x, *activated = ctx.saved_tensors
         ours = gradient.__dict__.pop(_OURS, False)
         fewer = rows_of(gradient)
@@ -122,13 +144,14 @@ class _Convolution(torch.autograd.Function):
             result = _back(ctx, gradient, x, activated, ours)
         elif len(fewer[0]):  # of x the shape alone is asked for
             rows, gradient = fewer
-            activated = [picked(y, rows) for y in activated]
-            result = spread(_back(ctx, gradient, x[: len(rows)], activated, True), rows, len(x))
+            activated = activated_rows(ctx, activated, rows)
+            put = carried if ctx.alone else spread
+            result = put(_back(ctx, gradient, x[: len(rows)], activated, True), rows, len(x))
         else:
             result = torch.zeros_like(x)
         if ctx.straight and not torch.is_grad_enabled():
             setattr(result, _OURS, True)
-        return result, None, None
+        return result, None, None, None
 
 
 def _back(ctx: Any, gradient: Tensor, x: Tensor, activated: Sequence[Tensor], ours: bool) -> Tensor:
@@ -139,7 +162,7 @@ def _back(ctx: Any, gradient: Tensor, x: Tensor, activated: Sequence[Tensor], ou
     return input_gradient(gradient, x, ctx.kernel)
 
 
-def _convolve(x: Tensor, kernel: Kernel, activation: Activation = NONE) -> Tensor:
+def _convolve(x: Tensor, kernel: Kernel, activation: Activation = NONE, alone: bool = False) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Convolution.apply(x, kernel, activation)  # type: ignore[no-any-return, no-untyped-call]
+        return _Convolution.apply(x, kernel, activation, alone)  # type: ignore[no-any-return, no-untyped-call]
     return kernel(x, activation)

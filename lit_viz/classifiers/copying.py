@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers.chunking import chunk_bottlenecks, fit_chunks, restore
 from lit_viz.classifiers.compiling import CompileMode
-from lit_viz.classifiers.convolution import replace_convolutions
+from lit_viz.classifiers.convolution import find_chains, replace_convolutions
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.fusing import can_fuse, fuse_activations
@@ -342,6 +342,7 @@ def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Modu
     replaced = replace_convolutions(candidate, keep) + replace_linears(candidate) + freeze_batch_norms(candidate)
     if not replaced and not pairs:
         return network, 0
+    find_chains(candidate, x)
     # In the mean, because at a kink the last bit of a forward decides whether a pixel's gradient passes.
     departure = _departure(candidate, x, _answer_and_gradient(network, x), FUSED_TOLERANCE, 0.05)
     if departure is not None:

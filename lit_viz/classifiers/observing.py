@@ -50,12 +50,13 @@ def links(
     to the proof that follows every change made on this ground.
     """
     given: dict[tuple[int, int], tuple[str, Tensor]] = {}  # holds the tensors, so that no identity is used again
+    gives: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     found: list[tuple[Link, tuple[int, int]]] = []
 
     def give(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            calls[name] += 1
+            gives[name] += 1
             if isinstance(output, Tensor):
                 given[_state(output)] = (name, output)
                 uses.of[_state(output)] = 0  # what was counted belongs to a tensor of the past
@@ -78,4 +79,4 @@ def links(
     finally:
         for handle in handles:
             handle.remove()
-    return [link for link, state in found if calls[link.giver] == 1 and uses.of[state] == 1], calls
+    return [link for link, state in found if gives[link.giver] == 1 and uses.of[state] == 1], calls

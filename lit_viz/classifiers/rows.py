@@ -6,29 +6,35 @@ of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _FEWER: ContextVar[bool] = ContextVar("fewer", default=False)
+_AGAIN: ContextVar[bool] = ContextVar("again", default=False)
 _KNOWN = "_lit_viz_rows"  # of a gradient, its version and what rows_of() returns
 
 
 @contextmanager
-def of_rows(rows: Tensor | None) -> Iterator[None]:
+def of_rows(rows: Tensor | None, *, again: bool = False) -> Iterator[None]:
     """Let backwards in the body, of a score that reads ``rows`` ``(N,)`` bool alone, look for what is zero.
 
-    It costs a pass over each gradient, so they don't where the score reads all rows (also: None). Backwards on a GPU
-    never do: their threads don't hear of it.
+    It costs a pass over each gradient, so they don't where the score reads all rows (also: None), nor on a GPU.
+
+    Args:
+        rows: that are read.
+        again: whether the same graph is gone back once more afterwards.
     """
-    token = _FEWER.set(rows is not None and rows.is_cpu and not bool(rows.all()))
+    tokens = _FEWER.set(rows is not None and rows.is_cpu and not bool(rows.all())), _AGAIN.set(again)
     try:
         yield
     finally:
-        _FEWER.reset(token)
+        _FEWER.reset(tokens[0])
+        _AGAIN.reset(tokens[1])
 
 
 def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -51,6 +57,17 @@ def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
     return rows, picked(gradient, rows)
 
 
+def activated_rows(ctx: Any, activated: Sequence[Tensor], rows: Tensor) -> Sequence[Tensor]:
+    """Return the rows of what a step's forward gave, which are kept in ``ctx`` where it is gone back again."""
+    known, parts = getattr(ctx, "parts", (None, ()))
+    if known is not None and torch.equal(known, rows):
+        return parts
+    parts = [picked(y, rows) for y in activated]
+    if _AGAIN.get():
+        ctx.parts = rows, parts
+    return parts
+
+
 def picked(x: Tensor, rows: Tensor) -> Tensor:
     """Return ``x[rows]``, channels-last; of ``(N, C, H, W)`` that is."""
     return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
@@ -60,5 +77,15 @@ def spread(x: Tensor, rows: Tensor, count: int) -> Tensor:
     """Return ``(count, C, H, W)`` that has the rows of ``x`` in the places ``rows``, and is zero elsewhere."""
     inner = x.permute(0, 2, 3, 1)
     whole = inner.new_zeros(count, *inner.shape[1:]).index_copy_(0, rows, inner).permute(0, 3, 1, 2)
+    return _known(whole, x, rows)
+
+
+def carried(x: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Return what stands for ``spread(x, rows, count)`` where nothing but :func:`rows_of` looks at it: it holds no
+    numbers."""
+    return _known(x.new_full((), torch.nan).expand(count, *x.shape[1:]), x, rows)
+
+
+def _known(whole: Tensor, x: Tensor, rows: Tensor) -> Tensor:
     setattr(whole, _KNOWN, (whole._version, (rows, x)))
     return whole

@@ -9,10 +9,11 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_viz.classifiers.convolution import FastConvolution, replace_convolutions
+from lit_viz.classifiers.convolution import FastConvolution, find_chains, replace_convolutions
 from lit_viz.classifiers.fusing import FusedConvolution, can_fuse
 from lit_viz.classifiers.kernels import NONE, Activation
-from tests.classifiers.networks import conv_net
+from lit_viz.classifiers.rows import of_rows
+from tests.classifiers.networks import conv_net, scripted
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
 
@@ -222,6 +223,71 @@ def test_a_mask_written_into_the_gradient_is_that_of_torch_however_the_layers_ar
         (gradient,) = torch.autograd.grad(y, x, weights, retain_graph=True)
         assert torch.allclose(gradient.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     assert torch.equal(weights, before)
+
+
+class Wired(nn.Module):
+    """The chain as a network, two logits an image."""
+
+    def __init__(self, wiring: Any) -> None:
+        super().__init__()
+        self.convolutions = chain("relu", "hardtanh", "relu")
+        self.wire = wiring
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.wire(*self.convolutions, x)
+        return torch.stack([y.mean((1, 2, 3)), y.amax((1, 2, 3))], 1)
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+def test_what_something_else_takes_as_well_is_no_chain() -> None:
+    found = {}
+    hidden = scripted(Twice())  # who sees that it takes a tensor?
+    behind_the_scenes = {"hidden": lambda a, b, c, x: (lambda y: c(b(y)) + hidden(y))(a(x))}
+    for name, wiring in {**WIRINGS, **behind_the_scenes}.items():
+        net = nn.Sequential(Wired(wiring))
+        find_chains(net, torch.rand(2, 4, 8, 7))
+        found[name] = [convolution.alone for convolution in net[0].convolutions]
+    assert found == {
+        "straight": [False, True, True],
+        "taken twice": [False, False, False],
+        "taken first elsewhere": [False, False, False],
+        "one gradient for two": [False, False, False],
+        "residual": [False, False, False],
+        "residual behind": [False, False, True],
+        "hidden": [False, False, False],  # a backward has shown it
+    }
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(wiring: str) -> None:
+    net = nn.Sequential(Wired(WIRINGS[wiring]))
+    find_chains(net, torch.rand(2, 4, 8, 7))
+    x = torch.rand(5, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    rows = torch.tensor([False, True, False, True, True])
+    score = torch.where(rows, net(x)[:, 0], 0).sum()
+    (whole,) = torch.autograd.grad(score, x, retain_graph=True)
+    for again in (True, True, False):  # rows of the activations are kept, used once more, and used at last
+        with of_rows(rows, again=again):
+            (part,) = torch.autograd.grad(score, x, retain_graph=again)
+        torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_a_graph_is_gone_back_for_some_rows_and_then_for_others() -> None:
+    net = nn.Sequential(Wired(WIRINGS["straight"]))
+    find_chains(net, torch.rand(2, 4, 8, 7))
+    x = torch.rand(3, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    logits = net(x)[:, 0]
+    for kept in ([True, False, True], [False, True, True], [True, False, False]):
+        rows = torch.tensor(kept)
+        score = torch.where(rows, logits, 0).sum()
+        (whole,) = torch.autograd.grad(score, x, retain_graph=True)
+        with of_rows(rows, again=True):
+            (part,) = torch.autograd.grad(score, x, retain_graph=True)
+        torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-7)
 
 
 class Masks(TorchDispatchMode):
