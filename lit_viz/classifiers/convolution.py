@@ -23,6 +23,10 @@ from lit_viz.classifiers.rectifiers import rectified
 from lit_viz.classifiers.rows import activated_rows, carried, of_rows, rows_of, spread
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
+#: To leave rows of a batch out of a backward pays where so many are wanted at most, by the times of EfficientNet-Lite0
+#: and ResNet-50; the first where convolutions give their rows straight to each other, else the second.
+_FEW_IN_CHAINS, _FEW = 0.8, 0.4
+
 _OURS = "_lit_viz_ours"  # marks a gradient that the convolution before may write over: nobody else gets it
 
 
@@ -36,6 +40,7 @@ class FastConvolution(nn.Conv2d):
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)
         self.activation = activation
+        self.few = _FEW
         self.alone = False  # whether nothing else takes what it is given; see :func:`find_chains`
         self.same = isinstance(conv, timm_types(CONV2D_SAME))
         self.kernels: dict[tuple[int, ...], Kernel] = {}
@@ -51,7 +56,9 @@ class FastConvolution(nn.Conv2d):
         if not fast:
             plain: Tensor = self._conv_forward(x, self.weight, self.bias)
             return plain
-        return _convolve(x, self._kernel(self._same_padding(x) if centred else ()), self.activation, self.alone)
+        return _convolve(
+            x, self._kernel(self._same_padding(x) if centred else ()), self.activation, self.few, self.alone
+        )
 
     def _kernel(self, same: tuple[int, ...]) -> Kernel:
         """Return the weights; ``same``: the zeros left, right, above and below of "same" padding, if it is centred.
@@ -107,15 +114,17 @@ def find_chains(network: nn.Module, x: Tensor) -> None:
     def ours(module: nn.Module) -> bool:
         return isinstance(module, FastConvolution)
 
-    found = [network.get_submodule(link.taker) for link in links(network, x, ours, ours)[0]]
-    for convolution in found:
-        convolution.alone = True  # type: ignore[assignment]
-    leaf, logits = traced(network, x)
-    with of_rows(torch.arange(len(x)) == 0):
+    convolutions = [module for module in network.modules() if isinstance(module, FastConvolution)]
+    chained = {network.get_submodule(link.taker) for link in links(network, x, ours, ours)[0]}
+    for convolution in convolutions:
+        convolution.alone = convolution in chained
+        convolution.few = _FEW_IN_CHAINS if 2 * len(chained) > len(convolutions) else _FEW
+    leaf, logits = traced(network, x.repeat(2, 1, 1, 1))
+    with of_rows(torch.arange(len(leaf)) == 0):
         (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)
     if not bool(gradient.isfinite().all()):  # what nobody was seen to look at was looked at
-        for convolution in found:
-            convolution.alone = False  # type: ignore[assignment]
+        for convolution in convolutions:
+            convolution.alone, convolution.few = False, _FEW
 
 
 class _Convolution(torch.autograd.Function):
@@ -127,19 +136,19 @@ class _Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Kernel, activation: Activation, alone: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernel: Kernel, activation: Activation, few: float, alone: bool) -> Tensor:
         y = kernel(x, activation)
         ctx.save_for_backward(x, *([] if activation == NONE else [y]))
         ctx.kernel, ctx.activation = kernel, activation
         ctx.straight = getattr(x.grad_fn, "_forward_cls", None) is _Convolution
-        ctx.alone = alone and ctx.straight
+        ctx.few, ctx.alone = few, alone and ctx.straight
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         x, *activated = ctx.saved_tensors
         ours = gradient.__dict__.pop(_OURS, False)
-        fewer = rows_of(gradient)
+        fewer = rows_of(gradient, ctx.few)
         if fewer is None:
             result = _back(ctx, gradient, x, activated, ours)
         elif len(fewer[0]):  # of x the shape alone is asked for
@@ -151,7 +160,7 @@ class _Convolution(torch.autograd.Function):
             result = torch.zeros_like(x)
         if ctx.straight and not torch.is_grad_enabled():
             setattr(result, _OURS, True)
-        return result, None, None, None
+        return result, None, None, None, None
 
 
 def _back(ctx: Any, gradient: Tensor, x: Tensor, activated: Sequence[Tensor], ours: bool) -> Tensor:
@@ -162,7 +171,9 @@ def _back(ctx: Any, gradient: Tensor, x: Tensor, activated: Sequence[Tensor], ou
     return input_gradient(gradient, x, ctx.kernel)
 
 
-def _convolve(x: Tensor, kernel: Kernel, activation: Activation = NONE, alone: bool = False) -> Tensor:
+def _convolve(
+    x: Tensor, kernel: Kernel, activation: Activation = NONE, few: float = _FEW, alone: bool = False
+) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Convolution.apply(x, kernel, activation, alone)  # type: ignore[no-any-return, no-untyped-call]
+        return _Convolution.apply(x, kernel, activation, few, alone)  # type: ignore[no-any-return, no-untyped-call]
     return kernel(x, activation)

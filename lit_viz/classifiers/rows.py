@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FEWER: ContextVar[bool] = ContextVar("fewer", default=False)
+_WANTED: ContextVar[float] = ContextVar("wanted", default=1.0)  # of the rows
 _AGAIN: ContextVar[bool] = ContextVar("again", default=False)
 _KNOWN = "_lit_viz_rows"  # of a gradient, its version and what rows_of() returns
 
@@ -23,23 +23,24 @@ _KNOWN = "_lit_viz_rows"  # of a gradient, its version and what rows_of() return
 def of_rows(rows: Tensor | None, *, again: bool = False) -> Iterator[None]:
     """Let backwards in the body, of a score that reads ``rows`` ``(N,)`` bool alone, look for what is zero.
 
-    It costs a pass over each gradient, so they don't where the score reads all rows (also: None), nor on a GPU.
+    It costs a pass over each gradient, so they don't where the score reads most rows (also: None), nor on a GPU.
 
     Args:
         rows: that are read.
         again: whether the same graph is gone back once more afterwards.
     """
-    tokens = _FEWER.set(rows is not None and rows.is_cpu and not bool(rows.all())), _AGAIN.set(again)
+    wanted = float(rows.double().mean()) if rows is not None and rows.is_cpu else 1.0
+    tokens = _WANTED.set(wanted), _AGAIN.set(again)
     try:
         yield
     finally:
-        _FEWER.reset(tokens[0])
+        _WANTED.reset(tokens[0])
         _AGAIN.reset(tokens[1])
 
 
-def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return the indices of the rows that aren't zero, and these rows; None for all, or where nobody has said that some
-    are zero.
+def rows_of(gradient: Tensor, few: float) -> tuple[Tensor, Tensor] | None:
+    """Return the indices of the rows that aren't zero, and these rows; None for all, or where nobody has said that they
+    are ``few``, a part of all.
 
     Without being told which: a network may give the rows of its batch another order, or more images than one, inside.
     Where the gradient comes straight from :func:`spread`, to which nobody has added since, they are known.
@@ -47,7 +48,7 @@ def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
     version, known = gradient.__dict__.pop(_KNOWN, (None, None))
     if version == gradient._version:
         return known  # type: ignore[no-any-return]
-    if not _FEWER.get() or torch.is_grad_enabled():
+    if _WANTED.get() > few or torch.is_grad_enabled():
         return None
     inner = tuple(range(1, gradient.ndim))
     zero = (gradient.amax(inner) == 0) & (gradient.amin(inner) == 0)  # no number is not zero

@@ -267,7 +267,7 @@ def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(
     net = nn.Sequential(Wired(WIRINGS[wiring]))
     find_chains(net, torch.rand(2, 4, 8, 7))
     x = torch.rand(5, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
-    rows = torch.tensor([False, True, False, True, True])
+    rows = torch.tensor([False, True, False, True, False])
     score = torch.where(rows, net(x)[:, 0], 0).sum()
     (whole,) = torch.autograd.grad(score, x, retain_graph=True)
     for again in (True, True, False):  # rows of the activations are kept, used once more, and used at last
@@ -279,10 +279,10 @@ def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(
 def test_a_graph_is_gone_back_for_some_rows_and_then_for_others() -> None:
     net = nn.Sequential(Wired(WIRINGS["straight"]))
     find_chains(net, torch.rand(2, 4, 8, 7))
-    x = torch.rand(3, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    x = torch.rand(5, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
     logits = net(x)[:, 0]
-    for kept in ([True, False, True], [False, True, True], [True, False, False]):
-        rows = torch.tensor(kept)
+    for kept in ([1, 0, 1, 0, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 0]):
+        rows = torch.tensor(kept, dtype=torch.bool)
         score = torch.where(rows, logits, 0).sum()
         (whole,) = torch.autograd.grad(score, x, retain_graph=True)
         with of_rows(rows, again=True):

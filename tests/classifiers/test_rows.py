@@ -51,13 +51,13 @@ def test_rows_that_are_no_numbers_are_not_zero() -> None:
     gradient[1, 0, 2, 2] = torch.nan
     gradient[3, 1, 0, 0] = -1e-30
     with of_rows(torch.tensor([True, False])), torch.no_grad():
-        found = rows_of(gradient)
+        found = rows_of(gradient, 0.5)
         assert found is not None
         assert found[0].tolist() == [1, 3]
         assert torch.equal(found[1].nan_to_num(7), gradient[[1, 3]].nan_to_num(7))
-        assert rows_of(gradient[1:2]) is None
+        assert rows_of(gradient[1:2], 0.5) is None
     with torch.no_grad():
-        assert rows_of(gradient) is None  # nobody has said that some are zero
+        assert rows_of(gradient, 0.5) is None  # nobody has said that some are zero
 
 
 def test_picked_rows_are_put_back() -> None:
@@ -73,12 +73,12 @@ def test_picked_rows_are_put_back() -> None:
 def test_what_was_put_back_is_known_until_somebody_adds_to_it() -> None:
     part, rows = torch.rand(2, 2, 3, 4), torch.tensor([0, 3])
     with of_rows(torch.tensor([True, False])), torch.no_grad():
-        known = rows_of(spread(part, rows, 5))
+        known = rows_of(spread(part, rows, 5), 0.0)
         assert known is not None
         assert known[1] is part  # not looked for
         whole = spread(part, rows, 5)
         whole += torch.ones(5, 1, 1, 1) * torch.tensor([0, 1, 0, 0, 0]).view(5, 1, 1, 1)  # as torch sums gradients
-        found = rows_of(whole)
+        found = rows_of(whole, 0.5)
         assert found is not None
         assert found[0].tolist() == [0, 1, 3]
         assert torch.equal(found[1], whole[[0, 1, 3]])
