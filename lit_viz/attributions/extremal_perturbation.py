@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lit_viz.attributions.base import Attribution
@@ -104,7 +105,7 @@ class ExtremalPerturbation(Attribution):
             mask = self._mask(weights, offset)
             inputs = perturbed(state["blurs"], enlarged(mask, x))
             evaluation = evaluate(inputs.detach())
-            (gain,) = torch.autograd.grad((evaluation.gradient * inputs).sum(), weights, retain_graph=True)
+            (gain,) = torch.autograd.grad(inputs, weights, evaluation.gradient, retain_graph=True)
             (growth,) = torch.autograd.grad(mask.sum(), weights)
         # b makes good what w adds to the area, where the masks are not all 0 or 1.
         gradient = gain - growth * (_total(gain) / _total(growth)).nan_to_num(0, 0, 0)
@@ -190,17 +191,64 @@ def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> T
     that reaches to ``4 sigma``; beyond the border the mask goes on as it is there, so that no place is preferred.
 
     Args:
-        mask: ``(N, 1, h, w)``.
+        mask: ``(N, 1, h, w)`` in [0, 1].
         sigma: in cells of the mask.
-        temperature: T; towards 0 it is the maximum, and the larger it is the more it is the mean.
+        temperature: T, 0.02 at least in float32; towards 0 it is the maximum, and the larger it is the more it is the
+            mean.
     """
     radius = math.ceil(4 * sigma)
     along = torch.arange(-radius, radius + 1, dtype=mask.dtype, device=mask.device)
     distance = torch.hypot(along[:, None], along) / sigma
+    # The 121 places around a cell have 19 distances: what a term is depends on its own cell and on that alone.
     kernel = torch.exp(-(distance - 1).clamp_min(0).square() / 4)
-    around = F.unfold(F.pad(mask, [radius] * 4, mode="replicate"), len(along))
-    terms = around * kernel.view(1, -1, 1)
-    return (terms * (terms / temperature).softmax(1)).sum(1).view_as(mask)
+    weights, place = torch.unique(kernel, return_inverse=True)
+    terms = F.pad(mask, [radius] * 4, mode="replicate") * weights.view(1, -1, 1, 1)
+    shares = ((terms - 1) / temperature).exp()
+    weighed = _around(torch.stack([terms * shares, shares]), place)
+    return weighed[0] / weighed[1]
+
+
+def _around(maps: Tensor, place: Tensor) -> Tensor:
+    """Return ``sum over v of maps[place(v)](u + v)``, ``(..., 1, h, w)``.
+
+    Args:
+        maps: ``(2, N, D, h + 2 r, w + 2 r)``.
+        place: ``(2 r + 1, 2 r + 1)``, which of the D each v takes.
+    """
+    if maps.is_cpu:
+        return _Around.apply(maps, place)  # type: ignore[no-any-return, no-untyped-call]
+    weight = F.one_hot(place).permute(2, 0, 1)[None].to(maps)
+    total = F.conv2d(maps.flatten(0, 1), weight)
+    return total.view(*maps.shape[:2], *total.shape[1:])
+
+
+class _Around(torch.autograd.Function):
+    """By sums of shifted maps, which the cache holds: a fourth of the time of torch's convolution to one channel."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, place: Tensor) -> Tensor:
+        ctx.place, ctx.shape = place.tolist(), maps.shape
+        height, width = (side - len(place) + 1 for side in maps.shape[-2:])
+        total = maps.new_zeros(*maps.shape[:2], 1, height, width)
+        for part in _shifts(maps, ctx.place):
+            total += part
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        maps = gradient.new_zeros(ctx.shape)
+        for part in _shifts(maps, ctx.place):
+            part += gradient
+        return maps, None
+
+
+def _shifts(maps: Tensor, place: list[list[int]]) -> Iterator[Tensor]:
+    """Yield the windows ``(..., 1, h, w)`` of the maps that the places around a cell see."""
+    height, width = (side - len(place) + 1 for side in maps.shape[-2:])
+    for y, along in enumerate(place):
+        for x, d in enumerate(along):
+            yield maps[..., d : d + 1, y : y + height, x : x + width]
 
 
 def enlarged(mask: Tensor, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_viz.attributions.base import attribute
 from lit_viz.attributions.extremal_perturbation import (
     ExtremalPerturbation,
+    _around,
     enlarged,
     perturbed,
     pyramid,
@@ -95,10 +96,21 @@ def test_the_smooth_maximum_against_its_definition(sigma: float, temperature: fl
         np.testing.assert_allclose(out[0], smooth_maximum(mask[0].numpy(), sigma, temperature), rtol=1e-12)
 
 
+def test_sums_of_shifted_maps_are_a_convolution() -> None:
+    maps = drawn(2, 3, 4, 9, 8).requires_grad_()
+    place = torch.tensor([[3, 1, 3], [2, 0, 2], [3, 1, 1]])
+    weight = torch.nn.functional.one_hot(place).permute(2, 0, 1)[None].double()
+    expected = torch.nn.functional.conv2d(maps.flatten(0, 1), weight).unflatten(0, (2, 3))
+    ours, upstream = _around(maps, place), drawn(2, 3, 1, 7, 6)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
+    slopes = [torch.autograd.grad(of, maps, upstream)[0] for of in (ours, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-12, atol=0)
+
+
 def test_a_cold_maximum_is_the_maximum_and_a_hot_one_the_mean() -> None:
     mask = torch.zeros(1, 1, 15, 15, dtype=torch.float64)
     mask[0, 0, 7, 7] = 1
-    cold, hot = smoothed(mask, 1.5, 1e-4)[0, 0], smoothed(mask, 1.5, 1e6)[0, 0]
+    cold, hot = smoothed(mask, 1.5, 0.01)[0, 0], smoothed(mask, 1.5, 1e6)[0, 0]
     assert float(cold[7, 7]) == pytest.approx(1)
     assert float(cold[7, 8]) == pytest.approx(1)
     assert float(cold[7, 10]) == pytest.approx(math.exp(-((3 / 1.5 - 1) ** 2) / 4))
