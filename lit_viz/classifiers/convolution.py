@@ -19,15 +19,13 @@ from lit_viz.classifiers.input_gradient import input_gradient
 from lit_viz.classifiers.kernels import NONE, Activation, Geometry, Kernel, computable
 from lit_viz.classifiers.observing import links
 from lit_viz.classifiers.outputs import traced
-from lit_viz.classifiers.rectifiers import rectified
-from lit_viz.classifiers.rows import activated_rows, carried, of_rows, rows_of, spread
+from lit_viz.classifiers.rectifiers import Rectifier, rectified
+from lit_viz.classifiers.rows import activated_rows, begin, end, is_ours, of_rows, put_back, rows_of
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 #: To leave rows of a batch out of a backward pays where so many are wanted at most, by the times of EfficientNet-Lite0
 #: and ResNet-50; the first where convolutions give their rows straight to each other, else the second.
 _FEW_IN_CHAINS, _FEW = 0.8, 0.4
-
-_OURS = "_lit_viz_ours"  # marks a gradient that the convolution before may write over: nobody else gets it
 
 
 class FastConvolution(nn.Conv2d):
@@ -108,59 +106,54 @@ def replace_convolutions(network: nn.Module, keep: Collection[str]) -> int:
 
 
 def find_chains(network: nn.Module, x: Tensor) -> None:
-    """Find the convolutions that alone take what another one gives, by watching a forward of the images ``x``, two at
-    least; and prove it by a backward of one of them."""
+    """Find the convolutions and rectifiers that alone take what another one gives, by watching a forward of the images
+    ``x``; and prove it by a backward of some of them."""
 
     def ours(module: nn.Module) -> bool:
-        return isinstance(module, FastConvolution)
+        return isinstance(module, (FastConvolution, Rectifier))
 
+    found, calls = links(network, x, ours, ours)
+    chained = {network.get_submodule(link.taker) for link in found if calls[link.taker] == 1}
     convolutions = [module for module in network.modules() if isinstance(module, FastConvolution)]
-    chained = {network.get_submodule(link.taker) for link in links(network, x, ours, ours)[0]}
-    for convolution in convolutions:
-        convolution.alone = convolution in chained
-        convolution.few = _FEW_IN_CHAINS if 2 * len(chained) > len(convolutions) else _FEW
+    few = _FEW_IN_CHAINS if 2 * len(chained & {*convolutions}) > len(convolutions) else _FEW
+    for step in filter(ours, network.modules()):
+        step.alone, step.few = step in chained, few  # type: ignore[assignment]
     leaf, logits = traced(network, x.repeat(2, 1, 1, 1))
     with of_rows(torch.arange(len(leaf)) == 0):
         (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)
     if not bool(gradient.isfinite().all()):  # what nobody was seen to look at was looked at
-        for convolution in convolutions:
-            convolution.alone, convolution.few = False, _FEW
+        for step in filter(ours, network.modules()):
+            step.alone, step.few = False, _FEW  # type: ignore[assignment]
 
 
 class _Convolution(torch.autograd.Function):
-    """``y = act(conv(x))``; differentiable in ``x`` alone, any number of times.
+    """``y = act(conv(x))``; differentiable in ``x`` alone, any number of times."""
 
-    Where ``x`` comes straight from another one, the gradient by it is a new tensor that goes there alone (any sum on
-    the way is a new one, or ours as well), so that the activation's mask is written into it. A step between the two, as
-    the copy of a layer that is read, breaks that.
-    """
+    takes_rows = True
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Kernel, activation: Activation, few: float, alone: bool) -> Tensor:
         y = kernel(x, activation)
         ctx.save_for_backward(x, *([] if activation == NONE else [y]))
         ctx.kernel, ctx.activation = kernel, activation
-        ctx.straight = getattr(x.grad_fn, "_forward_cls", None) is _Convolution
-        ctx.few, ctx.alone = few, alone and ctx.straight
+        ctx.few = few
+        begin(ctx, x, alone)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         x, *activated = ctx.saved_tensors
-        ours = gradient.__dict__.pop(_OURS, False)
+        ours = is_ours(gradient)
         fewer = rows_of(gradient, ctx.few)
         if fewer is None:
             result = _back(ctx, gradient, x, activated, ours)
         elif len(fewer[0]):  # of x the shape alone is asked for
             rows, gradient = fewer
             activated = activated_rows(ctx, activated, rows)
-            put = carried if ctx.alone else spread
-            result = put(_back(ctx, gradient, x[: len(rows)], activated, True), rows, len(x))
+            result = put_back(ctx, _back(ctx, gradient, x[: len(rows)], activated, True), rows, len(x))
         else:
             result = torch.zeros_like(x)
-        if ctx.straight and not torch.is_grad_enabled():
-            setattr(result, _OURS, True)
-        return result, None, None, None, None
+        return end(ctx, result), None, None, None, None
 
 
 def _back(ctx: Any, gradient: Tensor, x: Tensor, activated: Sequence[Tensor], ours: bool) -> Tensor:

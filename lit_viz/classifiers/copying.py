@@ -342,11 +342,12 @@ def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Modu
     replaced = replace_convolutions(candidate, keep) + replace_linears(candidate) + freeze_batch_norms(candidate)
     if not replaced and not pairs:
         return network, 0
-    find_chains(candidate, x)
+    replace_rectifiers(candidate, "plain")
     # In the mean, because at a kink the last bit of a forward decides whether a pixel's gradient passes.
     departure = _departure(candidate, x, _answer_and_gradient(network, x), FUSED_TOLERANCE, 0.05)
     if departure is not None:
         raise _Refused(departure)
+    find_chains(candidate, x)
     return candidate, len(pairs)
 
 

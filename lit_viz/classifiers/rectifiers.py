@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
 from lit_viz.classifiers.outputs import traced
+from lit_viz.classifiers.rows import activated_rows, begin, end, is_ours, known_rows, put_back
 
 #: What a rectifier makes of the gradient that comes back to it: lets it pass where its input was in the linear range
 #: (``plain``), there and where it is positive (``guided``: Springenberg et al. 2015, arXiv:1412.6806, section 3.4), or
@@ -38,24 +39,37 @@ _PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution)Backwar
 
 
 class _Rectify(torch.autograd.Function):
-    """``y = min(max(x, 0), top)`` with a backward of the papers."""
+    """``y = min(max(x, 0), top)`` with a backward of the papers, or the plain one."""
+
+    takes_rows = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, top: float, backprop: Backprop, inplace: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, top: float, backprop: Backprop, inplace: bool, alone: bool) -> Tensor:
         ctx.top, ctx.backprop = top, backprop
+        begin(ctx, x, alone)
         if inplace:
             ctx.mark_dirty(x)
         y = x.clamp_(0, top) if inplace else x.clamp(0, top)
-        if backprop == "guided":
-            # Only ReLU6 that doesn't work in place lets others change its output in place afterwards: torch keeps the
-            # output of the others, too.
-            ctx.save_for_backward(y if inplace or top == math.inf else y.clone())
+        if backprop != "deconvolution":
+            # As torch does: only ReLU6 that doesn't work in place lets others change its output in place afterwards.
+            ctx.save_for_backward(y if inplace or top == math.inf else x)
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (y,) = ctx.saved_tensors or (gradient,)
-        return rectified(gradient, y, ctx.top, ctx.backprop), None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        ours, fewer = is_ours(gradient), known_rows(gradient)
+        if fewer is None:
+            result = _back(ctx, gradient, ctx.saved_tensors, ours)
+        else:
+            rows, part = fewer
+            result = _back(ctx, part, activated_rows(ctx, ctx.saved_tensors, rows), True)
+            result = put_back(ctx, result, rows, len(gradient))
+        return end(ctx, result), None, None, None, None
+
+
+def _back(ctx: Any, gradient: Tensor, saved: Sequence[Tensor], ours: bool) -> Tensor:
+    (y,) = saved or (gradient,)
+    return rectified(gradient, y, ctx.top, ctx.backprop, ours=ours)
 
 
 def rectified(gradient: Tensor, y: Tensor, top: float, backprop: Backprop, *, ours: bool = False) -> Tensor:
@@ -82,11 +96,11 @@ def rectified(gradient: Tensor, y: Tensor, top: float, backprop: Backprop, *, ou
 
 
 class Rectifier(nn.Module):
-    """Takes the place of a ReLU or ReLU6, in place or not, whose backward it changes.
+    """Takes the place of a ReLU or ReLU6, in place or not: its backward may be another, and takes and gives rows.
 
     Args:
         activation: which; see :func:`is_rectifier`.
-        backprop: ``guided`` or ``deconvolution``.
+        backprop: of which kind.
     """
 
     def __init__(self, activation: nn.Module, backprop: Backprop) -> None:
@@ -94,13 +108,14 @@ class Rectifier(nn.Module):
         self.top = top_of(activation)
         self.inplace: bool = activation.inplace  # type: ignore[assignment]
         self.backprop = backprop
+        self.alone = False  # as of a :class:`~lit_viz.classifiers.convolution.FastConvolution`
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activation of ``x``."""
         # A view is left alone: torch hides who changed it in place from those who look at the backward.
         inplace = self.inplace and not x._is_view()
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Rectify.apply(x, self.top, self.backprop, inplace)  # type: ignore[no-any-return, no-untyped-call]
+            return _Rectify.apply(x, self.top, self.backprop, inplace, self.alone)  # type: ignore[no-any-return, no-untyped-call]
         return x.clamp_(0, self.top) if inplace else x.clamp(0, self.top)
 
 

@@ -1,4 +1,5 @@
-"""Rows of a batch that want no gradient, left out of the backward of the fast copy's convolutions.
+"""What the fast copy's convolutions and rectifiers tell each other on the way back: which rows of a batch want no
+gradient, and that nobody else gets a tensor.
 
 Whether an image wants a slope shows in its forward, which it shares with the others of its batch; torch's backward is
 of the whole batch.
@@ -17,6 +18,35 @@ from torch import Tensor
 _WANTED: ContextVar[float] = ContextVar("wanted", default=1.0)  # of the rows
 _AGAIN: ContextVar[bool] = ContextVar("again", default=False)
 _KNOWN = "_lit_viz_rows"  # of a gradient, its version and what rows_of() returns
+_OURS = "_lit_viz_ours"  # marks a gradient that the step before may write over: nobody else gets it
+
+
+def begin(ctx: Any, x: Tensor, alone: bool) -> None:
+    """Note in a forward where its ``x`` comes from.
+
+    Where it comes straight from another step of ours, the gradient by it is a new tensor that goes there alone (any sum
+    on the way is a new one, or ours as well), so that this may write over it. A step between the two, as the copy of a
+    layer that is read, breaks that.
+
+    Args:
+        ctx: of an autograd function that has ``takes_rows``.
+        x: what the forward is given.
+        alone: whether nothing else takes ``x`` (see :func:`~lit_viz.classifiers.convolution.find_chains`).
+    """
+    ctx.straight = hasattr(getattr(x.grad_fn, "_forward_cls", None), "takes_rows")
+    ctx.alone = alone and ctx.straight
+
+
+def end(ctx: Any, gradient: Tensor) -> Tensor:
+    """Return a backward's result, marked as the step before's own where it is."""
+    if ctx.straight and not torch.is_grad_enabled():
+        setattr(gradient, _OURS, True)
+    return gradient
+
+
+def is_ours(gradient: Tensor) -> bool:
+    """Return whether a backward may write over the gradient that it is given; asked once."""
+    return bool(gradient.__dict__.pop(_OURS, False))
 
 
 @contextmanager
@@ -45,9 +75,9 @@ def rows_of(gradient: Tensor, few: float) -> tuple[Tensor, Tensor] | None:
     Without being told which: a network may give the rows of its batch another order, or more images than one, inside.
     Where the gradient comes straight from :func:`spread`, to which nobody has added since, they are known.
     """
-    version, known = gradient.__dict__.pop(_KNOWN, (None, None))
-    if version == gradient._version:
-        return known  # type: ignore[no-any-return]
+    known = known_rows(gradient)
+    if known is not None:
+        return known
     if _WANTED.get() > few or torch.is_grad_enabled():
         return None
     inner = tuple(range(1, gradient.ndim))
@@ -56,6 +86,12 @@ def rows_of(gradient: Tensor, few: float) -> tuple[Tensor, Tensor] | None:
         return None
     rows = (~zero).nonzero()[:, 0]
     return rows, picked(gradient, rows)
+
+
+def known_rows(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return what :func:`rows_of` does where it needn't look; asked once."""
+    version, known = gradient.__dict__.pop(_KNOWN, (None, None))
+    return known if version == gradient._version else None
 
 
 def activated_rows(ctx: Any, activated: Sequence[Tensor], rows: Tensor) -> Sequence[Tensor]:
@@ -72,6 +108,11 @@ def activated_rows(ctx: Any, activated: Sequence[Tensor], rows: Tensor) -> Seque
 def picked(x: Tensor, rows: Tensor) -> Tensor:
     """Return ``x[rows]``, channels-last; of ``(N, C, H, W)`` that is."""
     return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+
+
+def put_back(ctx: Any, x: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Return a gradient of ``count`` rows of which ``x`` are those in the places ``rows``."""
+    return (carried if ctx.alone else spread)(x, rows, count)
 
 
 def spread(x: Tensor, rows: Tensor, count: int) -> Tensor:

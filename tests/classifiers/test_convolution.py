@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lit_viz.classifiers.convolution import FastConvolution, find_chains, replace_convolutions
 from lit_viz.classifiers.fusing import FusedConvolution, can_fuse
 from lit_viz.classifiers.kernels import NONE, Activation
+from lit_viz.classifiers.rectifiers import Rectifier
 from lit_viz.classifiers.rows import of_rows
 from tests.classifiers.networks import conv_net, scripted
 
@@ -228,9 +229,13 @@ def test_a_mask_written_into_the_gradient_is_that_of_torch_however_the_layers_ar
 class Wired(nn.Module):
     """The chain as a network, two logits an image."""
 
-    def __init__(self, wiring: Any) -> None:
+    def __init__(self, wiring: Any, inplace: bool | None = None) -> None:
         super().__init__()
         self.convolutions = chain("relu", "hardtanh", "relu")
+        if inplace is not None:  # the activations apart
+            for n, rectifier in enumerate((nn.ReLU(inplace), nn.ReLU6(inplace), nn.ReLU(inplace))):
+                alone = FastConvolution(self.convolutions[n], NONE)  # type: ignore[arg-type]
+                self.convolutions[n] = nn.Sequential(alone, Rectifier(rectifier, "plain"))
         self.wire = wiring
 
     def forward(self, x: Tensor) -> Tensor:
@@ -262,10 +267,16 @@ def test_what_something_else_takes_as_well_is_no_chain() -> None:
     }
 
 
+@pytest.mark.parametrize("inplace", [None, True, False])
 @pytest.mark.parametrize("wiring", WIRINGS)
-def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(wiring: str) -> None:
-    net = nn.Sequential(Wired(WIRINGS[wiring]))
+def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(
+    wiring: str, inplace: bool | None
+) -> None:
+    net = nn.Sequential(Wired(WIRINGS[wiring], inplace))
     find_chains(net, torch.rand(2, 4, 8, 7))
+    if wiring == "straight" and inplace is not None:
+        steps = [step for convolution in net[0].convolutions for step in convolution]
+        assert [step.alone for step in steps] == [False, True, True, True, True, True]
     x = torch.rand(5, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
     rows = torch.tensor([False, True, False, True, False])
     score = torch.where(rows, net(x)[:, 0], 0).sum()
