@@ -107,7 +107,7 @@ def replace_convolutions(network: nn.Module, keep: Collection[str]) -> int:
 
 def find_chains(network: nn.Module, x: Tensor) -> None:
     """Find the convolutions and rectifiers that alone take what another one gives, by watching a forward of the images
-    ``x``; and prove it by a backward of some of them."""
+    ``x``, two at least; and prove it by a backward of one of them."""
 
     def ours(module: nn.Module) -> bool:
         return isinstance(module, (FastConvolution, Rectifier))
@@ -116,14 +116,16 @@ def find_chains(network: nn.Module, x: Tensor) -> None:
     chained = {network.get_submodule(link.taker) for link in found if calls[link.taker] == 1}
     convolutions = [module for module in network.modules() if isinstance(module, FastConvolution)]
     few = _FEW_IN_CHAINS if 2 * len(chained & {*convolutions}) > len(convolutions) else _FEW
+    for convolution in convolutions:
+        convolution.few = few
     for step in filter(ours, network.modules()):
-        step.alone, step.few = step in chained, few  # type: ignore[assignment]
-    leaf, logits = traced(network, x.repeat(2, 1, 1, 1))
-    with of_rows(torch.arange(len(leaf)) == 0):
+        step.alone = step in chained  # type: ignore[assignment]
+    leaf, logits = traced(network, x)
+    with of_rows(torch.arange(100) == 0):  # so few that rows are left out everywhere
         (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)
     if not bool(gradient.isfinite().all()):  # what nobody was seen to look at was looked at
-        for step in filter(ours, network.modules()):
-            step.alone, step.few = False, _FEW  # type: ignore[assignment]
+        for step in chained:
+            step.alone = False  # type: ignore[assignment]
 
 
 class _Convolution(torch.autograd.Function):

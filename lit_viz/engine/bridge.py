@@ -42,6 +42,7 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
         hold_shape(self.rule, x, before.shape, means="an image for each slot")
         hold_shape(self.rule, self.done, before.shape[:1], means="whether each slot is done")
+        self.done = self.done.bool()  # of an own rule it may be numbers
         x = chosen(self.done, before, self.project(x))  # not in place: what a rule returns it may keep as well
         self.slots.update(x, state, advance.masked_fill(self.done, 0))
 

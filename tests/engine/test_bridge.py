@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -16,15 +17,19 @@ from lit_viz.optim import Evaluate, State, StepRule
 class Back(StepRule):
     """Goes back to where it began, which it keeps, and is done in the first slot."""
 
+    done: Tensor
+
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         return {"source": x}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        return state["source"], state, torch.tensor([True, False])
+        return state["source"], state, self.done
 
 
-def test_an_image_that_is_done_stays_and_what_a_rule_keeps_is_not_written_over() -> None:
+@pytest.mark.parametrize("done", [torch.tensor([True, False]), torch.tensor([1, 0])])
+def test_an_image_that_is_done_stays_and_what_a_rule_keeps_is_not_written_over(done: Tensor) -> None:
     slots, rule = Slots(), Back()
+    rule.done = done
     began, now = torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3)
     count = torch.zeros(2, dtype=torch.long)
     slots.append(
