@@ -16,7 +16,7 @@ import yaml
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.figures.markup import Markup, element
 from lit_viz.figures.report_evidence import evidence_section
-from lit_viz.figures.report_files import can_hold, data_uri
+from lit_viz.figures.report_files import can_hold, data_uri, printed_width
 from lit_viz.figures.report_tasks import cards, facts, rest
 from lit_viz.files import write_text
 from lit_viz.images.listing import ARRAY_PREFIX
@@ -131,7 +131,9 @@ def _figure(path: Path, room: _Room) -> Markup | None:
         return None
     if not can_hold(path) or not room.take(path):
         return element("p", f"{path.name} lies beside this page.", class_="note")
-    picture = element("img", src=data_uri(path), alt=f"{path.name} of the run")
+    width = printed_width(path)
+    sized = {} if width is None else {"width": str(width)}
+    picture = element("img", src=data_uri(path), alt=f"{path.name} of the run", **sized)
     return element("figure", picture, element("figcaption", path.name), class_="drawn")
 
 

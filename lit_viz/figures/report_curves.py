@@ -17,7 +17,8 @@ _WIDE, _HIGH = 240.0, 84.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34.0, 236.0, 8.0, 66.0
 _POINTS = 400  # of a line; more can't be told apart
 _FIRST = ("probability", "objective", "margin", "relative_error", "standard_error", "logit", "l2", "linf")
-_CALLED = {"l2": "L2", "linf": "L∞"}
+_CALLED = {"l2": "L2", "linf": "L∞ (/255)"}
+_SHOWN = {"linf": 255.0}  # times what it is, as in the other figures
 
 
 def curves(metrics: Mapping[str, Curve], stops: Sequence[int | None]) -> list[Markup]:
@@ -27,7 +28,9 @@ def curves(metrics: Mapping[str, Curve], stops: Sequence[int | None]) -> list[Ma
         metrics: by name, (iteration, value) in order of iteration.
         stops: iterations at which the slider may stand; None is a place without one.
     """
-    known = {name: [(k, v) for k, v in curve if math.isfinite(v)] for name, curve in metrics.items()}
+    known = {
+        name: [(k, _SHOWN.get(name, 1.0) * v) for k, v in curve if math.isfinite(v)] for name, curve in metrics.items()
+    }
     names = sorted(known, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     return [_drawn(name, known[name], stops) for name in names if len({v for _, v in known[name]}) > 1]
 

@@ -25,6 +25,15 @@ def data_uri(path: Path) -> Markup:
     return _uri(_TYPES[path.suffix.lower()], path.read_bytes())
 
 
+def printed_width(path: Path) -> int | None:
+    """Return how wide a figure is in pixels of 1/96 inch, as a notebook shows it; None where it doesn't say."""
+    if path.suffix.lower() != ".png":
+        return None
+    with Image.open(path) as file:
+        dots = file.info.get("dpi", (0.0,))[0]
+        return round(96 * file.width / dots) if dots else None
+
+
 def thumbnail(path: Path) -> Markup:
     """Return a picture, made small, as such a URI: some 3 kB."""
     with Image.open(path) as file:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import lit_viz as lv
 from lit_viz.engine.run_folder import RunFolder
@@ -119,6 +120,21 @@ def test_curves_mark_the_places_of_the_slider() -> None:
 def test_a_curve_with_values_that_are_no_numbers_is_drawn_without_them() -> None:
     (made,) = curves({"loss": [(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.0)]}, [0])
     assert Elements(made).of("polyline")[0]["points"] == "34,8 236,66"
+
+
+def test_the_largest_value_is_told_in_levels_as_in_the_figures() -> None:
+    (made,) = curves({"linf": [(0, 0.0), (1, 8 / 255)]}, [1])
+    assert "L∞ (/255) over the iterations, from 0 at 0 to 8 at 1" in made
+    (curve,) = Elements(made).of("figure")
+    assert json.loads(str(curve["data-places"]))[0][2] == "8"
+
+
+def test_figures_are_as_wide_as_they_are_printed(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    Image.new("RGB", (600, 30)).save(folder.path / "figure.png", dpi=(300, 300))
+    Image.new("RGB", (600, 30)).save(folder.path / "evidence.png")  # which doesn't say
+    shown = {str(image["alt"]).split()[0]: image.get("width") for image in Elements(page_of(folder)).of("img")}
+    assert (shown["figure.png"], shown["evidence.png"]) == ("192", None)
 
 
 def test_names_of_files_are_only_text(tmp_path: Path) -> None:
