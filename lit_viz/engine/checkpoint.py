@@ -13,7 +13,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.files import replacing
 
 #: Changes when a checkpoint of an older version can't be continued.
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 class AtomicCheckpointIO(CheckpointIO):
