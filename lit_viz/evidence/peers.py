@@ -180,7 +180,7 @@ def _fmn(q: Question) -> Mapping[str, Any]:
 def _carlini_wagner(q: Question) -> Mapping[str, Any]:
     parts = q.attack.steps
     bisection = {"binary_search_steps": parts, "steps": max(q.iterations // parts, 1)}
-    return {**bisection, "stepsize": q.attack.lr.lr, "initial_const": q.attack.c}
+    return {**bisection, "stepsize": q.attack.adam.lr.lr, "initial_const": q.attack.c}
 
 
 def _square(q: Question) -> Mapping[str, Any]:

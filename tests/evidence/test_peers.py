@@ -163,6 +163,7 @@ def test_who_is_asked(
     said: list[str] = []
     found = compare(run.outcomes, smooth, ATTACKS[name](**given), 4, said.append)
     assert [one.peer for one in found] == expected
+    assert not any(one.error for one in found)  # as where an argument of ours has another name
     assert ("has " in said[0]) == (not expected)
     for one in fakes[0]:
         assert one["how"] == ("reached" if targeted else "left")
