@@ -38,7 +38,7 @@ class FastConvolution(nn.Conv2d):
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)
         self.activation = activation
-        self.few = _FEW
+        self.few = _FEW  # rows, of all, at most
         self.alone = False  # whether nothing else takes what it is given; see :func:`find_chains`
         self.same = isinstance(conv, timm_types(CONV2D_SAME))
         self.kernels: dict[tuple[int, ...], Kernel] = {}
