@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -196,16 +197,26 @@ def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> T
         temperature: T, 0.02 at least in float32; towards 0 it is the maximum, and the larger it is the more it is the
             mean.
     """
-    radius = math.ceil(4 * sigma)
-    along = torch.arange(-radius, radius + 1, dtype=mask.dtype, device=mask.device)
-    distance = torch.hypot(along[:, None], along) / sigma
-    # The 121 places around a cell have 19 distances: what a term is depends on its own cell and on that alone.
-    kernel = torch.exp(-(distance - 1).clamp_min(0).square() / 4)
-    weights, place = torch.unique(kernel, return_inverse=True)
-    terms = F.pad(mask, [radius] * 4, mode="replicate") * weights.view(1, -1, 1, 1)
+    weights, place = _kernel(sigma, mask.dtype, mask.device)
+    terms = F.pad(mask, [len(place) // 2] * 4, mode="replicate") * weights.view(1, -1, 1, 1)
     shares = ((terms - 1) / temperature).exp()
     weighed = _around(torch.stack([terms * shares, shares]), place)
     return weighed[0] / weighed[1]
+
+
+@cache
+def _kernel(sigma: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the weights ``(D,)`` in k, and for each place around a cell which is its own ``(2 r + 1, 2 r + 1)``.
+
+    The 121 places of the usual sigma have 19 distances: what a term is depends on its own cell and on that alone.
+    """
+    radius = math.ceil(4 * sigma)
+    with torch.inference_mode(False):  # a later call may want a gradient
+        along = torch.arange(-radius, radius + 1, dtype=dtype, device=device)
+        distance = torch.hypot(along[:, None], along) / sigma
+        kernel = torch.exp(-(distance - 1).clamp_min(0).square() / 4)
+        weights, place = torch.unique(kernel, return_inverse=True)
+    return weights, place
 
 
 def _around(maps: Tensor, place: Tensor) -> Tensor:
@@ -217,7 +228,7 @@ def _around(maps: Tensor, place: Tensor) -> Tensor:
     """
     if maps.is_cpu:
         return _Around.apply(maps, place)  # type: ignore[no-any-return, no-untyped-call]
-    weight = F.one_hot(place).permute(2, 0, 1)[None].to(maps)
+    weight = (place == torch.arange(maps.shape[2], device=place.device).view(-1, 1, 1))[None].to(maps)
     total = F.conv2d(maps.flatten(0, 1), weight)
     return total.view(*maps.shape[:2], *total.shape[1:])
 

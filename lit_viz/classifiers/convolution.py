@@ -105,21 +105,28 @@ def replace_convolutions(network: nn.Module, keep: Collection[str]) -> int:
     return len(found)
 
 
-def find_chains(network: nn.Module, x: Tensor) -> None:
-    """Find the convolutions and rectifiers that alone take what another one gives, by watching a forward of the images
-    ``x``, two at least; and prove it by a backward of one of them."""
+def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> None:
+    """Find the convolutions and rectifiers that alone take what another one gives, by watching a forward; and prove it
+    by a backward.
+
+    Args:
+        network: a private copy in eval mode, in which none was found before.
+        x: any normalized input that it takes, of two images at least.
+        keep: names of layers whose input may be read as well.
+    """
 
     def ours(module: nn.Module) -> bool:
         return isinstance(module, (FastConvolution, Rectifier))
 
     found, calls = links(network, x, ours, ours)
-    chained = {network.get_submodule(link.taker) for link in found if calls[link.taker] == 1}
+    takers = {link.taker for link in found if calls[link.taker] == 1} - {*keep}
+    chained = {network.get_submodule(taker) for taker in takers}
     convolutions = [module for module in network.modules() if isinstance(module, FastConvolution)]
     few = _FEW_IN_CHAINS if 2 * len(chained & {*convolutions}) > len(convolutions) else _FEW
     for convolution in convolutions:
         convolution.few = few
-    for step in filter(ours, network.modules()):
-        step.alone = step in chained  # type: ignore[assignment]
+    for step in chained:
+        step.alone = True  # type: ignore[assignment]
     leaf, logits = traced(network, x)
     with of_rows(torch.arange(100) == 0):  # so few that rows are left out everywhere
         (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)

@@ -347,7 +347,7 @@ def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Modu
     departure = _departure(candidate, x, _answer_and_gradient(network, x), FUSED_TOLERANCE, 0.05)
     if departure is not None:
         raise _Refused(departure)
-    find_chains(candidate, x)
+    find_chains(candidate, x, keep)
     return candidate, len(pairs)
 
 

@@ -267,6 +267,13 @@ def test_what_something_else_takes_as_well_is_no_chain() -> None:
     }
 
 
+def test_what_is_given_to_a_kept_layer_may_be_read_as_well() -> None:
+    net = nn.Sequential(Wired(WIRINGS["straight"], inplace=True))
+    find_chains(net, torch.rand(2, 4, 8, 7), keep=["0.convolutions.1.1"])
+    steps = [step for convolution in net[0].convolutions for step in convolution]
+    assert [step.alone for step in steps] == [False, True, True, False, True, True]
+
+
 @pytest.mark.parametrize("inplace", [None, True, False])
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(
