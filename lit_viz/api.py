@@ -17,8 +17,9 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import COMMANDS, Command
 from lit_viz.commands.attack import Attack, class_path_of
 from lit_viz.commands.saliency import Saliency, class_paths
-from lit_viz.config import RECORDED, MethodCLI, read_config, read_yaml
+from lit_viz.config import MethodCLI, read_config
 from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.run_reader import RECORDED
 from lit_viz.errors import LitVizError
 from lit_viz.outcomes import Run
 from lit_viz.run import check as check_run
@@ -228,9 +229,10 @@ def stored(folder: str | Path, words: Sequence[str] = (), **given: Any) -> tuple
     Raises:
         LitVizError: the folder is no run, or it has no such option.
     """
-    path = RunFolder.open(folder).path
-    options = read_yaml(path / "config.yaml")
-    method = (options.pop(RECORDED, None) or {}).get("method")
+    run = RunFolder.open(folder)
+    path, options = run.path, run.config
+    options.pop(RECORDED, None)
+    method = run.recorded.get("method")
     if method not in COMMANDS:
         raise LitVizError(f"{path} was not made by a method of this lit_viz ({method}): it can't be continued.")
     command = COMMANDS[method]
@@ -409,8 +411,7 @@ def _again(given: Classifier | nn.Module | None, cli: MethodCLI) -> Classifier |
     known: dict[str, Any] = {
         name: list(options[name]) for name in ("mean", "std", "size") if isinstance(options[name], (list, tuple))
     }
-    recorded = read_yaml(Path(cli.config.out) / "config.yaml").get(RECORDED) or {}
-    known |= {"labels": labels} if (labels := recorded.get("labels")) else {}
+    known |= {"labels": labels} if (labels := RunFolder(cli.config.out).recorded.get("labels")) else {}
     if isinstance(given, nn.Module):
         return load_classifier(given, **known)
     classifier = _classifier(given)

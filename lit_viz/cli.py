@@ -6,13 +6,16 @@ import atexit
 import gc
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError, Terminated, did_you_mean, stopped_status
 from lit_viz.launched import is_first
 from lit_viz.telling import say
 from lit_viz.terminal import report
@@ -35,8 +38,60 @@ See what an image classifier has learned by training the input image against the
 lit-viz COMMAND --help says more. Configurations with their papers and costs are in configs/.
 """
 
+#: By command, what its --help prints. That of a method is its parser's.
+_USAGES = {
+    "demo": """\
+usage: lit-viz demo [--out RUN] [--iterations N] ...
+
+Run all methods on packaged pictures, offline; the options are those of the methods.
+
+Example: lit-viz demo --out runs/first --iterations 20
+""",
+    "resume": """\
+usage: lit-viz resume RUN [--slots N] [--devices N] [--wandb MODE] ...
+
+Continue a run from its last checkpoint, or print what it gave. What makes its images stays as it was
+begun; how they are made may be changed, until it stops again:
+--slots N            images trained at once
+--devices N          and every other --trainer option, such as --trainer.accelerator cpu
+--devices-mode MODE  several devices share images, or views of one
+--wandb MODE         auto, online, offline or disabled; --project NAME
+--checkpoint-every N steps between checkpoints
+--figure FORMAT      png, pdf or svg; --check, --explain as the run's command has them
+
+Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline
+""",
+    "check": """\
+usage: lit-viz check RUN [--faithfulness] [--trust] [--peers]
+
+Look again, and deeper, whether a run's pictures are true.
+--faithfulness also measures what saliency maps are good for: deletion and insertion, sensitivity, and
+what remains of a map when the network's layers are drawn anew. A map of n evaluations costs 198
+(forward only) and 14 n more.
+--trust tries random points, Square and a large radius on what an attack with a budget could not fool.
+--peers asks Foolbox and torchattacks, where they are installed, what the attack was asked.
+
+Example: lit-viz check runs/fooled --trust
+""",
+    "classes": """\
+usage: lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...
+
+List the classes whose name holds PART.
+
+Example: lit-viz classes terrier
+""",
+    "layers": """\
+usage: lit-viz layers [CLASSIFIER] [--classifier.size N] ...
+
+List a network's layers, and what each gives.
+
+Example: lit-viz layers torchvision/resnet18 --classifier.weights none
+""",
+}
+
 #: Named here too, so that `lit-viz --help` need not wait for torch.
 _METHODS = ("visualize", "saliency", "attack")
+_HELP_ASKED = {"--help", "-h"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,14 +101,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no accents gets question marks
     try:
-        _dispatch(words)
+        with _heeding_sigterm():
+            _dispatch(words)
     except LitVizError as error:
         _refuse(error)
-    except KeyboardInterrupt:
-        print("lit-viz: stopped.", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        if is_first():
+            print("lit-viz: stopped.", file=sys.stderr)
+        sys.exit(stopped_status(stop))
     except BrokenPipeError:  # the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind what the body does, as Ctrl-C does: files are left whole, W&B is told. While images are
+    trained a step is ended first (:class:`~lit_viz.callbacks.checkpoints.Checkpoints`)."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _refuse(error: LitVizError) -> None:
@@ -91,6 +166,9 @@ def _dispatch(words: list[str]) -> None:
     if command not in commands:
         hint = did_you_mean(command, commands) or ": see lit-viz --help."
         raise LitVizError(f"there is no command {command!r}{hint}")
+    if command in _USAGES and _HELP_ASKED & set(rest):
+        print(_USAGES[command], end="")
+        return
     commands[command](rest)
 
 
@@ -127,8 +205,7 @@ def _method(name: str, words: list[str]) -> None:
 
     command = COMMANDS[name]
     words = rewrite(words, command.positional, command.option)
-    asked = {"--help", "-h"} & set(words)
-    cli = MethodCLI(command, ["--help"] if asked else config_first(command, words))
+    cli = MethodCLI(command, ["--help"] if _HELP_ASKED & set(words) else config_first(command, words))
     if cli.config.count:
         print(cost_in_words([cost(command, cli)]))
         return
@@ -141,20 +218,8 @@ def _method(name: str, words: list[str]) -> None:
 
 
 def _resume(words: list[str]) -> None:
-    if not words or words[0].startswith("-") or {"--help", "-h"} & set(words):
-        meaning = (
-            "Continue a run from its last checkpoint, or print what it gave. What makes its images stays as it was\n"
-            "begun; how they are made may be changed, until it stops again:\n"
-            "--slots N            images trained at once\n"
-            "--devices N          and every other --trainer option, such as --trainer.accelerator cpu\n"
-            "--devices-mode MODE  several devices share images, or views of one\n"
-            "--wandb MODE         auto, online, offline or disabled; --project NAME\n"
-            "--checkpoint-every N steps between checkpoints\n"
-            "--figure FORMAT      png, pdf or svg; --check, --explain as the run's command has them\n\n"
-            "Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline"
-        )
-        _usage(words, "lit-viz resume RUN [--slots N] [--devices N] [--wandb MODE] ...", meaning)
-        return
+    if not words or words[0].startswith("-"):
+        raise _misused("resume")
     with _importing():
         from lit_viz.api import stored
         from lit_viz.run import execute
@@ -166,18 +231,11 @@ def _resume(words: list[str]) -> None:
 def _check(words: list[str]) -> None:
     flags = ("--faithfulness", "--trust", "--peers")
     folders = [word for word in words if word not in flags]
-    if len(folders) != 1 or folders[0].startswith("-"):
-        meaning = (
-            "Look again, and deeper, whether a run's pictures are true.\n"
-            "--faithfulness also measures what saliency maps are good for: deletion and insertion, sensitivity, and\n"
-            "what remains of a map when the network's layers are drawn anew. A map of n evaluations costs 198\n"
-            "(forward only) and 14 n more.\n"
-            "--trust tries random points, Square and a large radius on what an attack with a budget could not fool.\n"
-            "--peers asks Foolbox and torchattacks, where they are installed, what the attack was asked.\n\n"
-            "Example: lit-viz check runs/fooled --trust"
-        )
-        _usage(words, "lit-viz check RUN [--faithfulness] [--trust] [--peers]", meaning)
-        return
+    for word in folders:
+        if word.startswith("-"):
+            raise LitVizError(f"lit-viz check has no option {word}{did_you_mean(word, flags) or ': see its --help.'}")
+    if len(folders) != 1:
+        raise _misused("check")
     with _importing():
         from lit_viz.api import stored
         from lit_viz.run import check
@@ -192,13 +250,6 @@ def _check(words: list[str]) -> None:
 
 
 def _classes(words: list[str]) -> None:
-    if "--help" in words or "-h" in words:
-        _usage(
-            words,
-            "lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...",
-            "List the classes whose name holds PART.\n\nExample: lit-viz classes terrier",
-        )
-        return
     with _importing():
         from lit_viz.classifiers.loading import class_names
         from lit_viz.options import network_options
@@ -215,11 +266,6 @@ def _classes(words: list[str]) -> None:
 
 
 def _layers(words: list[str]) -> None:
-    if "--help" in words or "-h" in words:
-        usage = "lit-viz layers [CLASSIFIER] [--classifier.size N] ..."
-        example = "Example: lit-viz layers torchvision/resnet18 --classifier.weights none"
-        _usage(words, usage, f"List a network's layers, and what each gives.\n\n{example}")
-        return
     with _importing():
         from lit_viz.classifiers import layer_names, load_classifier
         from lit_viz.classifiers.layouts import layouts
@@ -238,13 +284,6 @@ def _layers(words: list[str]) -> None:
 
 
 def _demo(words: list[str]) -> None:
-    if "--help" in words or "-h" in words:
-        meaning = (
-            "Run all methods on packaged pictures, offline; the options are those of the methods.\n\n"
-            "Example: lit-viz demo --out runs/first --iterations 20"
-        )
-        _usage(words, "lit-viz demo [--out RUN] [--iterations N] ...", meaning)
-        return
     with _importing():
         from lit_viz.commands import COMMANDS
         from lit_viz.run import utc_now
@@ -266,7 +305,5 @@ def _take(words: list[str], option: str, default: str) -> tuple[str, list[str]]:
     return parted[place + 1], parted[:place] + parted[place + 2 :]
 
 
-def _usage(words: list[str], usage: str, meaning: str) -> None:
-    if not {"--help", "-h"} & set(words):
-        raise LitVizError(f"usage: {usage}")
-    print(f"usage: {usage}\n\n{meaning}")
+def _misused(command: str) -> LitVizError:
+    return LitVizError(_USAGES[command].partition("\n")[0])

@@ -22,7 +22,9 @@ from lit_viz.classifiers.compiling import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.commands.base import Command
 from lit_viz.engine.devices import DevicesMode
+from lit_viz.engine.run_reader import RECORDED
 from lit_viz.errors import LitVizError
+from lit_viz.files import read_yaml
 from lit_viz.options import REFUSALS, ClassifierOptions, one_sentence
 
 #: What the Trainer is given by lit_viz itself, or what would make no sense of a run.
@@ -34,8 +36,6 @@ _TRAINER_OURS = {
     "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "use_distributed_sampler",
     "reload_dataloaders_every_n_epochs", "enable_autolog_hparams", "model_registry", "sync_batchnorm",
 }  # fmt: skip
-#: Written by a run into its config.yaml; not an option.
-RECORDED = "recorded"
 #: What the config.yaml of a run holds that makes no sense of another.
 _OF_ONE_RUN = (RECORDED, "out", "overwrite", "resume", "count")
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -232,22 +232,6 @@ def config_first(command: Command, words: Sequence[str]) -> list[str]:
             others.append(word)
     chosen = [config_argument(command.name, name) for name in names or [command.config_for(words)]]
     return [*(word for config in chosen for word in ("--config", config)), *parts, *others]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file without running anything in it.
-
-    Raises:
-        LitVizError: when it is missing, no YAML, or no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise LitVizError(f"the configuration {path} can't be read ({reason}): it has to be a YAML file.") from error
-    if not isinstance(content, dict):
-        raise LitVizError(f"the configuration {path} holds no options: see configs/ for examples.")
-    return content
 
 
 def dump(cli: MethodCLI, recorded: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from lit_viz import __version__
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import HANDED_OVER
 from lit_viz.commands import Command
-from lit_viz.config import RECORDED, MethodCLI, dump, read_yaml
+from lit_viz.config import MethodCLI, dump
 from lit_viz.engine.checkpoint import AtomicCheckpointIO, unpacked
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
@@ -56,7 +56,7 @@ def open_or_make(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
 
 def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     """Refuse to continue a run under another configuration."""
-    before = read_yaml(folder.path / "config.yaml")
+    before = folder.config
     now = yaml.safe_load(cli.parser.dump(cli.config))
     # A later lit_viz may have more options.
     begun_with = {key: before[key] for key in now if key in before and key not in _FREE}
@@ -92,7 +92,7 @@ def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, An
 
 def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
     """Record which classifier it is, or on a resume hold the classifier against that record."""
-    before = (read_yaml(folder.path / "config.yaml").get(RECORDED) or {}) if continues else {}
+    before = folder.recorded if continues else {}
     weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
     if weights is None:  # it begins, or was killed while the network was loaded
         folder.write_config(dump(cli, recorded))

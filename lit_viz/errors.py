@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,6 +29,15 @@ class LitVizError(Exception):
     def __init__(self, sentence: str, *, exit_status: int = 1) -> None:
         super().__init__(sentence)
         self.exit_status = exit_status
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which the command line takes as it takes Ctrl-C."""
+
+
+def stopped_status(stop: BaseException | None) -> int:
+    """Return the exit status after a KeyboardInterrupt: 128 + its signal."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:

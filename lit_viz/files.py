@@ -240,6 +240,24 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file without running anything in it.
+
+    Raises:
+        LitVizError: when it is missing, no YAML, or no mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise LitVizError(f"the configuration {path} can't be read ({reason}): it has to be a YAML file.") from error
+    if not isinstance(content, dict):
+        raise LitVizError(f"the configuration {path} holds no options: see configs/ for examples.")
+    return content
+
+
 # -- the system
 
 

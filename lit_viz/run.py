@@ -23,14 +23,14 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import HANDED_OVER
 from lit_viz.commands import Command
 from lit_viz.commands.base import Inquiry
-from lit_viz.config import MethodCLI, dump, read_yaml
+from lit_viz.config import MethodCLI, dump
 from lit_viz.continuing import is_finished, keep_identity, open_or_make, recorded_of, trim
 from lit_viz.engine.claim import claimed
 from lit_viz.engine.devices import several
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task, slug
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, stopped_status
 from lit_viz.figures.animation import save_evolution
 from lit_viz.figures.evolution import evolutions
 from lit_viz.figures.report import REPORT, write_report
@@ -38,7 +38,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.files import writing
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
-from lit_viz.telling import Say
+from lit_viz.telling import Say, counted
 from lit_viz.training import Interrupted, enough_memory, fit, go_on, trainer_for
 
 if TYPE_CHECKING:
@@ -152,10 +152,10 @@ def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
     """Return in one line what :func:`cost` finds, of one run or of several together."""
     images, steps, evaluations, seconds = (sum(column) for column in zip(*costs, strict=True))
     counts = {"run": len(costs), "image": images, "step": steps, "evaluation": evaluations}
-    counted = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items() if what != "run" or n > 1)
+    said = ", ".join(counted(n, what) for what, n in counts.items() if what != "run" or n > 1)
     took = f"about {seconds:.0f} seconds" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
     took = "a second or less" if seconds < 1.5 else took
-    return f"{counted}: {took} on the processor of this machine, a forward and a backward an evaluation, at most"
+    return f"{said}: {took} on the processor of this machine, a forward and a backward an evaluation, at most"
 
 
 def _built(
@@ -202,10 +202,11 @@ def _run_in(
             how = Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None))
             cli.command.verify(module, run.outcomes, folder, how)
             write_report(folder, cli.command.table)
-        except KeyboardInterrupt as error:
+        except KeyboardInterrupt as stop:
             raise Interrupted(
-                f"stopped: all images are done, figure and evidence are not{go_on(cli.config)}", exit_status=130
-            ) from error
+                f"stopped: all images are done, figure and evidence are not{go_on(cli.config)}",
+                exit_status=stopped_status(stop),
+            ) from stop
         if evolution is not None:
             evolution.finish()
     finally:
@@ -224,7 +225,7 @@ def _wandb(folder: RunFolder, cli: MethodCLI, say: Say) -> tuple[WandbEvolution 
         folder,
         cli.config.project,
         name=folder.path.name,
-        config=read_yaml(folder.path / "config.yaml"),
+        config=folder.config,
         mode=cli.config.wandb,
         say=say,
     )

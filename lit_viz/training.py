@@ -27,7 +27,7 @@ from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.engine.ticks import TaskQueue
-from lit_viz.errors import LitVizError, first_line
+from lit_viz.errors import LitVizError, first_line, stopped_status
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.launched import is_first
 
@@ -95,10 +95,11 @@ def fit(
         except SIGTERMException as error:  # it came before Checkpoints had taken the signal over
             raise Interrupted(f"stopped at the start, nothing is lost{go_on(config)}", exit_status=143) from error
         except SystemExit as error:  # so Lightning ends on a KeyboardInterrupt
-            if not isinstance(error.__context__, KeyboardInterrupt):
+            stop = error.__context__
+            if not isinstance(stop, KeyboardInterrupt):
                 raise
             end_others(trainer)
-            raise Interrupted(f"stopped at once{go_on(config)}", exit_status=130) from error
+            raise Interrupted(f"stopped at once{go_on(config)}", exit_status=stopped_status(stop)) from error
         except Exception as error:
             end_others(trainer)
             if trainer.world_size > 1 and others_have_ended(error):

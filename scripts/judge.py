@@ -16,7 +16,6 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.config import read_yaml
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.verdicts import of_group, verdict
@@ -42,7 +41,7 @@ def judge(folder: str, names: list[str]) -> None:
     """Print each picture's probability and rank by each network, and how many are right; of a group the mean
     probability and the worst rank."""
     run = RunFolder.open(folder)
-    group = (read_yaml(run.path / "config.yaml").get("model") or {}).get("group", 1)
+    group = (run.config.get("model") or {}).get("group", 1)
     records = [record for record in run.records() if record["file"] and not record["array"]]
     if not records or any(record["target"] is None for record in records):
         raise LitVizError(f"{folder} holds no pictures of classes, which alone can be judged")

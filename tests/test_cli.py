@@ -534,17 +534,19 @@ def test_the_demo_writes_where_it_is_told(out: list[str], tmp_path: Path, monkey
     assert all(words[-2:] == ["--iterations", "3"] for words in called)
 
 
-def test_an_interrupt_at_the_end_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_at_the_end_says_how_to_go_on(
+    number: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
 
-    def interrupted(*args: Any) -> None:
-        raise KeyboardInterrupt
+    def stopped(*args: Any) -> None:
+        os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patched:
-        patched.setattr("lit_viz.run.write_report", interrupted)
-        lit_viz("visualize", "2", *SMALL, "--iterations", "2", "--out", str(run), expect=130)
+        patched.setattr("lit_viz.run.write_report", stopped)
+        lit_viz("visualize", "2", *SMALL, "--iterations", "2", "--out", str(run), expect=status)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert f"stopped: all images are done, figure and evidence are not; go on with: lit-viz resume {run}" in (
         capsys.readouterr().err
     )

@@ -34,6 +34,12 @@ def test_the_fast_copy_agrees_with_the_original(lite0: Classifier) -> None:
     torch.testing.assert_close(logits.cpu(), lite0.logits(x), rtol=1e-2, atol=2e-2)  # TF32
 
 
+def test_the_fast_copy_computes_channels_last(lite0: Classifier) -> None:
+    x = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)).cuda()
+    _, read = lite0.fast(["blocks.3.2"], torch.device("cuda"))(x, ["blocks.3.2"])
+    assert read["blocks.3.2"].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_draws_are_those_of_the_cpu_and_float64_runs_are_equal(smooth: Classifier) -> None:
     runs = [
         lv.visualize(smooth, [0, 1, 2], iterations=9, trainer__precision="64-true", slots=2, **device)

@@ -81,6 +81,11 @@ def test_in_mixed_precision_the_network_alone_is_in_half(
     difference = (maps.attributions - exact.attributions).norm() / exact.attributions.norm()
     assert 1e-4 < difference < 0.05
     assert [record["label"] for record in maps.results] == smooth.logits(photographs()).argmax(1).tolist()
+    aimed = lv.saliency(smooth, photographs(), 1, method="gradient", iterations=1, check="none", **options)
+    left = lv.attack(smooth, photographs(), 1, attack="pgd", eps=0.2, iterations=2, **options)
+    probability = smooth.logits(photographs()).softmax(1)[:, 1].tolist()  # of the original
+    assert [record["probability"] for record in aimed.results] == pytest.approx(probability, abs=1e-6)
+    assert [record["probability_before"] for record in left.results] == pytest.approx(probability, abs=1e-6)
 
 
 def test_sixteen_bits_need_no_scaled_loss(smooth: Classifier, asked: list[tuple[torch.dtype, bool]]) -> None:

@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lit_viz.engine.devices import Asked
 from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -81,7 +82,7 @@ class Checkpoints(Callback):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._asked.signal:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self._asked.signal = number
 
     def _release(self) -> None:

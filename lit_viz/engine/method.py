@@ -83,6 +83,11 @@ class Method(pl.LightningModule):
         ``bf16-mixed``, that of the images under any other. Outcomes are told by the original, in its own."""
         return _HALF.get("" if self._trainer is None else str(self._trainer.precision), self.number)
 
+    @property
+    def in_half(self) -> bool:
+        """Whether the network in training is in half precision, so that what it says is not what the original says."""
+        return self.network_dtype != self.number
+
     def frozen(self, keep: Collection[str], device: torch.device, **how: Any) -> FrozenNetwork:
         """Return the copy of the classifier that is asked in training; see
         :meth:`~lit_viz.classifiers.Classifier.fast`."""

@@ -59,7 +59,7 @@ class Queue:
                 break
             task = self._waiting.pop()
             if task.index in self._begun:  # these come first
-                method.slots.restore([self._begun.pop(task.index)], [task], method.device)
+                method.slots.restore(self._begun.pop(task.index), task, method.device)
                 method.begin([len(method.slots) - 1])
                 continue
             try:

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 from lit_viz.engine.tasks import Bearer, Task, key_of
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.files import whole_lines
+from lit_viz.files import read_yaml, whole_lines
 
+#: Of a config.yaml, what the run wrote of itself: its method, versions and network; not an option.
+RECORDED = "recorded"
 METRICS_HEADER = "task,iteration,metric,value\n"
 
 Self = TypeVar("Self", bound="RunReader")
@@ -52,6 +54,20 @@ class RunReader:
                 why = str(error.strerror)
             raise LitVizError(f"{path} is not a lit_viz run ({why}): give the folder that a run was written to")
         return cls(path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What ``config.yaml`` holds: the resolved options, and :attr:`recorded` beside them; read anew each time.
+
+        Raises:
+            LitVizError: it is no YAML.
+        """
+        return read_yaml(self.path / "config.yaml")
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the run wrote of itself; nothing where it was killed before."""
+        return self.config.get(RECORDED) or {}
 
     def queue(self) -> list[Task]:
         """Return the tasks of the run; none where it was killed before they were written.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -144,14 +144,9 @@ class Slots(nn.Module):
             for n in range(len(self))
         ]
 
-    def restore(self, entries: Sequence[dict[str, Any]], tasks: Sequence[Task], device: torch.device) -> None:
-        """Add images as :meth:`dump` has kept them, and their tasks."""
-        if not entries:
-            return
-        x = torch.stack([entry["image"] for entry in entries]).to(device)
-        keys = entries[0]["state"]
-        state = {key: torch.stack([entry["state"][key] for entry in entries]).to(device) for key in keys}
-        completed = [replace(task, **entry["completed"]) for task, entry in zip(tasks, entries, strict=True)]
-        self.append(completed, x, state)
+    def restore(self, entry: Mapping[str, Any], task: Task, device: torch.device) -> None:
+        """Add the image of a task behind the present ones, as :meth:`dump` has kept it."""
+        state = {key: value[None].to(device) for key, value in entry["state"].items()}
+        self.append([replace(task, **entry["completed"])], entry["image"][None].to(device), state)
         for name in ("forwards", "backwards", "seconds"):
-            getattr(self, name)[-len(entries) :] = [entry[name] for entry in entries]
+            getattr(self, name)[-1] = entry[name]

@@ -11,8 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.figures.markup import Markup, element
 from lit_viz.figures.report_evidence import evidence_section
@@ -48,8 +46,7 @@ def write_report(folder: RunFolder, table: Callable[[Records], Sequence[Mapping[
     Raises:
         LitVizError: the disk is full.
     """
-    config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
-    recorded = config.get("recorded") or {}
+    config, recorded = folder.config, folder.recorded
     records = folder.records()
     rows = table(records)
     room = _Room(FIGURES_ROOM)

@@ -148,7 +148,8 @@ def notebook_png(figure: Figure) -> tuple[bytes, dict[str, int]]:
 
 
 def probability_text(probability: float) -> str:
-    """Return ``p = 0.93``; ``p < 0.01`` for what would read as nothing, and ``p > 0.99`` for what would as certain."""
+    """Return ``p = 0.93``; ``p < 0.01`` for what would read as nothing, ``p > 0.99`` for what would as certain, as 1
+    does, to which float32 rounds."""
     if 0 <= probability < 0.005:
         return "p < 0.01"
-    return "p > 0.99" if 0.995 <= probability < 1 else f"p = {probability:.2f}"
+    return "p > 0.99" if probability >= 0.995 else f"p = {probability:.2f}"

@@ -15,6 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.files import foreign_name, utf8_name
 from lit_viz.images.reading import PACKAGED_PREFIX, missing, packaged_photograph
 from lit_viz.images.tables import read_table
+from lit_viz.telling import counted
 
 #: Of an image that is handed over from Python, with its place among them.
 ARRAY_PREFIX = "array:"
@@ -99,7 +100,7 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
         else:
             entries.append(_entry(path))
     if others:
-        notes.append(f"{len(others)} other {'file' if len(others) == 1 else 'files'} passed over ({_some(others)})")
+        notes.append(f"{counted(len(others), 'other file')} passed over ({_some(others)})")
     return Listing(tuple(entries), tuple(notes))
 
 

@@ -183,8 +183,7 @@ class ClassVisualization(ImageTraining):
         pictures = resized(centre(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
         goals = self.slots.goals(rows, x.device)
-        in_half = self.network_dtype != self.number  # what that says of a picture is not what the original says
-        network = self.classifier.guest() if final and in_half else self._evaluator.networks["plain"]
+        network = self.classifier.guest() if final and self.in_half else self._evaluator.networks["plain"]
         logits, scores = self._score_pictures(network, pictures, goals)
         self.slots.pay(rows, forwards=self.group)
         looks = []

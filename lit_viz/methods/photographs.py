@@ -78,8 +78,8 @@ class PhotographTraining(ImageTraining):
         return [self._completed(task, logits.get(m)) for m, task in enumerate(tasks)]
 
     def asks(self, task: Task) -> bool:
-        """Return whether the network has to be asked of the photograph before anything is trained for it."""
-        return needs_logits(task)
+        """Return whether the original network has to be asked of the photograph before anything is trained for it."""
+        return self.in_half or needs_logits(task)
 
     def resolved(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, as far as they can be told.

@@ -169,8 +169,8 @@ class SaliencyMap(PhotographTraining):
         return evaluation
 
     def asks(self, task: Task) -> bool:
-        """Return whether the target hangs on it: a label that is predicted may be told in the end."""
-        return task.target is None and super().asks(task)
+        """Return whether the original has to be asked first; a label that is predicted may be told in the end."""
+        return self.in_half or (task.target is None and super().asks(task))
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Ask about the photographs of which the network has not been asked yet, and tell their labels."""

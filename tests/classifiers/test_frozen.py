@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_viz.classifiers import load_classifier
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from tests.classifiers.networks import Lockable, conv_net
 
@@ -59,6 +59,11 @@ def test_it_normalizes_itself_whatever_the_layout_and_dtype_of_the_images() -> N
     assert torch.allclose(frozen(x)[0], expected, atol=1e-5)
     assert torch.allclose(frozen(x.to(memory_format=torch.channels_last))[0], expected, atol=1e-5)
     assert torch.allclose(frozen(x.double())[0], expected, atol=1e-5)
+
+
+def test_its_layers_compute_channels_last(lite0: Classifier) -> None:
+    _, read = lite0.fast(["blocks.3.2"])(torch.rand(2, 3, 96, 96), ["blocks.3.2"])
+    assert read["blocks.3.2"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_bfloat16_answers_in_float32() -> None:

@@ -15,7 +15,6 @@ from lit_viz.classifiers import Classifier
 from lit_viz.commands.base import by_class
 from lit_viz.config import MethodCLI
 from lit_viz.errors import LitVizError
-from lit_viz.figures.style import probability_text
 from lit_viz.methods import UniversalPerturbation
 from tests.test_cli import SMALL, lit_viz, sentence
 
@@ -111,10 +110,6 @@ def test_the_images_of_a_class_stand_in_one_row() -> None:
 
     rows = by_class([record(3), record(1), record(3), record(7, label=None)], lambda done: {})
     assert [(row["class"], row["images"]) for row in rows] == [("name 3", "3"), ("-", "1")]
-
-
-def test_what_is_not_certain_does_not_read_as_certain() -> None:
-    assert [probability_text(p) for p in (0.004, 0.99, 0.996, 1.0)] == ["p < 0.01", "p = 0.99", "p > 0.99", "p = 1.00"]
 
 
 def test_a_map_is_of_a_class(smooth: Classifier) -> None:

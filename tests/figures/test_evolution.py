@@ -117,7 +117,7 @@ def test_columns_are_spread_with_both_ends():
 
 def test_many_tasks_become_a_sheet_of_the_last_images():
     figure = evolution_figure([evolution(f"class {n}") for n in range(7)])
-    assert texts(figure)[:2] == ["class 0", "iteration 200 · p = 1.00"]
+    assert texts(figure)[:2] == ["class 0", "iteration 200 · p > 0.99"]
     assert len(figure.axes) == 7
 
 

@@ -38,8 +38,9 @@ def test_long_words_are_cut_with_an_ellipsis_and_broken_at_words():
     assert second.endswith("…")
 
 
-def test_probabilities_never_read_as_nothing():
-    assert [probability_text(p) for p in (0.93, 0.0004, 1.0)] == ["p = 0.93", "p < 0.01", "p = 1.00"]
+def test_probabilities_never_read_as_nothing_or_as_certain():
+    said = [probability_text(p) for p in (0.0004, 0.93, 0.99, 0.996, 1.0)]  # the last is what float32 rounds to
+    assert said == ["p < 0.01", "p = 0.93", "p = 0.99", "p > 0.99", "p > 0.99"]
 
 
 def test_grids():

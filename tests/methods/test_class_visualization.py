@@ -318,7 +318,8 @@ def test_slots_dump_and_restore() -> None:
     tasks = tasks_for_names("a", "b")
     slots.append(tasks, torch.randn(2, 4), state)
     slots.pay([1], forwards=5, backwards=5)
-    again.restore(slots.dump(), tasks, torch.device("cpu"))
+    for entry, task in zip(slots.dump(), tasks, strict=True):
+        again.restore(entry, task, torch.device("cpu"))
     assert torch.equal(again.x, slots.x)
     assert torch.equal(again.state["m"], slots.state["m"])
     assert again.iteration == [3, 4]
