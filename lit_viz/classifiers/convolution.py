@@ -7,7 +7,7 @@ output tells; in guided backpropagation only where it is positive, besides.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from lit_viz.classifiers.input_gradient import input_gradient
 from lit_viz.classifiers.kernels import NONE, Activation, Geometry, Kernel, computable
 from lit_viz.classifiers.observing import links
 from lit_viz.classifiers.outputs import traced
-from lit_viz.classifiers.rectifiers import Rectifier, rectified
-from lit_viz.classifiers.rows import activated_rows, begin, end, is_ours, of_rows, put_back, rows_of
+from lit_viz.classifiers.rectifiers import Rectifier, rectified, rectified_rows
+from lit_viz.classifiers.rows import begin, end, is_ours, of_rows, put_back, rows_of
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 #: To leave rows of a batch out of a backward pays where so many are wanted at most, by the times of EfficientNet-Lite0
@@ -152,25 +152,27 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         x, *activated = ctx.saved_tensors
+        top, backprop = ctx.activation.top, ctx.activation.backprop
         ours = is_ours(gradient)
         fewer = rows_of(gradient, ctx.few)
         if fewer is None:
-            result = _back(ctx, gradient, x, activated, ours)
+            for y in activated:
+                gradient = rectified(gradient, y, top, backprop, ours=ours)
+            result = _back(gradient, x, ctx.kernel)
         elif len(fewer[0]):  # of x the shape alone is asked for
             rows, gradient = fewer
-            activated = activated_rows(ctx, activated, rows)
-            result = put_back(ctx, _back(ctx, gradient, x[: len(rows)], activated, True), rows, len(x))
+            for y in activated:
+                gradient = rectified_rows(gradient, y, rows, top, backprop)
+            result = put_back(ctx, _back(gradient, x[: len(rows)], ctx.kernel), rows, len(x))
         else:
             result = torch.zeros_like(x)
         return end(ctx, result), None, None, None, None
 
 
-def _back(ctx: Any, gradient: Tensor, x: Tensor, activated: Sequence[Tensor], ours: bool) -> Tensor:
-    for y in activated:
-        gradient = rectified(gradient, y, ctx.activation.top, ctx.activation.backprop, ours=ours)
-    if ctx.kernel.transposed is not None:
-        return _convolve(gradient, ctx.kernel.transposed)
-    return input_gradient(gradient, x, ctx.kernel)
+def _back(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
+    if kernel.transposed is not None:
+        return _convolve(gradient, kernel.transposed)
+    return input_gradient(gradient, x, kernel)
 
 
 def _convolve(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
 from lit_viz.classifiers.outputs import traced
-from lit_viz.classifiers.rows import activated_rows, begin, end, is_ours, known_rows, put_back
+from lit_viz.classifiers.rows import begin, end, is_ours, known_rows, put_back, runs
 
 #: What a rectifier makes of the gradient that comes back to it: lets it pass where its input was in the linear range
 #: (``plain``), there and where it is positive (``guided``: Springenberg et al. 2015, arXiv:1412.6806, section 3.4), or
@@ -59,17 +59,13 @@ class _Rectify(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         ours, fewer = is_ours(gradient), known_rows(gradient)
         if fewer is None:
-            result = _back(ctx, gradient, ctx.saved_tensors, ours)
+            (y,) = ctx.saved_tensors or (gradient,)
+            result = rectified(gradient, y, ctx.top, ctx.backprop, ours=ours)
         else:
             rows, part = fewer
-            result = _back(ctx, part, activated_rows(ctx, ctx.saved_tensors, rows), True)
-            result = put_back(ctx, result, rows, len(gradient))
+            (y,) = ctx.saved_tensors or (gradient,)
+            result = put_back(ctx, rectified_rows(part, y, rows, ctx.top, ctx.backprop), rows, len(gradient))
         return end(ctx, result), None, None, None, None
-
-
-def _back(ctx: Any, gradient: Tensor, saved: Sequence[Tensor], ours: bool) -> Tensor:
-    (y,) = saved or (gradient,)
-    return rectified(gradient, y, ctx.top, ctx.backprop, ours=ours)
 
 
 def rectified(gradient: Tensor, y: Tensor, top: float, backprop: Backprop, *, ours: bool = False) -> Tensor:
@@ -93,6 +89,13 @@ def rectified(gradient: Tensor, y: Tensor, top: float, backprop: Backprop, *, ou
     if top < math.inf:
         return torch.ops.aten.hardtanh_backward(gradient, y, 0.0, top, **into)  # type: ignore[no-any-return]
     return torch.ops.aten.threshold_backward(gradient, y, 0, **into)  # type: ignore[no-any-return]
+
+
+def rectified_rows(gradient: Tensor, y: Tensor, rows: Tensor, top: float, backprop: Backprop) -> Tensor:
+    """Return what :func:`rectified` does of the gradient of some rows of ``y``, written over it."""
+    for some, of_all in runs(rows):
+        rectified(gradient[some], y[of_all], top, backprop, ours=True)
+    return gradient
 
 
 class Rectifier(nn.Module):

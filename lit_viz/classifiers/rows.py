@@ -7,7 +7,7 @@ of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 _WANTED: ContextVar[float] = ContextVar("wanted", default=1.0)  # of the rows
-_AGAIN: ContextVar[bool] = ContextVar("again", default=False)
 _KNOWN = "_lit_viz_rows"  # of a gradient, its version and what rows_of() returns
 _OURS = "_lit_viz_ours"  # marks a gradient that the step before may write over: nobody else gets it
 
@@ -50,22 +49,20 @@ def is_ours(gradient: Tensor) -> bool:
 
 
 @contextmanager
-def of_rows(rows: Tensor | None, *, again: bool = False) -> Iterator[None]:
+def of_rows(rows: Tensor | None) -> Iterator[None]:
     """Let backwards in the body, of a score that reads ``rows`` ``(N,)`` bool alone, look for what is zero.
 
     It costs a pass over each gradient, so they don't where the score reads most rows (also: None), nor on a GPU.
 
     Args:
         rows: that are read.
-        again: whether the same graph is gone back once more afterwards.
     """
     wanted = float(rows.double().mean()) if rows is not None and rows.is_cpu else 1.0
-    tokens = _WANTED.set(wanted), _AGAIN.set(again)
+    token = _WANTED.set(wanted)
     try:
         yield
     finally:
-        _WANTED.reset(tokens[0])
-        _AGAIN.reset(tokens[1])
+        _WANTED.reset(token)
 
 
 def rows_of(gradient: Tensor, few: float) -> tuple[Tensor, Tensor] | None:
@@ -94,15 +91,15 @@ def known_rows(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
     return known if version == gradient._version else None
 
 
-def activated_rows(ctx: Any, activated: Sequence[Tensor], rows: Tensor) -> Sequence[Tensor]:
-    """Return the rows of what a step's forward gave, which are kept in ``ctx`` where it is gone back again."""
-    known, parts = getattr(ctx, "parts", (None, ()))
-    if known is not None and torch.equal(known, rows):
-        return parts
-    parts = [picked(y, rows) for y in activated]
-    if _AGAIN.get():
-        ctx.parts = rows, parts
-    return parts
+def runs(rows: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows that follow each other, as slices of the rows and of the whole batch: views of both, where
+    :func:`picked` copies."""
+    listed = rows.tolist()
+    begin = 0
+    for end in range(1, len(listed) + 1):
+        if end == len(listed) or listed[end] != listed[end - 1] + 1:
+            yield slice(begin, end), slice(listed[begin], listed[end - 1] + 1)
+            begin = end
 
 
 def picked(x: Tensor, rows: Tensor) -> Tensor:

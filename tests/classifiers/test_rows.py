@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers import convolution as of_convolutions
-from lit_viz.classifiers.rows import of_rows, picked, rows_of, spread
+from lit_viz.classifiers.rows import of_rows, picked, rows_of, runs, spread
 
 
 def slopes(lite0: Classifier, wanted: Tensor, leave_out: bool) -> Tensor:
@@ -68,6 +68,14 @@ def test_picked_rows_are_put_back() -> None:
     back = spread(part, rows, 5)
     assert torch.equal(back, torch.where(torch.tensor([1, 0, 0, 1, 0]).bool().view(5, 1, 1, 1), x, 0))
     assert back.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_rows_that_follow_each_other_are_one_run() -> None:
+    rows = torch.tensor([0, 1, 4, 6, 7, 8])
+    assert [(of.start, of.stop) for _, of in runs(rows)] == [(0, 2), (4, 5), (6, 9)]
+    assert torch.equal(torch.cat([torch.arange(9)[of] for _, of in runs(rows)]), rows)
+    assert torch.equal(torch.cat([rows[some] for some, _ in runs(rows)]), rows)
+    assert list(runs(rows[:0])) == []
 
 
 def test_what_was_put_back_is_known_until_somebody_adds_to_it() -> None:
