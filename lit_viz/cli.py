@@ -233,7 +233,8 @@ def _check(words: list[str]) -> None:
     folders = [word for word in words if word not in flags]
     for word in folders:
         if word.startswith("-"):
-            raise LitVizError(f"lit-viz check has no option {word}{did_you_mean(word, flags) or ': see its --help.'}")
+            near = did_you_mean(word, flags) or f": there are {', '.join(flags)}."
+            raise LitVizError(f"check has no option {word}{near}")
     if len(folders) != 1:
         raise _misused("check")
     with _importing():

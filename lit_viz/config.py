@@ -23,7 +23,7 @@ from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.commands.base import Command
 from lit_viz.engine.devices import DevicesMode
 from lit_viz.engine.run_reader import RECORDED
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.files import read_yaml
 from lit_viz.options import REFUSALS, ClassifierOptions, one_sentence
 
@@ -187,8 +187,8 @@ def find_config(method: str, name: str) -> Path:
     packaged = {path.stem: path for path in sorted((config_folder() / method).glob("*.yaml"))}
     if name in packaged:
         return packaged[name]
-    known = ", ".join(packaged)
-    raise LitVizError(f"there is no configuration {name}: give a YAML file, or one of {known}.")
+    near = did_you_mean(name, packaged) or f": give a YAML file, or one of {', '.join(packaged)}."
+    raise LitVizError(f"there is no configuration {name}{near}")
 
 
 def read_config(method: str, name: str) -> dict[str, Any]:
@@ -196,8 +196,12 @@ def read_config(method: str, name: str) -> dict[str, Any]:
 
     The ``config.yaml`` of a run serves, too: what it was made with, and where, is left out.
     """
-    options = read_yaml(find_config(method, name))
+    path = find_config(method, name)
+    options = read_yaml(path)
     if RECORDED in options:
+        made_by = (options[RECORDED] or {}).get("method")
+        if made_by != method:
+            raise LitVizError(f"{path} is of a run of lit-viz {made_by}, not {method}: give it to lit-viz {made_by}.")
         options = {key: value for key, value in options.items() if key not in _OF_ONE_RUN}
     return options
 

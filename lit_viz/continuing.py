@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -63,7 +64,7 @@ def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     for name, was, given in _changed(begun_with, now):
         raise LitVizError(
             f"--{name} can't be changed: {folder.path} was begun with {was}, not {given}; "
-            f"lit-viz resume {folder.path} goes on as it was begun."
+            f"lit-viz resume {shlex.quote(str(folder.path))} goes on as it was begun."
         )
 
 

@@ -133,7 +133,8 @@ def writing(path: str | Path) -> Iterator[None]:
             ) from error
         if not isinstance(error, OSError) or error.strerror is None:
             raise
-        raise LitVizError(f"{path} can't be written ({error.strerror})") from error
+        limited = ": lift the limit (ulimit -f) and resume the run" if error.errno == errno.EFBIG else ""
+        raise LitVizError(f"{path} can't be written ({error.strerror}){limited}") from error
 
 
 def is_disk_full(error: BaseException) -> bool:

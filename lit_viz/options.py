@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,6 +85,24 @@ _PLAIN = (
 )
 
 
+def _near_part(words: str) -> str:
+    """Return the near names where a part, or an option of one, has none of that name."""
+    nameless = re.search(r"there is no (\w+) among the installed parts|(\w+) has no option (\w+)", words)
+    if nameless is None:
+        return ""
+    from lit_viz import attacks, attributions, images, objectives, optim  # which only a complaint waits for
+
+    parts = {
+        name: getattr(room, name)
+        for room in (attacks, attributions, images, objectives, optim)
+        for name in room.__all__
+    }
+    name, owner, option = nameless.groups()
+    if name is not None:
+        return did_you_mean(name, parts)
+    return did_you_mean(option, inspect.signature(parts[owner]).parameters) if owner in parts else ""
+
+
 def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
     cause: BaseException | None = error
@@ -101,6 +120,6 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     for pattern, plain in _PLAIN:
         words = re.sub(pattern, plain, words)
     known = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
-    hint = did_you_mean(unknown[1], known) if unknown else ""
+    hint = did_you_mean(unknown[1], known) if unknown else _near_part(words)
     help_ = "" if words.endswith("?") else f": see {parser.prog} --help."
     return LitVizError(f"{words.rstrip('.')}{hint or help_}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -39,7 +40,7 @@ from lit_viz.files import writing
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
 from lit_viz.telling import Say, counted
-from lit_viz.training import Interrupted, enough_memory, fit, go_on, trainer_for
+from lit_viz.training import Interrupted, all_but_evidence, enough_memory, fit, trainer_for
 
 if TYPE_CHECKING:
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution
@@ -203,10 +204,7 @@ def _run_in(
             cli.command.verify(module, run.outcomes, folder, how)
             write_report(folder, cli.command.table)
         except KeyboardInterrupt as stop:
-            raise Interrupted(
-                f"stopped: all images are done, figure and evidence are not{go_on(cli.config)}",
-                exit_status=stopped_status(stop),
-            ) from stop
+            raise Interrupted(all_but_evidence(cli.config), exit_status=stopped_status(stop)) from stop
         if evolution is not None:
             evolution.finish()
     finally:
@@ -274,7 +272,7 @@ def check(
         keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
         outcomes = filed(folder)
         if not outcomes:
-            raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {folder.path}")
+            raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {shlex.quote(str(folder.path))}")
         module = command.build(cli.config, cli.parts, classifier)
         how = Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust, peers)
         sound = command.verify(module, outcomes, folder, how)
@@ -295,10 +293,10 @@ def _opened(folder: RunFolder, cli: MethodCLI) -> Run:
 
 
 def _draw(run: Run, figure: Path) -> None:
-    """Write the figure, and where images emerge over several iterations the animation."""
-    moving = [evolution for evolution in evolutions(run.outcomes) if len(evolution.frames) > 2]
-    if moving:
-        save_evolution(moving, figure.with_name("evolution.gif"))
+    """Write the figure, and where an image emerges over several iterations the animation."""
+    emerged = evolutions(run.outcomes)
+    if any(len(evolution.frames) > 2 for evolution in emerged):
+        save_evolution(emerged, figure.with_name("evolution.gif"))
     save_figure(run.figure(), figure)  # last: where it is, the run is drawn
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,8 +45,9 @@ def report(command: Command, run: Run) -> None:
         _print_table(console, classes[:_ROWS])
         more = f"; {len(classes) - _ROWS} more classes" if len(classes) > _ROWS else ""
         console.print(f"every image is in results.jsonl{more}", highlight=False)
-    for record in failed[:_ROWS]:
-        console.print(f"{record['name']}: {record['error']}", markup=False, highlight=False, soft_wrap=True)
+    said = dict.fromkeys(f"{record['name']}: {record['error']}" for record in failed)  # once for several methods
+    for sentence in list(said)[:_ROWS]:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if failed or len(run.results) > 1:
         console.print(f"{images(len(run.results))}: {statuses(run.results)}", highlight=False)
     if run.folder is not None:
@@ -62,7 +64,7 @@ def _next(folder: Path) -> str:
     """Return what to do with what lies in the folder of a run."""
     pictures = [file.name for pattern in ("figure.*", "evolution.*") for file in sorted(folder.glob(pattern))]
     in_wandb = ", or the run in W&B" if (folder / "wandb").is_dir() else ""
-    return f"open {' and '.join(pictures)}{in_wandb}; look deeper: lit-viz check {folder}"
+    return f"open {' and '.join(pictures)}{in_wandb}; look deeper: lit-viz check {shlex.quote(str(folder))}"
 
 
 def _print_table(

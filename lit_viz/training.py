@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import threading
 import warnings
@@ -108,11 +109,14 @@ def fit(
                     f"{go_on(config)}"
                 ) from error
             raise
-    if module.agreed.signal and module.agreed.unfinished:
+    stopped = module.agreed.signal or module.asked.signal  # the last step's, which nobody has agreed on
+    if stopped and not module.agreed.unfinished:
+        raise Interrupted(all_but_evidence(config), exit_status=128 + stopped)
+    if stopped:
         saved = "" if config.out is None else ", all is saved"
         raise Interrupted(
             f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{go_on(config)}",
-            exit_status=128 + module.agreed.signal,
+            exit_status=128 + stopped,
         )
 
 
@@ -146,6 +150,11 @@ def _slurm() -> list[SLURMEnvironment]:
     return [SLURMEnvironment(auto_requeue=False)] if mine else []
 
 
+def all_but_evidence(config: Any) -> str:
+    """Return what is said of a run that is stopped between its last image and its end."""
+    return f"stopped: all images are done, figure and evidence are not{go_on(config)}"
+
+
 def go_on(config: Any) -> str:
     """Return the end of a sentence that says how a run goes on: what was handed over in Python is only there."""
     if config.out is None or not is_first():
@@ -156,7 +165,7 @@ def go_on(config: Any) -> str:
         return "; go on in Python with the same call and resume=True"
     if config.classifier.weights == HANDED_OVER:
         return f"; go on in Python with lit_viz.resume({str(config.out)!r}, network)"
-    return f"; go on with: lit-viz resume {config.out}"
+    return f"; go on with: lit-viz resume {shlex.quote(str(config.out))}"
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from PIL import Image
 from lit_viz.cli import main
 from lit_viz.config import config_folder
 from lit_viz.engine.claim import claimed
+from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.words import rewrite
 
@@ -141,13 +142,18 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--model.size", "0"], "is empty"),
         (["visualize", "tarantula", "--trainer.max_steps", "3"], "use --iterations"),
         (["visualize", "tarantula", "--config", "nope.yaml"], "there is no configuration nope.yaml"),
+        (["visualize", "tarantula", "--config", "tarantla"], "no configuration tarantla; did you mean 'tarantula'?"),
         (["visualize", "tarantula", "--init", "nope.jpg"], "nope.jpg"),
         (["visualize", "tarantula", "--init", "README.md"], "README.md"),
         (["visualize", "tarantula", "--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
         (["visualize", "tarantula", "--log-at", "often"], "'often' names no iterations"),
         (["visualize", "tarantula", "--model.step_rule", "Adm"], "there is no Adm"),
+        (
+            ["visualize", "tarantula", "--model.step_rule", "Nadam"],
+            "no Nadam among the installed parts; did you mean 'N",
+        ),
         (["visualize", "tarantula", "--model.step_rule.lr", "x"], "Adam: --lr: expected float, got 'x'"),
-        (["visualize", "tarantula", "--model.step_rule.lrr", "3"], "Adam has no option lrr"),
+        (["visualize", "tarantula", "--model.step_rule.lrr", "3"], "no option lrr; did you mean 'lr'?"),
         (["visualize", "tarantula", "--model.priors", "x"], "--model.priors: expected a list, got 'x'"),
         (["visualize", "tarantula", "--trainer.precision", "bf16_mixed"], "bf16, got 'bf16_mixed'; did you mean 'bf16"),
         (["visualize", "tarantula", "--slots="], "--slots: expected int, got ''"),
@@ -156,6 +162,7 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--overwrte"], "--overwrte wants a value; did you mean '--overwrite'?"),
         (["visualize", "tarantula", "--checkpoint-every", "0"], "--checkpoint-every 0 is no number of steps"),
         (["saliency", "x.png", "--method", "gradient", "--method.sigma", "3"], "Gradient has no option sigma"),
+        (["saliency", "x.png", "--method", "smoothgrad", "--method.sigam", "3"], "sigam; did you mean 'sigma'?"),
         (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps wants a value."),
         (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "more than a pixel's whole range"),
         (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
@@ -435,6 +442,35 @@ def test_a_signal_saves_and_says_how_to_go_on(
     lit_viz("resume", str(run))
     assert contents(run) == undisturbed
     lit_viz("resume", str(run))  # a finished run prints its results
+
+
+def test_the_configuration_of_another_methods_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lit_viz("visualize", "3", *SMALL, "--iterations", "2", "--out", str(tmp_path / "first"))
+    capsys.readouterr()
+    held = str(tmp_path / "first" / "config.yaml")
+    lit_viz("attack", "packaged:chelsea", "--config", held, "--out", str(tmp_path / "again"), expect=1)
+    assert f"{held} is of a run of lit-viz visualize, not attack" in sentence(capsys)
+
+
+def test_a_signal_in_the_last_step_stops_the_run_before_its_evidence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "my run"
+    finish = Step.finish
+
+    def signalled(self: Step, found: torch.Tensor) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self, found)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Step, "finish", signalled)
+        lit_viz("visualize", "2", *SMALL, "--iterations", "1", "--out", str(run), expect=143)
+    assert f"figure and evidence are not; go on with: lit-viz resume '{run}'" in capsys.readouterr().err
+    assert not (run / "report.html").exists()
+    lit_viz("resume", str(run))
+    assert (run / "report.html").exists()
 
 
 def test_the_configuration_of_a_run_makes_another(tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path):
         said = rf"a can't be written \({error.strerror}\)$"
         with pytest.raises(LitVizError, match=said), files.replacing(tmp_path / "a"):
             raise error
+    said = r"\(File too large\): lift the limit .* and resume the run$"
+    with pytest.raises(LitVizError, match=said), files.replacing(tmp_path / "a"):
+        raise OSError(errno.EFBIG, "File too large")
 
 
 def test_an_append_that_fails_by_half_is_cut_off(tmp_path, monkeypatch):

@@ -31,6 +31,7 @@ class Attack(StepRule):
     Attributes:
         objective: what is maximized; it reads ``targets``, ``labels`` and ``towards`` of its outputs.
         iterations: updates an image takes at most unless said otherwise.
+        fixed: whether an image takes so many whatever is said.
         minimal: whether the smallest perturbation is looked for, so that a success is no reason to stop.
         early_stop: whether an attack that is not minimal stops at the first success.
         slopes: whether updates ask for slopes; else no graph is held.
@@ -39,6 +40,7 @@ class Attack(StepRule):
 
     objective: Objective = CrossEntropy()
     iterations: int = 100
+    fixed: ClassVar[bool] = False
     minimal: ClassVar[bool] = False
     early_stop: bool = True
     slopes: ClassVar[bool] = True

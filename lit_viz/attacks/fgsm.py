@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from lit_viz.attacks.feasible import Norm
@@ -20,6 +22,7 @@ class FGSM(PGD):
     """
 
     iterations: int = 1
+    fixed: ClassVar[bool] = True
 
     def __init__(self, norm: Norm = "linf", eps: float | None = None, objective: Objective | None = None) -> None:
         super().__init__(norm, eps, random_start=False, objective=objective)

@@ -257,8 +257,8 @@ def _try(classifier: Classifier) -> int:
             ) from error
     if probabilities:
         raise LitVizError(
-            f"{name} {probabilities}, but logits are wanted: strip its last layer, for example net.<layer> = "
-            "torch.nn.Identity(), or return the scores before it"
+            f"{name} {probabilities}, but logits are wanted: strip its last layer, as by "
+            "net.set_submodule('layer', torch.nn.Identity()), or return the scores before it"
         )
     if len(logits) != len(images):
         raise LitVizError(

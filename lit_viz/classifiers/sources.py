@@ -186,7 +186,9 @@ def _factory(name: str) -> Source:
         with current_folder_importable():
             made = _made_by(name)
         if not isinstance(made, nn.Module):
-            raise LitVizError(f"{name} gives a {type(made).__name__}: a factory must return a torch.nn.Module")
+            raise LitVizError(
+                f"{name} gives no network ({type(made).__name__}): a factory must return a torch.nn.Module"
+            )
         return made
 
     return Source(name, build, lambda: (build(), None))

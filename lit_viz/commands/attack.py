@@ -163,7 +163,9 @@ def _as_decimal(value: str) -> str:
     above, slash, below = value.partition("/")
     try:
         return str(float(above) / float(below)) if slash else value
-    except (ValueError, ZeroDivisionError):
+    except ZeroDivisionError as error:
+        raise LitVizError(f"the radius {value} divides by zero: give one such as 4/255.") from error
+    except ValueError:
         return value
 
 

@@ -99,7 +99,8 @@ def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) ->
 
 def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
     """Say whether what resisted is to be believed."""
-    free = free_signals(outcomes, restarts_of(module.attack, module.iterations), module.iterations)
+    further = "an attack of more steps, such as pgd" if module.attack.fixed else "more iterations"
+    free = free_signals(outcomes, restarts_of(module.attack, module.iterations), module.iterations, further)
     harder = _harder(module, outcomes) if how.trust else None
     before = (folder.evidence().get("trust") or {}).get("harder")
     if harder is None and before is not None and not how.ends_run:  # what was tried on these files stays

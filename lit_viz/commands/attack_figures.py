@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.figures.traces import Trace
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import at_radius, counted, has_several_radii, images
+from lit_viz.telling import at_radius, counted, has_several_radii
 
 
 def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:
@@ -42,9 +43,11 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
         of: [(eps, share, *interval) for eps, share, interval in curve]
         for of, curve in (curves or {name: resistance(outcomes)}).items()
     }
-    radii = max(len({o.record["eps"] for o in outcomes if "eps" in o.record}), 1)
-    count = sum(o.record["status"] != "failed" for o in outcomes) // radii
-    caption = f"{images(count)} at each radius; band: 95 % (Wilson)"
+    asked = [outcome.record for outcome in outcomes if outcome.record["status"] != "failed"]
+    tasks = Counter((record["source"], record["name"], record["eps"]) for record in asked)
+    count, targets = len({whose[:2] for whose in tasks}), max(tasks.values(), default=1)
+    each = f", which resist if they do each of {targets} targets" if targets > 1 else ""
+    caption = f"{counted(count, 'photograph')} at each radius{each}; band: 95 % (Wilson)"
     return robustness_figure(points, norm, resisting(outcomes), caption)
 
 

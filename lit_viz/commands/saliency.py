@@ -15,6 +15,7 @@ from lit_viz.attributions import METHODS, Attribution, name_of, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.commands.base import Inquiry, class_path, shown_number
 from lit_viz.commands.photographs import PhotographCommand, add_photograph_arguments
+from lit_viz.engine.method import half_precision
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
@@ -122,7 +123,9 @@ class Saliency(PhotographCommand):
         from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate  # which import Captum
 
         how.say("evidence: asking Captum")
-        certificate = cross_check(outcomes, module.methods, module.classifier, seconds=how.seconds)
+        certificate = cross_check(
+            outcomes, module.methods, module.classifier, seconds=how.seconds, half=half_precision(how.config)
+        )
         found = {index: {"captum": verdict} for index, verdict in verdicts(certificate).items()}
         for outcome in outcomes:
             outcome.amend(found.get(outcome.record["index"], {"captum": None}))

@@ -183,6 +183,9 @@ class Visualize(Command):
         folder.amend({index: {"judges": again["judges"]} for index, again in found.items() if "judges" in again})
         pictures = [{"index": index, **again} for index, again in found.items()]
         folder.merge_evidence({"pictures": {"read": len(done), "same": sum(same), "verdicts": pictures}})
+        if not done:
+            how.say("evidence: there is no picture to look at again")
+            return True
         how.say(
             f"evidence: the original network sees in {sum(same)} of {counted(len(done), 'file')} what the record says"
         )

@@ -24,6 +24,13 @@ from lit_viz.optim import Evaluation, State, StepRule
 _HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
+def half_precision(config: Any) -> str | None:
+    """Return the half precision, by Lightning's name, that a run's options ask for; None where they ask for none."""
+    asked = str(config.trainer.precision)
+    name = asked if asked in _HALF else f"{asked}-mixed"
+    return name if name in _HALF else None
+
+
 class Method(pl.LightningModule):
     """A method as its author writes it; how it is trained is :class:`~lit_viz.engine.module.ImageTraining`'s.
 

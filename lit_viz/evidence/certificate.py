@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,10 +38,12 @@ class Certificate:
     Attributes:
         agreements: by task index; with Captum's map in float64, of those that a figure may draw.
         unchecked: by task index, why there is none.
+        half: the precision of the network that made the maps, if it was half.
     """
 
     agreements: Mapping[int, tuple[Agreement, Tensor | None]]
     unchecked: Mapping[int, str]
+    half: str | None = None
 
     @property
     def passed(self) -> bool | None:
@@ -55,9 +58,15 @@ class Certificate:
         for why in (NOT_IN_CAPTUM, NOT_CHECKED):
             count = sum(reason == why for reason in self.unchecked.values())
             parts += [f"{count} {'is' if count == 1 else 'are'} {why}"] if count else []
+        if failed and self.half is not None:
+            parts += [f"in {self.half} they can't be within what float32 allows (leave out --trainer.precision)"]
         others = [reason for reason in self.unchecked.values() if reason not in (NOT_IN_CAPTUM, NOT_CHECKED)]
         parts += others[:1]
-        more = f" (lit-viz check {folder} checks them)" if folder and NOT_CHECKED in self.unchecked.values() else ""
+        more = (
+            f" (lit-viz check {shlex.quote(folder)} checks them)"
+            if folder and NOT_CHECKED in self.unchecked.values()
+            else ""
+        )
         return f"evidence: {', '.join(parts) or 'there was no map to check'}{more}"
 
 
@@ -67,6 +76,7 @@ def cross_check(
     classifier: Classifier,
     *,
     seconds: float | None = None,
+    half: str | None = None,
 ) -> Certificate:
     """Hold the maps of a run against Captum.
 
@@ -76,6 +86,7 @@ def cross_check(
         classifier: the network.
         seconds: no further map is begun after so long, nor one that would take longer, as those before it did for each
             of their evaluations; the first one is left out only if it would take four times as long. All unless given.
+        half: the precision of the network that made the maps, if it was half.
     """
     agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
     unchecked: dict[int, str] = {}
@@ -108,7 +119,7 @@ def cross_check(
         kept[agreement.passed] += 1
         agreements[record["index"]] = agreement, reference if kept[agreement.passed] <= MOST else None
         paid += record["iterations"]
-    return Certificate(agreements, unchecked)
+    return Certificate(agreements, unchecked, half)
 
 
 def _one_of_each_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -158,6 +169,7 @@ def write_certificate(folder: RunFolder, certificate: Certificate, outcomes: Seq
         "captum": {
             "version": metadata.version("captum"),
             "passed": certificate.passed,
+            **({} if certificate.half is None else {"precision": certificate.half}),
             "maps": maps,
             "unchecked": unchecked,
         }
@@ -165,7 +177,7 @@ def write_certificate(folder: RunFolder, certificate: Certificate, outcomes: Seq
     folder.merge_evidence(whole)
     if maps:
         rows = [
-            _row(by_index[index], agreement, reference)
+            _row(by_index[index], agreement, reference, certificate.half)
             for index, (agreement, reference) in certificate.agreements.items()
             if reference is not None
         ]
@@ -177,7 +189,7 @@ def _named(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in ("index", "name", "method", "target_name")}
 
 
-def _row(outcome: Outcome, agreement: Agreement, reference: Tensor) -> EvidenceRow:
+def _row(outcome: Outcome, agreement: Agreement, reference: Tensor, half: str | None) -> EvidenceRow:
     delivered = outcome.array()
     assert delivered is not None
     alike = {"this map": agreement.similarity, **agreement.controls}
@@ -193,7 +205,12 @@ def _row(outcome: Outcome, agreement: Agreement, reference: Tensor) -> EvidenceR
                 FORMULA_TOLERANCE + agreement.rounding,
                 agreement.formula_passed,
             ),
-            Gate("map as delivered", agreement.delivered, agreement.allowed, agreement.delivered_passed),
+            Gate(
+                "map as delivered" if half is None else f"map in {half}",
+                agreement.delivered,
+                agreement.allowed,
+                agreement.delivered_passed,
+            ),
         ],
         similarity={
             name: {"Spearman": s.spearman, "SSIM": s.ssim, "top 10 % IoU": s.top_iou} for name, s in alike.items()

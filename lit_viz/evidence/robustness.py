@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from lit_viz.evidence.intervals import wilson
 from lit_viz.outcomes import Outcome
@@ -12,17 +12,21 @@ from lit_viz.outcomes import Outcome
 def resistance(
     outcomes: Sequence[Outcome], members: Sequence[str] | None = None
 ) -> list[tuple[float, float, tuple[float, float]]]:
-    """Return by radius which share of the images was not fooled in the file, with its Wilson interval of 95 %; of an
-    ensemble by these members, or by all."""
-    by_radius: dict[float, list[bool]] = defaultdict(list)
+    """Return by radius which share of the photographs was not fooled in the file, with its Wilson interval of 95 %; of
+    an ensemble by these members, or by all.
+
+    A photograph resists several targets if it resists each: its tasks are not independent, as the interval has them.
+    """
+    by_radius: dict[float, dict[Hashable, bool]] = defaultdict(dict)
     for outcome in outcomes:
         record = outcome.record
         if record["status"] != "failed":  # what was misclassified from the start doesn't resist
             fooled = record["success_file"] and (members is None or record["by"] in members)
-            by_radius[record["eps"]].append(record["status"] == "done" and not fooled)
-    return [
-        (eps, sum(resist) / len(resist), wilson(sum(resist), len(resist))) for eps, resist in sorted(by_radius.items())
-    ]
+            resists = record["status"] == "done" and not fooled
+            of_radius, whose = by_radius[record["eps"]], (record["source"], record["name"])
+            of_radius[whose] = of_radius.get(whose, True) and resists
+    found = [(eps, [*of_radius.values()]) for eps, of_radius in sorted(by_radius.items())]
+    return [(eps, sum(resist) / len(resist), wilson(sum(resist), len(resist))) for eps, resist in found]
 
 
 def resisting(outcomes: Sequence[Outcome]) -> str:
@@ -31,4 +35,6 @@ def resisting(outcomes: Sequence[Outcome]) -> str:
     records = [outcome.record for outcome in outcomes]
     predicted = any(record["label_source"] in (None, "predicted") for record in records)
     targeted = any(record.get("target") is not None for record in records)
+    if all(record.get("target") is not None for record in records):
+        return "target not reached"
     return "not fooled" if predicted or targeted else "robust accuracy"

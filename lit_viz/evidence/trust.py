@@ -62,13 +62,19 @@ class Trust:
         return f"{said} (looked at: {', '.join(self.tried)})" if self.tried else said
 
 
-def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 0, iterations: int = 0) -> Trust:
+def free_signals(
+    outcomes: Sequence[Outcome],
+    restart_of: RestartOf = lambda k: 0,
+    iterations: int = 0,
+    further: str = "more iterations",
+) -> Trust:
     """Read the traces of an attack's run, which cost nothing more.
 
     Args:
         outcomes: of the run; their curves ``gradient_norm``, ``objective`` and ``margin`` are read.
         restart_of: see :func:`~lit_viz.evidence.spread.restarts_of`; without it there was one start an image.
         iterations: that an image takes at most.
+        further: what is advised where an attack didn't get far enough.
     """
     done = [o for o in outcomes if o.record["status"] == "done"]
     if not done:
@@ -77,16 +83,16 @@ def free_signals(outcomes: Sequence[Outcome], restart_of: RestartOf = lambda k: 
     rounded_off = [o for o in done if o.record["success_float"] and not o.record.get("success_file")]
     counts = {
         "within eps of {} there is no other 8-bit file than the photograph's (a larger eps)": sum(map(_walled, done)),
-        "the file of {} is the photograph itself (more iterations, or larger steps)": sum(
+        f"the file of {{}} is the photograph itself ({further}, or larger steps)": sum(
             _unmoved(o) and not _walled(o) for o in failed
         ),
         "{} fooled the network before it was rounded to 8 bits, and not in the file": sum(
             not _walled(o) for o in rounded_off
         ),
-        "{} had fewer than ten slopes (more iterations)": sum(map(_short, failed)),
-        "{} scored no higher than the photograph in the end (more iterations)": sum(map(_sunk, failed)),
+        f"{{}} had fewer than ten slopes ({further})": sum(map(_short, failed)),
+        f"{{}} scored no higher than the photograph in the end ({further})": sum(map(_sunk, failed)),
         "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),
-        "the score of {} was still rising when the attack ended (more iterations)": sum(map(_rising, failed)),
+        f"the score of {{}} was still rising when the attack ended ({further})": sum(map(_rising, failed)),
         "{} fooled the network on the way and was returned as a failure": sum(map(_silent, failed)),
     }
     reasons = [text.format(images(count)) for text, count in counts.items() if count]

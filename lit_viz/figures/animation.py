@@ -71,7 +71,9 @@ def save_evolution(
 
 def _frame(tasks: Sequence[Evolution], moment: int, shape: tuple[int, int], size: tuple[int, int]) -> Image.Image:
     tiles = [_resized(_at(task, moment), size) for task in tasks]
-    return _quantized(_stamped(tiles, [task.name for task in tasks], moment, shape))
+    ended = any(task.frames[-1][0] < moment for task in tasks)
+    said = f"iteration {moment}{', or the last one' if ended else ''}"
+    return _quantized(_stamped(tiles, [task.name for task in tasks], said, shape))
 
 
 def _quantized(frame: Image.Image) -> Image.Image:
@@ -106,22 +108,34 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
     return picture.resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
 
 
-def _stamped(tiles: Sequence[Image.Image], names: Sequence[str], moment: int, shape: tuple[int, int]) -> Image.Image:
+def _stamped(tiles: Sequence[Image.Image], names: Sequence[str], said: str, shape: tuple[int, int]) -> Image.Image:
     rows, columns = shape
     width, height = tiles[0].size
     text = max(11, min(18, width // 14))
-    head = text + 8
+    titles = _titles(names, width, _font(text))
+    head = len(titles[0]) * (text + 4) + 4
     step = height + head + _GAP
     wide = max(columns * (width + _GAP) + _GAP, 12 * text)
     canvas = Image.new("RGB", (wide, rows * step + _GAP + text + 8), "white")
     draw = ImageDraw.Draw(canvas)
     draw.fontmode = "L"
-    for place, (tile, name) in enumerate(zip(tiles, names, strict=True)):
+    for place, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
         left, top = _GAP + place % columns * (width + _GAP), _GAP + place // columns * step
-        draw.text((left, top + text // 2), _cut(name, width, _font(text)), _INK, font=_font(text), anchor="lm")
+        for row, line in enumerate(title):
+            draw.text((left, top + row * (text + 4) + text // 2), line, _INK, font=_font(text), anchor="lm")
         canvas.paste(tile, (left, top + head - 4))
-    draw.text((_GAP, rows * step + _GAP + text // 2), f"iteration {moment}", _GREY, font=_font(text), anchor="lm")
+    draw.text((_GAP, rows * step + _GAP + text // 2), said, _GREY, font=_font(text), anchor="lm")
     return canvas
+
+
+def _titles(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> list[list[str]]:
+    """Return the lines above each tile: what tells images of one name apart stands in the second, where one is too
+    short."""
+    if all(font.getlength(name) <= width for name in names):
+        return [[name] for name in names]
+    parted = [name.rpartition(", ")[::2] for name in names]
+    lines = [(first, second) if first else (second, "") for first, second in parted]
+    return [[_cut(line, width, font) for line in pair] for pair in lines]
 
 
 def _cut(name: str, width: int, font: ImageFont.FreeTypeFont) -> str:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lit_viz.attributions import title_of
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import Picture, pixels
@@ -60,7 +61,7 @@ def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
     name = towards(record["name"], record["target_name"]) if "attack" in record else outcome.name
     name = at_rate(name, record)
     if of_methods and "method" in record:
-        name += f", {record['method'].replace('_', ' ')}"
+        name += f", {title_of(record['method'])}"
     if of_radii:
         name = at_radius(name, record)
     classless = "objective_file" in outcome.record  # of a class image the objective means less than the probability

@@ -116,7 +116,7 @@ def _header(folder: RunFolder, recorded: Mapping[str, Any], records: Records) ->
     return element(
         "header",
         element("p", f"lit-viz {method}", class_="method"),
-        element("h1", _TITLES.get(method, method)),
+        element("h1", "Layer images" if any(r.get("layer") for r in records) else _TITLES.get(method, method)),
         element("p", f"{folder.path} · {images(len(records))}: {statuses(records)}"),
         element("nav", *links),
     )

@@ -15,8 +15,10 @@ from lit_viz.figures.evolution import spread
 from lit_viz.figures.markup import Markup, element, joined
 from lit_viz.figures.report_curves import Curve, curves
 from lit_viz.figures.report_files import can_hold, data_uri, thumbnail
+from lit_viz.telling import length
 
 _FRAMES = 12  # of a task
+_OF_FLOATS = "Curves are of the image before it was rounded to 8 bits, the table is of its file."
 _BEARERS = 8  # photographs of a universal perturbation
 _THUMBNAILS, _ROWS = 200, 5000  # tasks of the table that have a picture, and that are in it at all
 
@@ -103,6 +105,7 @@ class Shown:
                 element(
                     "div",
                     element("div", *drawn, class_="curves") if drawn else None,
+                    element("p", _OF_FLOATS, class_="note") if drawn and "attack" in self.record else None,
                     facts(self.row),
                     *([element("p", str(self.record["error"]), class_="bad")] if self.record["error"] else []),
                     element("details", element("summary", "the whole record"), facts(self.record)),
@@ -120,9 +123,12 @@ class Shown:
         target, method = self.record["target_name"], self.record.get("method")
         if method is not None:
             return element("small", f"{method}, {target}")
-        if target and "attack" in self.record:
-            return element("small", f"towards {target}")
-        return None
+        if "attack" not in self.record:
+            return None
+        asked = [f"towards {target}"] if target else []
+        if self.record.get("eps") is not None:
+            asked.append(f"eps {length(self.record['eps'], self.record['norm'])}")
+        return element("small", ", ".join(asked)) if asked else None
 
     def _pictures(self) -> Markup:
         name = str(self.record["name"])

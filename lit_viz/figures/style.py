@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,8 +149,13 @@ def notebook_png(figure: Figure) -> tuple[bytes, dict[str, int]]:
 
 
 def probability_text(probability: float) -> str:
-    """Return ``p = 0.93``; ``p < 0.01`` for what would read as nothing, ``p > 0.99`` for what would as certain, as 1
-    does, to which float32 rounds."""
+    """Return ``p = 0.93``, or ``no p`` for what is no number.
+
+    ``p < 0.01`` for what would read as nothing, ``p > 0.99`` for what would as certain, as 1 does, to which float32
+    rounds.
+    """
+    if math.isnan(probability):
+        return "no p"
     if 0 <= probability < 0.005:
         return "p < 0.01"
     return "p > 0.99" if probability >= 0.995 else f"p = {probability:.2f}"

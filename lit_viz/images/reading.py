@@ -127,7 +127,8 @@ def packaged_photograph(name: str) -> Path:
         LitVizError: there is none of that name, or scikit-image lacks it.
     """
     if name not in PACKAGED:
-        raise LitVizError(f"no packaged photograph is called {name!r}: there are {', '.join(PACKAGED)}")
+        near = did_you_mean(name, PACKAGED) or f": there are {', '.join(PACKAGED)}"
+        raise LitVizError(f"no packaged photograph is called {name!r}{near}")
     found = importlib.util.find_spec("skimage")
     folders = [] if found is None else found.submodule_search_locations or []
     for folder in folders:

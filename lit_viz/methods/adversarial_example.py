@@ -170,7 +170,7 @@ class AdversarialExample(AttackTraining):
         found = {
             "success_float": success_float,
             "success_file": saved.success,
-            **{f"success_jpeg{quality}": success for quality, success in saved.jpeg.items()},
+            **{f"success_jpeg{quality}": saved.success and still for quality, still in saved.jpeg.items()},
             "repaired": saved.repaired,
             **{key: saved.distances[key] for key in ("l0", "ssim", "psnr")},
             "predicted": predicted,

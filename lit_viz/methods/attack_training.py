@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_viz.attacks import Attack
+from lit_viz.attacks import Attack, name_of
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.residual import part_of_gradient
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.images.fitting import Fit
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.randomness import Draws
+from lit_viz.telling import counted
 
 
 class AttackTraining(PhotographTraining):
@@ -51,13 +52,18 @@ class AttackTraining(PhotographTraining):
             attack,
             fit=fit,
             images=images,
-            iterations=attack.iterations if iterations is None else iterations,
+            iterations=attack.iterations if iterations is None or attack.fixed else iterations,
             slots=slots,
             log_at=log_at,
             curve_at=curve_at,
             views=views,
         )
         self.attack = attack
+        if attack.fixed and iterations not in (None, attack.iterations):
+            own = counted(attack.iterations, "update")
+            self.notes += [
+                f"{name_of(attack)} takes its {own}: --iterations is for attacks that may take more or fewer"
+            ]
         self.residual_gradient = part_of_gradient(residual_gradient)
 
     def prepare(self, device: torch.device) -> None:

@@ -77,7 +77,7 @@ def _record(
         "probability": float(after.softmax(0)[goal]),
         "success_float": success,
         "success_file": saved.success,
-        **{f"success_jpeg{quality}": fooled for quality, fooled in saved.jpeg.items()},
+        **{f"success_jpeg{quality}": saved.success and still for quality, still in saved.jpeg.items()},
         "l2": saved.distances["l2"],
         "linf": saved.distances["linf"],
     }

@@ -155,7 +155,7 @@ def test_a_factory_in_the_current_folder(factories: str, factory: str) -> None:
         ("mak", "has no 'mak'; did you mean .*'make'"),
         ("needing", r"wants classes: name a function .* def build\(\): return needing\(classes=\.\.\.\)$"),
         ("number", "is no network but 'int': name what makes the network"),
-        ("wrong", "gives a str: a factory must return a torch.nn.Module"),
+        ("wrong", r"gives no network \(str\): a factory must return a torch.nn.Module"),
         ("raising", r"raised an error \(ValueError: no such thing\)"),
     ],
 )

@@ -186,6 +186,18 @@ def test_views_do_not_decide_whether_there_is_anything_to_attack(smooth: Classif
     assert all(record["status"] == "skipped" for record in wrong.results)
 
 
+def test_one_step_is_neither_asked_nor_advised_to_be_more(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--attack", "fgsm", "--eps", "1/255", "--iterations", "15", "--out", str(tmp_path / "run")]
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, *words)
+    said = capsys.readouterr().err
+    assert "1 update at most" in said
+    assert "fgsm takes its 1 update" in said
+    assert "(an attack of more steps, such as pgd)" in said
+    assert "more iterations" not in said
+
+
 def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
     from lit_viz.evidence.robustness import resisting
 
@@ -194,7 +206,7 @@ def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
     untargeted = lv.attack(smooth, x, labels, iterations=1)
     targeted = lv.attack(smooth, x, labels, [(label + 1) % 5 for label in labels], iterations=1)
     assert resisting(untargeted.outcomes) == "robust accuracy"
-    assert resisting(targeted.outcomes) == "not fooled"
+    assert resisting(targeted.outcomes) == "target not reached"
 
 
 def test_an_ensemble_knows_what_the_network_said_before(smooth: Classifier) -> None:
@@ -262,8 +274,10 @@ def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Cl
 
 
 def test_a_radius_may_be_any_fraction() -> None:
-    found = [COMMANDS["attack"].option("--eps", word)[1] for word in ("4/255", "0.5/255", "0.1", "4/0", "a/b")]
-    assert found == [str(4 / 255), str(0.5 / 255), "0.1", "4/0", "a/b"]
+    found = [COMMANDS["attack"].option("--eps", word)[1] for word in ("4/255", "0.5/255", "0.1", "a/b")]
+    assert found == [str(4 / 255), str(0.5 / 255), "0.1", "a/b"]
+    with pytest.raises(LitVizError, match="the radius 4/0 divides by zero"):
+        COMMANDS["attack"].option("--eps", "4/0")
 
 
 def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Path) -> None:

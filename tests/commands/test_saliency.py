@@ -66,6 +66,36 @@ def test_each_picture_of_a_folder_gets_its_map_or_a_line(
     assert found[4]["original_size"] == [40, 30]  # after its rotation
 
 
+def test_a_photograph_that_fails_is_named_once_for_all_methods(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *SMALL,
+        "--method",
+        "gradient,rise",
+        "--iterations",
+        "2",
+        "--check",
+        "none",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    lit_viz("saliency", str(folder), *words, expect=1)
+    said = [line for line in capsys.readouterr().out.splitlines() if ": the photograph " in line]
+    assert said
+    assert len(set(said)) == len(said)
+
+
+def test_maps_in_half_precision_are_told_why_they_fail(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--method", "gradient", "--trainer.precision", "bf16-mixed", "--out", str(tmp_path / "run")]
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words)
+    why = "in bf16-mixed they can't be within what float32 allows (leave out --trainer.precision)"
+    assert f"0 of 1 maps checked agree with Captum, {why}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "evidence.json").read_text())["captum"]["precision"] == "bf16-mixed"
+
+
 def test_labels_targets_and_methods(tmp_path: Path) -> None:
     for name in ("banana", "date"):
         (tmp_path / "in" / name).mkdir(parents=True)

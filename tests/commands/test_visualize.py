@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import lit_viz as lv
@@ -35,6 +36,22 @@ def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFi
     Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
     lit_viz("check", str(run), expect=1)
     assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 1
+
+
+def test_where_no_picture_was_made_there_is_none_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    broken = ["--classifier", "tests.commands.test_visualize:broken_network", *SMALL[2:]]
+    lit_viz("visualize", "0", *broken, "--iterations", "2", "--out", str(run), expect=1)
+    lit_viz("check", str(run))
+    assert "evidence: there is no picture to look at again" in capsys.readouterr().err
+
+
+def broken_network() -> nn.Module:
+    """A network whose logits are no numbers."""
+    network = smooth_network()
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, torch.nan)
+    return network
 
 
 def test_a_picture_of_another_shape_is_stretched_for_all_who_look(smooth: Classifier) -> None:

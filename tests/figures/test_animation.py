@@ -6,7 +6,7 @@ from skimage import data
 from torch.nn.functional import avg_pool2d
 
 from lit_viz.errors import LitVizError
-from lit_viz.figures.animation import save_evolution
+from lit_viz.figures.animation import _font, _titles, save_evolution
 from lit_viz.figures.evolution import Evolution
 
 
@@ -44,6 +44,16 @@ def test_a_task_without_a_frame_shows_its_latest(tmp_path):
     middle, width = last.shape[0] // 2, last.shape[1]
     assert abs(last[middle, width // 4].mean() - 255 * 0.5) < 6
     assert abs(last[middle, 3 * width // 4].mean() - 255 * 0.3) < 6
+
+
+def test_what_tells_images_of_one_name_apart_is_in_a_line_of_its_own():
+    font = _font(12)
+    names = [f"chelsea -> tarantula, eps {level}/255" for level in (0.25, 1, 4)]
+    assert _titles(names, 400, font) == [[name] for name in names]
+    lines = _titles([*names, "a long name, but of one part", "short"], 150, font)
+    assert [line[1] for line in lines[:3]] == ["eps 0.25/255", "eps 1/255", "eps 4/255"]
+    assert {line[0] for line in lines[:3]} == {"chelsea -> tarantula"}
+    assert lines[4] == ["short", ""]
 
 
 def test_colours_of_a_photograph_survive_the_palette(tmp_path):

@@ -137,6 +137,14 @@ def test_figures_are_as_wide_as_they_are_printed(tmp_path: Path) -> None:
     assert (shown["figure.png"], shown["evidence.png"]) == ("192", None)
 
 
+def test_cards_of_several_radii_are_told_apart(smooth: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options: dict[str, Any] = {"attack": "pgd", "radii": [1 / 255, 4 / 255], "iterations": 2, "wandb": "disabled"}
+    lv.attack(smooth, torch.rand(1, 3, 16, 16), target=1, out=out, **options)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"<small>(.*?)</small>", page) == [f"towards banana, eps {level}/255" for level in (1, 4)]
+
+
 def test_names_of_files_are_only_text(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", name=EVIL)
     folder.merge_evidence({"files": {"read": 1, "wrong": [EVIL]}, EVIL: 1})
@@ -255,6 +263,7 @@ def test_runs_and_checks_write_the_report(smooth: Any, tmp_path: Path) -> None:
     assert len(Elements(page).of("article")) == 2
     assert "difference × 10" in page
     assert len(run.results) == 2
+    assert page.count("before it was rounded to 8 bits") == 2
     (out / "report.html").unlink()
     lv.resume(out, smooth)
     assert (out / "report.html").exists()

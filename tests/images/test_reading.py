@@ -284,8 +284,10 @@ def test_packaged_photographs_are_here(name: str) -> None:
 
 
 def test_an_unknown_packaged_photograph_lists_the_others() -> None:
-    with pytest.raises(LitVizError, match="'chelsey': there are astronaut, chelsea"):
+    with pytest.raises(LitVizError, match="'chelsey'; did you mean 'chelsea'"):
         read_photograph("packaged:chelsey", (8, 8))
+    with pytest.raises(LitVizError, match="'dog': there are astronaut, chelsea"):
+        read_photograph("packaged:dog", (8, 8))
 
 
 def test_to_uint8_rounds_clips_and_repeats_grey() -> None:
