@@ -231,8 +231,7 @@ def stored(folder: str | Path, words: Sequence[str] = (), **given: Any) -> tuple
     """
     run = RunFolder.open(folder)
     path, options = run.path, run.config
-    options.pop(RECORDED, None)
-    method = run.recorded.get("method")
+    method = (options.pop(RECORDED, None) or {}).get("method")
     if method not in COMMANDS:
         raise LitVizError(f"{path} was not made by a method of this lit_viz ({method}): it can't be continued.")
     command = COMMANDS[method]

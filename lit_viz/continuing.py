@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -21,6 +20,7 @@ from lit_viz.engine.checkpoint import AtomicCheckpointIO, unpacked
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
+from lit_viz.telling import command_line
 
 #: Of a run folder, the file of its last checkpoint.
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
@@ -64,7 +64,7 @@ def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     for name, was, given in _changed(begun_with, now):
         raise LitVizError(
             f"--{name} can't be changed: {folder.path} was begun with {was}, not {given}; "
-            f"lit-viz resume {shlex.quote(str(folder.path))} goes on as it was begun."
+            f"{command_line('resume', folder.path)} goes on as it was begun."
         )
 
 

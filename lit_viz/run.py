@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -39,7 +38,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.files import writing
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
-from lit_viz.telling import Say, counted
+from lit_viz.telling import Say, command_line, counted
 from lit_viz.training import Interrupted, all_but_evidence, enough_memory, fit, trainer_for
 
 if TYPE_CHECKING:
@@ -272,7 +271,7 @@ def check(
         keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
         outcomes = filed(folder)
         if not outcomes:
-            raise LitVizError(f"{folder.path} has no results yet: lit-viz resume {shlex.quote(str(folder.path))}")
+            raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
         module = command.build(cli.config, cli.parts, classifier)
         how = Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust, peers)
         sound = command.verify(module, outcomes, folder, how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,11 @@ def say(sentence: str) -> None:
     from rich.console import Console
 
     Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def command_line(name: str, folder: object) -> str:
+    """Return ``lit-viz resume 'my run'``, as it can be pasted into a shell."""
+    return f"lit-viz {name} {shlex.quote(str(folder))}"
 
 
 def length(value: float | None, norm: str) -> str:

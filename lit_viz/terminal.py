@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_viz.launched import is_first
-from lit_viz.telling import images, statuses
+from lit_viz.telling import command_line, images, statuses
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +63,7 @@ def _next(folder: Path) -> str:
     """Return what to do with what lies in the folder of a run."""
     pictures = [file.name for pattern in ("figure.*", "evolution.*") for file in sorted(folder.glob(pattern))]
     in_wandb = ", or the run in W&B" if (folder / "wandb").is_dir() else ""
-    return f"open {' and '.join(pictures)}{in_wandb}; look deeper: lit-viz check {shlex.quote(str(folder))}"
+    return f"open {' and '.join(pictures)}{in_wandb}; look deeper: {command_line('check', folder)}"
 
 
 def _print_table(

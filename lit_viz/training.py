@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import signal
 import threading
 import warnings
@@ -31,6 +30,7 @@ from lit_viz.engine.ticks import TaskQueue
 from lit_viz.errors import LitVizError, first_line, stopped_status
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.launched import is_first
+from lit_viz.telling import command_line
 
 
 class Interrupted(LitVizError):
@@ -165,7 +165,7 @@ def go_on(config: Any) -> str:
         return "; go on in Python with the same call and resume=True"
     if config.classifier.weights == HANDED_OVER:
         return f"; go on in Python with lit_viz.resume({str(config.out)!r}, network)"
-    return f"; go on with: lit-viz resume {shlex.quote(str(config.out))}"
+    return f"; go on with: {command_line('resume', config.out)}"
 
 
 @contextmanager

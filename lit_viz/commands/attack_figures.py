@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
-from lit_viz.evidence.robustness import resistance, resisting
+from lit_viz.evidence.robustness import photograph_of, resistance, resisting
 from lit_viz.evidence.survivors import survivors
 from lit_viz.evidence.trust import fooling
 from lit_viz.figures.attack import AttackPanel, attack_figure
@@ -44,8 +44,8 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
         for of, curve in (curves or {name: resistance(outcomes)}).items()
     }
     asked = [outcome.record for outcome in outcomes if outcome.record["status"] != "failed"]
-    tasks = Counter((record["source"], record["name"], record["eps"]) for record in asked)
-    count, targets = len({whose[:2] for whose in tasks}), max(tasks.values(), default=1)
+    tasks = Counter((photograph_of(record), record["eps"]) for record in asked)
+    count, targets = len({photograph for photograph, _ in tasks}), max(tasks.values(), default=1)
     each = f", which resist if they do each of {targets} targets" if targets > 1 else ""
     caption = f"{counted(count, 'photograph')} at each radius{each}; band: 95 % (Wilson)"
     return robustness_figure(points, norm, resisting(outcomes), caption)

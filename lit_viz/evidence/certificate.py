@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from lit_viz.evidence.captum_reference import in_captum
 from lit_viz.figures.evidence import MOST, EvidenceRow, Gate, evidence_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import command_line
 
 #: What a record says of a map of a method that Captum doesn't have, and of one that wasn't checked for want of time.
 NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
@@ -62,11 +62,8 @@ class Certificate:
             parts += [f"in {self.half} they can't be within what float32 allows (leave out --trainer.precision)"]
         others = [reason for reason in self.unchecked.values() if reason not in (NOT_IN_CAPTUM, NOT_CHECKED)]
         parts += others[:1]
-        more = (
-            f" (lit-viz check {shlex.quote(folder)} checks them)"
-            if folder and NOT_CHECKED in self.unchecked.values()
-            else ""
-        )
+        left = folder is not None and NOT_CHECKED in self.unchecked.values()
+        more = f" ({command_line('check', folder)} checks them)" if left else ""
         return f"evidence: {', '.join(parts) or 'there was no map to check'}{more}"
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from lit_viz.evidence.intervals import wilson
 from lit_viz.outcomes import Outcome
+
+
+def photograph_of(record: Mapping[str, Any]) -> Hashable:
+    """Return what tells photographs apart; several tasks, of radii and targets, may be of one."""
+    return record["source"], record["name"]
 
 
 def resistance(
@@ -23,7 +29,7 @@ def resistance(
         if record["status"] != "failed":  # what was misclassified from the start doesn't resist
             fooled = record["success_file"] and (members is None or record["by"] in members)
             resists = record["status"] == "done" and not fooled
-            of_radius, whose = by_radius[record["eps"]], (record["source"], record["name"])
+            of_radius, whose = by_radius[record["eps"]], photograph_of(record)
             of_radius[whose] = of_radius.get(whose, True) and resists
     found = [(eps, [*of_radius.values()]) for eps, of_radius in sorted(by_radius.items())]
     return [(eps, sum(resist) / len(resist), wilson(sum(resist), len(resist))) for eps, resist in found]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.engine.run_folder import RunFolder
+from lit_viz.engine.run_reader import RECORDED
 from lit_viz.figures.markup import Markup, element
 from lit_viz.figures.report_evidence import evidence_section
 from lit_viz.figures.report_files import can_hold, data_uri, printed_width
@@ -46,7 +47,8 @@ def write_report(folder: RunFolder, table: Callable[[Records], Sequence[Mapping[
     Raises:
         LitVizError: the disk is full.
     """
-    config, recorded = folder.config, folder.recorded
+    config = folder.config
+    recorded = config.get(RECORDED) or {}
     records = folder.records()
     rows = table(records)
     room = _Room(FIGURES_ROOM)

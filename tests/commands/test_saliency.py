@@ -69,18 +69,8 @@ def test_each_picture_of_a_folder_gets_its_map_or_a_line(
 def test_a_photograph_that_fails_is_named_once_for_all_methods(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        *SMALL,
-        "--method",
-        "gradient,rise",
-        "--iterations",
-        "2",
-        "--check",
-        "none",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    lit_viz("saliency", str(folder), *words, expect=1)
+    words = ["--method", "gradient,rise", "--iterations", "2", "--check", "none", "--out", str(tmp_path / "run")]
+    lit_viz("saliency", str(folder), *SMALL, *words, expect=1)
     said = [line for line in capsys.readouterr().out.splitlines() if ": the photograph " in line]
     assert said
     assert len(set(said)) == len(said)

@@ -39,9 +39,8 @@ def test_long_words_are_cut_with_an_ellipsis_and_broken_at_words():
 
 
 def test_probabilities_never_read_as_nothing_or_as_certain():
-    said = [
-        probability_text(p) for p in (0.0004, 0.93, 0.99, 0.996, 1.0, float("nan"))
-    ]  # the last is what float32 rounds to
+    values = (0.0004, 0.93, 0.99, 0.996, 1.0, float("nan"))  # 1 is what float32 rounds to
+    said = [probability_text(p) for p in values]
     assert said == ["p < 0.01", "p = 0.93", "p = 0.99", "p > 0.99", "p > 0.99", "no p"]
 
 
