@@ -74,6 +74,12 @@ def _expected(found: re.Match[str]) -> str:
 _PLAIN = (
     (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
     (r"^Option '([\w.]+)' is not accepted", r"there is no option \1"),
+    (
+        r"Parser key \"([\w.]+)\": Expected .* Got value: NestedArg\(key='([\w.]+)'.*",
+        r"there is no option --\1.\2; did you mean '\1'?",
+    ),
+    (r", --[\w.]+\+", ""),  # for lists, and never what a user has begun to write
+    (r"ambiguous option: (\S+) could match --([\w.]+)$", r"there is no option \1; did you mean '\2'?"),
     (r"argument (--[\w.]+)(/\S+)?: expected one argument", r"\1 wants a value"),
     (r"Parser key \"([\w.\-]+)\":", r"--\1:"),
     (r"Problem with given class_path '[\w.]*?(\w+)':", r"\1:"),
@@ -119,7 +125,7 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     words = " ".join(line.strip(" -") for line in message.strip().splitlines() if line.strip(" -"))
     for pattern, plain in _PLAIN:
         words = re.sub(pattern, plain, words)
-    known = [word[2:] for action in parser._actions for word in action.option_strings if word.startswith("--")]
+    known = [word[2:] for action in parser._actions for word in action.option_strings if re.fullmatch(r"--[^+]+", word)]
     hint = did_you_mean(unknown[1], known) if unknown else _near_part(words)
     help_ = "" if words.endswith("?") else f": see {parser.prog} --help."
     return LitVizError(f"{words.rstrip('.')}{hint or help_}")

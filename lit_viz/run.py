@@ -218,16 +218,10 @@ def _wandb(folder: RunFolder, cli: MethodCLI, say: Say) -> tuple[WandbEvolution 
         return None, None
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution, open_wandb
 
-    wandb_run = open_wandb(
-        folder,
-        cli.config.project,
-        name=folder.path.name,
-        config=folder.config,
-        mode=cli.config.wandb,
-        say=say,
-    )
-    logger = None if wandb_run is None else RunLogger(wandb_run, folder)
-    return WandbEvolution(wandb_run, folder, say=say), logger
+    config = cli.config
+    opened = partial(open_wandb, folder, config.project, folder.path.name, folder.config, config.wandb)
+    evolution = WandbEvolution(opened(say=say), folder, reopen=partial(opened, say=lambda _: None), say=say)
+    return evolution, None if evolution.run is None else RunLogger(evolution)
 
 
 def check(

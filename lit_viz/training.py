@@ -188,6 +188,7 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "GPU available but not used")  # as the user has asked
+        warnings.filterwarnings("ignore", "The `srun` command is available")  # on every node of a cluster
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         try:

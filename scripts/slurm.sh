@@ -3,9 +3,9 @@
 #
 #   sbatch --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 scripts/slurm.sh attack photographs/ --target stingray --out runs/fooled
 #
-# One process a task. Two minutes before the end SLURM sends SIGTERM to all of them: the run saves a checkpoint and ends
-# with status 143, upon which the job is put back into the queue. --resume continues where the checkpoint left off; the
-# folder given by --out must be on a file system that all nodes share.
+# One process a task. Two minutes before the end, and when the job is preempted, SLURM sends SIGTERM to all of them: the
+# run saves a checkpoint and ends with status 143, upon which the job is put back into the queue. --resume continues where
+# the checkpoint left off; the folder given by --out must be on a file system that all nodes share.
 #SBATCH --job-name=lit_viz
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -19,5 +19,12 @@ esac
 
 srun --kill-on-bad-exit=1 lit-viz "$@" --resume
 status=$?
-[ "$status" -eq 143 ] && scontrol requeue "$SLURM_JOB_ID"
+
+# A job that SLURM preempts it puts back itself, unless its partition cancels; asked as well it would start it once more
+# when it is done.
+put_back_by_slurm() {
+    grep -q "PreemptTime=[0-9]" <<<"$(scontrol show job "$SLURM_JOB_ID")" &&
+        ! grep -q "PreemptMode=CANCEL" <<<"$(scontrol show partition "$SLURM_JOB_PARTITION")"
+}
+[ "$status" -eq 143 ] && ! put_back_by_slurm && scontrol requeue "$SLURM_JOB_ID"
 exit "$status"

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.engine.test_devices import environment, free_port, torchrun
+from tests.slurm import HERE, Slurm, slurm
 from tests.test_cli import ROOT, SMALL, contents, lit_viz, records, wait_for
 
 pytestmark = pytest.mark.slow  # every process takes seconds to start
@@ -119,59 +120,36 @@ def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path) -> N
     assert contents(run) == undisturbed
 
 
-#: As much of SLURM's srun as the job asks for: tasks with their environment, which get its signals and end together.
-SRUN = """
-import os, signal, subprocess, sys, time
-assert sys.argv[1] == "--kill-on-bad-exit=1"
-ranks = range(int(os.environ["SLURM_NTASKS"]))
-one_a_node = lambda rank: {"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank), "SLURM_LOCALID": "0"}
-tasks = [subprocess.Popen(sys.argv[2:], env={**os.environ, **one_a_node(rank)}) for rank in ranks]
-signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
-while None in (ended := [task.poll() for task in tasks]):
-    if any(ended):
-        time.sleep(2)
-        [task.kill() for task in tasks]
-    time.sleep(0.05)
-sys.exit(max(ended))
-"""
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    folder = tmp_path_factory.mktemp("slurm")
+    program = folder / "bin" / "lit-viz"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lit_viz "$@"\n')
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    with slurm(folder, {**environment(), "PATH": path}) as running:
+        yield running
 
 
-def slurm(folder: Path, run: Path) -> tuple[subprocess.Popen[str], Path]:
-    """Start ``scripts/slurm.sh`` as a job of two nodes; return it, and the file in which its requeueing is noted."""
-    programs = folder / "bin"
-    programs.mkdir(exist_ok=True)
-    noted = folder / "requeued"
-    for name, text in {
-        "srun": f"#!{sys.executable}{SRUN}",
-        "scontrol": f'#!/bin/sh\necho "$@" >> {noted}\n',
-        "lit-viz": f'#!/bin/sh\nexec {sys.executable} -m lit_viz "$@"\n',
-    }.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    job = {"NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2", "NODELIST": "127.0.0.1", "JOB_NAME": "lit_viz"}
-    job["JOB_ID"] = str(free_port())  # of which Lightning makes a port
-    surroundings = {f"SLURM_{name}": value for name, value in job.items()}
-    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    command = ["bash", "scripts/slurm.sh", *WORDS, "--out", str(run)]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-    env = {**environment(), **surroundings, "PATH": path}
-    return subprocess.Popen(command, cwd=ROOT, text=True, env=env, **pipes), noted
-
-
+@pytest.mark.skipif(not HERE, reason="needs SLURM, and to be root")
+@pytest.mark.parametrize("why", ["preempted", "out of time"])
 def test_a_job_on_slurm_is_put_back_into_the_queue_and_goes_on_to_the_same_bits(
-    undisturbed: dict[str, Any], tmp_path: Path
+    why: str, cluster: Slurm, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    job, noted = slurm(tmp_path, run)
-    wait_for((run / "checkpoints" / "last.ckpt").exists, job)
-    (srun,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    os.kill(int(srun), signal.SIGTERM)  # as SLURM signals a job's steps
-    said = ended(job)
-    assert job.returncode == 143, said
-    assert noted.read_text().startswith("requeue ")
+    run, output = tmp_path / "run", tmp_path / "output.txt"
+    where = ["--parsable", "--nodes", "2", "--ntasks-per-node", "1", "--chdir", str(ROOT), "--output", str(output)]
+    job = cluster("sbatch", *where, "scripts/slurm.sh", *WORDS, "--wandb", "offline", "--out", str(run)).strip()
+    cluster.wait((run / "checkpoints" / "last.ckpt").exists)
+    if why == "preempted":
+        cluster("sbatch", "--partition", "urgent", "--nodes", "2", "--output", "/dev/null", "--wrap", "true")
+    else:
+        cluster("scancel", "--signal", "TERM", job)  # as SLURM does before the end of its time
+    cluster.wait(lambda: cluster.job(job)["JobState"] == "PENDING")
+    said = output.read_text()
     assert said.count("lit-viz: stopped after") == 1
-    again, _ = slurm(tmp_path, run)
-    said = ended(again)
-    assert again.returncode == 0, said
-    assert len(noted.read_text().splitlines()) == 1
+    cluster("scontrol", "update", f"JobId={job}", "StartTime=now")
+    cluster.wait(lambda: cluster.job(job)["JobState"] == "COMPLETED")
+    assert cluster.job(job)["Restarts"] == "1"
+    assert "Traceback" not in output.read_text()
     assert contents(run) == undisturbed

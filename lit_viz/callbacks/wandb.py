@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import wandb
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
 from wandb.sdk.wandb_run import Run
 
-from lit_viz.callbacks.wandb_run import RunLogger, open_wandb, silent
+from lit_viz.callbacks.wandb_run import LOST, forget_service, open_wandb, silent
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Task
 from lit_viz.errors import first_line
@@ -44,19 +45,29 @@ class WandbEvolution(Callback):
     read from the run folder when all sixteen have ended, so that every iteration shows the same ones, in their order.
     The first 256 tasks have grids; the scalars of a task are in the run folder only.
 
-    An error of W&B is said once; from then on the callback is silent and the run goes on.
+    An error of W&B is said once; from then on the callback is silent and the run goes on. Where only its service has
+    ended, the run is opened again.
 
     Args:
         run: from :func:`open_wandb`; None does nothing.
         folder: where grids, the final records and images are read from.
         separate: at most so many tasks have keys of their own.
+        reopen: opens the run again.
         say: is given the one line on an error.
     """
 
-    def __init__(self, run: Run | None, folder: RunFolder, separate: int = 32, say: Say = say) -> None:
+    def __init__(
+        self,
+        run: Run | None,
+        folder: RunFolder,
+        separate: int = 32,
+        reopen: Callable[[], Run | None] = lambda: None,
+        say: Say = say,
+    ) -> None:
         self.run = run
         self.folder = folder
         self.separate = separate
+        self._reopen = reopen
         self._say = say
         self._failed = False
         self._last = 0
@@ -98,9 +109,9 @@ class WandbEvolution(Callback):
             self._log(_mean_rows(self.folder))
         self._last = max([self._last, *(int(record.get("iterations") or 0) for record in records)])
         for name, made in _RESULTS.items():
-            self._safely(partial(self._log_result, name, made))
-        self._safely(lambda run: run.summary.update(_summary(records)))
-        self._safely(lambda run: run.log_artifact(_artifact(self.folder, run.id)))
+            self.safely(partial(self._log_result, name, made))
+        self.safely(lambda run: run.summary.update(_summary(records)))
+        self.safely(lambda run: run.log_artifact(_artifact(self.folder, run.id)))
         self.close(exit_code=0)
 
     def _log_result(self, name: str, made: Callable[[RunFolder], Any], run: Run) -> None:
@@ -120,29 +131,66 @@ class WandbEvolution(Callback):
                 self._last = max(self._last, row["iteration"])
                 run.log(row)
 
-        self._safely(log)
+        self.safely(log)
 
-    def _safely(self, action: Callable[[Run], object]) -> None:
+    def safely(self, action: Callable[[Run], object]) -> None:
+        """Do something with the W&B run, where there is one; an error is said once and stops nothing."""
         if self.run is None or self._failed:
             return
         try:
-            with silent():
-                action(self.run)
+            self._act(action, self.run)
         except Exception as error:  # a view must never stop what it shows
             self._failed = True
             self._say(f"W&B failed ({first_line(error)}): the run goes on without it, and {self.folder.path} has all")
 
     def close(self, exit_code: int) -> None:
         """End the W&B run, if that was not done yet; a resume continues it."""
-        run, self.run = self.run, None
-        if run is not None:
+        if self.run is not None:
             try:
-                with silent():
-                    run.finish(exit_code=exit_code)
+                self._act(lambda run: run.finish(exit_code=exit_code), self.run)
             except Exception as error:  # as above
                 if not self._failed:
                     files = f"{self.folder.path / 'wandb'}/*run-*"
                     self._say(f"W&B didn't finish ({first_line(error)}); later: wandb sync {files}")
+        self.run = None
+
+    def _act(self, action: Callable[[Run], object], run: Run) -> None:
+        try:
+            with silent():
+                action(run)
+        except LOST:
+            forget_service()
+            self.run = self._reopen()
+            if self.run is None:
+                raise
+            with silent():
+                action(self.run)
+
+
+class RunLogger(WandbLogger):
+    """Lightning's logger on an open run, so that ``trainer.logger`` and ``self.log`` work.
+
+    What Lightning logs goes under ``trainer/`` (``trainer/loss``), apart from the images' own curves.
+
+    Args:
+        evolution: whose run it is.
+    """
+
+    LOGGER_JOIN_CHAR = "/"
+
+    def __init__(self, evolution: WandbEvolution) -> None:
+        project = getattr(evolution.run, "project", None) or "lit_viz"
+        super().__init__(experiment=evolution.run, save_dir=evolution.folder.path, project=project, prefix="trainer")
+        self._evolution = evolution
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log a row; an error of W&B is said once and stops nothing."""
+
+        def log(run: Run) -> None:
+            self._experiment = run  # it may have been opened again
+            WandbLogger.log_metrics(self, metrics, step)
+
+        self._evolution.safely(log)
 
 
 def _row(observation: Observation) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import wandb
-from pytorch_lightning.loggers import WandbLogger
 from wandb.sdk.lib.wbauth import authenticate_session
+from wandb.sdk.mailbox import HandleAbandonedError
 from wandb.sdk.wandb_run import Run
 
 from lit_viz.engine.run_folder import RunFolder
@@ -72,6 +72,16 @@ def open_wandb(
     except Exception as error:  # whatever W&B raises, the run goes on without it
         say(f"W&B is off: {_why(error)}")
         return None
+
+
+#: What W&B raises once its service has ended, the process that writes and sends: SLURM signals that one, too.
+LOST = (ConnectionError, HandleAbandonedError)
+
+
+def forget_service() -> None:
+    """Let W&B start another service; else it can open no run, and complains at the end of the process."""
+    with suppress(*LOST, SystemExit):  # W&B exits with the status of its service
+        wandb.teardown()
 
 
 @contextmanager
@@ -209,15 +219,3 @@ def _headers(credentials: Any) -> dict[str, str]:
     if key := getattr(credentials, "api_key", None):
         headers["Authorization"] = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
     return headers
-
-
-class RunLogger(WandbLogger):
-    """Lightning's logger on an open run, so that ``trainer.logger`` and ``self.log`` work.
-
-    What Lightning logs goes under ``trainer/`` (``trainer/loss``), apart from the images' own curves.
-    """
-
-    LOGGER_JOIN_CHAR = "/"
-
-    def __init__(self, run: Run, folder: RunFolder) -> None:
-        super().__init__(experiment=run, save_dir=folder.path, project=run.project or "lit_viz", prefix="trainer")

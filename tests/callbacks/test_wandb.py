@@ -481,7 +481,8 @@ def test_a_whole_process_is_not_held_up_by_a_bad_server(tmp_path, status):
 
 def test_lightning_logs_apart_from_the_images(tmp_path):
     logged = []
-    logger = RunLogger(SimpleNamespace(log=logged.append, project="p", id="x"), RunFolder(tmp_path))
+    run = SimpleNamespace(log=logged.append, project="p", id="x")
+    logger = RunLogger(WandbEvolution(run, RunFolder(tmp_path)))
     logger.log_metrics({"loss": 1.0}, step=7)
     assert logged == [{"trainer/loss": 1.0, "trainer/global_step": 7}]
     assert logger.save_dir == str(tmp_path)
@@ -512,3 +513,54 @@ def test_what_w_and_b_says_of_other_runs_stays_heard(tmp_path):
     assert wandb.setup().settings.silent == before
     callback.close(exit_code=0)
     assert wandb.setup().settings.silent == before
+
+
+LOSE_THE_SERVICE = """
+import os, signal, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from lit_viz.callbacks.wandb import RunLogger, WandbEvolution, open_wandb
+from lit_viz.engine.run_folder import RunFolder
+
+def end_service():
+    lists = [(thread / "children").read_text() for thread in Path("/proc/self/task").iterdir()]
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in " ".join(lists).split()}
+    (service,) = [child for child, command in commands.items() if "wandb-core" in command]
+    time.sleep(1)  # W&B writes twice a second
+    os.kill(service, signal.SIGTERM)
+    time.sleep(1)
+
+folder = RunFolder.create(sys.argv[1])
+opened = lambda: open_wandb(folder, mode="offline")
+evolution = WandbEvolution(opened(), folder, reopen=opened if len(sys.argv) == 2 else lambda: None, say=print)
+logger = RunLogger(evolution)
+end_service()
+evolution.safely(lambda run: run.log({"iteration": 7}))
+logger.log_metrics({"loss": 1.0})
+if len(sys.argv) == 2:
+    end_service()
+evolution.close(exit_code=143)
+"""
+
+
+def lose_the_service(*words):
+    command = [sys.executable, "-c", LOSE_THE_SERVICE, *map(str, words)]  # with a service of its own
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_run_whose_service_has_ended_is_opened_again(tmp_path):
+    """SLURM signals every process of a job, and W&B's service doesn't wait for the run to end."""
+    assert lose_the_service(tmp_path / "run") == ""
+    parts = [inspect(segment) for segment in segments(RunFolder(tmp_path / "run"))]
+    assert [record["exit"]["exit_code"] for part in parts for record in part if record["type"] == "exit"] == [143]
+    rows = [row for part in parts for row in history(part)]
+    assert [(row["iteration"], row.get("trainer/loss")) for row in rows] == [(7, None), (7, 1.0)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_run_that_can_not_be_opened_again_goes_on_without(tmp_path):
+    (line,) = lose_the_service(tmp_path / "run", "for good").splitlines()
+    assert line.startswith("W&B failed (")

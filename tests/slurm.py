@@ -1,0 +1,95 @@
+"""A SLURM of our own on this machine: a controller, two nodes of one processor, and a partition that preempts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.engine.test_devices import free_port
+
+#: As root, who may start jobs on nodes.
+HERE = shutil.which("slurmctld") is not None and shutil.which("slurmd") is not None and os.geteuid() == 0
+
+#: Nodes are named by the addresses at which their processes meet.
+CONFIGURATION = """
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+AuthType=auth/slurm
+CredType=auth/slurm
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/controller.pid
+SlurmdPidFile={folder}/%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+MailProg=/bin/true
+SchedulerParameters=sched_interval=1,sched_min_interval=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
+PartitionName=patient Nodes=ALL Default=YES PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
+"""
+NODES = ("127.0.0.1", "127.0.0.2")
+
+
+class Slurm:
+    """The commands of a running SLURM."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    def __call__(self, *words: str) -> str:
+        """Return what a command prints."""
+        ran = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def job(self, number: str) -> dict[str, str]:
+        """Return what SLURM knows of a job, such as ``JobState``."""
+        return dict(word.split("=", 1) for word in self("scontrol", "show", "job", number).split() if "=" in word)
+
+    def wait(self, what: Callable[[], bool], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, self("squeue")
+            time.sleep(0.1)
+
+
+@contextmanager
+def slurm(folder: Path, environment: dict[str, str]) -> Iterator[Slurm]:
+    """Run SLURM; its files lie in the folder, and jobs get the environment."""
+    ports = [free_port() for _ in range(3)]
+    text = CONFIGURATION.format(host=socket.gethostname(), folder=folder, nodes=NODES, ports=ports)
+    (folder / "slurm.conf").write_text(text)
+    (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+    (folder / "slurm.key").write_bytes(os.urandom(1024))
+    (folder / "slurm.key").chmod(0o600)
+    commands = Slurm({**environment, "SLURM_CONF": str(folder / "slurm.conf")})
+    with ExitStack() as stack:
+        for words in (["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in NODES)):
+            log = stack.enter_context((folder / f"{words[-1]}.log").open("w"))
+            daemon = subprocess.Popen(words, env=commands.environment, stdout=log, stderr=log)
+            stack.callback(daemon.wait, 30)
+            stack.callback(daemon.terminate)
+        commands.wait(lambda: ready(commands), 30)
+        yield commands
+        commands("scancel", "--me")
+        commands.wait(lambda: not commands("squeue", "--noheader"))
+
+
+def ready(commands: Slurm) -> bool:
+    states = subprocess.run(
+        ["sinfo", "-hN", "-o", "%t"], env=commands.environment, capture_output=True, text=True
+    ).stdout
+    return len(states.split()) == 4 and set(states.split()) == {"idle"}
