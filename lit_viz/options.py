@@ -74,10 +74,6 @@ def _expected(found: re.Match[str]) -> str:
 _PLAIN = (
     (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
     (r"^Option '([\w.]+)' is not accepted", r"there is no option \1"),
-    (
-        r"Parser key \"([\w.]+)\": Expected .* Got value: NestedArg\(key='([\w.]+)'.*",
-        r"there is no option --\1.\2; did you mean '\1'?",
-    ),
     (r", --[\w.]+\+", ""),  # for lists, and never what a user has begun to write
     (r"ambiguous option: (\S+) could match --([\w.]+)$", r"there is no option \1; did you mean '\2'?"),
     (r"argument (--[\w.]+)(/\S+)?: expected one argument", r"\1 wants a value"),
@@ -85,6 +81,7 @@ _PLAIN = (
     (r"Problem with given class_path '[\w.]*?(\w+)':", r"\1:"),
     (r"Expected a path but .*? either not accessible or invalid ", ""),
     (r"(Does not validate.*?)?(\w+): Option '(\w+)' is not accepted.*", r"\2 has no option \3"),
+    (r"--([\w.]+): .* NestedArg\(key='([\w.]+)'.*", r"there is no option --\1.\2; did you mean '\1'?"),
     (r"Does not validate against any of the Union.*? Errors:(.*) Given value type:.* Given value:\s*(.*)", _expected),
     (r"Expected a dot import path string: (\S+)", r"there is no \1 among the installed parts"),
     (r"(Expected an? .*?)\. Got value:\s*(.*)", _expected),
