@@ -8,11 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from tests.callbacks.wandb_server import WandbServer
 from tests.engine.test_devices import environment, free_port, torchrun
 from tests.slurm import HERE, Slurm, slurm
 from tests.test_cli import ROOT, SMALL, contents, lit_viz, records, wait_for
@@ -24,13 +29,13 @@ WORDS += ["--iterations", "150", "--checkpoint-every", "20", "--log-at", "every:
 TWO = ["--devices", "2"]
 
 
-def start(command: Sequence[str]) -> subprocess.Popen[str]:
+def start(command: Sequence[str], **surroundings: str) -> subprocess.Popen[str]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, text=True, env=environment(), **pipes)
+    return subprocess.Popen(command, cwd=ROOT, text=True, env={**environment(), **surroundings}, **pipes)
 
 
-def begun(run: Path, *words: str) -> subprocess.Popen[str]:
-    return start([sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run), *words])
+def begun(run: Path, *words: str, **surroundings: str) -> subprocess.Popen[str]:
+    return start([sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run), *words], **surroundings)
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 200) -> str:
@@ -118,6 +123,43 @@ def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path) -> N
     said = [ended(node) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert contents(run) == undisturbed
+
+
+def descendants(process: int) -> list[int]:
+    lists = [(thread / "children").read_text() for thread in Path(f"/proc/{process}/task").iterdir()]
+    return [found for child in " ".join(lists).split() for found in (int(child), *descendants(int(child)))]
+
+
+def test_a_server_of_w_and_b_gets_all_that_all_processes_log(tmp_path: Path) -> None:
+    """Also where every process has got the signal, W&B's service, too, and the run has gone on since."""
+    run = tmp_path / "run"
+    with WandbServer() as server:
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"}
+        process = begun(run, "--wandb", "online", **online)
+        wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, process)
+        for each in (process.pid, *descendants(process.pid)):
+            os.kill(each, signal.SIGTERM)
+        said = ended(process)
+        assert process.returncode == 143, said
+        assert "Traceback" not in said
+        assert "W&B" not in said
+        resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)], **online)
+        said = ended(resumed)
+        assert resumed.returncode == 0, said
+    assert server.unknown == []
+    (rows,) = server.history.values()
+    assert list(server.exits.values()) == [[1, 0]]
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    shown = {(key, row["iteration"]): row[key] for row in rows for key in row if key.startswith("image/")}
+    assert shown.keys() == {(f"image/000{k}_class_{k}", at) for k in range(5) for at in (0, 50, 100, 150)}
+    for (key, at), told in shown.items():
+        frame = run / "frames" / key.removeprefix("image/") / f"iter_{at:06}.png"
+        assert np.array_equal(read(BytesIO(server.files[told["path"]])), read(frame))
+    assert {"artifact/results.jsonl", "artifact/images/0004_class_4.png"} <= server.files.keys()
+
+
+def read(picture: Path | BytesIO) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(picture).convert("RGB"))
 
 
 @pytest.fixture(scope="module")

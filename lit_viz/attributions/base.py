@@ -85,8 +85,9 @@ class Attribution(StepRule):
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """Return how far the maps may be off, ``(N,)`` each by name; nothing where the method is exact.
 
-        The key ``error`` is relative to the map's largest value, and what ``tolerance`` is held against; infinite as
-        long as it can't be told. Others are ``standard_error`` or ``completeness``, as in the records.
+        The key ``error`` is relative to the map's largest value, as it is drawn, and what ``tolerance`` is held
+        against; infinite as long as it can't be told. Others are ``standard_error`` or ``completeness``, as in the
+        records.
         """
         return {}
 

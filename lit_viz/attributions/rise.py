@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.attributions.base import gathered, keys
+from lit_viz.attributions.base import gathered, keys, relative
 from lit_viz.attributions.sampling import Sampling
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -61,6 +61,13 @@ class RISE(Sampling):
         seen = masks(keys(state, slots, numbers), x, self.grid, self.p)
         scores = evaluate(gathered(x, slots) * seen, gradient=False, slots=slots).score
         return scores.view(-1, 1, 1, 1).to(x.dtype) * seen / self.p
+
+    def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        """Return the mean's standard error as for every mean; its ``error`` is relative to what the map has above its
+        least pixel, as it is drawn."""
+        found = super().uncertainty(x, state)
+        above_least = state["mean"] - state["mean"].amin((-2, -1), keepdim=True)
+        return {**found, "error": relative(found["standard_error"], above_least)}
 
 
 def masks(keys: Sequence[Key], x: Tensor, grid: int, p: float) -> Tensor:

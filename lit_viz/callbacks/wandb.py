@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
+import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import fmean, median
@@ -16,7 +17,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from wandb.sdk.wandb_run import Run
 
-from lit_viz.callbacks.wandb_run import LOST, forget_service, open_wandb, silent
+from lit_viz.callbacks.wandb_run import LOST, SEND_SECONDS, forget_service, open_wandb, silent, sync_line
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Observation, Task
 from lit_viz.errors import first_line
@@ -35,6 +36,8 @@ _OPTIONS = {"method": "{}", "lr": "lr {:g}", "eps": "eps {:.3g}"}
 
 T = TypeVar("T")
 Curve = Sequence[tuple[int, float]]
+#: Makes rows anew: a picture of W&B belongs to one run.
+Rows = Callable[[], Iterable[dict[str, Any]]]
 
 
 class WandbEvolution(Callback):
@@ -46,7 +49,7 @@ class WandbEvolution(Callback):
     The first 256 tasks have grids; the scalars of a task are in the run folder only.
 
     An error of W&B is said once; from then on the callback is silent and the run goes on. Where only its service has
-    ended, the run is opened again.
+    ended, the run is opened again, and what that may not have sent is logged again.
 
     Args:
         run: from :func:`open_wandb`; None does nothing.
@@ -71,6 +74,7 @@ class WandbEvolution(Callback):
         self._say = say
         self._failed = False
         self._last = 0
+        self._unsent: deque[tuple[float, Rows]] = deque()  # perhaps; and when it was logged
         self._blocks: list[Sequence[Task]] = []  # that have no grid yet
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +90,7 @@ class WandbEvolution(Callback):
         """Log what this step observed."""
         tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
         if outputs["observations"] and len(tasks) <= self.separate:
-            self._log(map(_row, outputs["observations"]))
+            self._log(partial(map, _row, outputs["observations"]))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Log the grids of those that have ended: their frames are on the disk by now."""
@@ -106,7 +110,7 @@ class WandbEvolution(Callback):
             return
         records = self.folder.records()
         if len(records) > self.separate:
-            self._log(_mean_rows(self.folder))
+            self._log(partial(_mean_rows, self.folder))
         self._last = max([self._last, *(int(record.get("iterations") or 0) for record in records)])
         for name, made in _RESULTS.items():
             self.safely(partial(self._log_result, name, made))
@@ -123,15 +127,21 @@ class WandbEvolution(Callback):
         ended = [block for block in self._blocks if _ended(block, module)]
         self._blocks = [block for block in self._blocks if block not in ended]
         if ended:
-            self._log(_grid_rows(self.folder, ended))
+            self._log(partial(_grid_rows, self.folder, ended))
 
-    def _log(self, rows: Iterable[dict[str, Any]]) -> None:
-        def log(run: Run) -> None:
-            for row in rows:
-                self._last = max(self._last, row["iteration"])
-                run.log(row)
+    def _log(self, rows: Rows) -> None:
+        if self.run is None:
+            return
+        self.safely(partial(self._log_rows, rows))
+        now = time.monotonic()
+        self._unsent.append((now, rows))
+        while now - self._unsent[0][0] > 2 * SEND_SECONDS:
+            self._unsent.popleft()
 
-        self.safely(log)
+    def _log_rows(self, rows: Rows, run: Run) -> None:
+        for row in rows():
+            self._last = max(self._last, row["iteration"])
+            run.log(row)
 
     def safely(self, action: Callable[[Run], object]) -> None:
         """Do something with the W&B run, where there is one; an error is said once and stops nothing."""
@@ -141,7 +151,8 @@ class WandbEvolution(Callback):
             self._act(action, self.run)
         except Exception as error:  # a view must never stop what it shows
             self._failed = True
-            self._say(f"W&B failed ({first_line(error)}): the run goes on without it, and {self.folder.path} has all")
+            later = sync_line(self.folder, "*run-*")
+            self._say(f"W&B failed ({first_line(error)}): the run goes on without it; later: {later}")
 
     def close(self, exit_code: int) -> None:
         """End the W&B run, if that was not done yet; a resume continues it."""
@@ -150,8 +161,8 @@ class WandbEvolution(Callback):
                 self._act(lambda run: run.finish(exit_code=exit_code), self.run)
             except Exception as error:  # as above
                 if not self._failed:
-                    files = f"{self.folder.path / 'wandb'}/*run-*"
-                    self._say(f"W&B didn't finish ({first_line(error)}); later: wandb sync {files}")
+                    later = sync_line(self.folder, "*run-*")
+                    self._say(f"W&B didn't finish ({first_line(error)}); later: {later}")
         self.run = None
 
     def _act(self, action: Callable[[Run], object], run: Run) -> None:
@@ -164,6 +175,8 @@ class WandbEvolution(Callback):
             if self.run is None:
                 raise
             with silent():
+                for _, rows in self._unsent:
+                    self._log_rows(rows, self.run)
                 action(self.run)
 
 

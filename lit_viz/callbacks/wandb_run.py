@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import shlex
 import threading
 import urllib.error
 import urllib.request
@@ -31,6 +32,8 @@ _INIT_SECONDS = 8.0
 _FINISH_SECONDS = 60.0
 # As often what is logged is written to the disk, which a kill then leaves; W&B's own fifteen are a checkpoint's half.
 _FLUSH_SECONDS = 0.5
+#: As often what is logged online is sent; W&B's own fifteen would be lost at a kill.
+SEND_SECONDS = 3.0
 
 
 def open_wandb(
@@ -47,7 +50,7 @@ def open_wandb(
     the same W&B run. Offline, each resume adds a segment of that run; ``wandb sync <folder>/wandb/offline-run-*``
     uploads them in order as one run. Rows between the last checkpoint and an interruption are computed and logged
     again, with the same iteration, so W&B may show such a point twice where the run folder has it once; of what is
-    killed it may lack the last half second.
+    killed it may lack the last half second, online the last three.
 
     Args:
         folder: the run folder.
@@ -122,7 +125,7 @@ def _run_id(folder: RunFolder) -> str:
 
 
 def _init(folder: RunFolder, mode: Mode, arguments: dict[str, Any], say: Say) -> Run:
-    files = f"{folder.path / 'wandb'}/offline-run-*"
+    later = sync_line(folder, "offline-run-*")
     if mode == "online":
         why = _why_offline()
         if why is None:
@@ -131,10 +134,22 @@ def _init(folder: RunFolder, mode: Mode, arguments: dict[str, Any], say: Say) ->
             except Exception as error:  # the server is overloaded, the project forbidden, the version too old ...
                 why = first_line(error)
                 # W&B keeps the id of the failed run in use as long as the process lives.
-                files = f"--id {arguments['id']} {files}"
+                later = sync_line(folder, "offline-run-*", arguments["id"])
                 arguments = arguments | {"id": secrets.token_hex(4)}
-        say(f"W&B is offline ({why}); later: wandb sync {files}")
+        say(f"W&B is offline ({why}); later: {later}")
     return _start(folder, "offline", arguments)
+
+
+def sync_line(folder: RunFolder, files: str, run_id: str | None = None) -> str:
+    """Return ``wandb sync 'my run/wandb'/offline-run-*``, as it can be pasted into a shell.
+
+    Args:
+        folder: the run folder.
+        files: pattern of what is uploaded.
+        run_id: of the W&B run that becomes of it; that of the files unless given.
+    """
+    named = f"--id {run_id} " if run_id else ""
+    return f"wandb sync {named}{shlex.quote(str(folder.path / 'wandb'))}/{files}"
 
 
 def _start(folder: RunFolder, mode: Literal["online", "offline"], arguments: dict[str, Any]) -> Run:
@@ -146,6 +161,7 @@ def _start(folder: RunFolder, mode: Literal["online", "offline"], arguments: dic
         finish_timeout=_FINISH_SECONDS,
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=_FLUSH_SECONDS,
+        x_file_stream_transmit_interval=SEND_SECONDS,
     )
     with _without_telemetry() if mode == "offline" else nullcontext():
         # A run of its own: one that the user's script has open is neither used nor closed.

@@ -34,7 +34,7 @@ def save_evolution(
         tasks: what is shown, tiled; those without a frame are left out. A task that has no frame at an iteration shows
             its latest.
         path: of the .gif.
-        most_tasks: the first so many are shown.
+        most_tasks: the first so many are shown, those that move before those that don't.
         most_frames: at most so many moments, and fewer if they are large; evenly, the first and the last among them.
         side: pixels that the tiles may take beside or above one another; small images are enlarged by whole numbers.
 
@@ -47,7 +47,8 @@ def save_evolution(
     path = Path(path)
     if path.suffix.lower() != ".gif":
         raise LitVizError(f"an animation is written as .gif, not as {path.suffix or 'a file without suffix'}: {path}")
-    tasks = [task for task in tasks if task.frames][:most_tasks]
+    seen = [task for task in tasks if task.frames]
+    tasks = sorted(seen, key=lambda task: len(task.frames) == 1)[:most_tasks]
     if not tasks:
         return None
     moments = sorted({iteration for task in tasks for iteration, _ in task.frames})

@@ -263,6 +263,8 @@ def test_rise_of_a_linear_network() -> None:
     spread = map_.flatten(1).var(0)
     assert ((map_.flatten(1).mean(0) - expected).abs() < 4.5 * (spread / count).sqrt()).all()
     assert float(uncertainty["standard_error"].square().mean() / spread.mean()) == pytest.approx(1, abs=0.1)
+    drawn = map_.flatten(1).amax(1) - map_.flatten(1).amin(1)  # above the least pixel
+    torch.testing.assert_close(uncertainty["error"], uncertainty["standard_error"] / drawn)
     row, column = divmod(int(expected.argmax()), WIDTH)
     assert region[row, column] > 0
 

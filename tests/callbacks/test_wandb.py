@@ -447,14 +447,15 @@ def test_what_goes_wrong_after_the_server_answered_is_said(tmp_path, monkeypatch
             raise PermissionError("you may not write to this project\nat all")
 
     monkeypatch.setattr("lit_viz.callbacks.wandb_run._start", start)
-    folder = new_folder(tmp_path / "run")
+    folder = new_folder(tmp_path / "my run")
     (folder.path / "wandb").mkdir()
     (folder.path / "wandb" / "run_id.txt").write_text("cafe0123\n")
     open_wandb(folder, say=said.append)
     (online, first), (offline, second) = started
     assert (online, first, offline) == ("online", "cafe0123", "offline")
     assert second != first  # W&B refuses the id of a run that it failed to open
-    assert said[0].startswith("W&B is offline (you may not write to this project); later: wandb sync --id cafe0123 ")
+    later = f"wandb sync --id cafe0123 '{folder.path / 'wandb'}'/offline-run-*"
+    assert said == [f"W&B is offline (you may not write to this project); later: {later}"]
 
 
 @pytest.mark.slow

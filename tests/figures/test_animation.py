@@ -81,6 +81,12 @@ def test_many_iterations_are_thinned_out_with_both_ends(tmp_path):
     assert abs(frames[-1][1][150, 100].mean() - 255 * 0.48) < 6
 
 
+def test_of_many_those_that_move_are_shown(tmp_path):
+    still = [evolution("still", (0,))] * 16
+    _, frames = read(save_evolution([*still, evolution("moving")], tmp_path / "evolution.gif"))
+    assert len(frames) == 3
+
+
 def test_nothing_to_show_and_a_wrong_suffix(tmp_path):
     assert save_evolution([], tmp_path / "evolution.gif") is None
     assert not (tmp_path / "evolution.gif").exists()

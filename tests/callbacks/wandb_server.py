@@ -1,0 +1,162 @@
+"""A server of W&B on this machine: as much of it as runs need, which keeps what they send."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+#: Who logs in, whatever the key.
+WHO = {"id": "1", "name": "me", "username": "me", "email": "me@here", "entity": "me", "admin": False, "flags": "{}"}
+
+
+class WandbServer:
+    """Listens as long as it is entered.
+
+    Attributes:
+        history: rows by the run's id, as they were sent.
+        runs: what a run was opened with, by its id.
+        exits: by the run's id, the statuses with which it has ended.
+        files: by name, what was uploaded.
+        unknown: operations that it has no answer to.
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.exits: dict[str, list[int]] = defaultdict(list)
+        self.files: dict[str, bytes] = {}
+        self.unknown: list[str] = []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # of a client that has gone
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> WandbServer:
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def answer(self, operation: str, given: dict[str, Any]) -> Any:
+        """Return the data of a GraphQL operation."""
+        answer = getattr(self, f"_{operation}", None)
+        if answer is None:
+            self.unknown.append(operation)
+            return None
+        return answer(given)
+
+    def stream(self, run: str, sent: dict[str, Any]) -> None:
+        """Keep what a run streams."""
+        rows = sent.get("files", {}).get("wandb-history.jsonl")
+        if rows is not None:
+            self.history[run][rows["offset"] :] = map(json.loads, rows["content"])
+        if sent.get("complete"):
+            self.exits[run].append(sent["exitcode"])
+
+    def _viewer(self, given: dict[str, Any]) -> Any:
+        return {"viewer": {**WHO, "teams": {"edges": []}}}
+
+    _Viewer = _viewer
+
+    def _ServerFeaturesQuery(self, given: dict[str, Any]) -> Any:
+        return {"serverInfo": {"features": []}}
+
+    def _OrganizationCoreWeaveOrganizationID(self, given: dict[str, Any]) -> Any:
+        return {"entity": {"organization": None}}
+
+    def _ArtifactType(self, given: dict[str, Any]) -> Any:
+        return {"project": {"artifact": None}}
+
+    def _RunResumeStatus(self, given: dict[str, Any]) -> Any:
+        run = self.runs.get(given["name"])
+        if run is None:
+            return {"model": None}
+        rows = self.history[given["name"]]
+        counts = {"logLineCount": 0, "historyLineCount": len(rows), "eventsLineCount": 0}
+        tails = {"historyTail": json.dumps([json.dumps(row) for row in rows[-1:]]), "eventsTail": "[]"}
+        told = {"summaryMetrics": "{}", "config": "{}", "tags": [], "notes": None, "wandbConfig": '{"t": 1}'}
+        return {"model": {**self._project(), "bucket": {**run, **counts, **tails, **told}}}
+
+    def _UpsertBucket(self, given: dict[str, Any]) -> Any:
+        name = given["name"]
+        inserted = name not in self.runs
+        self.runs[name] = {"id": name, "name": name, "displayName": given["displayName"] or name}
+        bucket = {**self.runs[name], "description": None, "config": given["config"], "sweepName": None}
+        bucket |= {"project": self._project(), "historyLineCount": len(self.history[name])}
+        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def _CreateRunFiles(self, given: dict[str, Any]) -> Any:
+        files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in given["files"]]
+        return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
+
+    def _CreateArtifact(self, given: dict[str, Any]) -> Any:
+        sequence = {"id": "sequence", "latestArtifact": None}
+        return {"createArtifact": {"artifact": {"id": "artifact", "state": "PENDING", "artifactSequence": sequence}}}
+
+    def _CreateArtifactManifest(self, given: dict[str, Any]) -> Any:
+        manifest = {"id": "manifest", "file": self._file("manifest.json")}
+        return {"createArtifactManifest": {"artifactManifest": manifest}}
+
+    def _UpdateArtifactManifest(self, given: dict[str, Any]) -> Any:
+        manifest = {"id": "manifest", "file": self._file("manifest.json")}
+        return {"updateArtifactManifest": {"artifactManifest": manifest}}
+
+    def _CreateArtifactFiles(self, given: dict[str, Any]) -> Any:
+        names = [file["name"] for file in given["input"]["artifactFiles"]]
+        place = {"storagePath": None, "uploadMultipartUrls": None, "artifact": {"id": "artifact"}}
+        edges = [{"node": {**self._file(name), **place}} for name in names]
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def _CommitArtifact(self, given: dict[str, Any]) -> Any:
+        return {"commitArtifact": {"artifact": {"id": "artifact", "digest": "0"}}}
+
+    def _project(self) -> dict[str, Any]:
+        return {"id": "project", "name": "lit_viz", "entity": {"id": "1", "name": "me"}}
+
+    def _file(self, name: str) -> dict[str, Any]:
+        url = f"{self.url}/upload/artifact/{name}"
+        return {"id": name, "name": name, "displayName": name, "uploadUrl": url, "uploadHeaders": []}
+
+    def _handler(server) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self._body()
+                if self.path.endswith("/file_stream"):
+                    server.stream(self.path.split("/")[-2], json.loads(body))
+                    self._reply({})
+                elif self.path == "/graphql":
+                    sent = json.loads(body)
+                    operation = re.match(r"\s*(?:query|mutation)\s+(?:(\w+).*?)?\{\s*(\w+)", sent["query"], re.DOTALL)
+                    assert operation is not None, sent
+                    data = server.answer(operation[1] or operation[2], sent.get("variables") or {})
+                    self._reply({"data": data})
+                else:  # telemetry
+                    self._reply({})
+
+            def do_PUT(self) -> None:
+                server.files[unquote(self.path).removeprefix("/upload/")] = self._body()
+                self._reply({})
+
+            def _body(self) -> bytes:
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+            def _reply(self, answer: dict[str, Any]) -> None:
+                body = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
