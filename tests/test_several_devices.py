@@ -174,14 +174,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield running
 
 
+#: Long enough to be stopped by a cluster that takes a second to hear of it.
+LONG = [*WORDS, "--iterations", "800"]
+
+
+@pytest.fixture(scope="module")
+def long_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    run = tmp_path_factory.mktemp("long") / "run"
+    process = start([sys.executable, "-m", "lit_viz", *LONG, *TWO, "--out", str(run)])
+    said = ended(process)
+    assert process.returncode == 0, said
+    return contents(run)
+
+
 @pytest.mark.skipif(not HERE, reason="needs SLURM, and to be root")
 @pytest.mark.parametrize("why", ["preempted", "out of time"])
 def test_a_job_on_slurm_is_put_back_into_the_queue_and_goes_on_to_the_same_bits(
-    why: str, cluster: Slurm, undisturbed: dict[str, Any], tmp_path: Path
+    why: str, cluster: Slurm, long_undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"
     where = ["--parsable", "--nodes", "2", "--ntasks-per-node", "1", "--chdir", str(ROOT), "--output", str(output)]
-    job = cluster("sbatch", *where, "scripts/slurm.sh", *WORDS, "--wandb", "offline", "--out", str(run)).strip()
+    job = cluster("sbatch", *where, "scripts/slurm.sh", *LONG, "--wandb", "offline", "--out", str(run)).strip()
     cluster.wait((run / "checkpoints" / "last.ckpt").exists)
     if why == "preempted":
         cluster("sbatch", "--partition", "urgent", "--nodes", "2", "--output", "/dev/null", "--wrap", "true")
@@ -190,8 +203,8 @@ def test_a_job_on_slurm_is_put_back_into_the_queue_and_goes_on_to_the_same_bits(
     cluster.wait(lambda: cluster.job(job)["JobState"] == "PENDING")
     said = output.read_text()
     assert said.count("lit-viz: stopped after") == 1
-    cluster("scontrol", "update", f"JobId={job}", "StartTime=now")
+    cluster("scontrol", "update", f"JobId={job}", "StartTime=now+5")  # SLURM waits two minutes, lest it kills it twice
     cluster.wait(lambda: cluster.job(job)["JobState"] == "COMPLETED")
     assert cluster.job(job)["Restarts"] == "1"
     assert "Traceback" not in output.read_text()
-    assert contents(run) == undisturbed
+    assert contents(run) == long_undisturbed
