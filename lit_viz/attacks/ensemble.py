@@ -209,16 +209,21 @@ class Ensemble(BudgetAttack):
         }
 
     def about(self, state: State) -> dict[str, Any]:
-        """Return the ball, the member that succeeded (None where none did), and those that tried."""
+        """Return the ball, the member that succeeded (None where none did), those that tried, and of those with slopes
+        the ``fewest`` updates that one was given."""
         by, ends = int(state["by"]), self._ends(state)[0].tolist()
         begins = [0, *ends[:-1]]
         tried = [
-            stage.member
+            (stage, end - begin)
             for stage, begin, end in zip(self.stages, begins, ends, strict=True)
             if begin < min(end, int(state["iteration"]))
         ]
-        member = None if by < 0 else self.stages[by].member
-        return {**super().about(state), "by": member, "tried": list(dict.fromkeys(tried))}
+        return {
+            **super().about(state),
+            "by": None if by < 0 else self.stages[by].member,
+            "tried": list(dict.fromkeys(stage.member for stage, _ in tried)),
+            "fewest": min((updates for stage, updates in tried if stage.attack.slopes), default=0),
+        }
 
 
 def _outputs(logits: Tensor, own: State) -> Outputs:

@@ -15,14 +15,15 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.evidence import comparison, transfer
 from lit_viz.evidence.files import reread
+from lit_viz.evidence.lattice import holds_no_other
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.spread import restarts_of
 from lit_viz.evidence.survivors import survivors
-from lit_viz.evidence.trust import Trust, free_signals, harder_tries
+from lit_viz.evidence.trust import LARGE_STEPS, POINTS, QUERIES, Trust, free_signals, harder_tries, resisted
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import has_several_radii, length
+from lit_viz.telling import has_several_radii, images, length
 
 
 def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
@@ -33,7 +34,7 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     left = survivors(outcomes)
     if left:
         folder.merge_evidence({"survivors": [asdict(one) for one in left]})
-        how.say(f"evidence: {'; '.join(one.sentence for one in left)}")
+        how.say(f"evidence: as floats, {'; '.join(one.sentence for one in left)}")
     if has_several_radii(outcome.record for outcome in _claimed(outcomes)):
         _robustness(outcomes, folder, how)
     if how.ends_run and how.config.explain:
@@ -94,14 +95,15 @@ def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) ->
     points = [{"eps": length(eps, norm), "share": share, "low": low, "high": high} for eps, share, (low, high) in curve]
     folder.merge_evidence({"robustness": {"what": what, "norm": norm, "points": points}})
     for eps, share, (low, high) in curve:
-        how.say(f"eps {length(eps, norm)}: {what} {share:.0%} (95 %: {low:.0%} to {high:.0%})")
+        alone = ", for no other 8-bit file lies so near" if holds_no_other(eps) else ""
+        how.say(f"eps {length(eps, norm)}: {what} {share:.0%} (95 %: {low:.0%} to {high:.0%}){alone}")
 
 
 def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
     """Say whether what resisted is to be believed."""
     further = "an attack of more steps, such as pgd" if module.attack.fixed else "more iterations"
     free = free_signals(outcomes, restarts_of(module.attack, module.iterations), module.iterations, further)
-    harder = _harder(module, outcomes) if how.trust else None
+    harder = _harder(module, outcomes, how) if how.trust else None
     before = (folder.evidence().get("trust") or {}).get("harder")
     if harder is None and before is not None and not how.ends_run:  # what was tried on these files stays
         harder = Trust(tuple(before["reasons"]), tuple(before["tried"]))
@@ -112,9 +114,15 @@ def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
     how.say(f"evidence: {trust.sentence}")
 
 
-def _harder(module: AdversarialExample, outcomes: Sequence[Outcome]) -> Trust:
+def _harder(module: AdversarialExample, outcomes: Sequence[Outcome], how: Inquiry) -> Trust:
     attack = module.attack
     assert isinstance(attack, BudgetAttack)
+    resisting, done = len(resisted(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
+    how.say(
+        f"evidence: trying {POINTS} random points and Square with {QUERIES:,} queries on {images(resisting)} that "
+        f"resisted, and {LARGE_STEPS} steps in a large ball on {images(done)}: {resisting * (POINTS + QUERIES):,} "
+        f"forwards and at most {done * LARGE_STEPS:,} evaluations"
+    )
     network = module.classifier.fast()
     return harder_tries(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
 

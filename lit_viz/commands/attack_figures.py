@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
+from lit_viz.evidence.lattice import holds_no_other
 from lit_viz.evidence.robustness import photograph_of, resistance, resisting
 from lit_viz.evidence.survivors import survivors
 from lit_viz.evidence.trust import fooling
@@ -47,7 +48,8 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
     tasks = Counter((photograph_of(record), record["eps"]) for record in asked)
     count, targets = len({photograph for photograph, _ in tasks}), max(tasks.values(), default=1)
     each = f", which resist if they do each of {targets} targets" if targets > 1 else ""
-    caption = f"{counted(count, 'photograph')} at each radius{each}; band: 95 % (Wilson)"
+    alone = "; below 1/255 no other 8-bit file lies" if any(map(holds_no_other, {eps for _, eps in tasks})) else ""
+    caption = f"{counted(count, 'photograph')} at each radius{each}; band: 95 % (Wilson){alone}"
     return robustness_figure(points, norm, resisting(outcomes), caption)
 
 

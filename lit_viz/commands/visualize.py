@@ -65,8 +65,8 @@ class Visualize(Command):
         """Add targets, or layer and channels, the photograph to start from, and how it is fitted."""
         add = parser.add_argument
         add("--targets", type=list[str | int], default=[], help="class names or indices")
-        add("--layer", type=str | None, default=None, help="layer whose channels are shown instead of classes")
-        add("--channel", type=str | int | None, default=None, help="3,14-20, or all; null is the whole layer")
+        add("--layer", type=str | None, default=None, help="layer that is shown instead of classes: its channels 0-7")
+        add("--channel", type=str | int | None, default=None, help="3,14-20, or all; null: the whole layer")
         add("--neuron", type=str | None, default=None, help="one place of the channel: row,column or centre")
         add("--axis", type=Axis | None, default=None, help="what a channel is in a layer of tokens")
         add("--init", type=str | None, default=None, help="photograph to start from, or packaged:NAME [noise]")
@@ -91,8 +91,8 @@ class Visualize(Command):
         """Refuse a run of nothing, or of classes and a layer at once."""
         if config.layer is not None and config.targets:
             raise LitVizError(
-                f"a run shows classes or a layer: name no class beside --layer, or leave --layer {config.layer} out "
-                "(--targets [] takes back the classes of a configuration)."
+                f"a run shows classes or a layer: name no class beside --layer {config.layer} (--targets [] takes back "
+                "those of a configuration), or no layer (--layer null --channel null)."
             )
         if config.layer is None and (config.neuron or config.axis):
             raise LitVizError("--neuron and --axis are of a layer: name it by --layer (lit-viz layers lists them).")

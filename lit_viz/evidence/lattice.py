@@ -8,13 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.feasible import ROUNDING, Norm
 from lit_viz.images.reading import decode, encode_png
 
 LEVELS = 255  # steps from black to white
 # A photograph of 8 bits is no whole number of 255ths in float32, nor is its radius; so much they may be off.
 _OFF_LATTICE = 1e-4  # of a level
 _RADIUS = 1e-6  # of the radius
+
+
+def holds_no_other(eps: float) -> bool:
+    """Return whether a ball of this radius, in either norm, holds no 8-bit image but its centre."""
+    return float(eps) * LEVELS < 1 - ROUNDING
 
 
 def levels_of(image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_viz.attacks import PGD, run_attack
 from lit_viz.attacks.feasible import ROUNDING, Norm, random_start
 from lit_viz.attacks.square import Square
-from lit_viz.evidence.lattice import LEVELS
+from lit_viz.evidence.lattice import holds_no_other
 from lit_viz.evidence.spread import RestartOf, disagreement
 from lit_viz.outcomes import Outcome
 from lit_viz.telling import images
@@ -30,6 +30,8 @@ _TOO_FEW = 3
 RISING = 0.1
 #: Slopes, of fewer of which nothing is concluded where an image resists.
 _FEW = 10
+#: A perturbation is still shrinking where the last tenth of the iterations took off this part of it, or more.
+SHRINKING = 0.05
 #: Of black-box attacks: queries an image, and random points tried.
 QUERIES, POINTS = 1000, 100
 #: A radius at which every image must fall: in the largest value it is enough to make any picture grey all over; in
@@ -90,9 +92,11 @@ def free_signals(
             not _walled(o) for o in rounded_off
         ),
         f"{{}} had fewer than ten slopes ({further})": sum(map(_short, failed)),
+        f"{{}} had fewer than {QUERIES} queries ({further})": sum(map(_unasked, failed)),
         f"{{}} scored no higher than the photograph in the end ({further})": sum(map(_sunk, failed)),
         "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),
         f"the score of {{}} was still rising when the attack ended ({further})": sum(map(_rising, failed)),
+        f"the perturbation of {{}} was still shrinking when the attack ended ({further})": sum(map(_shrinking, done)),
         "{} fooled the network on the way and was returned as a failure": sum(map(_silent, failed)),
     }
     reasons = [text.format(images(count)) for text, count in counts.items() if count]
@@ -128,26 +132,55 @@ def _unmoved(outcome: Outcome) -> bool:
 
 def _walled(outcome: Outcome) -> bool:
     """Return whether eps is less than a level of a single value."""
-    return float(outcome.record.get("eps", math.inf)) * LEVELS < 1 - ROUNDING and _unmoved(outcome)
+    return holds_no_other(outcome.record.get("eps", math.inf)) and _unmoved(outcome)
 
 
 def _short(outcome: Outcome) -> bool:
-    return 0 < outcome.record.get("backwards", 0) < _FEW and not _masked(outcome)
+    slopes = outcome.record.get("backwards", 0)  # of an ensemble also of the member that had the fewest
+    return slopes > 0 and min(slopes, outcome.record.get("fewest", slopes)) < _FEW and not _masked(outcome)
+
+
+def _unasked(outcome: Outcome) -> bool:
+    """Return whether an attack without slopes had few queries."""
+    return outcome.record.get("backwards") == 0 and outcome.record["iterations"] < QUERIES
 
 
 def _sunk(outcome: Outcome) -> bool:
-    trace = [score for _, score in outcome.curve("objective")]
+    trace = [score for _, score in _trace(outcome)]
     return len(trace) > 1 and max(trace[1:]) <= trace[0] and not _masked(outcome)
 
 
 def _rising(outcome: Outcome) -> bool:
-    trace = outcome.curve("objective")
+    trace = _trace(outcome)
     if len(trace) < 2:
         return False
-    (first, start), (last, _) = trace[0], trace[-1]
-    best = max(score for _, score in trace)
-    before = max(score for k, score in trace if k <= min(last - (last - first) / 10, last - 1))
+    start, best = trace[0][1], max(score for _, score in trace)
+    before = max(score for k, score in trace if k <= _late(trace))
     return best > start and best - before >= (1 - 1e-9) * RISING * (best - start)
+
+
+def _shrinking(outcome: Outcome) -> bool:
+    """Return whether the end of an attack without a budget made its perturbation notably smaller."""
+    fooled = {k for k, margin in outcome.curve("margin") if margin > 0}
+    lengths = [(k, length) for k, length in outcome.curve(outcome.record.get("norm", "l2")) if k in fooled]
+    if "eps" in outcome.record or len(lengths) < 2:
+        return False
+    every = outcome.curve("margin")
+    before = [length for k, length in lengths if k <= _late(every)]
+    return bool(before) and min(length for _, length in lengths) < (1 - SHRINKING) * min(before)
+
+
+def _trace(outcome: Outcome) -> list[tuple[int, float]]:
+    """Return the scores in the ball where there is one: a member of an ensemble may leave it."""
+    eps = outcome.record.get("eps", math.inf)
+    lengths = dict(outcome.curve(outcome.record.get("norm", "l2")))
+    return [(k, score) for k, score in outcome.curve("objective") if lengths.get(k, 0.0) <= eps + ROUNDING]
+
+
+def _late(trace: Sequence[tuple[int, float]]) -> float:
+    """Return where the last tenth of the iterations begins, or the last one of fewer."""
+    first, last = trace[0][0], trace[-1][0]
+    return min(last - (last - first) / 10, last - 1)
 
 
 def _silent(outcome: Outcome) -> bool:
@@ -162,6 +195,12 @@ def fooling(outcome: Outcome) -> list[int]:
     return [k for k, margin in outcome.curve("margin") if margin > 0 and lengths.get(k, 0.0) <= eps + ROUNDING]
 
 
+def resisted(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return those that fooled nobody, not even as floats, where there was another file to find."""
+    failed = [o for o in outcomes if o.record["status"] == "done" and not o.record["success_float"]]
+    return [o for o in failed if not _walled(o)]
+
+
 def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float) -> Trust:
     """Try what must not do better than a gradient attack, and what must succeed.
 
@@ -174,7 +213,7 @@ def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor
         norm, eps: of its ball; an outcome whose record has an ``eps`` has that radius.
     """
     done = [o for o in outcomes if o.record["status"] == "done"]
-    failed = [o for o in done if not o.record["success_float"]]
+    failed = resisted(outcomes)
     square = Square(norm=norm, eps=eps)
     tries = [
         (_by_points(batch, network, norm), _fooled(batch, network, square, QUERIES, radii=batch.radii))

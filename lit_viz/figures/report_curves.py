@@ -32,13 +32,16 @@ def curves(metrics: Mapping[str, Curve], stops: Sequence[int | None]) -> list[Ma
         name: [(k, _SHOWN.get(name, 1.0) * v) for k, v in curve if math.isfinite(v)] for name, curve in metrics.items()
     }
     names = sorted(known, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
-    return [_drawn(name, known[name], stops) for name in names if len({v for _, v in known[name]}) > 1]
+    names = [name for name in names if len({v for _, v in known[name]}) > 1]
+    iterations = sorted({k for name in names for k, _ in known[name]})
+    return [_drawn(name, known[name], iterations, stops) for name in names]
 
 
-def _drawn(name: str, curve: Curve, stops: Sequence[int | None]) -> Markup:
+def _drawn(name: str, curve: Curve, iterations: Sequence[int], stops: Sequence[int | None]) -> Markup:
+    """Draw a metric over the iterations of all, so that equal places mean equal iterations."""
     low, high = _limits(name, [value for _, value in curve])
-    first, last = curve[0][0], curve[-1][0]
-    grows = is_geometric(np.array([iteration for iteration, _ in curve], dtype=float))
+    first, last = iterations[0], iterations[-1]
+    grows = is_geometric(np.array(iterations, dtype=float))
 
     def along(iteration: int) -> float:
         of, to = ((math.log1p(k - first) if grows else k - first) for k in (iteration, last))
@@ -51,7 +54,9 @@ def _drawn(name: str, curve: Curve, stops: Sequence[int | None]) -> Markup:
     places = [[along(k), up(values[k]), f"{values[k]:.4g}"] if k in values else None for k in stops]
     points = [(along(k), up(v)) for k, v in (curve[place] for place in spread(len(curve), _POINTS))]
     called = _CALLED.get(name, name.replace("_", " "))
-    said = f"{called} over the iterations, from {curve[0][1]:.4g} at {first} to {curve[-1][1]:.4g} at {last}"
+    said = (
+        f"{called} over the iterations, from {curve[0][1]:.4g} at {curve[0][0]} to {curve[-1][1]:.4g} at {curve[-1][0]}"
+    )
     return element(
         "figure",
         element("figcaption", called, " ", element("b", "", class_="value")),

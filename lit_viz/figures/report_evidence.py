@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_viz.figures.markup import Markup, element, joined
 from lit_viz.figures.scales import number
-from lit_viz.telling import length
+from lit_viz.telling import at_rate, length
 
 _ROWS = 100  # of a table; all are in evidence.json
 _SIGNS = {True: ("✓", "good", "passed"), False: ("✗", "bad", "failed"), None: ("·", "open", "no verdict")}
@@ -30,7 +30,7 @@ def evidence_section(evidence: Evidence, records: Sequence[Mapping[str, Any]], *
     lines = [line for name, of in evidence.items() for line in _KNOWN.get(name, _unknown(name))(of)]
     lines += _judges(records)
     if not lines:
-        lines = [_line(None, "Nothing was looked for: lit-viz check does.")]
+        lines = [_line(None, "Nothing has been looked for yet: lit-viz check does, given this run's folder.")]
     return element("section", element("h2", "Evidence"), *lines, *pictures, id="evidence")
 
 
@@ -206,7 +206,7 @@ def _judges(records: Sequence[Mapping[str, Any]]) -> list[Markup]:
         return []
     rows = [
         {
-            "class": str(record["target_name"]),
+            "class": at_rate(f"{record['index']} {record['target_name']}", record),
             "this network": _seen(record),
             **{name: _seen(said) for name, said in record["judges"].items()},
         }

@@ -15,7 +15,7 @@ from lit_viz.figures.evolution import spread
 from lit_viz.figures.markup import Markup, element, joined
 from lit_viz.figures.report_curves import Curve, curves
 from lit_viz.figures.report_files import can_hold, data_uri, thumbnail
-from lit_viz.telling import length
+from lit_viz.telling import at_rate, length
 
 _FRAMES = 12  # of a task
 _OF_FLOATS = "Curves are of the image before it was rounded to 8 bits, the table is of its file."
@@ -94,11 +94,11 @@ class Shown:
 
     def as_card(self) -> Markup:
         """Return it as HTML."""
-        index = self.record["index"]
+        index, named = self.record["index"], at_rate(self.record["name"], self.record)
         drawn = curves(self.metrics, [stop.iteration for stop in self.stops])
         return element(
             "article",
-            element("h3", element("span", str(index), class_="index"), self.record["name"], self._asked()),
+            element("h3", element("span", str(index), class_="index"), named, self._asked()),
             element(
                 "div",
                 element("div", self._pictures(), self._slider(), *self._cut(), class_="view"),

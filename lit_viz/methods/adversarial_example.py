@@ -64,10 +64,10 @@ class AdversarialExample(AttackTraining):
         return self.transforms(x, draws, self.classifier.size)
 
     def resolved(self, task: Task, logits: Tensor | None) -> Task:
-        """Return the task with label and target; one that asks for what is there already fails."""
+        """Return the task with label and target; one that is asked to show what it shows, by the label given, fails."""
         task = with_goal(super().resolved(task, logits))
-        if task.target is not None and task.target == task.label:
-            raise LitVizError(f"{task.name} is seen as {task.target_name} already: give another --target.")
+        if task.target is not None and task.target == task.label and task.label_source != "predicted":
+            raise LitVizError(f"{task.name} shows {task.target_name} by its label: give another --target.")
         return task
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
@@ -218,7 +218,8 @@ def _nothing_to_do(task: Task, seen: str) -> dict[str, Any]:
     """Return the record of a photograph that the network got wrong (or where the target was) from the start."""
     return {
         "status": "skipped",
-        "error": f"{task.name} is seen as {seen} before anything is changed, so there is nothing to attack.",
+        "error": f"{task.name} is seen as {seen} before anything is changed, so there is nothing to attack"
+        f"{'' if task.target is None else ': give another --target'}.",
         "success_float": False,
         "success_file": False,
         "success_jpeg95": False,

@@ -236,7 +236,7 @@ def test_few_iterations_are_split_too() -> None:
 def test_who_is_wrong_from_the_start_has_no_winner() -> None:
     attack = Ensemble(classes=3)
     _, state = run_attack(attack, CURVED, X[:1], [(LABELS[0] + 1) % 5])
-    assert attack.about(state) == {"norm": "linf", "eps": attack.eps, "by": None, "tried": []}
+    assert attack.about(state) == {"norm": "linf", "eps": attack.eps, "by": None, "tried": [], "fewest": 0}
     assert state["fooled"].all()
 
 

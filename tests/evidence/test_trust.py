@@ -82,6 +82,22 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(False, objective=[0.0, -1.0, -2.0], margin=[-1.0] * 3), "scored no higher than the photograph"),
         (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=4), "fewer than ten slopes"),
         (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19), ""),
+        (
+            Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19, fewest=2),
+            "fewer than ten slopes",
+        ),
+        (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=0), "fewer than 1000 queries"),
+        (Traced(False, objective=FLAT).with_record(backwards=0, iterations=1000), ""),
+        # A member of an ensemble that was outside the ball, where scores are high, is not the end of its traces.
+        (
+            Traced(False, objective=[*RISE[:4], 99.0, *RISE[5:]], linf=[0.01] * 4 + [0.1] + [0.01] * 15).with_record(
+                norm="linf", eps=0.03
+            ),
+            "still rising",
+        ),
+        (Traced(True, margin=[-1.0, 0.5] + [0.5] * 18, l2=[0.0] + [20.0 - k for k in range(19)]), "still shrinking"),
+        (Traced(True, margin=[-1.0, 0.5] + [0.5] * 18, l2=[0.0, 9.0, 5.0, 3.0] + [2.0] * 16), ""),
+        (Traced(True, margin=[-1.0] * 19 + [0.5], l2=[float(k) for k in range(20)]), ""),
         (Traced(True).with_record(success_file=False, l2=0.5), "before it was rounded to 8 bits, and not in the file"),
         (Traced(True).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "no other 8-bit file than the photo"),
         (Traced(False).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "no other 8-bit file than the photo"),

@@ -209,7 +209,7 @@ def test_a_failed_task_and_a_run_without_evidence_have_a_page(tmp_path: Path) ->
     text = page_of(folder)
     assert "broken cat" in text
     assert "1 image: 1 failed" in text
-    assert "Nothing was looked for" in text
+    assert "Nothing has been looked for yet" in text
 
 
 def test_the_page_says_how_to_repeat_the_run(tmp_path: Path) -> None:
@@ -235,7 +235,9 @@ def test_evidence_in_words() -> None:
         "more": 1,
     }
     judged = {
+        "index": 3,
         "target_name": "dog",
+        "lr": 0.1,
         "probability": 0.75,
         "rank": 1,
         "judges": {"other": {"probability": 0.5, "rank": 2}},
@@ -249,6 +251,7 @@ def test_evidence_in_words() -> None:
         "2 of 2 files, read back, are seen by the original network as their records say.",
         "More is in evidence.json: more.",
         "other sees the class in 0 of 1",
+        "<td>3 dog, lr 0.1</td>",
         "<td>0.50 (rank 2)</td>",
         "<td>0.2000</td>",
     ):

@@ -131,6 +131,7 @@ def test_what_is_wrong_from_the_start_is_no_success(smooth: Classifier, train: T
     tasks = [
         Task(0, "wrong", 0, label=(predicted[0] + 1) % 5, label_source="given", options={"image": 0}),
         Task(1, "there", 1, label=(predicted[1] + 1) % 5, target=predicted[1], options={"image": 1}),
+        Task(2, "unlabelled", 1, target=predicted[1], options={"image": 1}),
     ]
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     for result in memory.results.values():
@@ -148,7 +149,7 @@ def test_a_task_that_asks_for_what_is_there_fails_alone(smooth: Classifier, trai
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     statuses = [memory.results[i].record["status"] for i in range(5)]
     assert statuses == ["done", "failed", "failed", "done", "done"]
-    assert "is seen as cherry already" in memory.results[1].record["error"]
+    assert "shows cherry by its label" in memory.results[1].record["error"]
     assert "no class to leave" in memory.results[2].record["error"]
 
 
