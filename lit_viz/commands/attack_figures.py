@@ -48,7 +48,9 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
     tasks = Counter((photograph_of(record), record["eps"]) for record in asked)
     count, targets = len({photograph for photograph, _ in tasks}), max(tasks.values(), default=1)
     each = f", which resist if they do each of {targets} targets" if targets > 1 else ""
-    alone = "; below 1/255 no other 8-bit file lies" if any(map(holds_no_other, {eps for _, eps in tasks})) else ""
+    alone = (
+        "; no other 8-bit file lies nearer than 1/255" if any(map(holds_no_other, {eps for _, eps in tasks})) else ""
+    )
     caption = f"{counted(count, 'photograph')} at each radius{each}; band: 95 % (Wilson){alone}"
     return robustness_figure(points, norm, resisting(outcomes), caption)
 

@@ -72,7 +72,7 @@ def universal_row(record: Mapping[str, Any]) -> dict[str, str]:
         "trained on": shown_number(record, "trained_on", "{}"),
         "fooled in the file": shown_number(record, "fooling_rate", "{:.0%}"),
         "held out": shown_number(record, "held_out", "{}"),
-        "fooled": shown_number(record, "held_out_fooling_rate", "{:.0%}"),
+        "of them fooled": shown_number(record, "held_out_fooling_rate", "{:.0%}"),
         "iterations": str(record["iterations"]),
         "L2": shown_number(record, "l2"),
         "Linf": length(record.get("linf"), "linf"),

@@ -117,6 +117,13 @@ def test_curves_mark_the_places_of_the_slider() -> None:
     assert Elements(made[0]).of("polyline")[0]["points"] == "34,66 135,37 236,8"
 
 
+def test_curves_side_by_side_have_the_same_iterations() -> None:
+    short, long = curves({"gradient_norm": [(0, 1.0), (5, 0.0)], "logit": [(0, 0.0), (10, 1.0)]}, [5])[::-1]
+    assert Elements(short).of("polyline")[0]["points"] == "34,8 135,66"
+    assert Elements(long).of("polyline")[0]["points"] == "34,66 236,8"
+    assert "from 1 at 0 to 0 at 5" in short
+
+
 def test_a_curve_with_values_that_are_no_numbers_is_drawn_without_them() -> None:
     (made,) = curves({"loss": [(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.0)]}, [0])
     assert Elements(made).of("polyline")[0]["points"] == "34,8 236,66"
