@@ -288,7 +288,7 @@ def _opened(folder: RunFolder, cli: MethodCLI) -> Run:
 def _draw(run: Run, figure: Path) -> None:
     """Write the figure, and where an image emerges over several iterations the animation."""
     emerged = evolutions(run.outcomes)
-    if any(len(evolution.frames) > 2 for evolution in emerged):
+    if any(evolution.moves for evolution in emerged):
         save_evolution(emerged, figure.with_name("evolution.gif"))
     save_figure(run.figure(), figure)  # last: where it is, the run is drawn
 

@@ -175,13 +175,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 #: Long enough to be stopped by a cluster that takes a second to hear of it.
-LONG = [*WORDS, "--iterations", "800"]
+LONGER = ["--iterations", "800"]
 
 
 @pytest.fixture(scope="module")
 def long_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("long") / "run"
-    process = start([sys.executable, "-m", "lit_viz", *LONG, *TWO, "--out", str(run)])
+    process = begun(run, *LONGER)
     said = ended(process)
     assert process.returncode == 0, said
     return contents(run)
@@ -194,7 +194,9 @@ def test_a_job_on_slurm_is_put_back_into_the_queue_and_goes_on_to_the_same_bits(
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"
     where = ["--parsable", "--nodes", "2", "--ntasks-per-node", "1", "--chdir", str(ROOT), "--output", str(output)]
-    job = cluster("sbatch", *where, "scripts/slurm.sh", *LONG, "--wandb", "offline", "--out", str(run)).strip()
+    job = cluster(
+        "sbatch", *where, "scripts/slurm.sh", *WORDS, *LONGER, "--wandb", "offline", "--out", str(run)
+    ).strip()
     cluster.wait((run / "checkpoints" / "last.ckpt").exists)
     if why == "preempted":
         cluster("sbatch", "--partition", "urgent", "--nodes", "2", "--output", "/dev/null", "--wrap", "true")

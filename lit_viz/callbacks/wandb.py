@@ -150,9 +150,7 @@ class WandbEvolution(Callback):
         try:
             self._act(action, self.run)
         except Exception as error:  # a view must never stop what it shows
-            self._failed = True
-            later = sync_line(self.folder, "*run-*")
-            self._say(f"W&B failed ({first_line(error)}): the run goes on without it; later: {later}")
+            self._complain(f"W&B failed ({first_line(error)}): the run goes on without it")
 
     def close(self, exit_code: int) -> None:
         """End the W&B run, if that was not done yet; a resume continues it."""
@@ -160,10 +158,13 @@ class WandbEvolution(Callback):
             try:
                 self._act(lambda run: run.finish(exit_code=exit_code), self.run)
             except Exception as error:  # as above
-                if not self._failed:
-                    later = sync_line(self.folder, "*run-*")
-                    self._say(f"W&B didn't finish ({first_line(error)}); later: {later}")
+                self._complain(f"W&B didn't finish ({first_line(error)})")
         self.run = None
+
+    def _complain(self, what: str) -> None:
+        if not self._failed:
+            self._failed = True
+            self._say(f"{what}; later: {sync_line(self.folder, '*run-*')}")
 
     def _act(self, action: Callable[[Run], object], run: Run) -> None:
         try:

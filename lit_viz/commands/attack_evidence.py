@@ -19,11 +19,11 @@ from lit_viz.evidence.lattice import holds_no_other
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.spread import restarts_of
 from lit_viz.evidence.survivors import survivors
-from lit_viz.evidence.trust import LARGE_STEPS, POINTS, QUERIES, Trust, free_signals, harder_tries, resisted
+from lit_viz.evidence.trust import Trust, cost_of_tries, free_signals, harder_tries
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import has_several_radii, images, length
+from lit_viz.telling import has_several_radii, length
 
 
 def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
@@ -117,12 +117,7 @@ def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
 def _harder(module: AdversarialExample, outcomes: Sequence[Outcome], how: Inquiry) -> Trust:
     attack = module.attack
     assert isinstance(attack, BudgetAttack)
-    resisting, done = len(resisted(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
-    how.say(
-        f"evidence: trying {POINTS} random points and Square with {QUERIES:,} queries on {images(resisting)} that "
-        f"resisted, and {LARGE_STEPS} steps in a large ball on {images(done)}: {resisting * (POINTS + QUERIES):,} "
-        f"forwards and at most {done * LARGE_STEPS:,} evaluations"
-    )
+    how.say(f"evidence: trying {cost_of_tries(outcomes)}")
     network = module.classifier.fast()
     return harder_tries(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
 

@@ -146,12 +146,12 @@ def _unasked(outcome: Outcome) -> bool:
 
 
 def _sunk(outcome: Outcome) -> bool:
-    trace = [score for _, score in _trace(outcome)]
+    trace = [score for _, score in _inside(outcome, "objective")]
     return len(trace) > 1 and max(trace[1:]) <= trace[0] and not _masked(outcome)
 
 
 def _rising(outcome: Outcome) -> bool:
-    trace = _trace(outcome)
+    trace = _inside(outcome, "objective")
     if len(trace) < 2:
         return False
     start, best = trace[0][1], max(score for _, score in trace)
@@ -161,20 +161,22 @@ def _rising(outcome: Outcome) -> bool:
 
 def _shrinking(outcome: Outcome) -> bool:
     """Return whether the end of an attack without a budget made its perturbation notably smaller."""
-    fooled = {k for k, margin in outcome.curve("margin") if margin > 0}
-    lengths = [(k, length) for k, length in outcome.curve(outcome.record.get("norm", "l2")) if k in fooled]
-    if "eps" in outcome.record or len(lengths) < 2:
+    margins, fooled = outcome.curve("margin"), set(fooling(outcome))
+    lengths = {k: length for k, length in outcome.curve(_norm(outcome)) if k in fooled}
+    if "eps" in outcome.record or not lengths:
         return False
-    every = outcome.curve("margin")
-    before = [length for k, length in lengths if k <= _late(every)]
-    return bool(before) and min(length for _, length in lengths) < (1 - SHRINKING) * min(before)
+    before = [length for k, length in lengths.items() if k <= _late(margins)]
+    return bool(before) and min(lengths.values()) < (1 - SHRINKING) * min(before)
 
 
-def _trace(outcome: Outcome) -> list[tuple[int, float]]:
-    """Return the scores in the ball where there is one: a member of an ensemble may leave it."""
-    eps = outcome.record.get("eps", math.inf)
-    lengths = dict(outcome.curve(outcome.record.get("norm", "l2")))
-    return [(k, score) for k, score in outcome.curve("objective") if lengths.get(k, 0.0) <= eps + ROUNDING]
+def _norm(outcome: Outcome) -> str:
+    return str(outcome.record.get("norm", "l2"))
+
+
+def _inside(outcome: Outcome, metric: str) -> list[tuple[int, float]]:
+    """Return a curve in the ball where there is one: a member of an ensemble may leave it."""
+    eps, lengths = outcome.record.get("eps", math.inf), dict(outcome.curve(_norm(outcome)))
+    return [(k, value) for k, value in outcome.curve(metric) if lengths.get(k, 0.0) <= eps + ROUNDING]
 
 
 def _late(trace: Sequence[tuple[int, float]]) -> float:
@@ -188,17 +190,24 @@ def _silent(outcome: Outcome) -> bool:
 
 
 def fooling(outcome: Outcome) -> list[int]:
-    """Return the iterations whose image fooled the network as floats, in the ball where there is one: a member of an
-    ensemble may leave it."""
-    eps = outcome.record.get("eps", math.inf)
-    lengths = dict(outcome.curve(outcome.record.get("norm", "l2")))
-    return [k for k, margin in outcome.curve("margin") if margin > 0 and lengths.get(k, 0.0) <= eps + ROUNDING]
+    """Return the iterations whose image fooled the network as floats, in the ball where there is one."""
+    return [k for k, margin in _inside(outcome, "margin") if margin > 0]
 
 
 def resisted(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return those that fooled nobody, not even as floats, where there was another file to find."""
     failed = [o for o in outcomes if o.record["status"] == "done" and not o.record["success_float"]]
     return [o for o in failed if not _walled(o)]
+
+
+def cost_of_tries(outcomes: Sequence[Outcome]) -> str:
+    """Return in words what :func:`harder_tries` will do, and with how many evaluations."""
+    resisting, done = len(resisted(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
+    return (
+        f"{POINTS} random points and Square with {QUERIES:,} queries on {images(resisting)} that resisted, and "
+        f"{LARGE_STEPS} steps in a large ball on {images(done)}: {resisting * (POINTS + QUERIES):,} forwards and at "
+        f"most {done * LARGE_STEPS:,} evaluations"
+    )
 
 
 def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float) -> Trust:

@@ -48,7 +48,7 @@ def save_evolution(
     if path.suffix.lower() != ".gif":
         raise LitVizError(f"an animation is written as .gif, not as {path.suffix or 'a file without suffix'}: {path}")
     seen = [task for task in tasks if task.frames]
-    tasks = sorted(seen, key=lambda task: len(task.frames) == 1)[:most_tasks]
+    tasks = sorted(seen, key=lambda task: not task.moves)[:most_tasks]
     if not tasks:
         return None
     moments = sorted({iteration for task in tasks for iteration, _ in task.frames})

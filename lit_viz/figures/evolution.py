@@ -42,6 +42,11 @@ class Evolution:
     curve: Sequence[tuple[int, float]] = field(default=())
     metric: str = "probability"
 
+    @property
+    def moves(self) -> bool:
+        """Whether there is more to see than a beginning and an end."""
+        return len(self.frames) > 2
+
     def said(self, value: float) -> str:
         """Return a value of the curve as it is written beneath a picture."""
         return probability_text(value) if self.metric == "probability" else f"{self.metric} {value:.3g}"

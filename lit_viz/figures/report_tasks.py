@@ -186,8 +186,8 @@ def _called(record: Mapping[str, Any]) -> str:
 
 def _seen(record: Mapping[str, Any]) -> str:
     before, after = (record.get(key) or "?" for key in ("predicted_before_name", "predicted_name"))
-    held_out = ", held out" if record.get("held_out") else ""
-    return f"{record['name']}: {before} → {after}{', not counted' if record['status'] == 'skipped' else held_out}"
+    notes = {", not counted": record["status"] == "skipped", ", held out": record.get("held_out")}
+    return f"{record['name']}: {before} → {after}{next((note for note, holds in notes.items() if holds), '')}"
 
 
 def _stops(folder: RunFolder, key: str, record: Mapping[str, Any]) -> list[Stop]:

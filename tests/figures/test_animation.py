@@ -82,7 +82,7 @@ def test_many_iterations_are_thinned_out_with_both_ends(tmp_path):
 
 
 def test_of_many_those_that_move_are_shown(tmp_path):
-    still = [evolution("still", (0,))] * 16
+    still = [evolution("still", (0, 20))] * 16  # as a map of one evaluation, before and after
     _, frames = read(save_evolution([*still, evolution("moving")], tmp_path / "evolution.gif"))
     assert len(frames) == 3
 
