@@ -100,14 +100,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no accents gets question marks
+    with told("lit-viz"):
+        _dispatch(words)
+
+
+@contextmanager
+def told(program: str) -> Iterator[None]:
+    """Let what ends the body be one sentence, after the program's name, and the exit status: a program's main part."""
     try:
         with _heeding_sigterm():
-            _dispatch(words)
+            yield
     except LitVizError as error:
-        _refuse(error)
+        _refuse(program, error)
     except KeyboardInterrupt as stop:
         if is_first():
-            print("lit-viz: stopped.", file=sys.stderr)
+            print(f"{program}: stopped.", file=sys.stderr)
         sys.exit(stopped_status(stop))
     except BrokenPipeError:  # the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,12 +138,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _refuse(error: LitVizError) -> None:
+def _refuse(program: str, error: LitVizError) -> None:
     """Say the one sentence and exit; of several processes that were told to stop, only the first one says so."""
     stopped = error.exit_status > 128
     if stopped and not is_first():
         sys.exit(0)
-    print(f"lit-viz: {error}", file=sys.stderr)
+    print(f"{program}: {error}", file=sys.stderr)
     sys.exit(error.exit_status)
 
 
@@ -206,6 +213,10 @@ def _method(name: str, words: list[str]) -> None:
     command = COMMANDS[name]
     words = rewrite(words, command.positional, command.option)
     cli = MethodCLI(command, ["--help"] if _HELP_ASKED & set(words) else config_first(command, words))
+    asked_for = getattr(cli.config, command.positional)
+    if asked_for and not {f"--{command.positional}", "--config"} & set(words):
+        named = ", ".join(map(str, asked_for))
+        say(f"no {command.positional} named: those of --config {command.default_config} are taken, {named}")
     if cli.config.count:
         print(cost_in_words([cost(command, cli)]))
         return

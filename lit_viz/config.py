@@ -120,10 +120,12 @@ class MethodCLI(LightningCLI):
                 "prog": f"lit-viz {command.name}",
                 "usage": f"lit-viz {command.name} [{bare} ...] [--classifier NAME] [--out RUN] ...",
                 "description": (
-                    f"{command.__doc__} {command.shorts} What is not given is as --config NAME says "
-                    f"({command.default_config} unless another is named): --print_config shows it. "
+                    f"{command.__doc__} {command.shorts} What is not given is as --config NAME says, or "
+                    f"{command.default_config} where none is named, whose values are the defaults below. "
                     f"Example: {command.example}"
                 ),
+                # Else config_first() names it, in whose place another may stand.
+                "default_config_files": [str(find_config(command.name, command.default_config))] * ("--help" in args),
             },
         )
 

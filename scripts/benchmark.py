@@ -33,6 +33,8 @@ from pathlib import Path
 
 from benchmarks import COMPARISONS, GROUPS, environment, running
 
+from lit_viz.cli import told
+
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told("benchmark"):
+        main()

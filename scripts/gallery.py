@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from lit_viz.cli import told
+
 WIDTH = 1400  # pixels, at most
 _PICTURE = re.compile(
     r"!\[[^\]]*\]\((?P<path>[^\s)]+)(?: \"(?P<file>[^\"]+)\")?\)\n\n"
@@ -74,9 +76,10 @@ def main() -> None:
     unknown = set(options.only or ()) - {card.picture.name for card in found}
     if unknown:
         sys.exit(f"gallery: {options.page} shows no {', '.join(sorted(unknown))}")
-    for card in found:
-        if not options.only or card.picture.name in options.only:
-            print(f"{card.picture}: {make(card):.0f} s, {shlex.join(card.words)}", flush=True)
+    with told("gallery"):
+        for card in found:
+            if not options.only or card.picture.name in options.only:
+                print(f"{card.picture}: {make(card):.0f} s, {shlex.join(card.words)}", flush=True)
 
 
 if __name__ == "__main__":

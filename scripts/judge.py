@@ -7,7 +7,6 @@ python scripts/judge.py RUN torchvision/squeezenet1_0=squeezenet1_0.pth         
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.cli import told
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.verdicts import of_group, verdict
@@ -70,10 +70,8 @@ def main() -> None:
     parser.add_argument("run", help="run folder")
     parser.add_argument("network", nargs="+", help="names of networks, each with =FILE for its weights")
     options = parser.parse_args()
-    try:
+    with told("judge"):
         judge(options.run, options.network)
-    except LitVizError as error:
-        sys.exit(f"judge: {error}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.cli import told
 from lit_viz.commands import COMMANDS
 from lit_viz.config import MethodCLI, config_argument
 from lit_viz.engine.run_folder import RunFolder
@@ -39,6 +39,7 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.objectives.attacks import Margin
 from lit_viz.objectives.base import Outputs
 from lit_viz.run import cost, cost_in_words, execute, utc_now
+from lit_viz.telling import say
 from lit_viz.words import rewrite
 
 COMMAND = COMMANDS["visualize"]
@@ -87,8 +88,8 @@ def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) ->
 
 def made(recipe: str, cli: MethodCLI, judges: Judges) -> Made:
     """Make what isn't made yet of a recipe's run, and ask the judges."""
-    print(f"{recipe}: {cli.config.out}", file=sys.stderr)
-    execute(COMMAND, cli, say=lambda sentence: print(sentence, file=sys.stderr))
+    say(f"{recipe}: {cli.config.out}")
+    execute(COMMAND, cli, say=say)
     folder, records = Path(cli.config.out), RunFolder.open(cli.config.out).records()
     if failed := [record["name"] for record in records if not record["file"]]:
         raise LitVizError(f"{recipe} made no picture of {', '.join(failed)}: see {folder}/results.jsonl")
@@ -185,7 +186,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     options = parsed(words)
-    try:
+    with told("recipes"):
         parts = [judge.partition("=") for judge in options.judges]
         judges = {name: load_classifier(name, weights=weights or "DEFAULT") for name, _, weights in parts}
         known = min(judge.num_classes for judge in judges.values())
@@ -197,8 +198,6 @@ def main(words: Sequence[str] | None = None) -> None:
             count(options, classes)
         else:
             (seeds if options.seeds else compare)(options, classes, judges)
-    except LitVizError as error:
-        sys.exit(f"recipes: {error}")
 
 
 if __name__ == "__main__":

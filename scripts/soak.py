@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lit_viz.cli import told
+
 NETWORK = ["--classifier.size", "64", "--wandb", "disabled", "--checkpoint-every", "5", "--trainer.accelerator", "cpu"]
 PHOTOGRAPHS = [
     "packaged:chelsea",
@@ -121,11 +123,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     draw = random.Random(options.seed)
-    for case in options.cases:
-        folder = Path(tempfile.mkdtemp(prefix=f"soak_{case}_"))
-        words = [*CASES[case], *NETWORK, "--trainer.devices", str(options.processes)]
-        soak(case, words, options.kills, folder, draw)
-        shutil.rmtree(folder)
+    with told("soak"):
+        for case in options.cases:
+            folder = Path(tempfile.mkdtemp(prefix=f"soak_{case}_"))
+            words = [*CASES[case], *NETWORK, "--trainer.devices", str(options.processes)]
+            soak(case, words, options.kills, folder, draw)
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

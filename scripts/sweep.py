@@ -26,6 +26,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from lit_viz.cli import told
 from lit_viz.commands import COMMANDS
 from lit_viz.commands.base import shown_number
 from lit_viz.config import MethodCLI, config_first
@@ -38,6 +39,7 @@ from lit_viz.figures.sweep import sweep_figure
 from lit_viz.figures.tiles import pixels
 from lit_viz.files import replacing
 from lit_viz.run import cost, cost_in_words, execute, utc_now
+from lit_viz.telling import say
 from lit_viz.words import rewrite
 
 COMMAND = COMMANDS["visualize"]
@@ -245,20 +247,13 @@ def sweep(words: Sequence[str]) -> None:
     print(f"\nfigure   {folder.parent / 'figure.png'}\ntable    {folder.parent / 'sweep.csv'}")
 
 
-def say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-
-
 def main() -> None:
     words = sys.argv[1:]
     if not words or {"--help", "-h"} & set(words):
         print(__doc__)
         return
-    try:
+    with told("sweep"):
         sweep(words)
-    except LitVizError as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

@@ -340,6 +340,23 @@ def test_help_is_free_of_markup_and_its_headings_are_whole(method: str, capsys: 
     assert said.count("--classifier NAME") == 2  # in the usage and on its own
 
 
+def test_help_shows_the_values_of_the_configuration_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz("visualize", "--help")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "tarantula.yaml" in said
+    assert "updates an image; evaluations of an estimator (type: int | null, default: 250)" in said
+
+
+def test_what_nobody_named_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["attack", "--target", "stingray", "--count"]
+    lit_viz(*words)
+    taken = "no photographs named: those of --config normalized_ascent are taken, packaged:chelsea"
+    assert taken in capsys.readouterr().err
+    for named in (["packaged:coffee"], ["--photographs", "packaged:coffee"], ["--config", "pgd_linf"]):
+        lit_viz(*words, *named)
+        assert "are taken" not in capsys.readouterr().err
+
+
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--help"], ["visualize", "--help"], ["demo", "--help"], ["classes", "--help"], ["resume", "--help"]):
         lit_viz(*words)

@@ -14,7 +14,7 @@ from lit_viz.commands.visualize import varied
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from scripts.sweep import said, sweep, taken
+from scripts.sweep import main, said, sweep, taken
 from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
@@ -128,6 +128,7 @@ def test_a_sweep_of_nothing_is_one_sentence(words: str) -> None:
         ('{"seed": [1]}', "of iterations and lr, not seed"),
         ('{"lr": [0]}', "numbers above 0"),
         ('{"lr": []}', "numbers above 0"),
+        ('{"lr": [1, 0.5, 1.0]}', "one of them twice"),
         ('{"iterations": [2.5]}', "no whole numbers"),
         ('{"lr": ["x"]}', "vary"),
     ],
@@ -144,3 +145,17 @@ def test_what_varies_is_named_once(tmp_path: Path) -> None:
     """A --vary beside was dropped without a word."""
     with pytest.raises(LitVizError, match="--vary is what --sweep does"):
         sweep(["0", *FEW, "--sweep", "lr=0.1,0.2", "--vary", '{"iterations": [2]}', "--out", str(tmp_path / "s")])
+
+
+def test_ctrl_c_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scripts.sweep.execute", interrupted)
+    monkeypatch.setattr("sys.argv", ["sweep.py", "0", *FEW, "--sweep", "lr=1,2", "--out", str(tmp_path / "sweep")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "sweep: stopped."

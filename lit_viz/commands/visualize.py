@@ -101,6 +101,8 @@ class Visualize(Command):
         for name, values in config.vary.items():
             if name not in VARYING or not values or not all(v > 0 for v in values):
                 raise LitVizError(f"--vary takes numbers above 0 of {' and '.join(VARYING)}, not {name}: {values}.")
+            if len(set(values)) < len(values):
+                raise LitVizError(f"--vary makes an image of each value, and {name} has one of them twice: {values}.")
         if any(value % 1 for value in config.vary.get("iterations", ())):
             raise LitVizError(f"--vary has iterations that are no whole numbers: {config.vary['iterations']}.")
         if config.iterations is None:

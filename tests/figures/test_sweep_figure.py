@@ -29,3 +29,12 @@ def test_labels_stand_beside_and_above_their_pictures_which_lose_no_pixel() -> N
     every = list(boxes.values())
     assert not any(a.overlaps(b) for n, a in enumerate(every) for b in every[n + 1 :])
     assert all(box.x0 >= 0 and box.x1 <= drawn.shape[1] for box in every)
+
+
+def test_labels_take_no_more_room_than_they_need() -> None:
+    cell = Cell(np.zeros((8, 8, 3), np.uint8), ["p = 1"])
+    short, long, longer = (
+        sweep_figure([[name]], ["lr 1"], [[cell]], "A caption.").get_figwidth()
+        for name in ("hen", "a class whose name is long", "a class whose name is still longer than that")
+    )
+    assert short < long == longer
