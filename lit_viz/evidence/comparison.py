@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import Attack, name_of
+from lit_viz.attacks import Attack, Ensemble, name_of
 from lit_viz.attacks.feasible import Norm
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.errors import LitVizError, first_line
@@ -108,8 +108,11 @@ def compare(
     questions = _questions(outcomes, attack, iterations, classifier)
     suited = [(peer, q, mine) for q, mine in questions for peer in peers_of(attack) if peer.suits(q)]
     packages = dict.fromkeys(peer.package for peer, *_ in suited)
-    if not suited:
-        say(f"peers: none of {' and '.join(INSTALL)} has {name_of(attack)} as it was run here")
+    if not questions:
+        say("peers: there is nothing to ask, for no photograph was attacked")
+    elif not suited:
+        members = "; its members can be asked in runs of their own" if isinstance(attack, Ensemble) else ""
+        say(f"peers: {' and '.join(INSTALL)} have no {name_of(attack)} with these options{members}")
     missing = [package for package in packages if imported(package) is None]
     if missing:
         say(f"peers: {' and '.join(missing)} can't be imported: {', '.join(INSTALL[package] for package in missing)}")

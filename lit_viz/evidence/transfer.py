@@ -85,6 +85,8 @@ def summary(found: Sequence[Transfer]) -> str:
 
 def _of_judge(name: str, rows: Sequence[Transfer]) -> str:
     right = [row for row in rows if row.right]
+    if not right:
+        return f"{name} nothing to tell (it was wrong on every photograph: {len(rows)})"
     fooled, mirrored = sum(row.fooled for row in right), sum(row.mirrored for row in right)
     missed = len(rows) - len(right)
     wrong = f"; {missed} left out, for it was wrong on the photograph" if missed else ""

@@ -164,7 +164,7 @@ def test_who_is_asked(
     found = compare(run.outcomes, smooth, ATTACKS[name](**given), 4, said.append)
     assert [one.peer for one in found] == expected
     assert not any(one.error for one in found)  # as where an argument of ours has another name
-    assert ("has " in said[0]) == (not expected)
+    assert ("have no " in said[0]) == (not expected)
     for one in fakes[0]:
         assert one["how"] == ("reached" if targeted else "left")
         if name in ("ddn", "deepfool", "fmn", "carlini_wagner") and one["package"] == "foolbox":
@@ -319,6 +319,20 @@ def test_a_network_that_cannot_be_copied_is_not_lent(fakes: tuple[Given, Any]) -
         with pytest.raises(lv.LitVizError, match="can't be copied, and is not lent itself: leave out --peers"):
             compared(ours, run, "ddn")
     assert fakes[0] == []
+
+
+def test_that_nobody_can_be_asked_is_said(smooth: Classifier) -> None:
+    said: list[str] = []
+    run = attacked(smooth, "normalized_ascent")
+    compare(run.outcomes, smooth, ATTACKS["normalized_ascent"](), 20, said.append)
+    compare(run.outcomes, smooth, ATTACKS["ensemble"](), 20, said.append)
+    compare([], smooth, ATTACKS["pgd"](), 20, said.append)
+    assert said == [
+        "peers: foolbox and torchattacks have no normalized_ascent with these options",
+        "peers: foolbox and torchattacks have no ensemble with these options; its members can be asked in runs of their"
+        " own",
+        "peers: there is nothing to ask, for no photograph was attacked",
+    ]
 
 
 def test_without_the_packages_it_is_said_how_to_have_them(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

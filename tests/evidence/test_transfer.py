@@ -109,6 +109,9 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() ->
     assert "hay -> quail (not)" in lines[2]
     assert "(wrong)" in lines[3]
     assert "no other network" in summary([])
+    assert summary([made("a", False, True), made("a", False, False, 1)]) == (
+        "transfer: a nothing to tell (it was wrong on every photograph: 2)"
+    )
 
 
 @pytest.mark.usefixtures("judged")
