@@ -40,6 +40,7 @@ class Universal(BudgetAttack):
         LitVizError: for values that make no attack.
     """
 
+    objective: ClippedCrossEntropy
     iterations: int = 100
     views: ClassVar[int] = 8
 

@@ -111,7 +111,7 @@ class Attack(PhotographCommand):
         if folder is None:
             return True
         if isinstance(module, UniversalPerturbation):
-            return verify_universal(outcomes, module.classifier, folder, how)
+            return verify_universal(module, outcomes, folder, how)
         assert isinstance(module, AdversarialExample)
         return verify_attack(module, outcomes, folder, how)
 

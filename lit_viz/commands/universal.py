@@ -11,7 +11,6 @@ from typing import Any
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from lit_viz.classifiers import Classifier
 from lit_viz.commands.attack_evidence import said_to_fool, still_fool
 from lit_viz.commands.attack_figures import seen_as
 from lit_viz.commands.base import Inquiry, shown_number
@@ -20,6 +19,7 @@ from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.intervals import wilson
 from lit_viz.figures.universal import Borne, UniversalPanel, universal_figure
+from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.photograph_set import HELD_OUT
 from lit_viz.outcomes import Outcome
 from lit_viz.randomness import Draws, Key
@@ -79,7 +79,9 @@ def universal_row(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, how: Inquiry) -> bool:
+def verify_universal(
+    module: UniversalPerturbation, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry
+) -> bool:
     """Read the files of all photographs again and ask the original network what it sees in them."""
     if how.trust:
         how.say("trust: what is said of single images doesn't hold for a universal perturbation, so nothing is tried")
@@ -90,14 +92,14 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
     for outcome in outcomes:
         bearers = outcome.bearers()
         files = {one.image: one.record for one in bearers if isinstance(one.image, Path)}
-        seen = still_fool(list(files), list(files.values()), classifier)
+        seen = still_fool(list(files), list(files.values()), module.classifier)
         lies = [r["name"] for r, success in zip(files.values(), seen, strict=True) if success != said_to_fool(r)]
         read, wrong = read + len(files), wrong + lies
         for bearer in bearers:
             if bearer.record["status"] == "failed":
                 how.say(f"{bearer.record['name']}: {bearer.record['error']}")
         name = at_radius(outcome.name, outcome.record) if several else outcome.name
-        rates[name] = _rates(outcome.record)
+        rates[name] = _rates(outcome.record) + _stood_still(outcome, module.attack.objective.limit)
         for line in rates[name]:
             how.say(f"evidence: {name}: {line}")
     if how.ends_run and how.config.held_out and not any(o.record.get("held_out") for o in outcomes):
@@ -108,6 +110,30 @@ def verify_universal(outcomes: Sequence[Outcome], classifier: Classifier, folder
     said = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
     how.say(f"evidence: {read} files read back from the disk, {said}")
     return not wrong
+
+
+def _stood_still(outcome: Outcome, limit: float) -> list[str]:
+    since = stood_still_since(outcome.curve("objective"), limit)
+    if since is None:
+        return []
+    return [
+        f"learned nothing more from iteration {since} on, for the cross-entropy of every photograph had reached "
+        f"--attack.clip {limit:g}: more photographs would teach it, or a larger clip"
+    ]
+
+
+def stood_still_since(curve: Sequence[tuple[int, float]], limit: float) -> int | None:
+    """Return the iteration from which on the objective was at its limit, so that its slope was zero; None where that is
+    not so of the last tenth of the iterations.
+
+    Args:
+        curve: of the objective, as (iteration, value).
+        limit: its largest value.
+    """
+    last = curve[-1][0] if curve else 0
+    learning = [iteration for iteration, value in curve if value < limit * (1 - 1e-6)]
+    after = [iteration for iteration, _ in curve if iteration > max(learning, default=-1)]
+    return after[0] if after and after[0] <= 0.9 * last else None
 
 
 def _rates(record: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import lit_viz as lv
 from lit_viz.attacks import PGD, Universal
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.commands.universal import stood_still_since
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -190,6 +191,28 @@ def test_what_is_fooled_well_enough_pulls_no_more() -> None:
     (slope,) = torch.autograd.grad(score.sum(), logits)
     assert slope[0].any()
     assert not slope[1].any()
+
+
+@pytest.mark.parametrize(
+    ("values", "since"),
+    [
+        ([1, 9, 8, 9, 9, 9, 9, 9, 9, 9, 9], 3),
+        ([9, 9, 9], 0),
+        ([1, 2, 3, 4, 5, 6, 7, 8, 8.9, 8.99, 9], None),  # of chance the last mini-batch
+        ([9, 9, 9, 8], None),
+        ([], None),
+    ],
+)
+def test_since_when_nothing_was_learned(values: list[float], since: int | None) -> None:
+    assert stood_still_since(list(enumerate(values)), 9.0) == since
+
+
+def test_that_nothing_was_learned_any_more_is_said(smooth: Classifier, tmp_path: Path) -> None:
+    attack = {"universal": {"eps": 0.5, "clip": 0.01}}
+    lv.attack(smooth, images(), attack=attack, iterations=30, out=tmp_path / "run", wandb="disabled")
+    lines = json.loads((tmp_path / "run" / "evidence.json").read_text())["universal"]["universal"]
+    assert len(lines) == 2
+    assert "the cross-entropy of every photograph had reached --attack.clip 0.01" in lines[1]
 
 
 def test_radii_are_told_apart(smooth: Classifier, tmp_path: Path) -> None:
