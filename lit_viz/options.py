@@ -7,11 +7,13 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lit_viz.errors import LitVizError, did_you_mean
+
+WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 #: What the parser raises where words make no sense.
 REFUSALS = (ArgumentError, argparse.ArgumentError, TypeError, ValueError)

@@ -21,9 +21,8 @@ from wandb.sdk.wandb_run import Run
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import first_line
 from lit_viz.files import write_text
+from lit_viz.options import WandbMode
 from lit_viz.telling import Say, say
-
-Mode = Literal["auto", "online", "offline", "disabled"]
 
 # Together at most 15 s are spent on a server that doesn't answer.
 _PROBE_SECONDS = 5.0
@@ -41,7 +40,7 @@ def open_wandb(
     project: str | None = None,
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
-    mode: Mode = "auto",
+    mode: WandbMode = "auto",
     say: Say = say,
 ) -> Run | None:
     """Open the W&B run of a run folder, on rank 0, without ever asking a question or stopping the run.
@@ -109,11 +108,11 @@ def _why(error: Exception) -> str:
     return f"WANDB_{setting.upper()}: {told.get('msg')}" if setting else str(told.get("msg"))
 
 
-def _wanted(mode: Mode) -> Mode:
+def _wanted(mode: WandbMode) -> WandbMode:
     from_environment = os.environ.get("WANDB_MODE", "").lower()
     if mode != "auto":
         return mode
-    known: dict[str, Mode] = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+    known: dict[str, WandbMode] = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
     return known.get(from_environment, "online")
 
 
@@ -124,7 +123,7 @@ def _run_id(folder: RunFolder) -> str:
     return run_id
 
 
-def _init(folder: RunFolder, mode: Mode, arguments: dict[str, Any], say: Say) -> Run:
+def _init(folder: RunFolder, mode: WandbMode, arguments: dict[str, Any], say: Say) -> Run:
     later = sync_line(folder, "offline-run-*")
     if mode == "online":
         why = _why_offline()

@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.images.modes import LUMA
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 _RED, _BLUE = "#ca0020", "#0571b0"  # ColorBrewer's RdBu; told apart also by the colour-blind
 
 
@@ -179,7 +179,7 @@ def overlay(
         sizes = [" x ".join(map(str, shape)) for shape in (values.shape, photograph.shape[-2:])]
         raise LitVizError(f"a map of {sizes[0]} pixels can't be laid over a photograph of {sizes[1]}")
     image = photograph.detach().cpu().float()
-    grey = (image * image.new_tensor(_LUMA).view(3, 1, 1)).sum(0) if len(image) == 3 else image[0]
+    grey = (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(0) if len(image) == 3 else image[0]
     cover = alpha * _share(values, limit).abs().clamp(max=1)
     cover = cover.masked_fill(~values.detach().cpu().isfinite(), 1.0)
     return ((1 - cover) * 0.7 * grey + cover * colours(values, limit)).float()

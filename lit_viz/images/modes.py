@@ -9,6 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 
 Plane = npt.NDArray[np.float32]
+#: Weights of R, G and B in a grey picture: ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
 
 
 def planes_of(image: Image.Image, *, negative: bool = False, any_depth: bool = False) -> Iterator[Plane]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.fitting import Box, Fit, place
-from lit_viz.images.modes import Plane, planes_of
+from lit_viz.images.modes import LUMA, Plane, planes_of
 
 PACKAGED = {
     "astronaut": "astronaut.png",
@@ -37,7 +37,6 @@ PACKAGED = {
 PACKAGED_PREFIX = "packaged:"
 _LARGE = 20_000_000  # pixels; JPEG files above it are decoded at a half, quarter or eighth, still twice the wanted size
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, 
         placed = place(original_size, size, fit)
         rgb = np.stack([placed.apply(plane) for plane in planes])
     if channels == 1:
-        rgb = np.tensordot(np.asarray(_LUMA), rgb, 1)[None]
+        rgb = np.tensordot(np.asarray(LUMA), rgb, 1)[None]
     levels = np.rint(rgb).clip(0, 255).astype(np.float32)
     return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placed.box)
 
