@@ -25,7 +25,7 @@ from lit_viz.engine.devices import DevicesMode
 from lit_viz.engine.run_reader import RECORDED
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.files import read_yaml
-from lit_viz.options import REFUSALS, ClassifierOptions, WandbMode, one_sentence
+from lit_viz.options import REFUSALS, ClassifierOptions, one_sentence
 
 #: What the Trainer is given by lit_viz itself, or what would make no sense of a run.
 _TRAINER_OURS = {
@@ -38,6 +38,7 @@ _TRAINER_OURS = {
 }  # fmt: skip
 #: What the config.yaml of a run holds that makes no sense of another.
 _OF_ONE_RUN = (RECORDED, "out", "overwrite", "resume", "count")
+WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
 def _add_common(parser: LightningArgumentParser, command: Command) -> None:

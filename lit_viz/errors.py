@@ -31,6 +31,10 @@ class LitVizError(Exception):
         self.exit_status = exit_status
 
 
+class NetworkError(RuntimeError):
+    """The classifier's own code failed in a forward; its error is the cause."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which the command line takes as it takes Ctrl-C."""
 
@@ -79,5 +83,7 @@ def hold_shape(part: object, value: Any, *shapes: Sequence[int], means: str) -> 
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its kind where it has none; without a full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    """Return the first line of an error's message, or its kind where it has none; without a full stop. TorchScript
+    begins with itself, and ends with what was wrong."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if "TorchScript" in lines[0] else 0][:200].rstrip(".")

@@ -7,13 +7,11 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lit_viz.errors import LitVizError, did_you_mean
-
-WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 #: What the parser raises where words make no sense.
 REFUSALS = (ArgumentError, argparse.ArgumentError, TypeError, ValueError)
@@ -108,6 +106,16 @@ def _near_part(words: str) -> str:
     return did_you_mean(option, inspect.signature(parts[owner]).parameters) if owner in parts else ""
 
 
+def _help_of(words: str) -> str:
+    """Return the option that lists the options of the part that is spoken of."""
+    from lit_viz import attacks, attributions
+
+    owner = re.search(r"(\w+) has no option", words)
+    rooms = {"attack": attacks.__all__, "method": attributions.__all__}
+    key = next((key for key, names in rooms.items() if owner and owner[1] in names), None)
+    return "--help" if key is None else f"--model.{key}.help {owner[1]}"  # type: ignore[index]
+
+
 def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
     cause: BaseException | None = error
@@ -126,5 +134,5 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
         words = re.sub(pattern, plain, words)
     known = [word[2:] for action in parser._actions for word in action.option_strings if re.fullmatch(r"--[^+]+", word)]
     hint = did_you_mean(unknown[1], known) if unknown else _near_part(words)
-    help_ = "" if words.endswith("?") else f": see {parser.prog} --help."
+    help_ = "" if words.endswith("?") else f": see {parser.prog} {_help_of(words)}."
     return LitVizError(f"{words.rstrip('.')}{hint or help_}")

@@ -39,7 +39,7 @@ from lit_viz.files import writing
 from lit_viz.launched import is_first
 from lit_viz.outcomes import Run, filed, remembered
 from lit_viz.telling import Say, command_line, counted
-from lit_viz.training import Interrupted, all_but_evidence, enough_memory, fit, trainer_for
+from lit_viz.training import Interrupted, all_but_evidence, failures_told, fit, trainer_for
 
 if TYPE_CHECKING:
     from lit_viz.callbacks.wandb import RunLogger, WandbEvolution
@@ -72,7 +72,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
     with (
         _with_gradients(),
         tempfile.TemporaryDirectory() as scratch,
-        enough_memory(cli.config),
+        failures_told(cli.config),
     ):
         trainer = trainer_for(cli.config, scratch)  # before a folder is made: it may refuse
         tune_allocator()
@@ -155,7 +155,7 @@ def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
     said = ", ".join(counted(n, what) for what, n in counts.items() if what != "run" or n > 1)
     took = f"about {seconds:.0f} seconds" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
     took = "a second or less" if seconds < 1.5 else took
-    return f"{said}: {took} on the processor of this machine, a forward and a backward an evaluation, at most"
+    return f"{said}: {took} on the processor of this machine, if every image takes all its iterations"
 
 
 def _built(
@@ -261,7 +261,7 @@ def check(
         classifier = _load(cli.config.classifier.as_dict())
     else:
         classifier.refresh()
-    with _with_gradients(), claimed(folder.path), enough_memory(cli.config):
+    with _with_gradients(), claimed(folder.path), failures_told(cli.config):
         keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
         outcomes = filed(folder)
         if not outcomes:

@@ -27,7 +27,7 @@ from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.engine.ticks import TaskQueue
-from lit_viz.errors import LitVizError, first_line, stopped_status
+from lit_viz.errors import LitVizError, NetworkError, first_line, stopped_status
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.launched import is_first
 from lit_viz.telling import command_line
@@ -121,22 +121,26 @@ def fit(
 
 
 @contextmanager
-def enough_memory(config: Any) -> Iterator[None]:
-    """Turn what torch and NumPy say where memory is not enough into one sentence.
+def failures_told(config: Any) -> Iterator[None]:
+    """Turn what the network raises, and what torch and NumPy say where memory is not enough, into one sentence.
 
     Raises:
-        LitVizError: memory was not enough.
+        LitVizError: memory was not enough, or the network failed.
     """
+    smaller = " and a smaller --model.batch" if "batch" in config.model else ""
+    at_once = f"fewer --slots (now {config.slots}){smaller}"
     try:
         yield
+    except NetworkError as error:
+        raise LitVizError(f"{error}; where it can't take so many at once give {at_once}{go_on(config)}") from error
     except (RuntimeError, MemoryError) as error:
         on_gpu = isinstance(error, torch.OutOfMemoryError)
         if not (on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
             raise
         kept = f"; what was finished is kept{how} and fewer --slots" if (how := go_on(config)) else ""
         raise LitVizError(
-            f"the memory of {'the GPU' if on_gpu else 'this machine'} is not enough: take fewer --slots (now "
-            f"{config.slots}), fewer --views or smaller pictures{kept}"
+            f"the memory of {'the GPU' if on_gpu else 'this machine'} is not enough: take {at_once}, fewer --views or "
+            f"smaller pictures{kept}"
         ) from error
 
 

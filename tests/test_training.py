@@ -26,14 +26,14 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization
 from lit_viz.optim import Adam
-from lit_viz.training import Interrupted, enough_memory, trainer_for
+from lit_viz.training import Interrupted, failures_told, trainer_for
 from tests.conftest import tasks_for
 
 
 def config(**trainer: Any) -> Namespace:
     given = {"accelerator": "auto", "devices": "1", "num_nodes": 1, **trainer}
     network = Namespace(weights="DEFAULT")
-    return Namespace(trainer=Namespace(given), out=None, slots=8, checkpoint_every=None, classifier=network)
+    return Namespace(trainer=Namespace(given), out=None, slots=8, checkpoint_every=None, classifier=network, model={})
 
 
 def test_the_processor_is_taken_without_a_word_where_a_gpu_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,10 +170,10 @@ def test_too_little_memory_is_one_sentence() -> None:
         pytest.raises(
             LitVizError, match=r"machine is not enough: take fewer --slots \(now 8\).*resume runs/x and fewer --slots"
         ),
-        enough_memory(said),
+        failures_told(said),
     ):
         torch.empty(1 << 60)
-    with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), enough_memory(config()):
+    with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), failures_told(config()):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    with pytest.raises(RuntimeError, match="size mismatch"), enough_memory(config()):
+    with pytest.raises(RuntimeError, match="size mismatch"), failures_told(config()):
         raise RuntimeError("size mismatch")

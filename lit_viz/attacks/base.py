@@ -34,7 +34,7 @@ class Attack(StepRule):
         fixed: whether an image takes so many whatever is said.
         minimal: whether the smallest perturbation is looked for, so that a success is no reason to stop.
         early_stop: whether an attack that is not minimal stops at the first success.
-        slopes: whether updates ask for slopes; else no graph is held.
+        slopes: how many an update asks for at most, which count a backward each; for none no graph is held.
         notes: sentences worth saying once before a run, known when the attack is bound.
     """
 
@@ -43,7 +43,7 @@ class Attack(StepRule):
     fixed: ClassVar[bool] = False
     minimal: ClassVar[bool] = False
     early_stop: bool = True
-    slopes: ClassVar[bool] = True
+    slopes: int = 1
     notes: Sequence[str] = ()
 
     def bind(self, classifier: Classifier) -> None:
@@ -79,7 +79,7 @@ class Attack(StepRule):
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate x_k, keep it if it is the best one, and update those that are not done."""
-        evaluation = evaluate(x, gradient=self.slopes)
+        evaluation = evaluate(x, gradient=self.slopes > 0)
         state = self.seen(x, state, evaluation)
         done = self.finished(state)
         if bool(done.all()):

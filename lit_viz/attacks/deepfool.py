@@ -50,7 +50,7 @@ class DeepFool(Attack):
             raise LitVizError(f"DeepFool compares 2 classes or more and was given {classes}: give a number such as 10.")
         self.norm = checked_norm(norm)
         self.overshoot = overshoot
-        self.classes = classes
+        self.classes, self.slopes = classes, classes - 1
         self.objective = Margin()
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:

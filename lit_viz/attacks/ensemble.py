@@ -133,7 +133,7 @@ class Ensemble(BudgetAttack):
         self, attack: Attack, rows: Tensor, x: Tensor, state: State, evaluate: Evaluate
     ) -> tuple[Tensor, State]:
         """Return the next images of the slots ``rows``, at which this attack is at work, and their state."""
-        evaluation = evaluate(x, gradient=attack.slopes, slots=rows, logged=True)
+        evaluation = evaluate(x, gradient=attack.slopes > 0, slots=rows, logged=True)
         state = self.seen(x, state, evaluation)
         done = state["fooled"]
         if bool(done.all()):

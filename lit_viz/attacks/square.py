@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,7 +56,7 @@ class Square(BudgetAttack):
     """
 
     iterations: int = 5000
-    slopes: ClassVar[bool] = False
+    slopes: int = 0
 
     def __init__(
         self, norm: Norm = "linf", eps: float | None = None, p: float | None = None, early_stop: bool = True

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers.compiling import CompileMode
 from lit_viz.classifiers.copying import COPIED_TOLERANCE, fast_copy, probed, relative_difference
 from lit_viz.classifiers.frozen import FrozenNetwork
-from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, full_float32
+from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, failures_named, full_float32
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
 from lit_viz.classifiers.outputs import logits_of
@@ -106,7 +106,9 @@ class Classifier:
         with torch.inference_mode(False), torch.no_grad(), full_float32(), borrowed(self.original) as network:
             # The subtraction makes a tensor of its own, so that a network that works in place never changes x.
             images = self.normalize(x.to(self.device, dtype_of(network)))
-            return logits_of(network(images), len(x)).to(x.device, torch.float32)
+            with failures_named(x):
+                output = network(images)
+            return logits_of(output, len(x)).to(x.device, torch.float32)
 
     def fast(
         self,

@@ -16,7 +16,10 @@ import torch
 from lit_viz.errors import LitVizError
 
 _PATIENCE = 20.0  # seconds without an answer
-_EMBEDDED = "or take the default classifier efficientnet_lite0, which needs no download"
+_OTHERWISE = (
+    "give a file by --classifier.weights FILE, or take the default classifier efficientnet_lite0, "
+    "which needs no download"
+)
 
 
 def torch_hub_file(url: str, name: str) -> Path:
@@ -37,7 +40,7 @@ def torch_hub_file(url: str, name: str) -> Path:
     except (OSError, RuntimeError) as error:  # no network, no such file, no room; or a damaged download
         raise LitVizError(
             f"the weights of {name} can't be downloaded ({_reason(error)}): put {path.name} from {url} into "
-            f"{folder}, {_EMBEDDED}"
+            f"{folder}, {_OTHERWISE}"
         ) from error
     return path
 
@@ -77,7 +80,7 @@ def hugging_face_file(repository: str, filename: str | None, name: str) -> Path:
         raise LitVizError(
             f"the weights of {name} can't be downloaded ({_reason(error)}): {filenames[0]} of the Hugging Face "
             f"repository {repository} is looked for in {folder}; download it where there is a network and give it as "
-            f"weights=FILE, {_EMBEDDED}"
+            f"weights=FILE, {_OTHERWISE}"
         ) from error
 
 

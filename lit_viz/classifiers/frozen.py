@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lit_viz.classifiers.compiling import Compiled, CompileMode
-from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, random_state_kept
+from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, failures_named, random_state_kept
 from lit_viz.classifiers.layers import layer_of, reading, reads_moments
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.residual import damp
@@ -101,7 +101,9 @@ class FrozenNetwork(nn.Module):
             layout = torch.contiguous_format if self._own is None else torch.channels_last
             images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
             call = network if self._compiled is None or layers else self._compiled
-            output = call(torch.addcmul(self.shift.to(images), images, self.scale.to(images)))
+            normalized = torch.addcmul(self.shift.to(images), images, self.scale.to(images))
+            with failures_named(x):
+                output = call(normalized)
         logits = logits_of(output, len(x))
         if torch.is_grad_enabled() and x.requires_grad and (self.blind or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)

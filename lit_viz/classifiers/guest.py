@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_viz.errors import LitVizError, NetworkError, first_line
+
 _TURN = threading.RLock()
 
 
@@ -54,6 +56,23 @@ def random_state_kept(module: nn.Module | None = None) -> Iterator[None]:
     device = device_of(module) if module is not None else torch.device("cpu")
     with _TURN, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+@contextmanager
+def failures_named(x: Tensor) -> Iterator[None]:
+    """Say of what the network's own code raises, in a forward of ``x``, that it was the network's.
+
+    Raises:
+        NetworkError: it did.
+    """
+    try:
+        yield
+    except (LitVizError, NetworkError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever its code raises
+        if "can't allocate memory" in str(error):
+            raise
+        raise NetworkError(f"the network fails on images of shape {tuple(x.shape)} ({first_line(error)})") from error
 
 
 @contextmanager

@@ -175,26 +175,19 @@ def _described(
     if source.size is None:
         source = replace(source, **_known_of(module))
     where = _size(size if size is not None else source.size, name)
-    channels = _channels(module, where, mean if mean is not None else source.mean)
-    if channels not in (1, 3):
-        raise LitVizError(f"{name} takes images of {channels} channels: pictures here have 1 (grey) or 3 (RGB)")
-    means = _per_channel("mean", mean if mean is not None else source.mean, 0.0, channels)
-    stds = _per_channel("std", std if std is not None else source.std, 1.0, channels)
-    if not all(s > 0 for s in stds):
-        raise LitVizError(f"std must be positive, but {stds} was given")
+    means, stds = mean if mean is not None else source.mean, std if std is not None else source.std
+    draft, classes = _tried(name, module, means, stds, where)
     notes = []
     if mean is None and std is None and source.mean is None:
         notes.append(f"{name} gets images in [0, 1] as they are: if it was trained on others, give mean= and std=")
     if loaded.weights == "DEFAULT" and loaded.sha256 is None:
         notes.append(f"{name} has the weights that it was made with: for trained ones in a file give weights=FILE")
-    draft = Classifier(name, module, labels=(), mean=means, std=stds, size=where)
-    classes = _try(draft)
     if labels is not None:
         names = check_count(read_labels(labels), classes, name)
     else:
         names = tuple(source.labels) if source.labels and len(source.labels) == classes else numbered_labels(classes)
     return Classifier(
-        name, module, labels=names, mean=means, std=stds, size=where,
+        name, module, labels=names, mean=draft.mean, std=draft.std, size=where,
         weights=loaded.weights, sha256=loaded.sha256, notes=notes,
     )  # fmt: skip
 
@@ -211,12 +204,39 @@ def _size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
     return sides
 
 
+def _tried(
+    name: str,
+    module: nn.Module,
+    mean: Sequence[float] | float | None,
+    std: Sequence[float] | float | None,
+    size: tuple[int, int],
+) -> tuple[Classifier, int]:
+    """Return the classifier, of images of as many channels as it takes, and its number of classes."""
+    told = _channels(module, size, mean)
+    # Which layer comes first can't be seen of every network.
+    tries = [channels for channels in dict.fromkeys((told, 3, 1)) if channels in (1, 3)]
+    errors = []
+    if told not in tries:
+        errors.append(LitVizError(f"{name} takes images of {told} channels: pictures here have 1 (grey) or 3 (RGB)"))
+    for channels in tries:
+        try:
+            means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
+            if not all(s > 0 for s in stds):
+                raise LitVizError(f"std must be positive, but {stds} was given")
+            draft = Classifier(name, module, labels=(), mean=means, std=stds, size=size)
+            return draft, _try(draft)
+        except LitVizError as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def _channels(module: nn.Module, size: tuple[int, int], mean: Sequence[float] | float | None) -> int:
+    """Return how many channels images seem to have, by the first convolution, the mean, or the first linear layer."""
     convolutions = [layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)]
     first = next(filter(None, convolutions), None)
     if first in (1, 3):
         return first
-    if isinstance(mean, Sequence) and len(mean) > 1:  # the first convolution may follow a space-to-depth
+    if isinstance(mean, Sequence) and (len(mean) > 1 or first is None):  # it may follow a space-to-depth
         return len(mean)
     if first is not None:
         return first

@@ -31,8 +31,8 @@ def logits_of(output: Any, images: int) -> Tensor:
 
     Understood are a tensor, an object with ``.logits``, a mapping with ``"logits"``, and the first of a tuple or list;
     also where a dimension of one image, or one logit, was squeezed away.
-    A single logit z, ``(N, 1)`` or ``(N,)``, is read as the two logits (-z, z): class 1 wins where z > 0, and its
-    probability is the sigmoid of 2 z.
+    A single logit z, ``(N, 1)`` or ``(N,)``, is read as the two logits (-z/2, z/2): class 1 wins where z > 0, its
+    probability is the sigmoid of z, and z is the margin.
 
     Raises:
         LitVizError: for anything else.
@@ -44,7 +44,7 @@ def logits_of(output: Any, images: int) -> Tensor:
         scores = scores.reshape(images, -1)
     if scores.ndim != 2:
         raise LitVizError(f"the network returns a tensor of shape {tuple(scores.shape)}: logits (N, K) are wanted")
-    return torch.cat([-scores, scores], dim=1) if scores.shape[1] == 1 else scores
+    return torch.cat([-scores, scores], dim=1) / 2 if scores.shape[1] == 1 else scores
 
 
 def traced(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

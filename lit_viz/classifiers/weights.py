@@ -92,16 +92,22 @@ def _damaged(path: Path) -> LitVizError:
 
 
 def _state_in(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
+    if not isinstance(content, Mapping):
         raise LitVizError(
             f"the weights file {str(path)!r} holds no state dict but a {type(content).__name__}: save net.state_dict()"
         )
-    return tensors
+    inner = {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
+    usual = next((inner[key] for key in _NESTED if key in inner), None) or _tensors(content)
+    if not usual and len(inner) != 1:
+        found = f"several, under {', '.join(map(repr, inner))}" if inner else f"none ({', '.join(map(str, content))})"
+        raise LitVizError(
+            f"the weights file {str(path)!r} should hold one state dict, and holds {found}: save it alone"
+        )
+    return usual or next(iter(inner.values()))
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
 
 
 def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> dict[str, Tensor]:

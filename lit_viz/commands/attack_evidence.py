@@ -47,11 +47,13 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     return true
 
 
-def still_fool(files: Sequence[Path], records: Sequence[Mapping[str, Any]], classifier: Classifier) -> list[bool]:
+def still_fool(
+    files: Sequence[Path], records: Sequence[Mapping[str, Any]], classifier: Classifier, how: Inquiry
+) -> list[bool]:
     """Return whether the original network sees in each file what its record was asked for."""
     asked = [_asked(record) for record in records]
     goals, towards = [goal for goal, _ in asked], [towards for _, towards in asked]
-    return [success for success, _ in reread(files, classifier, goals, towards)]
+    return [success for success, _ in reread(files, classifier, goals, towards, how.config.slots)]
 
 
 def said_to_fool(record: Mapping[str, Any]) -> bool:
@@ -75,7 +77,7 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     """Ask the original network what it sees in the files; a record that says otherwise is mended."""
     claimed = _claimed(outcomes)
     files = [folder.path / outcome.record["file"] for outcome in claimed]
-    seen = still_fool(files, [outcome.record for outcome in claimed], classifier)
+    seen = still_fool(files, [outcome.record for outcome in claimed], classifier, how)
     wrong = [o for o, success in zip(claimed, seen, strict=True) if success != said_to_fool(o.record)]
     folder.amend({o.record["index"]: {"success_file": False} for o in wrong})
     for outcome in wrong:
@@ -126,7 +128,7 @@ def _transfer(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFo
     """Ask held-out networks what they see in the files."""
     found = transfer.transfers(outcomes, classifier)
     folder.merge_evidence({"transfer": transfer.as_record(found)})
-    how.say(f"evidence: {transfer.summary(found)}")
+    how.say(f"evidence: {transfer.summary(found, sum(bool(o.record.get('success_file')) for o in outcomes))}")
     if found:
         how.say(transfer.table(found))
 

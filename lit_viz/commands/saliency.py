@@ -27,6 +27,7 @@ from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.methods import SaliencyMap
 from lit_viz.outcomes import Outcome
+from lit_viz.telling import counted
 
 
 class Saliency(PhotographCommand):
@@ -122,9 +123,10 @@ class Saliency(PhotographCommand):
     def _agrees(self, module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry) -> bool:
         from lit_viz.evidence.certificate import cross_check, verdicts, write_certificate  # which import Captum
 
-        how.say("evidence: asking Captum")
+        how.say(f"evidence: asking Captum about {counted(len(outcomes), 'map')}")
+        half = half_precision(how.config)
         certificate = cross_check(
-            outcomes, module.methods, module.classifier, seconds=how.seconds, half=half_precision(how.config)
+            outcomes, module.methods, module.classifier, seconds=how.seconds, half=half, say=how.say
         )
         found = {index: {"captum": verdict} for index, verdict in verdicts(certificate).items()}
         for outcome in outcomes:

@@ -92,7 +92,7 @@ def verify_universal(
     for outcome in outcomes:
         bearers = outcome.bearers()
         files = {one.image: one.record for one in bearers if isinstance(one.image, Path)}
-        seen = still_fool(list(files), list(files.values()), module.classifier)
+        seen = still_fool(list(files), list(files.values()), module.classifier, how)
         lies = [r["name"] for r, success in zip(files.values(), seen, strict=True) if success != said_to_fool(r)]
         read, wrong = read + len(files), wrong + lies
         for bearer in bearers:

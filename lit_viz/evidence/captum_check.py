@@ -63,6 +63,8 @@ def check_map(
     Raises:
         LitVizError: Captum's own float32 maps differ so much that they decide nothing; the method can't be asked.
     """
+    if classifier.fast().draws:
+        raise LitVizError("not checked, as the network draws random numbers, so that no two of its maps are alike")
     photograph = photograph.to(classifier.device)
     exact = Question(method, classifier, photograph[None].double(), target, seed, n)
     reference = captum_map(exact)

@@ -22,13 +22,14 @@ from lit_viz.evidence.captum_reference import in_captum
 from lit_viz.figures.evidence import MOST, EvidenceRow, Gate, evidence_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import command_line
+from lit_viz.telling import Say, command_line
 
 #: What a record says of a map of a method that Captum doesn't have, and of one that wasn't checked for want of time.
 NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
 #: Times as long as a map its check takes, about: in float64, with its controls. And of the time for all checks that for
 #: the first one, if it needs more.
 _TIMES, _FIRST = 20, 4
+_SOON = 10.0  # seconds after which it is told how long the rest will take
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def cross_check(
     *,
     seconds: float | None = None,
     half: str | None = None,
+    say: Say = lambda _: None,
 ) -> Certificate:
     """Hold the maps of a run against Captum.
 
@@ -84,12 +86,13 @@ def cross_check(
         seconds: no further map is begun after so long, nor one that would take longer, as those before it did for each
             of their evaluations; the first one is left out only if it would take four times as long. All unless given.
         half: the precision of the network that made the maps, if it was half.
+        say: is told once how much longer it will take, where that is long.
     """
     agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
     unchecked: dict[int, str] = {}
     untrained = cache(lambda: randomized(classifier))
     kept: Counter[bool] = Counter()
-    began, paid = time.monotonic(), 0
+    began, paid, told = time.monotonic(), 0, False
     maps = _one_of_each_first([outcome for outcome in outcomes if outcome.record["status"] == "done"])
     for outcome in maps:
         record = outcome.record
@@ -113,6 +116,11 @@ def cross_check(
             unchecked[record["index"]] = NOT_IN_CAPTUM
             continue
         agreement, reference = found
+        spent = time.monotonic() - began
+        if seconds is None and spent > _SOON and not told:
+            told = True
+            left = spent / (paid + record["iterations"]) * sum(o.record["iterations"] for o in maps) - spent
+            say(f"evidence: Captum will take about {left / 60:.1f} minutes more")
         kept[agreement.passed] += 1
         agreements[record["index"]] = agreement, reference if kept[agreement.passed] <= MOST else None
         paid += record["iterations"]

@@ -106,7 +106,11 @@ def save_and_verify(
 
 
 def reread(
-    paths: Sequence[str | Path], classifier: Classifier, goals: Sequence[int], towards: Sequence[bool]
+    paths: Sequence[str | Path],
+    classifier: Classifier,
+    goals: Sequence[int],
+    towards: Sequence[bool],
+    at_most: int = _AT_ONCE,
 ) -> list[tuple[bool, Tensor]]:
     """Read PNGs from the disk and ask the original network again, several in a batch.
 
@@ -115,6 +119,7 @@ def reread(
         classifier: that was attacked.
         goals: the class to reach, or to leave, of each.
         towards: whether it is to be reached.
+        at_most: images that the network may be asked about at once.
 
     Returns:
         of each file whether the network sees what was asked for, which is what it sees in the file alone (see
@@ -124,8 +129,9 @@ def reread(
         LitVizError: a file is missing or broken, or has not the classifier's channels and size.
     """
     found: list[tuple[bool, Tensor]] = []
-    for first in range(0, len(paths), _AT_ONCE):
-        some = slice(first, first + _AT_ONCE)
+    at_once = min(_AT_ONCE, at_most)
+    for first in range(0, len(paths), at_once):
+        some = slice(first, first + at_once)
         wanted = Goals(classifier, torch.tensor(goals[some]), torch.tensor(towards[some]))
         logits = wanted.logits(torch.stack([_read(path, classifier) for path in paths[some]]))
         found += zip(wanted.met(logits).tolist(), logits, strict=True)
@@ -173,8 +179,6 @@ def _rounded(images: Tensor, balls: Sequence[LatticeBall], wanted: Goals) -> lis
 
 def _in_jpeg(images: Tensor, wanted: Goals) -> list[list[bool]]:
     """Return by image whether the goals are met in its JPEG of each quality."""
-    rows = [n for n in range(len(images)) for _ in JPEG_QUALITIES]
-    files = torch.stack([decode(encode_jpeg(image, quality)) for image in images for quality in JPEG_QUALITIES])
-    asked = wanted[rows]
-    met: list[list[bool]] = asked.met(asked.logits(files)).view(len(images), -1).tolist()
+    files = (torch.stack([decode(encode_jpeg(image, quality)) for image in images]) for quality in JPEG_QUALITIES)
+    met: list[list[bool]] = torch.stack([wanted.met(wanted.logits(many)) for many in files], 1).tolist()
     return met

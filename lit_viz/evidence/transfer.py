@@ -76,10 +76,16 @@ def _asked(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -
     )
 
 
-def summary(found: Sequence[Transfer]) -> str:
-    """Return in one line how many files each judge is fooled by, of those whose photograph it was right on."""
+def summary(found: Sequence[Transfer], fooling: int) -> str:
+    """Return in one line how many files each judge is fooled by, of those whose photograph it was right on.
+
+    Args:
+        found: of all judges and files.
+        fooling: files that fool the network that was attacked.
+    """
     if not found:
-        return "transfer: no other network that knows these classes is installed, or no file fools"
+        why = "no other network that knows these classes is installed" if fooling else "no file fools"
+        return f"transfer: nobody was asked, for {why}"
     return f"transfer: {', '.join(_of_judge(name, rows) for name, rows in _by_judge(found).items())}"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.heat import reduce_channels, reducer
-from lit_viz.figures.scales import Scale, clipping, number, remarks, upright_bar
+from lit_viz.figures.scales import Scale, beside, clipping, number, remarks, upright_bar
 from lit_viz.figures.style import COLOURS, GREY, INK, fitted, style, write
 from lit_viz.figures.tiles import pixels
 
@@ -24,7 +24,7 @@ MOST = 20
 
 _CELL = 1.4
 _BAND = 3 * (_CELL + GAP) - GAP
-_NUMBERS = 0.65  # right of the maps: their colour bar
+_NUMBERS = 0.65  # right of the maps: their colour bar, at least
 _BETWEEN = 0.25  # rows
 _BESIDE = 0.2  # columns
 _PAUSE = 0.06
@@ -104,7 +104,7 @@ def evidence_figure(
         lines = [blocks[first : first + columns] for first in range(0, len(blocks), columns)]
         heights = [max(block.height for block in line) + _BETWEEN for line in lines]
         tops = list(accumulate(heights, initial=MARGIN))
-        wide = _BAND + _NUMBERS + _BESIDE
+        wide = _BAND + max(_NUMBERS, GAP + beside(block.scale.ends() for block in blocks)) + _BESIDE
         cells = [cell for block in blocks for cell in block.cells]
         width = 2 * MARGIN + columns * wide - _BESIDE
         figure = captioned(cells, _CELL, width, tops[-1], _caption(passed, blocks, quantile))
@@ -184,8 +184,8 @@ class _Block:
         for place, title in enumerate(titles):
             write(figure, title, left + place * (_CELL + GAP), top + LINE + 0.06, size=SMALL, color=GREY)
         if self.row.captum is None:
-            beside = left + _CELL + _NUMBERS + 2 * GAP
-            write(figure, "Captum has no such method", beside, top + self._head, size=SMALL, color=GREY)
+            right = left + _CELL + max(_NUMBERS, GAP + beside([self.scale.ends()])) + 2 * GAP
+            write(figure, "Captum has no such method", right, top + self._head, size=SMALL, color=GREY)
 
 
 def _draw_gate(figure: Figure, gate: Gate, left: float, top: float) -> None:

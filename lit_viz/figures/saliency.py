@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.heat import clip_limits, overlay, reduce_channels, reducer
-from lit_viz.figures.scales import BAR, Scale, clipping, level_bar, number, remarks, upright_bar
+from lit_viz.figures.scales import BAR, Scale, beside, clipping, level_bar, number, remarks, upright_bar
 from lit_viz.figures.style import GREY, fitted, style, write
 from lit_viz.figures.tiles import Picture, pixels
 
@@ -27,7 +27,7 @@ MOST = 60
 _BETWEEN = 0.2  # blocks
 _FAINT = 0.3  # of the scale: the colours end at a dark red
 _SIDE = 0.2  # left of a row: its upright title
-_NUMBERS = 0.65  # right of a row: its colour bar
+_NUMBERS = 0.65  # right of a row: its colour bar, at least
 _TEXT = 1.25  # left of a row: the name of its photograph
 
 
@@ -232,7 +232,8 @@ def _draw_over(
         _above(head) + sum(strip.height(block, cell) + GAP for strip in strips) - GAP + _BETWEEN
         for block, head in zip(blocks, heads, strict=True)
     ]
-    width = MARGIN + _SIDE + min(columns, len(panels)) * (cell + GAP) + _NUMBERS
+    bar = max(_NUMBERS, MARGIN + beside(strip.ends for strip in strips if strip.scale))
+    width = MARGIN + _SIDE + min(columns, len(panels)) * (cell + GAP) + bar
     figure = captioned(_cells(strips), cell, width, MARGIN + sum(heights), said)
     tops = accumulate(heights[:-1], initial=MARGIN)
     for block, head, top in zip(blocks, heads, tops, strict=False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lit_viz.figures.heat import Reducer, clip_limits, heat, signed_heat
-from lit_viz.figures.style import GREY, axes_at, write
+from lit_viz.figures.style import GREY, axes_at, inches, write
 
 BAR = 0.07  # thickness of a colour bar in inches
 _SIZE = 7
@@ -65,6 +65,11 @@ def remarks(values: Tensor) -> list[str]:
     if bad:
         return [f"{bad} pixel{'s' if bad > 1 else ''} not finite (black)"]
     return [] if values.any() else ["zero everywhere"]
+
+
+def beside(ends: Iterable[tuple[str, str]]) -> float:
+    """Return how many inches the widest of some upright bars takes, with its ends."""
+    return BAR + 0.05 + max((inches(end, _SIZE) for pair in ends for end in pair), default=0.0)
 
 
 def upright_bar(figure: Figure, ends: tuple[str, str], signed: bool, left: float, top: float, height: float) -> None:

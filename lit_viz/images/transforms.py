@@ -59,9 +59,6 @@ class Compose:
     border. The others follow in the order of the list. Without a geometric transform and with a canvas of the wanted
     size nothing is resampled.
 
-    Bilinear sampling reads four pixels. A view that shrinks the canvas by more than about 1.5 skips some of them, and
-    fine detail is aliased; that is left so, for the next step's view skips others.
-
     Args:
         transforms: what a view goes through; may be empty.
     """

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.guest import borrowed
+from lit_viz.errors import NetworkError
 from tests.classifiers.networks import Lockable, conv_net
 
 
@@ -110,7 +111,7 @@ def test_a_call_that_raises_leaves_the_guest_as_it_was(use: str) -> None:
     net.inner[0].raising = True
     x = torch.rand(1, 3, 16, 16)
     before = everything(net)
-    with pytest.raises(ValueError, match="no"):
+    with pytest.raises(NetworkError, match=r"fails on images of shape \(1, 3, 16, 16\) \(no\)"):
         classifier.logits(x) if use == "logits" else frozen(x, ["inner.1"])
     assert_same(before, everything(net))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.classifiers import load_classifier
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, NetworkError
 from tests.conftest import Around
 
 
@@ -150,7 +151,9 @@ def test_one_logit_that_was_squeezed_is_one_logit(one: bool) -> None:
     x = torch.rand(1 if one else 3, 3, 24, 24)
     logits = classifier.logits(x)
     assert logits.shape == (len(x), 2)
-    assert torch.equal(logits[:, 1], body(1)(x).flatten().detach())
+    z = body(1)(x).flatten().detach()
+    torch.testing.assert_close(logits.softmax(1)[:, 1], z.sigmoid())  # the network's own probability
+    torch.testing.assert_close(logits[:, 1] - logits[:, 0], z)
     assert all(r["status"] == "done" for r in lv.attack(classifier, x, attack="pgd", iterations=2).results)
 
 
@@ -205,3 +208,85 @@ def test_names_by_number_that_were_read_from_json_keep_their_order() -> None:
     network = nn.Sequential(body(12), nn.Flatten())
     network.config = SimpleNamespace(image_size=24, id2label={str(i): f"name {i}" for i in range(12)})  # type: ignore[assignment]
     assert load_classifier(network).labels == tuple(f"name {i}" for i in range(12))
+
+
+def grey_body(kind: str) -> nn.Module:
+    """Return a network of one channel that doesn't show it by its first convolution."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    if kind == "scripted":
+        return torch.jit.script(plain.eval())
+    return Backwards(plain)
+
+
+class Backwards(nn.Module):
+    """Registers a convolution that comes second before that which comes first."""
+
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__()
+        self.second = nn.Conv2d(3, 3, 1)
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)[:, :, None, None]).flatten(1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["scripted", "backwards"])
+@pytest.mark.parametrize("mean", [None, [0.1]])
+def test_one_channel_is_found_out(kind: str, mean: list[float] | None) -> None:
+    classifier = load_classifier(grey_body(kind), mean=mean, size=16)
+    assert (classifier.channels, len(classifier.mean), len(classifier.std)) == (1, 1, 1)
+    assert classifier.logits(torch.rand(2, 1, 16, 16)).shape == (2, 3)
+
+
+class Few(nn.Module):
+    """Takes two images at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 2:
+            raise ValueError(f"{len(x)} images are more than I can take")
+        return self.body(x).flatten(1)
+
+
+def test_what_a_network_raises_is_one_sentence_that_says_how_to_go_on(tmp_path: Path) -> None:
+    classifier = load_classifier(Few(), size=24)
+    x = torch.rand(5, 3, 24, 24)
+    said = r"fails on images of shape \(5, 3, 24, 24\) \(5 images are more than I can take\); where it can't take"
+    with pytest.raises(LitVizError, match=said) as failed:
+        lv.attack(classifier, x, attack="pgd", iterations=2, out=tmp_path / "run", wandb="disabled")
+    assert "--slots (now 16)" in str(failed.value)
+    assert isinstance(failed.value.__cause__, NetworkError)
+    assert isinstance(failed.value.__cause__.__cause__, ValueError)
+    with pytest.raises(LitVizError, match=r"and a smaller --model\.batch"):
+        lv.saliency(classifier, x, method="smoothgrad", iterations=8, check="none", slots=2)
+
+
+def test_no_more_images_at_once_than_slots(tmp_path: Path) -> None:
+    classifier = load_classifier(Few(), size=24)
+    x = (torch.rand(5, 3, 24, 24) * 255).round() / 255
+    run = lv.attack(classifier, x, attack="pgd", iterations=2, slots=2, out=tmp_path / "run", wandb="disabled")
+    assert {r["status"] for r in run.results} == {"done"}
+    methods = {"smoothgrad": {}, "occlusion": {"window": 8, "stride": 8}}
+    maps = lv.saliency(classifier, x, method=methods, iterations=8, check="none", slots=2, model__batch=2)
+    assert len(maps.results) == 10
+
+
+class Drawing(nn.Module):
+    """Drops values in eval mode, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(self.body(x).flatten(1), 0.5, training=True)
+
+
+def test_maps_of_a_network_that_draws_are_not_held_against_others() -> None:
+    run = lv.saliency(load_classifier(Drawing(), size=24), torch.rand(1, 3, 24, 24), 1)
+    assert "the network draws random numbers" in run.results[0]["captum"]

@@ -112,7 +112,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "evil.pth": (lambda path: torch.save({"state_dict": Evil()}, path), "could run code"),
     "whole.pth": (lambda path: torch.save(another(), path), "could run code"),
     "list.pth": (lambda path: torch.save([1, 2], path), "holds no state dict but a list"),
-    "numbers.pth": (lambda path: torch.save({"accuracy": 0.5}, path), "holds no state dict but a dict"),
+    "numbers.pth": (lambda path: torch.save({"accuracy": 0.5}, path), r"holds none \(accuracy\)"),
+    "two.pth": (
+        lambda path: torch.save({"weights": another().state_dict(), "ema": another().state_dict()}, path),
+        "holds several, under 'weights', 'ema'",
+    ),
     "nan.pth": (lambda path: torch.save({"0.weight": torch.tensor([float("nan")])}, path), "not finite in 0.weight"),
     "script.pth": (lambda path: torch.jit.save(torch.jit.script(nn.ReLU()), path), "TorchScript"),
 }

@@ -98,7 +98,7 @@ def made(judge: str, right: bool, fooled: bool, index: int = 0) -> Transfer:
 
 def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() -> None:
     found = [made("a", True, True), made("a", True, False, 1), made("a", False, True, 2), made("b", True, False)]
-    assert summary(found) == (
+    assert summary(found, 3) == (
         "transfer: a 1 of 2 (mirrored changes 0; 1 left out, for it was wrong on the photograph), "
         "b 0 of 1 (mirrored changes 0)"
     )
@@ -108,8 +108,9 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() ->
     assert "hay -> quail (fooled)" in lines[1]
     assert "hay -> quail (not)" in lines[2]
     assert "(wrong)" in lines[3]
-    assert "no other network" in summary([])
-    assert summary([made("a", False, True), made("a", False, False, 1)]) == (
+    assert "no other network" in summary([], 3)
+    assert "no file fools" in summary([], 0)
+    assert summary([made("a", False, True), made("a", False, False, 1)], 2) == (
         "transfer: a nothing to tell (it was wrong on every photograph: 2)"
     )
 

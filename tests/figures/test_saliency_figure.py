@@ -216,6 +216,11 @@ def test_long_names_collide_with_nothing(count, methods):
     assert_nothing_collides(saliency_figure(drawn, overlays=True, scale="map"))
 
 
+def test_the_ends_of_a_colour_bar_are_whole():
+    drawn = [replace(panel, maps={"gradient": 1e-5 * panel.maps["gradient"]}) for panel in panels(7)]
+    assert_nothing_collides(saliency_figure(drawn))
+
+
 def test_a_probability_is_not_torn_apart():
     figure = saliency_figure([replace(p, subtitle="explains: Tibetan mastiff, p = 0.93") for p in panels(2)])
     assert texts(figure).count("p = 0.93") == 2

@@ -227,6 +227,17 @@ def test_another_size_alone_resamples_the_whole_canvas() -> None:
     torch.testing.assert_close(Compose()(images, Draws(_keys(2)), (10, 11)), expected, rtol=0, atol=1e-5)
 
 
+def test_every_pixel_of_a_large_canvas_is_seen() -> None:
+    """Four pixels in five were read by nobody: what was trained was a grid of dots."""
+    images = _images(1, 1, 64, 96).requires_grad_()
+    Compose()(images, Draws(_keys(2)), (8, 16)).sum().backward()
+    assert images.grad is not None
+    assert float(images.grad.min()) > 0
+    smaller = Compose()(images.detach(), Draws(_keys(1)), (8, 16))
+    expected = torch.nn.functional.adaptive_avg_pool2d(images.detach(), (8, 16))
+    assert (smaller - expected).abs().max() < 0.12  # of noise whose standard deviation is 0.29
+
+
 def test_views_must_be_shared_evenly() -> None:
     with pytest.raises(LitVizError, match="3 views can't be shared among 2 images"):
         Compose()(_images(2, 3, 4, 4), Draws(_keys(3)))
