@@ -65,8 +65,8 @@ def _expected(found: re.Match[str]) -> str:
     words = [word for choices in re.findall(r"Literal\[(.*?)\]", expected) for word in re.findall(r"[^', ]+", choices)]
     kinds = [_TYPES.get(kind, kind) for kind in types if kind != "NoneType" and not (words and kind == "int")]
     choices = [f"one of {', '.join(dict.fromkeys(words))}"] if words else []
-    if kinds == ["a list"] and re.fullmatch(r"\w+(\.\w+)+", got):
-        return f"expected a list: write '[{got}]'"
+    if "a list" in kinds and re.fullmatch(r"\w+(\.\w+)+|\d+([,x]\d+)+", got):
+        return f"expected a list: write '[{got.replace('x', ',') if got[0].isdigit() else got}]'"
     return f"expected {' or '.join([*dict.fromkeys(kinds), *choices])}, got '{got}'{did_you_mean(got, words)}"
 
 

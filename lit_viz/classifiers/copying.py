@@ -18,7 +18,15 @@ from lit_viz.classifiers.convolution import find_chains, replace_convolutions
 from lit_viz.classifiers.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.fusing import can_fuse, fuse_activations
-from lit_viz.classifiers.guest import borrowed, cast, dtype_of, full_float32, private, random_state_kept
+from lit_viz.classifiers.guest import (
+    borrowed,
+    cast,
+    dtype_of,
+    full_float32,
+    private,
+    random_state_kept,
+    remarks_left_out,
+)
 from lit_viz.classifiers.layers import layer_names, reading_all
 from lit_viz.classifiers.linear import replace_linears
 from lit_viz.classifiers.outputs import logits_of, traced
@@ -59,7 +67,7 @@ def fast_copy(
     notes of the result say so. Another backward than the plain one is refused where it can't be had.
     """
     name, mean, std = classifier.name, classifier.mean, classifier.std
-    with torch.inference_mode(False), full_float32(), random_state_kept(classifier.original):
+    with torch.inference_mode(False), full_float32(), random_state_kept(classifier.original), remarks_left_out():
         x, expected = _probe(classifier)
         try:
             plain, draws = _private_copy(classifier.original, x, expected)

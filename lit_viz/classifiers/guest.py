@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import random
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,13 +52,19 @@ def borrowed(module: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def random_state_kept(module: nn.Module | None = None) -> Iterator[None]:
-    """Put the global random state (of the CPU, and of the module's CUDA device) back on leaving.
+    """Put the global random state (Python's, NumPy's, torch's on the CPU and on the module's CUDA device) back on
+    leaving.
 
     One thread at a time: two that lend the same module would each hand back what the other has made of it.
     """
     device = device_of(module) if module is not None else torch.device("cpu")
     with _TURN, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+        pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - which old code draws from
+        try:
+            yield
+        finally:
+            random.setstate(pythons)
+            np.random.set_state(numpys)  # noqa: NPY002
 
 
 @contextmanager
@@ -73,6 +82,23 @@ def failures_named(x: Tensor) -> Iterator[None]:
         if "can't allocate memory" in str(error):
             raise
         raise NetworkError(f"the network fails on images of shape {tuple(x.shape)} ({first_line(error)})") from error
+
+
+#: What torch says of networks that are scripted or exported when they are copied or read: of use to nobody here.
+_REMARKS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"The \.grad attribute of a Tensor that is not a leaf",
+    r"'torch\.load' received a zip file that looks like a TorchScript archive",
+)
+
+
+@contextmanager
+def remarks_left_out() -> Iterator[None]:
+    """Let torch's remarks on somebody's kind of network go unsaid."""
+    with warnings.catch_warnings():
+        for remark in _REMARKS:
+            warnings.filterwarnings("ignore", remark)
+        yield
 
 
 @contextmanager

@@ -77,7 +77,13 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
     try:
         return _in_range(int(target), labels)
     except ValueError:
-        raise LitVizError(f"unknown class {target!r}{did_you_mean(target.replace('_', ' '), labels)}") from None
+        nameless = "; no names are known here: give an index, or the names by --classifier.labels FILE (labels=)"
+        near = (
+            nameless
+            if tuple(labels) == numbered_labels(len(labels))
+            else did_you_mean(target.replace("_", " "), labels)
+        )
+        raise LitVizError(f"unknown class {target!r}{near}") from None
 
 
 def _plain(name: str) -> str:

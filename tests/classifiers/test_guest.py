@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import copy
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -166,3 +168,28 @@ def test_gradients_that_are_cleared_or_set_meanwhile_come_back() -> None:
         lent.zero_grad(set_to_none=True)
         lent[1].weight.grad = torch.ones_like(lent[1].weight)
     assert_same(before, everything(net))
+
+
+class Noisy(nn.Module):
+    """Draws by whatever draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = conv_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = random.random() + float(np.random.rand()) + torch.rand(())  # noqa: NPY002
+        return self.inner(x) + noise
+
+
+def test_nobodys_random_numbers_are_used_up() -> None:
+    def states() -> tuple[Any, ...]:
+        words = np.random.get_state()[1].tolist()  # type: ignore[union-attr]  # noqa: NPY002
+        return random.getstate(), words, torch.get_rng_state().tolist()
+
+    before = states()
+    classifier = load_classifier(Noisy(), size=16)
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    classifier.logits(x)
+    classifier.fast()(x)
+    assert states() == before

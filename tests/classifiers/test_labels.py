@@ -86,3 +86,10 @@ def test_a_bad_labels_file_is_one_sentence(tmp_path: Path, content: bytes | None
 def test_the_number_of_labels_must_be_right() -> None:
     with pytest.raises(LitVizError, match="2 labels were given, but net tells 3 classes apart"):
         check_count(("a", "b"), 3, "net")
+
+
+def test_a_name_where_no_names_are_known_says_how_to_have_them() -> None:
+    with pytest.raises(
+        LitVizError, match=r"unknown class 'ox'; no names are known here: give an index, or the names by"
+    ):
+        find_class("ox", numbered_labels(4))
