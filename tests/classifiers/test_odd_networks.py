@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError, NetworkError
+from tests.classifiers.networks import scripted
 from tests.conftest import Around
 
 
@@ -215,7 +216,7 @@ def grey_body(kind: str) -> nn.Module:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
     if kind == "scripted":
-        return torch.jit.script(plain.eval())
+        return scripted(plain.eval())
     return Backwards(plain)
 
 
@@ -231,7 +232,6 @@ class Backwards(nn.Module):
         return self.second(self.first(x)[:, :, None, None]).flatten(1)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["scripted", "backwards"])
 @pytest.mark.parametrize("mean", [None, [0.1]])
 def test_one_channel_is_found_out(kind: str, mean: list[float] | None) -> None:
