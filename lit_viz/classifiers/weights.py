@@ -100,7 +100,8 @@ def _state_in(content: Any, path: Path) -> dict[str, Tensor]:
     inner = {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
     usual = next((inner[key] for key in _NESTED if key in inner), None) or _tensors(content)
     if not usual and len(inner) != 1:
-        found = f"several, under {', '.join(map(repr, inner))}" if inner else f"none ({', '.join(map(str, content))})"
+        keys = ", ".join(map(str, [*(inner or content)][:_SHOWN]))
+        found = f"several, under {keys}" if inner else f"none ({keys})"
         raise LitVizError(
             f"the weights file {str(path)!r} should hold one state dict, and holds {found}: save it alone"
         )

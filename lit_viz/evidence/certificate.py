@@ -121,8 +121,10 @@ def cross_check(
         spent = time.monotonic() - began
         if seconds is None and spent > _SOON and not told:
             told = True
-            left = spent / (paid + record["iterations"]) * sum(o.record["iterations"] for o in maps) - spent
-            say(f"evidence: Captum will take about {left / 60:.1f} minutes more")
+            whole = sum(o.record["iterations"] for o in maps if in_captum(methods[o.record["method"]]))
+            left = spent * (whole / (paid + record["iterations"]) - 1)
+            if left > _SOON:
+                say(f"evidence: Captum will take about {left / 60:.1f} minutes more")
         kept[agreement.passed] += 1
         agreements[record["index"]] = agreement, reference if kept[agreement.passed] <= MOST else None
         paid += record["iterations"]

@@ -115,7 +115,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "numbers.pth": (lambda path: torch.save({"accuracy": 0.5}, path), r"holds none \(accuracy\)"),
     "two.pth": (
         lambda path: torch.save({"weights": another().state_dict(), "ema": another().state_dict()}, path),
-        "holds several, under 'weights', 'ema'",
+        "holds several, under weights, ema",
     ),
     "nan.pth": (lambda path: torch.save({"0.weight": torch.tensor([float("nan")])}, path), "not finite in 0.weight"),
     "script.pth": (lambda path: torch.jit.save(torch.jit.script(nn.ReLU()), path), "TorchScript"),

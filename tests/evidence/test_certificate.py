@@ -17,7 +17,9 @@ from tests.conftest import Around, smooth_network
 METHODS: dict[str, Any] = {"gradient": Gradient(), "smoothgrad": SmoothGrad(), "rise": RISE()}
 
 
-def checked(monkeypatch: pytest.MonkeyPatch, seconds_each: float, limit: float | None) -> list[str]:
+def checked(
+    monkeypatch: pytest.MonkeyPatch, seconds_each: float, limit: float | None, said: list[str] | None = None
+) -> list[str]:
     """Return which of four maps are checked by a clock that an evaluation moves on by so much."""
     now = [0.0]
 
@@ -32,7 +34,8 @@ def checked(monkeypatch: pytest.MonkeyPatch, seconds_each: float, limit: float |
         {"index": i, "method": method, "iterations": count, "status": "done"} for i, (method, count) in enumerate(maps)
     ]
     outcomes: list[Any] = [SimpleNamespace(record=record) for record in records]
-    found = cross_check(outcomes, METHODS, None, seconds=limit)  # type: ignore[arg-type]
+    told = [] if said is None else said
+    found = cross_check(outcomes, METHODS, None, seconds=limit, say=told.append)  # type: ignore[arg-type]
     assert set(found.unchecked.values()) <= {NOT_CHECKED}
     return [f"{maps[i][0]} {i // 2}" for i in sorted(found.agreements)]
 
@@ -44,6 +47,15 @@ def test_all_that_time_allows_is_checked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert checked(monkeypatch, 0.3, 15) == ["gradient 0", "smoothgrad 0", "gradient 1"]
     assert checked(monkeypatch, 1.0, 15) == ["gradient 0", "gradient 1"]
     assert checked(monkeypatch, 20.0, 15) == ["gradient 0"]
+
+
+def test_how_long_it_will_take_is_told_once_where_that_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captum was asked for minutes in silence."""
+    said: list[str] = []
+    checked(monkeypatch, 0.1, None, said)
+    assert said == []
+    checked(monkeypatch, 10.0, None, said)  # 33 evaluations are made when it is told, and 33 are left
+    assert said == ["evidence: Captum will take about 5.5 minutes more"]
 
 
 def test_a_first_map_that_would_take_minutes_is_left_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
