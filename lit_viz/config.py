@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from lit_viz.callbacks import WandbMode
 from lit_viz.classifiers.compiling import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.commands.base import Command
@@ -38,7 +39,6 @@ _TRAINER_OURS = {
 }  # fmt: skip
 #: What the config.yaml of a run holds that makes no sense of another.
 _OF_ONE_RUN = (RECORDED, "out", "overwrite", "resume", "count")
-WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
 def _add_common(parser: LightningArgumentParser, command: Command) -> None:

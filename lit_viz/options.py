@@ -106,16 +106,6 @@ def _near_part(words: str) -> str:
     return did_you_mean(option, inspect.signature(parts[owner]).parameters) if owner in parts else ""
 
 
-def _help_of(words: str) -> str:
-    """Return the option that lists the options of the part that is spoken of."""
-    from lit_viz import attacks, attributions
-
-    owner = re.search(r"(\w+) has no option", words)
-    rooms = {"attack": attacks.__all__, "method": attributions.__all__}
-    key = next((key for key, names in rooms.items() if owner and owner[1] in names), None)
-    return "--help" if key is None else f"--model.{key}.help {owner[1]}"  # type: ignore[index]
-
-
 def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
     cause: BaseException | None = error
@@ -134,5 +124,7 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
         words = re.sub(pattern, plain, words)
     known = [word[2:] for action in parser._actions for word in action.option_strings if re.fullmatch(r"--[^+]+", word)]
     hint = did_you_mean(unknown[1], known) if unknown else _near_part(words)
-    help_ = "" if words.endswith("?") else f": see {parser.prog} {_help_of(words)}."
+    part = re.search(r"(--[\w.]+): (\w+) has no option", words)
+    listed = f"{part[1]}.help {part[2]}" if part and f"{part[1][2:]}.help" in known else "--help"
+    help_ = "" if words.endswith("?") else f": see {parser.prog} {listed}."
     return LitVizError(f"{words.rstrip('.')}{hint or help_}")

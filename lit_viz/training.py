@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers.classifier import HANDED_OVER
+from lit_viz.classifiers.guest import lacks_memory
 from lit_viz.continuing import LAST_CHECKPOINT
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock_steps
@@ -134,9 +135,9 @@ def failures_told(config: Any) -> Iterator[None]:
     except NetworkError as error:
         raise LitVizError(f"{error}; where it can't take so many at once give {at_once}{go_on(config)}") from error
     except (RuntimeError, MemoryError) as error:
-        on_gpu = isinstance(error, torch.OutOfMemoryError)
-        if not (on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
+        if not lacks_memory(error):
             raise
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
         kept = f"; what was finished is kept{how} and fewer --slots" if (how := go_on(config)) else ""
         raise LitVizError(
             f"the memory of {'the GPU' if on_gpu else 'this machine'} is not enough: take {at_once}, fewer --views or "

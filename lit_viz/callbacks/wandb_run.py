@@ -18,12 +18,11 @@ from wandb.sdk.lib.wbauth import authenticate_session
 from wandb.sdk.mailbox import HandleAbandonedError
 from wandb.sdk.wandb_run import Run
 
+from lit_viz.callbacks import WandbMode
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import first_line
 from lit_viz.files import write_text
 from lit_viz.telling import Say, say
-
-WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 # Together at most 15 s are spent on a server that doesn't answer.
 _PROBE_SECONDS = 5.0

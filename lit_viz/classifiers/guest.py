@@ -76,12 +76,15 @@ def failures_named(x: Tensor) -> Iterator[None]:
     """
     try:
         yield
-    except (LitVizError, NetworkError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # whatever its code raises
-        if "can't allocate memory" in str(error):
+        if isinstance(error, (LitVizError, NetworkError)) or lacks_memory(error):
             raise
         raise NetworkError(f"the network fails on images of shape {tuple(x.shape)} ({first_line(error)})") from error
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return whether this is how torch and NumPy say that memory is not enough, a GPU's or the machine's."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 #: What torch says of networks that are scripted or exported when they are copied or read: of use to nobody here.

@@ -101,6 +101,11 @@ class Method(pl.LightningModule):
         return self.classifier.fast(keep, device, self.network_dtype, compiled=self.compile_mode, **how)
 
     @property
+    def slopes(self) -> int:
+        """How many backwards a step makes, at most."""
+        return 1
+
+    @property
     def usual_network(self) -> str:
         """The name of the copy that is asked where no other is named."""
         return "plain"

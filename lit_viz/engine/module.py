@@ -197,7 +197,7 @@ class ImageTraining(Method):
         return max(busy), sum(last) * self.views
 
     def seconds_a_step(self, tasks: Sequence[Task]) -> float:
-        """Return the time of an evaluation of the slots, measured on the processor; 0 where no task can start."""
+        """Return the time of a step's forward and backwards, measured on the processor; 0 where no task can start."""
         self.prepare(torch.device("cpu"))
         self.queue = Queue(tasks)
         self.queue.fill(self)
@@ -207,7 +207,9 @@ class ImageTraining(Method):
         began = 0.0
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            _ = self.score(self.slots.x, rows, gradient=True, network=self.usual_network).gradient
+            evaluation = self.score(self.slots.x, rows, gradient=self.slopes > 0, network=self.usual_network)
+            for left in reversed(range(self.slopes)):
+                evaluation.slope(keep=left > 0)
         return time.perf_counter() - began
 
     # What is seen on the way.

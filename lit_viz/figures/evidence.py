@@ -24,7 +24,6 @@ MOST = 20
 
 _CELL = 1.4
 _BAND = 3 * (_CELL + GAP) - GAP
-_NUMBERS = 0.65  # right of the maps: their colour bar, at least
 _BETWEEN = 0.25  # rows
 _BESIDE = 0.2  # columns
 _PAUSE = 0.06
@@ -104,7 +103,7 @@ def evidence_figure(
         lines = [blocks[first : first + columns] for first in range(0, len(blocks), columns)]
         heights = [max(block.height for block in line) + _BETWEEN for line in lines]
         tops = list(accumulate(heights, initial=MARGIN))
-        wide = _BAND + max(_NUMBERS, GAP + beside(block.scale.ends() for block in blocks)) + _BESIDE
+        wide = _BAND + beside((block.scale.ends() for block in blocks), GAP) + _BESIDE
         cells = [cell for block in blocks for cell in block.cells]
         width = 2 * MARGIN + columns * wide - _BESIDE
         figure = captioned(cells, _CELL, width, tops[-1], _caption(passed, blocks, quantile))
@@ -184,7 +183,7 @@ class _Block:
         for place, title in enumerate(titles):
             write(figure, title, left + place * (_CELL + GAP), top + LINE + 0.06, size=SMALL, color=GREY)
         if self.row.captum is None:
-            right = left + _CELL + max(_NUMBERS, GAP + beside([self.scale.ends()])) + 2 * GAP
+            right = left + _CELL + beside([self.scale.ends()], GAP) + 2 * GAP
             write(figure, "Captum has no such method", right, top + self._head, size=SMALL, color=GREY)
 
 

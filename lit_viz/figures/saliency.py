@@ -27,7 +27,6 @@ MOST = 60
 _BETWEEN = 0.2  # blocks
 _FAINT = 0.3  # of the scale: the colours end at a dark red
 _SIDE = 0.2  # left of a row: its upright title
-_NUMBERS = 0.65  # right of a row: its colour bar, at least
 _TEXT = 1.25  # left of a row: the name of its photograph
 
 
@@ -232,7 +231,7 @@ def _draw_over(
         _above(head) + sum(strip.height(block, cell) + GAP for strip in strips) - GAP + _BETWEEN
         for block, head in zip(blocks, heads, strict=True)
     ]
-    bar = max(_NUMBERS, MARGIN + beside(strip.ends for strip in strips if strip.scale))
+    bar = beside((strip.ends for strip in strips if strip.scale), MARGIN)
     width = MARGIN + _SIDE + min(columns, len(panels)) * (cell + GAP) + bar
     figure = captioned(_cells(strips), cell, width, MARGIN + sum(heights), said)
     tops = accumulate(heights[:-1], initial=MARGIN)

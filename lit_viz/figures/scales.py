@@ -14,6 +14,7 @@ from lit_viz.figures.style import GREY, axes_at, inches, write
 
 BAR = 0.07  # thickness of a colour bar in inches
 _SIZE = 7
+_ROOM = 0.65  # right of pictures, for an upright bar and its ends, at least
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def remarks(values: Tensor) -> list[str]:
     return [] if values.any() else ["zero everywhere"]
 
 
-def beside(ends: Iterable[tuple[str, str]]) -> float:
-    """Return how many inches the widest of some upright bars takes, with its ends."""
-    return BAR + 0.05 + max((inches(end, _SIZE) for pair in ends for end in pair), default=0.0)
+def beside(ends: Iterable[tuple[str, str]], gap: float) -> float:
+    """Return how many inches right of pictures the widest of some upright bars takes, with its ends and a gap."""
+    return max(_ROOM, gap + BAR + 0.05 + max((inches(end, _SIZE) for pair in ends for end in pair), default=0.0))
 
 
 def upright_bar(figure: Figure, ends: tuple[str, str], signed: bool, left: float, top: float, height: float) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -11,13 +9,10 @@ from lit_viz.attacks import Attack, name_of
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.residual import part_of_gradient
 from lit_viz.engine.evaluation import Evaluator
-from lit_viz.engine.tasks import Task
 from lit_viz.images.fitting import Fit
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.randomness import Draws
 from lit_viz.telling import counted
-
-_BACKWARD = 1.2  # times as long as a forward, for EfficientNet-Lite0
 
 
 class AttackTraining(PhotographTraining):
@@ -71,9 +66,10 @@ class AttackTraining(PhotographTraining):
             ]
         self.residual_gradient = part_of_gradient(residual_gradient)
 
-    def seconds_a_step(self, tasks: Sequence[Task]) -> float:
-        """Return the time of an update of the slots, measured on the processor, with as many backwards as it makes."""
-        return super().seconds_a_step(tasks) * (1 + _BACKWARD * self.attack.slopes) / (1 + _BACKWARD)
+    @property
+    def slopes(self) -> int:
+        """How many backwards an update makes, at most."""
+        return self.attack.slopes
 
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network."""
