@@ -213,7 +213,7 @@ def _method(name: str, words: list[str]) -> None:
     command = COMMANDS[name]
     words = rewrite(words, command.positional, command.option)
     cli = MethodCLI(command, ["--help"] if _HELP_ASKED & set(words) else config_first(command, words))
-    command.check(cli.config)
+    command.check(cli.config)  # before anything is said
     asked_for = getattr(cli.config, command.positional)
     if asked_for and not {f"--{command.positional}", "--config"} & set(words):
         named = ", ".join(map(str, asked_for))

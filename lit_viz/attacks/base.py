@@ -34,7 +34,7 @@ class Attack(StepRule):
         fixed: whether an image takes so many whatever is said.
         minimal: whether the smallest perturbation is looked for, so that a success is no reason to stop.
         early_stop: whether an attack that is not minimal stops at the first success.
-        slopes: how many an update asks for at most, which count a backward each; for none no graph is held.
+        slopes: how many an update asks for on the mean, at most; each is a backward. For none no graph is held.
         notes: sentences worth saying once before a run, known when the attack is bound.
     """
 
@@ -43,7 +43,7 @@ class Attack(StepRule):
     fixed: ClassVar[bool] = False
     minimal: ClassVar[bool] = False
     early_stop: bool = True
-    slopes: int = 1
+    slopes: float = 1
     notes: Sequence[str] = ()
 
     def bind(self, classifier: Classifier) -> None:

@@ -90,6 +90,7 @@ class Ensemble(BudgetAttack):
             Stage("square", Square(self.norm, self.eps)),
         )
         self.iterations = sum(map(self._updates, self.stages))
+        self.slopes = 1 - self.queries / self.iterations  # Square has none
 
     def _updates(self, stage: Stage) -> int:
         if isinstance(stage.attack, APGD):

@@ -56,7 +56,7 @@ class Square(BudgetAttack):
     """
 
     iterations: int = 5000
-    slopes: int = 0
+    slopes: float = 0
 
     def __init__(
         self, norm: Norm = "linf", eps: float | None = None, p: float | None = None, early_stop: bool = True

@@ -52,8 +52,8 @@ def photograph_tasks(
     label_of = labels_for(labels, listing, classifier)
     targets_of = targets_for(target, listing, classifier, default)
     tasks: list[Task] = []
-    for entry in listing.entries:
-        first = _first(entry, len(tasks), seed + len(tasks))
+    for entry, name in zip(listing.entries, listing.names(), strict=True):
+        first = _first(entry, name, len(tasks), seed + len(tasks))
         try:
             if entry.error is not None:
                 raise LitVizError(entry.error)
@@ -69,9 +69,9 @@ def photograph_tasks(
     return tasks, list(listing.notes)
 
 
-def _first(entry: Entry, index: int, seed: int) -> Task:
+def _first(entry: Entry, name: str, index: int, seed: int) -> Task:
     if not entry.path.startswith(ARRAY_PREFIX):
-        return Task(index, entry.name, seed, source=entry.path)
+        return Task(index, name, seed, source=entry.path)
     place = int(entry.path.removeprefix(ARRAY_PREFIX))
     return Task(index, f"image {place}", seed, options={"image": place})
 

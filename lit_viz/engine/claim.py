@@ -18,7 +18,8 @@ LOCK = ".lock"
 
 @contextmanager
 def claimed(path: str | Path) -> Iterator[None]:
-    """Have a run folder alone while the block lasts. It is made if it is missing, and removed if nothing came of it.
+    """Have a run folder alone while the block lasts. It is made if it is missing, and removed with those above it
+    that were missing, too, if nothing came of it.
 
     Nothing is claimed where nothing can be written, nor in a folder that is no run, which nobody may write to.
 
@@ -35,6 +36,7 @@ def claimed(path: str | Path) -> Iterator[None]:
     if exists and not usable:
         yield
         return
+    above = [parent for parent in path.parents if not parent.exists()]
     made_folder(path)
     lock = FileLock(path / LOCK)
     try:
@@ -49,7 +51,8 @@ def claimed(path: str | Path) -> Iterator[None]:
         (path / LOCK).unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):
-            path.rmdir()
+            for folder in (path, *above):
+                folder.rmdir()
 
 
 def made_folder(path: Path) -> None:

@@ -101,8 +101,8 @@ class Method(pl.LightningModule):
         return self.classifier.fast(keep, device, self.network_dtype, compiled=self.compile_mode, **how)
 
     @property
-    def slopes(self) -> int:
-        """How many backwards a step makes, at most."""
+    def slopes(self) -> float:
+        """How many backwards a step makes on the mean, at most."""
         return 1
 
     @property

@@ -6,6 +6,7 @@ Nothing here opens an image: thousands of photographs are listed in a moment, an
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,13 @@ class Entry:
     error: str | None = None
 
     @property
-    def name(self) -> str:
-        """The file's name without its suffix, in one line; several photographs may have the same."""
-        return " ".join(Path(self.path.removeprefix(PACKAGED_PREFIX)).stem.split())
+    def names(self) -> tuple[str, ...]:
+        """What it may be called, in one line each: the file's name without its suffix, with it, and both after the name
+        of its folder."""
+        path = Path(self.path.removeprefix(PACKAGED_PREFIX))
+        folder = f"{path.parent.name}/".lstrip("/")
+        names = (path.stem, path.name, folder + path.stem, folder + path.name)
+        return tuple(" ".join(name.split()) for name in names)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,20 @@ class Listing:
 
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """Return for each photograph the first of its names that tells all of those apart which share the shortest;
+        the shortest where none does, as of one file that is listed twice."""
+        alike: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)  # names by path
+        for entry in self.entries:
+            alike[entry.names[0]][entry.path] = entry.names
+        called: dict[str, str] = {}
+        for files in alike.values():
+            forms = zip(*files.values(), strict=True)
+            told_apart = (n for n, form in enumerate(forms) if len(set(form)) == len(files))
+            best = next(told_apart, 0)
+            called |= {path: names[best] for path, names in files.items()}
+        return [called[entry.path] for entry in self.entries]
 
 
 def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:

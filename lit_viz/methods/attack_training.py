@@ -67,8 +67,8 @@ class AttackTraining(PhotographTraining):
         self.residual_gradient = part_of_gradient(residual_gradient)
 
     @property
-    def slopes(self) -> int:
-        """How many backwards an update makes, at most."""
+    def slopes(self) -> float:
+        """How many backwards an update makes on the mean, at most."""
         return self.attack.slopes
 
     def prepare(self, device: torch.device) -> None:

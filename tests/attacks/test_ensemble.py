@@ -217,6 +217,16 @@ def test_restarts_are_more_iterations() -> None:
     assert Ensemble(classes=2, queries=7, restarts=3).iterations == 3 * 100 * 3 + 100 + 7
 
 
+def test_no_more_slopes_are_asked_for_than_it_says() -> None:
+    """--count relies on it: nine in ten updates are Square's, which have none."""
+    attack = Ensemble(eps=1e-4, classes=3, queries=4500)
+    network = Watched(CURVED)
+    run_attack(attack, network, X[:1], LABELS[:1], iterations=50)
+    assert attack.slopes == pytest.approx(0.1)
+    assert network.forwards == 50 + 6  # and the last image of each member
+    assert network.backwards <= 5
+
+
 def test_without_a_label_a_targeted_image_has_no_dlr() -> None:
     attack = Ensemble(eps=1e-4, classes=3, queries=50)
     network = Watched(CURVED)

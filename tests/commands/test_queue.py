@@ -55,12 +55,12 @@ def test_all_targets_of_a_photograph_come_before_the_next_one(tmp_path: Path) ->
     folder = make(tmp_path, "a/x.jpg", "b/x.jpg")
     tasks = queue(folder, target=["cherry", "label", 0], seed=40)
     assert [(t.index, t.name, t.seed, t.target, t.target_name, t.options.get("target")) for t in tasks] == [
-        (0, "x", 40, 2, "cherry", None),
-        (1, "x", 41, None, None, "label"),
-        (2, "x", 42, 0, "apple", None),
-        (3, "x", 43, 2, "cherry", None),
-        (4, "x", 44, None, None, "label"),
-        (5, "x", 45, 0, "apple", None),
+        (0, "a/x", 40, 2, "cherry", None),
+        (1, "a/x", 41, None, None, "label"),
+        (2, "a/x", 42, 0, "apple", None),
+        (3, "b/x", 43, 2, "cherry", None),
+        (4, "b/x", 44, None, None, "label"),
+        (5, "b/x", 45, 0, "apple", None),
     ]
     assert [t.source for t in tasks] == [str(tmp_path / folder / "x.jpg") for folder in "aaabbb"]
     assert {(t.label, t.label_source) for t in tasks} == {(None, "predicted")}

@@ -61,11 +61,22 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_making_is_taken_once(tmp_path: Path) -> None:
     """It has a lock before it has a configuration."""
-    with holder(tmp_path / "new") as process:
-        with pytest.raises(LitVizError, match="in use"), claimed(tmp_path / "new"):
+    new = tmp_path / "runs" / "attack" / "new"
+    with holder(new) as process:
+        with pytest.raises(LitVizError, match="in use"), claimed(new):
             pass
         process.communicate("")
-    assert not (tmp_path / "new").exists()  # for nothing came of it
+    assert not (tmp_path / "runs").exists()  # for nothing came of it
+
+
+def test_folders_above_a_run_stay_where_they_were_there_or_hold_something(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with claimed(tmp_path / "mine" / "runs" / "one"):
+        (tmp_path / "mine" / "runs" / "two").mkdir()
+    assert [path.name for path in (tmp_path / "mine" / "runs").iterdir()] == ["two"]
+    with claimed(tmp_path / "mine" / "other"):
+        pass
+    assert (tmp_path / "mine").exists()
 
 
 def test_nothing_is_left_where_nothing_may_be_written(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_a_folder_is_listed_at_any_depth_in_natural_order(tmp_path: Path) -> Non
 def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "notes.txt", "d/more.md", "d/e.csv", "z", "d/.DS_Store")
     listing = photographs([str(tmp_path)])
-    assert [entry.name for entry in listing.entries] == ["a"]
+    assert listing.names() == ["a"]
     assert listing.notes == ("4 other files passed over (e.csv, more.md, notes.txt, ...)",)
     assert photographs([str(make(tmp_path / "d", "p.gif"))]).notes == ("2 other files passed over (e.csv, more.md)",)
     assert photographs([str(make(tmp_path / "one", "p.gif", "t"))]).notes == ("1 other file passed over (t)",)
@@ -49,7 +50,7 @@ def test_words_keep_their_order_and_files_are_taken_whatever_their_suffix(tmp_pa
     make(tmp_path, "z.dat", "f/1.png", "f/0.png", "a b.jpg", "größe 漢字.JPG", ".hidden.png")
     given = ["z.dat", "größe 漢字.JPG", "packaged:chelsea", "f", "a b.jpg", "z.dat", ".hidden.png"]
     listing = photographs([word if ":" in word else str(tmp_path / word) for word in given])
-    assert [e.name for e in listing.entries] == ["z", "größe 漢字", "chelsea", "0", "1", "a b", "z", ".hidden"]
+    assert listing.names() == ["z", "größe 漢字", "chelsea", "0", "1", "a b", "z", ".hidden"]
     assert listing.entries[2].path == "packaged:chelsea"
     assert listing.notes == ()
 
@@ -59,7 +60,7 @@ def test_paths_stay_as_they_were_given(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     entries = photographs(["photos"]).entries
     assert [entry.path for entry in entries] == [str(Path("photos") / folder / "x.jpg") for folder in "ab"]
-    assert [entry.name for entry in entries] == ["x", "x"]
+    assert [entry.names[0] for entry in entries] == ["x", "x"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -71,7 +72,7 @@ def test_links_that_lead_in_circles_end(tmp_path: Path) -> None:
     make(tmp_path / "elsewhere", "y.jpg")
     (tmp_path / "root" / "b").symlink_to(tmp_path / "elsewhere")
     listing = photographs([str(tmp_path / "root")])
-    assert [entry.name for entry in listing.entries] == ["x", "y"]
+    assert listing.names() == ["x", "y"]
     assert listing.notes == ("1 other file passed over (self)",)
 
 
@@ -132,7 +133,7 @@ def test_thousands_are_listed_in_a_moment(tmp_path: Path) -> None:
     entries = photographs([str(tmp_path)]).entries
     assert time.process_time() - began < 1
     assert len(entries) == 5000
-    assert [entry.name for entry in entries[:3]] == ["0", "50", "100"]
+    assert [entry.names[0] for entry in entries[:3]] == ["0", "50", "100"]
 
 
 # -- tables that list photographs
@@ -148,7 +149,7 @@ def test_a_table_lists_photographs_from_its_own_folder(tmp_path: Path) -> None:
     table = write(tmp_path / "t" / "all.CSV", "file,label,target\nx/a.jpg,hay,\npackaged:coffee,,6\n/abs/b.png,,\n")
     first, second, third = photographs([table]).entries
     assert (first.path, first.label, first.target) == (str(tmp_path / "t" / "x" / "a.jpg"), "hay", None)
-    assert (second.path, second.name, second.label, second.target) == ("packaged:coffee", "coffee", None, "6")
+    assert (second.path, second.names[0], second.label, second.target) == ("packaged:coffee", "coffee", None, "6")
     assert (third.path, third.listed_in) == ("/abs/b.png", table)
 
 
@@ -246,4 +247,26 @@ def test_a_file_that_is_named_twice_with_two_values_is_refused(tmp_path: Path) -
 
 def test_a_name_is_one_line() -> None:
     """The animation's font refuses line breaks."""
-    assert Entry("photos/grün\n neu .png").name == "grün neu"
+    assert Entry("photos/grün\n neu .png").names[0] == "grün neu"
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("a/x.jpg", "b/y.jpg"), ["x", "y"]),
+        (("a/x.jpg", "a/x.png", "a/y.jpg"), ["x.jpg", "x.png", "y"]),
+        (("a/x.jpg", "b/x.jpg"), ["a/x", "b/x"]),
+        (("x.jpg", "b/x.jpg"), ["x", "b/x"]),
+        (("a/x.jpg", "a/x.png", "b/x.jpg"), ["a/x.jpg", "a/x.png", "b/x.jpg"]),
+        (("c/a/x.jpg", "d/a/x.jpg"), ["x", "x"]),
+    ],
+)
+def test_photographs_of_one_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Sequence[str], names: Sequence[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+    assert photographs(files).names() == list(names)
+    assert photographs([*files, files[0]]).names() == [*names, names[0]]  # one that is listed twice is one
