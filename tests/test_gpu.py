@@ -13,6 +13,7 @@ import torch
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.evidence.certificate import NOT_CHECKED
 from tests.conftest import smooth_network
 from tests.test_cli import ROOT, SMALL, records
 
@@ -97,9 +98,9 @@ def test_cuda_graphs_keep_no_memory_of_past_steps(lite0: Classifier) -> None:
 def test_captum_agrees_with_maps_of_the_gpu(method: str, place: str) -> None:
     classifier = load_classifier(smooth_network().to(place), size=16)
     run = lv.saliency(classifier, photographs(2), method=method, **GPU)
-    checked = [record["captum"] for record in run.results if record["captum"] != "not checked"]  # for want of time
-    assert checked
-    assert all(verdict["passed"] for verdict in checked)
+    first, *others = (record["captum"] for record in run.results)
+    assert first["passed"]
+    assert all(verdict["passed"] or verdict["why"] == NOT_CHECKED for verdict in others)  # for want of time
 
 
 @pytest.mark.parametrize("rule", ["NAdam", "RMSprop", "Adam", "SGD"])

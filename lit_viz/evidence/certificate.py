@@ -152,8 +152,8 @@ def _checked(
     return check_map(method, classifier, photograph, target, seed, delivered, count, untrained)
 
 
-def verdicts(certificate: Certificate) -> dict[int, Any]:
-    """Return by task index what the record's key ``captum`` holds."""
+def verdicts(certificate: Certificate) -> dict[int, dict[str, Any]]:
+    """Return by task index what the record's key ``captum`` holds; of a map that wasn't checked ``passed`` is None."""
     known = {
         index: {
             "passed": agreement.passed,
@@ -163,7 +163,7 @@ def verdicts(certificate: Certificate) -> dict[int, Any]:
         }
         for index, (agreement, _) in certificate.agreements.items()
     }
-    return {**known, **certificate.unchecked}
+    return {**known, **{index: {"passed": None, "why": why} for index, why in certificate.unchecked.items()}}
 
 
 def write_certificate(folder: RunFolder, certificate: Certificate, outcomes: Sequence[Outcome]) -> None:

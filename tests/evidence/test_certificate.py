@@ -99,5 +99,5 @@ def test_a_network_that_captum_fails_on_loses_no_run() -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     run = lv.saliency(lv.load_classifier(Around(smooth_network(), lambda net, x: net(x.float())), size=16), x, 0)
     assert run.results[0]["status"] == "done"
-    assert run.results[0]["captum"].startswith("not checked, as Captum fails on this network (")
+    assert run.results[0]["captum"]["why"].startswith("not checked, as Captum fails on this network (")
     assert cross_check([], METHODS, None).passed is None  # type: ignore[arg-type]
