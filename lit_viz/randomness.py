@@ -24,6 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lit_viz.transfers import sent
+
 _Words = npt.NDArray[np.uint64]
 _Fill = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -121,7 +123,7 @@ class Draws:
         if 4 * count > _TABLE:
             return self.normal(purpose, shape)
         table = _noise_table(self.device)
-        starts = self.integers(purpose, 0, _TABLE - count).tolist()
+        starts = replace(self, device=torch.device("cpu")).integers(purpose, 0, _TABLE - count).tolist()
         out = torch.empty(len(self.keys), count, dtype=torch.float32, device=self.device)
         for row, start in zip(out, starts, strict=True):
             row.copy_(table[start : start + count])
@@ -142,10 +144,10 @@ class Draws:
 
         threads = min(torch.get_num_threads(), len(words)) if rows.numel() > _ALONE else 1
         list((_drawers(threads).map if threads > 1 else map)(draw, range(len(words))))
-        return rows.to(self.device)
+        return sent(rows, self.device)
 
     def _tensor(self, values: npt.NDArray[np.generic], shape: Sequence[int]) -> Tensor:
-        return torch.from_numpy(values.reshape(len(self.keys), *shape)).to(self.device)
+        return sent(torch.from_numpy(values.reshape(len(self.keys), *shape)), self.device)
 
 
 def _hash_keys(keys: Sequence[Key], purpose: str) -> _Words:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "lit_viz"
 
 #: From the lowest to the highest; rooms of one floor may know each other.
 FLOORS = (
-    ("errors", "files", "launched", "telling", "randomness", "allocator", "threads"),
+    ("errors", "files", "launched", "telling", "randomness", "allocator", "threads", "transfers"),
     ("classifiers",),
     ("images",),
     ("objectives",),

@@ -18,6 +18,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import DLR, CrossEntropy
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
+from lit_viz.transfers import listed, sent
 
 Loss = Literal["ce", "dlr"]
 
@@ -129,5 +130,5 @@ def checkpoints(total: int) -> Mapping[int, int]:
 
 def _periods(iteration: Tensor, total: Tensor) -> Tensor:
     """Return the steps since the last checkpoint where there is one now ``(N,)``, else 0."""
-    periods = [checkpoints(n).get(k, 0) for k, n in zip(iteration.tolist(), total.tolist(), strict=True)]
-    return torch.tensor(periods, device=iteration.device)
+    periods = [checkpoints(n).get(k, 0) for k, n in zip(listed(iteration), listed(total), strict=True)]
+    return sent(periods, iteration.device)

@@ -16,6 +16,7 @@ from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.bare import bare_evaluate
 from lit_viz.optim.rule import chosen, norm
+from lit_viz.transfers import listed, sent
 
 
 class Attack(StepRule):
@@ -68,10 +69,10 @@ class Attack(StepRule):
         device = x.device
         return {
             "source": x.clone(),
-            "goal": torch.tensor(goals, device=device),
-            "towards": torch.tensor([task.target is not None for task in tasks], device=device),
-            "label": torch.tensor(labels, device=device),
-            "seed": torch.tensor([task.seed for task in tasks], device=device),
+            "goal": sent(goals, device),
+            "towards": sent([task.target is not None for task in tasks], device),
+            "label": sent(labels, device),
+            "seed": sent([task.seed for task in tasks], device),
             "best": x.clone(),
             "size": torch.full((len(x),), torch.inf, dtype=x.dtype, device=device),
             "fooled": torch.zeros(len(x), dtype=torch.bool, device=device),
@@ -82,7 +83,7 @@ class Attack(StepRule):
         evaluation = evaluate(x, gradient=self.slopes > 0)
         state = self.seen(x, state, evaluation)
         done = self.finished(state)
-        if bool(done.all()):
+        if all(listed(done)):
             return x, state, done
         moved, state = self.update(x, state, evaluation, ~done)
         return chosen(done, x, moved), state, done
@@ -145,7 +146,7 @@ def slope(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
 
     No backward is made where none of them wants one.
     """
-    return evaluation.slope(rows=rows) if bool(rows.any()) else torch.zeros_like(x)
+    return evaluation.slope(rows=rows) if any(listed(rows)) else torch.zeros_like(x)
 
 
 def succeeded(logits: Tensor, state: State) -> Tensor:

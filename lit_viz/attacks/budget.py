@@ -15,6 +15,7 @@ from lit_viz.attacks.feasible import Norm, checked_norm, project, random_start
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
+from lit_viz.transfers import sent
 
 #: Radii that are used unless another is given, in units of [0, 1]: RobustBench's for ImageNet in the largest value.
 EPS: dict[Norm, float] = {"linf": 4 / 255, "l2": 1.0}
@@ -45,7 +46,7 @@ class BudgetAttack(Attack):
     def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Return the radii ``(N,)``: the attack's, or that of a task's option ``eps``."""
         radii = [self.radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
-        return torch.tensor(radii, dtype=torch.float64, device=x.device)
+        return sent(radii, x.device, torch.float64)
 
     def radius(self, eps: float, whose: str) -> float:
         """Return a radius if it is one in the norm.
@@ -97,7 +98,7 @@ class ClimbingAttack(BudgetAttack):
         part, iteration, _ = self.parts(state)
         starting = rows & (iteration < 0)
         moved, state = self.climb(x, state, evaluation, rows & ~starting)
-        if bool(starting.any()):
+        if self.start_at_random and bool(starting.any()):
             n = starting.nonzero()[:, 0]
             source, seeds, eps = (state[key][n] for key in ("source", "seed", "eps"))
             moved = moved.index_put((n,), random_start(source, seeds.tolist(), part[n].tolist(), eps, self.norm))

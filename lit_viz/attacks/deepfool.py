@@ -14,6 +14,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
+from lit_viz.transfers import listed
 
 #: A step is no shorter than that, so that a point on the boundary itself is left.
 _LEAST = 1e-4
@@ -67,7 +68,7 @@ class DeepFool(Attack):
         logits, goal, towards = evaluation.logits, state["goal"], state["towards"]
         others = logits.scatter(1, goal[:, None], -torch.inf)
         rivals = others.topk(min(self.classes, logits.shape[1]) - 1).indices
-        if bool(towards[rows].all()):
+        if all(aimed for aimed, wanted in zip(listed(towards), listed(rows), strict=True) if wanted):
             rivals = rivals[:, :1]
         distance = torch.full_like(evaluation.score, torch.inf)
         nearest = torch.zeros_like(x)

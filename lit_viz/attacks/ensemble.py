@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import DLR, Margin, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
+from lit_viz.transfers import listed, sent
 
 #: The state of the member that is at work has its keys under this prefix.
 _OF = "member."
@@ -114,17 +116,20 @@ class Ensemble(BudgetAttack):
         images."""
         number, local, _ = self._where(state, state["iteration"])
         begin = (local == 0) & (state["iteration"] > 0)
-        if bool(begin.any()):
-            rows = begin.nonzero()[:, 0]
+        if any(beginning := listed(begin)):
+            rows = sent([n for n, begins in enumerate(beginning) if begins], x.device)
             evaluation = evaluate(x[rows], gradient=False, slots=rows, logged=True)
             before = _rows(state, rows)
             state = _put(state, rows, before, self.seen(x[rows], before, evaluation))
         begin &= ~state["fooled"]
         moved = chosen(begin, state["source"], x)
+        at_work: dict[Attack, list[int]] = defaultdict(list)
+        for n, (k, fooled) in enumerate(zip(listed(number), listed(state["fooled"]), strict=True)):
+            if not fooled:
+                at_work[self.stages[k].attack].append(n)
         for attack in dict.fromkeys(stage.attack for stage in self.stages):
-            mine = [stage.attack is attack for stage in self.stages]
-            rows = (torch.tensor(mine, device=x.device)[number] & ~state["fooled"]).nonzero()[:, 0]
-            if len(rows):
+            if at_work[attack]:
+                rows = sent(at_work[attack], x.device)
                 before = _rows(state, rows)
                 here, there = self._member_step(attack, rows, moved[rows], before, evaluate)
                 moved, state = moved.index_put((rows,), here), _put(state, rows, before, there)
@@ -137,7 +142,7 @@ class Ensemble(BudgetAttack):
         evaluation = evaluate(x, gradient=attack.slopes > 0, slots=rows, logged=True)
         state = self.seen(x, state, evaluation)
         done = state["fooled"]
-        if bool(done.all()):
+        if all(listed(done)):
             return x, state
         moved, state = self.update(x, state, evaluation, ~done)
         return chosen(done, x, moved), state
@@ -145,10 +150,10 @@ class Ensemble(BudgetAttack):
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Let the member that is at work on all of these images move them."""
         number, local, length = self._where(state, state["iteration"])
-        attack = self.stages[int(number[0])].attack
+        attack = self.stages[listed(number)[0]].attack
         own = {key.removeprefix(_OF): value for key, value in state.items() if key.startswith(_OF)}
         own |= {"source": state["source"], "iteration": local, "iterations": length}
-        begun = (local == 0).nonzero()[:, 0]
+        begun = sent([n for n, k in enumerate(listed(local)) if k == 0], x.device, torch.long)
         if len(begun):
             own = _put(own, begun, {}, attack.init(x[begun], self._tasks(_rows(state, begun), number[begun])))
         evaluation.rescore(lambda logits: attack.objective(_outputs(logits, own)))
@@ -161,22 +166,21 @@ class Ensemble(BudgetAttack):
         """Return what the members are asked for in these stages ``(N,)``: where an untargeted attack has a rival, to
         reach it."""
         tasks = []
-        for n, stage in enumerate(self.stages[i] for i in number.tolist()):
-            goal, label = int(state["goal"][n]), int(state["label"][n])
-            target = goal if bool(state["towards"][n]) else None
+        known = (listed(state[key]) for key in ("seed", "goal", "label", "towards", "eps"))
+        for n, (i, seed, goal, label, towards, eps) in enumerate(zip(listed(number), *known, strict=True)):
+            stage = self.stages[i]
+            target = goal if towards else None
             if target is None and stage.rival is not None:
                 target = int(state["rivals"][n, stage.rival])
-            options = {"eps": float(state["eps"][n])}
-            tasks.append(
-                Task(n, "", int(state["seed"][n]), target=target, label=None if label < 0 else label, options=options)
-            )
+            true = None if label < 0 else label
+            tasks.append(Task(n, "", seed, target=target, label=true, options={"eps": eps}))
         return tasks
 
     def _ends(self, state: State) -> Tensor:
         """Return the iterations at which the stages end ``(N, stages)``; one that is left out ends where it begins."""
         like = state["iterations"]
-        updates = torch.tensor([self._updates(stage) for stage in self.stages]).to(like)
-        rival = torch.tensor([-1 if stage.rival is None else stage.rival for stage in self.stages]).to(like)
+        updates = sent([self._updates(stage) for stage in self.stages], like.device)
+        rival = sent([-1 if stage.rival is None else stage.rival for stage in self.stages], like.device)
         without = ((rival > 0) & state["towards"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
         share = torch.where(without, 0, updates).cumsum(1)
         return (like[:, None] * share // share[:, -1:]).clamp(min=1)  # the first member sees what is likely

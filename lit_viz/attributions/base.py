@@ -17,6 +17,7 @@ from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.bare import Network, bare_evaluate
 from lit_viz.optim.rule import never
 from lit_viz.randomness import Key
+from lit_viz.transfers import listed, sent
 
 
 class Attribution(StepRule):
@@ -63,7 +64,7 @@ class Attribution(StepRule):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return what every method needs: the tasks' seeds ``(N,)``."""
-        return {"seed": torch.tensor([task.seed for task in tasks], device=x.device)}
+        return {"seed": sent([task.seed for task in tasks], x.device)}
 
     def advance(self, state: State) -> Tensor:
         """Return how many evaluations the next step makes a slot, ``(N,)``: never past one that is looked at."""
@@ -106,11 +107,11 @@ class Estimator(Attribution):
         """Make the next evaluations of the maps that are not exact enough."""
         done = self.converged(x, state) | (state["iteration"] >= state["iterations"])
         counts = self.advance(state).masked_fill(done, 0)
-        slots = torch.arange(len(x), device=x.device).repeat_interleave(counts)
-        if len(slots) == 0:
+        made = listed(state["iteration"])
+        mine = [(n, k + i) for n, (k, c) in enumerate(zip(made, listed(counts), strict=True)) for i in range(c)]
+        if not mine:
             return x, state, done
-        first = (counts.cumsum(0) - counts)[slots]
-        numbers = state["iteration"][slots] + torch.arange(len(slots), device=x.device) - first
+        slots, numbers = (sent(column, x.device) for column in zip(*mine, strict=True))
         return x, self.accumulate(x, dict(state), slots, numbers, evaluate), done
 
     @abstractmethod
@@ -128,7 +129,8 @@ class Estimator(Attribution):
 
 def keys(state: State, slots: Tensor, numbers: Tensor) -> list[Key]:
     """Return who draws in these evaluations: the task's seed and the evaluation's number, and nothing else."""
-    return [Key(seed, number) for seed, number in zip(state["seed"][slots].tolist(), numbers.tolist(), strict=True)]
+    seeds = listed(state["seed"])
+    return [Key(seeds[n], number) for n, number in zip(listed(slots), listed(numbers), strict=True)]
 
 
 def gathered(images: Tensor, slots: Tensor) -> Tensor:
@@ -144,13 +146,13 @@ def summed(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
     if _each_once(slots, len(total)):
         return total + rows
     total = total.clone()
-    for n, row in zip(slots.tolist(), rows, strict=True):
+    for n, row in zip(listed(slots), rows, strict=True):
         total[n].add_(row)
     return total
 
 
 def _each_once(slots: Tensor, count: int) -> bool:
-    return slots.tolist() == list(range(count))
+    return listed(slots) == list(range(count))
 
 
 def relative(amount: Tensor, reference: Tensor) -> Tensor:

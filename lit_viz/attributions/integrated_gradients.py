@@ -14,6 +14,7 @@ from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
+from lit_viz.transfers import listed, sent
 
 #: Nodes and weights.
 Rule = tuple[tuple[float, float], ...]
@@ -63,27 +64,29 @@ class IntegratedGradients(Estimator):
 
     def advance(self, state: State) -> Tensor:
         """Return how many nodes the next step takes: never past the end of a rule."""
-        places = map(self._place, state["iterations"].tolist(), state["iteration"].tolist())
-        return torch.minimum(
-            super().advance(state), state["iteration"].new_tensor([len(rule) - k for rule, k in places])
-        )
+        places = map(self._place, listed(state["iterations"]), listed(state["iteration"]))
+        left = sent([len(rule) - k for rule, k in places], state["iteration"].device)
+        return torch.minimum(super().advance(state), left)
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate at nodes, and close the rules that end with them."""
-        new = slots[numbers == 0]
+        mine = list(zip(listed(slots), listed(numbers), strict=True))
+        new = sent([n for n, k in mine if k == 0], x.device, torch.long)
         if len(new):
             score, of_baseline = (
                 evaluate(gathered(images, new), gradient=False, slots=new).score.to(x.dtype)
                 for images in (x, state["baseline"])
             )
             state["difference"] = state["difference"].index_copy(0, new, score - of_baseline)
-        places = list(map(self._place, state["iterations"][slots].tolist(), numbers.tolist()))
-        nodes, weights = (x.new_tensor(column) for column in zip(*(rule[k] for rule, k in places), strict=True))
+        last = listed(state["iterations"])
+        places = [self._place(last[n], k) for n, k in mine]
+        nodes, weights = (sent(column, x.device, x.dtype) for column in zip(*(r[k] for r, k in places), strict=True))
         start, end = (gathered(images, slots) for images in (state["baseline"], x))
         gradient = evaluate(start.lerp(end, per_slot(nodes, x)), slots=slots).gradient
         state["sum"] = summed(state["sum"], slots, per_slot(weights, x) * gradient)
         state["weight"] = summed(state["weight"], slots, weights)
-        ended = slots[[k + 1 == len(rule) for rule, k in places]]
+        done = [n for (n, _), (rule, k) in zip(mine, places, strict=True) if k + 1 == len(rule)]
+        ended = sent(done, x.device, torch.long)
         return _closed(x, state, ended) if len(ended) else state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:

@@ -15,6 +15,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
+from lit_viz.transfers import listed, sent
 
 #: Sides of a picture that a window is a part of, unless it is given: 32 of 224 pixels.
 _USUAL, _PART = 32, 7
@@ -99,8 +100,9 @@ class Occlusion(Estimator):
         hidden = self.masks(x, numbers)
         inputs = torch.where(hidden, gathered(state["baseline"], slots), gathered(x, slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
-        first = numbers == 0
-        state["score"] = state["score"].index_copy(0, slots[first], scores[first])
+        first = sent([m for m, k in enumerate(listed(numbers)) if k == 0], x.device, torch.long)
+        if len(first):
+            state["score"] = state["score"].index_copy(0, slots[first], scores[first])
         losses = (state["score"][slots] - scores).view(-1, *[1] * (x.ndim - 1))
         state["losses"] = summed(state["losses"], slots, losses * hidden)
         state["windows"] = summed(state["windows"], slots, hidden)

@@ -17,6 +17,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, Probability
 from lit_viz.optim import Evaluate, State
 from lit_viz.randomness import Draws, Key
+from lit_viz.transfers import listed
 
 
 class RISE(Sampling):
@@ -87,7 +88,6 @@ def masks(keys: Sequence[Key], x: Tensor, grid: int, p: float) -> Tensor:
     height, width = x.shape[-2:]
     down, right = math.ceil(height / grid), math.ceil(width / grid)
     large = F.interpolate(cells, size=((grid + 1) * down, (grid + 1) * right), mode="bilinear", align_corners=False)
-    tops = draws.integers("top", 0, down - 1).tolist()
-    lefts = draws.integers("left", 0, right - 1).tolist()
+    tops, lefts = listed(draws.integers("top", 0, down - 1)), listed(draws.integers("left", 0, right - 1))
     cut = [row[:, t : t + height, u : u + width] for row, t, u in zip(large, tops, lefts, strict=True)]
     return torch.stack(cut)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_viz.attributions.base import Estimator, relative
 from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
+from lit_viz.transfers import listed
 
 #: A tolerance is looked at after every so many evaluations: a small sample may be narrow by chance, and where a map
 #: stops must not depend on how many evaluations are made at once.
@@ -45,7 +46,7 @@ class Sampling(Estimator):
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Sample, and move the means."""
         samples = self.samples(x, state, slots, numbers, evaluate)
-        state["mean"], residuals = averaged(state["mean"], slots, numbers + 1 - self.lost, samples)
+        state["mean"], residuals = averaged(state["mean"], slots, numbers, samples, self.lost)
         squares = torch.linalg.vector_norm(residuals.flatten(1), dim=1).square() / residuals[0].numel()
         state["squares"] = state["squares"].index_add(0, slots, squares)
         return state
@@ -67,7 +68,7 @@ class Sampling(Estimator):
         return super().converged(x, state) & (state["iteration"] % EVERY == 0)
 
 
-def averaged(mean: Tensor, slots: Tensor, counts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def averaged(mean: Tensor, slots: Tensor, numbers: Tensor, rows: Tensor, lost: int = 0) -> tuple[Tensor, Tensor]:
     """Return the means with the rows taken in one after another, and the recursive residuals ``(M, ...)``.
 
     The update of Welford 1962 (Technometrics 4:419): with ``d`` the distance of the k-th row to the mean of those
@@ -77,11 +78,13 @@ def averaged(mean: Tensor, slots: Tensor, counts: Tensor, rows: Tensor) -> tuple
     Args:
         mean: ``(N, ...)``.
         slots: ``(M,)``, whose each row is.
-        counts: ``(M,)``, k; below 1 a row is passed over, and its residual is zero.
+        numbers: ``(M,)``, of each row from 0: ``k - 1``.
         rows: ``(M, ...)``.
+        lost: rows at the start of each mean that are passed over, and whose residual is zero.
     """
     mean, residuals = mean.clone(), torch.empty_like(rows, dtype=mean.dtype, memory_format=torch.contiguous_format)
-    for row, residual, n, k in zip(rows, residuals, slots.tolist(), counts.tolist(), strict=True):
+    for row, residual, n, number in zip(rows, residuals, listed(slots), listed(numbers), strict=True):
+        k = number + 1 - lost
         if k < 1:
             residual.zero_()
             continue

@@ -67,7 +67,7 @@ class VarGrad(SmoothGrad):
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         """Return the squared recursive residuals."""
         gradients = super().samples(x, state, slots, numbers, evaluate)
-        state["centre"], residuals = averaged(state["centre"], slots, numbers + 1, gradients)
+        state["centre"], residuals = averaged(state["centre"], slots, numbers, gradients)
         return residuals.square_()
 
 

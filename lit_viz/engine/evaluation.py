@@ -60,8 +60,8 @@ class Evaluator:
             x = x.detach().requires_grad_(gradient)
             images = self.decode(x)
             logits, activations = self._ask(images, slots, rows, network, part)
-            goals = {name: row.repeat_interleave(self.views) for name, row in slots.goals(rows, x.device).items()}
-            goals["members"] = torch.arange(self.group).repeat_interleave(self.views // self.group).repeat(len(rows))
+            members = torch.arange(self.group).repeat_interleave(self.views // self.group).repeat(len(rows))
+            goals = {**slots.goals(rows, x.device, self.views), "members": members}
 
             def over_views(inputs: Tensor) -> Tensor:
                 return self._over_views(inputs if part is None else part.only_counted(inputs))
@@ -81,8 +81,8 @@ class Evaluator:
                     score = score - term
         slots.pay(rows, forwards=self.views)
 
-        def pay(asked: Tensor | None) -> None:
-            paid = rows if asked is None else [n for n, wanted in zip(rows, asked.tolist(), strict=True) if wanted]
+        def pay(asked: Sequence[bool] | None) -> None:
+            paid = rows if asked is None else [n for n, wanted in zip(rows, asked, strict=True) if wanted]
             slots.pay(paid, backwards=self.views)
 
         return Evaluation(

@@ -154,8 +154,7 @@ class Method(pl.LightningModule):
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Return what else is known of the final images of these slots: the terms of their score."""
-        evaluation = self.score(x, rows, gradient=False)
-        return [evaluation.terms_of(m) for m in range(len(rows))]
+        return self.score(x, rows, gradient=False).told()
 
     def project(self, x: Tensor) -> Tensor:
         """Return the moved images ``(N, ...)`` back where they belong, in place or not; as they are by default."""

@@ -24,6 +24,7 @@ from lit_viz.engine.slots import ITERATION, UNTIL
 from lit_viz.engine.step import Step
 from lit_viz.engine.tasks import Observation, Task
 from lit_viz.optim import Evaluation, StepRule
+from lit_viz.transfers import listed, sent
 
 
 class ImageTraining(Method):
@@ -96,7 +97,7 @@ class ImageTraining(Method):
             self._step = Step(self)
             self.slots.state[UNTIL] = self._until()
             self.optimizers().step()  # type: ignore[union-attr]
-            observations = [self._step.observation(n, look) for n, look in looks]
+            observations = self._step.observations(looks)
             self._show([observation.scalars for observation in observations])
             share = (time.perf_counter() - began) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
@@ -138,7 +139,7 @@ class ImageTraining(Method):
 
         See :class:`~lit_viz.optim.Evaluate`.
         """
-        rows = range(len(self.slots)) if slots is None else slots.tolist()
+        rows = range(len(self.slots)) if slots is None else listed(slots)
         evaluation = self.score(x, rows, gradient=gradient, network=network)
         self._step.heard(evaluation, slots, logged=logged or slots is None)
         return evaluation
@@ -224,7 +225,7 @@ class ImageTraining(Method):
             min(moments.after(k, self.last(task)) for moments in (self.log_at, self.curve_at))
             for k, task in zip(self.slots.iteration, self.slots.tasks, strict=True)
         ]
-        return torch.tensor(until, device=self.slots.x.device)
+        return sent(until, self.slots.x.device)
 
     def _looks(self, x: Tensor) -> list[tuple[int, Look]]:
         """Look at the images whose iteration is due, before they are moved."""
@@ -234,7 +235,8 @@ class ImageTraining(Method):
         due = [n for n, k in enumerate(iteration) if any(m.due(k, last[n]) for m in moments)]
         if not due:
             return []
-        return list(zip(due, self.look(x[due], due), strict=True))
+        shown = x if len(due) == len(x) else x[sent(due, x.device)]
+        return list(zip(due, self.look(shown, due), strict=True))
 
     def _show(self, scalars: Sequence[Mapping[str, float]]) -> None:
         """Keep the mean of the probabilities, or else of the objectives, for the progress bar."""

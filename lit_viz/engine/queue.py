@@ -12,6 +12,7 @@ from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
 from lit_viz.engine.tasks import Result, Task
 from lit_viz.errors import LitVizError
+from lit_viz.transfers import sent
 
 
 class Queue:
@@ -69,7 +70,7 @@ class Queue:
             else:
                 tasks.append(task)
         if tasks:
-            x = torch.stack(images).to(method.device, method.number)
+            x = sent(torch.stack(images), method.device, method.number)
             completed = method.complete(tasks, x)
             whole = {m: task for m, task in enumerate(completed) if isinstance(task, Task)}
             failed += [_failed(t, e) for t, e in zip(tasks, completed, strict=True) if isinstance(e, LitVizError)]
@@ -80,7 +81,7 @@ class Queue:
 def _fill(method: Method, tasks: list[Task], x: Tensor) -> None:
     if not tasks:
         return
-    iterations = torch.tensor([method.last(task) for task in tasks], device=method.device)
+    iterations = sent([method.last(task) for task in tasks], method.device)
     counts = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
     method.slots.append(tasks, x, {**method.initial(x, tasks), **counts})
     method.begin(range(len(method.slots) - len(tasks), len(method.slots)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_viz.engine.tasks import Task
 from lit_viz.optim.rule import OF_ENGINE
 from lit_viz.randomness import Draws, Key
+from lit_viz.transfers import listed, sent
 
 #: Kept by the engine beside the rule's own state.
 ITERATION, ITERATIONS, UNTIL = OF_ENGINE
@@ -41,7 +42,7 @@ class Slots(nn.Module):
         self.forwards: list[int] = []
         self.backwards: list[int] = []
         self.seconds: list[float] = []
-        self._lists: dict[str, tuple[Tensor, list[int]]] = {}
+        self._asked: tuple[list[Task], torch.device, dict[str, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -54,15 +55,7 @@ class Slots(nn.Module):
     @property
     def iteration(self) -> list[int]:
         """Updates that each image has had."""
-        return self._listed(ITERATION) if self.tasks else []
-
-    def _listed(self, key: str) -> list[int]:
-        """Return whole numbers of the state, read once from each tensor: to read from a GPU is to wait for it."""
-        read, numbers = self._lists.get(key, (None, []))
-        if read is not self.state[key]:
-            numbers = [int(number) for number in self.state[key].tolist()]
-            self._lists[key] = self.state[key], numbers
-        return numbers
+        return [int(number) for number in listed(self.state[ITERATION])] if self.tasks else []
 
     def keys(self, rows: Sequence[int], views: int = 1) -> list[Key]:
         """Return who draws: view by view, slot by slot, each at its image's own iteration."""
@@ -71,24 +64,29 @@ class Slots(nn.Module):
 
     def draws(self, rows: Sequence[int], views: int, device: torch.device) -> Draws:
         """Return the draws of the same rows and views, which know how far their images are."""
-        lasts = self._listed(ITERATIONS)
+        lasts = listed(self.state[ITERATIONS])
         return Draws(self.keys(rows, views), device, lasts=[lasts[n] for n in rows for _ in range(views)])
 
-    def goals(self, rows: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-        """Return what the tasks of these slots ask for, as :class:`~lit_viz.objectives.Outputs` has it.
+    def goals(self, rows: Sequence[int], device: torch.device, views: int = 1) -> dict[str, Tensor]:
+        """Return what the tasks of these slots ask for, ``views`` rows a slot, as :class:`~lit_viz.objectives.Outputs`
+        has it.
 
         ``targets`` the class to reach, or to leave where ``towards`` is False; ``labels`` the true one, -1 if unknown;
         ``channels`` the task's option ``channel``, -1 if it has none.
         """
-        tasks = [self.tasks[n] for n in rows]
+        tasks = [self.tasks[n] for n in rows for _ in range(views)]
+        if self._asked is not None and self._asked[0] == tasks and self._asked[1] == device:
+            return self._asked[2]
         labels = [-1 if task.label is None else task.label for task in tasks]
         targets = [-1 if task.goal is None else task.goal for task in tasks]
-        return {
-            "targets": torch.tensor(targets, device=device),
-            "labels": torch.tensor(labels, device=device),
-            "towards": torch.tensor([task.target is not None for task in tasks], device=device),
-            "channels": torch.tensor([task.options.get("channel", -1) for task in tasks], device=device),
+        goals = {
+            "targets": sent(targets, device),
+            "labels": sent(labels, device),
+            "towards": sent([task.target is not None for task in tasks], device),
+            "channels": sent([task.options.get("channel", -1) for task in tasks], device),
         }
+        self._asked = tasks, device, goals
+        return goals
 
     def append(self, tasks: Sequence[Task], x: Tensor, state: dict[str, Tensor]) -> None:
         """Add images behind the present ones, with nothing paid yet."""
@@ -103,7 +101,7 @@ class Slots(nn.Module):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order; the batch shrinks."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.x.device)
+        index = sent(rows, self.x.device, torch.long)
         self._set(self.x[index], {key: value[index] for key, value in self.state.items()})
         self.tasks = [self.tasks[n] for n in rows]
         self.forwards = [self.forwards[n] for n in rows]
@@ -114,9 +112,14 @@ class Slots(nn.Module):
         """Take over the outcome of an update, which counts for so many iterations ``(N,)``."""
         self._set(x, {**state, ITERATION: state[ITERATION] + advance})
 
+    def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return these rows of the state."""
+        index = sent(list(rows), self.x.device, torch.long)
+        return {key: value[index] for key, value in self.state.items()}
+
     def put(self, key: str, rows: Sequence[int], values: Tensor) -> None:
         """Replace rows of the state, in a tensor of its own: those that a rule returns may share their memory."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.state[key].device)
+        index = sent(rows, self.state[key].device, torch.long)
         self.state[key] = self.state[key].index_put((index,), values.to(self.state[key]))
 
     def pay(self, rows: Sequence[int], *, forwards: int = 0, backwards: int = 0) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION
 from lit_viz.engine.tasks import Observation, Result
 from lit_viz.optim import Evaluation
+from lit_viz.transfers import listed
 
 
 class Step:
@@ -35,22 +38,34 @@ class Step:
         else:
             self.scores.index_add_(0, slots, evaluation.score.double())
         if logged:
-            for m, n in enumerate(range(len(self.x)) if slots is None else slots.tolist()):
+            for m, n in enumerate(range(len(self.x)) if slots is None else listed(slots)):
                 self.evaluated.setdefault(n, (evaluation, m))
 
-    def observation(self, n: int, look: Look) -> Observation:
-        """Join a look with the scalars of the evaluation that the step rule has made of the same image."""
-        method, iteration = self.method, self.began_at[n]
-        scalars = dict(look.scalars)
-        if n in self.evaluated:
-            evaluation, m = self.evaluated[n]
-            scalars |= evaluation.terms_of(m)
-            if (gradient := evaluation.known_gradient(m)) is not None:
-                scalars["gradient_norm"] = float(torch.linalg.vector_norm(gradient))
-        task = method.slots.tasks[n]
-        kept = method.log_at.due(iteration, method.last(task))
-        shown = (look.image, look.besides) if kept else (None, {})
-        return Observation(task, iteration, scalars, shown[0], look.top5, shown[1])
+    def observations(self, looks: Sequence[tuple[int, Look]]) -> list[Observation]:
+        """Join looks, by slot, with the scalars of the evaluations that the step rule has made of the same images."""
+        method = self.method
+        scalars = self._scalars([n for n, _ in looks])
+        observations = []
+        for n, look in looks:
+            task, iteration = method.slots.tasks[n], self.began_at[n]
+            kept = method.log_at.due(iteration, method.last(task))
+            shown = (look.image, look.besides) if kept else (None, {})
+            observations.append(
+                Observation(task, iteration, {**look.scalars, **scalars[n]}, shown[0], look.top5, shown[1])
+            )
+        return observations
+
+    def _scalars(self, slots: Sequence[int]) -> dict[int, dict[str, float]]:
+        """Return by slot what was said of x_k: the terms of its score, and how long its gradient is where it is
+        known."""
+        found: dict[int, dict[str, float]] = {n: {} for n in slots}
+        evaluations = {id(self.evaluated[n][0]): self.evaluated[n][0] for n in slots if n in self.evaluated}
+        for evaluation in evaluations.values():
+            rows = {n: m for n, (one, m) in self.evaluated.items() if one is evaluation and n in found}
+            terms, norms = evaluation.told(), evaluation.gradient_norms(list(rows.values()))
+            for n, m in rows.items():
+                found[n] = {**terms[m], **({"gradient_norm": norms[m]} if m in norms else {})}
+        return found
 
     def finish(self, found: Tensor) -> list[tuple[Observation, Result]]:
         """Take the images that are done out of their slots: those that broke, that the rule has ``found`` done
@@ -75,8 +90,9 @@ class Step:
         for n, look in zip(ended, looks, strict=True):
             if look.traced is not None and done[n]:  # x_k was evaluated in this step
                 evaluation, m = self.evaluated[n]
-                known[n] = evaluation.terms_of(m)
-        at_start = [k == 0 and not finite for k, finite in zip(self.began_at, self.scores.isfinite(), strict=True)]
+                known[n] = evaluation.told()[m]
+        finite = self.scores.isfinite().tolist()
+        at_start = [k == 0 and not fine for k, fine in zip(self.began_at, finite, strict=True)]
         pairs = [
             _result(method, n, look, known.get(n, {}), broken=broken[n], from_start=at_start[n])
             for n, look in zip(ended, looks, strict=True)
@@ -94,7 +110,7 @@ def _result(
     method: Method, n: int, look: Look, terms: dict[str, float], *, broken: bool, from_start: bool
 ) -> tuple[Observation, Result]:
     task, slots = method.slots.tasks[n], method.slots
-    iteration = int(slots.state[ITERATION][n])
+    iteration = slots.iteration[n]
     error = None
     if broken and from_start:
         error = "the network gives no finite score from the start: it is broken, or its input is not what it expects."

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lit_viz.transfers import listed, sent
+
 
 def gaussian_blur(images: Tensor, sigma: Tensor, truncate: float = 4.0) -> Tensor:
     """Return the images blurred, row n by ``sigma[n]``; differentiable in the images.
@@ -32,17 +34,16 @@ class _Blur(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, sigma: Tensor, truncate: float) -> Tensor:
-        ctx.sigma, ctx.truncate = sigma, truncate
-        return _blur(images, sigma, truncate)
+        ctx.kernels = [_half_kernel(value, truncate) for value in listed(sigma)]
+        return _blur(images, ctx.kernels)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _blur(gradient, ctx.sigma, ctx.truncate), None, None
+        return _blur(gradient, ctx.kernels), None, None
 
 
-def _blur(images: Tensor, sigma: Tensor, truncate: float) -> Tensor:
-    kernels = [_half_kernel(value, truncate) for value in sigma.tolist()]
+def _blur(images: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     radius = max(map(len, kernels)) - 1
     if radius == 0:
         return images.clone()
@@ -88,7 +89,8 @@ def _by_convolution(mirrored: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     count, channels = mirrored.shape[:2]
     radius = max(map(len, kernels)) - 1
     halves = [kernel + [0.0] * (radius + 1 - len(kernel)) for kernel in kernels]
-    weight = mirrored.new_tensor([half[:0:-1] + half for half in halves]).repeat_interleave(channels, 0)
+    weight = sent([half[:0:-1] + half for half in halves], mirrored.device, mirrored.dtype)
+    weight = weight.repeat_interleave(channels, 0)
     planes = mirrored.view(1, count * channels, *mirrored.shape[-2:])
     groups = count * channels
     planes = F.conv2d(planes, weight[:, None, None, :], padding=(0, radius), groups=groups)
@@ -100,7 +102,8 @@ def _mirrored(images: Tensor, radius: int) -> Tensor:
     """Return a copy with ``radius`` pixels more on every side, mirrored about the edge (again and again if need be)."""
     height, width = images.shape[-2:]
     if radius > min(height, width):
-        return images[..., _mirror_indices(height, radius)[:, None], _mirror_indices(width, radius)]
+        rows, columns = (sent(_mirror_indices(length, radius), images.device) for length in (height, width))
+        return images[..., rows[:, None], columns]
     out = images.new_empty(*images.shape[:-2], height + 2 * radius, width + 2 * radius)
     middle = out[..., radius : radius + height, :]
     middle[..., radius : radius + width] = images

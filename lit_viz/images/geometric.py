@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate, pad
 from lit_viz.errors import LitVizError
 from lit_viz.images.transforms import GeometricTransform, Transform
 from lit_viz.randomness import Draws
+from lit_viz.transfers import listed
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Roll(Transform):
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the rolled images."""
-        shifts = draws.integers("shift", -self.pixels, self.pixels, (2,)).tolist()
+        shifts = listed(draws.integers("shift", -self.pixels, self.pixels, (2,)))
         rolled = [image.roll(shift, (-1, -2)) for image, shift in zip(images, shifts, strict=True)]
         return torch.stack(rolled)
 
@@ -192,8 +193,8 @@ class DiverseInput(Transform):
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the images, those that are changed resized bilinearly and padded with zeros."""
-        changed = (draws.uniform("changed") < self.probability).tolist()
-        sides, places = draws.uniform("side", self.low, 1.0).tolist(), draws.uniform("place", shape=(2,)).tolist()
+        changed = [u < self.probability for u in listed(draws.uniform("changed"))]
+        sides, places = listed(draws.uniform("side", self.low, 1.0)), listed(draws.uniform("place", shape=(2,)))
         return torch.stack(
             [
                 _padded(image, side, place) if due else image

@@ -11,6 +11,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.gaussian import gaussian_blur
 from lit_viz.images.transforms import Transform
 from lit_viz.randomness import Draws
+from lit_viz.transfers import listed, sent
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,10 @@ class Blur(Transform):
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the images, blurred where their iteration asks for it."""
-        due = torch.tensor([key.iteration % self.every == 0 for key in draws.keys])
-        if not due.any():
+        due = [key.iteration % self.every == 0 for key in draws.keys]
+        if not any(due):
             return images
+        sigmas = listed(draws.uniform("sigma", self.low, self.high))
+        mine = [sigma if now else 0.0 for sigma, now in zip(sigmas, due, strict=True)]
         # Truncated at 3 sigma: 0.3 % of the kernel's weight, for three quarters of the work.
-        return gaussian_blur(images, draws.uniform("sigma", self.low, self.high) * due.to(draws.device), truncate=3.0)
+        return gaussian_blur(images, sent(mine, images.device), truncate=3.0)

@@ -23,6 +23,7 @@ from lit_viz.methods.targets import with_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.randomness import Draws
+from lit_viz.transfers import listed
 
 
 class AdversarialExample(AttackTraining):
@@ -80,10 +81,10 @@ class AdversarialExample(AttackTraining):
             self.slots.pay(rows, forwards=1)
         if steered or not self.transforms.transforms:
             self.remember(x, rows, evaluation)
-        goal, towards = (self.slots.state[key][list(rows)] for key in ("goal", "towards"))
+        asked = self.slots.goals(rows, x.device)
         evaluation.terms |= {
-            "probability": torch.softmax(evaluation.logits, 1).gather(1, goal[:, None])[:, 0],
-            "margin": Margin()(Outputs(evaluation.logits, goal, towards=towards)),
+            "probability": torch.softmax(evaluation.logits, 1).gather(1, asked["targets"][:, None])[:, 0],
+            "margin": Margin()(Outputs(evaluation.logits, asked["targets"], towards=asked["towards"])),
         }
         if self.transforms.transforms and not steered:
             self._see_photographs(x, rows, evaluation, network)
@@ -110,13 +111,14 @@ class AdversarialExample(AttackTraining):
         Images that ended by their number of iterations were not evaluated since their last update: they are now.
         """
         terms: list[dict[str, float]] = [{} for _ in rows]
-        unseen = [m for m, n in enumerate(rows) if not bool(self.optimizer.done[n])]
+        done = listed(self.optimizer.done)
+        unseen = [m for m, n in enumerate(rows) if not done[n]]
         if unseen:
             mine = [rows[m] for m in unseen]
             evaluation = self.score(x[unseen], mine, gradient=False)
             self._keep(mine, self.attack.seen(x[unseen], self._state(mine), evaluation))
             for place, m in enumerate(unseen):
-                terms[m] = evaluation.terms_of(place)
+                terms[m] = evaluation.told()[place]
         state = self._state(rows)
         outcomes = self.attack.result(x, state)
         budget = self.attack if isinstance(self.attack, BudgetAttack) else None
@@ -139,19 +141,25 @@ class AdversarialExample(AttackTraining):
         """Show the images with their difference to the photographs, magnified; at the end as their files hold them,
         while their traces end with x_k before it was rounded."""
         looks = []
-        for m, n in enumerate(rows):
-            source = self.slots.state["source"][n].cpu()
+        sources = self.slots.state["source"]
+        for m, (n, lengths) in enumerate(
+            zip(rows, _norms([x[m] - sources[n] for m, n in enumerate(rows)]), strict=True)
+        ):
             saved = self._saved[n][0] if final and n in self._saved else None
-            image = x[m].cpu() if saved is None else saved.image
             kept = final or self.log_at.due(self.slots.iteration[n], self.last(self.slots.tasks[n]))
+            if not kept:  # the numbers alone are wanted: a picture would have to come from the GPU
+                looks.append(Look(x[m], lengths))
+                continue
+            source = sources[n].cpu()
+            image = x[m].cpu() if saved is None else saved.image
             looks.append(
                 Look(
                     image.float(),
-                    {**_norms(image, source), **({} if saved is None else self._verdict(n, saved))},
-                    traced=None if saved is None else _norms(x[m].cpu(), source),
+                    lengths if saved is None else self._verdict(n, saved),
+                    traced=None if saved is None else lengths,
                     top5=() if saved is None else top5(saved.logits, self.classifier.labels),
                     source=source.float(),
-                    besides={"difference": difference(image, source, MAGNIFIED)[0]} if kept else {},
+                    besides={"difference": difference(image, source, MAGNIFIED)[0]},
                 )
             )
         return looks
@@ -177,12 +185,12 @@ class AdversarialExample(AttackTraining):
             "predicted_name": predicted_name,
             "top5": look.ranking,
         }
-        if int(self.slots.state["iteration"][n]) == 0 and success_float:
+        if self.slots.iteration[n] == 0 and success_float:
             return {**about, **found, **_nothing_to_do(self.slots.tasks[n], predicted_name)}
         return {**about, **found}
 
     def _state(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        return {key: value[list(rows)] for key, value in self.slots.state.items()}
+        return self.slots.state_of(rows)
 
     def _keep(self, rows: Sequence[int], state: Mapping[str, Tensor]) -> None:
         for key, value in state.items():
@@ -207,10 +215,10 @@ class AdversarialExample(AttackTraining):
         goal = int(state["goal"])
         outputs = Outputs(saved.logits[None], state["goal"].cpu(), towards=state["towards"].cpu())
         return {
-            "probability": float(saved.logits.softmax(0)[goal]),
-            "margin": float(Margin()(outputs)),
             "l2": saved.distances["l2"],
             "linf": saved.distances["linf"],
+            "probability": float(saved.logits.softmax(0)[goal]),
+            "margin": float(Margin()(outputs)),
         }
 
 
@@ -227,6 +235,6 @@ def _nothing_to_do(task: Task, seen: str) -> dict[str, Any]:
     }
 
 
-def _norms(image: Tensor, source: Tensor) -> dict[str, float]:
-    change = (image - source).double()
-    return {"l2": float(change.norm()), "linf": float(change.abs().max())}
+def _norms(changes: Sequence[Tensor]) -> list[dict[str, float]]:
+    lengths = torch.stack([torch.stack([one.norm(), one.abs().max()]) for one in (c.double() for c in changes)])
+    return [{"l2": l2, "linf": linf} for l2, linf in lengths.tolist()]

@@ -17,6 +17,7 @@ from lit_viz.images.fitting import Box, Fit
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.targets import needs_logits, resolve
 from lit_viz.optim import Evaluation, State, StepRule
+from lit_viz.transfers import fetched
 
 LOGITS = "logits"
 
@@ -140,5 +141,5 @@ class PhotographTraining(ImageTraining):
 
     def said(self, n: int) -> Tensor | None:
         """Return the logits ``(K,)`` of the photograph in a slot, or None where the network was not asked about it."""
-        logits = self.slots.state[LOGITS][n]
-        return None if bool(logits[0].isnan()) else logits.cpu()
+        logits = fetched(self.slots.state[LOGITS])[n]
+        return None if bool(logits[0].isnan()) else logits

@@ -186,25 +186,28 @@ class SaliencyMap(PhotographTraining):
     @torch.no_grad()
     def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
         """Show the maps as they are; at iteration 0 the photograph, of which nothing is known yet."""
-        state = {key: value[list(rows)] for key, value in self.slots.state.items()}
+        state = self.slots.state_of(rows)
         method = self.chosen.method
         maps = method.attribution(x, state)
         hold_shape(method, maps, x.shape, (len(x), 1, *x.shape[2:]), means="a map of each photograph")
         errors = method.uncertainty(x, state)
+        names = [*(_SCALARS.get(name, name) for name in errors), "maximum"]
+        columns = [*errors.values(), maps.flatten(1).abs().amax(1)]
+        scalars = torch.stack([column.double() for column in columns], 1).tolist()
+        maps, photographs = maps.float().cpu(), x.float().cpu()
         looks = []
-        for m, (n, k) in enumerate(zip(rows, state["iteration"].tolist(), strict=True)):
-            if k == 0:
-                looks.append(Look(x[m].cpu(), {}))
+        for m, n in enumerate(rows):
+            if self.slots.iteration[n] == 0:
+                looks.append(Look(photographs[m], {}))
                 continue
-            shown = reduce_channels(maps[m].float().cpu(), self.reducer or method.reducer)[0]
-            scalars = {_SCALARS.get(name, name): float(error[m]) for name, error in errors.items()}
+            shown = reduce_channels(maps[m], self.reducer or method.reducer)[0]
             looks.append(
                 Look(
                     heat(shown, clip_limits([shown])[0]),
-                    {**self._said(n), **scalars, "maximum": float(maps[m].abs().max())},
+                    {**self._said(n), **dict(zip(names, scalars[m], strict=True))},
                     top5=self._top(n),
-                    array=maps[m].float().cpu(),
-                    source=x[m].float().cpu(),
+                    array=maps[m],
+                    source=photographs[m],
                 )
             )
         return looks

@@ -22,6 +22,7 @@ from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation, State
 from lit_viz.randomness import Draws
+from lit_viz.transfers import listed, sent
 
 
 class UniversalPerturbation(AttackTraining):
@@ -99,7 +100,7 @@ class UniversalPerturbation(AttackTraining):
             images.append(photographs.images(places, x))
             goals.append(photographs.goal[places])
             towards.append(photographs.towards[places])
-        return _Batch(torch.stack(images), torch.cat(goals).to(x.device), torch.cat(towards).to(x.device))
+        return _Batch(torch.stack(images), *(sent(torch.cat(rows), x.device) for rows in (goals, towards)))
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Add the perturbations to all photographs, write the sums in 8 bits, in memory, and ask about both."""
@@ -124,7 +125,7 @@ class UniversalPerturbation(AttackTraining):
         return looks
 
     def _times(self, n: int) -> float:
-        eps = float(self.slots.state["eps"][n])
+        eps = listed(self.slots.state["eps"])[n]
         return 0.5 / eps if self.attack.norm == "linf" and eps > 0 else MAGNIFIED
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
@@ -166,7 +167,8 @@ class _Batch:
         """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one a draw."""
         views = [key.view for key in draws.keys]
         rows = [m * len(delta) // len(views) for m in range(len(views))]  # each perturbation has as many
-        sums = self.images[rows, views] + delta[rows]
+        places, mine = sent(views, delta.device), sent(rows, delta.device)
+        sums = self.images[mine, places] + delta[mine]
         # torch's clamp passes the slope of a value at black or white in some versions (2.13), and in others (2.15) not.
         return torch.where((sums >= 0) & (sums <= 1), sums, sums.detach().clamp(0, 1))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
+from lit_viz.transfers import listed
 
 
 class AttackObjective(Objective):
@@ -37,12 +38,12 @@ class AttackObjective(Objective):
         away = ~towards
         count = outputs.logits.shape[1]
         for rows, needed, kind in zip((away, towards), self.classes, ("an untargeted", "a targeted"), strict=True):
-            if count < needed and bool(rows.any()):
+            if count < needed and any(listed(rows)):
                 raise LitVizError(
                     f"{type(self).__name__} needs {needed} classes in {kind} attack and the network has {count}: "
                     "take CrossEntropy or Margin."
                 )
-        if bool((outputs.targets < 0).any()):
+        if any(target < 0 for target in listed(outputs.targets)):
             raise LitVizError("an attack needs the class to reach or to leave: give a target or the true label.")
         return self.score(outputs, towards)
 
@@ -115,13 +116,16 @@ class DLR(AttackObjective):
         logits, targets = outputs.logits, outputs.targets
         ordered = logits.topk(min(4, logits.shape[1])).values
         left = torch.zeros_like(logits[:, 0])
-        if not bool(towards.all()):
+        if not all(listed(towards)):
             spread = (ordered[:, 0] - ordered[:, 2]).clamp(min=_TINY)
             left = (_others(logits, targets) - _picked(logits, targets)) / spread
-        if not bool(towards.any()):
+        if not any(listed(towards)):
             return left
         labels = outputs.labels
-        if labels is None or bool((labels[towards] < 0).any()):
+        missing = labels is None or any(
+            aimed and label < 0 for aimed, label in zip(listed(towards), listed(labels), strict=True)
+        )
+        if labels is None or missing:
             raise LitVizError("DLR needs the true label in a targeted attack: give labels, or take CrossEntropy.")
         spread = (ordered[:, 0] - ordered[:, 2:4].mean(1)).clamp(min=_TINY)
         reached = (_picked(logits, targets) - _picked(logits, labels.clamp(min=0))) / spread

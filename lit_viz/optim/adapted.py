@@ -14,6 +14,7 @@ from lit_viz.errors import LitVizError, first_line
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.optim.rule import State, StepRule, never
 from lit_viz.optim.schedules import LearningRate, learning_rate
+from lit_viz.transfers import listed
 
 # They look at all parameters at once, or need what an image does not have.
 _REFUSED = {
@@ -75,11 +76,11 @@ class Adapted(StepRule):
         # Rows and slopes of one layout: torch's fused kernels walk through both alike, and a network's slopes are
         # channels-last.
         x, gradient = x.clone(memory_format=torch.contiguous_format), gradient.contiguous()
-        optimizer = self._optimizer(list(x), self.lr(state).tolist())
+        optimizer = self._optimizer(list(x), listed(self.lr(state)))
         own = self._own if self._own is not None else tuple(self._room(x[0]))  # a resume does without init
         state = {**state, **{key: state[key].clone() for key in own}}
         parameters = [group["params"][0] for group in optimizer.param_groups]
-        for n, (parameter, iteration) in enumerate(zip(parameters, state["iteration"].tolist(), strict=True)):
+        for n, (parameter, iteration) in enumerate(zip(parameters, listed(state["iteration"]), strict=True)):
             parameter.grad = gradient[n]
             if iteration > 0:  # a new image gets the optimizer's own fresh state
                 optimizer.state[parameter] = {key: state[key][n] for key in own}

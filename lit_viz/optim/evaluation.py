@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_viz.classifiers.rows import of_rows
 from lit_viz.errors import LitVizError
+from lit_viz.transfers import listed
 
 #: From scores or logits, a row a network input, to a row an image; the identity where every image is one input.
 Reduce = Callable[[Tensor], Tensor]
@@ -30,7 +31,7 @@ class Evaluation:
         over_views: the mean over an image's inputs.
         over_processes: the sum over the processes that evaluate the images together, a part of the inputs each; then
             all of the above are their own parts, zero elsewhere.
-        pay: is told which images a backward is paid for, ``(M,)`` bool, or None for all.
+        pay: is told which of the images a backward is paid for, or None for all.
 
     Attributes:
         score: ``(M,)``, the mean objective over the image's views, less its priors.
@@ -49,7 +50,7 @@ class Evaluation:
         activations: Mapping[str, Tensor] | None = None,
         over_views: Reduce = lambda rows: rows,
         over_processes: Reduce = lambda rows: rows,
-        pay: Callable[[Tensor | None], None] = lambda rows: None,
+        pay: Callable[[Sequence[bool] | None], None] = lambda rows: None,
     ) -> None:
         self.score = over_processes(score.detach())
         self.logits = over_processes(over_views(logits.detach()))
@@ -57,12 +58,16 @@ class Evaluation:
         self.activations = {name: over_processes(one.detach()) for name, one in (activations or {}).items()}
         self._graph: tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]] | None = (x, score, logits, activations or {})
         self._over_views, self._over_processes, self._pay = over_views, over_processes, pay
+        self._told: list[dict[str, float]] | None = None
         self._gradient: Tensor | None = None
-        self._of: Tensor | None = None  # the rows that it was asked for, or None for all
+        self._of: Sequence[bool] | None = None  # whether it was asked for, of each row, or None for all
 
-    def terms_of(self, m: int) -> dict[str, float]:
-        """Return the terms of row m."""
-        return {name: float(term[m]) for name, term in self.terms.items()}
+    def told(self) -> list[dict[str, float]]:
+        """Return the terms of each row as plain numbers; read once."""
+        if self._told is None:
+            rows = torch.stack([term.double() for term in self.terms.values()], 1).tolist() if self.terms else []
+            self._told = [dict(zip(self.terms, row, strict=True)) for row in rows] or [{} for _ in self.score]
+        return self._told
 
     @property
     def gradient(self) -> Tensor:
@@ -71,11 +76,14 @@ class Evaluation:
             self._gradient = self.slope()
         return self._gradient
 
-    def known_gradient(self, m: int) -> Tensor | None:
-        """Return the gradient of row m where it was asked for, so that looking at it costs nothing."""
-        if self._gradient is None or not (self._of is None or bool(self._of[m])):
-            return None
-        return self._gradient[m]
+    def gradient_norms(self, rows: Sequence[int]) -> dict[int, float]:
+        """Return the length of the gradient of those of these rows of which it was asked for: looking costs nothing."""
+        gradient = self._gradient
+        known = [m for m in rows if self._of is None or self._of[m]]
+        if gradient is None or not known:
+            return {}
+        norms = torch.stack([torch.linalg.vector_norm(gradient[m]) for m in known]).tolist()
+        return dict(zip(known, norms, strict=True))
 
     def slope(
         self, of: Reduce | None = None, *, at: str | None = None, rows: Tensor | None = None, keep: bool = False
@@ -97,6 +105,7 @@ class Evaluation:
         if self._graph is None:
             raise RuntimeError("the graph of this evaluation is gone: ask for the first slope with keep=True")
         x, score, logits, activations = self._graph
+        asked = None if rows is None else listed(rows)  # now, for later it would have to wait for the backward
         source = x if at is None else activations[at]
         with torch.enable_grad():
             score = score if of is None else self._over_views(of(logits))
@@ -107,9 +116,9 @@ class Evaluation:
         if slope is None:
             raise LitVizError(f"the score doesn't depend on layer {at!r}: name one on the way to the logits.")
         slope = self._over_processes(slope)
-        self._pay(rows)
+        self._pay(asked)
         if at is None and of is None and self._gradient is None:
-            self._gradient, self._of = slope, rows
+            self._gradient, self._of = slope, asked
         if not keep:
             self.close()
         return slope

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim.rule import State
+from lit_viz.transfers import sent
 
 
 class LearningRate(ABC):
@@ -29,7 +30,7 @@ class LearningRate(ABC):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the base rate a slot: the task's option ``lr`` where it has one (a sweep)."""
         rates = [float(task.options.get("lr", self.lr)) for task in tasks]
-        return {"lr": torch.tensor(rates, dtype=torch.float64, device=x.device)}
+        return {"lr": sent(rates, x.device, torch.float64)}
 
     def __call__(self, state: State) -> Tensor:
         """Return the rates ``(N,)`` of the iterations in which the slots are."""
