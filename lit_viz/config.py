@@ -146,13 +146,19 @@ class MethodCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse a list of words or a dictionary, and nothing else: not the program's own words behind its back."""
+        given = isinstance(args, Mapping)
+        printing = [] if given else [word for word in args if word.partition("=")[0] == "--print_config"]
         try:
-            given = isinstance(args, Mapping)
             with current_folder_importable():
-                self.config = parser.parse_object(dict(args)) if given else parser.parse_args(list(args))
+                if given:
+                    self.config = parser.parse_object(dict(args))
+                else:
+                    self.config = parser.parse_args([word for word in args if word not in printing])
+                self.command.settle(self.config)
+                if printing:  # what was settled, too
+                    parser.parse_args(["--config", parser.dump(self.config), *printing])
         except REFUSALS as error:
             raise one_sentence(error, parser) from error
-        self.command.settle(self.config)
 
     def _set_seed(self) -> None:
         pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -29,7 +29,7 @@ from lit_viz.images.pictures import canvases
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import Judges
-from lit_viz.objectives import Channel, Layer, Neuron, Objective
+from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.outcomes import Outcome
 from lit_viz.telling import counted
@@ -74,18 +74,32 @@ class Visualize(Command):
         add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="how the photograph is fitted")
 
     def settle(self, config: Namespace) -> None:
-        """Make the objective that the layer's options stand for."""
+        """Give the layer to an objective that reads one; in the place of one of classes make what the layer's options
+        stand for."""
         if config.layer is None:
             return
-        objective: type[Objective] = Layer
-        arguments = {"layer": config.layer}
-        if config.channel is not None:
-            objective = Channel if config.neuron is None else Neuron
-            arguments |= {"channel": None, "axis": config.axis}
-            arguments |= {} if config.neuron is None else {"place": place(config.neuron)}
-        path = f"{objective.__module__}.{objective.__name__}"
-        init_args = Namespace(**arguments)  # type: ignore[no-untyped-call]
-        config.model.objective = Namespace(class_path=path, init_args=init_args)  # type: ignore[no-untyped-call]
+        given = config.model.objective
+        readers = list(_readers(given))
+        if not readers and not _is_one_of(given.class_path, Logit, LogProbability, Probability):
+            name = given.class_path.rpartition(".")[2]
+            raise LitVizError(
+                f"--layer {config.layer} is for an objective that reads a layer, and {name} takes none: leave out "
+                "--layer, or --model.objective."
+            )
+        if not readers:
+            kind = Layer if config.channel is None else Channel
+            init_args = Namespace(**({} if kind is Layer else {"channel": None, "axis": None}), layer=config.layer)  # type: ignore[no-untyped-call]
+            readers = [Namespace(class_path=_path_of(kind), init_args=init_args)]  # type: ignore[no-untyped-call]
+            config.model.objective = readers[0]
+        for part in readers:
+            part.init_args.layer = config.layer
+            if config.axis is not None and "axis" in part.init_args:
+                part.init_args.axis = config.axis
+            if config.neuron is not None and _is_one_of(part.class_path, Channel, Neuron):
+                part.class_path, part.init_args.place = _path_of(Neuron), place(config.neuron)
+        of_channel = config.neuron is not None and config.channel is not None
+        if of_channel and not any(_is_one_of(part.class_path, Neuron) for part in readers):
+            raise LitVizError(f"--neuron {config.neuron} is one place of a channel, and the objective has no Channel.")
 
     def check(self, config: Namespace) -> None:
         """Refuse a run of nothing, or of classes and a layer at once."""
@@ -126,6 +140,11 @@ class Visualize(Command):
         seeds."""
         objective: Objective = parts["objective"]
         if config.channel is not None and "channel" not in objective.asks:
+            if objective.layers:
+                raise LitVizError(
+                    f"--channel {config.channel}: {type(objective).__name__} takes no channel from it; give --channel "
+                    "null, or an objective that does, such as Channel."
+                )
             raise LitVizError("--channel names channels of a layer: name it by --layer (lit-viz layers lists them).")
         if "target" in objective.asks:
             if not config.targets:
@@ -248,6 +267,27 @@ class Visualize(Command):
             if config.out is None or not config.resume or not Path(config.out, "queue.jsonl").exists():
                 raise
             return None  # what has ended needs it no more; what has not is refused by the module
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
+
+
+def _is_one_of(path: str, *kinds: type) -> bool:
+    """Return whether a class path, which may leave out the file in ``objectives/``, is that of one of the classes."""
+    package, _, name = path.rpartition(".")
+    return any(name == kind.__name__ and kind.__module__.startswith(package) for kind in kinds)
+
+
+def _readers(part: Any) -> Iterator[Any]:
+    """Yield the parts of an objective, as it is configured, that take a layer."""
+    if isinstance(part, list):
+        for one in part:
+            yield from _readers(one)
+    elif "layer" in (arguments := getattr(part, "init_args", None) or {}):
+        yield part
+    else:
+        yield from _readers(list(vars(arguments).values()) if arguments else [])
 
 
 def _same(again: Mapping[str, Any], record: Mapping[str, Any]) -> bool:

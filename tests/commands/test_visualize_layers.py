@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from lit_viz.commands.visualize import channels, place
 from lit_viz.config import MethodCLI, find_config
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
+from lit_viz.objectives import Objective, Outputs
 from lit_viz.run import default_folder
 from tests.conftest import smooth_network
 from tests.test_cli import SMALL, lit_viz, records, sentence
@@ -93,6 +95,55 @@ def test_a_composed_objective_takes_its_channels_from_the_words(tmp_path: Path) 
     )
     lit_viz("visualize", "--config", str(config), *FEW, "--out", str(tmp_path / "run"))
     assert [record["channel"] for record in records(tmp_path / "run")] == [2, 3]
+
+
+def composed(config: Path, *names: str) -> Path:
+    """Write a recipe whose objective is the sum of those of ``names``, of another layer."""
+    parts = [{"class_path": name, "init_args": {"layer": "features.0"}} for name in names]
+    model = {"parameterization": "Pixels", "step_rule": "Adam", "group": 2}
+    objective = {"class_path": "Sum", "init_args": {"terms": parts}}
+    config.write_text(yaml.safe_dump({"channel": 2, "model": {**model, "objective": objective}}))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("words", "terms"),
+    [
+        ([], [("Channel", None), ("Diversity", None)]),
+        (["--neuron", "1,2"], [("Neuron", [1, 2]), ("Diversity", None)]),
+    ],
+)
+def test_a_layer_goes_into_the_objective_of_a_recipe(
+    words: list[str], terms: list[tuple[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = composed(tmp_path / "diverse.yaml", "Channel", "Diversity")
+    line = ["visualize", "--layer", "features.3", *words, "--config", str(config), *FEW]
+    lit_viz(*line, "--out", str(tmp_path / "run"))
+    capsys.readouterr()
+    lit_viz(*line, "--print_config")
+    for text in ((tmp_path / "run" / "config.yaml").read_text(), capsys.readouterr().out):
+        of = yaml.safe_load(text)["model"]["objective"]["init_args"]["terms"]
+        assert [(t["class_path"].rpartition(".")[2], t["init_args"].get("place")) for t in of] == terms
+        assert {t["init_args"]["layer"] for t in of} == {"features.3"}
+
+
+def test_an_objective_that_takes_no_layer_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    of = ["--model.objective", "tests.commands.test_visualize_layers.Brightest"]
+    lit_viz("visualize", "--layer", "features.3", *of, *FEW, "--out", str(tmp_path / "run"), expect=1)
+    assert "Brightest takes none: leave out --layer" in sentence(capsys)
+    of = ["--model.objective", '{"class_path": "Layer", "init_args": {"layer": "features.0"}}']
+    lit_viz("visualize", "--layer", "features.3", *of, *FEW, "--out", str(tmp_path / "run"), expect=1)
+    assert "Layer takes no channel" in sentence(capsys)
+    lit_viz("visualize", "--layer", "features.3", "--neuron", "centre", *of, *FEW, expect=1)
+    assert "the objective has no Channel" in sentence(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+class Brightest(Objective):
+    """The largest logit."""
+
+    def __call__(self, outputs: Outputs) -> torch.Tensor:
+        return outputs.logits.amax(1)
 
 
 @pytest.mark.parametrize(
