@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import COMMANDS, Command
 from lit_viz.commands.attack import Attack, class_path_of
 from lit_viz.commands.saliency import Saliency, class_paths
+from lit_viz.commands.visualize import Visualize
 from lit_viz.config import MethodCLI, read_config
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.run_reader import RECORDED
@@ -35,7 +37,7 @@ def visualize(
     targets: Sequence[str | int] | str | int = (),
     *,
     iterations: int | None = None,
-    init: str | Path | None = None,
+    init: Tensor | Image.Image | str | Path | None = None,
     out: str | Path | None = None,
     config: str | None = None,
     **options: Any,
@@ -46,7 +48,8 @@ def visualize(
         classifier: what :func:`load_classifier` returned, or what it takes.
         targets: class names or indices; one image each. None for a layer: ``layer="blocks.3.2", channel="3,14-20"``.
         iterations: updates an image; the configuration's unless given.
-        init: photograph to start from, or ``packaged:NAME``; noise unless given.
+        init: photograph to start from: a file, ``packaged:NAME``, a picture of Pillow, or ``(C, H, W)`` in [0, 1];
+            noise unless given.
         out: run folder; nothing is written unless it is given.
         config: a YAML file or the name of a packaged configuration, which says what is not given here.
         options: any other option of ``lit-viz visualize``, dots as double underscores: ``model__views=8, seed=3``.
@@ -64,11 +67,14 @@ def visualize(
         >>> tuple(run.images.shape)
         (1, 3, 224, 224)
     """
-    given = {"iterations": iterations, "init": init and str(init), "out": out and str(out)}
+    network = _classifier(classifier)
+    handed = None if init is None or isinstance(init, (str, Path)) else _picture(init, network)
+    named = None if init is None else str(init) if handed is None else "array:0"
+    given = {"iterations": iterations, "init": named, "out": out and str(out)}
     targets = [_class(target) for target in _several(_plain(targets))]
-    command = COMMANDS["visualize"]
+    command = Visualize(handed)
     config = config or command.config_for([f"--{name}" for name in options])
-    return _launch(command, _classifier(classifier), config, {"targets": targets, **given}, options)
+    return _launch(command, network, config, {"targets": targets, **given}, options)
 
 
 def saliency(
@@ -280,6 +286,11 @@ def _handed(images: Tensor, classifier: Classifier) -> Tensor:
         )
     if not len(images):
         raise LitVizError("no images were handed over: give at least one.")
+    return _in_range(images)
+
+
+def _in_range(images: Tensor) -> Tensor:
+    """Return a copy of images if they are in [0, 1]."""
     low, high = float(images.min()), float(images.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise LitVizError(
@@ -288,6 +299,27 @@ def _handed(images: Tensor, classifier: Classifier) -> Tensor:
         )
     with torch.inference_mode(False):  # what is made in one of Lightning's evaluation loops could never be trained
         return images.detach().clone().clamp_(0, 1)
+
+
+def _picture(given: Any, classifier: Classifier) -> Tensor:
+    """Return a picture that is handed over as ``(C, H, W)``, if it is one, in [0, 1] and of the classifier's channels.
+
+    Raises:
+        LitVizError: it isn't.
+    """
+    channels = classifier.channels
+    if isinstance(given, Image.Image):
+        upright = ImageOps.exif_transpose(given).convert("L" if channels == 1 else "RGB")
+        return torch.from_numpy(np.atleast_3d(np.array(upright))).permute(2, 0, 1) / 255
+    picture = torch.as_tensor(given) if isinstance(given, (Tensor, np.ndarray)) else torch.empty(0)
+    picture = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
+    if picture.ndim != 3 or len(picture) != channels or not picture.numel() or not picture.is_floating_point():
+        found = f"{picture.dtype} {tuple(picture.shape)}" if picture.numel() else type(given).__name__
+        raise LitVizError(
+            f"init is a file, packaged:NAME, a picture of Pillow, or floating-point numbers ({channels}, H, W) in "
+            f"[0, 1], not {found}."
+        )
+    return _in_range(picture)
 
 
 def _photographs(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import lit_viz as lv
@@ -53,6 +54,26 @@ def test_arguments_that_say_nothing_are_none(smooth: Classifier) -> None:
     ):
         with pytest.raises(LitVizError):
             wrong()
+
+
+def test_a_class_image_starts_from_a_picture_that_is_handed_over(smooth: Classifier, tmp_path: Path) -> None:
+    """Only files were taken, and a tensor ended in a traceback of torch."""
+    picture = photographs(1)[0]
+    (tmp_path / "picture.png").write_bytes(encode_png(picture))
+    how: dict[str, Any] = {"iterations": 2, "config": "small", "model__parameterization": "Pixels"}
+    expected = lv.visualize(smooth, 1, init=tmp_path / "picture.png", **how).images
+    pillow = Image.open(tmp_path / "picture.png")
+    for given in (picture, picture[None], picture.numpy(), pillow):
+        run = lv.visualize(smooth, 1, init=given, **how)  # type: ignore[arg-type]
+        assert torch.equal(run.images, expected)
+        assert run.results[0]["source"] == "array:0"
+    larger = lv.visualize(smooth, 1, init=torch.rand(3, 32, 40), fit="pad", **how)
+    assert larger.images.shape == (1, 3, 16, 16)
+    for wrong in (torch.rand(1, 16, 16), torch.zeros(3, 16, 16, dtype=torch.uint8), object(), torch.rand(2, 3, 16, 16)):
+        with pytest.raises(LitVizError, match="init is a file"):
+            lv.visualize(smooth, 1, init=wrong)  # type: ignore[arg-type]
+    with pytest.raises(LitVizError, match="between 0 and 2"):
+        lv.visualize(smooth, 1, init=torch.tensor([0.0, 2.0]).expand(3, 16, 2))
 
 
 @pytest.mark.parametrize("name", ["null", "~", "#c", "[x]", "- a", "1e3", "yes"])

@@ -26,7 +26,7 @@ from lit_viz.evidence.verdicts import verdict
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
 from lit_viz.images.pictures import canvases
-from lit_viz.images.reading import read_photograph
+from lit_viz.images.reading import fitted, read_photograph
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import Judges
 from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
@@ -56,6 +56,10 @@ class Visualize(Command):
     own: ClassVar[frozenset[str]] = frozenset(
         {"classifier", "iterations", "slots", "log_at", "curve_at", "init", "judges"}
     )
+
+    def __init__(self, init: Tensor | None = None) -> None:
+        """Take a picture ``(C, H, W)`` in [0, 1] that is handed over to start from, instead of a file."""
+        self.init = init
 
     def config_for(self, options: Collection[str]) -> str:
         """Return the recipe for channels where a layer is named."""
@@ -261,6 +265,8 @@ class Visualize(Command):
         if config.init is None:
             return None
         _, canvas = canvases(classifier, parts["size"], parts["oversample"])
+        if self.init is not None:
+            return fitted(self.init, (canvas.height, canvas.width), config.fit)
         try:
             return read_photograph(config.init, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
         except LitVizError:

@@ -119,6 +119,13 @@ def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, 
     return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placed.box)
 
 
+def fitted(picture: Tensor, size: tuple[int, int], fit: Fit = "crop") -> Tensor:
+    """Return a picture ``(C, H, W)`` in [0, 1] at the size (height, width), as a photograph is fitted; not rounded."""
+    placed = place((picture.shape[1], picture.shape[2]), size, fit)
+    planes = [placed.apply(plane) for plane in picture.cpu().float().mul(255).numpy()]
+    return torch.from_numpy(np.stack(planes).clip(0, 255)) / 255
+
+
 def packaged_photograph(name: str) -> Path:
     """Return where a picture of ``PACKAGED`` lies on this machine.
 
