@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_viz.attacks import Attack
+from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.residual import part_of_gradient
 from lit_viz.engine.evaluation import Evaluator
@@ -95,6 +97,12 @@ class ClassVisualization(ImageTraining):
         log_at: str = "every:10",
         curve_at: str = "every:10",
     ) -> None:
+        if isinstance(step_rule, (Attack, Attribution)):
+            command = "attack" if isinstance(step_rule, Attack) else "saliency"
+            raise LitVizError(
+                f"{type(step_rule).__name__} moves the pixels of a photograph: a class image is trained by a rule "
+                f"of lit_viz.optim, such as Adam; this one is for lit-viz {command}."
+            )
         if group < 1:
             raise LitVizError(f"--model.group {group} makes no run: give a whole number from 1 up.")
         inputs = views * group

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import lit_viz as lv
+from lit_viz.attacks import ATTACKS, Attack
+from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges
@@ -20,7 +22,7 @@ from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never
 from scripts.judge import judge
 from tests.conftest import smooth_network
-from tests.test_cli import SMALL, lit_viz, records
+from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
 def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +70,18 @@ class Still(StepRule):
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         return x, state, never(x)
+
+
+@pytest.mark.parametrize("rule", [*ATTACKS.values(), *METHODS.values()])
+def test_attacks_and_saliency_methods_train_no_class_image(
+    rule: type[StepRule], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They crashed in the first step, or made nonsense to the end."""
+    words = ["visualize", "0", *SMALL, "--model.step_rule", f"{rule.__module__}.{rule.__name__}"]
+    for how in (["--count"], ["--out", str(tmp_path / "runs" / "run")]):
+        lit_viz(*words, *how, expect=1)
+        assert f"for lit-viz {'attack' if issubclass(rule, Attack) else 'saliency'}." in sentence(capsys)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Classifier) -> None:
