@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +53,20 @@ def at_radius(name: str, record: Mapping[str, Any]) -> str:
 def at_rate(name: str, record: Mapping[str, Any]) -> str:
     """Return a name with the learning rate of its record, where it has one of its own: ``zebra, lr 0.05``."""
     return f"{name}, lr {record['lr']:g}" if "lr" in record else name
+
+
+def told_apart(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of records, those that are the same with what tells them apart: the number of iterations, and
+    where that is not enough the seed."""
+    for key, said in (("iterations", "{} iterations"), ("seed", "seed {}")):
+        values: dict[str, set[Any]] = defaultdict(set)
+        for name, record in zip(names, records, strict=True):
+            values[name].add(record.get(key))
+        names = [
+            f"{name}, {said.format(record.get(key))}" if len(values[name]) > 1 else name
+            for name, record in zip(names, records, strict=True)
+        ]
+    return list(names)
 
 
 def counted(number: int, what: str) -> str:

@@ -130,13 +130,20 @@ def _stamped(tiles: Sequence[Image.Image], names: Sequence[str], said: str, shap
 
 
 def _titles(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> list[list[str]]:
-    """Return the lines above each tile: what tells images of one name apart stands in the second, where one is too
-    short."""
-    if all(font.getlength(name) <= width for name in names):
-        return [[name] for name in names]
-    parted = [name.rpartition(", ")[::2] for name in names]
-    lines = [(first, second) if first else (second, "") for first, second in parted]
-    return [[_cut(line, width, font) for line in pair] for pair in lines]
+    """Return the lines above each tile, as many for all: what tells images of one name apart stands in further ones
+    where it is too long for the first."""
+    titles = [_lines(name, width, font) for name in names]
+    most = max(map(len, titles))
+    return [[_cut(line, width, font) for line in lines] + [""] * (most - len(lines)) for lines in titles]
+
+
+def _lines(name: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    first, *others = name.split(", ")
+    lines = [first]
+    for part in others:
+        longer = f"{lines[-1]}, {part}"
+        lines[-1:] = [longer] if font.getlength(longer) <= width else [lines[-1], part]
+    return lines
 
 
 def _cut(name: str, width: int, font: ImageFont.FreeTypeFont) -> str:

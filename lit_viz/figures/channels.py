@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lit_viz.figures.sheet import contact_sheet
 from lit_viz.figures.tiles import pixels
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import at_rate, counted
+from lit_viz.telling import at_rate, counted, told_apart
 
 _TILE = 1.2
 _MOST = 1280
@@ -27,10 +27,11 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     drawn = [(outcome, picture) for outcome in outcomes if (picture := outcome.pictures()[1]) is not None]
     pictures = [picture for _, picture in drawn]
     layers = dict.fromkeys(str(outcome.record["layer"]) for outcome in outcomes)
-    numbers = [at_rate(str(outcome.record["channel"]), outcome.record) for outcome, _ in drawn]
+    records = [outcome.record for outcome, _ in drawn]
+    numbers = told_apart([at_rate(str(record["channel"]), record) for record in records], records)
     height, width = pixels(pictures[0]).shape[:2] if pictures else (1, 1)  # those of a run are alike
     wide = width / height
     columns = None if wide == 1 else max(1, round(8 / wide))
-    count = len({(outcome.record["layer"], outcome.record["channel"]) for outcome, _ in drawn})
+    count = len({(record["layer"], record["channel"]) for record in records})
     heading = f"{', '.join(layers)} · {counted(count, 'channel')}"
     return contact_sheet(pictures, numbers, columns, width=_TILE * wide, limit=_MOST, heading=heading)

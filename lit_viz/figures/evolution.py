@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import Picture, pixels
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import at_radius, at_rate, has_several_radii, towards
+from lit_viz.telling import at_radius, at_rate, has_several_radii, told_apart, towards
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels
@@ -56,7 +56,11 @@ def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
     """Return what the tasks of a run have logged, in task order; no picture is read yet."""
     methods = {outcome.record["method"] for outcome in outcomes if "method" in outcome.record}
     of_radii = has_several_radii(outcome.record for outcome in outcomes)
-    return [_evolution(outcome, len(methods) > 1, of_radii) for outcome in outcomes]
+    found = [_evolution(outcome, len(methods) > 1, of_radii) for outcome in outcomes]
+    if any({"method", "attack"} & set(outcome.record) for outcome in outcomes):  # photographs, which have their names
+        return found
+    names = told_apart([one.name for one in found], [outcome.record for outcome in outcomes])
+    return [replace(one, name=name) for one, name in zip(found, names, strict=True)]
 
 
 def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:

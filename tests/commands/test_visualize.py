@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges
+from lit_viz.figures.evolution import evolutions
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never
 from scripts.judge import judge
-from tests.conftest import smooth_network
+from tests.conftest import NAMES, smooth_network
 from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
@@ -105,6 +107,17 @@ def test_rates_that_vary_are_told(smooth: Classifier) -> None:
     said = [text.get_text() for text in layer.figure().texts]
     assert "features.3 · 2 channels" in said
     assert {"1, lr 0.01", "2, lr 0.5"} <= set(said)
+
+
+def test_images_of_one_class_are_told_apart_by_iterations_and_seed(smooth: Classifier, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"model__views": 1, "config": "small"}
+    run = lv.visualize(smooth, [1, 1, 2], vary={"iterations": [2, 3]}, **how)
+    seeds = [f"banana, {k} iterations, seed {seed}" for seed in (0, 1) for k in (2, 3)]
+    assert [one.name for one in evolutions(run.outcomes)] == [*seeds, "cherry, 2 iterations", "cherry, 3 iterations"]
+    assert [one.name for one in evolutions(lv.visualize(smooth, [1, 2], iterations=2, **how).outcomes)] == NAMES[1:3]
+    twice = lv.visualize(smooth, layer="features.3", channel="3,3,4", iterations=2, **how)
+    said = [text.get_text() for text in twice.figure().texts]
+    assert said == ["features.3 · 2 channels", "3, seed 0", "3, seed 1", "4"]
 
 
 def test_an_objective_that_asks_for_no_class_is_not_called_by_one(
