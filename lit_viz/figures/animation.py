@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import Evolution, spread
-from lit_viz.figures.tiles import grid_shape, pixels
+from lit_viz.figures.tiles import WIDE, grid_shape, pixels
 from lit_viz.files import replacing
 
 _INK, _GREY = (26, 26, 26), (107, 107, 107)
 _GAP = 8
+_GAP_OF_GROUPS = 24  # wider than the gaps inside of them
 # Greys that every palette has, so that the lettering stays clean.
 _RAMP = [level for level in (26, 66, 107, 144, 181, 218, 255) for _ in range(3)]
 # Noise doesn't compress: about a byte a pixel. A GIF of more than this many is a burden wherever it is shown.
@@ -116,12 +117,13 @@ def _stamped(tiles: Sequence[Image.Image], names: Sequence[str], said: str, shap
     titles = _titles(names, width, _font(text))
     head = len(titles[0]) * (text + 4) + 4
     step = height + head + _GAP
-    wide = max(columns * (width + _GAP) + _GAP, 12 * text)
+    across = _GAP_OF_GROUPS if width > WIDE * height else _GAP
+    wide = max(columns * (width + across) - across + 2 * _GAP, 12 * text)
     canvas = Image.new("RGB", (wide, rows * step + _GAP + text + 8), "white")
     draw = ImageDraw.Draw(canvas)
     draw.fontmode = "L"
     for place, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
-        left, top = _GAP + place % columns * (width + _GAP), _GAP + place // columns * step
+        left, top = _GAP + place % columns * (width + across), _GAP + place // columns * step
         for row, line in enumerate(title):
             draw.text((left, top + row * (text + 4) + text // 2), line, _INK, font=_font(text), anchor="lm")
         canvas.paste(tile, (left, top + head - 4))

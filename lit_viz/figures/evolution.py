@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from lit_viz.attributions import title_of
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
-from lit_viz.figures.tiles import Picture, pixels
+from lit_viz.figures.tiles import WIDE, Picture, pixels
 from lit_viz.outcomes import Outcome
 from lit_viz.telling import at_radius, at_rate, has_several_radii, told_apart, towards
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels
 _GAP = 0.1
+_GAP_OF_GROUPS = 0.3  # wider than the gaps inside of them
 _CURVE = 0.62
 _NARROWEST = 2.6
 _BETWEEN = 0.2  # tasks
@@ -102,7 +103,7 @@ def evolution_figure(tasks: Sequence[Evolution], columns: int = 6, rows: int = 6
 def _is_wide(task: Evolution) -> bool:
     """Return whether the picture is of several images beside one another, and needs room."""
     height, width = pixels(task.frames[-1][1]).shape[:2]
-    return bool(width > 1.8 * height)
+    return bool(width > WIDE * height)
 
 
 def spread(count: int, at_most: int) -> list[int]:
@@ -121,8 +122,9 @@ class _Layout:
         self.rows = rows
         columns = max((len(row) for row in rows), default=1)
         wide = max((p.shape[1] / p.shape[0] for row in rows for _, p in row), default=1.0)
-        self.cell = (1.4 if columns <= 6 else 1.15) * (min(wide, 3.0) if wide > 1.8 else 1.0)
-        self.band = max(columns * (self.cell + _GAP) - _GAP, _NARROWEST)
+        self.cell = (1.4 if columns <= 6 else 1.15) * (min(wide, 3.0) if wide > WIDE else 1.0)
+        self.gap = _GAP_OF_GROUPS if wide > WIDE else _GAP
+        self.band = max(columns * (self.cell + self.gap) - self.gap, _NARROWEST)
         self.heights = [max(self.cell * p.shape[0] / p.shape[1] for _, p in row) for row in rows]
 
     def draw(self, tasks: Sequence[Evolution]) -> Figure:
@@ -159,7 +161,7 @@ class _Layout:
         top += self._head(name)
         known = dict(task.curve)
         for place, (iteration, picture) in enumerate(row):
-            x = left + place * (self.cell + _GAP)
+            x = left + place * (self.cell + self.gap)
             write(figure, f"iteration {iteration}", x, top, size=7.5, color=INK)
             if iteration in known:
                 write(figure, task.said(known[iteration]), x, top + 0.14, size=7, color=GREY)

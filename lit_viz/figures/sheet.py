@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from lit_viz.figures.style import GREY, INK, fitted, shown, style, write
-from lit_viz.figures.tiles import Picture, grid_shape, pixels
+from lit_viz.figures.tiles import WIDE, Picture, grid_shape, pixels
 
 _MARGIN = 0.15
 _GAP = 0.12
+_GAP_OF_GROUPS = 0.3  # wider than the gaps inside of them
 _LINE = 0.14
 _SIZE = 7.5
 
@@ -44,7 +45,8 @@ def contact_sheet(
     step = high + 0.06 + _LINE * max((len(below) for below in lines), default=0) + _GAP
     foot = f"{len(drawn)} of {len(images)}" if len(images) > len(drawn) else ""
     head = 0.3 if heading else 0.0
-    wide = 2 * _MARGIN + columns * (width + _GAP) - _GAP
+    across = _GAP_OF_GROUPS if any(picture.shape[1] > WIDE * picture.shape[0] for picture in drawn) else _GAP
+    wide = 2 * _MARGIN + columns * (width + across) - across
     with style():
         figure = Figure(
             figsize=(wide, 2 * _MARGIN + head + rows * step - _GAP + (0.25 if foot else 0)),
@@ -55,7 +57,7 @@ def contact_sheet(
                 figure, fitted(heading, wide - 2 * _MARGIN, 10, weight="bold"), _MARGIN, _MARGIN, size=10, weight="bold"
             )
         for place, (picture, below) in enumerate(zip(drawn, lines, strict=True)):
-            left = _MARGIN + place % columns * (width + _GAP)
+            left = _MARGIN + place % columns * (width + across)
             top = _MARGIN + head + place // columns * step
             shown(figure, picture, left, top, width)
             for row, line in enumerate(below):

@@ -15,6 +15,8 @@ from lit_viz.images.reading import to_uint8
 
 #: A picture: ``(C, H, W)`` in [0, 1], or a file that is read when it is drawn.
 Picture = Tensor | Path
+#: A picture so many times as wide as high is of several images beside one another, and wants room.
+WIDE = 1.8
 
 
 def pixels(picture: Picture) -> NDArray[np.uint8]:

@@ -71,7 +71,7 @@ def test_a_neuron_a_layer_and_a_group(tmp_path: Path) -> None:
     assert [(r["name"], r["channel"]) for r in records(layer)] == [("features.3", None)]
     lit_viz("visualize", "--layer", "features.3", "--channel", "1", "--model.group", "3", *FEW, "--out", str(group))
     for file in ("images/0000_features.3_ch1.png", "frames/0000_features.3_ch1/iter_000003.png"):
-        assert read_png(group / file).shape == (3, 16, 3 * 16 + 2 * 4)
+        assert read_png(group / file).shape == (3, 16, 3 * 16 + 2)
     lit_viz("check", str(group))
 
 

@@ -54,8 +54,8 @@ def test_what_tells_images_of_one_name_apart_is_in_a_line_of_its_own():
     assert [line[1] for line in lines[:3]] == ["eps 0.25/255", "eps 1/255", "eps 4/255"]
     assert {line[0] for line in lines[:3]} == {"chelsea -> tarantula"}
     assert lines[4] == ["short", ""]
-    assert _titles(["zebra, lr 0.05, 50 iterations", "hay"], 130, font) == [
-        ["zebra, lr 0.05", "50 iterations"], ["hay", ""]
+    assert _titles(["zebra, lr 0.05, 50 iterations, seed 1", "hay"], 130, font) == [
+        ["zebra, lr 0.05", "50 iterations, seed 1"], ["hay", ""]
     ]  # fmt: skip
 
 

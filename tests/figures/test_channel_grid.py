@@ -7,6 +7,7 @@ import torch
 from lit_viz.engine.tasks import Observation, Task
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
+from lit_viz.images.groups import side_by_side
 from tests.figures.test_evolution import assert_nothing_is_cut_or_overlaps, texts
 
 
@@ -68,6 +69,19 @@ def test_a_group_gets_room() -> None:
     assert min(widths) > 4
     assert len(evolution_figure(evolutions([square])).axes) == 3
     assert_nothing_is_cut_or_overlaps(figure)
+
+
+def test_groups_are_farther_from_one_another_than_their_images() -> None:
+    group = side_by_side(torch.rand(3, 3, 16, 16))
+    known = [Known(c, tuple(group.shape[1:])) for c in (1, 2)]
+    for one in known:
+        one.frames = lambda: [(k, group) for k in (0, 5, 10)]
+    for figure in (channel_grid(known), evolution_figure(evolutions(known[:1]))):
+        wide = figure.get_size_inches()[0]
+        first, second = [axes.get_position() for axes in figure.axes if not axes.axison][:2]
+        inside = (group.shape[2] - 3 * 16) / 2 * first.width / group.shape[2]
+        assert (second.x0 - first.x1) * wide > 2 * inside * wide
+        assert_nothing_is_cut_or_overlaps(figure)
 
 
 def test_wandb_and_the_terminal_say_the_objective() -> None:

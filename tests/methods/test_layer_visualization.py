@@ -70,12 +70,15 @@ def test_a_group_is_trained_beside_one_another_and_pictured_so(smooth: Classifie
 
 
 def test_side_by_side_and_apart() -> None:
-    images = torch.rand(4, 3, 5, 7)
-    picture = side_by_side(images)
-    assert picture.shape == (3, 5, 4 * 7 + 3 * 4)
-    assert bool((picture[:, :, 7:11] == 1).all())
-    assert torch.equal(apart(picture, 4), images)
-    assert torch.equal(side_by_side(images[:1]), images[0])
+    """The gap is as narrow as the images are small: one of 16 pixels was four times as far from the next as here."""
+    for width, gap in ((7, 1), (16, 1), (63, 1), (64, 2), (127, 3), (128, 4), (224, 4)):
+        images = torch.rand(4, 3, 5, width)
+        picture = side_by_side(images)
+        assert picture.shape == (3, 5, 4 * width + 3 * gap)
+        assert bool((picture[:, :, width : width + gap] == 1).all())
+        assert torch.equal(apart(picture, 4), images)
+        assert torch.equal(side_by_side(images[:1]), images[0])
+        assert torch.equal(apart(images[0], 1), images[:1])
 
 
 def likeness(classifier: Classifier, picture: Tensor, group: int) -> float:
