@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -10,13 +11,15 @@ from torch import Tensor
 
 
 def verdict(logits: Tensor, target: int) -> dict[str, float]:
-    """Return logit, probability and rank (1 is the top) of a class among logits ``(K,)``."""
-    value = logits[target]
-    return {
-        "logit": float(value),
-        "probability": float(torch.softmax(logits, 0)[target]),
-        "rank": int((logits > value).sum()) + 1,
-    }
+    """Return logit, probability and rank (1 is the top) of a class among logits ``(K,)``.
+
+    Of equal logits the first is ahead, as argmax has it. Where logits are no numbers so is the probability, and the
+    rank is the last.
+    """
+    value, probability = logits[target], float(torch.softmax(logits, 0)[target])
+    ahead = int((logits[:target] >= value).sum() + (logits[target + 1 :] > value).sum())
+    rank = len(logits) if math.isnan(probability) else ahead + 1
+    return {"logit": float(value), "probability": probability, "rank": rank}
 
 
 def of_group(verdicts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -25,6 +28,6 @@ def of_group(verdicts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def top5(logits: Tensor, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """Return the five most probable classes, or all of fewer, as (label, probability)."""
-    values, indices = torch.softmax(logits, 0).topk(min(5, len(logits)))
-    return tuple((labels[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))
+    """Return the five most probable classes, or all of fewer, as (label, probability), in the order of their ranks."""
+    probabilities, order = torch.softmax(logits, 0).tolist(), logits.argsort(descending=True, stable=True).tolist()
+    return tuple((labels[i], probabilities[i]) for i in order[:5])

@@ -52,6 +52,9 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Markup:
 
 def _files(of: Mapping[str, Any]) -> Iterator[Markup]:
     wrong = of["wrong"]
+    if not of["read"] and not wrong:
+        yield _line(None, "There was no file to look at again.")
+        return
     more = f" and {len(wrong) - _MOST_NAMES} more" if len(wrong) > _MOST_NAMES else ""
     verdict = f"Not as recorded: {', '.join(wrong[:_MOST_NAMES])}{more}." if wrong else "All is as recorded."
     fooled = f": {of['fooled']} of them fool it" if "fooled" in of else ""
@@ -61,6 +64,9 @@ def _files(of: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _pictures(of: Mapping[str, Any]) -> Iterator[Markup]:
+    if not of["read"]:
+        yield _line(None, "There was no picture to look at again.")
+        return
     said = f"{of['same']} of {of['read']} files, read back, are seen by the original network as their records say."
     yield _line(of["same"] == of["read"], said)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -15,10 +17,22 @@ def test_verdict_and_top() -> None:
     assert said["logit"] == 2.0
     assert said["rank"] == 3
     assert said["probability"] == pytest.approx(float(logits.softmax(0)[2]))
-    assert verdict(logits, 1)["rank"] == verdict(logits, 3)["rank"] == 1
-    assert {label for label, _ in top5(logits, "abcd")[:2]} == {"b", "d"}
+    assert [verdict(logits, k)["rank"] for k in (1, 3)] == [1, 2]
+    assert [label for label, _ in top5(logits, "abcd")] == ["b", "d", "c", "a"]
     assert len(top5(logits, "abcd")) == 4
     assert len(top5(logits.repeat(2), "abcdefgh")) == 5
+
+
+def test_a_class_is_first_only_if_the_network_sees_it() -> None:
+    """What was not a number, and what was as large as any other, came first."""
+    for broken in (torch.full((4,), torch.nan), torch.tensor([1.0, torch.nan, 2.0, 0.0])):
+        said = [verdict(broken, k) for k in range(4)]
+        assert all(math.isnan(one["probability"]) and one["rank"] == 4 for one in said)
+    same = torch.zeros(7)
+    assert [verdict(same, k)["rank"] for k in range(7)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [label for label, _ in top5(same, "abcdefg")] == list("abcde")
+    lost = torch.tensor([-torch.inf, 0.0, -torch.inf])
+    assert [verdict(lost, k)["rank"] for k in range(3)] == [2, 1, 3]
 
 
 def test_judges_are_others_that_know_the_same_classes(lite0: Classifier, smooth: Classifier) -> None:

@@ -266,6 +266,13 @@ def test_evidence_in_words() -> None:
     assert re.findall(r'aria-label="(\w+)', said) == ["failed", "failed", "failed", "passed", "no", "no", "no"]
 
 
+def test_where_there_was_nothing_to_look_at_nothing_has_passed() -> None:
+    said = evidence_section({"files": {"read": 0, "wrong": []}, "pictures": {"read": 0, "same": 0}}, [])
+    assert re.findall(r'aria-label="(\w+)', said) == ["no", "no"]
+    assert "There was no file to look at again." in said
+    assert "0 of 0" not in said
+
+
 def test_runs_and_checks_write_the_report(smooth: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = lv.attack(smooth, torch.rand(2, 3, 16, 16), out=out, iterations=3, wandb="disabled")
