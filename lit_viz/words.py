@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
@@ -54,13 +55,16 @@ def rewrite(
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("-") or word == "-":
+        if not word.startswith("-") or word == "-" or re.match(r"-\d", word):
             if error := foreign_name(word):
                 raise LitVizError(error)
             bare.append(word)
             continue
         name, equals, value = word.partition("=")
-        name = name if name.startswith("--trainer.") else name.replace("-", "_").replace("__", "--", 1)
+        if name not in _FLAGS and not name.startswith("--"):
+            raise LitVizError(f"there is no option {name}: options begin with two dashes, as --out does.")
+        if name.startswith("--") and not name.startswith("--trainer."):
+            name = name.replace("-", "_").replace("__", "--", 1)
         if name in _REFUSED:
             raise LitVizError(f"{name} would cut the run short: use {_REFUSED[name]}.")
         spelt, name = name, _SHORT.get(name, name)
@@ -70,7 +74,9 @@ def rewrite(
         if not equals and (not rest or rest[0].startswith("--")):
             near = get_close_matches(name, _FLAGS, cutoff=0.85)
             raise LitVizError(f"{spelt} wants a value{did_you_mean(name, near) or '.'}")
-        options += own(name, value if equals else rest.pop(0))
+        name, value = own(name, value if equals else rest.pop(0))
+        # The parser takes -1,-1 for an option, but not behind an equals sign; -1 it knows to be a number.
+        options += [f"{name}={value}"] if re.match(r"-(?![\d.e]*$)", value) else [name, value]
     if bare:
         options += [f"--{positional}", json.dumps(bare)]
     return _gathered(options)

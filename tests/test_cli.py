@@ -80,6 +80,15 @@ def test_words_become_dotted_options() -> None:
     ]
 
 
+def test_words_that_begin_with_a_dash_are_what_they_look_like() -> None:
+    """A class was "_1 wants a value", and a place no value."""
+    assert rewrite(["-1", "--seed", "-3"], "targets") == ["--seed", "-3", "--targets", '["-1"]']
+    assert rewrite(["--neuron", "-1,-1"], "targets") == ["--neuron=-1,-1"]
+    assert rewrite(["-h"], "targets") == ["-h"]
+    with pytest.raises(LitVizError, match="there is no option -x: options begin with two dashes"):
+        rewrite(["-x", "3"], "targets")
+
+
 def test_a_run_leaves_the_folder_that_the_design_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     lit_viz("visualize", "0", "3", *SMALL, "--iterations", "12", "--log-at", "1,6", "--out", str(run))
@@ -135,6 +144,8 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantulla"], "tarantula"),
         (["visualize", "crane"], "134"),
         (["visualize", "1000"], "1000"),
+        (["visualize", "-1"], "there is no class -1"),
+        (["visualize", "--layer", "blocks.3.2", "--neuron", "-1,-1"], "--neuron -1,-1 is no place"),
         (["visualize", "tarantula", "--wandb.mode", "offline"], "no option --wandb.mode; did you mean 'wandb'?"),
         (["visualize", "tarantula", "--trainer.device", "2"], "--trainer.device; did you mean 'trainer.devices'?"),
         (["visualize", "tarantula", "--trainer.devicez", "2"], "--trainer.devicez; did you mean 'trainer.devices'?"),
