@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lit_viz.images.reading import read_png
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.run import default_folder
 from tests.conftest import smooth_network
-from tests.test_cli import SMALL, lit_viz, records, sentence
+from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
 
 FEW = [*SMALL, "--iterations", "6", "--log-at", "0,3", "--model.size", "16"]
 
@@ -198,6 +199,27 @@ def test_the_same_from_python(smooth: Classifier) -> None:
     assert run.images.shape == (2, 3, 16, 16)
     with pytest.raises(LitVizError, match="no class was named"):
         lv.visualize(smooth)
+
+
+def test_sums_of_the_documentation_work_as_they_stand(
+    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``lv.visualize`` was promised sums of instances, which it refuses."""
+    page = (ROOT / "docs" / "visualize_layers.md").read_text(encoding="utf-8").replace("blocks.3.2", "features.3")
+    python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    in_python, part = (next(block for block in python if word in block) for word in ("terms = ", "class Diverse"))
+    known: dict[str, Any] = {"lv": lv}
+    few = 'smooth, iterations=2, channel=5, model__size=16, config="small"'
+    in_python = re.sub(r'"efficientnet_lite0", config="channels", channel=15', few, in_python)
+    exec(in_python, {**known, "smooth": smooth}, known)
+    (tmp_path / "documented_parts.py").write_text(part)
+    monkeypatch.syspath_prepend(tmp_path)
+    how: dict[str, Any] = {"layer": "features.0", "channel": 5, "model__group": 4, "model__size": 16}
+    own = lv.visualize(
+        smooth, iterations=2, config="small", model__objective="documented_parts.Diverse", **how
+    ).results[0]
+    assert known["run"].results[0]["name"] == "features.3_ch5"
+    assert (own["name"], own["layer"], own["status"]) == ("features.0_ch5", "features.0", "done")
 
 
 def test_layers_are_listed_with_what_they_give(capsys: pytest.CaptureFixture[str]) -> None:
