@@ -257,6 +257,7 @@ def _launch(
     """Run a configuration with what was ``given``, where it isn't None, and with the ``options``, of which None is a
     value."""
     merged = read_config(command.name, config)
+    options = {name: _in_words(name, value) for name, value in options.items()}
     for name, value in options.items():
         if not isinstance(value, (str, int, float, list, tuple, dict, Path, np.generic, np.ndarray, Tensor, NoneType)):
             raise LitVizError(
@@ -274,6 +275,15 @@ def _launch(
         "size": list(network.size),
     }
     return execute(command, MethodCLI(command, merged), network)
+
+
+def _in_words(name: str, value: Any) -> Any:
+    """Return numbers of iterations, and of channels, as the command line has them; others as they are."""
+    if name == "layer" and isinstance(value, (int, np.integer)):  # of a Sequential
+        return str(value)
+    if name not in ("log_at", "curve_at", "channel") or not isinstance(value, (list, tuple, range, np.ndarray, Tensor)):
+        return value
+    return ",".join(map(str, np.asarray(value).ravel().tolist()))
 
 
 def _handed(images: Tensor, classifier: Classifier) -> Tensor:

@@ -76,6 +76,20 @@ def test_a_class_image_starts_from_a_picture_that_is_handed_over(smooth: Classif
         lv.visualize(smooth, 1, init=torch.tensor([0.0, 2.0]).expand(3, 16, 2))
 
 
+def test_numbers_may_be_lists_and_layers_numbers(smooth: Classifier) -> None:
+    """They were refused as what the parser doesn't expect."""
+    how: dict[str, Any] = {"config": "small", "iterations": 4, "model__size": 16}
+    run = lv.visualize(smooth, layer="features.3", channel=range(2, 4), log_at=[1, 3], curve_at=(2,), **how)
+    assert [record["channel"] for record in run.results] == [2, 3]
+    assert [iteration for iteration, _ in run.outcomes[0].frames()] == [1, 3, 4]
+    assert [iteration for iteration, _ in run.outcomes[0].curve("objective")] == [1, 2, 3, 4]
+    both = lv.visualize(smooth, layer="features.3", channel=np.array([5, 1]), **how)
+    assert [record["channel"] for record in both.results] == [5, 1]
+    flat = nn.Sequential(*smooth_network().features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5))
+    net = load_classifier(flat, mean=0.5, std=0.25, size=16)
+    assert lv.visualize(net, layer=4, channel=1, **how).results[0]["layer"] == "4"
+
+
 @pytest.mark.parametrize("name", ["null", "~", "#c", "[x]", "- a", "1e3", "yes"])
 def test_a_name_is_a_name_whatever_yaml_reads_in_it(name: str) -> None:
     net = network(labels=[*NAMES[:4], name])
