@@ -177,6 +177,14 @@ class Neuron(_ChannelObjective):
         super().__init__(layer, channel, axis)
         self.place = place
 
+    def _check(self, found: Layout) -> None:
+        if found.kind == "vector":
+            raise LitVizError(
+                f"layer {self.layer!r} gives {found.channels} numbers and has no places: leave out --neuron; each "
+                "channel is one neuron."
+            )
+        super()._check(found)
+
     def of_map(self, maps: Tensor) -> Tensor:
         """Return what is at the place.
 

@@ -158,6 +158,7 @@ class Brightest(Objective):
         (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "is no place"),
         (["--layer", "features.3", "--channel", "null", "--neuron", "1,1"], "name it by --channel"),
         (["--layer", "features.3", "--channel", "1", "--axis", "feature"], "no tokens"),
+        (["--layer", "head", "--channel", "1", "--neuron", "centre"], "has no places: leave out --neuron"),
         (["tarantula", "--layer", "features.3", "--channel", "1"], "a run shows classes or a layer"),
         (["--neuron", "1,1"], "name it by --layer"),
         (["--channel", "1", "0"], "--channel names channels of a layer"),
