@@ -160,11 +160,13 @@ class Visualize(Command):
             return [Task(0, name, config.seed, source=config.init, options={} if layer is None else {"layer": layer})]
         if config.channel is None:
             raise LitVizError(f"no channel of layer {layer!r} was named: give --channel, such as --channel 3,14-20.")
+        axes = (part.init_args.get("axis") for part in _readers(config.model.objective))
+        axis = next((axis for axis in axes if axis is not None), None)
         tasks = []
         for index, channel in enumerate(channels(config.channel, objective.channels or 0)):
             check_channel(channel, objective.channels or 0, str(layer))
-            options = {"layer": layer, "channel": channel}
-            name = f"{layer}_ch{channel}"
+            options = {"layer": layer, "channel": channel, **({} if axis is None else {"axis": axis})}
+            name = f"{layer}_{axis or 'ch'}{channel}"
             tasks.append(Task(index, name, config.seed + index, source=config.init, options=options))
         return tasks
 

@@ -33,5 +33,6 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     wide = width / height
     columns = None if wide == 1 else max(1, round(8 / wide))
     count = len({(record["layer"], record["channel"]) for record in records})
-    heading = f"{', '.join(layers)} · {counted(count, 'channel')}"
+    axes = {str(outcome.record.get("axis") or "channel") for outcome in outcomes}
+    heading = f"{', '.join(layers)} · {counted(count, axes.pop() if len(axes) == 1 else 'channel')}"
     return contact_sheet(pictures, numbers, columns, width=_TILE * wide, limit=_MOST, heading=heading)

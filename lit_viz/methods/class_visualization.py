@@ -216,7 +216,8 @@ class ClassVisualization(ImageTraining):
         task = self.slots.tasks[n]
         about = {"top5": look.ranking, **({"lr": task.options["lr"]} if "lr" in task.options else {})}
         if task.target is None:
-            return {**about, **{key: task.options.get(key) for key in ("layer", "channel")}}
+            axis = {"axis": task.options["axis"]} if "axis" in task.options else {}
+            return {**about, **{key: task.options.get(key) for key in ("layer", "channel")}, **axis}
         return {**about, "judges": self.judged(look.image, task.target, self.judges)}
 
     def judged(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
