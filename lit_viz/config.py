@@ -154,6 +154,8 @@ class MethodCLI(LightningCLI):
                     self.config = parser.parse_object(dict(args))
                 else:
                     self.config = parser.parse_args([word for word in args if word not in printing])
+                if self.config.out == "":
+                    raise LitVizError("--out is an empty word: give it a folder, or leave it out.")
                 self.command.settle(self.config)
                 if printing:  # what was settled, too
                     parser.parse_args(["--config", parser.dump(self.config), *printing])

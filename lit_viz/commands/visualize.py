@@ -18,6 +18,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import layer_of
 from lit_viz.commands.base import Command, Inquiry, shown_number
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.moments import Moments
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -137,6 +138,12 @@ class Visualize(Command):
             )
         unasked = config.targets and "target" not in parts["objective"].asks
         notes = [f"the objective asks for no class: {', '.join(map(str, config.targets))} left out"] if unasked else []
+        last = max([int(n) for n in config.vary.get("iterations", ())], default=config.iterations)
+        for name in ("log_at", "curve_at"):
+            late = sorted(k for k in Moments.parse(getattr(config, name)).listed if k > last)
+            if late:
+                said = ", ".join(map(str, late))
+                notes.append(f"--{name.replace('_', '-')} {said} is not reached: the last iteration is {last}")
         return varied(self._unvaried(config, parts, classifier), config.vary), notes
 
     def _unvaried(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> list[Task]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ class MACO(Parameterization):
     Raises:
         LitVizError: the folder is not there or holds no picture.
     """
+
+    keeps: ClassVar[str] = "its phases only"
 
     magnitude: str | None = None
     decay: float = 1.0

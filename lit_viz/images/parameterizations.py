@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,7 +55,13 @@ class Canvas:
 
 
 class Parameterization(ABC):
-    """A differentiable map from a parameter to images."""
+    """A differentiable map from a parameter to images.
+
+    Attributes:
+        keeps: what of a photograph that is encoded, in words.
+    """
+
+    keeps: ClassVar[str] = "little of it"
 
     @abstractmethod
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:

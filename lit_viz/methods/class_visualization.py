@@ -35,6 +35,10 @@ from lit_viz.randomness import Draws, Key
 Judges = Callable[[Tensor, int], Mapping[str, Any]]
 
 
+#: Of 255: farther than this from a photograph on the mean an image doesn't start from it.
+_LOST = 8
+
+
 class ClassVisualization(ImageTraining):
     """Trains images to be seen as their target classes (Simonyan et al. 2014, arXiv:1312.6034, section 2), or to raise
     what a layer gives (Olah, Mordvintsev and Schubert 2017, "Feature Visualization").
@@ -126,7 +130,12 @@ class ClassVisualization(ImageTraining):
         self.init = init
         if init is not None:
             largest, mean = encoding_error(parameterization, init[None], self.canvas)
-            self.notes.append(f"training starts from the photograph to within {largest:.2f}/255 (mean {mean:.3f}/255)")
+            near = f"training starts from the photograph to within {largest:.2f}/255 (mean {mean:.3f}/255)"
+            lost = (
+                f"the photograph is lost: {type(parameterization).__name__} keeps {parameterization.keeps}, and starts "
+                f"{mean:.0f}/255 from it on the mean; Fourier and Pixels keep it"
+            )
+            self.notes.append(lost if mean > _LOST else near)
         self.judges = judges
         if native or objective.layers:
             self._try()

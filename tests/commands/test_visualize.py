@@ -139,6 +139,30 @@ def test_judges_take_images_of_as_many_channels(lite0: Classifier) -> None:
     assert installed_judges(grey) == ()
 
 
+def test_what_is_asked_for_in_vain_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Iterations that don't come, and a photograph of which little is kept."""
+    words = ["visualize", "0", *SMALL, "--iterations", "4", "--log-at", "2,9,300", "--curve-at", "1,4"]
+    lit_viz(*words, "--vary", '{"iterations": [3, 9]}', "--out", str(tmp_path / "run"))
+    said = capsys.readouterr().err
+    assert "--log-at 300 is not reached: the last iteration is 9" in said
+    assert "--curve-at" not in said
+    photograph = ["--init", "packaged:chelsea"]
+    lit_viz(*words, *photograph, "--model.parameterization", "MACO", "--out", str(tmp_path / "phases"))
+    said = capsys.readouterr().err
+    assert "--log-at 9, 300 is not reached: the last iteration is 4" in said
+    assert "the photograph is lost: MACO keeps its phases only" in said
+    assert "training starts from the photograph" not in said
+    lit_viz(*words, *photograph, "--out", str(tmp_path / "photograph"))
+    assert "training starts from the photograph to within" in capsys.readouterr().err
+
+
+def test_an_empty_folder_name_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], smooth: Classifier) -> None:
+    lit_viz("visualize", "0", *SMALL, "--out", "", expect=1)
+    assert "--out is an empty word" in sentence(capsys)
+    with pytest.raises(LitVizError, match="--out is an empty word"):
+        lv.visualize(smooth, [1], out="")
+
+
 def test_a_judge_sees_the_pictures_of_a_group_apart_and_knows_classes_by_their_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Classifier, capsys: pytest.CaptureFixture[str]
 ) -> None:
