@@ -26,6 +26,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import told
 from lit_viz.commands import COMMANDS
 from lit_viz.commands.base import shown_number
@@ -64,8 +65,10 @@ class Axis:
             read = [number(value) for value in yaml.safe_load(f"[{values}]")]
         except yaml.YAMLError as error:
             raise LitVizError(f"--sweep {words} can't be read: write it as iterations=50,100,200") from error
-        if not option or not read or len({repr(value) for value in read}) < len(read):
-            raise LitVizError(f"--sweep {words} names no option with its different values: iterations=50,100,200")
+        if not option or not read:
+            raise LitVizError(f"--sweep {words} names no option with its values: write it as iterations=50,100,200")
+        if len({repr(value) for value in read}) < len(read):
+            raise LitVizError(f"--sweep {words} has a value twice: name each once")
         return cls(OF_TASK.get(option, option.removeprefix("--")), read)
 
     @property
@@ -108,8 +111,12 @@ def taken(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
             out = value
         else:
             axes.append(Axis.parse(value))
-    if not axes or len({axis.option for axis in axes}) < len(axes):
-        raise LitVizError("name what is swept, each option once: --sweep iterations=50,100,200")
+    if not axes:
+        raise LitVizError("nothing is swept: name an option and its values by --sweep iterations=50,100,200")
+    options = [axis.option for axis in axes]
+    twice = next((option for option in options if options.count(option) > 1), None)
+    if twice is not None:
+        raise LitVizError(f"--sweep {twice} is given twice: name all its values in one, as --sweep {twice}=A,B,C")
     return axes, out, rest
 
 
@@ -129,6 +136,23 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
         own = ["--vary", json.dumps(inside), "--out", str(path)]
         found.append((chosen, MethodCLI(COMMAND, [*words, *options, *own])))
     return found
+
+
+def tried_out(planned: Sequence[tuple[dict[str, Any], MethodCLI]]) -> None:
+    """Make the modules and queues of all runs, so that a value which makes no run is refused before one is trained."""
+    loaded: dict[str, Classifier] = {}
+    for chosen, cli in planned:
+        config = cli.config
+        try:
+            COMMAND.check(config)
+            options = config.classifier.as_dict()
+            if (known := repr(options)) not in loaded:
+                loaded[known] = load_classifier(options.pop("name"), **options)
+            COMMAND.build(config, cli.parts, loaded[known])
+            COMMAND.tasks(config, cli.parts, loaded[known])
+        except LitVizError as error:
+            which = ", ".join(f"{option} {said(value)}" for option, value in chosen.items())
+            raise LitVizError(f"{which}: {error}" if which else str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -234,6 +258,7 @@ def sweep(words: Sequence[str]) -> None:
     if planned[0][1].config.count:
         print(cost_in_words([cost(COMMAND, cli) for _, cli in planned]))
         return
+    tried_out(planned)
     os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # its runs stand together
     pictures: list[Tried] = []
     for chosen, cli in planned:

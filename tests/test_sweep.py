@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,37 @@ def test_axes_are_read_as_yaml() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["", "--sweep iterations", "--sweep lr=1,1", "--sweep", "--sweep a=[1", "--sweep lr=1 --sweep lr=2"]
+    ("words", "says"),
+    [
+        ("", "nothing is swept"),
+        ("--sweep iterations", "--sweep iterations names no option with its values"),
+        ("--sweep =1,2", "--sweep =1,2 names no option with its values"),
+        ("--sweep lr=1,1", "--sweep lr=1,1 has a value twice"),
+        ("--sweep", "--sweep wants a value"),
+        ("--sweep a=[1", "--sweep a=.1 can't be read"),
+        ("--sweep lr=1 --sweep model.step_rule.lr=2", "--sweep lr is given twice"),
+    ],
 )
-def test_a_sweep_of_nothing_is_one_sentence(words: str) -> None:
-    with pytest.raises(LitVizError, match=r"--sweep"):
+def test_a_sweep_of_nothing_is_one_sentence(words: str, says: str) -> None:
+    with pytest.raises(LitVizError, match=says):
         taken(["tarantula", *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("swept", "says"),
+    [
+        ("model.size=16,0", "model.size 0: a picture of 0 x 0 pixels is empty"),
+        ("model.views=1,0", "model.views 0: --views 0 makes no run"),
+        ("model.shown=1.0,7.0", "shown 7.0 is no part of the canvas"),
+        ("model.step_rule=Adam,lit_viz.attacks.FGSM", "FGSM moves the pixels of a photograph"),
+        ("model.objective=Logit,{class_path: Layer, init_args: {layer: nose}}", "has no layer 'nose'"),
+    ],
+)
+def test_all_values_are_tried_before_one_is_trained(swept: str, says: str, tmp_path: Path) -> None:
+    """The first runs were trained, and what was wrong with the last was said at its turn."""
+    with pytest.raises(LitVizError, match=re.escape(says)):
+        sweep(["2", *FEW, "--iterations", "3", "--sweep", swept, "--out", str(tmp_path / "sweep")])
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize(
