@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from lit_viz.telling import command_line
 #: Of a run folder, the file of its last checkpoint.
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 _ROUNDED = 1e-2  # a network with steps (rounded activations) may depart by more than the last bits
+#: Short names of precisions, and Lightning's own.
+_PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 #: Options that may differ between a run and its continuation.
 _FREE = (
     "out",
@@ -57,8 +59,7 @@ def open_or_make(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
 
 def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
     """Refuse to continue a run under another configuration."""
-    before = folder.config
-    now = yaml.safe_load(cli.parser.dump(cli.config))
+    before, now = ({**o, **_of_trainer(o)} for o in (folder.config, yaml.safe_load(cli.parser.dump(cli.config))))
     # A later lit_viz may have more options.
     begun_with = {key: before[key] for key in now if key in before and key not in _FREE}
     for name, was, given in _changed(begun_with, now):
@@ -66,6 +67,12 @@ def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
             f"--{name} can't be changed: {folder.path} was begun with {was}, not {given}; "
             f"{command_line('resume', folder.path)} goes on as it was begun."
         )
+
+
+def _of_trainer(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return what of the Trainer's options makes the images, by name, as Lightning has it."""
+    given = str((options.get("trainer") or {}).get("precision") or "32-true")
+    return {"trainer.precision": _PRECISIONS.get(given, given)}
 
 
 def _changed(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -11,7 +11,8 @@ def _from_outside() -> tuple[int, int, int] | None:
     if "TORCHELASTIC_RUN_ID" in environment:
         rank, processes = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         nodes = processes // int(environment["LOCAL_WORLD_SIZE"])
-    elif "SLURM_PROCID" in environment:
+    elif "SLURM_PROCID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        # Somebody's shell in an allocation is no task of several; Lightning has it so as well.
         rank, processes = int(environment["SLURM_PROCID"]), int(environment.get("SLURM_NTASKS", "1"))
         nodes = int(environment.get("SLURM_NNODES", "1"))
     else:

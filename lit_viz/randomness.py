@@ -142,8 +142,9 @@ class Draws:
         def draw(m: int) -> None:
             fill(rows[m], torch.Generator().manual_seed(words[m] >> 32))
 
-        threads = min(torch.get_num_threads(), len(words)) if rows.numel() > _ALONE else 1
-        list((_drawers(threads).map if threads > 1 else map)(draw, range(len(words))))
+        threads = torch.get_num_threads()
+        together = threads > 1 and len(words) > 1 and rows.numel() > _ALONE
+        list((_drawers(threads).map if together else map)(draw, range(len(words))))
         return sent(rows, self.device)
 
     def _tensor(self, values: npt.NDArray[np.generic], shape: Sequence[int]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from functools import partial
 from itertools import chain, count
@@ -21,6 +21,7 @@ from lit_viz.callbacks.notes import Notes
 from lit_viz.callbacks.progress import Progress
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import HANDED_OVER
+from lit_viz.classifiers.copying import probed
 from lit_viz.commands import Command
 from lit_viz.commands.base import Inquiry
 from lit_viz.config import MethodCLI, dump
@@ -92,7 +93,7 @@ def _lead(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
         if folder is not None and begins:
             folder.write_config(dump(cli, recorded_of(command, None)))
         if classifier is None:
-            classifier = _load(config.classifier.as_dict())
+            classifier = _load(config.classifier.as_dict(), trainer.strategy.root_device)
         begun = folder.queue() if folder is not None and continues else []
         module, tasks = _built(command, cli, classifier, begun)
         if folder is not None:
@@ -127,7 +128,8 @@ def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
         tasks = folder.queue()
         if tasks and is_finished(folder, tasks):  # none: the first process has only begun to make the folder
             return nothing
-    module = command.build(config, cli.parts, classifier or _load(config.classifier.as_dict()))
+    classifier = classifier or _load(config.classifier.as_dict(), trainer.strategy.root_device)
+    module = command.build(config, cli.parts, classifier)
     fit(trainer, config, module)
     return nothing
 
@@ -293,13 +295,21 @@ def _draw(run: Run, figure: Path) -> None:
     save_figure(run.figure(), figure)  # last: where it is, the run is drawn
 
 
-def _load(options: dict[str, Any]) -> Classifier:
+def _load(options: dict[str, Any], device: torch.device | None = None) -> Classifier:
+    """Load the network of a configuration; onto the device, if it works there, so that what the original is asked
+    (labels, files) is asked where the images are trained."""
     if options["weights"] == HANDED_OVER:
         raise LitVizError(
             f"the run was begun with a network that was handed over in Python ({options['name']}): go on there, with "
             "lit_viz.resume(folder, network) or check(folder, network)"
         )
-    return load_classifier(options.pop("name"), **options)
+    classifier = load_classifier(options.pop("name"), **options)
+    if device is not None and device != classifier.device and classifier.device.type == "cpu":
+        with suppress(Exception):  # whatever its modules raise that know the processor alone
+            classifier.original.to(device)
+        if not probed(classifier).numel():
+            classifier.original.to("cpu")
+    return classifier
 
 
 # -- the folder

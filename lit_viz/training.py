@@ -137,7 +137,7 @@ def failures_told(config: Any) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        on_gpu = isinstance(error, torch.OutOfMemoryError) or "CU" in str(error)
         kept = f"; what was finished is kept{how} and fewer --slots" if (how := go_on(config)) else ""
         raise LitVizError(
             f"the memory of {'the GPU' if on_gpu else 'this machine'} is not enough: take {at_once}, fewer --views or "

@@ -92,6 +92,15 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(PhotographTraining, "start", stopping)
 
 
+def test_a_run_goes_on_in_its_precision(run: Path, smooth: Classifier) -> None:
+    """It makes the images; what Lightning calls alike is alike."""
+    lv.resume(run, smooth, trainer__precision=32)
+    with pytest.raises(
+        LitVizError, match=r"--trainer.precision can't be changed: .* was begun with 32-true, not bf16-mi"
+    ):
+        lv.resume(run, smooth, trainer__precision="bf16-mixed")
+
+
 @pytest.mark.parametrize("labels", ["predicted", 2])
 def test_arrays_are_handed_over_again_before_anything_goes_on(
     labels: str | int, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

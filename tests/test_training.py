@@ -175,5 +175,8 @@ def test_too_little_memory_is_one_sentence() -> None:
         torch.empty(1 << 60)
     with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), failures_told(config()):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    for words in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "CUDA out of memory."):
+        with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), failures_told(config()):
+            raise RuntimeError(words)
     with pytest.raises(RuntimeError, match="size mismatch"), failures_told(config()):
         raise RuntimeError("size mismatch")

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, relative
+from lit_viz.attributions.base import Estimator, relative, summed
 from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
 from lit_viz.transfers import listed
@@ -48,7 +48,7 @@ class Sampling(Estimator):
         samples = self.samples(x, state, slots, numbers, evaluate)
         state["mean"], residuals = averaged(state["mean"], slots, numbers, samples, self.lost)
         squares = torch.linalg.vector_norm(residuals.flatten(1), dim=1).square() / residuals[0].numel()
-        state["squares"] = state["squares"].index_add(0, slots, squares)
+        state["squares"] = summed(state["squares"], slots, squares)
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:

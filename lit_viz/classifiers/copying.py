@@ -24,6 +24,7 @@ from lit_viz.classifiers.guest import (
     dtype_of,
     full_float32,
     private,
+    random_state,
     random_state_kept,
     remarks_left_out,
 )
@@ -214,14 +215,14 @@ def _private_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Mo
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except Exception as error:  # whatever the owner's modules and attributes raise; the note tells it
         raise _Refused(f"it can't be copied ({first_line(error)})") from error
-    before = _random_state(x.device)
+    before = random_state(x.device)
     with borrowed(module):
         try:
             with _called_of(module) as called:
                 answer = _answer(network, x.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # a view of what lies contiguous otherwise, most often
             raise _Refused(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
-        draws = not torch.equal(before, _random_state(x.device))
+        draws = not torch.equal(before, random_state(x.device))
     if called:
         raise _Refused("a copy of it goes on asking it: a function in its place, or a bound method, holds on to it")
     if not draws and relative_difference(answer, expected) > COPIED_TOLERANCE:
@@ -276,10 +277,6 @@ def without_hooks(module: nn.Module) -> dict[int, Any]:
 
 def _module_of(hook: Any) -> str:
     return getattr(hook, "__module__", None) or ""
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _folded_and_fused(

@@ -15,6 +15,7 @@ from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, failures_na
 from lit_viz.classifiers.layers import layer_of, reading, reads_moments
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.residual import damp
+from lit_viz.classifiers.scaling import Scale
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
 
@@ -99,7 +100,11 @@ class FrozenNetwork(nn.Module):
             _going_on(network, activations, layers, x.device),
         ):
             layout = torch.contiguous_format if self._own is None else torch.channels_last
-            images = x.to(device_of(network), dtype_of(network)).contiguous(memory_format=layout)
+            dtype = dtype_of(network)
+            scale = Scale() if dtype == torch.float16 and not layers and torch.is_grad_enabled() else None
+            images = x.to(device_of(network))
+            images = images.to(dtype) if scale is None else scale.lowered(images, dtype)
+            images = images.contiguous(memory_format=layout)
             call = network if self._compiled is None or layers else self._compiled
             normalized = torch.addcmul(self.shift.to(images), images, self.scale.to(images))
             with failures_named(x):
@@ -107,7 +112,8 @@ class FrozenNetwork(nn.Module):
         logits = logits_of(output, len(x))
         if torch.is_grad_enabled() and x.requires_grad and (self.blind or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if logits.dtype != torch.float64:
+            logits = logits.float() if scale is None or logits.dtype != torch.float16 else scale.raised(logits)
         return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
 
     @property

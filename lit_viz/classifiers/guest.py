@@ -67,6 +67,11 @@ def random_state_kept(module: nn.Module | None = None) -> Iterator[None]:
             np.random.set_state(numpys)  # noqa: NPY002
 
 
+def random_state(device: torch.device) -> Tensor:
+    """Return the state of the generator from which layers on a device draw."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
 @contextmanager
 def failures_named(x: Tensor) -> Iterator[None]:
     """Say of what the network's own code raises, in a forward of ``x``, that it was the network's.
@@ -84,7 +89,8 @@ def failures_named(x: Tensor) -> Iterator[None]:
 
 def lacks_memory(error: Exception) -> bool:
     """Return whether this is how torch and NumPy say that memory is not enough, a GPU's or the machine's."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the last two by CUDA and its libraries
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in said)
 
 
 #: What torch says of networks that are scripted or exported when they are copied or read: of use to nobody here.
@@ -106,13 +112,30 @@ def remarks_left_out() -> Iterator[None]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Let convolutions on NVIDIA's GPUs calculate with all bits of float32, not with TF32's 10 of 23, as by default."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """Let the body calculate with all bits of float32, not with the 10 of 23 of TF32 or the 7 of bfloat16: NVIDIA's
+    GPUs do so in convolutions by default, and where somebody has asked for it in products of matrices as well."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _ROUNDING]
     try:
+        for owner, name, full in _ROUNDING:
+            setattr(owner, name, full)
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _rounding() -> list[tuple[Any, str, Any]]:
+    """Return by what torch is told how to calculate, and what makes it exact. Which of its two ways it knows depends on
+    its version; who has used the new one may not ask by the old one."""
+    cudnn, cuda, mkldnn = torch.backends.cudnn, torch.backends.cuda.matmul, torch.backends.mkldnn
+    if not hasattr(cuda, "fp32_precision"):
+        return [(cudnn, "allow_tf32", False), (cuda, "allow_tf32", False)]
+    kinds = (getattr(owner, kind, None) for owner in (cudnn, mkldnn) for kind in ("conv", "rnn", "matmul"))
+    found = [kind for kind in (*kinds, cuda) if hasattr(kind, "fp32_precision")]
+    return [(kind, "fp32_precision", "ieee") for kind in found]
+
+
+_ROUNDING = _rounding()
 
 
 def private(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from lit_viz.classifiers.classifier import HANDED_OVER, Classifier
 from lit_viz.classifiers.copying import probe_images, relative_difference
-from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, private, random_state_kept
+from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, private, random_state, random_state_kept
 from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
 from lit_viz.classifiers.outputs import head_of_probabilities, logits_of
 from lit_viz.classifiers.sources import Source, find_source
@@ -260,9 +260,9 @@ def _try(classifier: Classifier) -> int:
     images = probe_images(channels, size).to(classifier.device, dtype_of(classifier.original))
     with torch.no_grad(), borrowed(classifier.original) as network:
         try:
-            before = torch.get_rng_state()
+            before = random_state(classifier.device)
             logits, probabilities = head_of_probabilities(network, classifier.normalize(images))
-            draws = not torch.equal(before, torch.get_rng_state())
+            draws = not torch.equal(before, random_state(classifier.device))
             alone = [logits_of(network(classifier.normalize(one)), 1) for one in (images[:1], images[1:])]
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error

@@ -130,9 +130,10 @@ class Processes:
     _left: int = field(default=1, init=False)  # steps until they meet
 
     @classmethod
-    def connected(cls, mode: DevicesMode) -> Processes:
-        """Return the processes that Lightning has connected."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    def connected(cls, mode: DevicesMode, size: int) -> Processes:
+        """Return the processes that Lightning has connected for a run of so many; where it is of one, others that
+        somebody has connected have no part in it."""
+        if size == 1:
             return cls(mode=mode)
         # A group of its own on the processors: agreeing never waits for a GPU, and a process that ends is noticed.
         return cls(dist.get_rank(), dist.get_world_size(), mode, dist.new_group(backend="gloo"))

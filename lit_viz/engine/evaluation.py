@@ -17,6 +17,7 @@ from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation
 from lit_viz.randomness import Draws
+from lit_viz.transfers import sent
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Evaluator:
             x = x.detach().requires_grad_(gradient)
             images = self.decode(x)
             logits, activations = self._ask(images, slots, rows, network, part)
-            members = torch.arange(self.group).repeat_interleave(self.views // self.group).repeat(len(rows))
+            each = self.views // self.group
+            members = sent([m for _ in rows for m in range(self.group) for _ in range(each)], x.device)
             goals = {**slots.goals(rows, x.device, self.views), "members": members}
 
             def over_views(inputs: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class ImageTraining(Method):
         """Prepare the network and take up where a checkpoint left off."""
         if isinstance(self.trainer.precision_plugin, MixedPrecision):
             self.trainer.precision_plugin.scaler = None  # it would unscale what nobody has scaled: there is no loss
-        self.processes = Processes.connected(self.devices_mode)
+        self.processes = Processes.connected(self.devices_mode, self.trainer.world_size)
         self.prepare(self.device)
         kept: list[dict[str, Any]] = []
         if self._restored is not None:
@@ -99,9 +99,10 @@ class ImageTraining(Method):
             self.optimizers().step()  # type: ignore[union-attr]
             observations = self._step.observations(looks)
             self._show([observation.scalars for observation in observations])
+            endings = self._step.ended(self.optimizer.done)
             share = (time.perf_counter() - began) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
-            for observation, result in self._step.finish(self.optimizer.done):
+            for observation, result in self._step.finish(endings):
                 observations = joined(observations, observation)
                 results.append(result)
             self._step.close()

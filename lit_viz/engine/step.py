@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ from lit_viz.engine.slots import ITERATION
 from lit_viz.engine.tasks import Observation, Result
 from lit_viz.optim import Evaluation
 from lit_viz.transfers import listed
+
+
+class Ending(NamedTuple):
+    """How an image ended: it broke, or was found done; or else it had all its updates."""
+
+    broken: bool
+    done: bool
 
 
 class Step:
@@ -67,34 +75,37 @@ class Step:
                 found[n] = {**terms[m], **({"gradient_norm": norms[m]} if m in norms else {})}
         return found
 
-    def finish(self, found: Tensor) -> list[tuple[Observation, Result]]:
-        """Take the images that are done out of their slots: those that broke, that the rule has ``found`` done
-        ``(N,)`` bool, or that had all their updates."""
-        method, slots = self.method, self.method.slots
-        iteration = slots.iteration
+    def ended(self, found: Tensor) -> dict[int, Ending]:
+        """Return by slot how images have ended: that broke, that the rule has ``found`` done ``(N,)`` bool, or that had
+        all their updates. Here a GPU is waited for."""
+        slots, last = self.method.slots, [self.method.last(task) for task in self.method.slots.tasks]
         # In float32 at least, since half precision can't hold the sum of an image.
         sums = slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32)) + self.scores
-        broken, done = torch.stack([~torch.isfinite(sums), found]).tolist()
-        last = [method.last(task) for task in slots.tasks]
-        ended = [n for n, k in enumerate(iteration) if broken[n] or done[n] or k >= last[n]]
-        if not ended:
+        flags = torch.stack([~torch.isfinite(sums), found], 1).tolist()
+        endings = {n: Ending(*those) for n, those in enumerate(flags)}
+        return {n: e for n, e in endings.items() if e.broken or e.done or slots.iteration[n] >= last[n]}
+
+    def finish(self, endings: Mapping[int, Ending]) -> list[tuple[Observation, Result]]:
+        """Take the images that have ended out of their slots."""
+        if not endings:
             return []
+        method, slots, ended = self.method, self.method.slots, list(endings)
         x = slots.x.clone()
         for n in ended:
-            if broken[n]:
+            if endings[n].broken:
                 x[n] = self.x[n]
                 slots.put(ITERATION, [n], torch.tensor([self.began_at[n]]))
-        whole = [n for n in ended if not broken[n]]
+        whole = [n for n in ended if not endings[n].broken]
         known = dict(zip(whole, method.conclude(x[whole], whole), strict=True)) if whole else {}
         looks = method.look(x[ended], ended, final=True)
         for n, look in zip(ended, looks, strict=True):
-            if look.traced is not None and done[n]:  # x_k was evaluated in this step
+            if look.traced is not None and endings[n].done:  # x_k was evaluated in this step
                 evaluation, m = self.evaluated[n]
                 known[n] = evaluation.told()[m]
         finite = self.scores.isfinite().tolist()
         at_start = [k == 0 and not fine for k, fine in zip(self.began_at, finite, strict=True)]
         pairs = [
-            _result(method, n, look, known.get(n, {}), broken=broken[n], from_start=at_start[n])
+            _result(method, n, look, known.get(n, {}), broken=endings[n].broken, from_start=at_start[n])
             for n, look in zip(ended, looks, strict=True)
         ]
         slots.keep([n for n in range(len(slots)) if n not in ended])

@@ -29,7 +29,7 @@ from lit_viz.attributions import (
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.copying import without_hooks
-from lit_viz.classifiers.guest import cast, device_of, private, random_state_kept
+from lit_viz.classifiers.guest import cast, device_of, full_float32, private, random_state_kept
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.classifiers.rectifiers import is_rectifier
 from lit_viz.errors import LitVizError
@@ -166,7 +166,8 @@ def captum_map(question: Question) -> Tensor | None:
     if not in_captum(question.method):
         return None
     make = _MAKERS[type(question.method)]
-    with random_state_kept(), torch.enable_grad(), warnings.catch_warnings():
+    original = question.classifier.original
+    with random_state_kept(original), full_float32(), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
         warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks")
         found: Tensor | None = make(question)

@@ -30,6 +30,7 @@ from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.randomness import Draws, Key
+from lit_viz.transfers import sent
 
 #: Asks other networks about a finished picture and a class: name -> verdict.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]
@@ -255,7 +256,7 @@ class ClassVisualization(ImageTraining):
         inputs = pictures if self.native else resized(pictures, self.classifier.size)
         logits, activations = network(inputs, layers=self.objective.layers)
         each = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
-        each["members"] = torch.arange(self.group).repeat(len(pictures) // self.group)
+        each["members"] = sent(list(range(self.group)) * (len(pictures) // self.group), pictures.device)
         scores = scores_of(self.objective, Outputs(logits, activations=activations, inputs=self.group, **each))
         means = [rows.view(-1, self.group, *rows.shape[1:]).mean(1).float().cpu() for rows in (logits, scores)]
         return means[0], means[1]

@@ -21,7 +21,7 @@ from lit_viz.methods.photograph_set import PhotographSet, read_photographs
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation, State
-from lit_viz.randomness import Draws
+from lit_viz.randomness import Draws, Key
 from lit_viz.transfers import listed, sent
 
 
@@ -100,7 +100,8 @@ class UniversalPerturbation(AttackTraining):
             images.append(photographs.images(places, x))
             goals.append(photographs.goal[places])
             towards.append(photographs.towards[places])
-        return _Batch(torch.stack(images), *(sent(torch.cat(rows), x.device) for rows in (goals, towards)))
+        asked = (sent(torch.cat(those), x.device) for those in (goals, towards))
+        return _Batch(self.slots.keys(rows, self.views), torch.cat(images), *asked)
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Add the perturbations to all photographs, write the sums in 8 bits, in memory, and ask about both."""
@@ -155,20 +156,24 @@ class _Batch:
     """The photographs that N perturbations are tried on in an iteration, a view each.
 
     Attributes:
-        images: ``(N, views, C, H, W)``.
+        keys: who draws, a view each.
+        images: ``(N * views, C, H, W)``.
         goal, towards: ``(N * views,)``.
     """
 
+    keys: Sequence[Key]
     images: Tensor
     goal: Tensor
     towards: Tensor
 
     def look(self, delta: Tensor, draws: Draws) -> Tensor:
-        """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one a draw."""
-        views = [key.view for key in draws.keys]
-        rows = [m * len(delta) // len(views) for m in range(len(views))]  # each perturbation has as many
-        places, mine = sent(views, delta.device), sent(rows, delta.device)
-        sums = self.images[mine, places] + delta[mine]
+        """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one a draw: of a process that evaluates a
+        part of the views, or of the perturbations, these alone."""
+        count = len(draws.keys)
+        rows = sent([m * len(delta) // count for m in range(count)], delta.device)  # each has as many
+        places = {key: place for place, key in enumerate(self.keys)}
+        shown = sent([places[key] for key in draws.keys], delta.device)
+        sums = self.images[shown] + delta[rows]
         # torch's clamp passes the slope of a value at black or white in some versions (2.13), and in others (2.15) not.
         return torch.where((sums >= 0) & (sums <= 1), sums, sums.detach().clamp(0, 1))
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.layers import LayerObjective
+from lit_viz.transfers import listed
 
 
 class Diversity(LayerObjective):
@@ -30,13 +31,14 @@ class Diversity(LayerObjective):
         Raises:
             LitVizError: a task owns one image only.
         """
-        members = outputs.members
-        if members is None or not bool(members.any()):
+        members = [] if outputs.members is None else listed(outputs.members)
+        if not any(members):
             raise LitVizError("Diversity tells the images of a group apart: give --model.group 2 or more.")
-        group, views = int(members.max()) + 1, int((members == 1).nonzero()[0])
+        group, views = max(members) + 1, members.index(1)
         a = self.maps(outputs).flatten(2)
         gram = torch.nn.functional.normalize((a @ a.transpose(1, 2)).flatten(1), dim=1)
         gram = gram.view(-1, group, views, gram.shape[1])
         likeness = torch.einsum("tgvi,thvi->tghv", gram, gram)
         others = likeness.sum(2) - likeness.diagonal(dim1=1, dim2=2).movedim(-1, 1)
-        return (others / (1 - group)).flatten()
+        minus: Tensor = others / (1 - group)
+        return minus.flatten()

@@ -14,7 +14,7 @@ from lit_viz.errors import LitVizError, first_line
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.optim.rule import State, StepRule, never
 from lit_viz.optim.schedules import LearningRate, learning_rate
-from lit_viz.transfers import listed
+from lit_viz.transfers import fetched, listed, sent
 
 # They look at all parameters at once, or need what an image does not have.
 _REFUSED = {
@@ -48,6 +48,7 @@ class Adapted(StepRule):
         except (ValueError, TypeError) as error:
             raise LitVizError(f"{name} takes no such options: {first_line(error)}.") from error
         self._own: tuple[str, ...] | None = None  # what the optimizer keeps of an image, once it is known
+        self._here: tuple[str, ...] = ()  # of that, what torch keeps on the processor, and reads there in each step
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the base rate and room for the optimizer's state, whose shapes a step on a throw-away image tells."""
@@ -61,7 +62,7 @@ class Adapted(StepRule):
         trial.step()
         kept = {key: value for key, value in trial.state[parameter].items() if torch.is_tensor(value)}
         self._own = tuple(kept)
-        # torch keeps some of it on the processor
+        self._here = tuple(key for key, value in kept.items() if value.device != image.device)
         return {key: torch.zeros_like(value, device=image.device) for key, value in kept.items()}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
@@ -78,19 +79,19 @@ class Adapted(StepRule):
         x, gradient = x.clone(memory_format=torch.contiguous_format), gradient.contiguous()
         optimizer = self._optimizer(list(x), listed(self.lr(state)))
         own = self._own if self._own is not None else tuple(self._room(x[0]))  # a resume does without init
-        state = {**state, **{key: state[key].clone() for key in own}}
+        room = {key: (fetched(state[key]) if key in self._here else state[key]).clone() for key in own}
         parameters = [group["params"][0] for group in optimizer.param_groups]
         for n, (parameter, iteration) in enumerate(zip(parameters, listed(state["iteration"]), strict=True)):
             parameter.grad = gradient[n]
             if iteration > 0:  # a new image gets the optimizer's own fresh state
-                optimizer.state[parameter] = {key: state[key][n] for key in own}
+                optimizer.state[parameter] = {key: room[key][n] for key in own}
         optimizer.step()
         for n, parameter in enumerate(parameters):
             for key in own:
                 value = optimizer.state[parameter][key]
-                if value.data_ptr() != state[key][n].data_ptr():  # it was not updated in place
-                    state[key][n] = value
-        return x, state
+                if value.data_ptr() != room[key][n].data_ptr():  # it was not updated in place
+                    room[key][n] = value
+        return x, {**state, **{key: sent(value, x.device) for key, value in room.items()}}
 
     def _optimizer(self, rows: list[Tensor], rates: list[float]) -> torch.optim.Optimizer:
         groups = [{"params": [row], "lr": rate} for row, rate in zip(rows, rates, strict=True)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.guest import borrowed
+from lit_viz.classifiers.guest import borrowed, full_float32
 from lit_viz.errors import NetworkError
 from tests.classifiers.networks import Lockable, conv_net
 
@@ -180,6 +180,22 @@ class Noisy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         noise = random.random() + float(np.random.rand()) + torch.rand(())  # noqa: NPY002
         return self.inner(x) + noise
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the old way only")
+def test_all_bits_of_float32_whatever_way_they_were_left_out() -> None:
+    """Who has used torch's new way may not ask by the old one: to read the old flag is an error then."""
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = torch.backends.fp32_precision, conv.fp32_precision, matmul.fp32_precision
+    try:
+        for everywhere, products, convolutions in (("ieee", "tf32", "ieee"), ("tf32", "tf32", "tf32")):
+            torch.backends.fp32_precision = everywhere
+            matmul.fp32_precision, conv.fp32_precision = products, convolutions
+            with full_float32():
+                assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
+            assert (matmul.fp32_precision, conv.fp32_precision) == (products, convolutions)
+    finally:
+        torch.backends.fp32_precision, conv.fp32_precision, matmul.fp32_precision = before
 
 
 def test_nobodys_random_numbers_are_used_up() -> None:

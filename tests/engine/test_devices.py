@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.devices import Part, Processes, Said
+from lit_viz.launched import launched
 from tests.engine.several import Case, cases, given
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,23 @@ def test_tasks_are_shared_by_their_index() -> None:
     held = [[index for index in range(7) if Processes(rank, 3).holds(index)] for rank in range(3)]
     assert held == [[0, 3, 6], [1, 4], [2, 5]]
     assert all(Processes(1, 3, "views").holds(index) for index in range(7))
+
+
+def test_processes_that_somebody_has_connected_have_no_part_in_a_run_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that trains a network on two GPUs asks for a map on its first: a group of both would wait for the other."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    alone = Processes.connected("images", 1)
+    assert (alone.rank, alone.size) == (0, 1)
+
+
+@pytest.mark.parametrize(("job", "expected"), [("train", (4, 1)), ("interactive", None), ("bash", None)])
+def test_a_shell_in_an_allocation_is_no_task_of_several(
+    job: str, expected: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": job}.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == expected
 
 
 def test_one_process_alone_agrees_with_itself_after_every_step() -> None:

@@ -175,12 +175,20 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
 
 def test_a_part_of_the_views_is_looked_at_as_all_are() -> None:
     """What several processes ask for: some views of every perturbation."""
-    batch = _Batch(torch.rand(2, 4, 3, 5, 5), torch.zeros(8).long(), torch.zeros(8).bool())
-    delta = 0.1 * torch.rand(2, 3, 5, 5)
-    draws = Draws([Key(seed, 0, view) for seed in (3, 4) for view in range(4)])
+    keys = [Key(seed, 0, view) for seed in (3, 4) for view in range(4)]
+    batch = _Batch(keys, torch.rand(8, 3, 5, 5), torch.zeros(8).long(), torch.zeros(8).bool())
+    delta, draws = 0.1 * torch.rand(2, 3, 5, 5), Draws(keys)
     whole = batch.look(delta, draws)
-    torch.testing.assert_close(whole, (batch.images + delta[:, None]).clamp(0, 1).flatten(0, 1))
+    torch.testing.assert_close(whole, (batch.images + delta.repeat_interleave(4, 0)).clamp(0, 1))
     assert torch.equal(batch.look(delta, draws.rows([1, 3, 5, 7])), whole[[1, 3, 5, 7]])
+
+
+def test_a_part_of_the_perturbations_is_looked_at_as_all_are() -> None:
+    """Where each has one view, a process is given some of them alone."""
+    keys = [Key(seed, 0) for seed in (3, 4, 5)]
+    batch = _Batch(keys, torch.rand(3, 3, 5, 5), torch.zeros(3).long(), torch.zeros(3).bool())
+    delta, draws = 0.1 * torch.rand(3, 3, 5, 5), Draws(keys)
+    assert torch.equal(batch.look(delta[[0, 2]], draws.rows([0, 2])), batch.look(delta, draws)[[0, 2]])
 
 
 def test_what_is_fooled_well_enough_pulls_no_more() -> None:

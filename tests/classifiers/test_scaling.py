@@ -1,0 +1,40 @@
+"""What is small in float16 comes back as it does in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+
+
+def gradient(classifier: Classifier, dtype: torch.dtype, weights: Tensor) -> Tensor:
+    x = torch.rand(len(weights), 3, *classifier.size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits, _ = classifier.fast(dtype=dtype)(x)
+    assert logits.dtype == torch.float32
+    (slope,) = torch.autograd.grad((weights * logits[:, 1]).sum(), x)
+    assert slope.dtype == torch.float32
+    return slope
+
+
+@pytest.mark.parametrize("network", ["smooth", "lite0"])
+def test_small_gradients_survive_float16(network: str, request: pytest.FixtureRequest) -> None:
+    """Rows of very unlike sizes at once, one of them zero; unscaled, the smaller ones are zero or noise."""
+    classifier = request.getfixturevalue(network)
+    weights = torch.tensor([1.0, 1e-5, 1e-20, 0.0])
+    half, exact = (gradient(classifier, dtype, weights) for dtype in (torch.float16, torch.float32))
+    assert not half[3].any()
+    for mine, theirs in zip(half[:3], exact[:3], strict=True):
+        ours, expected = mine.flatten().double(), theirs.flatten().double()
+        assert float(ours @ expected / (ours.norm() * expected.norm())) > 0.98  # the network itself rounds
+        assert float(ours.norm()) == pytest.approx(float(expected.norm()), rel=0.05)
+
+
+def test_each_slope_of_one_forward_has_its_own_scale(smooth: Classifier) -> None:
+    x = torch.rand(2, 3, *smooth.size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits, _ = smooth.fast(dtype=torch.float16)(x)
+    large, small = (
+        torch.autograd.grad(weight * logits[:, 0].sum(), x, retain_graph=True)[0] for weight in (1.0, 2.0**-30)
+    )
+    torch.testing.assert_close(small * 2.0**30, large, rtol=1e-3, atol=0)
