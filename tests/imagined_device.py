@@ -29,6 +29,10 @@ from lit_viz import training
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.commands import COMMANDS
+from lit_viz.config import MethodCLI, config_first
+from lit_viz.run import execute
+from lit_viz.words import rewrite
 from tests.conftest import smooth_network
 
 aten = torch.ops.aten
@@ -254,12 +258,24 @@ def runs() -> dict[str, Run]:
             smooth, targets, iterations=k, model__views=2, curve_at="last", **how, **many
         )
 
+    def by_its_name(words: str) -> Run:
+        """Of a network that the run itself loads, onto the device."""
+        command = COMMANDS[words.split()[0]]
+        small = "--classifier tests.conftest:smooth_network --classifier.size 16 --wandb disabled --curve-at last"
+        given = rewrite([*words.split()[1:], *small.split()], command.positional, command.option)
+        return lambda smooth, kinked, k: execute(
+            command, MethodCLI(command, [*config_first(command, given), "--iterations", str(k)])
+        )
+
     rules = ("Adam", "NAdam", "SGD")
     return {
         **{f"attack {name}": attack(name) for name in ATTACKS},
         **{f"saliency {name}": saliency(name) for name in METHODS},
         **{f"visualize {rule}": class_images({"model__step_rule": f"lit_viz.optim.{rule}"}) for rule in rules},
         "visualize maco": class_images({"config": "maco"}),
+        "attack by name": by_its_name("attack packaged:chelsea packaged:coffee --attack pgd --attack.eps 1e-4"),
+        "saliency by name": by_its_name("saliency packaged:chelsea --method smoothgrad --check none"),
+        "visualize by name": by_its_name("visualize 1 2 --config small"),
         "visualize channels": lambda smooth, kinked, k: lv.visualize(
             kinked, layer="0", channel="all", config="channels", iterations=k, curve_at="last", **many
         ),
