@@ -77,8 +77,11 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
     ):
         trainer = trainer_for(cli.config, scratch)  # before a folder is made: it may refuse
         tune_allocator()
-        if several(cli.config.trainer) and not is_first():
-            return _join(trainer, command, cli, classifier)
+        if not is_first():
+            if several(cli.config.trainer):
+                return _join(trainer, command, cli, classifier)
+            if cli.config.out is not None:  # a later run, of one process, of a script that Lightning has started twice
+                return _nothing(command, cli)
         with nullcontext() if cli.config.out is None else claimed(cli.config.out):
             return _lead(trainer, command, cli, classifier, say)
 
@@ -122,16 +125,20 @@ def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
         a run without outcomes: the first process has them.
     """
     config = cli.config
-    nothing = Run([], None, partial(command.figure, config=config))
     if config.resume and RunFolder.is_run(config.out):
         folder = RunFolder.open(config.out)
         tasks = folder.queue()
         if tasks and is_finished(folder, tasks):  # none: the first process has only begun to make the folder
-            return nothing
+            return _nothing(command, cli)
     classifier = classifier or _load(config.classifier.as_dict(), trainer.strategy.root_device)
     module = command.build(config, cli.parts, classifier)
     fit(trainer, config, module)
-    return nothing
+    return _nothing(command, cli)
+
+
+def _nothing(command: Command, cli: MethodCLI) -> Run:
+    """Return what every process but the first one has of a run in a folder."""
+    return Run([], None, partial(command.figure, config=cli.config))
 
 
 def cost(command: Command, cli: MethodCLI) -> tuple[int, int, int, float]:

@@ -157,6 +157,16 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
     assert len(joined) == 1
 
 
+def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A script's second run, of one device: Lightning has started the script twice for the first run, of two."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not lv.visualize(smooth, [1], iterations=1, out=tmp_path / "run", wandb="disabled").results
+    assert not (tmp_path / "run").exists()
+    assert len(lv.visualize(smooth, [1], iterations=1).results) == 1  # in no folder nobody is in the way
+
+
 @pytest.mark.parametrize("steps", [0, -3])
 def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path) -> None:
     """It divided by zero, or was saved after every step."""
