@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from lit_viz.attacks import BudgetAttack, name_of
 from lit_viz.classifiers import Classifier
@@ -14,7 +12,7 @@ from lit_viz.commands.base import Inquiry
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.errors import LitVizError
 from lit_viz.evidence import comparison, transfer
-from lit_viz.evidence.files import reread
+from lit_viz.evidence.claims import Claim, contradictions
 from lit_viz.evidence.lattice import holds_no_other
 from lit_viz.evidence.robustness import resistance, resisting
 from lit_viz.evidence.spread import restarts_of
@@ -23,7 +21,11 @@ from lit_viz.evidence.trust import Trust, cost_of_tries, free_signals, harder_tr
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import has_several_radii, length
+from lit_viz.telling import counted, has_several_radii, length
+
+#: Keys of a record that say that a file fools begin so.
+_SUCCESSES = ("success_file", "success_jpeg")
+_SAID = 10  # files of which it is said what is wrong
 
 
 def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
@@ -47,26 +49,15 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     return true
 
 
-def still_fool(
-    files: Sequence[Path], records: Sequence[Mapping[str, Any]], classifier: Classifier, how: Inquiry
-) -> list[bool]:
-    """Return whether the original network sees in each file what its record was asked for."""
-    asked = [_asked(record) for record in records]
-    goals, towards = [goal for goal, _ in asked], [towards for _, towards in asked]
-    return [success for success, _ in reread(files, classifier, goals, towards, how.config.slots)]
-
-
-def said_to_fool(record: Mapping[str, Any]) -> bool:
-    """Return whether the network saw in the file what the record was asked for, as the record says. Outside of its ball
-    (which may hold no 8-bit image) a file is no success, also where it fools."""
-    goal, towards = _asked(record)
-    return bool((record["predicted"] == goal) == towards)
-
-
-def _asked(record: Mapping[str, Any]) -> tuple[int, bool]:
-    """Return the class to reach or to leave, and whether it is to be reached."""
-    targeted = record["target"] is not None
-    return record["target"] if targeted else record["label"], targeted
+def told_apart(claims: Sequence[Claim], classifier: Classifier, folder: RunFolder, how: Inquiry) -> list[str | None]:
+    """Return of each file in what it isn't as its record says (None where it is), and say it of the first ones."""
+    found = contradictions(claims, classifier, how.config.slots)
+    wrong = [(claim, why) for claim, why in zip(claims, found, strict=True) if why is not None]
+    for claim, why in wrong[:_SAID]:
+        how.say(f"evidence: {claim.file.relative_to(folder.path).as_posix()} is not as recorded: {why}")
+    if len(wrong) > _SAID:
+        how.say(f"evidence: nor are {counted(len(wrong) - _SAID, 'further file')}")
+    return found
 
 
 def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -74,14 +65,16 @@ def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
-    """Ask the original network what it sees in the files; a record that says otherwise is mended."""
+    """Hold the files against their records, with the original network and the photographs; a record of which its file
+    isn't true is mended."""
     claimed = _claimed(outcomes)
-    files = [folder.path / outcome.record["file"] for outcome in claimed]
-    seen = still_fool(files, [outcome.record for outcome in claimed], classifier, how)
-    wrong = [o for o, success in zip(claimed, seen, strict=True) if success != said_to_fool(o.record)]
-    folder.amend({o.record["index"]: {"success_file": False} for o in wrong})
+    claims = [Claim(folder.path / o.record["file"], o.record, o.source, o.record) for o in claimed]
+    found = told_apart(claims, classifier, folder, how)
+    wrong = [o for o, why in zip(claimed, found, strict=True) if why is not None]
+    mended = {o.record["index"]: {key: False for key in o.record if key.startswith(_SUCCESSES)} for o in wrong}
+    folder.amend(mended)
     for outcome in wrong:
-        outcome.amend({"success_file": False})
+        outcome.amend(mended[outcome.record["index"]])
     fooled = sum(bool(o.record.get("success_file")) for o in claimed)
     asked = sum(o.record["status"] == "done" for o in outcomes)
     names = [o.record["name"] for o in wrong]

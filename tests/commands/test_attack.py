@@ -80,6 +80,52 @@ def test_check_notices_the_file_that_was_changed(folder: Path, tmp_path: Path) -
     assert (files["read"], files["fooled"], files["wrong"]) == (3, 2, ["p1"])
 
 
+def test_check_notices_another_file_that_fools_as_well(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Distance, ball and class of the record were those of the file before."""
+    run = tmp_path / "run"
+    fool(folder, run)
+    before = records(run)
+    capsys.readouterr()
+    lit_viz("check", str(run))
+    assert "not as recorded" not in capsys.readouterr().err
+    source, saved = (np.asarray(Image.open(run / part / "0001_p1.png")) for part in ("sources", "images"))
+    further = (source + 1.5 * (saved.astype(float) - source)).round().clip(0, 255).astype(np.uint8)
+    Image.fromarray(further).save(run / "images" / "0001_p1.png")
+    lit_viz("check", str(run), expect=1)
+    said = capsys.readouterr().err
+    assert "images/0001_p1.png is not as recorded: it lies outside its ball of L∞ 60/255; in L∞ it lies 90/255" in said
+    after = records(run)
+    assert [record["success_file"] for record in after] == [True, False, True]
+    assert not any(after[1][f"success_jpeg{quality}"] for quality in (95, 75))
+    assert [after[n] for n in (0, 2)] == [before[n] for n in (0, 2)]
+    assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == ["p1"]
+
+
+def test_check_notices_another_photograph(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    fool(folder, run)
+    (run / "sources" / "0001_p1.png").write_bytes((run / "sources" / "0000_p0.png").read_bytes())
+    (run / "sources" / "0002_p2.png").unlink()
+    lit_viz("check", str(run), expect=1)
+    said = capsys.readouterr().err
+    assert "images/0001_p1.png is not as recorded: it lies outside its ball" in said
+    assert "images/0002_p2.png is not as recorded: its photograph in sources/ is gone" in said
+
+
+def test_check_notices_another_class(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen as one that fools too: the record said another."""
+    run = tmp_path / "run"
+    fool(folder, run)
+    record, *others = records(run)
+    another = next(n for n in range(5) if n not in (record["predicted"], record["label"]))
+    lines = [json.dumps(one) + "\n" for one in ({**record, "predicted": another}, *others)]
+    (run / "results.jsonl").write_text("".join(lines))
+    lit_viz("check", str(run), expect=1)
+    assert f"images/0000_p0.png is not as recorded: it is seen as {record['predicted_name']}" in capsys.readouterr().err
+
+
 def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

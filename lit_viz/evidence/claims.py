@@ -1,0 +1,113 @@
+"""Is a saved file still what its record says? What the network sees in it, its ball, and its distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.evidence.files import lengths, reread
+from lit_viz.evidence.lattice import LEVELS, LatticeBall, image_of, levels_of
+from lit_viz.evidence.repair import Goals
+from lit_viz.images.reading import read_png
+from lit_viz.telling import length
+
+#: A length that is measured again may differ by this part of it: another machine adds in another order.
+_ROUNDING = 1e-6
+#: As people call the norms.
+_NORMS = {"linf": "L∞", "l2": "L2"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a record says of an adversarial example in its file.
+
+    Attributes:
+        file: the PNG.
+        record: ``label``, ``target``, ``predicted``, ``success_file``, ``l2``, ``linf`` ...
+        source: gives the photograph ``(C, H, W)`` in [0, 1] that distances are from, or None where it is gone.
+        ball: has the ``norm`` and the radius ``eps`` that the file keeps to; neither where there was no ball.
+        off: by how many levels a value of the photograph may be another than the one that was attacked.
+    """
+
+    file: Path
+    record: Mapping[str, Any]
+    source: Callable[[], Tensor | None]
+    ball: Mapping[str, Any]
+    off: float = 0.0
+
+
+def contradictions(claims: Sequence[Claim], classifier: Classifier, at_most: int) -> list[str | None]:
+    """Read files and their photographs again, and ask the original network.
+
+    Args:
+        claims: of the files.
+        classifier: that was attacked.
+        at_most: images that it may be asked about at once.
+
+    Returns:
+        of each file in what it isn't as its record says, in half a sentence; None where it is.
+
+    Raises:
+        LitVizError: a file is missing or broken, or has not the classifier's channels and size.
+    """
+    asked = [_asked(claim.record) for claim in claims]
+    goals, towards = [goal for goal, _ in asked], [towards for _, towards in asked]
+    seen = reread([claim.file for claim in claims], classifier, goals, towards, at_most)
+    found = []
+    for claim, (success, logits) in zip(claims, seen, strict=True):
+        reasons = [*_seen_otherwise(claim.record, success, logits, classifier), *_lies_elsewhere(claim)]
+        found.append("; ".join(reasons) or None)
+    return found
+
+
+def _asked(record: Mapping[str, Any]) -> tuple[int, bool]:
+    """Return the class to reach or to leave, and whether it is to be reached."""
+    targeted = record["target"] is not None
+    return record["target"] if targeted else record["label"], targeted
+
+
+def _said_to_fool(record: Mapping[str, Any]) -> bool:
+    """Return whether the network saw in the file what the record was asked for, as the record says. Outside of its ball
+    (which may hold no 8-bit image) a file is no success, also where it fools."""
+    goal, towards = _asked(record)
+    return bool((record["predicted"] == goal) == towards)
+
+
+def _seen_otherwise(record: Mapping[str, Any], success: bool, logits: Tensor, classifier: Classifier) -> list[str]:
+    """Return what is seen in the file instead of the recorded class. Where both are asked for, or neither is, another
+    machine's rounding may decide between them: then nothing, unless their logits differ by more."""
+    now, before = int(logits.argmax()), int(record["predicted"])
+    goal, towards = _asked(record)
+    doubt = Goals(classifier, torch.tensor([goal]), torch.tensor([towards])).doubt(logits[None])
+    if success == _said_to_fool(record) and not float(logits[now] - logits[before]) > float(doubt):
+        return []
+    return [f"it is seen as {classifier.labels[now]}, not as {classifier.labels[before]}"]
+
+
+def _lies_elsewhere(claim: Claim) -> list[str]:
+    """Return how the file lies to its ball, and how far from its photograph, where a record says otherwise."""
+    source = claim.source()
+    if source is None:
+        return ["its photograph in sources/ is gone, so its distance isn't known"]
+    image, reasons = read_png(claim.file), []
+    slack = {"linf": claim.off / LEVELS, "l2": claim.off / LEVELS * math.sqrt(image.numel())}
+    norm = claim.ball.get("norm")
+    if norm is not None and claim.ball.get("eps") is not None and claim.record.get("success_file"):
+        eps = claim.ball["eps"]
+        if not LatticeBall(source, norm, eps + slack[norm]).contains(levels_of(image)):
+            reasons.append(f"it lies outside its ball of {_NORMS[norm]} {length(eps, norm)}")
+    now = lengths(image_of(levels_of(source)), image)
+    for key, name in _NORMS.items():
+        before = float(claim.record[key])
+        if not math.isclose(now[key], before, rel_tol=_ROUNDING, abs_tol=_ROUNDING / LEVELS + slack[key]):
+            far, recorded = length(now[key], key), length(before, key)
+            distance = f"{far} from its photograph, not {recorded}" if far != recorded else f"not quite at {recorded}"
+            reasons.append(f"in {name} it lies {distance}")
+    return reasons
