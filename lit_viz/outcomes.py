@@ -17,6 +17,7 @@ from lit_viz.callbacks.memory import Memory
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Bearer, Observation, Result
 from lit_viz.errors import LitVizError
+from lit_viz.figures.heat import reduce_channels
 from lit_viz.figures.style import notebook_png
 from lit_viz.figures.tiles import Picture
 from lit_viz.images.reading import read_png
@@ -191,9 +192,10 @@ class Run:
 
     @property
     def maps(self) -> Tensor:
-        """The saliency maps ``(N, H, W)``: the largest absolute value over the channels (Simonyan et al. 2014)."""
-        arrays = [outcome.array() for outcome in self.outcomes]
-        return _stacked([None if array is None else array.abs().amax(0) for array in arrays])
+        """The saliency maps ``(N, H, W)``, as the figure shows them: one number a pixel, by the ``reducer`` of each
+        record (see :data:`~lit_viz.figures.heat.REDUCERS`); NaN where a task has none."""
+        found = [(outcome.array(), str(outcome.record.get("reducer", "max_abs"))) for outcome in self.outcomes]
+        return _stacked([None if array is None else reduce_channels(array, how)[0] for array, how in found])
 
     def figure(self) -> Figure:
         """Return the method's figure; the last line of a notebook's cell shows it."""

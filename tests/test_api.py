@@ -191,6 +191,18 @@ def test_occlusion_fits_its_window_to_the_picture(smooth: Classifier) -> None:
     assert run.results[0]["captum"]["passed"]
 
 
+def test_maps_are_reduced_as_their_records_say(smooth: Classifier) -> None:
+    """They were largest absolute values whatever the figure showed."""
+    run = lv.saliency(smooth, photographs(1), 0, method=["gradient", "occlusion", "rise"], iterations=40, check="none")
+    assert [record["reducer"] for record in run.results] == ["max_abs", "positive", "above_least"]
+    gradient, occlusion, rise = (outcome.array() for outcome in run.outcomes)
+    assert torch.equal(run.maps[0], gradient.abs().amax(0))
+    assert torch.equal(run.maps[1], occlusion.sum(0).clamp(min=0))
+    assert torch.equal(run.maps[2], rise.sum(0) - rise.sum(0).min())
+    by_norm = lv.saliency(smooth, photographs(1), 0, model__reducer="l2", check="none")
+    assert torch.equal(by_norm.maps[0], gradient.norm(dim=0))
+
+
 def test_grad_cam_reads_the_last_layer_also_where_a_rectifier_is_shared() -> None:
     class Net(nn.Module):
         def __init__(self, shared: bool) -> None:
