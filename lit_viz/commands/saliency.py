@@ -20,7 +20,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.evidence.appraising import appraise_run
-from lit_viz.evidence.boxes import TrueBoxes, read_boxes
+from lit_viz.evidence.boxes import TrueBoxes, match, read_boxes
 from lit_viz.evidence.graph_cut import opencv
 from lit_viz.evidence.localization import localize_run
 from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
@@ -104,8 +104,11 @@ class Saliency(PhotographCommand):
         above = sum(wanted is not None and (o.record.get("relative_error") or 0) > wanted for o in outcomes)
         if above:
             how.say(f"tolerance: {above} of {len(outcomes)} maps ended above {wanted:g}: give more --iterations")
-        truth = _true_boxes(how.config)
-        if truth is not None:
+        known = _true_boxes(how.config)
+        truth, notes = match(known or (), (str(o.record["source"]) for o in outcomes if o.record["source"]))
+        for note in notes:
+            how.say(note)
+        if known is not None:
             reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
             how.say(localize_run(outcomes, reducers, truth, folder).sentence())
         if how.faithfulness:
@@ -198,10 +201,10 @@ def _said_error(record: Mapping[str, Any]) -> str:
     return "-" if error is None else f"± {error:.1%}"
 
 
-def _true_boxes(config: Namespace) -> Mapping[str, TrueBoxes] | None:
-    """Return the true boxes that are known, by photograph; None where no boxes are wanted."""
+def _true_boxes(config: Namespace) -> Sequence[TrueBoxes] | None:
+    """Return the true boxes that are known; None where no boxes are wanted."""
     if config.boxes is None:
-        return {} if config.localize else None
+        return () if config.localize else None
     return read_boxes(config.boxes)
 
 

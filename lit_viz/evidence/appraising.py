@@ -18,7 +18,7 @@ from lit_viz.evidence.agreement import random_map
 from lit_viz.evidence.appraisal import Appraisal, table
 from lit_viz.evidence.boxes import TrueBoxes
 from lit_viz.evidence.faithfulness import Curve, max_sensitivity, points_at, replacement_curve
-from lit_viz.evidence.localization import photograph_of, stem_of
+from lit_viz.evidence.localization import photograph_of
 from lit_viz.evidence.randomization import Stage, cascade
 from lit_viz.figures.heat import reduce_channels
 from lit_viz.images.fitting import Box
@@ -126,7 +126,7 @@ def appraise(
 
 def boxes_in_image(outcome: Outcome, truth: Mapping[str, TrueBoxes]) -> list[Box]:
     """Return the true boxes of a photograph in pixels of the classifier's input; what was cut off is left out."""
-    known = truth.get(stem_of(outcome.record))
+    known = truth.get(str(outcome.record["source"]))
     if known is None or (pixels := outcome.source()) is None:
         return []
     photograph = photograph_of(outcome.record, pixels)

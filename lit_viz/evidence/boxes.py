@@ -7,14 +7,19 @@ k + 1.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.fitting import Box
+from lit_viz.images.reading import PACKAGED_PREFIX
+
+_Pairs: TypeAlias = Sequence[tuple["TrueBoxes", Sequence[str]]]  # with the photographs that they may be of
+_SAID = 3  # doubts that are told one by one
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,27 @@ class TrueBoxes:
         boxes: in its pixels; may be empty.
         size: (height, width) of the photograph that they were drawn in, or None where the file doesn't say.
         path: of the file that says so.
+        name: of the photograph's file, as that file says it; empty where it doesn't.
+        stem: by which the photograph is known where that is no name of one.
     """
 
     boxes: tuple[Box, ...]
     size: tuple[int, int] | None
     path: Path
+    name: str = ""
+    stem: str = ""
+
+    @property
+    def called(self) -> str:
+        """What people call them by."""
+        return self.name if self.path.suffix.casefold() == ".json" else self.path.name
+
+
+class Matched(NamedTuple):
+    """True boxes by the ``source`` of their photograph, and sentences on those that are of none, or of which."""
+
+    by_source: Mapping[str, TrueBoxes]
+    notes: Sequence[str]
 
 
 def iou(a: Box, b: Box) -> float:
@@ -45,8 +66,8 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def read_boxes(path: str | Path) -> dict[str, TrueBoxes]:
-    """Return true boxes by the stem of the photograph's file name (``n02084071_1234`` of ``n02084071_1234.JPEG``).
+def read_boxes(path: str | Path) -> list[TrueBoxes]:
+    """Return the true boxes of photographs, one entry a photograph.
 
     Args:
         path: a Pascal VOC file (.xml; ImageNet's boxes come in them too), a folder with such files at any depth, or
@@ -55,29 +76,81 @@ def read_boxes(path: str | Path) -> dict[str, TrueBoxes]:
             objects, and are left out.
 
     Raises:
-        LitVizError: nothing is there, a file is broken or no such file, or two speak of photographs of one stem.
+        LitVizError: nothing is there, a file is broken or no such file, or two speak of one photograph.
     """
     path = Path(path)
     if path.is_dir():
         files = sorted(path.rglob("*.xml"))
         if not files:
             raise LitVizError(f"{path} has no Pascal VOC file (.xml): give the folder that true boxes lie in")
-        return _by_stem((file.stem, _read_voc(file)) for file in files)
+        return _told_apart(map(_read_voc, files))
     if not path.is_file():
         raise LitVizError(f"there is no file or folder {path} with true boxes")
-    if path.suffix.casefold() == ".json":
-        return _by_stem(_read_coco(path))
-    return {path.stem: _read_voc(path)}
+    return _told_apart(_read_coco(path) if path.suffix.casefold() == ".json" else [_read_voc(path)])
 
 
-def _by_stem(found: Iterator[tuple[str, TrueBoxes]]) -> dict[str, TrueBoxes]:
-    by_stem: dict[str, TrueBoxes] = {}
-    for stem, boxes in found:
-        if stem in by_stem:
-            where = " and ".join(dict.fromkeys(str(one.path) for one in (by_stem[stem], boxes)))
-            raise LitVizError(f"{where}: boxes of two photographs called {stem} can't be told apart, keep one of them")
-        by_stem[stem] = boxes
-    return by_stem
+def _told_apart(found: Iterable[TrueBoxes]) -> list[TrueBoxes]:
+    known: dict[tuple[str, str], TrueBoxes] = {}
+    for one in found:
+        before = known.setdefault((one.name, one.stem), one)
+        if before is not one:
+            where = " and ".join(dict.fromkeys((str(before.path), str(one.path))))
+            called = one.name or one.stem
+            raise LitVizError(
+                f"{where}: boxes of two photographs called {called} can't be told apart, keep one of them"
+            )
+    return list(known.values())
+
+
+def match(truth: Sequence[TrueBoxes], sources: Iterable[str]) -> Matched:
+    """Find the photographs that true boxes are of: by the name of the file (``val/000007.jpg``) where there is one of
+    that name, else by its stem where that is one photograph's alone.
+
+    Args:
+        truth: see :func:`read_boxes`.
+        sources: of the photographs.
+    """
+    by_name, by_stem = defaultdict(list), defaultdict(list)
+    for source in dict.fromkeys(sources):
+        file = Path(source.removeprefix(PACKAGED_PREFIX))
+        by_name[file.name].append(source)
+        by_stem[file.stem].append(source)
+    named = [(one, _nearest(one.name, by_name[Path(one.name).name])) for one in truth]
+    taken = {source for _, several in named for source in several}
+    pairs = [(one, several or [s for s in by_stem[one.stem] if s not in taken]) for one, several in named]
+    claims: dict[str, list[TrueBoxes]] = defaultdict(list)
+    for one, several in pairs:
+        for source in several:
+            claims[source].append(one)
+    sure = {several[0]: one for one, several in pairs if len(several) == 1 and len(claims[several[0]]) == 1}
+    return Matched(sure, [*_doubts(pairs, claims), *_foreign(pairs)])
+
+
+def _doubts(pairs: _Pairs, claims: Mapping[str, Sequence[TrueBoxes]]) -> list[str]:
+    """Say which true boxes may be of several photographs, and which photographs may have several."""
+    found = [f"{one.called} may be of {_either(several)}" for one, several in pairs if len(several) > 1]
+    for source, several in claims.items():
+        if len(several) > 1:
+            found.append(f"{source} may have {_either([one.called for one in several])}")
+    notes = [f"true boxes: {doubt}, so it is left out: let each file name its photograph" for doubt in found[:_SAID]]
+    return notes + ([f"true boxes: {len(found) - _SAID} more are as unclear"] if len(found) > _SAID else [])
+
+
+def _foreign(pairs: _Pairs) -> list[str]:
+    """Say how many true boxes are of no photograph."""
+    found = [one for one, several in pairs if not several]
+    count = f"those of {len(found)} of {len(pairs)} photographs are of none in this run"
+    return [f"true boxes: {count}, such as {found[0].called}"] if found else []
+
+
+def _nearest(name: str, sources: Sequence[str]) -> Sequence[str]:
+    """Return which of the files of one name lie in the folders that a longer name says, or all of them."""
+    parts = Path(name).parts
+    return [source for source in sources if Path(source).parts[-len(parts) :] == parts] or sources
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(names[:3]) + (" or others" if len(names) > 3 else "")
 
 
 # -- Pascal VOC
@@ -96,7 +169,8 @@ def _read_voc(path: Path) -> TrueBoxes:
     except ValueError as error:
         raise LitVizError(f"the true boxes {path} hold a number that is none: {error}") from error
     _refuse_reversed(boxes, path)
-    return TrueBoxes(boxes, (height, width) if height > 0 and width > 0 else None, path)
+    name = (root.findtext("filename") or "").strip()
+    return TrueBoxes(boxes, (height, width) if height > 0 and width > 0 else None, path, name, path.stem)
 
 
 def _voc_box(thing: ElementTree.Element) -> Box:
@@ -108,8 +182,8 @@ def _voc_box(thing: ElementTree.Element) -> Box:
 # -- COCO
 
 
-def _read_coco(path: Path) -> Iterator[tuple[str, TrueBoxes]]:
-    """Yield the stem of each picture, and its boxes."""
+def _read_coco(path: Path) -> Iterator[TrueBoxes]:
+    """Yield the boxes of each picture."""
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also of what is not UTF-8
@@ -127,7 +201,7 @@ def _read_coco(path: Path) -> Iterator[tuple[str, TrueBoxes]]:
 
 def _coco_pictures(
     images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path
-) -> Iterator[tuple[str, TrueBoxes]]:
+) -> Iterator[TrueBoxes]:
     boxes: dict[Any, list[Box]] = {image["id"]: [] for image in images}
     for annotation in annotations:
         left, top, width, height = map(float, annotation["bbox"])
@@ -136,7 +210,8 @@ def _coco_pictures(
     for image in images:
         _refuse_reversed(boxes[image["id"]], path)
         size = (int(image["height"]), int(image["width"])) if {"height", "width"} <= image.keys() else None
-        yield Path(image["file_name"]).stem, TrueBoxes(tuple(boxes[image["id"]]), size, path)
+        name = str(Path(image["file_name"]))
+        yield TrueBoxes(tuple(boxes[image["id"]]), size, path, name, Path(name).stem)
 
 
 def _refuse_reversed(boxes: Sequence[Box], path: Path) -> None:

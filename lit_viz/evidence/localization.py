@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from lit_viz.figures.localization import LIMIT, LocalizationPanel, localization_
 from lit_viz.figures.style import save_figure
 from lit_viz.files import write_bytes
 from lit_viz.images.fitting import Box
-from lit_viz.images.reading import PACKAGED_PREFIX, Photograph, encode_png
+from lit_viz.images.reading import Photograph, encode_png
 from lit_viz.outcomes import Outcome
 
 #: A box is right from this IoU on (the criterion of Pascal VOC, and of ImageNet's localization).
@@ -72,7 +71,8 @@ class Localization:
             f"{method} CorLoc {one['corloc']:.0%} of {one['maps']} (whole photographs: {one['whole_photograph']:.0%})"
             for method, one in self.corloc().items()
         ]
-        return f"evidence: {', '.join(parts + errors[:1])}"
+        more = [f"{len(errors) - 1} more such are in evidence.json"] if len(errors) > 1 else []
+        return f"evidence: {', '.join(parts + errors[:1] + more)}"
 
 
 def localize_run(
@@ -87,7 +87,7 @@ def localize_run(
     Args:
         outcomes: of the run; what has no map is passed over.
         reducers: how channels are reduced, by method.
-        truth: true boxes by the stem of the photograph's file (see :func:`~lit_viz.evidence.boxes.read_boxes`).
+        truth: true boxes by the ``source`` of the photograph (see :func:`~lit_viz.evidence.boxes.match`).
         folder: where masks, records, the part ``localization`` of ``evidence.json`` and ``localization.png`` are
             written; None writes nothing.
         seeds: where maps are sure.
@@ -122,7 +122,7 @@ def _find(
     record: Mapping[str, Any], pixels: Tensor, values: Tensor, truth: Mapping[str, TrueBoxes], seeds: Seeds
 ) -> Finding:
     photograph = photograph_of(record, pixels)
-    known, found, errors = truth.get(stem_of(record)), None, []
+    known, found, errors = truth.get(str(record["source"])), None, []
     if known is not None and known.size not in (None, photograph.original_size):
         errors.append(_other_size(known, photograph))
         known = None
@@ -138,11 +138,6 @@ def photograph_of(record: Mapping[str, Any], pixels: Tensor) -> Photograph:
     height, width = pixels.shape[-2:]
     size, span = record.get("original_size", (height, width)), record.get("original_box", (0, 0, width, height))
     return Photograph(pixels, str(record["source"]), tuple(size), tuple(span))
-
-
-def stem_of(record: Mapping[str, Any]) -> str:
-    """Return the name by which the true boxes of a record's photograph are known."""
-    return Path(str(record["source"] or "").removeprefix(PACKAGED_PREFIX)).stem
 
 
 def _other_size(known: TrueBoxes, photograph: Photograph) -> str:

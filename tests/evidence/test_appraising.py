@@ -143,11 +143,12 @@ def test_true_boxes_come_from_the_original_and_what_was_cut_off_counts_for_nothi
     Image.new("RGB", (64, 32), (90, 120, 200)).save(tmp_path / "sky.png")  # the middle 32 are halved
     run = lv.saliency(smooth, tmp_path / "sky.png", 1, check="none")
     boxes = ((0.0, 0.0, 15.0, 32.0), (20.0, 8.0, 64.0, 16.0), (16.0, 0.0, 18.0, 4.0))
-    truth = {"sky": TrueBoxes(boxes, (32, 64), tmp_path)}
+    sky = str(tmp_path / "sky.png")
+    truth = {sky: TrueBoxes(boxes, (32, 64), tmp_path)}
     assert boxes_in_image(run.outcomes[0], truth) == [(2, 4, 16, 8), (0, 0, 1, 2)]
-    assert boxes_in_image(run.outcomes[0], {"sky": TrueBoxes((), None, tmp_path)}) == []
-    assert boxes_in_image(run.outcomes[0], {"sky": TrueBoxes(boxes, (64, 32), tmp_path)}) == []
-    assert boxes_in_image(run.outcomes[0], {"sea": truth["sky"]}) == []
+    assert boxes_in_image(run.outcomes[0], {sky: TrueBoxes((), None, tmp_path)}) == []
+    assert boxes_in_image(run.outcomes[0], {sky: TrueBoxes(boxes, (64, 32), tmp_path)}) == []
+    assert boxes_in_image(run.outcomes[0], {"sea.png": truth[sky]}) == []
 
 
 def test_with_true_boxes_the_command_plays_the_pointing_game(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.boxes import iou, read_boxes
+from lit_viz.evidence.boxes import TrueBoxes, iou, match, read_boxes
 
 VOC = """<annotation><filename>x.jpg</filename><size><width>500</width><height>375</height><depth>3</depth></size>
 <object><name>dog</name><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>100</xmax><ymax>50</ymax></bndbox>
@@ -50,8 +50,8 @@ def test_iou_is_the_share_of_counted_pixels():
 
 def test_voc_counts_from_one_and_its_last_pixel_is_inside(tmp_path):
     (tmp_path / "x.xml").write_text(VOC)
-    (name, found), *more = read_boxes(tmp_path / "x.xml").items()
-    assert (name, more) == ("x", [])
+    (found,) = read_boxes(tmp_path / "x.xml")
+    assert (found.name, found.stem) == ("x.jpg", "x")
     assert found.boxes == ((0, 10, 100, 50), (44.7, 0, 500, 375))  # 100 x 40 pixels; a head is no object
     assert found.size == (375, 500)
 
@@ -60,16 +60,18 @@ def test_a_folder_is_read_at_any_depth_and_says_what_it_can_not_tell_apart(tmp_p
     for place in ("n01/x.xml", "n02/y.xml"):
         (tmp_path / place).parent.mkdir()
         (tmp_path / place).write_text(VOC)
-    assert set(read_boxes(tmp_path)) == {"x", "y"}
+    assert [one.stem for one in read_boxes(tmp_path)] == ["x", "y"]
     (tmp_path / "n02" / "x.xml").write_text(VOC)
-    with pytest.raises(LitVizError, match=r"n01/x\.xml and .*n02/x\.xml: boxes of two photographs called x"):
+    with pytest.raises(LitVizError, match=r"n01/x\.xml and .*n02/x\.xml: boxes of two photographs called x\.jpg"):
         read_boxes(tmp_path)
+    (tmp_path / "n02" / "x.xml").write_text(VOC.replace("x.jpg", "x.png"))
+    assert [one.name for one in read_boxes(tmp_path)] == ["x.jpg", "x.png", "x.jpg"]
 
 
 def test_voc_without_sizes_and_objects_knows_of_none(tmp_path):
     (tmp_path / "x.xml").write_text("<annotation><size><width>0</width><height>0</height></size></annotation>")
-    assert read_boxes(tmp_path)["x"].boxes == ()
-    assert read_boxes(tmp_path)["x"].size is None
+    (found,) = read_boxes(tmp_path)
+    assert (found.boxes, found.size, found.name) == ((), None, "")
 
 
 @pytest.mark.parametrize(
@@ -99,17 +101,16 @@ def test_coco_gives_each_picture_its_boxes_but_crowds(tmp_path):
         {"image_id": 7, "bbox": [0, 0, 640, 480], "iscrowd": 1},
         {"image_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": 0},
     ]
-    found = read_boxes(coco(tmp_path / "instances.json", [PICTURE, second], things))
-    assert found["000007"].boxes == ((10, 20.5, 40, 60.5), (1, 2, 4, 6))
-    assert found["000007"].size == (480, 640)
-    assert found["b"].boxes == ()
-    assert found["b"].size is None
+    first, other = read_boxes(coco(tmp_path / "instances.json", [PICTURE, second], things))
+    assert first.boxes == ((10, 20.5, 40, 60.5), (1, 2, 4, 6))
+    assert (first.size, first.name, first.stem) == ((480, 640), "val/000007.jpg", "000007")
+    assert (other.boxes, other.size, other.name) == ((), None, "b.png")
 
 
 @pytest.mark.parametrize(
     ("images", "annotations", "said"),
     [
-        ([PICTURE, {**PICTURE, "id": 8, "file_name": "train/000007.png"}], [], "two photographs called 000007"),
+        ([PICTURE, {**PICTURE, "id": 8}], [], "two photographs called val/000007.jpg"),
         ([PICTURE], [{"image_id": 9, "bbox": [0, 0, 1, 1]}], "KeyError: 9"),
         ([PICTURE], [{"image_id": 7}], "KeyError: 'bbox'"),
         ([PICTURE], [{"image_id": 7, "bbox": [0, 0, 1]}], "no whole COCO file"),
@@ -144,3 +145,44 @@ def test_nothing_there(tmp_path):
         read_boxes(tmp_path / "boxes")
     with pytest.raises(LitVizError, match="has no Pascal VOC file"):
         read_boxes(tmp_path)
+
+
+def true(name: str, stem: str = "", path: str = "") -> TrueBoxes:
+    return TrueBoxes(((0, 0, 1, 1),), None, Path(path or f"{stem}.xml"), name, stem)
+
+
+def test_a_name_tells_photographs_of_one_stem_apart():
+    """Both got the same true box."""
+    found = match([true("same.jpg", "same")], ["photos/same.jpg", "photos/same.png"])
+    assert (list(found.by_source), found.notes) == (["photos/same.jpg"], [])
+    both = [true("same.jpg", "a"), true("same.png", "b")]
+    assert list(match(both, ["photos/same.jpg", "photos/same.png"]).by_source.values()) == both
+
+
+def test_a_stem_is_enough_where_it_is_one_photographs_alone():
+    one = true("%s", "x")  # as some of ImageNet's files have it
+    assert match([one], ["photos/x.JPEG", "photos/y.JPEG"]) == ({"photos/x.JPEG": one}, [])
+    assert match([true("old.jpg", "x")], ["packaged:x"]).by_source
+    found = match([one], ["photos/x.jpg", "photos/x.png"])
+    assert found.by_source == {}
+    (said,) = found.notes
+    assert said.startswith("true boxes: x.xml may be of photos/x.jpg or photos/x.png, so it is left out")
+    both = [true("x.jpg", "a"), one]  # what is named isn't looked for by its stem
+    assert match(both, ["photos/x.jpg", "photos/x.png"]) == ({"photos/x.jpg": both[0], "photos/x.png": both[1]}, [])
+
+
+def test_folders_tell_photographs_of_one_name_apart():
+    val, train = (true(f"{folder}/7.jpg", "7", "all.json") for folder in ("val", "train"))
+    assert match([val, train], ["c/train/7.jpg", "c/val/7.jpg"]).by_source == {
+        "c/val/7.jpg": val,
+        "c/train/7.jpg": train,
+    }
+    found = match([val, train], ["7.jpg"])
+    assert found.by_source == {}
+    assert "7.jpg may have val/7.jpg or train/7.jpg, so it is left out" in found.notes[0]
+
+
+def test_boxes_of_no_photograph_are_counted():
+    found = match([true("a.jpg", "a"), true("b.jpg", "b"), true("c.jpg", "c")], ["b.jpg"])
+    assert list(found.by_source) == ["b.jpg"]
+    assert found.notes == ["true boxes: those of 2 of 3 photographs are of none in this run, such as a.xml"]

@@ -283,9 +283,9 @@ def test_a_run_is_held_against_true_boxes(tmp_path):
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(one.record) + "\n" for one in of_run))
     twice = tuple(2 * end + shift for end, shift in zip(around(30, 34, 14), (64, 0, 64, 0), strict=True))
     truth = {
-        "a": TrueBoxes(((0, 0, 20, 20), twice), (128, 256), Path("a.xml")),
-        "b": TrueBoxes((around(30, 34, 14),), None, Path("b.xml")),
-        "c.d": TrueBoxes(((0, 0, 20, 20),), (64, 65), Path("c.d.xml")),
+        "folder/a.jpg": TrueBoxes(((0, 0, 20, 20), twice), (128, 256), Path("a.xml")),
+        "packaged:b": TrueBoxes((around(30, 34, 14),), None, Path("b.xml")),
+        "c.d.png": TrueBoxes(((0, 0, 20, 20),), (64, 65), Path("c.d.xml")),
     }
     run = localize_run(of_run, {"gradient": "max_abs"}, truth, folder)
     a, b, c, d = folder.records()[:4]
@@ -323,7 +323,7 @@ def test_a_box_that_is_half_right_counts():
     exactly = TrueBoxes(((left, top, right + (right - left), bottom),), None, Path("a.xml"))
     beyond = TrueBoxes(((left, top, right + (right - left) + 0.1, bottom),), None, Path("a.xml"))
     assert [
-        localize_run([one], {"gradient": "sum"}, {"a": truth}).corloc()["gradient"]["corloc"]
+        localize_run([one], {"gradient": "sum"}, {"a.png": truth}).corloc()["gradient"]["corloc"]
         for truth in (exactly, beyond)
     ] == [1.0, 0.0]
 
@@ -361,6 +361,18 @@ def test_the_command_finds_boxes_and_holds_them_against_true_ones(colourful, cap
     before = (run / "localization.png").read_bytes()
     lit_viz("saliency", *words, str(colourful), "--out", str(run), "--overwrite")  # all that lies there is the run's
     assert (run / "localization.png").read_bytes() == before
+
+
+def test_a_true_box_of_no_photograph_and_one_of_another_size_are_said(colourful, capsys):
+    """They were left out in silence, and of several sizes one was said."""
+    (colourful / "two.xml").write_text(VOC.replace("40", "41"))
+    (colourful / "one.xml").write_text(VOC.replace("30</h", "31</h"))
+    (colourful / "three.xml").write_text(VOC)
+    words = [str(colourful / "one.png"), str(colourful / "two.png"), *SMALL, "--check", "none", "--boxes"]
+    lit_viz("saliency", *words, str(colourful), "--out", str(colourful / "run"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "true boxes: those of 1 of 3 photographs are of none in this run, such as three.xml" in said
+    assert "are of a picture of 40 x 31 pixels, and this one has 40 x 30: left out, 1 more such" in said
 
 
 def test_localize_is_a_flag_and_needs_no_true_boxes(colourful):
