@@ -66,6 +66,10 @@ class Attack(PhotographCommand):
         super().check(config)
         if dict(config.model.attack.get("init_args") or {}).get("eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")
+        if len(set(config.radii)) < len(config.radii):
+            norm = dict(config.model.attack.get("init_args") or {}).get("norm", "linf")
+            told = ", ".join(length(radius, norm) for radius in config.radii)
+            raise LitVizError(f"--eps makes an image of each radius, and one of them is there twice: {told}.")
         if config.held_out and not _is_universal(config):
             raise LitVizError("--held-out is for photographs that are attacked together: take --attack universal.")
         if not 0 <= config.held_out < 1:

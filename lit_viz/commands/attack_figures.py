@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,12 +45,12 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
         for of, curve in (curves or {name: resistance(outcomes)}).items()
     }
     asked = [outcome.record for outcome in outcomes if outcome.record["status"] != "failed"]
-    tasks = Counter((photograph_of(record), record["eps"]) for record in asked)
-    count, targets = len({photograph for photograph, _ in tasks}), max(tasks.values(), default=1)
+    goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
+    for record in asked:
+        goals[photograph_of(record), record["eps"]].add(record["target"])
+    count, targets = len({whose for whose, _ in goals}), max(map(len, goals.values()), default=1)
     each = f", which resist if they do each of {targets} targets" if targets > 1 else ""
-    alone = (
-        "; no other 8-bit file lies nearer than 1/255" if any(map(holds_no_other, {eps for _, eps in tasks})) else ""
-    )
+    alone = "; no other 8-bit file lies nearer than 1/255" if any(holds_no_other(eps) for _, eps in goals) else ""
     caption = f"{counted(count, 'photograph')} at each radius{each}; band: 95 % (Wilson){alone}"
     return robustness_figure(points, norm, resisting(outcomes), caption)
 

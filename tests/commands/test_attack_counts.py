@@ -40,6 +40,7 @@ def files(tmp_path: Path) -> list[str]:
         ("4/255,4", "more than a pixel's whole range"),
         ("4/255,x", "--eps: 'x' is no number"),
         ("4/255,", "--eps: '' is no number"),
+        ("1/255,4/255,1/255", "one of them is there twice: 1/255, 4/255, 1/255"),
     ],
 )
 @pytest.mark.parametrize("attack", ["pgd", "universal"])
@@ -67,6 +68,20 @@ def test_radii_are_told_in_their_own_unit_and_kept_as_evidence(
     assert next(point["eps"] for point in found["points"]) == told
     assert found["norm"] == norm
     assert told in (out / "report.html").read_text()
+
+
+def test_the_caption_counts_targets_and_not_tasks(files: list[str]) -> None:
+    """Of a photograph that was given twice, untargeted, it spoke of two targets."""
+    net = lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
+    options: dict[str, Any] = {"attack": "pgd", "radii": [0.01, 0.1], "iterations": 3}
+
+    def caption(run: lv.Run) -> str:
+        return next(text.get_text() for text in run.figure().texts if "at each radius" in text.get_text())
+
+    twice = [files[0], *files]
+    assert caption(lv.attack(net, twice, **options)).startswith("2 photographs at each radius; band")
+    said = caption(lv.attack(net, twice, labels=[3, 3, 3], target=[0, 1, 2], **options))
+    assert said.startswith("2 photographs at each radius, which resist if they do each of 2 targets; band")
 
 
 def test_a_universal_run_is_of_its_target_whatever_photograph_comes_first(files: list[str], tmp_path: Path) -> None:
