@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import COMMANDS, Command
-from lit_viz.commands.attack import Attack, class_path_of
+from lit_viz.commands.attack import Attack, class_path_of, radii_of
 from lit_viz.commands.saliency import Saliency, class_paths
 from lit_viz.commands.visualize import Visualize
 from lit_viz.config import MethodCLI, read_config
@@ -136,7 +136,7 @@ def attack(
     target: Sequence[str | int] | str | int | None = None,
     *,
     attack: str | Mapping[str, Mapping[str, Any]] = "normalized_ascent",
-    eps: float | None = None,
+    eps: float | str | Sequence[float | str] | None = None,
     norm: str | None = None,
     iterations: int | None = None,
     out: str | Path | None = None,
@@ -151,7 +151,8 @@ def attack(
         labels: true classes, one an image; or where they are known from, as ``--labels``.
         target: the class to reach: one for all, or one an image; untargeted unless given.
         attack: a name of :data:`lit_viz.attacks.ATTACKS`; or one with its arguments, ``{"pgd": {"alpha": 0.01}}``.
-        eps, norm: of the budget, where the attack has one: the radius in units of [0, 1], ``linf`` or ``l2``.
+        eps, norm: of the budget, where the attack has one: the radius in units of [0, 1] (``"4/255"`` will do), or
+            several for a robustness curve; ``linf`` or ``l2``.
         iterations: updates an image at most; the attack's own number unless given.
         out: run folder; nothing is written unless it is given.
         config: a YAML file or the name of a packaged configuration, which says what is not given here.
@@ -168,7 +169,10 @@ def attack(
     images = _images(images)
     handed = _handed(images, network) if isinstance(images, Tensor) else None
     chosen = class_path_of(attack)
-    budget = {key: value for key, value in (("eps", eps), ("norm", norm)) if value is not None}
+    radii = [] if eps is None else radii_of(_plain(eps))
+    options |= {"radii": radii} if len(radii) > 1 else {}
+    single = radii[0] if len(radii) == 1 else None
+    budget = {key: value for key, value in (("eps", single), ("norm", norm)) if value is not None}
     if budget:
         chosen["init_args"] = {**chosen.get("init_args", {}), **budget}
     given = {
@@ -301,6 +305,8 @@ def _handed(images: Tensor, classifier: Classifier) -> Tensor:
 
 def _in_range(images: Tensor) -> Tensor:
     """Return a copy of images if they are in [0, 1]."""
+    if bool(images.isnan().any()):
+        raise LitVizError("the images have values that are no numbers (NaN): look at how they were made.")
     low, high = float(images.min()), float(images.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise LitVizError(

@@ -106,6 +106,17 @@ def _near_part(words: str) -> str:
     return did_you_mean(option, inspect.signature(parts[owner]).parameters) if owner in parts else ""
 
 
+def _without_radius(words: str) -> str | None:
+    """Return the sentence on an attack that was given a radius, and has none."""
+    found = re.search(r"(\w+) has no option eps\b", words)
+    if found is None:
+        return None
+    from lit_viz import attacks
+
+    attack = getattr(attacks, found[1], None)
+    return attacks.without_radius(attack) if isinstance(attack, type) and issubclass(attack, attacks.Attack) else None
+
+
 def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     """Turn what the parser raised into one sentence, with the near names of a mistyped option."""
     cause: BaseException | None = error
@@ -122,6 +133,8 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     words = " ".join(line.strip(" -") for line in message.strip().splitlines() if line.strip(" -"))
     for pattern, plain in _PLAIN:
         words = re.sub(pattern, plain, words)
+    if radius := _without_radius(words):
+        return LitVizError(radius)
     known = [word[2:] for action in parser._actions for word in action.option_strings if re.fullmatch(r"--[^+]+", word)]
     hint = did_you_mean(unknown[1], known) if unknown else _near_part(words)
     part = re.search(r"(--[\w.]+): (\w+) has no option", words)

@@ -37,6 +37,12 @@ def name_of(attack: Attack) -> str:
     return next((name for name, kind in ATTACKS.items() if kind is type(attack)), type(attack).__name__)
 
 
+def without_radius(attack: type[Attack]) -> str:
+    """Return the sentence that says that an attack has no radius to be given."""
+    kind = "looks for the smallest change and has" if attack.minimal else "has"
+    return f"{attack.__name__} {kind} no radius: leave out --eps, or take an attack that has one, such as pgd."
+
+
 __all__ = [
     "APGD",
     "ATTACKS",
@@ -57,4 +63,5 @@ __all__ = [
     "run_attack",
     "slope",
     "succeeded",
+    "without_radius",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class APGD(ClimbingAttack):
     """
 
     iterations: int = 100
+    without_objective: ClassVar[str] = "take --attack.loss ce"
 
     def __init__(
         self,

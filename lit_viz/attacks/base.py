@@ -13,6 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
+from lit_viz.objectives.attacks import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.bare import bare_evaluate
 from lit_viz.optim.rule import chosen, norm
@@ -37,6 +38,7 @@ class Attack(StepRule):
         early_stop: whether an attack that is not minimal stops at the first success.
         slopes: how many an update asks for on the mean, at most; each is a backward. For none no graph is held.
         notes: sentences worth saying once before a run, known when the attack is bound.
+        without_objective: how a user goes on without this objective.
     """
 
     objective: Objective = CrossEntropy()
@@ -46,9 +48,29 @@ class Attack(StepRule):
     early_stop: bool = True
     slopes: float = 1
     notes: Sequence[str] = ()
+    without_objective: ClassVar[str] = "leave out --attack.objective"
 
     def bind(self, classifier: Classifier) -> None:
-        """Take from the classifier what the attack has to know of it, before it is used; nothing by default."""
+        """Take from the classifier what the attack has to know of it, before it is used.
+
+        Raises:
+            LitVizError: it has too few classes for any attack with this objective (see :meth:`require`).
+        """
+        if isinstance(self.objective, AttackObjective):
+            targeted = self.objective.classes[True] < self.objective.classes[False]  # what needs the fewer
+            self.require(classifier, targeted=targeted)
+
+    def require(self, classifier: Classifier, *, targeted: bool) -> None:
+        """Refuse a classifier of too few classes for the objective, before a run begins.
+
+        Raises:
+            LitVizError: in the words of the options.
+        """
+        if not isinstance(self.objective, AttackObjective):
+            return
+        missing = self.objective.lacks(classifier.num_classes, targeted=targeted)
+        if missing:
+            raise LitVizError(f"{missing}: {self.without_objective}.")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return what every attack needs.

@@ -58,6 +58,7 @@ class NormalizedAscentAttack(Attack):
 
     def bind(self, classifier: Classifier) -> None:
         """Take the scale of normalized space, the classifier's ``std``."""
+        super().bind(classifier)
         if self.space == "normalized":
             self.scale = torch.tensor(classifier.std, dtype=torch.float64).view(-1, 1, 1)
 

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, name_of
+from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, without_radius
 from lit_viz.classifiers import Classifier
 from lit_viz.commands.attack_evidence import verify_attack
 from lit_viz.commands.attack_figures import figure_of_attack, figure_of_radii
@@ -22,6 +22,7 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
+from lit_viz.methods.targets import is_targeted
 from lit_viz.outcomes import Outcome
 from lit_viz.telling import has_several_radii, length
 
@@ -54,7 +55,7 @@ class Attack(PhotographCommand):
         if name == "--attack":
             return "--model.attack", class_path(value, ATTACKS, "attack")
         if name == "--eps" and "," in value:
-            return "--radii", json.dumps([_number(radius) for radius in value.split(",")])
+            return "--radii", json.dumps(radii_of(value))
         if name in ("--eps", "--norm"):
             name = f"--attack.{name[2:]}"
         if name.startswith("--attack."):
@@ -80,13 +81,16 @@ class Attack(PhotographCommand):
     ) -> tuple[list[Task], list[str]]:
         """Return one task a photograph and target, and where there are several radii, of each."""
         if config.radii and not isinstance(parts["attack"], BudgetAttack):
-            raise LitVizError(f"{name_of(parts['attack'])} has no radius to vary: give one --eps, or another --attack.")
+            raise LitVizError(without_radius(type(parts["attack"])))
         for radius in config.radii:
             parts["attack"].radius(radius, "--eps")
         if isinstance(parts["attack"], Universal):
             photographs, notes = self.queue(config, classifier)
             return universal_tasks(photographs, config), notes
-        return self.queue(config, classifier, [{"eps": radius} for radius in config.radii] or [{}])
+        tasks, notes = self.queue(config, classifier, [{"eps": radius} for radius in config.radii] or [{}])
+        for targeted in {is_targeted(task) for task in tasks}:
+            parts["attack"].require(classifier, targeted=targeted)
+        return tasks, notes
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
         """Return the module; a universal attack has one of its own, which looks at several photographs an iteration."""
@@ -160,6 +164,16 @@ def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, An
         raise LitVizError(f"a run has one attack, not {len(attack)}: run others by themselves.")
     ((name, arguments),) = attack.items()
     return {"class_path": class_path(name, ATTACKS, "attack"), "init_args": dict(arguments or {})}
+
+
+def radii_of(given: float | str | Sequence[float | str]) -> list[float]:
+    """Return radii as numbers: one, or several as ``1/255,2/255`` or in a list.
+
+    Raises:
+        LitVizError: one of them is no number.
+    """
+    several = given.split(",") if isinstance(given, str) else given if isinstance(given, Sequence) else [given]
+    return [_number(one) if isinstance(one, str) else float(one) for one in several]
 
 
 def _as_decimal(value: str) -> str:

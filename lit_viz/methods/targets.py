@@ -22,6 +22,11 @@ def needs_logits(task: Task) -> bool:
     )
 
 
+def is_targeted(task: Task) -> bool:
+    """Return whether the task asks for a class, known already or not."""
+    return task.target is not None or task.options.get("target") in WISHES
+
+
 def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
     """Return the task with label, target and the target's name, as far as they can be told.
 

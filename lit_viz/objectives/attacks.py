@@ -36,16 +36,20 @@ class AttackObjective(Objective):
         if towards is None:
             towards = torch.ones_like(outputs.targets, dtype=torch.bool)
         away = ~towards
-        count = outputs.logits.shape[1]
-        for rows, needed, kind in zip((away, towards), self.classes, ("an untargeted", "a targeted"), strict=True):
-            if count < needed and any(listed(rows)):
-                raise LitVizError(
-                    f"{type(self).__name__} needs {needed} classes in {kind} attack and the network has {count}: "
-                    "take CrossEntropy or Margin."
-                )
+        for rows, targeted in ((away, False), (towards, True)):
+            missing = self.lacks(outputs.logits.shape[1], targeted=targeted)
+            if missing and any(listed(rows)):
+                raise LitVizError(f"{missing}: take CrossEntropy or Margin.")
         if any(target < 0 for target in listed(outputs.targets)):
             raise LitVizError("an attack needs the class to reach or to leave: give a target or the true label.")
         return self.score(outputs, towards)
+
+    def lacks(self, count: int, *, targeted: bool) -> str | None:
+        """Return half a sentence where a network of so many classes has too few for it, else None."""
+        needed, kind = self.classes[targeted], "a targeted" if targeted else "an untargeted"
+        if count >= needed:
+            return None
+        return f"{type(self).__name__} needs {needed} classes in {kind} attack and the network has {count}"
 
     @abstractmethod
     def score(self, outputs: Outputs, towards: Tensor) -> Tensor:

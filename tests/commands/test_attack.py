@@ -150,6 +150,9 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
         (["--attack", "pgd", "--norm", "l3"], "linf"),
         (["--target", "7"], "7"),
         (["--attack", "ddn", "--attack.gama", "1"], "gama"),
+        (["--attack", "ddn", "--eps", "1/255"], "DDN looks for the smallest change and has no radius: leave out --eps"),
+        (["--attack", "ddn", "--eps", "1/255,2/255"], "smallest change and has no radius: leave out --eps"),
+        (["--eps", "1/255"], "NormalizedAscentAttack has no radius: leave out --eps"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(
@@ -342,3 +345,45 @@ def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Pa
     assert any("Square with 1000 queries fooled 2 images" in reason for reason in reasons())
     lv.check(tmp_path / "run", smooth)
     assert any("Square with 1000 queries fooled 2 images" in reason for reason in reasons())
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "target", "said"),
+    [
+        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR needs 3 classes .* the network has 2: take --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR needs 4 classes in a targeted .* has 3: take --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 3, "random", "DLR needs 4 classes in a targeted"),
+        ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "has 2: leave out --attack.objective"),
+        ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "leave out --attack.objective"),
+    ],
+)
+def test_too_few_classes_are_refused_before_a_run_is_replaced(
+    attack: dict[str, dict[str, str]], classes: int, target: int | str | None, said: str, tmp_path: Path
+) -> None:
+    net, out = load_classifier(smooth_network(classes=classes), size=16), tmp_path / "run"
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    options = {"iterations": 2, "out": out, "wandb": "disabled"}
+    lv.attack(net, x, [0], **options)
+    with pytest.raises(LitVizError, match=said):
+        lv.attack(net, x, [0], target, attack=attack, overwrite=True, **options)
+    assert len(records(out)) == 1
+    if classes == 3:
+        assert lv.attack(net, x, [0], attack=attack, iterations=2).results
+
+
+def test_radii_in_python_are_as_on_the_command_line(smooth: Classifier) -> None:
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+
+    def radii(eps: object) -> list[float]:
+        return [record["eps"] for record in lv.attack(smooth, x, [0], attack="pgd", eps=eps, iterations=1).results]
+
+    assert radii("4/255") == radii(4 / 255) == radii(np.float64(4 / 255)) == [4 / 255]
+    assert radii([1 / 255, "2/255"]) == radii("1/255,2/255") == radii(np.array([1, 2]) / 255) == [1 / 255, 2 / 255]
+    with pytest.raises(LitVizError, match="'four' is no number"):
+        radii("four")
+
+
+def test_values_that_are_no_numbers_are_said(smooth: Classifier) -> None:
+    """They were said to lie between nan and nan."""
+    with pytest.raises(LitVizError, match="the images have values that are no numbers"):
+        lv.attack(smooth, torch.full((1, 3, 16, 16), torch.nan))
