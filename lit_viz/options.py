@@ -67,7 +67,13 @@ def _expected(found: re.Match[str]) -> str:
     choices = [f"one of {', '.join(dict.fromkeys(words))}"] if words else []
     if "a list" in kinds and re.fullmatch(r"\w+(\.\w+)+|\d+([,x]\d+)+", got):
         return f"expected a list: write '[{got.replace('x', ',') if got[0].isdigit() else got}]'"
-    return f"expected {' or '.join([*dict.fromkeys(kinds), *choices])}, got '{got}'{did_you_mean(got, words)}"
+    what = " or ".join([*dict.fromkeys(kinds), *choices])
+    if not what and got.isidentifier():
+        return f"there is no {got} among the installed parts"
+    what = what or "something else"
+    if re.search(r"Namespace\(| object at 0x", got):  # it was made in part: nobody wrote that
+        return f"expected {what}"
+    return f"expected {what}, got '{got}'{did_you_mean(got, words)}"
 
 
 #: What the parser says, and how it is said here.
@@ -106,6 +112,26 @@ def _near_part(words: str) -> str:
     return did_you_mean(option, inspect.signature(parts[owner]).parameters) if owner in parts else ""
 
 
+#: How the parser begins, where it says itself why a value is of none of several types.
+_OWN = (
+    "Not a valid",
+    "Expected",
+    "Does not",
+    "Problem with",
+    "Parser key",
+    "Option",
+    "Import path",
+    "Invalid",
+    "Unexp",
+)
+
+
+def _refusal_of_a_part(message: str) -> str | None:
+    """Return what a part says against its arguments, where the parser went on to try other types."""
+    reasons = re.findall(r"^\s*- (\S.*)$", message, re.MULTILINE) if "any of the Union" in message else []
+    return next((one for one in reasons if one.endswith(".") and not one.startswith(_OWN)), None)
+
+
 def _without_radius(words: str) -> str | None:
     """Return the sentence on an attack that was given a radius, and has none."""
     found = re.search(r"(\w+) has no option eps\b", words)
@@ -125,6 +151,8 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
             return cause
         cause = cause.__cause__ or cause.__context__
     message = str(error)
+    if refusal := _refusal_of_a_part(message):
+        return LitVizError(refusal)
     missing = re.search(r"given class_path '([\w.]+)':\s*(No module named .*|module .* has no attribute .*)", message)
     if missing:  # a union's other branches say nothing then
         key = re.search(r'Parser key "([\w.\-]+)"', message)

@@ -177,6 +177,15 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--checkpoint-every", "0"], "--checkpoint-every 0 is no number of steps"),
         (["saliency", "x.png", "--method", "gradient", "--method.sigma", "3"], "Gradient has no option sigma"),
         (["saliency", "x.png", "--method", "smoothgrad", "--method.sigam", "3"], "sigam; did you mean 'sigma'?"),
+        (
+            ["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigma", "-1"],
+            "needs a sigma above 0, not -1.0: ",
+        ),
+        (["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigam", "1"], "SmoothGrad has no option sigam"),
+        (
+            ["attack", "x.png", "--attack", "pgd", "--attack.objective", "DRL"],
+            "there is no DRL among the installed parts",
+        ),
         (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps wants a value."),
         (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "more than a pixel's whole range"),
         (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
