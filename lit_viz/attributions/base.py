@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class Attribution(StepRule):
         Raises:
             LitVizError: the method makes no sense for it.
         """
+
+    def about(self) -> dict[str, Any]:
+        """Return what the record of a map says of how it was made, once the method is bound."""
+        return {}
 
     def total(self, shape: Sequence[int]) -> int:
         """Return how many evaluations a map of an input ``(C, H, W)``, or of any shape, takes unless said otherwise."""

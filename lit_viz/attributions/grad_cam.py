@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,10 @@ class GradCAM(Gradient):
     def reads_feature_maps(self) -> bool:
         """Whether the layer gives feature maps ``(N, C, h, w)`` by itself, without a reshape."""
         return self._maps is _as_they_are
+
+    def about(self) -> dict[str, Any]:
+        """Return the layer, which may have been chosen."""
+        return {"layer": self.layers[0] if self.layers else None}
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return an empty map a slot."""

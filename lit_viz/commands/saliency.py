@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -181,7 +182,11 @@ def _panel(outcomes: Sequence[Outcome], one_of_several: bool) -> SaliencyPanel:
         photograph=photograph,
         maps={title_of(o.record["method"]): a for o in outcomes if (a := o.array()) is not None},
         subtitle=_subtitle(first, one_of_several),
-        uncertainty={title_of(o.record["method"]): said for o in outcomes if (said := _said_error(o.record)) != "-"},
+        uncertainty={
+            title_of(o.record["method"]): said if "±" in said else f"error {said}"
+            for o in outcomes
+            if (said := _said_error(o.record)) != "-"
+        },
     )
 
 
@@ -197,8 +202,10 @@ def _subtitle(record: Mapping[str, Any], one_of_several: bool) -> str:
 
 
 def _said_error(record: Mapping[str, Any]) -> str:
-    error = record.get("relative_error")
-    return "-" if error is None else f"± {error:.1%}"
+    if "relative_error" not in record:  # an exact method's
+        return "-"
+    error = record["relative_error"]
+    return "unknown" if error is None or not math.isfinite(error) else f"± {error:.1%}"
 
 
 def _true_boxes(config: Namespace) -> Sequence[TrueBoxes] | None:

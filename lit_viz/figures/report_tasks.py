@@ -122,7 +122,8 @@ class Shown:
         """Return what was asked of a photograph."""
         target, method = self.record["target_name"], self.record.get("method")
         if method is not None:
-            return element("small", f"{method}, {target}")
+            layer = self.record.get("layer")
+            return element("small", f"{method}, {target}" if layer is None else f"{method} of {layer}, {target}")
         if "attack" not in self.record:
             return None
         asked = [f"towards {target}"] if target else []

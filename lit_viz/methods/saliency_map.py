@@ -95,6 +95,8 @@ class SaliencyMap(PhotographTraining):
             for name, one in self.methods.items()
             if iterations is not None and one.fixed and 1 < one.evaluations != iterations
         ]
+        about = {name: one.about() for name, one in self.methods.items()}
+        self.notes += [f"{name} reads the layer {how['layer']}" for name, how in about.items() if "layer" in how]
         self.reducer = reducer
         if reducer is not None:
             find_reducer(reducer)
@@ -215,7 +217,8 @@ class SaliencyMap(PhotographTraining):
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return the method, how its map is shown, and the top five classes."""
         name, reducer = _method(self.slots.tasks[n]), self.reducer or self.chosen.method.reducer
-        about = {"method": name, "reducer": reducer, "top5": look.ranking, **self.place(n)}
+        how = self.chosen.method.about()
+        about = {"method": name, **how, "reducer": reducer, "top5": look.ranking, **self.place(n)}
         array = torch.empty(0) if look.array is None else look.array
         bad = int((~array.isfinite()).sum())
         if not bad:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
+from lit_viz.commands import COMMANDS
 from tests.test_cli import SMALL, lit_viz, records, sentence
 
 GREY = np.full((30, 40), 120, np.uint8)
@@ -228,6 +229,37 @@ def test_in_the_evaluation_loops_of_lightning(smooth: Classifier) -> None:
         assert all(r["captum"]["passed"] for r in run.results)
         assert lv.attack(smooth, images, [0, 1], attack="pgd", eps=0.1).images.shape == images.shape
     assert not expected.is_inference()
+
+
+def test_a_layer_that_was_chosen_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody could know which it was."""
+    run, words = tmp_path / "run", ["--method", "grad_cam,gradient", "--check", "none"]
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
+    assert [record.get("layer") for record in records(run)] == ["features", None]
+    assert "grad_cam reads the layer features\n" in capsys.readouterr().err
+    assert "grad_cam of features, " in (run / "report.html").read_text()
+
+
+def test_guided_grad_cam_tells_its_layer() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(5))
+    network(torch.zeros(1, 3, 16, 16))
+    net = lv.load_classifier(network, size=16)
+    (record,) = lv.saliency(net, torch.rand(1, 3, 16, 16), 0, method="guided_grad_cam", check="none").results
+    assert record["layer"] == "1"
+
+
+def test_an_error_that_can_not_be_told_is_unknown(folder: Path, tmp_path: Path) -> None:
+    """Of a single sample it was said to be that of an exact method."""
+    run, words = tmp_path / "run", ["--method", "smoothgrad,gradient", "--iterations", "1", "--check", "none"]
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
+    errors = [[row["error"] for row in COMMANDS["saliency"].table(records(run))]]
+    outcome = lv.saliency(
+        lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
+        torch.rand(1, 3, 16, 16), 0, method=["smoothgrad", "gradient"], iterations=1, check="none",
+    )  # fmt: skip
+    errors.append([row["error"] for row in COMMANDS["saliency"].table(outcome.results)])
+    assert errors == [["unknown", "-"]] * 2
+    assert any(text.get_text() == "error unknown" for text in outcome.figure().texts)
 
 
 def test_a_tolerance_that_is_not_reached_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
