@@ -72,6 +72,14 @@ class Attack(StepRule):
         if missing:
             raise LitVizError(f"{missing}: {self.without_objective}.")
 
+    def parts_in(self, iterations: int) -> int:
+        """Return into how many parts, each of which begins anew, so many iterations are split."""
+        return 1
+
+    def remarks(self, iterations: int) -> Sequence[str]:
+        """Return sentences worth saying once before a run of so many iterations."""
+        return ()
+
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return what every attack needs.
 

@@ -93,6 +93,16 @@ class ClimbingAttack(BudgetAttack):
         self.start_at_random = start_at_random
         self.restarts = restarts
 
+    def parts_in(self, iterations: int) -> int:
+        """Return how many restarts are made."""
+        return max(1, min(self.restarts, iterations // 2))
+
+    def remarks(self, iterations: int) -> Sequence[str]:
+        """Say that fewer restarts are made than were asked for."""
+        made = self.parts_in(iterations)
+        few = f"{made} of {self.restarts} restarts are made in {iterations} iterations: each takes two at least"
+        return [few] if made < self.restarts else ()
+
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Let the images climb, or start."""
         part, iteration, _ = self.parts(state)

@@ -60,6 +60,16 @@ class CarliniWagner(Attack):
         self.adam = Adam(lr, eps=_TINY)
         self.objective = Margin()
 
+    def parts_in(self, iterations: int) -> int:
+        """Return how many values of c are tried."""
+        return max(1, min(self.steps, iterations // 2))
+
+    def remarks(self, iterations: int) -> Sequence[str]:
+        """Say that fewer values of c are tried than were asked for."""
+        tried = self.parts_in(iterations)
+        few = f"{tried} of {self.steps} values of c are tried in {iterations} iterations: each takes two at least"
+        return [few] if tried < self.steps else ()
+
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return besides: ``w``; what Adam keeps; ``c`` with its ends ``low`` and ``high``, and whether it was
         ``enough``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -97,7 +98,15 @@ def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) ->
 def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
     """Say whether what resisted is to be believed."""
     further = "an attack of more steps, such as pgd" if module.attack.fixed else "more iterations"
-    free = free_signals(outcomes, restarts_of(module.attack, module.iterations), module.iterations, further)
+    attack, iterations = module.attack, module.iterations
+    free = free_signals(
+        outcomes,
+        restarts_of(attack, iterations),
+        iterations,
+        further,
+        part=iterations // attack.parts_in(iterations) if attack.slopes else math.inf,
+        minimal=attack.minimal,
+    )
     harder = _harder(module, outcomes, how) if how.trust else None
     before = (folder.evidence().get("trust") or {}).get("harder")
     if harder is None and before is not None and not how.ends_run:  # what was tried on these files stays

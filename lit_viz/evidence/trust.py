@@ -69,6 +69,8 @@ def free_signals(
     restart_of: RestartOf = lambda k: 0,
     iterations: int = 0,
     further: str = "more iterations",
+    part: float = math.inf,
+    minimal: bool = False,
 ) -> Trust:
     """Read the traces of an attack's run, which cost nothing more.
 
@@ -77,12 +79,17 @@ def free_signals(
         restart_of: see :func:`~lit_viz.evidence.spread.restarts_of`; without it there was one start an image.
         iterations: that an image takes at most.
         further: what is advised where an attack didn't get far enough.
+        part: iterations that follow one another where an attack begins anew after them; infinite if it asks for no
+            slopes.
+        minimal: whether the smallest perturbation is looked for, so that a success may have had too few slopes, too.
     """
     done = [o for o in outcomes if o.record["status"] == "done"]
     if not done:
         return Trust((), ())
     failed = [o for o in done if not o.record["success_float"]]
     rounded_off = [o for o in done if o.record["success_float"] and not o.record.get("success_file")]
+    in_parts, asked = part < min(_FEW, iterations), done if minimal and part < _FEW else failed
+    each = f" in each part of the attack ({further}, or fewer parts)" if in_parts else f" ({further})"
     counts = {
         "within eps of {} there is no other 8-bit file than the photograph's (a larger eps)": sum(map(_walled, done)),
         f"the file of {{}} is the photograph itself ({further}, or larger steps)": sum(
@@ -91,7 +98,7 @@ def free_signals(
         "{} fooled the network before it was rounded to 8 bits, and not in the file": sum(
             not _walled(o) for o in rounded_off
         ),
-        f"{{}} had fewer than ten slopes ({further})": sum(map(_short, failed)),
+        f"{{}} had fewer than ten slopes{each}": sum(not _masked(o) if in_parts else _short(o) for o in asked),
         f"{{}} had fewer than {QUERIES} queries ({further})": sum(map(_unasked, failed)),
         f"{{}} scored no higher than the photograph in the end ({further})": sum(map(_sunk, failed)),
         "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),

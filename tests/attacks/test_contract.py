@@ -11,11 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attacks import APGD, ATTACKS, DDN, FGSM, PGD, Attack, NormalizedAscentAttack, name_of, run_attack
+from lit_viz.attacks import (
+    APGD,
+    ATTACKS,
+    DDN,
+    FGSM,
+    PGD,
+    Attack,
+    CarliniWagner,
+    NormalizedAscentAttack,
+    name_of,
+    run_attack,
+)
 from lit_viz.attacks.apgd import checkpoints
 from lit_viz.attacks.base import _bare
+from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
+from lit_viz.methods import AdversarialExample
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
 
 MADE: dict[str, Callable[[], Attack]] = {
@@ -330,3 +343,13 @@ def test_names() -> None:
 def test_refusals(make: Callable[[], object], words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         make()
+
+
+@pytest.mark.parametrize("attack", [PGD(restarts=50), APGD(restarts=50), CarliniWagner(steps=50)])
+def test_parts_that_the_iterations_are_too_few_for_are_said(attack: Attack, smooth: Classifier) -> None:
+    """Fifty restarts were made five in silence."""
+    (note,) = AdversarialExample(smooth, attack, iterations=10).notes
+    assert note.startswith("5 of 50 ")
+    assert note.endswith(" in 10 iterations: each takes two at least")
+    assert attack.parts_in(10) == 5
+    assert AdversarialExample(smooth, attack, iterations=100).notes == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +111,27 @@ def test_free_signals(outcome: Outcome, said: str) -> None:
     assert bool(trust.reasons) == bool(said)
     assert said in trust.sentence
     assert trust.sentence.startswith("do not trust" if said else "trust")
+
+
+def test_few_slopes_in_each_part_are_said_of_the_successes_of_minimal_attacks_too() -> None:
+    """Nothing spoke against sixty iterations of which nine values of c had six each."""
+    fell = Traced(True, margin=[-1.0] + [0.5] * 60).with_record(backwards=40)
+    failed = Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19)
+    said = "fewer than ten slopes in each part of the attack (more iterations, or fewer parts)"
+    assert f"1 image had {said}" in free_signals([fell], iterations=60, part=6, minimal=True).sentence
+    assert free_signals([fell], iterations=60, part=6).reasons == ()
+    assert free_signals([fell], iterations=900, part=100, minimal=True).reasons == ()
+    assert f"1 image had {said}" in free_signals([fell, failed], iterations=19, part=2).sentence
+    once = Traced(True, margin=[-1.0] + [0.5] * 8).with_record(backwards=8)
+    assert "had fewer than ten slopes (more" in free_signals([once], iterations=8, part=8, minimal=True).sentence
+
+
+@pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), ({"carlini_wagner": {"steps": 2}}, False)])
+def test_the_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: Classifier, tmp_path: Path) -> None:
+    labels = smooth.logits(images(2)).argmax(1).tolist()
+    lv.attack(smooth, images(2), labels, attack=attack, iterations=60, out=tmp_path / "run", wandb="disabled")
+    reasons = json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
+    assert any("2 images had fewer than ten slopes in each part" in reason for reason in reasons) is hasty
 
 
 class Rounded(nn.Module):
