@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
@@ -52,13 +54,52 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+#: Fonts with the signs of Chinese, Japanese and Korean, by how common they are; what the shared one lacks is written in
+#: the first of these that is installed.
+_EAST_ASIAN = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Hiragino Sans GB",
+    "Arial Unicode MS",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+)
+
+
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the shared look; the user's own matplotlib settings are as before afterwards."""
-    with mpl.rc_context():
+    """Draw in the shared look; the user's own matplotlib settings are as before afterwards.
+
+    A sign that no font here has is an empty box, which tells as much as a warning would.
+    """
+    with mpl.rc_context(), _without_remarks_on_fonts():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
+        installed = {font.name for font in fontManager.ttflist}  # matplotlib would complain of others
+        mpl.rcParams["font.family"] = ["sans-serif", *(name for name in _EAST_ASIAN if name in installed)]
         yield
+
+
+@contextmanager
+def _without_remarks_on_fonts() -> Iterator[None]:
+    """Leave out what matplotlib says of a sign that no font has, and of a font that is never bold."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def shown(figure: Figure, picture: NDArray[np.uint8], left: float, top: float, width: float) -> None:
