@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
@@ -26,6 +27,8 @@ from lit_viz.files import replacing
 INK = "#1a1a1a"
 GREY = "#6b6b6b"
 RULE = "#c9c9c9"
+_FRAME = 0.5  # points that the frame of a white picture is wide
+_WHITE = 250  # from this level on a colour is taken for the page's
 # Okabe and Ito: told apart also by the colour-blind, black left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -103,14 +106,28 @@ def _without_remarks_on_fonts() -> Iterator[None]:
 
 
 def shown(figure: Figure, picture: NDArray[np.uint8], left: float, top: float, width: float) -> None:
-    """Put a picture on a figure, unframed, at a place in inches from the left and the top; its shape is kept.
+    """Put a picture on a figure at a place in inches from the left and the top; its shape is kept.
 
-    Not interpolated: a pixel of the network is a pixel of the figure, also in PDF and SVG.
+    Not interpolated: a pixel of the network is a pixel of the figure, also in PDF and SVG. Unframed, but where it would
+    be a hole in the page: a thin line is around one whose border is white.
     """
     height = width * picture.shape[0] / picture.shape[1]
     axes = axes_at(figure, left, top, width, height)
     axes.imshow(picture, interpolation="none", aspect="auto")
     axes.set_axis_off()
+    if _ends_in_white(picture):
+        beside = (_FRAME / 72 + 1 / figure.dpi) / 2  # the line, drawn at whole dots, covers no pixel
+        wide, high = figure.get_size_inches()
+        corner = ((left - beside) / wide, 1 - (top + height + beside) / high)
+        size = ((width + 2 * beside) / wide, (height + 2 * beside) / high)
+        line = Rectangle(corner, *size, fill=False, edgecolor=RULE, linewidth=_FRAME, transform=figure.transFigure)
+        figure.add_artist(line)
+
+
+def _ends_in_white(picture: NDArray[np.uint8]) -> bool:
+    """Return whether more than half of a picture's outermost pixels are white, or nearly."""
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    return bool((border.min(-1) >= _WHITE).mean() > 0.5)
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:

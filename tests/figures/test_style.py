@@ -1,4 +1,4 @@
-"""What all figures share: signs of any script are written, or left as boxes in silence."""
+"""What all figures share: signs of any script are written or boxes in silence, and no picture is a hole in the page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import warnings
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lit_viz.figures import style as room
-from lit_viz.figures.style import fitted, save_figure, style, write
+from lit_viz.figures.style import fitted, save_figure, shown, style, write
 
 
 def test_a_sign_that_no_font_has_is_a_box_without_a_warning(tmp_path: Path) -> None:
@@ -31,3 +33,24 @@ def test_fonts_that_are_not_installed_are_not_asked_for(monkeypatch: pytest.Monk
     with style():
         assert mpl.rcParams["font.family"] == ["sans-serif", "DejaVu Serif"]
     assert mpl.rcParams["font.family"] == before
+
+
+@pytest.mark.parametrize("dpi", [100, 144, 300])
+@pytest.mark.parametrize(("level", "framed"), [(255, True), (251, True), (200, False)])
+def test_a_white_picture_has_a_thin_frame_that_covers_nothing(
+    level: int, framed: bool, dpi: int, tmp_path: Path
+) -> None:
+    """A white photograph could not be seen on the page."""
+    picture = np.full((50, 50, 3), level, np.uint8)
+    picture[20:30, 20:30] = 30
+    with style():
+        figure = Figure(figsize=(1, 1), dpi=dpi)
+        shown(figure, picture, 0.25, 0.25, 0.5)
+    page = np.asarray(Image.open(save_figure(figure, tmp_path / "figure.png")).convert("RGB"))
+    first, last = dpi // 4, dpi // 4 + dpi // 2
+    inside = page[first:last, first:last]
+    assert set(np.unique(inside)) == {30, level}
+    around = page.copy()
+    around[first:last, first:last] = 255
+    assert bool((around < 250).any()) is framed
+    assert (around[: first - 4] == 255).all()
