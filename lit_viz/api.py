@@ -23,6 +23,7 @@ from lit_viz.config import MethodCLI, read_config
 from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.run_reader import RECORDED
 from lit_viz.errors import LitVizError
+from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.outcomes import Run
 from lit_viz.run import check as check_run
 from lit_viz.run import execute
@@ -69,7 +70,7 @@ def visualize(
     """
     network = _classifier(classifier)
     handed = None if init is None or isinstance(init, (str, Path)) else _picture(init, network)
-    named = None if init is None else str(init) if handed is None else "array:0"
+    named = None if init is None else str(init) if handed is None else f"{ARRAY_PREFIX}0"
     given = {"iterations": iterations, "init": named, "out": out and str(out)}
     targets = [_class(target) for target in _several(_plain(targets))]
     command = Visualize(handed)

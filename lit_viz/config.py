@@ -147,7 +147,7 @@ class MethodCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse a list of words or a dictionary, and nothing else: not the program's own words behind its back."""
         given = isinstance(args, Mapping)
-        printing = [] if given else [word for word in args if word.partition("=")[0] == "--print_config"]
+        printing = ["--print_config"] if "--print_config" in args else []
         try:
             with current_folder_importable():
                 if given:

@@ -74,6 +74,12 @@ def test_a_class_image_starts_from_a_picture_that_is_handed_over(smooth: Classif
             lv.visualize(smooth, 1, init=wrong)  # type: ignore[arg-type]
     with pytest.raises(LitVizError, match="between 0 and 2"):
         lv.visualize(smooth, 1, init=torch.tensor([0.0, 2.0]).expand(3, 16, 2))
+    how |= {"out": tmp_path / "run", "wandb": "disabled"}
+    lv.visualize(smooth, 1, init=picture, **how)
+    (tmp_path / "run" / "results.jsonl").unlink()
+    with pytest.raises(LitVizError, match="hand it over again as init"):
+        lv.resume(tmp_path / "run", smooth)
+    assert torch.equal(lv.visualize(smooth, 1, init=picture, resume=True, **how).images, expected)
 
 
 def test_numbers_may_be_lists_and_layers_numbers(smooth: Classifier) -> None:

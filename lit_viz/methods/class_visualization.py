@@ -21,6 +21,7 @@ from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, hold_shape
 from lit_viz.evidence.verdicts import of_group, top5, verdict
 from lit_viz.images.groups import apart, side_by_side
+from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.octaves import Octaves
 from lit_viz.images.parameterizations import Parameterization, encoding_error
 from lit_viz.images.pictures import canvases, centre, resized
@@ -171,6 +172,11 @@ class ClassVisualization(ImageTraining):
         """Refuse to train on from a photograph that is gone."""
         gone = next((task.source for task in tasks if task.source is not None), None)
         if self.init is None and gone is not None:
+            if gone.startswith(ARRAY_PREFIX):
+                raise LitVizError(
+                    "the run was begun from a picture that was handed over in Python: hand it over again as init, to "
+                    "lv.visualize with resume=True."
+                )
             raise LitVizError(f"{gone}, from which the run was begun, can't be read any more: put it back to go on.")
 
     def fits(self, task: Task, beside: Task, iteration: int) -> bool:
