@@ -106,7 +106,7 @@ class ClassVisualization(ImageTraining):
         if isinstance(step_rule, (Attack, Attribution)):
             command = "attack" if isinstance(step_rule, Attack) else "saliency"
             raise LitVizError(
-                f"{type(step_rule).__name__} moves the pixels of a photograph: a class image is trained by a rule "
+                f"{type(step_rule).__name__} is made for photographs: a class image is trained by a rule "
                 f"of lit_viz.optim, such as Adam; this one is for lit-viz {command}."
             )
         if group < 1:
