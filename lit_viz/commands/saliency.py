@@ -64,7 +64,8 @@ class Saliency(PhotographCommand):
             "--boxes",
             type=str | None,
             default=None,
-            help="true boxes, which the found ones are held against: Pascal VOC (a file or a folder) or COCO",
+            help="true boxes, by their photograph's file name, which the found ones are held against: Pascal VOC (a "
+            "file or a folder) or COCO",
         )
 
     def option(self, name: str, value: str) -> tuple[str, str]:
