@@ -33,21 +33,24 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     """Look for evidence, keep and say it; return whether every file is seen as its record says."""
     if how.trust and not isinstance(module.attack, BudgetAttack):
         raise LitVizError(f"{name_of(module.attack)} has no budget to try harder attacks in: leave out --trust.")
-    true = _read_again(module.classifier, outcomes, folder, how)
+    wrong = _read_again(module.classifier, outcomes, folder, how)
+    kept = [
+        outcome for outcome in outcomes if outcome.record["index"] not in wrong
+    ]  # others tell nothing of the attack
     left = survivors(outcomes)
     if left:
         folder.merge_evidence({"survivors": [asdict(one) for one in left]})
         how.say(f"evidence: as floats, {'; '.join(one.sentence for one in left)}")
-    if has_several_radii(outcome.record for outcome in _claimed(outcomes)):
-        _robustness(outcomes, folder, how)
+    if has_several_radii(outcome.record for outcome in _claimed(kept)):
+        _robustness(kept, folder, how)
     if how.ends_run and how.config.explain:
         save_figure(figure_of_explanations(outcomes, module.classifier), folder.path / "explained.png")
-    _trust(module, outcomes, folder, how)
+    _trust(module, kept, folder, how)
     if not how.ends_run:
         _transfer(outcomes, module.classifier, folder, how)
     if how.peers:
         _peers(module, outcomes, folder, how)
-    return true
+    return not wrong
 
 
 def told_apart(claims: Sequence[Claim], classifier: Classifier, folder: RunFolder, how: Inquiry) -> list[str | None]:
@@ -65,9 +68,9 @@ def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [o for o in outcomes if o.record["status"] == "done" and o.record["file"]]
 
 
-def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
-    """Hold the files against their records, with the original network and the photographs; a record of which its file
-    isn't true is mended."""
+def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> set[int]:
+    """Hold the files against their records, with the original network and the photographs, and mend the records that
+    aren't true; return whose these are."""
     claimed = _claimed(outcomes)
     claims = [Claim(folder.path / o.record["file"], o.record, o.source, o.record) for o in claimed]
     found = told_apart(claims, classifier, folder, how)
@@ -81,7 +84,7 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     names = [o.record["name"] for o in wrong]
     folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": names}})
     how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
-    return not wrong
+    return set(mended)
 
 
 def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:

@@ -96,6 +96,7 @@ def test_check_notices_another_file_that_fools_as_well(
     lit_viz("check", str(run), expect=1)
     said = capsys.readouterr().err
     assert "images/0001_p1.png is not as recorded: it lies outside its ball of L∞ 60/255; in L∞ it lies 90/255" in said
+    assert "trust: nothing speaks against it" in said  # the attack did what it said
     after = records(run)
     assert [record["success_file"] for record in after] == [True, False, True]
     assert not any(after[1][f"success_jpeg{quality}"] for quality in (95, 75))
