@@ -631,7 +631,7 @@ def test_a_signal_at_the_end_says_how_to_go_on(
 
 
 def test_an_interrupt_before_the_first_step_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(options: Any) -> None:
+    def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lit_viz.run._load", interrupted)
