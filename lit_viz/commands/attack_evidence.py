@@ -34,9 +34,8 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     if how.trust and not isinstance(module.attack, BudgetAttack):
         raise LitVizError(f"{name_of(module.attack)} has no budget to try harder attacks in: leave out --trust.")
     wrong = _read_again(module.classifier, outcomes, folder, how)
-    kept = [
-        outcome for outcome in outcomes if outcome.record["index"] not in wrong
-    ]  # others tell nothing of the attack
+    # The others tell nothing of the attack.
+    kept = [outcome for outcome in outcomes if outcome.record["index"] not in wrong]
     left = survivors(outcomes)
     if left:
         folder.merge_evidence({"survivors": [asdict(one) for one in left]})
