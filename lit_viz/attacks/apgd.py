@@ -77,7 +77,7 @@ class APGD(ClimbingAttack):
 
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Halve where it is time, and take a step."""
-        _, iteration, _ = self.parts(state)
+        _, iteration, _ = self.where(state)
         first = iteration == 0
         improved = first | (evaluation.score > state["top"])
         state, halve = self._scored(state, evaluation.score, first, improved)
@@ -93,7 +93,7 @@ class APGD(ClimbingAttack):
 
     def _scored(self, state: State, score: Tensor, first: Tensor, improved: Tensor) -> tuple[State, Tensor]:
         """Return the state after a score ``(N,)`` became known, and which images halve their step."""
-        _, iteration, total = self.parts(state)
+        _, iteration, total = self.where(state)
         period = _periods(iteration, total)
         check = period > 0
         top = torch.where(improved, score, state["top"])

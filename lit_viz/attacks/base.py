@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lit_viz.attacks.parts import Parts
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
@@ -37,6 +38,7 @@ class Attack(StepRule):
         minimal: whether the smallest perturbation is looked for, so that a success is no reason to stop.
         early_stop: whether an attack that is not minimal stops at the first success.
         slopes: how many an update asks for on the mean, at most; each is a backward. For none no graph is held.
+        parts: in each of which the attack begins anew.
         notes: sentences worth saying once before a run, known when the attack is bound.
         without_objective: how a user goes on without this objective.
     """
@@ -47,6 +49,7 @@ class Attack(StepRule):
     minimal: ClassVar[bool] = False
     early_stop: bool = True
     slopes: float = 1
+    parts: Parts = Parts()
     notes: Sequence[str] = ()
     without_objective: ClassVar[str] = "leave out --attack.objective"
 
@@ -71,14 +74,6 @@ class Attack(StepRule):
         missing = self.objective.lacks(classifier.num_classes, targeted=targeted)
         if missing:
             raise LitVizError(f"{missing}: {self.without_objective}.")
-
-    def parts_in(self, iterations: int) -> int:
-        """Return into how many parts, each of which begins anew, so many iterations are split."""
-        return 1
-
-    def remarks(self, iterations: int) -> Sequence[str]:
-        """Return sentences worth saying once before a run of so many iterations."""
-        return ()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return what every attack needs.

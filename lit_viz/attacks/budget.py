@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_viz.attacks.base import Attack
 from lit_viz.attacks.feasible import Norm, checked_norm, project, random_start
+from lit_viz.attacks.parts import Parts
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
@@ -91,21 +92,11 @@ class ClimbingAttack(BudgetAttack):
         if restarts < 1 or (restarts > 1 and not start_at_random):
             raise LitVizError(f"{restarts} restarts make no attack: give 1 or more, and more than 1 only at random.")
         self.start_at_random = start_at_random
-        self.restarts = restarts
-
-    def parts_in(self, iterations: int) -> int:
-        """Return how many restarts are made."""
-        return max(1, min(self.restarts, iterations // 2))
-
-    def remarks(self, iterations: int) -> Sequence[str]:
-        """Say that fewer restarts are made than were asked for."""
-        made = self.parts_in(iterations)
-        few = f"{made} of {self.restarts} restarts are made in {iterations} iterations: each takes two at least"
-        return [few] if made < self.restarts else ()
+        self.parts = Parts(restarts, "restarts")
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Let the images climb, or start."""
-        part, iteration, _ = self.parts(state)
+        part, iteration, _ = self.where(state)
         starting = rows & (iteration < 0)
         moved, state = self.climb(x, state, evaluation, rows & ~starting)
         if self.start_at_random and bool(starting.any()):
@@ -118,13 +109,9 @@ class ClimbingAttack(BudgetAttack):
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Return the next images, as :meth:`update`; ``rows`` may be none."""
 
-    def parts(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+    def where(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Return where the images are ``(N,)`` int64 each: the number of the part, the updates made since its start (-1
         where the next update is the start), and the updates that follow its start in all."""
-        whole, iteration = state["iterations"], state["iteration"]
-        count = (whole // 2).clamp(1, self.restarts)
-        length = whole // count
-        part = torch.minimum(iteration // length.clamp(min=1), count - 1)
-        total = torch.where(part == count - 1, whole - part * length, length)
+        part, iteration, total = self.parts.at(state)
         start = int(self.start_at_random)
-        return part, iteration - part * length - start, (total - start).clamp(min=1)
+        return part, iteration - start, (total - start).clamp(min=1)

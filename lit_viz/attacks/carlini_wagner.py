@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, slope, succeeded
+from lit_viz.attacks.parts import Parts
 from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
@@ -56,19 +57,9 @@ class CarliniWagner(Attack):
         if steps < 1:
             raise LitVizError(f"{steps} steps of bisection make no attack: give 1 or more, such as 9.")
         self.c = c
-        self.steps = steps
+        self.parts = Parts(steps, "values of c")
         self.adam = Adam(lr, eps=_TINY)
         self.objective = Margin()
-
-    def parts_in(self, iterations: int) -> int:
-        """Return how many values of c are tried."""
-        return max(1, min(self.steps, iterations // 2))
-
-    def remarks(self, iterations: int) -> Sequence[str]:
-        """Say that fewer values of c are tried than were asked for."""
-        tried = self.parts_in(iterations)
-        few = f"{tried} of {self.steps} values of c are tried in {iterations} iterations: each takes two at least"
-        return [few] if tried < self.steps else ()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return besides: ``w``; what Adam keeps; ``c`` with its ends ``low`` and ``high``, and whether it was
@@ -86,7 +77,8 @@ class CarliniWagner(Attack):
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Take a step of Adam, or go back to the photograph with another c."""
-        since, length = self._part(state)
+        part, since, length = self.parts.at(state)
+        since = since - (part > 0).long()  # the update that opens every part but the first goes back
         again, late = since < 0, (since < 0) | (2 * since >= length)
         state = {**state, "enough": state["enough"] | (late & succeeded(evaluation.logits, state))}
         gradient = slope(evaluation, x, rows & ~again & (evaluation.score <= 0))
@@ -98,16 +90,6 @@ class CarliniWagner(Attack):
         if bool(again.any()):
             return chosen(again, state["source"], moved), _bisected(state, again)
         return moved, state
-
-    def _part(self, state: State) -> tuple[Tensor, Tensor]:
-        """Return the updates of Adam since it began anew ``(N,)`` int64, -1 where it is to begin, and how many its part
-        has in all."""
-        whole, iteration = state["iterations"], state["iteration"]
-        count = (whole // 2).clamp(1, self.steps)
-        length = whole // count
-        part = torch.minimum(iteration // length, count - 1)
-        back = (part > 0).long()  # the update that opens every part but the first
-        return iteration - part * length - back, length
 
 
 def to_tanh(x: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class PGD(ClimbingAttack):
 
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Take a step up and project."""
-        _, iteration, _ = self.parts(state)
+        _, iteration, _ = self.where(state)
         gradient = slope(evaluation, x, rows)
         if self.momentum:
             mean = norm(gradient, 1)
@@ -84,5 +84,5 @@ class PGD(ClimbingAttack):
 
     def length(self, state: State) -> Tensor:
         """Return how long the steps are ``(N,)``."""
-        _, _, total = self.parts(state)
+        _, _, total = self.where(state)
         return _REACH * state["eps"] / total if self.alpha is None else torch.full_like(state["eps"], self.alpha)

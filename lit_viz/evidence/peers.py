@@ -178,7 +178,7 @@ def _fmn(q: Question) -> Mapping[str, Any]:
 
 
 def _carlini_wagner(q: Question) -> Mapping[str, Any]:
-    parts = q.attack.steps
+    parts = q.attack.parts.at_most
     bisection = {"binary_search_steps": parts, "steps": max(q.iterations // parts, 1)}
     return {**bisection, "stepsize": q.attack.adam.lr.lr, "initial_const": q.attack.c}
 

@@ -24,7 +24,7 @@ def restarts_of(attack: Attack, iterations: int) -> RestartOf:
         if not isinstance(attack, ClimbingAttack):
             return 0
         state = {"iteration": torch.tensor([k - 1]), "iterations": torch.tensor([iterations])}
-        return int(attack.parts(state)[0])
+        return int(attack.parts.at(state)[0])
 
     return restart
 

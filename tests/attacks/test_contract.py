@@ -99,12 +99,12 @@ def test_costs(name: str, targeted: bool) -> None:
         k = int(state["iteration"][0])
         free = 0
         if getattr(attack, "start_at_random", False):
-            length = ITERATIONS // attack.restarts
-            free = min(attack.restarts, -(-k // length))
+            length = ITERATIONS // attack.parts.at_most
+            free = min(attack.parts.at_most, -(-k // length))
         assert network.forwards == k + 1
         assert network.backwards == network.passes
         if name.startswith("apgd"):  # which may return at every checkpoint
-            returns = attack.restarts * len(checkpoints(ITERATIONS // attack.restarts))
+            returns = attack.parts.at_most * len(checkpoints(ITERATIONS // attack.parts.at_most))
             assert k - free - returns <= network.backwards <= k - free
         else:
             assert network.backwards == k - free
@@ -350,6 +350,6 @@ def test_parts_that_the_iterations_are_too_few_for_are_said(attack: Attack, smoo
     """Fifty restarts were made five in silence."""
     (note,) = AdversarialExample(smooth, attack, iterations=10).notes
     assert note.startswith("5 of 50 ")
-    assert note.endswith(" in 10 iterations: each takes two at least")
-    assert attack.parts_in(10) == 5
+    assert note.endswith(" fit into 10 iterations: each takes two at least")
+    assert attack.parts.count(10) == 5
     assert AdversarialExample(smooth, attack, iterations=100).notes == []

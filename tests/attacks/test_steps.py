@@ -234,7 +234,7 @@ def test_restarts_are_runs_of_their_own(
 def test_parts_share_the_iterations(restarts: int, iterations: int) -> None:
     attack = PGD(restarts=restarts)
     k = torch.arange(iterations)
-    part, since, total = attack.parts({"iteration": k, "iterations": torch.full_like(k, iterations)})
+    part, since, total = attack.where({"iteration": k, "iterations": torch.full_like(k, iterations)})
     assert (since == -1).sum() == max(1, min(restarts, iterations // 2))
     assert torch.equal(part, (since == -1).long().cumsum(0) - 1)
     assert (since < total).all()
