@@ -98,7 +98,7 @@ class Attack(PhotographCommand):
             return super().build(config, parts, classifier)
         if parts["transforms"]:
             raise LitVizError("a universal perturbation knows no transforms: leave out --model.transforms.")
-        views = parts["views"] if parts["views"] > 1 else Universal.views
+        views = Universal.views if parts["views"] is None else parts["views"]
         parts = {"attack": parts["attack"], "views": views, "residual_gradient": parts["residual_gradient"]}
         return self.made(UniversalPerturbation, config, parts, classifier)
 

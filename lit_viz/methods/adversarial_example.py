@@ -39,7 +39,7 @@ class AdversarialExample(AttackTraining):
         transforms: applied to every view with draws of its own: an image that holds under them is fooling in
             expectation (Athalye et al. 2018, arXiv:1707.07397). Where there is one that doesn't decide
             (:class:`~lit_viz.images.DiverseInput`), success is looked for on the image itself, by a forward more.
-        views: views an image and iteration; each costs one evaluation.
+        views: views an image and iteration, one unless given; each costs one evaluation.
         limits: the other arguments of :class:`~lit_viz.methods.attack_training.AttackTraining`.
 
     Raises:
@@ -51,11 +51,11 @@ class AdversarialExample(AttackTraining):
         classifier: Classifier,
         attack: Attack,
         transforms: Sequence[Transform] = (),
-        views: int = 1,
+        views: int | None = None,
         **limits: Any,
     ) -> None:
         attack.bind(classifier)
-        super().__init__(classifier, attack, views, **limits)
+        super().__init__(classifier, attack, 1 if views is None else views, **limits)
         self.notes += attack.notes
         self.transforms = Compose(list(transforms))
         self._saved: dict[int, tuple[Saved, bool]] = {}  # by slot, of the images that have just ended

@@ -275,6 +275,15 @@ def test_a_task_a_target_and_radius(smooth: Classifier) -> None:
     run.figure()
 
 
+@pytest.mark.parametrize(("views", "shown"), [({}, 8), ({"model__views": 1}, 1), ({"model__views": 2}, 2)])
+def test_as_many_photographs_an_iteration_as_were_asked_for(
+    views: dict[str, int], shown: int, smooth: Classifier
+) -> None:
+    """One was taken for nothing said, and became eight."""
+    run = lv.attack(smooth, images(3), attack="universal", iterations=5, **views)
+    assert run.results[0]["backwards"] == 5 * shown
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
