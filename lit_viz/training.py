@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers.classifier import HANDED_OVER
-from lit_viz.classifiers.guest import lacks_memory
+from lit_viz.classifiers.guest import lacks_memory, remarks_left_out
 from lit_viz.continuing import LAST_CHECKPOINT
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock_steps
@@ -195,9 +195,9 @@ def _quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", "GPU available but not used")  # as the user has asked
         warnings.filterwarnings("ignore", "The `srun` command is available")  # on every node of a cluster
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         try:
-            yield
+            with remarks_left_out():
+                yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
