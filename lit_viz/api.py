@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
@@ -24,6 +24,7 @@ from lit_viz.engine.run_folder import RunFolder
 from lit_viz.engine.run_reader import RECORDED
 from lit_viz.errors import LitVizError
 from lit_viz.images.listing import ARRAY_PREFIX
+from lit_viz.images.reading import pixels_of
 from lit_viz.outcomes import Run
 from lit_viz.run import check as check_run
 from lit_viz.run import execute
@@ -326,8 +327,8 @@ def _picture(given: Any, classifier: Classifier) -> Tensor:
     """
     channels = classifier.channels
     if isinstance(given, Image.Image):
-        upright = ImageOps.exif_transpose(given).convert("L" if channels == 1 else "RGB")
-        return torch.from_numpy(np.atleast_3d(np.array(upright))).permute(2, 0, 1) / 255
+        return pixels_of(given, channels)
+    given = np.ascontiguousarray(given) if isinstance(given, np.ndarray) else given
     picture = torch.as_tensor(given) if isinstance(given, (Tensor, np.ndarray)) else torch.empty(0)
     picture = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
     if picture.ndim != 3 or len(picture) != channels or not picture.numel() or not picture.is_floating_point():

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 #: Seeds are kept in 64 bits.
 _SEEDS = 10**18
+#: Not empty once this process has taken part in a run that another one leads.
+_HAS_JOINED: list[bool] = []
 #: Seconds that a run may ask Captum for at its end; `lit-viz check` takes what it needs.
 _CHECK_SECONDS = 15.0
 
@@ -80,7 +82,7 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
         if not is_first():
             if several(cli.config.trainer):
                 return _join(trainer, command, cli, classifier)
-            if cli.config.out is not None:  # a later run, of one process, of a script that Lightning has started twice
+            if _HAS_JOINED and cli.config.out is not None:  # in a script that Lightning has started more than once
                 return _nothing(command, cli)
         with nullcontext() if cli.config.out is None else claimed(cli.config.out):
             return _lead(trainer, command, cli, classifier, say)
@@ -132,6 +134,7 @@ def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
             return _nothing(command, cli)
     classifier = classifier or _load(config.classifier.as_dict(), trainer.strategy.root_device)
     module = command.build(config, cli.parts, classifier)
+    _HAS_JOINED.append(True)
     fit(trainer, config, module)
     return _nothing(command, cli)
 

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.tasks import Task
 from lit_viz.engine.ticks import TaskQueue
 from lit_viz.errors import LitVizError, NetworkError, first_line, stopped_status
-from lit_viz.images.listing import ARRAY_PREFIX
+from lit_viz.images.listing import handed_over
 from lit_viz.launched import is_first
 from lit_viz.telling import command_line
 
@@ -164,9 +164,7 @@ def go_on(config: Any) -> str:
     """Return the end of a sentence that says how a run goes on: what was handed over in Python is only there."""
     if config.out is None or not is_first():
         return ""
-    given = getattr(config, "photographs", None) or ()
-    files = (str(entry["file"] if isinstance(entry, Mapping) else entry) for entry in given)
-    if any(file.startswith(ARRAY_PREFIX) for file in files):
+    if handed_over(vars(config)):
         return "; go on in Python with the same call and resume=True"
     if config.classifier.weights == HANDED_OVER:
         return f"; go on in Python with lit_viz.resume({str(config.out)!r}, network)"

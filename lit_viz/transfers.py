@@ -19,7 +19,8 @@ _FEW = 1 << 12  # values of a tensor that is sent, which are kept
 
 
 def listed(tensor: Tensor) -> list[Any]:
-    """Return a tensor's values as plain numbers, nested as it has dimensions; read once, until it is changed."""
+    """Return a tensor's values as plain numbers, nested as it has dimensions; read once, until it is changed, but for
+    changes through ``.data``, which torch doesn't count. Nested lists belong to all who ask: don't change them."""
     version, values = tensor.__dict__.get(_LISTED, (None, ()))
     if tensor.is_inference() or version != tensor._version:  # changes in that mode are not counted
         values = tensor.tolist()
@@ -32,9 +33,10 @@ def fetched(tensor: Tensor) -> Tensor:
     if tensor.is_cpu:
         return tensor
     version, here = tensor.__dict__.get(_FETCHED, (None, None))
-    if not isinstance(here, Tensor) or version != tensor._version:
+    if tensor.is_inference() or not isinstance(here, Tensor) or version != tensor._version:
         here = tensor.cpu()
-        setattr(tensor, _FETCHED, (tensor._version, here))
+        if not tensor.is_inference():
+            setattr(tensor, _FETCHED, (tensor._version, here))
     return here
 
 

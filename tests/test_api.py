@@ -17,7 +17,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.commands import COMMANDS
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import evolutions
-from lit_viz.images.reading import encode_png
+from lit_viz.images.reading import encode_png, fitted, pixels_of, read_photograph
 from tests.conftest import NAMES, Around, smooth_network
 from tests.test_cli import records
 
@@ -277,3 +277,23 @@ def test_a_path_is_an_option_of_a_resume_too(smooth: Classifier, tmp_path: Path)
 def test_attacks_with_one_target_are_told_apart_where_they_emerge(smooth: Classifier) -> None:
     run = lv.attack(smooth, photographs(), target=2, labels=0, attack="pgd", iterations=3)
     assert [one.name for one in evolutions(run.outcomes)][:2] == ["image 0 -> cherry", "image 1 -> cherry"]
+
+
+def test_a_picture_to_start_from_is_read_as_its_file_is(tmp_path: Path) -> None:
+    """Transparency on white, all 16 bits; and NumPy's mirrored views."""
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    deep = Image.fromarray(np.full((16, 16), 30000, np.uint16))
+    for picture in (clear, deep, Image.new("CMYK", (20, 16), (0, 255, 255, 0))):
+        file = tmp_path / f"{picture.mode}.tif"
+        picture.save(file)
+        read = read_photograph(file, (16, 16)).pixels
+        torch.testing.assert_close(fitted(pixels_of(picture), (16, 16)), read, rtol=0, atol=0.5 / 255 + 1e-6)
+    network = load_classifier(smooth_network(), size=16)
+    mirrored = np.random.default_rng(0).random((3, 16, 16), np.float32)[:, ::-1]
+    assert len(lv.visualize(network, 1, init=mirrored, iterations=1, config="small").results) == 1
+
+
+def test_no_radius_is_not_the_usual_one() -> None:
+    network = load_classifier(smooth_network(), size=16)
+    with pytest.raises(LitVizError, match="names no radius"):
+        lv.attack(network, torch.rand(1, 3, 16, 16), attack="pgd", eps=[])

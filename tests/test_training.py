@@ -26,7 +26,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization
 from lit_viz.optim import Adam
-from lit_viz.training import Interrupted, failures_told, trainer_for
+from lit_viz.training import Interrupted, failures_told, go_on, trainer_for
 from tests.conftest import tasks_for
 
 
@@ -160,8 +160,13 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
 def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
     smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A script's second run, of one device: Lightning has started the script twice for the first run, of two."""
+    """A script's second run, of one device: Lightning has started the script twice for the first run, of two. Somebody
+    else's process, which takes part in no run of ours, has its own."""
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(run_module, "_HAS_JOINED", [])
+    own = lv.visualize(smooth, [1], iterations=1, out=tmp_path / "own", wandb="disabled")
+    assert len(own.results) == 1
+    monkeypatch.setattr(run_module, "_HAS_JOINED", [True])
     assert not lv.visualize(smooth, [1], iterations=1, out=tmp_path / "run", wandb="disabled").results
     assert not (tmp_path / "run").exists()
     assert len(lv.visualize(smooth, [1], iterations=1).results) == 1  # in no folder nobody is in the way
@@ -172,6 +177,11 @@ def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path)
     """It divided by zero, or was saved after every step."""
     with pytest.raises(LitVizError, match=f"--checkpoint-every {steps} is no number of steps"):
         trainer_for(Namespace({**vars(config()), "checkpoint_every": steps}), str(tmp_path))
+
+
+def test_a_run_from_a_picture_of_python_goes_on_in_python() -> None:
+    begun = Namespace({**vars(config()), "out": "runs/x", "init": "array:0"})
+    assert go_on(begun) == "; go on in Python with the same call and resume=True"
 
 
 def test_too_little_memory_is_one_sentence() -> None:

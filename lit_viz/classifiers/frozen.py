@@ -113,7 +113,7 @@ class FrozenNetwork(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad and (self.blind or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
         if logits.dtype != torch.float64:
-            logits = logits.float() if scale is None or logits.dtype != torch.float16 else scale.raised(logits)
+            logits = logits.float() if scale is None else scale.raised(logits)
         return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
 
     @property

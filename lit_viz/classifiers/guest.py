@@ -114,28 +114,37 @@ def remarks_left_out() -> Iterator[None]:
 def full_float32() -> Iterator[None]:
     """Let the body calculate with all bits of float32, not with the 10 of 23 of TF32 or the 7 of bfloat16: NVIDIA's
     GPUs do so in convolutions by default, and where somebody has asked for it in products of matrices as well."""
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _ROUNDING]
+    cudnn = torch.backends.cudnn
     try:
-        for owner, name, full in _ROUNDING:
-            setattr(owner, name, full)
+        convolutions, products = cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    except RuntimeError:  # somebody has told torch in its newer way, and may not ask in the older one any more
+        with _newly_told():
+            yield
+        return
+    try:
+        cudnn.allow_tf32 = False
+        if products != "highest":
+            torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
+        cudnn.allow_tf32 = convolutions
+        if products != "highest":
+            torch.set_float32_matmul_precision(products)
 
 
-def _rounding() -> list[tuple[Any, str, Any]]:
-    """Return by what torch is told how to calculate, and what makes it exact. Which of its two ways it knows depends on
-    its version; who has used the new one may not ask by the old one."""
-    cudnn, cuda, mkldnn = torch.backends.cudnn, torch.backends.cuda.matmul, torch.backends.mkldnn
-    if not hasattr(cuda, "fp32_precision"):
-        return [(cudnn, "allow_tf32", False), (cuda, "allow_tf32", False)]
-    kinds = (getattr(owner, kind, None) for owner in (cudnn, mkldnn) for kind in ("conv", "rnn", "matmul"))
-    found = [kind for kind in (*kinds, cuda) if hasattr(kind, "fp32_precision")]
-    return [(kind, "fp32_precision", "ieee") for kind in found]
-
-
-_ROUNDING = _rounding()
+@contextmanager
+def _newly_told() -> Iterator[None]:
+    """Do the same in the newer way (torch 2.9 and later), kind by kind of operation."""
+    backends = torch.backends
+    kinds = [getattr(owner, kind, None) for owner in (backends.cudnn, backends.mkldnn) for kind in ("conv", "matmul")]
+    before = [(kind, kind.fp32_precision) for kind in (*kinds, backends.cuda.matmul) if kind is not None]
+    try:
+        for kind, _ in before:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in before:
+            kind.fp32_precision = precision
 
 
 def private(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:

@@ -26,7 +26,7 @@ class Scale:
         return lowered
 
     def raised(self, logits: Tensor) -> Tensor:
-        """Return logits ``(N, K)`` in float32, where a backward begins."""
+        """Return logits ``(N, K)``, which may be in float32 already, in float32, where a backward begins."""
         raised: Tensor = _Raised.apply(logits, self)  # type: ignore[no-untyped-call]
         return raised
 
@@ -56,5 +56,6 @@ class _Raised(torch.autograd.Function):
         largest = gradient.flatten(1).abs().amax(1)
         usual = (largest > 0) & largest.isfinite()
         exponents = torch.frexp(torch.where(usual, largest, 1)).exponent
-        ctx.scale.factor = torch.ldexp(torch.ones_like(largest), 1 - exponents)  # the largest is 1 to 2 then
+        powers = (1 - exponents).clamp(max=126)  # the largest is 1 to 2 then, unless it is next to nothing
+        ctx.scale.factor = torch.ldexp(torch.ones_like(largest), powers)
         return (gradient * ctx.scale.factor[:, None]).to(ctx.dtype), None

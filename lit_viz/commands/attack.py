@@ -173,7 +173,9 @@ def radii_of(given: float | str | Sequence[float | str]) -> list[float]:
         LitVizError: one of them is no number.
     """
     several = given.split(",") if isinstance(given, str) else given if isinstance(given, Sequence) else [given]
-    return [_number(one) if isinstance(one, str) else float(one) for one in several]
+    if not several:
+        raise LitVizError("--eps names no radius: give one such as 4/255, or leave it out.")
+    return [_number(str(one)) for one in several]
 
 
 def _as_decimal(value: str) -> str:

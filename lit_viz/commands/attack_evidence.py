@@ -54,12 +54,14 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
 
 def told_apart(claims: Sequence[Claim], classifier: Classifier, folder: RunFolder, how: Inquiry) -> list[str | None]:
     """Return of each file in what it isn't as its record says (None where it is), and say it of the first ones."""
-    found = contradictions(claims, classifier, how.config.slots)
+    found, gone = contradictions(claims, classifier, how.config.slots)
     wrong = [(claim, why) for claim, why in zip(claims, found, strict=True) if why is not None]
     for claim, why in wrong[:_SAID]:
         how.say(f"evidence: {claim.file.relative_to(folder.path).as_posix()} is not as recorded: {why}")
     if len(wrong) > _SAID:
         how.say(f"evidence: nor are {counted(len(wrong) - _SAID, 'further file')}")
+    if gone:
+        how.say(f"evidence: {counted(gone, 'photograph')} of the run not there any more: no distance is measured again")
     return found
 
 

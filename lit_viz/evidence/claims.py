@@ -43,7 +43,7 @@ class Claim:
     off: float = 0.0
 
 
-def contradictions(claims: Sequence[Claim], classifier: Classifier, at_most: int) -> list[str | None]:
+def contradictions(claims: Sequence[Claim], classifier: Classifier, at_most: int) -> tuple[list[str | None], int]:
     """Read files and their photographs again, and ask the original network.
 
     Args:
@@ -52,7 +52,8 @@ def contradictions(claims: Sequence[Claim], classifier: Classifier, at_most: int
         at_most: images that it may be asked about at once.
 
     Returns:
-        of each file in what it isn't as its record says, in half a sentence; None where it is.
+        of each file in what it isn't as its record says, in half a sentence, None where it is; and how many photographs
+        are gone, so that nothing is known of the distances of their files.
 
     Raises:
         LitVizError: a file is missing or broken, or has not the classifier's channels and size.
@@ -60,11 +61,16 @@ def contradictions(claims: Sequence[Claim], classifier: Classifier, at_most: int
     asked = [_asked(claim.record) for claim in claims]
     goals, towards = [goal for goal, _ in asked], [towards for _, towards in asked]
     seen = reread([claim.file for claim in claims], classifier, goals, towards, at_most)
-    found = []
+    found: list[str | None] = []
+    gone = 0
     for claim, (success, logits) in zip(claims, seen, strict=True):
-        reasons = [*_seen_otherwise(claim.record, success, logits, classifier), *_lies_elsewhere(claim)]
+        reasons, source = _seen_otherwise(claim.record, success, logits, classifier), claim.source()
+        if source is None:
+            gone += 1
+        else:
+            reasons += _lies_elsewhere(claim, source)
         found.append("; ".join(reasons) or None)
-    return found
+    return found, gone
 
 
 def _asked(record: Mapping[str, Any]) -> tuple[int, bool]:
@@ -91,11 +97,8 @@ def _seen_otherwise(record: Mapping[str, Any], success: bool, logits: Tensor, cl
     return [f"it is seen as {classifier.labels[now]}, not as {classifier.labels[before]}"]
 
 
-def _lies_elsewhere(claim: Claim) -> list[str]:
+def _lies_elsewhere(claim: Claim, source: Tensor) -> list[str]:
     """Return how the file lies to its ball, and how far from its photograph, where a record says otherwise."""
-    source = claim.source()
-    if source is None:
-        return ["its photograph in sources/ is gone, so its distance isn't known"]
     image, reasons = read_png(claim.file), []
     slack = {"linf": claim.off / LEVELS, "l2": claim.off / LEVELS * math.sqrt(image.numel())}
     norm = claim.ball.get("norm")

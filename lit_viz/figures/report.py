@@ -18,7 +18,7 @@ from lit_viz.figures.report_evidence import evidence_section
 from lit_viz.figures.report_files import can_hold, data_uri, printed_width
 from lit_viz.figures.report_tasks import cards, facts, rest
 from lit_viz.files import write_text
-from lit_viz.images.listing import ARRAY_PREFIX
+from lit_viz.images.listing import handed_over
 from lit_viz.telling import images, statuses
 
 Records = Sequence[Mapping[str, Any]]
@@ -141,7 +141,7 @@ def _repeat(folder: RunFolder, config: Mapping[str, Any], recorded: Mapping[str,
     held = shlex.quote(str(folder.path / "config.yaml"))
     command = f"lit-viz {recorded.get('method')} --config {held} --out again"
     notes = ["From the folder in which it was begun; config.yaml holds every option."]
-    if any(str(_file(one)).startswith(ARRAY_PREFIX) for one in config.get("photographs") or ()):
+    if handed_over(config):
         notes.append("Its photographs were handed over from Python, and must be again.")
     network = config.get("classifier") or {}
     with_ = {"classifier": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}
@@ -153,7 +153,3 @@ def _repeat(folder: RunFolder, config: Mapping[str, Any], recorded: Mapping[str,
         facts({**with_, **recorded}),
         id="repeat",
     )
-
-
-def _file(photograph: Any) -> Any:
-    return photograph.get("file") if isinstance(photograph, Mapping) else photograph

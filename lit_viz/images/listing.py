@@ -5,6 +5,7 @@ Nothing here opens an image: thousands of photographs are listed in a moment, an
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,13 @@ SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+
+
+def handed_over(options: Mapping[str, Any]) -> bool:
+    """Return whether images of a run came from Python: its photographs, or the one that class images start from."""
+    given = [*(options.get("photographs") or ()), options.get("init")]
+    files = (one.get("file") if isinstance(one, Mapping) else one for one in given)
+    return any(str(file).startswith(ARRAY_PREFIX) for file in files)
 
 
 @dataclass(frozen=True)
@@ -67,14 +75,14 @@ class Listing:
         the shortest where none does, as of one file that is listed twice."""
         alike: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)  # names by path
         for entry in self.entries:
-            alike[entry.names[0]][entry.path] = entry.names
+            alike[entry.names[0]][os.path.normpath(entry.path)] = entry.names
         called: dict[str, str] = {}
         for files in alike.values():
             forms = zip(*files.values(), strict=True)
             told_apart = (n for n, form in enumerate(forms) if len(set(form)) == len(files))
             best = next(told_apart, 0)
             called |= {path: names[best] for path, names in files.items()}
-        return [called[entry.path] for entry in self.entries]
+        return [called[os.path.normpath(entry.path)] for entry in self.entries]
 
 
 def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:

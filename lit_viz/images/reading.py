@@ -119,6 +119,18 @@ def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, 
     return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placed.box)
 
 
+def pixels_of(picture: Image.Image, channels: int = 3) -> Tensor:
+    """Return a picture of Pillow as ``(C, H, W)`` in [0, 1], read as a file of it is.
+
+    Raises:
+        LitVizError: its values are not understood.
+    """
+    with _one_sentence("init"):
+        rgb = np.stack(list(planes_of(ImageOps.exif_transpose(picture))))
+    grey = np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
+    return torch.from_numpy(grey.astype(np.float32)) / 255
+
+
 def fitted(picture: Tensor, size: tuple[int, int], fit: Fit = "crop") -> Tensor:
     """Return a picture ``(C, H, W)`` in [0, 1] at the size (height, width), as a photograph is fitted; not rounded."""
     placed = place((picture.shape[1], picture.shape[2]), size, fit)

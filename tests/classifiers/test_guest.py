@@ -198,6 +198,32 @@ def test_all_bits_of_float32_whatever_way_they_were_left_out() -> None:
         torch.backends.fp32_precision, conv.fp32_precision, matmul.fp32_precision = before
 
 
+class Flagged(nn.Module):
+    """Sets cuDNN's flags in its forward, which reads all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=False):
+            return self.layer(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("products", ["highest", "high", "medium"])
+def test_what_a_network_asks_of_torch_meanwhile_is_answered(products: str) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(products)
+    try:
+        classifier = load_classifier(Flagged(), size=8)
+        assert torch.isfinite(classifier.logits(torch.rand(2, 3, 8, 8))).all()
+        with full_float32():
+            assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (False, "highest")
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (before[0], products)
+    finally:
+        torch.set_float32_matmul_precision(before[1])
+
+
 def test_nobodys_random_numbers_are_used_up() -> None:
     def states() -> tuple[Any, ...]:
         words = np.random.get_state()[1].tolist()  # type: ignore[union-attr]  # noqa: NPY002

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, load_classifier
+from tests.conftest import smooth_network
 
 
 def gradient(classifier: Classifier, dtype: torch.dtype, weights: Tensor) -> Tensor:
@@ -29,6 +30,27 @@ def test_small_gradients_survive_float16(network: str, request: pytest.FixtureRe
         ours, expected = mine.flatten().double(), theirs.flatten().double()
         assert float(ours @ expected / (ours.norm() * expected.norm())) > 0.98  # the network itself rounds
         assert float(ours.norm()) == pytest.approx(float(expected.norm()), rel=0.05)
+
+
+def test_next_to_nothing_is_a_number(smooth: Classifier) -> None:
+    """Below float32's usual numbers, whose scale would be none."""
+    slope = gradient(smooth, torch.float16, torch.tensor([1e-40, 1e-44, 1.0]))
+    assert slope.isfinite().all()
+    assert slope[2].any()
+
+
+def test_a_network_in_half_precision_may_give_logits_in_full() -> None:
+    class Full(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = smooth_network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.network(x).float()
+
+    slope = gradient(load_classifier(Full(), size=16), torch.float16, torch.tensor([1.0, 1e-8]))
+    exact = gradient(load_classifier(smooth_network(), size=16), torch.float32, torch.tensor([1.0, 1e-8]))
+    torch.testing.assert_close(slope[1] * 1e8, exact[1] * 1e8, rtol=0.1, atol=0.01 * float(exact[1].abs().max()) * 1e8)
 
 
 def test_each_slope_of_one_forward_has_its_own_scale(smooth: Classifier) -> None:

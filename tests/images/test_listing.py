@@ -259,6 +259,7 @@ def test_a_name_is_one_line() -> None:
         (("x.jpg", "b/x.jpg"), ["x", "b/x"]),
         (("a/x.jpg", "a/x.png", "b/x.jpg"), ["a/x.jpg", "a/x.png", "b/x.jpg"]),
         (("c/a/x.jpg", "d/a/x.jpg"), ["x", "x"]),
+        (("a/x.jpg", "./a/x.jpg", "b/x.jpg"), ["a/x", "a/x", "b/x"]),
     ],
 )
 def test_photographs_of_one_name_are_told_apart(
