@@ -27,6 +27,10 @@ def command_line(name: str, folder: object) -> str:
     return f"lit-viz {name} {shlex.quote(str(folder))}"
 
 
+#: As people call the norms.
+NORMS = {"linf": "L∞", "l2": "L2"}
+
+
 def length(value: float | None, norm: str) -> str:
     """Return a length in a norm as users give it: ``4/255`` of the largest value, ``0.5`` in Euclidean length."""
     if value is None:

@@ -24,7 +24,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.targets import is_targeted
 from lit_viz.outcomes import Outcome
-from lit_viz.telling import has_several_radii, length
+from lit_viz.telling import NORMS, has_several_radii, length
 
 
 class Attack(PhotographCommand):
@@ -65,11 +65,10 @@ class Attack(PhotographCommand):
     def check(self, config: Namespace) -> None:
         """Refuse a run without photographs, with a budget of nothing, or that holds out for no universal attack."""
         super().check(config)
-        if dict(config.model.attack.get("init_args") or {}).get("eps") == 0 or 0 in config.radii:
+        if _argument(config, "eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")
         if len(set(config.radii)) < len(config.radii):
-            norm = dict(config.model.attack.get("init_args") or {}).get("norm", "linf")
-            told = ", ".join(length(radius, norm) for radius in config.radii)
+            told = ", ".join(length(radius, _norm(config)) for radius in config.radii)
             raise LitVizError(f"--eps makes an image of each radius, and one of them is there twice: {told}.")
         if config.held_out and not _is_universal(config):
             raise LitVizError("--held-out is for photographs that are attacked together: take --attack universal.")
@@ -108,8 +107,7 @@ class Attack(PhotographCommand):
         if _is_universal(config):
             return figure_of_universal(outcomes)
         if config.radii:
-            norm = "L2" if dict(config.model.attack.get("init_args") or {}).get("norm") == "l2" else "L∞"
-            return figure_of_radii(outcomes, norm)
+            return figure_of_radii(outcomes, NORMS[_norm(config)])
         return figure_of_attack(outcomes)
 
     def verify(
@@ -146,6 +144,15 @@ class Attack(PhotographCommand):
             }
             for record in results
         ]
+
+
+def _argument(config: Namespace, name: str) -> Any:
+    """Return an argument of the attack, None where it has none of that name."""
+    return dict(config.model.attack.get("init_args") or {}).get(name)
+
+
+def _norm(config: Namespace) -> str:
+    return "l2" if _argument(config, "norm") == "l2" else "linf"
 
 
 def _is_universal(config: Namespace) -> bool:

@@ -52,7 +52,7 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     return not wrong
 
 
-def told_apart(claims: Sequence[Claim], classifier: Classifier, folder: RunFolder, how: Inquiry) -> list[str | None]:
+def contradicted(claims: Sequence[Claim], classifier: Classifier, folder: RunFolder, how: Inquiry) -> list[str | None]:
     """Return of each file in what it isn't as its record says (None where it is), and say it of the first ones."""
     found, gone = contradictions(claims, classifier, how.config.slots)
     wrong = [(claim, why) for claim, why in zip(claims, found, strict=True) if why is not None]
@@ -74,7 +74,7 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     aren't true; return whose these are."""
     claimed = _claimed(outcomes)
     claims = [Claim(folder.path / o.record["file"], o.record, o.source, o.record) for o in claimed]
-    found = told_apart(claims, classifier, folder, how)
+    found = contradicted(claims, classifier, folder, how)
     wrong = [o for o, why in zip(claimed, found, strict=True) if why is not None]
     mended = {o.record["index"]: {key: False for key in o.record if key.startswith(_SUCCESSES)} for o in wrong}
     folder.amend(mended)

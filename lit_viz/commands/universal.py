@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.commands.attack_evidence import told_apart
+from lit_viz.commands.attack_evidence import contradicted
 from lit_viz.commands.attack_figures import seen_as
 from lit_viz.commands.base import Inquiry, shown_number
 from lit_viz.engine.run_folder import RunFolder
@@ -27,7 +27,7 @@ from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.photograph_set import HELD_OUT
 from lit_viz.outcomes import Outcome
 from lit_viz.randomness import Draws, Key
-from lit_viz.telling import at_radius, has_several_radii, length
+from lit_viz.telling import NORMS, at_radius, has_several_radii, length
 
 
 def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task]:
@@ -96,7 +96,7 @@ def verify_universal(
     for outcome in outcomes:
         bearers = outcome.bearers()
         claims = [_claim(one.image, one, outcome.record) for one in bearers if isinstance(one.image, Path)]
-        found = told_apart(claims, module.classifier, folder, how)
+        found = contradicted(claims, module.classifier, folder, how)
         lies = [claim.record["name"] for claim, why in zip(claims, found, strict=True) if why is not None]
         read, wrong = read + len(claims), wrong + lies
         for bearer in bearers:
@@ -172,7 +172,7 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
     record, picture = outcome.record, outcome.image()
     if picture is None:
         return None
-    norm = "L∞" if record["norm"] == "linf" else "L2"
+    norm = record["norm"]
     counted = [one for one in outcome.bearers() if one.record["status"] == "done"]
     parts = ([one for one in counted if one.record[HELD_OUT] == out] for out in (False, True))
     shown = [one for pair in zip_longest(*parts) for one in pair if one is not None]  # of both, as long as there are
@@ -180,7 +180,7 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
         name=str(record["name"]),
         perturbation=picture,
         about=[
-            f"{norm} {length(record[record['norm']], record['norm'])}",
+            f"{NORMS[norm]} {length(record[norm], norm)}",
             f"magnified {record['magnified']:.3g} times",
         ],
         rates=_rates(record),

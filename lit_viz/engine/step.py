@@ -78,12 +78,13 @@ class Step:
     def ended(self, found: Tensor) -> dict[int, Ending]:
         """Return by slot how images have ended: that broke, that the rule has ``found`` done ``(N,)`` bool, or that had
         all their updates. Here a GPU is waited for."""
-        slots, last = self.method.slots, [self.method.last(task) for task in self.method.slots.tasks]
+        slots = self.method.slots
+        iteration, last = slots.iteration, [self.method.last(task) for task in slots.tasks]
         # In float32 at least, since half precision can't hold the sum of an image.
         sums = slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32)) + self.scores
         flags = torch.stack([~torch.isfinite(sums), found], 1).tolist()
         endings = {n: Ending(*those) for n, those in enumerate(flags)}
-        return {n: e for n, e in endings.items() if e.broken or e.done or slots.iteration[n] >= last[n]}
+        return {n: e for n, e in endings.items() if e.broken or e.done or iteration[n] >= last[n]}
 
     def finish(self, endings: Mapping[int, Ending]) -> list[tuple[Observation, Result]]:
         """Take the images that have ended out of their slots."""

@@ -16,12 +16,10 @@ from lit_viz.evidence.files import lengths, reread
 from lit_viz.evidence.lattice import LEVELS, LatticeBall, image_of, levels_of
 from lit_viz.evidence.repair import Goals
 from lit_viz.images.reading import read_png
-from lit_viz.telling import length
+from lit_viz.telling import NORMS, length
 
 #: A length that is measured again may differ by this part of it: another machine adds in another order.
 _ROUNDING = 1e-6
-#: As people call the norms.
-_NORMS = {"linf": "L∞", "l2": "L2"}
 
 
 @dataclass(frozen=True)
@@ -99,15 +97,15 @@ def _seen_otherwise(record: Mapping[str, Any], success: bool, logits: Tensor, cl
 
 def _lies_elsewhere(claim: Claim, source: Tensor) -> list[str]:
     """Return how the file lies to its ball, and how far from its photograph, where a record says otherwise."""
-    image, reasons = read_png(claim.file), []
-    slack = {"linf": claim.off / LEVELS, "l2": claim.off / LEVELS * math.sqrt(image.numel())}
+    levels, reasons = levels_of(read_png(claim.file)), []
+    slack = {"linf": claim.off / LEVELS, "l2": claim.off / LEVELS * math.sqrt(levels.numel())}
     norm = claim.ball.get("norm")
     if norm is not None and claim.ball.get("eps") is not None and claim.record.get("success_file"):
         eps = claim.ball["eps"]
-        if not LatticeBall(source, norm, eps + slack[norm]).contains(levels_of(image)):
-            reasons.append(f"it lies outside its ball of {_NORMS[norm]} {length(eps, norm)}")
-    now = lengths(image_of(levels_of(source)), image)
-    for key, name in _NORMS.items():
+        if not LatticeBall(source, norm, eps + slack[norm]).contains(levels):
+            reasons.append(f"it lies outside its ball of {NORMS[norm]} {length(eps, norm)}")
+    now = lengths(levels - levels_of(image_of(levels_of(source))))  # rounded as it was when the file was made
+    for key, name in NORMS.items():
         before = float(claim.record[key])
         if not math.isclose(now[key], before, rel_tol=_ROUNDING, abs_tol=_ROUNDING / LEVELS + slack[key]):
             far, recorded = length(now[key], key), length(before, key)

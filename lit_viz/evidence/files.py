@@ -148,9 +148,8 @@ def _read(path: str | Path, classifier: Classifier) -> Tensor:
     return image
 
 
-def lengths(source: Tensor, image: Tensor) -> dict[str, float]:
-    """Return the ``l2`` and the ``linf`` of :func:`distances` alone, which cost little."""
-    change = (levels_of(image) - levels_of(source)).flatten()
+def lengths(change: Tensor) -> dict[str, float]:
+    """Return the ``l2`` and the ``linf`` of :func:`distances` of a change in levels."""
     return {"l2": float(change.norm()) / LEVELS, "linf": float(change.abs().max()) / LEVELS}
 
 
@@ -164,7 +163,7 @@ def distances(source: Tensor, image: Tensor) -> dict[str, float]:
     its, mine = levels_of(source), levels_of(image)
     change = (mine - its).flatten()
     return {
-        **lengths(source, image),
+        **lengths(change),
         "l0": float((change != 0).double().mean()),
         "ssim": ssim(mine.float() / LEVELS, its.float() / LEVELS),
         "psnr": -10 * float((change / LEVELS).square().mean().log10()),

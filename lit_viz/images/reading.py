@@ -113,9 +113,7 @@ def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, 
         planes, original_size = _decode(_locate(path), size)
         placed = place(original_size, size, fit)
         rgb = np.stack([placed.apply(plane) for plane in planes])
-    if channels == 1:
-        rgb = np.tensordot(np.asarray(LUMA), rgb, 1)[None]
-    levels = np.rint(rgb).clip(0, 255).astype(np.float32)
+    levels = np.rint(_of_channels(rgb, channels)).clip(0, 255).astype(np.float32)
     return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placed.box)
 
 
@@ -127,8 +125,12 @@ def pixels_of(picture: Image.Image, channels: int = 3) -> Tensor:
     """
     with _one_sentence("init"):
         rgb = np.stack(list(planes_of(ImageOps.exif_transpose(picture))))
-    grey = np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
-    return torch.from_numpy(grey.astype(np.float32)) / 255
+    return torch.from_numpy(_of_channels(rgb, channels).astype(np.float32)) / 255
+
+
+def _of_channels(rgb: npt.NDArray[np.floating], channels: int) -> npt.NDArray[np.floating]:
+    """Return planes R, G and B ``(3, H, W)`` as they are, or for one channel their grey ``(1, H, W)``."""
+    return np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
 
 
 def fitted(picture: Tensor, size: tuple[int, int], fit: Fit = "crop") -> Tensor:

@@ -141,12 +141,11 @@ class AdversarialExample(AttackTraining):
         """Show the images with their difference to the photographs, magnified; at the end as their files hold them,
         while their traces end with x_k before it was rounded."""
         looks = []
-        sources = self.slots.state["source"]
-        for m, (n, lengths) in enumerate(
-            zip(rows, _norms([x[m] - sources[n] for m, n in enumerate(rows)]), strict=True)
-        ):
+        sources, iteration = self.slots.state["source"], self.slots.iteration
+        norms = _norms([x[m] - sources[n] for m, n in enumerate(rows)])
+        for m, (n, lengths) in enumerate(zip(rows, norms, strict=True)):
             saved = self._saved[n][0] if final and n in self._saved else None
-            kept = final or self.log_at.due(self.slots.iteration[n], self.last(self.slots.tasks[n]))
+            kept = final or self.log_at.due(iteration[n], self.last(self.slots.tasks[n]))
             if not kept:  # the numbers alone are wanted: a picture would have to come from the GPU
                 looks.append(Look(x[m], lengths))
                 continue

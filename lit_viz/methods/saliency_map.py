@@ -197,9 +197,9 @@ class SaliencyMap(PhotographTraining):
         columns = [*errors.values(), maps.flatten(1).abs().amax(1)]
         scalars = torch.stack([column.double() for column in columns], 1).tolist()
         maps, photographs = maps.float().cpu(), x.float().cpu()
-        looks = []
+        looks, iteration = [], self.slots.iteration
         for m, n in enumerate(rows):
-            if self.slots.iteration[n] == 0:
+            if iteration[n] == 0:
                 looks.append(Look(photographs[m], {}))
                 continue
             shown = reduce_channels(maps[m], self.reducer or method.reducer)[0]

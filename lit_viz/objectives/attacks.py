@@ -126,10 +126,9 @@ class DLR(AttackObjective):
         if not any(listed(towards)):
             return left
         labels = outputs.labels
-        missing = labels is None or any(
+        if labels is None or any(
             aimed and label < 0 for aimed, label in zip(listed(towards), listed(labels), strict=True)
-        )
-        if labels is None or missing:
+        ):
             raise LitVizError("DLR needs the true label in a targeted attack: give labels, or take CrossEntropy.")
         spread = (ordered[:, 0] - ordered[:, 2:4].mean(1)).clamp(min=_TINY)
         reached = (_picked(logits, targets) - _picked(logits, labels.clamp(min=0))) / spread

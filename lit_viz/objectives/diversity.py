@@ -31,7 +31,7 @@ class Diversity(LayerObjective):
         Raises:
             LitVizError: a task owns one image only.
         """
-        members = [] if outputs.members is None else listed(outputs.members)
+        members: list[int] = [] if outputs.members is None else listed(outputs.members)
         if not any(members):
             raise LitVizError("Diversity tells the images of a group apart: give --model.group 2 or more.")
         group, views = max(members) + 1, members.index(1)
@@ -40,5 +40,4 @@ class Diversity(LayerObjective):
         gram = gram.view(-1, group, views, gram.shape[1])
         likeness = torch.einsum("tgvi,thvi->tghv", gram, gram)
         others = likeness.sum(2) - likeness.diagonal(dim1=1, dim2=2).movedim(-1, 1)
-        minus: Tensor = others / (1 - group)
-        return minus.flatten()
+        return (others / (1 - group)).flatten()
