@@ -57,6 +57,9 @@ def generator_for(key: Key, purpose: str) -> torch.Generator:
 class Draws:
     """The draws of a batch: row m of every returned tensor belongs to ``keys[m]`` alone.
 
+    Purposes and scopes are frozen strings, never derived from the names of functions or of the package's classes:
+    another string means other draws, and results that were recorded before can't be reproduced.
+
     Args:
         keys: one key for each of the M rows of the batch.
         device: where the drawn tensors are wanted.

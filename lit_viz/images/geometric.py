@@ -27,6 +27,8 @@ class RandomCrop(GeometricTransform):
             the iteration. Below 1 the views come nearer and nearer, so that detail comes last (Fel et al. 2023).
     """
 
+    purpose: ClassVar[str] = "RandomCrop"
+
     low: float = 0.4
     high: float = 1.0
     shrink: float = 1.0
@@ -56,6 +58,8 @@ class Scale(GeometricTransform):
         high: largest factor.
     """
 
+    purpose: ClassVar[str] = "Scale"
+
     low: float = 0.9
     high: float = 1.1
 
@@ -76,6 +80,8 @@ class Rotate(GeometricTransform):
         degrees: the angle is uniform in [-degrees, degrees].
     """
 
+    purpose: ClassVar[str] = "Rotate"
+
     degrees: float = 15.0
 
     def __post_init__(self) -> None:
@@ -94,6 +100,8 @@ class Shear(GeometricTransform):
     Args:
         amount: each shear is uniform in [-amount, amount], in pixels a pixel.
     """
+
+    purpose: ClassVar[str] = "Shear"
 
     amount: float = 0.2
 
@@ -115,6 +123,8 @@ class Flip(GeometricTransform):
         probability: of a flip.
     """
 
+    purpose: ClassVar[str] = "Flip"
+
     probability: float = 0.5
 
     def __post_init__(self) -> None:
@@ -134,6 +144,8 @@ class Jitter(GeometricTransform):
     Args:
         pixels: each shift is uniform in -pixels ... pixels, in pixels of the view.
     """
+
+    purpose: ClassVar[str] = "Jitter"
 
     pixels: int = 8
 
@@ -155,6 +167,8 @@ class Roll(Transform):
     Args:
         pixels: each shift is uniform in -pixels ... pixels.
     """
+
+    purpose: ClassVar[str] = "Roll"
 
     pixels: int = 16
 
@@ -179,6 +193,8 @@ class DiverseInput(Transform):
         probability: that an image is changed.
         low: smallest side, as a fraction of the image's; it is drawn uniformly in [low, 1], the same for both sides.
     """
+
+    purpose: ClassVar[str] = "DiverseInput"
 
     probability: float = 0.5
     low: float = 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class ColorShift(Transform):
         scale: the factor is uniform in [1 - scale, 1 + scale].
         offset: what is added is uniform in [-offset, offset], with images in [0, 1].
     """
+
+    purpose: ClassVar[str] = "ColorShift"
 
     scale: float = 0.3
     offset: float = 0.15
@@ -50,6 +53,8 @@ class ExponentialColorShift(Transform):
         log_std: the logarithm of the std is uniform in [-log_std, log_std].
     """
 
+    purpose: ClassVar[str] = "ExponentialColorShift"
+
     mean: float = 1.0
     log_std: float = 1.0
 
@@ -76,6 +81,8 @@ class Saturation(Transform):
         high: largest factor; 1 leaves the colours as they are, more makes them gaudy.
     """
 
+    purpose: ClassVar[str] = "Saturation"
+
     low: float = 0.3
     high: float = 1.2
 
@@ -96,6 +103,8 @@ class Noise(Transform):
     Args:
         sd: its standard deviation, with images in [0, 1].
     """
+
+    purpose: ClassVar[str] = "Noise"
 
     sd: float = 0.04
 
@@ -119,6 +128,8 @@ class Blur(Transform):
         high: largest sigma.
         every: blurred are the iterations that it divides: 1 is all, 2 is 0, 2, 4 ...
     """
+
+    purpose: ClassVar[str] = "Blur"
 
     low: float = 0.1
     high: float = 1.6

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,9 +26,18 @@ class Transform(ABC):
     Attributes:
         decides: whether an adversarial example must hold under it; else it only turns the slopes, and the image itself
             is asked whether it fools.
+        purpose: part of the key of its random draws (see :class:`~lit_viz.randomness.Draws`). It is a frozen string,
+            independent of the class name. A class that defines none, also a subclass of another transform, gets its
+            class name, so renaming that class changes its draws.
     """
 
     decides: ClassVar[bool] = True
+    purpose: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "purpose" not in vars(cls):
+            cls.purpose = cls.__name__
 
     @abstractmethod
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
@@ -80,7 +89,7 @@ class Compose:
         if len(images) == 0 or len(draws) % len(images):
             raise LitVizError(f"{len(draws)} views can't be shared among {len(images)} images")
         # A place in the list is part of the key: two transforms of one kind draw differently.
-        scoped = [(t, draws.scoped(f"{place}.{type(t).__name__}")) for place, t in enumerate(self.transforms)]
+        scoped = [(t, draws.scoped(f"{place}.{t.purpose}")) for place, t in enumerate(self.transforms)]
         canvas = (images.shape[-2], images.shape[-1])
         size = size or canvas
         here = torch.device("cpu")  # where matrices are put together, without waiting for a GPU at each entry

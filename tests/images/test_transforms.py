@@ -341,3 +341,19 @@ def test_a_crop_that_does_not_shrink_needs_no_last_iteration() -> None:
     assert torch.equal(RandomCrop()(images, draws), RandomCrop()(images, Draws(_keys(2, iteration=3))))
     with pytest.raises(RuntimeError, match="give lasts"):
         RandomCrop(shrink=0.5)(images, Draws(_keys(2)))
+
+
+def test_a_transform_without_a_purpose_draws_by_its_class_name() -> None:
+    """A subclass does not inherit the purpose: its draws are its own."""
+
+    class Sideways(Jitter):
+        pass
+
+    class Renamed(Jitter):
+        purpose = "Jitter"
+
+    image, draws = _images(1, 3, 12, 12), Draws(_keys(1, 4))
+    assert (Jitter.purpose, Sideways.purpose, Renamed.purpose) == ("Jitter", "Sideways", "Jitter")
+    frozen, own, renamed = (Compose([kind(5)])(image, draws) for kind in (Jitter, Sideways, Renamed))
+    assert torch.equal(renamed, frozen)
+    assert not torch.equal(own, frozen)
