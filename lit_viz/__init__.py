@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lit_viz._version import __version__
 
 if TYPE_CHECKING:
     from lit_viz.api import attack, check, resume, saliency, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.errors import LitVizError
-    from lit_viz.outcomes import Run
+    from lit_viz.runs.results import Run
 
 # Where each public name lives; imported on first use, so that `lit-viz --help` need not wait for torch.
 _HOMES = {
     "attack": "lit_viz.api",
     "LitVizError": "lit_viz.errors",
-    "Run": "lit_viz.outcomes",
+    "Run": "lit_viz.runs.results",
     "load_classifier": "lit_viz.classifiers",
     "check": "lit_viz.api",
     "resume": "lit_viz.api",

@@ -15,20 +15,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.commands import COMMANDS, Command
-from lit_viz.commands.attack import Attack, class_path_of, radii_of
-from lit_viz.commands.saliency import Saliency, class_paths
-from lit_viz.commands.visualize import Visualize
-from lit_viz.config import MethodCLI, read_config
-from lit_viz.engine.run_folder import RunFolder
-from lit_viz.engine.run_reader import RECORDED
 from lit_viz.errors import LitVizError
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.reading import pixels_of
-from lit_viz.outcomes import Run
-from lit_viz.run import check as check_run
-from lit_viz.run import execute
-from lit_viz.words import rewrite
+from lit_viz.launch.argv import rewrite
+from lit_viz.launch.commands import COMMANDS, Command
+from lit_viz.launch.commands.attack import Attack, class_path_of, radii_of
+from lit_viz.launch.commands.saliency import Saliency, class_paths
+from lit_viz.launch.commands.visualize import Visualize
+from lit_viz.launch.config import MethodCLI, read_config
+from lit_viz.launch.execute import check as check_run
+from lit_viz.launch.execute import execute
+from lit_viz.runs.reader import RECORDED
+from lit_viz.runs.results import Run
+from lit_viz.runs.writer import RunFolder
 
 #: Options that make no sense of a run that goes on.
 _OF_A_BEGINNING = ("config", "out", "overwrite", "resume", "count", "print_config")
@@ -200,7 +200,7 @@ def check(
         folder: the run folder.
         classifier: the network, where it was handed over as a module.
         faithfulness: also measures what saliency maps are good for (see
-            :func:`~lit_viz.evidence.appraising.appraise`); it is no verdict, and doesn't change what is returned.
+            :func:`~lit_viz.evidence.saliency.appraising.appraise`); the returned verdict does not depend on it.
         trust: also tries further attacks on what an attack with a budget could not fool.
         peers: also asks other implementations of the attack, Foolbox's and torchattacks', where they are installed (see
             :func:`~lit_viz.evidence.comparison.compare`); it is no verdict either.

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from benchmarks import COMPARISONS, GROUPS, environment, running
 
-from lit_viz.cli import told
+from lit_viz.cli.main import told
 
 
 def parsed() -> argparse.Namespace:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lit_viz.cli import told
+from lit_viz.cli.main import told
 
 WIDTH = 1400  # pixels, at most
 _PICTURE = re.compile(

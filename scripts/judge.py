@@ -15,13 +15,13 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.cli import told
-from lit_viz.engine.run_folder import RunFolder
+from lit_viz.classifiers.prediction import of_group, verdict
+from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.verdicts import of_group, verdict
 from lit_viz.images.groups import apart
 from lit_viz.images.pictures import resized
 from lit_viz.images.reading import read_png
+from lit_viz.runs.writer import RunFolder
 
 
 def target(record: Mapping[str, Any], classifier: Classifier) -> int:

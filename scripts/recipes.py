@@ -25,10 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.cli import told
-from lit_viz.commands import COMMANDS
-from lit_viz.config import MethodCLI, config_argument
-from lit_viz.engine.run_folder import RunFolder
+from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.intervals import wilson
 from lit_viz.figures.cells import Cell
@@ -36,11 +33,14 @@ from lit_viz.figures.style import save_figure
 from lit_viz.figures.sweep import sweep_figure
 from lit_viz.figures.tiles import pixels
 from lit_viz.images.reading import read_photograph
+from lit_viz.launch.argv import rewrite
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.config import MethodCLI, config_argument
+from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
 from lit_viz.objectives.attacks import Margin
 from lit_viz.objectives.base import Outputs
-from lit_viz.run import cost, cost_in_words, execute, utc_now
-from lit_viz.telling import say
-from lit_viz.words import rewrite
+from lit_viz.runs.writer import RunFolder
+from lit_viz.utils.formatting import say
 
 COMMAND = COMMANDS["visualize"]
 Judges = dict[str, Classifier]

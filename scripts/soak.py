@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lit_viz.cli import told
+from lit_viz.cli.main import told
 
 NETWORK = ["--classifier.size", "64", "--wandb", "disabled", "--checkpoint-every", "5", "--trainer.accelerator", "cpu"]
 PHOTOGRAPHS = [

@@ -27,21 +27,21 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.cli import told
-from lit_viz.commands import COMMANDS
-from lit_viz.commands.base import shown_number
-from lit_viz.config import MethodCLI, config_first
-from lit_viz.engine.run_folder import RunFolder
-from lit_viz.engine.tasks import slug
+from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
 from lit_viz.figures.cells import Cell
 from lit_viz.figures.style import probability_text, save_figure
 from lit_viz.figures.sweep import sweep_figure
 from lit_viz.figures.tiles import pixels
-from lit_viz.files import replacing
-from lit_viz.run import cost, cost_in_words, execute, utc_now
-from lit_viz.telling import say
-from lit_viz.words import rewrite
+from lit_viz.launch.argv import rewrite
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.commands.base import shown_number
+from lit_viz.launch.config import MethodCLI, config_first
+from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import slug
+from lit_viz.utils.files import replacing
+from lit_viz.utils.formatting import say
 
 COMMAND = COMMANDS["visualize"]
 #: Options that a task can have, as they are called in a task.

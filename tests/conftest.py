@@ -20,8 +20,8 @@ from lit_viz.callbacks.memory import Memory
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.tasks import Task
 from lit_viz.engine.ticks import TaskQueue
+from lit_viz.types import Task
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -25,14 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import lit_viz as lv
-from lit_viz import training
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.commands import COMMANDS
-from lit_viz.config import MethodCLI, config_first
-from lit_viz.run import execute
-from lit_viz.words import rewrite
+from lit_viz.launch import trainer as training
+from lit_viz.launch.argv import rewrite
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.config import MethodCLI, config_first
+from lit_viz.launch.execute import execute
 from tests.conftest import smooth_network
 
 aten = torch.ops.aten

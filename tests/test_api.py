@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.commands import COMMANDS
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import evolutions
 from lit_viz.images.reading import encode_png, fitted, pixels_of, read_photograph
+from lit_viz.launch.commands import COMMANDS
+from tests.cli.test_main import records
 from tests.conftest import NAMES, Around, smooth_network
-from tests.test_cli import records
 
 
 def photographs(count: int = 3) -> Tensor:

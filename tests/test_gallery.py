@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.commands import COMMANDS
-from lit_viz.config import MethodCLI, config_first, config_folder
-from lit_viz.words import rewrite
+from lit_viz.launch.argv import rewrite
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.config import MethodCLI, config_first, config_folder
 from scripts import recipes
 from scripts.gallery import Card, cards
 from scripts.sweep import runs, taken

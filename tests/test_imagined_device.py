@@ -10,7 +10,7 @@ import sys
 import pytest
 from torch.utils import backend_registration
 
-from tests.test_cli import ROOT
+from tests.cli.test_main import ROOT
 
 #: Waits a step, at most. An ensemble has several attacks at work in one; of attacks a curve of every iteration is kept.
 LIMITS = {"attack": 16, "attack ensemble": 24, "saliency": 6, "visualize": 8}

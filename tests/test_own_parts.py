@@ -13,10 +13,9 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.attacks import Attack, slope
 from lit_viz.attributions import Estimator, gathered, summed
+from lit_viz.attributions.reducers import reducer
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.figures.heat import reducer
 from lit_viz.images import Canvas, Pixels
 from lit_viz.images.priors import Prior
 from lit_viz.images.transforms import Transform
@@ -24,10 +23,11 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import Logit, Objective, Outputs, Sum
 from lit_viz.optim import Adam, Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.rule import never
-from lit_viz.randomness import Draws
+from lit_viz.rng import Draws
+from lit_viz.types import Task
+from tests.cli.test_main import SMALL, lit_viz, records
 from tests.conftest import Train, tasks_for
 from tests.test_api import photographs
-from tests.test_cli import SMALL, lit_viz, records
 
 HERE = __name__
 

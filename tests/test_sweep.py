@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_viz.commands.visualize import varied
-from lit_viz.engine.run_folder import RunFolder
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
+from lit_viz.launch.commands.visualize import varied
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Task
 from scripts.sweep import main, said, sweep, taken
-from tests.test_cli import SMALL, lit_viz, records, sentence
+from tests.cli.test_main import SMALL, lit_viz, records, sentence
 
 
 @pytest.fixture(autouse=True)

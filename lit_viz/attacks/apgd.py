@@ -13,12 +13,12 @@ from torch import Tensor
 from lit_viz.attacks.base import slope
 from lit_viz.attacks.budget import ClimbingAttack
 from lit_viz.attacks.feasible import Norm, steepest
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import DLR, CrossEntropy
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
-from lit_viz.transfers import listed, sent
+from lit_viz.types import Task
+from lit_viz.utils.device import listed, sent
 
 Loss = Literal["ce", "dlr"]
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lit_viz.attacks.parts import Parts
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.objectives.attacks import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.bare import bare_evaluate
 from lit_viz.optim.rule import chosen, norm
-from lit_viz.transfers import listed, sent
+from lit_viz.types import Task
+from lit_viz.utils.device import listed, sent
 
 
 class Attack(StepRule):

@@ -13,10 +13,10 @@ from torch import Tensor
 from lit_viz.attacks.base import Attack
 from lit_viz.attacks.feasible import Norm, checked_norm, project, random_start
 from lit_viz.attacks.parts import Parts
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
-from lit_viz.transfers import sent
+from lit_viz.types import Task
+from lit_viz.utils.device import sent
 
 #: Radii that are used unless another is given, in units of [0, 1]: RobustBench's for ImageNet in the largest value.
 EPS: dict[Norm, float] = {"linf": 4 / 255, "l2": 1.0}

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lit_viz.attacks.base import Attack, slope, succeeded
 from lit_viz.attacks.parts import Parts
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Adam, Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
+from lit_viz.types import Task
 
 #: Where white lies in the range of tanh. At its end white would have no finite w and no slope. At 1 - 1e-6, as in the
 #: authors' code, it has both, but Adam needs some 500 steps until a change of it can be seen, here ten.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, slope, succeeded
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy
 from lit_viz.optim import Cosine, Evaluation, State
 from lit_viz.optim.rule import per_slot, unit
+from lit_viz.types import Task
 
 _LEVELS = 255  # steps from black to white in 8 bits
 

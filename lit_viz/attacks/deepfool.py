@@ -14,7 +14,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
-from lit_viz.transfers import listed
+from lit_viz.utils.device import listed
 
 #: A step is no shorter than that, so that a point on the boundary itself is left.
 _LEAST = 1e-4

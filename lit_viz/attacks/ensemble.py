@@ -16,12 +16,12 @@ from lit_viz.attacks.feasible import ROUNDING, Norm, extent
 from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.square import Square
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import DLR, Margin, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
-from lit_viz.transfers import listed, sent
+from lit_viz.types import Task
+from lit_viz.utils.device import listed, sent
 
 #: The state of the member that is at work has its keys under this prefix.
 _OF = "member."

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.optim.rule import chosen, norm, per_slot, unit
-from lit_viz.randomness import Draws, Key
+from lit_viz.rng import Draws, Key
 
 #: How a perturbation is measured: by its largest value, or by its Euclidean length.
 Norm = Literal["linf", "l2"]

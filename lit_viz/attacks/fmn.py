@@ -11,11 +11,11 @@ from torch import Tensor
 from lit_viz.attacks.base import Attack, slope, succeeded
 from lit_viz.attacks.boundary import to_boundary
 from lit_viz.attacks.feasible import Norm, checked_norm, extent, project
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Cosine, Evaluation, State
 from lit_viz.optim.rule import per_slot, unit
+from lit_viz.types import Task
 
 #: Length of the first step unless another is given, in L2, the authors' for each norm.
 _ALPHA: dict[Norm, float] = {"l2": 1.0, "linf": 10.0}

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lit_viz.attacks.base import Attack, slope
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, TargetLogit
 from lit_viz.optim import Evaluation, LearningRate, State
 from lit_viz.optim.rule import per_slot, unit
 from lit_viz.optim.schedules import learning_rate
+from lit_viz.types import Task
 
 Space = Literal["pixels", "normalized"]
 #: SqueezeNet on ImageNet takes ten to twenty such steps; as many in either space.

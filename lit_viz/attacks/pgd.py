@@ -11,11 +11,11 @@ from torch import Tensor
 from lit_viz.attacks.base import slope
 from lit_viz.attacks.budget import ClimbingAttack
 from lit_viz.attacks.feasible import Norm, steepest
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import norm, per_slot
+from lit_viz.types import Task
 
 #: The steps together go so many radii far (Madry et al. 2018), so that any point of the ball can be reached and left.
 _REACH = 2.5

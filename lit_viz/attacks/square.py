@@ -10,15 +10,15 @@ from torch import Tensor
 
 from lit_viz.attacks.budget import BudgetAttack
 from lit_viz.attacks.feasible import Norm
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
 from lit_viz.objectives.attacks import AttackObjective
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot, unit
 from lit_viz.optim.rule import norm as euclidean
-from lit_viz.randomness import Draws, Key
-from lit_viz.transfers import listed, sent
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
+from lit_viz.utils.device import listed, sent
 
 #: Part of the pixels in the first square unless another is given: the paper's for ImageNet.
 _SHARE: dict[Norm, float] = {"linf": 0.05, "l2": 0.1}

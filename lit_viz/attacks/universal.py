@@ -12,11 +12,11 @@ from torch import Tensor
 from lit_viz.attacks.budget import BudgetAttack
 from lit_viz.attacks.feasible import Norm, shortened, steepest
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import ClippedCrossEntropy
 from lit_viz.optim import Cosine, Evaluate, Evaluation, State
 from lit_viz.optim.rule import never, per_slot
+from lit_viz.types import Task
 
 #: The first step is that part of the radius, and the last one a tenth of the first.
 _STEP, _LAST = 0.2, 0.1

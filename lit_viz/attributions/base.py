@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.rectifiers import Backprop
-from lit_viz.engine.tasks import Task
+from lit_viz.classifiers.fast.rectifiers import Backprop
 from lit_viz.objectives import Logit, Objective
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.bare import Network, bare_evaluate
 from lit_viz.optim.rule import never
-from lit_viz.randomness import Key
-from lit_viz.transfers import listed, sent
+from lit_viz.rng import Key
+from lit_viz.types import Task
+from lit_viz.utils.device import listed, sent
 
 
 class Attribution(StepRule):
@@ -34,7 +34,7 @@ class Attribution(StepRule):
         objective: what the map explains; the target's logit unless the method's paper says otherwise.
         tolerance: a map is done when its ``error`` is not above it; None goes on to the last evaluation.
         batch: inputs that are evaluated at once, over all slots; at least one a slot.
-        reducer: how the channels become one map to be seen (a name of :data:`~lit_viz.figures.heat.REDUCERS`).
+        reducer: how the channels become one map to be seen (a name of :data:`~lit_viz.attributions.reducers.REDUCERS`).
     """
 
     evaluations: int = 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.gaussian import gaussian_blur
-from lit_viz.randomness import Draws, Key
+from lit_viz.rng import Draws, Key
 
 Kind = Literal["black", "mean", "blurred", "random"]
 

@@ -13,12 +13,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lit_viz.attributions.base import Attribution
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.images.gaussian import gaussian_blur
 from lit_viz.objectives import LogProbability, Objective
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import never, per_slot, unit
+from lit_viz.types import Task
 
 _TEMPERATURE = 0.05  # of the smooth maximum
 _LEVELS = 4  # of blur besides the photograph

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from lit_viz.attributions.base import gathered, summed
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.copying import probe_images
+from lit_viz.classifiers.fast.copying import probe_images
+from lit_viz.classifiers.fast.layouts import Layout, layouts
 from lit_viz.classifiers.layers import check_layers
-from lit_viz.classifiers.layouts import Layout, layouts
 from lit_viz.classifiers.timm_types import timm_types
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
+from lit_viz.types import Task
 
 #: From a layer's output to feature maps ``(N, C, h, w)``.
 Reshape = Callable[[Tensor], Tensor]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, gathered, summed
-from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
+from lit_viz.types import Task
 
 
 class Gradient(Estimator):

@@ -10,8 +10,8 @@ from torch import Tensor
 from lit_viz.attributions.base import gathered, summed
 from lit_viz.attributions.grad_cam import GradCAM, Reshape
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
+from lit_viz.types import Task
 
 
 class GuidedGradCAM(GradCAM):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, gathered, relative, summed
 from lit_viz.attributions.baselines import Baseline, Kind
-from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
-from lit_viz.transfers import listed, sent
+from lit_viz.types import Task
+from lit_viz.utils.device import listed, sent
 
 #: Nodes and weights.
 Rule = tuple[tuple[float, float], ...]

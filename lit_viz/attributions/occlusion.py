@@ -12,10 +12,10 @@ from torch import Tensor
 from lit_viz.attributions.base import Estimator, gathered, summed
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
-from lit_viz.transfers import listed, sent
+from lit_viz.types import Task
+from lit_viz.utils.device import listed, sent
 
 #: Sides of a picture that a window is a part of, unless it is given: 32 of 224 pixels.
 _USUAL, _PART = 32, 7

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from lit_viz.attributions.base import gathered, keys, relative
 from lit_viz.attributions.sampling import Sampling
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, Probability
 from lit_viz.optim import Evaluate, State
-from lit_viz.randomness import Draws, Key
-from lit_viz.transfers import listed
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
+from lit_viz.utils.device import listed
 
 
 class RISE(Sampling):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, relative, summed
-from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State
-from lit_viz.transfers import listed
+from lit_viz.types import Task
+from lit_viz.utils.device import listed
 
 #: A tolerance is looked at after every so many evaluations: a small sample may be narrow by chance, and where a map
 #: stops must not depend on how many evaluations are made at once.

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lit_viz.attributions.base import gathered, keys
 from lit_viz.attributions.sampling import Sampling, averaged
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
-from lit_viz.randomness import Draws, Key
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
 
 
 class SmoothGrad(Sampling):

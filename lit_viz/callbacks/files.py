@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_viz.engine.run_folder import RunFolder
-from lit_viz.engine.tasks import Observation, Result
 from lit_viz.errors import LitVizError
-from lit_viz.threads import helping_thread
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Observation, Result
+from lit_viz.utils.threads import helping_thread
 
 #: Observations and results that wait to be written; a disk that is slower than the run slows it down in the end.
 _WAITING = 64

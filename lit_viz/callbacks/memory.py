@@ -7,7 +7,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_viz.engine.tasks import Observation, Result
+from lit_viz.types import Observation, Result
 
 
 class Memory(Callback):

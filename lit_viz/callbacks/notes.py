@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_viz.telling import Say
+from lit_viz.utils.formatting import Say
 
 
 class Notes(Callback):

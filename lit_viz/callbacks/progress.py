@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from lit_viz.telling import counted
+from lit_viz.utils.formatting import counted
 
 if TYPE_CHECKING:
     from lit_viz.engine.looks import RunProgress

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.compiling import CompileMode
-from lit_viz.classifiers.copying import COPIED_TOLERANCE, fast_copy, probed, relative_difference
+from lit_viz.classifiers.fast.compiling import CompileMode
+from lit_viz.classifiers.fast.copying import COPIED_TOLERANCE, fast_copy, probed, relative_difference
+from lit_viz.classifiers.fast.rectifiers import Backprop
 from lit_viz.classifiers.frozen import FrozenNetwork
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, failures_named, full_float32
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
 from lit_viz.classifiers.outputs import logits_of
-from lit_viz.classifiers.rectifiers import Backprop
 from lit_viz.classifiers.weights import fingerprint
 from lit_viz.errors import LitVizError
 
@@ -128,10 +128,10 @@ class Classifier:
             keep: layers that are read, or whose input's moments are, by name; they are neither folded nor fused.
             device: where the copy runs; by default where the original is.
             dtype: of its weights; bfloat16 only for a search that is verified in float32.
-            backprop: the backward of its rectifiers (see :data:`~lit_viz.classifiers.rectifiers.Backprop`). In a
+            backprop: the backward of its rectifiers (see :data:`~lit_viz.classifiers.fast.rectifiers.Backprop`). In a
                 network without any all three are the gradient.
-            residual_gradient: of the gradient that comes back through residual branches so much is kept; below 1 it
-                depends less on this one network (see :mod:`~lit_viz.classifiers.residual`). Logits stay as they are.
+            residual_gradient: factor of the gradient through residual branches; below 1 it depends less on this one
+                network (see :mod:`~lit_viz.classifiers.fast.residual`). Logits stay as they are.
             compiled: by ``torch.compile`` in this mode, instead of lit_viz's own kernels, which are for CPUs; where it
                 can't be, or layers are read, the copy is used as it is.
 

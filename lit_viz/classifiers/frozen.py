@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lit_viz.classifiers.compiling import Compiled, CompileMode
+from lit_viz.classifiers.fast.compiling import Compiled, CompileMode
+from lit_viz.classifiers.fast.residual import damp
+from lit_viz.classifiers.fast.scaling import Scale
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, failures_named, random_state_kept
 from lit_viz.classifiers.layers import layer_of, reading, reads_moments
 from lit_viz.classifiers.outputs import logits_of
-from lit_viz.classifiers.residual import damp
-from lit_viz.classifiers.scaling import Scale
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.moments import moments
+from lit_viz.classifiers.fast.moments import moments
 from lit_viz.errors import LitVizError, did_you_mean
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lit_viz.classifiers.classifier import HANDED_OVER, Classifier
-from lit_viz.classifiers.copying import probe_images, relative_difference
+from lit_viz.classifiers.fast.copying import probe_images, relative_difference
 from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, private, random_state, random_state_kept
 from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
 from lit_viz.classifiers.outputs import head_of_probabilities, logits_of
 from lit_viz.classifiers.sources import Source, find_source
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.files import sha256
+from lit_viz.utils.files import sha256
 
 _MIXED = 0.05  # of the largest logit; so much may the scales of layers that are quantized as they run move it
 

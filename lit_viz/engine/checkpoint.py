@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from lit_viz.errors import LitVizError
-from lit_viz.files import replacing
+from lit_viz.utils.files import replacing
 
 #: Changes when a checkpoint of an older version can't be continued.
 CHECKPOINT_VERSION = 3

@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.launched import launched
+from lit_viz.utils.ranks import launched
 
 DevicesMode = Literal["images", "views"]
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from lit_viz.images.priors import Prior
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation
-from lit_viz.randomness import Draws
-from lit_viz.transfers import sent
+from lit_viz.rng import Draws
+from lit_viz.utils.device import sent
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_viz.engine.tasks import Bearer, Observation
+from lit_viz.types import Bearer, Observation
 
 
 @dataclass(frozen=True)

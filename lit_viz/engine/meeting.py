@@ -8,7 +8,7 @@ from typing import Any
 from lit_viz.engine.devices import Agreed, Asked, Processes, Said
 from lit_viz.engine.queue import Queue
 from lit_viz.engine.slots import Slots
-from lit_viz.engine.tasks import Observation, Result
+from lit_viz.types import Observation, Result
 
 
 class Meeting:

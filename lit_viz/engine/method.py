@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.classifiers.compiling import CompileMode
+from lit_viz.classifiers.fast.compiling import CompileMode
 from lit_viz.engine.devices import Processes
 from lit_viz.engine.looks import Look
 from lit_viz.engine.moments import Moments
 from lit_viz.engine.slots import Slots
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
+from lit_viz.types import Task
 
 #: By Lightning's name of the precision.
 _HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.compiling import begin_step
+from lit_viz.classifiers.fast.compiling import begin_step
 from lit_viz.engine.bridge import StepRuleOptimizer
 from lit_viz.engine.checkpoint import packed, unpacked
 from lit_viz.engine.devices import Agreed, Asked, DevicesMode, Processes
@@ -22,9 +22,9 @@ from lit_viz.engine.method import Method
 from lit_viz.engine.queue import Queue
 from lit_viz.engine.slots import ITERATION, UNTIL
 from lit_viz.engine.step import Step
-from lit_viz.engine.tasks import Observation, Task
 from lit_viz.optim import Evaluation, StepRule
-from lit_viz.transfers import listed, sent
+from lit_viz.types import Observation, Task
+from lit_viz.utils.device import listed, sent
 
 
 class ImageTraining(Method):

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
-from lit_viz.engine.tasks import Result, Task
 from lit_viz.errors import LitVizError
-from lit_viz.transfers import sent
+from lit_viz.types import Result, Task
+from lit_viz.utils.device import sent
 
 
 class Queue:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.engine.tasks import Task
 from lit_viz.optim.rule import OF_ENGINE
-from lit_viz.randomness import Draws, Key
-from lit_viz.transfers import listed, sent
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
+from lit_viz.utils.device import listed, sent
 
 #: Kept by the engine beside the rule's own state.
 ITERATION, ITERATIONS, UNTIL = OF_ENGINE

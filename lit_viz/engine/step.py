@@ -11,9 +11,9 @@ from torch import Tensor
 from lit_viz.engine.looks import Look
 from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION
-from lit_viz.engine.tasks import Observation, Result
 from lit_viz.optim import Evaluation
-from lit_viz.transfers import listed
+from lit_viz.types import Observation, Result
+from lit_viz.utils.device import listed
 
 
 class Ending(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytorch_lightning as pl
 
-from lit_viz.engine.tasks import Task
+from lit_viz.types import Task
 
 
 class Ticks:

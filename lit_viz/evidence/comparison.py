@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from lit_viz.attacks import Attack, Ensemble, name_of
 from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.evidence.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.evidence.peers import INSTALL, Peer, Question, imported, peers_of
 from lit_viz.evidence.tables import as_text
-from lit_viz.outcomes import Outcome
-from lit_viz.telling import Say, length
+from lit_viz.runs.results import Outcome
+from lit_viz.utils.formatting import Say, length
 
 _ROUNDING = 1e-5  # of a radius: by so much float32 may be beyond it
 

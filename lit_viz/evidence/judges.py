@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.copying import COPIED_TOLERANCE, probe_images, relative_difference
+from lit_viz.classifiers.fast.copying import COPIED_TOLERANCE, probe_images, relative_difference
 from lit_viz.classifiers.loading import class_names
-from lit_viz.evidence.verdicts import verdict
+from lit_viz.classifiers.prediction import verdict
 from lit_viz.images.pictures import resized
 
 #: Networks that come as packages, so that asking them never downloads anything.

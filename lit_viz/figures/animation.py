@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import Evolution, spread
 from lit_viz.figures.tiles import WIDE, grid_shape, pixels
-from lit_viz.files import replacing
+from lit_viz.utils.files import replacing
 
 _INK, _GREY = (26, 26, 26), (107, 107, 107)
 _GAP = 8

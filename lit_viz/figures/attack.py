@@ -9,14 +9,15 @@ from itertools import accumulate
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.evidence.survivors import Left
+from lit_viz.evidence.attacks.survivors import Left
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.difference import MAGNIFIED, difference, grey_levels, outside
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import COLOURS, GREY, fitted, style, write
-from lit_viz.figures.tiles import Picture, pixels
+from lit_viz.figures.tiles import pixels
 from lit_viz.figures.traces import MOST, Trace, TracePlot
+from lit_viz.images.difference import MAGNIFIED, difference, grey_levels, outside
 from lit_viz.images.reading import read_png
+from lit_viz.types import Picture
 
 _TEXT = 1.4  # left of the pictures
 _WORD = 0.64  # fooled, not fooled

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from lit_viz.figures.sheet import contact_sheet
 from lit_viz.figures.tiles import pixels
-from lit_viz.outcomes import Outcome
-from lit_viz.telling import at_rate, counted, told_apart
+from lit_viz.runs.results import Outcome
+from lit_viz.utils.formatting import at_rate, counted, told_apart
 
 _TILE = 1.2
 _MOST = 1280

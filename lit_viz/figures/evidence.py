@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.heat import reduce_channels, reducer
 from lit_viz.figures.scales import Scale, beside, clipping, number, remarks, upright_bar
 from lit_viz.figures.style import COLOURS, GREY, INK, fitted, style, write
 from lit_viz.figures.tiles import pixels
@@ -89,7 +89,8 @@ def evidence_figure(
 
     Args:
         rows: what is drawn; of more than :data:`MOST` those that failed before others.
-        quantile: of the pixels of both maps, at which the colours end (see :func:`lit_viz.figures.heat.clip_limits`).
+        quantile: of the pixels of both maps, at which the colours end (see
+            :func:`lit_viz.attributions.reducers.clip_limits`).
         of: whether each of all maps passed, of which the rows are some; what is said at the foot is of all.
 
     Returns:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from lit_viz.attributions import title_of
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
-from lit_viz.figures.tiles import WIDE, Picture, pixels
-from lit_viz.outcomes import Outcome
-from lit_viz.telling import at_radius, at_rate, has_several_radii, told_apart, towards
+from lit_viz.figures.tiles import WIDE, pixels
+from lit_viz.runs.results import Outcome
+from lit_viz.types import Picture
+from lit_viz.utils.formatting import at_radius, at_rate, has_several_radii, told_apart, towards
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels

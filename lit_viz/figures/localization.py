@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_viz.attributions.reducers import clip_limits, heat
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.heat import clip_limits, heat
 from lit_viz.figures.scales import clipping, remarks
 from lit_viz.figures.style import COLOURS, GREY, fitted, style, write
 from lit_viz.figures.tiles import pixels

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_viz.attributions.reducers import clip_limits, overlay, reduce_channels, reducer
 from lit_viz.errors import LitVizError
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.heat import clip_limits, overlay, reduce_channels, reducer
 from lit_viz.figures.scales import BAR, Scale, beside, clipping, level_bar, number, remarks, upright_bar
 from lit_viz.figures.style import GREY, fitted, style, write
-from lit_viz.figures.tiles import Picture, pixels
+from lit_viz.figures.tiles import pixels
+from lit_viz.types import Picture
 
 ScaleOf = Literal["shared", "map"]
 #: Photographs that are drawn at most.
@@ -120,9 +121,9 @@ def saliency_figure(
 
     Args:
         panels: what is drawn.
-        how: the channels are reduced; a name of :data:`lit_viz.figures.heat.REDUCERS`, or one a method.
+        how: the channels are reduced; a name of :data:`lit_viz.attributions.reducers.REDUCERS`, or one a method.
         scale: ``"shared"`` by all maps of a method, so that photographs can be compared; or one a ``"map"``.
-        quantile: of the pixels, at which the colours end (see :func:`lit_viz.figures.heat.clip_limits`).
+        quantile: of the pixels, at which the colours end (see :func:`lit_viz.attributions.reducers.clip_limits`).
         overlays: shows the maps over the photographs, too.
         columns: photographs beside one another, where there is one method.
         limit: at most so many photographs are drawn.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from lit_viz.figures.style import GREY, INK, fitted, shown, style, write
-from lit_viz.figures.tiles import WIDE, Picture, grid_shape, pixels
+from lit_viz.figures.tiles import WIDE, grid_shape, pixels
+from lit_viz.types import Picture
 
 _MARGIN = 0.15
 _GAP = 0.12

@@ -8,6 +8,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from lit_viz.errors import LitVizError
-from lit_viz.files import replacing
+from lit_viz.utils.files import replacing
 
 INK = "#1a1a1a"
 GREY = "#6b6b6b"
@@ -196,6 +197,12 @@ def save_figure(figure: Figure, path: str | Path, dpi: float | None = None) -> P
     with style(), replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi or figure.dpi, facecolor="white")
     return path
+
+
+def shown_in_notebooks(figure: Figure) -> Figure:
+    """Return the figure with a PNG representation, since notebooks display only figures that pyplot keeps."""
+    figure._repr_png_ = partial(notebook_png, figure)  # type: ignore[attr-defined]
+    return figure
 
 
 def notebook_png(figure: Figure) -> tuple[bytes, dict[str, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from lit_viz.images.reading import to_uint8
+from lit_viz.types import Picture
 
-#: A picture: ``(C, H, W)`` in [0, 1], or a file that is read when it is drawn.
-Picture = Tensor | Path
 #: A picture so many times as wide as high is of several images beside one another, and wants room.
 WIDE = 1.8
 

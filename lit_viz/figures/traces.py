@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_viz.figures.cells import LINE, MARGIN, SMALL
 from lit_viz.figures.style import COLOURS, GREY, RULE, axes_at, fitted, write
-from lit_viz.telling import counted
+from lit_viz.utils.formatting import counted
 
 _AXIS = 0.38  # left of a plot: the numbers of its axis
 _STRIP = 0.42

@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.style import COLOURS, GREY, axes_at, style, write
-from lit_viz.figures.tiles import Picture, pixels
+from lit_viz.figures.tiles import pixels
+from lit_viz.types import Picture
 
 _WIDTH = 1.25  # of a picture
 _LEFT = 0.75  # left of the pictures

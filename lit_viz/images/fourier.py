@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.images.parameterizations import Canvas, Parameterization
 from lit_viz.images.waves import colour_matrix, decode_waves, encode_waves, frequencies, weights_and_adjoint
-from lit_viz.randomness import Draws
+from lit_viz.rng import Draws
 
 
 @dataclass(frozen=True)

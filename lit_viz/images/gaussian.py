@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lit_viz.transfers import listed, sent
+from lit_viz.utils.device import listed, sent
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, truncate: float = 4.0) -> Tensor:

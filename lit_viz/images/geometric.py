@@ -12,8 +12,8 @@ from torch.nn.functional import interpolate, pad
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.transforms import GeometricTransform, Transform
-from lit_viz.randomness import Draws
-from lit_viz.transfers import listed
+from lit_viz.rng import Draws
+from lit_viz.utils.device import listed
 
 
 @dataclass(frozen=True)

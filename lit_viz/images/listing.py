@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.errors import LitVizError
-from lit_viz.files import foreign_name, utf8_name
 from lit_viz.images.reading import PACKAGED_PREFIX, missing, packaged_photograph
 from lit_viz.images.tables import read_table
-from lit_viz.telling import counted
+from lit_viz.utils.files import foreign_name, utf8_name
+from lit_viz.utils.formatting import counted
 
 #: Of an image that is handed over from Python, with its place among them.
 ARRAY_PREFIX = "array:"

@@ -22,7 +22,7 @@ from lit_viz.images.waves import (
     occurrences,
     weights_and_adjoint,
 )
-from lit_viz.randomness import Draws
+from lit_viz.rng import Draws
 
 #: Pixels nearer to 0 or 1 count as here: a picture's blacks and whites would be most of its magnitude otherwise.
 _CLIP = 0.02

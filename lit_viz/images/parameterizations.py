@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.randomness import Draws
+from lit_viz.rng import Draws
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.images.gaussian import gaussian_blur
 from lit_viz.images.transforms import Transform
-from lit_viz.randomness import Draws
-from lit_viz.transfers import listed, sent
+from lit_viz.rng import Draws
+from lit_viz.utils.device import listed, sent
 
 
 @dataclass(frozen=True)

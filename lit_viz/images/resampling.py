@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.transfers import sent
+from lit_viz.utils.device import sent
 
 
 def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError, hold_shape
 from lit_viz.images.resampling import resample
-from lit_viz.randomness import Draws
+from lit_viz.rng import Draws
 
 
 class Transform(ABC):

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import Attack, BudgetAttack, name_of
+from lit_viz.attacks.rounding.files import Saved, save_and_verify
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.prediction import top5
 from lit_viz.engine.looks import Look
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.files import Saved, save_and_verify
-from lit_viz.evidence.verdicts import top5
-from lit_viz.figures.difference import MAGNIFIED, difference
+from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.photographs import LOGITS
 from lit_viz.methods.targets import with_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
-from lit_viz.randomness import Draws
-from lit_viz.transfers import listed
+from lit_viz.rng import Draws
+from lit_viz.types import Task
+from lit_viz.utils.device import listed
 
 
 class AdversarialExample(AttackTraining):

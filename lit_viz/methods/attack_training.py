@@ -7,12 +7,12 @@ from torch import Tensor
 
 from lit_viz.attacks import Attack, name_of
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.residual import part_of_gradient
+from lit_viz.classifiers.fast.residual import part_of_gradient
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.images.fitting import Fit
 from lit_viz.methods.photographs import PhotographTraining
-from lit_viz.randomness import Draws
-from lit_viz.telling import counted
+from lit_viz.rng import Draws
+from lit_viz.utils.formatting import counted
 
 
 class AttackTraining(PhotographTraining):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lit_viz.attacks import succeeded
 from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.rounding.files import Saved, save_and_verify
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.engine.tasks import Bearer, Task
-from lit_viz.evidence.files import Saved, save_and_verify
 from lit_viz.methods.photograph_set import HELD_OUT, PhotographSet, packed
+from lit_viz.types import Bearer, Task
 
 _AT_ONCE = 16  # photographs that are asked about together
 

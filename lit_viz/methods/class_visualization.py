@@ -13,13 +13,12 @@ from torch import Tensor
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.classifiers.residual import part_of_gradient
+from lit_viz.classifiers.fast.residual import part_of_gradient
+from lit_viz.classifiers.prediction import of_group, top5, verdict
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, hold_shape
-from lit_viz.evidence.verdicts import of_group, top5, verdict
 from lit_viz.images.groups import apart, side_by_side
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.octaves import Octaves
@@ -30,8 +29,9 @@ from lit_viz.images.transforms import Compose, Transform
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation, StepRule
-from lit_viz.randomness import Draws, Key
-from lit_viz.transfers import sent
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
+from lit_viz.utils.device import sent
 
 #: Asks other networks about a finished picture and a class: name -> verdict.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lit_viz.attacks.base import succeeded
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.methods.targets import resolve, with_goal
-from lit_viz.randomness import Draws, Key
-from lit_viz.transfers import sent
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
+from lit_viz.utils.device import sent
 
 #: Option of a photograph's task: it is not trained on.
 HELD_OUT = "held_out"

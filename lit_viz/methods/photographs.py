@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.images.fitting import Box, Fit
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.targets import needs_logits, resolve
 from lit_viz.optim import Evaluation, State, StepRule
-from lit_viz.transfers import fetched
+from lit_viz.types import Task
+from lit_viz.utils.device import fetched
 
 LOGITS = "logits"
 

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, Gradient, name_of
+from lit_viz.attributions.reducers import clip_limits, heat, reduce_channels
+from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.classifiers.fast.rectifiers import Backprop
 from lit_viz.classifiers.guest import full_float32
-from lit_viz.classifiers.rectifiers import Backprop
+from lit_viz.classifiers.prediction import top5, verdict
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, hold_shape
-from lit_viz.evidence.verdicts import top5, verdict
-from lit_viz.figures.heat import clip_limits, heat, reduce_channels
-from lit_viz.figures.heat import reducer as find_reducer
 from lit_viz.images.fitting import Fit
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.targets import resolve
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
+from lit_viz.types import Task
 
 #: How a method's uncertainty is called in records, where ``error`` is the sentence of a task that failed.
 _SCALARS = {"error": "relative_error"}
@@ -40,7 +40,7 @@ class SaliencyMap(PhotographTraining):
         classifier: the frozen network.
         method: how the map is made, or several.
         reducer: how an attribution ``(C, H, W)`` becomes the map ``(H, W)`` that is shown: a name of
-            :data:`~lit_viz.figures.heat.REDUCERS`, the method's own unless given.
+            :data:`~lit_viz.attributions.reducers.REDUCERS`, the method's own unless given.
         tolerance: a map is done when its relative error is not above it; goes on to the last evaluation unless given.
         batch: inputs that are evaluated at once, over all slots: a single photograph's evaluations fill it, too.
         fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.randomness import Draws, Key
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
 
 #: Targets that follow from the label or from what the network says of the photograph.
 WISHES = ("label", "predicted", "random", "least-likely")

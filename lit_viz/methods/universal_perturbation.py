@@ -12,17 +12,17 @@ from torch import Tensor
 from lit_viz.attacks import Universal, name_of, succeeded
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.looks import Look
-from lit_viz.engine.tasks import Bearer, Task
 from lit_viz.errors import LitVizError
-from lit_viz.figures.difference import MAGNIFIED, difference
+from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.bearers import borne, rate
 from lit_viz.methods.photograph_set import PhotographSet, read_photographs
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import scores_of
 from lit_viz.optim import Evaluation, State
-from lit_viz.randomness import Draws, Key
-from lit_viz.transfers import listed, sent
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Bearer, Task
+from lit_viz.utils.device import listed, sent
 
 
 class UniversalPerturbation(AttackTraining):
@@ -30,7 +30,7 @@ class UniversalPerturbation(AttackTraining):
     2017, arXiv:1610.08401; by stochastic gradient ascent, Shafahi et al. 2020, arXiv:1811.11304).
 
     A task owns one perturbation; its option ``photographs`` lists what it is for, each a dictionary of the fields of a
-    :class:`~lit_viz.engine.tasks.Task`, with an option ``held_out`` where it is not trained on. The views of an
+    :class:`~lit_viz.types.Task`, with an option ``held_out`` where it is not trained on. The views of an
     iteration are a mini-batch of them. A photograph counts unless the network is wrong about it (or sees the target)
     before anything is added. It is fooled if the network is wrong about its sum with the perturbation, clipped to
     [0, 1]; in the file, if the original network is about the 8 bits that are saved of it.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
-from lit_viz.transfers import listed
+from lit_viz.utils.device import listed
 
 
 class AttackObjective(Objective):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.fast.layouts import layouts
 from lit_viz.classifiers.layers import moments_of
-from lit_viz.classifiers.layouts import layouts
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.layers import LayerObjective
-from lit_viz.transfers import listed
+from lit_viz.utils.device import listed
 
 
 class Diversity(LayerObjective):

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.optim.rule import State, StepRule, never
 from lit_viz.optim.schedules import LearningRate, learning_rate
-from lit_viz.transfers import fetched, listed, sent
+from lit_viz.types import Task
+from lit_viz.utils.device import fetched, listed, sent
 
 # They look at all parameters at once, or need what an image does not have.
 _REFUSED = {

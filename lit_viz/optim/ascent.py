@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lit_viz.engine.tasks import Task
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.optim.rule import State, StepRule, never, per_slot, unit
 from lit_viz.optim.schedules import LearningRate, learning_rate
+from lit_viz.types import Task
 
 
 class _Ascent(StepRule):

@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers.rows import of_rows
+from lit_viz.classifiers.fast.rows import of_rows
 from lit_viz.errors import LitVizError
-from lit_viz.transfers import listed
+from lit_viz.utils.device import listed
 
 #: From scores or logits, a row a network input, to a row an image; the identity where every image is one input.
 Reduce = Callable[[Tensor], Tensor]

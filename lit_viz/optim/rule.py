@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.engine.tasks import Task
 from lit_viz.optim.evaluation import Evaluate
+from lit_viz.types import Task
 
 #: A rule's memory: tensors with a leading slot dimension. The engine keeps ``iteration`` (updates made so far),
 #: ``iterations`` (updates allowed) and ``until`` (the next iteration that is looked at, or the last) in it, each

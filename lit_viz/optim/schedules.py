@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim.rule import State
-from lit_viz.transfers import sent
+from lit_viz.types import Task
+from lit_viz.utils.device import sent
 
 
 class LearningRate(ABC):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lit_viz.commands import COMMANDS
+from lit_viz.launch.commands import COMMANDS
 from lit_viz.methods import ClassVisualization, adversarial_example
 
 from .material import PHOTOGRAPHS, WARM

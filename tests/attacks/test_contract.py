@@ -26,9 +26,9 @@ from lit_viz.attacks import (
 from lit_viz.attacks.apgd import checkpoints
 from lit_viz.attacks.base import _bare
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample
+from lit_viz.types import Task
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
 
 MADE: dict[str, Callable[[], Attack]] = {

@@ -18,10 +18,10 @@ from lit_viz.attacks.base import _bare
 from lit_viz.attacks.feasible import Norm, extent
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.trust import fooling
+from lit_viz.evidence.attacks.trust import fooling
 from lit_viz.methods import AdversarialExample
+from lit_viz.types import Task
 from tests.attacks.tools import Curved, Watched, margins, photographs
 from tests.conftest import Train
 

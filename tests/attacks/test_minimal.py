@@ -13,9 +13,9 @@ from torch import Tensor
 from lit_viz.attacks import FMN, Attack, CarliniWagner, DeepFool, run_attack
 from lit_viz.attacks.carlini_wagner import to_tanh
 from lit_viz.attacks.feasible import Norm
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
+from lit_viz.types import Task
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs, saturated
 
 Case = tuple[Callable[[], Attack], Norm]

@@ -14,8 +14,8 @@ from lit_viz.attacks import APGD, DDN, PGD, BudgetAttack, NormalizedAscentAttack
 from lit_viz.attacks.apgd import checkpoints
 from lit_viz.attacks.feasible import Norm, project, steepest
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.objectives import Margin
+from lit_viz.types import Task
 from tests.attacks.tools import Curved, Watched, margins, photographs
 from tests.conftest import smooth_network
 

@@ -19,10 +19,10 @@ from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE, masks
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
-from lit_viz.engine.tasks import Task
 from lit_viz.objectives import Logit
 from lit_viz.optim import Evaluation
-from lit_viz.randomness import Key
+from lit_viz.rng import Key
+from lit_viz.types import Task
 from tests.attributions.tools import SMOOTH, TARGETS, Counted, distance, photographs
 
 SIZE = 6

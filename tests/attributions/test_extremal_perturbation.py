@@ -19,11 +19,11 @@ from lit_viz.attributions.extremal_perturbation import (
     pyramid,
     smoothed,
 )
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.images.gaussian import gaussian_blur
 from lit_viz.objectives import Logit
 from lit_viz.optim import Evaluation
+from lit_viz.types import Task
 from tests.attributions.tools import SMOOTH, TARGETS, Counted, photographs
 
 SIDE, PLACE = 96, (slice(36, 84), slice(12, 60))  # a quarter of the image

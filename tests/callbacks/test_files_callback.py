@@ -8,10 +8,10 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from lit_viz.callbacks.files import RunFiles
-from lit_viz.engine.run_folder import RunFolder
-from lit_viz.engine.tasks import Observation, Result, Task
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Observation, Result, Task
 
 
 class Emerging(LightningModule):

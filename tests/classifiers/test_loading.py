@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.files import sha256
+from lit_viz.utils.files import sha256
 from tests.classifiers.networks import conv_net
 from tests.conftest import Around
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lit_viz.engine.bridge import StepRuleOptimizer
 from lit_viz.engine.slots import Slots
-from lit_viz.engine.tasks import Task
 from lit_viz.optim import Evaluate, State, StepRule
+from lit_viz.types import Task
 
 
 class Back(StepRule):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.devices import Part, Processes, Said
-from lit_viz.launched import launched
+from lit_viz.utils.ranks import launched
 from tests.engine.several import Case, cases, given
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.prediction import top5, verdict
 from lit_viz.evidence.judges import installed_judges, judges_of
-from lit_viz.evidence.verdicts import top5, verdict
 from lit_viz.images.reading import read_photograph
 
 

@@ -10,11 +10,11 @@ from PIL import Image
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.intervals import wilson
 from lit_viz.figures.attack import AttackPanel, attack_figure
-from lit_viz.figures.difference import difference, grey_levels
 from lit_viz.figures.robustness import robustness_figure
 from lit_viz.figures.style import COLOURS, save_figure
 from lit_viz.figures.tiles import pixels
 from lit_viz.figures.traces import Trace
+from lit_viz.images.difference import difference, grey_levels
 from lit_viz.images.reading import to_uint8
 
 LONG = "American Staffordshire terrier, American pit bull terrier"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from lit_viz.engine.tasks import Observation, Task
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
 from lit_viz.images.groups import side_by_side
+from lit_viz.types import Observation, Task
 from tests.figures.test_evolution import assert_nothing_is_cut_or_overlaps, texts
 
 
@@ -86,8 +86,8 @@ def test_groups_are_farther_from_one_another_than_their_images() -> None:
 
 def test_wandb_and_the_terminal_say_the_objective() -> None:
     from lit_viz.callbacks.progress import Progress
-    from lit_viz.callbacks.wandb import caption
     from lit_viz.engine.looks import RunProgress
+    from lit_viz.loggers.wandb import caption
 
     observation = Observation(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
     assert caption(observation) == "features.3_ch5 - iteration 50 - objective 12.3"

@@ -7,8 +7,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from lit_viz.attributions.reducers import clip_limits, heat, reduce_channels
 from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
-from lit_viz.figures.heat import clip_limits, heat, reduce_channels
 from lit_viz.figures.style import COLOURS, save_figure
 from lit_viz.figures.tiles import pixels
 

@@ -5,13 +5,13 @@ from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from lit_viz.engine.run_folder import RunFolder
-from lit_viz.engine.tasks import Observation, Result, Task
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import Evolution, evolution_figure, evolutions, spread
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
-from lit_viz.outcomes import filed
+from lit_viz.runs.results import filed
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Observation, Result, Task
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
 

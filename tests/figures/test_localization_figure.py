@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from lit_viz.figures.heat import clip_limits, heat
+from lit_viz.attributions.reducers import clip_limits, heat
 from lit_viz.figures.localization import LIMIT, LocalizationPanel, localization_figure
 from lit_viz.figures.style import COLOURS, save_figure
 from lit_viz.figures.tiles import pixels

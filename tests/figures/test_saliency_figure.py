@@ -8,8 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lit_viz.attributions.reducers import clip_limits, heat, reduce_channels
 from lit_viz.errors import LitVizError
-from lit_viz.figures.heat import clip_limits, heat, reduce_channels
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.scales import level_bar, upright_bar
 from lit_viz.figures.style import save_figure

@@ -16,7 +16,7 @@ from lit_viz.images import MACO, Canvas, Noise, RandomCrop, encoding_error
 from lit_viz.images.reading import encode_png, read_photograph
 from lit_viz.methods import ClassVisualization
 from lit_viz.optim import NAdam
-from lit_viz.randomness import Draws, Key
+from lit_viz.rng import Draws, Key
 from tests.conftest import Train, tasks_for
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

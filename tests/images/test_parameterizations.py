@@ -8,7 +8,7 @@ import torch
 
 from lit_viz.errors import LitVizError
 from lit_viz.images import Canvas, Fourier, Pixels, encoding_error
-from lit_viz.randomness import Draws, Key
+from lit_viz.rng import Draws, Key
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = [(3, 8, 8), (3, 7, 9), (3, 8, 5), (3, 5, 8), (1, 6, 7), (3, 1, 1), (1, 2, 3)]

@@ -24,7 +24,7 @@ from lit_viz.images import (
     Shear,
 )
 from lit_viz.images.resampling import resample
-from lit_viz.randomness import Draws, Key
+from lit_viz.rng import Draws, Key
 
 GEOMETRIC = [RandomCrop(0.4, 1.2), Scale(), Rotate(15), Shear(), Flip(), Jitter(2)]
 KEEPING = [

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from lit_viz.attacks import ATTACKS, DDN, PGD, Attack, NormalizedAscentAttack, run_attack
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
 from lit_viz.methods import AdversarialExample
+from lit_viz.types import Task
 from tests.classifiers.networks import Residual, trained
 from tests.conftest import Train
 

@@ -28,7 +28,7 @@ from lit_viz.images import (
 from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import Logit
 from lit_viz.optim import SGD, Adam, Evaluation, NormalizedAscent, StepRule
-from lit_viz.randomness import Draws
+from lit_viz.rng import Draws
 from tests.classifiers.networks import Residual, trained
 from tests.conftest import Train, tasks_for
 from tests.optim.test_rules import ExtraGradient, HillClimb
@@ -330,7 +330,7 @@ def test_slots_dump_and_restore() -> None:
 
 
 def tasks_for_names(*names: str) -> list[Any]:
-    from lit_viz.engine.tasks import Task
+    from lit_viz.types import Task
 
     return [Task(i, name, i) for i, name in enumerate(names)]
 

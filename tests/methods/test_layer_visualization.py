@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
 from lit_viz.images.groups import apart, side_by_side
@@ -19,6 +18,7 @@ from lit_viz.images.octaves import Octaves
 from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import Channel, Diversity, Layer, Objective, Outputs
 from lit_viz.optim import Adam, NormalizedAscent
+from lit_viz.types import Task
 from tests.conftest import NAMES, Train, tasks_for
 
 VIEWS = (RandomCrop(0.6, 1.0), Noise(0.05))

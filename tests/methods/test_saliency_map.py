@@ -15,9 +15,9 @@ import lit_viz as lv
 from lit_viz.attributions import METHODS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
+from lit_viz.types import Task
 from tests.conftest import Around, Train, smooth_network
 
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.methods.targets import needs_logits, resolve
+from lit_viz.types import Task
 
 NAMES = ["apple", "banana", "cherry", "date", "elder"]
 LOGITS = torch.tensor([0.0, -2.0, 3.0, 1.0, 2.0])

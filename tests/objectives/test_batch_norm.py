@@ -15,7 +15,7 @@ from lit_viz.images import Fourier, Noise, RandomCrop
 from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import BatchNormStatistics, Logit, Objective, Outputs, Sum
 from lit_viz.optim import Adam
-from lit_viz.randomness import Draws, Key
+from lit_viz.rng import Draws, Key
 from tests.conftest import NAMES, Train, tasks_for
 
 LAYERS = ("stem.1", "late")

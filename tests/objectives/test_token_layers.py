@@ -12,13 +12,13 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.layouts import Layout, channels_last, layout, layout_of, layouts, prefix_tokens
-from lit_viz.engine.tasks import Task
+from lit_viz.classifiers.fast.layouts import Layout, channels_last, layout, layout_of, layouts, prefix_tokens
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import Channel, Direction, Diversity, Layer, Logit, Neuron, Objective, Outputs
 from lit_viz.optim import Adam
+from lit_viz.types import Task
 from tests.conftest import NAMES, Train, tasks_for
 
 MLP, STAGE, FLAT = "blocks.1.mlp.act", "layers.1.blocks.0", "layers.1.blocks.0.mlp.act"

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.engine.tasks import Task
 from lit_viz.errors import LitVizError
 from lit_viz.optim import SGD, Adam, Adapted, Cosine, Evaluation, GradientAscent, NAdam, NormalizedAscent, RMSprop
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.optim.rule import State, StepRule, never, norm, per_slot, unit
+from lit_viz.types import Task
 
 
 class HillClimb(StepRule):

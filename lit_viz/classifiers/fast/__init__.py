@@ -1,0 +1,1 @@
+"""The private fast copy of a network: folding, fusion, kernels, chunking."""

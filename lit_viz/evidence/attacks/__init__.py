@@ -1,0 +1,1 @@
+"""Evidence for adversarial examples: file verification, trust, robustness, transfer."""

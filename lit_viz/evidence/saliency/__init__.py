@@ -1,0 +1,1 @@
+"""Evidence for saliency maps: agreement with Captum, quality metrics."""

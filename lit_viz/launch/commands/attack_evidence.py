@@ -1,0 +1,151 @@
+"""The evidence of ``lit-viz attack``: the files are read again, and the attack is held against other tries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from lit_viz.attacks import BudgetAttack, name_of
+from lit_viz.attacks.rounding.lattice import holds_no_other
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence import comparison
+from lit_viz.evidence.attacks import transfer
+from lit_viz.evidence.attacks.claims import Claim, contradictions
+from lit_viz.evidence.attacks.robustness import resistance, resisting
+from lit_viz.evidence.attacks.spread import restarts_of
+from lit_viz.evidence.attacks.survivors import survivors
+from lit_viz.evidence.attacks.trust import Trust, cost_of_tries, free_signals, harder_tries
+from lit_viz.figures.style import save_figure
+from lit_viz.launch.commands.attack_figures import figure_of_explanations
+from lit_viz.launch.commands.base import Inquiry
+from lit_viz.methods import AdversarialExample
+from lit_viz.runs.results import Outcome
+from lit_viz.runs.writer import RunFolder
+from lit_viz.utils.formatting import counted, has_several_radii, length
+
+#: Keys of a record that say that a file fools begin so.
+_SUCCESSES = ("success_file", "success_jpeg")
+_SAID = 10  # files of which it is said what is wrong
+
+
+def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> bool:
+    """Look for evidence, keep and say it; return whether every file is seen as its record says."""
+    if how.trust and not isinstance(module.attack, BudgetAttack):
+        raise LitVizError(f"{name_of(module.attack)} has no budget to try harder attacks in: leave out --trust.")
+    wrong = _read_again(module.classifier, outcomes, folder, how)
+    # The others tell nothing of the attack.
+    kept = [outcome for outcome in outcomes if outcome.record["index"] not in wrong]
+    left = survivors(outcomes)
+    if left:
+        folder.merge_evidence({"survivors": [asdict(one) for one in left]})
+        how.say(f"evidence: as floats, {'; '.join(one.sentence for one in left)}")
+    if has_several_radii(outcome.record for outcome in _claimed(kept)):
+        _robustness(kept, folder, how)
+    if how.ends_run and how.config.explain:
+        save_figure(figure_of_explanations(outcomes, module.classifier), folder.path / "explained.png")
+    _trust(module, kept, folder, how)
+    if not how.ends_run:
+        _transfer(outcomes, module.classifier, folder, how)
+    if how.peers:
+        _peers(module, outcomes, folder, how)
+    return not wrong
+
+
+def contradicted(claims: Sequence[Claim], classifier: Classifier, folder: RunFolder, how: Inquiry) -> list[str | None]:
+    """Return of each file in what it isn't as its record says (None where it is), and say it of the first ones."""
+    found, gone = contradictions(claims, classifier, how.config.slots)
+    wrong = [(claim, why) for claim, why in zip(claims, found, strict=True) if why is not None]
+    for claim, why in wrong[:_SAID]:
+        how.say(f"evidence: {claim.file.relative_to(folder.path).as_posix()} is not as recorded: {why}")
+    if len(wrong) > _SAID:
+        how.say(f"evidence: nor are {counted(len(wrong) - _SAID, 'further file')}")
+    if gone:
+        how.say(f"evidence: {counted(gone, 'photograph')} of the run not there any more: no distance is measured again")
+    return found
+
+
+def _claimed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [o for o in outcomes if o.record["status"] == "done" and o.record["file"]]
+
+
+def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> set[int]:
+    """Hold the files against their records, with the original network and the photographs, and mend the records that
+    aren't true; return whose these are."""
+    claimed = _claimed(outcomes)
+    claims = [Claim(folder.path / o.record["file"], o.record, o.source, o.record) for o in claimed]
+    found = contradicted(claims, classifier, folder, how)
+    wrong = [o for o, why in zip(claimed, found, strict=True) if why is not None]
+    mended = {o.record["index"]: {key: False for key in o.record if key.startswith(_SUCCESSES)} for o in wrong}
+    folder.amend(mended)
+    for outcome in wrong:
+        outcome.amend(mended[outcome.record["index"]])
+    fooled = sum(bool(o.record.get("success_file")) for o in claimed)
+    asked = sum(o.record["status"] == "done" for o in outcomes)
+    names = [o.record["name"] for o in wrong]
+    folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": names}})
+    how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
+    return set(mended)
+
+
+def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
+    """Say how many images resist, by radius."""
+    norm = next(o.record["norm"] for o in outcomes if "norm" in o.record)
+    what, curve = resisting(outcomes), resistance(outcomes)
+    points = [{"eps": length(eps, norm), "share": share, "low": low, "high": high} for eps, share, (low, high) in curve]
+    folder.merge_evidence({"robustness": {"what": what, "norm": norm, "points": points}})
+    for eps, share, (low, high) in curve:
+        alone = ", for no other 8-bit file lies so near" if holds_no_other(eps) else ""
+        how.say(f"eps {length(eps, norm)}: {what} {share:.0%} (95 %: {low:.0%} to {high:.0%}){alone}")
+
+
+def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
+    """Say whether what resisted is to be believed."""
+    further = "an attack of more steps, such as pgd" if module.attack.fixed else "more iterations"
+    attack, iterations = module.attack, module.iterations
+    free = free_signals(
+        outcomes,
+        restarts_of(attack, iterations),
+        iterations,
+        further,
+        part=iterations // attack.parts.count(iterations) if attack.slopes else math.inf,
+        minimal=attack.minimal,
+    )
+    harder = _harder(module, outcomes, how) if how.trust else None
+    before = (folder.evidence().get("trust") or {}).get("harder")
+    if harder is None and before is not None and not how.ends_run:  # what was tried on these files stays
+        harder = Trust(tuple(before["reasons"]), tuple(before["tried"]))
+    found = [free, *([] if harder is None else [harder])]
+    trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
+    known = {"reasons": trust.reasons, "tried": trust.tried}
+    folder.merge_evidence({"trust": {**known, **({} if harder is None else {"harder": vars(harder)})}})
+    how.say(f"evidence: {trust.sentence}")
+
+
+def _harder(module: AdversarialExample, outcomes: Sequence[Outcome], how: Inquiry) -> Trust:
+    attack = module.attack
+    assert isinstance(attack, BudgetAttack)
+    how.say(f"evidence: trying {cost_of_tries(outcomes)}")
+    network = module.classifier.fast()
+    return harder_tries(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
+
+
+def _transfer(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, how: Inquiry) -> None:
+    """Ask held-out networks what they see in the files."""
+    found = transfer.transfers(outcomes, classifier)
+    folder.merge_evidence({"transfer": transfer.as_record(found)})
+    how.say(f"evidence: {transfer.summary(found, sum(bool(o.record.get('success_file')) for o in outcomes))}")
+    if found:
+        how.say(transfer.table(found))
+
+
+def _peers(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
+    """Ask other implementations of the attack what it was asked."""
+    if module.transforms.transforms:
+        how.say("peers: they know no views of an image, which this attack looked at")
+        return
+    found = comparison.compare(outcomes, module.classifier, module.attack, module.iterations, how.say)
+    folder.merge_evidence({"peers": [one.as_record() for one in found]})
+    if found:
+        how.say(comparison.table(found))

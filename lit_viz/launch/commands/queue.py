@@ -1,0 +1,233 @@
+"""From the words of ``lit-viz saliency`` and ``lit-viz attack`` to the queue: which photographs, labels and targets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, photographs
+from lit_viz.images.reading import PACKAGED_PREFIX
+from lit_viz.images.tables import column_for
+from lit_viz.methods.targets import WISHES, resolve
+from lit_viz.types import Task
+
+#: A class index, or one of _OPEN.
+Target = int | str
+_OPEN = (*WISHES, "none")
+
+
+def photograph_tasks(
+    given: Sequence[str | Mapping[str, Any]],
+    classifier: Classifier,
+    *,
+    target: Sequence[str | int] | str | int | None = None,
+    labels: str = "predicted",
+    seed: int = 0,
+    default: Literal["label", "none"] = "label",
+) -> tuple[list[Task], list[str]]:
+    """Return the queue, all targets of the first photograph before those of the second, and notes worth saying.
+
+    What is only known once the network has seen a photograph is left open for
+    :func:`~lit_viz.methods.targets.resolve`. A photograph that can't be labelled or has no target becomes one task
+    whose option ``error`` says why.
+
+    Args:
+        given: see :func:`~lit_viz.images.listing.photographs`.
+        classifier: whose classes labels and targets are.
+        target: see :func:`targets_for`.
+        labels: see :func:`labels_for`.
+        seed: of the run; a task draws with ``seed + index``.
+        default: the target where none is wanted: the label (saliency), or none (an untargeted attack).
+
+    Raises:
+        LitVizError: an unknown word, class or file; or no photograph at all can be used.
+    """
+    listing = photographs(given)
+    label_of = labels_for(labels, listing, classifier)
+    targets_of = targets_for(target, listing, classifier, default)
+    tasks: list[Task] = []
+    for entry, name in zip(listing.entries, listing.names(), strict=True):
+        first = _first(entry, name, len(tasks), seed + len(tasks))
+        try:
+            if entry.error is not None:
+                raise LitVizError(entry.error)
+            label, source = label_of(entry)
+            labelled = replace(first, label=label, label_source=source)
+            tasks += [_aimed(labelled, i, wanted, classifier) for i, wanted in enumerate(targets_of(entry))]
+        except LitVizError as error:
+            tasks.append(replace(first, options={**first.options, "error": str(error)}))
+    errors = [task.options["error"] for task in tasks if "error" in task.options]
+    if len(errors) == len(tasks):
+        others = f"none of the {len(tasks)} photographs can be used; of the first: " if len(tasks) > 1 else ""
+        raise LitVizError(f"{others}{errors[0]}")
+    return tasks, list(listing.notes)
+
+
+def _first(entry: Entry, name: str, index: int, seed: int) -> Task:
+    if not entry.path.startswith(ARRAY_PREFIX):
+        return Task(index, name, seed, source=entry.path)
+    place = int(entry.path.removeprefix(ARRAY_PREFIX))
+    return Task(index, f"image {place}", seed, options={"image": place})
+
+
+def _aimed(first: Task, i: int, wanted: Target, classifier: Classifier) -> Task:
+    """Return the task of a photograph's i-th target, with what is known of it before the photograph is read."""
+    task = replace(first, index=first.index + i, seed=first.seed + i)
+    aimed = (
+        replace(task, options={**task.options, "target": wanted})
+        if isinstance(wanted, str)
+        else replace(task, target=wanted)
+    )
+    return resolve(aimed, None, classifier.labels)
+
+
+def labels_for(wanted: str, listing: Listing, classifier: Classifier) -> Callable[[Entry], tuple[int | None, str]]:
+    """Return a function from a photograph to its label (None: still to be predicted) and where it is known from.
+
+    What a table that lists photographs says itself comes first.
+
+    Args:
+        wanted: ``"predicted"``; ``"folders"``: the folder of a photograph is called by its class (name, index, or for
+            ImageNet's 1000 classes the WordNet id ``n01443537``); or a CSV file with the columns ``file,label``.
+        listing: all photographs.
+        classifier: whose classes the labels are.
+
+    Raises:
+        LitVizError: ``wanted`` is none of these, or the CSV file can't be used; the function raises where a photograph
+            has no label.
+    """
+    read = _reader(classifier)
+    table = _table(wanted, "label", listing)
+    if table is None and wanted not in ("predicted", "folders"):
+        hint = did_you_mean(wanted, ("predicted", "folders"))
+        raise LitVizError(f"labels {wanted!r} are unknown: choose predicted, folders or a CSV file (file,label){hint}")
+
+    def label_of(entry: Entry) -> tuple[int | None, str]:
+        if entry.label is not None:
+            return read(entry, "label", entry.label), str(entry.listed_in)
+        if table is not None:
+            return read(entry, "label", _said(table, entry)), wanted
+        return None if wanted == "predicted" else read(entry, "folder", _folder(entry)), wanted
+
+    return label_of
+
+
+def targets_for(
+    wanted: Sequence[str | int] | str | int | None,
+    listing: Listing,
+    classifier: Classifier,
+    default: Literal["label", "none"],
+) -> Callable[[Entry], list[Target]]:
+    """Return a function from a photograph to its targets.
+
+    What a table that lists photographs says itself comes first.
+
+    Args:
+        wanted: one or several: a class by name, index or WordNet id; one of ``WISHES`` (see
+            :func:`~lit_viz.methods.targets.resolve`); ``"none"``; a CSV file with the columns ``file,target``; None or
+            an empty list is the default.
+        listing: all photographs.
+        classifier: whose classes the targets are.
+        default: the target where none is wanted.
+
+    Raises:
+        LitVizError: an unknown or ambiguous class, an index out of range, or a CSV file that can't be used; the
+            function raises where a photograph has no target.
+    """
+    read = _reader(classifier)
+
+    def said_of(entry: Entry, word: str | int) -> Target:
+        return word if isinstance(word, str) and word in _OPEN else read(entry, "target", word)
+
+    def reading(word: str | int) -> Callable[[Entry], Target]:
+        table = _table(str(word), "target", listing)
+        if table is not None:
+            return lambda entry: said_of(entry, _said(table, entry))
+        fixed = word if word in _OPEN else class_of(classifier, word)
+        return lambda entry: fixed
+
+    words = [wanted] if isinstance(wanted, (str, int)) else list(wanted or [default])
+    if default == "label" and "none" in words:
+        raise LitVizError("a map is always of a class: leave out --target none for that of the label.")
+    for word in words:
+        if not isinstance(word, (str, int)):
+            raise LitVizError(f"a target is the name or index of a class, not {word!r}")
+    readings = [reading(word) for word in words]
+    return lambda entry: (
+        [reading(entry) for reading in readings] if entry.target is None else [said_of(entry, entry.target)]
+    )
+
+
+def class_of(classifier: Classifier, word: str | int) -> int:
+    """Return the index of a class given by name, index, or WordNet id where the classes are ImageNet's 1000.
+
+    Raises:
+        LitVizError: unknown, ambiguous or out of range.
+    """
+    if isinstance(word, str) and re.fullmatch(r"n\d{8}", word) and _is_imagenet(classifier.labels):
+        index = _wordnet_ids().get(word)
+        if index is not None:
+            return index
+    return classifier.index_of(word)
+
+
+def _is_imagenet(labels: Sequence[str]) -> bool:
+    """Return whether these are the 1000 classes in their usual order, by a few that every list calls alike."""
+    few = {1: "goldfish", 76: "tarantula", 999: "toilet tissue"}
+    return len(labels) == 1000 and all(name in labels[index].casefold() for index, name in few.items())
+
+
+@cache
+def _wordnet_ids() -> Mapping[str, int]:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
+    return {name: index for index, name in enumerate(names)}
+
+
+# -- what is said of one photograph
+
+
+def _reader(classifier: Classifier) -> Callable[[Entry, str, str | int], int]:
+    """Return a function that reads a class said of a photograph (its label, folder or target) and names it if wrong."""
+
+    @cache  # also of errors: near names take their time, and a folder of a thousand photographs has but one name
+    def find(word: str | int) -> int | LitVizError:
+        try:
+            return class_of(classifier, word)
+        except LitVizError as error:
+            return error
+
+    def read(entry: Entry, what: str, word: str | int) -> int:
+        found = find(word)
+        if isinstance(found, LitVizError):
+            raise LitVizError(f"the {what} of {entry.path} is no class: {found}")
+        return found
+
+    return read
+
+
+def _table(wanted: str, column: str, listing: Listing) -> Mapping[str, str | LitVizError] | None:
+    if Path(wanted).suffix.casefold() != ".csv":
+        return None
+    return column_for([entry.path for entry in listing.entries], wanted, column)
+
+
+def _said(table: Mapping[str, str | LitVizError], entry: Entry) -> str:
+    said = table[entry.path]
+    if isinstance(said, LitVizError):
+        raise said
+    return said
+
+
+def _folder(entry: Entry) -> str:
+    if entry.path.startswith(PACKAGED_PREFIX):
+        raise LitVizError(f"{entry.path} lies in no folder that could be its class: give its label in a CSV file")
+    parent = Path(entry.path).parent
+    return parent.name if parent.name not in ("", "..") else parent.resolve().name

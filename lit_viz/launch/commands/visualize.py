@@ -1,0 +1,352 @@
+"""``lit-viz visualize``: class images, and images of what a layer looks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+from pytorch_lightning.cli import LightningArgumentParser
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.layers import layer_of
+from lit_viz.classifiers.prediction import verdict
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.moments import Moments
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.judges import judges_of
+from lit_viz.figures.channels import channel_grid
+from lit_viz.figures.evolution import evolution_figure, evolutions
+from lit_viz.images.pictures import canvases
+from lit_viz.images.reading import fitted, read_photograph
+from lit_viz.launch.commands.base import Command, Inquiry, shown_number
+from lit_viz.methods import ClassVisualization
+from lit_viz.methods.class_visualization import Judges
+from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
+from lit_viz.objectives.layers import Axis, check_channel
+from lit_viz.runs.results import Outcome
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Task
+from lit_viz.utils.formatting import counted
+
+#: Two probabilities of one file are the same, or two objectives to this part: the run asked its fast copy, in other
+#: batches.
+_SAME = 0.01
+
+
+#: What may vary between the images of one run: the engine and the learning rates ask the task for it.
+VARYING = ("iterations", "lr")
+
+
+class Visualize(Command):
+    """Images of classes, or of a layer's channels, from noise or from a photograph."""
+
+    name: ClassVar[str] = "visualize"
+    module: ClassVar[type[ImageTraining]] = ClassVisualization
+    default_config: ClassVar[str] = "tarantula"
+    positional: ClassVar[str] = "targets"
+    shorts: ClassVar[str] = "--views N is how many views of an image are asked about at once, --size N its side."
+    example: ClassVar[str] = "lit-viz visualize tarantula goldfish --iterations 200"
+    demo: ClassVar[tuple[str, ...]] = ("tarantula", "goldfish", "hay", "zebra", "--slots", "4")
+    own: ClassVar[frozenset[str]] = frozenset(
+        {"classifier", "iterations", "slots", "log_at", "curve_at", "init", "judges"}
+    )
+
+    def __init__(self, init: Tensor | None = None) -> None:
+        """Take a picture ``(C, H, W)`` in [0, 1] that is handed over to start from, instead of a file."""
+        self.init = init
+
+    def config_for(self, options: Collection[str]) -> str:
+        """Return the recipe for channels where a layer is named."""
+        return "channels" if "--layer" in options else self.default_config
+
+    def add_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add targets, or layer and channels, the photograph to start from, and how it is fitted."""
+        add = parser.add_argument
+        add("--targets", type=list[str | int], default=[], help="class names or indices")
+        add("--layer", type=str | None, default=None, help="layer that is shown instead of classes: its channels 0-7")
+        add("--channel", type=str | int | None, default=None, help="3,14-20, or all; null: the whole layer")
+        add("--neuron", type=str | None, default=None, help="one place of the channel: row,column or centre")
+        add("--axis", type=Axis | None, default=None, help="what a channel is in a layer of tokens")
+        add("--init", type=str | None, default=None, help="photograph to start from, or packaged:NAME [noise]")
+        add("--vary", type=dict[str, list[int | float]], default={}, help="values of iterations and lr, an image each")
+        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="how the photograph is fitted")
+
+    def settle(self, config: Namespace) -> None:
+        """Give the layer to an objective that reads one; in the place of one of classes make what the layer's options
+        stand for."""
+        if config.layer is None:
+            return
+        given = config.model.objective
+        readers = list(_readers(given))
+        if not readers and not _is_one_of(given.class_path, Logit, LogProbability, Probability):
+            name = given.class_path.rpartition(".")[2]
+            raise LitVizError(
+                f"--layer {config.layer} is for an objective that reads a layer, and {name} takes none: leave out "
+                "--layer, or --model.objective."
+            )
+        if not readers:
+            kind = Layer if config.channel is None else Channel
+            init_args = Namespace(**({} if kind is Layer else {"channel": None, "axis": None}), layer=config.layer)  # type: ignore[no-untyped-call]
+            readers = [Namespace(class_path=_path_of(kind), init_args=init_args)]  # type: ignore[no-untyped-call]
+            config.model.objective = readers[0]
+        for part in readers:
+            part.init_args.layer = config.layer
+            if config.axis is not None and "axis" in part.init_args:
+                part.init_args.axis = config.axis
+            if config.neuron is not None and _is_one_of(part.class_path, Channel, Neuron):
+                part.class_path, part.init_args.place = _path_of(Neuron), place(config.neuron)
+        of_channel = config.neuron is not None and config.channel is not None
+        if of_channel and not any(_is_one_of(part.class_path, Neuron) for part in readers):
+            raise LitVizError(f"--neuron {config.neuron} is one place of a channel, and the objective has no Channel.")
+
+    def check(self, config: Namespace) -> None:
+        """Refuse a run of nothing, or of classes and a layer at once."""
+        if config.layer is not None and config.targets:
+            raise LitVizError(
+                f"a run shows classes or a layer: name no class beside --layer {config.layer} (--targets [] takes back "
+                "those of a configuration), or no layer (--layer null --channel null)."
+            )
+        if config.layer is None and (config.neuron or config.axis):
+            raise LitVizError("--neuron and --axis are of a layer: name it by --layer (lit-viz layers lists them).")
+        if config.neuron is not None and config.channel is None:
+            raise LitVizError("--neuron is one place of a channel: name it by --channel.")
+        for name, values in config.vary.items():
+            if name not in VARYING or not values or not all(v > 0 for v in values):
+                raise LitVizError(f"--vary takes numbers above 0 of {' and '.join(VARYING)}, not {name}: {values}.")
+            if len(set(values)) < len(values):
+                raise LitVizError(f"--vary makes an image of each value, and {name} has one of them twice: {values}.")
+        if any(value % 1 for value in config.vary.get("iterations", ())):
+            raise LitVizError(f"--vary has iterations that are no whole numbers: {config.vary['iterations']}.")
+        if config.iterations is None:
+            raise LitVizError("a class image has no number of iterations of its own: give --iterations.")
+
+    def tasks(
+        self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
+    ) -> tuple[list[Task], list[str]]:
+        """Return the tasks of :meth:`_unvaried`, each once for every combination of what varies, from the same seed."""
+        if "lr" in config.vary and not hasattr(parts["step_rule"], "lr"):
+            rule = type(parts["step_rule"]).__name__
+            raise LitVizError(
+                f"--vary lr: {rule} has no learning rate, so give another --model.step_rule or vary iterations."
+            )
+        unasked = config.targets and "target" not in parts["objective"].asks
+        notes = [f"the objective asks for no class: {', '.join(map(str, config.targets))} left out"] if unasked else []
+        last = max([int(n) for n in config.vary.get("iterations", ())], default=config.iterations)
+        for name in ("log_at", "curve_at"):
+            late = sorted(k for k in Moments.parse(getattr(config, name)).listed if k > last)
+            if late:
+                said = ", ".join(map(str, late))
+                notes.append(f"--{name.replace('_', '-')} {said} is not reached: the last iteration is {last}")
+        return varied(self._unvaried(config, parts, classifier), config.vary), notes
+
+    def _unvaried(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> list[Task]:
+        """Return one task a class, or one a channel, or one of what the objective is; whatever is named twice gets two
+        seeds."""
+        objective: Objective = parts["objective"]
+        if config.channel is not None and "channel" not in objective.asks:
+            if objective.layers:
+                raise LitVizError(
+                    f"--channel {config.channel}: {type(objective).__name__} takes no channel from it; give --channel "
+                    "null, or an objective that does, such as Channel."
+                )
+            raise LitVizError("--channel names channels of a layer: name it by --layer (lit-viz layers lists them).")
+        if "target" in objective.asks:
+            if not config.targets:
+                raise LitVizError(f"no class was named: try {self.example}")
+            return [self._of_class(i, wanted, config, classifier) for i, wanted in enumerate(config.targets)]
+        layer = config.layer or next((layer_of(name) for name in objective.layers), None)
+        if "channel" not in objective.asks:
+            name = layer or type(objective).__name__
+            return [Task(0, name, config.seed, source=config.init, options={} if layer is None else {"layer": layer})]
+        if config.channel is None:
+            raise LitVizError(f"no channel of layer {layer!r} was named: give --channel, such as --channel 3,14-20.")
+        axes = (part.init_args.get("axis") for part in _readers(config.model.objective))
+        axis = next((axis for axis in axes if axis is not None), None)
+        tasks = []
+        for index, channel in enumerate(channels(config.channel, objective.channels or 0)):
+            check_channel(channel, objective.channels or 0, str(layer))
+            options = {"layer": layer, "channel": channel, **({} if axis is None else {"axis": axis})}
+            name = f"{layer}_{axis or 'ch'}{channel}"
+            tasks.append(Task(index, name, config.seed + index, source=config.init, options=options))
+        return tasks
+
+    @staticmethod
+    def _of_class(index: int, wanted: str | int, config: Namespace, classifier: Classifier) -> Task:
+        target = classifier.index_of(wanted)
+        name = classifier.labels[target]
+        return Task(index, name, config.seed + index, target=target, target_name=name, source=config.init)
+
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ClassVisualization:
+        """Return the module; the photograph is read here, so that a broken one ends the run before it begins."""
+        return ClassVisualization(
+            classifier,
+            **parts,
+            init=self._photograph(config, parts, classifier),
+            judges=judges_of(classifier),
+            iterations=config.iterations,
+            slots=config.slots,
+            log_at=config.log_at,
+            curve_at=config.curve_at,
+        )
+
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+        """Return the images at some of the logged iterations over the curve of their probability, or of the objective;
+        several channels as a grid."""
+        if len(outcomes) > 1 and all(outcome.record.get("channel") is not None for outcome in outcomes):
+            return channel_grid(outcomes)
+        return evolution_figure(evolutions(outcomes))
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
+    ) -> bool:
+        """Read the pictures again and ask the original network and the judges; a run asked them as it went."""
+        if folder is None or how.ends_run:
+            return True
+        assert isinstance(module, ClassVisualization)
+        ask = judges_of(module.classifier)
+        done = [o for o in outcomes if o.record["status"] == "done"]
+        found = {o.record["index"]: self._again(o, module, ask) for o in done}
+        same = [_same(found[o.record["index"]], o.record) for o in done]
+        folder.amend({index: {"judges": again["judges"]} for index, again in found.items() if "judges" in again})
+        pictures = [{"index": index, **again} for index, again in found.items()]
+        folder.merge_evidence({"pictures": {"read": len(done), "same": sum(same), "verdicts": pictures}})
+        if not done:
+            how.say("evidence: there is no picture to look at again")
+            return True
+        how.say(
+            f"evidence: the original network sees in {sum(same)} of {counted(len(done), 'file')} what the record says"
+        )
+        for name in dict.fromkeys(name for again in found.values() for name in again.get("judges", ())):
+            right = sum(again["judges"][name]["rank"] == 1 for again in found.values())
+            how.say(f"evidence: {name} sees the class in {right} of {len(done)}")
+        return all(same)
+
+    @staticmethod
+    def _again(outcome: Outcome, module: ClassVisualization, ask: Judges) -> dict[str, Any]:
+        """Return what networks say of the picture that lies in the run folder."""
+        picture, record = outcome.image(), outcome.record
+        assert picture is not None
+        options = {} if record.get("channel") is None else {"channel": record["channel"]}
+        task = Task(record["index"], record["name"], record["seed"], target=record["target"], options=options)
+        logits, score = module.seen_again(picture, task)
+        if task.target is None:
+            return {"objective_file": score}
+        return {
+            "probability": verdict(logits, task.target)["probability"],
+            "judges": module.judged(picture, task.target, ask),
+        }
+
+    def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Return what the network says of each image, and what the judges say: probability and rank."""
+        judges = sorted({name for record in results for name in record.get("judges") or {}})
+        varied = [name for name in VARYING if len({record.get(name) for record in results}) > 1]
+        return [
+            {**self._row(record, judges), **{name: shown_number(record, name, "{:g}") for name in varied}}
+            for record in results
+        ]
+
+    @staticmethod
+    def _row(record: Mapping[str, Any], judges: Sequence[str]) -> dict[str, str]:
+        if record["target"] is None:
+            return {
+                "image": record["name"],
+                "status": record["status"],
+                "objective": shown_number(record, "objective", "{:.4g}"),
+                "in the file": shown_number(record, "objective_file", "{:.4g}"),
+            }
+        said = {f"by {name}": (record.get("judges") or {}).get(name) for name in judges}
+        return {
+            "class": record["target_name"],
+            "status": record["status"],
+            "probability": shown_number(record, "probability"),
+            "rank": str(record.get("rank", "-")),
+            **{name: "-" if v is None else f"{v['probability']:.2f} ({v['rank']})" for name, v in said.items()},
+        }
+
+    def _photograph(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> Tensor | None:
+        if config.init is None:
+            return None
+        _, canvas = canvases(classifier, parts["size"], parts["oversample"])
+        if self.init is not None:
+            return fitted(self.init, (canvas.height, canvas.width), config.fit)
+        try:
+            return read_photograph(config.init, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
+        except LitVizError:
+            if config.out is None or not config.resume or not Path(config.out, "queue.jsonl").exists():
+                raise
+            return None  # what has ended needs it no more; what has not is refused by the module
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
+
+
+def _is_one_of(path: str, *kinds: type) -> bool:
+    """Return whether a class path, which may leave out the file in ``objectives/``, is that of one of the classes."""
+    package, _, name = path.rpartition(".")
+    return any(name == kind.__name__ and kind.__module__.startswith(package) for kind in kinds)
+
+
+def _readers(part: Any) -> Iterator[Any]:
+    """Yield the parts of an objective, as it is configured, that take a layer."""
+    if isinstance(part, list):
+        for one in part:
+            yield from _readers(one)
+    elif "layer" in (arguments := getattr(part, "init_args", None) or {}):
+        yield part
+    else:
+        yield from _readers(list(vars(arguments).values()) if arguments else [])
+
+
+def _same(again: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Return whether the picture of a record is still seen as the record says."""
+    if record["target"] is not None:
+        return bool(abs(again["probability"] - record["probability"]) < _SAME)
+    said = record["objective_file"]
+    return bool(abs(again["objective_file"] - said) <= _SAME * max(abs(said), 1e-6))
+
+
+def varied(tasks: Sequence[Task], values: Mapping[str, Sequence[int | float]]) -> list[Task]:
+    """Return each task once for every combination of the values of its options, in their order."""
+    each = [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
+    many = [(task, options) for task in tasks for options in each]
+    return [replace(task, index=i, options={**task.options, **own}) for i, (task, own) in enumerate(many)]
+
+
+def channels(words: str | int, count: int) -> list[int]:
+    """Return the channels of ``3,14-20``; ``all`` are ``count``.
+
+    Raises:
+        LitVizError: other words, or a range that runs backwards.
+    """
+    text = str(words).replace(" ", "")
+    if text == "all":
+        return list(range(count))
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise LitVizError(f"--channel {words} names no channels: give numbers and ranges such as 3,14-20, or all.")
+    ranges = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in text.split(","))]
+    for first, last in ranges:
+        if last < first:
+            raise LitVizError(f"--channel {first}-{last} runs backwards: write {last}-{first}.")
+    # Of those that a layer doesn't have one is enough to be refused: the list of a mistyped range may be huge.
+    return [channel for first, last in ranges for channel in range(first, min(last, max(first, count)) + 1)]
+
+
+def place(words: str) -> list[int] | None:
+    """Return row and column of ``3,4``; None for ``centre``.
+
+    Raises:
+        LitVizError: other words.
+    """
+    if words in ("centre", "center"):
+        return None
+    if not re.fullmatch(r"\d+,\d+", words):
+        raise LitVizError(f"--neuron {words} is no place: give row,column such as 3,4, or centre.")
+    return [int(number) for number in words.split(",")]

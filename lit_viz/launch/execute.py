@@ -1,0 +1,344 @@
+"""One run from its configuration to its results: the shared road of the command line, the scripts and Python."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import datetime, timezone
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+
+from lit_viz.callbacks.files import RunFiles
+from lit_viz.callbacks.memory import Memory
+from lit_viz.callbacks.notes import Notes
+from lit_viz.callbacks.progress import Progress
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.classifier import HANDED_OVER
+from lit_viz.classifiers.fast.copying import probed
+from lit_viz.engine.devices import several
+from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import LitVizError, stopped_status
+from lit_viz.figures.animation import save_evolution
+from lit_viz.figures.evolution import evolutions
+from lit_viz.figures.style import save_figure, shown_in_notebooks
+from lit_viz.launch.commands import Command
+from lit_viz.launch.commands.base import Inquiry
+from lit_viz.launch.config import MethodCLI, dump
+from lit_viz.launch.resume import is_finished, keep_identity, open_or_make, recorded_of, trim
+from lit_viz.launch.trainer import Interrupted, all_but_evidence, failures_told, fit, trainer_for
+from lit_viz.report.page import REPORT, write_report
+from lit_viz.runs.lock import claimed
+from lit_viz.runs.results import Outcome, Run, filed, remembered
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Task, slug
+from lit_viz.utils.allocator import tune_allocator
+from lit_viz.utils.files import writing
+from lit_viz.utils.formatting import Say, command_line, counted
+from lit_viz.utils.ranks import is_first
+
+if TYPE_CHECKING:
+    from lit_viz.loggers.wandb import RunLogger, WandbEvolution
+
+
+#: Seeds are kept in 64 bits.
+_SEEDS = 10**18
+#: Not empty once this process has taken part in a run that another one leads.
+_HAS_JOINED: list[bool] = []
+#: Seconds that a run may ask Captum for at its end; `lit-viz check` takes what it needs.
+_CHECK_SECONDS = 15.0
+
+
+def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = None, *, say: Say | None = None) -> Run:
+    """Run a configuration to its end, or continue it.
+
+    Args:
+        command: the method.
+        cli: its parsed configuration.
+        classifier: an own network, already loaded; the configuration's unless given.
+        say: is given the lines that a person at a terminal wants to read; None is quiet.
+
+    Raises:
+        LitVizError: in one sentence, whatever a user can mend; what was finished is kept.
+        Interrupted: SIGINT or SIGTERM; the run can be resumed.
+    """
+    command.check(cli.config)
+    if not abs(cli.config.seed) < _SEEDS:
+        raise LitVizError(f"--seed {cli.config.seed} is too large: give a whole number of at most 18 digits.")
+    if classifier is not None:
+        classifier.refresh()
+    with (
+        _with_gradients(),
+        tempfile.TemporaryDirectory() as scratch,
+        failures_told(cli.config),
+    ):
+        trainer = trainer_for(cli.config, scratch)  # before a folder is made: it may refuse
+        tune_allocator()
+        if not is_first():
+            if several(cli.config.trainer):
+                return _join(trainer, command, cli, classifier)
+            if _HAS_JOINED and cli.config.out is not None:  # in a script that Lightning has started more than once
+                return _nothing(command, cli)
+        with nullcontext() if cli.config.out is None else claimed(cli.config.out):
+            return _lead(trainer, command, cli, classifier, say)
+
+
+def _lead(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Classifier | None, say: Say | None) -> Run:
+    """Make or open the folder, and run in it what the configuration asks for."""
+    config = cli.config
+    folder, continues = open_or_make(config, cli)
+    replaces = folder is not None and not continues and RunFolder.is_run(folder.path)
+    begins = folder is not None and not continues and not replaces
+    try:
+        if folder is not None and begins:
+            folder.write_config(dump(cli, recorded_of(command, None)))
+        if classifier is None:
+            classifier = _load(config.classifier.as_dict(), trainer.strategy.root_device)
+        begun = folder.queue() if folder is not None and continues else []
+        module, tasks = _built(command, cli, classifier, begun)
+        if folder is not None:
+            if replaces:  # only now, when nothing stands against the new one
+                folder.clear()
+            keep_identity(folder, cli, recorded_of(command, classifier), continues)
+            if not begun:
+                folder.write_queue(tasks)
+    except BaseException:
+        if folder is not None and begins:
+            folder.discard()  # so that the next command is not refused
+        raise
+    if folder is None:
+        memory = Memory()
+        fit(trainer, config, module, tasks, [memory, Notes(say), Progress(quiet=say is None)])
+        outcomes = remembered(memory.results, memory.observations)
+        command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, say or (lambda _: None)))
+        return Run(outcomes, None, partial(_figure, command, config))
+    return _run_in(folder, trainer, cli, module, tasks, say)
+
+
+def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Classifier | None) -> Run:
+    """Take part, as one of several processes, in the run that the first one leads and keeps.
+
+    Returns:
+        a run without outcomes: the first process has them.
+    """
+    config = cli.config
+    if config.resume and RunFolder.is_run(config.out):
+        folder = RunFolder.open(config.out)
+        tasks = folder.queue()
+        if tasks and is_finished(folder, tasks):  # none: the first process has only begun to make the folder
+            return _nothing(command, cli)
+    classifier = classifier or _load(config.classifier.as_dict(), trainer.strategy.root_device)
+    module = command.build(config, cli.parts, classifier)
+    _HAS_JOINED.append(True)
+    fit(trainer, config, module)
+    return _nothing(command, cli)
+
+
+def _figure(command: Command, config: Namespace, outcomes: Sequence[Outcome]) -> Figure:
+    return shown_in_notebooks(command.figure(outcomes, config))
+
+
+def _nothing(command: Command, cli: MethodCLI) -> Run:
+    """Return what every process but the first one has of a run in a folder."""
+    return Run([], None, partial(_figure, command, cli.config))
+
+
+def cost(command: Command, cli: MethodCLI) -> tuple[int, int, int, float]:
+    """Return the images, steps, evaluations and seconds of a configuration, from the time of one evaluation on this
+    machine's processor.
+
+    Raises:
+        LitVizError: as :func:`execute`.
+    """
+    config = cli.config
+    command.check(config)
+    tune_allocator()
+    classifier = _load(config.classifier.as_dict())
+    module, tasks = _built(command, cli, classifier, ())
+    steps, evaluations = module.cost(tasks)
+    return len(tasks), steps, evaluations, steps * module.seconds_a_step(tasks)
+
+
+def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
+    """Return in one line what :func:`cost` finds, of one run or of several together."""
+    images, steps, evaluations, seconds = (sum(column) for column in zip(*costs, strict=True))
+    counts = {"run": len(costs), "image": images, "step": steps, "evaluation": evaluations}
+    said = ", ".join(counted(n, what) for what, n in counts.items() if what != "run" or n > 1)
+    took = f"about {seconds:.0f} seconds" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
+    took = "a second or less" if seconds < 1.5 else took
+    return f"{said}: {took} on the processor of this machine, if every image takes all its iterations"
+
+
+def _built(
+    command: Command, cli: MethodCLI, classifier: Classifier, begun: Sequence[Task]
+) -> tuple[ImageTraining, Sequence[Task]]:
+    """Return the module and its queue: that of the run that goes on, if there is one."""
+    module = command.build(cli.config, cli.parts, classifier)
+    if begun:
+        return module, begun
+    tasks, notes = command.tasks(cli.config, cli.parts, classifier)
+    module.notes += notes
+    return module, tasks
+
+
+def _run_in(
+    folder: RunFolder,
+    trainer: pl.Trainer,
+    cli: MethodCLI,
+    module: ImageTraining,
+    tasks: Sequence[Task],
+    say: Say | None,
+) -> Run:
+    figure = folder.path / f"figure.{cli.config.figure}"
+    finished = is_finished(folder, tasks)
+    if finished and (folder.path / REPORT).exists():
+        run = _opened(folder, cli)
+        if not figure.exists():
+            _draw(run, figure)
+        return run
+    if not finished:
+        module.require(tasks)
+        with writing(folder.path):
+            (folder.path / REPORT).unlink(missing_ok=True)  # it says that the run has come to its end
+    evolution, logger = _wandb(folder, cli, say or (lambda _: None))
+    try:
+        if not finished:  # else it was killed between its last result and its report
+            views = [] if evolution is None else [evolution]
+            trim(folder)
+            watching = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
+            fit(trainer, cli.config, module, tasks, watching, logger)
+        run = _opened(folder, cli)
+        try:
+            _draw(run, figure)
+            how = Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None))
+            cli.command.verify(module, run.outcomes, folder, how)
+            write_report(folder, cli.command.table)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(all_but_evidence(cli.config), exit_status=stopped_status(stop)) from stop
+        if evolution is not None:
+            evolution.finish()
+    finally:
+        if evolution is not None:
+            evolution.close(exit_code=1)  # unless it has finished
+    return run
+
+
+def _wandb(folder: RunFolder, cli: MethodCLI, say: Say) -> tuple[WandbEvolution | None, RunLogger | None]:
+    """Open the W&B run; nothing, and half a second of imports less, where none is wanted."""
+    if cli.config.wandb == "disabled":
+        return None, None
+    from lit_viz.loggers.wandb import RunLogger, WandbEvolution, open_wandb
+
+    config = cli.config
+    opened = partial(open_wandb, folder, config.project, folder.path.name, folder.config, config.wandb)
+    evolution = WandbEvolution(opened(say=say), folder, reopen=partial(opened, say=lambda _: None), say=say)
+    return evolution, None if evolution.run is None else RunLogger(evolution)
+
+
+def check(
+    command: Command,
+    cli: MethodCLI,
+    classifier: Classifier | None = None,
+    *,
+    faithfulness: bool = False,
+    trust: bool = False,
+    peers: bool = False,
+    say: Say | None = None,
+) -> bool:
+    """Look for all evidence that the outcomes in a run folder are true.
+
+    Args:
+        command, cli: of the run folder (see :func:`lit_viz.api.stored`).
+        classifier: an own network; the configuration's unless given.
+        faithfulness: also measures what saliency maps are good for.
+        trust: also tries further attacks on what an attack could not fool.
+        peers: also asks other implementations of the attack that are installed.
+        say: is given the lines that a person at a terminal wants to read.
+
+    Returns:
+        whether nothing speaks against them.
+
+    Raises:
+        LitVizError: the weights are not those of the run, or it has no results, or no maps to measure.
+    """
+    if faithfulness and command.name != "saliency":
+        raise LitVizError(f"{cli.config.out} holds no saliency maps: leave out --faithfulness, which measures maps.")
+    for flag, wanted in (("--trust", trust), ("--peers", peers)):
+        if wanted and command.name != "attack":
+            raise LitVizError(f"{cli.config.out} holds no adversarial examples: leave out {flag}, which tries attacks.")
+    tune_allocator()
+    folder = RunFolder.open(cli.config.out)
+    if classifier is None:
+        classifier = _load(cli.config.classifier.as_dict())
+    else:
+        classifier.refresh()
+    with _with_gradients(), claimed(folder.path), failures_told(cli.config):
+        keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
+        outcomes = filed(folder)
+        if not outcomes:
+            raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
+        module = command.build(cli.config, cli.parts, classifier)
+        how = Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust, peers)
+        sound = command.verify(module, outcomes, folder, how)
+        write_report(folder, command.table)
+    return sound
+
+
+@contextmanager
+def _with_gradients() -> Iterator[None]:
+    """Let what runs here make gradients, also in one of Lightning's evaluation loops."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _opened(folder: RunFolder, cli: MethodCLI) -> Run:
+    """Return the outcome that lies in a run folder."""
+    return Run(filed(folder), folder.path, partial(_figure, cli.command, cli.config))
+
+
+def _draw(run: Run, figure: Path) -> None:
+    """Write the figure, and where an image emerges over several iterations the animation."""
+    emerged = evolutions(run.outcomes)
+    if any(evolution.moves for evolution in emerged):
+        save_evolution(emerged, figure.with_name("evolution.gif"))
+    save_figure(run.figure(), figure)  # last: where it is, the run is drawn
+
+
+def _load(options: dict[str, Any], device: torch.device | None = None) -> Classifier:
+    """Load the network of a configuration; onto the device, if it works there, so that what the original is asked
+    (labels, files) is asked where the images are trained."""
+    if options["weights"] == HANDED_OVER:
+        raise LitVizError(
+            f"the run was begun with a network that was handed over in Python ({options['name']}): go on there, with "
+            "lit_viz.resume(folder, network) or check(folder, network)"
+        )
+    classifier = load_classifier(options.pop("name"), **options)
+    if device is not None and device != classifier.device and classifier.device.type == "cpu":
+        with suppress(Exception):  # whatever its modules raise that know the processor alone
+            classifier.original.to(device)
+        if not probed(classifier).numel():
+            classifier.original.to("cpu")
+    return classifier
+
+
+# -- the folder
+
+
+def default_folder(command: Command, config: Any) -> Path:
+    """Return ``runs/<method>/<UTC time>_<first target>``, or the layer's name where one is shown."""
+    first = next(iter(getattr(config, command.positional)), getattr(config, "layer", None) or command.name)
+    name = f"{utc_now()}_{slug(str(first))}"
+    names = chain([name], (f"{name}_{n}" for n in count(2)))  # runs may begin in the same second
+    return next(path for path in (Path("runs") / command.name / one for one in names) if not path.exists())
+
+
+def utc_now() -> str:
+    """Return the time as folders are called by it."""
+    return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")

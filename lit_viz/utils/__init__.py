@@ -1,0 +1,1 @@
+"""Helpers without knowledge of images or networks: devices, files, ranks, formatting, threads."""

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
+from lit_viz.classifiers.fast.chunking import Chunked, fit_chunks
+from lit_viz.classifiers.fast.fusing import can_fuse
+from lit_viz.classifiers.layers import moments_of
+from lit_viz.errors import LitVizError
+
+pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
+
+
+class Bottleneck(nn.Module):
+    """Wide inside; ``spoil`` is done to what comes in first."""
+
+    def __init__(self, spoil: str = "") -> None:
+        super().__init__()
+        self.spoil = spoil
+        self.expand, self.relu, self.project = nn.Conv2d(4, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.spoil == "mixes rows":
+            x = x - x.mean(0)
+        if self.spoil == "in place":
+            x += 1
+        return x + self.project(self.relu(self.expand(x)))
+
+
+def network(block: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), block, nn.Conv2d(4, 4, 3), *head).eval()
+
+
+def chunks(frozen: nn.Module) -> list[str]:
+    return [name for name, module in frozen.named_modules() if isinstance(module, Chunked)]
+
+
+def answers(frozen: FrozenNetwork, x: Tensor, layers: tuple[str, ...] = ()) -> tuple[Tensor, ...]:
+    x = x.clone().requires_grad_()
+    logits, read = frozen(x, layers)
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum() + sum(y.square().sum() for y in read.values()), x)
+    return logits.detach(), gradient, *read.values()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 16])
+@pytest.mark.parametrize("images", [1, 2, 4])
+def test_chunks_give_every_image_the_same_numbers(batch: int, images: int) -> None:
+    frozen = load_classifier(network(Bottleneck()), size=32).fast()
+    x = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    fit_chunks(frozen, float("inf"))
+    whole = answers(frozen, x, ("1",))
+    fit_chunks(frozen, images * 64 * 30 * 30 * 4)
+    sizes: list[int] = []
+    frozen.get_submodule("_own.1.relu").register_forward_hook(lambda module, args, y: sizes.append(len(y)))
+    for ours, theirs in zip(answers(frozen, x, ("1",)), whole, strict=True):
+        assert torch.equal(ours, theirs)
+    split = [images] * (batch // images) + [batch % images] * (batch % images > 0)
+    assert sizes == (split if batch >= 2 * images else [batch])
+
+
+def test_what_is_wide_inside_is_found_and_nothing_else() -> None:
+    lite0 = timm.create_model("efficientnet_lite0", pretrained=False).eval()
+    found = chunks(load_classifier(lite0, size=224).fast())
+    assert [name.removeprefix("_own.") for name in found[:3]] == ["blocks.1.0", "blocks.1.1", "blocks.2.0"]
+    for other in (torchvision.models.resnet18(), torchvision.models.vgg11(), torchvision.models.convnext_tiny()):
+        assert chunks(load_classifier(other.eval(), size=224).fast()) == []
+
+
+def test_small_batches_and_other_devices_dtypes_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = load_classifier(network(Bottleneck()), size=32).fast()
+    assert len(chunks(frozen)) == 1
+    monkeypatch.setattr(torch, "split", lambda *_: pytest.fail("was split"))
+    frozen(torch.rand(16, 3, 32, 32))  # 3.7 million bytes
+    assert chunks(load_classifier(network(Bottleneck()), size=32).fast(dtype=torch.float64)) == []
+
+
+def test_no_images_are_no_error() -> None:  # as of a process that has none of the views
+    frozen = load_classifier(network(Bottleneck()), size=32).fast()
+    assert frozen(torch.rand(0, 3, 32, 32))[0].shape == (0, 3)
+    fit_chunks(frozen, 0)
+    assert frozen(torch.rand(0, 3, 32, 32))[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize("spoil", ["mixes rows", "in place"])
+def test_a_part_whose_rows_depend_on_each_other_is_left_alone(spoil: str) -> None:
+    spoilt = network(Bottleneck(spoil))  # the one that mixes rows would not be loaded
+    frozen = Classifier("spoilt", spoilt, labels="abc", mean=[0.0] * 3, std=[1.0] * 3, size=(32, 32)).fast()
+    assert chunks(frozen) == []
+    assert isinstance(frozen.get_submodule("_own.1"), Bottleneck)
+
+
+def test_a_layer_inside_is_read_of_all_images_or_not_at_all() -> None:
+    classifier = load_classifier(network(Bottleneck()), size=32)
+    x = torch.rand(5, 3, 32, 32)
+    frozen = classifier.fast()
+    fit_chunks(frozen, 0)
+    with pytest.raises(LitVizError, match=r"keep=\['1.project'\]"):
+        frozen(x, ["1.project"])
+    kept = classifier.fast(keep=["1.project"])
+    assert chunks(kept) == []
+    assert kept(x, ["1.project"])[1]["1.project"].shape[0] == 5
+    around = classifier.fast(keep=["1"])
+    assert chunks(around) == ["_own.1"]
+    fit_chunks(around, 0)
+    assert around(x, [moments_of("1")])[1][moments_of("1")].shape[0] == 5
+
+
+def test_a_damped_gradient_is_damped_in_chunks_as_well() -> None:
+    frozen = load_classifier(network(Bottleneck()), size=32).fast(residual_gradient=0.5)
+    x = torch.rand(4, 3, 32, 32)
+    fit_chunks(frozen, float("inf"))
+    whole = answers(frozen, x)
+    fit_chunks(frozen, 0)
+    assert all(map(torch.equal, answers(frozen, x), whole))
+    assert not torch.equal(whole[1], answers(load_classifier(network(Bottleneck()), size=32).fast(), x)[1])
+
+
+def test_a_copy_has_layers_of_its_own() -> None:
+    own = load_classifier(network(Bottleneck()), size=32).fast().get_submodule("_own")
+    copied, x = copy.deepcopy(own), torch.rand(2, 3, 32, 32)
+    before = own(x)
+    own.set_submodule("1.project", nn.Identity())
+    own.set_submodule("1.expand", nn.Identity())
+    assert torch.equal(copied(x), before)
+    assert not torch.equal(own(x), before)
+
+
+def test_a_part_that_is_called_twice_or_with_more_than_images_goes_with_what_is_around_it() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice, self.more = Bottleneck(), More()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.more(self.twice(self.twice(x)), 2.0)
+
+    class More(Bottleneck):
+        def forward(self, x: Tensor, factor: float) -> Tensor:  # type: ignore[override]
+            return super().forward(x * factor)
+
+    assert chunks(load_classifier(network(Both()), size=32).fast()) == ["_own.1"]

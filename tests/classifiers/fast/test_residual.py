@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.fast.residual import damp, residual_branches
+from tests.classifiers.networks import Lockable, Residual, conv_net, trained
+
+LABELS = ["apple", "banana", "cherry", "date"]
+
+
+class Sums(nn.Module):
+    """Additions of every kind; only ``outer`` is a layer that ends a branch beside what it was computed from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        names = ("deep", "other", "left", "right", "twice", "inner", "outer")
+        self.layers = nn.ModuleDict({name: nn.Linear(4, 4) for name in names})
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers, x = self.layers, x.mean((2, 3))
+        x = layers["other"](x)
+        x = torch.tanh(layers["deep"](x)) * 0 + layers["deep"].weight.sum() + x  # a branch, but no layer ends it
+        x = layers["left"](x) + layers["right"](x)  # neither was computed from the other
+        x = layers["twice"](layers["twice"](x)) + x  # called twice
+        y = layers["inner"](x)
+        y += layers["outer"](y)  # in place
+        return y + 1
+
+
+def classifier_of(net: nn.Module) -> Classifier:
+    return load_classifier(net, labels=LABELS, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+
+
+def images(size: int = 16) -> Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def slope(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    logits, _ = network(x)
+    return logits.detach(), torch.autograd.grad(logits[:, 1].sum(), x)[0]
+
+
+def test_only_what_is_added_to_what_it_was_computed_from_is_a_branch() -> None:
+    net = Sums().eval()
+    assert residual_branches(net, torch.rand(2, 4, 3, 3)) == ["layers.outer"]
+
+
+@pytest.mark.parametrize(
+    ("make", "count", "some"),
+    [
+        (lambda: torchvision.models.resnet18(weights=None), 5, "layer1.0.bn2"),
+        (lambda: torchvision.models.mobilenet_v2(weights=None), 10, "features.3.conv"),
+        (lambda: timm.create_model("tf_efficientnet_lite0"), 9, "blocks.1.1.drop_path"),
+        (lambda: timm.create_model("vit_tiny_patch16_224"), 24, "blocks.3.drop_path2"),
+        (lambda: torchvision.models.vgg11(weights=None), 0, None),
+        (lambda: torchvision.models.squeezenet1_1(weights=None), 0, None),
+    ],
+    ids=["resnet18", "mobilenet_v2", "lite0", "vit", "vgg11", "squeezenet"],
+)
+def test_the_branches_of_published_networks(make: Any, count: int, some: str | None) -> None:
+    net = make().eval().requires_grad_(False)
+    size = 224 if some and "drop_path2" in some else 64
+    found = residual_branches(net, torch.rand(1, 3, size, size))
+    assert len(found) == count
+    assert some is None or some in found
+
+
+def test_a_damped_branch_gives_its_part_of_the_gradient() -> None:
+    """Against the same network with the rest of the branch taken out of the graph."""
+    net = trained(Residual()).double()
+    x = images().double()
+    damp(net, residual_branches(net, x), 0.3)
+
+    class Written(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+            out = 0.3 * out + 0.7 * out.detach() + x
+            return self.fc(torch.relu(out).mean((2, 3)))
+
+    written = trained(Written()).double()
+    written.load_state_dict(net.state_dict())
+    ours, expected = (slope(lambda x, net=net: (net(x), {}), x) for net in (net, written))
+    assert torch.allclose(ours[0], expected[0], rtol=0, atol=1e-12)
+    assert torch.allclose(ours[1], expected[1], rtol=0, atol=1e-12)
+
+
+def test_the_fast_copy_damps_and_keeps_its_logits() -> None:
+    net = trained(Residual())
+    classifier = classifier_of(net)
+    plain, damped = classifier.fast(), classifier.fast(residual_gradient=0.3)
+    assert damped.folded == plain.folded == 2
+    expected = trained(Residual()).double()
+    expected.load_state_dict({name: value.double() for name, value in net.state_dict().items()})
+    damp(expected, ["bn2"], 0.3)
+    logits, gradient = slope(damped, images())
+    assert torch.equal(logits, slope(plain, images())[0])
+    _, exact = slope(lambda x: (expected((x - 0.5) / 0.25), {}), images().double())
+    assert torch.allclose(gradient.double(), exact, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(gradient, slope(plain, images())[1], rtol=0.01)
+    assert classifier.fast() is plain
+    assert classifier.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("net", "why"),
+    [(conv_net(classes=4), "having no residual"), (Lockable(conv_net(classes=4)), "being used as it is")],
+)
+def test_where_nothing_is_damped_that_is_said(net: nn.Module, why: str) -> None:
+    classifier = classifier_of(net.eval())
+    classifier.fast(residual_gradient=0.5)
+    assert why in classifier.notes[-1]
+    assert classifier.notes[-1].endswith("residual_gradient has no effect")

@@ -1,0 +1,92 @@
+"""Rows that want no gradient are left out of backwards, and the others get theirs to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.fast import convolution as of_convolutions
+from lit_viz.classifiers.fast.rows import of_rows, picked, rows_of, runs, spread
+
+
+def slopes(lite0: Classifier, wanted: Tensor, leave_out: bool) -> Tensor:
+    x = torch.rand(len(wanted), 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits = lite0.fast()(x)[0]
+    with of_rows(wanted if leave_out else None):
+        return torch.autograd.grad(torch.where(wanted, logits[:, 3], 0).sum(), x)[0]
+
+
+@pytest.mark.parametrize("wanted", [[1, 0, 0, 1, 0, 1, 1, 0, 0], [0] * 9, [1] * 9, [0, 0, 0, 0, 0, 0, 0, 0, 1]])
+def test_the_other_rows_get_the_same_gradient(lite0: Classifier, wanted: list[int]) -> None:
+    rows = torch.tensor(wanted, dtype=torch.bool)
+    whole, part = (slopes(lite0, rows, leave_out) for leave_out in (False, True))
+    assert torch.equal(part, whole)
+    assert bool(whole[rows].flatten(1).any(1).all())
+
+
+def test_convolutions_go_back_with_as_many_rows_as_want_it(lite0: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: set[int] = set()
+    backward = of_convolutions.input_gradient
+
+    def counting(gradient: Tensor, *args: Any) -> Tensor:
+        counts.add(len(gradient))
+        return backward(gradient, *args)
+
+    rows = torch.tensor([True, False, True, True, False])
+    lite0.fast()  # made before anything is counted
+    monkeypatch.setattr(of_convolutions, "input_gradient", counting)
+    slopes(lite0, rows, leave_out=False)
+    assert counts == {5}
+    counts.clear()
+    slopes(lite0, rows, leave_out=True)
+    assert counts == {3}
+
+
+def test_rows_that_are_no_numbers_are_not_zero() -> None:
+    gradient = torch.zeros(4, 2, 3, 3)
+    gradient[1, 0, 2, 2] = torch.nan
+    gradient[3, 1, 0, 0] = -1e-30
+    with of_rows(torch.tensor([True, False])), torch.no_grad():
+        found = rows_of(gradient, 0.5)
+        assert found is not None
+        assert found[0].tolist() == [1, 3]
+        assert torch.equal(found[1].nan_to_num(7), gradient[[1, 3]].nan_to_num(7))
+        assert rows_of(gradient[1:2], 0.5) is None
+    with torch.no_grad():
+        assert rows_of(gradient, 0.5) is None  # nobody has said that some are zero
+
+
+def test_picked_rows_are_put_back() -> None:
+    x, rows = torch.rand(5, 2, 3, 4).contiguous(memory_format=torch.channels_last), torch.tensor([0, 3])
+    part = picked(x, rows)
+    assert torch.equal(part, x[rows])
+    assert part.is_contiguous(memory_format=torch.channels_last)
+    back = spread(part, rows, 5)
+    assert torch.equal(back, torch.where(torch.tensor([1, 0, 0, 1, 0]).bool().view(5, 1, 1, 1), x, 0))
+    assert back.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_rows_that_follow_each_other_are_one_run() -> None:
+    rows = torch.tensor([0, 1, 4, 6, 7, 8])
+    assert [(of.start, of.stop) for _, of in runs(rows)] == [(0, 2), (4, 5), (6, 9)]
+    assert torch.equal(torch.cat([torch.arange(9)[of] for _, of in runs(rows)]), rows)
+    assert torch.equal(torch.cat([rows[some] for some, _ in runs(rows)]), rows)
+    assert list(runs(rows[:0])) == []
+
+
+def test_what_was_put_back_is_known_until_somebody_adds_to_it() -> None:
+    part, rows = torch.rand(2, 2, 3, 4), torch.tensor([0, 3])
+    with of_rows(torch.tensor([True, False])), torch.no_grad():
+        known = rows_of(spread(part, rows, 5), 0.0)
+        assert known is not None
+        assert known[1] is part  # not looked for
+        whole = spread(part, rows, 5)
+        whole += torch.ones(5, 1, 1, 1) * torch.tensor([0, 1, 0, 0, 0]).view(5, 1, 1, 1)  # as torch sums gradients
+        found = rows_of(whole, 0.5)
+        assert found is not None
+        assert found[0].tolist() == [0, 1, 3]
+        assert torch.equal(found[1], whole[[0, 1, 3]])

@@ -1,0 +1,683 @@
+"""The command line as users meet it: words in, a run folder or one sentence out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lit_viz.cli.main import main
+from lit_viz.engine.step import Step
+from lit_viz.errors import LitVizError
+from lit_viz.launch.argv import rewrite
+from lit_viz.launch.config import config_folder
+from lit_viz.runs.lock import claimed
+
+ROOT = Path(__file__).parents[2]
+#: A network that is fast, and a recipe of few evaluations.
+SMALL = [
+    "--classifier", "tests.conftest:smooth_network",
+    "--classifier.weights", "none",
+    "--classifier.size", "16",
+    "--classifier.mean", "[0.5,0.5,0.5]",
+    "--classifier.std", "[0.25,0.25,0.25]",
+    "--wandb", "disabled",
+]  # fmt: skip
+
+
+def lit_viz(*words: str, expect: int = 0) -> None:
+    """Run a command in this process and hold its exit status."""
+    try:
+        main(list(words))
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    assert status == expect
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what was said on stderr: one sentence, no traceback."""
+    said = capsys.readouterr().err.strip()
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_words_become_dotted_options() -> None:
+    words = ["tarantula", "--classifier", "torchvision/vgg16", "goldfish", "--log-at=1,5", "--overwrite", "hay"]
+    assert rewrite(words, "targets") == [
+        "--classifier.name",
+        "torchvision/vgg16",
+        "--log_at",
+        "1,5",
+        "--overwrite",
+        "--targets",
+        '["tarantula", "goldfish", "hay"]',
+    ]
+
+
+def test_words_that_begin_with_a_dash_are_what_they_look_like() -> None:
+    """A class was "_1 wants a value", and a place no value."""
+    assert rewrite(["-1", "--seed", "-3"], "targets") == ["--seed", "-3", "--targets", '["-1"]']
+    assert rewrite(["--neuron", "-1,-1"], "targets") == ["--neuron=-1,-1"]
+    assert rewrite(["-h"], "targets") == ["-h"]
+    with pytest.raises(LitVizError, match="there is no option -x: options begin with two dashes"):
+        rewrite(["-x", "3"], "targets")
+
+
+def test_a_run_leaves_the_folder_that_the_design_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "0", "3", *SMALL, "--iterations", "12", "--log-at", "1,6", "--out", str(run))
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "results.jsonl",
+        "figure.png",
+        "evolution.gif",
+        "images/0000_class_0.png",
+        "images/0001_class_3.png",
+        "checkpoints/last.ckpt",
+    } <= names
+    assert [name for name in sorted(names) if name.startswith("frames/0000")] == [
+        f"frames/0000_class_0/iter_{k:06d}.png" for k in (1, 6, 12)
+    ]
+    first, second = records(run)
+    wanted = {
+        "index", "name", "source", "status", "error", "label", "label_source", "target", "target_name", "seed",
+        "iterations", "forwards", "backwards", "seconds", "file", "array", "objective", "logit", "probability", "rank",
+        "top5", "judges",
+    }  # fmt: skip
+    assert wanted <= first.keys()
+    assert (first["status"], first["target"], second["seed"]) == ("done", 0, 1)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["iterations"] == 12
+    assert config["recorded"]["method"] == "visualize"
+    said = capsys.readouterr().out
+    assert str(run) in said.replace("\n", "")
+    assert "figure.png" in said
+
+
+def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
+    """The picture is read back and classified by the original network."""
+    from lit_viz.images.reading import read_photograph
+    from tests.conftest import NAMES, load_classifier, smooth_network
+
+    run = tmp_path / "run"
+    lit_viz("visualize", "2", *SMALL, "--iterations", "12", "--out", str(run))
+    (record,) = records(run)
+    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    picture = read_photograph(run / record["file"], network.size).pixels
+    logits = network.logits(picture[None])[0]
+    assert record["logit"] == pytest.approx(float(logits[2]), abs=1e-5)
+    assert record["probability"] == pytest.approx(float(logits.softmax(0)[2]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["visualise", "tarantula"], "did you mean 'visualize'"),
+        (["visualize", "tarantulla"], "tarantula"),
+        (["visualize", "crane"], "134"),
+        (["visualize", "1000"], "1000"),
+        (["visualize", "-1"], "there is no class -1"),
+        (["visualize", "--layer", "blocks.3.2", "--neuron", "-1,-1"], "--neuron -1,-1 is no place"),
+        (["visualize", "tarantula", "--wandb.mode", "offline"], "no option --wandb.mode; did you mean 'wandb'?"),
+        (["visualize", "tarantula", "--trainer.device", "2"], "--trainer.device; did you mean 'trainer.devices'?"),
+        (["visualize", "tarantula", "--trainer.devicez", "2"], "--trainer.devicez; did you mean 'trainer.devices'?"),
+        (["visualize", "tarantula", "--itrations", "3"], "did you mean 'iterations'"),
+        (["visualize", "tarantula", "--iterations", "x"], "--iterations: expected int, got 'x'"),
+        (["visualize", "tarantula", "--iterations", "0"], "--iterations 0 makes no run"),
+        (["visualize", "tarantula", "--iterations", "-5"], "--iterations -5 makes no run"),
+        (["visualize", "tarantula", "--model.size", "0"], "is empty"),
+        (["visualize", "tarantula", "--trainer.max_steps", "3"], "use --iterations"),
+        (["visualize", "tarantula", "--config", "nope.yaml"], "there is no configuration nope.yaml"),
+        (["visualize", "tarantula", "--config", "tarantla"], "no configuration tarantla; did you mean 'tarantula'?"),
+        (["visualize", "tarantula", "--init", "nope.jpg"], "nope.jpg"),
+        (["visualize", "tarantula", "--init", "README.md"], "README.md"),
+        (["visualize", "tarantula", "--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
+        (["visualize", "tarantula", "--log-at", "often"], "'often' names no iterations"),
+        (["visualize", "tarantula", "--model.step_rule", "Adm"], "there is no Adm"),
+        (
+            ["visualize", "tarantula", "--model.step_rule", "Nadam"],
+            "no Nadam among the installed parts; did you mean 'N",
+        ),
+        (["visualize", "tarantula", "--model.step_rule.lr", "x"], "Adam: --lr: expected float, got 'x'"),
+        (["visualize", "tarantula", "--model.step_rule.lrr", "3"], "no option lrr; did you mean 'lr'?"),
+        (["visualize", "tarantula", "--model.priors", "x"], "--model.priors: expected a list, got 'x'"),
+        (["visualize", "tarantula", "--trainer.precision", "bf16_mixed"], "bf16, got 'bf16_mixed'; did you mean 'bf16"),
+        (["visualize", "tarantula", "--slots="], "--slots: expected int, got ''"),
+        (["visualize", "tarantula", "--slots", "--overwrite"], "--slots wants a value."),
+        (["visualize", "tarantula", "--config", "--slots", "3"], "--config wants a value."),
+        (["visualize", "tarantula", "--overwrte"], "--overwrte wants a value; did you mean '--overwrite'?"),
+        (["visualize", "tarantula", "--checkpoint-every", "0"], "--checkpoint-every 0 is no number of steps"),
+        (["saliency", "x.png", "--method", "gradient", "--method.sigma", "3"], "Gradient has no option sigma"),
+        (["saliency", "x.png", "--method", "smoothgrad", "--method.sigam", "3"], "sigam; did you mean 'sigma'?"),
+        (
+            ["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigma", "-1"],
+            "needs a sigma above 0, not -1.0: ",
+        ),
+        (["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigam", "1"], "SmoothGrad has no option sigam"),
+        (
+            ["attack", "x.png", "--attack", "pgd", "--attack.objective", "DRL"],
+            "there is no DRL among the installed parts",
+        ),
+        (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps wants a value."),
+        (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "more than a pixel's whole range"),
+        (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
+        (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),
+        (["resume", "nowhere"], "nowhere is not a lit_viz run"),
+        (["classes", "xyzzyx"], "no class"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_sentence(
+    words: Sequence[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    out = ["--out", str(run), "--wandb", "disabled"] if words[0] in ("visualize", "saliency", "attack") else []
+    lit_viz(*words, *out, expect=1)
+    assert says in sentence(capsys)
+    assert not run.exists()  # so that the corrected command is not refused
+
+
+def test_a_folder_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    command = ["visualize", "1", *SMALL, "--iterations", "2", "--out", str(run)]
+    lit_viz(*command)
+    before = (run / "results.jsonl").read_bytes()
+    capsys.readouterr()
+    lit_viz(*command, expect=1)
+    assert "--overwrite" in sentence(capsys)
+    assert (run / "results.jsonl").read_bytes() == before
+    lit_viz(*command, "--overwrite")
+    lit_viz(*command, "--resume")
+
+
+def test_resume_refuses_another_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "1", *SMALL, "--iterations", "2", "--out", str(run))
+    capsys.readouterr()
+    lit_viz("visualize", "1", *SMALL, "--iterations", "3", "--out", str(run), "--resume", expect=1)
+    assert f"--iterations can't be changed: {run} was begun with 2, not 3" in sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--iterations", "3"], "--iterations can't be changed: {} was begun with 2, not 3"),
+        (["--views", "3"], "--model.views can't be changed: {} was begun with 4, not 3"),
+        (["2"], "--targets can't be changed: {} was begun with ['1'], not ['2']"),
+        (["--slts", "3"], "did you mean 'slots'"),
+        (["--slots", "x"], "--slots: expected int, got 'x'"),
+        (["--out", "elsewhere"], "--out is for a run that begins"),
+        (["--overwrite"], "--overwrite is for a run that begins"),
+        (["--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_resume_can_not_change_is_one_sentence(
+    words: Sequence[str], says: str, begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (begun / "results.jsonl").read_bytes()
+    lit_viz("resume", str(begun), *words, expect=1)
+    assert says.format(begun) in sentence(capsys)
+    assert (begun / "results.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("begun") / "run"
+    lit_viz("visualize", "1", *SMALL, "--iterations", "2", "--out", str(run))
+    return run
+
+
+def test_a_resume_may_have_other_slots_and_devices(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What run() is given: the stored configuration, with these options in their places."""
+    import lit_viz as lv
+
+    seen: list[dict[str, Any]] = []
+
+    def executed(command: Any, cli: Any, *_: Any, **__: Any) -> lv.Run:
+        seen.append(yaml.safe_load(cli.parser.dump(cli.config)))
+        return lv.Run([], None, id)
+
+    monkeypatch.setattr("lit_viz.launch.execute.execute", executed)
+    monkeypatch.setattr("lit_viz.api.execute", executed)
+    words = ["--slots=3", "--devices", "2", "--trainer.accelerator", "cpu", "--devices-mode", "views"]
+    lit_viz("resume", str(begun))
+    lit_viz("resume", str(begun), *words, "--project", "out", "--checkpoint-every", "7", "--wandb", "offline")
+    lv.resume(begun, slots=3, trainer__accelerator="cpu")
+    stored, changed, in_python = seen
+    assert yaml.safe_load((begun / "config.yaml").read_text()) == {**stored, "resume": False, "recorded": ANY}
+    trainer = {**stored["trainer"], "devices": "2", "accelerator": "cpu"}
+    free = {"slots": 3, "devices_mode": "views", "project": "out", "checkpoint_every": 7, "wandb": "offline"}
+    assert changed == stored | free | {"trainer": trainer}
+    assert in_python == stored | {"slots": 3, "trainer": {**stored["trainer"], "accelerator": "cpu"}}
+    with pytest.raises(LitVizError, match="--out is for a run that begins"):
+        lv.resume(begun, out="elsewhere")
+
+
+def test_resume_refuses_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.conftest import smooth_network
+
+    network, weights, run = smooth_network(), tmp_path / "weights.pth", tmp_path / "run"
+    torch.save(network.state_dict(), weights)
+    words = [str(weights) if word == "none" else word for word in SMALL]
+    lit_viz("visualize", "1", *words, "--iterations", "2", "--out", str(run))
+    recorded = yaml.safe_load((run / "config.yaml").read_text())["recorded"]["weights_sha256"]
+    assert recorded == hashlib.sha256(weights.read_bytes()).hexdigest()
+    lit_viz("resume", str(run))
+    network.head.weight.data.mul_(2)
+    torch.save(network.state_dict(), weights)
+    capsys.readouterr()
+    lit_viz("resume", str(run), expect=1)
+    assert "begun with other weights" in sentence(capsys)
+
+
+def test_resume_refuses_another_network_that_was_handed_over(tmp_path: Path) -> None:
+    import lit_viz as lv
+    from tests.conftest import load_classifier, smooth_network
+
+    network, run = smooth_network(), tmp_path / "run"
+    lv.visualize(load_classifier(network, size=16), [1], iterations=2, out=run, wandb="disabled")
+    recorded = yaml.safe_load((run / "config.yaml").read_text())["recorded"]["weights_sha256"]
+    assert len(recorded) == 64
+    lv.resume(run, load_classifier(network, size=16))
+    hook = network.register_forward_hook(lambda _, __, logits: 1.1 * logits)
+    with pytest.raises(LitVizError, match="gave other logits"):
+        lv.resume(run, load_classifier(network, size=16))
+    hook.remove()
+    network.head.bias.data[0] += 1e-3
+    with pytest.raises(LitVizError, match="begun with other weights"):
+        lv.resume(run, load_classifier(network, size=16))
+
+
+def test_a_run_that_was_killed_before_its_report_looks_for_its_evidence(tmp_path: Path) -> None:
+    import lit_viz as lv
+    from tests.conftest import load_classifier, smooth_network
+
+    network, run = load_classifier(smooth_network(), size=16), tmp_path / "run"
+    photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    lv.saliency(network, photographs, method="smoothgrad", iterations=2, out=run, wandb="disabled")
+    told = (run / "evidence.json").read_text()
+    for name in ("report.html", "evidence.json", "figure.png"):
+        (run / name).unlink()
+    results = [{k: v for k, v in record.items() if k != "captum"} for record in records(run)]
+    (run / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in results))
+    lv.resume(run, network)
+    assert all(record["captum"]["passed"] for record in records(run))
+    assert json.loads((run / "evidence.json").read_text()).keys() == json.loads(told).keys()
+    assert (run / "report.html").exists()
+    assert (run / "figure.png").exists()
+    (run / "evidence.json").unlink()
+    lv.resume(run, network)  # it is done: nothing is looked for again
+    assert not (run / "evidence.json").exists()
+
+
+def test_the_error_of_a_photograph_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz("visualize", "1", *SMALL, "--iterations", "1", "--init", "packaged:chelsea", "--out", str(tmp_path / "run"))
+    assert "training starts from the photograph to within 0." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["visualize", "saliency", "attack"])
+def test_help_is_free_of_markup_and_its_headings_are_whole(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([method, "--help"])
+    said = capsys.readouterr().out
+    assert "``" not in said
+    assert not re.search(r":\w+:`", said)
+    headings = [line for line in said.splitlines() if re.match(r"[A-Z].*:$", line)]
+    assert [re.match("[\\w' ]+", line)[0].strip() for line in headings] == [  # type: ignore[index]
+        "The network",
+        "The method",
+        "Lightning's Trainer",
+    ]
+    assert said.count("--classifier NAME") == 2  # in the usage and on its own
+
+
+def test_help_shows_the_values_of_the_configuration_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz("visualize", "--help")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "tarantula.yaml" in said
+    assert "updates an image; evaluations of an estimator (type: int | null, default: 250)" in said
+
+
+def test_what_nobody_named_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["attack", "--target", "stingray", "--count"]
+    lit_viz(*words)
+    taken = "no photographs named: those of --config normalized_ascent are taken, packaged:chelsea"
+    assert taken in capsys.readouterr().err
+    for named in (["packaged:coffee"], ["--photographs", "packaged:coffee"], ["--config", "pgd_linf"]):
+        lit_viz(*words, *named)
+        assert "are taken" not in capsys.readouterr().err
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["visualize", "--help"], ["demo", "--help"], ["classes", "--help"], ["resume", "--help"]):
+        lit_viz(*words)
+        assert "lit-viz " in capsys.readouterr().out
+
+
+def test_classes_finds_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz("classes", "tarant")
+    assert capsys.readouterr().out.split() == ["76", "tarantula"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_every_configuration_parses_and_says_what_it_is(path: Path) -> None:
+    from lit_viz.launch.commands import COMMANDS
+    from lit_viz.launch.config import MethodCLI
+
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert "Cost:" in header
+    assert f"Command: lit-viz {path.parent.name}" in header
+    assert MethodCLI(COMMANDS[path.parent.name], ["--config", str(path)]).parts
+
+
+def test_python_refuses_in_sentences(tmp_path: Path) -> None:
+    import lit_viz as lv
+
+    with pytest.raises(LitVizError, match="did you mean"):
+        lv.visualize("efficientnet_lite0", "tarantula", modle__views=3)
+
+
+# -- interruption, each in a process of its own
+
+
+def start(run: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lit_viz", "visualize", "0", "1", "2", "3", "4", *SMALL, "--slots", "2"]
+    command += ["--iterations", "150", "--checkpoint-every", "20", "--log-at", "every:50", "--out", str(run), *words]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
+    for _ in range(20000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Return what must not depend on an interruption: pictures, scalars and records but for the time they took."""
+    kept: dict[str, Any] = {}
+    for path in sorted([*run.glob("images/*"), *run.glob("frames/*/*")]):
+        kept[path.relative_to(run).as_posix()] = np.asarray(Image.open(path)).tobytes()
+    kept["metrics"] = sorted((run / "metrics.csv").read_text().splitlines())
+    kept["records"] = [{k: v for k, v in record.items() if k != "seconds"} for record in records(run)]
+    return kept
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(run)
+    said = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    return contents(run)
+
+
+@pytest.mark.parametrize("moment", ["before the first checkpoint", "in the middle", "after the first results"])
+def test_a_killed_run_is_continued_to_the_same_bits(moment: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    last, results = run / "checkpoints" / "last.ckpt", run / "results.jsonl"
+    process = start(run, *(["--checkpoint-every", "100000"] if moment.startswith("before") else []))
+    conditions = {
+        "before the first checkpoint": lambda: (run / "frames" / "0000_class_0" / "iter_000050.png").exists(),
+        "in the middle": last.exists,
+        "after the first results": lambda: results.exists() and last.exists() and last.stat().st_mtime > mtime(results),
+    }
+    wait_for(conditions[moment], process)
+    process.kill()
+    process.communicate()
+    assert last.exists() == (not moment.startswith("before"))
+    lit_viz("resume", str(run))
+    assert contents(run) == undisturbed
+
+
+def mtime(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: int, status: int, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(run)
+    wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, process)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == status, said
+    assert f"lit-viz resume {run}" in said
+    assert (run / "checkpoints" / "last.ckpt").exists()
+    lit_viz("resume", str(run))
+    assert contents(run) == undisturbed
+    lit_viz("resume", str(run))  # a finished run prints its results
+
+
+def test_the_configuration_of_another_methods_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lit_viz("visualize", "3", *SMALL, "--iterations", "2", "--out", str(tmp_path / "first"))
+    capsys.readouterr()
+    held = str(tmp_path / "first" / "config.yaml")
+    lit_viz("attack", "packaged:chelsea", "--config", held, "--out", str(tmp_path / "again"), expect=1)
+    assert f"{held} is of a run of lit-viz visualize, not attack" in sentence(capsys)
+
+
+def test_a_signal_in_the_last_step_stops_the_run_before_its_evidence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "my run"
+    finish = Step.finish
+
+    def signalled(self: Step, found: torch.Tensor) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self, found)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Step, "finish", signalled)
+        lit_viz("visualize", "2", *SMALL, "--iterations", "1", "--out", str(run), expect=143)
+    assert f"figure and evidence are not; go on with: lit-viz resume '{run}'" in capsys.readouterr().err
+    assert not (run / "report.html").exists()
+    lit_viz("resume", str(run))
+    assert (run / "report.html").exists()
+
+
+def test_the_configuration_of_a_run_makes_another(tmp_path: Path) -> None:
+    import lit_viz as lv
+    from tests.conftest import NAMES, load_classifier, smooth_network
+
+    words = ["visualize", "3", *SMALL, "--iterations", "2", "--seed", "5", "--resume", "--out", str(tmp_path / "first")]
+    lit_viz(*words)
+    held = tmp_path / "first" / "config.yaml"
+    lit_viz("visualize", "--config", str(held), "--out", str(tmp_path / "again"))
+    assert contents(tmp_path / "again") == contents(tmp_path / "first")
+    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    in_memory = lv.visualize(network, "3", config=str(held))
+    assert in_memory.folder is None
+    assert in_memory.results[0]["seed"] == 5
+
+
+def test_what_is_said_beside_a_configuration_counts_wherever_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        yaml.safe_dump({**yaml.safe_load((config_folder() / "visualize" / "small.yaml").read_text()), "iterations": 4})
+    )
+    small = ["visualize", "0", *SMALL, "--count"]
+    for words in (["--iterations", "6", "--config", str(own)], [f"--config={own}", "--iterations=6"]):
+        lit_viz(*small, *words)
+        assert capsys.readouterr().out.startswith("1 image, 6 steps")
+    lit_viz(*small, "--config", str(own))
+    assert capsys.readouterr().out.startswith("1 image, 4 steps")
+
+
+def test_count_only_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "0", "1", "2", *SMALL, "--iterations", "10", "--slots", "2", "--count", "--out", str(run))
+    assert capsys.readouterr().out.startswith("3 images, 20 steps, 120 evaluations")
+    assert not run.exists()
+
+
+def test_python_makes_and_resumes_a_run(tmp_path: Path) -> None:
+    import torch
+
+    import lit_viz as lv
+    from tests.conftest import NAMES, load_classifier, smooth_network
+
+    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    options = {"iterations": 5, "model__views": 1, "seed": 3}
+    memory = lv.visualize(network, ["apple", 3], **options)
+    folder = lv.visualize(network, ["apple", 3], out=tmp_path / "run", wandb="disabled", **options)
+    again = lv.resume(tmp_path / "run", network)
+    assert memory.folder is None
+    assert memory.images.shape == (2, 3, 16, 16)
+    assert torch.equal(memory.images, folder.images)
+    assert torch.equal(memory.images, again.images)
+    assert [record["seed"] for record in memory.results] == [3, 4]
+    assert [record["target_name"] for record in folder.results] == ["apple", "date"]
+    assert memory.results[0].keys() == folder.results[0].keys()
+    assert memory.figure().axes
+
+
+def test_names_are_no_markup_and_any_terminal_can_print_them(tmp_path: Path) -> None:
+    """Names in brackets were read as commands of the table's library, and a terminal without accents ended the run."""
+    (tmp_path / "labels.txt").write_text("a [/b]\nb [bold]\nc\nd\nÄffchen [red]\n", encoding="utf-8")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "cat [b].png")
+    words = ["--classifier.labels", str(tmp_path / "labels.txt"), "--target", "0", "--target", "1", "--target", "4"]
+    words += ["--method", "smoothgrad", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_viz", "saliency", str(tmp_path / "cat [b].png"), *SMALL, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("cat [b]", "a [/b]", "b [bold]", "?ffchen [red]", "? "):  # the last one is the plus-minus of the error
+        assert name in done.stdout
+
+
+def test_what_comes_next_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It told to open an animation, or W&B, of runs that have none."""
+    for steps, pictures in (("1", "figure.png"), ("30", "figure.png and evolution.gif")):
+        run = tmp_path / steps
+        lit_viz("visualize", "2", *SMALL, "--iterations", steps, "--out", str(run))
+        assert f"next     open {pictures}; look deeper: lit-viz check {run}" in capsys.readouterr().out
+        assert (run / "evolution.gif").exists() == ("evolution" in pictures)
+    (run / "wandb").mkdir()
+    lit_viz("resume", str(run))
+    assert "evolution.gif, or the run in W&B; look" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", [["--out", "RUN"], ["--out=RUN"]])
+def test_the_demo_writes_where_it_is_told(out: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr("lit_viz.cli.main._method", lambda name, words: called.append(words))
+    lit_viz("demo", *out, "--iterations", "3")
+    assert [words[words.index("--out") + 1] for words in called] == ["RUN/visualize", "RUN/saliency", "RUN/attack"]
+    assert all(words[-2:] == ["--iterations", "3"] for words in called)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_at_the_end_says_how_to_go_on(
+    number: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def stopped(*args: Any) -> None:
+        os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lit_viz.launch.execute.write_report", stopped)
+        lit_viz("visualize", "2", *SMALL, "--iterations", "2", "--out", str(run), expect=status)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert f"stopped: all images are done, figure and evidence are not; go on with: lit-viz resume {run}" in (
+        capsys.readouterr().err
+    )
+    lit_viz("resume", str(run))
+    assert (run / "report.html").exists()
+
+
+def test_an_interrupt_before_the_first_step_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lit_viz.launch.execute._load", interrupted)
+    lit_viz("visualize", "2", *SMALL, "--out", str(tmp_path / "run"), expect=130)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_use_is_neither_replaced_nor_continued_nor_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    new = ["visualize", "2", *SMALL, "--iterations", "2", "--out", str(run)]
+    lit_viz(*new)
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    for words in ([*new, "--overwrite"], [*new, "--resume"], ["resume", str(run)], ["check", str(run)]):
+        capsys.readouterr()
+        with claimed(run):
+            lit_viz(*words, expect=1)
+        assert f"{run} is in use" in sentence(capsys)
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lit_viz.launch.execute.utc_now", lambda: "20260102-030405")
+    for _ in range(3):
+        lit_viz("visualize", "2", *SMALL, "--iterations", "1")
+    names = sorted(path.name for path in (tmp_path / "runs" / "visualize").iterdir())
+    assert names == ["20260102-030405_2", "20260102-030405_2_2", "20260102-030405_2_3"]
+
+
+def test_a_run_is_continued_in_any_locale(tmp_path: Path) -> None:
+    """Its configuration is UTF-8, whatever the terminal is."""
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "Käse.png")
+    run = tmp_path / "run"
+    lit_viz("saliency", str(tmp_path / "Käse.png"), *SMALL, "--out", str(run))
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_viz", "resume", str(run)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **plain},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "K?se" in done.stdout

@@ -1,0 +1,607 @@
+"""What a file holds is held against closed forms of a linear network, exhaustive search, and scikit-image."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor, nn
+
+from lit_viz.attacks import DDN, run_attack
+from lit_viz.attacks.rounding.files import Saved, distances, save_and_verify
+from lit_viz.attacks.rounding.lattice import LatticeBall, image_of, levels_of
+from lit_viz.attacks.rounding.repair import CANDIDATES, Goals
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.attacks.files import reread
+from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
+from tests.conftest import smooth_network
+
+#: Margin in logits that a repair aims at, for a network whose logits are below 1.
+DOUBT = torch.finfo(torch.float32).eps ** 0.5
+
+
+def linear(weight: Tensor, bias: float = 0.0, dtype: torch.dtype = torch.float64) -> Classifier:
+    """Return a classifier with the logits (0, w . x + b), so that class 1 has the margin w . x + b."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(weight.numel(), 2))
+    network[1].weight.data = torch.stack([torch.zeros(weight.numel()), weight.flatten().float()])
+    network[1].bias.data = torch.tensor([0.0, bias])
+    channels, *size = weight.shape
+    return load_classifier(
+        network.to(dtype), labels=["no", "yes"], mean=[0.0] * channels, std=[1.0] * channels, size=size
+    )
+
+
+def verify(net: Classifier, images: Tensor, sources: Tensor, eps: float | None = None, **options) -> list[Saved]:
+    """Verify with class 1 as the target, and each a success in float, unless said otherwise."""
+    n = len(images)
+    rows = {
+        "goals": torch.ones(n, dtype=torch.long),
+        "towards": torch.ones(n, dtype=torch.bool),
+        "float_success": torch.ones(n, dtype=torch.bool),
+        "norm": None if eps is None else "linf",
+        **options,
+    }
+    return save_and_verify(
+        net, images, sources, eps=None if eps is None else torch.full((n,), eps, dtype=torch.float64), **rows
+    )
+
+
+def lattice_images(n: int, *shape: int, seed: int = 0, low: int = 0, high: int = 255) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(low, high + 1, (n, *shape), generator=generator).float() / 255
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# -- the files
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_gives_back_every_level_bit_by_bit(channels):
+    image = (torch.arange(256).float() / 255).view(1, 16, 16).repeat(channels, 1, 1)
+    image[1:] = image[1:].flip(2)
+    assert torch.equal(decode(encode_png(image)), image)
+    assert Image.open(io.BytesIO(encode_png(image))).mode == ("L" if channels == 1 else "RGB")
+    assert torch.equal(image_of(levels_of(image)), image)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_is_lossy_and_the_more_so_the_lower_its_quality(channels):
+    image = lattice_images(1, channels, 24, 20)[0]
+    errors = [float((decode(encode_jpeg(image, quality)) - image).square().mean()) for quality in (95, 75)]
+    assert 0 < errors[0] < errors[1]
+
+
+def test_a_palette_that_another_program_made_of_a_png_is_read_as_colours(tmp_path):
+    image = lattice_images(1, 3, 4, 4)[0]
+    Image.open(io.BytesIO(encode_png(image))).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "p.png")
+    assert torch.equal(read_png(tmp_path / "p.png"), image)
+
+
+# -- rounding
+
+
+def test_rounding_is_to_the_nearest_level_and_what_is_saved_is_what_was_asked():
+    source = lattice_images(2, 3, 5, 4)
+    image = (source + 0.03 * random(*source.shape) - 0.015).clamp(0, 1)
+    net = linear(random(3, 5, 4, seed=1) - 0.5)
+    for saved, given in zip(
+        verify(net, image, source, float_success=torch.zeros(2, dtype=torch.bool)), image, strict=True
+    ):
+        assert torch.equal(saved.image, (given * 255).round() / 255)
+        assert torch.equal(saved.logits, net.logits(saved.image[None])[0])
+        assert saved.success == bool(saved.logits.argmax() == 1)
+        assert saved.image.dtype == torch.float32
+
+
+@pytest.mark.parametrize("eps", [0.0, 1.5 / 255, 2 / 255, 0.05])
+@pytest.mark.parametrize("off_lattice", [False, True])
+def test_a_rounded_image_stays_in_the_linf_ball_around_the_source_as_given(eps, off_lattice):
+    source = random(6, 3, 5, 4) if off_lattice else lattice_images(6, 3, 5, 4)
+    image = (source + eps * (2 * random(*source.shape, seed=1) - 1).sign()).clamp(0, 1)
+    for n, saved in enumerate(verify(linear(torch.ones(3, 5, 4)), image, source, eps)):
+        inside = bool(((saved.image.double() - source[n].double()).abs() <= eps + 1e-6).all())
+        reachable = torch.ceil((source[n] - eps).double() * 255 - 1e-4) <= torch.floor(
+            (source[n] + eps).double() * 255 + 1e-4
+        )
+        assert inside == bool(reachable.all())
+        assert inside or not saved.success
+
+
+def test_eps_may_be_off_by_its_last_bits():
+    source = torch.zeros(1, 1, 2, 2)
+    for level in (1, 2, 4, 8, 16, 33, 37, 57):
+        for eps in (level / 255, level * (1 / 255)):
+            (saved,) = verify(linear(torch.ones(1, 2, 2)), source + eps, source, eps)
+            assert saved.distances["linf"] == level / 255
+
+
+def l2_cases(count: int, values: int) -> list[tuple[LatticeBall, float, Tensor, Tensor]]:
+    """Return balls, their radii in levels, images on their surface, and slopes."""
+    found = []
+    for seed in range(count):
+        source = lattice_images(1, 1, 1, values, seed=seed, low=50, high=200)[0]
+        change, slope = (2 * random(2, 1, 1, values, seed=seed) - 1).double()
+        eps = (0.2 + 4 * float(random(1, seed=seed))) * math.sqrt(values) / 255
+        image = source.double() + change * eps / change.norm()
+        found.append((LatticeBall(source, "l2", eps), eps * 255, image, slope))
+    return found
+
+
+def test_rounding_in_an_l2_ball_is_feasible_and_steps_back_as_little_as_can_be():
+    outside = 0
+    for ball, radius, image, slope in l2_cases(1000, 8):
+        rounded = ball.nearest(image)
+        levels = ball.shorten(rounded, slope)
+        assert float((levels - ball.source).norm()) <= radius * (1 + 1e-6)
+        steps = (rounded - ball.source).sign()
+        back = (rounded - levels) * steps
+        assert set(back.unique().tolist()) <= {0.0, 1.0}
+        outside += not ball.contains(rounded)
+        loss = (slope * steps).flatten()
+        # Exhaustively: which single steps back bring it into the ball at the least cost?
+        choices = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)), dtype=torch.float64)
+        lengths = (rounded.flatten() - choices * steps.flatten() - ball.source.flatten()).square().sum(1)
+        fits = lengths <= radius**2 * (1 + 1e-6)
+        best = float((choices @ loss.clamp(min=0))[fits].min())
+        assert float(back.flatten() @ loss.clamp(min=0)) <= best + float(loss.clamp(min=0).max()) + 1e-12
+        if bool((back > 0).any()):  # none of the steps was too much but perhaps the last
+            last = (
+                (loss / (2 * (rounded - ball.source).abs().flatten() - 1)).where(back.flatten() > 0, -math.inf).argmax()
+            )
+            assert not ball.contains(
+                (levels.flatten().index_add(0, last[None], steps.flatten()[last][None])).view_as(levels)
+            )
+    assert outside > 200
+
+
+def test_an_l2_ball_without_a_lattice_point_makes_no_success():
+    source = torch.full((1, 1, 2, 2), 100.5 / 255)
+    (saved,) = verify(linear(torch.ones(1, 2, 2)), source + 0.001, source, 0.002, norm="l2")
+    assert saved.logits.argmax() == 1
+    assert not saved.success
+    (saved,) = verify(linear(torch.ones(1, 2, 2), -406 / 255), source + 0.001, source, 0.002, norm="l2")
+    assert (saved.success, saved.repaired) == (False, 0)
+
+
+# -- repair
+
+
+def killed(values: int, seed: int) -> tuple[Classifier, Tensor, Tensor]:
+    """Return a linear network, a photograph and a success of it that rounding undoes."""
+    source = lattice_images(1, 1, 4, values // 4, seed=seed, low=40, high=215)
+    weight = (2 * random(1, 4, values // 4, seed=seed + 1) - 1).double()
+    rounded_off = 0.1 + 0.35 * random(1, 4, values // 4, seed=seed + 2)
+    change = weight.sign() * (rounded_off + 2 * (random(1, 4, values // 4, seed=seed + 3) < 0.2)) / 255
+    image = source.double() + change
+    margin = float((weight * image[0]).sum())
+    return linear(weight.float(), -margin + 0.01 / 255), image, source
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_lost_success_is_won_back_by_the_fewest_levels(seed, dtype):
+    net, image, source = killed(64, seed)
+    (lost,) = verify(net, image.to(dtype), source, float_success=torch.tensor([False]))
+    (saved,) = verify(net, image.to(dtype), source)
+    assert not lost.success
+    assert saved.success
+    weight = net.original[1].weight[1].abs().sort(descending=True).values / 255
+    fewest = int((weight.cumsum(0) <= DOUBT - float(lost.logits[1] - lost.logits[0])).sum()) + 1
+    assert saved.repaired == fewest > 1
+    assert float(((saved.image - lost.image).abs() * 255).round().max()) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_repair_never_leaves_the_linf_ball_and_uses_only_what_is_free_in_it(seed):
+    net, image, source = killed(64, seed)
+    (lost,) = verify(net, image, source, 1.5 / 255, float_success=torch.tensor([False]))
+    (saved,) = verify(net, image, source, 1.5 / 255)
+    assert saved.distances["linf"] <= 1 / 255 + 1e-12
+    weight = net.original[1].weight[1].double()
+    free = (lost.image == source[0]).flatten()
+    gains = weight.abs()[free].sort(descending=True).values / 255
+    deficit = DOUBT - float(lost.logits[1] - lost.logits[0])
+    assert saved.success == bool(gains.sum() > deficit)
+    assert saved.repaired == (int((gains.cumsum(0) <= deficit).sum()) + 1 if saved.success else 0)
+
+
+def test_where_no_lattice_point_in_the_ball_succeeds_it_is_a_failure():
+    source = torch.full((1, 1, 4, 4), 100 / 255)
+    net = linear(torch.ones(1, 4, 4), -16 * (100 / 255 + 1.2 / 255))
+    image = source + 1.4 / 255
+    assert net.logits(image).argmax() == 1
+    (saved,) = verify(net, image, source, 1.4 / 255)
+    assert not saved.success
+    assert saved.repaired == 0
+    assert saved.distances["linf"] == 1 / 255
+    (free,) = verify(net, image, source)  # without a ball one more level does
+    assert free.success
+    assert free.repaired == 4
+
+
+def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
+    steps = torch.tensor(list(itertools.product(range(-3, 4), repeat=4)), dtype=torch.float64)
+    won = possible = 0
+    for seed in range(60):
+        source = lattice_images(1, 1, 2, 2, seed=seed, low=40, high=215)
+        weight = 2 * random(1, 2, 2, seed=seed + 1) - 1
+        eps = (1.0 + 1.9 * float(random(1, seed=seed))) / 255
+        image = source + eps * weight / weight.norm()
+        net = linear(
+            weight, -float((weight * image[0]).double().sum()) + (0.05 + 0.4 * float(random(1, seed=seed + 2))) / 255
+        )
+        (saved,) = verify(net, image, source, eps, norm="l2")
+        inside = steps[steps.norm(dim=1) <= eps * 255 + 1e-9]
+        best = net.logits(source.double() + inside.view(-1, 1, 2, 2) / 255).argmax(1).max()
+        assert saved.distances["l2"] <= eps + 1e-9
+        assert saved.success <= bool(best)
+        won, possible = won + saved.success, possible + int(best)
+    assert won >= 0.7 * possible > 15  # greedy: the best of few values is hard to find
+
+
+def test_saturated_values_have_nowhere_to_go():
+    source = torch.tensor([1.0, 1.0, 0.0, 128 / 255]).view(1, 1, 2, 2)
+    net = linear(torch.tensor([5.0, 4.0, -3.0, 1.0]).view(1, 2, 2), -(9 + 130.5 / 255))
+    (saved,) = verify(net, source + torch.tensor([0.0, 0.0, 0.0, 2.49 / 255]).view(1, 1, 2, 2), source)
+    assert saved.success
+    assert saved.repaired == 1
+    assert torch.equal((saved.image * 255).round().flatten(), torch.tensor([255.0, 255.0, 0.0, 131.0]))
+
+
+def test_a_nan_network_or_image_is_a_failure():
+    source = lattice_images(1, 1, 2, 2)
+    net = linear(torch.ones(1, 2, 2))
+    net.original[1].weight.data[:] = torch.nan
+    assert not verify(net, source, source)[0].success
+    (saved,) = verify(linear(torch.ones(1, 2, 2), -3), source * torch.nan, source)
+    assert torch.equal(saved.image, torch.zeros(1, 2, 2))
+    assert not saved.success
+
+
+class Curved(nn.Module):
+    """The logits (0, f(t)), where t is the sum of the levels above a grey of 100."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+        self.levels = nn.Conv2d(1, 1, 1)
+        self.levels.weight.data[:], self.levels.bias.data[:] = 255, -100
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = self.f(self.levels(x).flatten(1).sum(1))
+        return torch.stack([torch.zeros_like(margin), margin], 1)
+
+
+def curved(f: Callable[[Tensor], Tensor], size: int, change: float) -> Saved:
+    """Verify an image of size * size greys of 100, of which each was raised by the change, in levels."""
+    net = load_classifier(Curved(f), labels=["no", "yes"], mean=[0.0], std=[1.0], size=size)
+    source = torch.full((1, 1, size, size), 100 / 255)
+    image = (source.double() * 255 + change) / 255
+    assert net.logits(image).argmax() == 1
+    (lost,) = verify(net, image, source, float_success=torch.tensor([False]))
+    assert not lost.success
+    return verify(net, image, source)[0]
+
+
+def test_where_the_slope_is_lost_too_the_roundings_are_undone():
+    saved = curved(lambda t: t.relu() ** 2 - 5.5, 3, 0.4)  # flat at the photograph
+    assert saved.success
+    assert saved.repaired == 3
+
+
+def test_where_the_slope_promises_too_much_the_number_of_moves_is_doubled_and_bisected():
+    def f(t: Tensor) -> Tensor:
+        return t - (t - 1).relu() / 2 - 0.4 * (t - 3.5).relu() + 0.9 * (t - 12.5).relu() - 2.62
+
+    saved = curved(f, 6, 0.4)
+    assert saved.success
+    assert saved.repaired == 8
+
+
+def test_where_a_level_each_is_not_enough_a_second_one_is_tried():
+    saved = curved(lambda t: t - 1.5 + 5 * (0.3 - (t - 0.4).abs()).relu(), 1, 0.4)
+    assert saved.success
+    assert saved.repaired == 2
+
+
+class Capped(nn.Module):
+    """The logits (2, 2 + w . min(levels above a grey of 100, 0.8) + b)."""
+
+    def __init__(self, weight: Tensor, bias: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = (x * 255 - 100).clamp(max=0.8).flatten(1) @ self.weight + self.bias
+        return torch.stack([torch.zeros_like(margin), margin], 1) + 2
+
+
+def test_what_was_rounded_the_right_way_is_left_alone():
+    weight = torch.tensor([2.0] * 2 + [1.0] * 10)
+    change = torch.tensor([0.55] * 2 + [0.4] * 10).view(1, 3, 1, 4)
+    net = load_classifier(Capped(weight, -6.0), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=(1, 4))
+    (saved,) = verify(net, (100 + change) / 255, torch.full_like(change, 100 / 255))
+    assert saved.success
+    assert saved.repaired == 4
+    assert torch.equal((saved.image * 255 - 100).round().flatten()[:2], torch.ones(2))
+
+
+def test_the_jpegs_of_a_batch_are_asked_about_each_for_its_own_goal():
+    source = lattice_images(3, 1, 4, 4)
+    found = verify(linear(torch.full((1, 4, 4), 0.1), 1.0), source, source, goals=torch.tensor([0, 1, 1]))
+    assert [one.jpeg for one in found] == [{95: met, 75: met} for met in (False, True, True)]
+
+
+def test_a_jpeg_is_asked_about_on_its_own():
+    source = lattice_images(12, 1, 8, 8)
+    weight = 2 * random(1, 8, 8) - 1
+    image = (source + 6 / 255 * weight.sign()).clamp(0, 1)
+    found = []
+    for n in range(12):
+        part = 0.4 + 0.05 * n
+        net = linear(weight, -float((weight * ((1 - part) * source[n] + part * image[n])).double().sum()))
+        (saved,) = verify(net, image[n : n + 1], source[n : n + 1])
+        for quality in (95, 75):
+            buffer = io.BytesIO()
+            Image.fromarray((saved.image[0] * 255).round().byte().numpy()).save(buffer, "JPEG", quality=quality)
+            pixels = torch.from_numpy(np.asarray(Image.open(buffer)).copy()).float() / 255
+            assert saved.jpeg[quality] == bool(net.logits(pixels[None, None]).argmax() == 1)
+        found.append((saved.success, saved.jpeg[95], saved.jpeg[75]))
+    assert {(True, True, True), (True, True, False)} <= set(found)
+
+
+def test_what_failed_as_a_float_is_not_repaired_but_believed_if_the_file_succeeds():
+    net, image, source = killed(64, 0)
+    no = torch.tensor([False])
+    assert verify(net, image, source, float_success=no)[0].repaired == 0
+    up = source + 0.6 / 255
+    net = linear(torch.ones(1, 4, 16), -float(source.sum()) - 64 * 0.8 / 255)
+    assert net.logits(up).argmax() == 0
+    assert verify(net, up, source, float_success=no)[0].success
+
+
+@pytest.mark.parametrize(
+    ("goal", "towards", "success"), [(0, True, True), (1, True, False), (0, False, False), (1, False, True)]
+)
+def test_a_tie_goes_to_the_class_that_argmax_names(goal, towards, success):
+    source = lattice_images(1, 1, 2, 2)
+    (saved,) = verify(
+        linear(torch.zeros(1, 2, 2)), source, source, goals=torch.tensor([goal]), towards=torch.tensor([towards])
+    )
+    assert saved.success == success
+    assert saved.jpeg == {95: success, 75: success}
+
+
+# -- networks
+
+
+def counted(network: nn.Module, calls: list[str], name: str) -> None:
+    network.register_forward_hook(lambda *_: calls.append(name))
+
+
+@pytest.mark.parametrize("norm", [None, "l2"])
+def test_a_hopeless_repair_costs_few_evaluations(norm):
+    """The worst case: the original is asked for the PNG and for each JPEG, as no candidate promises enough."""
+    source = lattice_images(1, 3, 16, 16, low=100, high=150)
+    network = nn.Sequential(smooth_network(), nn.Linear(5, 2))
+    network[1].weight.data[:] = network[1].weight.data[0]
+    network[1].bias.data = torch.tensor([1000.0, 0.0])
+    net = load_classifier(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    calls: list[str] = []
+    counted(net.fast(), calls, "fast")
+    counted(net.original, calls, "original")
+    (saved,) = verify(net, source + 0.001 * random(*source.shape), source, None if norm is None else 0.05, norm=norm)
+    assert not saved.success
+    assert calls.count("original") == 3
+    assert calls.count("fast") <= 3 * (1 + CANDIDATES) + (norm == "l2") <= 22
+
+
+@pytest.fixture(scope="module")
+def lost() -> tuple[Classifier, Tensor, Tensor, Tensor, Tensor]:
+    """Minimal float perturbations of eight images on a curved network, most of which rounding undoes."""
+    net = load_classifier(smooth_network(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    source = lattice_images(8, 3, 16, 16)
+    labels = net.logits(source).argmax(1)
+    image, state = run_attack(DDN(quantize=False), lambda x: net.fast()(x)[0], source, labels.tolist())
+    return net, image, source, labels, state["fooled"]
+
+
+def verified(lost, rows: slice) -> list[Saved]:
+    net, image, source, labels, fooled = lost
+    leave = torch.zeros(8, dtype=torch.bool)
+    return save_and_verify(net, image[rows], source[rows], labels[rows], leave[rows], fooled[rows])
+
+
+def test_minimal_perturbations_survive_the_file(lost):
+    net, image, _, labels, fooled = lost
+    rounded = net.logits((image * 255).round() / 255).argmax(1) != labels
+    assert bool(fooled.all())
+    assert int(rounded.sum()) < 8
+    saved = verified(lost, slice(None))
+    assert all(one.success for one in saved)
+    assert [one.repaired > 0 for one in saved] == (~rounded).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_outcome_of_an_image_is_the_same_in_every_batch(lost, size):
+    whole = verified(lost, slice(None))
+    parts = [one for first in range(0, 8, size) for one in verified(lost, slice(first, first + size))]
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert torch.allclose(one.logits, other.logits, rtol=1e-5, atol=1e-5)
+        assert (one.success, one.repaired, one.jpeg, str(one.distances)) == (
+            other.success,
+            other.repaired,
+            other.jpeg,
+            str(other.distances),
+        )
+
+
+def test_it_runs_in_inference_mode_and_leaves_the_images_alone(lost):
+    before = lost[1].clone()
+    with torch.inference_mode():
+        inside = [one.success for one in verified(lost, slice(None))]
+    assert all(inside)
+    assert torch.equal(lost[1], before)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_on_the_disk_gives_the_same_answer(tmp_path, channels):
+    net = load_classifier(
+        smooth_network(channels), labels=list("abcde"), mean=[0.5] * channels, std=[0.25] * channels, size=16
+    )
+    source = lattice_images(2, channels, 16, 16)
+    labels = net.logits(source).argmax(1)
+    saved = save_and_verify(
+        net, source, source, labels, torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    )
+    for one, label in zip(saved, labels.tolist(), strict=True):
+        path = tmp_path / "image.png"
+        path.write_bytes(encode_png(one.image))
+        assert not one.success
+        for towards in (False, True):
+            ((success, logits),) = reread([path], net, [label], [towards])
+            assert success == towards
+            assert torch.allclose(logits, one.logits, rtol=1e-5, atol=1e-5)
+
+
+class Rounding(nn.Module):
+    """The logits (0, w . x + b), of which the second is less by an error in batches of several images."""
+
+    def __init__(self, weight: Tensor, bias: float, error: float) -> None:
+        super().__init__()
+        self.weight, self.bias, self.error = nn.Parameter(weight.flatten().double()), bias, error
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        margin = x.flatten(1).double() @ self.weight + self.bias - self.error * (len(x) > 1)
+        return torch.stack([torch.zeros_like(margin), margin], 1)
+
+
+@pytest.mark.parametrize(("margin", "alone"), [(1e-4, True), (-1e-4, True), (0.01, False), (-0.01, False)])
+def test_where_the_batch_may_decide_an_image_is_asked_about_alone(tmp_path, margin, alone):
+    weight, source = 2 * random(3, 4, 4, seed=1) - 1, lattice_images(3, 3, 4, 4)
+    source[1:] = source[:1]
+    error = math.copysign(2e-4, margin)  # enough to turn the verdict of a small one
+    network = Rounding(weight, margin - float((weight.double() * source[0]).sum()), error)
+    net = load_classifier(network, labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=4)
+    network.sizes.clear()
+    found = verify(net, source, source, float_success=torch.zeros(3, dtype=torch.bool))
+    assert network.sizes[: 4 if alone else 1] == ([3, 1, 1, 1] if alone else [3])
+    (tmp_path / "image.png").write_bytes(encode_png(found[0].image))
+    files = [tmp_path / "image.png"] * 3
+    ((success, logits),) = reread(files[:1], net, [1], [True])
+    assert [met for met, _ in reread(files, net, [1, 1, 0], [True, False, True])] == [success, not success, not success]
+    assert [one.success for one in found] == [success] * 3 == [margin > 0] * 3
+    assert alone == all(torch.equal(one.logits, logits) for one in found)
+
+
+def test_what_the_original_denies_is_searched_for_again_or_given_up():
+    """A fast copy that promises too much, as no proven one would."""
+    net, image, source = killed(64, 3)
+    weight, bias = (parameter.data[1] for parameter in net.original[1].parameters())
+    for sign, promised, success in ((1, 0.0, True), (1, 0.005, True), (1, 1.0, True), (-1, 10.0, False)):
+        liar = linear(sign * weight.view(1, 4, 16), float(bias) + promised).fast()
+        net.fast = lambda liar=liar: liar
+        (saved,) = verify(net, image, source)
+        assert saved.success == success == bool(net.logits(saved.image[None]).argmax() == 1)
+
+
+def test_files_that_can_not_be_asked_about_are_one_sentence(tmp_path, smooth):
+    path = tmp_path / "image.png"
+    with pytest.raises(LitVizError, match="no photograph"):
+        reread([path], smooth, [0], [True])
+    whole = encode_png(lattice_images(1, 3, 16, 16)[0])
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LitVizError, match=r"image\.png"):
+        reread([path], smooth, [0], [True])
+    for channels, size in ((1, 16), (3, 15)):
+        path.write_bytes(encode_png(lattice_images(1, channels, size, size)[0]))
+        with pytest.raises(LitVizError, match=r"image\.png holds an image .* takes \(3, 16, 16\)"):
+            reread([path], smooth, [0], [True])
+
+
+def test_many_files_are_asked_about_in_batches_and_each_as_it_is_alone(tmp_path, smooth):
+    images = lattice_images(37, 3, 16, 16)
+    paths = [tmp_path / f"{n}.png" for n in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(encode_png(image))
+    goals, towards = [n % 5 for n in range(len(images))], [n % 3 == 0 for n in range(len(images))]
+    sizes = []
+    hook = smooth.original.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    together = reread(paths, smooth, goals, towards)
+    hook.remove()
+    assert sorted(size for size in sizes if size > 1) == [5, 16, 16]
+    for n, (met, logits) in enumerate(together):
+        ((met_alone, logits_alone),) = reread(paths[n : n + 1], smooth, goals[n : n + 1], towards[n : n + 1])
+        assert met == met_alone == ((int(smooth.logits(images[n : n + 1]).argmax()) == goals[n]) == towards[n])
+        assert torch.allclose(logits, logits_alone, atol=1e-5)
+    assert {met for met, _ in together} == {True, False}
+    assert reread([], smooth, [], []) == []
+
+
+@pytest.mark.gpu
+def test_images_and_a_network_on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    net, image, source = killed(64, 3)
+    (here,) = verify(net, image, source)
+    net.original.cuda()
+    (there,) = verify(net, image.cuda(), source.cuda(), goals=torch.ones(1).long().cuda())
+    assert torch.equal(here.image, there.image)
+    assert (there.success, there.repaired) == (True, here.repaired)
+    assert there.image.device.type == "cpu"
+
+
+# -- distances
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(11, 11), (24, 17)])
+@pytest.mark.parametrize("change", [1, 8, 60])
+def test_distances_are_those_of_numpy_and_scikit_image(channels, size, change):
+    source = lattice_images(1, channels, *size)[0]
+    image = (source + change / 255 * (2 * random(channels, *size, seed=1) - 1).round()).clamp(0, 1)
+    found = distances(source, image)
+    ours, its = (x.double().permute(1, 2, 0).numpy() for x in (image, source))
+    assert found["l2"] == pytest.approx(np.linalg.norm((ours - its).ravel()), abs=1e-5)
+    assert found["linf"] == pytest.approx(np.abs(ours - its).max(), abs=1e-6)
+    assert found["l0"] == pytest.approx((np.abs(ours - its) > 1e-3).mean())
+    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(its, ours, data_range=1.0), abs=1e-3)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    assert found["ssim"] == pytest.approx(structural_similarity(its, ours, channel_axis=2, **options), abs=1e-5)
+
+
+def test_equal_and_tiny_images():
+    image = lattice_images(1, 3, 12, 12)[0]
+    assert distances(image, image) == {"l2": 0, "linf": 0, "l0": 0, "ssim": pytest.approx(1), "psnr": math.inf}
+    assert math.isnan(distances(image[:, :5], image[:, :5])["ssim"])
+
+
+def test_a_network_that_gives_no_gradient_has_no_slope_to_climb() -> None:
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                logits: Tensor = self.last(x.flatten(1))
+            return logits
+
+    net = load_classifier(Silent().eval(), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=2)
+    images = torch.rand(2, 3, 2, 2)
+    slope = Goals(net, torch.tensor([0, 1]), torch.tensor([True, True])).slope(images)
+    assert torch.equal(slope, torch.zeros(2, 3, 2, 2, dtype=torch.float64))

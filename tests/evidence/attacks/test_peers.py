@@ -1,0 +1,395 @@
+"""Other people's implementations are asked what ours was asked, lent a copy, and told beside ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.attacks import ATTACKS
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.evidence import comparison
+from lit_viz.evidence.comparison import Compared, compare, table
+from lit_viz.evidence.peers import peers_of
+from lit_viz.runs.results import Run
+from tests.conftest import NAMES, smooth_network
+
+Given = list[dict[str, Any]]
+#: Of an answer: the images that a fake returns for its network, the photographs and what else it was given.
+Answer = Callable[[nn.Module, Tensor, dict[str, Any]], Tensor]
+
+
+def images(count: int = 4) -> Tensor:
+    return (torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 255).round() / 255
+
+
+def attacked(
+    classifier: Classifier,
+    name: str,
+    *,
+    targeted: bool = False,
+    iterations: int = 20,
+    eps: float | None = None,
+    **given: Any,
+) -> Run:
+    labels = classifier.logits(images()).argmax(1).tolist()
+    targets = [(label + 1) % 5 for label in labels] if targeted else None
+    radius = {} if eps is None else {"eps": eps}
+    return lv.attack(classifier, images(), labels, targets, attack={name: {**given, **radius}}, iterations=iterations)
+
+
+def compared(classifier: Classifier, run: Run, name: str, iterations: int = 20, **given: Any) -> list[Compared]:
+    return compare(run.outcomes, classifier, ATTACKS[name](**given), iterations)
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
+    """Both packages, of which every class writes down what it is given and answers as it is told here."""
+    given: Given = []
+    answers: dict[str, Answer] = {"answer": lambda network, x, options: x}
+
+    def write(package: str, name: str, network: nn.Module, x: Tensor, **told: Any) -> Tensor:
+        given.append({"package": package, "name": name, "x": x, **told})
+        return answers["answer"](network, x, told)
+
+    class Foolbox(ModuleType):
+        criteria = SimpleNamespace(
+            Misclassification=lambda classes: ("left", classes),
+            TargetedMisclassification=lambda classes: ("reached", classes),
+        )
+
+        @staticmethod
+        def PyTorchModel(network: nn.Module, bounds: tuple[int, int], device: torch.device) -> nn.Module:
+            assert bounds == (0, 1)
+            return network
+
+        class _Attacks:
+            def __getattr__(self, name: str) -> Any:
+                def made(**options: Any) -> Any:
+                    def attack(model: nn.Module, x: Tensor, criterion: Any, epsilons: float | None) -> Any:
+                        (how, classes) = criterion
+                        told = {"how": how, "classes": classes, "eps": epsilons, **options}
+                        found = write("foolbox", name, model, x, **told)
+                        return None, found, None
+
+                    return attack
+
+                return made
+
+        attacks = _Attacks()
+
+    class Torchattacks(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+
+            class Made:
+                def __init__(self, network: nn.Module, **options: Any) -> None:
+                    next(network.parameters())  # as torchattacks does, to find the device
+                    self.network, self.options, self.how = network, options, "left"
+
+                def set_mode_targeted_by_label(self, quiet: bool) -> None:
+                    self.how = "reached"
+
+                def __call__(self, x: Tensor, classes: Tensor) -> Tensor:
+                    told = {"how": self.how, "classes": classes, **self.options}
+                    return write("torchattacks", name, self.network, x, **told)
+
+            return Made
+
+    monkeypatch.setitem(sys.modules, "foolbox", Foolbox("foolbox"))
+    monkeypatch.setitem(sys.modules, "torchattacks", Torchattacks("torchattacks"))
+    return given, answers
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_peers_are_asked_the_same(smooth: Classifier, fakes: tuple[Given, Any], targeted: bool) -> None:
+    run = attacked(smooth, "pgd", targeted=targeted, eps=0.05)
+    compared(smooth, run, "pgd", eps=0.05)
+    assert [(g["package"], g["name"]) for g in fakes[0]] == [
+        ("foolbox", "LinfProjectedGradientDescentAttack"),
+        ("torchattacks", "PGD"),
+    ]
+    wanted = [r["target"] if targeted else r["label"] for r in run.results]
+    for one in fakes[0]:
+        assert torch.equal(one["x"], images())
+        assert one["classes"].tolist() == wanted
+        assert one["how"] == ("reached" if targeted else "left")
+        assert one["eps"] == pytest.approx(0.05)
+        assert one["steps"] == 20
+        alpha = one["abs_stepsize"] if one["package"] == "foolbox" else one["alpha"]
+        assert alpha == pytest.approx(2.5 * 0.05 / 19)  # the first of 20 updates is the random start
+        assert one["random_start"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "targeted", "expected"),
+    [
+        ("pgd", {"norm": "l2"}, False, ["foolbox L2ProjectedGradientDescentAttack", "torchattacks PGDL2"]),
+        ("pgd", {"momentum": 0.9}, False, []),
+        ("fgsm", {}, False, ["foolbox LinfFastGradientAttack", "torchattacks FGSM"]),
+        ("fgsm", {"norm": "l2"}, False, ["foolbox L2FastGradientAttack"]),
+        ("fgsm", {}, True, ["torchattacks FGSM"]),
+        ("apgd", {"loss": "dlr"}, False, ["torchattacks APGD"]),
+        ("apgd", {}, True, []),
+        ("ddn", {}, True, ["foolbox DDNAttack"]),
+        ("deepfool", {}, False, ["foolbox L2DeepFoolAttack", "torchattacks DeepFool"]),
+        ("deepfool", {"norm": "linf"}, False, ["foolbox LinfDeepFoolAttack"]),
+        ("deepfool", {}, True, []),
+        ("fmn", {"norm": "linf"}, True, ["foolbox LInfFMNAttack"]),
+        ("fmn", {}, False, ["foolbox L2FMNAttack"]),
+        ("carlini_wagner", {}, False, ["foolbox L2CarliniWagnerAttack"]),
+        ("square", {"eps": 0.1}, True, ["torchattacks Square"]),
+        ("normalized_ascent", {}, True, []),
+    ],
+)
+def test_who_is_asked(
+    smooth: Classifier,
+    fakes: tuple[Given, Any],
+    name: str,
+    given: dict[str, Any],
+    targeted: bool,
+    expected: list[str],
+) -> None:
+    run = attacked(smooth, name, targeted=targeted, iterations=4, **given)
+    said: list[str] = []
+    found = compare(run.outcomes, smooth, ATTACKS[name](**given), 4, said.append)
+    assert [one.peer for one in found] == expected
+    assert not any(one.error for one in found)  # as where an argument of ours has another name
+    assert ("have no " in said[0]) == (not expected)
+    for one in fakes[0]:
+        assert one["how"] == ("reached" if targeted else "left")
+        if name in ("ddn", "deepfool", "fmn", "carlini_wagner") and one["package"] == "foolbox":
+            assert one["eps"] is None  # the smallest perturbation, whatever its size
+
+
+def test_a_backward_for_every_class_is_not_waited_for(fakes: tuple[Given, Any]) -> None:
+    many = load_classifier(
+        smooth_network(classes=101), labels=[f"c{i}" for i in range(101)], mean=[0.5] * 3, std=[0.25] * 3, size=16
+    )
+    labels = many.logits(images()).argmax(1).tolist()
+    run = lv.attack(many, images(), labels, attack="deepfool", iterations=2)
+    assert [one.peer for one in compared(many, run, "deepfool")] == ["foolbox L2DeepFoolAttack"]
+
+
+def test_the_row_says_what_the_original_network_sees(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+    """A peer whose images are half a level short of ours on the way: true as floats or not, and rounded again."""
+    run = attacked(smooth, "ddn", iterations=100)
+    ours = run.images
+    assert all(r["success_file"] for r in run.results)
+    source = images()
+    fakes[1]["answer"] = lambda network, x, told: (
+        source + 2 * (ours - source) * torch.tensor([1, 1, 1, 0]).view(4, 1, 1, 1)
+    )
+    (one,) = compared(smooth, run, "ddn", 100)
+    far = (source + 2 * (ours - source))[:3]
+    seen = smooth.logits(far).argmax(1) != smooth.logits(source[:3]).argmax(1)
+    rounded = smooth.logits((far.clamp(0, 1) * 255).round() / 255).argmax(1) != smooth.logits(source[:3]).argmax(1)
+    assert (one.images, one.floats, one.rounded, one.ours) == (4, int(seen.sum()), int(rounded.sum()), 4)
+    assert one.floats == 3
+    norms = torch.stack([(ours - source)[i].double().norm() for i in range(3)])
+    assert one.ours_norm == pytest.approx(float(norms.median()), rel=1e-6)  # of the three that fool on both sides
+    assert one.theirs_norm == pytest.approx(2 * float(norms.median()), rel=1e-5)
+    assert one.ratio == pytest.approx(0.5, rel=1e-5)
+    header, row = table([one]).splitlines()
+    assert " ".join(header.split()) == "peer as floats in 8 bits our files median L2 ours ratio"
+    assert "3 of 4" in row
+    assert row.endswith("0.500")
+
+
+def test_what_rounding_undoes_is_told(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+    """Just across the boundary by a step of one size for all values: some round down."""
+    run = attacked(smooth, "ddn", iterations=100)
+    source, labels = images(), smooth.logits(images()).argmax(1)
+    direction = (run.images - source).sign()
+
+    def across(levels: Tensor) -> Tensor:
+        return (source + levels.view(4, 1, 1, 1) / 255 * direction).clamp(0, 1)
+
+    def fooled(levels: Tensor) -> Tensor:
+        return smooth.logits(across(levels)).argmax(1) != labels
+
+    low, high = torch.zeros(4), torch.full((4,), 60.0)
+    for _ in range(25):
+        middle = (low + high) / 2
+        low, high = torch.where(fooled(middle), low, middle), torch.where(fooled(middle), middle, high)
+    fakes[1]["answer"] = lambda network, x, told: across(high)
+    (one,) = compared(smooth, run, "ddn", 100)
+    assert one.floats == 4
+    assert one.rounded == int(fooled(high.round()).sum()) < 4
+
+
+def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+    labels = smooth.logits(images()).argmax(1).tolist()
+    run = lv.attack(smooth, images(), labels, attack="pgd", norm="linf", radii=[0.02, 0.3], iterations=20)
+    fakes[1]["answer"] = lambda network, x, told: (x + told["eps"]).clamp(0, 1)
+    found = compared(smooth, run, "pgd")
+    assert [round(one.eps, 3) for one in found] == [0.02, 0.02, 0.3, 0.3]
+    assert found[-1].norm == "linf"
+    assert "eps 76.5/255" in table(found)
+    assert all(one.images == 4 for one in found)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_lies_beyond_the_radius_is_no_success(smooth: Classifier, fakes: tuple[Given, Any], norm: str) -> None:
+    """Two of four inside, by the last bits of float32 or by far; one of the two others by a level of one value."""
+    eps = 20 / 255 if norm == "linf" else 20 / 255 * 768**0.5
+    source = ((0.25 + 0.5 * images()) * 255).round() / 255
+    labels = smooth.logits(source).argmax(1).tolist()
+    leaf = source.clone().requires_grad_()
+    own = smooth.fast()(leaf)[0].log_softmax(1)[range(4), labels].sum()
+    away = -torch.autograd.grad(own, leaf)[0].sign()
+    run = lv.attack(smooth, source, labels, attack="pgd", norm=norm, eps=eps, iterations=5)
+    change = torch.tensor([20.0, 10.0, 20.0, 25.0]).view(4, 1, 1, 1) / 255
+    change[0] *= 1 + 1e-6
+    theirs = source + change * away
+    theirs[2, 0, 0, 0] += away[2, 0, 0, 0] / 255
+    fooled = smooth.logits(theirs).argmax(1) != torch.tensor(labels)
+    fakes[1]["answer"] = lambda network, x, told: theirs
+    found = compared(smooth, run, "pgd", 5, norm=norm)
+    assert {(one.floats, one.rounded) for one in found} == {(int(fooled[:2].sum()), int(fooled[:2].sum()))}
+    assert int(fooled.sum()) > int(fooled[:2].sum()) > 0
+
+
+def test_peers_get_a_copy_and_change_nothing_of_ours(fakes: tuple[Given, Any]) -> None:
+    network = smooth_network()
+    network.train()
+    network.head.bias.requires_grad_(False)
+    ours = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    run = attacked(ours, "ddn")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    logits, state = ours.logits(images()), torch.get_rng_state()
+    lent: list[nn.Module] = []
+
+    def vandal(model: nn.Module, x: Tensor, told: dict[str, Any]) -> Tensor:
+        lent.append(model)
+        assert torch.is_grad_enabled()
+        torch.rand(3)
+        model.train().requires_grad_(True)
+        for tensor in (*model.parameters(), *model.buffers()):
+            with torch.no_grad():
+                tensor.zero_()
+        x.requires_grad_()
+        model(x).sum().backward()
+        return x.detach().zero_()
+
+    fakes[1]["answer"] = vandal
+    compared(ours, run, "ddn")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert torch.equal(ours.logits(images()), logits)
+    assert torch.equal(ours.fast()(images())[0].argmax(1), logits.argmax(1))
+    assert network.training
+    assert network.features[1].training
+    assert [p.requires_grad for p in network.parameters()] == [True] * 7 + [False]
+    assert all(p.grad is None for p in network.parameters())
+    mine = {id(t) for t in (*network.parameters(), *network.buffers(), *ours.fast().parameters())}
+    assert not mine & {id(t) for t in (*lent[0].parameters(), *lent[0].buffers())}
+
+
+def test_a_peer_that_breaks_is_told_and_the_others_go_on(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+    def breaks(network: nn.Module, x: Tensor, told: dict[str, Any]) -> Tensor:
+        if "alpha" in told:
+            raise ValueError("no such thing\nat all")
+        return x
+
+    fakes[1]["answer"] = breaks
+    foolbox, torchattacks = found = compared(smooth, attacked(smooth, "pgd"), "pgd")
+    assert foolbox.error is None
+    assert torchattacks.error == "no such thing"
+    assert table(found).splitlines()[-1] == "torchattacks PGD, eps 4/255 broke: no such thing"
+    assert table(found[1:]).startswith("torchattacks PGD")
+    json.dumps([one.as_record() for one in found], allow_nan=False)
+
+
+def test_a_network_that_cannot_be_copied_is_not_lent(fakes: tuple[Given, Any]) -> None:
+    network = smooth_network()
+    network.lock = open(__file__)  # noqa: PTH123, SIM115
+    with network.lock:
+        ours = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+        run = attacked(ours, "ddn", iterations=2)
+        with pytest.raises(lv.LitVizError, match="can't be copied, and is not lent itself: leave out --peers"):
+            compared(ours, run, "ddn")
+    assert fakes[0] == []
+
+
+def test_that_nobody_can_be_asked_is_said(smooth: Classifier) -> None:
+    said: list[str] = []
+    run = attacked(smooth, "normalized_ascent")
+    compare(run.outcomes, smooth, ATTACKS["normalized_ascent"](), 20, said.append)
+    compare(run.outcomes, smooth, ATTACKS["ensemble"](), 20, said.append)
+    compare([], smooth, ATTACKS["pgd"](), 20, said.append)
+    assert said == [
+        "peers: foolbox and torchattacks have no normalized_ascent with these options",
+        "peers: foolbox and torchattacks have no ensemble with these options; its members can be asked in runs of their"
+        " own",
+        "peers: there is nothing to ask, for no photograph was attacked",
+    ]
+
+
+def test_without_the_packages_it_is_said_how_to_have_them(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("foolbox", "torchattacks"):
+        monkeypatch.setitem(sys.modules, name, None)
+    said: list[str] = []
+    run = attacked(smooth, "pgd")
+    assert compare(run.outcomes, smooth, ATTACKS["pgd"](), 20, said.append) == []
+    (sentence,) = said
+    assert sentence.startswith("peers: foolbox and torchattacks can't be imported: pip install --no-deps foolbox")
+
+
+def test_check_asks_only_on_request(
+    smooth: Classifier, fakes: tuple[Given, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: Sequence[int] = smooth.logits(images()).argmax(1).tolist()
+    lv.attack(smooth, images(), labels, attack="ddn", iterations=5, out=tmp_path / "run", wandb="disabled")
+    evidence = tmp_path / "run" / "evidence.json"
+    lv.check(tmp_path / "run", smooth)
+    assert fakes[0] == []
+    assert "peers" not in json.loads(evidence.read_text())
+    lv.check(tmp_path / "run", smooth, peers=True)
+    (kept,) = json.loads(evidence.read_text())["peers"]
+    assert kept["peer"] == "foolbox DDNAttack"
+    assert fakes[0][0]["steps"] == 5
+    lv.saliency(smooth, images(1), out=tmp_path / "maps", check="none", wandb="disabled")
+    with pytest.raises(lv.LitVizError, match="no adversarial examples: leave out --peers"):
+        lv.check(tmp_path / "maps", smooth, peers=True)
+
+
+# -- the real ones
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "iterations"),
+    [
+        ("pgd", {"eps": 13 / 255}, 20),
+        ("pgd", {"eps": 1.0, "norm": "l2"}, 20),
+        ("fgsm", {"eps": 26 / 255}, 1),
+        ("apgd", {"eps": 13 / 255}, 20),
+        ("ddn", {}, 100),
+        ("deepfool", {"norm": "l2"}, 50),
+        ("fmn", {"norm": "l2"}, 100),
+        ("carlini_wagner", {}, 180),
+        ("square", {"eps": 26 / 255}, 100),
+    ],
+)
+def test_real_peers_find_what_we_find(smooth: Classifier, name: str, given: dict[str, Any], iterations: int) -> None:
+    for package in ("foolbox", "torchattacks"):
+        pytest.importorskip(package)
+    run = attacked(smooth, name, iterations=iterations, **given)
+    found = compared(smooth, run, name, iterations, **given)
+    assert len(found) == sum(
+        peer.norm in (None, given.get("norm", "linf")) for peer in peers_of(ATTACKS[name](**given))
+    )
+    for one in found:
+        assert one.error is None
+        assert one.ours >= one.floats
+        assert one.ratio is None or one.ratio < 1.06
+    assert comparison.table(found)

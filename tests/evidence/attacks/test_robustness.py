@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from lit_viz.evidence.attacks.robustness import resistance
+from lit_viz.evidence.intervals import wilson
+
+
+def told(photograph: str, eps: float, fooled: bool, status: str = "done") -> Any:
+    """An outcome of which the record alone is asked for."""
+    record = {"source": f"{photograph}.png", "name": photograph, "eps": eps, "status": status, "success_file": fooled}
+    return SimpleNamespace(record=record)
+
+
+def test_a_photograph_counts_once_however_many_targets_it_has() -> None:
+    outcomes = [told("a", 0.1, False), told("a", 0.1, True), told("b", 0.1, False), told("b", 0.1, False)]
+    assert resistance(outcomes) == [(0.1, 0.5, wilson(1, 2))]
+
+
+def test_radii_are_apart_and_failures_left_out() -> None:
+    outcomes = [told("a", 0.2, True), told("a", 0.1, False), told("b", 0.1, False, "failed")]
+    outcomes.append(told("c", 0.1, False, "skipped"))
+    assert [(eps, share) for eps, share, _ in resistance(outcomes)] == [(0.1, 0.5), (0.2, 0.0)]

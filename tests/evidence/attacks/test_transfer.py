@@ -1,0 +1,140 @@
+"""Files that fool networks which took no part in their making."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.evidence.attacks import transfer
+from lit_viz.evidence.attacks.transfer import Transfer, as_record, summary, table, transfers
+from lit_viz.images.reading import read_photograph
+from lit_viz.runs.results import Outcome
+
+
+class Filed(Outcome):
+    """An outcome that is its two pictures."""
+
+    def __init__(self, source: Tensor, image: Tensor, **record: Any) -> None:
+        known = {"index": 0, "name": "x", "label": None, "target": None, "success_file": True}
+        super().__init__({**known, **record})
+        self.pair = source, image
+
+    def source(self) -> Tensor:
+        return self.pair[0]
+
+    def image(self) -> Tensor:
+        return self.pair[1]
+
+    def array(self) -> Tensor | None:
+        return None
+
+    def frames(self) -> list[Any]:
+        return []
+
+    bearers = frames
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        return []
+
+
+def grey(*values: float) -> Tensor:
+    """An image of two columns, left and right."""
+    return torch.tensor(values).expand(3, 4, 2).clone()
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two judges of the classes apple to elder: one looks at the left, one at the whole; a fifth of white a class."""
+    looks = {"left": lambda x: x[:, 0, 0, 0], "whole": lambda x: x.mean((1, 2, 3))}
+
+    def asked(name: str, pictures: Tensor) -> Tensor:
+        seen = (looks[name](pictures) * 5).long().clamp(0, 4)
+        return torch.nn.functional.one_hot(seen, 5).float()
+
+    monkeypatch.setattr(transfer, "installed_judges", lambda classifier: tuple(looks))
+    monkeypatch.setattr(transfer, "asked", asked)
+
+
+def rows(smooth: Classifier, *outcomes: Outcome) -> dict[str, Transfer]:
+    return {row.judge: row for row in transfers(outcomes, smooth)}
+
+
+@pytest.mark.usefixtures("judged")
+def test_what_judges_see_in_a_file(smooth: Classifier) -> None:
+    """From dark to light on the left alone: who looks at the left sees it, and is not fooled by it on the right."""
+    found = rows(smooth, Filed(grey(0.1, 0.1), grey(0.5, 0.1), label=0))
+    left, whole = found["left"], found["whole"]
+    assert (left.before, left.after, left.right, left.fooled, left.mirrored) == ("apple", "cherry", True, True, False)
+    assert (whole.before, whole.after, whole.fooled, whole.mirrored) == ("apple", "banana", True, True)
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_target_must_be_reached_and_a_label_left(smooth: Classifier) -> None:
+    outcome = Filed(grey(0.1, 0.1), grey(0.5, 0.1), label=0, target=2)
+    found = rows(smooth, outcome)
+    assert found["left"].fooled
+    assert not found["whole"].fooled  # a banana is no cherry
+    outcome.amend({"label": 4})
+    assert not rows(smooth, outcome)["left"].right
+    outcome.amend({"label": None})  # all that can be said of the photograph is that it is not the target yet
+    assert rows(smooth, outcome)["left"].right
+    outcome.amend({"target": 0})
+    assert not rows(smooth, outcome)["left"].right
+    outcome.amend({"success_file": False})
+    assert rows(smooth, outcome) == {}
+
+
+def made(judge: str, right: bool, fooled: bool, index: int = 0) -> Transfer:
+    return Transfer(index, f"photo{index}", judge, "hay", "quail", right, fooled, mirrored=False)
+
+
+def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() -> None:
+    found = [made("a", True, True), made("a", True, False, 1), made("a", False, True, 2), made("b", True, False)]
+    assert summary(found, 3) == (
+        "transfer: a 1 of 2 (mirrored changes 0; 1 left out, for it was wrong on the photograph), "
+        "b 0 of 1 (mirrored changes 0)"
+    )
+    assert as_record(found)["judges"]["a"] == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
+    lines = table(found).splitlines()
+    assert [line.split()[0] for line in lines] == ["photograph", "photo0", "photo1", "photo2"]
+    assert "hay -> quail (fooled)" in lines[1]
+    assert "hay -> quail (not)" in lines[2]
+    assert "(wrong)" in lines[3]
+    assert "no other network" in summary([], 3)
+    assert "no file fools" in summary([], 0)
+    assert summary([made("a", False, True), made("a", False, False, 1)], 2) == (
+        "transfer: a nothing to tell (it was wrong on every photograph: 2)"
+    )
+
+
+@pytest.mark.usefixtures("judged")
+def test_check_tells_and_keeps_it(smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a run doesn't ask: that is what `lit-viz check` is for."""
+    images = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+    labels: Sequence[int] = smooth.logits(images).argmax(1).tolist()
+    run = lv.attack(smooth, images, labels, attack="ddn", iterations=20, out=tmp_path / "run", wandb="disabled")
+    evidence = tmp_path / "run" / "evidence.json"
+    assert "transfer" not in json.loads(evidence.read_text())
+    assert lv.check(tmp_path / "run", smooth)
+    kept = json.loads(evidence.read_text())["transfer"]
+    assert kept["judges"].keys() == {"left", "whole"}
+    assert len(kept["files"]) == 2 * sum(bool(r["success_file"]) for r in run.results)
+    assert kept["files"][0].keys() == set(Transfer.__dataclass_fields__)
+
+
+def test_real_judges(lite0: Classifier) -> None:
+    """A "fooled" cat that is a cup of espresso to everybody fools everybody, at each judge's own size."""
+    cat, cup = (read_photograph(f"packaged:{name}", lite0.size).pixels for name in ("chelsea", "coffee"))
+    both = transfers([Filed(cat, cup, label=285), Filed(cat, cat, label=285, index=1)], lite0)
+    assert {row.judge for row in both} == {"efficientnet_lite1", "efficientnet_lite2"}
+    assert [row.after for row in both if row.index == 0] == ["espresso"] * 2
+    assert [row.fooled for row in both] == [True, False] * 2
+    assert all(row.before == "Egyptian cat" and row.right for row in both)

@@ -1,0 +1,305 @@
+"""A verdict on attacks: networks whose gradients lie are not trusted, plain ones are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.attacks import PGD, run_attack
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.evidence.attacks.trust import LARGE, Trust, free_signals, harder_tries
+from lit_viz.images.reading import read_photograph
+from lit_viz.runs.results import Outcome
+from tests.conftest import smooth_network
+
+
+class Traced(Outcome):
+    """An outcome that is nothing but its curves."""
+
+    def __init__(self, success: bool, **curves: list[float]) -> None:
+        length = max(map(len, curves.values()), default=1) - 1
+        known = {"label": 0, "target": None, "name": "x", "iterations": length, "success_file": success}
+        super().__init__({"status": "done", "success_float": success, **known})
+        self.curves = curves
+
+    def with_record(self, **record: Any) -> Traced:
+        self.amend(record)
+        return self
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        return list(enumerate(self.curves.get(metric, [])))
+
+    def image(self) -> Tensor | None:
+        return None
+
+    array = source = image
+
+    def frames(self) -> list[Any]:
+        return []
+
+    bearers = frames
+
+
+class Pictured(Traced):
+    """An outcome that is its photograph."""
+
+    def __init__(self, photograph: Tensor, success_float: bool = True, **record: Any) -> None:
+        super().__init__(success_float)
+        self.amend(record)
+        self.photograph = photograph
+
+    def source(self) -> Tensor:
+        return self.photograph
+
+
+RISE = [float(k) for k in range(20)]
+FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Traced(True, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 1.0]), ""),
+        (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0] * 20), ""),
+        (Traced(False, gradient_norm=[0.0] * 20, objective=FLAT, margin=[-1.0] * 20), "masked gradients"),
+        (Traced(False, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0] * 20), "still rising"),
+        (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 0.5, -1.0]), "returned as a failure"),
+        (Traced(True, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0, 0.5]), ""),
+        # Of few iterations the last one tells.
+        (Traced(False, gradient_norm=[1.0] * 6, objective=RISE[:6], margin=[-1.0] * 6), "still rising"),
+        (Traced(False, gradient_norm=[1.0] * 2, objective=RISE[:2], margin=[-1.0] * 2), "still rising"),
+        (Traced(False, gradient_norm=[1.0] * 6, objective=[0.0, 5, 8, 9.5, 9.9, 10], margin=[-1.0] * 6), ""),
+        # Where an image starts at random or fools already, no slope is asked for; of the last only the file is logged.
+        (Traced(True, gradient_norm=[0.0, 0.0], objective=[0.0, 1.0], margin=[-1.0, 0.5]), ""),
+        (Traced(True, gradient_norm=[0.0, 1.0, 1.0, 0.0], objective=FLAT, margin=[-1.0, -1.0, -1.0, -0.1]), ""),
+        (Traced(True, gradient_norm=[1.0] * 8 + [0.0] * 12, objective=FLAT, margin=[-1.0] * 8 + [1.0] * 12), ""),
+        (Traced(True, gradient_norm=[0.0] * 20, objective=FLAT, margin=[-1.0] * 19 + [1.0]), "masked gradients"),
+        (Traced(False, objective=[0.0, -1.0, -2.0], margin=[-1.0] * 3), "scored no higher than the photograph"),
+        (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=4), "fewer than ten slopes"),
+        (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19), ""),
+        (
+            Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19, fewest=2),
+            "fewer than ten slopes",
+        ),
+        (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=0), "fewer than 1000 queries"),
+        (Traced(False, objective=FLAT).with_record(backwards=0, iterations=1000), ""),
+        # A member of an ensemble that was outside the ball, where scores are high, is not the end of its traces.
+        (
+            Traced(False, objective=[*RISE[:4], 99.0, *RISE[5:]], linf=[0.01] * 4 + [0.1] + [0.01] * 15).with_record(
+                norm="linf", eps=0.03
+            ),
+            "still rising",
+        ),
+        (Traced(True, margin=[-1.0, 0.5] + [0.5] * 18, l2=[0.0] + [20.0 - k for k in range(19)]), "still shrinking"),
+        (Traced(True, margin=[-1.0, 0.5] + [0.5] * 18, l2=[0.0, 9.0, 5.0, 3.0] + [2.0] * 16), ""),
+        (Traced(True, margin=[-1.0] * 19 + [0.5], l2=[float(k) for k in range(20)]), ""),
+        (Traced(True).with_record(success_file=False, l2=0.5), "before it was rounded to 8 bits, and not in the file"),
+        (Traced(True).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "no other 8-bit file than the photo"),
+        (Traced(False).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "no other 8-bit file than the photo"),
+        (Traced(False).with_record(success_file=False, l2=0.0, eps=1 / 255), "is the photograph itself"),
+    ],
+)
+def test_free_signals(outcome: Outcome, said: str) -> None:
+    trust = free_signals([outcome])
+    assert bool(trust.reasons) == bool(said)
+    assert said in trust.sentence
+    assert trust.sentence.startswith("do not trust" if said else "trust")
+
+
+def test_few_slopes_in_each_part_are_said_of_the_successes_of_minimal_attacks_too() -> None:
+    """Nothing spoke against sixty iterations of which nine values of c had six each."""
+    fell = Traced(True, margin=[-1.0] + [0.5] * 60).with_record(backwards=40)
+    failed = Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19)
+    said = "fewer than ten slopes in each part of the attack (more iterations, or fewer parts)"
+    assert f"1 image had {said}" in free_signals([fell], iterations=60, part=6, minimal=True).sentence
+    assert free_signals([fell], iterations=60, part=6).reasons == ()
+    assert free_signals([fell], iterations=900, part=100, minimal=True).reasons == ()
+    assert f"1 image had {said}" in free_signals([fell, failed], iterations=19, part=2).sentence
+    once = Traced(True, margin=[-1.0] + [0.5] * 8).with_record(backwards=8)
+    assert "had fewer than ten slopes (more" in free_signals([once], iterations=8, part=8, minimal=True).sentence
+
+
+@pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), ({"carlini_wagner": {"steps": 2}}, False)])
+def test_the_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: Classifier, tmp_path: Path) -> None:
+    labels = smooth.logits(images(2)).argmax(1).tolist()
+    lv.attack(smooth, images(2), labels, attack=attack, iterations=60, out=tmp_path / "run", wandb="disabled")
+    reasons = json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
+    assert any("2 images had fewer than ten slopes in each part" in reason for reason in reasons) is hasty
+
+
+class Rounded(nn.Module):
+    """A network that rounds its activations: their gradient is zero everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = smooth_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x * 20).round() / 20)
+
+
+class Saturated(nn.Module):
+    """A network whose logits are so large that the cross-entropy's gradient is zero in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = smooth_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * 1e5
+
+
+def wrapped(network: nn.Module) -> Classifier:
+    return load_classifier(network, labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+
+
+def images(n: int = 6) -> Tensor:
+    noise = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    return (noise * 255).round() / 255
+
+
+def attacked(classifier: Classifier, eps: float) -> Sequence[Outcome]:
+    labels = classifier.logits(images()).argmax(1).tolist()
+    run = lv.attack(classifier, images(), labels, attack={"pgd": {"random_start": False}}, eps=eps, norm="linf")
+    return run.outcomes
+
+
+@pytest.mark.parametrize("network", [Rounded, Saturated])
+def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
+    outcomes = attacked(wrapped(network()), 0.3)
+    trust = free_signals(outcomes)
+    assert not all(o.record["success_float"] for o in outcomes)
+    assert "masked gradients" in trust.sentence
+
+
+def test_harder_tries_find_what_rounded_activations_hide() -> None:
+    classifier = wrapped(Rounded())
+    outcomes = attacked(classifier, 0.3)
+    trust = harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.3)
+    assert "Square with 1000 queries fooled" in trust.sentence
+    assert "at a radius of 0.5, where all must" in trust.sentence
+
+
+def test_a_plain_network_is_trusted() -> None:
+    classifier = wrapped(smooth_network())
+    outcomes = attacked(classifier, 0.03)
+    assert free_signals(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes"))
+    trust = harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.03)
+    assert trust.reasons == ()
+
+
+def test_an_adversarially_trained_network_is_trusted() -> None:
+    """Half of the pictures are brighter on the left; trained against PGD of 0.05 in a few steps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Softplus(), nn.Flatten(), nn.Linear(16, 2))
+        x = torch.rand(64, 3, 16, 16) * 0.6 + 0.2
+        y = torch.arange(64) % 2
+        x[y == 0, :, :, :8] += 0.15
+        x[y == 1, :, :, 8:] += 0.15
+        optimizer = torch.optim.Adam(network.parameters(), 0.02)
+        for step in range(60):
+            hard, _ = run_attack(
+                PGD(eps=0.05, early_stop=False), network, x, y.tolist(), iterations=5, seeds=[step] * 64
+            )
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(hard), y).backward()
+            optimizer.step()
+    classifier = load_classifier(network.eval(), labels=["left", "right"], mean=[0.0] * 3, std=[1.0] * 3, size=16)
+    photographs = (x[:8] * 255).round() / 255
+    run = lv.attack(
+        classifier, photographs, y[:8].tolist(), attack={"pgd": {"random_start": False}}, eps=0.05, norm="linf"
+    )
+    assert sum(r["success_float"] for r in run.results) <= 2
+    assert free_signals(run.outcomes).reasons == ()
+    assert harder_tries(run.outcomes, lambda a: classifier.fast()(a)[0], "linf", 0.05).reasons == ()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(("network", "trusted"), [(Rounded, False), (Saturated, False), (smooth_network, True)])
+def test_all_must_fall_at_a_large_radius(norm: Any, network: Callable[[], nn.Module], trusted: bool) -> None:
+    classifier = wrapped(network())
+    labels = classifier.logits(images()).argmax(1).tolist()
+    outcomes = [Pictured(x, label=y) for x, y in zip(images(), labels, strict=True)]
+    copy = classifier.fast()
+    said = harder_tries(outcomes, lambda x: copy(x)[0], norm, 0.1)
+    assert bool(said.reasons) != trusted
+    assert trusted or "fell at a radius of" in said.sentence
+
+
+def test_real_weights_fall_at_a_large_radius(lite0: Classifier) -> None:
+    names = ("chelsea", "coffee", "rocket", "astronaut")
+    photographs = torch.stack([read_photograph(f"packaged:{name}", lite0.size).pixels for name in names])
+    seen = lite0.logits(photographs).argmax(1).tolist()
+    network = lite0.fast()
+    asked: list[int] = []
+
+    def counted(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return network(x)[0]
+
+    for norm, eps in LARGE.items():
+        asked.clear()
+        outcomes = [Pictured(x, label=y) for x, y in zip(photographs, seen, strict=True)]
+        assert harder_tries(outcomes, counted, norm, eps / 100).reasons == ()
+        assert sum(asked) <= 4 * 10  # a few steps do
+
+
+def test_every_image_is_tried_harder_in_its_own_ball() -> None:
+    classifier = wrapped(smooth_network())
+    labels = classifier.logits(images()).argmax(1).tolist()
+
+    def said(eps: float, default: float, **more: Any) -> str:
+        known = {"success_float": False, "eps": eps, **more}
+        outcomes = [Pictured(x, label=y, **known) for x, y in zip(images(), labels, strict=True)]
+        return harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", default).sentence
+
+    assert "trust: nothing" in said(0.001, 0.4)
+    assert "Square with 1000 queries fooled 6 images" in said(0.4, 0.001)
+
+
+def test_targets_and_none_in_one_run() -> None:
+    classifier = wrapped(smooth_network())
+    labels = classifier.logits(images()).argmax(1).tolist()
+    outcomes = [
+        Pictured(x, label=y, target=None if i % 2 else (y + 1) % 5)
+        for i, (x, y) in enumerate(zip(images(), labels, strict=True))
+    ]
+    network = classifier.fast()
+    assert harder_tries(outcomes, lambda x: network(x)[0], "linf", 0.002).reasons == ()
+
+
+def test_gradients_that_were_not_logged_are_not_said_to_be_trusted() -> None:
+    logged, unlogged = (Traced(True, margin=[-1.0, 1.0], **more) for more in ({"gradient_norm": [1.0, 1.0]}, {}))
+    assert "(looked at: gradients, the end of the traces" in free_signals([logged]).sentence
+    assert "(looked at: the end of the traces" in free_signals([unlogged]).sentence
+
+
+def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
+    logged, unlogged = (Traced(False, margin=[-1.0] * 20, **more) for more in ({"objective": FLAT}, {}))
+    assert free_signals([logged]).tried == ("the end of the traces", "silent successes")
+    assert free_signals([logged, unlogged]).tried == ("silent successes",)
+    assert free_signals([logged], lambda k: k // 10, 20).tried[-1] == "restarts"  # of which there are several
+
+
+def test_nothing_to_judge_and_nothing_done_are_no_reasons_to_trust() -> None:
+    """A run whose only photograph had failed was trusted, and an attack that hadn't moved it."""
+    assert free_signals([]).sentence == "no verdict: nothing was attacked"
+    still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
+    still.amend({"l2": 0.0})
+    assert "do not trust: the file of 1 image is the photograph itself" in free_signals([still]).sentence
+    still.amend({"l2": 0.1})
+    assert free_signals([still]).reasons == ()
+
+
+@pytest.mark.parametrize("count", [5, 10, 11, 20, 25, 99, 100, 200])
+def test_a_steady_climb_is_still_rising_whatever_its_length(count: int) -> None:
+    climb = Traced(False, objective=[0.1 * k for k in range(count + 1)], margin=[-1.0] * (count + 1))
+    assert "still rising" in free_signals([climb]).sentence

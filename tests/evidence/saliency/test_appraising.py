@@ -1,0 +1,239 @@
+"""What maps of a run are good for: measured, told, kept, and paid as said."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.attributions import METHODS, Gradient
+from lit_viz.attributions.baselines import Baseline
+from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.evidence.saliency.appraisal import Appraisal, table
+from lit_viz.evidence.saliency.appraising import Settings, appraise, boxes_in_image
+from lit_viz.evidence.saliency.faithfulness import Curve, replacement_curve
+from lit_viz.evidence.saliency.randomization import Stage
+from lit_viz.localization.boxes import TrueBoxes
+from lit_viz.runs.results import Outcome, Run
+from tests.cli.test_main import ROOT, SMALL, lit_viz
+
+QUICK = Settings(steps=4, samples=2, stages=2)
+KEYS = {"index", "name", "method", "target_name", "deletion", "insertion", "max_sensitivity", "randomization"}
+
+
+def images() -> Tensor:
+    return (torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
+
+
+def explained(smooth: Classifier, method: str = "gradient", **options: Any) -> Run:
+    return lv.saliency(smooth, images(), "banana", method=method, check="none", **options)
+
+
+def appraised(smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> Appraisal:
+    method = METHODS[name]()
+    method.bind(smooth)
+    (found,) = appraise(outcomes, {name: method}, smooth, **{"settings": QUICK, **options})
+    return found
+
+
+def test_a_run_is_measured_and_told_beside_the_check_by_captum(
+    smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = lv.saliency(
+        smooth,
+        images(),
+        method=["gradient", "smoothgrad"],
+        iterations=4,
+        check="none",
+        out=tmp_path / "run",
+        wandb="disabled",
+    )
+    assert lv.check(tmp_path / "run", smooth, faithfulness=True)
+    evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())
+    assert evidence["captum"]["passed"]
+    found = evidence["faithfulness"]
+    assert found["settings"]["deleted"] == "mean"
+    assert [(one["index"], one["method"]) for one in found["maps"]] == [(0, "gradient"), (1, "smoothgrad")]
+    for one, record in zip(found["maps"], run.results, strict=True):
+        assert one.keys() >= KEYS
+        assert one["deletion"]["curve"][0] == pytest.approx(record["probability"], abs=1e-5)
+        assert one["insertion"]["curve"][-1] == pytest.approx(record["probability"], abs=1e-5)
+        assert {"area", "random", "moved", "curve"} == one["deletion"].keys()
+        assert [stage["layers"] for stage in one["randomization"]] == [1, 2, 3, 4]
+        assert one["max_sensitivity"] > 0
+        assert one["left_out"] is None
+    lv.check(tmp_path / "run", smooth)
+    assert json.loads((tmp_path / "run" / "evidence.json").read_text())["faithfulness"] == found
+    assert capsys.readouterr().out == ""
+
+
+def test_the_numbers_are_those_of_the_measures(smooth: Classifier) -> None:
+    run = explained(smooth, seed=11)
+    found = appraised(smooth, run.outcomes)
+    x, map_ = images()[0], run.maps[0]
+
+    def score(batch: Tensor) -> Tensor:
+        return smooth.logits(batch).softmax(1)[:, 1]
+
+    grey = x.mean((1, 2), keepdim=True).expand_as(x)
+    assert found.deletion.area == pytest.approx(replacement_curve(score, x, grey, map_, steps=4).area, abs=1e-5)
+    moved = replacement_curve(score, x, grey, map_.roll((8, 8), (0, 1)), steps=4).area
+    assert found.controls["moved"][0] == pytest.approx(moved, abs=1e-5)
+    blurred = torch.from_numpy(gaussian_filter(x.double().numpy(), (0, 10, 10), mode="reflect")).float()
+    assert found.insertion.scores[0] == pytest.approx(float(score(blurred[None])), abs=1e-5)
+    noise = appraised(smooth, run.outcomes, settings=Settings(steps=1, samples=1, stages=1, deleted="random"))
+    drawn = Baseline("random")(x[None], [run.results[0]["seed"]])
+    assert noise.deletion.scores[-1] == pytest.approx(float(score(drawn)), abs=1e-5)
+    black = appraised(smooth, run.outcomes, settings=Settings(steps=4, samples=1, stages=1, deleted="black"))
+    assert black.deletion.scores[-1] == pytest.approx(float(score(torch.zeros(1, 3, 16, 16))), abs=1e-5)
+    assert black.sensitivity <= found.sensitivity + 1e-6  # fewer draws
+
+
+def test_what_a_map_costs_is_as_said(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, said, rows = explained(smooth, "smoothgrad", iterations=3), [], []
+    forward = FrozenNetwork.forward
+
+    def counted(self: FrozenNetwork, x: Tensor, layers: Sequence[str] = ()) -> Any:
+        rows.append(len(x))
+        return forward(self, x, layers)
+
+    appraised(smooth, run.outcomes, "smoothgrad")  # the copies of the network are made, and proven, the first time
+    monkeypatch.setattr(FrozenNetwork, "forward", counted)
+    appraised(smooth, run.outcomes, "smoothgrad", say=said.append)
+    assert sum(rows) == sum(QUICK.cost(3)) == 6 * 5 + 4 * 3
+    assert max(rows) <= 16
+    assert said[0] == "faithfulness of 1 maps: 30 evaluations (forward), and 12 of their methods"
+    assert Settings().cost(32) == (198, 14 * 32)
+
+
+def test_dear_maps_are_not_made_again(smooth: Classifier) -> None:
+    found = appraised(smooth, explained(smooth, "rise").outcomes, "rise")
+    assert found.sensitivity is None
+    assert found.stages == []
+    assert found.as_record()["deletion"]["area"] > 0
+    assert found.remarks == ["RISE is not measured anew (-): it takes 4 more maps of 1000 evaluations each"]
+
+
+def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_text("no picture")
+    failed = lv.saliency(smooth, tmp_path / "broken.png", check="none")
+    run = explained(smooth)
+    place = divmod(int(run.maps[0].argmax()), 16)
+    box = (place[1], place[0], place[1] + 1, place[0] + 1)
+    found = appraised(smooth, [*failed.outcomes, *run.outcomes], boxes={0: [box]})
+    assert found.pointed is True
+    assert found.row()["points"] == 1
+    assert appraised(smooth, run.outcomes, boxes={1: [box]}).pointed is None
+    assert appraised(smooth, run.outcomes, boxes={0: []}).pointed is False
+
+
+def test_true_boxes_come_from_the_original_and_what_was_cut_off_counts_for_nothing(
+    smooth: Classifier, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 32), (90, 120, 200)).save(tmp_path / "sky.png")  # the middle 32 are halved
+    run = lv.saliency(smooth, tmp_path / "sky.png", 1, check="none")
+    boxes = ((0.0, 0.0, 15.0, 32.0), (20.0, 8.0, 64.0, 16.0), (16.0, 0.0, 18.0, 4.0))
+    sky = str(tmp_path / "sky.png")
+    truth = {sky: TrueBoxes(boxes, (32, 64), tmp_path)}
+    assert boxes_in_image(run.outcomes[0], truth) == [(2, 4, 16, 8), (0, 0, 1, 2)]
+    assert boxes_in_image(run.outcomes[0], {sky: TrueBoxes((), None, tmp_path)}) == []
+    assert boxes_in_image(run.outcomes[0], {sky: TrueBoxes(boxes, (64, 32), tmp_path)}) == []
+    assert boxes_in_image(run.outcomes[0], {"sea.png": truth[sky]}) == []
+
+
+def test_with_true_boxes_the_command_plays_the_pointing_game(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2")
+    monkeypatch.chdir(ROOT)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    named = [{"id": 1, "file_name": "x.png"}], [{"image_id": 1, "bbox": [0, 0, 40, 30]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(dict(zip(("images", "annotations"), named, strict=True))))
+    words = ["--boxes", str(tmp_path / "boxes.json"), "--check", "none", "--out", str(tmp_path / "run")]
+    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, *words)
+    capsys.readouterr()
+    lit_viz("check", str(tmp_path / "run"), "--faithfulness")
+    told = capsys.readouterr()
+    assert "faithfulness of 1 maps: 198 evaluations (forward), and 14 of their methods" in told.err
+    assert re.search(r"points\s", told.err)
+    assert told.out.startswith("evidence ")
+    evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())
+    assert evidence["faithfulness"]["maps"][0]["points_at_box"] is True
+    lit_viz("check", "--faithfulness", expect=1)
+    assert "usage: lit-viz check RUN [--faithfulness]" in capsys.readouterr().err
+    lit_viz("check", str(tmp_path / "run"), "--fathfulness", expect=1)
+    assert "no option --fathfulness; did you mean '--faithfulness'?" in capsys.readouterr().err
+
+
+def test_a_stochastic_map_is_made_again_with_its_own_draws(smooth: Classifier) -> None:
+    """Else most of what changes would be the draws, and a steady method would look unsteady."""
+    outcomes = explained(smooth, "smoothgrad", iterations=4, seed=11).outcomes
+    still = appraised(smooth, outcomes, "smoothgrad", settings=Settings(steps=1, samples=2, stages=1, radius=1e-6))
+    assert still.sensitivity < 1e-3
+
+
+def test_a_method_that_ignores_the_network_is_said_to(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gradient, "attribution", lambda self, x, state: x - x.mean())
+    found = appraised(smooth, explained(smooth).outcomes)
+    assert found.remarks == [
+        "gradient of image 0 is insensitive to the network: its map stays the same (Spearman 1.00) when all layers are "
+        "drawn anew"
+    ]
+
+
+# -- how it is told
+
+
+def made(method: str, area: float, stages: Sequence[float] = (), **options: Any) -> Appraisal:
+    of = {"index": 0, "name": "cat", "method": method, "target_name": "tabby"}
+    curve = Curve(torch.tensor([0.0, 1.0]), torch.tensor([area, area]))
+    drawn = [Stage(f"layer{i}", i, value, value - 0.05) for i, value in enumerate(stages, 1)]
+    return Appraisal(of, curve, curve, {"random": (0.5, 0.25), "moved": (0.75, 0.125)}, 1.5, drawn, **options)
+
+
+def test_the_table_has_a_line_a_map_and_the_means_of_a_method() -> None:
+    lines = table(
+        [made("gradient", 0.1, [0.4, 0.2]), made("gradient", 0.3, [0.2, 0.0]), made("rise", 0.5)]
+    ).splitlines()
+    numbers = [re.findall(r"-?\d\.\d{3}|-(?= |$)", line) for line in lines[1:5]]
+    assert numbers[0] == ["0.100", "0.500", "0.750", "0.100", "0.250", "0.125", "1.500", "0.400", "0.200"]
+    assert numbers[3] == ["0.200", "0.500", "0.750", "0.200", "0.250", "0.125", "1.500", "0.300", "0.100"]
+    assert "mean of 2" in lines[3 + 1]
+    assert numbers[2][-2:] == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ((0.99, 0.5), "when the uppermost layer is drawn anew"),
+        ((0.99, 0.95, 0.5), "when the 2 uppermost layers are drawn anew"),
+        ((0.99, 0.95), "when all layers are drawn anew"),
+    ],
+)
+def test_the_remark_says_how_far_down_a_map_stays(stages: Sequence[float], said: str) -> None:
+    (remark,) = made("guided_backprop", 0.1, stages).remarks
+    assert remark.endswith(said)
+    assert made("gradient", 0.1, (0.5, 0.99)).remarks == []
+
+
+def test_records_hold_what_json_knows() -> None:
+    record: Mapping[str, Any] = made("gradient", float("nan"), [float("nan"), 0.5]).as_record()
+    json.dumps(record, allow_nan=False)
+    assert record["randomization"][0]["spearman"] is None
+    assert record["deletion"]["area"] is None
+
+
+def test_only_maps_can_be_measured(smooth: Classifier, tmp_path: Path) -> None:
+    lv.visualize(smooth, 1, iterations=1, out=tmp_path / "run", wandb="disabled", model__size=16)
+    with pytest.raises(lv.LitVizError, match="holds no saliency maps"):
+        lv.check(tmp_path / "run", smooth, faithfulness=True)

@@ -1,0 +1,277 @@
+"""The cross-check passes what is right, and each classic mistake fails it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_viz.attributions import (
+    METHODS,
+    RISE,
+    Attribution,
+    Gradient,
+    IntegratedGradients,
+    Occlusion,
+    SmoothGrad,
+    attribute,
+)
+from lit_viz.attributions.smoothgrad import noise
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.saliency import captum_check
+from lit_viz.evidence.saliency.agreement import Similarity, largest_difference, random_map
+from lit_viz.evidence.saliency.captum_check import as_record, check_map
+from lit_viz.evidence.saliency.captum_reference import Question
+from lit_viz.rng import Key
+from tests.conftest import NAMES, smooth_network
+
+SEED, TARGET = 5, 2
+
+
+def rectified(kind: type[nn.Module] = nn.ReLU) -> Classifier:
+    """Return a network of rectifiers with batch norm, in place, with feature maps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), kind(inplace=True),
+            nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), kind(inplace=True),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+        ).eval()  # fmt: skip
+    return load_classifier(network, labels=NAMES, mean=[0.4] * 3, std=[0.2] * 3, size=16)
+
+
+def photograph() -> Tensor:
+    return (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(4)) * 255).round() / 255
+
+
+def made(name: str) -> Attribution:
+    return Occlusion(window=6) if name == "occlusion" else METHODS[name]()
+
+
+def delivered(method: Attribution, classifier: Classifier, count: int) -> Tensor:
+    networks = {
+        name: classifier.fast(method.layers if name == "plain" else (), backprop=name) for name in method.networks
+    }
+    maps, _ = attribute(method, networks, photograph()[None], [TARGET], evaluations=count, seeds=[SEED])
+    return maps[0]
+
+
+def checked(name: str, classifier: Classifier, change: Callable[[Tensor], Tensor] = lambda m: m) -> Any:
+    method = made(name)
+    method.bind(classifier)
+    count = method.evaluations if name == "occlusion" else min(method.evaluations, 16)
+    found = check_map(
+        method, classifier, photograph(), TARGET, SEED, change(delivered(method, classifier, count)), count
+    )
+    assert found is not None
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("rise", "extremal_perturbation")])
+def test_every_method_that_captum_has_passes_both_gates(name: str, kind: type[nn.Module]) -> None:
+    agreement = checked(name, rectified(kind))
+    assert agreement.formula <= 1e-8 + agreement.rounding
+    assert agreement.rounding == 0 or name in ("integrated_gradients", "occlusion")  # where Captum rounds to float32
+    assert agreement.passed
+    assert agreement.similarity.spearman > 0.999
+    assert set(agreement.controls) == {"another class", "randomized network", "random map"}
+    assert all(control.difference > 1e-3 for control in agreement.controls.values())
+
+
+def test_what_captum_lacks_is_not_checked(smooth: Classifier) -> None:
+    assert check_map(RISE(), smooth, photograph(), TARGET, SEED, torch.zeros(1, 16, 16), 4) is None
+
+
+def gradient(network: Callable[[Tensor], Tensor], x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(score(network(x)), x)[0].detach()
+
+
+def in_train_mode(smooth: Classifier) -> Tensor:
+    network = smooth_network().train()
+    batch = torch.stack([photograph(), photograph().flip(-1)])
+    return gradient(lambda x: network(smooth.normalize(x)), batch, lambda z: z[0, TARGET])[0]
+
+
+MISTAKES: dict[str, Callable[[Classifier], Tensor]] = {
+    "softmax instead of logit": lambda c: gradient(
+        lambda x: c.original(c.normalize(x)), photograph()[None], lambda z: z.softmax(1)[0, TARGET]
+    )[0],
+    "wrong class": lambda c: gradient(
+        lambda x: c.original(c.normalize(x)), photograph()[None], lambda z: z[0, TARGET + 1]
+    )[0],
+    "unnormalized input": lambda c: gradient(c.original, photograph()[None], lambda z: z[0, TARGET])[0],
+    "train mode": in_train_mode,
+    "absolute value": lambda c: delivered(Gradient(), c, 1).abs(),
+    "sum over the channels": lambda c: delivered(Gradient(), c, 1).sum(0, keepdim=True).expand(3, -1, -1),
+    "largest over the channels": lambda c: delivered(Gradient(), c, 1).abs().amax(0, keepdim=True).expand(3, -1, -1),
+    "one pixel": lambda c: delivered(Gradient(), c, 1) * (1 + 1e-3 * torch.eye(16)),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_delivered_map_with_a_classic_mistake_fails(smooth: Classifier, mistake: str) -> None:
+    assert checked("gradient", smooth).passed
+    agreement = checked("gradient", smooth, lambda _: MISTAKES[mistake](smooth))
+    assert agreement.formula_passed
+    assert not agreement.delivered_passed
+    assert not agreement.passed
+    assert not as_record(agreement)["passed"]
+
+
+def test_the_mean_of_absolute_gradients_is_no_smoothgrad(smooth: Classifier) -> None:
+    def mean_of_absolutes(_: Tensor) -> Tensor:
+        added = noise([Key(SEED, k) for k in range(16)], photograph()[None], SmoothGrad().sigma)
+        noisy = (photograph() + added).requires_grad_()
+        score = smooth.original(smooth.normalize(noisy))[:, TARGET].sum()
+        return torch.autograd.grad(score, noisy)[0].abs().mean(0)
+
+    assert checked("smoothgrad", smooth).passed
+    assert not checked("smoothgrad", smooth, mean_of_absolutes).delivered_passed
+    assert not checked(
+        "smoothgrad", smooth, lambda _: mean_of_absolutes(_).copysign(delivered(made("smoothgrad"), smooth, 16))
+    ).delivered_passed
+
+
+@pytest.mark.parametrize("mistake", ["scaled", "absolute", "other class"])
+def test_a_formula_with_a_mistake_fails_in_float64(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, mistake: str
+) -> None:
+    right = Gradient.attribution
+    wrong: dict[str, Any] = {
+        "scaled": lambda self, x, state: right(self, x, state) * (1 + 1e-7),
+        "absolute": lambda self, x, state: right(self, x, state).abs(),
+        "other class": lambda self, x, state: right(self, x, state).flip(-1),
+    }
+    monkeypatch.setattr(Gradient, "attribution", wrong[mistake])
+    assert not checked("gradient", smooth).formula_passed
+
+
+def test_integrated_gradients_with_a_tolerance_are_held_against_the_rule_that_gave_them(smooth: Classifier) -> None:
+    method = IntegratedGradients(baseline="blurred", sigma=2.0)
+    method.tolerance = 1e-9
+    maps, _ = attribute(method, smooth.fast(), photograph()[None], [TARGET], evaluations=24, seeds=[SEED])
+    found = check_map(method, smooth, photograph(), TARGET, SEED, maps[0], 24)
+    assert found is not None
+    assert method.nodes(24) == 16
+    assert found[0].passed
+
+
+def test_the_guest_and_the_random_state_stay(smooth: Classifier) -> None:
+    before, weights = torch.get_rng_state(), smooth.original.head.weight.clone()
+    checked("smoothgrad", smooth)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(smooth.original.head.weight, weights)
+    assert smooth.original.head.weight.requires_grad
+
+
+def test_differences() -> None:
+    a = torch.tensor([[[1.0, -4.0]]])
+    assert largest_difference(a, a) == 0
+    assert largest_difference(a + 1, a) == 0.25
+    assert largest_difference(torch.zeros(1), torch.zeros(1)) == 0
+    assert largest_difference(torch.tensor([torch.nan]), torch.ones(1)) == float("inf")
+    map_ = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    same, noise_ = Similarity.of(map_, map_), Similarity.of(random_map(map_), map_)
+    assert (same.spearman, same.ssim, same.top_iou) == pytest.approx((1, 1, 1))
+    assert abs(noise_.spearman) < 0.1
+    assert noise_.top_iou < 0.2
+
+
+def pooled() -> Classifier:
+    """Return a network with a max-pooling, in which equal neighbours tie."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+        ).eval()  # fmt: skip
+    return load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+
+
+def half_white() -> Tensor:
+    flat = photograph()
+    flat[:, 8:] = 1.0
+    return flat
+
+
+def map_of(method: Attribution, classifier: Classifier, x: Tensor, count: int) -> Tensor:
+    method.bind(classifier)
+    network = {"plain": classifier.fast(method.layers)}
+    return attribute(method, network, x[None], [TARGET], evaluations=count, seeds=[SEED])[0][0]
+
+
+@pytest.mark.parametrize(("method", "count"), [(Gradient(), 1), (IntegratedGradients(), 16)])
+def test_flat_areas_neither_fail_a_right_map_nor_pass_a_wrong_one(method: Attribution, count: int) -> None:
+    """Ties fail the formula in float64, and let Captum's own float32 maps differ by more than their maximum: then a map
+    of zeros was within twice that."""
+    net = pooled()
+    right = map_of(method, net, half_white(), count)
+    agreement, _ = check_map(method, net, half_white(), TARGET, SEED, right, count) or (None, None)
+    assert agreement is not None
+    assert agreement.passed
+    assert agreement.allowed <= 0.2
+    with pytest.raises(LitVizError, match="not decided, as Captum's own float32 maps differ by"):
+        check_map(method, net, half_white(), TARGET, SEED, torch.zeros_like(right), count)
+
+
+def test_a_map_that_is_not_finite_agrees_with_nothing() -> None:
+    agreement = checked("gradient", rectified(), lambda m: m.clone().index_fill_(2, torch.tensor([3]), torch.nan))
+    assert not agreement.delivered_passed
+    assert agreement.similarity.spearman != agreement.similarity.spearman  # NaN, not the correlation of ranks of NaN
+
+
+def test_kinks_that_three_maps_miss_are_looked_for_in_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def captum(question: Question) -> Tensor:
+        """A kink that is met in the ninth map."""
+        asked.append(question.last_bits)
+        return torch.ones(1, 3, 16, 16, dtype=torch.float64) + (0.04 if question.last_bits == 9 else 0.0)
+
+    monkeypatch.setattr(captum_check, "captum_map", captum)
+    monkeypatch.setattr(captum_check, "_formula", lambda *args: 0.0)
+    delivered = torch.ones(3, 16, 16) + 0.05
+    found = check_map(Gradient(), rectified(), photograph(), TARGET, SEED, delivered, 1)
+    assert found is not None
+    assert found[0].delivered_passed
+    assert max(asked) == 10
+    worse = check_map(Gradient(), rectified(), photograph(), TARGET, SEED, delivered + 0.05, 1)
+    assert worse is not None
+    assert not worse[0].delivered_passed
+
+
+class Viewed(nn.Module):
+    """As many first networks are written: a view, which fails where the channels lie last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 5, stride=4), nn.Linear(54, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).view(len(x), -1))
+
+
+def test_a_network_that_can_not_be_copied_is_checked_too() -> None:
+    """Its formula was told in float32, in which it can't be as near as in float64."""
+    net = load_classifier(Viewed().eval(), labels=NAMES, mean=0.5, std=0.25, size=16)
+    agreement, _ = check_map(Gradient(), net, photograph(), TARGET, SEED, map_of(Gradient(), net, photograph(), 1), 1)  # type: ignore[misc]
+    assert agreement.passed
+    assert agreement.formula < 1e-14
+
+
+def test_weights_that_torch_makes_in_hooks_are_captums_too() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        normed = torch.nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
+    net = load_classifier(
+        nn.Sequential(normed, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval(), size=16
+    )
+    agreement, _ = check_map(Gradient(), net, photograph(), TARGET, SEED, map_of(Gradient(), net, photograph(), 1), 1)  # type: ignore[misc]
+    assert agreement.passed

@@ -1,0 +1,392 @@
+"""``lit-viz attack`` as users meet it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import read_png
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.runs.writer import RunFolder
+from tests.cli.test_main import SMALL, lit_viz, records, sentence
+from tests.conftest import smooth_network
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "photographs"
+    path.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / f"p{i}.png")
+    (path / "q_empty.jpg").touch()
+    return path
+
+
+def test_files_are_fooled_and_read_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    words = ["--attack", "pgd", "--eps", "24/255", "--norm", "linf", "--iterations", "30"]
+    lit_viz("attack", str(folder), *SMALL, *words, "--out", str(run), expect=1)
+    said = capsys.readouterr()
+    found = records(run)
+    assert [r["status"] for r in found] == ["done", "done", "done", "failed"]
+    assert "0 bytes" in said.out
+    classifier = lv.load_classifier(
+        "tests.conftest:smooth_network", weights="none", size=16, mean=[0.5] * 3, std=[0.25] * 3
+    )
+    fooled = 0
+    for record in found[:3]:
+        source = np.asarray(Image.open(folder / f"{record['name']}.png"), dtype=np.int64)
+        saved = np.asarray(Image.open(run / record["file"]), dtype=np.int64)
+        assert abs(saved - source).max() <= 24
+        logits = classifier.logits(torch.from_numpy(saved / 255).permute(2, 0, 1)[None].float())[0]
+        assert record["success_file"] == (int(logits.argmax()) != record["label"])
+        assert record["label_source"] == "predicted"
+        fooled += record["success_file"]
+    assert fooled
+    assert f"evidence: {fooled} of 3 files fool the original network" in said.err
+    assert json.loads((run / "evidence.json").read_text())["files"]["fooled"] == fooled
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {"figure.png", "frames/0000_p0/iter_000000.png", "frames/0000_p0.difference/iter_000000.png"} <= names
+    assert {"sources/0000_p0.png", "metrics.csv"} <= names
+
+
+def fool(folder: Path, run: Path) -> None:
+    """Attack the three photographs so strongly that all are fooled."""
+    photographs = [str(folder / f"p{n}.png") for n in range(3)]
+    lit_viz("attack", *photographs, *SMALL, "--attack", "pgd", "--eps", "60/255", "--out", str(run))
+
+
+def test_check_notices_the_file_that_was_changed(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fool(folder, run)
+    before = records(run)
+    assert [record["success_file"] for record in before] == [True] * 3
+    lit_viz("check", str(run))
+    assert records(run) == before
+    (run / before[1]["file"]).write_bytes((folder / "p1.png").read_bytes())
+    lit_viz("check", str(run), expect=1)
+    assert [record["success_file"] for record in records(run)] == [True, False, True]
+    files = json.loads((run / "evidence.json").read_text())["files"]
+    assert (files["read"], files["fooled"], files["wrong"]) == (3, 2, ["p1"])
+
+
+def test_check_notices_another_file_that_fools_as_well(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Distance, ball and class of the record were those of the file before."""
+    run = tmp_path / "run"
+    fool(folder, run)
+    before = records(run)
+    capsys.readouterr()
+    lit_viz("check", str(run))
+    assert "not as recorded" not in capsys.readouterr().err
+    source, saved = (np.asarray(Image.open(run / part / "0001_p1.png")) for part in ("sources", "images"))
+    further = (source + 1.5 * (saved.astype(float) - source)).round().clip(0, 255).astype(np.uint8)
+    Image.fromarray(further).save(run / "images" / "0001_p1.png")
+    lit_viz("check", str(run), expect=1)
+    said = capsys.readouterr().err
+    assert "images/0001_p1.png is not as recorded: it lies outside its ball of L∞ 60/255; in L∞ it lies 90/255" in said
+    assert "trust: nothing speaks against it" in said  # the attack did what it said
+    after = records(run)
+    assert [record["success_file"] for record in after] == [True, False, True]
+    assert not any(after[1][f"success_jpeg{quality}"] for quality in (95, 75))
+    assert [after[n] for n in (0, 2)] == [before[n] for n in (0, 2)]
+    assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == ["p1"]
+
+
+def test_check_notices_another_photograph(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    fool(folder, run)
+    (run / "sources" / "0001_p1.png").write_bytes((run / "sources" / "0000_p0.png").read_bytes())
+    (run / "sources" / "0002_p2.png").unlink()
+    lit_viz("check", str(run), expect=1)
+    said = capsys.readouterr().err
+    assert "images/0001_p1.png is not as recorded: it lies outside its ball" in said
+    assert "1 photograph of the run not there any more: no distance is measured again" in said
+    assert "images/0002" not in said
+    assert [record["success_file"] for record in records(run)] == [True, False, True]  # it fools as before
+
+
+def test_check_notices_another_class(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen as one that fools too: the record said another."""
+    run = tmp_path / "run"
+    fool(folder, run)
+    record, *others = records(run)
+    another = next(n for n in range(5) if n not in (record["predicted"], record["label"]))
+    lines = [json.dumps(one) + "\n" for one in ({**record, "predicted": another}, *others)]
+    (run / "results.jsonl").write_text("".join(lines))
+    lit_viz("check", str(run), expect=1)
+    assert f"images/0000_p0.png is not as recorded: it is seen as {record['predicted_name']}" in capsys.readouterr().err
+
+
+def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written isn't what was verified: the end of the run reads it and says so."""
+    run, write = tmp_path / "run", RunFolder._write_png
+
+    def swapped(self: RunFolder, relative: str, image: Tensor) -> str:
+        source = self.path / "sources" / Path(relative).name
+        return write(self, relative, read_png(source) if relative.startswith("images/0001") else image)
+
+    monkeypatch.setattr(RunFolder, "_write_png", swapped)
+    fool(folder, run)
+    assert [record["success_file"] for record in records(run)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--attack", "pgdd"], "did you mean 'pgd'"),
+        (["--attack", "pgd", "--eps", "0"], "--eps 0 lets nothing change"),
+        (["--attack", "pgd", "--eps", "-1"], "eps"),
+        (["--attack", "pgd", "--norm", "l3"], "linf"),
+        (["--target", "7"], "7"),
+        (["--attack", "ddn", "--attack.gama", "1"], "gama"),
+        (["--attack", "ddn", "--eps", "1/255"], "DDN looks for the smallest change and has no radius: leave out --eps"),
+        (["--attack", "ddn", "--eps", "1/255,2/255"], "smallest change and has no radius: leave out --eps"),
+        (["--eps", "1/255"], "NormalizedAscentAttack has no radius: leave out --eps"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    words: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, *words, "--out", str(run), expect=1)
+    assert said in sentence(capsys)
+    assert not run.exists()
+
+
+def test_target_equal_to_the_label(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "label", "--out", str(run))
+    (record,) = records(run)
+    assert record["status"] == "skipped"
+    assert "give another --target" in record["error"]
+
+
+def test_from_python(smooth: Classifier) -> None:
+    images = (torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+    labels = smooth.logits(images).argmax(1).tolist()
+    targets = [(label + 1) % 5 for label in labels]
+    run = lv.attack(smooth, images, labels, targets, attack={"pgd": {"alpha": 0.01}}, eps=0.2, iterations=60)
+    assert run.images.shape == images.shape
+    assert (run.images - images).abs().max() <= 0.2 + 1e-6
+    assert smooth.logits(run.images).argmax(1).tolist() == targets
+    assert all(r["success_file"] and r["label_source"] != "predicted" for r in run.results)
+    assert run.figure().axes
+
+
+def test_several_radii_make_a_robustness_curve(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["--attack", "pgd", "--eps", "1/255,30/255", "--iterations", "20"]
+    lit_viz("attack", str(folder), *SMALL, *words, "--out", str(run), expect=1)
+    found = records(run)
+    assert [round(r["eps"] * 255, 6) for r in found if r["status"] == "done"] == [1, 1, 1, 30, 30, 30]
+    assert all(r["linf"] <= r["eps"] + 1e-9 for r in found if r["status"] == "done")
+    said = capsys.readouterr().err
+    fooled = [sum(r["success_file"] for r in found if r.get("eps") and round(r["eps"] * 255) == e) for e in (1, 30)]
+    assert f"eps 1/255: not fooled {(3 - fooled[0]) / 3:.0%}" in said
+    assert f"eps 30/255: not fooled {(3 - fooled[1]) / 3:.0%}" in said
+    assert (run / "figure.png").exists()
+
+
+def test_the_saliency_of_original_and_outcome_side_by_side(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "random", "--explain", "--out", str(run))
+    assert (run / "explained.png").exists()
+
+
+def test_a_number_is_an_index_also_where_classes_are_called_by_numbers() -> None:
+    net = load_classifier(smooth_network(), labels=["2", "0", "1", "4", "3"], size=16)
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = net.logits(x).argmax(1).tolist()
+    run = lv.attack(net, x, labels, [(label + 1) % 5 for label in labels], iterations=1)
+    assert [record["label"] for record in run.results] == labels
+    assert [record["target"] for record in run.results] == [(label + 1) % 5 for label in labels]
+    by_name = lv.attack(net, x, [net.labels[label] for label in labels], iterations=1)
+    assert [record["label"] for record in by_name.results] == labels
+
+
+def test_what_is_wrong_from_the_start_is_no_success_without_an_early_stop(smooth: Classifier) -> None:
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    labels[1] = (labels[1] + 1) % 5
+    run = lv.attack(smooth, x, labels, attack={"pgd": {"early_stop": False}}, eps=0.001, iterations=3)
+    assert [record["status"] for record in run.results] == ["done", "skipped", "done"]
+    assert not any(record["success_file"] for record in run.results)
+
+
+def test_views_do_not_decide_whether_there_is_anything_to_attack(smooth: Classifier) -> None:
+    x = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    noisy = {"model__transforms": [{"class_path": "lit_viz.images.Noise", "init_args": {"sd": 0.5}}], "model__views": 2}
+    run = lv.attack(smooth, x, labels, attack="pgd", eps=0.2, iterations=4, **noisy)
+    assert all(record["status"] == "done" for record in run.results)
+    assert all(record["predicted_before"] == label for record, label in zip(run.results, labels, strict=True))
+    wrong = lv.attack(smooth, x, [(label + 1) % 5 for label in labels], attack="pgd", iterations=4, **noisy)
+    assert all(record["status"] == "skipped" for record in wrong.results)
+
+
+def test_one_step_is_neither_asked_nor_advised_to_be_more(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--attack", "fgsm", "--eps", "1/255", "--iterations", "15", "--out", str(tmp_path / "run")]
+    lit_viz("attack", str(folder / "p0.png"), *SMALL, *words)
+    said = capsys.readouterr().err
+    assert "1 update at most" in said
+    assert "fgsm takes its 1 update" in said
+    assert "(an attack of more steps, such as pgd)" in said
+    assert "more iterations" not in said
+
+
+def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
+    from lit_viz.evidence.attacks.robustness import resisting
+
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    untargeted = lv.attack(smooth, x, labels, iterations=1)
+    targeted = lv.attack(smooth, x, labels, [(label + 1) % 5 for label in labels], iterations=1)
+    assert resisting(untargeted.outcomes) == "robust accuracy"
+    assert resisting(targeted.outcomes) == "target not reached"
+
+
+def test_an_ensemble_knows_what_the_network_said_before(smooth: Classifier) -> None:
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    run = lv.attack(smooth, x, labels, attack="ensemble", eps=0.002, iterations=40, slots=2)
+    assert [record["predicted_before"] for record in run.results] == labels
+    assert all(0 < record["probability_before"] < 1 for record in run.results)
+
+
+def test_weights_that_torch_has_not_counted_are_noticed() -> None:
+    network = smooth_network()
+    net = load_classifier(network, size=16)
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    lv.attack(net, x, iterations=1)
+    network.requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.3, fused=True)
+    torch.nn.functional.cross_entropy(network(x), torch.tensor([4, 4])).backward()
+    optimizer.step()
+    run = lv.saliency(net, x, [1, 2], check="none")
+    expected = net.logits(x).softmax(1)
+    assert [record["probability"] for record in run.results] == pytest.approx(
+        [float(expected[0, 1]), float(expected[1, 2])], rel=1e-4
+    )
+
+
+def test_only_gradients_that_were_asked_for_have_a_norm(smooth: Classifier, tmp_path: Path) -> None:
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    run = lv.attack(smooth, x, labels, attack={"apgd": {"early_stop": False}}, eps=0.02, iterations=30, slots=4)
+    norms = [norm for outcome in run.outcomes for _, norm in outcome.curve("gradient_norm")]
+    assert len(norms) > 50
+    assert min(norms) > 0
+
+
+def test_a_file_that_fools_outside_its_ball_is_as_recorded(smooth: Classifier, tmp_path: Path) -> None:
+    """Off the 8-bit lattice a small ball holds no file at all: such a record is no success, and no lie."""
+    x, run = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)), tmp_path / "run"
+    label = smooth.logits(x).argmax(1).tolist()
+    done = lv.attack(smooth, x, label, attack="pgd", eps=0.5, iterations=20, out=run, wandb="disabled")
+    assert done.results[0]["success_file"]
+    outside = {**records(run)[0], "success_file": False}
+    (run / "results.jsonl").write_text(json.dumps(outside) + "\n")
+    assert lv.check(run, smooth)
+    assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == []
+
+
+def test_no_images_are_one_sentence(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="no images were handed over"):
+        lv.attack(smooth, torch.zeros(0, 3, 16, 16))
+
+
+def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Classifier) -> None:
+    """The figure counted it as a failure in one place, and as a success in another."""
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    labels[1] = (labels[1] + 1) % 5
+    run = lv.attack(smooth, x, labels, attack="pgd", eps=0.5, iterations=20)
+    assert [r["status"] for r in run.results] == ["done", "skipped", "done"]
+    said = " ".join(text.get_text().replace("\n", " ") for text in run.figure().texts)
+    assert "2 of 2 fooled in the file" in said
+    assert said.count("fooled at iteration") == 2
+    assert "skipped: wrong from the start" in said
+    assert [row["in the file"] for row in COMMANDS["attack"].table(run.results)] == ["fooled", "-", "fooled"]
+
+
+def test_a_radius_may_be_any_fraction() -> None:
+    found = [COMMANDS["attack"].option("--eps", word)[1] for word in ("4/255", "0.5/255", "0.1", "a/b")]
+    assert found == [str(4 / 255), str(0.5 / 255), "0.1", "a/b"]
+    with pytest.raises(LitVizError, match="the radius 4/0 divides by zero"):
+        COMMANDS["attack"].option("--eps", "4/0")
+
+
+def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Path) -> None:
+    """A plain check after a deep one said "trust" of the same files."""
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    labels = smooth.logits(x).argmax(1).tolist()
+    given = {"alpha": 1e-6, "random_start": False}  # which gets nowhere, where Square does
+    lv.attack(smooth, x, labels, attack={"pgd": given}, eps=0.5, iterations=12, out=tmp_path / "run", wandb="disabled")
+
+    def reasons() -> list[str]:
+        return json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
+
+    lv.check(tmp_path / "run", smooth, trust=True)
+    assert any("Square with 1000 queries fooled 2 images" in reason for reason in reasons())
+    lv.check(tmp_path / "run", smooth)
+    assert any("Square with 1000 queries fooled 2 images" in reason for reason in reasons())
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "target", "said"),
+    [
+        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR needs 3 classes .* the network has 2: take --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR needs 4 classes in a targeted .* has 3: take --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 3, "random", "DLR needs 4 classes in a targeted"),
+        ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "has 2: leave out --attack.objective"),
+        ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "leave out --attack.objective"),
+    ],
+)
+def test_too_few_classes_are_refused_before_a_run_is_replaced(
+    attack: dict[str, dict[str, str]], classes: int, target: int | str | None, said: str, tmp_path: Path
+) -> None:
+    net, out = load_classifier(smooth_network(classes=classes), size=16), tmp_path / "run"
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    options = {"iterations": 2, "out": out, "wandb": "disabled"}
+    lv.attack(net, x, [0], **options)
+    with pytest.raises(LitVizError, match=said):
+        lv.attack(net, x, [0], target, attack=attack, overwrite=True, **options)
+    assert len(records(out)) == 1
+    if classes == 3:
+        assert lv.attack(net, x, [0], attack=attack, iterations=2).results
+
+
+def test_radii_in_python_are_as_on_the_command_line(smooth: Classifier) -> None:
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+
+    def radii(eps: object) -> list[float]:
+        return [record["eps"] for record in lv.attack(smooth, x, [0], attack="pgd", eps=eps, iterations=1).results]
+
+    assert radii("4/255") == radii(4 / 255) == radii(np.float64(4 / 255)) == [4 / 255]
+    assert radii([1 / 255, "2/255"]) == radii("1/255,2/255") == radii(np.array([1, 2]) / 255) == [1 / 255, 2 / 255]
+    with pytest.raises(LitVizError, match="'four' is no number"):
+        radii("four")
+
+
+def test_values_that_are_no_numbers_are_said(smooth: Classifier) -> None:
+    """They were said to lie between nan and nan."""
+    with pytest.raises(LitVizError, match="the images have values that are no numbers"):
+        lv.attack(smooth, torch.full((1, 3, 16, 16), torch.nan))

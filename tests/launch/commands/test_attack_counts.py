@@ -1,0 +1,156 @@
+"""What ``lit-viz attack`` counts and says of radii, files and classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
+from lit_viz.launch.commands.base import by_class
+from lit_viz.launch.config import MethodCLI
+from lit_viz.methods import UniversalPerturbation
+from tests.cli.test_main import SMALL, lit_viz, sentence
+
+
+def photographs(count: int = 4) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    from lit_viz.images.reading import encode_png
+
+    paths = [tmp_path / f"{name}.png" for name in ("a", "b")]
+    for path, image in zip(paths, photographs(2), strict=True):
+        path.write_bytes(encode_png(image))
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("eps", "says"),
+    [
+        ("-8/255,4/255", "no length"),
+        ("4/255,4", "more than a pixel's whole range"),
+        ("4/255,x", "--eps: 'x' is no number"),
+        ("4/255,", "--eps: '' is no number"),
+        ("1/255,4/255,1/255", "one of them is there twice: 1/255, 4/255, 1/255"),
+    ],
+)
+@pytest.mark.parametrize("attack", ["pgd", "universal"])
+def test_radii_that_are_none_leave_no_folder(
+    attack: str, eps: str, says: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    lit_viz("attack", *files, *SMALL, "--attack", attack, f"--eps={eps}", "--out", str(out), expect=1)
+    assert says in sentence(capsys)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("norm", "radii", "told"), [("l2", [0.1, 0.3], "0.1"), ("linf", [0.25 / 255, 0.1], "0.25/255")]
+)
+def test_radii_are_told_in_their_own_unit_and_kept_as_evidence(
+    norm: str, radii: list[float], told: str, smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = smooth.logits(photographs()).argmax(1)
+    out = tmp_path / "run"
+    lv.attack(
+        smooth, photographs(), labels, attack="pgd", norm=norm, radii=radii, iterations=12, out=out, wandb="disabled"
+    )
+    found = json.loads((out / "evidence.json").read_text())["robustness"]
+    assert next(point["eps"] for point in found["points"]) == told
+    assert found["norm"] == norm
+    assert told in (out / "report.html").read_text()
+
+
+def test_the_caption_counts_targets_and_not_tasks(files: list[str]) -> None:
+    """Of a photograph that was given twice, untargeted, it spoke of two targets."""
+    net = lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
+    options: dict[str, Any] = {"attack": "pgd", "radii": [0.01, 0.1], "iterations": 3}
+
+    def caption(run: lv.Run) -> str:
+        return next(text.get_text() for text in run.figure().texts if "at each radius" in text.get_text())
+
+    twice = [files[0], *files]
+    assert caption(lv.attack(net, twice, **options)).startswith("2 photographs at each radius; band")
+    said = caption(lv.attack(net, twice, labels=[3, 3, 3], target=[0, 1, 2], **options))
+    assert said.startswith("2 photographs at each radius, which resist if they do each of 2 targets; band")
+
+
+def test_a_universal_run_is_of_its_target_whatever_photograph_comes_first(files: list[str], tmp_path: Path) -> None:
+    table, out = tmp_path / "list.csv", tmp_path / "run"
+    table.write_text(f"file,label\n{files[0]},nonsense\n{files[1]},2\n")
+    words = ["--attack", "universal", "--target", "1", "--iterations", "2", "--out", str(out)]
+    lit_viz("attack", str(table), *SMALL, *words)
+    (record,) = (json.loads(line) for line in (out / "results.jsonl").read_text().splitlines())
+    assert (record["name"], record["target"], record["target_name"]) == ("universal class 1", 1, "class 1")
+
+
+def test_a_universal_run_keeps_a_part_of_the_residual_gradient(smooth: Classifier) -> None:
+    from lit_viz.launch.commands import COMMANDS
+
+    command = COMMANDS["attack"]
+    words = ["--model.attack", "lit_viz.attacks.universal.Universal", "--model.residual_gradient", "0.5"]
+    cli = MethodCLI(command, ["--photographs", "[x]", *words])
+    module = command.build(cli.config, cli.parts, smooth)
+    assert isinstance(module, UniversalPerturbation)
+    assert module.residual_gradient == 0.5
+
+
+def test_the_trace_of_an_image_ends_with_what_it_was_before_it_was_rounded(smooth: Classifier, tmp_path: Path) -> None:
+    """The last values logged were those of the file: an image that had fooled as floats seemed never to have."""
+    x = photographs()
+    labels, out = smooth.logits(x).argmax(1), tmp_path / "run"
+    run = lv.attack(smooth, x, labels, attack="pgd", eps=0.9 / 255, iterations=4, out=out, wandb="disabled")
+    for outcome in run.outcomes:
+        assert outcome.record["l2"] == outcome.record["linf"] == 0  # no other file lies so near
+        last = outcome.curve("linf")[-1][1]
+        assert 0 < last <= 0.9 / 255 * (1 + 1e-4)
+        fooled = outcome.curve("margin")[-1][1] > 0
+        assert fooled == outcome.record["success_float"]
+        assert outcome.record["margin"] < 0
+
+
+def test_the_images_of_a_class_stand_in_one_row() -> None:
+    def record(predicted: int, **more: Any) -> dict[str, Any]:
+        named = {"predicted_before": predicted, "predicted_before_name": f"name {predicted}"}
+        return {"label": 3, "label_name": "name 3", "target_name": None, "status": "done", **named, **more}
+
+    rows = by_class([record(3), record(1), record(3), record(7, label=None)], lambda done: {})
+    assert [(row["class"], row["images"]) for row in rows] == [("name 3", "3"), ("-", "1")]
+
+
+def test_a_map_is_of_a_class(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="a map is always of a class"):
+        lv.saliency(smooth, photographs(), "none")
+
+
+def test_every_window_hides_its_part_however_many_iterations_are_asked_for(smooth: Classifier) -> None:
+    maps = [lv.saliency(smooth, photographs(1), 0, method="occlusion", iterations=k, check="none") for k in (None, 3)]
+    assert torch.equal(*(run.attributions for run in maps))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["saliency", "--method", "guided_backprop", "--classifier", "tests.classifiers.networks:conv_net"],
+        ["saliency", "--method", "rise"],
+        ["attack", "--target", "predicted"],
+    ],
+)
+def test_a_cost_is_told_of_every_method(words: list[str], files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz(words[0], files[0], *SMALL, *words[1:], "--count")
+    assert "1 image, " in capsys.readouterr().out
+
+
+def test_none_is_a_value_in_python(smooth: Classifier) -> None:
+    """``channel=None`` is the whole layer; it was dropped, and the recipe's eight channels were shown."""
+    run = lv.visualize(smooth, [], layer="features.3", channel=None, iterations=1, model__views=1)
+    assert [record.get("channel") for record in run.results] == [None]

@@ -1,0 +1,344 @@
+"""From the words of a command to its queue."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning.cli import LightningArgumentParser
+from torch import nn
+
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.labels import imagenet_labels
+from lit_viz.errors import LitVizError
+from lit_viz.launch.commands.photographs import add_photograph_arguments
+from lit_viz.launch.commands.queue import class_of, photograph_tasks
+from lit_viz.methods.targets import needs_logits
+from lit_viz.types import Task
+
+
+def classifier_of(labels: Sequence[str]) -> Classifier:
+    """Return a classifier whose classes have these names; nothing here asks its network."""
+    return Classifier("named", nn.Identity(), labels=labels, mean=[0.5] * 3, std=[0.5] * 3, size=(8, 8))
+
+
+IMAGENET = classifier_of(imagenet_labels())
+FRUIT = classifier_of(["apple", "banana", "cherry", "date", "elder"])
+
+
+def make(folder: Path, *names: str) -> str:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return str(folder)
+
+
+def write(file: Path, text: str) -> str:
+    file.write_bytes(text.encode())
+    return str(file)
+
+
+def queue(given: str | list[str], classifier: Classifier = FRUIT, **options: Any) -> list[Task]:
+    return photograph_tasks([given] if isinstance(given, str) else given, classifier, **options)[0]
+
+
+# -- the queue
+
+
+def test_all_targets_of_a_photograph_come_before_the_next_one(tmp_path: Path) -> None:
+    folder = make(tmp_path, "a/x.jpg", "b/x.jpg")
+    tasks = queue(folder, target=["cherry", "label", 0], seed=40)
+    assert [(t.index, t.name, t.seed, t.target, t.target_name, t.options.get("target")) for t in tasks] == [
+        (0, "a/x", 40, 2, "cherry", None),
+        (1, "a/x", 41, None, None, "label"),
+        (2, "a/x", 42, 0, "apple", None),
+        (3, "b/x", 43, 2, "cherry", None),
+        (4, "b/x", 44, None, None, "label"),
+        (5, "b/x", 45, 0, "apple", None),
+    ]
+    assert [t.source for t in tasks] == [str(tmp_path / folder / "x.jpg") for folder in "aaabbb"]
+    assert {(t.label, t.label_source) for t in tasks} == {(None, "predicted")}
+    assert len({t.key for t in tasks}) == 6
+
+
+def test_without_a_target_it_is_the_label_or_none() -> None:
+    (saliency,) = queue("packaged:chelsea")
+    (attack,) = queue("packaged:chelsea", default="none")
+    assert (saliency.name, saliency.source, saliency.options) == ("chelsea", "packaged:chelsea", {"target": "label"})
+    assert (attack.target, attack.options) == (None, {"target": "none"})
+    assert queue("packaged:chelsea", target=[]) == [saliency]
+    assert needs_logits(attack)  # its label has to be predicted
+
+
+def test_what_is_known_is_known_at_once(tmp_path: Path) -> None:
+    tasks = queue(make(tmp_path, "banana/x.jpg"), labels="folders", target=["label", "random", "predicted", "banana"])
+    assert [(t.label, t.label_source) for t in tasks] == [(1, "folders")] * 4
+    assert (tasks[0].target, tasks[0].target_name) == (1, "banana")
+    assert tasks[1].target in (0, 2, 3, 4)
+    assert tasks[1].target_name == FRUIT.labels[tasks[1].target]
+    assert tasks[2].target is None
+    assert tasks[3].target == 1  # a target may be the label
+    assert [needs_logits(t) for t in tasks] == [False, False, True, False]
+
+
+def test_random_targets_follow_the_seed_of_the_task(tmp_path: Path) -> None:
+    folder = make(tmp_path, *(f"date/{i}.jpg" for i in range(30)))
+    tasks = queue(folder, labels="folders", target="random", seed=5)
+    assert {t.target for t in tasks} == {0, 1, 2, 4}
+    later = queue(folder, labels="folders", target="random", seed=6)
+    assert [t.target for t in later[:-1]] == [t.target for t in tasks[1:]]
+
+
+def test_notes_are_handed_on(tmp_path: Path) -> None:
+    assert photograph_tasks([make(tmp_path, "a.jpg", "b.txt")], FRUIT)[1] == ["1 other file passed over (b.txt)"]
+
+
+def test_thousands_are_queued_in_a_moment(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 50}/{i}.jpg,{'tarantula' if i % 2 else 'tarantulla'}\n" for i in range(5000))
+    table = write(tmp_path / "all.csv", "file,label\n" + rows)
+    folder = make(tmp_path / "photos", *(f"{i % 50}/{i}.jpg" for i in range(5000)))
+    began = time.process_time()
+    tasks = queue(folder, IMAGENET, labels=table, target=["random", "label"])
+    assert time.process_time() - began < 1.5
+    assert sum("error" in t.options for t in tasks) == 2500
+    began = time.process_time()
+    assert len(queue(table, IMAGENET)) == 5000
+    assert time.process_time() - began < 1
+
+
+# -- labels
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [("n01443537", 1), ("n01774750", 76), ("n15075141", 999), ("0076", 76), ("tiger_shark", 3), ("Tarantula", 76)],
+)
+def test_a_folder_is_called_by_name_index_or_wordnet_id(folder: str, label: int, tmp_path: Path) -> None:
+    (task,) = queue(make(tmp_path, f"{folder}/x.jpg"), IMAGENET, labels="folders")
+    assert (task.label, task.target) == (label, label)
+    assert task.target_name == IMAGENET.labels[label]
+
+
+def test_wordnet_ids_mean_the_same_classes_as_the_names() -> None:
+    """The ids come with the data set's names: of 1000 only the two that torchvision renames are called otherwise."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    names = {name: info.label_name_to_description(name).casefold().split(", ") for name in info.label_names()}
+    labels = {name: imagenet_labels()[class_of(IMAGENET, name)].casefold() for name in names}
+    assert sorted(label for name, label in labels.items() if label not in names[name]) == [
+        "crane bird",
+        "maillot tank suit",
+    ]
+
+
+@pytest.mark.parametrize("labels", [["a", "goldfish"], imagenet_labels()[::-1], ("background", *imagenet_labels())])
+def test_wordnet_ids_are_of_no_other_classes(labels: Sequence[str]) -> None:
+    with pytest.raises(LitVizError, match="unknown class 'n01443537'"):
+        class_of(classifier_of(labels), "n01443537")
+
+
+def test_a_wordnet_id_may_be_a_name() -> None:
+    assert class_of(classifier_of(["n01774750", "n01443537"]), "n01443537") == 1
+
+
+def test_a_photograph_in_the_working_folder_is_in_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "cherry/x.jpg")
+    monkeypatch.chdir(tmp_path / "cherry")
+    assert [queue(word, labels="folders")[0].label for word in ("x.jpg", ".", "./x.jpg")] == [2, 2, 2]
+    (tmp_path / "cherry" / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "cherry" / "sub")
+    assert queue("../x.jpg", labels="folders")[0].label == 2
+
+
+def test_a_photograph_without_a_label_fails_alone(tmp_path: Path) -> None:
+    folder = make(tmp_path, "misc/a.jpg", "9/b.jpg", "date/c.jpg", "chery/d.jpg")
+    tasks = queue([folder, "packaged:coffee"], labels="folders", target=["apple", "label"], seed=10)
+    wrong, misspelt, good, again, misc, packaged = tasks
+    assert [t.options.get("error") for t in (good, again)] == [None, None]
+    assert "b.jpg is no class: there is no class 9" in wrong.options["error"]
+    assert "d.jpg is no class: unknown class 'chery'; did you mean 'cherry'?" in misspelt.options["error"]
+    assert "a.jpg is no class: unknown class 'misc'" in misc.options["error"]
+    assert "lies in no folder" in packaged.options["error"]
+    assert [(t.index, t.seed) for t in tasks] == [(i, 10 + i) for i in range(6)]
+    assert (misc.name, misc.source) == ("a", str(tmp_path / "misc" / "a.jpg"))
+    assert not any(needs_logits(t) for t in (wrong, misspelt, misc, packaged))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_linked_folder_is_called_as_the_link(tmp_path: Path) -> None:
+    make(tmp_path / "store", "misc/x.jpg")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "banana").symlink_to(tmp_path / "store" / "misc")
+    assert [t.label for t in queue(str(tmp_path / "photos"), labels="folders")] == [1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_photograph_whose_name_can_not_be_written_fails_alone(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(make(tmp_path, "a.jpg")) + b"/caf\xe9.jpg")).touch()
+    good, broken = queue(str(tmp_path))
+    assert "error" not in good.options
+    assert "not UTF-8" in broken.options["error"]
+    assert not needs_logits(broken)
+
+
+def test_where_no_photograph_has_a_label_the_run_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "misc", "a.jpg", "b.jpg")
+    with pytest.raises(LitVizError, match=r"^none of the 2 photographs can be used; of the first: the fold.*misc"):
+        queue(folder, labels="folders")
+    with pytest.raises(LitVizError, match=r"^the folder of .*a\.jpg is no class"):
+        queue(str(tmp_path / "misc" / "a.jpg"), labels="folders")
+
+
+def test_labels_come_from_a_table(tmp_path: Path) -> None:
+    folder = make(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    table = write(tmp_path / "truth.csv", "file,label\r\na.jpg,76\r\nphotos/b.jpg,n01443537\r\nd.jpg,crane\r\n")
+    first, second, third, fourth = queue(folder, IMAGENET, labels=table)
+    assert [(t.label, t.label_source, t.target) for t in (first, second)] == [(76, table, 76), (1, table, 1)]
+    assert third.options["error"] == f"{tmp_path / 'photos' / 'c.jpg'} has no label in {table}"
+    assert (
+        "class 'crane' is ambiguous: give one of the indices 134 (crane bird), 517 (crane)" in fourth.options["error"]
+    )
+
+
+def test_a_label_that_holds_a_comma(tmp_path: Path) -> None:
+    network = classifier_of(["hay", "tench, Tinca tinca"])
+    table = write(tmp_path / "truth.csv", 'file,label\nx.jpg,"tench, Tinca tinca"\n')
+    assert queue(make(tmp_path / "p", "x.jpg"), network, labels=table)[0].label == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ("folder", "labels 'folder' are unknown: .* did you mean 'folders'"),
+        ("truth.txt", "labels 'truth.txt' are unknown"),
+        ("nowhere.csv", "the table nowhere.csv can't be read"),
+    ],
+)
+def test_unknown_sources_of_labels_are_refused(labels: str, says: str) -> None:
+    with pytest.raises(LitVizError, match=says):
+        queue("packaged:coffee", labels=labels)
+
+
+# -- targets
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("crane", r"class 'crane' is ambiguous: give one of the indices 134"),
+        ("tarantulla", "unknown class 'tarantulla'; did you mean 'tarantula'"),
+        ("1000", "there is no class 1000"),
+        (-1, "there is no class -1"),
+        (["hay", "leastlikely"], "unknown class 'leastlikely'"),
+        ("", "the class name is empty"),
+        ("nowhere.csv", "the table nowhere.csv can't be read"),
+    ],
+)
+def test_wrong_targets_are_refused_at_once(target: str | int | list[str], says: str) -> None:
+    with pytest.raises(LitVizError, match=says):
+        queue("packaged:coffee", IMAGENET, target=target)
+
+
+def test_an_index_is_no_name() -> None:
+    """Of digits, the class called 1 need not be class 1; as text the name comes first."""
+    digits = classifier_of(["1", "0"])
+    assert [t.target for t in queue("packaged:coffee", digits, target=[1, "1"])] == [1, 0]
+
+
+def test_targets_come_from_a_table(tmp_path: Path) -> None:
+    folder = make(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    table = write(tmp_path / "wanted.csv", "file,target\na.jpg,cherry\nb.jpg,least-likely\nd.jpg,fig\n")
+    first, second, third, fourth = queue(folder, target=table, default="none")
+    assert (first.target, first.target_name) == (2, "cherry")
+    assert second.options == {"target": "least-likely"}
+    assert third.options["error"].endswith(f"c.jpg has no target in {table}")
+    assert "the target of" in fourth.options["error"]
+    both = queue(folder, target=["apple", table])
+    assert [(t.name, t.target) for t in both[:4]] == [("a", 0), ("a", 2), ("b", 0), ("b", None)]
+
+
+def test_a_table_of_photographs_says_label_and_target(tmp_path: Path) -> None:
+    rows = "a.jpg,apple,cherry\na.jpg,apple,random\nb.jpg,,\nc.jpg,fig,\nd.jpg,,fig\npackaged:coffee,date,label\n"
+    table = write(tmp_path / "all.csv", "file,label,target\n" + rows)
+    tasks = queue(table, target=["elder", "banana"])
+    said = [(t.name, t.label, t.label_source, t.target) for t in tasks]
+    assert said[0] == ("a", 0, table, 2)
+    assert said[1][:3] == ("a", 0, table)
+    assert said[2:4] == [("b", None, "predicted", 4), ("b", None, "predicted", 1)]
+    assert "the label of" in tasks[4].options["error"]
+    assert "the target of" in tasks[5].options["error"]
+    assert said[6] == ("coffee", 3, table, 3)
+
+
+def test_a_random_target_of_one_class_fails(tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match="no second class"):
+        queue(make(tmp_path, "only/x.jpg"), classifier_of(["only"]), labels="folders", target="random")
+
+
+# -- the options
+
+
+@pytest.fixture
+def parser() -> LightningArgumentParser:
+    parser = LightningArgumentParser(exit_on_error=False)
+    add_photograph_arguments(parser)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("words", "target"),
+    [
+        ([], None),
+        (["--target", "stingray"], "stingray"),
+        (["--target", "6"], "6"),
+        (["--target=tench, Tinca tinca"], "tench, Tinca tinca"),
+        (["--target", '["stingray", 6, "6"]'], ["stingray", 6, "6"]),
+        (["--target+", "hay", "--target+", "6"], ["hay", "6"]),
+    ],
+)
+def test_a_target_is_parsed_as_one_or_several(words: list[str], target: Any, parser: LightningArgumentParser) -> None:
+    config = parser.parse_args(["--photographs", '["a b.jpg", "6"]', *words])
+    assert config.target == target
+    assert config.photographs == ["a b.jpg", "6"]
+    assert (config.labels, config.fit) == ("predicted", "crop")
+
+
+def test_options_are_parsed_from_a_dictionary_and_dumped_to_the_same(parser: LightningArgumentParser) -> None:
+    given = {"photographs": ["größe.jpg"], "target": [6, "hay"], "labels": "x.csv", "fit": "pad"}
+    config = parser.parse_object(given)
+    assert config.as_dict() == given
+    assert parser.parse_string(parser.dump(config)).as_dict() == given
+
+
+def test_a_long_list_is_not_copied_for_each_of_its_items(
+    parser: LightningArgumentParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Any] = []
+    monkeypatch.setattr("jsonargparse._typehints.deepcopy", lambda value: copies.append(value) or copy.deepcopy(value))
+
+    def copied(count: int) -> int:
+        copies.clear()
+        rows = [{"file": f"{i}.jpg", "target": i} for i in range(count)]
+        assert parser.parse_object({"photographs": rows}).photographs == rows
+        return len(copies)
+
+    assert copied(100) == copied(3)
+
+
+def test_what_names_no_photograph_or_class_is_told() -> None:
+    with pytest.raises(LitVizError, match=r"named by a word, not by 6"):
+        photograph_tasks([6], FRUIT)  # type: ignore[list-item]
+    with pytest.raises(LitVizError, match=r"the name or index of a class, not None"):
+        photograph_tasks(["packaged:chelsea"], FRUIT, target=[None])  # type: ignore[list-item]
+
+
+def test_an_unknown_fit_is_refused(parser: LightningArgumentParser) -> None:
+    with pytest.raises(Exception, match="fit"):
+        parser.parse_args(["--fit", "cut"])

@@ -1,0 +1,270 @@
+"""``lit-viz saliency`` and ``lit-viz check`` as users meet them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.launch.commands import COMMANDS
+from tests.cli.test_main import SMALL, lit_viz, records, sentence
+
+GREY = np.full((30, 40), 120, np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as users have it: pictures of all kinds, broken ones, and other files."""
+    path = tmp_path / "photographs"
+    path.mkdir()
+    colour = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(path / "a_colour.jpg", quality=95)
+    Image.fromarray(GREY).save(path / "b_grey.png")
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(path / "c_16bit.png")
+    Image.fromarray(colour).convert("CMYK").save(path / "d_cmyk.jpg")
+    turned = Image.fromarray(colour)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(path / "e_turned.jpg", exif=exif, quality=95)
+    Image.new("RGB", (6000, 4000), (40, 90, 160)).save(path / "f_huge.jpg")
+    (path / "g_empty.jpg").touch()
+    (path / "h_text.png").write_text("no picture")
+    (path / "i_truncated.jpg").write_bytes((path / "a_colour.jpg").read_bytes()[:300])
+    (path / "notes.txt").write_text("notes")
+    return path
+
+
+def test_each_picture_of_a_folder_gets_its_map_or_a_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    lit_viz("saliency", str(folder), *SMALL, "--slots", "3", "--out", str(run), expect=1)
+    out, err = capsys.readouterr()
+    found = records(run)
+    assert [r["status"] for r in found] == ["done"] * 6 + ["failed"] * 3
+    assert "0 bytes" in found[6]["error"]
+    assert "not an image" in found[7]["error"]
+    assert "truncated" in found[8]["error"]
+    assert "1 other file passed over (notes.txt)" in err
+    for record in found[6:]:
+        assert record["error"] in out
+    assert "9 images: 6 done, 3 failed" in out
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {"figure.png", "evidence.json", "evidence.png", "metrics.csv", "config.yaml"} <= names
+    for record in found[:6]:
+        assert record["file"] in names
+        assert record["array"] in names
+        assert f"sources/{Path(record['file']).name}" in names
+        assert np.load(run / record["array"]).shape == (3, 16, 16)
+        assert record["captum"]["passed"]
+    assert found[4]["original_size"] == [40, 30]  # after its rotation
+
+
+def test_a_photograph_that_fails_is_named_once_for_all_methods(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--method", "gradient,rise", "--iterations", "2", "--check", "none", "--out", str(tmp_path / "run")]
+    lit_viz("saliency", str(folder), *SMALL, *words, expect=1)
+    said = [line for line in capsys.readouterr().out.splitlines() if ": the photograph " in line]
+    assert said
+    assert len(set(said)) == len(said)
+
+
+def test_maps_in_half_precision_are_told_why_they_fail(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--method", "gradient", "--trainer.precision", "bf16-mixed", "--out", str(tmp_path / "run")]
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words)
+    why = "in bf16-mixed they can't be within what float32 allows (leave out --trainer.precision)"
+    assert f"0 of 1 maps checked agree with Captum, {why}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "evidence.json").read_text())["captum"]["precision"] == "bf16-mixed"
+
+
+def test_labels_targets_and_methods(tmp_path: Path) -> None:
+    for name in ("banana", "date"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.fromarray(GREY).save(tmp_path / "in" / name / "x.png")
+    run = tmp_path / "run"
+    words = ["--labels", "folders", "--target", "label", "--target", "0", "--method", "gradient,smoothgrad"]
+    (tmp_path / "names.txt").write_text("apple\nbanana\ncherry\ndate\nelder\n")
+    labels = ["--classifier.labels", str(tmp_path / "names.txt")]
+    lit_viz("saliency", str(tmp_path / "in"), *SMALL, *labels, *words, "--out", str(run))
+    found = records(run)
+    assert [(r["method"], r["label"], r["target"]) for r in found] == [
+        (method, label, target) for method in ("gradient", "smoothgrad") for label, target in
+        ((1, 1), (1, 0), (3, 3), (3, 0))
+    ]  # fmt: skip
+    assert {r["label_source"] for r in found} == {"folders"}
+    assert [r["iterations"] for r in found] == [1] * 4 + [32] * 4
+
+
+def test_an_option_of_the_method_and_a_tolerance(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "x.png")
+    words = ["--method", "smoothgrad", "--method.sigma", "0.01", "--tolerance", "0.2", "--check", "none"]
+    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, *words, "--out", str(tmp_path / "run"))
+    (record,) = records(tmp_path / "run")
+    assert record["iterations"] == 8
+    assert record["relative_error"] <= 0.2
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["model"]["method"]["init_args"] == {"sigma": 0.01}
+    assert not (tmp_path / "run" / "evidence.json").exists()
+
+
+def test_check_holds_a_finished_run_against_captum_and_notices_a_changed_map(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "x.png")
+    run = tmp_path / "run"
+    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, "--check", "none", "--out", str(run))
+    lit_viz("check", str(run))
+    assert json.loads((run / "evidence.json").read_text())["captum"]["maps"][0]["passed"]
+    assert records(run)[0]["captum"]["passed"]
+    array = next((run / "arrays").iterdir())
+    np.save(array, np.load(array) * np.float32(1.01))
+    lit_viz("check", str(run), expect=1)
+    assert not records(run)[0]["captum"]["passed"]
+
+
+def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(GREY).save(tmp_path / "x.png")
+    run = tmp_path / "run"
+    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, "--check", "none", "--out", str(run))
+    before = capsys.readouterr().out
+    (run / "figure.png").unlink()
+    lit_viz("resume", str(run))
+    assert capsys.readouterr().out == before
+    assert (run / "figure.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere.jpg"], "there is no photograph or folder 'nowhere.jpg'"),
+        ([], "no photograph was named"),
+        (["packaged:chelsea", "--method", "smothgrad"], "did you mean 'smoothgrad'"),
+        (["packaged:chelsea", "--target", "bananna"], "unknown class 'bananna'"),
+        (["packaged:chelsea", "--labels", "folder"], "labels 'folder' are unknown"),
+        (["packaged:chelsea", "--method.sigma", "-1", "--method", "smoothgrad"], "sigma"),
+        (["packaged:chelsea", "--tolerance", "0"], "--tolerance 0.0 is never reached"),
+        (["packaged:chelsea", "--method", "occlusion", "--method.window", "20"], "doesn't fit an input of 16 x 16"),
+        (["packaged:chelsea", "--method", "guided_backprop"], "gradient or smoothgrad"),
+        (["packaged:chelsea", "--method", "grad_cam", "--method.layer", "features.9"], "features."),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    lit_viz("saliency", *words, *SMALL, "--config", _empty(tmp_path), "--out", str(run), expect=1)
+    assert said in sentence(capsys)
+    assert not run.exists()
+
+
+def _empty(folder: Path) -> str:
+    (folder / "empty.yaml").write_text("model: {}\n")
+    return str(folder / "empty.yaml")
+
+
+def test_from_python(smooth: Classifier) -> None:
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    run = lv.saliency(smooth, images, ["apple", 1, "date"], method={"smoothgrad": {"sigma": 0.2}}, iterations=5)
+    assert run.attributions.shape == (3, 3, 16, 16)
+    assert torch.equal(run.maps, run.attributions.abs().amax(1))
+    assert [r["target"] for r in run.results] == [0, 1, 3]
+    assert all(r["captum"]["passed"] for r in run.results)
+    assert run.folder is None
+    assert run.figure().axes
+
+
+@pytest.mark.parametrize(
+    ("images", "targets", "said"),
+    [
+        (torch.full((2, 3, 16, 16), -0.1), None, "lie between -0.1 and -0.1"),
+        (torch.full((2, 3, 16, 16), 255.0), None, "lie between 255 and 255"),
+        (torch.zeros(2, 1, 16, 16), None, "takes floating-point images"),
+        (torch.zeros(2, 3, 16, 17), None, "takes floating-point images"),
+        (torch.zeros(2, 3, 16, 16), [1], "1 targets for 2 images"),
+        (torch.zeros(2, 3, 16, 16), "appel", "did you mean 'apple'"),
+    ],
+)
+def test_images_that_are_none_are_refused(smooth: Classifier, images: torch.Tensor, targets: object, said: str) -> None:
+    with pytest.raises(lv.LitVizError, match=said):
+        lv.saliency(smooth, images, targets)  # type: ignore[arg-type]
+
+
+def test_images_off_the_8_bit_lattice_are_kept_as_they_are(smooth: Classifier, tmp_path: Path) -> None:
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    lv.saliency(smooth, images, 1, out=tmp_path / "run", wandb="disabled")
+    assert np.array_equal(np.load(tmp_path / "run" / "sources" / "0000_image_0.npy"), images[0].numpy())
+    assert lv.check(tmp_path / "run", smooth)
+
+
+def test_a_resume_has_the_photographs_of_the_run_whatever_was_added_since(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(GREY).save(tmp_path / "in" / "m.png")
+    Image.fromarray(GREY).save(tmp_path / "in" / "n.png")
+    run = tmp_path / "run"
+    lit_viz("saliency", str(tmp_path / "in"), *SMALL, "--check", "none", "--out", str(run))
+    (run / "checkpoints" / "last.ckpt").unlink()  # as if it had been killed at the start
+    (run / "results.jsonl").unlink()
+    Image.fromarray(GREY).save(tmp_path / "in" / "a.png")
+    lit_viz("resume", str(run))
+    assert [r["name"] for r in records(run)] == ["m", "n"]
+
+
+def test_in_the_evaluation_loops_of_lightning(smooth: Classifier) -> None:
+    """Which run under inference mode, where nothing can be differentiated."""
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = lv.saliency(smooth, images, 1, check="none").attributions
+    with torch.inference_mode():
+        run = lv.saliency(smooth, images * 1, 1, method="gradient")
+        assert torch.equal(run.attributions, expected)
+        assert all(r["captum"]["passed"] for r in run.results)
+        assert lv.attack(smooth, images, [0, 1], attack="pgd", eps=0.1).images.shape == images.shape
+    assert not expected.is_inference()
+
+
+def test_a_layer_that_was_chosen_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody could know which it was."""
+    run, words = tmp_path / "run", ["--method", "grad_cam,gradient", "--check", "none"]
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
+    assert [record.get("layer") for record in records(run)] == ["features", None]
+    assert "grad_cam reads the layer features\n" in capsys.readouterr().err
+    assert "grad_cam of features, " in (run / "report.html").read_text()
+
+
+def test_guided_grad_cam_tells_its_layer() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(5))
+    network(torch.zeros(1, 3, 16, 16))
+    net = lv.load_classifier(network, size=16)
+    (record,) = lv.saliency(net, torch.rand(1, 3, 16, 16), 0, method="guided_grad_cam", check="none").results
+    assert record["layer"] == "1"
+
+
+def test_an_error_that_can_not_be_told_is_unknown(folder: Path, tmp_path: Path) -> None:
+    """Of a single sample it was said to be that of an exact method."""
+    run, words = tmp_path / "run", ["--method", "smoothgrad,gradient", "--iterations", "1", "--check", "none"]
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
+    errors = [[row["error"] for row in COMMANDS["saliency"].table(records(run))]]
+    outcome = lv.saliency(
+        lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
+        torch.rand(1, 3, 16, 16), 0, method=["smoothgrad", "gradient"], iterations=1, check="none",
+    )  # fmt: skip
+    errors.append([row["error"] for row in COMMANDS["saliency"].table(outcome.results)])
+    assert errors == [["unknown", "-"]] * 2
+    assert any(text.get_text() == "error unknown" for text in outcome.figure().texts)
+
+
+def test_a_tolerance_that_is_not_reached_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["saliency", "packaged:chelsea", *SMALL, "--method", "smoothgrad", "--iterations", "8", "--tolerance"]
+    lit_viz(*words, "1e-9", "--out", str(tmp_path / "missed"))
+    assert "tolerance: 1 of 1 maps ended above 1e-09: give more --iterations" in capsys.readouterr().err
+    lit_viz(*words, "0.9", "--out", str(tmp_path / "reached"))
+    assert "tolerance" not in capsys.readouterr().err

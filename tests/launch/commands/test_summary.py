@@ -1,0 +1,39 @@
+"""What ends a run of very many images: a row a class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lit_viz.launch.commands import COMMANDS
+
+
+def record(status: str = "done", **values: Any) -> dict[str, Any]:
+    return {"target_name": None, "label": None, "status": status, **values}
+
+
+def test_classes_are_counted_the_largest_first() -> None:
+    results = [
+        record(target_name="hay", probability=0.2),
+        record(target_name="quail", probability=0.9),
+        record(target_name="quail", probability=0.5),
+        record(target_name="quail", status="failed"),
+        record(label=3, predicted_before=3, label_name="shark"),
+        record(label=4, predicted_before=3, predicted_before_name="shark", status="failed"),
+        record(),
+    ]
+    rows = COMMANDS["saliency"].summary(results)
+    assert [(r["class"], r["images"], r["done"]) for r in rows] == [
+        ("quail", "3", "2"), ("-", "1", "1"), ("class 4", "1", "0"), ("hay", "1", "1"), ("shark", "1", "1")
+    ]  # fmt: skip
+    assert rows[0]["probability"] == "0.700"
+    assert rows[1]["probability"] == "-"
+
+
+def test_an_attack_counts_what_its_files_fool() -> None:
+    results = [
+        record(target_name="hay", success_file=True, l2=0.5, linf=4 / 255),
+        record(target_name="hay", success_file=True, l2=1.5, linf=2 / 255),
+        record(target_name="hay", success_file=False, l2=90.0, linf=1.0),
+    ]
+    (row,) = COMMANDS["attack"].summary(results)
+    assert list(row.values()) == ["hay", "3", "3", "2", "1.000", "3/255"]

@@ -1,0 +1,177 @@
+"""``lit-viz check`` of class images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+import lit_viz as lv
+from lit_viz.attacks import ATTACKS, Attack
+from lit_viz.attributions import METHODS
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.judges import installed_judges
+from lit_viz.figures.evolution import evolutions
+from lit_viz.optim import Evaluate, State, StepRule
+from lit_viz.optim.rule import never
+from scripts.judge import judge
+from tests.cli.test_main import SMALL, lit_viz, records, sentence
+from tests.conftest import NAMES, smooth_network
+
+
+def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "0", "3", *SMALL, "--iterations", "12", "--out", str(run))
+    lit_viz("check", str(run))
+    assert "sees in 2 of 2 files what the record says" in capsys.readouterr().err
+    held = json.loads((run / "evidence.json").read_text())["pictures"]
+    assert [verdict["probability"] for verdict in held["verdicts"]] == pytest.approx(
+        [record["probability"] for record in records(run)], abs=1e-3
+    )
+    file = run / records(run)[0]["file"]
+    Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
+    lit_viz("check", str(run), expect=1)
+    assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 1
+
+
+def test_where_no_picture_was_made_there_is_none_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    broken = ["--classifier", "tests.launch.commands.test_visualize:broken_network", *SMALL[2:]]
+    lit_viz("visualize", "0", *broken, "--iterations", "2", "--out", str(run), expect=1)
+    lit_viz("check", str(run))
+    assert "evidence: there is no picture to look at again" in capsys.readouterr().err
+
+
+def broken_network() -> nn.Module:
+    """A network whose logits are no numbers."""
+    network = smooth_network()
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, torch.nan)
+    return network
+
+
+def test_a_picture_of_another_shape_is_stretched_for_all_who_look(smooth: Classifier) -> None:
+    """It was trained on the whole canvas, stretched, and reported on its middle."""
+    run = lv.visualize(smooth, [1], iterations=8, model__views=2, model__size=(16, 48))
+    assert run.images.shape[-2:] == (16, 48)
+    stretched = interpolate(run.images, (16, 16), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    told = float(smooth.logits(stretched).softmax(1)[0, 1])
+    assert run.results[0]["probability"] == pytest.approx(told, abs=1e-4)
+
+
+class Still(StepRule):
+    """A rule without a learning rate."""
+
+    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
+        return x, state, never(x)
+
+
+@pytest.mark.parametrize("rule", [*ATTACKS.values(), *METHODS.values()])
+def test_attacks_and_saliency_methods_train_no_class_image(
+    rule: type[StepRule], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They crashed in the first step, or made nonsense to the end."""
+    words = ["visualize", "0", *SMALL, "--model.step_rule", f"{rule.__module__}.{rule.__name__}"]
+    for how in (["--count"], ["--out", str(tmp_path / "runs" / "run")]):
+        lit_viz(*words, *how, expect=1)
+        assert f"for lit-viz {'attack' if issubclass(rule, Attack) else 'saliency'}." in sentence(capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="--vary lr: Still has no learning rate"):
+        lv.visualize(smooth, [1], iterations=2, model__step_rule=f"{__name__}.Still", vary={"lr": [0.01, 0.5]})
+
+
+def test_rates_that_vary_are_told(smooth: Classifier) -> None:
+    run = lv.visualize(smooth, [1], iterations=2, model__views=1, vary={"lr": [0.01, 0.5]})
+    assert [record["lr"] for record in run.results] == [0.01, 0.5]
+    assert {"banana, lr 0.01", "banana, lr 0.5"} <= {text.get_text() for text in run.figure().texts}
+    layer = lv.visualize(
+        smooth,
+        iterations=2,
+        model__views=1,
+        layer="features.3",
+        channel="1,2",
+        vary={"lr": [0.01, 0.5]},
+        config="channels",
+    )
+    said = [text.get_text() for text in layer.figure().texts]
+    assert "features.3 · 2 channels" in said
+    assert {"1, lr 0.01", "2, lr 0.5"} <= set(said)
+
+
+def test_images_of_one_class_are_told_apart_by_iterations_and_seed(smooth: Classifier, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"model__views": 1, "config": "small"}
+    run = lv.visualize(smooth, [1, 1, 2], vary={"iterations": [2, 3]}, **how)
+    seeds = [f"banana, {k} iterations, seed {seed}" for seed in (0, 1) for k in (2, 3)]
+    assert [one.name for one in evolutions(run.outcomes)] == [*seeds, "cherry, 2 iterations", "cherry, 3 iterations"]
+    assert [one.name for one in evolutions(lv.visualize(smooth, [1, 2], iterations=2, **how).outcomes)] == NAMES[1:3]
+    twice = lv.visualize(smooth, layer="features.3", channel="3,3,4", iterations=2, **how)
+    said = [text.get_text() for text in twice.figure().texts]
+    assert said == ["features.3 · 2 channels", "3, seed 0", "3, seed 1", "4"]
+
+
+def test_an_objective_that_asks_for_no_class_is_not_called_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fixed = ["--model.objective", "Logit", "--model.objective.target", "2"]
+    lit_viz("visualize", "0", *SMALL, *fixed, "--iterations", "2", "--out", str(run))
+    assert "the objective asks for no class: 0 left out" in capsys.readouterr().err
+    (record,) = records(run)
+    assert (record["name"], record["target"]) == ("Logit", None)
+    with pytest.raises(LitVizError, match="there is no class 7: Smooth has 5"):
+        lv.visualize(load_classifier(smooth_network(), mean=0.5, std=0.5, size=16), model__objective__target=7)
+
+
+def test_judges_take_images_of_as_many_channels(lite0: Classifier) -> None:
+    """A grey network with ImageNet's labels was trained to the end, and then failed by its judges."""
+    grey = load_classifier(smooth_network(channels=1, classes=1000), labels=lite0.labels, mean=0.5, std=0.5, size=16)
+    assert installed_judges(grey) == ()
+
+
+def test_what_is_asked_for_in_vain_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Iterations that don't come, and a photograph of which little is kept."""
+    words = ["visualize", "0", *SMALL, "--iterations", "4", "--log-at", "2,9,300", "--curve-at", "1,4"]
+    lit_viz(*words, "--vary", '{"iterations": [3, 9]}', "--out", str(tmp_path / "run"))
+    said = capsys.readouterr().err
+    assert "--log-at 300 is not reached: the last iteration is 9" in said
+    assert "--curve-at" not in said
+    photograph = ["--init", "packaged:chelsea"]
+    lit_viz(*words, *photograph, "--model.parameterization", "MACO", "--out", str(tmp_path / "phases"))
+    said = capsys.readouterr().err
+    assert "--log-at 9, 300 is not reached: the last iteration is 4" in said
+    assert "the photograph is lost: MACO keeps its phases only" in said
+    assert "training starts from the photograph" not in said
+    lit_viz(*words, *photograph, "--out", str(tmp_path / "photograph"))
+    assert "training starts from the photograph to within" in capsys.readouterr().err
+
+
+def test_an_empty_folder_name_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], smooth: Classifier) -> None:
+    lit_viz("visualize", "0", *SMALL, "--out", "", expect=1)
+    assert "--out is an empty word" in sentence(capsys)
+    with pytest.raises(LitVizError, match="--out is an empty word"):
+        lv.visualize(smooth, [1], out="")
+
+
+def test_a_judge_sees_the_pictures_of_a_group_apart_and_knows_classes_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = lv.visualize(smooth, [1], iterations=6, model__views=2, model__group=2, out=tmp_path / "run")
+    monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: smooth)
+    judge(str(tmp_path / "run"), ["same"])
+    record = run.results[0]
+    assert f"{record['probability']:.2f} ({record['rank']})" in capsys.readouterr().out
+    other = load_classifier(smooth_network(), labels=["a", "b", "c", "d", "e"], mean=0.5, std=0.25, size=16)
+    monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: other)
+    with pytest.raises(LitVizError, match="unknown class 'banana'"):
+        judge(str(tmp_path / "run"), ["other"])

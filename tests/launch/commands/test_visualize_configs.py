@@ -1,0 +1,22 @@
+"""The packaged recipes for layers, run on small networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_main import SMALL, lit_viz, records
+
+
+def test_deepdream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    few = ["--layer", "features.3", "--iterations", "8", "--model.size", "64", "--log-at", "0,4"]
+    lit_viz("visualize", "--config", "deepdream", *SMALL, *few, "--out", str(run))
+    (record,) = records(run)
+    assert (record["name"], record["channel"], record["source"]) == ("features.3", None, "packaged:chelsea")
+    assert record["iterations"] == record["backwards"] == 8
+    objective = [
+        line.split(",") for line in (run / "metrics.csv").read_text().splitlines() if ",objective_file," in line
+    ]
+    assert float(objective[-1][3]) > float(objective[0][3])

@@ -1,0 +1,231 @@
+"""``lit-viz visualize --layer``: channels, neurons, whole layers and groups, from words to a run folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import read_png
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.commands.visualize import channels, place
+from lit_viz.launch.config import MethodCLI, find_config
+from lit_viz.launch.execute import default_folder
+from lit_viz.objectives import Objective, Outputs
+from tests.cli.test_main import ROOT, SMALL, lit_viz, records, sentence
+from tests.conftest import smooth_network
+
+FEW = [*SMALL, "--iterations", "6", "--log-at", "0,3", "--model.size", "16"]
+
+
+def test_channels_from_words_to_a_labelled_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    lit_viz("visualize", "--layer", "features.3", "--channel", "3,7-8", *FEW, "--out", str(run))
+    found = records(run)
+    assert [record["name"] for record in found] == [f"features.3_ch{c}" for c in (3, 7, 8)]
+    assert [(record["layer"], record["channel"]) for record in found] == [("features.3", c) for c in (3, 7, 8)]
+    assert all(record["target"] is None and "probability" not in record for record in found)
+    assert (run / "images" / "0001_features.3_ch7.png").is_file()
+    assert (run / "figure.png").is_file()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["objective"]["class_path"].endswith("Channel")
+    metrics = (run / "metrics.csv").read_text()
+    assert "0000_features.3_ch3,3,objective," in metrics
+    assert "probability" not in metrics
+    said = capsys.readouterr()
+    assert "objective" in said.out
+    assert "probability" not in said.out + said.err
+
+
+def test_the_file_scores_what_the_record_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The saved picture through the plain network, by hand."""
+    run = tmp_path / "run"
+    lit_viz("visualize", "--layer", "features.3", "--channel", "5", *FEW, "--out", str(run))
+    (record,) = records(run)
+    pixels = read_png(run / record["file"]).double()
+    with torch.no_grad():
+        maps = smooth_network().double().features[:4](((pixels - 0.5) / 0.25)[None])
+    assert record["objective_file"] == pytest.approx(float(maps[0, 5].mean()), rel=1e-4)
+    lit_viz("check", str(run))
+    assert "sees in 1 of 1 file what the record says" in capsys.readouterr().err
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(run / record["file"])
+    lit_viz("check", str(run), expect=1)
+    assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 0
+
+
+def test_a_neuron_a_layer_and_a_group(tmp_path: Path) -> None:
+    neuron, layer, group = (tmp_path / name for name in ("neuron", "layer", "group"))
+    lit_viz("visualize", "--layer", "features.3", "--channel", "1", "--neuron", "0,3", *FEW, "--out", str(neuron))
+    objective = yaml.safe_load((neuron / "config.yaml").read_text())["model"]["objective"]
+    assert objective["init_args"]["place"] == [0, 3]
+    lit_viz("visualize", "--layer", "features.3", "--channel", "null", *FEW, "--out", str(layer))
+    assert [(r["name"], r["channel"]) for r in records(layer)] == [("features.3", None)]
+    lit_viz("visualize", "--layer", "features.3", "--channel", "1", "--model.group", "3", *FEW, "--out", str(group))
+    for file in ("images/0000_features.3_ch1.png", "frames/0000_features.3_ch1/iter_000003.png"):
+        assert read_png(group / file).shape == (3, 16, 3 * 16 + 2)
+    lit_viz("check", str(group))
+
+
+def test_a_composed_objective_takes_its_channels_from_the_words(tmp_path: Path) -> None:
+    term = {"layer": "features.3"}
+    parts = [{"class_path": f"lit_viz.objectives.{name}", "init_args": term} for name in ("Channel", "Diversity")]
+    objective = {"class_path": "lit_viz.objectives.Sum", "init_args": {"terms": parts, "weights": [1.0, 2.0]}}
+    config = tmp_path / "diverse.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "channel": "2-3",
+                "model": {
+                    "parameterization": {"class_path": "Pixels"},
+                    "step_rule": {"class_path": "Adam"},
+                    "objective": objective,
+                    "group": 2,
+                },
+            }
+        )
+    )
+    lit_viz("visualize", "--config", str(config), *FEW, "--out", str(tmp_path / "run"))
+    assert [record["channel"] for record in records(tmp_path / "run")] == [2, 3]
+
+
+def composed(config: Path, *names: str) -> Path:
+    """Write a recipe whose objective is the sum of those of ``names``, of another layer."""
+    parts = [{"class_path": name, "init_args": {"layer": "features.0"}} for name in names]
+    model = {"parameterization": "Pixels", "step_rule": "Adam", "group": 2}
+    objective = {"class_path": "Sum", "init_args": {"terms": parts}}
+    config.write_text(yaml.safe_dump({"channel": 2, "model": {**model, "objective": objective}}))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("words", "terms"),
+    [
+        ([], [("Channel", None), ("Diversity", None)]),
+        (["--neuron", "1,2"], [("Neuron", [1, 2]), ("Diversity", None)]),
+    ],
+)
+def test_a_layer_goes_into_the_objective_of_a_recipe(
+    words: list[str], terms: list[tuple[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = composed(tmp_path / "diverse.yaml", "Channel", "Diversity")
+    line = ["visualize", "--layer", "features.3", *words, "--config", str(config), *FEW]
+    lit_viz(*line, "--out", str(tmp_path / "run"))
+    capsys.readouterr()
+    lit_viz(*line, "--print_config")
+    for text in ((tmp_path / "run" / "config.yaml").read_text(), capsys.readouterr().out):
+        of = yaml.safe_load(text)["model"]["objective"]["init_args"]["terms"]
+        assert [(t["class_path"].rpartition(".")[2], t["init_args"].get("place")) for t in of] == terms
+        assert {t["init_args"]["layer"] for t in of} == {"features.3"}
+
+
+def test_an_objective_that_takes_no_layer_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    of = ["--model.objective", "tests.launch.commands.test_visualize_layers.Brightest"]
+    lit_viz("visualize", "--layer", "features.3", *of, *FEW, "--out", str(tmp_path / "run"), expect=1)
+    assert "Brightest takes none: leave out --layer" in sentence(capsys)
+    of = ["--model.objective", '{"class_path": "Layer", "init_args": {"layer": "features.0"}}']
+    lit_viz("visualize", "--layer", "features.3", *of, *FEW, "--out", str(tmp_path / "run"), expect=1)
+    assert "Layer takes no channel" in sentence(capsys)
+    lit_viz("visualize", "--layer", "features.3", "--neuron", "centre", *of, *FEW, expect=1)
+    assert "the objective has no Channel" in sentence(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+class Brightest(Objective):
+    """The largest logit."""
+
+    def __call__(self, outputs: Outputs) -> torch.Tensor:
+        return outputs.logits.amax(1)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--layer", "fetures.3", "--channel", "1"], "did you mean 'features"),
+        (["--layer", "features.3", "--channel", "12"], "has no channel 12: it has 12, from 0 to 11"),
+        (["--layer", "features.3", "--channel", "a-b"], "names no channels"),
+        (["--layer", "features.3", "--channel", "5-3"], "write 3-5"),
+        (["--layer", "features.3", "--channel", "1", "--neuron", "9,9"], "its map is 4 x 4"),
+        (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "is no place"),
+        (["--layer", "features.3", "--channel", "null", "--neuron", "1,1"], "name it by --channel"),
+        (["--layer", "features.3", "--channel", "1", "--axis", "feature"], "no tokens"),
+        (["--layer", "head", "--channel", "1", "--neuron", "centre"], "has no places: leave out --neuron"),
+        (["tarantula", "--layer", "features.3", "--channel", "1"], "a run shows classes or a layer"),
+        (["--neuron", "1,1"], "name it by --layer"),
+        (["--channel", "1", "0"], "--channel names channels of a layer"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lit_viz("visualize", *words, *FEW, "--out", str(tmp_path / "run"), expect=1)
+    assert says in sentence(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_channels_and_places_are_read() -> None:
+    assert channels("3, 14-16", 20) == [3, 14, 15, 16]
+    assert channels(7, 20) == [7]
+    assert channels("all", 3) == [0, 1, 2]
+    assert place("3,14") == [3, 14]
+    assert place("centre") is None
+    for words in ("3-", "-3", "", "3,,4"):
+        with pytest.raises(LitVizError, match="names no channels"):
+            channels(words, 20)
+
+
+def test_a_run_is_called_by_its_layer_and_its_cost_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--layer", "features.3", "--channel", "1-3", "--model.group", "2", *FEW]
+    lit_viz("visualize", *words, "--count")
+    assert "3 images, 6 steps, 72 evaluations" in capsys.readouterr().out
+    channels_of = ["--config", str(find_config("visualize", "channels")), "--layer", "features.3"]
+    config = MethodCLI(COMMANDS["visualize"], channels_of).config
+    assert default_folder(COMMANDS["visualize"], config).name.endswith("_features.3")
+
+
+def test_the_same_from_python(smooth: Classifier) -> None:
+    run = lv.visualize(smooth, layer="features.3", channel="2,4", iterations=2, model__size=16)
+    assert [record["channel"] for record in run.results] == [2, 4]
+    assert run.images.shape == (2, 3, 16, 16)
+    with pytest.raises(LitVizError, match="no class was named"):
+        lv.visualize(smooth)
+
+
+def test_sums_of_the_documentation_work_as_they_stand(
+    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``lv.visualize`` was promised sums of instances, which it refuses."""
+    page = (ROOT / "docs" / "visualize_layers.md").read_text(encoding="utf-8").replace("blocks.3.2", "features.3")
+    python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    in_python, part = (next(block for block in python if word in block) for word in ("terms = ", "class Diverse"))
+    known: dict[str, Any] = {"lv": lv}
+    few = 'smooth, iterations=2, channel=5, model__size=16, config="small"'
+    in_python = re.sub(r'"efficientnet_lite0", config="channels", channel=15', few, in_python)
+    exec(in_python, {**known, "smooth": smooth}, known)
+    (tmp_path / "documented_parts.py").write_text(part)
+    monkeypatch.syspath_prepend(tmp_path)
+    how: dict[str, Any] = {"layer": "features.0", "channel": 5, "model__group": 4, "model__size": 16}
+    own = lv.visualize(
+        smooth, iterations=2, config="small", model__objective="documented_parts.Diverse", **how
+    ).results[0]
+    assert known["run"].results[0]["name"] == "features.3_ch5"
+    assert (own["name"], own["layer"], own["status"]) == ("features.0_ch5", "features.0", "done")
+
+
+def test_layers_are_listed_with_what_they_give(capsys: pytest.CaptureFixture[str]) -> None:
+    lit_viz("layers")
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()}
+    assert lines["blocks.3.2"] == "InvertedResidual 80 x 14 x 14, 80 channels"
+    assert lines["classifier"] == "Linear 1000, 1000 channels"
+    assert lines["blocks.3.0.drop_path"] == "Identity not called"

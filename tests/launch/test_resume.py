@@ -1,0 +1,201 @@
+"""A run that goes on makes what is missing, whatever its checkpoint says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.launch import execute as run_module
+from lit_viz.launch.resume import LAST_CHECKPOINT
+from lit_viz.launch.trainer import Interrupted
+from lit_viz.methods import ClassVisualization
+from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Task
+from tests.conftest import NAMES
+
+
+@pytest.fixture
+def run(smooth: Classifier, tmp_path: Path) -> Path:
+    lv.visualize(smooth, [0, 1, 2], config="small", iterations=4, out=tmp_path / "run", wandb="disabled")
+    return tmp_path / "run"
+
+
+def lose(*indices: int) -> Callable[[Path], None]:
+    """Return a function that takes the lines of these tasks from the results."""
+
+    def edit(run: Path) -> None:
+        lines = (run / "results.jsonl").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["index"] not in indices]
+        (run / "results.jsonl").write_text("".join(kept))
+
+    return edit
+
+
+def spoil(run: Path) -> None:
+    """Take from a record what it must have, and write garbage after it."""
+    lines = (run / "results.jsonl").read_text().splitlines(keepends=True)
+    nameless = {key: value for key, value in json.loads(lines[1]).items() if key != "name"}
+    (run / "results.jsonl").write_text(f"{lines[0]}{json.dumps(nameless)}\nnot json\n{lines[2]}")
+
+
+def told(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in RunFolder.open(run).records()]
+
+
+@pytest.mark.parametrize("damage", [lose(1), lose(0, 1, 2), spoil])
+def test_a_task_without_a_record_is_made_again(damage: Callable[[Path], None], run: Path, smooth: Classifier) -> None:
+    """The checkpoint calls all of them finished: a resume said "3 of 3 images done" and had two."""
+    before = told(run)
+    damage(run)
+    lv.resume(run, smooth)
+    assert told(run) == before
+    assert {file.stem for file in (run / "images").iterdir()} == {f"{i:04d}_{name}" for i, name in enumerate(NAMES[:3])}
+
+
+@pytest.mark.parametrize(
+    "lines", ['{"index": 0, "na\n', '{"index": 0}\n', "3\n", '{"index": 1, "name": "a", "seed": 0}\n']
+)
+def test_a_damaged_queue_is_one_sentence(lines: str, run: Path, smooth: Classifier) -> None:
+    (run / "queue.jsonl").write_text(lines)
+    with pytest.raises(LitVizError, match=r"queue\.jsonl is damaged .*: start it again with --overwrite"):
+        lv.resume(run, smooth)
+
+
+def handed(classifier: Classifier, run: Path, **options: Any) -> Any:
+    """Attack three arrays in one slot, so that they end one after another."""
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    given = {"attack": "pgd", "iterations": 6, "slots": 1, "wandb": "disabled"}
+    return lv.attack(classifier, x, out=run, **{**given, **options})
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Send SIGINT when a task number ``at`` begins."""
+    start = PhotographTraining.start
+
+    def stopping(self: PhotographTraining, task: Task) -> torch.Tensor:
+        if task.index == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return start(self, task)
+
+    monkeypatch.setattr(PhotographTraining, "start", stopping)
+
+
+def test_a_run_goes_on_in_its_precision(run: Path, smooth: Classifier) -> None:
+    """It makes the images; what Lightning calls alike is alike."""
+    lv.resume(run, smooth, trainer__precision=32)
+    with pytest.raises(
+        LitVizError, match=r"--trainer.precision can't be changed: .* was begun with 32-true, not bf16-mi"
+    ):
+        lv.resume(run, smooth, trainer__precision="bf16-mixed")
+
+
+@pytest.mark.parametrize("labels", ["predicted", 2])
+def test_arrays_are_handed_over_again_before_anything_goes_on(
+    labels: str | int, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume without them recorded all that was left as failed, for good."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        interrupt(patched, at=1)
+        with pytest.raises(Interrupted, match="go on in Python with the same call and resume=True"):
+            handed(smooth, run, labels=labels)
+    with pytest.raises(LitVizError, match="handed over as arrays: go on in Python"):
+        lv.resume(run, smooth)
+    assert all(record["status"] != "failed" for record in told(run))
+    whole = handed(smooth, run, labels=labels, resume=True)
+    assert [record["index"] for record in whole.results] == [0, 1, 2]
+    assert all(record["status"] in ("done", "skipped") for record in whole.results)
+    assert len(lv.resume(run, smooth).results) == 3  # it has ended, and needs none
+
+
+def test_without_a_folder_nothing_is_said_to_be_saved(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, at=1)
+    with pytest.raises(Interrupted) as stop:
+        lv.attack(smooth, torch.rand(3, 3, 16, 16), attack="pgd", iterations=3, slots=1)
+    assert "saved" not in str(stop.value)
+    assert "go on" not in str(stop.value)
+
+
+def test_an_interrupt_while_the_network_is_prepared_is_one_sentence(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning exits with 1, and leaves SIGINT ignored."""
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(ClassVisualization, "prepare", stopped)
+    with pytest.raises(Interrupted, match="stopped at once") as stop:
+        lv.visualize(smooth, [0], iterations=1)
+    assert stop.value.exit_status == 130
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_is_replaced_only_when_the_new_one_is_possible(run: Path, smooth: Classifier) -> None:
+    before = told(run)
+    with pytest.raises(LitVizError, match="unknown class 'zzz'"):
+        lv.visualize(smooth, ["zzz"], config="small", out=run, overwrite=True, wandb="disabled")
+    assert told(run) == before
+    lv.visualize(smooth, [3], config="small", iterations=2, out=run, overwrite=True, wandb="disabled")
+    assert [record["target"] for record in told(run)] == [3]
+
+
+def test_a_report_of_before_does_not_end_a_run(run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose resume was killed before its evidence was taken for one that has ended."""
+    lose(1)(run)
+    assert (run / "report.html").exists()
+    monkeypatch.setattr(run_module, "write_report", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        lv.resume(run, smooth)
+    assert not (run / "report.html").exists()
+    monkeypatch.undo()
+    lv.resume(run, smooth)
+    assert (run / "report.html").exists()
+
+
+def test_a_run_that_was_killed_while_the_network_was_loaded_gets_its_identity(run: Path, smooth: Classifier) -> None:
+    path = run / "config.yaml"
+    recorded = yaml.safe_load(path.read_text())["recorded"]["weights_sha256"]
+    path.write_text(path.read_text().replace(recorded, "null"))
+    lv.resume(run, smooth)
+    assert yaml.safe_load(path.read_text())["recorded"]["weights_sha256"] == recorded
+
+
+def test_a_module_that_is_handed_over_again_has_its_labels(run: Path, smooth: Classifier) -> None:
+    lose(2)(run)
+    lv.resume(run, smooth.original)
+    assert {record["target_name"] for record in told(run)} == set(NAMES[:3])
+    assert all(name in NAMES for record in told(run) for name, _ in record["top5"])
+    other = load_classifier(smooth.original, labels=list("vwxyz"), mean=0.5, std=0.25, size=16)
+    with pytest.raises(LitVizError, match="was begun with labels of its own"):
+        lv.resume(run, other)
+
+
+@pytest.mark.parametrize("version", [1, 99])
+def test_a_checkpoint_of_another_version_changes_nothing(version: int, run: Path, smooth: Classifier) -> None:
+    lose(1)(run)
+    before = told(run)
+    checkpoint = torch.load(run / LAST_CHECKPOINT, weights_only=True)
+    checkpoint["lit_viz"] = {"version": version, "slots": []}
+    torch.save(checkpoint, run / LAST_CHECKPOINT)
+    with pytest.raises(LitVizError, match=f"the checkpoint is of version {version}"):
+        lv.resume(run, smooth)
+    assert told(run) == before
+
+
+def test_names_that_no_folder_has_are_one_sentence() -> None:
+    with pytest.raises(LitVizError, match="is not a lit_viz run"):
+        lv.resume("x" * 300)

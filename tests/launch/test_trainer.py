@@ -1,0 +1,202 @@
+"""The Trainer of a run: on whichever devices, in whichever precision, and whatever the surroundings send."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.precision import MixedPrecision
+
+import lit_viz as lv
+from lit_viz.api import stored
+from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.memory import Memory
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.frozen import FrozenNetwork
+from lit_viz.engine.ticks import TaskQueue
+from lit_viz.errors import LitVizError
+from lit_viz.images import Fourier
+from lit_viz.launch import execute as run_module
+from lit_viz.launch.trainer import Interrupted, failures_told, go_on, trainer_for
+from lit_viz.methods import ClassVisualization
+from lit_viz.optim import Adam
+from tests.conftest import tasks_for
+
+
+def config(**trainer: Any) -> Namespace:
+    given = {"accelerator": "auto", "devices": "1", "num_nodes": 1, **trainer}
+    network = Namespace(weights="DEFAULT")
+    return Namespace(trainer=Namespace(given), out=None, slots=8, checkpoint_every=None, classifier=network, model={})
+
+
+def test_the_processor_is_taken_without_a_word_where_a_gpu_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytorch_lightning.trainer.setup.CUDAAccelerator.is_available", lambda: True)
+    assert trainer_for(config(accelerator="cpu"), "/nowhere").strategy.root_device.type == "cpu"
+
+
+def photographs(count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
+    """Return of every forward of a fast copy that is trained against: the dtype of its weights, and whether autocast is
+    on."""
+    seen: list[tuple[torch.dtype, bool]] = []
+    forward = FrozenNetwork.forward
+
+    def noted(self: FrozenNetwork, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if x.requires_grad:
+            assert x.dtype == torch.float32
+            seen.append((self.scale.dtype, torch.is_autocast_enabled("cpu")))
+        return forward(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(FrozenNetwork, "forward", noted)
+    return seen
+
+
+def test_in_mixed_precision_the_network_alone_is_in_half(
+    smooth: Classifier, asked: list[tuple[torch.dtype, bool]]
+) -> None:
+    options: dict[str, Any] = {"trainer__precision": "bf16-mixed"}
+    image = lv.visualize(smooth, [1], iterations=30, model__views=2, **options)
+    assert image.results[0]["status"] == "done"
+    told = float(smooth.logits(image.images).softmax(1)[0, 1])  # of a file the original says what is recorded
+    assert image.results[0]["probability"] == pytest.approx(told, abs=1e-6)
+    levels = image.images * 255
+    assert (levels - levels.round()).abs().max() < 1e-3
+    fooled = lv.attack(smooth, photographs(), attack="pgd", eps=0.2, iterations=20, **options)
+    assert all(record["success_file"] for record in fooled.results if record["status"] == "done")
+    maps = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none", **options)
+    exact = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none")
+    assert {dtype for dtype, _ in asked} == {torch.bfloat16, torch.float32}
+    assert not any(autocast for _, autocast in asked)
+    difference = (maps.attributions - exact.attributions).norm() / exact.attributions.norm()
+    assert 1e-4 < difference < 0.05
+    assert [record["label"] for record in maps.results] == smooth.logits(photographs()).argmax(1).tolist()
+    aimed = lv.saliency(smooth, photographs(), 1, method="gradient", iterations=1, check="none", **options)
+    left = lv.attack(smooth, photographs(), 1, attack="pgd", eps=0.2, iterations=2, **options)
+    probability = smooth.logits(photographs()).softmax(1)[:, 1].tolist()  # of the original
+    assert [record["probability"] for record in aimed.results] == pytest.approx(probability, abs=1e-6)
+    assert [record["probability_before"] for record in left.results] == pytest.approx(probability, abs=1e-6)
+
+
+def test_sixteen_bits_need_no_scaled_loss(smooth: Classifier, asked: list[tuple[torch.dtype, bool]]) -> None:
+    """On a processor Lightning takes bfloat16 for float16, so its part for GPUs is put in by hand."""
+    module = ClassVisualization(smooth, Fourier(), Adam(0.05), iterations=5)
+    memory = Memory()
+    trainer = pl.Trainer(
+        max_epochs=-1,
+        accelerator="cpu",
+        plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))],
+        callbacks=[memory],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=TaskQueue(tasks_for(smooth, [0, 1])))
+    assert [result.record["status"] for result in memory.results.values()] == ["done", "done"]
+    assert set(asked) == {(torch.float16, False)}
+
+
+def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"NTASKS": "1", "JOB_NAME": "job", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    trainer = trainer_for(config(accelerator="cpu"), str(tmp_path))
+    environment = trainer._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
+
+
+def test_a_signal_before_the_first_step_is_no_success(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Checkpoints.on_train_start
+
+    def stopped(self: Checkpoints, *args: Any) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # Lightning's, by now
+        os.kill(os.getpid(), signal.SIGTERM)
+        start(self, *args)
+
+    monkeypatch.setattr(Checkpoints, "on_train_start", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped at the start, nothing is lost") as stop:
+        lv.visualize(smooth, [1], iterations=5)
+    assert stop.value.exit_status == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_gpu_without_float64_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert isinstance(trainer_for(config(), str(tmp_path)).accelerator, pl.accelerators.CPUAccelerator)
+    with pytest.raises(LitVizError, match="Apple's GPUs can't be used, for they have no float64"):
+        trainer_for(config(accelerator="mps"), str(tmp_path))
+
+
+def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_run(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    lv.visualize(smooth, [1], iterations=1, out=folder, wandb="disabled")
+    command, cli = stored(folder, trainer__devices="2", trainer__accelerator="cpu")
+    joined: list[Any] = []
+    monkeypatch.setattr(run_module, "trainer_for", lambda *_: None)
+    monkeypatch.setattr(run_module, "fit", lambda *args: joined.append(args))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run_module.execute(command, cli, smooth)
+    assert not joined  # it is finished
+    for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt"):
+        (folder / path).unlink()
+    run_module.execute(command, cli, smooth)
+    assert len(joined) == 1
+
+
+def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A script's second run, of one device: Lightning has started the script twice for the first run, of two. Somebody
+    else's process, which takes part in no run of ours, has its own."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(run_module, "_HAS_JOINED", [])
+    own = lv.visualize(smooth, [1], iterations=1, out=tmp_path / "own", wandb="disabled")
+    assert len(own.results) == 1
+    monkeypatch.setattr(run_module, "_HAS_JOINED", [True])
+    assert not lv.visualize(smooth, [1], iterations=1, out=tmp_path / "run", wandb="disabled").results
+    assert not (tmp_path / "run").exists()
+    assert len(lv.visualize(smooth, [1], iterations=1).results) == 1  # in no folder nobody is in the way
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path) -> None:
+    """It divided by zero, or was saved after every step."""
+    with pytest.raises(LitVizError, match=f"--checkpoint-every {steps} is no number of steps"):
+        trainer_for(Namespace({**vars(config()), "checkpoint_every": steps}), str(tmp_path))
+
+
+def test_a_run_from_a_picture_of_python_goes_on_in_python() -> None:
+    begun = Namespace({**vars(config()), "out": "runs/x", "init": "array:0"})
+    assert go_on(begun) == "; go on in Python with the same call and resume=True"
+
+
+def test_too_little_memory_is_one_sentence() -> None:
+    said = Namespace({**vars(config()), "out": "runs/x"})
+    with (
+        pytest.raises(
+            LitVizError, match=r"machine is not enough: take fewer --slots \(now 8\).*resume runs/x and fewer --slots"
+        ),
+        failures_told(said),
+    ):
+        torch.empty(1 << 60)
+    with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), failures_told(config()):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    for words in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "CUDA out of memory."):
+        with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), failures_told(config()):
+            raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="size mismatch"), failures_told(config()):
+        raise RuntimeError("size mismatch")

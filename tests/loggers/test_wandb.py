@@ -1,0 +1,567 @@
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import wandb
+from PIL import Image
+
+import lit_viz as lv
+from lit_viz.callbacks.memory import Memory
+from lit_viz.loggers.wandb import RunLogger, WandbEvolution, caption, open_wandb
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Observation, Result, Task
+
+TOP5 = (("tarantula", 0.93), ("barn spider", 0.04))
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch, tmp_path_factory):
+    """A user without an API key or settings of W&B."""
+    home = tmp_path_factory.getbasetemp()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    for name in ("CONFIG", "CACHE", "DATA", "ARTIFACT"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(home / "wandb"))
+
+
+def new_folder(path):
+    folder = RunFolder.create(path)
+    folder.write_config("seed: 0\n")
+    return folder
+
+
+def tasks(count):
+    return [Task(i, "tarantula", seed=i, target=76, target_name="tarantula") for i in range(count)]
+
+
+def observation(task, iteration):
+    pixels = torch.full((3, 8, 8), 0.2 + 0.1 * task.index)
+    pixels[:, : 2 + iteration // 50] = 0.9
+    scalars = {"probability": iteration / 100, "rank": 1.0, "logit": 3.0}
+    return Observation(task, iteration, scalars, pixels, TOP5)
+
+
+def watch(callback, queue, iterations):
+    module = SimpleNamespace(tasks=queue, finished={})
+    for step, k in enumerate(iterations):
+        callback.on_train_batch_end(None, module, {"observations": [observation(t, k) for t in queue]}, None, step)
+
+
+def segments(folder):
+    return sorted((folder.path / "wandb").glob("offline-run-*"))
+
+
+def inspect(segment):
+    """The records of an offline run as W&B's own reader tells them."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def history(records):
+    return [record["history"]["item"] for record in records if record["type"] == "history"]
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """Two tasks watched at iterations 0 and 50, stopped, resumed for 100; what was said; W&B's record of both parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        folder, said, queue = new_folder(tmp_path_factory.mktemp("wandb") / "run"), [], tasks(2)
+        first = WandbEvolution(open_wandb(folder, config={"iterations": 100}, say=said.append), folder)
+        watch(first, queue, (0, 50))
+        first.close(exit_code=1)
+        second = WandbEvolution(open_wandb(folder, say=said.append), folder)
+        watch(second, queue, (100,))
+        for task in queue:
+            record = {"iterations": 100, "probability": 1.0, "top5": TOP5, "box": "none" if task.index else 3}
+            folder.add_result(Result(task, record, observation(task, 100).image))
+        folder.finish()
+        second.finish()
+        second.finish()
+    return SimpleNamespace(folder=folder, said=said, parts=[inspect(segment) for segment in segments(folder)])
+
+
+def test_every_row_is_one_task_at_one_iteration(offline):
+    first, second = map(history, offline.parts)
+    assert [row["iteration"] for row in first] == [0, 0, 50, 50]
+    assert [row["iteration"] for row in second] == [100, 100, 100]
+    keys = [[key for key in row if key.startswith("probability/")] for row in first]
+    assert keys == 2 * [["probability/0000_tarantula"], ["probability/0001_tarantula"]]
+    assert [row["probability/0001_tarantula"] for row in first[1::2]] == [0.0, 0.5]
+    assert first[0]["logit/0000_tarantula"] == 3.0
+
+
+def test_the_axis_of_everything_is_the_iteration(offline):
+    metrics = [record["metric"] for record in offline.parts[0] if record["type"] == "metric"]
+    assert {(metric.get("glob_name"), metric.get("step_metric")) for metric in metrics} >= {("*", "iteration")}
+
+
+def test_pictures_change_and_are_not_black(offline):
+    first = history(offline.parts[0])
+    shown = [row for row in first if "image/0000_tarantula.path" in row]
+    assert [row["image/0000_tarantula.caption"].splitlines() for row in shown] == [
+        ["tarantula - iteration 0 - p < 0.01 (rank 1)", "tarantula 0.93, barn spider 0.04"],
+        ["tarantula - iteration 50 - p = 0.50 (rank 1)", "tarantula 0.93, barn spider 0.04"],
+    ]
+    start, later = (
+        np.asarray(Image.open(segments(offline.folder)[0] / "files" / row["image/0000_tarantula.path"]))
+        for row in shown
+    )
+    expected = np.full((8, 8, 3), 51, np.uint8)
+    expected[:2] = 230
+    assert np.array_equal(start, expected)
+    expected[2] = 230
+    assert np.array_equal(later, expected)
+
+
+def test_a_resume_continues_the_same_run(offline):
+    runs = [record["run"] for part in offline.parts for record in part if record["type"] == "run"]
+    (run_id,) = {run["run_id"] for run in runs}
+    assert (offline.folder.path / "wandb" / "run_id.txt").read_text() == run_id + "\n"
+    exits = [
+        record["exit"].get("exit_code", 0) for part in offline.parts for record in part if record["type"] == "exit"
+    ]
+    assert exits == [1, 0]
+
+
+def test_the_end_has_a_table_and_an_artifact(offline):
+    (row,) = [row for row in history(offline.parts[1]) if "results._type" in row]
+    table = json.loads((segments(offline.folder)[1] / "files" / row["results.path"]).read_text())
+    assert table["columns"][:4] == ["image", "index", "name", "source"]
+    assert len(table["data"]) == 2
+    last = dict(zip(table["columns"], table["data"][1], strict=True))
+    assert (last["probability"], last["box"], json.loads(last["top5"])[0][0]) == (1.0, "none", "tarantula")
+    artifacts = [record["artifact"] for record in offline.parts[1] if record["type"] == "artifact"]
+    paths = {a["type"]: {entry["path"] for entry in a["manifest"]["contents"]} for a in artifacts}
+    assert sum(path.endswith(".png") for path in paths["run_table"]) == 2
+    assert paths["results"] == {
+        "config.yaml",
+        "results.jsonl",
+        "images/0000_tarantula.png",
+        "images/0001_tarantula.png",
+    }
+
+
+def test_nothing_is_said_and_nothing_is_set_when_offline_was_asked_for(offline):
+    assert offline.said == []
+    assert "WANDB_MODE" not in os.environ
+
+
+def many(tmp_path, count):
+    """A queue, its folder, what is logged of it, and a module in which nothing has ended."""
+    folder, logged, queue = new_folder(tmp_path / "run"), [], tasks(count)
+    callback = WandbEvolution(SimpleNamespace(log=logged.append), folder, separate=3)
+    module = SimpleNamespace(tasks=queue, finished={})
+    callback.on_train_start(None, module)
+    return callback, folder, logged, module
+
+
+def emerge(folder, task, iterations):
+    for k in iterations:
+        folder.add_observation(observation(task, k))
+    folder.flush()
+
+
+def test_many_tasks_share_grids_that_show_the_same_ones_at_every_iteration(tmp_path):
+    """What was observed at a time stood under one key, other tasks in each, and at the same iterations anew."""
+    callback, folder, logged, module = many(tmp_path, 18)
+    for task in module.tasks[:8]:  # the first wave
+        emerge(folder, task, (0, 50))
+        module.finished[task.index] = "done"
+    watch(callback, module.tasks, (0,))
+    callback.on_save_checkpoint(None, module, {})
+    assert logged == []
+    for task in module.tasks[8:16]:
+        emerge(folder, task, (0, 50, 60) if task.index == 8 else (0, 50))
+        module.finished[task.index] = "done"
+    of_file = {"status": "done", "probability": 0.25}  # of another picture than the last iteration's
+    folder.add_result(Result(module.tasks[9], of_file, observation(module.tasks[9], 50).image))
+    callback.on_save_checkpoint(None, module, {})
+    assert [row["iteration"] for row in logged] == [0, 50, 60]
+    assert {"image/grid/0000-0015", "probability/0000-0015"} < set(logged[0])
+    assert [row["probability/0000-0015"] for row in logged] == pytest.approx([0, 0.5, (15 * 0.5 + 0.6) / 16])
+    grid = np.asarray(logged[2]["image/grid/0000-0015"].image)
+    assert grid.shape == (4 * 12 - 4, 4 * 12 - 4, 3)
+    assert [grid[7, x, 0] for x in (7, 19, 31)] == [51, 76, 102]  # in their order
+    lines = logged[2]["image/grid/0000-0015"]._caption.splitlines()
+    assert lines[:2] == ["iteration 60", "tarantula - p = 0.50 (rank 1)"]
+    assert lines[9:11] == ["tarantula - p = 0.60 (rank 1)", "tarantula - p = 0.25 (rank 1)"]
+    callback.on_save_checkpoint(None, module, {})
+    assert len(logged) == 3
+    for task in module.tasks[16:]:
+        emerge(folder, task, (0,))
+        module.finished[task.index] = "done"
+    callback.on_train_end(None, module)
+    assert [set(row) >= {"image/grid/0016-0017"} for row in logged[3:]] == [True]
+
+
+def test_grids_that_were_logged_are_not_logged_again_after_a_resume(tmp_path):
+    callback, folder, logged, module = many(tmp_path, 18)
+    for task in module.tasks[:17]:
+        emerge(folder, task, (0,))
+        module.finished[task.index] = "done"
+    resumed = WandbEvolution(callback.run, folder, separate=3)
+    resumed.on_train_start(None, module)
+    module.finished[17] = "failed"  # before it had a picture
+    resumed.on_train_end(None, module)
+    assert [[key for key in row if key.startswith("image")] for row in logged] == [["image/grid/0016-0017"]]
+
+
+def test_means_and_a_summary_tell_runs_apart(tmp_path):
+    logged, summary = [], {}
+    folder, queue = new_folder(tmp_path / "run"), tasks(4)
+    for task in queue:
+        emerge(folder, task, (0, 50) if task.index else (0,))
+        record = {"status": "done", "iterations": 50, "probability": 0.1 * task.index, "success_file": task.index > 0}
+        folder.add_result(Result(task, record, observation(task, 50).image))
+    folder.finish()
+    run = SimpleNamespace(
+        log=logged.append, summary=summary, id="0", log_artifact=lambda _: None, finish=lambda exit_code: None
+    )
+    WandbEvolution(run, folder, separate=3).finish()
+    means = {row["iteration"]: row["probability/mean"] for row in logged if "probability/mean" in row}
+    assert means == {0: 0, 50: 3 * 0.5 / 4}
+    assert logged[-1]["iteration"] == 50
+    assert summary == pytest.approx({"count/done": 4, "share/success_file": 0.75, "median/probability": 0.15})
+
+
+def test_means_pass_over_what_is_not_finite_and_nothing_is_read_for_nobody(tmp_path, monkeypatch):
+    """An overflow in one of many images ended the whole run with an error of Python's mean."""
+    logged, folder, queue = [], new_folder(tmp_path / "run"), tasks(4)
+    for task, value in zip(queue, (np.inf, -np.inf, 1.0, 2.0), strict=True):
+        folder.add_observation(Observation(task, 0, {"logit": value, "lost": np.nan}))
+        folder.add_result(Result(task, {"status": "done"}, None))
+    folder.finish()
+    run = SimpleNamespace(log=logged.append, summary={}, id="0", log_artifact=lambda _: None, finish=lambda **_: None)
+    WandbEvolution(run, folder, separate=3).finish()
+    assert logged[0] == {"iteration": 0, "logit/mean": 1.5}
+    monkeypatch.setattr(RunFolder, "records", lambda self: pytest.fail("read in vain"))
+    WandbEvolution(None, folder, separate=3).finish()
+
+
+def test_captions_say_what_is_asked_of_which_picture():
+    attacked = Task(0, "quail", seed=0, target=6, target_name="stingray", options={"eps": 0.25})
+    assert caption(Observation(attacked, 7, {"probability": 0.126})) == (
+        "quail -> stingray, eps 0.25 - iteration 7 - p = 0.13"
+    )
+    assert caption(Observation(Task(0, "quail", seed=0), 7, {})) == "quail - iteration 7"
+    mapped = Task(0, "quail", seed=0, options={"method": "smoothgrad", "lr": 0.05})
+    assert caption(Observation(mapped, 7, {})) == "quail, smoothgrad, lr 0.05 - iteration 7"
+
+
+def test_the_last_picture_of_an_attack_has_the_numbers_of_its_file():
+    """Its caption told of the last image of the trace: a success looked like a failure."""
+    last = Observation(Task(0, "cat", 0), 9, {"probability": 0.9, "margin": -3.0}, of_picture={"margin": 2.0})
+    assert caption(last) == "cat - iteration 9 - fooled"
+
+
+def test_an_attack_tells_of_its_file_what_is_in_its_record(smooth):
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        add = Memory.on_train_batch_end
+
+        def watching(self, trainer, module, outputs, *args):
+            seen.update({o.task.index: o for o in outputs["observations"]})
+            return add(self, trainer, module, outputs, *args)
+
+        patch.setattr(Memory, "on_train_batch_end", watching)
+        run = lv.attack(smooth, torch.rand(3, 3, 16, 16).mul(255).round() / 255, attack="carlini_wagner", iterations=20)
+    for record in run.results:
+        assert seen[record["index"]].of_picture["margin"] == record["margin"]
+        assert seen[record["index"]].of_picture["probability"] == record["probability"]
+
+
+def test_an_error_of_wandb_is_said_once_and_stops_nothing(tmp_path):
+    def broken(*_, **__):
+        raise ConnectionResetError("the service died")
+
+    said = []
+    run = SimpleNamespace(log=broken, log_artifact=broken, finish=broken, id="x")
+    callback = WandbEvolution(run, new_folder(tmp_path / "run"), say=said.append)
+    watch(callback, tasks(2), (0, 50))
+    callback.finish()
+    assert len(said) == 1
+    assert said[0].startswith("W&B failed (the service died): the run goes on without it")
+
+
+def test_without_a_run_nothing_happens(tmp_path):
+    callback = WandbEvolution(None, RunFolder(tmp_path))
+    watch(callback, tasks(1), (0,))
+    callback.close(exit_code=1)
+    callback.finish()
+
+
+# -- opening
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Modes in which W&B was opened, without opening it."""
+    modes = []
+    monkeypatch.setattr("lit_viz.loggers.wandb_run._start", lambda folder, mode, arguments: modes.append(mode))
+    return modes
+
+
+def test_without_a_key_it_is_offline_and_said_once(tmp_path, opened):
+    said = []
+    open_wandb(new_folder(tmp_path / "run"), say=said.append)
+    assert opened == ["offline"]
+    (line,) = said
+    assert line.startswith("W&B is offline (no API key: wandb login); later: wandb sync ")
+
+
+def test_a_malformed_key_is_said(tmp_path, opened, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    said = []
+    open_wandb(new_folder(tmp_path / "run"), say=said.append)
+    assert opened == ["offline"]
+    assert "40" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "mode", "expected"),
+    [("offline", "auto", ["offline"]), ("disabled", "auto", []), ("", "disabled", []), ("", "offline", ["offline"])],
+)
+def test_modes(tmp_path, opened, monkeypatch, variable, mode, expected):
+    monkeypatch.setenv("WANDB_MODE", variable)
+    said = []
+    open_wandb(new_folder(tmp_path / "run"), mode=mode, say=said.append)
+    assert (opened, said) == (expected, [])
+
+
+asked = []
+
+
+def server(answer):
+    """A server on a free port that answers every request with a status, or never."""
+    if answer is None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        closers.append(listening.close)
+        return listening.getsockname()[1]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(
+                (self.path, self.headers["Authorization"], self.rfile.read(int(self.headers["Content-Length"])))
+            )
+            self.send_error(answer)
+
+        def log_message(self, *_):
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    closers.extend([http.server_close, http.shutdown])  # in reverse: a closed socket would keep the thread spinning
+    return http.server_port
+
+
+closers = []
+
+
+@pytest.fixture(autouse=True)
+def _close_servers():
+    yield
+    while closers:
+        closers.pop()()
+
+
+@pytest.fixture
+def key(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+
+
+def point_to(monkeypatch, port):
+    # W&B reads its environment once a process; what was read is changed along.
+    url = f"http://127.0.0.1:{port}"
+    settings = wandb.Settings(base_url=url)
+    monkeypatch.setattr("lit_viz.loggers.wandb_run.wandb.setup", lambda *_: SimpleNamespace(settings=settings))
+    return url
+
+
+@pytest.mark.usefixtures("key")
+def test_a_closed_port_is_offline_at_once(tmp_path, opened, monkeypatch):
+    port = server(None)
+    closers.pop()()
+    url = point_to(monkeypatch, port)
+    said, start = [], time.monotonic()
+    open_wandb(new_folder(tmp_path / "run"), say=said.append)
+    assert time.monotonic() - start < 2
+    assert opened == ["offline"]
+    assert f"W&B is offline ({url} doesn't answer)" in said[0]
+
+
+@pytest.mark.usefixtures("key")
+def test_a_server_that_never_answers_is_given_up(tmp_path, opened, monkeypatch):
+    port = server(None)
+    point_to(monkeypatch, port)
+    monkeypatch.setattr("lit_viz.loggers.wandb_run._PROBE_SECONDS", 0.2)
+    said = []
+    open_wandb(new_folder(tmp_path / "run"), say=said.append)
+    assert opened == ["offline"]
+    assert "doesn't answer" in said[0]
+
+
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize(
+    ("status", "mode", "why"),
+    [
+        (200, "online", None),
+        (403, "online", None),
+        (401, "offline", "refuses the API key: wandb login --relogin"),
+        (503, "offline", "answers with error 503"),
+    ],
+)
+def test_a_server_is_asked_before_it_is_used(tmp_path, opened, monkeypatch, status, mode, why):
+    port = server(status)
+    url = point_to(monkeypatch, port)
+    said = []
+    open_wandb(new_folder(tmp_path / "run"), say=said.append)
+    assert opened == [mode]
+    assert [line.split(";")[0] for line in said] == ([f"W&B is offline ({url} {why})"] if why else [])
+    path, authorization, query = asked[-1]
+    assert (path, base64.b64decode(authorization.removeprefix("Basic "))) == ("/graphql", b"api:" + 40 * b"a")
+    assert "viewer" in json.loads(query)["query"]
+
+
+@pytest.mark.usefixtures("key")
+def test_what_goes_wrong_after_the_server_answered_is_said(tmp_path, monkeypatch):
+    port = server(200)
+    point_to(monkeypatch, port)
+    said, started = [], []
+
+    def start(folder, mode, arguments):
+        started.append((mode, arguments["id"]))
+        if mode == "online":
+            raise PermissionError("you may not write to this project\nat all")
+
+    monkeypatch.setattr("lit_viz.loggers.wandb_run._start", start)
+    folder = new_folder(tmp_path / "my run")
+    (folder.path / "wandb").mkdir()
+    (folder.path / "wandb" / "run_id.txt").write_text("cafe0123\n")
+    open_wandb(folder, say=said.append)
+    (online, first), (offline, second) = started
+    assert (online, first, offline) == ("online", "cafe0123", "offline")
+    assert second != first  # W&B refuses the id of a run that it failed to open
+    later = f"wandb sync --id cafe0123 '{folder.path / 'wandb'}'/offline-run-*"
+    assert said == [f"W&B is offline (you may not write to this project); later: {later}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [None, 404, 500])
+def test_a_whole_process_is_not_held_up_by_a_bad_server(tmp_path, status):
+    """A black hole, a server that answers the question but then nothing of use, and one that is broken."""
+    port = server(status)
+    script = (
+        "import sys; from lit_viz.loggers.wandb import *; from lit_viz.runs.writer import RunFolder\n"
+        "folder = RunFolder.create(sys.argv[1]); run = open_wandb(folder); assert run.settings.mode == 'offline'\n"
+        "WandbEvolution(run, folder).finish()"
+    )
+    environment = os.environ | {"WANDB_API_KEY": 40 * "a", "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+    start = time.monotonic()
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - start < 30  # 15 to open, the rest to import and to end
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("W&B is offline (")
+
+
+def test_lightning_logs_apart_from_the_images(tmp_path):
+    logged = []
+    run = SimpleNamespace(log=logged.append, project="p", id="x")
+    logger = RunLogger(WandbEvolution(run, RunFolder(tmp_path)))
+    logger.log_metrics({"loss": 1.0}, step=7)
+    assert logged == [{"trainer/loss": 1.0, "trainer/global_step": 7}]
+    assert logger.save_dir == str(tmp_path)
+
+
+def test_the_project_may_stand_in_the_environment(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lit_viz.loggers.wandb_run._start", lambda folder, mode, arguments: asked.append(arguments))
+    open_wandb(new_folder(tmp_path / "a"), mode="offline")
+    monkeypatch.setenv("WANDB_PROJECT", "spiders")
+    open_wandb(new_folder(tmp_path / "b"), mode="offline")
+    open_wandb(new_folder(tmp_path / "c"), "mine", mode="offline")
+    assert [arguments["project"] for arguments in asked] == ["lit_viz", "spiders", "mine"]
+
+
+def test_a_wrong_setting_is_named(tmp_path):
+    code = "from lit_viz.loggers.wandb import open_wandb; from lit_viz.runs.writer import RunFolder\n"
+    code += f"print(open_wandb(RunFolder.create({str(tmp_path / 'run')!r}), mode='offline', say=print))"
+    wrong = {**os.environ, "WANDB_CONSOLE": "bogus"}  # which W&B reads once a process
+    told = subprocess.run([sys.executable, "-c", code], env=wrong, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("W&B is off: WANDB_CONSOLE: ")
+    assert told.endswith("None\n")
+
+
+def test_what_w_and_b_says_of_other_runs_stays_heard(tmp_path):
+    before = wandb.setup().settings.silent
+    callback = WandbEvolution(open_wandb(new_folder(tmp_path / "run"), mode="offline"), RunFolder(tmp_path / "run"))
+    assert wandb.setup().settings.silent == before
+    callback.close(exit_code=0)
+    assert wandb.setup().settings.silent == before
+
+
+LOSE_THE_SERVICE = """
+import os, signal, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from lit_viz.loggers.wandb import RunLogger, WandbEvolution, open_wandb
+from lit_viz.runs.writer import RunFolder
+
+def end_service():
+    lists = [(thread / "children").read_text() for thread in Path("/proc/self/task").iterdir()]
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in " ".join(lists).split()}
+    (service,) = [child for child, command in commands.items() if "wandb-core" in command]
+    time.sleep(1)  # W&B writes twice a second
+    os.kill(service, signal.SIGTERM)
+    time.sleep(1)
+
+folder = RunFolder.create(sys.argv[1])
+opened = lambda: open_wandb(folder, mode="offline")
+evolution = WandbEvolution(opened(), folder, reopen=opened if len(sys.argv) == 2 else lambda: None, say=print)
+logger = RunLogger(evolution)
+end_service()
+evolution.safely(lambda run: run.log({"iteration": 7}))
+logger.log_metrics({"loss": 1.0})
+if len(sys.argv) == 2:
+    end_service()
+evolution.close(exit_code=143)
+"""
+
+
+def lose_the_service(*words):
+    command = [sys.executable, "-c", LOSE_THE_SERVICE, *map(str, words)]  # with a service of its own
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_run_whose_service_has_ended_is_opened_again(tmp_path):
+    """SLURM signals every process of a job, and W&B's service doesn't wait for the run to end."""
+    assert lose_the_service(tmp_path / "run") == ""
+    parts = [inspect(segment) for segment in segments(RunFolder(tmp_path / "run"))]
+    assert [record["exit"]["exit_code"] for part in parts for record in part if record["type"] == "exit"] == [143]
+    rows = [row for part in parts for row in history(part)]
+    assert [(row["iteration"], row.get("trainer/loss")) for row in rows] == [(7, None), (7, 1.0)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_run_that_can_not_be_opened_again_goes_on_without(tmp_path):
+    (line,) = lose_the_service(tmp_path / "run", "for good").splitlines()
+    assert line.startswith("W&B failed (")

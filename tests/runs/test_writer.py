@@ -1,0 +1,341 @@
+import csv
+import ctypes
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Observation, Result, Task
+from lit_viz.errors import LitVizError
+
+
+def task(index, name="tarantula"):
+    return Task(index=index, name=name, seed=7 + index, target=76, target_name=name)
+
+
+def image(value=0.5, size=6):
+    return torch.full((3, size, size), value)
+
+
+def observe(folder, index, iteration, probability=0.5, frame=True):
+    shown = image(iteration / 255) if frame else None
+    folder.add_observation(Observation(task(index), iteration, {"probability": probability}, shown))
+
+
+def finish(folder, index, **record):
+    return folder.add_result(Result(task(index), {"status": "done", "iterations": 3, **record}, image(index / 255)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = RunFolder.create(tmp_path / "run")
+    made.write_config("seed: 7\n")
+    return made
+
+
+def tree(path):
+    return sorted(str(entry.relative_to(path)) for entry in path.rglob("*") if entry.is_file())
+
+
+# -- an existing folder
+
+
+def test_a_run_is_not_overwritten_unless_asked(folder):
+    finish(folder, 0)
+    with pytest.raises(LitVizError, match=r"run already holds a run: --resume continues it, --overwrite replaces it"):
+        RunFolder.create(folder.path)
+    before = tree(folder.path)
+    replaced = RunFolder.create(folder.path, overwrite=True)
+    assert tree(folder.path) == before  # until the new run is known to be possible
+    (folder.path / ".report.123.part.html").touch()  # of a process that was killed
+    replaced.clear()
+    assert tree(folder.path) == []
+    replaced.clear()
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    RunFolder.create(tmp_path / "run")
+
+
+@pytest.mark.parametrize("config", [None, "# Lightning's own\nseed_everything: 1\n"])
+def test_overwrite_never_deletes_the_folder_of_somebody_else(tmp_path, config):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "checkpoints").mkdir()
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(config)
+    before = tree(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(LitVizError):
+            RunFolder.create(tmp_path, overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+def test_overwrite_tells_a_run_of_lightning_from_its_own(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt"):  # as LightningCLI and CSVLogger leave it
+        (tmp_path / name).write_text("seed_everything: 1\n")
+    before = tree(tmp_path)
+    with pytest.raises(LitVizError, match="is not a lit_viz run, so --overwrite doesn't delete it"):
+        RunFolder.create(tmp_path, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def test_overwrite_stops_at_files_that_were_put_into_a_run(folder):
+    finish(folder, 0)
+    (folder.path / "notes.md").write_text("what I saw")
+    before = tree(folder.path)
+    with pytest.raises(LitVizError, match=r"also holds notes\.md"):
+        RunFolder.create(folder.path, overwrite=True)
+    assert tree(folder.path) == before
+
+
+def test_overwrite_does_not_follow_links(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept.png").touch()
+    (folder.path / "images").symlink_to(tmp_path / "elsewhere")
+    RunFolder.create(folder.path, overwrite=True).clear()
+    assert (tmp_path / "elsewhere" / "kept.png").exists()
+    assert not (folder.path / "images").exists()
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(LitVizError, match="is a file"):
+        RunFolder.create(tmp_path / "run", overwrite=True)
+    with pytest.raises(LitVizError, match="can't be made"):
+        RunFolder.create(tmp_path / "run" / "below")
+
+
+def test_open_refuses_what_is_not_a_run(folder, tmp_path):
+    assert RunFolder.open(folder.path).path == folder.path
+    with pytest.raises(LitVizError, match=r"not a lit_viz run \(it has no config.yaml\)"):
+        RunFolder.open(tmp_path)
+    with pytest.raises(LitVizError, match=r"not a lit_viz run \(there is no such folder\)"):
+        RunFolder.open(tmp_path / "runn")
+
+
+def test_the_configuration_stays_what_the_caller_wrote(folder):
+    first, rest = (folder.path / "config.yaml").read_text().split("\n", 1)
+    assert first.startswith("#")
+    assert rest == "seed: 7\n"
+    folder.write_config((folder.path / "config.yaml").read_text())
+    assert (folder.path / "config.yaml").read_text() == f"{first}\nseed: 7\n"
+
+
+# -- writing
+
+
+def test_layout(folder):
+    observe(folder, 0, 0)
+    observe(folder, 0, 50)
+    folder.write_source(task(0), image(100 / 255))
+    folder.add_result(Result(task(0, "cat/tabby, big"), {}, image(), array=torch.zeros(3, 2, 2)))
+    folder.finish()
+    assert tree(folder.path) == [
+        "arrays/0000_cat_tabby_big.npy",
+        "config.yaml",
+        "frames/0000_tarantula/iter_000000.png",
+        "frames/0000_tarantula/iter_000050.png",
+        "images/0000_cat_tabby_big.png",
+        "metrics.csv",
+        "results.jsonl",
+        "sources/0000_tarantula.png",
+    ]
+
+
+def test_the_png_holds_the_rounded_bytes_and_the_array_the_floats(folder):
+    pixels = torch.rand(3, 8, 5)
+    record = folder.add_result(Result(task(0), {}, pixels, array=pixels.double()))
+    read = np.asarray(Image.open(folder.path / record["file"]))
+    assert np.array_equal(read, np.round(pixels.numpy() * 255).astype(np.uint8).transpose(1, 2, 0))
+    array = np.load(folder.path / record["array"])
+    assert array.dtype == np.float32
+    assert np.array_equal(array, pixels.numpy())
+
+
+def test_a_record_has_the_common_keys_first_and_then_the_methods(folder):
+    finish(folder, 0, probability=0.93, rank=1, loss=math.nan)
+    (line,) = (folder.path / "results.jsonl").read_text().splitlines()
+    record = json.loads(line, parse_constant=pytest.fail)
+    assert " ".join(record) == (
+        "index name source status error label label_source target target_name seed iterations forwards backwards "
+        "seconds file array probability rank loss"
+    )
+    assert record["file"] == "images/0000_tarantula.png"
+    assert record["array"] is None
+    assert (record["index"], record["seed"], record["target"], record["loss"]) == (0, 7, 76, None)
+
+
+def test_a_failed_task_has_a_record_without_files(folder):
+    record = folder.add_result(Result(task(3), {"status": "failed", "error": "the file is no picture"}))
+    assert (record["status"], record["file"], record["array"]) == ("failed", None, None)
+    assert folder.records() == [record]
+
+
+def test_image_and_array_are_on_the_disk_before_the_record(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr("lit_viz.runs.writer.append_bytes", lambda *_, **__: seen.extend(tree(folder.path)))
+    folder.add_result(Result(task(0), {}, image(), array=image()))
+    assert {"images/0000_tarantula.png", "arrays/0000_tarantula.npy"} <= set(seen)
+
+
+def test_metrics_are_long_form_and_read_back(folder):
+    folder.add_observation(Observation(task(0), 0, {"probability": 0.1, "total, variation": math.inf}))
+    folder.add_observation(Observation(task(10), 50, {"probability": float(np.float32(0.7))}))
+    folder.add_observation(Observation(task(2), 50, {"probability": 1e-30}))
+    assert not (folder.path / "metrics.csv").exists()
+    folder.flush()
+    with (folder.path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["task", "iteration", "metric", "value"]
+    assert rows[2] == ["0000_tarantula", "0", "total, variation", "inf"]
+    assert np.float32(rows[3][3]) == np.float32(0.7)
+    observe(folder, 0, 1, 0.2, frame=False)
+    keys = ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
+    metrics = RunFolder.open(folder.path).metrics(keys)
+    assert {key: of["probability"] for key, of in metrics.items()} == {
+        "0000_tarantula": [(0, 0.1)],
+        "0002_tarantula": [(50, 1e-30)],
+        "0010_tarantula": [(50, pytest.approx(0.7))],
+    }
+    assert folder.metrics(keys)["0000_tarantula"]["probability"] == [(0, 0.1), (1, 0.2)]
+
+
+def test_scalars_stay_buffered_when_the_disk_is_full(folder, monkeypatch):
+    observe(folder, 0, 0, frame=False)
+
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lit_viz.utils.files.os.write", full)
+        with pytest.raises(LitVizError, match="disk full"):
+            folder.flush()
+    folder.flush()
+    assert (folder.path / "metrics.csv").read_text().splitlines()[1:] == ["0000_tarantula,0,probability,0.5"]
+
+
+def test_what_does_not_reach_the_disk_is_not_settled(folder, monkeypatch):
+    asked = []
+
+    def full(descriptor):
+        asked.append(descriptor)
+        ctypes.set_errno(28)
+        return -1
+
+    finish(folder, 0)
+    folder.settle()
+    monkeypatch.setattr("lit_viz.utils.files._SYNCFS", full)
+    with pytest.raises(LitVizError, match="disk full"):
+        folder.settle()
+    assert asked
+
+
+def test_where_a_file_system_can_not_be_flushed_every_file_is(folder, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("lit_viz.utils.files._SYNCFS", None)
+    monkeypatch.setattr("lit_viz.utils.files.os.fsync", flushed.append)
+    finish(folder, 0)
+    assert len(flushed) >= 4  # the picture and the records, and their names
+
+
+def test_finish_puts_the_records_in_task_order_once(folder):
+    for index in (2, 0, 10, 1):
+        finish(folder, index)
+    finish(folder, 0, probability=1.0)
+    folder.finish()
+    lines = [json.loads(line) for line in (folder.path / "results.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == [0, 1, 2, 10]
+    assert lines[0]["probability"] == 1.0
+
+
+def test_frames_come_in_order_of_iteration(folder):
+    for iteration in (1_000_000, 0, 999_999, 50):
+        observe(folder, 0, iteration)
+    assert [iteration for iteration, _ in folder.frames("0000_tarantula")] == [0, 50, 999_999, 1_000_000]
+    assert folder.frames("0001_nothing") == []
+
+
+# -- resuming
+
+
+def interrupted(folder):
+    """Task 0 done, 1 at iteration 2 of the checkpoint (but seen up to 3), 2 started and 3 finished after it."""
+    for index, last in ((0, 5), (1, 3), (2, 1), (3, 1)):
+        for iteration in range(last + 1):
+            observe(folder, index, iteration)
+    folder.flush()
+    for index in (0, 3):
+        folder.add_result(Result(task(index), {}, image(), array=image()))
+    with (folder.path / "metrics.csv").open("a") as file:
+        file.write("0001_tarantula,1,probabili")
+    with (folder.path / "results.jsonl").open("a") as file:
+        file.write('{"index": 0, "name": "tar')
+    (folder.path / "images" / ".0002_tarantula.1.part.png").touch()
+    (folder.path / "images" / "my own.png").touch()
+
+
+def test_trim_goes_back_to_the_checkpoint(folder):
+    interrupted(folder)
+    folder.trim(done={0}, iterations={1: 2})
+    metrics = folder.metrics(["0000_tarantula", "0001_tarantula"])
+    assert {key: [k for k, _ in of["probability"]] for key, of in metrics.items()} == {
+        "0000_tarantula": [0, 1, 2, 3, 4, 5],
+        "0001_tarantula": [0, 1],
+    }
+    assert {key: [k for k, _ in folder.frames(key)] for key in frame_keys(folder)} == {
+        "0000_tarantula": [0, 1, 2, 3, 4, 5],
+        "0001_tarantula": [0, 1],
+    }
+    assert [record["index"] for record in folder.records()] == [0]
+    assert tree(folder.path / "images") == ["0000_tarantula.png", "my own.png"]
+    assert tree(folder.path / "arrays") == ["0000_tarantula.npy"]
+
+
+def test_a_resumed_run_has_the_files_of_one_that_was_never_stopped(tmp_path):
+    whole, broken = (RunFolder.create(tmp_path / name) for name in ("whole", "broken"))
+    for folder in (whole, broken):
+        folder.write_config("")
+    interrupted(broken)
+    (broken.path / "images" / "my own.png").unlink()
+    broken.trim(done={0}, iterations={1: 2})
+    last = {0: 5, 1: 4, 2: 4, 3: 1}
+    for index, iterations in last.items():
+        for iteration in range(iterations + 1):
+            observe(whole, index, iteration)
+            if index > 1 or (index == 1 and iteration >= 2):
+                observe(broken, index, iteration)
+        for folder in (whole,) if index == 0 else (whole, broken):
+            folder.add_result(Result(task(index), {}, image(), array=image()))
+    for folder in (whole, broken):
+        folder.finish()
+    assert tree(whole.path) == tree(broken.path)
+    for name in tree(whole.path):
+        assert (whole.path / name).read_bytes() == (broken.path / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_result_does_not_grow_with_the_queue(folder):
+    def seconds(first):
+        start = time.perf_counter()
+        for index in range(first, first + 200):
+            observe(folder, index, 0, frame=False)
+            finish(folder, index)
+            folder.flush()
+        return time.perf_counter() - start
+
+    early = seconds(0)
+    for index in range(200, 6000):
+        folder.add_observation(Observation(task(index), 0, {"probability": 0.5}))
+    finish(folder, 300, filler="x" * 20_000_000)
+    assert seconds(6000) < 2 * early + 0.5
+
+
+def frame_keys(folder):
+    return sorted(entry.name for entry in (folder.path / "frames").iterdir())

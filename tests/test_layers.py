@@ -1,0 +1,75 @@
+"""Imports run in one direction: a module imports from its own folder and from lower layers, never from higher ones."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lit_viz"
+
+#: Folders and top-level modules of the package, from the lowest layer to the highest.
+LAYERS = (
+    ("errors", "types", "_version"),
+    ("utils",),
+    ("rng",),
+    ("classifiers",),
+    ("images", "objectives"),
+    ("optim",),
+    ("attacks", "attributions"),
+    ("engine",),
+    ("runs",),
+    ("methods",),
+    ("localization",),
+    ("evidence",),
+    ("figures",),
+    ("report", "loggers"),
+    ("callbacks",),
+    ("launch",),
+    ("api",),
+    ("__init__",),
+    ("cli",),
+    ("__main__",),
+)
+#: Modules at the top level of the package, ``__init__`` and ``__main__`` included.
+MOST_TOP_LEVEL_MODULES = 8
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(file: Path) -> str:
+    """Return the folder of a file, or its name where it lies at the top level."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def layer(name: str) -> int:
+    """Return the index of the layer that contains a folder or top-level module."""
+    return next(index for index, names in enumerate(LAYERS) if name in names)
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the folder or top-level module of each import of lit_viz in a file, those under TYPE_CHECKING included."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} uses a relative import"
+            names = [f"lit_viz.{name}" for name in names] if node.module == "lit_viz" else [node.module or ""]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "lit_viz":
+                known = len(parts) > 1 and any(parts[1] in layer_names for layer_names in LAYERS)
+                yield parts[1] if known else "__init__"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_module_imports_from_lower_layers_only(file: Path) -> None:
+    own = unit(file)
+    higher = [name for name in imports(file) if name != own and layer(name) >= layer(own)]
+    assert not higher, f"{file.relative_to(PACKAGE)} imports from {', '.join(sorted(set(higher)))}"
+
+
+def test_the_top_level_has_few_modules() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_TOP_LEVEL_MODULES

@@ -1,0 +1,59 @@
+"""What is read is read once, and what was sent isn't read back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_viz.utils.device import fetched, listed, sent
+
+
+class Counted(Tensor):
+    """A tensor that counts how often its values are read."""
+
+    reads = 0
+
+    def tolist(self) -> list[object]:
+        type(self).reads += 1
+        return self.as_subclass(Tensor).tolist()
+
+
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    monkeypatch.setattr(Counted, "reads", 0)
+    return torch.arange(3).as_subclass(Counted)
+
+
+def test_a_tensor_is_read_once_until_it_is_changed(numbers: Tensor) -> None:
+    first = listed(numbers)
+    assert (first, listed(numbers), Counted.reads) == ([0, 1, 2], [0, 1, 2], 1)
+    first.append(3)
+    assert listed(numbers) == [0, 1, 2]  # whoever asks has a list of its own
+    numbers[0] = 7
+    assert (listed(numbers), Counted.reads) == ([7, 1, 2], 2)
+    numbers[1:].zero_()  # by a view of it
+    assert (listed(numbers), Counted.reads) == ([7, 0, 0], 3)
+
+
+def test_what_inference_mode_has_made_is_read_each_time() -> None:
+    with torch.inference_mode():
+        numbers = torch.zeros(2)
+        assert listed(numbers) == [0, 0]
+        numbers += 1
+        assert listed(numbers) == [1, 1]
+
+
+def test_what_was_sent_is_known() -> None:
+    """The meta device holds no values: they can't be read back."""
+    there = sent([1.5, 2.5], torch.device("meta"), torch.float64)
+    assert (there.dtype, there.device.type, listed(there)) == (torch.float64, "meta", [1.5, 2.5])
+    assert listed(sent(torch.tensor([[True, False]]), torch.device("meta"))) == [[True, False]]
+    with pytest.raises(NotImplementedError):
+        listed(sent(torch.zeros(1 << 13), torch.device("meta")))  # so many are no numbers to think about
+
+
+def test_on_the_processor_nothing_is_copied() -> None:
+    x = torch.rand(3)
+    assert sent(x, torch.device("cpu")) is x
+    assert fetched(x) is x

@@ -1,0 +1,185 @@
+import errno
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from lit_viz.errors import LitVizError
+from lit_viz.utils import files
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def fail_half_way(path, error):
+    with files.replacing(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "good"
+        raise error
+
+
+def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path):
+    files.write_text(tmp_path / "deep" / "a.txt", "Kakadu ∇\n")
+    files.write_bytes(tmp_path / "deep" / "b.bin", b"\x00\x01")
+    assert (tmp_path / "deep" / "a.txt").read_bytes() == "Kakadu ∇\n".encode()
+    assert (tmp_path / "deep" / "b.bin").read_bytes() == b"\x00\x01"
+    assert names(tmp_path / "deep") == ["a.txt", "b.bin"]
+
+
+def test_the_temporary_lies_beside_and_has_the_suffix(tmp_path):
+    with files.replacing(tmp_path / "figure.pdf") as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".pdf"
+        temporary.write_text("x")
+
+
+def test_a_block_that_raises_keeps_the_previous_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("good")
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way(path, KeyboardInterrupt())
+    assert path.read_text() == "good"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_new_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: order.append(os.fstat(descriptor).st_ino))
+    with files.replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x")
+    assert order == [(tmp_path / "a.txt").stat().st_ino, tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+    ],
+)
+def test_a_full_disk_is_said_in_one_sentence(tmp_path, error):
+    path = tmp_path / "last.ckpt"
+    path.write_text("good")
+    with pytest.raises(LitVizError, match=r"disk full while writing .*last\.ckpt; the previous file is kept"):
+        fail_half_way(path, error)
+    assert path.read_text() == "good"
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+def test_the_real_message_of_torch_on_a_full_disk_is_known(tmp_path):
+    class Full:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def flush(self):
+            pass
+
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        torch.save(torch.zeros(10), Full())
+    assert files.is_disk_full(caught.value)
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    for error in (RuntimeError("size mismatch"), OSError("3 requested and 2 written")):
+        with pytest.raises(type(error)) as caught, files.replacing(tmp_path / "a"):
+            raise error
+        assert caught.value is error
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path):
+    for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")):
+        said = rf"a can't be written \({error.strerror}\)$"
+        with pytest.raises(LitVizError, match=said), files.replacing(tmp_path / "a"):
+            raise error
+    said = r"\(File too large\): lift the limit .* and resume the run$"
+    with pytest.raises(LitVizError, match=said), files.replacing(tmp_path / "a"):
+        raise OSError(errno.EFBIG, "File too large")
+
+
+def test_an_append_that_fails_by_half_is_cut_off(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    files.append_bytes(path, b"one\n")
+    write = os.write
+
+    def full(descriptor, data):
+        if len(data) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, bytes(data)[:3])
+
+    monkeypatch.setattr(files.os, "write", full)
+    with pytest.raises(LitVizError, match="disk full"):
+        files.append_bytes(path, b"two\nthree\n"[:6])
+    monkeypatch.undo()
+    assert path.read_bytes() == b"one\n"
+    files.append_bytes(path, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_line_broken_by_a_kill_is_passed_over(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes("a\nb\u2028b\nc\nhal".encode())
+    assert list(files.whole_lines(path)) == ["a\n", "b\u2028b\n", "c\n"]
+    assert list(files.whole_lines(tmp_path / "missing")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a\nb\u2028b\nc\nc\nhal", "a\nb\u2028b\n"),
+        ("a\nb\nhal", "a\nb\n"),
+        ("c\nc\n", ""),
+        ("hal", ""),
+        ("", ""),
+        ("c\na", ""),
+    ],
+)
+def test_a_file_is_cut_after_the_last_whole_line_that_stays(tmp_path, text, left):
+    path = tmp_path / "lines"
+    path.write_bytes(text.encode())
+    files.cut_tail(path, lambda line: line != "c\n")
+    assert path.read_bytes() == left.encode()
+    files.cut_tail(tmp_path / "missing", lambda line: False)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_what_is_cut_does_not_cost_what_stays(tmp_path):
+    path, asked = tmp_path / "lines", []
+    path.write_bytes(b"a\n" * 10_000 + b"c\n" * 2)
+    files.cut_tail(path, lambda line: bool(asked.append(line)) or line == "a\n")
+    assert asked == ["c\n", "c\n", "a\n"]
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    (tmp_path / "0000_cat.png").touch()
+    (tmp_path / ".0001_dog.99.part.png").touch()
+    assert [file.name for file in files.files_in(tmp_path)] == ["0000_cat.png"]
+    assert names(tmp_path) == ["0000_cat.png"]
+    assert files.files_in(tmp_path / "missing") == []
+
+
+def test_records_are_strict_json():
+    record = {"p": float("nan"), "l2": np.float32("inf"), "rank": torch.tensor(3), "box": (1, np.int64(2)), "q": None}
+    record["top5"] = [("Tüpfel", torch.tensor(0.5))]
+    line = files.json_line(record)
+    assert line.endswith("\n")
+    assert "\n" not in line[:-1]
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "p": None,
+        "l2": None,
+        "rank": 3,
+        "box": [1, 2],
+        "q": None,
+        "top5": [["Tüpfel", 0.5]],
+    }
+
+
+def test_sha256(tmp_path):
+    data = os.urandom(3_000_000)
+    (tmp_path / "weights.pth").write_bytes(data)
+    assert files.sha256(tmp_path / "weights.pth") == hashlib.sha256(data).hexdigest()
