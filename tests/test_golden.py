@@ -682,11 +682,28 @@ def universal_in_a_folder(tmp_path: Path) -> Any:
     return folder_result(command_line(tmp_path, *words))
 
 
+def saliency_metrics(tmp_path: Path) -> Any:
+    """Return random targets, and the metrics of their maps: deletion, insertion, sensitivity, randomization."""
+    how: dict[str, Any] = {"method": {"smoothgrad": {"sigma": 0.1}}, "iterations": 4, "wandb": "disabled"}
+    out = tmp_path / "run"
+    run = lv.saliency(classifier(16), photographs(3, 16).float(), "random", out=out, check="none", seed=2, **how)
+    lv.check(out, classifier(16), faithfulness=True)
+    evidence = json.loads((out / "evidence.json").read_text(encoding="utf-8"))
+    return {"targets": [record["target"] for record in run.results], "metrics": evidence["faithfulness"]}
+
+
+def maco_of_photographs(tmp_path: Path) -> Any:
+    files_of(tmp_path)
+    return parameterization_case(images.MACO(str(tmp_path), contrast=1.2))
+
+
 COMMAND_CASES: dict[str, Callable[[Path], Any]] = {
     "visualize": visualize_in_memory,
     "saliency": saliency_in_memory,
     "attack": attack_in_memory,
     "universal": universal_in_memory,
+    "saliency metrics": saliency_metrics,
+    "maco of photographs": maco_of_photographs,
     "visualize, run folder": visualize_in_a_folder,
     "saliency, run folder": saliency_in_a_folder,
     "attack, run folder": attack_in_a_folder,
