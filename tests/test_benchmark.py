@@ -56,7 +56,7 @@ def test_a_clock_counts_each_moment_once(monkeypatch: pytest.MonkeyPatch) -> Non
     now = 0.0
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now)
 
-    class Parts:
+    class RestartSchedule:
         @staticmethod
         def inner() -> None:
             nonlocal now
@@ -66,15 +66,15 @@ def test_a_clock_counts_each_moment_once(monkeypatch: pytest.MonkeyPatch) -> Non
         def outer() -> None:
             nonlocal now
             now += 1
-            Parts.inner()
+            RestartSchedule.inner()
 
-    places = [(Parts, "inner", "evidence"), (Parts, "outer", "step")]
+    places = [(RestartSchedule, "inner", "evidence"), (RestartSchedule, "outer", "step")]
     with clock.taken_apart(places) as counted:
         now += 0.5
-        Parts.outer()
+        RestartSchedule.outer()
         now += 0.25
     assert counted.seconds == {"outside": 0.75, "step": 1, "evidence": 3}
-    Parts.outer()
+    RestartSchedule.outer()
     assert counted.seconds["step"] == 1
 
 

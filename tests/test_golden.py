@@ -118,8 +118,8 @@ def outputs_of(logits: Tensor, targets: Tensor, **fields: Any) -> Any:
 def attack_outputs(logits: Tensor) -> Any:
     """Return outputs of which every second row is targeted."""
     rows = torch.arange(len(logits))
-    targets, towards = rows % 5, rows % 2 == 0
-    return outputs_of(logits, targets, labels=torch.where(towards, (targets + 2) % 5, targets), towards=towards)
+    targets, targeted = rows % 5, rows % 2 == 0
+    return outputs_of(logits, targets, labels=torch.where(targeted, (targets + 2) % 5, targets), targeted=targeted)
 
 
 def run_steps(rule: Any, x: Tensor, score: Callable[[Tensor, Tensor], Tensor], steps: int) -> tuple[Tensor, Any]:
@@ -422,7 +422,7 @@ def universal_case(options: dict[str, Any]) -> Any:
 
     def score(x: Tensor, logits: Tensor) -> Tensor:
         rows, _ = fast((x + batch).clamp(0, 1))
-        return attack.objective(outputs_of(rows, labels, towards=torch.zeros(3, dtype=torch.bool))).mean()[None]
+        return attack.objective(outputs_of(rows, labels, targeted=torch.zeros(3, dtype=torch.bool))).mean()[None]
 
     return run_steps(attack, torch.zeros(1, 3, 8, 8, dtype=torch.float64), score, 6)[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, run_attack, slope, succeeded
+from lit_viz.attacks.base import Attack, is_adversarial, run_attack, slope
 from lit_viz.attacks.budget import BudgetAttack, ClimbingAttack
 from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
@@ -59,9 +59,9 @@ __all__ = [
     "NormalizedAscentAttack",
     "Square",
     "Universal",
+    "is_adversarial",
     "name_of",
     "run_attack",
     "slope",
-    "succeeded",
     "without_radius",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_viz.attacks.base import slope
 from lit_viz.attacks.budget import ClimbingAttack
-from lit_viz.attacks.feasible import Norm, steepest
+from lit_viz.attacks.norms import Norm, steepest
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import DLR, CrossEntropy
 from lit_viz.optim import Evaluation, State

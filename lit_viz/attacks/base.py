@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.parts import Parts
+from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
@@ -49,7 +49,7 @@ class Attack(StepRule):
     minimal: ClassVar[bool] = False
     early_stop: bool = True
     slopes: float = 1
-    parts: Parts = Parts()
+    parts: RestartSchedule = RestartSchedule()
     notes: Sequence[str] = ()
     without_objective: ClassVar[str] = "leave out --attack.objective"
 
@@ -95,7 +95,7 @@ class Attack(StepRule):
         return {
             "source": x.clone(),
             "goal": sent(goals, device),
-            "towards": sent([task.target is not None for task in tasks], device),
+            "targeted": sent([task.target is not None for task in tasks], device),
             "label": sent(labels, device),
             "seed": sent([task.seed for task in tasks], device),
             "best": x.clone(),
@@ -144,7 +144,7 @@ class Attack(StepRule):
         what the attack looks for, else, as of two failures, the one that scores higher. A photograph that doesn't fool
         is no try.
         """
-        fooled = succeeded(evaluation.logits, state)
+        fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         size = -evaluation.score
         if self.minimal:
             size = torch.where(fooled, self.extent(x - state["source"]), size)
@@ -174,12 +174,18 @@ def slope(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
     return evaluation.slope(rows=rows) if any(listed(rows)) else torch.zeros_like(x)
 
 
-def succeeded(logits: Tensor, state: State) -> Tensor:
-    """Return where the network sees what is asked for ``(N,)`` bool: the target, or another class than the label.
+def is_adversarial(logits: Tensor, goal: Tensor, targeted: Tensor) -> Tensor:
+    """Return which logits ``(N, K)`` predict the target, or in an untargeted row another class than the label.
 
-    Logits that are not numbers see nothing.
+    Args:
+        logits: ``(N, K)``; a row with NaN is no success.
+        goal: ``(N,)`` the class to reach, or to leave.
+        targeted: ``(N,)`` bool, whether it is the class to reach.
+
+    Returns:
+        ``(N,)`` bool.
     """
-    return ((logits.argmax(1) == state["goal"]) == state["towards"]) & ~logits.isnan().any(1)
+    return ((logits.argmax(1) == goal) == targeted) & ~logits.isnan().any(1)
 
 
 def run_attack(
@@ -242,5 +248,5 @@ def run_attack(
 
 
 def _bare(objective: Objective, network: Callable[[Tensor], Tensor], state: State) -> Evaluate:
-    goals = {"targets": state["goal"], "labels": state["label"], "towards": state["towards"]}
+    goals = {"targets": state["goal"], "labels": state["label"], "targeted": state["targeted"]}
     return bare_evaluate(objective, {"plain": lambda x, layers=(): (network(x), {})}, goals)

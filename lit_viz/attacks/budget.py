@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack
-from lit_viz.attacks.feasible import Norm, checked_norm, project, random_start
-from lit_viz.attacks.parts import Parts
+from lit_viz.attacks.norms import Norm, checked_norm, project, random_start
+from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Task
@@ -92,7 +92,7 @@ class ClimbingAttack(BudgetAttack):
         if restarts < 1 or (restarts > 1 and not start_at_random):
             raise LitVizError(f"{restarts} restarts make no attack: give 1 or more, and more than 1 only at random.")
         self.start_at_random = start_at_random
-        self.parts = Parts(restarts, "restarts")
+        self.parts = RestartSchedule(restarts, "restarts")
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Let the images climb, or start."""

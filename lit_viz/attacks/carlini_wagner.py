@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, slope, succeeded
-from lit_viz.attacks.parts import Parts
+from lit_viz.attacks.base import Attack, is_adversarial, slope
+from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Adam, Evaluation, State
@@ -57,7 +57,7 @@ class CarliniWagner(Attack):
         if steps < 1:
             raise LitVizError(f"{steps} steps of bisection make no attack: give 1 or more, such as 9.")
         self.c = c
-        self.parts = Parts(steps, "values of c")
+        self.parts = RestartSchedule(steps, "values of c")
         self.adam = Adam(lr, eps=_TINY)
         self.objective = Margin()
 
@@ -80,7 +80,10 @@ class CarliniWagner(Attack):
         part, since, length = self.parts.at(state)
         since = since - (part > 0).long()  # the update that opens every part but the first goes back
         again, late = since < 0, (since < 0) | (2 * since >= length)
-        state = {**state, "enough": state["enough"] | (late & succeeded(evaluation.logits, state))}
+        state = {
+            **state,
+            "enough": state["enough"] | (late & is_adversarial(evaluation.logits, state["goal"], state["targeted"])),
+        }
         gradient = slope(evaluation, x, rows & ~again & (evaluation.score <= 0))
         w, memory = self.adam.climb(state["w"], _upwards(x, gradient, state), {**state, "iteration": since})
         w = w.clamp_(-_WHITE, _WHITE)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, slope, succeeded
+from lit_viz.attacks.base import Attack, is_adversarial, slope
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy
 from lit_viz.optim import Cosine, Evaluation, State
@@ -61,7 +61,7 @@ class DDN(Attack):
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Turn the perturbation, then set its length."""
-        fooled = succeeded(evaluation.logits, state)
+        fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         eps = torch.where(fooled, state["eps"] * (1 - self.gamma), state["eps"] * (1 + self.gamma))
         turned = state["change"] + per_slot(self.alpha(state), x) * unit(slope(evaluation, x, rows))
         moved = (state["source"] + per_slot(eps, x) * unit(turned)).clamp(0, 1)

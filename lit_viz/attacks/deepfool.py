@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack
-from lit_viz.attacks.boundary import to_boundary, ways
-from lit_viz.attacks.feasible import Norm, checked_norm, steepest
+from lit_viz.attacks.norms import Norm, checked_norm, distance_to_boundary, steepest, ways
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Evaluation, State
@@ -65,19 +64,19 @@ class DeepFool(Attack):
 
     def _nearest(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distance of each image's nearest boundary ``(N,)`` and the slope that leads there."""
-        logits, goal, towards = evaluation.logits, state["goal"], state["towards"]
+        logits, goal, targeted = evaluation.logits, state["goal"], state["targeted"]
         others = logits.scatter(1, goal[:, None], -torch.inf)
         rivals = others.topk(min(self.classes, logits.shape[1]) - 1).indices
-        if all(aimed for aimed, wanted in zip(listed(towards), listed(rows), strict=True) if wanted):
+        if all(aimed for aimed, wanted in zip(listed(targeted), listed(rows), strict=True) if wanted):
             rivals = rivals[:, :1]
         distance = torch.full_like(evaluation.score, torch.inf)
         nearest = torch.zeros_like(x)
         lowest, highest = ways(x)
         for k, rival in enumerate(rivals.unbind(1)):
-            reached, left = torch.where(towards, goal, rival), torch.where(towards, rival, goal)
-            asked = rows & ~towards if k else rows
+            reached, left = torch.where(targeted, goal, rival), torch.where(targeted, rival, goal)
+            asked = rows & ~targeted if k else rows
             slope = _slope(evaluation, reached, left, asked, keep=k + 1 < rivals.shape[1]).clamp_(lowest, highest)
-            here = to_boundary(_gap(logits, reached, left), slope, self.norm)
+            here = distance_to_boundary(_gap(logits, reached, left), slope, self.norm)
             nearer = asked & (here < distance)
             distance, nearest = torch.where(nearer, here, distance), chosen(nearer, slope, nearest)
         return distance, nearest

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, succeeded
+from lit_viz.attacks.base import Attack, is_adversarial
 from lit_viz.attacks.budget import BudgetAttack
-from lit_viz.attacks.feasible import ROUNDING, Norm, extent
 from lit_viz.attacks.fmn import FMN
+from lit_viz.attacks.norms import ROUNDING, Norm, extent
 from lit_viz.attacks.square import Square
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
@@ -166,10 +166,10 @@ class Ensemble(BudgetAttack):
         """Return what the members are asked for in these stages ``(N,)``: where an untargeted attack has a rival, to
         reach it."""
         tasks = []
-        known = (listed(state[key]) for key in ("seed", "goal", "label", "towards", "eps"))
-        for n, (i, seed, goal, label, towards, eps) in enumerate(zip(listed(number), *known, strict=True)):
+        known = (listed(state[key]) for key in ("seed", "goal", "label", "targeted", "eps"))
+        for n, (i, seed, goal, label, targeted, eps) in enumerate(zip(listed(number), *known, strict=True)):
             stage = self.stages[i]
-            target = goal if towards else None
+            target = goal if targeted else None
             if target is None and stage.rival is not None:
                 target = int(state["rivals"][n, stage.rival])
             true = None if label < 0 else label
@@ -181,7 +181,7 @@ class Ensemble(BudgetAttack):
         like = state["iterations"]
         updates = sent([self._updates(stage) for stage in self.stages], like.device)
         rival = sent([-1 if stage.rival is None else stage.rival for stage in self.stages], like.device)
-        without = ((rival > 0) & state["towards"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
+        without = ((rival > 0) & state["targeted"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
         share = torch.where(without, 0, updates).cumsum(1)
         return (like[:, None] * share // share[:, -1:]).clamp(min=1)  # the first member sees what is likely
 
@@ -198,8 +198,8 @@ class Ensemble(BudgetAttack):
         """Return the state after the images were evaluated: those inside the ball that fool are done, and note which
         stage made them. Of two failures inside the ball the one of the higher margin is better."""
         inside = extent(x - state["source"], self.norm) <= state["eps"] + ROUNDING
-        fooled = inside & succeeded(evaluation.logits, state)
-        size = -Margin()(Outputs(evaluation.logits, state["goal"], towards=state["towards"]))
+        fooled = inside & is_adversarial(evaluation.logits, state["goal"], state["targeted"])
+        size = -Margin()(Outputs(evaluation.logits, state["goal"], targeted=state["targeted"]))
         better = fooled | (inside & (state["iteration"] > 0) & (size < state["size"]))
         maker, _, _ = self._where(state, (state["iteration"] - 1).clamp(min=0))
         others = evaluation.logits.scatter(1, state["goal"][:, None], -torch.inf)
@@ -234,8 +234,8 @@ class Ensemble(BudgetAttack):
 def _outputs(logits: Tensor, own: State) -> Outputs:
     """Return what the network said with what the member is asked for, a row an input."""
     views = len(logits) // len(own["goal"])
-    targets, labels, towards = (own[key].repeat_interleave(views) for key in ("goal", "label", "towards"))
-    return Outputs(logits, targets, labels=labels, towards=towards)
+    targets, labels, targeted = (own[key].repeat_interleave(views) for key in ("goal", "label", "targeted"))
+    return Outputs(logits, targets, labels=labels, targeted=targeted)
 
 
 def _rows(state: State, rows: Tensor) -> State:

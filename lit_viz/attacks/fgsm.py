@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.pgd import PGD
 from lit_viz.objectives import Objective
 from lit_viz.optim import State

@@ -8,9 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, slope, succeeded
-from lit_viz.attacks.boundary import to_boundary
-from lit_viz.attacks.feasible import Norm, checked_norm, extent, project
+from lit_viz.attacks.base import Attack, is_adversarial, slope
+from lit_viz.attacks.norms import Norm, checked_norm, distance_to_boundary, extent, project
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Cosine, Evaluation, State
@@ -68,11 +67,11 @@ class FMN(Attack):
         """Find the radius, take a step and project."""
         source = state["source"]
         gradient = slope(evaluation, x, rows)
-        boundary = _BEYOND * (self.extent(x - source) + to_boundary(evaluation.score, gradient, self.norm))
+        boundary = _BEYOND * (self.extent(x - source) + distance_to_boundary(evaluation.score, gradient, self.norm))
         gamma = self.gamma.lr * self.gamma.factor(state["iteration"].double() / state["iterations"])
         wider = torch.where(state["fooled"], state["eps"] * (1 + gamma), boundary)
         narrower = torch.minimum(state["eps"] * (1 - gamma), state["size"] * _SHORTER)
-        eps = torch.where(succeeded(evaluation.logits, state), narrower, wider)
+        eps = torch.where(is_adversarial(evaluation.logits, state["goal"], state["targeted"]), narrower, wider)
         eps = torch.minimum(eps, self.extent(torch.maximum(source, 1 - source)))  # nothing in [0, 1] is further away
         moved = x + per_slot(self.alpha(state), x) * unit(gradient)
         return project(moved, source, eps, self.norm), {**state, "eps": eps}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.budget import BudgetAttack
-from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.norms import Norm
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
 from lit_viz.objectives.attacks import AttackObjective
@@ -32,9 +32,9 @@ Window = tuple[slice, slice, slice]
 class SquareLoss(AttackObjective):
     """The margin to the class to leave, the log-probability of the class to reach (section 3.1 of the paper)."""
 
-    def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         """Return margins or log-probabilities."""
-        return torch.where(towards, CrossEntropy()(outputs), Margin()(outputs))
+        return torch.where(targeted, CrossEntropy()(outputs), Margin()(outputs))
 
 
 class Square(BudgetAttack):

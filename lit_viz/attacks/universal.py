@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.budget import BudgetAttack
-from lit_viz.attacks.feasible import Norm, shortened, steepest
+from lit_viz.attacks.norms import Norm, shortened, steepest
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import ClippedCrossEntropy

@@ -79,7 +79,7 @@ class Slots(nn.Module):
         return {
             "targets": sent(targets, device),
             "labels": sent(labels, device),
-            "towards": sent([task.target is not None for task in tasks], device),
+            "targeted": sent([task.target is not None for task in tasks], device),
             "channels": sent([task.options.get("channel", -1) for task in tasks], device),
         }
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import Attack, Ensemble, name_of
-from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.errors import LitVizError, first_line

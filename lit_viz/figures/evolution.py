@@ -17,7 +17,7 @@ from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, pro
 from lit_viz.figures.tiles import WIDE, pixels
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
-from lit_viz.utils.formatting import at_radius, at_rate, has_several_radii, told_apart, towards
+from lit_viz.utils.formatting import at_radius, at_rate, has_several_radii, told_apart, with_target
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels
@@ -69,7 +69,7 @@ def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
     """Return how one outcome emerged, by the name that tells it from others of the same photograph."""
     record = outcome.record
     # Many photographs of an attack may have one target.
-    name = towards(record["name"], record["target_name"]) if "attack" in record else outcome.name
+    name = with_target(record["name"], record["target_name"]) if "attack" in record else outcome.name
     name = at_rate(name, record)
     if of_methods and "method" in record:
         name += f", {title_of(record['method'])}"

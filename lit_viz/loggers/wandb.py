@@ -24,7 +24,7 @@ from lit_viz.images.reading import to_uint8
 from lit_viz.loggers.wandb_run import LOST, SEND_SECONDS, forget_service, open_wandb, silent, sync_line
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Observation, Task
-from lit_viz.utils.formatting import Say, say, towards
+from lit_viz.utils.formatting import Say, say, with_target
 
 __all__ = ["RunLogger", "WandbEvolution", "open_wandb"]
 
@@ -233,7 +233,7 @@ def _headline(observation: Observation) -> str:
 def _named(task: Task) -> str:
     """Return what is made of what, and how, where tasks of the same name may differ in it."""
     told = [text.format(task.options[key]) for key, text in _OPTIONS.items() if key in task.options]
-    return ", ".join([towards(task.name, task.target_name), *told])
+    return ", ".join([with_target(task.name, task.target_name), *told])
 
 
 def _said(scalars: Mapping[str, float]) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import Attack, BudgetAttack, name_of
-from lit_viz.attacks.rounding.files import Saved, save_and_verify
+from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.prediction import top5
 from lit_viz.engine.looks import Look
@@ -84,7 +84,7 @@ class AdversarialExample(AttackTraining):
         asked = self.slots.goals(rows, x.device)
         evaluation.terms |= {
             "probability": torch.softmax(evaluation.logits, 1).gather(1, asked["targets"][:, None])[:, 0],
-            "margin": Margin()(Outputs(evaluation.logits, asked["targets"], towards=asked["towards"])),
+            "margin": Margin()(Outputs(evaluation.logits, asked["targets"], targeted=asked["targeted"])),
         }
         if self.transforms.transforms and not steered:
             self._see_photographs(x, rows, evaluation, network)
@@ -127,7 +127,7 @@ class AdversarialExample(AttackTraining):
             outcomes,
             state["source"],
             state["goal"],
-            state["towards"],
+            state["targeted"],
             state["fooled"],
             norm=None if budget is None else budget.norm,
             eps=state["eps"] if budget is not None else None,
@@ -212,7 +212,7 @@ class AdversarialExample(AttackTraining):
         """Return what the original network says of the file: probability of the class asked for, and the margin."""
         state = self._state([n])
         goal = int(state["goal"])
-        outputs = Outputs(saved.logits[None], state["goal"].cpu(), towards=state["towards"].cpu())
+        outputs = Outputs(saved.logits[None], state["goal"].cpu(), targeted=state["targeted"].cpu())
         return {
             "l2": saved.distances["l2"],
             "linf": saved.distances["linf"],

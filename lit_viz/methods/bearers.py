@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_viz.attacks import succeeded
-from lit_viz.attacks.feasible import Norm
-from lit_viz.attacks.rounding.files import Saved, save_and_verify
+from lit_viz.attacks import is_adversarial
+from lit_viz.attacks.norms import Norm
+from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.methods.photograph_set import HELD_OUT, PhotographSet, packed
 from lit_viz.types import Bearer, Task
@@ -33,16 +33,16 @@ def borne(
     bearers = [_broken(task, error) for task, error in photographs.broken]
     for first in range(0, len(photographs.tasks), _AT_ONCE):
         places = list(range(first, min(first + _AT_ONCE, len(photographs.tasks))))
-        sources, goal, towards = (
+        sources, goal, targeted = (
             photographs.images(places, delta),
             photographs.goal[places],
-            photographs.towards[places],
+            photographs.targeted[places],
         )
         sums = (sources + delta).clamp(0, 1)
         logits = network(sums)[0].cpu()
-        fooled = succeeded(logits, {"goal": goal, "towards": towards})
+        fooled = is_adversarial(logits, goal, targeted)
         never = torch.zeros_like(fooled)  # a repair would make the perturbation another for each photograph
-        saved = save_and_verify(classifier, sums, sources, goal, towards, never, norm=norm, eps=eps.expand(len(goal)))
+        saved = save_and_verify(classifier, sums, sources, goal, targeted, never, norm=norm, eps=eps.expand(len(goal)))
         for place, one, success in zip(places, saved, fooled.tolist(), strict=True):
             record = _record(photographs, place, one, success, classifier.labels)
             bearers.append(Bearer(record, packed(one.image), photographs.pixels[place]))

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import succeeded
+from lit_viz.attacks.base import is_adversarial
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods.targets import resolve, with_goal
@@ -39,7 +39,7 @@ class PhotographSet:
     pixels: Sequence[Tensor]
     before: Tensor
     goal: Tensor
-    towards: Tensor
+    targeted: Tensor
     counted: Tensor
     held_out: Tensor
     broken: Sequence[tuple[Task, str]]
@@ -85,15 +85,15 @@ def read_photographs(tasks: Sequence[Task], read: Callable[[Task], Tensor], clas
             broken.append((task, str(error)))
     whole = [task for task, _, _ in known]
     goal = torch.tensor([task.goal for task in whole], dtype=torch.long)
-    towards = torch.tensor([task.target is not None for task in whole], dtype=torch.bool)
+    targeted = torch.tensor([task.target is not None for task in whole], dtype=torch.bool)
     before = torch.stack([logits for _, _, logits in known]) if known else torch.empty(0, classifier.num_classes)
     found = PhotographSet(
         tasks=whole,
         pixels=[pixels for _, pixels, _ in known],
         before=before,
         goal=goal,
-        towards=towards,
-        counted=~succeeded(before, {"goal": goal, "towards": towards}),
+        targeted=targeted,
+        counted=~is_adversarial(before, goal, targeted),
         held_out=torch.tensor([bool(task.options.get(HELD_OUT)) for task in whole], dtype=torch.bool),
         broken=broken,
     )

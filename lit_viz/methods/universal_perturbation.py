@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_viz.attacks import Universal, name_of, succeeded
+from lit_viz.attacks import Universal, is_adversarial, name_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.looks import Look
 from lit_viz.errors import LitVizError
@@ -92,15 +92,15 @@ class UniversalPerturbation(AttackTraining):
 
     def _batch(self, x: Tensor, rows: Sequence[int]) -> _Batch:
         iteration = self.slots.iteration
-        images, goals, towards = [], [], []
+        images, goals, targeted = [], [], []
         for n in rows:
             task = self.slots.tasks[n]
             photographs = self.photographs(task)
             places = photographs.batch(task.seed, iteration[n], self.views)
             images.append(photographs.images(places, x))
             goals.append(photographs.goal[places])
-            towards.append(photographs.towards[places])
-        asked = (sent(torch.cat(those), x.device) for those in (goals, towards))
+            targeted.append(photographs.targeted[places])
+        asked = (sent(torch.cat(those), x.device) for those in (goals, targeted))
         return _Batch(self.slots.keys(rows, self.views), torch.cat(images), *asked)
 
     def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
@@ -164,7 +164,7 @@ class _Batch:
     keys: Sequence[Key]
     images: Tensor
     goal: Tensor
-    towards: Tensor
+    targeted: Tensor
 
     def look(self, delta: Tensor, draws: Draws) -> Tensor:
         """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one a draw: of a process that evaluates a
@@ -179,7 +179,7 @@ class _Batch:
 
     def fooled(self, logits: Tensor) -> Tensor:
         """Return where the network sees what is asked for ``(N * views,)``, 0 or 1."""
-        return succeeded(logits, {"goal": self.goal, "towards": self.towards}).to(logits.dtype)
+        return is_adversarial(logits, self.goal, self.targeted).to(logits.dtype)
 
 
 @dataclass(frozen=True)
@@ -190,4 +190,4 @@ class _Each(Objective):
     batch: _Batch
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        return scores_of(self.objective, replace(outputs, targets=self.batch.goal, towards=self.batch.towards))
+        return scores_of(self.objective, replace(outputs, targets=self.batch.goal, targeted=self.batch.targeted))

@@ -32,17 +32,16 @@ class AttackObjective(Objective):
         Raises:
             LitVizError: a class that is asked for is not known, or the network has too few of them.
         """
-        towards = outputs.towards
-        if towards is None:
-            towards = torch.ones_like(outputs.targets, dtype=torch.bool)
-        away = ~towards
-        for rows, targeted in ((away, False), (towards, True)):
-            missing = self.lacks(outputs.logits.shape[1], targeted=targeted)
+        targeted = outputs.targeted
+        if targeted is None:
+            targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
+        for rows, mode in ((~targeted, False), (targeted, True)):
+            missing = self.lacks(outputs.logits.shape[1], targeted=mode)
             if missing and any(listed(rows)):
                 raise LitVizError(f"{missing}: take CrossEntropy or Margin.")
         if any(target < 0 for target in listed(outputs.targets)):
             raise LitVizError("an attack needs the class to reach or to leave: give a target or the true label.")
-        return self.score(outputs, towards)
+        return self.score(outputs, targeted)
 
     def lacks(self, count: int, *, targeted: bool) -> str | None:
         """Return half a sentence where a network of so many classes has too few for it, else None."""
@@ -52,7 +51,7 @@ class AttackObjective(Objective):
         return f"{type(self).__name__} needs {needed} classes in {kind} attack and the network has {count}"
 
     @abstractmethod
-    def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         """Return the scores ``(M,)``; ``towards`` ``(M,)`` bool."""
 
 
@@ -60,9 +59,9 @@ class CrossEntropy(AttackObjective):
     """``log p_t`` of the class t to reach; ``-log p_y`` of the class y to leave (Goodfellow et al. 2015,
     arXiv:1412.6572, section 4)."""
 
-    def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         """Return log-probabilities, at most 0 towards a class, at least 0 away from it."""
-        return _signed(_picked(torch.log_softmax(outputs.logits, 1), outputs.targets), towards)
+        return _signed(_picked(torch.log_softmax(outputs.logits, 1), outputs.targets), targeted)
 
 
 class ClippedCrossEntropy(CrossEntropy):
@@ -78,27 +77,27 @@ class ClippedCrossEntropy(CrossEntropy):
             raise LitVizError(f"a cross-entropy clipped at {limit} is none: give a positive number such as 9.")
         self.limit = limit
 
-    def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         """Return log-probabilities, at most 0 towards a class, and from 0 to the limit away from it."""
-        return super().score(outputs, towards).clamp(max=self.limit)
+        return super().score(outputs, targeted).clamp(max=self.limit)
 
 
 class TargetLogit(AttackObjective):
     """The logit ``z_t`` of the class t to reach; ``-z_y`` of the class y to leave."""
 
-    def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         """Return signed logits."""
-        return _signed(_picked(outputs.logits, outputs.targets), towards)
+        return _signed(_picked(outputs.logits, outputs.targets), targeted)
 
 
 class Margin(AttackObjective):
     """``z_t - max_{i != t} z_i``, and ``max_{i != y} z_i - z_y``: above 0 where the attack succeeds, below 0 where it
     doesn't (Carlini and Wagner 2017, arXiv:1608.04644, f_6, with the opposite sign)."""
 
-    def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         """Return margins, in logits."""
         own = _picked(outputs.logits, outputs.targets)
-        return _signed(own - _others(outputs.logits, outputs.targets), towards)
+        return _signed(own - _others(outputs.logits, outputs.targets), targeted)
 
 
 class DLR(AttackObjective):
@@ -111,7 +110,7 @@ class DLR(AttackObjective):
 
     classes = (3, 4)
 
-    def score(self, outputs: Outputs, towards: Tensor) -> Tensor:
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         """Return ratios, above 0 where the attack succeeds.
 
         Raises:
@@ -120,26 +119,26 @@ class DLR(AttackObjective):
         logits, targets = outputs.logits, outputs.targets
         ordered = logits.topk(min(4, logits.shape[1])).values
         left = torch.zeros_like(logits[:, 0])
-        if not all(listed(towards)):
+        if not all(listed(targeted)):
             spread = (ordered[:, 0] - ordered[:, 2]).clamp(min=_TINY)
             left = (_others(logits, targets) - _picked(logits, targets)) / spread
-        if not any(listed(towards)):
+        if not any(listed(targeted)):
             return left
         labels = outputs.labels
         if labels is None or any(
-            aimed and label < 0 for aimed, label in zip(listed(towards), listed(labels), strict=True)
+            aimed and label < 0 for aimed, label in zip(listed(targeted), listed(labels), strict=True)
         ):
             raise LitVizError("DLR needs the true label in a targeted attack: give labels, or take CrossEntropy.")
         spread = (ordered[:, 0] - ordered[:, 2:4].mean(1)).clamp(min=_TINY)
         reached = (_picked(logits, targets) - _picked(logits, labels.clamp(min=0))) / spread
-        return torch.where(towards, reached, left)
+        return torch.where(targeted, reached, left)
 
 
 _TINY = 1e-12
 
 
-def _signed(scores: Tensor, towards: Tensor) -> Tensor:
-    return torch.where(towards, scores, -scores)
+def _signed(scores: Tensor, targeted: Tensor) -> Tensor:
+    return torch.where(targeted, scores, -scores)
 
 
 def _picked(scores: Tensor, classes: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Outputs:
     targets: Tensor
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
-    towards: Tensor | None = None
+    targeted: Tensor | None = None
     channels: Tensor | None = None
     members: Tensor | None = None
     inputs: int = 1

@@ -43,7 +43,7 @@ def has_several_radii(records: Iterable[Mapping[str, Any]]) -> bool:
     return len({record["eps"] for record in records if "eps" in record}) > 1
 
 
-def towards(name: str, target_name: str | None) -> str:
+def with_target(name: str, target_name: str | None) -> str:
     """Return a photograph's name with the class that is asked for: ``quail -> stingray``; one of the two where they are
     the same, or none is asked for."""
     return name if target_name in (None, name) else f"{name} -> {target_name}"

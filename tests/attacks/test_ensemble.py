@@ -15,11 +15,11 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.attacks import APGD, FMN, Attack, Ensemble, Square, run_attack
 from lit_viz.attacks.base import _bare
-from lit_viz.attacks.feasible import Norm, extent
+from lit_viz.attacks.norms import Norm, extent
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.trust import fooling
+from lit_viz.evidence.attacks.diagnostics import fooling
 from lit_viz.methods import AdversarialExample
 from lit_viz.types import Task
 from tests.attacks.tools import Curved, Watched, margins, photographs
@@ -94,11 +94,11 @@ def test_it_asks_what_its_members_ask_one_after_another(norm: Norm, targeted: bo
         for image, (_, known) in zip(network.inputs, expected, strict=True):
             torch.testing.assert_close(image, known, rtol=0, atol=1e-12)
         about = Ensemble(norm, classes=3, queries=60).about(state)
-        succeeded = bool(state["fooled"])
-        assert about["by"] == (expected[-1][0] if succeeded else None)
+        is_adversarial = bool(state["fooled"])
+        assert about["by"] == (expected[-1][0] if is_adversarial else None)
         assert about["tried"] == list(dict.fromkeys(name for name, _ in expected))
         assert about["eps"] == RADII[norm][n]
-        if succeeded:
+        if is_adversarial:
             assert torch.equal(out, network.inputs[-1])
         else:
             assert network.backwards == backwards

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import APGD, DDN, FGSM, PGD, Attack, BudgetAttack, NormalizedAscentAttack, run_attack
-from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.norms import Norm
 from tests.attacks.tools import Linear, longest, margins, photographs, saturated
 
 BUDGET = {

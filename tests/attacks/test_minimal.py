@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_viz.attacks import FMN, Attack, CarliniWagner, DeepFool, run_attack
 from lit_viz.attacks.carlini_wagner import to_tanh
-from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.norms import Norm
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Task

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import Square, run_attack
-from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.square import _tile, _trade
 from lit_viz.errors import LitVizError
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs

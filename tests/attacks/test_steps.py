@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_viz.attacks import APGD, DDN, PGD, BudgetAttack, NormalizedAscentAttack, budget, run_attack
 from lit_viz.attacks.apgd import checkpoints
-from lit_viz.attacks.feasible import Norm, project, steepest
+from lit_viz.attacks.norms import Norm, project, steepest
 from lit_viz.classifiers import Classifier
 from lit_viz.objectives import Margin
 from lit_viz.types import Task

@@ -193,7 +193,7 @@ def test_a_part_of_the_perturbations_is_looked_at_as_all_are() -> None:
 
 def test_what_is_fooled_well_enough_pulls_no_more() -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0], [0.0, 50.0, 1.0], [50.0, 0.0, 1.0]], requires_grad=True)
-    outputs = Outputs(logits, torch.zeros(3).long(), towards=torch.tensor([False, False, True]))
+    outputs = Outputs(logits, torch.zeros(3).long(), targeted=torch.tensor([False, False, True]))
     score = ClippedCrossEntropy(9.0)(outputs)
     torch.testing.assert_close(score, CrossEntropy()(outputs).clamp(max=9.0))
     (slope,) = torch.autograd.grad(score.sum(), logits)

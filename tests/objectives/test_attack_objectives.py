@@ -14,18 +14,18 @@ from lit_viz.objectives import DLR, AttackObjective, CrossEntropy, Margin, Outpu
 LOGITS = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 - 10
 TARGETS = torch.arange(40) % 6
 LABELS = (TARGETS + 1 + torch.arange(40) % 5) % 6
-TOWARDS = torch.arange(40) % 2 == 0
+TARGETED = torch.arange(40) % 2 == 0
 OBJECTIVES: list[AttackObjective] = [CrossEntropy(), TargetLogit(), Margin(), DLR()]
 
 
 def outputs(logits: Tensor = LOGITS) -> Outputs:
     """Half of the rows are targeted; the others leave ``TARGETS``, which is their label."""
-    labels = torch.where(TOWARDS, LABELS, TARGETS)
-    return Outputs(logits, TARGETS, labels=labels, towards=TOWARDS)
+    labels = torch.where(TARGETED, LABELS, TARGETS)
+    return Outputs(logits, TARGETS, labels=labels, targeted=TARGETED)
 
 
-def by_hand(objective: AttackObjective, z: list[float], goal: int, label: int, towards: bool) -> float:
-    sign = 1 if towards else -1
+def by_hand(objective: AttackObjective, z: list[float], goal: int, label: int, targeted: bool) -> float:
+    sign = 1 if targeted else -1
     others = max(value for k, value in enumerate(z) if k != goal)
     down = sorted(z, reverse=True)
     if isinstance(objective, CrossEntropy):
@@ -34,7 +34,7 @@ def by_hand(objective: AttackObjective, z: list[float], goal: int, label: int, t
         return sign * z[goal]
     if isinstance(objective, Margin):
         return sign * (z[goal] - others)
-    if towards:
+    if targeted:
         return -(z[label] - z[goal]) / (down[0] - (down[2] + down[3]) / 2)
     return -(z[goal] - others) / (down[0] - down[2])
 
@@ -43,7 +43,7 @@ def by_hand(objective: AttackObjective, z: list[float], goal: int, label: int, t
 def test_formulas(objective: AttackObjective) -> None:
     said = outputs()
     assert said.labels is not None
-    rows = zip(LOGITS.tolist(), TARGETS.tolist(), said.labels.tolist(), TOWARDS.tolist(), strict=True)
+    rows = zip(LOGITS.tolist(), TARGETS.tolist(), said.labels.tolist(), TARGETED.tolist(), strict=True)
     expected = [by_hand(objective, *row) for row in rows]
     torch.testing.assert_close(objective(said), torch.tensor(expected, dtype=torch.float64))
 
@@ -53,7 +53,7 @@ def test_more_of_the_right_class_is_better(objective: AttackObjective) -> None:
     logits = LOGITS.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(objective(outputs(logits)).sum(), logits)
     own = gradient.gather(1, TARGETS[:, None])[:, 0]
-    assert torch.equal(own > 0, TOWARDS)
+    assert torch.equal(own > 0, TARGETED)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda one: type(one).__name__)
@@ -63,8 +63,8 @@ def test_gradients_are_finite_differences(objective: AttackObjective) -> None:
 
 def test_the_margin_is_above_zero_where_the_attack_succeeds() -> None:
     seen = LOGITS.argmax(1) == TARGETS
-    assert torch.equal(Margin()(outputs()) > 0, seen == TOWARDS)
-    untargeted = Outputs(LOGITS, TARGETS, towards=torch.zeros(40, dtype=torch.bool))
+    assert torch.equal(Margin()(outputs()) > 0, seen == TARGETED)
+    untargeted = Outputs(LOGITS, TARGETS, targeted=torch.zeros(40, dtype=torch.bool))
     assert torch.equal(DLR()(untargeted) > 0, ~seen)
 
 
@@ -89,19 +89,19 @@ def test_refusals() -> None:
     away = torch.zeros(2, dtype=torch.bool)
     two = torch.tensor([0, 1])
     with pytest.raises(LitVizError, match="DLR needs 3 classes in an untargeted attack and the network has 2"):
-        DLR()(Outputs(torch.zeros(2, 2), two, towards=away))
+        DLR()(Outputs(torch.zeros(2, 2), two, targeted=away))
     with pytest.raises(LitVizError, match="DLR needs 4 classes in a targeted attack and the network has 3"):
-        DLR()(Outputs(torch.zeros(2, 3), two, labels=two, towards=~away))
-    assert DLR()(Outputs(torch.zeros(2, 3), two, towards=away)).tolist() == [0, 0]
+        DLR()(Outputs(torch.zeros(2, 3), two, labels=two, targeted=~away))
+    assert DLR()(Outputs(torch.zeros(2, 3), two, targeted=away)).tolist() == [0, 0]
     for labels in (None, torch.tensor([2, -1])):
         with pytest.raises(LitVizError, match="DLR needs the true label"):
-            DLR()(Outputs(torch.zeros(2, 4), two, labels=labels, towards=~away))
+            DLR()(Outputs(torch.zeros(2, 4), two, labels=labels, targeted=~away))
     for objective in OBJECTIVES:
         with pytest.raises(LitVizError, match="needs the class to reach or to leave"):
-            objective(Outputs(torch.zeros(2, 4), torch.tensor([0, -1]), towards=away))
+            objective(Outputs(torch.zeros(2, 4), torch.tensor([0, -1]), targeted=away))
 
 
 def test_an_unknown_label_is_no_matter_where_none_is_needed() -> None:
-    towards = torch.tensor([True, False])
-    said = Outputs(LOGITS[:2], TARGETS[:2], labels=torch.tensor([3, -1]), towards=towards)
+    targeted = torch.tensor([True, False])
+    said = Outputs(LOGITS[:2], TARGETS[:2], labels=torch.tensor([3, -1]), targeted=targeted)
     assert DLR()(said).isfinite().all()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.feasible import ROUNDING, Norm
+from lit_viz.attacks.norms import ROUNDING, Norm
 from lit_viz.images.reading import decode, encode_png
 
 LEVELS = 255  # steps from black to white

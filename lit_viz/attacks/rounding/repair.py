@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import succeeded
+from lit_viz.attacks.base import is_adversarial
 from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, filed, image_of, levels_of
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.guest import dtype_of
@@ -35,11 +35,11 @@ class Goals:
         towards: ``(N,)`` bool, whether it is to be reached.
     """
 
-    def __init__(self, classifier: Classifier, index: Tensor, towards: Tensor) -> None:
-        self.classifier, self.index, self.towards = classifier, index.cpu(), towards.cpu()
+    def __init__(self, classifier: Classifier, index: Tensor, targeted: Tensor) -> None:
+        self.classifier, self.index, self.targeted = classifier, index.cpu(), targeted.cpu()
 
     def __getitem__(self, rows: Sequence[int]) -> Goals:
-        return Goals(self.classifier, self.index[rows], self.towards[rows])
+        return Goals(self.classifier, self.index[rows], self.targeted[rows])
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the original network's logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1], on the CPU.
@@ -56,12 +56,12 @@ class Goals:
 
     def met(self, logits: Tensor) -> Tensor:
         """Return whether the class with the largest logit is what was asked for, ``(N,)`` bool."""
-        return succeeded(logits, {"goal": self.index, "towards": self.towards})
+        return is_adversarial(logits, self.index, self.targeted)
 
     def margin(self, logits: Tensor) -> Tensor:
         """Return by how much the goals are met (above 0) or missed (below 0), in logits ``(N,)``."""
         where = logits.device
-        return Margin()(Outputs(logits, self.index.to(where), towards=self.towards.to(where)))
+        return Margin()(Outputs(logits, self.index.to(where), targeted=self.targeted.to(where)))
 
     def doubt(self, logits: Tensor) -> Tensor:
         """Return how large a margin must be ``(N,)`` to be the same in every batch.
@@ -92,7 +92,7 @@ class Goals:
         return slope.cpu().double().nan_to_num(0.0, 0.0, 0.0) / LEVELS
 
 
-class Lost(NamedTuple):
+class RoundingFailure(NamedTuple):
     """A success before rounding that is none after it.
 
     Attributes:
@@ -146,7 +146,7 @@ class _Climb(NamedTuple):
 _Search = Generator[_Ask, Any, Found | None]
 
 
-def repair(lost: Sequence[Lost], goals: Goals) -> list[Found | None]:
+def repair(lost: Sequence[RoundingFailure], goals: Goals) -> list[Found | None]:
     """Return levels near the given ones that lie in their ball and whose file meets the goal; None if none were found.
 
     The values that rounding moved down the slope, as that is at the image as it was, are rounded the other way, the
@@ -182,7 +182,7 @@ def _answers(asks: dict[int, _Ask], goals: Goals) -> dict[int, Tensor]:
     return dict(zip(rows, answers, strict=True))
 
 
-def _search(lost: Lost, goal: Goals) -> _Search:
+def _search(lost: RoundingFailure, goal: Goals) -> _Search:
     aim = lost.doubt
     for _ in range(_TRIES):
         here = yield from _up(lost, aim)
@@ -197,7 +197,7 @@ def _search(lost: Lost, goal: Goals) -> _Search:
     return None
 
 
-def _up(lost: Lost, aim: float) -> Generator[_Ask, Any, _Climb]:
+def _up(lost: RoundingFailure, aim: float) -> Generator[_Ask, Any, _Climb]:
     start = _Climb(lost.levels, lost.margin, False)
     slope = yield _Ask("slope", lost.image)
     against = slope * (levels_of(lost.image) - lost.levels) > 0

@@ -12,11 +12,10 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence import comparison
 from lit_viz.evidence.attacks import transfer
-from lit_viz.evidence.attacks.claims import Claim, contradictions
-from lit_viz.evidence.attacks.robustness import resistance, resisting
-from lit_viz.evidence.attacks.spread import restarts_of
-from lit_viz.evidence.attacks.survivors import survivors
-from lit_viz.evidence.attacks.trust import Trust, cost_of_tries, free_signals, harder_tries
+from lit_viz.evidence.attacks.diagnostics import Trust, cost_of_stronger_attacks, diagnostics, stronger_attacks
+from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
+from lit_viz.evidence.attacks.restart_agreement import restarts_of
+from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdown, robust_accuracy
 from lit_viz.figures.style import save_figure
 from lit_viz.launch.commands.attack_figures import figure_of_explanations
 from lit_viz.launch.commands.base import Inquiry
@@ -37,7 +36,7 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     wrong = _read_again(module.classifier, outcomes, folder, how)
     # The others tell nothing of the attack.
     kept = [outcome for outcome in outcomes if outcome.record["index"] not in wrong]
-    left = survivors(outcomes)
+    left = ensemble_breakdown(outcomes)
     if left:
         folder.merge_evidence({"survivors": [asdict(one) for one in left]})
         how.say(f"evidence: as floats, {'; '.join(one.sentence for one in left)}")
@@ -53,9 +52,11 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     return not wrong
 
 
-def contradicted(claims: Sequence[Claim], classifier: Classifier, folder: RunFolder, how: Inquiry) -> list[str | None]:
+def contradicted(
+    claims: Sequence[RecordedFile], classifier: Classifier, folder: RunFolder, how: Inquiry
+) -> list[str | None]:
     """Return of each file in what it isn't as its record says (None where it is), and say it of the first ones."""
-    found, gone = contradictions(claims, classifier, how.config.slots)
+    found, gone = mismatches(claims, classifier, how.config.slots)
     wrong = [(claim, why) for claim, why in zip(claims, found, strict=True) if why is not None]
     for claim, why in wrong[:_SAID]:
         how.say(f"evidence: {claim.file.relative_to(folder.path).as_posix()} is not as recorded: {why}")
@@ -74,7 +75,7 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     """Hold the files against their records, with the original network and the photographs, and mend the records that
     aren't true; return whose these are."""
     claimed = _claimed(outcomes)
-    claims = [Claim(folder.path / o.record["file"], o.record, o.source, o.record) for o in claimed]
+    claims = [RecordedFile(folder.path / o.record["file"], o.record, o.source, o.record) for o in claimed]
     found = contradicted(claims, classifier, folder, how)
     wrong = [o for o, why in zip(claimed, found, strict=True) if why is not None]
     mended = {o.record["index"]: {key: False for key in o.record if key.startswith(_SUCCESSES)} for o in wrong}
@@ -92,7 +93,7 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
 def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
     """Say how many images resist, by radius."""
     norm = next(o.record["norm"] for o in outcomes if "norm" in o.record)
-    what, curve = resisting(outcomes), resistance(outcomes)
+    what, curve = accuracy_label(outcomes), robust_accuracy(outcomes)
     points = [{"eps": length(eps, norm), "share": share, "low": low, "high": high} for eps, share, (low, high) in curve]
     folder.merge_evidence({"robustness": {"what": what, "norm": norm, "points": points}})
     for eps, share, (low, high) in curve:
@@ -104,7 +105,7 @@ def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
     """Say whether what resisted is to be believed."""
     further = "an attack of more steps, such as pgd" if module.attack.fixed else "more iterations"
     attack, iterations = module.attack, module.iterations
-    free = free_signals(
+    free = diagnostics(
         outcomes,
         restarts_of(attack, iterations),
         iterations,
@@ -126,9 +127,9 @@ def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
 def _harder(module: AdversarialExample, outcomes: Sequence[Outcome], how: Inquiry) -> Trust:
     attack = module.attack
     assert isinstance(attack, BudgetAttack)
-    how.say(f"evidence: trying {cost_of_tries(outcomes)}")
+    how.say(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
     network = module.classifier.fast()
-    return harder_tries(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
+    return stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
 
 
 def _transfer(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, how: Inquiry) -> None:

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from lit_viz.attacks.rounding.lattice import holds_no_other
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
-from lit_viz.evidence.attacks.robustness import photograph_of, resistance, resisting
-from lit_viz.evidence.attacks.survivors import survivors
-from lit_viz.evidence.attacks.trust import fooling
+from lit_viz.evidence.attacks.diagnostics import fooling
+from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdown, photograph_of, robust_accuracy
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.robustness import robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
@@ -27,7 +26,7 @@ from lit_viz.utils.formatting import at_radius, counted, has_several_radii
 def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:
     """Return original, fooled image and their difference, in a row an image, over the traces."""
     panels = [panel for panel in map(_panel, outcomes) if panel is not None]
-    return attack_figure(panels, left=survivors(outcomes))
+    return attack_figure(panels, left=ensemble_breakdown(outcomes))
 
 
 def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
@@ -38,11 +37,11 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
         norm: that they limit: ``L2`` or ``L∞``.
     """
     name = next((o.record["attack"] for o in outcomes if "attack" in o.record), "attack")
-    members = [left.member for left in survivors(outcomes)]
-    curves = {f"after {m}": resistance(outcomes, members[: i + 1]) for i, m in enumerate(members)}
+    members = [left.member for left in ensemble_breakdown(outcomes)]
+    curves = {f"after {m}": robust_accuracy(outcomes, members[: i + 1]) for i, m in enumerate(members)}
     points = {
         of: [(eps, share, *interval) for eps, share, interval in curve]
-        for of, curve in (curves or {name: resistance(outcomes)}).items()
+        for of, curve in (curves or {name: robust_accuracy(outcomes)}).items()
     }
     asked = [outcome.record for outcome in outcomes if outcome.record["status"] != "failed"]
     goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
@@ -52,7 +51,7 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
     each = f", which resist if they do each of {targets} targets" if targets > 1 else ""
     alone = "; no other 8-bit file lies nearer than 1/255" if any(holds_no_other(eps) for _, eps in goals) else ""
     caption = f"{counted(count, 'photograph')} at each radius{each}; band: 95 % (Wilson){alone}"
-    return robustness_figure(points, norm, resisting(outcomes), caption)
+    return robustness_figure(points, norm, accuracy_label(outcomes), caption)
 
 
 def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.claims import Claim
+from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.intervals import wilson
 from lit_viz.figures.universal import Borne, UniversalPanel, universal_figure
 from lit_viz.images.reading import read_png
@@ -51,10 +51,10 @@ def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task
         for radius in config.radii or [None]:
             options: dict[str, Any] = {"photographs": [asdict(member) for member in members]}
             options |= {} if radius is None else {"eps": radius}
-            towards = named if target is not None else None
-            name = "universal" if towards is None else f"universal {towards}"
+            target_name = named if target is not None else None
+            name = "universal" if target_name is None else f"universal {target_name}"
             seed = config.seed + len(tasks)
-            tasks.append(Task(len(tasks), name, seed, target=target, target_name=towards, options=options))
+            tasks.append(Task(len(tasks), name, seed, target=target, target_name=target_name, options=options))
     return tasks
 
 
@@ -116,11 +116,11 @@ def verify_universal(
     return not wrong
 
 
-def _claim(file: Path, bearer: Bearer, ball: Mapping[str, Any]) -> Claim:
+def _claim(file: Path, bearer: Bearer, ball: Mapping[str, Any]) -> RecordedFile:
     """Return what is said of a photograph's file. Of one that was handed over off the 8-bit lattice the rounded one is
     kept, which half a level a value is off."""
     off = 0.5 if bearer.record["source"] is None else 0.0
-    return Claim(file, bearer.record, partial(_read, bearer.source), ball, off)
+    return RecordedFile(file, bearer.record, partial(_read, bearer.source), ball, off)
 
 
 def _read(source: Tensor | Path | None) -> Tensor | None:

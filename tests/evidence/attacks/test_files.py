@@ -15,12 +15,12 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 from lit_viz.attacks import DDN, run_attack
-from lit_viz.attacks.rounding.files import Saved, distances, save_and_verify
 from lit_viz.attacks.rounding.lattice import LatticeBall, image_of, levels_of
 from lit_viz.attacks.rounding.repair import CANDIDATES, Goals
+from lit_viz.attacks.rounding.verification import Saved, distances, save_and_verify
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.files import reread
+from lit_viz.evidence.attacks.mismatches import reread
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
 from tests.conftest import smooth_network
 
@@ -44,7 +44,7 @@ def verify(net: Classifier, images: Tensor, sources: Tensor, eps: float | None =
     n = len(images)
     rows = {
         "goals": torch.ones(n, dtype=torch.long),
-        "towards": torch.ones(n, dtype=torch.bool),
+        "targeted": torch.ones(n, dtype=torch.bool),
         "float_success": torch.ones(n, dtype=torch.bool),
         "norm": None if eps is None else "linf",
         **options,
@@ -372,12 +372,12 @@ def test_what_failed_as_a_float_is_not_repaired_but_believed_if_the_file_succeed
 
 
 @pytest.mark.parametrize(
-    ("goal", "towards", "success"), [(0, True, True), (1, True, False), (0, False, False), (1, False, True)]
+    ("goal", "targeted", "success"), [(0, True, True), (1, True, False), (0, False, False), (1, False, True)]
 )
-def test_a_tie_goes_to_the_class_that_argmax_names(goal, towards, success):
+def test_a_tie_goes_to_the_class_that_argmax_names(goal, targeted, success):
     source = lattice_images(1, 1, 2, 2)
     (saved,) = verify(
-        linear(torch.zeros(1, 2, 2)), source, source, goals=torch.tensor([goal]), towards=torch.tensor([towards])
+        linear(torch.zeros(1, 2, 2)), source, source, goals=torch.tensor([goal]), targeted=torch.tensor([targeted])
     )
     assert saved.success == success
     assert saved.jpeg == {95: success, 75: success}
@@ -470,9 +470,9 @@ def test_what_is_on_the_disk_gives_the_same_answer(tmp_path, channels):
         path = tmp_path / "image.png"
         path.write_bytes(encode_png(one.image))
         assert not one.success
-        for towards in (False, True):
-            ((success, logits),) = reread([path], net, [label], [towards])
-            assert success == towards
+        for targeted in (False, True):
+            ((success, logits),) = reread([path], net, [label], [targeted])
+            assert success == targeted
             assert torch.allclose(logits, one.logits, rtol=1e-5, atol=1e-5)
 
 
@@ -538,15 +538,15 @@ def test_many_files_are_asked_about_in_batches_and_each_as_it_is_alone(tmp_path,
     paths = [tmp_path / f"{n}.png" for n in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         path.write_bytes(encode_png(image))
-    goals, towards = [n % 5 for n in range(len(images))], [n % 3 == 0 for n in range(len(images))]
+    goals, targeted = [n % 5 for n in range(len(images))], [n % 3 == 0 for n in range(len(images))]
     sizes = []
     hook = smooth.original.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    together = reread(paths, smooth, goals, towards)
+    together = reread(paths, smooth, goals, targeted)
     hook.remove()
     assert sorted(size for size in sizes if size > 1) == [5, 16, 16]
     for n, (met, logits) in enumerate(together):
-        ((met_alone, logits_alone),) = reread(paths[n : n + 1], smooth, goals[n : n + 1], towards[n : n + 1])
-        assert met == met_alone == ((int(smooth.logits(images[n : n + 1]).argmax()) == goals[n]) == towards[n])
+        ((met_alone, logits_alone),) = reread(paths[n : n + 1], smooth, goals[n : n + 1], targeted[n : n + 1])
+        assert met == met_alone == ((int(smooth.logits(images[n : n + 1]).argmax()) == goals[n]) == targeted[n])
         assert torch.allclose(logits, logits_alone, atol=1e-5)
     assert {met for met, _ in together} == {True, False}
     assert reread([], smooth, [], []) == []

@@ -3,7 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from lit_viz.evidence.attacks.robustness import resistance
+from lit_viz.evidence.attacks.robustness import robust_accuracy
 from lit_viz.evidence.intervals import wilson
 
 
@@ -15,10 +15,10 @@ def told(photograph: str, eps: float, fooled: bool, status: str = "done") -> Any
 
 def test_a_photograph_counts_once_however_many_targets_it_has() -> None:
     outcomes = [told("a", 0.1, False), told("a", 0.1, True), told("b", 0.1, False), told("b", 0.1, False)]
-    assert resistance(outcomes) == [(0.1, 0.5, wilson(1, 2))]
+    assert robust_accuracy(outcomes) == [(0.1, 0.5, wilson(1, 2))]
 
 
 def test_radii_are_apart_and_failures_left_out() -> None:
     outcomes = [told("a", 0.2, True), told("a", 0.1, False), told("b", 0.1, False, "failed")]
     outcomes.append(told("c", 0.1, False, "skipped"))
-    assert [(eps, share) for eps, share, _ in resistance(outcomes)] == [(0.1, 0.5), (0.2, 0.0)]
+    assert [(eps, share) for eps, share, _ in robust_accuracy(outcomes)] == [(0.1, 0.5), (0.2, 0.0)]

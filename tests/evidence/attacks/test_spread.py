@@ -8,8 +8,8 @@ import pytest
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS, PGD
-from lit_viz.evidence.attacks.spread import best_margins, disagreement, restarts_of
-from lit_viz.evidence.attacks.trust import free_signals
+from lit_viz.evidence.attacks.diagnostics import diagnostics
+from lit_viz.evidence.attacks.restart_agreement import best_margins, restart_disagreement, restarts_of
 from tests.conftest import smooth_network
 from tests.evidence.attacks.test_trust import Traced, images, wrapped
 
@@ -26,7 +26,7 @@ def tried(success: bool, *best: float, **record: Any) -> Traced:
 
 
 def said(*outcomes: Traced) -> list[str]:
-    return disagreement(outcomes, RESTART, last=RESTART(12))
+    return restart_disagreement(outcomes, RESTART, last=RESTART(12))
 
 
 def test_images_belong_to_the_restart_that_made_them() -> None:
@@ -53,20 +53,20 @@ def test_what_speaks_against_an_attack(outcomes: list[Traced], expected: str | N
     found = said(*outcomes)
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]
-    sentence = free_signals(outcomes, RESTART, 12).sentence
+    sentence = diagnostics(outcomes, RESTART, 12).sentence
     assert (expected or "trust: nothing") in sentence
 
 
 def test_one_photograph_with_several_seeds() -> None:
     a, b = (tried(ok, 0.5 if ok else -0.5, source="cat.png", eps=0.1) for ok in (True, False))
     once = restarts_of(PGD(), 12)
-    assert "1 image fell only late, or only to some of the restarts" in disagreement([a, b], once, 0)[0]
+    assert "1 image fell only late, or only to some of the restarts" in restart_disagreement([a, b], once, 0)[0]
     b.amend({"eps": 0.05})  # another question
-    assert disagreement([a, b], once, 0) == []
+    assert restart_disagreement([a, b], once, 0) == []
     c, d = (tried(False, best, source="cat.png", eps=0.1) for best in (-3.0, -0.5))
-    assert "differ by up to 2.5, where 0.5 is lacking" in disagreement([c, d], once, 0)[0]
+    assert "differ by up to 2.5, where 0.5 is lacking" in restart_disagreement([c, d], once, 0)[0]
     d.amend({"source": "dog.png"})
-    assert disagreement([c, d], once, 0) == []
+    assert restart_disagreement([c, d], once, 0) == []
 
 
 def test_the_restarts_of_a_real_run() -> None:
@@ -83,7 +83,7 @@ def test_the_restarts_of_a_real_run() -> None:
         assert len(best) == 3
         assert max(best) - min(best) < 0.05
         assert max(best) == pytest.approx(max(v for k, v in outcome.curve("margin") if k), abs=0)
-    assert free_signals(run.outcomes, restart_of, 30).reasons == ()
+    assert diagnostics(run.outcomes, restart_of, 30).reasons == ()
 
 
 def test_the_last_margin_is_that_of_the_file() -> None:

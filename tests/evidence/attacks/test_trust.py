@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.attacks import PGD, run_attack
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.evidence.attacks.trust import LARGE, Trust, free_signals, harder_tries
+from lit_viz.evidence.attacks.diagnostics import LARGE, Trust, diagnostics, stronger_attacks
 from lit_viz.images.reading import read_photograph
 from lit_viz.runs.results import Outcome
 from tests.conftest import smooth_network
@@ -107,7 +107,7 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
     ],
 )
 def test_free_signals(outcome: Outcome, said: str) -> None:
-    trust = free_signals([outcome])
+    trust = diagnostics([outcome])
     assert bool(trust.reasons) == bool(said)
     assert said in trust.sentence
     assert trust.sentence.startswith("do not trust" if said else "trust")
@@ -118,12 +118,12 @@ def test_few_slopes_in_each_part_are_said_of_the_successes_of_minimal_attacks_to
     fell = Traced(True, margin=[-1.0] + [0.5] * 60).with_record(backwards=40)
     failed = Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19)
     said = "fewer than ten slopes in each part of the attack (more iterations, or fewer parts)"
-    assert f"1 image had {said}" in free_signals([fell], iterations=60, part=6, minimal=True).sentence
-    assert free_signals([fell], iterations=60, part=6).reasons == ()
-    assert free_signals([fell], iterations=900, part=100, minimal=True).reasons == ()
-    assert f"1 image had {said}" in free_signals([fell, failed], iterations=19, part=2).sentence
+    assert f"1 image had {said}" in diagnostics([fell], iterations=60, part=6, minimal=True).sentence
+    assert diagnostics([fell], iterations=60, part=6).reasons == ()
+    assert diagnostics([fell], iterations=900, part=100, minimal=True).reasons == ()
+    assert f"1 image had {said}" in diagnostics([fell, failed], iterations=19, part=2).sentence
     once = Traced(True, margin=[-1.0] + [0.5] * 8).with_record(backwards=8)
-    assert "had fewer than ten slopes (more" in free_signals([once], iterations=8, part=8, minimal=True).sentence
+    assert "had fewer than ten slopes (more" in diagnostics([once], iterations=8, part=8, minimal=True).sentence
 
 
 @pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), ({"carlini_wagner": {"steps": 2}}, False)])
@@ -174,7 +174,7 @@ def attacked(classifier: Classifier, eps: float) -> Sequence[Outcome]:
 @pytest.mark.parametrize("network", [Rounded, Saturated])
 def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
     outcomes = attacked(wrapped(network()), 0.3)
-    trust = free_signals(outcomes)
+    trust = diagnostics(outcomes)
     assert not all(o.record["success_float"] for o in outcomes)
     assert "masked gradients" in trust.sentence
 
@@ -182,7 +182,7 @@ def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
 def test_harder_tries_find_what_rounded_activations_hide() -> None:
     classifier = wrapped(Rounded())
     outcomes = attacked(classifier, 0.3)
-    trust = harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.3)
+    trust = stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.3)
     assert "Square with 1000 queries fooled" in trust.sentence
     assert "at a radius of 0.5, where all must" in trust.sentence
 
@@ -190,8 +190,8 @@ def test_harder_tries_find_what_rounded_activations_hide() -> None:
 def test_a_plain_network_is_trusted() -> None:
     classifier = wrapped(smooth_network())
     outcomes = attacked(classifier, 0.03)
-    assert free_signals(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes"))
-    trust = harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.03)
+    assert diagnostics(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes"))
+    trust = stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.03)
     assert trust.reasons == ()
 
 
@@ -218,8 +218,8 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
         classifier, photographs, y[:8].tolist(), attack={"pgd": {"random_start": False}}, eps=0.05, norm="linf"
     )
     assert sum(r["success_float"] for r in run.results) <= 2
-    assert free_signals(run.outcomes).reasons == ()
-    assert harder_tries(run.outcomes, lambda a: classifier.fast()(a)[0], "linf", 0.05).reasons == ()
+    assert diagnostics(run.outcomes).reasons == ()
+    assert stronger_attacks(run.outcomes, lambda a: classifier.fast()(a)[0], "linf", 0.05).reasons == ()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -229,7 +229,7 @@ def test_all_must_fall_at_a_large_radius(norm: Any, network: Callable[[], nn.Mod
     labels = classifier.logits(images()).argmax(1).tolist()
     outcomes = [Pictured(x, label=y) for x, y in zip(images(), labels, strict=True)]
     copy = classifier.fast()
-    said = harder_tries(outcomes, lambda x: copy(x)[0], norm, 0.1)
+    said = stronger_attacks(outcomes, lambda x: copy(x)[0], norm, 0.1)
     assert bool(said.reasons) != trusted
     assert trusted or "fell at a radius of" in said.sentence
 
@@ -248,7 +248,7 @@ def test_real_weights_fall_at_a_large_radius(lite0: Classifier) -> None:
     for norm, eps in LARGE.items():
         asked.clear()
         outcomes = [Pictured(x, label=y) for x, y in zip(photographs, seen, strict=True)]
-        assert harder_tries(outcomes, counted, norm, eps / 100).reasons == ()
+        assert stronger_attacks(outcomes, counted, norm, eps / 100).reasons == ()
         assert sum(asked) <= 4 * 10  # a few steps do
 
 
@@ -259,7 +259,7 @@ def test_every_image_is_tried_harder_in_its_own_ball() -> None:
     def said(eps: float, default: float, **more: Any) -> str:
         known = {"success_float": False, "eps": eps, **more}
         outcomes = [Pictured(x, label=y, **known) for x, y in zip(images(), labels, strict=True)]
-        return harder_tries(outcomes, lambda x: classifier.fast()(x)[0], "linf", default).sentence
+        return stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], "linf", default).sentence
 
     assert "trust: nothing" in said(0.001, 0.4)
     assert "Square with 1000 queries fooled 6 images" in said(0.4, 0.001)
@@ -273,33 +273,33 @@ def test_targets_and_none_in_one_run() -> None:
         for i, (x, y) in enumerate(zip(images(), labels, strict=True))
     ]
     network = classifier.fast()
-    assert harder_tries(outcomes, lambda x: network(x)[0], "linf", 0.002).reasons == ()
+    assert stronger_attacks(outcomes, lambda x: network(x)[0], "linf", 0.002).reasons == ()
 
 
 def test_gradients_that_were_not_logged_are_not_said_to_be_trusted() -> None:
     logged, unlogged = (Traced(True, margin=[-1.0, 1.0], **more) for more in ({"gradient_norm": [1.0, 1.0]}, {}))
-    assert "(looked at: gradients, the end of the traces" in free_signals([logged]).sentence
-    assert "(looked at: the end of the traces" in free_signals([unlogged]).sentence
+    assert "(looked at: gradients, the end of the traces" in diagnostics([logged]).sentence
+    assert "(looked at: the end of the traces" in diagnostics([unlogged]).sentence
 
 
 def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
     logged, unlogged = (Traced(False, margin=[-1.0] * 20, **more) for more in ({"objective": FLAT}, {}))
-    assert free_signals([logged]).tried == ("the end of the traces", "silent successes")
-    assert free_signals([logged, unlogged]).tried == ("silent successes",)
-    assert free_signals([logged], lambda k: k // 10, 20).tried[-1] == "restarts"  # of which there are several
+    assert diagnostics([logged]).tried == ("the end of the traces", "silent successes")
+    assert diagnostics([logged, unlogged]).tried == ("silent successes",)
+    assert diagnostics([logged], lambda k: k // 10, 20).tried[-1] == "restarts"  # of which there are several
 
 
 def test_nothing_to_judge_and_nothing_done_are_no_reasons_to_trust() -> None:
     """A run whose only photograph had failed was trusted, and an attack that hadn't moved it."""
-    assert free_signals([]).sentence == "no verdict: nothing was attacked"
+    assert diagnostics([]).sentence == "no verdict: nothing was attacked"
     still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
     still.amend({"l2": 0.0})
-    assert "do not trust: the file of 1 image is the photograph itself" in free_signals([still]).sentence
+    assert "do not trust: the file of 1 image is the photograph itself" in diagnostics([still]).sentence
     still.amend({"l2": 0.1})
-    assert free_signals([still]).reasons == ()
+    assert diagnostics([still]).reasons == ()
 
 
 @pytest.mark.parametrize("count", [5, 10, 11, 20, 25, 99, 100, 200])
 def test_a_steady_climb_is_still_rising_whatever_its_length(count: int) -> None:
     climb = Traced(False, objective=[0.1 * k for k in range(count + 1)], margin=[-1.0] * (count + 1))
-    assert "still rising" in free_signals([climb]).sentence
+    assert "still rising" in diagnostics([climb]).sentence

@@ -253,14 +253,14 @@ def test_one_step_is_neither_asked_nor_advised_to_be_more(
 
 
 def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
-    from lit_viz.evidence.attacks.robustness import resisting
+    from lit_viz.evidence.attacks.robustness import accuracy_label
 
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
     untargeted = lv.attack(smooth, x, labels, iterations=1)
     targeted = lv.attack(smooth, x, labels, [(label + 1) % 5 for label in labels], iterations=1)
-    assert resisting(untargeted.outcomes) == "robust accuracy"
-    assert resisting(targeted.outcomes) == "target not reached"
+    assert accuracy_label(untargeted.outcomes) == "robust accuracy"
+    assert accuracy_label(targeted.outcomes) == "target not reached"
 
 
 def test_an_ensemble_knows_what_the_network_said_before(smooth: Classifier) -> None:

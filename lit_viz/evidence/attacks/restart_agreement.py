@@ -29,7 +29,7 @@ def restarts_of(attack: Attack, iterations: int) -> RestartOf:
     return restart
 
 
-def disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, last: int) -> list[str]:
+def restart_disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, last: int) -> list[str]:
     """Return what the restarts of an image, and runs of one photograph with several seeds, disagree about.
 
     Nothing where every image fell. Else an image speaks against the attack

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import PGD, run_attack
-from lit_viz.attacks.feasible import ROUNDING, Norm, random_start
+from lit_viz.attacks.norms import ROUNDING, Norm, random_start
 from lit_viz.attacks.rounding.lattice import holds_no_other
 from lit_viz.attacks.square import Square
-from lit_viz.evidence.attacks.spread import RestartOf, disagreement
+from lit_viz.evidence.attacks.restart_agreement import RestartOf, restart_disagreement
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import images
 
@@ -64,7 +64,7 @@ class Trust:
         return f"{said} (looked at: {', '.join(self.tried)})" if self.tried else said
 
 
-def free_signals(
+def diagnostics(
     outcomes: Sequence[Outcome],
     restart_of: RestartOf = lambda k: 0,
     iterations: int = 0,
@@ -76,7 +76,7 @@ def free_signals(
 
     Args:
         outcomes: of the run; their curves ``gradient_norm``, ``objective`` and ``margin`` are read.
-        restart_of: see :func:`~lit_viz.evidence.attacks.spread.restarts_of`; without it there was one start an image.
+        restart_of: see :func:`restarts_of`; one start an image unless given.
         iterations: that an image takes at most.
         further: what is advised where an attack didn't get far enough.
         part: iterations that follow one another where an attack begins anew after them; infinite if it asks for no
@@ -91,23 +91,25 @@ def free_signals(
     in_parts, asked = part < min(_FEW, iterations), done if minimal and part < _FEW else failed
     each = f" in each part of the attack ({further}, or fewer parts)" if in_parts else f" ({further})"
     counts = {
-        "within eps of {} there is no other 8-bit file than the photograph's (a larger eps)": sum(map(_walled, done)),
+        "within eps of {} there is no other 8-bit file than the photograph's (a larger eps)": sum(
+            map(_only_source_in_ball, done)
+        ),
         f"the file of {{}} is the photograph itself ({further}, or larger steps)": sum(
-            _unmoved(o) and not _walled(o) for o in failed
+            _unmoved(o) and not _only_source_in_ball(o) for o in failed
         ),
         "{} fooled the network before it was rounded to 8 bits, and not in the file": sum(
-            not _walled(o) for o in rounded_off
+            not _only_source_in_ball(o) for o in rounded_off
         ),
         f"{{}} had fewer than ten slopes{each}": sum(not _masked(o) if in_parts else _short(o) for o in asked),
         f"{{}} had fewer than {QUERIES} queries ({further})": sum(map(_unasked, failed)),
-        f"{{}} scored no higher than the photograph in the end ({further})": sum(map(_sunk, failed)),
+        f"{{}} scored no higher than the photograph in the end ({further})": sum(map(_not_improved, failed)),
         "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),
         f"the score of {{}} was still rising when the attack ended ({further})": sum(map(_rising, failed)),
         f"the perturbation of {{}} was still shrinking when the attack ended ({further})": sum(map(_shrinking, done)),
-        "{} fooled the network on the way and was returned as a failure": sum(map(_silent, failed)),
+        "{} fooled the network on the way and was returned as a failure": sum(map(_missed_success, failed)),
     }
     reasons = [text.format(images(count)) for text, count in counts.items() if count]
-    reasons += disagreement(done, restart_of, last=restart_of(iterations))
+    reasons += restart_disagreement(done, restart_of, last=restart_of(iterations))
     logged = any(outcome.curve("gradient_norm") for outcome in done)
     traced = all(len(outcome.curve("objective")) > 1 for outcome in failed)
     tried = {
@@ -137,7 +139,7 @@ def _unmoved(outcome: Outcome) -> bool:
     return outcome.record.get("l2") == 0
 
 
-def _walled(outcome: Outcome) -> bool:
+def _only_source_in_ball(outcome: Outcome) -> bool:
     """Return whether eps is less than a level of a single value."""
     return holds_no_other(outcome.record.get("eps", math.inf)) and _unmoved(outcome)
 
@@ -152,7 +154,7 @@ def _unasked(outcome: Outcome) -> bool:
     return outcome.record.get("backwards") == 0 and outcome.record["iterations"] < QUERIES
 
 
-def _sunk(outcome: Outcome) -> bool:
+def _not_improved(outcome: Outcome) -> bool:
     trace = [score for _, score in _inside(outcome, "objective")]
     return len(trace) > 1 and max(trace[1:]) <= trace[0] and not _masked(outcome)
 
@@ -192,7 +194,7 @@ def _late(trace: Sequence[tuple[int, float]]) -> float:
     return min(last - (last - first) / 10, last - 1)
 
 
-def _silent(outcome: Outcome) -> bool:
+def _missed_success(outcome: Outcome) -> bool:
     return bool(fooling(outcome))
 
 
@@ -204,20 +206,20 @@ def fooling(outcome: Outcome) -> list[int]:
 def resisted(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return those that fooled nobody, not even as floats, where there was another file to find."""
     failed = [o for o in outcomes if o.record["status"] == "done" and not o.record["success_float"]]
-    return [o for o in failed if not _walled(o)]
+    return [o for o in failed if not _only_source_in_ball(o)]
 
 
-def cost_of_tries(outcomes: Sequence[Outcome]) -> str:
-    """Return in words what :func:`harder_tries` will do, and with how many evaluations."""
-    resisting, done = len(resisted(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
+def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
+    """Return in words what :func:`stronger_attacks` will do, and with how many evaluations."""
+    robust, done = len(resisted(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
     return (
-        f"{POINTS} random points and Square with {QUERIES:,} queries on {images(resisting)} that resisted, and "
-        f"{LARGE_STEPS} steps in a large ball on {images(done)}: {resisting * (POINTS + QUERIES):,} forwards and at "
+        f"{POINTS} random points and Square with {QUERIES:,} queries on {images(robust)} that resisted, and "
+        f"{LARGE_STEPS} steps in a large ball on {images(done)}: {robust * (POINTS + QUERIES):,} forwards and at "
         f"most {done * LARGE_STEPS:,} evaluations"
     )
 
 
-def harder_tries(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float) -> Trust:
+def stronger_attacks(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float) -> Trust:
     """Try what must not do better than a gradient attack, and what must succeed.
 
     Random points of the ball and Square, which ask for no gradient, on the images that resisted; and PGD in a ball so

@@ -109,3 +109,25 @@ def random_start(source: Tensor, seeds: Sequence[int], restarts: Sequence[int], 
         length = draws.uniform("radius").to(source.dtype) ** (1 / shape.numel())
         change = unit(draws.normal("start", shape).to(source.dtype)) * per_slot(length, source)
     return project(source + per_slot(eps, source) * change, source, eps, ball)
+
+
+def distance_to_boundary(gap: Tensor, slope: Tensor, ball: Norm) -> Tensor:
+    """Return the distances ``|gap| / ||slope||`` ``(N,)`` at which a linear gap closes, infinite where nothing slopes.
+
+    Args:
+        gap: differences of two logits ``(N,)``.
+        slope: their gradients ``(N, C, H, W)``, measured in the dual of the norm: L1 for linf, L2 for l2.
+        ball: the norm of the distances.
+    """
+    steepness = norm(slope, 1 if ball == "linf" else 2)
+    return torch.where(steepness > 0, gap.abs() / steepness, torch.inf)
+
+
+def ways(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest slopes up which the pixels of ``x`` ``(N, C, H, W)`` can go.
+
+    Slopes clamped to them are zero where a way up them would leave [0, 1] at once, at black pixels down and at white
+    ones up: a pixel that can't go along brings no boundary nearer.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)  # as a network's slopes are
+    return torch.where(x <= 0, 0, -torch.inf), torch.where(x >= 1, 0, torch.inf)

@@ -11,7 +11,7 @@ from lit_viz.optim import State
 
 
 @dataclass(frozen=True)
-class Parts:
+class RestartSchedule:
     """The iterations of an image in equal parts, the last of which takes what is left over.
 
     Attributes:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.feasible import Norm, project, random_start, steepest
+from lit_viz.attacks.norms import Norm, project, random_start, steepest
 from tests.attacks.tools import photographs, saturated
 
 EPS = torch.tensor([0.02, 0.3, 1.0, 4.0], dtype=torch.float64)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.feasible import Norm
+from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, filed, image_of, levels_of
-from lit_viz.attacks.rounding.repair import Goals, Lost, repair
+from lit_viz.attacks.rounding.repair import Goals, RoundingFailure, repair
 from lit_viz.classifiers import Classifier
 from lit_viz.images.reading import decode, encode_jpeg
 from lit_viz.images.similarity import ssim
@@ -48,7 +48,7 @@ def save_and_verify(
     images: Tensor,
     sources: Tensor,
     goals: Tensor,
-    towards: Tensor,
+    targeted: Tensor,
     float_success: Tensor,
     *,
     norm: Norm | None = None,
@@ -71,7 +71,7 @@ def save_and_verify(
     Returns:
         one a row, whatever else is in the batch.
     """
-    wanted = Goals(classifier, goals, towards)
+    wanted = Goals(classifier, goals, targeted)
     images = images.detach().cpu().float()
     radii = [None] * len(images) if eps is None else eps.tolist()
     balls = [LatticeBall(source, norm, radius) for source, radius in zip(sources, radii, strict=True)]
@@ -81,7 +81,7 @@ def save_and_verify(
     inside = torch.tensor([ball.contains(these) for ball, these in zip(balls, levels, strict=True)])
     rows = (float_success.cpu() & inside & ~wanted.met(logits)).nonzero()[:, 0].tolist()
     margins, doubts = wanted.margin(logits).tolist(), wanted.doubt(logits).tolist()
-    lost = [Lost(images[n], levels[n], margins[n], doubts[n], balls[n]) for n in rows]
+    lost = [RoundingFailure(images[n], levels[n], margins[n], doubts[n], balls[n]) for n in rows]
     repaired = [0] * len(images)
     for n, found in zip(rows, repair(lost, wanted[rows]), strict=True):
         if found is not None:
