@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.prediction import of_group, verdict
+from lit_viz.classifiers.prediction import group_summary, prediction_summary
 from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
 from lit_viz.images.groups import apart
@@ -53,7 +53,9 @@ def judge(folder: str, names: list[str]) -> None:
         for record in records:
             pictures = apart(read_png(run.path / record["file"]), group)
             wanted = target(record, classifier)
-            columns[network].append(of_group([verdict(row, wanted) for row in asked_of(classifier, pictures)]))
+            columns[network].append(
+                group_summary([prediction_summary(row, wanted) for row in asked_of(classifier, pictures)])
+            )
     table = Table(box=None, header_style="bold")
     for column in ("class", *columns):
         table.add_column(column)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.rectifiers import Backprop
+from lit_viz.classifiers.fast import Backprop
 from lit_viz.objectives import Logit, Objective
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.bare import Network, bare_evaluate

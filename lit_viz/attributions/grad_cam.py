@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from lit_viz.attributions.base import gathered, summed
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.copying import probe_images
-from lit_viz.classifiers.fast.layouts import Layout, layouts
 from lit_viz.classifiers.layers import check_layers
+from lit_viz.classifiers.layouts import Layout, layouts
+from lit_viz.classifiers.probe import probe_images
 from lit_viz.classifiers.timm_types import timm_types
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
@@ -119,7 +119,7 @@ def _is_on_the_way(classifier: Classifier, layer: str) -> bool:
     """Return whether the logits are calculated from what a layer gives: another output of the network may be."""
     images = probe_images(classifier.channels, classifier.size)[:1]
     with torch.enable_grad():
-        logits, activations = classifier.guest()(images.requires_grad_(), layers=[layer])
+        logits, activations = classifier.original_network()(images.requires_grad_(), layers=[layer])
         return torch.autograd.grad(logits.sum(), activations[layer], allow_unused=True)[0] is not None
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from lit_viz.attributions.base import gathered, summed
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.rectifiers import Backprop
+from lit_viz.classifiers.fast import Backprop
 from lit_viz.optim import Evaluate, State
 
 

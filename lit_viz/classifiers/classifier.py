@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.fast.compiling import CompileMode
-from lit_viz.classifiers.fast.copying import COPIED_TOLERANCE, fast_copy, probed, relative_difference
+from lit_viz.classifiers.fast.copying import fast_copy
+from lit_viz.classifiers.fast.frozen import FrozenNetwork
 from lit_viz.classifiers.fast.rectifiers import Backprop
-from lit_viz.classifiers.frozen import FrozenNetwork
-from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, failures_named, full_float32
+from lit_viz.classifiers.isolation import device_of, dtype_of, full_float32, network_errors_wrapped, state_preserved
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
 from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.probe import LOGITS_TOLERANCE, normalize, probe_logits, relative_difference
 from lit_viz.classifiers.weights import fingerprint
 from lit_viz.errors import LitVizError
 
 #: What is said of the weights of a network that was handed over as a module.
-HANDED_OVER = "given"
+GIVEN_WEIGHTS = "given"
 
 
 class Classifier:
@@ -32,7 +33,7 @@ class Classifier:
 
     Attributes:
         name: ``efficientnet_lite0``, ``torchvision/vgg16``, ``package.module:factory``, or the class of a given module.
-        original: the network itself; never changed (see :func:`~lit_viz.classifiers.guest.borrowed`).
+        original: the network itself; never changed (see :func:`~lit_viz.classifiers.isolation.state_preserved`).
         labels: K class names.
         mean, std: of the normalization ``(x - mean) / std``, one value a channel, in units of [0, 1].
         size: height and width of its input, in pixels.
@@ -51,7 +52,7 @@ class Classifier:
         mean: Sequence[float],
         std: Sequence[float],
         size: tuple[int, int],
-        weights: str = HANDED_OVER,
+        weights: str = GIVEN_WEIGHTS,
         sha256: str | None = None,
         notes: Sequence[str] = (),
     ) -> None:
@@ -90,9 +91,7 @@ class Classifier:
     def normalize(self, x: Tensor) -> Tensor:
         """Return ``(x - mean) / std`` for images ``(N, C, H, W)`` in [0, 1]."""
         self._check_channels(x)
-        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-        return (x - mean) / std
+        return normalize(x, self.mean, self.std)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the original network's logits, float32 ``(N, K)`` on the device of ``x``.
@@ -103,10 +102,10 @@ class Classifier:
         Args:
             x: images ``(N, C, H, W)`` in [0, 1], on any device.
         """
-        with torch.inference_mode(False), torch.no_grad(), full_float32(), borrowed(self.original) as network:
+        with torch.inference_mode(False), torch.no_grad(), full_float32(), state_preserved(self.original) as network:
             # The subtraction makes a tensor of its own, so that a network that works in place never changes x.
             images = self.normalize(x.to(self.device, dtype_of(network)))
-            with failures_named(x):
+            with network_errors_wrapped(x):
                 output = network(images)
             return logits_of(output, len(x)).to(x.device, torch.float32)
 
@@ -153,14 +152,16 @@ class Classifier:
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 
-    def guest(self, *, blind: bool = False, notes: Sequence[str] = ()) -> FrozenNetwork:
+    def original_network(self, *, non_differentiable: bool = False, notes: Sequence[str] = ()) -> FrozenNetwork:
         """Return the original itself as methods ask a network, under the guest contract: slower than a copy, and exact.
 
         Args:
-            blind: it is known to give no gradient.
+            non_differentiable: it is known to give no gradient.
             notes: what is worth saying about it, in sentences.
         """
-        return FrozenNetwork(self.original, self.mean, self.std, guest=True, blind=blind, notes=notes)
+        return FrozenNetwork(
+            self.original, self.mean, self.std, is_original=True, non_differentiable=non_differentiable, notes=notes
+        )
 
     def refresh(self) -> None:
         """Forget the copies if the network isn't any more what it was; every run does so when it begins.
@@ -192,8 +193,12 @@ class Classifier:
             "probe_logits": [value if math.isfinite(value) else None for value in largest],
         }
 
+    def probe_logits(self) -> Tensor:
+        """Return the original network's logits ``(2, K)`` of the probe images; empty if its forward raises."""
+        return probe_logits(self.original, self.mean, self.std, self.size, self.num_classes)
+
     def _look(self) -> _State:
-        return _State(fingerprint(self.original), repr(self.original), probed(self))
+        return _State(fingerprint(self.original), repr(self.original), self.probe_logits())
 
     def _check_channels(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:
@@ -212,5 +217,5 @@ class _State(NamedTuple):
     def same(self, other: _State) -> bool:
         """Return whether it is the same network; another number of threads may change the last bits of its logits."""
         unasked = not self.probed.numel() and not other.probed.numel()
-        alike = unasked or relative_difference(self.probed, other.probed) <= COPIED_TOLERANCE
+        alike = unasked or relative_difference(self.probed, other.probed) <= LOGITS_TOLERANCE
         return self[:2] == other[:2] and alike

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MOMENTS = ":moments"
 
 
-def moments_of(layer: str) -> str:
+def statistics_of(layer: str) -> str:
     """Return the name under which the moments of what a layer is given are read, by channel over all places.
 
     They are the mean and the variance (biased), ``(N, 2, C)``, with their graph, of an input ``(N, C, ...)``; the input
@@ -29,7 +29,7 @@ def moments_of(layer: str) -> str:
     return layer + _MOMENTS
 
 
-def reads_moments(name: str) -> bool:
+def is_statistics(name: str) -> bool:
     """Return whether the name is that of moments."""
     return name.endswith(_MOMENTS)
 
@@ -63,7 +63,7 @@ def reading(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tens
     """Collect the outputs of the named layers of the forward in the body, with their graph.
 
     Of a layer that is called several times the last output is kept; of a tuple its first tensor. A name of
-    :func:`moments_of` gives the moments of the layer's input.
+    :func:`statistics_of` gives the moments of the layer's input.
 
     Raises:
         LitVizError: a layer that the network doesn't have, or that the forward didn't call.
@@ -105,7 +105,7 @@ def _collecting(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
     handles = [
         layer.register_forward_pre_hook(measure(name))
-        if reads_moments(name)
+        if is_statistics(name)
         else layer.register_forward_hook(remember(name))
         for name, layer in layers.items()
     ]

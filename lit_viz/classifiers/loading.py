@@ -13,11 +13,18 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lit_viz.classifiers.classifier import HANDED_OVER, Classifier
-from lit_viz.classifiers.fast.copying import probe_images, relative_difference
-from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, private, random_state, random_state_kept
+from lit_viz.classifiers.classifier import GIVEN_WEIGHTS, Classifier
+from lit_viz.classifiers.isolation import (
+    device_of,
+    dtype_of,
+    private_copy,
+    random_state,
+    random_state_preserved,
+    state_preserved,
+)
 from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
-from lit_viz.classifiers.outputs import head_of_probabilities, logits_of
+from lit_viz.classifiers.outputs import detect_probability_head, logits_of
+from lit_viz.classifiers.probe import probe_images, relative_difference
 from lit_viz.classifiers.sources import Source, find_source
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights
 from lit_viz.errors import LitVizError, first_line
@@ -56,7 +63,7 @@ def load_classifier(
         LitVizError: one sentence for whatever can be mended: unknown names, weights that are missing, damaged or don't
             match, a size that must be given, outputs that are no logits.
     """
-    with torch.inference_mode(False), random_state_kept():
+    with torch.inference_mode(False), random_state_preserved():
         loaded = _load_module(classifier, weights) if isinstance(classifier, nn.Module) else _load(classifier, weights)
         module = loaded.module
         if device is not None and _usable(device) != device_of(module):
@@ -102,8 +109,8 @@ def _load(name: str, weights: str | Path | None) -> _Loaded:
 def _load_module(module: nn.Module, weights: str | Path | None) -> _Loaded:
     name = type(module).__name__
     source = Source(name, lambda classes: module, lambda: (module, None))
-    if weights is None or weights in ("DEFAULT", "none", HANDED_OVER):
-        return _Loaded(module, source, HANDED_OVER, None)
+    if weights is None or weights in ("DEFAULT", "none", GIVEN_WEIGHTS):
+        return _Loaded(module, source, GIVEN_WEIGHTS, None)
     return _with_file(_copied(module, "loads a file into it"), source, Path(weights))
 
 
@@ -154,7 +161,7 @@ def _on(module: nn.Module, device: torch.device, ours: bool) -> nn.Module:
 
 def _copied(module: nn.Module, purpose: str) -> nn.Module:
     try:
-        return private(module)
+        return private_copy(module)
     except Exception as error:  # whatever its attributes raise
         raise LitVizError(
             f"{type(module).__name__} can't be copied, which lit_viz does before it {purpose}: do that yourself first"
@@ -258,10 +265,10 @@ def _try(classifier: Classifier) -> int:
     """Run the network once; return the number of classes, or raise what is wrong with it."""
     name, channels, size = classifier.name, classifier.channels, classifier.size
     images = probe_images(channels, size).to(classifier.device, dtype_of(classifier.original))
-    with torch.no_grad(), borrowed(classifier.original) as network:
+    with torch.no_grad(), state_preserved(classifier.original) as network:
         try:
             before = random_state(classifier.device)
-            logits, probabilities = head_of_probabilities(network, classifier.normalize(images))
+            logits, probabilities = detect_probability_head(network, classifier.normalize(images))
             draws = not torch.equal(before, random_state(classifier.device))
             alone = [logits_of(network(classifier.normalize(one)), 1) for one in (images[:1], images[1:])]
         except LitVizError as error:

@@ -73,7 +73,7 @@ def _kind(output: Any) -> str:
     return f"a {type(output).__name__}"
 
 
-def head_of_probabilities(network: nn.Module, x: Tensor) -> tuple[Tensor, str | None]:
+def detect_probability_head(network: nn.Module, x: Tensor) -> tuple[Tensor, str | None]:
     """Run ``network`` on ``x`` and find out whether it ends in a softmax or sigmoid.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def verdict(logits: Tensor, target: int) -> dict[str, float]:
+def prediction_summary(logits: Tensor, target: int) -> dict[str, float]:
     """Return logit, probability and rank (1 is the top) of a class among logits ``(K,)``.
 
     Of equal logits the first is ahead, as argmax has it. Where logits are no numbers so is the probability, and the
@@ -22,7 +22,7 @@ def verdict(logits: Tensor, target: int) -> dict[str, float]:
     return {"logit": float(value), "probability": probability, "rank": rank}
 
 
-def of_group(verdicts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def group_summary(verdicts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean probability and the worst rank of a class in the pictures of a group."""
     return {"probability": fmean(one["probability"] for one in verdicts), "rank": max(one["rank"] for one in verdicts)}
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.guest import remarks_left_out
+from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -67,7 +67,7 @@ def _read_safetensors(path: Path) -> Any:
 def _read_torch(path: Path) -> Any:
     try:
         # timm's training script saves its options so, Lightning the hyperparameters, among which are often paths.
-        with torch.serialization.safe_globals([argparse.Namespace, type(Path())]), remarks_left_out():
+        with torch.serialization.safe_globals([argparse.Namespace, type(Path())]), torch_warnings_ignored():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search("unsupported global|unsupported class|unrecognized function", str(error), re.IGNORECASE):

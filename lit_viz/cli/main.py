@@ -281,7 +281,7 @@ def _classes(words: list[str]) -> None:
 def _layers(words: list[str]) -> None:
     with _importing():
         from lit_viz.classifiers import layer_names, load_classifier
-        from lit_viz.classifiers.fast.layouts import layouts
+        from lit_viz.classifiers.layouts import layouts
         from lit_viz.launch.options import network_options
 
     named = words and not words[0].startswith("-")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.classifiers.fast.compiling import CompileMode
+from lit_viz.classifiers.fast import CompileMode
 from lit_viz.engine.devices import Processes
 from lit_viz.engine.looks import Look
 from lit_viz.engine.moments import Moments

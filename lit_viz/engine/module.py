@@ -12,7 +12,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.compiling import begin_step
+from lit_viz.classifiers.fast import mark_compiled_step
 from lit_viz.engine.bridge import StepRuleOptimizer
 from lit_viz.engine.checkpoint import packed, unpacked
 from lit_viz.engine.devices import Agreed, Asked, DevicesMode, Processes
@@ -89,7 +89,7 @@ class ImageTraining(Method):
     def _train(self) -> dict[str, Any]:
         began = time.perf_counter()
         if self.compile_mode is not None:
-            begin_step()
+            mark_compiled_step()
         results = self.queue.fill(self)
         observations: list[Observation] = []
         if len(self.slots):

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast.copying import COPIED_TOLERANCE, probe_images, relative_difference
 from lit_viz.classifiers.loading import class_names
-from lit_viz.classifiers.prediction import verdict
+from lit_viz.classifiers.prediction import prediction_summary
+from lit_viz.classifiers.probe import LOGITS_TOLERANCE, probe_images, relative_difference
 from lit_viz.images.pictures import resized
 
 #: Networks that come as packages, so that asking them never downloads anything.
@@ -37,7 +37,7 @@ def _same(one: Classifier, other: Classifier) -> bool:
     if (one.size, one.channels) != (other.size, other.channels):
         return False
     x = probe_images(one.channels, one.size)
-    return relative_difference(one.logits(x), other.logits(x)) <= COPIED_TOLERANCE
+    return relative_difference(one.logits(x), other.logits(x)) <= LOGITS_TOLERANCE
 
 
 def asked(name: str, pictures: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def judges_of(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, di
     def ask(picture: Tensor, target: int) -> dict[str, dict[str, float]]:
         said = {}
         for name in names:
-            numbers = verdict(asked(name, picture[None])[0], target)
+            numbers = prediction_summary(asked(name, picture[None])[0], target)
             said[name] = {key: numbers[key] for key in ("probability", "rank")}
         return said
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import APGD, DDN, FGSM, FMN, PGD, Attack, CarliniWagner, DeepFool, Square
-from lit_viz.classifiers.guest import random_state_kept
+from lit_viz.classifiers.isolation import random_state_preserved
 
 #: How each is installed; without dependencies, some of which would downgrade what lit_viz runs on.
 INSTALL = {
@@ -105,7 +105,7 @@ class Peer:
         package = imported(self.package)
         ask = _foolbox if self.package == "foolbox" else _torchattacks
         pairs = zip(torch.split(question.photographs, _BATCH), torch.split(question.classes, _BATCH), strict=True)
-        with random_state_kept(network), warnings.catch_warnings(), torch.enable_grad():
+        with random_state_preserved(network), warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
             found = [ask(package, self, network, question, x.clone(), classes.clone()) for x, classes in pairs]

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from lit_viz.classifiers.fast.compiling import CompileMode
+from lit_viz.classifiers.fast import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.engine.devices import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean

@@ -21,8 +21,7 @@ from lit_viz.callbacks.memory import Memory
 from lit_viz.callbacks.notes import Notes
 from lit_viz.callbacks.progress import Progress
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.classifier import HANDED_OVER
-from lit_viz.classifiers.fast.copying import probed
+from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.engine.devices import several
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, stopped_status
@@ -314,7 +313,7 @@ def _draw(run: Run, figure: Path) -> None:
 def _load(options: dict[str, Any], device: torch.device | None = None) -> Classifier:
     """Load the network of a configuration; onto the device, if it works there, so that what the original is asked
     (labels, files) is asked where the images are trained."""
-    if options["weights"] == HANDED_OVER:
+    if options["weights"] == GIVEN_WEIGHTS:
         raise LitVizError(
             f"the run was begun with a network that was handed over in Python ({options['name']}): go on there, with "
             "lit_viz.resume(folder, network) or check(folder, network)"
@@ -323,7 +322,7 @@ def _load(options: dict[str, Any], device: torch.device | None = None) -> Classi
     if device is not None and device != classifier.device and classifier.device.type == "cpu":
         with suppress(Exception):  # whatever its modules raise that know the processor alone
             classifier.original.to(device)
-        if not probed(classifier).numel():
+        if not classifier.probe_logits().numel():
             classifier.original.to("cpu")
     return classifier
 

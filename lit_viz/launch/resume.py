@@ -13,7 +13,7 @@ import yaml
 
 from lit_viz._version import __version__
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.classifier import HANDED_OVER
+from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.engine.checkpoint import AtomicCheckpointIO, unpacked
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands import Command
@@ -94,7 +94,11 @@ def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, An
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in packages},
         **({"weights_sha256": None} if classifier is None else classifier.identity()),
-        **({"labels": list(classifier.labels)} if classifier is not None and classifier.weights == HANDED_OVER else {}),
+        **(
+            {"labels": list(classifier.labels)}
+            if classifier is not None and classifier.weights == GIVEN_WEIGHTS
+            else {}
+        ),
     }
 
 

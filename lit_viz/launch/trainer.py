@@ -20,8 +20,8 @@ from pytorch_lightning.plugins.environments import (  # type: ignore[attr-define
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_viz.callbacks.checkpoints import Checkpoints
-from lit_viz.classifiers.classifier import HANDED_OVER
-from lit_viz.classifiers.guest import lacks_memory, remarks_left_out
+from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
+from lit_viz.classifiers.isolation import is_out_of_memory, torch_warnings_ignored
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock_steps
 from lit_viz.engine.module import ImageTraining
@@ -135,7 +135,7 @@ def failures_told(config: Any) -> Iterator[None]:
     except NetworkError as error:
         raise LitVizError(f"{error}; where it can't take so many at once give {at_once}{go_on(config)}") from error
     except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
+        if not is_out_of_memory(error):
             raise
         on_gpu = isinstance(error, torch.OutOfMemoryError) or "CU" in str(error)
         kept = f"; what was finished is kept{how} and fewer --slots" if (how := go_on(config)) else ""
@@ -166,7 +166,7 @@ def go_on(config: Any) -> str:
         return ""
     if handed_over(vars(config)):
         return "; go on in Python with the same call and resume=True"
-    if config.classifier.weights == HANDED_OVER:
+    if config.classifier.weights == GIVEN_WEIGHTS:
         return f"; go on in Python with lit_viz.resume({str(config.out)!r}, network)"
     return f"; go on with: {command_line('resume', config.out)}"
 
@@ -194,7 +194,7 @@ def _quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", "The `srun` command is available")  # on every node of a cluster
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
         try:
-            with remarks_left_out():
+            with torch_warnings_ignored():
                 yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):

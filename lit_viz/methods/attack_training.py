@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_viz.attacks import Attack, name_of
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.residual import part_of_gradient
+from lit_viz.classifiers.fast import check_residual_gradient
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.images.fitting import Fit
 from lit_viz.methods.photographs import PhotographTraining
@@ -65,7 +65,7 @@ class AttackTraining(PhotographTraining):
                 f"{name_of(attack)} takes its {own}: --iterations is for attacks that may take more or fewer"
             ]
         self.notes += attack.parts.remarks(self.iterations)
-        self.residual_gradient = part_of_gradient(residual_gradient)
+        self.residual_gradient = check_residual_gradient(residual_gradient)
 
     @property
     def slopes(self) -> float:

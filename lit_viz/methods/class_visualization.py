@@ -13,8 +13,8 @@ from torch import Tensor
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.classifiers.fast.residual import part_of_gradient
-from lit_viz.classifiers.prediction import of_group, top5, verdict
+from lit_viz.classifiers.fast import check_residual_gradient
+from lit_viz.classifiers.prediction import group_summary, prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.module import ImageTraining
@@ -33,7 +33,7 @@ from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
 from lit_viz.utils.device import sent
 
-#: Asks other networks about a finished picture and a class: name -> verdict.
+#: Asks other networks about a finished picture and a class: name -> prediction summary.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]
 
 
@@ -128,7 +128,7 @@ class ClassVisualization(ImageTraining):
         self.picture, self.canvas = canvases(classifier, size, oversample)
         self.shown = shown
         self.group, self.native, self.octaves = group, native, octaves
-        self.residual_gradient = part_of_gradient(residual_gradient)
+        self.residual_gradient = check_residual_gradient(residual_gradient)
         self.init = init
         if init is not None:
             largest, mean = encoding_error(parameterization, init[None], self.canvas)
@@ -215,14 +215,14 @@ class ClassVisualization(ImageTraining):
         pictures = resized(centre(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
         goals = self.slots.goals(rows, x.device)
-        network = self.classifier.guest() if final and self.in_half else self._evaluator.networks["plain"]
+        network = self.classifier.original_network() if final and self.in_half else self._evaluator.networks["plain"]
         logits, scores = self._score_pictures(network, pictures, goals)
         self.slots.pay(rows, forwards=self.group)
         looks = []
         groups = pictures.cpu().view(len(rows), self.group, *pictures.shape[1:])
         for n, many, values, score in zip(rows, groups, logits, scores, strict=True):
             target = self.slots.tasks[n].target
-            said = {"objective_file": float(score)} if target is None else verdict(values, target)
+            said = {"objective_file": float(score)} if target is None else prediction_summary(values, target)
             looks.append(Look(side_by_side(many), said, top5(values, self.classifier.labels)))
         return looks
 
@@ -239,7 +239,7 @@ class ClassVisualization(ImageTraining):
     def judged(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return what judges say of a picture ``(C, H, W)``: of a group the mean probability, and the worst rank."""
         said = [] if judges is None else [judges(one, target) for one in apart(picture, self.group)]
-        return {name: of_group([one[name] for one in said]) for name in (said[0] if said else ())}
+        return {name: group_summary([one[name] for one in said]) for name in (said[0] if said else ())}
 
     def seen_again(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
         """Return what the original network says of a picture ``(C, H, W)`` that :meth:`look` has shown.
@@ -252,7 +252,7 @@ class ClassVisualization(ImageTraining):
             "channels": torch.tensor([task.options.get("channel", -1)]),
         }
         with torch.no_grad():
-            logits, scores = self._score_pictures(self.classifier.guest(), apart(picture, self.group), goals)
+            logits, scores = self._score_pictures(self.classifier.original_network(), apart(picture, self.group), goals)
         return logits[0], float(scores[0])
 
     def _score_pictures(
@@ -298,7 +298,7 @@ class ClassVisualization(ImageTraining):
         nothing = torch.zeros(self.group, dtype=torch.long)
         with torch.no_grad():
             try:
-                logits, activations = net.guest()(blank, self.objective.layers)
+                logits, activations = net.original_network()(blank, self.objective.layers)
             except (RuntimeError, AssertionError, ValueError) as error:  # networks of one size say so in many ways
                 raise LitVizError(
                     f"{net.name} takes no images of {height} x {width} pixels: give --model.native false, "

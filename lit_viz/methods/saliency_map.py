@@ -14,9 +14,9 @@ from lit_viz.attributions import Attribution, Gradient, name_of
 from lit_viz.attributions.reducers import clip_limits, heat, reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.classifiers.fast.rectifiers import Backprop
-from lit_viz.classifiers.guest import full_float32
-from lit_viz.classifiers.prediction import top5, verdict
+from lit_viz.classifiers.fast import Backprop
+from lit_viz.classifiers.isolation import full_float32
+from lit_viz.classifiers.prediction import prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.errors import LitVizError, hold_shape
@@ -228,7 +228,7 @@ class SaliencyMap(PhotographTraining):
 
     def _said(self, n: int) -> Mapping[str, float]:
         logits, target = self.said(n), self.slots.tasks[n].target
-        return {} if logits is None or target is None else verdict(logits, target)
+        return {} if logits is None or target is None else prediction_summary(logits, target)
 
     def _top(self, n: int) -> tuple[tuple[str, float], ...]:
         logits = self.said(n)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.layouts import layouts
-from lit_viz.classifiers.layers import moments_of
+from lit_viz.classifiers.layers import statistics_of
+from lit_viz.classifiers.layouts import layouts
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 
@@ -51,7 +51,7 @@ class BatchNormStatistics(Objective):
                 f"{classifier.name} has no batch norms that keep statistics: leave BatchNormStatistics out, "
                 "or take another classifier such as efficientnet_lite0"
             )
-        self._kept = {moments_of(name): kept for name, kept in norms.items()}
+        self._kept = {statistics_of(name): kept for name, kept in norms.items()}
         self.layers = tuple(self._kept)
 
     def __call__(self, outputs: Outputs) -> Tensor:

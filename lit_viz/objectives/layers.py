@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.layouts import Layout, layout
+from lit_viz.classifiers.layouts import Layout, layout
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import listed

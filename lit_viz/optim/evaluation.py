@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers.fast.rows import of_rows
+from lit_viz.classifiers.fast import sparse_backward
 from lit_viz.errors import LitVizError
 from lit_viz.utils.device import listed
 
@@ -111,7 +111,7 @@ class Evaluation:
             score = score if of is None else self._over_views(of(logits))
             total = (score if rows is None else torch.where(rows, score, 0)).sum()
         # On the thread that asks, where what is set of torch.compile holds; for GPUs it would be another.
-        with of_rows(rows), torch.autograd.set_multithreading_enabled(False):
+        with sparse_backward(rows), torch.autograd.set_multithreading_enabled(False):
             (slope,) = torch.autograd.grad(total, source, retain_graph=keep, allow_unused=at is not None)
         if slope is None:
             raise LitVizError(f"the score doesn't depend on layer {at!r}: name one on the way to the logits.")

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.prediction import top5, verdict
+from lit_viz.classifiers.prediction import prediction_summary, top5
 from lit_viz.evidence.judges import installed_judges, judges_of
 from lit_viz.images.reading import read_photograph
 
 
 def test_verdict_and_top() -> None:
     logits = torch.tensor([1.0, 3.0, 2.0, 3.0])
-    said = verdict(logits, 2)
+    said = prediction_summary(logits, 2)
     assert said["logit"] == 2.0
     assert said["rank"] == 3
     assert said["probability"] == pytest.approx(float(logits.softmax(0)[2]))
-    assert [verdict(logits, k)["rank"] for k in (1, 3)] == [1, 2]
+    assert [prediction_summary(logits, k)["rank"] for k in (1, 3)] == [1, 2]
     assert [label for label, _ in top5(logits, "abcd")] == ["b", "d", "c", "a"]
     assert len(top5(logits, "abcd")) == 4
     assert len(top5(logits.repeat(2), "abcdefgh")) == 5
@@ -26,13 +26,13 @@ def test_verdict_and_top() -> None:
 def test_a_class_is_first_only_if_the_network_sees_it() -> None:
     """What was not a number, and what was as large as any other, came first."""
     for broken in (torch.full((4,), torch.nan), torch.tensor([1.0, torch.nan, 2.0, 0.0])):
-        said = [verdict(broken, k) for k in range(4)]
+        said = [prediction_summary(broken, k) for k in range(4)]
         assert all(math.isnan(one["probability"]) and one["rank"] == 4 for one in said)
     same = torch.zeros(7)
-    assert [verdict(same, k)["rank"] for k in range(7)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [prediction_summary(same, k)["rank"] for k in range(7)] == [1, 2, 3, 4, 5, 6, 7]
     assert [label for label, _ in top5(same, "abcdefg")] == list("abcde")
     lost = torch.tensor([-torch.inf, 0.0, -torch.inf])
-    assert [verdict(lost, k)["rank"] for k in range(3)] == [2, 1, 3]
+    assert [prediction_summary(lost, k)["rank"] for k in range(3)] == [2, 1, 3]
 
 
 def test_judges_are_others_that_know_the_same_classes(lite0: Classifier, smooth: Classifier) -> None:

@@ -19,7 +19,7 @@ from lit_viz.api import stored
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.callbacks.memory import Memory
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.frozen import FrozenNetwork
+from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.engine.ticks import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier

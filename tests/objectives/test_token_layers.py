@@ -12,7 +12,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast.layouts import Layout, channels_last, layout, layout_of, layouts, prefix_tokens
+from lit_viz.classifiers.layouts import Layout, channels_last, layout, layout_of, layouts, prefix_tokens
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization

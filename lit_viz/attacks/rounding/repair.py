@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.attacks.base import is_adversarial
 from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, filed, image_of, levels_of
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.guest import dtype_of
+from lit_viz.classifiers.isolation import dtype_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin, Outputs
 

@@ -35,6 +35,6 @@ class Compiled:
         return torch.utils._pytree.tree_map_only(Tensor, lambda leaf: leaf[: len(x)].clone(), output)
 
 
-def begin_step() -> None:
+def mark_compiled_step() -> None:
     """Let CUDA graphs have the memory of the last step, whose graphs nobody will go back any more."""
     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from lit_viz.classifiers.fast.folding import plain_convolution
 from lit_viz.classifiers.fast.input_gradient import input_gradient
 from lit_viz.classifiers.fast.kernels import NONE, Activation, Geometry, Kernel, computable
-from lit_viz.classifiers.fast.observing import links
+from lit_viz.classifiers.fast.links import links
 from lit_viz.classifiers.fast.rectifiers import Rectifier, rectified, rectified_rows
-from lit_viz.classifiers.fast.rows import begin, end, is_ours, of_rows, put_back, rows_of
+from lit_viz.classifiers.fast.rows import begin, end, is_ours, put_back, rows_of, sparse_backward
 from lit_viz.classifiers.outputs import traced
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
@@ -128,7 +128,7 @@ def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> No
     for step in chained:
         step.alone = True  # type: ignore[assignment]
     leaf, logits = traced(network, x)
-    with of_rows(torch.arange(100) == 0):  # so few that rows are left out everywhere
+    with sparse_backward(torch.arange(100) == 0):  # so few that rows are left out everywhere
         (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)
     if not bool(gradient.isfinite().all()):  # what nobody was seen to look at was looked at
         for step in chained:

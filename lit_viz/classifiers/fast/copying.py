@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,30 +15,31 @@ from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, fit_chunks, res
 from lit_viz.classifiers.fast.compiling import CompileMode
 from lit_viz.classifiers.fast.convolution import find_chains, replace_convolutions
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
+from lit_viz.classifiers.fast.frozen import FrozenNetwork
 from lit_viz.classifiers.fast.fusing import can_fuse, fuse_activations
 from lit_viz.classifiers.fast.linear import replace_linears
 from lit_viz.classifiers.fast.rectifiers import Backprop, hidden_nonlinearity, replace_rectifiers
 from lit_viz.classifiers.fast.residual import residual_branches
-from lit_viz.classifiers.frozen import FrozenNetwork
-from lit_viz.classifiers.guest import (
-    borrowed,
+from lit_viz.classifiers.isolation import (
     cast,
     dtype_of,
     full_float32,
-    private,
+    memo_without_hooks,
+    private_copy,
     random_state,
-    random_state_kept,
-    remarks_left_out,
+    random_state_preserved,
+    state_preserved,
+    torch_warnings_ignored,
 )
 from lit_viz.classifiers.layers import layer_names, reading_all
-from lit_viz.classifiers.outputs import logits_of, traced
+from lit_viz.classifiers.outputs import traced
+from lit_viz.classifiers.probe import LOGITS_TOLERANCE, logits_without_graph, probe, probe_images, relative_difference
 from lit_viz.errors import LitVizError, first_line
 
 if TYPE_CHECKING:
     from lit_viz.classifiers.classifier import Classifier
 
 FOLDED_TOLERANCE = 1e-9  # in float64
-COPIED_TOLERANCE = 1e-4  # in the network's own dtype, where another kernel may be chosen
 FUSED_TOLERANCE = 1e-3  # in float32
 ALTERED_TOLERANCE = 1e-3  # in float32; a layer that differs by more gives something else than the original's
 _NOT_DAMPED = "residual_gradient has no effect"
@@ -68,8 +68,15 @@ def fast_copy(
     notes of the result say so. Another backward than the plain one is refused where it can't be had.
     """
     name, mean, std = classifier.name, classifier.mean, classifier.std
-    with torch.inference_mode(False), full_float32(), random_state_kept(classifier.original), remarks_left_out():
-        x, expected = _probe(classifier)
+    with (
+        torch.inference_mode(False),
+        full_float32(),
+        random_state_preserved(classifier.original),
+        torch_warnings_ignored(),
+    ):
+        x, expected = probe(
+            classifier.original, classifier.mean, classifier.std, classifier.size, classifier.num_classes
+        )
         try:
             plain, draws = _private_copy(classifier.original, x, expected)
             if backprop != "plain":
@@ -107,7 +114,7 @@ def _as_it_is(classifier: Classifier, reason: _Refused, residual_gradient: float
     """Return the original under the guest contract, and say why."""
     notes = [f"{classifier.name} is used as it is, which is slower: {reason}"]
     notes += [f"{classifier.name} being used as it is, {_NOT_DAMPED}"] if residual_gradient != 1 else []
-    return classifier.guest(blind=isinstance(reason, _Blind), notes=notes)
+    return classifier.original_network(non_differentiable=isinstance(reason, _Blind), notes=notes)
 
 
 def _prove(copied: FrozenNetwork, classifier: Classifier, dtype: torch.dtype) -> None:
@@ -151,64 +158,12 @@ def _has_gradient(network: nn.Module, x: Tensor) -> bool:
         raise _Blind(first_line(error)) from error
 
 
-def probe_images(channels: int, size: tuple[int, int]) -> Tensor:
-    """Return two images ``(2, channels, *size)`` in [0, 1] on which networks are compared: dark noise, and a smooth
-    one."""
-    noise = 0.5 * torch.rand(channels, *size, generator=torch.Generator().manual_seed(0))
-    down, right = torch.linspace(0, 3, size[0])[:, None], torch.linspace(0, 4, size[1])
-    phases = torch.arange(channels).view(-1, 1, 1)
-    return torch.stack([noise, 0.5 + 0.5 * torch.sin(down + right + phases)])
-
-
-def _probe(classifier: Classifier) -> tuple[Tensor, Tensor]:
-    """Return normalized probe images, of a third of the input's side if the network takes them (cheap), else of all;
-    and the original network's logits."""
-    height, width = (max(side // 3, min(side, 64)) for side in classifier.size)
-    small, full = (
-        classifier.normalize(probe_images(classifier.channels, size)).to(
-            classifier.device, dtype_of(classifier.original)
-        )
-        for size in ((height, width), classifier.size)
-    )
-    with borrowed(classifier.original) as network:
-        with suppress(Exception):  # many networks take one size only, and say so in many ways
-            logits = _answer(network, small)
-            if logits.shape == (2, classifier.num_classes):
-                return small, logits
-        return full, _answer(network, full)
-
-
-def probed(classifier: Classifier) -> Tensor:
-    """Return what the original network sees in the probe images, logits ``(2, K)``; empty where it can't be asked."""
-    with torch.inference_mode(False), torch.no_grad(), full_float32(), random_state_kept(classifier.original):
-        torch.default_generator.manual_seed(0)  # which is put back: one that draws gives the same logits again
-        if classifier.device.type == "cuda":
-            with torch.cuda.device(classifier.device):
-                torch.cuda.manual_seed(0)
-        try:
-            return _probe(classifier)[1].clone()
-        except Exception:  # whatever the owner's code raises; whoever needs the logits will hear of it
-            return torch.empty(0)
-
-
-def relative_difference(ours: Tensor, reference: Tensor) -> float:
-    """Return ``max |ours - reference| / max |reference|``; infinite where shapes differ or a value is not finite, but
-    for infinities that both have."""
-    if ours.shape != reference.shape:
-        return math.inf
-    ours, reference = ours.double(), reference.double()
-    alike = ours == reference  # so are infinities
-    largest = reference.masked_fill(reference.isinf() & alike, 0).abs().max().clamp_min(1e-30)
-    difference = (ours - reference).masked_fill(alike, 0).abs().max() / largest
-    return difference.item() if difference.isfinite() else math.inf
-
-
 def _private_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Module, bool]:
     """Return a frozen copy in eval mode and channels-last, without the owner's hooks, and whether it draws random
     numbers."""
     try:
         with torch.no_grad():
-            network = private(module, without_hooks(module))
+            network = private_copy(module, memo_without_hooks(module))
         for submodule in network.modules():
             submodule.training = False
         network.requires_grad_(False)
@@ -216,16 +171,16 @@ def _private_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Mo
     except Exception as error:  # whatever the owner's modules and attributes raise; the note tells it
         raise _Refused(f"it can't be copied ({first_line(error)})") from error
     before = random_state(x.device)
-    with borrowed(module):
+    with state_preserved(module):
         try:
             with _called_of(module) as called:
-                answer = _answer(network, x.contiguous(memory_format=torch.channels_last))
+                answer = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # a view of what lies contiguous otherwise, most often
             raise _Refused(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
         draws = not torch.equal(before, random_state(x.device))
     if called:
         raise _Refused("a copy of it goes on asking it: a function in its place, or a bound method, holds on to it")
-    if not draws and relative_difference(answer, expected) > COPIED_TOLERANCE:
+    if not draws and relative_difference(answer, expected) > LOGITS_TOLERANCE:
         raise _Refused("a copy of it (without its hooks, channels-last) gives other logits")
     return network, draws
 
@@ -248,35 +203,18 @@ def _rectify(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
     if any(hasattr(module, "_orig_mod") for module in network.modules()):
         raise _Refused("it is compiled (give it as it was before torch.compile)")
     try:
-        with random_state_kept(network):
-            expected = _answer(network, x)
+        with random_state_preserved(network):
+            expected = logits_without_graph(network, x)
         replace_rectifiers(network, backprop)
-        with random_state_kept(network):
-            answer = _answer(network, x)
+        with random_state_preserved(network):
+            answer = logits_without_graph(network, x)
         hidden = hidden_nonlinearity(network, x)
     except Exception as error:  # whatever the owner's code, or a compiler of it, raises
         raise _Refused(first_line(error)) from error
     if hidden is not None:
         raise _Refused(f"{hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
-    if relative_difference(answer, expected) > COPIED_TOLERANCE:
+    if relative_difference(answer, expected) > LOGITS_TOLERANCE:
         raise _Refused("other rectifier modules in the place of its own give other logits")
-
-
-def without_hooks(module: nn.Module) -> dict[int, Any]:
-    """Return a memo for ``deepcopy`` that has every table of hooks copied already, without those of the owner.
-
-    What torch's own weight norm, spectral norm and pruning hook in belongs to the network and stays.
-    """
-    tables = [t for m in module.modules() for name, t in vars(m).items() if name.endswith("_hooks") and t]
-    return {
-        id(table): OrderedDict((k, h) for k, h in table.items() if _module_of(h).startswith("torch.nn.utils."))
-        for table in tables
-        if isinstance(table, dict)
-    }
-
-
-def _module_of(hook: Any) -> str:
-    return getattr(hook, "__module__", None) or ""
 
 
 def _folded_and_fused(
@@ -299,10 +237,10 @@ def _folded_and_fused(
     except _Refused as reason:
         network = copy.deepcopy(plain)
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
-    altered = _altered(network, x.to(dtype_of(network)), outputs)
+    modified_layers = _altered(network, x.to(dtype_of(network)), outputs)
     network = _moved(network, device, dtype)
     try:
-        _answer(network, x.to(device, dtype, memory_format=torch.channels_last))
+        logits_without_graph(network, x.to(device, dtype, memory_format=torch.channels_last))
     except Exception as error:  # what the owner's code casts by itself doesn't go with it, most often
         raise _Refused(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
     if own_kernels and device.type == "cpu" and dtype == torch.float32 and can_fuse():
@@ -311,14 +249,16 @@ def _folded_and_fused(
         except _Refused as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
         _chunk(network, x.to(device, dtype, memory_format=torch.channels_last), keep)
-        altered = _altered(network, x.to(device, dtype), outputs)
+        modified_layers = _altered(network, x.to(device, dtype), outputs)
     fit_chunks(network)
     # A kept container may end in a layer that was folded or fused: what it holds is kept as well.
-    inside = {n for n in layer_names(plain) for k in altered & set(keep) if n.startswith(k + ".")}
+    inside = {n for n in layer_names(plain) for k in modified_layers & set(keep) if n.startswith(k + ".")}
     if not inside <= set(keep):
         return _folded_and_fused(classifier, plain, x, {*keep, *inside}, device, dtype, own_kernels)
     mean, std = classifier.mean, classifier.std
-    return FrozenNetwork(network, mean, std, altered=altered, kept=keep, notes=notes, folded=folded, fused=fused)
+    return FrozenNetwork(
+        network, mean, std, modified_layers=modified_layers, kept=keep, notes=notes, folded=folded, fused=fused
+    )
 
 
 def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
@@ -328,10 +268,10 @@ def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no float64
     try:
         network, exact_x = cast(copy.deepcopy(plain).to(device), torch.float64), x.to(device, torch.float64)
-        expected = _answer(network, exact_x)
+        expected = logits_without_graph(network, exact_x)
         pairs = foldable_pairs(plain, x, keep)  # in the network's own dtype, which is faster
         fold_batch_norms(network, pairs)
-        answer = _answer(network, exact_x)
+        answer = logits_without_graph(network, exact_x)
     except Exception as error:  # whatever the network's code raises in float64; the note tells it
         raise _Refused(f"it doesn't run in float64, in which folding is proven ({first_line(error)})") from error
     difference = relative_difference(answer, expected)
@@ -364,13 +304,8 @@ def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
     fit_chunks(network, math.inf)
     whole = _answer_and_gradient(network, x)
     fit_chunks(network, 0)
-    if _departure(network, x, whole, COPIED_TOLERANCE, FUSED_TOLERANCE) is not None:
+    if _departure(network, x, whole, LOGITS_TOLERANCE, FUSED_TOLERANCE) is not None:
         restore(network, parts)
-
-
-def _answer(network: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return logits_of(network(x.clone()), len(x))
 
 
 def _answer_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lit_viz.classifiers.fast.observing import Link, links
+from lit_viz.classifiers.fast.links import Link, links
 from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers.fast.convolution import FastConvolution, replaceable, usable
 from lit_viz.classifiers.fast.kernels import Activation
-from lit_viz.classifiers.fast.observing import Link, links
+from lit_viz.classifiers.fast.links import Link, links
 from lit_viz.classifiers.fast.rectifiers import Rectifier, is_rectifier, top_of
 
 _ACTIVATED = "_lit_viz_activated"  # marks a tensor that a fused convolution has activated, until the activation sees it

@@ -51,7 +51,7 @@ def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
     return [name for node, name in giver.items() if node in ends and calls[name] == 1]
 
 
-def part_of_gradient(part: float) -> float:
+def check_residual_gradient(part: float) -> float:
     """Return the factor of :func:`damp` if it is one.
 
     Raises:

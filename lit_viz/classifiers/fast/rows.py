@@ -49,7 +49,7 @@ def is_ours(gradient: Tensor) -> bool:
 
 
 @contextmanager
-def of_rows(rows: Tensor | None) -> Iterator[None]:
+def sparse_backward(rows: Tensor | None) -> Iterator[None]:
     """Let backwards in the body, of a score that reads ``rows`` ``(N,)`` bool alone, look for what is zero.
 
     It costs a pass over each gradient, so they don't where the score reads most rows (also: None), nor on a GPU.

@@ -28,9 +28,15 @@ from lit_viz.attributions import (
 )
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.copying import without_hooks
-from lit_viz.classifiers.fast.rectifiers import is_rectifier
-from lit_viz.classifiers.guest import cast, device_of, full_float32, private, random_state_kept
+from lit_viz.classifiers.fast import is_rectifier
+from lit_viz.classifiers.isolation import (
+    cast,
+    device_of,
+    full_float32,
+    memo_without_hooks,
+    private_copy,
+    random_state_preserved,
+)
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Logit
@@ -57,9 +63,9 @@ class Original(nn.Module):
     def __init__(self, classifier: Classifier, dtype: torch.dtype, *, hooked: bool = False) -> None:
         super().__init__()
         # Hooks that change what it gives are a part of it: then there is no fast copy either.
-        memo = {} if classifier.fast().guest else without_hooks(classifier.original)
+        memo = {} if classifier.fast().is_original else memo_without_hooks(classifier.original)
         try:
-            network = private(classifier.original, memo)
+            network = private_copy(classifier.original, memo)
         except Exception as error:  # whatever the network's own code raises
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
         for module in network.modules():
@@ -167,7 +173,7 @@ def captum_map(question: Question) -> Tensor | None:
         return None
     make = _MAKERS[type(question.method)]
     original = question.classifier.original
-    with random_state_kept(original), full_float32(), torch.enable_grad(), warnings.catch_warnings():
+    with random_state_preserved(original), full_float32(), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
         warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks")
         found: Tensor | None = make(question)

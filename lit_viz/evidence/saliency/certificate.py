@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.guest import remarks_left_out
+from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.agreement import Agreement
 from lit_viz.evidence.saliency.captum_check import as_record, check_map, randomized
@@ -106,7 +106,7 @@ def cross_check(
             unchecked[record["index"]] = NOT_CHECKED
             continue
         try:
-            with remarks_left_out():
+            with torch_warnings_ignored():
                 found = _checked(outcome, methods[record["method"]], classifier, untrained)
         except LitVizError as error:
             unchecked[record["index"]] = str(error)

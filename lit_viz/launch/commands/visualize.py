@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import layer_of
-from lit_viz.classifiers.prediction import verdict
+from lit_viz.classifiers.prediction import prediction_summary
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.moments import Moments
 from lit_viz.errors import LitVizError
@@ -239,7 +239,7 @@ class Visualize(Command):
         if task.target is None:
             return {"objective_file": score}
         return {
-            "probability": verdict(logits, task.target)["probability"],
+            "probability": prediction_summary(logits, task.target)["probability"],
             "judges": module.judged(picture, task.target, ask),
         }
 

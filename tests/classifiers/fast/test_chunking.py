@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.classifiers.fast.chunking import Chunked, fit_chunks
 from lit_viz.classifiers.fast.fusing import can_fuse
-from lit_viz.classifiers.layers import moments_of
+from lit_viz.classifiers.layers import statistics_of
 from lit_viz.errors import LitVizError
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
@@ -110,7 +110,7 @@ def test_a_layer_inside_is_read_of_all_images_or_not_at_all() -> None:
     around = classifier.fast(keep=["1"])
     assert chunks(around) == ["_own.1"]
     fit_chunks(around, 0)
-    assert around(x, [moments_of("1")])[1][moments_of("1")].shape[0] == 5
+    assert around(x, [statistics_of("1")])[1][statistics_of("1")].shape[0] == 5
 
 
 def test_a_damped_gradient_is_damped_in_chunks_as_well() -> None:

@@ -13,7 +13,7 @@ from lit_viz.classifiers.fast.convolution import FastConvolution, find_chains, r
 from lit_viz.classifiers.fast.fusing import FusedConvolution, can_fuse
 from lit_viz.classifiers.fast.kernels import NONE, Activation
 from lit_viz.classifiers.fast.rectifiers import Rectifier
-from lit_viz.classifiers.fast.rows import of_rows
+from lit_viz.classifiers.fast.rows import sparse_backward
 from tests.classifiers.networks import conv_net, scripted
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
@@ -289,7 +289,7 @@ def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(
     score = torch.where(rows, net(x)[:, 0], 0).sum()
     (whole,) = torch.autograd.grad(score, x, retain_graph=True)
     for again in (True, False):  # what is written over must not be what the next one reads
-        with of_rows(rows):
+        with sparse_backward(rows):
             (part,) = torch.autograd.grad(score, x, retain_graph=again)
         torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-7)
 
@@ -303,7 +303,7 @@ def test_a_graph_is_gone_back_for_some_rows_and_then_for_others() -> None:
         rows = torch.tensor(kept, dtype=torch.bool)
         score = torch.where(rows, logits, 0).sum()
         (whole,) = torch.autograd.grad(score, x, retain_graph=True)
-        with of_rows(rows):
+        with sparse_backward(rows):
             (part,) = torch.autograd.grad(score, x, retain_graph=True)
         torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-7)
 

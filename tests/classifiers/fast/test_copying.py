@@ -295,12 +295,12 @@ def test_a_layer_that_is_not_altered_can_be_read_without_keeping_it_and_an_alter
     expected = outputs_of(copy.deepcopy(net), x, names)
     frozen = classifier.fast()
     for name in names:
-        if name in frozen.altered:
+        if name in frozen.modified_layers:
             with pytest.raises(LitVizError, match=rf"layer '{name}' is folded in this copy: make it with fast\(keep="):
                 frozen(x, [name])
         else:
             assert torch.allclose(frozen(x, [name])[1][name], expected[name], atol=1e-5), name
-    assert {"conv1", "bn1", "conv2"} == frozen.altered
+    assert {"conv1", "bn1", "conv2"} == frozen.modified_layers
 
 
 def test_what_is_read_between_fused_convolutions_keeps_its_own_gradient() -> None:

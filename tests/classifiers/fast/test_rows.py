@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import convolution as of_convolutions
-from lit_viz.classifiers.fast.rows import of_rows, picked, rows_of, runs, spread
+from lit_viz.classifiers.fast.rows import picked, rows_of, runs, sparse_backward, spread
 
 
 def slopes(lite0: Classifier, wanted: Tensor, leave_out: bool) -> Tensor:
     x = torch.rand(len(wanted), 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
     logits = lite0.fast()(x)[0]
-    with of_rows(wanted if leave_out else None):
+    with sparse_backward(wanted if leave_out else None):
         return torch.autograd.grad(torch.where(wanted, logits[:, 3], 0).sum(), x)[0]
 
 
@@ -50,7 +50,7 @@ def test_rows_that_are_no_numbers_are_not_zero() -> None:
     gradient = torch.zeros(4, 2, 3, 3)
     gradient[1, 0, 2, 2] = torch.nan
     gradient[3, 1, 0, 0] = -1e-30
-    with of_rows(torch.tensor([True, False])), torch.no_grad():
+    with sparse_backward(torch.tensor([True, False])), torch.no_grad():
         found = rows_of(gradient, 0.5)
         assert found is not None
         assert found[0].tolist() == [1, 3]
@@ -80,7 +80,7 @@ def test_rows_that_follow_each_other_are_one_run() -> None:
 
 def test_what_was_put_back_is_known_until_somebody_adds_to_it() -> None:
     part, rows = torch.rand(2, 2, 3, 4), torch.tensor([0, 3])
-    with of_rows(torch.tensor([True, False])), torch.no_grad():
+    with sparse_backward(torch.tensor([True, False])), torch.no_grad():
         known = rows_of(spread(part, rows, 5), 0.0)
         assert known is not None
         assert known[1] is part  # not looked for

@@ -96,9 +96,9 @@ def test_copies_with_another_backward_stay_equal() -> None:
 
 
 def test_a_network_that_cant_be_copied_is_refused() -> None:
-    guest = FrozenNetwork(nn.Conv2d(3, 2, 1), [0.5] * 3, [0.5] * 3, guest=True)
+    is_original = FrozenNetwork(nn.Conv2d(3, 2, 1), [0.5] * 3, [0.5] * 3, is_original=True)
     with pytest.raises(LitVizError, match="can't be copied"):
-        cascade(gradient, {"plain": guest}, photograph())
+        cascade(gradient, {"plain": is_original}, photograph())
 
 
 # -- what becomes of maps

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.guest import borrowed, full_float32
+from lit_viz.classifiers.isolation import full_float32, state_preserved
 from lit_viz.errors import NetworkError
 from tests.classifiers.networks import Lockable, conv_net
 
@@ -66,7 +66,7 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def guest() -> tuple[nn.Sequential, Classifier]:
+def is_original() -> tuple[nn.Sequential, Classifier]:
     net = lived_in()
     return net, load_classifier(net, size=16)
 
@@ -79,8 +79,8 @@ def test_loading_leaves_the_guest_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("use", ["logits", "fast", "forward"])
-def test_any_call_leaves_the_guest_as_it_was(guest: tuple[nn.Sequential, Classifier], use: str) -> None:
-    net, classifier = guest
+def test_any_call_leaves_the_guest_as_it_was(is_original: tuple[nn.Sequential, Classifier], use: str) -> None:
+    net, classifier = is_original
     x = torch.rand(2, 3, 16, 16)
     before = everything(net)
     if use == "logits":
@@ -120,7 +120,7 @@ def test_a_call_that_raises_leaves_the_guest_as_it_was(use: str) -> None:
 
 def test_the_guest_runs_in_eval_mode_and_frozen() -> None:
     net = conv_net().train()
-    with borrowed(net) as lent:
+    with state_preserved(net) as lent:
         assert not any(m.training for m in lent.modules())
         assert not any(p.requires_grad for p in lent.parameters())
     assert all(m.training for m in net.modules())
@@ -131,7 +131,7 @@ def test_train_is_not_called_because_it_may_do_more_than_set_a_flag() -> None:
         def train(self, mode: bool = True) -> Merging:
             raise AssertionError("merged")
 
-    with borrowed(Merging(2, 2)) as lent:
+    with state_preserved(Merging(2, 2)) as lent:
         assert not lent.training
 
 
@@ -164,7 +164,7 @@ def test_the_input_is_never_changed_in_place() -> None:
 def test_gradients_that_are_cleared_or_set_meanwhile_come_back() -> None:
     net = lived_in()
     before = everything(net)
-    with borrowed(net) as lent:
+    with state_preserved(net) as lent:
         lent.zero_grad(set_to_none=True)
         lent[1].weight.grad = torch.ones_like(lent[1].weight)
     assert_same(before, everything(net))

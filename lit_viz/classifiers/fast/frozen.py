@@ -13,8 +13,14 @@ from torch.utils._pytree import tree_map
 from lit_viz.classifiers.fast.compiling import Compiled, CompileMode
 from lit_viz.classifiers.fast.residual import damp
 from lit_viz.classifiers.fast.scaling import Scale
-from lit_viz.classifiers.guest import borrowed, device_of, dtype_of, failures_named, random_state_kept
-from lit_viz.classifiers.layers import layer_of, reading, reads_moments
+from lit_viz.classifiers.isolation import (
+    device_of,
+    dtype_of,
+    network_errors_wrapped,
+    random_state_preserved,
+    state_preserved,
+)
+from lit_viz.classifiers.layers import is_statistics, layer_of, reading
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
@@ -26,14 +32,14 @@ class FrozenNetwork(nn.Module):
     parameter that wants a gradient.
 
     Args:
-        network: a private copy; or, with ``guest``, somebody else's network, borrowed for each forward.
+        network: a private copy; or, with ``is_original``, the user's module, whose state is preserved.
         mean, std: of the normalization, one value a channel.
-        altered: names of the layers whose output is not that of the original, because a batch norm was folded into them
-            or an activation fused; asking for one is an error.
+        modified_layers: names of the layers whose output differs from the original's, because a batch norm was folded
+            into them or an activation fused; reading one is an error.
         kept: names of the layers that are given what they are given in the original, so that the moments of it may be
             asked for; all, unless given.
-        guest: the network is not ours.
-        blind: it is known to give no gradient.
+        is_original: the network is the user's module.
+        non_differentiable: it is known to give no gradient.
         draws: the network draws random numbers even in eval mode; the global random state is put back.
         notes: what is worth saying about the copy, in sentences.
         folded, fused: how many batch norms and activations have gone into convolutions.
@@ -45,10 +51,10 @@ class FrozenNetwork(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         *,
-        altered: Collection[str] = (),
+        modified_layers: Collection[str] = (),
         kept: Collection[str] | None = None,
-        guest: bool = False,
-        blind: bool = False,
+        is_original: bool = False,
+        non_differentiable: bool = False,
         draws: bool = False,
         notes: Sequence[str] = (),
         folded: int = 0,
@@ -56,11 +62,11 @@ class FrozenNetwork(nn.Module):
     ) -> None:
         super().__init__()
         # A guest is hidden in a tuple: nobody who moves, trains or saves this module reaches it.
-        self._guest: tuple[nn.Module, ...] = (network,) if guest else ()
-        self._own = None if guest else network
+        self._original: tuple[nn.Module, ...] = (network,) if is_original else ()
+        self._own = None if is_original else network
         self._compiled: Compiled | None = None
-        self.blind = blind
-        self.altered, self.draws, self.notes = frozenset(altered), draws, tuple(notes)
+        self.non_differentiable = non_differentiable
+        self.modified_layers, self.draws, self.notes = frozenset(modified_layers), draws, tuple(notes)
         self.kept = None if kept is None else frozenset(kept)
         self.folded, self.fused = folded, fused
         scale = 1 / torch.tensor(std, dtype=torch.float64)
@@ -80,8 +86,8 @@ class FrozenNetwork(nn.Module):
         Args:
             x: images ``(N, C, H, W)`` in [0, 1].
             layers: names as in :func:`~lit_viz.classifiers.layer_names`, or of
-                :func:`~lit_viz.classifiers.layers.moments_of`; a layer that is called several times in a forward gives
-                its last output.
+                :func:`~lit_viz.classifiers.layers.statistics_of`; of a layer that is called several times, the last
+                output is returned.
 
         Returns:
             Logits ``(N, K)`` (float32, or float64 if the network is), and the activations by name, with their graph.
@@ -91,8 +97,8 @@ class FrozenNetwork(nn.Module):
                 it was not named in ``keep``; or a gradient is wanted, and the network's own code runs without.
         """
         for layer in layers:
-            unknown = reads_moments(layer) and self.kept is not None and layer_of(layer) not in self.kept
-            if layer in self.altered or unknown:
+            unknown = is_statistics(layer) and self.kept is not None and layer_of(layer) not in self.kept
+            if layer in self.modified_layers or unknown:
                 raise LitVizError(f"layer {layer!r} is folded in this copy: make it with fast(keep=[{layer!r}])")
         with (
             self._running() as network,
@@ -107,17 +113,17 @@ class FrozenNetwork(nn.Module):
             images = images.contiguous(memory_format=layout)
             call = network if self._compiled is None or layers else self._compiled
             normalized = torch.addcmul(self.shift.to(images), images, self.scale.to(images))
-            with failures_named(x):
+            with network_errors_wrapped(x):
                 output = call(normalized)
         logits = logits_of(output, len(x))
-        if torch.is_grad_enabled() and x.requires_grad and (self.blind or not logits.requires_grad):
+        if torch.is_grad_enabled() and x.requires_grad and (self.non_differentiable or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
         if logits.dtype != torch.float64:
             logits = logits.float() if scale is None else scale.raised(logits)
         return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
 
     @property
-    def guest(self) -> bool:
+    def is_original(self) -> bool:
         """Whether the network is somebody else's."""
         return self._own is None
 
@@ -143,10 +149,10 @@ class FrozenNetwork(nn.Module):
     @contextmanager
     def _running(self) -> Iterator[nn.Module]:
         if self._own is None:
-            with borrowed(self._guest[0]) as network:
+            with state_preserved(self._original[0]) as network:
                 yield network
         elif self.draws:
-            with random_state_kept(self._own):
+            with random_state_preserved(self._own):
                 yield self._own
         else:
             yield self._own
@@ -171,7 +177,7 @@ def _going_on(
 
         return hook
 
-    outputs = [name for name in layers if not reads_moments(name)]
+    outputs = [name for name in layers if not is_statistics(name)]
     handles = [network.get_submodule(name).register_forward_hook(replace(name)) for name in outputs]
     try:
         yield

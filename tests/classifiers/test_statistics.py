@@ -8,7 +8,7 @@ from torch import nn
 
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.fast.moments import moments
-from lit_viz.classifiers.layers import moments_of
+from lit_viz.classifiers.layers import statistics_of
 from lit_viz.errors import LitVizError
 from tests.conftest import smooth_network
 
@@ -24,26 +24,26 @@ def test_mean_and_variance_and_their_gradient(shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(moments, x)
 
 
-@pytest.mark.parametrize("guest", [False, True])
-def test_a_kept_batch_norm_is_given_what_the_original_is_given(guest: bool) -> None:
+@pytest.mark.parametrize("is_original", [False, True])
+def test_a_kept_batch_norm_is_given_what_the_original_is_given(is_original: bool) -> None:
     network = smooth_network().double()
-    if guest:
+    if is_original:
         network.__deepcopy__ = None  # can't be copied, so it is used as it is
     classifier = load_classifier(network, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
-    _, read = classifier.fast([moments_of(NORM)], dtype=torch.float64)(images, [moments_of(NORM)])
+    _, read = classifier.fast([statistics_of(NORM)], dtype=torch.float64)(images, [statistics_of(NORM)])
     given = network.features[0](classifier.normalize(images)).flatten(2)
     expected = torch.stack([given.mean(2), given.var(2, correction=0)], 1)
-    torch.testing.assert_close(read[moments_of(NORM)], expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(read[statistics_of(NORM)], expected, rtol=0, atol=1e-9)
     assert all(not m._forward_pre_hooks and not m._forward_hooks for m in network.modules())
 
 
 def test_a_folded_one_is_refused_and_a_wrong_name_too() -> None:
     classifier = load_classifier(smooth_network(), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     with pytest.raises(LitVizError, match=r"features\.1:moments' is folded"):
-        classifier.fast()(torch.rand(1, 3, 16, 16), [moments_of(NORM)])
+        classifier.fast()(torch.rand(1, 3, 16, 16), [statistics_of(NORM)])
     with pytest.raises(LitVizError, match=r"no layer 'features\.9'"):
-        classifier.fast([moments_of("features.9")])
+        classifier.fast([statistics_of("features.9")])
 
 
 def test_a_layer_that_changes_its_input_in_place_is_measured_before() -> None:
@@ -51,7 +51,7 @@ def test_a_layer_that_changes_its_input_in_place_is_measured_before() -> None:
     network.features[2] = nn.ReLU(inplace=True)
     classifier = load_classifier(network, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     images = torch.rand(2, 3, 16, 16)
-    _, read = classifier.fast([NORM])(images.requires_grad_(), [moments_of(NORM), NORM])
-    read[moments_of(NORM)].sum().backward()
+    _, read = classifier.fast([NORM])(images.requires_grad_(), [statistics_of(NORM), NORM])
+    read[statistics_of(NORM)].sum().backward()
     given = network.features[0](classifier.normalize(images)).flatten(2).mean(2)
-    torch.testing.assert_close(read[moments_of(NORM)][:, 0], given, rtol=0, atol=1e-5)
+    torch.testing.assert_close(read[statistics_of(NORM)][:, 0], given, rtol=0, atol=1e-5)

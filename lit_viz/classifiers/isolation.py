@@ -6,6 +6,7 @@ import copy
 import random
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,14 +21,14 @@ _TURN = threading.RLock()
 
 
 @contextmanager
-def borrowed(module: nn.Module) -> Iterator[nn.Module]:
+def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
     """Lend ``module`` in eval mode and frozen; restore it on leaving, also when the body raised.
 
     Restored exactly: the train mode of every submodule, every ``requires_grad``, every ``.grad``, every buffer, and the
     global random state. Hooks of the owner stay and run. The flags are set one by one and not through
     :meth:`~torch.nn.Module.train`, which a module may have overridden to do more than set them.
     """
-    with random_state_kept(module):
+    with random_state_preserved(module):
         training = [(m, m.training) for m in module.modules() if hasattr(m, "training")]  # not in frozen TorchScript
         parameters = [(p, p.requires_grad, p.grad) for p in module.parameters() if not p.is_inference()]
         missing = [(m, name) for m in module.modules() for name, b in m._buffers.items() if b is None]
@@ -51,7 +52,7 @@ def borrowed(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def random_state_kept(module: nn.Module | None = None) -> Iterator[None]:
+def random_state_preserved(module: nn.Module | None = None) -> Iterator[None]:
     """Put the global random state (Python's, NumPy's, torch's on the CPU and on the module's CUDA device) back on
     leaving.
 
@@ -73,7 +74,7 @@ def random_state(device: torch.device) -> Tensor:
 
 
 @contextmanager
-def failures_named(x: Tensor) -> Iterator[None]:
+def network_errors_wrapped(x: Tensor) -> Iterator[None]:
     """Say of what the network's own code raises, in a forward of ``x``, that it was the network's.
 
     Raises:
@@ -82,12 +83,12 @@ def failures_named(x: Tensor) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever its code raises
-        if isinstance(error, (LitVizError, NetworkError)) or lacks_memory(error):
+        if isinstance(error, (LitVizError, NetworkError)) or is_out_of_memory(error):
             raise
         raise NetworkError(f"the network fails on images of shape {tuple(x.shape)} ({first_line(error)})") from error
 
 
-def lacks_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Return whether this is how torch and NumPy say that memory is not enough, a GPU's or the machine's."""
     said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the last two by CUDA and its libraries
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in said)
@@ -102,7 +103,7 @@ _REMARKS = (
 
 
 @contextmanager
-def remarks_left_out() -> Iterator[None]:
+def torch_warnings_ignored() -> Iterator[None]:
     """Let torch's remarks on somebody's kind of network go unsaid."""
     with warnings.catch_warnings():
         for remark in _REMARKS:
@@ -147,7 +148,7 @@ def _newly_told() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def private(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+def private_copy(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """Return a deep copy of ``module``, of which nothing belongs to its owner; ``memo`` as of ``copy.deepcopy``.
 
     Raises:
@@ -158,6 +159,23 @@ def private(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     if _parts(network) & _parts(module):
         raise ValueError("a copy shares layers or weights with it")
     return network
+
+
+def memo_without_hooks(module: nn.Module) -> dict[int, Any]:
+    """Return a ``deepcopy`` memo in which every table of hooks is copied already, without the user's hooks.
+
+    Hooks of torch's own weight norm, spectral norm and pruning belong to the network and stay.
+    """
+    tables = [t for m in module.modules() for name, t in vars(m).items() if name.endswith("_hooks") and t]
+    return {
+        id(table): OrderedDict(
+            (key, hook)
+            for key, hook in table.items()
+            if (getattr(hook, "__module__", None) or "").startswith("torch.nn.utils.")
+        )
+        for table in tables
+        if isinstance(table, dict)
+    }
 
 
 def _parts(module: nn.Module) -> set[int]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.classifier import Classifier
-from lit_viz.classifiers.fast.copying import probe_images
 from lit_viz.classifiers.layers import check_layers, reading_all
+from lit_viz.classifiers.probe import probe_images
 from lit_viz.errors import LitVizError
 
 #: Pixels from one place to the next, of patches and of stages of convolutions.
