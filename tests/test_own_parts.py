@@ -195,7 +195,7 @@ def test_an_option_of_a_part_may_stand_before_it(tmp_path: Path) -> None:
 def test_an_own_map_is_shown_by_its_own_reducer(smooth: Classifier) -> None:
     run = lv.saliency(smooth, photographs(1), method=f"{HERE}.Summed", check="none")
     assert run.results[0]["reducer"] == "sum"
-    assert reducer("sum").said in " ".join(text.get_text() for text in run.figure().texts).replace("\n", " ")
+    assert reducer("sum").description in " ".join(text.get_text() for text in run.figure().texts).replace("\n", " ")
 
 
 def test_an_optimizer_leaves_other_states_alone(smooth: Classifier, train: Train) -> None:

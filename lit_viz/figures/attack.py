@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.evidence.attacks.robustness import MemberResult
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.scales import number
-from lit_viz.figures.style import COLOURS, GREY, fitted, style, write
+from lit_viz.figures.style import COLORS, GREY, fitted, style, write
 from lit_viz.figures.tiles import pixels
 from lit_viz.figures.traces import MOST, Trace, TracePlot
 from lit_viz.images.difference import MAGNIFIED, difference, grey_levels, outside
@@ -24,7 +24,7 @@ _WORD = 0.64  # fooled, not fooled
 _COLUMN = 0.5  # of the table
 _BREATH = 0.04  # between a name and what is said of it
 _FEW = 3  # images that have a plot each
-_VERDICTS = {True: ("fooled", COLOURS[2]), False: ("not fooled", COLOURS[1]), None: ("not tried", GREY)}
+_VERDICTS = {True: ("fooled", COLORS[2]), False: ("not fooled", COLORS[1]), None: ("not tried", GREY)}
 
 
 @dataclass(frozen=True)

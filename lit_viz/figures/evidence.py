@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.scales import Scale, beside, clipping, number, remarks, upright_bar
-from lit_viz.figures.style import COLOURS, GREY, INK, fitted, style, write
+from lit_viz.figures.style import COLORS, GREY, INK, fitted, style, write
 from lit_viz.figures.tiles import pixels
 
 #: Maps that are drawn at most.
@@ -31,7 +31,7 @@ _WORD = 0.5  # passed, failed
 _NUMBERS_OF_GATE = 1.25
 _NAME = 1.4  # of a line of the table
 _HOW = "max_abs"  # sees every channel; in a sum, errors of two channels could cancel
-_VERDICTS = {True: ("passed", COLOURS[2]), False: ("failed", COLOURS[1]), None: ("not checked", GREY)}
+_VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1]), None: ("not checked", GREY)}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def evidence_figure(
     Args:
         rows: what is drawn; of more than :data:`MOST` those that failed before others.
         quantile: of the pixels of both maps, at which the colours end (see
-            :func:`lit_viz.attributions.reducers.clip_limits`).
+            :func:`lit_viz.images.heatmap.clip_limits`).
         of: whether each of all maps passed, of which the rows are some; what is said at the foot is of all.
 
     Returns:
@@ -120,8 +120,8 @@ def _caption(passed: Sequence[bool | None], blocks: Sequence[_Block], quantile: 
     verdict = f"{sum(checked)} of {len(checked)} checked maps passed." if checked else "No map was checked."
     clipped = clipping(any(any(block.scale.clipped) for block in blocks), quantile)
     return (
-        f"{cut}{verdict} Maps: {reducer(_HOW).said}. Scale: shared by ours, Captum's and the difference; {clipped}. "
-        "What gates hold is the largest difference as a part of the maximum."
+        f"{cut}{verdict} Maps: {reducer(_HOW).description}. Scale: shared by the three maps; {clipped}. "
+        "Gates compare the largest difference, relative to the maximum."
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lit_viz.attributions import title_of
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
-from lit_viz.figures.style import COLOURS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
+from lit_viz.figures.style import COLORS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import WIDE, pixels
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
@@ -176,12 +176,12 @@ def _draw_curve(axes: Axes, task: Evolution, marked: Sequence[int], inches: floa
     iterations, values = (np.array(column, dtype=float) for column in zip(*task.curve, strict=True))
     if is_geometric(iterations):
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.3)
-    axes.plot(iterations, values, color=COLOURS[0], solid_capstyle="round", clip_on=False)
-    axes.fill_between(iterations, values, color=COLOURS[0], alpha=0.1, linewidth=0)
+    axes.plot(iterations, values, color=COLORS[0], solid_capstyle="round", clip_on=False)
+    axes.fill_between(iterations, values, color=COLORS[0], alpha=0.1, linewidth=0)
     known = dict(task.curve)
     points = [(k, known[k]) for k in marked if k in known]
     if points:
-        axes.plot(*zip(*points, strict=True), "o", ms=4, mfc=COLOURS[0], mec="white", mew=0.8, clip_on=False, zorder=3)
+        axes.plot(*zip(*points, strict=True), "o", ms=4, mfc=COLORS[0], mec="white", mew=0.8, clip_on=False, zorder=3)
     axes.set_xlim(iterations[0], iterations[-1])
     low, high = (0.0, 1.0) if task.metric == "probability" else _limits(values)
     axes.set_ylim(low, high)

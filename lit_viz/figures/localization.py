@@ -13,16 +13,16 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_viz.attributions.reducers import clip_limits, heat
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.scales import clipping, remarks
-from lit_viz.figures.style import COLOURS, GREY, fitted, style, write
+from lit_viz.figures.style import COLORS, GREY, fitted, style, write
 from lit_viz.figures.tiles import pixels
 from lit_viz.images.fitting import Box
+from lit_viz.images.heatmap import clip_limits, heat
 
 #: At most so many maps are drawn.
 LIMIT = 20
-_BLUE, _ORANGE, _GREEN = COLOURS[:3]
+_BLUE, _ORANGE, _GREEN = COLORS[:3]
 _QUANTILE = 0.995
 _CELL = 1.4
 _LINE = 1.6  # of a box, in points

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_viz.figures.cells import LINE, MARGIN, SIZE, SMALL
-from lit_viz.figures.style import COLOURS, GREY, axes_at, fitted, inches, style, write
+from lit_viz.figures.style import COLORS, GREY, axes_at, fitted, inches, style, write
 
 _LINE, _THICKER = 1.4, 4.5  # points that the last curve is wide, and that an earlier one is wider at most
 
@@ -39,7 +39,7 @@ def robustness_figure(
     points = {name: np.array(sorted(curve), dtype=float).reshape(-1, 4) for name, curve in curves.items()}
     points = dict(sorted(points.items(), key=lambda c: -c[1][-1, 1] if len(c[1]) else 1.0))
     looks = {
-        name: (COLOURS[n % len(COLOURS)], ("-", "--", ":")[n // len(COLOURS) % 3], len(curves) - 1 - n)
+        name: (COLORS[n % len(COLORS)], ("-", "--", ":")[n // len(COLORS) % 3], len(curves) - 1 - n)
         for n, name in enumerate(curves)
     }
     with style():

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_viz.attributions.reducers import clip_limits, overlay, reduce_channels, reducer
+from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.errors import LitVizError
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.scales import BAR, Scale, beside, clipping, level_bar, number, remarks, upright_bar
 from lit_viz.figures.style import GREY, fitted, style, write
 from lit_viz.figures.tiles import pixels
+from lit_viz.images.heatmap import clip_limits, overlay
 from lit_viz.types import Picture
 
 ScaleOf = Literal["shared", "map"]
@@ -123,7 +124,7 @@ def saliency_figure(
         panels: what is drawn.
         how: the channels are reduced; a name of :data:`lit_viz.attributions.reducers.REDUCERS`, or one a method.
         scale: ``"shared"`` by all maps of a method, so that photographs can be compared; or one a ``"map"``.
-        quantile: of the pixels, at which the colours end (see :func:`lit_viz.attributions.reducers.clip_limits`).
+        quantile: of the pixels, at which the colours end (see :func:`lit_viz.images.heatmap.clip_limits`).
         overlays: shows the maps over the photographs, too.
         columns: photographs beside one another, where there is one method.
         limit: at most so many photographs are drawn.
@@ -181,7 +182,7 @@ def _strips_of(
         cells[place] = Cell(pixels(scales.colours(values, limit)), lines_of(notes, cell))
         if overlays:
             photograph = torch.from_numpy(pixels(panels[place].photograph)).permute(2, 0, 1) / 255
-            over[place] = Cell(pixels(overlay(photograph, values, limit, colours=scales.colours)))
+            over[place] = Cell(pixels(overlay(photograph, values, limit, colors=scales.colours)))
     ends = scales.ends() if scale == "shared" else ("−limit" if scales.signed else "0", "limit")
     strip = _Strip(method, cells, scales, ends)
     return [strip, _Strip(f"{method}, overlaid", over)] if overlays else [strip]
@@ -200,8 +201,8 @@ def _reduced(hows: Mapping[str, str]) -> str:
     for method, how in hows.items():
         if how != usual:
             others.setdefault(how, []).append(method)
-    more = "; ".join(f"{', '.join(methods)}: {reducer(how).said}" for how, methods in others.items())
-    return reducer(usual).said + (f" ({more})" if more else "")
+    more = "; ".join(f"{', '.join(methods)}: {reducer(how).description}" for how, methods in others.items())
+    return reducer(usual).description + (f" ({more})" if more else "")
 
 
 def _caption(scales: Sequence[Scale], hows: Mapping[str, str], scale: ScaleOf, quantile: float) -> str:

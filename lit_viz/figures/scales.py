@@ -9,8 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.attributions.reducers import Reducer, clip_limits, heat, signed_heat
+from lit_viz.attributions.reducers import Reducer
 from lit_viz.figures.style import GREY, axes_at, inches, write
+from lit_viz.images.heatmap import clip_limits, heat, signed_heat
 
 BAR = 0.07  # thickness of a colour bar in inches
 _SIZE = 7
@@ -33,7 +34,7 @@ class Scale:
 
     @classmethod
     def of(cls, maps: Sequence[Tensor], reducer: Reducer, quantile: float, shared: bool) -> Scale:
-        """Return the scale of maps ``(H, W)``; see :func:`~lit_viz.attributions.reducers.clip_limits`."""
+        """Return the scale of maps ``(H, W)``; see :func:`~lit_viz.images.heatmap.clip_limits`."""
         limits = clip_limits(maps, quantile, shared)
         return cls(limits, reducer.signed, [_exceeds(m, limit) for m, limit in zip(maps, limits, strict=True)])
 

@@ -31,7 +31,7 @@ RULE = "#c9c9c9"
 _FRAME = 0.5  # points that the frame of a white picture is wide
 _WHITE = 250  # from this level on a colour is taken for the page's
 # Okabe and Ito: told apart also by the colour-blind, black left out.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lit_viz.figures.cells import LINE, MARGIN, SMALL
-from lit_viz.figures.style import COLOURS, GREY, RULE, axes_at, fitted, write
+from lit_viz.figures.style import COLORS, GREY, RULE, axes_at, fitted, write
 from lit_viz.utils.formatting import counted
 
 _AXIS = 0.38  # left of a plot: the numbers of its axis
@@ -102,19 +102,19 @@ class TracePlot:
             first = "the first " if len(self.traces) == MOST else ""
             return f"{first}{len(self.traces)} images, a line each; dots: first success ({len(flips)} of them)", GREY
         if flips:
-            return f"fooled at iteration {flips[0]}, as floats", COLOURS[2]
-        return f"not fooled in {counted(self.traces[0].iterations[-1], 'iteration')}", COLOURS[1]
+            return f"fooled at iteration {flips[0]}, as floats", COLORS[2]
+        return f"not fooled in {counted(self.traces[0].iterations[-1], 'iteration')}", COLORS[1]
 
     def _draw_curves(self, axes: Axes, curves: Sequence[Curve]) -> None:
         alone = len(curves) == 1
         for trace, curve in zip(self.traces, curves, strict=True):
             at = dict(curve)
             if alone and trace.flip is not None:
-                axes.axvline(trace.flip, color=COLOURS[2], linewidth=0.8)
+                axes.axvline(trace.flip, color=COLORS[2], linewidth=0.8)
             look = {**(_ALONE if alone else _OF_MANY), **({"marker": "o", "ms": 2.5} if len(at) == 1 else {})}
-            axes.plot(list(at), list(at.values()), color=COLOURS[0], clip_on=False, zorder=3, **look)
+            axes.plot(list(at), list(at.values()), color=COLORS[0], clip_on=False, zorder=3, **look)
             if trace.flip in at:
-                dot: dict[str, Any] = {"ms": 4 if alone else 3, "mfc": COLOURS[2], "mec": "white", "mew": 0.5}
+                dot: dict[str, Any] = {"ms": 4 if alone else 3, "mfc": COLORS[2], "mec": "white", "mew": 0.5}
                 axes.plot(trace.flip, at[trace.flip], "o", clip_on=False, zorder=4, **dot)
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.style import COLOURS, GREY, axes_at, style, write
+from lit_viz.figures.style import COLORS, GREY, axes_at, style, write
 from lit_viz.figures.tiles import pixels
 from lit_viz.types import Picture
 
@@ -119,8 +119,8 @@ class _Row:
         iterations, shares = zip(*self.panel.curve, strict=True)
         write(figure, "share\nfooled", MARGIN, top, size=SMALL, color=GREY)
         axes = axes_at(figure, left, top, span, _PLOT)
-        axes.plot(iterations, shares, color=COLOURS[0], linewidth=1.0, clip_on=False)
-        axes.plot(iterations[-1], shares[-1], "o", color=COLOURS[0], ms=4, clip_on=False)
+        axes.plot(iterations, shares, color=COLORS[0], linewidth=1.0, clip_on=False)
+        axes.plot(iterations[-1], shares[-1], "o", color=COLORS[0], ms=4, clip_on=False)
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
         axes.set_xlim(min(iterations), max(*iterations, 1))

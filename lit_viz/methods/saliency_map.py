@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, Gradient, name_of
-from lit_viz.attributions.reducers import clip_limits, heat, reduce_channels
+from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.fast import Backprop
@@ -21,6 +21,7 @@ from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.errors import LitVizError, hold_shape
 from lit_viz.images.fitting import Fit
+from lit_viz.images.heatmap import clip_limits, heat
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.targets import resolve
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule

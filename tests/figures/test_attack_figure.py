@@ -11,7 +11,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.intervals import wilson
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.robustness import robustness_figure
-from lit_viz.figures.style import COLOURS, save_figure
+from lit_viz.figures.style import COLORS, save_figure
 from lit_viz.figures.tiles import pixels
 from lit_viz.figures.traces import Trace
 from lit_viz.images.difference import difference, grey_levels
@@ -176,9 +176,9 @@ def test_class_probability_norms_and_verdicts_are_told():
 def test_a_verdict_is_told_by_word_and_colour():
     figure = attack_figure([panel(verdicts={**HOLDS, "by a judge": None})])
     rows = {text.get_text(): text for text in figure.texts if text.get_position()[0] < 0.1}
-    assert rows["fooled"].get_color() == COLOURS[2]
-    assert rows["not fooled"].get_color() == COLOURS[1]
-    assert rows["not tried"].get_color() not in COLOURS
+    assert rows["fooled"].get_color() == COLORS[2]
+    assert rows["not fooled"].get_color() == COLORS[1]
+    assert rows["not tried"].get_color() not in COLORS
     heights = {text.get_text(): text.get_position()[1] for text in figure.texts}
     assert rows["not fooled"].get_position()[1] == heights["after JPEG 75"]
 
@@ -189,7 +189,7 @@ def test_a_failed_attack_is_not_called_fooled():
     assert "attacked" in texts(figure)
     assert "fooled at iteration 6, as floats" in texts(figure)
     said = next(text for text in figure.texts if text.get_text() == "not fooled in 9 iterations")
-    assert said.get_color() == COLOURS[1]
+    assert said.get_color() == COLORS[1]
     assert caption(figure).startswith("1 of 2 fooled in the file.")
     assert "attacked minus original" in caption(figure)
     assert "attacked" in texts(attack_figure([panel(verdicts={})]))  # nobody tried
@@ -338,7 +338,7 @@ def curves(count):
 
 def test_robust_accuracy_is_drawn_against_eps_with_its_interval():
     figure = robustness_figure(curves(2))
-    line = next(line for line in figure.axes[0].lines if line.get_color() == COLOURS[0])
+    line = next(line for line in figure.axes[0].lines if line.get_color() == COLORS[0])
     made = sorted(curves(2)["network 0 "])
     assert line.get_xdata().tolist() == pytest.approx([0, 4, 8])
     assert line.get_ydata().tolist() == [share for _, share, _, _ in made]

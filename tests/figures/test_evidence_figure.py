@@ -7,10 +7,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from lit_viz.attributions.reducers import clip_limits, heat, reduce_channels
+from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
-from lit_viz.figures.style import COLOURS, save_figure
+from lit_viz.figures.style import COLORS, save_figure
 from lit_viz.figures.tiles import pixels
+from lit_viz.images.heatmap import clip_limits, heat
 
 FORMULA = Gate("formula in float64", 2e-15, 1e-8, passed=True)
 BROKEN = Gate("delivered map", 0.25, 1e-6, passed=False)
@@ -53,7 +54,7 @@ def test_errors_that_cancel_in_the_sum_of_channels_are_seen():
 
 
 @pytest.mark.parametrize(
-    ("gates", "word", "colour"), [([FORMULA], "passed", COLOURS[2]), ([BROKEN], "failed", COLOURS[1])]
+    ("gates", "word", "colour"), [([FORMULA], "passed", COLORS[2]), ([BROKEN], "failed", COLORS[1])]
 )
 def test_the_verdict_is_told_by_word_and_colour(gates, word, colour):
     figure = evidence_figure([row(gates=gates)])

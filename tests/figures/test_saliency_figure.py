@@ -8,12 +8,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lit_viz.attributions.reducers import clip_limits, heat, reduce_channels
+from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.scales import level_bar, upright_bar
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.tiles import pixels
+from lit_viz.images.heatmap import clip_limits, heat
 
 LONG = "American Staffordshire terrier, American pit bull terrier"
 
@@ -107,7 +108,7 @@ def test_one_scale_is_shared_and_said():
     for axes, values in zip(pictures(figure)[2:], maps, strict=True):
         assert np.array_equal(axes.images[0].get_array(), pixels(heat(values, limit)))
     assert caption(figure) == (
-        f"Maps: largest absolute value over the channels. Scale: 0 to {limit:.3g}, shared by all maps; "
+        f"Maps: maximum absolute value over the channels. Scale: 0 to {limit:.3g}, shared by all maps; "
         "pixels above the 90 % quantile are clipped."
     )
     assert {"0", f"≥ {limit:.3g}"} <= set(texts(figure))
@@ -243,7 +244,7 @@ def test_a_run_without_a_map_still_has_a_figure():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [({"scale": "global"}, "choose shared or map"), ({"how": "l1"}, "choose max")]
+    ("words", "said"), [({"scale": "global"}, "choose shared or map"), ({"how": "l1"}, "must be one of max_abs")]
 )
 def test_choices_that_are_unknown_are_refused(words, said):
     with pytest.raises(LitVizError, match=said):

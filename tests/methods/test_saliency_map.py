@@ -197,7 +197,7 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
         ({"method": []}, "no saliency method was named"),
         ({"tolerance": 0.0}, "--tolerance 0.0 is never reached"),
         ({"batch": 0}, "--batch 0 makes no run"),
-        ({"reducer": "max-abs"}, "no channel reducer is called 'max-abs'"),
+        ({"reducer": "max-abs"}, "reducer must be one of .*, got 'max-abs'"),
         ({"iterations": 0}, "--iterations 0 makes no run"),
     ],
 )
