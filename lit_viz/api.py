@@ -199,8 +199,8 @@ def check(
     Args:
         folder: the run folder.
         classifier: the network, where it was handed over as a module.
-        faithfulness: also measures what saliency maps are good for (see
-            :func:`~lit_viz.evidence.saliency.appraising.appraise`); the returned verdict does not depend on it.
+        faithfulness: also compute saliency metrics (see
+            :func:`~lit_viz.evidence.saliency.evaluation.compute_map_metrics`). They do not change the returned value.
         trust: also tries further attacks on what an attack with a budget could not fool.
         peers: also asks other implementations of the attack, Foolbox's and torchattacks', where they are installed (see
             :func:`~lit_viz.evidence.comparison.compare`); it is no verdict either.

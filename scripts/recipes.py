@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.intervals import wilson
+from lit_viz.evidence.summaries import wilson_interval
 from lit_viz.figures.cells import Cell
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.sweep import sweep_figure
@@ -65,7 +65,7 @@ class Made:
         if name not in self.margins:
             return "its own network", "-"
         right, n = int((self.margins[name] > 0).sum()), len(self.records)
-        low, high = wilson(right, n)
+        low, high = wilson_interval(right, n)
         return f"{right} of {n} ({100 * low:.0f}-{100 * high:.0f} %)", f"{float(self.margins[name].mean()):+.1f}"
 
     def cell(self, place: int) -> Cell:

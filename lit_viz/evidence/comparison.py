@@ -18,7 +18,7 @@ from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.peers import INSTALL, Peer, Question, imported, peers_of
-from lit_viz.evidence.tables import as_text
+from lit_viz.evidence.tables import text_table
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Say, length
 
@@ -127,7 +127,7 @@ def table(found: Sequence[Compared]) -> str:
     """Return a row a peer and radius, and what those said that broke."""
     rows = [one.row() for one in found if one.error is None]
     broken = [f"{one.name} broke: {one.error}" for one in found if one.error is not None]
-    return "\n".join([*([as_text(rows, words=1)] if rows else []), *broken])
+    return "\n".join([*([text_table(rows, words=1)] if rows else []), *broken])
 
 
 def _questions(

@@ -46,7 +46,7 @@ def asked(name: str, pictures: Tensor) -> Tensor:
     return judge.logits(resized(pictures, judge.size))
 
 
-def judges_of(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:
+def held_out_judge(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:
     """Return a function that asks the installed judges about a picture ``(C, H, W)`` in [0, 1] and a class index.
 
     It returns ``{name: {"probability", "rank"}}``; each judge sees the picture resized to its own input.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def as_text(rows: Sequence[Mapping[str, str]], words: int) -> str:
+def text_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
     """Return a table without lines, its columns in the order in which they turn up.
 
     Args:

@@ -27,7 +27,7 @@ def robustness_figure(
 
     Args:
         curves: by name, (eps, share, low, high) each, all in [0, 1] but eps in L2; the interval is for instance
-            :func:`lit_viz.evidence.intervals.wilson`'s.
+            :func:`lit_viz.evidence.summaries.wilson_interval`'s.
         norm: that eps limits; an eps of ``L∞`` is shown in /255.
         what: the share: ``robust accuracy``, ``success``.
         caption: what it is the share of, and whose interval the band is.

@@ -14,9 +14,9 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
 from lit_viz.images.fitting import Box
 from lit_viz.images.reading import Photograph, encode_png
-from lit_viz.localization.boxes import TrueBoxes
-from lit_viz.localization.graph_cut import SEEDS, Seeds, opencv
-from lit_viz.localization.objects import Finding, localize, mask_of_original
+from lit_viz.localization.objects import LocalizedMap, localize, mask_in_original
+from lit_viz.localization.reference_boxes import ReferenceBoxes
+from lit_viz.localization.segmentation import SEEDS, Seeds, opencv
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import key_of
@@ -40,7 +40,7 @@ class Localization:
 
     seeds: Seeds
     maps: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[tuple[Outcome, Finding]] = field(default_factory=list)
+    findings: list[tuple[Outcome, LocalizedMap]] = field(default_factory=list)
 
     def corloc(self) -> dict[str, dict[str, Any]]:
         """Return by method the share of maps with a true box whose own has an IoU of at least 0.5, and how many.
@@ -77,7 +77,7 @@ class Localization:
 def localize_run(
     outcomes: Sequence[Outcome],
     reducers: Mapping[str, str],
-    truth: Mapping[str, TrueBoxes],
+    truth: Mapping[str, ReferenceBoxes],
     folder: RunFolder | None = None,
     seeds: Seeds = SEEDS,
 ) -> Localization:
@@ -86,7 +86,7 @@ def localize_run(
     Args:
         outcomes: of the run; what has no map is passed over.
         reducers: how channels are reduced, by method.
-        truth: true boxes by the ``source`` of the photograph (see :func:`~lit_viz.localization.boxes.match`).
+        truth: true boxes by the ``source`` of the photograph (see :func:`~lit_viz.localization.reference_boxes.match`).
         folder: where masks, records, and the part ``localization`` of ``evidence.json`` are
             written; None writes nothing.
         seeds: where maps are sure.
@@ -115,8 +115,8 @@ def localize_run(
 
 
 def _find(
-    record: Mapping[str, Any], pixels: Tensor, values: Tensor, truth: Mapping[str, TrueBoxes], seeds: Seeds
-) -> Finding:
+    record: Mapping[str, Any], pixels: Tensor, values: Tensor, truth: Mapping[str, ReferenceBoxes], seeds: Seeds
+) -> LocalizedMap:
     photograph = photograph_of(record, pixels)
     known, found, errors = truth.get(str(record["source"])), None, []
     if known is not None and known.size not in (None, photograph.original_size):
@@ -126,7 +126,7 @@ def _find(
         found = localize(photograph, values, seeds)
     except LitVizError as error:
         errors.append(str(error))
-    return Finding(photograph, values, found, "; ".join(errors) or None, known.boxes if known else ())
+    return LocalizedMap(photograph, values, found, "; ".join(errors) or None, known.boxes if known else ())
 
 
 def photograph_of(record: Mapping[str, Any], pixels: Tensor) -> Photograph:
@@ -136,20 +136,20 @@ def photograph_of(record: Mapping[str, Any], pixels: Tensor) -> Photograph:
     return Photograph(pixels, str(record["source"]), tuple(size), tuple(span))
 
 
-def _other_size(known: TrueBoxes, photograph: Photograph) -> str:
+def _other_size(known: ReferenceBoxes, photograph: Photograph) -> str:
     theirs, ours = (f"{size[1]} x {size[0]}" for size in (known.size or (0, 0), photograph.original_size))
     return f"the true boxes in {known.path} are of a picture of {theirs} pixels, and this one has {ours}: left out"
 
 
-def _write_mask(folder: RunFolder, outcome: Outcome, finding: Finding) -> str:
+def _write_mask(folder: RunFolder, outcome: Outcome, finding: LocalizedMap) -> str:
     assert finding.segment is not None
     relative = f"masks/{key_of(outcome.record['index'], outcome.record['name'])}.png"
-    mask = mask_of_original(finding.photograph, finding.segment.mask)
+    mask = mask_in_original(finding.photograph, finding.segment.mask)
     write_bytes(folder.path / relative, encode_png(torch.from_numpy(mask)[None].float()))
     return relative
 
 
-def _entry(record: Mapping[str, Any], finding: Finding, mask: str | None) -> dict[str, Any]:
+def _entry(record: Mapping[str, Any], finding: LocalizedMap, mask: str | None) -> dict[str, Any]:
     """Return what ``evidence.json`` says of a map."""
     return {
         **{key: record[key] for key in ("index", "name", "method", "target_name")},

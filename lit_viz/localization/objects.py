@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lit_viz.images.fitting import Box
 from lit_viz.images.reading import Photograph
-from lit_viz.localization.boxes import iou
-from lit_viz.localization.graph_cut import SEEDS, Seeds, Segment, segment
+from lit_viz.localization.reference_boxes import iou
+from lit_viz.localization.segmentation import SEEDS, Seeds, Segment, segment
 
 
 def localize(photograph: Photograph, values: Tensor, seeds: Seeds = SEEDS) -> Segment:
@@ -25,7 +25,7 @@ def localize(photograph: Photograph, values: Tensor, seeds: Seeds = SEEDS) -> Se
         seeds: where the map is sure.
 
     Raises:
-        LitVizError: see :func:`~lit_viz.localization.graph_cut.segment`.
+        LitVizError: see :func:`~lit_viz.localization.segmentation.segment`.
     """
     height, width = photograph.original_size
     inner = _within(photograph.from_original([0, 0, width, height]).round(), values.shape)
@@ -37,7 +37,7 @@ def localize(photograph: Photograph, values: Tensor, seeds: Seeds = SEEDS) -> Se
     return Segment(np.pad(found.seeds, border), np.pad(found.mask, border), box)
 
 
-def box_of_original(photograph: Photograph, box: Box) -> Box:
+def box_in_original(photograph: Photograph, box: Box) -> Box:
     """Return a box of the image as a box of the original, cut at its edges."""
     return _within(photograph.to_original(box), photograph.original_size)
 
@@ -49,7 +49,7 @@ def _within(ends: Tensor, size: Sequence[int]) -> Box:
     return left, top, right, bottom
 
 
-def mask_of_original(photograph: Photograph, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def mask_in_original(photograph: Photograph, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return a mask ``(H, W)`` of the image in the size of the original; each of its pixels asks the nearest one.
 
     What the image doesn't span, because it was cut off, is no part of the mask.
@@ -67,7 +67,7 @@ def mask_of_original(photograph: Photograph, mask: NDArray[np.bool_]) -> NDArray
 
 
 @dataclass(frozen=True)
-class Finding:
+class LocalizedMap:
     """What came of one map.
 
     Attributes:
@@ -87,7 +87,7 @@ class Finding:
     @property
     def box(self) -> Box | None:
         """In pixels of the original."""
-        return None if self.segment is None else box_of_original(self.photograph, self.segment.box)
+        return None if self.segment is None else box_in_original(self.photograph, self.segment.box)
 
     @property
     def iou(self) -> float | None:
@@ -98,7 +98,7 @@ class Finding:
     def whole(self) -> float | None:
         """The IoU of all that the network saw of the photograph: what a box is worth that knows nothing."""
         height, width = self.photograph.pixels.shape[-2:]
-        return self._nearest(box_of_original(self.photograph, (0, 0, width, height)))
+        return self._nearest(box_in_original(self.photograph, (0, 0, width, height)))
 
     def _nearest(self, box: Box | None) -> float | None:
         if not self.truth:

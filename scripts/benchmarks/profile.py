@@ -17,7 +17,7 @@ import lit_viz as lv
 from lit_viz.classifiers import FrozenNetwork
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.module import ImageTraining
-from lit_viz.evidence.judges import judges_of
+from lit_viz.evidence.judges import held_out_judge
 
 from .clock import EVIDENCE, taken_apart, timed
 from .material import loop, photographs, prepared
@@ -52,7 +52,7 @@ def run(name: str, iterations: int) -> Said:
     command, options = RUNS[name]
     given: dict[str, Any] = {"iterations": iterations, "slots": SLOTS, **options}
     if command == "visualize":
-        judges_of(net)  # which loads them
+        held_out_judge(net)  # which loads them
         started = lambda: lv.visualize(net, list(range(SLOTS)), **given)  # noqa: E731
     else:
         given |= {"log_at": "last", "curve_at": "last"} | ({"check": "none"} if command == "saliency" else {})

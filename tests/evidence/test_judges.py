@@ -7,7 +7,7 @@ import torch
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.prediction import prediction_summary, top5
-from lit_viz.evidence.judges import installed_judges, judges_of
+from lit_viz.evidence.judges import held_out_judge, installed_judges
 from lit_viz.images.reading import read_photograph
 
 
@@ -38,7 +38,7 @@ def test_a_class_is_first_only_if_the_network_sees_it() -> None:
 def test_judges_are_others_that_know_the_same_classes(lite0: Classifier, smooth: Classifier) -> None:
     assert installed_judges(lite0) == ("efficientnet_lite1", "efficientnet_lite2")
     assert installed_judges(smooth) == ()
-    assert judges_of(smooth)(torch.rand(3, 16, 16), 0) == {}
+    assert held_out_judge(smooth)(torch.rand(3, 16, 16), 0) == {}
 
 
 def test_a_network_by_another_name_is_no_judge_of_itself(lite0: Classifier) -> None:
@@ -49,7 +49,7 @@ def test_a_network_by_another_name_is_no_judge_of_itself(lite0: Classifier) -> N
 def test_judges_see_what_is_in_a_photograph(lite0: Classifier) -> None:
     """A cat is a tabby to networks that have not seen the picture at their own size."""
     picture = read_photograph("packaged:chelsea", lite0.size).pixels
-    said = judges_of(lite0)(picture, lite0.index_of("tabby cat" if "tabby cat" in lite0.labels else "tabby"))
+    said = held_out_judge(lite0)(picture, lite0.index_of("tabby cat" if "tabby cat" in lite0.labels else "tabby"))
     assert said.keys() == {"efficientnet_lite1", "efficientnet_lite2"}
     assert all(numbers["rank"] <= 5 for numbers in said.values())
     judge = load_classifier("efficientnet_lite1")

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.intervals import wilson
+from lit_viz.evidence.summaries import wilson_interval
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.robustness import robustness_figure
 from lit_viz.figures.style import COLORS, save_figure
@@ -305,32 +305,33 @@ def test_it_is_written_for_papers_too(tmp_path, suffix):
 )
 def test_wilsons_interval_is_the_published_one(successes, n, low, high):
     # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3.
-    assert wilson(successes, n, z=1.959964) == pytest.approx((low, high), abs=5e-5)
-    assert wilson(n - successes, n, z=1.959964) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+    assert wilson_interval(successes, n, z=1.959964) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(n - successes, n, z=1.959964) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
 @pytest.mark.parametrize("n", [1, 7, 200, 10**6])
 def test_wilsons_limits_solve_the_score_equation(n):
     for successes in {0, 1, n // 2, n}:
-        low, high = wilson(successes, n)
+        low, high = wilson_interval(successes, n)
         assert 0 <= low <= successes / n <= high <= 1
         for end in (low, high):  # (p - end)^2 = z^2 end (1 - end) / n, the definition
             assert (successes / n - end) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / n, rel=1e-6, abs=1e-15)
 
 
 def test_wilsons_interval_at_its_ends():
-    assert wilson(0, 10) == (0.0, pytest.approx(1.96**2 / (10 + 1.96**2)))
-    assert wilson(10, 10) == (pytest.approx(10 / (10 + 1.96**2)), 1.0)
-    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 10) == (0.0, pytest.approx(1.96**2 / (10 + 1.96**2)))
+    assert wilson_interval(10, 10) == (pytest.approx(10 / (10 + 1.96**2)), 1.0)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
     for wrong in ((-1, 5), (6, 5)):
         with pytest.raises(LitVizError, match="can't have succeeded"):
-            wilson(*wrong)
+            wilson_interval(*wrong)
 
 
 def curves(count):
     return {
         f"network {n} {LONG if n % 2 else ''}": [
-            (eps / 255, share := round(0.9 / (1 + n + eps), 2), *wilson(round(100 * share), 100)) for eps in (8, 0, 4)
+            (eps / 255, share := round(0.9 / (1 + n + eps), 2), *wilson_interval(round(100 * share), 100))
+            for eps in (8, 0, 4)
         ]
         for n in range(count)
     }

@@ -15,10 +15,10 @@ from PIL import Image
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import Photograph, read_photograph
 from lit_viz.launch.commands.saliency_evidence import figure_of_localization
-from lit_viz.localization.boxes import TrueBoxes, iou
-from lit_viz.localization.graph_cut import Seeds, segment
 from lit_viz.localization.localization import localize_run
-from lit_viz.localization.objects import box_of_original, localize, mask_of_original
+from lit_viz.localization.objects import box_in_original, localize, mask_in_original
+from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
+from lit_viz.localization.segmentation import Seeds, segment
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from tests.cli.test_main import ROOT, SMALL, lit_viz, records, sentence
@@ -202,9 +202,9 @@ def test_boxes_and_masks_go_back_to_the_original(fit, file):
     step_x, step_y, left, top = WAYS[fit]
     read = read_photograph(file, (40, 40), fit=fit)
     ends = [left + 8 * step_x, top + 10 * step_y, left + 25 * step_x, top + 30 * step_y]
-    assert box_of_original(read, (8, 10, 25, 30)) == pytest.approx([float(end) for end in ends])
+    assert box_in_original(read, (8, 10, 25, 30)) == pytest.approx([float(end) for end in ends])
     mask = np.random.default_rng(0).random((40, 40)) < 0.5
-    found = mask_of_original(read, mask)
+    found = mask_in_original(read, mask)
     assert found.shape == (80, 120)
     for row, column in product(range(80), range(120)):
         r, c = (row + Fraction(1, 2) - top) // step_y, (column + Fraction(1, 2) - left) // step_x
@@ -212,8 +212,8 @@ def test_boxes_and_masks_go_back_to_the_original(fit, file):
 
 
 def test_a_box_ends_where_the_original_does(file):
-    assert box_of_original(read_photograph(file, (40, 40), fit="pad"), (0, 0, 40, 40)) == (0, 0, 120, 80)
-    assert box_of_original(read_photograph(file, (40, 40)), (0, 0, 40, 40)) == (20, 0, 100, 80)
+    assert box_in_original(read_photograph(file, (40, 40), fit="pad"), (0, 0, 40, 40)) == (0, 0, 120, 80)
+    assert box_in_original(read_photograph(file, (40, 40)), (0, 0, 40, 40)) == (20, 0, 100, 80)
 
 
 @pytest.mark.parametrize("fit", WAYS)
@@ -221,8 +221,8 @@ def test_an_object_of_a_file_is_found_in_it(fit, file):
     step_x, step_y, left, top = map(float, WAYS[fit])
     read = read_photograph(file, (40, 40), fit=fit)
     found = localize(read, peak((40, 40), (66 - left) / step_x, (34 - top) / step_y, 4))
-    assert iou(box_of_original(read, found.box), around(66, 34, 22)) > 0.85
-    disc, mask = distance((80, 120), 66, 34) < 22, mask_of_original(read, found.mask)
+    assert iou(box_in_original(read, found.box), around(66, 34, 22)) > 0.85
+    disc, mask = distance((80, 120), 66, 34) < 22, mask_in_original(read, found.mask)
     assert (mask & disc).sum() / (mask | disc).sum() > 0.85
 
 
@@ -284,9 +284,9 @@ def test_a_run_is_held_against_true_boxes(tmp_path):
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(one.record) + "\n" for one in of_run))
     twice = tuple(2 * end + shift for end, shift in zip(around(30, 34, 14), (64, 0, 64, 0), strict=True))
     truth = {
-        "folder/a.jpg": TrueBoxes(((0, 0, 20, 20), twice), (128, 256), Path("a.xml")),
-        "packaged:b": TrueBoxes((around(30, 34, 14),), None, Path("b.xml")),
-        "c.d.png": TrueBoxes(((0, 0, 20, 20),), (64, 65), Path("c.d.xml")),
+        "folder/a.jpg": ReferenceBoxes(((0, 0, 20, 20), twice), (128, 256), Path("a.xml")),
+        "packaged:b": ReferenceBoxes((around(30, 34, 14),), None, Path("b.xml")),
+        "c.d.png": ReferenceBoxes(((0, 0, 20, 20),), (64, 65), Path("c.d.xml")),
     }
     run = localize_run(of_run, {"gradient": "max_abs"}, truth, folder)
     a, b, c, d = folder.records()[:4]
@@ -321,8 +321,8 @@ def test_a_box_that_is_half_right_counts():
     one = Kept(0, "a.png", peak(size, 30, 34, 8)[None].float(), discs(size, (30, 34, 14)))
     (found,) = localize_run([one], {"gradient": "sum"}, {}).maps
     left, top, right, bottom = found["box"]
-    exactly = TrueBoxes(((left, top, right + (right - left), bottom),), None, Path("a.xml"))
-    beyond = TrueBoxes(((left, top, right + (right - left) + 0.1, bottom),), None, Path("a.xml"))
+    exactly = ReferenceBoxes(((left, top, right + (right - left), bottom),), None, Path("a.xml"))
+    beyond = ReferenceBoxes(((left, top, right + (right - left) + 0.1, bottom),), None, Path("a.xml"))
     assert [
         localize_run([one], {"gradient": "sum"}, {"a.png": truth}).corloc()["gradient"]["corloc"]
         for truth in (exactly, beyond)

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_viz.evidence.intervals import wilson
+from lit_viz.evidence.summaries import wilson_interval
 from lit_viz.runs.results import Outcome
 
 
@@ -33,7 +33,7 @@ def robust_accuracy(
             of_radius, whose = by_radius[record["eps"]], photograph_of(record)
             of_radius[whose] = of_radius.get(whose, True) and resists
     found = [(eps, [*of_radius.values()]) for eps, of_radius in sorted(by_radius.items())]
-    return [(eps, sum(resist) / len(resist), wilson(sum(resist), len(resist))) for eps, resist in found]
+    return [(eps, sum(resist) / len(resist), wilson_interval(sum(resist), len(resist))) for eps, resist in found]
 
 
 def accuracy_label(outcomes: Sequence[Outcome]) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import asked, installed_judges
-from lit_viz.evidence.tables import as_text
+from lit_viz.evidence.tables import text_table
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import at_radius, has_several_radii
 
@@ -120,7 +120,7 @@ def table(found: Sequence[Transfer]) -> str:
         verdict = "wrong" if not row.right else "fooled" if row.fooled else "not"
         by_file.setdefault((row.index, row.name), {})[row.judge] = f"{row.before} -> {row.after} ({verdict})"
     rows = [{"photograph": name, **seen} for (_, name), seen in by_file.items()]
-    return as_text(rows[:_ROWS], words=len(rows[0]))
+    return text_table(rows[:_ROWS], words=len(rows[0]))
 
 
 def _by_judge(found: Sequence[Transfer]) -> dict[str, list[Transfer]]:

@@ -12,14 +12,14 @@ from typing import Any
 from lit_viz.attributions import title_of
 from lit_viz.evidence.saliency.faithfulness import Curve
 from lit_viz.evidence.saliency.randomization import Stage, unchanged
-from lit_viz.evidence.tables import as_text
+from lit_viz.evidence.tables import text_table
 
 #: Maps that the terminal shows; all are in evidence.json.
 _ROWS = 40
 
 
 @dataclass(frozen=True)
-class Appraisal:
+class MapMetrics:
     """What was measured of one map.
 
     Attributes:
@@ -94,7 +94,7 @@ def _plain(value: Any) -> Any:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def table(appraisals: Sequence[Appraisal]) -> str:
+def table(appraisals: Sequence[MapMetrics]) -> str:
     """Return a line a map and, of a method that made several, a line with the means; below it what it means."""
     rows = [(a.of["name"], a.of["method"], a.of["target_name"] or "-", a.row()) for a in appraisals]
     columns = list(dict.fromkeys(column for *_, numbers in rows for column in numbers))
@@ -102,7 +102,7 @@ def table(appraisals: Sequence[Appraisal]) -> str:
         {"photograph": name, "method": method, "class": seen, **{c: _said(numbers.get(c)) for c in columns}}
         for name, method, seen, numbers in [*rows[:_ROWS], *_means(rows)]
     ]
-    return f"{as_text(told, words=3)}\n{_MEANING}"
+    return f"{text_table(told, words=3)}\n{_MEANING}"
 
 
 _Row = tuple[str, str, str, dict[str, float | None]]

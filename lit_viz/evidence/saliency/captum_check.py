@@ -16,7 +16,7 @@ from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.agreement import UNDECIDED, Agreement, Similarity, largest_difference, random_map
 from lit_viz.evidence.saliency.captum_reference import Question, captum_map, fewer, formula_rounding
-from lit_viz.evidence.saliency.randomization import draw_anew
+from lit_viz.evidence.saliency.randomization import randomize_layer
 from lit_viz.optim.bare import Network
 
 #: Float32 maps that Captum makes besides its own, with the last bits of photograph and weights drawn anew; and how many
@@ -145,7 +145,7 @@ def randomized(classifier: Classifier) -> Classifier:
     """Return the classifier with weights that know nothing: each drawn anew, with the mean and spread of the old."""
     network = copy.deepcopy(classifier.original)
     for name, layer in network.named_modules():
-        draw_anew(layer, name, seed=0)
+        randomize_layer(layer, name, seed=0)
     return load_classifier(
         network,
         labels=list(classifier.labels),

@@ -159,7 +159,7 @@ def fewer(question: Question, evaluations: int) -> Question:
     return replace(question, evaluations=min(question.evaluations, evaluations))
 
 
-def in_captum(method: Attribution) -> bool:
+def is_in_captum(method: Attribution) -> bool:
     """Return whether Captum has the method."""
     return type(method) in _MAKERS and isinstance(method.objective, Logit)
 
@@ -169,7 +169,7 @@ def captum_map(question: Question) -> Tensor | None:
 
     The global random state is left as it was.
     """
-    if not in_captum(question.method):
+    if not is_in_captum(question.method):
         return None
     make = _MAKERS[type(question.method)]
     original = question.classifier.original

@@ -104,7 +104,7 @@ def max_sensitivity(
     return 0.0 if largest == 0 else float(largest / attribution.double().norm())
 
 
-def points_at(saliency: Tensor, boxes: Sequence[Box], tolerance: float = POINTING_TOLERANCE) -> bool:
+def is_pointing_hit(saliency: Tensor, boxes: Sequence[Box], tolerance: float = POINTING_TOLERANCE) -> bool:
     """Return whether the map points at one of the boxes: its maximum lies inside, or near (the pointing game; Zhang et
     al. 2018, arXiv:1608.00507, section 4.1). Costs no evaluation.
 

@@ -37,7 +37,7 @@ class Stage:
     ssim: float
 
 
-def cascade(
+def cascading_randomization(
     explain: Callable[[Mapping[str, FrozenNetwork]], Tensor],
     networks: Mapping[str, FrozenNetwork],
     attribution: Tensor,
@@ -90,7 +90,7 @@ def randomized(
     for before, count in zip([0, *counts], counts, strict=False):
         for layer in layers[before:count]:
             for network in drawn.values():
-                draw_anew(network.get_submodule(layer), layer, seed)
+                randomize_layer(network.get_submodule(layer), layer, seed)
         yield layers[count - 1].partition(".")[2], count, drawn
 
 
@@ -99,7 +99,7 @@ def _own(layer: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @torch.no_grad()
-def draw_anew(layer: nn.Module, name: str, seed: int) -> None:
+def randomize_layer(layer: nn.Module, name: str, seed: int) -> None:
     """Turn a layer's own parameters into normal numbers of their own mean and spread, drawn for its name."""
     for own, parameter in _own(layer).items():
         draws = Draws([Key(seed, 0)], parameter.device).scoped("cascade")

@@ -16,14 +16,14 @@ from lit_viz.attributions import METHODS, Attribution, name_of, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.method import half_precision
 from lit_viz.engine.module import ImageTraining
-from lit_viz.evidence.saliency.appraising import appraise_run
+from lit_viz.evidence.saliency.evaluation import evaluate_maps
 from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text, save_figure
 from lit_viz.launch.commands.base import Inquiry, class_path, shown_number
 from lit_viz.launch.commands.photographs import PhotographCommand, add_photograph_arguments
-from lit_viz.localization.boxes import TrueBoxes, match, read_boxes
-from lit_viz.localization.graph_cut import opencv
 from lit_viz.localization.localization import localize_run
+from lit_viz.localization.reference_boxes import ReferenceBoxes, match, read_boxes
+from lit_viz.localization.segmentation import opencv
 from lit_viz.methods import SaliencyMap
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
@@ -120,7 +120,7 @@ class Saliency(PhotographCommand):
                 save_figure(figure, folder.path / "localization.png")
             how.say(localization.sentence())
         if how.faithfulness:
-            appraise_run(
+            evaluate_maps(
                 outcomes,
                 module.methods,
                 module.classifier,
@@ -132,12 +132,12 @@ class Saliency(PhotographCommand):
         return agrees
 
     def _agrees(self, module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry) -> bool:
-        from lit_viz.evidence.saliency.certificate import (  # which import Captum
+        from lit_viz.evidence.saliency.cross_check import (  # which import Captum
             cross_check,
             verdicts,
-            write_certificate,
+            write_cross_check,
         )
-        from lit_viz.launch.commands.saliency_evidence import figure_of_certificate
+        from lit_viz.launch.commands.saliency_evidence import figure_of_cross_check
 
         how.say(f"evidence: asking Captum about {counted(len(outcomes), 'map')}")
         half = half_precision(how.config)
@@ -149,8 +149,8 @@ class Saliency(PhotographCommand):
             outcome.amend(found.get(outcome.record["index"], {"captum": None}))
         if folder is not None:
             folder.amend(found)
-            write_certificate(folder, certificate, outcomes)
-            if (figure := figure_of_certificate(certificate, outcomes)) is not None:
+            write_cross_check(folder, certificate, outcomes)
+            if (figure := figure_of_cross_check(certificate, outcomes)) is not None:
                 save_figure(figure, folder.path / "evidence.png")
         how.say(certificate.sentence(None if folder is None else str(folder.path)))
         return certificate.passed is not False
@@ -222,7 +222,7 @@ def _said_error(record: Mapping[str, Any]) -> str:
     return "unknown" if error is None or not math.isfinite(error) else f"± {error:.1%}"
 
 
-def _true_boxes(config: Namespace) -> Sequence[TrueBoxes] | None:
+def _true_boxes(config: Namespace) -> Sequence[ReferenceBoxes] | None:
     """Return the true boxes that are known; None where no boxes are wanted."""
     if config.boxes is None:
         return () if config.localize else None

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from lit_viz.attributions import title_of
 from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
-from lit_viz.evidence.saliency.certificate import Certificate
+from lit_viz.evidence.saliency.cross_check import CrossCheck
 from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
 from lit_viz.figures.localization import LocalizationPanel, localization_figure
 from lit_viz.localization.localization import Localization
-from lit_viz.localization.objects import Finding
+from lit_viz.localization.objects import LocalizedMap
 from lit_viz.runs.results import Outcome
 
 
-def figure_of_certificate(certificate: Certificate, outcomes: Sequence[Outcome]) -> Figure | None:
+def figure_of_cross_check(certificate: CrossCheck, outcomes: Sequence[Outcome]) -> Figure | None:
     """Return the checked maps beside those of Captum; None where no map was checked."""
     by_index = {outcome.record["index"]: outcome for outcome in outcomes}
     rows = [
@@ -69,7 +69,7 @@ def figure_of_localization(localization: Localization) -> Figure | None:
     return localization_figure(panels, seeds.foreground, seeds.background, len(localization.maps))
 
 
-def _panel(outcome: Outcome, finding: Finding) -> LocalizationPanel:
+def _panel(outcome: Outcome, finding: LocalizedMap) -> LocalizationPanel:
     found = finding.segment
     return LocalizationPanel(
         name=outcome.name,

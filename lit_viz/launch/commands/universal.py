@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.mismatches import RecordedFile
-from lit_viz.evidence.intervals import wilson
+from lit_viz.evidence.summaries import wilson_interval
 from lit_viz.figures.universal import Borne, UniversalPanel, universal_figure
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands.attack_evidence import contradicted
@@ -158,7 +158,7 @@ def _rates(record: Mapping[str, Any]) -> list[str]:
         n = record.get(count) or 0
         if n:
             rate = record[f"{part}fooling_rate"]
-            low, high = wilson(round(rate * n), n)
+            low, high = wilson_interval(round(rate * n), n)
             lines.append(f"fools {rate:.0%} of {n} {of} (95 %: {low:.0%} to {high:.0%})")
     return lines
 

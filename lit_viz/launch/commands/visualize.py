@@ -20,7 +20,7 @@ from lit_viz.classifiers.prediction import prediction_summary
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.moments import Moments
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.judges import judges_of
+from lit_viz.evidence.judges import held_out_judge
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
 from lit_viz.images.pictures import canvases
@@ -189,7 +189,7 @@ class Visualize(Command):
             classifier,
             **parts,
             init=self._photograph(config, parts, classifier),
-            judges=judges_of(classifier),
+            judges=held_out_judge(classifier),
             iterations=config.iterations,
             slots=config.slots,
             log_at=config.log_at,
@@ -210,7 +210,7 @@ class Visualize(Command):
         if folder is None or how.ends_run:
             return True
         assert isinstance(module, ClassVisualization)
-        ask = judges_of(module.classifier)
+        ask = held_out_judge(module.classifier)
         done = [o for o in outcomes if o.record["status"] == "done"]
         found = {o.record["index"]: self._again(o, module, ask) for o in done}
         same = [_same(found[o.record["index"]], o.record) for o in done]

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lit_viz.evidence.attacks.robustness import robust_accuracy
-from lit_viz.evidence.intervals import wilson
+from lit_viz.evidence.summaries import wilson_interval
 
 
 def told(photograph: str, eps: float, fooled: bool, status: str = "done") -> Any:
@@ -15,7 +15,7 @@ def told(photograph: str, eps: float, fooled: bool, status: str = "done") -> Any
 
 def test_a_photograph_counts_once_however_many_targets_it_has() -> None:
     outcomes = [told("a", 0.1, False), told("a", 0.1, True), told("b", 0.1, False), told("b", 0.1, False)]
-    assert robust_accuracy(outcomes) == [(0.1, 0.5, wilson(1, 2))]
+    assert robust_accuracy(outcomes) == [(0.1, 0.5, wilson_interval(1, 2))]
 
 
 def test_radii_are_apart_and_failures_left_out() -> None:

@@ -13,7 +13,7 @@ from captum.metrics import sensitivity_max
 from torch import Tensor
 
 from lit_viz.attributions import Gradient, attribute
-from lit_viz.evidence.saliency.faithfulness import max_sensitivity, order, points_at, replacement_curve
+from lit_viz.evidence.saliency.faithfulness import is_pointing_hit, max_sensitivity, order, replacement_curve
 from lit_viz.rng import Draws, Key
 from tests.conftest import smooth_network
 
@@ -183,14 +183,14 @@ def test_a_map_points_at_a_box_if_its_maximum_is_near(place: tuple[int, int], hi
     map_ = torch.zeros(100, 90)
     map_[place] = 1
     box = (20.5, 15.5, 49.5, 39.5)  # left, top, right, bottom: centres of pixels lie at half numbers
-    assert points_at(map_, [box]) is hit
-    assert points_at(map_, [(80.0, 90.0, 85.0, 95.0), box]) is hit
-    assert not points_at(map_, [])
+    assert is_pointing_hit(map_, [box]) is hit
+    assert is_pointing_hit(map_, [(80.0, 90.0, 85.0, 95.0), box]) is hit
+    assert not is_pointing_hit(map_, [])
 
 
 def test_of_several_maxima_the_first_points() -> None:
-    assert points_at(torch.ones(50, 50), [(0, 0, 3, 3)], tolerance=0)
-    assert not points_at(torch.ones(50, 50), [(1, 1, 50, 50)], tolerance=0)
+    assert is_pointing_hit(torch.ones(50, 50), [(0, 0, 3, 3)], tolerance=0)
+    assert not is_pointing_hit(torch.ones(50, 50), [(1, 1, 50, 50)], tolerance=0)
 
 
 # -- Quantus, where it is installed (it asks for an OpenCV that can't stand beside the one for boxes)

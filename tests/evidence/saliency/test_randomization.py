@@ -13,7 +13,14 @@ from lit_viz.attributions import Gradient, GuidedBackprop, attribute
 from lit_viz.attributions.base import Network
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.saliency.randomization import Stage, alike, cascade, randomized, spearman, unchanged
+from lit_viz.evidence.saliency.randomization import (
+    Stage,
+    alike,
+    cascading_randomization,
+    randomized,
+    spearman,
+    unchanged,
+)
 from tests.conftest import NAMES, smooth_network
 
 TARGET = 2
@@ -98,7 +105,7 @@ def test_copies_with_another_backward_stay_equal() -> None:
 def test_a_network_that_cant_be_copied_is_refused() -> None:
     is_original = FrozenNetwork(nn.Conv2d(3, 2, 1), [0.5] * 3, [0.5] * 3, is_original=True)
     with pytest.raises(LitVizError, match="can't be copied"):
-        cascade(gradient, {"plain": is_original}, photograph())
+        cascading_randomization(gradient, {"plain": is_original}, photograph())
 
 
 # -- what becomes of maps
@@ -106,7 +113,7 @@ def test_a_network_that_cant_be_copied_is_refused() -> None:
 
 def test_a_map_that_ignores_the_network_never_changes(smooth: Classifier) -> None:
     edges = photograph().diff(dim=-1)
-    stages = cascade(lambda networks: edges, whole(smooth), edges, stages=3)
+    stages = cascading_randomization(lambda networks: edges, whole(smooth), edges, stages=3)
     assert [(stage.layer, stage.layers) for stage in stages] == [("head", 1), ("features.3", 2), ("features.0", 4)]
     assert all(stage.spearman == pytest.approx(1) and stage.ssim == pytest.approx(1) for stage in stages)
     assert unchanged(stages) == stages[-1]
@@ -114,7 +121,7 @@ def test_a_map_that_ignores_the_network_never_changes(smooth: Classifier) -> Non
 
 def test_a_gradient_changes_at_once(smooth: Classifier) -> None:
     networks = whole(smooth)
-    stages = cascade(gradient, networks, gradient(networks), stages=4)
+    stages = cascading_randomization(gradient, networks, gradient(networks), stages=4)
     assert len(stages) == 4
     assert unchanged(stages) is None
     assert all(stage.spearman < 0.9 for stage in stages)
@@ -123,7 +130,7 @@ def test_a_gradient_changes_at_once(smooth: Classifier) -> None:
 def test_of_a_linear_network_the_map_is_what_was_drawn() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
     networks = whole(load_classifier(network, labels=NAMES, mean=[0.0] * 3, std=[1.0] * 3, size=16))
-    (stage,) = cascade(gradient, networks, gradient(networks), seed=3, stages=1)
+    (stage,) = cascading_randomization(gradient, networks, gradient(networks), seed=3, stages=1)
     ((_, _, drawn),) = randomized(networks, 3, 1)
     old, new = (
         parameters(found["plain"])["1.weight"][TARGET].view(3, 16, 16).abs().amax(0) for found in (networks, drawn)

@@ -7,7 +7,7 @@ import math
 from lit_viz.errors import LitVizError
 
 
-def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Return the interval of a proportion by Wilson's score (Wilson 1927, equation 1; Newcombe 1998, method 3).
 
     Unlike the mean plus or minus its standard error it never leaves [0, 1], and has a width at 0 of n and n of n, too.

@@ -18,12 +18,12 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.fitting import Box
 from lit_viz.images.reading import PACKAGED_PREFIX
 
-_Pairs: TypeAlias = Sequence[tuple["TrueBoxes", Sequence[str]]]  # with the photographs that they may be of
+_Pairs: TypeAlias = Sequence[tuple["ReferenceBoxes", Sequence[str]]]  # with the photographs that they may be of
 _SAID = 3  # doubts that are told one by one
 
 
 @dataclass(frozen=True)
-class TrueBoxes:
+class ReferenceBoxes:
     """The objects of one photograph.
 
     Attributes:
@@ -49,7 +49,7 @@ class TrueBoxes:
 class Matched(NamedTuple):
     """True boxes by the ``source`` of their photograph, and sentences on those that are of none, or of which."""
 
-    by_source: Mapping[str, TrueBoxes]
+    by_source: Mapping[str, ReferenceBoxes]
     notes: Sequence[str]
 
 
@@ -66,7 +66,7 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def read_boxes(path: str | Path) -> list[TrueBoxes]:
+def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
     """Return the true boxes of photographs, one entry a photograph.
 
     Args:
@@ -89,8 +89,8 @@ def read_boxes(path: str | Path) -> list[TrueBoxes]:
     return _told_apart(_read_coco(path) if path.suffix.casefold() == ".json" else [_read_voc(path)])
 
 
-def _told_apart(found: Iterable[TrueBoxes]) -> list[TrueBoxes]:
-    known: dict[tuple[str, str], TrueBoxes] = {}
+def _told_apart(found: Iterable[ReferenceBoxes]) -> list[ReferenceBoxes]:
+    known: dict[tuple[str, str], ReferenceBoxes] = {}
     for one in found:
         before = known.setdefault((one.name, one.stem), one)
         if before is not one:
@@ -102,7 +102,7 @@ def _told_apart(found: Iterable[TrueBoxes]) -> list[TrueBoxes]:
     return list(known.values())
 
 
-def match(truth: Sequence[TrueBoxes], sources: Iterable[str]) -> Matched:
+def match(truth: Sequence[ReferenceBoxes], sources: Iterable[str]) -> Matched:
     """Find the photographs that true boxes are of: by the name of the file (``val/000007.jpg``) where there is one of
     that name, else by its stem where that is one photograph's alone.
 
@@ -118,7 +118,7 @@ def match(truth: Sequence[TrueBoxes], sources: Iterable[str]) -> Matched:
     named = [(one, _nearest(one.name, by_name[Path(one.name).name])) for one in truth]
     taken = {source for _, several in named for source in several}
     pairs = [(one, several or [s for s in by_stem[one.stem] if s not in taken]) for one, several in named]
-    claims: dict[str, list[TrueBoxes]] = defaultdict(list)
+    claims: dict[str, list[ReferenceBoxes]] = defaultdict(list)
     for one, several in pairs:
         for source in several:
             claims[source].append(one)
@@ -126,7 +126,7 @@ def match(truth: Sequence[TrueBoxes], sources: Iterable[str]) -> Matched:
     return Matched(sure, [*_doubts(pairs, claims), *_foreign(pairs)])
 
 
-def _doubts(pairs: _Pairs, claims: Mapping[str, Sequence[TrueBoxes]]) -> list[str]:
+def _doubts(pairs: _Pairs, claims: Mapping[str, Sequence[ReferenceBoxes]]) -> list[str]:
     """Say which true boxes may be of several photographs, and which photographs may have several."""
     found = [f"{one.called} may be of {_either(several)}" for one, several in pairs if len(several) > 1]
     for source, several in claims.items():
@@ -156,7 +156,7 @@ def _either(names: Sequence[str]) -> str:
 # -- Pascal VOC
 
 
-def _read_voc(path: Path) -> TrueBoxes:
+def _read_voc(path: Path) -> ReferenceBoxes:
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, UnicodeDecodeError, OSError) as error:
@@ -170,7 +170,7 @@ def _read_voc(path: Path) -> TrueBoxes:
         raise LitVizError(f"the true boxes {path} hold a number that is none: {error}") from error
     _refuse_reversed(boxes, path)
     name = (root.findtext("filename") or "").strip()
-    return TrueBoxes(boxes, (height, width) if height > 0 and width > 0 else None, path, name, path.stem)
+    return ReferenceBoxes(boxes, (height, width) if height > 0 and width > 0 else None, path, name, path.stem)
 
 
 def _voc_box(thing: ElementTree.Element) -> Box:
@@ -182,7 +182,7 @@ def _voc_box(thing: ElementTree.Element) -> Box:
 # -- COCO
 
 
-def _read_coco(path: Path) -> Iterator[TrueBoxes]:
+def _read_coco(path: Path) -> Iterator[ReferenceBoxes]:
     """Yield the boxes of each picture."""
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
@@ -201,7 +201,7 @@ def _read_coco(path: Path) -> Iterator[TrueBoxes]:
 
 def _coco_pictures(
     images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path
-) -> Iterator[TrueBoxes]:
+) -> Iterator[ReferenceBoxes]:
     boxes: dict[Any, list[Box]] = {image["id"]: [] for image in images}
     for annotation in annotations:
         left, top, width, height = map(float, annotation["bbox"])
@@ -211,7 +211,7 @@ def _coco_pictures(
         _refuse_reversed(boxes[image["id"]], path)
         size = (int(image["height"]), int(image["width"])) if {"height", "width"} <= image.keys() else None
         name = str(Path(image["file_name"]))
-        yield TrueBoxes(tuple(boxes[image["id"]]), size, path, name, Path(name).stem)
+        yield ReferenceBoxes(tuple(boxes[image["id"]]), size, path, name, Path(name).stem)
 
 
 def _refuse_reversed(boxes: Sequence[Box], path: Path) -> None:

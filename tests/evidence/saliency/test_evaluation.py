@@ -19,11 +19,11 @@ import lit_viz as lv
 from lit_viz.attributions import METHODS, Gradient
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.evidence.saliency.appraisal import Appraisal, table
-from lit_viz.evidence.saliency.appraising import Settings, appraise, boxes_in_image
+from lit_viz.evidence.saliency.appraisal import MapMetrics, table
+from lit_viz.evidence.saliency.evaluation import Settings, compute_map_metrics, reference_boxes_in_image
 from lit_viz.evidence.saliency.faithfulness import Curve, replacement_curve
 from lit_viz.evidence.saliency.randomization import Stage
-from lit_viz.localization.boxes import TrueBoxes
+from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.runs.results import Outcome, Run
 from tests.cli.test_main import ROOT, SMALL, lit_viz
 
@@ -39,10 +39,10 @@ def explained(smooth: Classifier, method: str = "gradient", **options: Any) -> R
     return lv.saliency(smooth, images(), "banana", method=method, check="none", **options)
 
 
-def appraised(smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> Appraisal:
+def appraised(smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> MapMetrics:
     method = METHODS[name]()
     method.bind(smooth)
-    (found,) = appraise(outcomes, {name: method}, smooth, **{"settings": QUICK, **options})
+    (found,) = compute_map_metrics(outcomes, {name: method}, smooth, **{"settings": QUICK, **options})
     return found
 
 
@@ -144,11 +144,11 @@ def test_true_boxes_come_from_the_original_and_what_was_cut_off_counts_for_nothi
     run = lv.saliency(smooth, tmp_path / "sky.png", 1, check="none")
     boxes = ((0.0, 0.0, 15.0, 32.0), (20.0, 8.0, 64.0, 16.0), (16.0, 0.0, 18.0, 4.0))
     sky = str(tmp_path / "sky.png")
-    truth = {sky: TrueBoxes(boxes, (32, 64), tmp_path)}
-    assert boxes_in_image(run.outcomes[0], truth) == [(2, 4, 16, 8), (0, 0, 1, 2)]
-    assert boxes_in_image(run.outcomes[0], {sky: TrueBoxes((), None, tmp_path)}) == []
-    assert boxes_in_image(run.outcomes[0], {sky: TrueBoxes(boxes, (64, 32), tmp_path)}) == []
-    assert boxes_in_image(run.outcomes[0], {"sea.png": truth[sky]}) == []
+    truth = {sky: ReferenceBoxes(boxes, (32, 64), tmp_path)}
+    assert reference_boxes_in_image(run.outcomes[0], truth) == [(2, 4, 16, 8), (0, 0, 1, 2)]
+    assert reference_boxes_in_image(run.outcomes[0], {sky: ReferenceBoxes((), None, tmp_path)}) == []
+    assert reference_boxes_in_image(run.outcomes[0], {sky: ReferenceBoxes(boxes, (64, 32), tmp_path)}) == []
+    assert reference_boxes_in_image(run.outcomes[0], {"sea.png": truth[sky]}) == []
 
 
 def test_with_true_boxes_the_command_plays_the_pointing_game(
@@ -194,11 +194,11 @@ def test_a_method_that_ignores_the_network_is_said_to(smooth: Classifier, monkey
 # -- how it is told
 
 
-def made(method: str, area: float, stages: Sequence[float] = (), **options: Any) -> Appraisal:
+def made(method: str, area: float, stages: Sequence[float] = (), **options: Any) -> MapMetrics:
     of = {"index": 0, "name": "cat", "method": method, "target_name": "tabby"}
     curve = Curve(torch.tensor([0.0, 1.0]), torch.tensor([area, area]))
     drawn = [Stage(f"layer{i}", i, value, value - 0.05) for i, value in enumerate(stages, 1)]
-    return Appraisal(of, curve, curve, {"random": (0.5, 0.25), "moved": (0.75, 0.125)}, 1.5, drawn, **options)
+    return MapMetrics(of, curve, curve, {"random": (0.5, 0.25), "moved": (0.75, 0.125)}, 1.5, drawn, **options)
 
 
 def test_the_table_has_a_line_a_map_and_the_means_of_a_method() -> None:

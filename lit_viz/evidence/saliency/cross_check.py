@@ -18,7 +18,7 @@ from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.agreement import Agreement
 from lit_viz.evidence.saliency.captum_check import as_record, check_map, randomized
-from lit_viz.evidence.saliency.captum_reference import in_captum
+from lit_viz.evidence.saliency.captum_reference import is_in_captum
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.utils.formatting import Say, command_line
@@ -34,7 +34,7 @@ _SOON = 10.0  # seconds after which it is told how long the rest will take
 
 
 @dataclass(frozen=True)
-class Certificate:
+class CrossCheck:
     """What the cross-check found.
 
     Attributes:
@@ -77,7 +77,7 @@ def cross_check(
     seconds: float | None = None,
     half: str | None = None,
     say: Say = lambda _: None,
-) -> Certificate:
+) -> CrossCheck:
     """Hold the maps of a run against Captum.
 
     Args:
@@ -97,7 +97,7 @@ def cross_check(
     maps = _one_of_each_first([outcome for outcome in outcomes if outcome.record["status"] == "done"])
     for outcome in maps:
         record = outcome.record
-        if not in_captum(methods[record["method"]]):
+        if not is_in_captum(methods[record["method"]]):
             unchecked[record["index"]] = NOT_IN_CAPTUM
             continue
         spent = time.monotonic() - began
@@ -121,14 +121,14 @@ def cross_check(
         spent = time.monotonic() - began
         if seconds is None and spent > _SOON and not told:
             told = True
-            whole = sum(o.record["iterations"] for o in maps if in_captum(methods[o.record["method"]]))
+            whole = sum(o.record["iterations"] for o in maps if is_in_captum(methods[o.record["method"]]))
             left = spent * (whole / (paid + record["iterations"]) - 1)
             if left > _SOON:
                 say(f"evidence: Captum will take about {left / 60:.1f} minutes more")
         kept[agreement.passed] += 1
         agreements[record["index"]] = agreement, reference if kept[agreement.passed] <= KEPT_REFERENCES else None
         paid += record["iterations"]
-    return Certificate(agreements, unchecked, half)
+    return CrossCheck(agreements, unchecked, half)
 
 
 def _one_of_each_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -152,7 +152,7 @@ def _checked(
     return check_map(method, classifier, photograph, target, seed, delivered, count, untrained)
 
 
-def verdicts(certificate: Certificate) -> dict[int, dict[str, Any]]:
+def verdicts(certificate: CrossCheck) -> dict[int, dict[str, Any]]:
     """Return by task index what the record's key ``captum`` holds; of a map that wasn't checked ``passed`` is None."""
     known = {
         index: {
@@ -166,7 +166,7 @@ def verdicts(certificate: Certificate) -> dict[int, dict[str, Any]]:
     return {**known, **{index: {"passed": None, "why": why} for index, why in certificate.unchecked.items()}}
 
 
-def write_certificate(folder: RunFolder, certificate: Certificate, outcomes: Sequence[Outcome]) -> None:
+def write_cross_check(folder: RunFolder, certificate: CrossCheck, outcomes: Sequence[Outcome]) -> None:
     """Write the part ``captum`` of ``evidence.json``."""
     by_index = {outcome.record["index"]: outcome for outcome in outcomes}
     maps = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lit_viz.errors import LitVizError
-from lit_viz.localization.boxes import TrueBoxes, iou, match, read_boxes
+from lit_viz.localization.reference_boxes import ReferenceBoxes, iou, match, read_boxes
 
 VOC = """<annotation><filename>x.jpg</filename><size><width>500</width><height>375</height><depth>3</depth></size>
 <object><name>dog</name><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>100</xmax><ymax>50</ymax></bndbox>
@@ -147,8 +147,8 @@ def test_nothing_there(tmp_path):
         read_boxes(tmp_path)
 
 
-def true(name: str, stem: str = "", path: str = "") -> TrueBoxes:
-    return TrueBoxes(((0, 0, 1, 1),), None, Path(path or f"{stem}.xml"), name, stem)
+def true(name: str, stem: str = "", path: str = "") -> ReferenceBoxes:
+    return ReferenceBoxes(((0, 0, 1, 1),), None, Path(path or f"{stem}.xml"), name, stem)
 
 
 def test_a_name_tells_photographs_of_one_stem_apart():

@@ -15,12 +15,12 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.agreement import random_map
-from lit_viz.evidence.saliency.appraisal import Appraisal, table
-from lit_viz.evidence.saliency.faithfulness import Curve, max_sensitivity, points_at, replacement_curve
-from lit_viz.evidence.saliency.randomization import Stage, cascade
+from lit_viz.evidence.saliency.appraisal import MapMetrics, table
+from lit_viz.evidence.saliency.faithfulness import Curve, is_pointing_hit, max_sensitivity, replacement_curve
+from lit_viz.evidence.saliency.randomization import Stage, cascading_randomization
 from lit_viz.images.fitting import Box
-from lit_viz.localization.boxes import TrueBoxes
 from lit_viz.localization.localization import photograph_of
+from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
@@ -67,7 +67,7 @@ class Settings:
 DEFAULT = Settings()
 
 
-def appraise_run(
+def evaluate_maps(
     outcomes: Sequence[Outcome],
     methods: Mapping[str, Attribution],
     classifier: Classifier,
@@ -75,15 +75,13 @@ def appraise_run(
     *,
     reducer: str | None = None,
     settings: Settings = DEFAULT,
-    truth: Mapping[str, TrueBoxes] | None = None,
+    truth: Mapping[str, ReferenceBoxes] | None = None,
     say: Say,
 ) -> None:
-    """Measure the maps of a run (see :func:`appraise`), tell what was found, and keep it in ``evidence.json``, under
-    ``faithfulness``; without a folder it is only told. ``truth`` is as for
-    :func:`~lit_viz.localization.localization.localize_run`."""
-    known = {outcome.record["index"]: boxes_in_image(outcome, truth or {}) for outcome in outcomes}
+    """Compute the metrics of a run's maps, report them, and write the part ``faithfulness`` of ``evidence.json``."""
+    known = {outcome.record["index"]: reference_boxes_in_image(outcome, truth or {}) for outcome in outcomes}
     boxes = {index: found for index, found in known.items() if found}
-    found = appraise(outcomes, methods, classifier, reducer=reducer, settings=settings, boxes=boxes, say=say)
+    found = compute_map_metrics(outcomes, methods, classifier, reducer=reducer, settings=settings, boxes=boxes, say=say)
     if folder is not None:
         maps = [one.as_record() for one in found]
         folder.merge_evidence({"faithfulness": {"settings": asdict(settings), "maps": maps}})
@@ -91,7 +89,7 @@ def appraise_run(
         say(line)
 
 
-def appraise(
+def compute_map_metrics(
     outcomes: Sequence[Outcome],
     methods: Mapping[str, Attribution],
     classifier: Classifier,
@@ -100,7 +98,7 @@ def appraise(
     settings: Settings = DEFAULT,
     boxes: Mapping[int, Sequence[Box]] | None = None,
     say: Say = lambda line: None,
-) -> list[Appraisal]:
+) -> list[MapMetrics]:
     """Measure the maps of a saliency run.
 
     Args:
@@ -124,7 +122,7 @@ def appraise(
     ]
 
 
-def boxes_in_image(outcome: Outcome, truth: Mapping[str, TrueBoxes]) -> list[Box]:
+def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxes]) -> list[Box]:
     """Return the true boxes of a photograph in pixels of the classifier's input; what was cut off is left out."""
     known = truth.get(str(outcome.record["source"]))
     if known is None or (pixels := outcome.source()) is None:
@@ -150,7 +148,7 @@ class _Subject:
         self.seed: int = outcome.record["seed"]
         self.network = classifier.fast()
 
-    def appraised(self, reducer: str | None, boxes: Sequence[Box] | None) -> Appraisal:
+    def appraised(self, reducer: str | None, boxes: Sequence[Box] | None) -> MapMetrics:
         saliency = reduce_channels(self.attribution, reducer or self.method.reducer)[0]
         deletion, insertion = self.curves(saliency)
         controls = {name: self.curves(control(saliency, self.seed)) for name, control in _CONTROLS.items()}
@@ -161,14 +159,14 @@ class _Subject:
                 stages = self.stages()
             except LitVizError as error:
                 left_out = str(error)
-        return Appraisal(
+        return MapMetrics(
             of=self.record,
             deletion=deletion,
             insertion=insertion,
             controls={name: (deleted.area, inserted.area) for name, (deleted, inserted) in controls.items()},
             sensitivity=sensitivity,
             stages=stages,
-            pointed=None if boxes is None else points_at(saliency, boxes),
+            pointed=None if boxes is None else is_pointing_hit(saliency, boxes),
             left_out=left_out,
         )
 
@@ -201,7 +199,7 @@ class _Subject:
         )
 
     def stages(self) -> list[Stage]:
-        return cascade(
+        return cascading_randomization(
             lambda networks: self.maps(networks, self.x[None])[0],
             self.copies(layer_names(self.classifier)),  # the layers as the network has them, none folded into another
             self.attribution,

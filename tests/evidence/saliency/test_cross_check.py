@@ -10,8 +10,8 @@ import torch
 
 import lit_viz as lv
 from lit_viz.attributions import RISE, Gradient, SmoothGrad
-from lit_viz.evidence.saliency import certificate
-from lit_viz.evidence.saliency.certificate import NOT_CHECKED, NOT_IN_CAPTUM, cross_check
+from lit_viz.evidence.saliency import cross_check as certificate
+from lit_viz.evidence.saliency.cross_check import NOT_CHECKED, NOT_IN_CAPTUM, cross_check
 from tests.conftest import Around, smooth_network
 
 METHODS: dict[str, Any] = {"gradient": Gradient(), "smoothgrad": SmoothGrad(), "rise": RISE()}
