@@ -125,20 +125,14 @@ def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path) -> N
     assert contents(run) == undisturbed
 
 
-def descendants(process: int) -> list[int]:
-    lists = [(thread / "children").read_text() for thread in Path(f"/proc/{process}/task").iterdir()]
-    return [found for child in " ".join(lists).split() for found in (int(child), *descendants(int(child)))]
-
-
 def test_a_server_of_w_and_b_gets_all_that_all_processes_log(tmp_path: Path) -> None:
-    """Also where every process has got the signal, W&B's service, too, and the run has gone on since."""
+    """The run is stopped and resumed in between."""
     run = tmp_path / "run"
     with WandbServer() as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"}
         process = begun(run, "--wandb", "online", **online)
         wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, process)
-        for each in (process.pid, *descendants(process.pid)):
-            os.kill(each, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGTERM)
         said = ended(process)
         assert process.returncode == 143, said
         assert "Traceback" not in said

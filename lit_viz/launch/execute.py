@@ -44,7 +44,7 @@ from lit_viz.utils.formatting import Say, command_line, counted
 from lit_viz.utils.ranks import is_first
 
 if TYPE_CHECKING:
-    from lit_viz.loggers.wandb import RunLogger, WandbEvolution
+    from lit_viz.loggers.wandb import WandbImages
 
 
 #: Seeds are kept in 64 bits.
@@ -206,13 +206,13 @@ def _run_in(
         module.require(tasks)
         with writing(folder.path):
             (folder.path / REPORT).unlink(missing_ok=True)  # it says that the run has come to its end
-    evolution, logger = _wandb(folder, cli, say or (lambda _: None))
+    wandb = _open_wandb(folder, cli.config, say or (lambda _: None))
     try:
         if not finished:  # else it was killed between its last result and its report
-            views = [] if evolution is None else [evolution]
             trim(folder)
-            watching = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
-            fit(trainer, cli.config, module, tasks, watching, logger)
+            views = [] if wandb is None else [wandb]
+            callbacks = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
+            fit(trainer, cli.config, module, tasks, callbacks, None if wandb is None else wandb.logger)
         run = _opened(folder, cli)
         try:
             _draw(run, figure)
@@ -221,24 +221,23 @@ def _run_in(
             write_report(folder, cli.command.table)
         except KeyboardInterrupt as stop:
             raise Interrupted(all_but_evidence(cli.config), exit_status=stopped_status(stop)) from stop
-        if evolution is not None:
-            evolution.finish()
+        if wandb is not None:
+            wandb.finish()
     finally:
-        if evolution is not None:
-            evolution.close(exit_code=1)  # unless it has finished
+        if wandb is not None:
+            wandb.logger.close(exit_code=1)  # no effect after finish()
     return run
 
 
-def _wandb(folder: RunFolder, cli: MethodCLI, say: Say) -> tuple[WandbEvolution | None, RunLogger | None]:
-    """Open the W&B run; nothing, and half a second of imports less, where none is wanted."""
-    if cli.config.wandb == "disabled":
-        return None, None
-    from lit_viz.loggers.wandb import RunLogger, WandbEvolution, open_wandb
+def _open_wandb(folder: RunFolder, config: Namespace, notify: Say) -> WandbImages | None:
+    """Return the W&B callback of a run, or None if W&B is disabled."""
+    if config.wandb == "disabled":
+        return None  # saves half a second of imports
+    from lit_viz.loggers.wandb import RunLogger, WandbImages
+    from lit_viz.loggers.wandb_run import open_run
 
-    config = cli.config
-    opened = partial(open_wandb, folder, config.project, folder.path.name, folder.config, config.wandb)
-    evolution = WandbEvolution(opened(say=say), folder, reopen=partial(opened, say=lambda _: None), say=say)
-    return evolution, None if evolution.run is None else RunLogger(evolution)
+    run = open_run(folder, config.project, folder.path.name, folder.config, config.wandb, notify)
+    return None if run is None else WandbImages(RunLogger(run, folder, notify), folder)
 
 
 def check(
