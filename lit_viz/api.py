@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.listing import ARRAY_PREFIX
-from lit_viz.images.reading import pixels_of
+from lit_viz.images.reading import from_pil
 from lit_viz.launch.argv import rewrite
 from lit_viz.launch.commands import COMMANDS, Command
 from lit_viz.launch.commands.attack import Attack, class_path_of, radii_of
@@ -327,7 +327,7 @@ def _picture(given: Any, classifier: Classifier) -> Tensor:
     """
     channels = classifier.channels
     if isinstance(given, Image.Image):
-        return pixels_of(given, channels)
+        return from_pil(given, channels)
     given = np.ascontiguousarray(given) if isinstance(given, np.ndarray) else given
     picture = torch.as_tensor(given) if isinstance(given, (Tensor, np.ndarray)) else torch.empty(0)
     picture = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture

@@ -39,7 +39,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which the command line takes as it takes Ctrl-C."""
 
 
-def stopped_status(stop: BaseException | None) -> int:
+def interrupt_exit_status(stop: BaseException | None) -> int:
     """Return the exit status after a KeyboardInterrupt: 128 + its signal."""
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
@@ -64,14 +64,14 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"
 
 
-def hold_shape(part: object, value: Any, *shapes: Sequence[int], means: str) -> None:
+def check_shape(part: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:
     """Hold what a part (an objective, a rule ...) has returned against the shapes that it may have.
 
     Args:
         part: that returned it; its class is named, for it may be of the user's own.
         value: a tensor, it is hoped.
         shapes: that are right.
-        means: what they stand for, such as ``a score for each input``.
+        meaning: what they stand for, such as ``a score for each input``.
 
     Raises:
         LitVizError: it has none of them.
@@ -79,7 +79,7 @@ def hold_shape(part: object, value: Any, *shapes: Sequence[int], means: str) -> 
     found = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
     if found not in [tuple(shape) for shape in shapes]:
         wanted = " or ".join(str(tuple(shape)) for shape in shapes)
-        raise LitVizError(f"{type(part).__name__} returned {found} and not {wanted}: {means} is wanted")
+        raise LitVizError(f"{type(part).__name__} returned {found} and not {wanted}: {meaning} is wanted")
 
 
 def first_line(error: BaseException) -> str:

@@ -64,13 +64,13 @@ class Draws:
         keys: one key for each of the M rows of the batch.
         device: where the drawn tensors are wanted.
         scope: prefix of the purposes, so that two transforms of one kind draw differently (see :meth:`scoped`).
-        lasts: of each row, the last iteration of its image; no draw hangs on it, only what :attr:`progress` shapes.
+        last_iterations: ``(M,)``, last iteration of the image of each row; read by :attr:`progress` only.
     """
 
     keys: Sequence[Key]
     device: torch.device = torch.device("cpu")
     scope: str = ""
-    lasts: Sequence[int] = ()
+    last_iterations: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -81,15 +81,15 @@ class Draws:
 
     def rows(self, indices: Sequence[int]) -> Draws:
         """Return the draws of some of the rows."""
-        lasts = [self.lasts[index] for index in indices] if self.lasts else ()
-        return replace(self, keys=[self.keys[index] for index in indices], lasts=lasts)
+        last_iterations = [self.last_iterations[index] for index in indices] if self.last_iterations else ()
+        return replace(self, keys=[self.keys[index] for index in indices], last_iterations=last_iterations)
 
     @property
     def progress(self) -> Tensor:
         """How far the image of each row is, float64 ``(M,)``: 0 at its start, 1 at its last iteration."""
-        if len(self.lasts) != len(self.keys):
+        if len(self.last_iterations) != len(self.keys):
             raise RuntimeError("these draws don't know the last iterations of their images: give lasts")
-        parts = [key.iteration / max(last, 1) for key, last in zip(self.keys, self.lasts, strict=True)]
+        parts = [key.iteration / max(last, 1) for key, last in zip(self.keys, self.last_iterations, strict=True)]
         return torch.tensor(parts, dtype=torch.float64)
 
     def uniform(self, purpose: str, low: float = 0.0, high: float = 1.0, shape: Sequence[int] = ()) -> Tensor:

@@ -40,7 +40,7 @@ from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
 from lit_viz.objectives.attacks import Margin
 from lit_viz.objectives.base import Outputs
 from lit_viz.runs.writer import RunFolder
-from lit_viz.utils.formatting import say
+from lit_viz.utils.formatting import notify
 
 COMMAND = COMMANDS["visualize"]
 Judges = dict[str, Classifier]
@@ -88,8 +88,8 @@ def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) ->
 
 def made(recipe: str, cli: MethodCLI, judges: Judges) -> Made:
     """Make what isn't made yet of a recipe's run, and ask the judges."""
-    say(f"{recipe}: {cli.config.out}")
-    execute(COMMAND, cli, say=say)
+    notify(f"{recipe}: {cli.config.out}")
+    execute(COMMAND, cli, notify=notify)
     folder, records = Path(cli.config.out), RunFolder.open(cli.config.out).records()
     if failed := [record["name"] for record in records if not record["file"]]:
         raise LitVizError(f"{recipe} made no picture of {', '.join(failed)}: see {folder}/results.jsonl")

@@ -40,8 +40,8 @@ from lit_viz.launch.config import MethodCLI, config_first
 from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import slug
-from lit_viz.utils.files import replacing
-from lit_viz.utils.formatting import say
+from lit_viz.utils.files import atomic_write
+from lit_viz.utils.formatting import notify
 
 COMMAND = COMMANDS["visualize"]
 #: Options that a task can have, as they are called in a task.
@@ -247,7 +247,7 @@ def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
         seen = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if n in judges else "-" for n in names]
         table.add_row(*known, shown_number(record, metric), str(record.get("rank", "-")), *seen)
     Console(width=140).print(table)
-    with replacing(out / "sweep.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(out / "sweep.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *lines])
 
 
@@ -263,8 +263,8 @@ def sweep(words: Sequence[str]) -> None:
     pictures: list[Tried] = []
     for chosen, cli in planned:
         folder = Path(cli.config.out)
-        say(str(folder))
-        execute(COMMAND, cli, say=say)
+        notify(str(folder))
+        execute(COMMAND, cli, notify=notify)
         pictures += tried(folder, axes, chosen)
     pictures.sort(key=lambda picture: (picture.image, picture.values))
     draw(axes, pictures, folder.parent)

@@ -16,7 +16,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import evolutions
-from lit_viz.images.reading import encode_png, fitted, pixels_of, read_photograph
+from lit_viz.images.reading import encode_png, fitted, from_pil, read_photograph
 from lit_viz.launch.commands import COMMANDS
 from tests.cli.test_main import records
 from tests.conftest import NAMES, Around, smooth_network
@@ -287,7 +287,7 @@ def test_a_picture_to_start_from_is_read_as_its_file_is(tmp_path: Path) -> None:
         file = tmp_path / f"{picture.mode}.tif"
         picture.save(file)
         read = read_photograph(file, (16, 16)).pixels
-        torch.testing.assert_close(fitted(pixels_of(picture), (16, 16)), read, rtol=0, atol=0.5 / 255 + 1e-6)
+        torch.testing.assert_close(fitted(from_pil(picture), (16, 16)), read, rtol=0, atol=0.5 / 255 + 1e-6)
     network = load_classifier(smooth_network(), size=16)
     mirrored = np.random.default_rng(0).random((3, 16, 16), np.float32)[:, ::-1]
     assert len(lv.visualize(network, 1, init=mirrored, iterations=1, config="small").results) == 1

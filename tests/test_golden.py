@@ -108,7 +108,7 @@ def frozen(of: Any, layers: Sequence[str] = (), backprop: str = "plain") -> Call
 
 
 def draws_of(keys: Sequence[tuple[int, int, int]], last: int = 9) -> Draws:
-    return Draws([Key(*key) for key in keys], lasts=[last] * len(keys))
+    return Draws([Key(*key) for key in keys], last_iterations=[last] * len(keys))
 
 
 def outputs_of(logits: Tensor, targets: Tensor, **fields: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import Attack, slope
-from lit_viz.attributions import Estimator, gathered, summed
+from lit_viz.attributions import Estimator, add_rows, gather_rows
 from lit_viz.attributions.reducers import reducer
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
@@ -55,8 +55,8 @@ class Summed(Estimator):
         return {**super().init(x, tasks), "map": torch.zeros_like(x)}
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        gradient = evaluate(gathered(x, slots), slots=slots).gradient
-        return {**state, "map": summed(state["map"], slots, gradient)}
+        gradient = evaluate(gather_rows(x, slots), slots=slots).gradient
+        return {**state, "map": add_rows(state["map"], slots, gradient)}
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
         return state["map"]

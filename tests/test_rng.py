@@ -122,7 +122,7 @@ def test_draws_do_not_depend_on_torchs_default_dtype(kind: str) -> None:
 
 
 def test_progress_is_each_rows_own_and_follows_the_rows() -> None:
-    draws = Draws([Key(0, 0), Key(1, 3), Key(2, 8)], lasts=[8, 4, 8])
+    draws = Draws([Key(0, 0), Key(1, 3), Key(2, 8)], last_iterations=[8, 4, 8])
     assert draws.progress.tolist() == [0.0, 0.75, 1.0]
     assert draws.rows([2, 1]).scoped("a").progress.tolist() == [1.0, 0.75]
     assert torch.equal(draws.uniform("u"), Draws(draws.keys).uniform("u"))

@@ -32,7 +32,7 @@ class Attack(StepRule):
     done (see :func:`slope`).
 
     Attributes:
-        objective: what is maximized; it reads ``targets``, ``labels`` and ``towards`` of its outputs.
+        objective: what is maximized; it reads ``targets``, ``labels`` and ``targeted`` of its outputs.
         iterations: updates an image takes at most unless said otherwise.
         fixed: whether an image takes so many whatever is said.
         minimal: whether the smallest perturbation is looked for, so that a success is no reason to stop.
@@ -71,14 +71,14 @@ class Attack(StepRule):
         """
         if not isinstance(self.objective, AttackObjective):
             return
-        missing = self.objective.lacks(classifier.num_classes, targeted=targeted)
+        missing = self.objective.class_count_error(classifier.num_classes, targeted=targeted)
         if missing:
             raise LitVizError(f"{missing}: {self.without_objective}.")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return what every attack needs.
 
-        ``source`` the photograph; ``goal`` ``(N,)`` the class asked for or to be left, ``towards`` ``(N,)`` bool which
+        ``source`` the photograph; ``goal`` ``(N,)`` the class asked for or to be left, ``targeted`` ``(N,)`` bool which
         of the two; ``label`` ``(N,)``, -1 where it isn't known; ``seed`` ``(N,)``; ``best`` the best image so far with
         its ``size`` ``(N,)`` (see :meth:`seen`), infinite as long as there is none; ``fooled`` ``(N,)`` bool, whether
         ``best`` is a success in float.
@@ -161,7 +161,7 @@ class Attack(StepRule):
         """Return the attack's outcome ``(N, C, H, W)``: the best image where there is one, else the last."""
         return chosen(state["size"].isfinite(), state["best"], x)
 
-    def about(self, state: State) -> dict[str, Any]:
+    def record_fields(self, state: State) -> dict[str, Any]:
         """Return what the record of an image says of how it was attacked; ``state`` is its one row."""
         return {}
 

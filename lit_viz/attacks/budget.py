@@ -63,7 +63,7 @@ class BudgetAttack(Attack):
             raise LitVizError(f"the radius eps {eps} of {whose} is no length: give a number such as 0.0157 (4/255).")
         return eps
 
-    def about(self, state: State) -> dict[str, Any]:
+    def record_fields(self, state: State) -> dict[str, Any]:
         """Return the ball."""
         return {"norm": self.norm, "eps": float(state["eps"])}
 

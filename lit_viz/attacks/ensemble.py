@@ -213,7 +213,7 @@ class Ensemble(BudgetAttack):
             "rivals": torch.where(state["iteration"][:, None] > 0, state["rivals"], likeliest),
         }
 
-    def about(self, state: State) -> dict[str, Any]:
+    def record_fields(self, state: State) -> dict[str, Any]:
         """Return the ball, the member that succeeded (None where none did), those that tried, and of those with slopes
         the ``fewest`` updates that one was given."""
         by, ends = int(state["by"]), self._ends(state)[0].tolist()
@@ -224,7 +224,7 @@ class Ensemble(BudgetAttack):
             if begin < min(end, int(state["iteration"]))
         ]
         return {
-            **super().about(state),
+            **super().record_fields(state),
             "by": None if by < 0 else self.stages[by].member,
             "tried": list(dict.fromkeys(stage.member for stage, _ in tried)),
             "fewest": min((updates for stage, updates in tried if stage.attack.slopes), default=0),

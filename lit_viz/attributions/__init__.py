@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_viz.attributions.base import Attribution, Estimator, attribute, gathered, keys, summed
+from lit_viz.attributions.base import Attribution, Estimator, add_rows, attribute, gather_rows, keys
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
 from lit_viz.attributions.grad_cam import GradCAM
 from lit_viz.attributions.gradient import Gradient
@@ -73,10 +73,10 @@ __all__ = [
     "SmoothGrad",
     "SmoothGradSquared",
     "VarGrad",
+    "add_rows",
     "attribute",
-    "gathered",
+    "gather_rows",
     "keys",
     "name_of",
-    "summed",
     "title_of",
 ]

@@ -58,11 +58,11 @@ class Attribution(StepRule):
             LitVizError: the method makes no sense for it.
         """
 
-    def about(self) -> dict[str, Any]:
+    def record_fields(self) -> dict[str, Any]:
         """Return what the record of a map says of how it was made, once the method is bound."""
         return {}
 
-    def total(self, shape: Sequence[int]) -> int:
+    def default_evaluations(self, shape: Sequence[int]) -> int:
         """Return how many evaluations a map of an input ``(C, H, W)``, or of any shape, takes unless said otherwise."""
         return self.evaluations
 
@@ -137,12 +137,12 @@ def keys(state: State, slots: Tensor, numbers: Tensor) -> list[Key]:
     return [Key(seeds[n], number) for n, number in zip(listed(slots), listed(numbers), strict=True)]
 
 
-def gathered(images: Tensor, slots: Tensor) -> Tensor:
+def gather_rows(images: Tensor, slots: Tensor) -> Tensor:
     """Return ``images[slots]``: the images themselves where all of them are asked for once, in order."""
     return images if _each_once(slots, len(images)) else images.index_select(0, slots)
 
 
-def summed(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
+def add_rows(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
     """Return ``total`` ``(N, ...)`` with ``rows`` ``(M, ...)`` added to their slots, one after another.
 
     In a fixed order, so that the sum doesn't depend on how many evaluations were made at once.
@@ -192,7 +192,7 @@ def attribute(
     wanted = torch.as_tensor(targets, device=x.device)
     seeds = range(len(x)) if seeds is None else seeds
     tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, wanted, strict=True))]
-    total = method.total(x.shape[1:]) if evaluations is None else evaluations
+    total = method.default_evaluations(x.shape[1:]) if evaluations is None else evaluations
 
     evaluate = bare_evaluate(method.objective, networks, {"targets": wanted}, method.layers)
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.attributions.base import gathered, summed
+from lit_viz.attributions.base import add_rows, gather_rows
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import check_layers
@@ -69,7 +69,7 @@ class GradCAM(Gradient):
         """Whether the layer gives feature maps ``(N, C, h, w)`` by itself, without a reshape."""
         return self._maps is _as_they_are
 
-    def about(self) -> dict[str, Any]:
+    def record_fields(self) -> dict[str, Any]:
         """Return the layer, which may have been chosen."""
         return {"layer": self.layers[0] if self.layers else None}
 
@@ -79,7 +79,7 @@ class GradCAM(Gradient):
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate the photograph itself."""
-        state["map"] = summed(state["map"], slots, self._class_activation(gathered(x, slots), slots, evaluate))
+        state["map"] = add_rows(state["map"], slots, self._class_activation(gather_rows(x, slots), slots, evaluate))
         return state
 
     def _class_activation(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:

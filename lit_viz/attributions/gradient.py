@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, gathered, summed
+from lit_viz.attributions.base import Estimator, add_rows, gather_rows
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
 
@@ -26,7 +26,7 @@ class Gradient(Estimator):
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate the photograph itself."""
-        state["map"] = summed(state["map"], slots, evaluate(gathered(x, slots), slots=slots).gradient)
+        state["map"] = add_rows(state["map"], slots, evaluate(gather_rows(x, slots), slots=slots).gradient)
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lit_viz.attributions.base import gathered, summed
+from lit_viz.attributions.base import add_rows, gather_rows
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import Backprop
@@ -28,8 +28,8 @@ class GuidedBackprop(Gradient):
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate the photograph itself, in the copy whose rectifiers have another backward."""
         (network,) = self.networks
-        slope = evaluate(gathered(x, slots), slots=slots, network=network).gradient
-        state["map"] = summed(state["map"], slots, slope)
+        slope = evaluate(gather_rows(x, slots), slots=slots, network=network).gradient
+        state["map"] = add_rows(state["map"], slots, slope)
         return state
 
 

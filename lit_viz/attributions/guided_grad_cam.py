@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import gathered, summed
+from lit_viz.attributions.base import add_rows, gather_rows
 from lit_viz.attributions.grad_cam import GradCAM, Reshape
 from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
@@ -41,7 +41,7 @@ class GuidedGradCAM(GradCAM):
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate the photograph itself in both copies."""
-        cam = self._class_activation(gathered(x, slots), slots, evaluate)
-        slope = evaluate(gathered(x, slots), slots=slots, network="guided").gradient
-        state["map"] = summed(state["map"], slots, slope * cam)
+        cam = self._class_activation(gather_rows(x, slots), slots, evaluate)
+        slope = evaluate(gather_rows(x, slots), slots=slots, network="guided").gradient
+        state["map"] = add_rows(state["map"], slots, slope * cam)
         return state

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, gathered, relative, summed
+from lit_viz.attributions.base import Estimator, add_rows, gather_rows, relative
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
@@ -74,17 +74,17 @@ class IntegratedGradients(Estimator):
         new = sent([n for n, k in mine if k == 0], x.device, torch.long)
         if len(new):
             score, of_baseline = (
-                evaluate(gathered(images, new), gradient=False, slots=new).score.to(x.dtype)
+                evaluate(gather_rows(images, new), gradient=False, slots=new).score.to(x.dtype)
                 for images in (x, state["baseline"])
             )
             state["difference"] = state["difference"].index_copy(0, new, score - of_baseline)
         last = listed(state["iterations"])
         places = [self._place(last[n], k) for n, k in mine]
         nodes, weights = (sent(column, x.device, x.dtype) for column in zip(*(r[k] for r, k in places), strict=True))
-        start, end = (gathered(images, slots) for images in (state["baseline"], x))
+        start, end = (gather_rows(images, slots) for images in (state["baseline"], x))
         gradient = evaluate(start.lerp(end, per_slot(nodes, x)), slots=slots).gradient
-        state["sum"] = summed(state["sum"], slots, per_slot(weights, x) * gradient)
-        state["weight"] = summed(state["weight"], slots, weights)
+        state["sum"] = add_rows(state["sum"], slots, per_slot(weights, x) * gradient)
+        state["weight"] = add_rows(state["weight"], slots, weights)
         done = [n for (n, _), (rule, k) in zip(mine, places, strict=True) if k + 1 == len(rule)]
         ended = sent(done, x.device, torch.long)
         return _closed(x, state, ended) if len(ended) else state

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, gathered, summed
+from lit_viz.attributions.base import Estimator, add_rows, gather_rows
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
@@ -68,9 +68,9 @@ class Occlusion(Estimator):
         """Fit the window to the classifier's input, unless it was given, and count the windows on it."""
         if self._given[0] is None:
             self.windows, self.strides = self._moving(max(1, round(min(classifier.size) / _PART)), self._given[1])
-        self.evaluations = self.total((classifier.channels, *classifier.size))
+        self.evaluations = self.default_evaluations((classifier.channels, *classifier.size))
 
-    def total(self, shape: Sequence[int]) -> int:
+    def default_evaluations(self, shape: Sequence[int]) -> int:
         """Return one more than there are windows."""
         return 1 + math.prod(count for _, _, _, count in self._grid(shape))
 
@@ -86,7 +86,7 @@ class Occlusion(Estimator):
             **super().init(x, tasks),
             "baseline": self.baseline(x, [task.seed for task in tasks]),
             "score": x.new_zeros(len(x)),
-            "total": torch.full((len(x),), self.total(x.shape[1:]), device=x.device),
+            "total": torch.full((len(x),), self.default_evaluations(x.shape[1:]), device=x.device),
             "losses": empty,
             "windows": empty.clone(),
         }
@@ -98,14 +98,14 @@ class Occlusion(Estimator):
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Hide windows, and spread over them what the score has lost."""
         hidden = self.masks(x, numbers)
-        inputs = torch.where(hidden, gathered(state["baseline"], slots), gathered(x, slots))
+        inputs = torch.where(hidden, gather_rows(state["baseline"], slots), gather_rows(x, slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
         first = sent([m for m, k in enumerate(listed(numbers)) if k == 0], x.device, torch.long)
         if len(first):
             state["score"] = state["score"].index_copy(0, slots[first], scores[first])
         losses = (state["score"][slots] - scores).view(-1, *[1] * (x.ndim - 1))
-        state["losses"] = summed(state["losses"], slots, losses * hidden)
-        state["windows"] = summed(state["windows"], slots, hidden)
+        state["losses"] = add_rows(state["losses"], slots, losses * hidden)
+        state["windows"] = add_rows(state["windows"], slots, hidden)
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.attributions.base import gathered, keys, relative
+from lit_viz.attributions.base import gather_rows, keys, relative
 from lit_viz.attributions.sampling import Sampling
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, Probability
@@ -60,7 +60,7 @@ class RISE(Sampling):
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         """Return the masks, times the score of what they leave over p."""
         seen = masks(keys(state, slots, numbers), x, self.grid, self.p)
-        scores = evaluate(gathered(x, slots) * seen, gradient=False, slots=slots).score
+        scores = evaluate(gather_rows(x, slots) * seen, gradient=False, slots=slots).score
         return scores.view(-1, 1, 1, 1).to(x.dtype) * seen / self.p
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, relative, summed
+from lit_viz.attributions.base import Estimator, add_rows, relative
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
 from lit_viz.utils.device import listed
@@ -27,7 +27,7 @@ class Sampling(Estimator):
         lost: evaluations at the start that give no sample.
     """
 
-    lost: ClassVar[int] = 0
+    skipped: ClassVar[int] = 0
 
     @abstractmethod
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
@@ -46,9 +46,9 @@ class Sampling(Estimator):
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Sample, and move the means."""
         samples = self.samples(x, state, slots, numbers, evaluate)
-        state["mean"], residuals = averaged(state["mean"], slots, numbers, samples, self.lost)
+        state["mean"], residuals = welford_update(state["mean"], slots, numbers, samples, self.skipped)
         squares = torch.linalg.vector_norm(residuals.flatten(1), dim=1).square() / residuals[0].numel()
-        state["squares"] = summed(state["squares"], slots, squares)
+        state["squares"] = add_rows(state["squares"], slots, squares)
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
@@ -58,7 +58,7 @@ class Sampling(Estimator):
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """Return the mean's standard error: ``sqrt(s^2 / n)`` with the samples' unbiased variance s^2, root mean square
         over the pixels, in units of the map; infinite below two samples."""
-        count = (state["iteration"] - self.lost).to(x.dtype)
+        count = (state["iteration"] - self.skipped).to(x.dtype)
         variance = state["squares"] / (count * (count - 1))
         standard_error = torch.where(count >= 2, variance.sqrt(), torch.inf)
         return {"standard_error": standard_error, "error": relative(standard_error, state["mean"])}
@@ -68,7 +68,7 @@ class Sampling(Estimator):
         return super().converged(x, state) & (state["iteration"] % EVERY == 0)
 
 
-def averaged(mean: Tensor, slots: Tensor, numbers: Tensor, rows: Tensor, lost: int = 0) -> tuple[Tensor, Tensor]:
+def welford_update(mean: Tensor, slots: Tensor, numbers: Tensor, rows: Tensor, lost: int = 0) -> tuple[Tensor, Tensor]:
     """Return the means with the rows taken in one after another, and the recursive residuals ``(M, ...)``.
 
     The update of Welford 1962 (Technometrics 4:419): with ``d`` the distance of the k-th row to the mean of those

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import gathered, keys
-from lit_viz.attributions.sampling import Sampling, averaged
+from lit_viz.attributions.base import gather_rows, keys
+from lit_viz.attributions.sampling import Sampling, welford_update
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws, Key
@@ -36,7 +36,7 @@ class SmoothGrad(Sampling):
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         """Return the gradients at noisy copies."""
-        noisy = noise(keys(state, slots, numbers), x, self.sigma).add_(gathered(x, slots))
+        noisy = noise(keys(state, slots, numbers), x, self.sigma).add_(gather_rows(x, slots))
         return evaluate(noisy, slots=slots).gradient
 
 
@@ -51,14 +51,14 @@ class SmoothGradSquared(SmoothGrad):
 class VarGrad(SmoothGrad):
     """The unbiased variance of the gradient over noisy copies (Adebayo et al. 2018, arXiv:1810.03292); unsigned.
 
-    The square of the k-th recursive residual (see :func:`~lit_viz.attributions.sampling.averaged`) has the variance as
-    its expectation, and the mean of the squares over k = 2 ... n is the sample variance with n - 1 (Welford 1962). The
-    residuals are uncorrelated (Brown, Durbin and Evans 1975, J. R. Stat. Soc. B 37:149), under a Gaussian independent,
-    so the spread of the n - 1 squares gives the standard error: exactly under a Gaussian, and up to terms of order
-    log(n) / n otherwise. The first gradient gives none.
+    The square of the k-th recursive residual (:func:`~lit_viz.attributions.sampling.welford_update`) has the variance
+    as its expectation, and the mean of the squares over k = 2 ... n is the sample variance with divisor n - 1 (Welford
+    1962). The residuals are uncorrelated (Brown, Durbin and Evans 1975, J. R. Stat. Soc. B 37:149) and, for Gaussian
+    gradients, independent. The spread of the n - 1 squares therefore gives the standard error: exactly for Gaussian
+    gradients, and up to terms of order log(n) / n otherwise. The first gradient gives no sample.
     """
 
-    lost: ClassVar[int] = 1
+    skipped: ClassVar[int] = 1
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the mean of the gradient besides."""
@@ -67,7 +67,7 @@ class VarGrad(SmoothGrad):
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         """Return the squared recursive residuals."""
         gradients = super().samples(x, state, slots, numbers, evaluate)
-        state["centre"], residuals = averaged(state["centre"], slots, numbers, gradients)
+        state["centre"], residuals = welford_update(state["centre"], slots, numbers, gradients)
         return residuals.square_()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Observation, Result
-from lit_viz.utils.threads import helping_thread
+from lit_viz.utils.threads import single_thread_executor
 
 #: Observations and results that wait to be written; a disk that is slower than the run slows it down in the end.
 _WAITING = 64
@@ -86,7 +86,7 @@ class RunFiles(Callback):
     @cached_property
     def _writer(self) -> ThreadPoolExecutor:
         """The thread, which starts with the first thing to write."""
-        return helping_thread("lit_viz-files")
+        return single_thread_executor("lit_viz-files")
 
     def _write(self, action: Callable[[], object]) -> None:
         self._waiting.append(self._writer.submit(self._written, action))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_viz.utils.formatting import Say
+from lit_viz.utils.formatting import Notify
 
 
 class Notes(Callback):
     """Says the notes of the classifier and the method when everything is prepared, before the first step.
 
     Args:
-        say: is given each sentence; None says nothing.
+        notify: is given each sentence; None says nothing.
     """
 
-    def __init__(self, say: Say | None) -> None:
-        self._say = say
+    def __init__(self, notify: Notify | None) -> None:
+        self._notify = notify
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say them."""
-        if self._say is not None:
+        if self._notify is not None:
             for note in (*pl_module.classifier.notes, *pl_module.notes):  # type: ignore[union-attr,misc]
-                self._say(str(note))
+                self._notify(str(note))

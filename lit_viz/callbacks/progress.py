@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from lit_viz.utils.formatting import counted
+from lit_viz.utils.formatting import pluralize
 
 if TYPE_CHECKING:
     from lit_viz.engine.looks import RunProgress
@@ -49,7 +49,7 @@ class Progress(Callback):
         self._made_before = progress.updates_made
         self._started = time.monotonic()
         if not self.console.is_terminal:
-            self._print(f"{counted(progress.total, 'image')}, {counted(progress.updates_total, 'update')} at most")
+            self._print(f"{pluralize(progress.total, 'image')}, {pluralize(progress.updates_total, 'update')} at most")
             return
         columns = (TextColumn("{task.fields[images]}"), BarColumn(24), TextColumn("{task.fields[state]}"))
         self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
@@ -125,7 +125,7 @@ class Progress(Callback):
         others = f" ({', '.join(_not_done(progress))})" if _not_done(progress) else ""
         seconds = time.monotonic() - self._started
         took = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
-        images = f"{finished} of {counted(progress.total, 'image')}"
+        images = f"{finished} of {pluralize(progress.total, 'image')}"
         self._print(f"{images} {how}{others}: {took}, {self._rate(progress):.3g} it/s")
         self._started = 0.0
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_viz.utils.formatting import command_line, images, statuses
-from lit_viz.utils.ranks import is_first
+from lit_viz.utils.formatting import command_line, pluralize, status_summary
+from lit_viz.utils.ranks import is_rank_zero
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,7 @@ def report(command: Command, run: Run) -> None:
 
     Of several processes only the first one does.
     """
-    if not is_first():
+    if not is_rank_zero():
         return
     from rich.console import Console
 
@@ -48,7 +48,7 @@ def report(command: Command, run: Run) -> None:
     for sentence in list(said)[:_ROWS]:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if failed or len(run.results) > 1:
-        console.print(f"{images(len(run.results))}: {statuses(run.results)}", highlight=False)
+        console.print(f"{pluralize(len(run.results), 'image')}: {status_summary(run.results)}", highlight=False)
     if run.folder is not None:
         console.print(f"\nresults  {run.folder}", markup=False, highlight=False, soft_wrap=True)
         for figure in sorted(run.folder.glob("figure.*")):

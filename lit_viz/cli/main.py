@@ -16,10 +16,10 @@ from pathlib import Path
 from types import FrameType
 
 from lit_viz.cli.console import report
-from lit_viz.errors import LitVizError, Terminated, did_you_mean, stopped_status
+from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status
 from lit_viz.launch.argv import rewrite
-from lit_viz.utils.formatting import say
-from lit_viz.utils.ranks import is_first
+from lit_viz.utils.formatting import notify
+from lit_viz.utils.ranks import is_rank_zero
 
 _HELP = """\
 usage: lit-viz COMMAND ...
@@ -113,9 +113,9 @@ def told(program: str) -> Iterator[None]:
     except LitVizError as error:
         _refuse(program, error)
     except KeyboardInterrupt as stop:
-        if is_first():
+        if is_rank_zero():
             print(f"{program}: stopped.", file=sys.stderr)
-        sys.exit(stopped_status(stop))
+        sys.exit(interrupt_exit_status(stop))
     except BrokenPipeError:  # the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -141,7 +141,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _refuse(program: str, error: LitVizError) -> None:
     """Say the one sentence and exit; of several processes that were told to stop, only the first one says so."""
     stopped = error.exit_status > 128
-    if stopped and not is_first():
+    if stopped and not is_rank_zero():
         sys.exit(0)
     print(f"{program}: {error}", file=sys.stderr)
     sys.exit(error.exit_status)
@@ -217,13 +217,13 @@ def _method(name: str, words: list[str]) -> None:
     asked_for = getattr(cli.config, command.positional)
     if asked_for and not {f"--{command.positional}", "--config"} & set(words):
         named = ", ".join(map(str, asked_for))
-        say(f"no {command.positional} named: those of --config {command.default_config} are taken, {named}")
+        notify(f"no {command.positional} named: those of --config {command.default_config} are taken, {named}")
     if cli.config.count:
         print(cost_in_words([cost(command, cli)]))
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
-    report(command, execute(command, cli, say=say))
+    report(command, execute(command, cli, notify=notify))
 
 
 # -- the other commands
@@ -237,7 +237,7 @@ def _resume(words: list[str]) -> None:
         from lit_viz.launch.execute import execute
 
     command, cli = stored(words[0], words[1:])
-    report(command, execute(command, cli, say=say))
+    report(command, execute(command, cli, notify=notify))
 
 
 def _check(words: list[str]) -> None:
@@ -255,7 +255,7 @@ def _check(words: list[str]) -> None:
 
     command, cli = stored(folders[0])
     faithfulness, trust, peers = (flag in words for flag in flags)
-    if not check(command, cli, faithfulness=faithfulness, trust=trust, peers=peers, say=say):
+    if not check(command, cli, faithfulness=faithfulness, trust=trust, peers=peers, notify=notify):
         sys.exit(1)
     for what, file in (("evidence", "evidence.json"), ("report  ", "report.html")):
         if Path(folders[0], file).exists():
@@ -303,7 +303,7 @@ def _demo(words: list[str]) -> None:
 
     out, words = _take(words, "--out", f"runs/demo/{utc_now()}")
     for command in COMMANDS.values():
-        say(f"lit-viz {command.name} {' '.join(command.demo)}")
+        notify(f"lit-viz {command.name} {' '.join(command.demo)}")
         _method(command.name, [*command.demo, "--out", f"{out}/{command.name}", *words])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.slots import Slots
-from lit_viz.errors import hold_shape
+from lit_viz.errors import check_shape
 from lit_viz.optim import Evaluate, StepRule
 from lit_viz.optim.rule import chosen
 
@@ -40,8 +40,8 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         before = self.slots.x
         advance = self.rule.advance(self.slots.state)
         x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
-        hold_shape(self.rule, x, before.shape, means="an image for each slot")
-        hold_shape(self.rule, self.done, before.shape[:1], means="whether each slot is done")
+        check_shape(self.rule, x, before.shape, meaning="an image for each slot")
+        check_shape(self.rule, self.done, before.shape[:1], meaning="whether each slot is done")
         self.done = self.done.bool()  # of an own rule it may be numbers
         x = chosen(self.done, before, self.project(x))  # not in place: what a rule returns it may keep as well
         self.slots.update(x, state, advance.masked_fill(self.done, 0))

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from lit_viz.errors import LitVizError
-from lit_viz.utils.files import replacing
+from lit_viz.utils.files import atomic_write
 
 #: Changes when a checkpoint of an older version can't be continued.
 CHECKPOINT_VERSION = 3
@@ -27,7 +27,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(

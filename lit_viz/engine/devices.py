@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.utils.ranks import launched
+from lit_viz.utils.ranks import launcher_topology
 
 DevicesMode = Literal["images", "views"]
 T = TypeVar("T")
@@ -226,7 +226,7 @@ def end_others(trainer: pl.Trainer) -> None:
 
 def several(options: Any) -> bool:
     """Return whether the Trainer's options (a namespace), torchrun or SLURM ask for more than one process."""
-    return str(options.devices) not in ("1", "[0]") or options.num_nodes != 1 or launched() is not None
+    return str(options.devices) not in ("1", "[0]") or options.num_nodes != 1 or launcher_topology() is not None
 
 
 def shared(options: Any) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def shared(options: Any) -> dict[str, Any]:
         given["accelerator"] = "cpu"
     if not several(options):
         return given
-    if str(options.devices) == "1" and (started := launched()) is not None:
+    if str(options.devices) == "1" and (started := launcher_topology()) is not None:
         given["devices"], given["num_nodes"] = started
     return {**given, "strategy": OwnImages(), "use_distributed_sampler": False}
 

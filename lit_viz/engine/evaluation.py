@@ -11,10 +11,10 @@ from torch import Tensor
 from lit_viz.classifiers import FrozenNetwork
 from lit_viz.engine.devices import Part, Processes
 from lit_viz.engine.slots import Slots
-from lit_viz.errors import LitVizError, hold_shape
+from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.priors import Prior
 from lit_viz.objectives import Objective, Outputs
-from lit_viz.objectives.base import scores_of
+from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
 from lit_viz.utils.device import sent
@@ -68,7 +68,9 @@ class Evaluator:
             def over_views(inputs: Tensor) -> Tensor:
                 return self._over_views(inputs if part is None else part.only_counted(inputs))
 
-            scores = scores_of(self.objective, Outputs(logits, activations=activations, inputs=self.views, **goals))
+            scores = evaluate_objective(
+                self.objective, Outputs(logits, activations=activations, inputs=self.views, **goals)
+            )
             if gradient and not scores.requires_grad:
                 raise LitVizError(f"the scores of {type(self.objective).__name__} have no gradient: don't detach them")
             score = objective = over_views(scores)
@@ -77,7 +79,7 @@ class Evaluator:
                 normalized = self.normalize(images)
                 for prior in self.priors:  # every process knows them; the sum over all counts each once
                     penalties = prior(normalized)
-                    hold_shape(prior, penalties, images.shape[:1], means="a penalty for each image")
+                    check_shape(prior, penalties, images.shape[:1], meaning="a penalty for each image")
                     term = penalties.view(-1, self.group).mean(1) / self._sharers
                     terms[prior.name] = terms.get(prior.name, 0) + term  # there may be two of a name
                     score = score - term

@@ -63,14 +63,16 @@ class Slots(nn.Module):
 
     def draws(self, rows: Sequence[int], views: int, device: torch.device) -> Draws:
         """Return the draws of the same rows and views, which know how far their images are."""
-        lasts = listed(self.state[ITERATIONS])
-        return Draws(self.keys(rows, views), device, lasts=[lasts[n] for n in rows for _ in range(views)])
+        last_iterations = listed(self.state[ITERATIONS])
+        return Draws(
+            self.keys(rows, views), device, last_iterations=[last_iterations[n] for n in rows for _ in range(views)]
+        )
 
     def goals(self, rows: Sequence[int], device: torch.device, views: int = 1) -> dict[str, Tensor]:
         """Return what the tasks of these slots ask for, ``views`` rows a slot, as :class:`~lit_viz.objectives.Outputs`
         has it.
 
-        ``targets`` the class to reach, or to leave where ``towards`` is False; ``labels`` the true one, -1 if unknown;
+        ``targets`` the class to reach, or to leave where ``targeted`` is False; ``labels`` the true one, -1 if unknown;
         ``channels`` the task's option ``channel``, -1 if it has none.
         """
         tasks = [self.tasks[n] for n in rows for _ in range(views)]

@@ -20,7 +20,7 @@ from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.peers import INSTALL, Peer, Question, imported, peers_of
 from lit_viz.evidence.tables import text_table
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import Say, length
+from lit_viz.utils.formatting import Notify, format_distance
 
 _ROUNDING = 1e-5  # of a radius: by so much float32 may be beyond it
 
@@ -56,7 +56,7 @@ class Compared:
     @property
     def name(self) -> str:
         """Who it is, and at which radius."""
-        return self.peer if self.eps is None else f"{self.peer}, eps {length(self.eps, self.norm)}"
+        return self.peer if self.eps is None else f"{self.peer}, eps {format_distance(self.eps, self.norm)}"
 
     @property
     def ratio(self) -> float | None:
@@ -77,8 +77,8 @@ class Compared:
             "as floats": f"{self.floats} of {self.images}",
             "in 8 bits": f"{self.rounded} of {self.images}",
             "our files": f"{self.ours} of {self.images}",
-            f"median {norm}": length(self.theirs_norm, self.norm),
-            "ours": length(self.ours_norm, self.norm),
+            f"median {norm}": format_distance(self.theirs_norm, self.norm),
+            "ours": format_distance(self.ours_norm, self.norm),
             "ratio": "-" if self.ratio is None else f"{self.ratio:.3f}",
         }
 
@@ -88,7 +88,7 @@ def compare(
     classifier: Classifier,
     attack: Attack,
     iterations: int,
-    say: Say = lambda line: None,
+    notify: Notify = lambda line: None,
 ) -> list[Compared]:
     """Ask the installed peers of an attack what it was asked: photographs, classes, radius and iterations.
 
@@ -100,7 +100,7 @@ def compare(
         classifier: that was attacked, and says what fools.
         attack: as it was run.
         iterations: updates an image.
-        say: is told what it will cost, or why nobody can be asked.
+        notify: is told what it will cost, or why nobody can be asked.
 
     Raises:
         LitVizError: the network can't be copied.
@@ -109,17 +109,19 @@ def compare(
     suited = [(peer, q, mine) for q, mine in questions for peer in peers_of(attack) if peer.suits(q)]
     packages = dict.fromkeys(peer.package for peer, *_ in suited)
     if not questions:
-        say("peers: there is nothing to ask, for no photograph was attacked")
+        notify("peers: there is nothing to ask, for no photograph was attacked")
     elif not suited:
         members = "; its members can be asked in runs of their own" if isinstance(attack, Ensemble) else ""
-        say(f"peers: {' and '.join(INSTALL)} have no {name_of(attack)} with these options{members}")
+        notify(f"peers: {' and '.join(INSTALL)} have no {name_of(attack)} with these options{members}")
     missing = [package for package in packages if imported(package) is None]
     if missing:
-        say(f"peers: {' and '.join(missing)} can't be imported: {', '.join(INSTALL[package] for package in missing)}")
+        notify(
+            f"peers: {' and '.join(missing)} can't be imported: {', '.join(INSTALL[package] for package in missing)}"
+        )
     asked = [(peer, q, mine) for peer, q, mine in suited if peer.package not in missing]
     if asked:
         evaluations = sum(len(mine) for *_, mine in asked) * iterations
-        say(f"peers: {', '.join(dict.fromkeys(str(peer) for peer, *_ in asked))}: about {evaluations} evaluations")
+        notify(f"peers: {', '.join(dict.fromkeys(str(peer) for peer, *_ in asked))}: about {evaluations} evaluations")
     return [_compared(peer, q, mine, classifier) for peer, q, mine in asked]
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import Evolution, spread
 from lit_viz.figures.tiles import WIDE, grid_shape, pixels
-from lit_viz.utils.files import replacing
+from lit_viz.utils.files import atomic_write
 
 _INK, _GREY = (26, 26, 26), (107, 107, 107)
 _GAP = 8
@@ -59,7 +59,7 @@ def save_evolution(
     moments = [moments[place] for place in spread(len(moments), min(most_frames, affordable))]
     pace = int(min(max(_SECONDS * 1000 / len(moments), _FASTEST_MS), _SLOWEST_MS))
     frames = (_frame(tasks, moment, shape, size) for moment in moments)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         next(frames).save(
             temporary,
             save_all=True,

@@ -15,7 +15,7 @@ from lit_viz.figures.scales import number
 from lit_viz.figures.style import COLORS, GREY, fitted, style, write
 from lit_viz.figures.tiles import pixels
 from lit_viz.figures.traces import MOST, Trace, TracePlot
-from lit_viz.images.difference import MAGNIFIED, difference, grey_levels, outside
+from lit_viz.images.difference import MAGNIFIED, difference, gray_levels, outside
 from lit_viz.images.reading import read_png
 from lit_viz.types import Picture
 
@@ -142,7 +142,7 @@ class _Row:
         images = [_image(picture) for picture in (panel.original, panel.fooled)]
         differences = [difference(images[1], images[0], times) for times in (1.0, MAGNIFIED)]
         shares = [*(outside(image) for image in images), *(share for _, share in differences)]
-        shown = [pixels(panel.original), pixels(panel.fooled), *(grey_levels(picture) for picture, _ in differences)]
+        shown = [pixels(panel.original), pixels(panel.fooled), *(gray_levels(picture) for picture, _ in differences)]
         said = [panel.before.split("\n"), panel.after.split("\n"), [_norms(images[1] - images[0])], []]
         cells = [
             Cell(picture, lines_of([*notes, _clipped(share)], width, lines=3))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lit_viz.figures.sheet import contact_sheet
 from lit_viz.figures.tiles import pixels
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import at_rate, counted, told_apart
+from lit_viz.utils.formatting import label_with_lr, pluralize, unique_labels
 
 _TILE = 1.2
 _MOST = 1280
@@ -28,11 +28,11 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     pictures = [picture for _, picture in drawn]
     layers = dict.fromkeys(str(outcome.record["layer"]) for outcome in outcomes)
     records = [outcome.record for outcome, _ in drawn]
-    numbers = told_apart([at_rate(str(record["channel"]), record) for record in records], records)
+    numbers = unique_labels([label_with_lr(str(record["channel"]), record) for record in records], records)
     height, width = pixels(pictures[0]).shape[:2] if pictures else (1, 1)  # those of a run are alike
     wide = width / height
     columns = None if wide == 1 else max(1, round(8 / wide))
     count = len({(record["layer"], record["channel"]) for record in records})
     axes = {str(outcome.record.get("axis") or "channel") for outcome in outcomes}
-    heading = f"{', '.join(layers)} · {counted(count, axes.pop() if len(axes) == 1 else 'channel')}"
+    heading = f"{', '.join(layers)} · {pluralize(count, axes.pop() if len(axes) == 1 else 'channel')}"
     return contact_sheet(pictures, numbers, columns, width=_TILE * wide, limit=_MOST, heading=heading)

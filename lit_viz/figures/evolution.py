@@ -17,7 +17,7 @@ from lit_viz.figures.style import COLORS, GREY, INK, RULE, axes_at, fitted, prob
 from lit_viz.figures.tiles import WIDE, pixels
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
-from lit_viz.utils.formatting import at_radius, at_rate, has_several_radii, told_apart, with_target
+from lit_viz.utils.formatting import has_several_radii, label_with_eps, label_with_lr, label_with_target, unique_labels
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels
@@ -61,7 +61,7 @@ def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
     found = [_evolution(outcome, len(methods) > 1, of_radii) for outcome in outcomes]
     if any({"method", "attack"} & set(outcome.record) for outcome in outcomes):  # photographs, which have their names
         return found
-    names = told_apart([one.name for one in found], [outcome.record for outcome in outcomes])
+    names = unique_labels([one.name for one in found], [outcome.record for outcome in outcomes])
     return [replace(one, name=name) for one, name in zip(found, names, strict=True)]
 
 
@@ -69,12 +69,12 @@ def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
     """Return how one outcome emerged, by the name that tells it from others of the same photograph."""
     record = outcome.record
     # Many photographs of an attack may have one target.
-    name = with_target(record["name"], record["target_name"]) if "attack" in record else outcome.name
-    name = at_rate(name, record)
+    name = label_with_target(record["name"], record["target_name"]) if "attack" in record else outcome.name
+    name = label_with_lr(name, record)
     if of_methods and "method" in record:
         name += f", {title_of(record['method'])}"
     if of_radii:
-        name = at_radius(name, record)
+        name = label_with_eps(name, record)
     classless = "objective_file" in outcome.record  # of a class image the objective means less than the probability
     metric = "objective" if classless else "probability"
     return Evolution(name, outcome.frames(), outcome.curve(metric), metric)

@@ -23,7 +23,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from lit_viz.errors import LitVizError
-from lit_viz.utils.files import replacing
+from lit_viz.utils.files import atomic_write
 
 INK = "#1a1a1a"
 GREY = "#6b6b6b"
@@ -194,7 +194,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: float | None = None) -> P
         raise LitVizError(
             f"a figure can be written as .png, .pdf or .svg, not as {path.suffix or 'a file without suffix'}: {path}"
         )
-    with style(), replacing(path) as temporary:
+    with style(), atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=dpi or figure.dpi, facecolor="white")
     return path
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_viz.figures.cells import LINE, MARGIN, SMALL
 from lit_viz.figures.style import COLORS, GREY, RULE, axes_at, fitted, write
-from lit_viz.utils.formatting import counted
+from lit_viz.utils.formatting import pluralize
 
 _AXIS = 0.38  # left of a plot: the numbers of its axis
 _STRIP = 0.42
@@ -103,7 +103,7 @@ class TracePlot:
             return f"{first}{len(self.traces)} images, a line each; dots: first success ({len(flips)} of them)", GREY
         if flips:
             return f"fooled at iteration {flips[0]}, as floats", COLORS[2]
-        return f"not fooled in {counted(self.traces[0].iterations[-1], 'iteration')}", COLORS[1]
+        return f"not fooled in {pluralize(self.traces[0].iterations[-1], 'iteration')}", COLORS[1]
 
     def _draw_curves(self, axes: Axes, curves: Sequence[Curve]) -> None:
         alone = len(curves) == 1

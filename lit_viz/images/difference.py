@@ -38,7 +38,7 @@ def difference(image: Tensor, source: Tensor, times: float = 1.0) -> tuple[Tenso
     return picture.expand(3, -1, -1), 1.0 - float(fits.double().mean())
 
 
-def grey_levels(picture: Tensor) -> NDArray[np.uint8]:
+def gray_levels(picture: Tensor) -> NDArray[np.uint8]:
     """Return a difference ``(3, H, W)`` as bytes ``(H, W, 3)``: 128 is zero, and a level of change is a level of grey.
 
     Bytes have no middle. Rounded as any picture, 127.5 and one level more could become the same grey.

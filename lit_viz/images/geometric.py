@@ -198,7 +198,7 @@ class DiverseInput(Transform):
 
     probability: float = 0.5
     low: float = 0.9
-    decides: ClassVar[bool] = False
+    affects_success: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not (0 <= self.probability <= 1 and 0 < self.low <= 1):

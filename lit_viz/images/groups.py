@@ -13,7 +13,7 @@ def _gap(width: int) -> int:
     return max(1, min(_WIDEST, width // 32))
 
 
-def side_by_side(images: Tensor) -> Tensor:
+def join_group(images: Tensor) -> Tensor:
     """Return images ``(G, C, H, W)`` as one picture ``(C, H, G * W + (G - 1) * gap)``, with white between them."""
     *many, last = images
     gap = images.new_ones(*images.shape[1:3], _gap(images.shape[3]))
@@ -21,7 +21,7 @@ def side_by_side(images: Tensor) -> Tensor:
 
 
 def apart(picture: Tensor, group: int) -> Tensor:
-    """Return the G images ``(G, C, H, W)`` of :func:`side_by_side`."""
+    """Return the G images ``(G, C, H, W)`` of :func:`join_group`."""
     gaps = range(1, _WIDEST + 1)
     widths = {gap: (picture.shape[2] - (group - 1) * gap) // group for gap in gaps}
     gap, width = next((gap, width) for gap, width in widths.items() if _gap(width) == gap)

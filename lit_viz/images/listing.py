@@ -16,8 +16,8 @@ from typing import Any
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import PACKAGED_PREFIX, missing, packaged_photograph
 from lit_viz.images.tables import read_table
-from lit_viz.utils.files import foreign_name, utf8_name
-from lit_viz.utils.formatting import counted
+from lit_viz.utils.files import non_utf8_name_error, utf8_name
+from lit_viz.utils.formatting import pluralize
 
 #: Of an image that is handed over from Python, with its place among them.
 ARRAY_PREFIX = "array:"
@@ -29,7 +29,7 @@ SUFFIXES = frozenset(
 )
 
 
-def handed_over(options: Mapping[str, Any]) -> bool:
+def has_array_images(options: Mapping[str, Any]) -> bool:
     """Return whether images of a run came from Python: its photographs, or the one that class images start from."""
     given = [*(options.get("photographs") or ()), options.get("init")]
     files = (one.get("file") if isinstance(one, Mapping) else one for one in given)
@@ -127,7 +127,7 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
         else:
             entries.append(_entry(path))
     if others:
-        notes.append(f"{counted(len(others), 'other file')} passed over ({_some(others)})")
+        notes.append(f"{pluralize(len(others), 'other file')} passed over ({_some(others)})")
     return Listing(tuple(entries), tuple(notes))
 
 
@@ -170,7 +170,7 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 
 
 def _entry(path: Path) -> Entry:
-    return Entry(utf8_name(path), error=foreign_name(path))
+    return Entry(utf8_name(path), error=non_utf8_name_error(path))
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

@@ -53,7 +53,7 @@ class MACO(Parameterization):
         LitVizError: the folder is not there or holds no picture.
     """
 
-    keeps: ClassVar[str] = "its phases only"
+    preserves: ClassVar[str] = "its phases only"
 
     magnitude: str | None = None
     decay: float = 1.0

@@ -58,10 +58,10 @@ class Parameterization(ABC):
     """A differentiable map from a parameter to images.
 
     Attributes:
-        keeps: what of a photograph that is encoded, in words.
+        preserves: what of a photograph that is encoded, in words.
     """
 
-    keeps: ClassVar[str] = "little of it"
+    preserves: ClassVar[str] = "little of it"
 
     @abstractmethod
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:

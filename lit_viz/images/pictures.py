@@ -10,7 +10,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.parameterizations import Canvas
 
 
-def canvases(
+def make_canvas(
     classifier: Classifier, size: int | tuple[int, int] | None, oversample: float
 ) -> tuple[tuple[int, int], Canvas]:
     """Return the picture's size (H, W) and the canvas that is trained.

@@ -117,7 +117,7 @@ def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, 
     return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placed.box)
 
 
-def pixels_of(picture: Image.Image, channels: int = 3) -> Tensor:
+def from_pil(picture: Image.Image, channels: int = 3) -> Tensor:
     """Return a picture of Pillow as ``(C, H, W)`` in [0, 1], read as a file of it is.
 
     Raises:

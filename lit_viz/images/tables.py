@@ -56,7 +56,7 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
     return rows
 
 
-def column_for(paths: Sequence[str], file: str, column: str) -> Mapping[str, str | LitVizError]:
+def column_values(paths: Sequence[str], file: str, column: str) -> Mapping[str, str | LitVizError]:
     """Return by path what a CSV file says of each photograph in a column, or the error that it says nothing sure.
 
     A row holds for the photograph at its path, which starts at the folder of the CSV file; otherwise for the one

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.errors import LitVizError, hold_shape
+from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.resampling import resample
 from lit_viz.rng import Draws
 
@@ -24,14 +24,14 @@ class Transform(ABC):
     """A random, differentiable map of images; called alone, it keeps their size.
 
     Attributes:
-        decides: whether an adversarial example must hold under it; else it only turns the slopes, and the image itself
-            is asked whether it fools.
+        affects_success: whether an adversarial example must succeed under the transform. Otherwise the transform
+            changes the gradient only, and success is tested on the image itself.
         purpose: part of the key of its random draws (see :class:`~lit_viz.randomness.Draws`). It is a frozen string,
             independent of the class name. A class that defines none, also a subclass of another transform, gets its
             class name, so renaming that class changes its draws.
     """
 
-    decides: ClassVar[bool] = True
+    affects_success: ClassVar[bool] = True
     purpose: ClassVar[str]
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -103,7 +103,7 @@ class Compose:
         for transform, own in scoped:
             if not isinstance(transform, GeometricTransform):
                 shape, views = views.shape, transform(views, own)
-                hold_shape(transform, views, shape, means="a view of each image, of its size,")
+                check_shape(transform, views, shape, meaning="a view of each image, of its size,")
         return views
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.utils.files import foreign_name
+from lit_viz.utils.files import non_utf8_name_error
 
 #: Short options, and the dotted ones that they stand for.
 _SHORT = {
@@ -56,7 +56,7 @@ def rewrite(
     while rest:
         word = rest.pop(0)
         if not word.startswith("-") or word == "-" or re.match(r"-\d", word):
-            if error := foreign_name(word):
+            if error := non_utf8_name_error(word):
                 raise LitVizError(error)
             bare.append(word)
             continue

@@ -24,7 +24,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.engine.devices import several
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError, stopped_status
+from lit_viz.errors import LitVizError, interrupt_exit_status
 from lit_viz.figures.animation import save_evolution
 from lit_viz.figures.evolution import evolutions
 from lit_viz.figures.style import save_figure, shown_in_notebooks
@@ -39,9 +39,9 @@ from lit_viz.runs.results import Outcome, Run, filed, remembered
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task, slug
 from lit_viz.utils.allocator import tune_allocator
-from lit_viz.utils.files import writing
-from lit_viz.utils.formatting import Say, command_line, counted
-from lit_viz.utils.ranks import is_first
+from lit_viz.utils.files import translate_write_errors
+from lit_viz.utils.formatting import Notify, command_line, pluralize
+from lit_viz.utils.ranks import is_rank_zero
 
 if TYPE_CHECKING:
     from lit_viz.loggers.wandb import WandbImages
@@ -55,14 +55,16 @@ _HAS_JOINED: list[bool] = []
 _CHECK_SECONDS = 15.0
 
 
-def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = None, *, say: Say | None = None) -> Run:
+def execute(
+    command: Command, cli: MethodCLI, classifier: Classifier | None = None, *, notify: Notify | None = None
+) -> Run:
     """Run a configuration to its end, or continue it.
 
     Args:
         command: the method.
         cli: its parsed configuration.
         classifier: an own network, already loaded; the configuration's unless given.
-        say: is given the lines that a person at a terminal wants to read; None is quiet.
+        notify: is given the lines that a person at a terminal wants to read; None is quiet.
 
     Raises:
         LitVizError: in one sentence, whatever a user can mend; what was finished is kept.
@@ -80,16 +82,18 @@ def execute(command: Command, cli: MethodCLI, classifier: Classifier | None = No
     ):
         trainer = trainer_for(cli.config, scratch)  # before a folder is made: it may refuse
         tune_allocator()
-        if not is_first():
+        if not is_rank_zero():
             if several(cli.config.trainer):
                 return _join(trainer, command, cli, classifier)
             if _HAS_JOINED and cli.config.out is not None:  # in a script that Lightning has started more than once
                 return _nothing(command, cli)
         with nullcontext() if cli.config.out is None else claimed(cli.config.out):
-            return _lead(trainer, command, cli, classifier, say)
+            return _lead(trainer, command, cli, classifier, notify)
 
 
-def _lead(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Classifier | None, say: Say | None) -> Run:
+def _lead(
+    trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Classifier | None, notify: Notify | None
+) -> Run:
     """Make or open the folder, and run in it what the configuration asks for."""
     config = cli.config
     folder, continues = open_or_make(config, cli)
@@ -114,11 +118,11 @@ def _lead(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
         raise
     if folder is None:
         memory = Memory()
-        fit(trainer, config, module, tasks, [memory, Notes(say), Progress(quiet=say is None)])
+        fit(trainer, config, module, tasks, [memory, Notes(notify), Progress(quiet=notify is None)])
         outcomes = remembered(memory.results, memory.observations)
-        command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, say or (lambda _: None)))
+        command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, notify or (lambda _: None)))
         return Run(outcomes, None, partial(_figure, command, config))
-    return _run_in(folder, trainer, cli, module, tasks, say)
+    return _run_in(folder, trainer, cli, module, tasks, notify)
 
 
 def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Classifier | None) -> Run:
@@ -169,7 +173,7 @@ def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
     """Return in one line what :func:`cost` finds, of one run or of several together."""
     images, steps, evaluations, seconds = (sum(column) for column in zip(*costs, strict=True))
     counts = {"run": len(costs), "image": images, "step": steps, "evaluation": evaluations}
-    said = ", ".join(counted(n, what) for what, n in counts.items() if what != "run" or n > 1)
+    said = ", ".join(pluralize(n, what) for what, n in counts.items() if what != "run" or n > 1)
     took = f"about {seconds:.0f} seconds" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
     took = "a second or less" if seconds < 1.5 else took
     return f"{said}: {took} on the processor of this machine, if every image takes all its iterations"
@@ -193,7 +197,7 @@ def _run_in(
     cli: MethodCLI,
     module: ImageTraining,
     tasks: Sequence[Task],
-    say: Say | None,
+    notify: Notify | None,
 ) -> Run:
     figure = folder.path / f"figure.{cli.config.figure}"
     finished = is_finished(folder, tasks)
@@ -204,23 +208,23 @@ def _run_in(
         return run
     if not finished:
         module.require(tasks)
-        with writing(folder.path):
+        with translate_write_errors(folder.path):
             (folder.path / REPORT).unlink(missing_ok=True)  # it says that the run has come to its end
-    wandb = _open_wandb(folder, cli.config, say or (lambda _: None))
+    wandb = _open_wandb(folder, cli.config, notify or (lambda _: None))
     try:
         if not finished:  # else it was killed between its last result and its report
             trim(folder)
             views = [] if wandb is None else [wandb]
-            callbacks = [RunFiles(folder), *views, Notes(say), Progress(quiet=say is None)]
+            callbacks = [RunFiles(folder), *views, Notes(notify), Progress(quiet=notify is None)]
             fit(trainer, cli.config, module, tasks, callbacks, None if wandb is None else wandb.logger)
         run = _opened(folder, cli)
         try:
             _draw(run, figure)
-            how = Inquiry(cli.config, _CHECK_SECONDS, say or (lambda _: None))
+            how = Inquiry(cli.config, _CHECK_SECONDS, notify or (lambda _: None))
             cli.command.verify(module, run.outcomes, folder, how)
             write_report(folder, cli.command.table)
         except KeyboardInterrupt as stop:
-            raise Interrupted(all_but_evidence(cli.config), exit_status=stopped_status(stop)) from stop
+            raise Interrupted(all_but_evidence(cli.config), exit_status=interrupt_exit_status(stop)) from stop
         if wandb is not None:
             wandb.finish()
     finally:
@@ -229,7 +233,7 @@ def _run_in(
     return run
 
 
-def _open_wandb(folder: RunFolder, config: Namespace, notify: Say) -> WandbImages | None:
+def _open_wandb(folder: RunFolder, config: Namespace, notify: Notify) -> WandbImages | None:
     """Return the W&B callback of a run, or None if W&B is disabled."""
     if config.wandb == "disabled":
         return None  # saves half a second of imports
@@ -248,7 +252,7 @@ def check(
     faithfulness: bool = False,
     trust: bool = False,
     peers: bool = False,
-    say: Say | None = None,
+    notify: Notify | None = None,
 ) -> bool:
     """Look for all evidence that the outcomes in a run folder are true.
 
@@ -258,7 +262,7 @@ def check(
         faithfulness: also measures what saliency maps are good for.
         trust: also tries further attacks on what an attack could not fool.
         peers: also asks other implementations of the attack that are installed.
-        say: is given the lines that a person at a terminal wants to read.
+        notify: is given the lines that a person at a terminal wants to read.
 
     Returns:
         whether nothing speaks against them.
@@ -283,7 +287,7 @@ def check(
         if not outcomes:
             raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
         module = command.build(cli.config, cli.parts, classifier)
-        how = Inquiry(cli.config, None, say or (lambda _: None), faithfulness, trust, peers)
+        how = Inquiry(cli.config, None, notify or (lambda _: None), faithfulness, trust, peers)
         sound = command.verify(module, outcomes, folder, how)
         write_report(folder, command.table)
     return sound

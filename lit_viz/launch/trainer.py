@@ -26,12 +26,12 @@ from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock_steps
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.ticks import TaskQueue
-from lit_viz.errors import LitVizError, NetworkError, first_line, stopped_status
-from lit_viz.images.listing import handed_over
+from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
+from lit_viz.images.listing import has_array_images
 from lit_viz.launch.resume import LAST_CHECKPOINT
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
-from lit_viz.utils.ranks import is_first
+from lit_viz.utils.ranks import is_rank_zero
 
 
 class Interrupted(LitVizError):
@@ -101,7 +101,7 @@ def fit(
             if not isinstance(stop, KeyboardInterrupt):
                 raise
             end_others(trainer)
-            raise Interrupted(f"stopped at once{go_on(config)}", exit_status=stopped_status(stop)) from error
+            raise Interrupted(f"stopped at once{go_on(config)}", exit_status=interrupt_exit_status(stop)) from error
         except Exception as error:
             end_others(trainer)
             if trainer.world_size > 1 and others_have_ended(error):
@@ -162,9 +162,9 @@ def all_but_evidence(config: Any) -> str:
 
 def go_on(config: Any) -> str:
     """Return the end of a sentence that says how a run goes on: what was handed over in Python is only there."""
-    if config.out is None or not is_first():
+    if config.out is None or not is_rank_zero():
         return ""
-    if handed_over(vars(config)):
+    if has_array_images(vars(config)):
         return "; go on in Python with the same call and resume=True"
     if config.classifier.weights == GIVEN_WEIGHTS:
         return f"; go on in Python with lit_viz.resume({str(config.out)!r}, network)"

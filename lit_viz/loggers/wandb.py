@@ -25,7 +25,7 @@ from lit_viz.images.reading import to_uint8
 from lit_viz.loggers.wandb_run import silent, sync_command
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Observation, Task
-from lit_viz.utils.formatting import Say, say, with_target
+from lit_viz.utils.formatting import Notify, label_with_target, notify
 
 # More images in tables and grids make the page unusable in the browser; the artifact has all of them.
 _MAX_IMAGES = 256
@@ -51,7 +51,7 @@ class RunLogger(WandbLogger):
 
     LOGGER_JOIN_CHAR = "/"
 
-    def __init__(self, run: Run, folder: RunFolder, notify: Say = say) -> None:
+    def __init__(self, run: Run, folder: RunFolder, notify: Notify = notify) -> None:
         super().__init__(experiment=run, save_dir=folder.path, project=run.project, prefix="trainer")
         self._run: Run | None = run
         self._folder = folder
@@ -191,7 +191,7 @@ def _headline(observation: Observation) -> str:
 def _task_name(task: Task) -> str:
     """Return source and target, and the options in which tasks of the same name may differ."""
     options = [text.format(task.options[key]) for key, text in _OPTIONS.items() if key in task.options]
-    return ", ".join([with_target(task.name, task.target_name), *options])
+    return ", ".join([label_with_target(task.name, task.target_name), *options])
 
 
 def _metric_texts(metrics: Mapping[str, float]) -> list[str]:

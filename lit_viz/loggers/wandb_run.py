@@ -21,7 +21,7 @@ from lit_viz.errors import first_line
 from lit_viz.loggers import WandbMode
 from lit_viz.runs.writer import RunFolder
 from lit_viz.utils.files import write_text
-from lit_viz.utils.formatting import Say, say
+from lit_viz.utils.formatting import Notify, notify
 
 # An unreachable server delays a run by at most 15 s: the probe and the opening.
 _PROBE_SECONDS = 5.0
@@ -42,7 +42,7 @@ def open_run(
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
     mode: WandbMode = "auto",
-    notify: Say = say,
+    notify: Notify = notify,
 ) -> Run | None:
     """Open the W&B run of a run folder, or continue it if the folder already has one.
 

@@ -74,7 +74,7 @@ class AdversarialExample(AttackTraining):
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate images; what is logged of them comes from the same forward."""
         evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
-        steered = not all(transform.decides for transform in self.transforms.transforms)
+        steered = not all(transform.affects_success for transform in self.transforms.transforms)
         if steered:
             with torch.no_grad():
                 evaluation.logits = self._evaluator.networks[network](x)[0]
@@ -165,7 +165,7 @@ class AdversarialExample(AttackTraining):
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return what became of the image in its file, and of its photograph before."""
-        how = self.attack.about(self._state([n]))
+        how = self.attack.record_fields(self._state([n]))
         label = self.slots.tasks[n].label
         known = {} if label is None else {"label_name": self.classifier.labels[label]}
         about = {"attack": name_of(self.attack), **how, **known, **self._before(n), **self.place(n)}

@@ -12,7 +12,7 @@ from lit_viz.engine.evaluation import Evaluator
 from lit_viz.images.fitting import Fit
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.rng import Draws
-from lit_viz.utils.formatting import counted
+from lit_viz.utils.formatting import pluralize
 
 
 class AttackTraining(PhotographTraining):
@@ -60,7 +60,7 @@ class AttackTraining(PhotographTraining):
         )
         self.attack = attack
         if attack.fixed and iterations not in (None, attack.iterations):
-            own = counted(attack.iterations, "update")
+            own = pluralize(attack.iterations, "update")
             self.notes += [
                 f"{name_of(attack)} takes its {own}: --iterations is for attacks that may take more or fewer"
             ]

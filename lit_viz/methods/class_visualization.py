@@ -18,16 +18,16 @@ from lit_viz.classifiers.prediction import group_summary, prediction_summary, to
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError, hold_shape
-from lit_viz.images.groups import apart, side_by_side
+from lit_viz.errors import LitVizError, check_shape
+from lit_viz.images.groups import apart, join_group
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.octaves import Octaves
 from lit_viz.images.parameterizations import Parameterization, encoding_error
-from lit_viz.images.pictures import canvases, centre, resized
+from lit_viz.images.pictures import centre, make_canvas, resized
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.objectives import Logit, Objective, Outputs
-from lit_viz.objectives.base import scores_of
+from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
@@ -125,7 +125,7 @@ class ClassVisualization(ImageTraining):
         self.projections = tuple(projections)
         if not 0.1 <= shown <= 1:
             raise LitVizError(f"shown {shown} is no part of the canvas: give a number from 0.1 to 1, such as 0.75.")
-        self.picture, self.canvas = canvases(classifier, size, oversample)
+        self.picture, self.canvas = make_canvas(classifier, size, oversample)
         self.shown = shown
         self.group, self.native, self.octaves = group, native, octaves
         self.residual_gradient = check_residual_gradient(residual_gradient)
@@ -134,8 +134,8 @@ class ClassVisualization(ImageTraining):
             largest, mean = encoding_error(parameterization, init[None], self.canvas)
             near = f"training starts from the photograph to within {largest:.2f}/255 (mean {mean:.3f}/255)"
             lost = (
-                f"the photograph is lost: {type(parameterization).__name__} keeps {parameterization.keeps}, and starts "
-                f"{mean:.0f}/255 from it on the mean; Fourier and Pixels keep it"
+                f"the photograph is lost: {type(parameterization).__name__} keeps {parameterization.preserves}, and "
+                f"starts {mean:.0f}/255 from it on the mean; Fourier and Pixels keep it"
             )
             self.notes.append(lost if mean > _LOST else near)
         self.judges = judges
@@ -223,7 +223,7 @@ class ClassVisualization(ImageTraining):
         for n, many, values, score in zip(rows, groups, logits, scores, strict=True):
             target = self.slots.tasks[n].target
             said = {"objective_file": float(score)} if target is None else prediction_summary(values, target)
-            looks.append(Look(side_by_side(many), said, top5(values, self.classifier.labels)))
+            looks.append(Look(join_group(many), said, top5(values, self.classifier.labels)))
         return looks
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
@@ -263,7 +263,7 @@ class ClassVisualization(ImageTraining):
         logits, activations = network(inputs, layers=self.objective.layers)
         each = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
         each["members"] = sent(list(range(self.group)) * (len(pictures) // self.group), pictures.device)
-        scores = scores_of(self.objective, Outputs(logits, activations=activations, inputs=self.group, **each))
+        scores = evaluate_objective(self.objective, Outputs(logits, activations=activations, inputs=self.group, **each))
         means = [rows.view(-1, self.group, *rows.shape[1:]).mean(1).float().cpu() for rows in (logits, scores)]
         return means[0], means[1]
 
@@ -274,12 +274,14 @@ class ClassVisualization(ImageTraining):
         """Return the images ``(N * group, C, H, W)``."""
         rows = self._ungrouped(x)
         images = self.parameterization.decode(rows, self.canvas)
-        hold_shape(self.parameterization, images, (len(rows), *self.canvas.shape), means="an image of each parameter")
+        check_shape(
+            self.parameterization, images, (len(rows), *self.canvas.shape), meaning="an image of each parameter"
+        )
         return images
 
     def _views(self, images: Tensor, draws: Draws) -> Tensor:
         """Return what the network is shown; all images are in the same octave (see :meth:`fits`)."""
-        octave = 0 if self.octaves is None else self.octaves.at(draws.keys[0].iteration, draws.lasts[0])
+        octave = 0 if self.octaves is None else self.octaves.at(draws.keys[0].iteration, draws.last_iterations[0])
         if self.octaves is not None:
             images = self.octaves(images, octave)
         return self.transforms(images, draws, self._seen_size(octave))
@@ -306,4 +308,4 @@ class ClassVisualization(ImageTraining):
                 ) from error
             members = torch.arange(self.group)
             outputs = Outputs(logits, nothing, activations, channels=nothing, members=members, inputs=self.group)
-            scores_of(self.objective, outputs)
+            evaluate_objective(self.objective, outputs)

@@ -29,7 +29,7 @@ class PhotographSet:
         tasks: what is asked of each, with label and target.
         pixels: ``(C, H, W)`` each; bytes where it lies on the 8-bit lattice.
         before: logits of each ``(M, K)``, of the original network.
-        goal, towards: ``(M,)`` the class to leave or to reach, and which of the two.
+        goal, targeted: ``(M,)`` the class to leave or to reach, and which of the two.
         counted: ``(M,)`` bool, which are not as wanted from the start.
         held_out: ``(M,)`` bool, which are not trained on.
         broken: those that can't be asked, and why.

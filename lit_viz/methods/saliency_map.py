@@ -19,7 +19,7 @@ from lit_viz.classifiers.isolation import full_float32
 from lit_viz.classifiers.prediction import prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.looks import Look
-from lit_viz.errors import LitVizError, hold_shape
+from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.fitting import Fit
 from lit_viz.images.heatmap import clip_limits, heat
 from lit_viz.methods.photographs import PhotographTraining
@@ -96,7 +96,7 @@ class SaliencyMap(PhotographTraining):
             for name, one in self.methods.items()
             if iterations is not None and one.fixed and 1 < one.evaluations != iterations
         ]
-        about = {name: one.about() for name, one in self.methods.items()}
+        about = {name: one.record_fields() for name, one in self.methods.items()}
         self.notes += [f"{name} reads the layer {how['layer']}" for name, how in about.items() if "layer" in how]
         self.reducer = reducer
         if reducer is not None:
@@ -192,7 +192,7 @@ class SaliencyMap(PhotographTraining):
         state = self.slots.state_of(rows)
         method = self.chosen.method
         maps = method.attribution(x, state)
-        hold_shape(method, maps, x.shape, (len(x), 1, *x.shape[2:]), means="a map of each photograph")
+        check_shape(method, maps, x.shape, (len(x), 1, *x.shape[2:]), meaning="a map of each photograph")
         errors = method.uncertainty(x, state)
         names = [*(_SCALARS.get(name, name) for name in errors), "maximum"]
         columns = [*errors.values(), maps.flatten(1).abs().amax(1)]
@@ -218,7 +218,7 @@ class SaliencyMap(PhotographTraining):
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return the method, how its map is shown, and the top five classes."""
         name, reducer = _method(self.slots.tasks[n]), self.reducer or self.chosen.method.reducer
-        how = self.chosen.method.about()
+        how = self.chosen.method.record_fields()
         about = {"method": name, **how, "reducer": reducer, "top5": look.ranking, **self.place(n)}
         array = torch.empty(0) if look.array is None else look.array
         bad = int((~array.isfinite()).sum())

@@ -18,7 +18,7 @@ from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.bearers import borne, rate
 from lit_viz.methods.photograph_set import PhotographSet, read_photographs
 from lit_viz.objectives import Objective, Outputs
-from lit_viz.objectives.base import scores_of
+from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Bearer, Task
@@ -131,7 +131,7 @@ class UniversalPerturbation(AttackTraining):
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return in how many photographs the perturbation fools: in those trained on, and in those held out."""
-        about = {"attack": name_of(self.attack), **self.attack.about({"eps": self.slots.state["eps"][n]})}
+        about = {"attack": name_of(self.attack), **self.attack.record_fields({"eps": self.slots.state["eps"][n]})}
         bearers = self._bearers.pop(n, [])
         self._sets.pop(self.slots.tasks[n].index, None)  # it has ended
         counted = [bearer.record for bearer in bearers if bearer.record["status"] == "done"]
@@ -158,7 +158,7 @@ class _Batch:
     Attributes:
         keys: who draws, a view each.
         images: ``(N * views, C, H, W)``.
-        goal, towards: ``(N * views,)``.
+        goal, targeted: ``(N * views,)``.
     """
 
     keys: Sequence[Key]
@@ -190,4 +190,6 @@ class _Each(Objective):
     batch: _Batch
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        return scores_of(self.objective, replace(outputs, targets=self.batch.goal, targeted=self.batch.targeted))
+        return evaluate_objective(
+            self.objective, replace(outputs, targets=self.batch.goal, targeted=self.batch.targeted)
+        )

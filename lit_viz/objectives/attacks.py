@@ -1,6 +1,6 @@
 """Objectives of attacks: higher is closer to success, whether a class is to be reached or to be left.
 
-Untargeted rows (``towards`` False) leave the class in ``targets``; targeted rows reach it.
+Untargeted rows (``targeted`` False) leave the class in ``targets``; targeted rows reach it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AttackObjective(Objective):
     """
 
     classes: ClassVar[tuple[int, int]] = (1, 1)
-    asks = frozenset({"target"})
+    task_fields = frozenset({"target"})
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the scores ``(M,)``.
@@ -36,14 +36,14 @@ class AttackObjective(Objective):
         if targeted is None:
             targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
         for rows, mode in ((~targeted, False), (targeted, True)):
-            missing = self.lacks(outputs.logits.shape[1], targeted=mode)
+            missing = self.class_count_error(outputs.logits.shape[1], targeted=mode)
             if missing and any(listed(rows)):
                 raise LitVizError(f"{missing}: take CrossEntropy or Margin.")
         if any(target < 0 for target in listed(outputs.targets)):
             raise LitVizError("an attack needs the class to reach or to leave: give a target or the true label.")
         return self.score(outputs, targeted)
 
-    def lacks(self, count: int, *, targeted: bool) -> str | None:
+    def class_count_error(self, count: int, *, targeted: bool) -> str | None:
         """Return half a sentence where a network of so many classes has too few for it, else None."""
         needed, kind = self.classes[targeted], "a targeted" if targeted else "an untargeted"
         if count >= needed:
@@ -52,7 +52,7 @@ class AttackObjective(Objective):
 
     @abstractmethod
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Return the scores ``(M,)``; ``towards`` ``(M,)`` bool."""
+        """Return the scores ``(M,)``; ``targeted`` ``(M,)`` bool."""
 
 
 class CrossEntropy(AttackObjective):

@@ -10,7 +10,7 @@ from math import prod
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError, hold_shape
+from lit_viz.errors import LitVizError, check_shape
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Outputs:
         targets: ``(M,)`` int64, the class that each input's task asks for; where it asks for none, the true class.
         activations: ``{layer: (M, ...)}`` of the layers that the objective asked for.
         labels: ``(M,)`` int64, the true class; -1 where it is not known.
-        towards: ``(M,)`` bool, whether ``targets`` is the class to reach (else it is the class to leave: an untargeted
+        targeted: ``(M,)`` bool, whether ``targets`` is the class to reach (else it is the class to leave: an untargeted
             attack); all, unless given.
         channels: ``(M,)`` int64, the channel that each input's task asks for; -1 where it asks for none.
         members: ``(M,)`` int64, which image of its task's group each input shows, from 0; the rows are in the order
@@ -51,7 +51,7 @@ class Objective(ABC):
     #: Names of the layers whose activations the objective reads.
     layers: tuple[str, ...] = ()
     #: What it takes from the task: ``target`` (a class), ``channel``.
-    asks: frozenset[str] = frozenset()
+    task_fields: frozenset[str] = frozenset()
     #: How many channels a task can choose from, once it is bound; None where it chooses none.
     channels: int | None = None
     #: Whether the score of an input depends on the other inputs of its task.
@@ -84,14 +84,14 @@ class Objective(ABC):
         return self * -1.0
 
 
-def scores_of(objective: Objective, outputs: Outputs) -> Tensor:
+def evaluate_objective(objective: Objective, outputs: Outputs) -> Tensor:
     """Return the scores ``(M,)``.
 
     Raises:
         LitVizError: the objective returned something else.
     """
     scores = objective(outputs)
-    hold_shape(objective, scores, outputs.logits.shape[:1], means="a score for each input of the network")
+    check_shape(objective, scores, outputs.logits.shape[:1], meaning="a score for each input of the network")
     return scores
 
 
@@ -100,7 +100,7 @@ class _Composed(Objective):
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         self.terms = list(terms)
-        self.asks = frozenset().union(*(term.asks for term in terms))
+        self.task_fields = frozenset().union(*(term.task_fields for term in terms))
         self.couples = any(term.couples for term in terms)
 
     @property
@@ -134,7 +134,7 @@ class Sum(_Composed):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the weighted sum ``(M,)``."""
-        scores = [scores_of(term, outputs) for term in self.terms]
+        scores = [evaluate_objective(term, outputs) for term in self.terms]
         first, *others = (weight * score for score, weight in zip(scores, self.weights, strict=True))
         return sum(others, start=first)
 
@@ -149,5 +149,5 @@ class Product(_Composed):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the product ``(M,)``."""
-        first, *others = (scores_of(term, outputs) for term in self.terms)
+        first, *others = (evaluate_objective(term, outputs) for term in self.terms)
         return prod(others, start=first)

@@ -19,7 +19,7 @@ class _ClassScore(Objective):
 
     def __init__(self, target: int | None = None) -> None:
         self.target = target
-        self.asks = frozenset({"target"} if target is None else ())
+        self.task_fields = frozenset({"target"} if target is None else ())
 
     def bind(self, classifier: Classifier) -> None:
         """Refuse a class that the classifier doesn't have."""

@@ -129,7 +129,7 @@ class _ChannelObjective(LayerObjective):
     def __init__(self, layer: str, channel: int | None = None, axis: Axis | None = None) -> None:
         super().__init__(layer, axis)
         self.channel = channel
-        self.asks = frozenset({"channel"} if channel is None else ())
+        self.task_fields = frozenset({"channel"} if channel is None else ())
 
     @abstractmethod
     def of_map(self, maps: Tensor) -> Tensor:

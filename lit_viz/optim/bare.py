@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.objectives import Objective, Outputs
-from lit_viz.objectives.base import scores_of
+from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim.evaluation import Evaluate, Evaluation
 
 
@@ -29,7 +29,7 @@ def bare_evaluate(
     Args:
         objective: what is maximized.
         networks: that are asked, by name.
-        goals: ``targets`` and, where the objective reads them, ``labels`` and ``towards``, each ``(N,)`` (see
+        goals: ``targets`` and, where the objective reads them, ``labels`` and ``targeted``, each ``(N,)`` (see
             :class:`~lit_viz.objectives.Outputs`).
         layers: whose activations are read.
     """
@@ -46,7 +46,7 @@ def bare_evaluate(
             leaf = x.detach().requires_grad_(gradient)
             logits, activations = networks[network](leaf, layers)
             mine: Mapping[str, Any] = goals if slots is None else {name: row[slots] for name, row in goals.items()}
-            score = scores_of(objective, Outputs(logits, activations=activations, **mine))
+            score = evaluate_objective(objective, Outputs(logits, activations=activations, **mine))
         return Evaluation(leaf, score, logits, activations=activations)
 
     return evaluate

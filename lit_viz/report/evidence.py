@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_viz.figures.scales import number
 from lit_viz.report.markup import Markup, element, joined
-from lit_viz.utils.formatting import at_rate, length
+from lit_viz.utils.formatting import format_distance, label_with_lr
 
 _ROWS = 100  # of a table; all are in evidence.json
 _SIGNS = {True: ("✓", "good", "passed"), False: ("✗", "bad", "failed"), None: ("·", "open", "no verdict")}
@@ -125,7 +125,7 @@ def _peers(of: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
     rows = [
         {
             "implementation": one["peer"],
-            **({"eps": length(one["eps"], one["norm"])} if one["eps"] is not None else {}),
+            **({"eps": format_distance(one["eps"], one["norm"])} if one["eps"] is not None else {}),
             "fooled as floats": f"{one['floats']} of {one['images']}",
             "in 8 bits": f"{one['rounded']} of {one['images']}",
             "our files": f"{one['ours']} of {one['images']}",
@@ -212,7 +212,7 @@ def _judges(records: Sequence[Mapping[str, Any]]) -> list[Markup]:
         return []
     rows = [
         {
-            "class": at_rate(f"{record['index']} {record['target_name']}", record),
+            "class": label_with_lr(f"{record['index']} {record['target_name']}", record),
             "this network": _seen(record),
             **{name: _seen(said) for name, said in record["judges"].items()},
         }

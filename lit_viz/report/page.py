@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lit_viz.images.listing import handed_over
+from lit_viz.images.listing import has_array_images
 from lit_viz.report.evidence import evidence_section
 from lit_viz.report.files import can_hold, data_uri, printed_width
 from lit_viz.report.markup import Markup, element
@@ -19,7 +19,7 @@ from lit_viz.report.tasks import cards, facts, rest
 from lit_viz.runs.reader import RECORDED
 from lit_viz.runs.writer import RunFolder
 from lit_viz.utils.files import write_text
-from lit_viz.utils.formatting import images, statuses
+from lit_viz.utils.formatting import pluralize, status_summary
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -119,7 +119,7 @@ def _header(folder: RunFolder, recorded: Mapping[str, Any], records: Records) ->
         "header",
         element("p", f"lit-viz {method}", class_="method"),
         element("h1", "Layer images" if any(r.get("layer") for r in records) else _TITLES.get(method, method)),
-        element("p", f"{folder.path} · {images(len(records))}: {statuses(records)}"),
+        element("p", f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}"),
         element("nav", *links),
     )
 
@@ -141,7 +141,7 @@ def _repeat(folder: RunFolder, config: Mapping[str, Any], recorded: Mapping[str,
     held = shlex.quote(str(folder.path / "config.yaml"))
     command = f"lit-viz {recorded.get('method')} --config {held} --out again"
     notes = ["From the folder in which it was begun; config.yaml holds every option."]
-    if handed_over(config):
+    if has_array_images(config):
         notes.append("Its photographs were handed over from Python, and must be again.")
     network = config.get("classifier") or {}
     with_ = {"classifier": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}

@@ -15,7 +15,7 @@ from lit_viz.report.files import can_hold, data_uri, thumbnail
 from lit_viz.report.markup import Markup, element, joined
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import key_of
-from lit_viz.utils.formatting import at_rate, length
+from lit_viz.utils.formatting import format_distance, label_with_lr
 
 _FRAMES = 12  # of a task
 _OF_FLOATS = "Curves are of the image before it was rounded to 8 bits, the table is of its file."
@@ -94,7 +94,7 @@ class Shown:
 
     def as_card(self) -> Markup:
         """Return it as HTML."""
-        index, named = self.record["index"], at_rate(self.record["name"], self.record)
+        index, named = self.record["index"], label_with_lr(self.record["name"], self.record)
         drawn = curves(self.metrics, [stop.iteration for stop in self.stops])
         return element(
             "article",
@@ -128,7 +128,7 @@ class Shown:
             return None
         asked = [f"towards {target}"] if target else []
         if self.record.get("eps") is not None:
-            asked.append(f"eps {length(self.record['eps'], self.record['norm'])}")
+            asked.append(f"eps {format_distance(self.record['eps'], self.record['norm'])}")
         return element("small", ", ".join(asked)) if asked else None
 
     def _pictures(self) -> Markup:

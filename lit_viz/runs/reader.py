@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from lit_viz.types import Bearer, Task, key_of
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.utils.files import read_yaml, whole_lines
+from lit_viz.utils.files import read_yaml, complete_lines
 
 #: Of a config.yaml, what the run wrote of itself: its method, versions and network; not an option.
 RECORDED = "recorded"
@@ -76,7 +76,7 @@ class RunReader:
             LitVizError: a line is no task.
         """
         try:
-            tasks = [Task(**json.loads(line)) for line in whole_lines(self.path / "queue.jsonl")]
+            tasks = [Task(**json.loads(line)) for line in complete_lines(self.path / "queue.jsonl")]
             if [task.index for task in tasks] != list(range(len(tasks))):
                 raise ValueError("lines are missing")
             return tasks
@@ -89,7 +89,7 @@ class RunReader:
     def records(self) -> list[dict[str, Any]]:
         """Return the records written so far, in task order; broken lines are passed over."""
         by_index: dict[int, dict[str, Any]] = {}
-        for line in whole_lines(self.path / "results.jsonl"):
+        for line in complete_lines(self.path / "results.jsonl"):
             record = parsed_record(line)
             if record is not None:
                 by_index[record["index"]] = record
@@ -125,7 +125,7 @@ class RunReader:
 
     def _scalars(self) -> Iterator[list[str]]:
         """Yield the rows of ``metrics.csv``; broken ones are passed over."""
-        rows = csv.reader(whole_lines(self.path / "metrics.csv"))
+        rows = csv.reader(complete_lines(self.path / "metrics.csv"))
         yield from (row for row in rows if len(row) == 4 and row[1].isdecimal())
 
     def bearers(self, key: str) -> list[Bearer]:
@@ -134,7 +134,7 @@ class RunReader:
         Their records are the lines of ``photographs/<key>.jsonl``.
         """
         listed = self.path / "photographs" / f"{key}.jsonl"
-        records = [record for line in whole_lines(listed) if (record := parsed_record(line)) is not None]
+        records = [record for line in complete_lines(listed) if (record := parsed_record(line)) is not None]
         files = [(self.path / r["file"], self.path / r["original"]) if r["file"] else (None, None) for r in records]
         return [Bearer(record, *these) for record, these in zip(records, files, strict=True)]
 

@@ -19,7 +19,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.types import Picture
 from lit_viz.images.reading import read_png
-from lit_viz.utils.formatting import images, statuses
+from lit_viz.utils.formatting import pluralize, status_summary
 
 
 class Outcome(ABC):
@@ -161,7 +161,7 @@ class Run:
 
     def __repr__(self) -> str:
         where = "kept in memory" if self.folder is None else str(self.folder)
-        return f"Run({images(len(self.outcomes))}: {statuses(self.results)}; {where})"
+        return f"Run({pluralize(len(self.outcomes), 'image')}: {status_summary(self.results)}; {where})"
 
     @property
     def results(self) -> list[Mapping[str, Any]]:

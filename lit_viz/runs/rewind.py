@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from lit_viz.runs.reader import METRICS_HEADER, index_of, iteration_of, parsed_record
-from lit_viz.utils.files import cut_tail, files_in, folders_in, remove_leftovers
+from lit_viz.utils.files import truncate_after, list_files, list_folders, remove_temporary_files
 
 
 def rewind(path: Path, done: Collection[int], iterations: Mapping[int, int]) -> None:
@@ -25,20 +25,20 @@ def rewind(path: Path, done: Collection[int], iterations: Mapping[int, int]) -> 
         return index in done or iteration < iterations.get(index, 0)
 
     for folder in (path, path / "checkpoints"):
-        remove_leftovers(folder)
+        remove_temporary_files(folder)
     # Lines are in the order of time: all that the checkpoint has are before all that it has not.
-    cut_tail(path / "metrics.csv", lambda line: _keeps_row(line, keeps))
-    cut_tail(path / "results.jsonl", lambda line: _keeps_record(line, done))
-    for file in (file for name in ("sources", "images", "arrays") for file in files_in(path / name)):
+    truncate_after(path / "metrics.csv", lambda line: _keeps_row(line, keeps))
+    truncate_after(path / "results.jsonl", lambda line: _keeps_record(line, done))
+    for file in (file for name in ("sources", "images", "arrays") for file in list_files(path / name)):
         if _is_of_another(file.name, done):
             file.unlink()
-    for listed in files_in(path / "photographs"):
+    for listed in list_files(path / "photographs"):
         if _is_of_another(listed.name, done):
             shutil.rmtree(listed.with_suffix(""), ignore_errors=True)
             listed.unlink()
-    for folder in folders_in(path / "frames"):
+    for folder in list_folders(path / "frames"):
         if _is_of_another(folder.name, done):
-            for file in files_in(folder):
+            for file in list_files(folder):
                 if not keeps(index_of(folder.name), iteration_of(file)):
                     file.unlink()
             if not any(folder.iterdir()):

@@ -29,11 +29,11 @@ from lit_viz.utils.files import (
     append_bytes,
     json_line,
     plain,
-    remove_leftovers,
-    settle,
+    remove_temporary_files,
+    sync_filesystem,
     write_bytes,
     write_text,
-    writing,
+    translate_write_errors,
 )
 from lit_viz.images.reading import encode_png
 
@@ -90,7 +90,7 @@ class RunFolder(RunReader):
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise LitVizError(f"{path} is a file: give a folder for the run by --out")
-        with writing(path):
+        with translate_write_errors(path):
             taken = path.is_dir() and not is_empty(path)
         if taken and not overwrite:
             raise LitVizError(_refusal(path))
@@ -107,7 +107,7 @@ class RunFolder(RunReader):
         """
         if is_empty(self.path):
             return
-        with writing(self.path):
+        with translate_write_errors(self.path):
             for entry in _in_order(self.path):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
@@ -165,7 +165,7 @@ class RunFolder(RunReader):
         if result.bearers:
             self._write_bearers(task.key, result.bearers)
         record = result.complete(file, array)
-        append_bytes(self.path / "results.jsonl", json_line(record).encode(), at_once=False)
+        append_bytes(self.path / "results.jsonl", json_line(record).encode(), sync=False)
         return record
 
     def flush(self) -> None:
@@ -175,13 +175,13 @@ class RunFolder(RunReader):
         path = self.path / "metrics.csv"
         text = "".join(self._rows)
         begun = path.exists() and path.stat().st_size > 0
-        append_bytes(path, (text if begun else METRICS_HEADER + text).encode(), at_once=False)
+        append_bytes(path, (text if begun else METRICS_HEADER + text).encode(), sync=False)
         self._rows.clear()
 
     def settle(self) -> None:
         """Flush, and return when all that was written so far is on the disk: a checkpoint may now call it done."""
         self.flush()
-        settle(self.path)
+        sync_filesystem(self.path)
 
     def finish(self) -> None:
         """Flush, and put ``results.jsonl`` in task order, one record a task (the last one written holds)."""
@@ -201,7 +201,7 @@ class RunFolder(RunReader):
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
         """Go back to a checkpoint (see :func:`~lit_viz.runs.rewind.rewind`)."""
         self._rows.clear()
-        with writing(self.path):
+        with translate_write_errors(self.path):
             rewind(self.path, done, iterations)
 
     def _scalars(self) -> Iterator[list[str]]:
@@ -220,13 +220,13 @@ class RunFolder(RunReader):
         write_text(self.path / "photographs" / f"{key}.jsonl", "".join(map(json_line, records)))
 
     def _write_png(self, relative: str, image: Tensor) -> str:
-        write_bytes(self.path / relative, encode_png(image), at_once=False)
+        write_bytes(self.path / relative, encode_png(image), sync=False)
         return relative
 
     def _write_array(self, relative: str, array: Tensor) -> str:
         content = io.BytesIO()  # in a file, NumPy doesn't say that the disk is full
         np.save(content, array.detach().cpu().float().numpy(), allow_pickle=False)
-        write_bytes(self.path / relative, content.getvalue(), at_once=False)
+        write_bytes(self.path / relative, content.getvalue(), sync=False)
         return relative
 
 
@@ -244,7 +244,7 @@ def _in_order(path: Path) -> list[Path]:
     config = path / "config.yaml"
     if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
         raise LitVizError(f"{path} is not a lit_viz run, so --overwrite doesn't delete it: choose another --out")
-    remove_leftovers(path)
+    remove_temporary_files(path)
     order = {entry: _place(entry.name) for entry in path.iterdir() if entry.name != LOCK}
     foreign = sorted(entry.name for entry, place in order.items() if place is None)
     if foreign:

@@ -36,7 +36,7 @@ _SYNCFS = _find_syncfs()
 
 
 @contextmanager
-def replacing(path: str | Path, *, at_once: bool = True) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Give the path of a temporary file beside ``path``; it takes the place of ``path`` when the block ends well.
 
     Whoever reads ``path`` sees the previous file or the new one, never a part: the temporary is flushed to the disk and
@@ -45,8 +45,8 @@ def replacing(path: str | Path, *, at_once: bool = True) -> Iterator[Path]:
 
     Args:
         path: of the file.
-        at_once: whether it is on the disk at the end of the block, so that it outlives a power failure, too. Otherwise
-            it is after :func:`settle`, which is cheaper for many files than waiting for the disk at each.
+        sync: whether it is on the disk at the end of the block, so that it outlives a power failure, too. Otherwise
+            it is after :func:`sync_filesystem`, which is cheaper for many files than waiting for the disk at each.
 
     Raises:
         LitVizError: it can't be written: the disk is full (also where torch hides that in a RuntimeError), ...
@@ -54,13 +54,13 @@ def replacing(path: str | Path, *, at_once: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
     try:
-        with writing(path):
+        with translate_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            if at_once or _SYNCFS is None:
+            if sync or _SYNCFS is None:
                 _sync_file(temporary)
             temporary.replace(path)
-            if at_once or _SYNCFS is None:
+            if sync or _SYNCFS is None:
                 _sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
@@ -68,39 +68,39 @@ def replacing(path: str | Path, *, at_once: bool = True) -> Iterator[Path]:
         raise
 
 
-def write_bytes(path: str | Path, data: bytes, *, at_once: bool = True) -> None:
-    """Write a whole file atomically; arguments and errors as :func:`replacing`."""
-    with replacing(path, at_once=at_once) as temporary:
+def write_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
+    """Write a whole file atomically; arguments and errors as :func:`atomic_write`."""
+    with atomic_write(path, sync=sync) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a whole file atomically as UTF-8 with ``\\n`` line ends; errors as :func:`replacing`."""
+    """Write a whole file atomically as UTF-8 with ``\\n`` line ends; errors as :func:`atomic_write`."""
     write_bytes(path, text.encode())
 
 
-def append_bytes(path: str | Path, data: bytes, *, at_once: bool = True) -> None:
-    """Append to a file; what was appended by half is cut off again. Arguments as :func:`replacing`.
+def append_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
+    """Append to a file; what was appended by half is cut off again. Arguments as :func:`atomic_write`.
 
     Raises:
         LitVizError: it can't be written.
     """
     path = Path(path)
-    with writing(path), path.open("ab", buffering=0) as file:
+    with translate_write_errors(path), path.open("ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:
             _write_all(file.fileno(), data)
-            if at_once or _SYNCFS is None:
+            if sync or _SYNCFS is None:
                 os.fsync(file.fileno())
         except BaseException:
             with suppress(OSError):
                 file.truncate(before)
             raise
-        if before == 0 and (at_once or _SYNCFS is None):
+        if before == 0 and (sync or _SYNCFS is None):
             _sync_folder(path.parent)
 
 
-def settle(folder: str | Path) -> None:
+def sync_filesystem(folder: str | Path) -> None:
     """Return when everything that was written to the file system of a folder is on the disk.
 
     Raises:
@@ -110,7 +110,7 @@ def settle(folder: str | Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with writing(folder):
+        with translate_write_errors(folder):
             if _SYNCFS(descriptor) != 0:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
     finally:
@@ -118,7 +118,7 @@ def settle(folder: str | Path) -> None:
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def translate_write_errors(path: str | Path) -> Iterator[None]:
     """Turn what the system says against writing, also through torch, into one sentence that names the file.
 
     Raises:
@@ -158,7 +158,7 @@ def utf8_name(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def foreign_name(path: str | Path) -> str | None:
+def non_utf8_name_error(path: str | Path) -> str | None:
     """Return the sentence that says that a file's name is no UTF-8, or None where it is: records and configurations,
     which are, could not keep it."""
     shown = utf8_name(path)
@@ -168,20 +168,20 @@ def foreign_name(path: str | Path) -> str | None:
 # -- folders and lines
 
 
-def remove_leftovers(folder: str | Path) -> None:
+def remove_temporary_files(folder: str | Path) -> None:
     """Remove from a folder what a killed process left half written."""
     for path, is_folder in _entries(folder):
         if not is_folder and _is_temporary(path):
             path.unlink(missing_ok=True)
 
 
-def files_in(folder: str | Path) -> list[Path]:
-    """Return the files of a folder (empty if it is missing), after :func:`remove_leftovers`."""
-    remove_leftovers(folder)
+def list_files(folder: str | Path) -> list[Path]:
+    """Return the files of a folder (empty if it is missing), after :func:`remove_temporary_files`."""
+    remove_temporary_files(folder)
     return [path for path, is_folder in _entries(folder) if not is_folder]
 
 
-def folders_in(folder: str | Path) -> list[Path]:
+def list_folders(folder: str | Path) -> list[Path]:
     """Return the folders of a folder; empty if it is missing."""
     return [path for path, is_folder in _entries(folder) if is_folder]
 
@@ -198,14 +198,14 @@ def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and _TEMPORARY in path.name
 
 
-def whole_lines(path: str | Path) -> Iterator[str]:
+def complete_lines(path: str | Path) -> Iterator[str]:
     """Yield the lines of a text file, if there is one; what a kill left without a line end is passed over."""
     if Path(path).exists():
         with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as file:
             yield from (line for line in file if line.endswith("\n"))
 
 
-def cut_tail(path: str | Path, keeps: Callable[[str], bool]) -> None:
+def truncate_after(path: str | Path, keeps: Callable[[str], bool]) -> None:
     """Cut a text file, if there is one, after its last whole line that ``keeps`` accepts; no line before is looked at.
 
     It costs what is cut, however long the file is.

@@ -20,7 +20,7 @@ def _from_outside() -> tuple[int, int, int] | None:
     return (rank, processes, nodes) if processes > 1 else None
 
 
-def launched() -> tuple[int, int] | None:
+def launcher_topology() -> tuple[int, int] | None:
     """Return (devices a node, nodes) where torchrun or SLURM has started this process as one of several, else None."""
     outside = _from_outside()
     if outside is None:
@@ -29,7 +29,7 @@ def launched() -> tuple[int, int] | None:
     return processes // nodes, nodes
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Return whether this process makes the run folder and speaks to the user; known before anything is connected."""
     outside = _from_outside()
     if outside is not None:

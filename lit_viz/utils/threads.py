@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def helping_thread(name: str) -> ThreadPoolExecutor:
+def single_thread_executor(name: str) -> ThreadPoolExecutor:
     """Return a thread whose torch operations stay in it; other threads keep torch's number of threads."""
     number = torch.get_num_threads()
     pool = ThreadPoolExecutor(1, name, initializer=_stay_alone)

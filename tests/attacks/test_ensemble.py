@@ -93,7 +93,7 @@ def test_it_asks_what_its_members_ask_one_after_another(norm: Norm, targeted: bo
         assert len(network.inputs) == len(expected)
         for image, (_, known) in zip(network.inputs, expected, strict=True):
             torch.testing.assert_close(image, known, rtol=0, atol=1e-12)
-        about = Ensemble(norm, classes=3, queries=60).about(state)
+        about = Ensemble(norm, classes=3, queries=60).record_fields(state)
         is_adversarial = bool(state["fooled"])
         assert about["by"] == (expected[-1][0] if is_adversarial else None)
         assert about["tried"] == list(dict.fromkeys(name for name, _ in expected))
@@ -210,7 +210,7 @@ def test_the_last_image_of_a_member_is_its_own() -> None:
         state["iteration"] = count + k
         seen = attack.seen(x, state, _bare(attack.objective, lambda x: wrong, state)(x, gradient=False))
         assert seen["by"].tolist() == [by]
-        assert attack.about(seen)["tried"] == tried
+        assert attack.record_fields(seen)["tried"] == tried
 
 
 def test_restarts_are_more_iterations() -> None:
@@ -232,7 +232,7 @@ def test_without_a_label_a_targeted_image_has_no_dlr() -> None:
     network = Watched(CURVED)
     _, state = run_attack(attack, network, X[:1], targets=TARGETS[:1], iterations=25)
     assert network.forwards == 25 + 3
-    assert attack.about(state)["tried"] == ["apgd_ce", "fmn", "square"]
+    assert attack.record_fields(state)["tried"] == ["apgd_ce", "fmn", "square"]
 
 
 def test_few_iterations_are_split_too() -> None:
@@ -246,7 +246,7 @@ def test_few_iterations_are_split_too() -> None:
 def test_who_is_wrong_from_the_start_has_no_winner() -> None:
     attack = Ensemble(classes=3)
     _, state = run_attack(attack, CURVED, X[:1], [(LABELS[0] + 1) % 5])
-    assert attack.about(state) == {"norm": "linf", "eps": attack.eps, "by": None, "tried": [], "fewest": 0}
+    assert attack.record_fields(state) == {"norm": "linf", "eps": attack.eps, "by": None, "tried": [], "fewest": 0}
     assert state["fooled"].all()
 
 
@@ -321,7 +321,7 @@ def test_resumes_in_the_middle_of_the_third_member(smooth: Classifier, train: Tr
     with pytest.raises(RuntimeError, match="killed"):
         train(module(smooth, 5), tasks, [Dies(tmp_path / "last.ckpt", every_steps=9)])
     entry = torch.load(tmp_path / "last.ckpt", weights_only=True)["lit_viz"]["slots"][0]
-    about = module(smooth, 5).attack.about({key: value[None] for key, value in entry["state"].items()})
+    about = module(smooth, 5).attack.record_fields({key: value[None] for key, value in entry["state"].items()})
     assert about["tried"] == ["apgd_ce", "apgd_dlr", "fmn"]
     rest = train(module(smooth, 5), tasks, ckpt_path=tmp_path / "last.ckpt")
     assert len(rest.results) == 5

@@ -160,7 +160,7 @@ def test_occlusion_counts_its_windows(smooth: Classifier) -> None:
     method.bind(smooth)
     assert method.evaluations == 1 + 4 * 4
     method = Occlusion()
-    assert method.total((3, 224, 224)) == 1 + 13 * 13
+    assert method.default_evaluations((3, 224, 224)) == 1 + 13 * 13
 
 
 def test_occlusion_goes_in_reading_order() -> None:

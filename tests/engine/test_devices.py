@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.devices import Part, Processes, Said
-from lit_viz.utils.ranks import launched
+from lit_viz.utils.ranks import launcher_topology
 from tests.engine.several import Case, cases, given
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_a_shell_in_an_allocation_is_no_task_of_several(
 ) -> None:
     for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": job}.items():
         monkeypatch.setenv(name, value)
-    assert launched() == expected
+    assert launcher_topology() == expected
 
 
 def test_one_process_alone_agrees_with_itself_after_every_step() -> None:

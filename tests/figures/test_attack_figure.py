@@ -14,7 +14,7 @@ from lit_viz.figures.robustness import robustness_figure
 from lit_viz.figures.style import COLORS, save_figure
 from lit_viz.figures.tiles import pixels
 from lit_viz.figures.traces import Trace
-from lit_viz.images.difference import difference, grey_levels
+from lit_viz.images.difference import difference, gray_levels
 from lit_viz.images.reading import to_uint8
 
 LONG = "American Staffordshire terrier, American pit bull terrier"
@@ -91,7 +91,7 @@ def test_a_difference_is_clipped_and_never_wraps(change, shown, level, clipped):
     assert picture.numpy() == pytest.approx(shown, abs=1e-6)
     assert picture.min() >= 0
     assert picture.max() <= 1
-    assert (grey_levels(picture) == level).all()
+    assert (gray_levels(picture) == level).all()
     assert share == clipped
 
 
@@ -100,9 +100,9 @@ def test_no_change_is_exactly_mid_grey_and_one_level_of_change_one_level_of_grey
     assert (difference(source, source)[0] == 0.5).all()
     for steps in range(-12, 13):
         moved = (source * 255 + steps) / 255
-        assert (grey_levels(difference(moved, source)[0]) == 128 + steps).all()
+        assert (gray_levels(difference(moved, source)[0]) == 128 + steps).all()
         picture, share = difference(moved, source, 10)
-        assert (grey_levels(picture) == 128 + 10 * steps).all()
+        assert (gray_levels(picture) == 128 + 10 * steps).all()
         assert share == 0
 
 
@@ -146,7 +146,7 @@ def test_every_pixel_is_a_block_of_the_file_and_nothing_is_rescaled(tmp_path, si
     renderer = FigureCanvasAgg(figure).get_renderer()
     last = drawn[-1]
     wanted = [to_uint8(last.original), to_uint8(last.fooled)]
-    wanted += [grey_levels(difference(last.fooled, last.original, times)[0]) for times in (1, 10)]
+    wanted += [gray_levels(difference(last.fooled, last.original, times)[0]) for times in (1, 10)]
     for axes, picture in zip(pictures(figure)[-4:], wanted, strict=True):
         box = axes.get_window_extent(renderer)
         times = round(box.width) // size[1]

@@ -6,7 +6,7 @@ import torch
 
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
-from lit_viz.images.groups import side_by_side
+from lit_viz.images.groups import join_group
 from lit_viz.types import Observation, Task
 from tests.figures.test_evolution import assert_nothing_is_cut_or_overlaps, texts
 
@@ -72,7 +72,7 @@ def test_a_group_gets_room() -> None:
 
 
 def test_groups_are_farther_from_one_another_than_their_images() -> None:
-    group = side_by_side(torch.rand(3, 3, 16, 16))
+    group = join_group(torch.rand(3, 3, 16, 16))
     known = [Known(c, tuple(group.shape[1:])) for c in (1, 2)]
     for one in known:
         one.frames = lambda: [(k, group) for k in (0, 5, 10)]

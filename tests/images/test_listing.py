@@ -12,7 +12,7 @@ import pytest
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.listing import Entry, photographs
-from lit_viz.images.tables import column_for, read_table
+from lit_viz.images.tables import column_values, read_table
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -215,14 +215,14 @@ def test_a_row_holds_for_its_path_or_for_the_only_one_that_ends_in_it(
     rows = "name.jpg,0\nb/deep.jpg,1\n../up.jpg,2\n./a//dot.jpg,3\npackaged:coffee,4\nunknown.jpg,5\n"
     table = write(tmp_path / "t" / "x.csv", "file,label\n" + rows)
     paths = ["any/where/name.jpg", "a/b/deep.jpg", "up.jpg", "t/a/dot.jpg", "packaged:coffee"]
-    assert list(column_for(paths, table, "label").values()) == ["0", "1", "2", "3", "4"]
+    assert list(column_values(paths, table, "label").values()) == ["0", "1", "2", "3", "4"]
     absolute = [str(tmp_path / path) for path in paths[:4]]
-    assert list(column_for(absolute, "t/x.csv", "label").values()) == ["0", "1", "2", "3"]
+    assert list(column_values(absolute, "t/x.csv", "label").values()) == ["0", "1", "2", "3"]
 
 
 def test_what_is_not_named_has_an_error_of_its_own(tmp_path: Path) -> None:
     table = write(tmp_path / "x.csv", "file,label\na.jpg,hay\nc.jpg,\n")
-    said = column_for(["a.jpg", "xa.jpg", "c.jpg", "a.jpg/b"], table, "label")
+    said = column_values(["a.jpg", "xa.jpg", "c.jpg", "a.jpg/b"], table, "label")
     assert said["a.jpg"] == "hay"
     for path in ("xa.jpg", "c.jpg", "a.jpg/b"):
         assert str(said[path]) == f"{path} has no label in {table}"
@@ -232,17 +232,17 @@ def test_a_bare_name_never_labels_two_photographs(tmp_path: Path) -> None:
     """The longest ending counts, and a photograph at the row's own place is sure of it."""
     table = write(tmp_path / "x.csv", "file,label\nc.jpg,bare\nb/c.jpg,longer\n")
     here, other, longer = str(tmp_path / "c.jpg"), str(tmp_path / "a" / "c.jpg"), str(tmp_path / "z" / "b" / "c.jpg")
-    said = column_for([here, other, longer], table, "label")
+    said = column_values([here, other, longer], table, "label")
     assert said[here] == "bare"
     assert said[longer] == "longer"
     assert f"{other} is one of 2 that c.jpg" in str(said[other])
-    assert column_for([other, other.replace("/a/", "/a/./"), longer], table, "label")[other] == "bare"
+    assert column_values([other, other.replace("/a/", "/a/./"), longer], table, "label")[other] == "bare"
 
 
 def test_a_file_that_is_named_twice_with_two_values_is_refused(tmp_path: Path) -> None:
-    column_for([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,1\n"), "label")
+    column_values([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,1\n"), "label")
     with pytest.raises(LitVizError, match=r"gives a\.jpg two values in the column label"):
-        column_for([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,2\n"), "label")
+        column_values([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,2\n"), "label")
 
 
 def test_a_name_is_one_line() -> None:

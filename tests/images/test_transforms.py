@@ -332,12 +332,12 @@ def test_a_crop_shrinks_linearly_over_the_iterations_of_its_image() -> None:
     ramp = ((torch.arange(64.0) + 0.5) / 64).double().expand(1, 1, 64, 64)
     crop = RandomCrop(0.5, 0.5, shrink=0.1)
     for iteration, last in [(0, 40), (10, 40), (20, 40), (40, 40), (5, 10)]:
-        view = Compose([crop])(ramp, Draws([Key(3, iteration)], lasts=[last]), (64, 64))[0]
+        view = Compose([crop])(ramp, Draws([Key(3, iteration)], last_iterations=[last]), (64, 64))[0]
         assert _side(view) == pytest.approx(0.5 * (1 - 0.9 * iteration / last), abs=1e-6)
 
 
 def test_a_crop_that_does_not_shrink_needs_no_last_iteration() -> None:
-    images, draws = _images(2, 3, 8, 8), Draws(_keys(2, iteration=3), lasts=[9, 9])
+    images, draws = _images(2, 3, 8, 8), Draws(_keys(2, iteration=3), last_iterations=[9, 9])
     assert torch.equal(RandomCrop()(images, draws), RandomCrop()(images, Draws(_keys(2, iteration=3))))
     with pytest.raises(RuntimeError, match="give lasts"):
         RandomCrop(shrink=0.5)(images, Draws(_keys(2)))

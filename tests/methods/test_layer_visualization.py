@@ -13,7 +13,7 @@ from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
-from lit_viz.images.groups import apart, side_by_side
+from lit_viz.images.groups import apart, join_group
 from lit_viz.images.octaves import Octaves
 from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import Channel, Diversity, Layer, Objective, Outputs
@@ -73,11 +73,11 @@ def test_side_by_side_and_apart() -> None:
     """The gap is as narrow as the images are small: one of 16 pixels was four times as far from the next as here."""
     for width, gap in ((7, 1), (16, 1), (63, 1), (64, 2), (127, 3), (128, 4), (224, 4)):
         images = torch.rand(4, 3, 5, width)
-        picture = side_by_side(images)
+        picture = join_group(images)
         assert picture.shape == (3, 5, 4 * width + 3 * gap)
         assert bool((picture[:, :, width : width + gap] == 1).all())
         assert torch.equal(apart(picture, 4), images)
-        assert torch.equal(side_by_side(images[:1]), images[0])
+        assert torch.equal(join_group(images[:1]), images[0])
         assert torch.equal(apart(images[0], 1), images[:1])
 
 

@@ -123,9 +123,9 @@ def test_diversity_of_one_image_is_refused() -> None:
 def test_what_is_composed_reads_and_asks_what_its_terms_do() -> None:
     both = Channel("a") * Direction("b", [1.0]) - 0.5 * Layer("c")
     assert both.layers == ("a", "b", "c")
-    assert both.asks == {"channel"}
-    assert (Logit() + Channel("a", 2)).asks == {"target"}
-    assert (Logit(3) + LogProbability(1)).asks == frozenset()
+    assert both.task_fields == {"channel"}
+    assert (Logit() + Channel("a", 2)).task_fields == {"target"}
+    assert (Logit(3) + LogProbability(1)).task_fields == frozenset()
     expected = Channel("a")(outputs()) * 2 - Neuron("a")(outputs())
     torch.testing.assert_close((2 * Channel("a") - Neuron("a"))(outputs()), expected)
 

@@ -16,7 +16,7 @@ def names(folder):
 
 
 def fail_half_way(path, error):
-    with files.replacing(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text("half")
         assert path.read_text() == "good"
         raise error
@@ -31,7 +31,7 @@ def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path):
 
 
 def test_the_temporary_lies_beside_and_has_the_suffix(tmp_path):
-    with files.replacing(tmp_path / "figure.pdf") as temporary:
+    with files.atomic_write(tmp_path / "figure.pdf") as temporary:
         assert temporary.parent == tmp_path
         assert temporary.suffix == ".pdf"
         temporary.write_text("x")
@@ -49,7 +49,7 @@ def test_a_block_that_raises_keeps_the_previous_file(tmp_path):
 def test_new_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: order.append(os.fstat(descriptor).st_ino))
-    with files.replacing(tmp_path / "a.txt") as temporary:
+    with files.atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("x")
     assert order == [(tmp_path / "a.txt").stat().st_ino, tmp_path.stat().st_ino]
 
@@ -87,7 +87,7 @@ def test_the_real_message_of_torch_on_a_full_disk_is_known(tmp_path):
 
 def test_other_errors_pass_as_they_are(tmp_path):
     for error in (RuntimeError("size mismatch"), OSError("3 requested and 2 written")):
-        with pytest.raises(type(error)) as caught, files.replacing(tmp_path / "a"):
+        with pytest.raises(type(error)) as caught, files.atomic_write(tmp_path / "a"):
             raise error
         assert caught.value is error
 
@@ -95,10 +95,10 @@ def test_other_errors_pass_as_they_are(tmp_path):
 def test_what_the_system_refuses_is_one_sentence(tmp_path):
     for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")):
         said = rf"a can't be written \({error.strerror}\)$"
-        with pytest.raises(LitVizError, match=said), files.replacing(tmp_path / "a"):
+        with pytest.raises(LitVizError, match=said), files.atomic_write(tmp_path / "a"):
             raise error
     said = r"\(File too large\): lift the limit .* and resume the run$"
-    with pytest.raises(LitVizError, match=said), files.replacing(tmp_path / "a"):
+    with pytest.raises(LitVizError, match=said), files.atomic_write(tmp_path / "a"):
         raise OSError(errno.EFBIG, "File too large")
 
 
@@ -124,8 +124,8 @@ def test_an_append_that_fails_by_half_is_cut_off(tmp_path, monkeypatch):
 def test_a_line_broken_by_a_kill_is_passed_over(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes("a\nb\u2028b\nc\nhal".encode())
-    assert list(files.whole_lines(path)) == ["a\n", "b\u2028b\n", "c\n"]
-    assert list(files.whole_lines(tmp_path / "missing")) == []
+    assert list(files.complete_lines(path)) == ["a\n", "b\u2028b\n", "c\n"]
+    assert list(files.complete_lines(tmp_path / "missing")) == []
 
 
 @pytest.mark.parametrize(
@@ -142,25 +142,25 @@ def test_a_line_broken_by_a_kill_is_passed_over(tmp_path):
 def test_a_file_is_cut_after_the_last_whole_line_that_stays(tmp_path, text, left):
     path = tmp_path / "lines"
     path.write_bytes(text.encode())
-    files.cut_tail(path, lambda line: line != "c\n")
+    files.truncate_after(path, lambda line: line != "c\n")
     assert path.read_bytes() == left.encode()
-    files.cut_tail(tmp_path / "missing", lambda line: False)
+    files.truncate_after(tmp_path / "missing", lambda line: False)
     assert not (tmp_path / "missing").exists()
 
 
 def test_what_is_cut_does_not_cost_what_stays(tmp_path):
     path, asked = tmp_path / "lines", []
     path.write_bytes(b"a\n" * 10_000 + b"c\n" * 2)
-    files.cut_tail(path, lambda line: bool(asked.append(line)) or line == "a\n")
+    files.truncate_after(path, lambda line: bool(asked.append(line)) or line == "a\n")
     assert asked == ["c\n", "c\n", "a\n"]
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / "0000_cat.png").touch()
     (tmp_path / ".0001_dog.99.part.png").touch()
-    assert [file.name for file in files.files_in(tmp_path)] == ["0000_cat.png"]
+    assert [file.name for file in files.list_files(tmp_path)] == ["0000_cat.png"]
     assert names(tmp_path) == ["0000_cat.png"]
-    assert files.files_in(tmp_path / "missing") == []
+    assert files.list_files(tmp_path / "missing") == []
 
 
 def test_records_are_strict_json():

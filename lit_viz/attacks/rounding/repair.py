@@ -32,7 +32,7 @@ class Goals:
     Attributes:
         classifier: which is asked.
         index: ``(N,)`` of the class to reach, or to leave.
-        towards: ``(N,)`` bool, whether it is to be reached.
+        targeted: ``(N,)`` bool, whether it is to be reached.
     """
 
     def __init__(self, classifier: Classifier, index: Tensor, targeted: Tensor) -> None:

@@ -63,7 +63,7 @@ def save_and_verify(
         images: outcomes of the attack ``(N, C, H, W)`` in [0, 1].
         sources: the photographs ``(N, C, H, W)`` in [0, 1].
         goals: ``(N,)`` the class to reach, or to leave.
-        towards: ``(N,)`` bool, whether it is to be reached.
+        targeted: ``(N,)`` bool, whether it is to be reached.
         float_success: ``(N,)`` bool, which succeeded before they were rounded; only these are repaired.
         norm: of the ball; None if the attack has no budget.
         eps: its radii ``(N,)`` in units of [0, 1].

@@ -19,7 +19,7 @@ from lit_viz.attacks.rounding.lattice import holds_no_other
 from lit_viz.attacks.square import Square
 from lit_viz.evidence.attacks.restart_agreement import RestartOf, restart_disagreement
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import images
+from lit_viz.utils.formatting import pluralize
 
 #: An image's gradients are masked where more of them than this are zero.
 MASKED = 0.5
@@ -108,7 +108,7 @@ def diagnostics(
         f"the perturbation of {{}} was still shrinking when the attack ended ({further})": sum(map(_shrinking, done)),
         "{} fooled the network on the way and was returned as a failure": sum(map(_missed_success, failed)),
     }
-    reasons = [text.format(images(count)) for text, count in counts.items() if count]
+    reasons = [text.format(pluralize(count, "image")) for text, count in counts.items() if count]
     reasons += restart_disagreement(done, restart_of, last=restart_of(iterations))
     logged = any(outcome.curve("gradient_norm") for outcome in done)
     traced = all(len(outcome.curve("objective")) > 1 for outcome in failed)
@@ -213,9 +213,9 @@ def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
     """Return in words what :func:`stronger_attacks` will do, and with how many evaluations."""
     robust, done = len(resisted(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
     return (
-        f"{POINTS} random points and Square with {QUERIES:,} queries on {images(robust)} that resisted, and "
-        f"{LARGE_STEPS} steps in a large ball on {images(done)}: {robust * (POINTS + QUERIES):,} forwards and at "
-        f"most {done * LARGE_STEPS:,} evaluations"
+        f"{POINTS} random points and Square with {QUERIES:,} queries on {pluralize(robust, 'image')} that resisted, "
+        f"and {LARGE_STEPS} steps in a large ball on {pluralize(done, 'image')}: {robust * (POINTS + QUERIES):,} "
+        f"forwards and at most {done * LARGE_STEPS:,} evaluations"
     )
 
 
@@ -241,12 +241,14 @@ def stronger_attacks(outcomes: Sequence[Outcome], network: Callable[[Tensor], Te
         f"{POINTS} random points": sum(by_points for by_points, _ in tries),
         f"Square with {QUERIES} queries": sum(by_square for _, by_square in tries),
     }
-    reasons = [f"{what} fooled {images(count)} that resisted" for what, count in found.items() if count]
+    reasons = [f"{what} fooled {pluralize(count, 'image')} that resisted" for what, count in found.items() if count]
     large = PGD(norm=norm, eps=LARGE[norm], random_start=False)
     counts = [(_fooled(batch, network, large, LARGE_STEPS), len(batch.x)) for batch in _batches(done, eps)]
     fallen, asked = sum(fell for fell, _ in counts), sum(size for _, size in counts)
     if fallen < asked:
-        reasons.append(f"only {fallen} of {images(asked)} fell at a radius of {LARGE[norm]:g}, where all must")
+        reasons.append(
+            f"only {fallen} of {pluralize(asked, 'image')} fell at a radius of {LARGE[norm]:g}, where all must"
+        )
     return Trust(tuple(reasons), ("random points", "Square", "a large radius"))
 
 

@@ -17,7 +17,7 @@ from lit_viz.attacks.rounding.verification import lengths
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.utils.formatting import NORMS, length
+from lit_viz.utils.formatting import NORMS, format_distance
 
 #: A length that is measured again may differ by this part of it: another machine adds in another order.
 _ROUNDING = 1e-6
@@ -104,12 +104,12 @@ def _lies_elsewhere(claim: RecordedFile, source: Tensor) -> list[str]:
     if norm is not None and claim.ball.get("eps") is not None and claim.record.get("success_file"):
         eps = claim.ball["eps"]
         if not LatticeBall(source, norm, eps + slack[norm]).contains(levels):
-            reasons.append(f"it lies outside its ball of {NORMS[norm]} {length(eps, norm)}")
+            reasons.append(f"it lies outside its ball of {NORMS[norm]} {format_distance(eps, norm)}")
     now = lengths(levels - levels_of(image_of(levels_of(source))))  # rounded as it was when the file was made
     for key, name in NORMS.items():
         before = float(claim.record[key])
         if not math.isclose(now[key], before, rel_tol=_ROUNDING, abs_tol=_ROUNDING / LEVELS + slack[key]):
-            far, recorded = length(now[key], key), length(before, key)
+            far, recorded = format_distance(now[key], key), format_distance(before, key)
             distance = f"{far} from its photograph, not {recorded}" if far != recorded else f"not quite at {recorded}"
             reasons.append(f"in {name} it lies {distance}")
     return reasons
@@ -131,7 +131,7 @@ def reread(
         paths: N files of the classifier's channels and size.
         classifier: that was attacked.
         goals: the class to reach, or to leave, of each.
-        towards: whether it is to be reached.
+        targeted: whether it is to be reached.
         at_most: images that the network may be asked about at once.
 
     Returns:

@@ -10,7 +10,7 @@ import torch
 
 from lit_viz.attacks import Attack, ClimbingAttack
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import images
+from lit_viz.utils.formatting import pluralize
 
 #: From the number of an image of a task to that of the restart in which it was made.
 RestartOf = Callable[[int], int]
@@ -61,12 +61,16 @@ def restart_disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, las
         best = [margin for o in group for margin in best_margins(o, restart_of)]
         if len(best) > 1 and max(best) - min(best) > -max(best):
             wide.append((max(best) - min(best), -max(best)))
-    said = [f"{images(partly)} fell only late, or only to some of the restarts (more restarts)"] if partly else []
+    said = (
+        [f"{pluralize(partly, 'image')} fell only late, or only to some of the restarts (more restarts)"]
+        if partly
+        else []
+    )
     if wide:
         differ, lacking = max(wide)
         said.append(
-            f"the restarts of {images(len(wide))} disagree (best margins differ by up to {differ:.3g}, where "
-            f"{lacking:.3g} is lacking: more restarts)"
+            f"the restarts of {pluralize(len(wide), 'image')} disagree (best margins differ by up to {differ:.3g}, "
+            f"where {lacking:.3g} is lacking: more restarts)"
         )
     return said
 

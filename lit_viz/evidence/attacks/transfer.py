@@ -12,7 +12,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import asked, installed_judges
 from lit_viz.evidence.tables import text_table
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import at_radius, has_several_radii
+from lit_viz.utils.formatting import has_several_radii, label_with_eps
 
 #: Files that the terminal shows; all are in evidence.json.
 _ROWS = 40
@@ -66,7 +66,7 @@ def _asked(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -
     label, target = record["label"], record["target"]
     return Transfer(
         index=record["index"],
-        name=at_radius(record["name"], record) if several else record["name"],
+        name=label_with_eps(record["name"], record) if several else record["name"],
         judge=judge,
         before=labels[before],
         after=labels[after],

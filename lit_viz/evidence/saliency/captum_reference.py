@@ -256,8 +256,10 @@ def _guided_grad_cam(q: Question) -> Any:
 def _occlusion(q: Question) -> Any:
     assert isinstance(q.method, Occlusion)
     shape = q.x.shape[1:]
-    if q.evaluations < q.method.total(shape):
-        raise LitVizError(f"{q.evaluations} of {q.method.total(shape)} windows were hidden, and Captum hides all")
+    if q.evaluations < q.method.default_evaluations(shape):
+        raise LitVizError(
+            f"{q.evaluations} of {q.method.default_evaluations(shape)} windows were hidden, and Captum hides all"
+        )
     found: Any = attr.Occlusion(q.network).attribute(
         q.x,
         sliding_window_shapes=(shape[0], *_both(q.method.windows)),

@@ -21,7 +21,7 @@ from lit_viz.evidence.saliency.captum_check import as_record, check_map, randomi
 from lit_viz.evidence.saliency.captum_reference import is_in_captum
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
-from lit_viz.utils.formatting import Say, command_line
+from lit_viz.utils.formatting import Notify, command_line
 
 #: What a record says of a map of a method that Captum doesn't have, and of one that wasn't checked for want of time.
 NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
@@ -76,7 +76,7 @@ def cross_check(
     *,
     seconds: float | None = None,
     half: str | None = None,
-    say: Say = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> CrossCheck:
     """Hold the maps of a run against Captum.
 
@@ -87,7 +87,7 @@ def cross_check(
         seconds: no further map is begun after so long, nor one that would take longer, as those before it did for each
             of their evaluations; the first one is left out only if it would take four times as long. All unless given.
         half: the precision of the network that made the maps, if it was half.
-        say: is told once how much longer it will take, where that is long.
+        notify: is told once how much longer it will take, where that is long.
     """
     agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
     unchecked: dict[int, str] = {}
@@ -124,7 +124,7 @@ def cross_check(
             whole = sum(o.record["iterations"] for o in maps if is_in_captum(methods[o.record["method"]]))
             left = spent * (whole / (paid + record["iterations"]) - 1)
             if left > _SOON:
-                say(f"evidence: Captum will take about {left / 60:.1f} minutes more")
+                notify(f"evidence: Captum will take about {left / 60:.1f} minutes more")
         kept[agreement.passed] += 1
         agreements[record["index"]] = agreement, reference if kept[agreement.passed] <= KEPT_REFERENCES else None
         paid += record["iterations"]

@@ -24,7 +24,7 @@ from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
-from lit_viz.utils.formatting import Say
+from lit_viz.utils.formatting import Notify
 
 #: Maps that know nothing of the network: noise, and the map itself half a picture away, as smooth as it was.
 _CONTROLS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -76,17 +76,19 @@ def evaluate_maps(
     reducer: str | None = None,
     settings: Settings = DEFAULT,
     truth: Mapping[str, ReferenceBoxes] | None = None,
-    say: Say,
+    notify: Notify,
 ) -> None:
     """Compute the metrics of a run's maps, report them, and write the part ``faithfulness`` of ``evidence.json``."""
     known = {outcome.record["index"]: reference_boxes_in_image(outcome, truth or {}) for outcome in outcomes}
     boxes = {index: found for index, found in known.items() if found}
-    found = compute_map_metrics(outcomes, methods, classifier, reducer=reducer, settings=settings, boxes=boxes, say=say)
+    found = compute_map_metrics(
+        outcomes, methods, classifier, reducer=reducer, settings=settings, boxes=boxes, notify=notify
+    )
     if folder is not None:
         maps = [one.as_record() for one in found]
         folder.merge_evidence({"faithfulness": {"settings": asdict(settings), "maps": maps}})
     for line in (table(found), *dict.fromkeys(line for one in found for line in one.remarks)):
-        say(line)
+        notify(line)
 
 
 def compute_map_metrics(
@@ -97,7 +99,7 @@ def compute_map_metrics(
     reducer: str | None = None,
     settings: Settings = DEFAULT,
     boxes: Mapping[int, Sequence[Box]] | None = None,
-    say: Say = lambda line: None,
+    notify: Notify = lambda line: None,
 ) -> list[MapMetrics]:
     """Measure the maps of a saliency run.
 
@@ -108,12 +110,12 @@ def compute_map_metrics(
         reducer: how the channels become one map; the method's own unless given.
         settings: what is measured.
         boxes: true boxes in pixels of the classifier's input, by task index, for the pointing game.
-        say: is told what it will cost.
+        notify: is told what it will cost.
     """
     done = [outcome for outcome in outcomes if outcome.record["status"] == "done"]
     costs = [settings.cost(outcome.record["iterations"]) for outcome in done]
     forwards, more = (sum(cost[i] for cost in costs) for i in (0, 1))
-    say(f"faithfulness of {len(done)} maps: {forwards} evaluations (forward), and {more} of their methods")
+    notify(f"faithfulness of {len(done)} maps: {forwards} evaluations (forward), and {more} of their methods")
     return [
         _Subject(outcome, methods[outcome.record["method"]], classifier, settings).appraised(
             reducer, (boxes or {}).get(outcome.record["index"])

@@ -24,7 +24,7 @@ from lit_viz.methods.targets import is_targeted
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task
-from lit_viz.utils.formatting import NORMS, has_several_radii, length
+from lit_viz.utils.formatting import NORMS, format_distance, has_several_radii
 
 
 class Attack(PhotographCommand):
@@ -68,7 +68,7 @@ class Attack(PhotographCommand):
         if _argument(config, "eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")
         if len(set(config.radii)) < len(config.radii):
-            told = ", ".join(length(radius, _norm(config)) for radius in config.radii)
+            told = ", ".join(format_distance(radius, _norm(config)) for radius in config.radii)
             raise LitVizError(f"--eps makes an image of each radius, and one of them is there twice: {told}.")
         if config.held_out and not _is_universal(config):
             raise LitVizError("--held-out is for photographs that are attacked together: take --attack universal.")
@@ -139,7 +139,7 @@ class Attack(PhotographCommand):
         return [
             {
                 **(universal_row(record) if universal else _row(record)),
-                **({"eps": length(record.get("eps"), record.get("norm", "l2"))} if several else {}),
+                **({"eps": format_distance(record.get("eps"), record.get("norm", "l2"))} if several else {}),
                 **({"by": record.get("by") or "-"} if ensemble else {}),
             }
             for record in results
@@ -215,5 +215,5 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         "after": shown_number(record, "probability"),
         "iterations": str(record["iterations"]),
         "L2": shown_number(record, "l2"),
-        "Linf": length(record.get("linf"), "linf"),
+        "Linf": format_distance(record.get("linf"), "linf"),
     }

@@ -22,7 +22,7 @@ from lit_viz.launch.commands.base import Inquiry
 from lit_viz.methods import AdversarialExample
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
-from lit_viz.utils.formatting import counted, has_several_radii, length
+from lit_viz.utils.formatting import format_distance, has_several_radii, pluralize
 
 #: Keys of a record that say that a file fools begin so.
 _SUCCESSES = ("success_file", "success_jpeg")
@@ -39,7 +39,7 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     left = ensemble_breakdown(outcomes)
     if left:
         folder.merge_evidence({"survivors": [asdict(one) for one in left]})
-        how.say(f"evidence: as floats, {'; '.join(one.sentence for one in left)}")
+        how.notify(f"evidence: as floats, {'; '.join(one.sentence for one in left)}")
     if has_several_radii(outcome.record for outcome in _claimed(kept)):
         _robustness(kept, folder, how)
     if how.ends_run and how.config.explain:
@@ -59,11 +59,13 @@ def contradicted(
     found, gone = mismatches(claims, classifier, how.config.slots)
     wrong = [(claim, why) for claim, why in zip(claims, found, strict=True) if why is not None]
     for claim, why in wrong[:_SAID]:
-        how.say(f"evidence: {claim.file.relative_to(folder.path).as_posix()} is not as recorded: {why}")
+        how.notify(f"evidence: {claim.file.relative_to(folder.path).as_posix()} is not as recorded: {why}")
     if len(wrong) > _SAID:
-        how.say(f"evidence: nor are {counted(len(wrong) - _SAID, 'further file')}")
+        how.notify(f"evidence: nor are {pluralize(len(wrong) - _SAID, 'further file')}")
     if gone:
-        how.say(f"evidence: {counted(gone, 'photograph')} of the run not there any more: no distance is measured again")
+        how.notify(
+            f"evidence: {pluralize(gone, 'photograph')} of the run not there any more: no distance is measured again"
+        )
     return found
 
 
@@ -86,7 +88,7 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     asked = sum(o.record["status"] == "done" for o in outcomes)
     names = [o.record["name"] for o in wrong]
     folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": names}})
-    how.say(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
+    how.notify(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
     return set(mended)
 
 
@@ -94,11 +96,14 @@ def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) ->
     """Say how many images resist, by radius."""
     norm = next(o.record["norm"] for o in outcomes if "norm" in o.record)
     what, curve = accuracy_label(outcomes), robust_accuracy(outcomes)
-    points = [{"eps": length(eps, norm), "share": share, "low": low, "high": high} for eps, share, (low, high) in curve]
+    points = [
+        {"eps": format_distance(eps, norm), "share": share, "low": low, "high": high}
+        for eps, share, (low, high) in curve
+    ]
     folder.merge_evidence({"robustness": {"what": what, "norm": norm, "points": points}})
     for eps, share, (low, high) in curve:
         alone = ", for no other 8-bit file lies so near" if holds_no_other(eps) else ""
-        how.say(f"eps {length(eps, norm)}: {what} {share:.0%} (95 %: {low:.0%} to {high:.0%}){alone}")
+        how.notify(f"eps {format_distance(eps, norm)}: {what} {share:.0%} (95 %: {low:.0%} to {high:.0%}){alone}")
 
 
 def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
@@ -121,13 +126,13 @@ def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
     trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
     known = {"reasons": trust.reasons, "tried": trust.tried}
     folder.merge_evidence({"trust": {**known, **({} if harder is None else {"harder": vars(harder)})}})
-    how.say(f"evidence: {trust.sentence}")
+    how.notify(f"evidence: {trust.sentence}")
 
 
 def _harder(module: AdversarialExample, outcomes: Sequence[Outcome], how: Inquiry) -> Trust:
     attack = module.attack
     assert isinstance(attack, BudgetAttack)
-    how.say(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
+    how.notify(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
     network = module.classifier.fast()
     return stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
 
@@ -136,17 +141,17 @@ def _transfer(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFo
     """Ask held-out networks what they see in the files."""
     found = transfer.transfers(outcomes, classifier)
     folder.merge_evidence({"transfer": transfer.as_record(found)})
-    how.say(f"evidence: {transfer.summary(found, sum(bool(o.record.get('success_file')) for o in outcomes))}")
+    how.notify(f"evidence: {transfer.summary(found, sum(bool(o.record.get('success_file')) for o in outcomes))}")
     if found:
-        how.say(transfer.table(found))
+        how.notify(transfer.table(found))
 
 
 def _peers(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
     """Ask other implementations of the attack what it was asked."""
     if module.transforms.transforms:
-        how.say("peers: they know no views of an image, which this attack looked at")
+        how.notify("peers: they know no views of an image, which this attack looked at")
         return
-    found = comparison.compare(outcomes, module.classifier, module.attack, module.iterations, how.say)
+    found = comparison.compare(outcomes, module.classifier, module.attack, module.iterations, how.notify)
     folder.merge_evidence({"peers": [one.as_record() for one in found]})
     if found:
-        how.say(comparison.table(found))
+        how.notify(comparison.table(found))

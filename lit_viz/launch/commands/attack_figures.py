@@ -20,7 +20,7 @@ from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.figures.traces import Trace
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import at_radius, counted, has_several_radii
+from lit_viz.utils.formatting import has_several_radii, label_with_eps, pluralize
 
 
 def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:
@@ -50,7 +50,7 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
     count, targets = len({whose for whose, _ in goals}), max(map(len, goals.values()), default=1)
     each = f", which resist if they do each of {targets} targets" if targets > 1 else ""
     alone = "; no other 8-bit file lies nearer than 1/255" if any(holds_no_other(eps) for _, eps in goals) else ""
-    caption = f"{counted(count, 'photograph')} at each radius{each}; band: 95 % (Wilson){alone}"
+    caption = f"{pluralize(count, 'photograph')} at each radius{each}; band: 95 % (Wilson){alone}"
     return robustness_figure(points, norm, accuracy_label(outcomes), caption)
 
 
@@ -62,7 +62,7 @@ def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) 
         source, image, record = outcome.source(), outcome.image(), outcome.record
         if source is None or image is None or record.get("predicted") is None:
             continue
-        named = at_radius(record["name"], record) if several else record["name"]
+        named = label_with_eps(record["name"], record) if several else record["name"]
         seen = [record["predicted_before"], record["predicted"]]
         noise = [record["seed"]] * 2  # the same for both: what differs is the image's
         maps, _ = attribute(SmoothGrad(), classifier.fast(), torch.stack([source, image]), seen, seeds=noise)
@@ -89,7 +89,7 @@ def _panel(outcome: Outcome) -> AttackPanel | None:
         before=seen_as(record, "predicted_before_name", "probability_before"),
         after=seen_as(record, "predicted_name", "probability"),
         verdicts={said: None if skipped else record.get(key) for said, key in keys.items()},
-        notes=[_skipped(record)] if skipped else [counted(record["iterations"], "iteration"), *by],
+        notes=[_skipped(record)] if skipped else [pluralize(record["iterations"], "iteration"), *by],
         trace=None if skipped else _trace(outcome),
     )
 

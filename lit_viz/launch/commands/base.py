@@ -19,7 +19,7 @@ from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task
-from lit_viz.utils.formatting import Say
+from lit_viz.utils.formatting import Notify
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Inquiry:
     Attributes:
         config: of the run.
         seconds: that Captum may be asked for at the end of a run; None looks at everything (``lit-viz check``).
-        say: is given the lines that a person at a terminal wants to read.
+        notify: is given the lines that a person at a terminal wants to read.
         faithfulness: whether it is also measured what saliency maps are good for.
         trust: whether further attacks are tried on what an attack could not fool.
         peers: whether other people's implementations of an attack are asked what it was asked.
@@ -37,7 +37,7 @@ class Inquiry:
 
     config: Namespace
     seconds: float | None
-    say: Say
+    notify: Notify
     faithfulness: bool = False
     trust: bool = False
     peers: bool = False

@@ -13,7 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, photographs
 from lit_viz.images.reading import PACKAGED_PREFIX
-from lit_viz.images.tables import column_for
+from lit_viz.images.tables import column_values
 from lit_viz.methods.targets import WISHES, resolve
 from lit_viz.types import Task
 
@@ -216,7 +216,7 @@ def _reader(classifier: Classifier) -> Callable[[Entry, str, str | int], int]:
 def _table(wanted: str, column: str, listing: Listing) -> Mapping[str, str | LitVizError] | None:
     if Path(wanted).suffix.casefold() != ".csv":
         return None
-    return column_for([entry.path for entry in listing.entries], wanted, column)
+    return column_values([entry.path for entry in listing.entries], wanted, column)
 
 
 def _said(table: Mapping[str, str | LitVizError], entry: Entry) -> str:

@@ -28,7 +28,7 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task
-from lit_viz.utils.formatting import counted
+from lit_viz.utils.formatting import pluralize
 
 
 class Saliency(PhotographCommand):
@@ -105,11 +105,11 @@ class Saliency(PhotographCommand):
         wanted = how.config.model.tolerance
         above = sum(wanted is not None and (o.record.get("relative_error") or 0) > wanted for o in outcomes)
         if above:
-            how.say(f"tolerance: {above} of {len(outcomes)} maps ended above {wanted:g}: give more --iterations")
+            how.notify(f"tolerance: {above} of {len(outcomes)} maps ended above {wanted:g}: give more --iterations")
         known = _true_boxes(how.config)
         truth, notes = match(known or (), (str(o.record["source"]) for o in outcomes if o.record["source"]))
         for note in notes:
-            how.say(note)
+            how.notify(note)
         if known is not None:
             reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
             from lit_viz.launch.commands.saliency_evidence import figure_of_localization  # imports Captum
@@ -118,7 +118,7 @@ class Saliency(PhotographCommand):
             figure = None if folder is None else figure_of_localization(localization)
             if folder is not None and figure is not None:
                 save_figure(figure, folder.path / "localization.png")
-            how.say(localization.sentence())
+            how.notify(localization.sentence())
         if how.faithfulness:
             evaluate_maps(
                 outcomes,
@@ -127,7 +127,7 @@ class Saliency(PhotographCommand):
                 folder,
                 reducer=module.reducer,
                 truth=truth,
-                say=how.say,
+                notify=how.notify,
             )
         return agrees
 
@@ -139,10 +139,10 @@ class Saliency(PhotographCommand):
         )
         from lit_viz.launch.commands.saliency_evidence import figure_of_cross_check
 
-        how.say(f"evidence: asking Captum about {counted(len(outcomes), 'map')}")
+        how.notify(f"evidence: asking Captum about {pluralize(len(outcomes), 'map')}")
         half = half_precision(how.config)
         certificate = cross_check(
-            outcomes, module.methods, module.classifier, seconds=how.seconds, half=half, say=how.say
+            outcomes, module.methods, module.classifier, seconds=how.seconds, half=half, notify=how.notify
         )
         found = {index: {"captum": verdict} for index, verdict in verdicts(certificate).items()}
         for outcome in outcomes:
@@ -152,7 +152,7 @@ class Saliency(PhotographCommand):
             write_cross_check(folder, certificate, outcomes)
             if (figure := figure_of_cross_check(certificate, outcomes)) is not None:
                 save_figure(figure, folder.path / "evidence.png")
-        how.say(certificate.sentence(None if folder is None else str(folder.path)))
+        how.notify(certificate.sentence(None if folder is None else str(folder.path)))
         return certificate.passed is not False
 
     def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ from lit_viz.rng import Draws, Key
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Bearer, Task
-from lit_viz.utils.formatting import NORMS, at_radius, has_several_radii, length
+from lit_viz.utils.formatting import NORMS, format_distance, has_several_radii, label_with_eps
 
 
 def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task]:
@@ -79,7 +79,7 @@ def universal_row(record: Mapping[str, Any]) -> dict[str, str]:
         "of them fooled": shown_number(record, "held_out_fooling_rate", "{:.0%}"),
         "iterations": str(record["iterations"]),
         "L2": shown_number(record, "l2"),
-        "Linf": length(record.get("linf"), "linf"),
+        "Linf": format_distance(record.get("linf"), "linf"),
     }
 
 
@@ -88,7 +88,9 @@ def verify_universal(
 ) -> bool:
     """Read the files of all photographs again and ask the original network what it sees in them."""
     if how.trust:
-        how.say("trust: what is said of single images doesn't hold for a universal perturbation, so nothing is tried")
+        how.notify(
+            "trust: what is said of single images doesn't hold for a universal perturbation, so nothing is tried"
+        )
     read = 0
     wrong: list[str] = []
     rates: dict[str, list[str]] = {}
@@ -101,18 +103,18 @@ def verify_universal(
         read, wrong = read + len(claims), wrong + lies
         for bearer in bearers:
             if bearer.record["status"] == "failed":
-                how.say(f"{bearer.record['name']}: {bearer.record['error']}")
-        name = at_radius(outcome.name, outcome.record) if several else outcome.name
+                how.notify(f"{bearer.record['name']}: {bearer.record['error']}")
+        name = label_with_eps(outcome.name, outcome.record) if several else outcome.name
         rates[name] = _rates(outcome.record) + _stood_still(outcome, module.attack.objective.limit)
         for line in rates[name]:
-            how.say(f"evidence: {name}: {line}")
+            how.notify(f"evidence: {name}: {line}")
     if how.ends_run and how.config.held_out and not any(o.record.get("held_out") for o in outcomes):
-        how.say(f"--held-out {how.config.held_out:g} of so few photographs are none: give more of them")
+        how.notify(f"--held-out {how.config.held_out:g} of so few photographs are none: give more of them")
     if how.ends_run and how.config.explain:
-        how.say("--explain draws maps of single images, and this run has none: lit-viz saliency explains files")
+        how.notify("--explain draws maps of single images, and this run has none: lit-viz saliency explains files")
     folder.merge_evidence({"files": {"read": read, "wrong": wrong}, "universal": rates})
     said = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
-    how.say(f"evidence: {read} files read back from the disk, {said}")
+    how.notify(f"evidence: {read} files read back from the disk, {said}")
     return not wrong
 
 
@@ -180,7 +182,7 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
         name=str(record["name"]),
         perturbation=picture,
         about=[
-            f"{NORMS[norm]} {length(record[norm], norm)}",
+            f"{NORMS[norm]} {format_distance(record[norm], norm)}",
             f"magnified {record['magnified']:.3g} times",
         ],
         rates=_rates(record),

@@ -23,7 +23,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
-from lit_viz.images.pictures import canvases
+from lit_viz.images.pictures import make_canvas
 from lit_viz.images.reading import fitted, read_photograph
 from lit_viz.launch.commands.base import Command, Inquiry, shown_number
 from lit_viz.methods import ClassVisualization
@@ -33,7 +33,7 @@ from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task
-from lit_viz.utils.formatting import counted
+from lit_viz.utils.formatting import pluralize
 
 #: Two probabilities of one file are the same, or two objectives to this part: the run asked its fast copy, in other
 #: batches.
@@ -136,7 +136,7 @@ class Visualize(Command):
             raise LitVizError(
                 f"--vary lr: {rule} has no learning rate, so give another --model.step_rule or vary iterations."
             )
-        unasked = config.targets and "target" not in parts["objective"].asks
+        unasked = config.targets and "target" not in parts["objective"].task_fields
         notes = [f"the objective asks for no class: {', '.join(map(str, config.targets))} left out"] if unasked else []
         last = max([int(n) for n in config.vary.get("iterations", ())], default=config.iterations)
         for name in ("log_at", "curve_at"):
@@ -150,19 +150,19 @@ class Visualize(Command):
         """Return one task a class, or one a channel, or one of what the objective is; whatever is named twice gets two
         seeds."""
         objective: Objective = parts["objective"]
-        if config.channel is not None and "channel" not in objective.asks:
+        if config.channel is not None and "channel" not in objective.task_fields:
             if objective.layers:
                 raise LitVizError(
                     f"--channel {config.channel}: {type(objective).__name__} takes no channel from it; give --channel "
                     "null, or an objective that does, such as Channel."
                 )
             raise LitVizError("--channel names channels of a layer: name it by --layer (lit-viz layers lists them).")
-        if "target" in objective.asks:
+        if "target" in objective.task_fields:
             if not config.targets:
                 raise LitVizError(f"no class was named: try {self.example}")
             return [self._of_class(i, wanted, config, classifier) for i, wanted in enumerate(config.targets)]
         layer = config.layer or next((layer_of(name) for name in objective.layers), None)
-        if "channel" not in objective.asks:
+        if "channel" not in objective.task_fields:
             name = layer or type(objective).__name__
             return [Task(0, name, config.seed, source=config.init, options={} if layer is None else {"layer": layer})]
         if config.channel is None:
@@ -218,14 +218,14 @@ class Visualize(Command):
         pictures = [{"index": index, **again} for index, again in found.items()]
         folder.merge_evidence({"pictures": {"read": len(done), "same": sum(same), "verdicts": pictures}})
         if not done:
-            how.say("evidence: there is no picture to look at again")
+            how.notify("evidence: there is no picture to look at again")
             return True
-        how.say(
-            f"evidence: the original network sees in {sum(same)} of {counted(len(done), 'file')} what the record says"
+        how.notify(
+            f"evidence: the original network sees in {sum(same)} of {pluralize(len(done), 'file')} what the record says"
         )
         for name in dict.fromkeys(name for again in found.values() for name in again.get("judges", ())):
             right = sum(again["judges"][name]["rank"] == 1 for again in found.values())
-            how.say(f"evidence: {name} sees the class in {right} of {len(done)}")
+            how.notify(f"evidence: {name} sees the class in {right} of {len(done)}")
         return all(same)
 
     @staticmethod
@@ -273,7 +273,7 @@ class Visualize(Command):
     def _photograph(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> Tensor | None:
         if config.init is None:
             return None
-        _, canvas = canvases(classifier, parts["size"], parts["oversample"])
+        _, canvas = make_canvas(classifier, parts["size"], parts["oversample"])
         if self.init is not None:
             return fitted(self.init, (canvas.height, canvas.width), config.fit)
         try:

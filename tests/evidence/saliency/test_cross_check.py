@@ -35,7 +35,7 @@ def checked(
     ]
     outcomes: list[Any] = [SimpleNamespace(record=record) for record in records]
     told = [] if said is None else said
-    found = cross_check(outcomes, METHODS, None, seconds=limit, say=told.append)  # type: ignore[arg-type]
+    found = cross_check(outcomes, METHODS, None, seconds=limit, notify=told.append)  # type: ignore[arg-type]
     assert set(found.unchecked.values()) <= {NOT_CHECKED}
     return [f"{maps[i][0]} {i // 2}" for i in sorted(found.agreements)]
 

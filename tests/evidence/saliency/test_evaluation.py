@@ -109,7 +109,7 @@ def test_what_a_map_costs_is_as_said(smooth: Classifier, monkeypatch: pytest.Mon
 
     appraised(smooth, run.outcomes, "smoothgrad")  # the copies of the network are made, and proven, the first time
     monkeypatch.setattr(FrozenNetwork, "forward", counted)
-    appraised(smooth, run.outcomes, "smoothgrad", say=said.append)
+    appraised(smooth, run.outcomes, "smoothgrad", notify=said.append)
     assert sum(rows) == sum(QUICK.cost(3)) == 6 * 5 + 4 * 3
     assert max(rows) <= 16
     assert said[0] == "faithfulness of 1 maps: 30 evaluations (forward), and 12 of their methods"
