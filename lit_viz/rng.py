@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lit_viz.utils.device import sent
+from lit_viz.utils.device import to_device
 
 _Words = npt.NDArray[np.uint64]
 _Fill = Callable[[Tensor, torch.Generator], Tensor]
@@ -148,10 +148,10 @@ class Draws:
         threads = torch.get_num_threads()
         together = threads > 1 and len(words) > 1 and rows.numel() > _ALONE
         list((_drawers(threads).map if together else map)(draw, range(len(words))))
-        return sent(rows, self.device)
+        return to_device(rows, self.device)
 
     def _tensor(self, values: npt.NDArray[np.generic], shape: Sequence[int]) -> Tensor:
-        return sent(torch.from_numpy(values.reshape(len(self.keys), *shape)), self.device)
+        return to_device(torch.from_numpy(values.reshape(len(self.keys), *shape)), self.device)
 
 
 def _hash_keys(keys: Sequence[Key], purpose: str) -> _Words:

@@ -61,30 +61,30 @@ def slug(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Observation:
+class Snapshot:
     """Image k of a task, that is the image after k updates, with the scalars of its evaluation.
 
     Attributes:
         task: whose.
         iteration: k; 0 is the start.
-        scalars: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the top), ``gradient_norm``, loss terms ...
+        metrics: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the top), ``gradient_norm``, loss terms ...
         image: ``(C, H, W)`` float in [0, 1] on the CPU, as shown; None where only scalars are observed.
         top5: the five most probable classes as (name, probability), most probable first; may be empty.
-        besides: further pictures ``(3, H, W)`` of the iteration, by name.
-        of_picture: scalars of the picture where it isn't image k: at the end it may be a file.
+        extra_images: further pictures ``(3, H, W)`` of the iteration, by name.
+        file_metrics: scalars of the picture where it isn't image k: at the end it may be a file.
     """
 
     task: Task
     iteration: int
-    scalars: Mapping[str, float]
+    metrics: Mapping[str, float]
     image: Tensor | None = None
     top5: tuple[tuple[str, float], ...] = ()
-    besides: Mapping[str, Tensor] = field(default_factory=dict)
-    of_picture: Mapping[str, float] | None = None
+    extra_images: Mapping[str, Tensor] = field(default_factory=dict)
+    file_metrics: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
-class Bearer:
+class PerturbedImage:
     """One of many photographs that bear what a task trained for all of them: a universal perturbation.
 
     Attributes:
@@ -109,7 +109,7 @@ class Result:
         image: ``(C, H, W)`` float in [0, 1] on the CPU, or None where a task failed before it had one.
         array: what ``arrays/`` keeps (float32); None where it would only repeat the image.
         source: the photograph it was made of, ``(C, H, W)`` in [0, 1], as the network saw it; None where there is none.
-        bearers: photographs that bear it.
+        perturbed_images: photographs that bear it.
     """
 
     task: Task
@@ -117,7 +117,7 @@ class Result:
     image: Tensor | None = None
     array: Tensor | None = None
     source: Tensor | None = None
-    bearers: Sequence[Bearer] = ()
+    perturbed_images: Sequence[PerturbedImage] = ()
 
     def complete(self, file: str | None = None, array: str | None = None) -> dict[str, Any]:
         """Return the record as in ``results.jsonl``: the common keys first, then the method's.

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from lit_viz.callbacks.memory import Memory
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
+from lit_viz.engine.data_module import TaskQueue
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.ticks import TaskQueue
 from lit_viz.types import Task
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -283,13 +283,13 @@ def runs() -> dict[str, Run]:
 
 
 def main() -> None:
-    shared = training.shared
+    trainer_options = training.trainer_options
 
     def there(options: Any) -> dict[str, Any]:
         strategy = SingleDeviceStrategy(device=DEVICE, accelerator=_Accelerator())
-        return {**shared(options), "accelerator": "auto", "strategy": strategy}
+        return {**trainer_options(options), "accelerator": "auto", "strategy": strategy}
 
-    training.shared = there
+    training.trainer_options = there
     told: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with Imagining():
         smooth, kinked = load_classifier(smooth_network(), size=16), load_classifier(kinked_network(), size=16)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.test_devices import free_port
+from tests.engine.test_distributed import free_port
 
 #: As root, who may start jobs on nodes.
 HERE = shutil.which("slurmctld") is not None and shutil.which("slurmd") is not None and os.geteuid() == 0

@@ -658,7 +658,10 @@ def attack_in_memory(tmp_path: Path) -> Any:
 def universal_in_memory(tmp_path: Path) -> Any:
     x = photographs(4, 16).float()
     run = lv.attack(classifier(16), x, attack="universal", eps=0.1, iterations=6, seed=1, held_out=0.25)
-    return {**run_result(run, True), "photographs": [dict(bearer.record) for bearer in run.outcomes[0].bearers()]}
+    return {
+        **run_result(run, True),
+        "photographs": [dict(perturbed_image.record) for perturbed_image in run.outcomes[0].perturbed_images()],
+    }
 
 
 def visualize_in_a_folder(tmp_path: Path) -> Any:

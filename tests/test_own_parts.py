@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.attacks import Attack, slope
+from lit_viz.attacks import Attack, masked_gradient
 from lit_viz.attributions import Estimator, add_rows, gather_rows
 from lit_viz.attributions.reducers import reducer
 from lit_viz.classifiers import Classifier
@@ -36,7 +36,7 @@ class SignSteps(Attack):
     """The smallest attack that a user could write: it says nothing of its objective."""
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        return (x + 0.02 * slope(evaluation, x, rows).sign()).clamp(0, 1), state
+        return (x + 0.02 * masked_gradient(evaluation, x, rows).sign()).clamp(0, 1), state
 
 
 class Clashing(SignSteps):

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_package_is_installed() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    listed = set(re.findall(r'^    "(lit_viz[\w.]*)",$', text, re.MULTILINE))
+    declared = set(re.findall(r'^    "(lit_viz[\w.]*)",$', text, re.MULTILINE))
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "lit_viz").rglob("__init__.py")}
-    assert listed == found | {"lit_viz.configs"}
+    assert declared == found | {"lit_viz.configs"}
 
 
 def test_the_readme_has_its_two_commands() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, is_adversarial, run_attack, slope
+from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient, run_attack
 from lit_viz.attacks.budget import BudgetAttack, ClimbingAttack
 from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
@@ -60,8 +60,8 @@ __all__ = [
     "Square",
     "Universal",
     "is_adversarial",
+    "masked_gradient",
     "name_of",
     "run_attack",
-    "slope",
     "without_radius",
 ]

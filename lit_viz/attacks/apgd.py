@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import slope
+from lit_viz.attacks.base import masked_gradient
 from lit_viz.attacks.budget import ClimbingAttack
 from lit_viz.attacks.norms import Norm, steepest
 from lit_viz.errors import LitVizError
@@ -18,7 +18,7 @@ from lit_viz.objectives import DLR, CrossEntropy
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
 from lit_viz.types import Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 Loss = Literal["ce", "dlr"]
 
@@ -81,7 +81,7 @@ class APGD(ClimbingAttack):
         first = iteration == 0
         improved = first | (evaluation.score > state["top"])
         state, halve = self._scored(state, evaluation.score, first, improved)
-        here = slope(evaluation, x, rows & (improved | ~halve))  # who returns to another point knows the slope there
+        here = masked_gradient(evaluation, x, rows & (improved | ~halve))
         peak = chosen(improved, x, state["peak"])
         peak_slope = chosen(improved, here, state["peak_slope"])
         x, here = chosen(halve, peak, x), chosen(halve, peak_slope, here)
@@ -131,5 +131,5 @@ def checkpoints(total: int) -> Mapping[int, int]:
 
 def _periods(iteration: Tensor, total: Tensor) -> Tensor:
     """Return the steps since the last checkpoint where there is one now ``(N,)``, else 0."""
-    periods = [checkpoints(n).get(k, 0) for k, n in zip(listed(iteration), listed(total), strict=True)]
-    return sent(periods, iteration.device)
+    periods = [checkpoints(n).get(k, 0) for k, n in zip(to_list(iteration), to_list(total), strict=True)]
+    return to_device(periods, iteration.device)

@@ -18,7 +18,7 @@ from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.bare import bare_evaluate
 from lit_viz.optim.rule import chosen, norm
 from lit_viz.types import Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 
 class Attack(StepRule):
@@ -48,7 +48,7 @@ class Attack(StepRule):
     fixed: ClassVar[bool] = False
     minimal: ClassVar[bool] = False
     early_stop: bool = True
-    slopes: float = 1
+    backwards_per_step: float = 1
     parts: RestartSchedule = RestartSchedule()
     notes: Sequence[str] = ()
     without_objective: ClassVar[str] = "leave out --attack.objective"
@@ -94,10 +94,10 @@ class Attack(StepRule):
         device = x.device
         return {
             "source": x.clone(),
-            "goal": sent(goals, device),
-            "targeted": sent([task.target is not None for task in tasks], device),
-            "label": sent(labels, device),
-            "seed": sent([task.seed for task in tasks], device),
+            "goal": to_device(goals, device),
+            "targeted": to_device([task.target is not None for task in tasks], device),
+            "label": to_device(labels, device),
+            "seed": to_device([task.seed for task in tasks], device),
             "best": x.clone(),
             "size": torch.full((len(x),), torch.inf, dtype=x.dtype, device=device),
             "fooled": torch.zeros(len(x), dtype=torch.bool, device=device),
@@ -105,10 +105,10 @@ class Attack(StepRule):
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate x_k, keep it if it is the best one, and update those that are not done."""
-        evaluation = evaluate(x, gradient=self.slopes > 0)
+        evaluation = evaluate(x, gradient=self.backwards_per_step > 0)
         state = self.seen(x, state, evaluation)
         done = self.finished(state)
-        if all(listed(done)):
+        if all(to_list(done)):
             return x, state, done
         moved, state = self.update(x, state, evaluation, ~done)
         return chosen(done, x, moved), state, done
@@ -166,12 +166,12 @@ class Attack(StepRule):
         return {}
 
 
-def slope(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
+def masked_gradient(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
     """Return the score's gradient with respect to the images ``x`` in ``rows`` ``(N,)`` bool, zero for the others.
 
     No backward is made where none of them wants one.
     """
-    return evaluation.slope(rows=rows) if any(listed(rows)) else torch.zeros_like(x)
+    return evaluation.backward(rows=rows) if any(to_list(rows)) else torch.zeros_like(x)
 
 
 def is_adversarial(logits: Tensor, goal: Tensor, targeted: Tensor) -> Tensor:

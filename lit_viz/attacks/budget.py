@@ -16,7 +16,7 @@ from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Task
-from lit_viz.utils.device import sent
+from lit_viz.utils.device import to_device
 
 #: Radii that are used unless another is given, in units of [0, 1]: RobustBench's for ImageNet in the largest value.
 EPS: dict[Norm, float] = {"linf": 4 / 255, "l2": 1.0}
@@ -47,7 +47,7 @@ class BudgetAttack(Attack):
     def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Return the radii ``(N,)``: the attack's, or that of a task's option ``eps``."""
         radii = [self.radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
-        return sent(radii, x.device, torch.float64)
+        return to_device(radii, x.device, torch.float64)
 
     def radius(self, eps: float, whose: str) -> float:
         """Return a radius if it is one in the norm.

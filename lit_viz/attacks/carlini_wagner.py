@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, is_adversarial, slope
+from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
 from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
@@ -84,7 +84,7 @@ class CarliniWagner(Attack):
             **state,
             "enough": state["enough"] | (late & is_adversarial(evaluation.logits, state["goal"], state["targeted"])),
         }
-        gradient = slope(evaluation, x, rows & ~again & (evaluation.score <= 0))
+        gradient = masked_gradient(evaluation, x, rows & ~again & (evaluation.score <= 0))
         w, memory = self.adam.climb(state["w"], _upwards(x, gradient, state), {**state, "iteration": since})
         w = w.clamp_(-_WHITE, _WHITE)
         # Where nothing pulled, the change is zero to the last bit: Adam would make a full step of a rounding error.

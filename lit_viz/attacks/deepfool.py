@@ -13,7 +13,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 #: A step is no shorter than that, so that a point on the boundary itself is left.
 _LEAST = 1e-4
@@ -50,7 +50,7 @@ class DeepFool(Attack):
             raise LitVizError(f"DeepFool compares 2 classes or more and was given {classes}: give a number such as 10.")
         self.norm = checked_norm(norm)
         self.overshoot = overshoot
-        self.classes, self.slopes = classes, classes - 1
+        self.classes, self.backwards_per_step = classes, classes - 1
         self.objective = Margin()
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
@@ -67,7 +67,7 @@ class DeepFool(Attack):
         logits, goal, targeted = evaluation.logits, state["goal"], state["targeted"]
         others = logits.scatter(1, goal[:, None], -torch.inf)
         rivals = others.topk(min(self.classes, logits.shape[1]) - 1).indices
-        if all(aimed for aimed, wanted in zip(listed(targeted), listed(rows), strict=True) if wanted):
+        if all(aimed for aimed, wanted in zip(to_list(targeted), to_list(rows), strict=True) if wanted):
             rivals = rivals[:, :1]
         distance = torch.full_like(evaluation.score, torch.inf)
         nearest = torch.zeros_like(x)
@@ -92,4 +92,4 @@ def _slope(evaluation: Evaluation, reached: Tensor, left: Tensor, rows: Tensor, 
         views = len(logits) // len(reached)
         return _gap(logits, reached.repeat_interleave(views), left.repeat_interleave(views))
 
-    return evaluation.slope(of=gap, rows=rows, keep=keep)
+    return evaluation.backward(of=gap, rows=rows, keep=keep)

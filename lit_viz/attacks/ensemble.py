@@ -21,7 +21,7 @@ from lit_viz.objectives import DLR, Margin, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
 from lit_viz.types import Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 #: The state of the member that is at work has its keys under this prefix.
 _OF = "member."
@@ -92,7 +92,7 @@ class Ensemble(BudgetAttack):
             Stage("square", Square(self.norm, self.eps)),
         )
         self.iterations = sum(map(self._updates, self.stages))
-        self.slopes = 1 - self.queries / self.iterations  # Square has none
+        self.backwards_per_step = 1 - self.queries / self.iterations  # Square has none
 
     def _updates(self, stage: Stage) -> int:
         if isinstance(stage.attack, APGD):
@@ -116,20 +116,20 @@ class Ensemble(BudgetAttack):
         images."""
         number, local, _ = self._where(state, state["iteration"])
         begin = (local == 0) & (state["iteration"] > 0)
-        if any(beginning := listed(begin)):
-            rows = sent([n for n, begins in enumerate(beginning) if begins], x.device)
+        if any(beginning := to_list(begin)):
+            rows = to_device([n for n, begins in enumerate(beginning) if begins], x.device)
             evaluation = evaluate(x[rows], gradient=False, slots=rows, logged=True)
             before = _rows(state, rows)
             state = _put(state, rows, before, self.seen(x[rows], before, evaluation))
         begin &= ~state["fooled"]
         moved = chosen(begin, state["source"], x)
         at_work: dict[Attack, list[int]] = defaultdict(list)
-        for n, (k, fooled) in enumerate(zip(listed(number), listed(state["fooled"]), strict=True)):
+        for n, (k, fooled) in enumerate(zip(to_list(number), to_list(state["fooled"]), strict=True)):
             if not fooled:
                 at_work[self.stages[k].attack].append(n)
         for attack in dict.fromkeys(stage.attack for stage in self.stages):
             if at_work[attack]:
-                rows = sent(at_work[attack], x.device)
+                rows = to_device(at_work[attack], x.device)
                 before = _rows(state, rows)
                 here, there = self._member_step(attack, rows, moved[rows], before, evaluate)
                 moved, state = moved.index_put((rows,), here), _put(state, rows, before, there)
@@ -139,10 +139,10 @@ class Ensemble(BudgetAttack):
         self, attack: Attack, rows: Tensor, x: Tensor, state: State, evaluate: Evaluate
     ) -> tuple[Tensor, State]:
         """Return the next images of the slots ``rows``, at which this attack is at work, and their state."""
-        evaluation = evaluate(x, gradient=attack.slopes > 0, slots=rows, logged=True)
+        evaluation = evaluate(x, gradient=attack.backwards_per_step > 0, slots=rows, logged=True)
         state = self.seen(x, state, evaluation)
         done = state["fooled"]
-        if all(listed(done)):
+        if all(to_list(done)):
             return x, state
         moved, state = self.update(x, state, evaluation, ~done)
         return chosen(done, x, moved), state
@@ -150,10 +150,10 @@ class Ensemble(BudgetAttack):
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Let the member that is at work on all of these images move them."""
         number, local, length = self._where(state, state["iteration"])
-        attack = self.stages[listed(number)[0]].attack
+        attack = self.stages[to_list(number)[0]].attack
         own = {key.removeprefix(_OF): value for key, value in state.items() if key.startswith(_OF)}
         own |= {"source": state["source"], "iteration": local, "iterations": length}
-        begun = sent([n for n, k in enumerate(listed(local)) if k == 0], x.device, torch.long)
+        begun = to_device([n for n, k in enumerate(to_list(local)) if k == 0], x.device, torch.long)
         if len(begun):
             own = _put(own, begun, {}, attack.init(x[begun], self._tasks(_rows(state, begun), number[begun])))
         evaluation.rescore(lambda logits: attack.objective(_outputs(logits, own)))
@@ -166,8 +166,8 @@ class Ensemble(BudgetAttack):
         """Return what the members are asked for in these stages ``(N,)``: where an untargeted attack has a rival, to
         reach it."""
         tasks = []
-        known = (listed(state[key]) for key in ("seed", "goal", "label", "targeted", "eps"))
-        for n, (i, seed, goal, label, targeted, eps) in enumerate(zip(listed(number), *known, strict=True)):
+        known = (to_list(state[key]) for key in ("seed", "goal", "label", "targeted", "eps"))
+        for n, (i, seed, goal, label, targeted, eps) in enumerate(zip(to_list(number), *known, strict=True)):
             stage = self.stages[i]
             target = goal if targeted else None
             if target is None and stage.rival is not None:
@@ -179,8 +179,8 @@ class Ensemble(BudgetAttack):
     def _ends(self, state: State) -> Tensor:
         """Return the iterations at which the stages end ``(N, stages)``; one that is left out ends where it begins."""
         like = state["iterations"]
-        updates = sent([self._updates(stage) for stage in self.stages], like.device)
-        rival = sent([-1 if stage.rival is None else stage.rival for stage in self.stages], like.device)
+        updates = to_device([self._updates(stage) for stage in self.stages], like.device)
+        rival = to_device([-1 if stage.rival is None else stage.rival for stage in self.stages], like.device)
         without = ((rival > 0) & state["targeted"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
         share = torch.where(without, 0, updates).cumsum(1)
         return (like[:, None] * share // share[:, -1:]).clamp(min=1)  # the first member sees what is likely
@@ -227,7 +227,7 @@ class Ensemble(BudgetAttack):
             **super().record_fields(state),
             "by": None if by < 0 else self.stages[by].member,
             "tried": list(dict.fromkeys(stage.member for stage, _ in tried)),
-            "fewest": min((updates for stage, updates in tried if stage.attack.slopes), default=0),
+            "fewest": min((updates for stage, updates in tried if stage.attack.backwards_per_step), default=0),
         }
 
 

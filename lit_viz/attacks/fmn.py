@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, is_adversarial, slope
+from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
 from lit_viz.attacks.norms import Norm, checked_norm, distance_to_boundary, extent, project
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
@@ -66,7 +66,7 @@ class FMN(Attack):
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Find the radius, take a step and project."""
         source = state["source"]
-        gradient = slope(evaluation, x, rows)
+        gradient = masked_gradient(evaluation, x, rows)
         boundary = _BEYOND * (self.extent(x - source) + distance_to_boundary(evaluation.score, gradient, self.norm))
         gamma = self.gamma.lr * self.gamma.factor(state["iteration"].double() / state["iterations"])
         wider = torch.where(state["fooled"], state["eps"] * (1 + gamma), boundary)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import slope
+from lit_viz.attacks.base import masked_gradient
 from lit_viz.attacks.budget import ClimbingAttack
 from lit_viz.attacks.norms import Norm, steepest
 from lit_viz.errors import LitVizError
@@ -72,7 +72,7 @@ class PGD(ClimbingAttack):
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Take a step up and project."""
         _, iteration, _ = self.where(state)
-        gradient = slope(evaluation, x, rows)
+        gradient = masked_gradient(evaluation, x, rows)
         if self.momentum:
             mean = norm(gradient, 1)
             gradient = gradient / per_slot(torch.where(mean > 0, mean, 1), x)

@@ -18,7 +18,7 @@ from lit_viz.optim.rule import chosen, per_slot, unit
 from lit_viz.optim.rule import norm as euclidean
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 #: Part of the pixels in the first square unless another is given: the paper's for ImageNet.
 _SHARE: dict[Norm, float] = {"linf": 0.05, "l2": 0.1}
@@ -57,7 +57,7 @@ class Square(BudgetAttack):
     """
 
     iterations: int = 5000
-    slopes: float = 0
+    backwards_per_step: float = 0
 
     def __init__(
         self, norm: Norm = "linf", eps: float | None = None, p: float | None = None, early_stop: bool = True
@@ -79,10 +79,10 @@ class Square(BudgetAttack):
         taken = (iteration <= 1) | (score > top)  # the start is kept whatever it scores
         kept = {"kept": chosen(taken, x, state["kept"]), "top": torch.where(taken, score, top)}
         state = {**state, **kept}
-        keys = [Key(seed, k) for seed, k in zip(listed(state["seed"]), listed(iteration), strict=True)]
+        keys = [Key(seed, k) for seed, k in zip(to_list(state["seed"]), to_list(iteration), strict=True)]
         draws = Draws(keys, x.device).scoped("square")
         moved = (self._square if self.norm == "linf" else self._exchange)(draws, state)
-        if 0 in listed(iteration):
+        if 0 in to_list(iteration):
             start = (_stripes if self.norm == "linf" else _tiles)(draws, x)
             moved = chosen(iteration == 0, self.project(x + per_slot(state["eps"], x) * start, state), moved)
         return moved, state
@@ -106,7 +106,7 @@ class Square(BudgetAttack):
         side = (self._side(state, kept).clamp(min=3) // 2 * 2 + 1).clamp(max=largest)
         here, there = (_windows(draws, name, side, kept) for name in ("square", "other"))
         signs = _signs(draws, "sign", (kept.shape[1], 1, 1)).to(kept)
-        upright = [u < 0.5 for u in listed(draws.uniform("upright"))]
+        upright = [u < 0.5 for u in to_list(draws.uniform("upright"))]
         for n, whole in enumerate(change):
             tile = _tile(int(side[n])).to(kept)
             added = signs[n] * (tile if upright[n] else tile.T)
@@ -116,7 +116,7 @@ class Square(BudgetAttack):
     def _side(self, state: State, x: Tensor) -> Tensor:
         """Return how wide the squares are ``(N,)`` int64."""
         passed = 10_000 * state["iteration"] // state["iterations"]
-        halvings = (passed[:, None] > sent(_HALVINGS, x.device)).sum(1)
+        halvings = (passed[:, None] > to_device(_HALVINGS, x.device)).sum(1)
         height, width = x.shape[2:]
         side = (self.p * height * width / 2.0**halvings).sqrt().round().long()
         return side.clamp(1, min(height, width))
@@ -142,7 +142,7 @@ def _signs(draws: Draws, purpose: str, shape: Sequence[int]) -> Tensor:
 
 def _windows(draws: Draws, purpose: str, side: Tensor, x: Tensor) -> list[Window]:
     """Return a square at random in each of the images ``x``, ``side`` ``(N,)`` pixels wide."""
-    room = sent(x.shape[2:], x.device) - side[:, None]
+    room = to_device(x.shape[2:], x.device) - side[:, None]
     corners = torch.minimum((draws.uniform(purpose, shape=(2,)).double() * (room + 1)).long(), room).tolist()
     return [
         (slice(None), slice(top, top + width), slice(left, left + width))

@@ -17,7 +17,7 @@ from lit_viz.optim.bare import Network, bare_evaluate
 from lit_viz.optim.rule import never
 from lit_viz.rng import Key
 from lit_viz.types import Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 
 class Attribution(StepRule):
@@ -68,7 +68,7 @@ class Attribution(StepRule):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return what every method needs: the tasks' seeds ``(N,)``."""
-        return {"seed": sent([task.seed for task in tasks], x.device)}
+        return {"seed": to_device([task.seed for task in tasks], x.device)}
 
     def advance(self, state: State) -> Tensor:
         """Return how many evaluations the next step makes a slot, ``(N,)``: never past one that is looked at."""
@@ -111,11 +111,11 @@ class Estimator(Attribution):
         """Make the next evaluations of the maps that are not exact enough."""
         done = self.converged(x, state) | (state["iteration"] >= state["iterations"])
         counts = self.advance(state).masked_fill(done, 0)
-        made = listed(state["iteration"])
-        mine = [(n, k + i) for n, (k, c) in enumerate(zip(made, listed(counts), strict=True)) for i in range(c)]
+        made = to_list(state["iteration"])
+        mine = [(n, k + i) for n, (k, c) in enumerate(zip(made, to_list(counts), strict=True)) for i in range(c)]
         if not mine:
             return x, state, done
-        slots, numbers = (sent(column, x.device) for column in zip(*mine, strict=True))
+        slots, numbers = (to_device(column, x.device) for column in zip(*mine, strict=True))
         return x, self.accumulate(x, dict(state), slots, numbers, evaluate), done
 
     @abstractmethod
@@ -133,8 +133,8 @@ class Estimator(Attribution):
 
 def keys(state: State, slots: Tensor, numbers: Tensor) -> list[Key]:
     """Return who draws in these evaluations: the task's seed and the evaluation's number, and nothing else."""
-    seeds = listed(state["seed"])
-    return [Key(seeds[n], number) for n, number in zip(listed(slots), listed(numbers), strict=True)]
+    seeds = to_list(state["seed"])
+    return [Key(seeds[n], number) for n, number in zip(to_list(slots), to_list(numbers), strict=True)]
 
 
 def gather_rows(images: Tensor, slots: Tensor) -> Tensor:
@@ -150,13 +150,13 @@ def add_rows(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
     if _each_once(slots, len(total)):
         return total + rows
     total = total.clone()
-    for n, row in zip(listed(slots), rows, strict=True):
+    for n, row in zip(to_list(slots), rows, strict=True):
         total[n].add_(row)
     return total
 
 
 def _each_once(slots: Tensor, count: int) -> bool:
-    return listed(slots) == list(range(count))
+    return to_list(slots) == list(range(count))
 
 
 def relative(amount: Tensor, reference: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class GradCAM(Gradient):
         """Return the maps ``(M, 1, H, W)`` of the rows ``x``."""
         (layer,) = self.layers
         evaluation = evaluate(x, slots=slots)
-        slope = self._maps(evaluation.slope(at=layer))
+        slope = self._maps(evaluation.backward(at=layer))
         weights = slope.mean((2, 3), keepdim=True)
         cam = (weights * self._maps(evaluation.activations[layer])).sum(1, keepdim=True)
         cam = cam.relu() if self.relu else cam

@@ -14,7 +14,7 @@ from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
 from lit_viz.types import Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 #: Nodes and weights.
 Rule = tuple[tuple[float, float], ...]
@@ -64,29 +64,30 @@ class IntegratedGradients(Estimator):
 
     def advance(self, state: State) -> Tensor:
         """Return how many nodes the next step takes: never past the end of a rule."""
-        places = map(self._place, listed(state["iterations"]), listed(state["iteration"]))
-        left = sent([len(rule) - k for rule, k in places], state["iteration"].device)
+        places = map(self._place, to_list(state["iterations"]), to_list(state["iteration"]))
+        left = to_device([len(rule) - k for rule, k in places], state["iteration"].device)
         return torch.minimum(super().advance(state), left)
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Evaluate at nodes, and close the rules that end with them."""
-        mine = list(zip(listed(slots), listed(numbers), strict=True))
-        new = sent([n for n, k in mine if k == 0], x.device, torch.long)
+        mine = list(zip(to_list(slots), to_list(numbers), strict=True))
+        new = to_device([n for n, k in mine if k == 0], x.device, torch.long)
         if len(new):
             score, of_baseline = (
                 evaluate(gather_rows(images, new), gradient=False, slots=new).score.to(x.dtype)
                 for images in (x, state["baseline"])
             )
             state["difference"] = state["difference"].index_copy(0, new, score - of_baseline)
-        last = listed(state["iterations"])
+        last = to_list(state["iterations"])
         places = [self._place(last[n], k) for n, k in mine]
-        nodes, weights = (sent(column, x.device, x.dtype) for column in zip(*(r[k] for r, k in places), strict=True))
+        columns = zip(*(rule[k] for rule, k in places), strict=True)
+        nodes, weights = (to_device(column, x.device, x.dtype) for column in columns)
         start, end = (gather_rows(images, slots) for images in (state["baseline"], x))
         gradient = evaluate(start.lerp(end, per_slot(nodes, x)), slots=slots).gradient
         state["sum"] = add_rows(state["sum"], slots, per_slot(weights, x) * gradient)
         state["weight"] = add_rows(state["weight"], slots, weights)
         done = [n for (n, _), (rule, k) in zip(mine, places, strict=True) if k + 1 == len(rule)]
-        ended = sent(done, x.device, torch.long)
+        ended = to_device(done, x.device, torch.long)
         return _closed(x, state, ended) if len(ended) else state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:

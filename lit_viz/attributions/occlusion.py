@@ -15,7 +15,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 #: Sides of a picture that a window is a part of, unless it is given: 32 of 224 pixels.
 _USUAL, _PART = 32, 7
@@ -100,7 +100,7 @@ class Occlusion(Estimator):
         hidden = self.masks(x, numbers)
         inputs = torch.where(hidden, gather_rows(state["baseline"], slots), gather_rows(x, slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
-        first = sent([m for m, k in enumerate(listed(numbers)) if k == 0], x.device, torch.long)
+        first = to_device([m for m, k in enumerate(to_list(numbers)) if k == 0], x.device, torch.long)
         if len(first):
             state["score"] = state["score"].index_copy(0, slots[first], scores[first])
         losses = (state["score"][slots] - scores).view(-1, *[1] * (x.ndim - 1))

@@ -17,7 +17,7 @@ from lit_viz.objectives import Objective, Probability
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 
 class RISE(Sampling):
@@ -88,6 +88,6 @@ def masks(keys: Sequence[Key], x: Tensor, grid: int, p: float) -> Tensor:
     height, width = x.shape[-2:]
     down, right = math.ceil(height / grid), math.ceil(width / grid)
     large = F.interpolate(cells, size=((grid + 1) * down, (grid + 1) * right), mode="bilinear", align_corners=False)
-    tops, lefts = listed(draws.integers("top", 0, down - 1)), listed(draws.integers("left", 0, right - 1))
+    tops, lefts = to_list(draws.integers("top", 0, down - 1)), to_list(draws.integers("left", 0, right - 1))
     cut = [row[:, t : t + height, u : u + width] for row, t, u in zip(large, tops, lefts, strict=True)]
     return torch.stack(cut)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_viz.attributions.base import Estimator, add_rows, relative
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 #: A tolerance is looked at after every so many evaluations: a small sample may be narrow by chance, and where a map
 #: stops must not depend on how many evaluations are made at once.
@@ -83,7 +83,7 @@ def welford_update(mean: Tensor, slots: Tensor, numbers: Tensor, rows: Tensor, l
         lost: rows at the start of each mean that are passed over, and whose residual is zero.
     """
     mean, residuals = mean.clone(), torch.empty_like(rows, dtype=mean.dtype, memory_format=torch.contiguous_format)
-    for row, residual, n, number in zip(rows, residuals, listed(slots), listed(numbers), strict=True):
+    for row, residual, n, number in zip(rows, residuals, to_list(slots), to_list(numbers), strict=True):
         k = number + 1 - lost
         if k < 1:
             residual.zero_()

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_viz.engine.devices import Asked
+from lit_viz.engine.distributed import LocalRequests
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import Terminated
 
@@ -37,13 +37,13 @@ class Checkpoints(Callback):
         self.path = path
         self.every = every
         self.every_steps = every_steps
-        self._asked = Asked()
+        self._asked = LocalRequests()
         self._saved = time.monotonic()
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over (Lightning's own handler of SIGTERM would exit with status 0)."""
-        self._asked = _training(pl_module).asked
+        self._asked = _training(pl_module).requests
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
@@ -57,7 +57,7 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save when all have agreed to, and when the run ends or is told to."""
-        agreed = _training(pl_module).agreed
+        agreed = _training(pl_module).decision
         stops = bool(agreed.signal) or trainer.should_stop
         if stops or agreed.save:
             if self.path is not None:

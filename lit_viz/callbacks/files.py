@@ -16,13 +16,13 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Observation, Result
+from lit_viz.types import Result, Snapshot
 from lit_viz.utils.threads import single_thread_executor
 
 #: Observations and results that wait to be written; a disk that is slower than the run slows it down in the end.
 _WAITING = 64
 
-Told = TypeVar("Told", Observation, Result)
+Told = TypeVar("Told", Snapshot, Result)
 
 
 class RunFiles(Callback):
@@ -52,8 +52,8 @@ class RunFiles(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Have written what this step observed and finished."""
-        for observation in outputs["observations"]:
-            self._write(partial(self.folder.add_observation, _as_it_is(observation)))
+        for snapshot in outputs["snapshots"]:
+            self._write(partial(self.folder.add_snapshot, _as_it_is(snapshot)))
         for result in outputs["results"]:
             self._write(partial(self.folder.add_result, _as_it_is(result)))
         if time.monotonic() - self._flushed >= self.flush_every:
@@ -114,6 +114,6 @@ def _as_it_is(told: Told) -> Told:
     for name, value in vars(told).items():
         if isinstance(value, Tensor):
             copies[name] = value.clone()
-        elif name == "besides":
+        elif name == "extra_images":
             copies[name] = {picture: image.clone() for picture, image in value.items()}
     return replace(told, **copies)

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from lit_viz.utils.formatting import pluralize
 
 if TYPE_CHECKING:
-    from lit_viz.engine.looks import RunProgress
+    from lit_viz.engine.snapshots import RunProgress
 
 _MANY = 32  # images, from which on their speed says more than that of their updates
 _EVERY = 0.1  # seconds between two refreshes: faster can't be read, and costs

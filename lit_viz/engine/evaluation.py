@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import FrozenNetwork
-from lit_viz.engine.devices import Part, Processes
+from lit_viz.engine.distributed import Part, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.priors import Prior
@@ -17,7 +17,7 @@ from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
-from lit_viz.utils.device import sent
+from lit_viz.utils.device import to_device
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Evaluator:
         priors: what is subtracted from the score.
         views: classifier inputs a task and evaluation: views of one image, or of each image of its group.
         layers: whose activations are read besides those that the objective reads.
-        processes: who evaluate the same images together, a part of the inputs each.
+        ranks: who evaluate the same images together, a part of the inputs each.
         group: images that a task owns; ``decode`` gives them as rows.
     """
 
@@ -45,7 +45,7 @@ class Evaluator:
     priors: Sequence[Prior] = ()
     views: int = 1
     layers: Sequence[str] = ()
-    processes: Processes = field(default_factory=Processes)
+    ranks: RankGroup = field(default_factory=RankGroup)
     group: int = 1
 
     def __call__(
@@ -56,13 +56,13 @@ class Evaluator:
         Returns:
             Score, mean logits, activations and the named terms of the score; with ``gradient`` the slopes, too.
         """
-        part = self.processes.part(len(rows), self.views)
+        part = self.ranks.part(len(rows), self.views)
         with torch.set_grad_enabled(gradient):
             x = x.detach().requires_grad_(gradient)
             images = self.decode(x)
             logits, activations = self._ask(images, slots, rows, network, part)
             each = self.views // self.group
-            members = sent([m for _ in rows for m in range(self.group) for _ in range(each)], x.device)
+            members = to_device([m for _ in rows for m in range(self.group) for _ in range(each)], x.device)
             goals = {**slots.goals(rows, x.device, self.views), "members": members}
 
             def over_views(inputs: Tensor) -> Tensor:
@@ -83,26 +83,26 @@ class Evaluator:
                     term = penalties.view(-1, self.group).mean(1) / self._sharers
                     terms[prior.name] = terms.get(prior.name, 0) + term  # there may be two of a name
                     score = score - term
-        slots.pay(rows, forwards=self.views)
+        slots.count_evaluations(rows, forwards=self.views)
 
         def pay(asked: Sequence[bool] | None) -> None:
             paid = rows if asked is None else [n for n, wanted in zip(rows, asked, strict=True) if wanted]
-            slots.pay(paid, backwards=self.views)
+            slots.count_evaluations(paid, backwards=self.views)
 
         return Evaluation(
             x,
             score,
             logits,
-            terms=terms,
+            metrics=terms,
             activations=activations,
             over_views=over_views,
-            over_processes=self.processes.sum,
+            over_processes=self.ranks.sum,
             pay=pay,
         )
 
     @property
     def _sharers(self) -> int:
-        return self.processes.size if self.processes.shares_views else 1
+        return self.ranks.size if self.ranks.shares_views else 1
 
     def _ask(
         self, images: Tensor, slots: Slots, rows: Sequence[int], network: str, part: Part | None

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.fast import CompileMode
-from lit_viz.engine.devices import Processes
-from lit_viz.engine.looks import Look
-from lit_viz.engine.moments import Moments
+from lit_viz.engine.distributed import RankGroup
+from lit_viz.engine.log_schedule import LogSchedule
 from lit_viz.engine.slots import Slots
+from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.types import Task
@@ -39,7 +39,7 @@ class Method(pl.LightningModule):
         step_rule: how an image moves.
         iterations: updates an image.
         slots: images trained at once.
-        log_at: iterations at which an image is looked at and kept (see :class:`Moments`).
+        log_at: iterations at which an image is looked at and kept (see :class:`LogSchedule`).
         curve_at: iterations at which its scalars are.
         views: classifier inputs an image and evaluation.
 
@@ -47,7 +47,7 @@ class Method(pl.LightningModule):
         slots: the images in training.
         notes: sentences worth saying once before the run.
         advice: what to do where an image breaks (its score is no finite number), as the end of a sentence.
-        processes: those of the run, once they are connected.
+        ranks: those of the run, once they are connected.
         compile_mode: how ``torch.compile`` compiles the network; None: not at all.
     """
 
@@ -71,12 +71,12 @@ class Method(pl.LightningModule):
         self.iterations = iterations
         self.capacity = slots
         self.views = views
-        self.log_at = Moments.parse(log_at)
-        self.curve_at = Moments.parse(curve_at)
+        self.log_at = LogSchedule.parse(log_at)
+        self.curve_at = LogSchedule.parse(curve_at)
         self.slots = Slots()
         self.notes: list[str] = []
         self.advice = "try a lower learning rate"
-        self.processes = Processes()
+        self.ranks = RankGroup()
         self.compile_mode: CompileMode | None = None
 
     @property
@@ -101,12 +101,12 @@ class Method(pl.LightningModule):
         return self.classifier.fast(keep, device, self.network_dtype, compiled=self.compile_mode, **how)
 
     @property
-    def slopes(self) -> float:
+    def backwards_per_step(self) -> float:
         """How many backwards a step makes on the mean, at most."""
         return 1
 
     @property
-    def usual_network(self) -> str:
+    def default_network(self) -> str:
         """The name of the copy that is asked where no other is named."""
         return "plain"
 
@@ -114,7 +114,7 @@ class Method(pl.LightningModule):
         """Return the number of the task's last image: its option ``iterations`` where it has one (a sweep)."""
         return int(task.options.get("iterations", self.iterations))
 
-    def require(self, tasks: Sequence[Task]) -> None:
+    def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Be told the queue before anything is trained.
 
         Raises:
@@ -133,12 +133,12 @@ class Method(pl.LightningModule):
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration."""
 
-    def fits(self, task: Task, beside: Task, iteration: int) -> bool:
+    def can_batch(self, task: Task, beside: Task, iteration: int) -> bool:
         """Return whether a task that goes on at this iteration may be trained in one batch with one that is in a slot:
         what the rule's state consists of is the same for all."""
         return True
 
-    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
+    def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks with what is only known once their images ``(N, ...)`` are there (a predicted label).
 
         An error in the place of a task fails that task.
@@ -149,22 +149,22 @@ class Method(pl.LightningModule):
         """Return the state of slots that start at ``x`` ``(N, ...)``: the rule's, and what the method keeps besides."""
         return self.step_rule.init(x, tasks)
 
-    def begin(self, rows: Sequence[int]) -> None:
+    def on_slots_filled(self, rows: Sequence[int]) -> None:
         """Be told that these slots were filled."""
 
-    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Return what else is known of the final images of these slots: the terms of their score."""
-        return self.score(x, rows, gradient=False).told()
+        return self.score(x, rows, gradient=False).metrics_by_row()
 
     def project(self, x: Tensor) -> Tensor:
         """Return the moved images ``(N, ...)`` back where they belong, in place or not; as they are by default."""
         return x
 
     @abstractmethod
-    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
         """Show the images ``x`` ``(len(rows), ...)`` of these slots, and what the network sees in them.
 
-        Where they are ``final``, :meth:`conclude` was called before, and what is shown is the outcome.
+        Where they are ``final``, :meth:`final_metrics` was called before, and what is shown is the outcome.
         """
 
     @abstractmethod

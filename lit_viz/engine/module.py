@@ -13,25 +13,25 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import mark_compiled_step
-from lit_viz.engine.bridge import StepRuleOptimizer
 from lit_viz.engine.checkpoint import packed, unpacked
-from lit_viz.engine.devices import Agreed, Asked, DevicesMode, Processes
-from lit_viz.engine.looks import Look, RunProgress, joined
-from lit_viz.engine.meeting import Meeting
+from lit_viz.engine.distributed import DevicesMode, JointDecision, LocalRequests, RankGroup
 from lit_viz.engine.method import Method
+from lit_viz.engine.optimizer import StepRuleOptimizer
 from lit_viz.engine.queue import Queue
+from lit_viz.engine.rank_status import RankExchange
 from lit_viz.engine.slots import ITERATION, UNTIL
+from lit_viz.engine.snapshots import Look, RunProgress, joined
 from lit_viz.engine.step import Step
 from lit_viz.optim import Evaluation, StepRule
-from lit_viz.types import Observation, Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.types import Snapshot, Task
+from lit_viz.utils.device import to_device, to_list
 
 
 class ImageTraining(Method):
     """Trains the images of a queue of tasks, N slots at a time.
 
-    A method says how an image starts (:meth:`start`), what it scores (:meth:`score`), how it is shown (:meth:`look`),
-    and what its record says besides (:meth:`record`): see :class:`~lit_viz.engine.method.Method`.
+    A method says how an image starts (:meth:`start`), what it scores (:meth:`score`), how it is shown
+    (:meth:`snapshots`), and what its record says besides (:meth:`record`): see :class:`~lit_viz.engine.method.Method`.
 
     Args:
         classifier, step_rule, limits: see :class:`~lit_viz.engine.method.Method`.
@@ -39,7 +39,7 @@ class ImageTraining(Method):
     Attributes:
         devices_mode: how several processes share the work.
         queue: the tasks that wait for a slot.
-        meeting: where the processes tell each other what they have found.
+        exchange: where the processes tell each other what they have found.
     """
 
     def __init__(self, classifier: Classifier, step_rule: StepRule, **limits: Any) -> None:
@@ -48,7 +48,7 @@ class ImageTraining(Method):
         self.strict_loading = False  # a checkpoint keeps images by task, not as a state dict
         self.devices_mode: DevicesMode = "images"
         self.queue = Queue()
-        self.meeting = Meeting()
+        self.exchange = RankExchange()
         self._step: Step
         self._updates = (0, 0)  # of the finished images, and of all: counted once, for there may be thousands
         self._made = 0  # updates of those that have finished in this process's time
@@ -65,17 +65,17 @@ class ImageTraining(Method):
         """Prepare the network and take up where a checkpoint left off."""
         if isinstance(self.trainer.precision_plugin, MixedPrecision):
             self.trainer.precision_plugin.scaler = None  # it would unscale what nobody has scaled: there is no loss
-        self.processes = Processes.connected(self.devices_mode, self.trainer.world_size)
+        self.ranks = RankGroup.connected(self.devices_mode, self.trainer.world_size)
         self.prepare(self.device)
         kept: list[dict[str, Any]] = []
         if self._restored is not None:
             kept = self._restored["slots"]
-            self.meeting.finished = dict(self._restored["finished"])
-            self.agreed.updates = sum(int(entry["state"][ITERATION]) for entry in kept)
+            self.exchange.finished = dict(self._restored["finished"])
+            self.decision.updates = sum(int(entry["state"][ITERATION]) for entry in kept)
         ended = sum(self.last(task) for task in self.tasks if task.index in self.finished)
         self._updates = (ended, sum(map(self.last, self.tasks)))
-        mine = [task for task in self.tasks if self.processes.holds(task.index)]
-        begun = [entry for entry in kept if self.processes.holds(entry["task"])]
+        mine = [task for task in self.tasks if self.ranks.holds(task.index)]
+        begun = [entry for entry in kept if self.ranks.holds(entry["task"])]
         self.queue = Queue(mine, self.finished, begun)
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
@@ -91,35 +91,35 @@ class ImageTraining(Method):
         if self.compile_mode is not None:
             mark_compiled_step()
         results = self.queue.fill(self)
-        observations: list[Observation] = []
+        snapshots: list[Snapshot] = []
         if len(self.slots):
             looks = self._looks(self.slots.x)
             self._step = Step(self)
             self.slots.state[UNTIL] = self._until()
             self.optimizers().step()  # type: ignore[union-attr]
-            observations = self._step.observations(looks)
-            self._show([observation.scalars for observation in observations])
+            snapshots = self._step.snapshots(looks)
+            self._show([snapshot.metrics for snapshot in snapshots])
             endings = self._step.ended(self.optimizer.done)
             share = (time.perf_counter() - began) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
-            for observation, result in self._step.finish(endings):
-                observations = joined(observations, observation)
+            for snapshot, result in self._step.finish(endings):
+                snapshots = joined(snapshots, snapshot)
                 results.append(result)
             self._step.close()
-        self.meeting.tell(observations, results)
+        self.exchange.tell(snapshots, results)
         seconds = time.perf_counter() - began
-        found = self.meeting.hold(self.processes, self.slots, self.queue, seconds=seconds)
+        found = self.exchange.hold(self.ranks, self.slots, self.queue, seconds=seconds)
         ended = sum(self.last(result.task) for result in found["results"])
         self._updates = (self._updates[0] + ended, self._updates[1])
         self._made += sum(int(result.record.get("iterations") or 0) for result in found["results"])
-        if not self.agreed.unfinished:
+        if not self.decision.unfinished:
             self.trainer.should_stop = True
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep images and states by task, and which tasks are finished; no classifier."""
         checkpoint["state_dict"] = {}
-        checkpoint["lit_viz"] = packed(self.processes.gather([*self.slots.dump(), *self.queue.kept]), self.finished)
+        checkpoint["lit_viz"] = packed(self.ranks.gather([*self.slots.dump(), *self.queue.kept]), self.finished)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was saved until the device is known (:meth:`on_fit_start`)."""
@@ -140,7 +140,7 @@ class ImageTraining(Method):
 
         See :class:`~lit_viz.optim.Evaluate`.
         """
-        rows = range(len(self.slots)) if slots is None else listed(slots)
+        rows = range(len(self.slots)) if slots is None else to_list(slots)
         evaluation = self.score(x, rows, gradient=gradient, network=network)
         self._step.heard(evaluation, slots, logged=logged or slots is None)
         return evaluation
@@ -161,19 +161,19 @@ class ImageTraining(Method):
         return optimizer
 
     @property
-    def asked(self) -> Asked:
+    def requests(self) -> LocalRequests:
         """What a callback wants of all processes at their next meeting."""
-        return self.meeting.asked
+        return self.exchange.requests
 
     @property
-    def agreed(self) -> Agreed:
+    def decision(self) -> JointDecision:
         """What all processes do after their last meeting."""
-        return self.meeting.agreed
+        return self.exchange.decision
 
     @property
     def finished(self) -> Mapping[int, str]:
         """By task, how it ended; known on the first process."""
-        return self.meeting.finished
+        return self.exchange.finished
 
     def progress(self) -> RunProgress:
         """Return how far the run is."""
@@ -183,8 +183,8 @@ class ImageTraining(Method):
             ended=len(self.finished),
             failed=sum(status == "failed" for status in self.finished.values()),
             skipped=sum(status == "skipped" for status in self.finished.values()),
-            updates_done=self._updates[0] + self.agreed.updates,
-            updates_made=self._made + self.agreed.updates,
+            updates_done=self._updates[0] + self.decision.updates,
+            updates_made=self._made + self.decision.updates,
             updates_total=self._updates[1],
             iteration=min(iteration, default=self.iterations),
             **self._shown,
@@ -199,7 +199,7 @@ class ImageTraining(Method):
             busy[first] += iterations
         return max(busy), sum(last) * self.views
 
-    def seconds_a_step(self, tasks: Sequence[Task]) -> float:
+    def step_seconds(self, tasks: Sequence[Task]) -> float:
         """Return the time of a step's forward and backwards, measured on the processor; 0 where no task can start."""
         self.prepare(torch.device("cpu"))
         self.queue = Queue(tasks)
@@ -207,15 +207,15 @@ class ImageTraining(Method):
         rows = range(len(self.slots))
         if not rows:
             return 0.0
-        backwards = math.ceil(self.slopes)
+        backwards = math.ceil(self.backwards_per_step)
         took = 0.0
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            evaluation = self.score(self.slots.x, rows, gradient=backwards > 0, network=self.usual_network)
+            evaluation = self.score(self.slots.x, rows, gradient=backwards > 0, network=self.default_network)
             seen = time.perf_counter()
             for left in reversed(range(backwards)):
-                evaluation.slope(keep=left > 0)
-            took = seen - began + (time.perf_counter() - seen) * self.slopes / max(backwards, 1)
+                evaluation.backward(keep=left > 0)
+            took = seen - began + (time.perf_counter() - seen) * self.backwards_per_step / max(backwards, 1)
         return took
 
     # What is seen on the way.
@@ -226,7 +226,7 @@ class ImageTraining(Method):
             min(moments.after(k, self.last(task)) for moments in (self.log_at, self.curve_at))
             for k, task in zip(self.slots.iteration, self.slots.tasks, strict=True)
         ]
-        return sent(until, self.slots.x.device)
+        return to_device(until, self.slots.x.device)
 
     def _looks(self, x: Tensor) -> list[tuple[int, Look]]:
         """Look at the images whose iteration is due, before they are moved."""
@@ -236,12 +236,12 @@ class ImageTraining(Method):
         due = [n for n, k in enumerate(iteration) if any(m.due(k, last[n]) for m in moments)]
         if not due:
             return []
-        shown = x if len(due) == len(x) else x[sent(due, x.device)]
-        return list(zip(due, self.look(shown, due), strict=True))
+        shown = x if len(due) == len(x) else x[to_device(due, x.device)]
+        return list(zip(due, self.snapshots(shown, due), strict=True))
 
-    def _show(self, scalars: Sequence[Mapping[str, float]]) -> None:
+    def _show(self, metrics: Sequence[Mapping[str, float]]) -> None:
         """Keep the mean of the probabilities, or else of the objectives, for the progress bar."""
         for name in ("probability", "objective"):
-            if known := [of_one[name] for of_one in scalars if name in of_one]:
+            if known := [of_one[name] for of_one in metrics if name in of_one]:
                 self._shown = {name: sum(known) / len(known)}
                 return

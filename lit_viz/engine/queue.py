@@ -12,7 +12,7 @@ from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
 from lit_viz.errors import LitVizError
 from lit_viz.types import Result, Task
-from lit_viz.utils.device import sent
+from lit_viz.utils.device import to_device
 
 
 class Queue:
@@ -56,12 +56,12 @@ class Queue:
         images: list[Tensor] = []
         while self._waiting and len(method.slots) + len(tasks) < method.capacity:
             beside = (method.slots.tasks or tasks)[:1]
-            if beside and not method.fits(self._waiting[-1], beside[0], self._iteration_of(self._waiting[-1])):
+            if beside and not method.can_batch(self._waiting[-1], beside[0], self._iteration_of(self._waiting[-1])):
                 break
             task = self._waiting.pop()
             if task.index in self._begun:  # these come first
                 method.slots.restore(self._begun.pop(task.index), task, method.device)
-                method.begin([len(method.slots) - 1])
+                method.on_slots_filled([len(method.slots) - 1])
                 continue
             try:
                 images.append(method.start(task))
@@ -70,8 +70,8 @@ class Queue:
             else:
                 tasks.append(task)
         if tasks:
-            x = sent(torch.stack(images), method.device, method.number)
-            completed = method.complete(tasks, x)
+            x = to_device(torch.stack(images), method.device, method.number)
+            completed = method.resolve_tasks(tasks, x)
             whole = {m: task for m, task in enumerate(completed) if isinstance(task, Task)}
             failed += [_failed(t, e) for t, e in zip(tasks, completed, strict=True) if isinstance(e, LitVizError)]
             _fill(method, list(whole.values()), x[list(whole)])
@@ -81,10 +81,10 @@ class Queue:
 def _fill(method: Method, tasks: list[Task], x: Tensor) -> None:
     if not tasks:
         return
-    iterations = sent([method.last(task) for task in tasks], method.device)
+    iterations = to_device([method.last(task) for task in tasks], method.device)
     counts = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
     method.slots.append(tasks, x, {**method.initial(x, tasks), **counts})
-    method.begin(range(len(method.slots) - len(tasks), len(method.slots)))
+    method.on_slots_filled(range(len(method.slots) - len(tasks), len(method.slots)))
 
 
 def _failed(task: Task, error: LitVizError) -> Result:

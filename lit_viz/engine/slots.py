@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_viz.optim.rule import OF_ENGINE
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 #: Kept by the engine beside the rule's own state.
 ITERATION, ITERATIONS, UNTIL = OF_ENGINE
@@ -54,7 +54,7 @@ class Slots(nn.Module):
     @property
     def iteration(self) -> list[int]:
         """Updates that each image has had."""
-        return [int(number) for number in listed(self.state[ITERATION])] if self.tasks else []
+        return [int(number) for number in to_list(self.state[ITERATION])] if self.tasks else []
 
     def keys(self, rows: Sequence[int], views: int = 1) -> list[Key]:
         """Return who draws: view by view, slot by slot, each at its image's own iteration."""
@@ -63,7 +63,7 @@ class Slots(nn.Module):
 
     def draws(self, rows: Sequence[int], views: int, device: torch.device) -> Draws:
         """Return the draws of the same rows and views, which know how far their images are."""
-        last_iterations = listed(self.state[ITERATIONS])
+        last_iterations = to_list(self.state[ITERATIONS])
         return Draws(
             self.keys(rows, views), device, last_iterations=[last_iterations[n] for n in rows for _ in range(views)]
         )
@@ -79,10 +79,10 @@ class Slots(nn.Module):
         labels = [-1 if task.label is None else task.label for task in tasks]
         targets = [-1 if task.goal is None else task.goal for task in tasks]
         return {
-            "targets": sent(targets, device),
-            "labels": sent(labels, device),
-            "targeted": sent([task.target is not None for task in tasks], device),
-            "channels": sent([task.options.get("channel", -1) for task in tasks], device),
+            "targets": to_device(targets, device),
+            "labels": to_device(labels, device),
+            "targeted": to_device([task.target is not None for task in tasks], device),
+            "channels": to_device([task.options.get("channel", -1) for task in tasks], device),
         }
 
     def append(self, tasks: Sequence[Task], x: Tensor, state: dict[str, Tensor]) -> None:
@@ -98,7 +98,7 @@ class Slots(nn.Module):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order; the batch shrinks."""
-        index = sent(rows, self.x.device, torch.long)
+        index = to_device(rows, self.x.device, torch.long)
         self._set(self.x[index], {key: value[index] for key, value in self.state.items()})
         self.tasks = [self.tasks[n] for n in rows]
         self.forwards = [self.forwards[n] for n in rows]
@@ -111,15 +111,15 @@ class Slots(nn.Module):
 
     def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return these rows of the state."""
-        index = sent(list(rows), self.x.device, torch.long)
+        index = to_device(list(rows), self.x.device, torch.long)
         return {key: value[index] for key, value in self.state.items()}
 
     def put(self, key: str, rows: Sequence[int], values: Tensor) -> None:
         """Replace rows of the state, in a tensor of its own: those that a rule returns may share their memory."""
-        index = sent(rows, self.state[key].device, torch.long)
+        index = to_device(rows, self.state[key].device, torch.long)
         self.state[key] = self.state[key].index_put((index,), values.to(self.state[key]))
 
-    def pay(self, rows: Sequence[int], *, forwards: int = 0, backwards: int = 0) -> None:
+    def count_evaluations(self, rows: Sequence[int], *, forwards: int = 0, backwards: int = 0) -> None:
         """Count so many forwards and backwards for each of these slots, as often as it is named."""
         for n in rows:
             self.forwards[n] += forwards

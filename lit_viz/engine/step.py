@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_viz.engine.looks import Look
 from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION
+from lit_viz.engine.snapshots import Look
 from lit_viz.optim import Evaluation
-from lit_viz.types import Observation, Result
-from lit_viz.utils.device import listed
+from lit_viz.types import Result, Snapshot
+from lit_viz.utils.device import to_list
 
 
 class Ending(NamedTuple):
@@ -46,22 +46,20 @@ class Step:
         else:
             self.scores.index_add_(0, slots, evaluation.score.double())
         if logged:
-            for m, n in enumerate(range(len(self.x)) if slots is None else listed(slots)):
+            for m, n in enumerate(range(len(self.x)) if slots is None else to_list(slots)):
                 self.evaluated.setdefault(n, (evaluation, m))
 
-    def observations(self, looks: Sequence[tuple[int, Look]]) -> list[Observation]:
+    def snapshots(self, looks: Sequence[tuple[int, Look]]) -> list[Snapshot]:
         """Join looks, by slot, with the scalars of the evaluations that the step rule has made of the same images."""
         method = self.method
-        scalars = self._scalars([n for n, _ in looks])
-        observations = []
+        metrics = self._scalars([n for n, _ in looks])
+        snapshots = []
         for n, look in looks:
             task, iteration = method.slots.tasks[n], self.began_at[n]
             kept = method.log_at.due(iteration, method.last(task))
-            shown = (look.image, look.besides) if kept else (None, {})
-            observations.append(
-                Observation(task, iteration, {**look.scalars, **scalars[n]}, shown[0], look.top5, shown[1])
-            )
-        return observations
+            shown = (look.image, look.extra_images) if kept else (None, {})
+            snapshots.append(Snapshot(task, iteration, {**look.metrics, **metrics[n]}, shown[0], look.top5, shown[1]))
+        return snapshots
 
     def _scalars(self, slots: Sequence[int]) -> dict[int, dict[str, float]]:
         """Return by slot what was said of x_k: the terms of its score, and how long its gradient is where it is
@@ -70,7 +68,7 @@ class Step:
         evaluations = {id(self.evaluated[n][0]): self.evaluated[n][0] for n in slots if n in self.evaluated}
         for evaluation in evaluations.values():
             rows = {n: m for n, (one, m) in self.evaluated.items() if one is evaluation and n in found}
-            terms, norms = evaluation.told(), evaluation.gradient_norms(list(rows.values()))
+            terms, norms = evaluation.metrics_by_row(), evaluation.gradient_norms(list(rows.values()))
             for n, m in rows.items():
                 found[n] = {**terms[m], **({"gradient_norm": norms[m]} if m in norms else {})}
         return found
@@ -86,7 +84,7 @@ class Step:
         endings = {n: Ending(*those) for n, those in enumerate(flags)}
         return {n: e for n, e in endings.items() if e.broken or e.done or iteration[n] >= last[n]}
 
-    def finish(self, endings: Mapping[int, Ending]) -> list[tuple[Observation, Result]]:
+    def finish(self, endings: Mapping[int, Ending]) -> list[tuple[Snapshot, Result]]:
         """Take the images that have ended out of their slots."""
         if not endings:
             return []
@@ -97,12 +95,12 @@ class Step:
                 x[n] = self.x[n]
                 slots.put(ITERATION, [n], torch.tensor([self.began_at[n]]))
         whole = [n for n in ended if not endings[n].broken]
-        known = dict(zip(whole, method.conclude(x[whole], whole), strict=True)) if whole else {}
-        looks = method.look(x[ended], ended, final=True)
+        known = dict(zip(whole, method.final_metrics(x[whole], whole), strict=True)) if whole else {}
+        looks = method.snapshots(x[ended], ended, final=True)
         for n, look in zip(ended, looks, strict=True):
             if look.traced is not None and endings[n].done:  # x_k was evaluated in this step
                 evaluation, m = self.evaluated[n]
-                known[n] = evaluation.told()[m]
+                known[n] = evaluation.metrics_by_row()[m]
         finite = self.scores.isfinite().tolist()
         at_start = [k == 0 and not fine for k, fine in zip(self.began_at, finite, strict=True)]
         pairs = [
@@ -120,7 +118,7 @@ class Step:
 
 def _result(
     method: Method, n: int, look: Look, terms: dict[str, float], *, broken: bool, from_start: bool
-) -> tuple[Observation, Result]:
+) -> tuple[Snapshot, Result]:
     task, slots = method.slots.tasks[n], method.slots
     iteration = slots.iteration[n]
     error = None
@@ -131,8 +129,8 @@ def _result(
             f"the image or its score stopped being a finite number at iteration {iteration + 1}; "
             f"its last finite image is kept: {method.advice}."
         )
-    scalars = {**look.scalars, **terms} if look.traced is None else look.scalars
-    traced = scalars if look.traced is None else {**look.traced, **terms}
+    metrics = {**look.metrics, **terms} if look.traced is None else look.metrics
+    traced = metrics if look.traced is None else {**look.traced, **terms}
     record = {
         "status": "failed" if broken else "done",
         "error": error,
@@ -140,9 +138,9 @@ def _result(
         "forwards": slots.forwards[n],
         "backwards": slots.backwards[n],
         "seconds": round(slots.seconds[n], 3),
-        **scalars,
+        **metrics,
         **method.record(n, look),
     }
-    of_picture = None if look.traced is None else look.scalars
-    observation = Observation(task, iteration, traced, look.image, look.top5, look.besides, of_picture)
-    return observation, Result(task, record, look.image, look.array, look.source, look.bearers)
+    file_metrics = None if look.traced is None else look.metrics
+    snapshot = Snapshot(task, iteration, traced, look.image, look.top5, look.extra_images, file_metrics)
+    return snapshot, Result(task, record, look.image, look.array, look.source, look.perturbed_images)

@@ -22,7 +22,7 @@ _COLUMNS = 4
 
 
 @dataclass(frozen=True)
-class Borne:
+class PerturbedPhotograph:
     """A photograph without and with the perturbation.
 
     Attributes:
@@ -54,7 +54,7 @@ class UniversalPanel:
     about: Sequence[str]
     rates: Sequence[str]
     curve: Sequence[tuple[int, float]]
-    photographs: Sequence[Borne]
+    photographs: Sequence[PerturbedPhotograph]
 
 
 def universal_figure(panels: Sequence[UniversalPanel]) -> Figure:

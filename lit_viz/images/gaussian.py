@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, truncate: float = 4.0) -> Tensor:
@@ -34,7 +34,7 @@ class _Blur(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, sigma: Tensor, truncate: float) -> Tensor:
-        ctx.kernels = [_half_kernel(value, truncate) for value in listed(sigma)]
+        ctx.kernels = [_half_kernel(value, truncate) for value in to_list(sigma)]
         return _blur(images, ctx.kernels)
 
     @staticmethod
@@ -89,7 +89,7 @@ def _by_convolution(mirrored: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     count, channels = mirrored.shape[:2]
     radius = max(map(len, kernels)) - 1
     halves = [kernel + [0.0] * (radius + 1 - len(kernel)) for kernel in kernels]
-    weight = sent([half[:0:-1] + half for half in halves], mirrored.device, mirrored.dtype)
+    weight = to_device([half[:0:-1] + half for half in halves], mirrored.device, mirrored.dtype)
     weight = weight.repeat_interleave(channels, 0)
     planes = mirrored.view(1, count * channels, *mirrored.shape[-2:])
     groups = count * channels
@@ -102,7 +102,7 @@ def _mirrored(images: Tensor, radius: int) -> Tensor:
     """Return a copy with ``radius`` pixels more on every side, mirrored about the edge (again and again if need be)."""
     height, width = images.shape[-2:]
     if radius > min(height, width):
-        rows, columns = (sent(_mirror_indices(length, radius), images.device) for length in (height, width))
+        rows, columns = (to_device(_mirror_indices(length, radius), images.device) for length in (height, width))
         return images[..., rows[:, None], columns]
     out = images.new_empty(*images.shape[:-2], height + 2 * radius, width + 2 * radius)
     middle = out[..., radius : radius + height, :]

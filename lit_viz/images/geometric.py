@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate, pad
 from lit_viz.errors import LitVizError
 from lit_viz.images.transforms import GeometricTransform, Transform
 from lit_viz.rng import Draws
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Roll(Transform):
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the rolled images."""
-        shifts = listed(draws.integers("shift", -self.pixels, self.pixels, (2,)))
+        shifts = to_list(draws.integers("shift", -self.pixels, self.pixels, (2,)))
         rolled = [image.roll(shift, (-1, -2)) for image, shift in zip(images, shifts, strict=True)]
         return torch.stack(rolled)
 
@@ -209,8 +209,8 @@ class DiverseInput(Transform):
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the images, those that are changed resized bilinearly and padded with zeros."""
-        changed = [u < self.probability for u in listed(draws.uniform("changed"))]
-        sides, places = listed(draws.uniform("side", self.low, 1.0)), listed(draws.uniform("place", shape=(2,)))
+        changed = [u < self.probability for u in to_list(draws.uniform("changed"))]
+        sides, places = to_list(draws.uniform("side", self.low, 1.0)), to_list(draws.uniform("place", shape=(2,)))
         return torch.stack(
             [
                 _padded(image, side, place) if due else image

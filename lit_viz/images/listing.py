@@ -121,8 +121,8 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
             entries += map(_entry, pictures)
             others += rest
         elif path.suffix.casefold() == ".csv":
-            listed, note = _listed(path)
-            entries += listed
+            folder_entries, note = _listed(path)
+            entries += folder_entries
             notes += note
         else:
             entries.append(_entry(path))

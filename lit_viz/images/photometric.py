@@ -12,7 +12,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.gaussian import gaussian_blur
 from lit_viz.images.transforms import Transform
 from lit_viz.rng import Draws
-from lit_viz.utils.device import listed, sent
+from lit_viz.utils.device import to_device, to_list
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Blur(Transform):
         due = [key.iteration % self.every == 0 for key in draws.keys]
         if not any(due):
             return images
-        sigmas = listed(draws.uniform("sigma", self.low, self.high))
+        sigmas = to_list(draws.uniform("sigma", self.low, self.high))
         mine = [sigma if now else 0.0 for sigma, now in zip(sigmas, due, strict=True)]
         # Truncated at 3 sigma: 0.3 % of the kernel's weight, for three quarters of the work.
-        return gaussian_blur(images, sent(mine, images.device), truncate=3.0)
+        return gaussian_blur(images, to_device(mine, images.device), truncate=3.0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.utils.device import sent
+from lit_viz.utils.device import to_device
 
 
 def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
@@ -51,8 +51,8 @@ def _grid(matrices: Tensor, size: tuple[int, int], places: tuple[int, int], like
     height, width = places
     extent = matrices.new_tensor([size[1], size[0]])
     # From pixels of the view on both sides to [-1, 1].
-    linear = sent(matrices[:, :2, :2] * extent / extent[:, None], like.device, like.dtype)
-    offset = sent(matrices[:, :2, 2] * 2 / extent, like.device, like.dtype)
+    linear = to_device(matrices[:, :2, :2] * extent / extent[:, None], like.device, like.dtype)
+    offset = to_device(matrices[:, :2, 2] * 2 / extent, like.device, like.dtype)
     x, y = _centres(width, like), _centres(height, like)
     grid = like.new_empty(len(matrices), height, width, 2)
     for axis in (0, 1):

@@ -20,7 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lit_viz.classifiers.fast import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
-from lit_viz.engine.devices import DevicesMode
+from lit_viz.engine.distributed import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.options import REFUSALS, ClassifierOptions, one_sentence

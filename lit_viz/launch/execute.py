@@ -22,7 +22,7 @@ from lit_viz.callbacks.notes import Notes
 from lit_viz.callbacks.progress import Progress
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.engine.devices import several
+from lit_viz.engine.distributed import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
 from lit_viz.figures.animation import save_evolution
@@ -83,7 +83,7 @@ def execute(
         trainer = trainer_for(cli.config, scratch)  # before a folder is made: it may refuse
         tune_allocator()
         if not is_rank_zero():
-            if several(cli.config.trainer):
+            if is_distributed(cli.config.trainer):
                 return _join(trainer, command, cli, classifier)
             if _HAS_JOINED and cli.config.out is not None:  # in a script that Lightning has started more than once
                 return _nothing(command, cli)
@@ -119,7 +119,7 @@ def _lead(
     if folder is None:
         memory = Memory()
         fit(trainer, config, module, tasks, [memory, Notes(notify), Progress(quiet=notify is None)])
-        outcomes = remembered(memory.results, memory.observations)
+        outcomes = remembered(memory.results, memory.snapshots)
         command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, notify or (lambda _: None)))
         return Run(outcomes, None, partial(_figure, command, config))
     return _run_in(folder, trainer, cli, module, tasks, notify)
@@ -166,7 +166,7 @@ def cost(command: Command, cli: MethodCLI) -> tuple[int, int, int, float]:
     classifier = _load(config.classifier.as_dict())
     module, tasks = _built(command, cli, classifier, ())
     steps, evaluations = module.cost(tasks)
-    return len(tasks), steps, evaluations, steps * module.seconds_a_step(tasks)
+    return len(tasks), steps, evaluations, steps * module.step_seconds(tasks)
 
 
 def cost_in_words(costs: Sequence[tuple[int, int, int, float]]) -> str:
@@ -207,7 +207,7 @@ def _run_in(
             _draw(run, figure)
         return run
     if not finished:
-        module.require(tasks)
+        module.validate_tasks(tasks)
         with translate_write_errors(folder.path):
             (folder.path / REPORT).unlink(missing_ok=True)  # it says that the run has come to its end
     wandb = _open_wandb(folder, cli.config, notify or (lambda _: None))

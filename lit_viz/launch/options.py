@@ -166,6 +166,6 @@ def one_sentence(error: Exception, parser: ArgumentParser) -> LitVizError:
     known = [word[2:] for action in parser._actions for word in action.option_strings if re.fullmatch(r"--[^+]+", word)]
     hint = did_you_mean(unknown[1], known) if unknown else _near_part(words)
     part = re.search(r"(--[\w.]+): (\w+) has no option", words)
-    listed = f"{part[1]}.help {part[2]}" if part and f"{part[1][2:]}.help" in known else "--help"
-    help_ = "" if words.endswith("?") else f": see {parser.prog} {listed}."
+    help_option = f"{part[1]}.help {part[2]}" if part and f"{part[1][2:]}.help" in known else "--help"
+    help_ = "" if words.endswith("?") else f": see {parser.prog} {help_option}."
     return LitVizError(f"{words.rstrip('.')}{hint or help_}")

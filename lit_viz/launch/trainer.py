@@ -23,9 +23,9 @@ from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.isolation import is_out_of_memory, torch_warnings_ignored
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
-from lit_viz.engine.devices import end_others, others_have_ended, shared, unlock_steps
+from lit_viz.engine.data_module import TaskQueue
+from lit_viz.engine.distributed import disable_step_barrier, is_rank_failure, kill_ranks, trainer_options
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.ticks import TaskQueue
 from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
 from lit_viz.images.listing import has_array_images
 from lit_viz.launch.resume import LAST_CHECKPOINT
@@ -53,7 +53,7 @@ def trainer_for(config: Any, scratch: str) -> pl.Trainer:
     try:
         with _quiet_lightning():
             trainer = pl.Trainer(
-                **shared(config.trainer),
+                **trainer_options(config.trainer),
                 max_epochs=-1,
                 logger=False,
                 plugins=[AtomicCheckpointIO(), *_slurm()],
@@ -66,7 +66,7 @@ def trainer_for(config: Any, scratch: str) -> pl.Trainer:
     except Exception as error:  # Lightning's own kinds, and those of a backend that is not installed
         devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
         raise LitVizError(f"{devices} can't be used here: {first_line(error)}") from error
-    unlock_steps(trainer)
+    disable_step_barrier(trainer)
     return trainer
 
 
@@ -100,18 +100,18 @@ def fit(
             stop = error.__context__
             if not isinstance(stop, KeyboardInterrupt):
                 raise
-            end_others(trainer)
+            kill_ranks(trainer)
             raise Interrupted(f"stopped at once{go_on(config)}", exit_status=interrupt_exit_status(stop)) from error
         except Exception as error:
-            end_others(trainer)
-            if trainer.world_size > 1 and others_have_ended(error):
+            kill_ranks(trainer)
+            if trainer.world_size > 1 and is_rank_failure(error):
                 raise LitVizError(
                     "another process of the run has ended (killed, or for the reason above); what was finished is kept"
                     f"{go_on(config)}"
                 ) from error
             raise
-    stopped = module.agreed.signal or module.asked.signal  # the last step's, which nobody has agreed on
-    if stopped and not module.agreed.unfinished:
+    stopped = module.decision.signal or module.requests.signal  # the last step's, which nobody has agreed on
+    if stopped and not module.decision.unfinished:
         raise Interrupted(all_but_evidence(config), exit_status=128 + stopped)
     if stopped:
         saved = "" if config.out is None else ", all is saved"

@@ -24,7 +24,7 @@ from lit_viz.figures.tiles import pixels, tile
 from lit_viz.images.reading import to_uint8
 from lit_viz.loggers.wandb_run import silent, sync_command
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Observation, Task
+from lit_viz.types import Snapshot, Task
 from lit_viz.utils.formatting import Notify, label_with_target, notify
 
 # More images in tables and grids make the page unusable in the browser; the artifact has all of them.
@@ -134,7 +134,7 @@ class WandbImages(Callback):
         """Log the snapshots of this step."""
         tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
         if len(tasks) <= self.separate:
-            self.logger.log_rows(map(_snapshot_row, outputs["observations"]))
+            self.logger.log_rows(map(_snapshot_row, outputs["snapshots"]))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Log the grids of finished tasks; their frames are on the disk at this point."""
@@ -165,26 +165,26 @@ class WandbImages(Callback):
             self.logger.log_rows(_grid_rows(self.folder, finished))
 
 
-def _snapshot_row(observation: Observation) -> dict[str, Any]:
-    key = observation.task.key
-    row: dict[str, Any] = {"iteration": observation.iteration}
-    row |= {f"{name}/{key}": value for name, value in observation.scalars.items()}
-    if observation.image is not None:
-        row[f"image/{key}"] = wandb.Image(to_uint8(observation.image), caption=caption(observation))
-    for name, image in observation.besides.items():
-        row[f"{name}/{key}"] = wandb.Image(to_uint8(image), caption=f"{name}: {_headline(observation)}")
+def _snapshot_row(snapshot: Snapshot) -> dict[str, Any]:
+    key = snapshot.task.key
+    row: dict[str, Any] = {"iteration": snapshot.iteration}
+    row |= {f"{name}/{key}": value for name, value in snapshot.metrics.items()}
+    if snapshot.image is not None:
+        row[f"image/{key}"] = wandb.Image(to_uint8(snapshot.image), caption=caption(snapshot))
+    for name, image in snapshot.extra_images.items():
+        row[f"{name}/{key}"] = wandb.Image(to_uint8(image), caption=f"{name}: {_headline(snapshot)}")
     return row
 
 
-def caption(observation: Observation) -> str:
+def caption(snapshot: Snapshot) -> str:
     """Return ``tarantula - iteration 50 - p = 0.93 (rank 1)`` and, on a second line, the top five classes."""
-    top5 = ", ".join(f"{name} {probability:.2f}" for name, probability in observation.top5)
-    return _headline(observation) + (f"\n{top5}" if top5 else "")
+    top5 = ", ".join(f"{name} {probability:.2f}" for name, probability in snapshot.top5)
+    return _headline(snapshot) + (f"\n{top5}" if top5 else "")
 
 
-def _headline(observation: Observation) -> str:
-    metrics = observation.scalars if observation.of_picture is None else observation.of_picture
-    parts = [_task_name(observation.task), f"iteration {observation.iteration}", *_metric_texts(metrics)]
+def _headline(snapshot: Snapshot) -> str:
+    metrics = snapshot.metrics if snapshot.file_metrics is None else snapshot.file_metrics
+    parts = [_task_name(snapshot.task), f"iteration {snapshot.iteration}", *_metric_texts(metrics)]
     return " - ".join(parts)
 
 

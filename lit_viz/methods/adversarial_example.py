@@ -12,7 +12,7 @@ from lit_viz.attacks import Attack, BudgetAttack, name_of
 from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.prediction import top5
-from lit_viz.engine.looks import Look
+from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError
 from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
@@ -23,7 +23,7 @@ from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
 from lit_viz.types import Task
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 
 class AdversarialExample(AttackTraining):
@@ -78,11 +78,11 @@ class AdversarialExample(AttackTraining):
         if steered:
             with torch.no_grad():
                 evaluation.logits = self._evaluator.networks[network](x)[0]
-            self.slots.pay(rows, forwards=1)
+            self.slots.count_evaluations(rows, forwards=1)
         if steered or not self.transforms.transforms:
             self.remember(x, rows, evaluation)
         asked = self.slots.goals(rows, x.device)
-        evaluation.terms |= {
+        evaluation.metrics |= {
             "probability": torch.softmax(evaluation.logits, 1).gather(1, asked["targets"][:, None])[:, 0],
             "margin": Margin()(Outputs(evaluation.logits, asked["targets"], targeted=asked["targeted"])),
         }
@@ -98,27 +98,27 @@ class AdversarialExample(AttackTraining):
         if unasked:
             with torch.no_grad():
                 logits = self._evaluator.networks[network](x[unasked])[0]
-            self.slots.pay([rows[m] for m in unasked], forwards=1)
+            self.slots.count_evaluations([rows[m] for m in unasked], forwards=1)
             for m, row in zip(unasked, logits, strict=True):
                 self.keep(rows[m], row)
         if mine:
             known = self.slots.state[LOGITS][[rows[m] for m in mine]].to(evaluation.logits)
             evaluation.logits = evaluation.logits.index_put((torch.tensor(mine, device=known.device),), known)
 
-    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Write the outcomes in 8 bits, in memory, and ask the original network about what a reader of the file gets.
 
         Images that ended by their number of iterations were not evaluated since their last update: they are now.
         """
         terms: list[dict[str, float]] = [{} for _ in rows]
-        done = listed(self.optimizer.done)
+        done = to_list(self.optimizer.done)
         unseen = [m for m, n in enumerate(rows) if not done[n]]
         if unseen:
             mine = [rows[m] for m in unseen]
             evaluation = self.score(x[unseen], mine, gradient=False)
             self._keep(mine, self.attack.seen(x[unseen], self._state(mine), evaluation))
             for place, m in enumerate(unseen):
-                terms[m] = evaluation.told()[place]
+                terms[m] = evaluation.metrics_by_row()[place]
         state = self._state(rows)
         outcomes = self.attack.result(x, state)
         budget = self.attack if isinstance(self.attack, BudgetAttack) else None
@@ -137,7 +137,7 @@ class AdversarialExample(AttackTraining):
         return terms
 
     @torch.no_grad()
-    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
         """Show the images with their difference to the photographs, magnified; at the end as their files hold them,
         while their traces end with x_k before it was rounded."""
         looks = []
@@ -158,7 +158,7 @@ class AdversarialExample(AttackTraining):
                     traced=None if saved is None else lengths,
                     top5=() if saved is None else top5(saved.logits, self.classifier.labels),
                     source=source.float(),
-                    besides={"difference": difference(image, source, MAGNIFIED)[0]},
+                    extra_images={"difference": difference(image, source, MAGNIFIED)[0]},
                 )
             )
         return looks

@@ -68,9 +68,9 @@ class AttackTraining(PhotographTraining):
         self.residual_gradient = check_residual_gradient(residual_gradient)
 
     @property
-    def slopes(self) -> float:
+    def backwards_per_step(self) -> float:
         """How many backwards an update makes on the mean, at most."""
-        return self.attack.slopes
+        return self.attack.backwards_per_step
 
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network."""
@@ -82,7 +82,7 @@ class AttackTraining(PhotographTraining):
             objective=self.attack.objective,
             normalize=self.classifier.normalize,
             views=self.views,
-            processes=self.processes,
+            ranks=self.ranks,
         )
 
     def shown(self, x: Tensor, draws: Draws) -> Tensor:

@@ -16,8 +16,8 @@ from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.fast import check_residual_gradient
 from lit_viz.classifiers.prediction import group_summary, prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
-from lit_viz.engine.looks import Look
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.groups import apart, join_group
 from lit_viz.images.listing import ARRAY_PREFIX
@@ -31,7 +31,7 @@ from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
-from lit_viz.utils.device import sent
+from lit_viz.utils.device import to_device
 
 #: Asks other networks about a finished picture and a class: name -> prediction summary.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]
@@ -144,13 +144,13 @@ class ClassVisualization(ImageTraining):
 
     def prepare(self, device: torch.device) -> None:
         """Make the fast copy of the network; a wrong layer name is found here."""
-        if self.processes.shares_views and (self.group > 1 or self.objective.couples):
+        if self.ranks.shares_views and (self.group > 1 or self.objective.couples):
             raise LitVizError(
                 "the objective, or a group, compares the views of a task with each other, so that they can't be shared "
                 "among devices: give --devices_mode images."
             )
         self._evaluator = Evaluator(
-            processes=self.processes,
+            ranks=self.ranks,
             networks={"plain": self.frozen(self.objective.layers, device, residual_gradient=self.residual_gradient)},
             decode=self._decode,
             look=self._views,
@@ -161,14 +161,14 @@ class ClassVisualization(ImageTraining):
             group=self.group,
         )
 
-    def seconds_a_step(self, tasks: Sequence[Task]) -> float:
+    def step_seconds(self, tasks: Sequence[Task]) -> float:
         """Return the time of an evaluation of the slots, measured on the processor; of octaves their mean, by area."""
-        of_first = super().seconds_a_step(tasks)
+        of_first = super().step_seconds(tasks)
         octaves = range(1 if self.octaves is None else self.octaves.count)
         areas = [math.prod(self._seen_size(octave)) for octave in octaves]
         return of_first * sum(areas) / len(areas) / areas[0]
 
-    def require(self, tasks: Sequence[Task]) -> None:
+    def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Refuse to train on from a photograph that is gone."""
         gone = next((task.source for task in tasks if task.source is not None), None)
         if self.init is None and gone is not None:
@@ -179,7 +179,7 @@ class ClassVisualization(ImageTraining):
                 )
             raise LitVizError(f"{gone}, from which the run was begun, can't be read any more: put it back to go on.")
 
-    def fits(self, task: Task, beside: Task, iteration: int) -> bool:
+    def can_batch(self, task: Task, beside: Task, iteration: int) -> bool:
         """Return whether the two see their canvas in the same octaves: a batch has one size."""
         together = all(k == iteration for k in self.slots.iteration) and self.last(task) == self.last(beside)
         return self.octaves is None or together
@@ -207,7 +207,7 @@ class ClassVisualization(ImageTraining):
         return images.view_as(x)
 
     @torch.no_grad()
-    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
         """Show the picture in 8 bits, as the file holds it, and ask the network about just that, without transforms.
 
         Of a group the mean logits are read. Where no class is asked for, ``objective_file`` is what the picture scores.
@@ -217,7 +217,7 @@ class ClassVisualization(ImageTraining):
         goals = self.slots.goals(rows, x.device)
         network = self.classifier.original_network() if final and self.in_half else self._evaluator.networks["plain"]
         logits, scores = self._score_pictures(network, pictures, goals)
-        self.slots.pay(rows, forwards=self.group)
+        self.slots.count_evaluations(rows, forwards=self.group)
         looks = []
         groups = pictures.cpu().view(len(rows), self.group, *pictures.shape[1:])
         for n, many, values, score in zip(rows, groups, logits, scores, strict=True):
@@ -242,7 +242,7 @@ class ClassVisualization(ImageTraining):
         return {name: group_summary([one[name] for one in said]) for name in (said[0] if said else ())}
 
     def seen_again(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
-        """Return what the original network says of a picture ``(C, H, W)`` that :meth:`look` has shown.
+        """Return what the original network says of a picture ``(C, H, W)`` that :meth:`snapshots` has shown.
 
         Returns:
             its logits ``(K,)``, the mean over a group, and what the objective is.
@@ -262,7 +262,7 @@ class ClassVisualization(ImageTraining):
         inputs = pictures if self.native else resized(pictures, self.classifier.size)
         logits, activations = network(inputs, layers=self.objective.layers)
         each = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
-        each["members"] = sent(list(range(self.group)) * (len(pictures) // self.group), pictures.device)
+        each["members"] = to_device(list(range(self.group)) * (len(pictures) // self.group), pictures.device)
         scores = evaluate_objective(self.objective, Outputs(logits, activations=activations, inputs=self.group, **each))
         means = [rows.view(-1, self.group, *rows.shape[1:]).mean(1).float().cpu() for rows in (logits, scores)]
         return means[0], means[1]
@@ -280,7 +280,7 @@ class ClassVisualization(ImageTraining):
         return images
 
     def _views(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return what the network is shown; all images are in the same octave (see :meth:`fits`)."""
+        """Return what the network is shown; all images are in the same octave (see :meth:`can_batch`)."""
         octave = 0 if self.octaves is None else self.octaves.at(draws.keys[0].iteration, draws.last_iterations[0])
         if self.octaves is not None:
             images = self.octaves(images, octave)

@@ -15,7 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.methods.targets import resolve, with_goal
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
-from lit_viz.utils.device import sent
+from lit_viz.utils.device import to_device
 
 #: Option of a photograph's task: it is not trained on.
 HELD_OUT = "held_out"
@@ -52,7 +52,7 @@ class PhotographSet:
 
     def images(self, places: Sequence[int], like: Tensor) -> Tensor:
         """Return some of the photographs ``(len(places), C, H, W)`` in [0, 1]."""
-        return sent(torch.stack([_unpacked(self.pixels[place]) for place in places]), like.device, like.dtype)
+        return to_device(torch.stack([_unpacked(self.pixels[place]) for place in places]), like.device, like.dtype)
 
     def batch(self, seed: int, iteration: int, views: int) -> list[int]:
         """Return the places of the photographs that are looked at in an iteration, one a view.

@@ -17,7 +17,7 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.methods.targets import needs_logits, resolve
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.types import Task
-from lit_viz.utils.device import fetched
+from lit_viz.utils.device import to_cpu
 
 LOGITS = "logits"
 
@@ -45,7 +45,7 @@ class PhotographTraining(ImageTraining):
         self._boxes: dict[int, tuple[tuple[int, int], Box]] = {}  # by task: size of the original, and its part
         self._asked: dict[int, Tensor] = {}  # by task: logits (K,) of the photograph
 
-    def require(self, tasks: Sequence[Task]) -> None:
+    def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Refuse a queue of photographs that were handed over, without them."""
         if self.images is None and any(task.source is None and "image" in task.options for task in tasks):
             raise LitVizError(
@@ -68,7 +68,7 @@ class PhotographTraining(ImageTraining):
         self._boxes[task.index] = photograph.original_size, photograph.box
         return photograph.pixels
 
-    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
+    def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks with label and target, and where the photograph lies in the original.
 
         The original network is asked, of those photographs only whose label or target depends on it.
@@ -100,13 +100,13 @@ class PhotographTraining(ImageTraining):
         size, box = self._boxes.pop(task.index)
         return replace(task, options={**task.options, "original_size": list(size), "original_box": list(box)})
 
-    def begin(self, rows: Sequence[int]) -> None:
+    def on_slots_filled(self, rows: Sequence[int]) -> None:
         """Keep what the network said of the photographs already, and count the forwards that were paid for it."""
         asked = {n: self._asked.pop(self.slots.tasks[n].index, None) for n in rows}
         known = {n: logits for n, logits in asked.items() if logits is not None}
         for n, logits in known.items():
             self.keep(n, logits)
-        self.slots.pay(list(known), forwards=1)
+        self.slots.count_evaluations(list(known), forwards=1)
 
     def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the logits of the photographs, NaN until the network was asked about them.
@@ -141,5 +141,5 @@ class PhotographTraining(ImageTraining):
 
     def said(self, n: int) -> Tensor | None:
         """Return the logits ``(K,)`` of the photograph in a slot, or None where the network was not asked about it."""
-        logits = fetched(self.slots.state[LOGITS])[n]
+        logits = to_cpu(self.slots.state[LOGITS])[n]
         return None if bool(logits[0].isnan()) else logits

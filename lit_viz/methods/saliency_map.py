@@ -18,7 +18,7 @@ from lit_viz.classifiers.fast import Backprop
 from lit_viz.classifiers.isolation import full_float32
 from lit_viz.classifiers.prediction import prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
-from lit_viz.engine.looks import Look
+from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.fitting import Fit
 from lit_viz.images.heatmap import clip_limits, heat
@@ -109,7 +109,7 @@ class SaliencyMap(PhotographTraining):
         return self.step_rule
 
     @property
-    def usual_network(self) -> str:
+    def default_network(self) -> str:
         """The copy that the present method asks."""
         return self.chosen.method.networks[0]
 
@@ -124,9 +124,9 @@ class SaliencyMap(PhotographTraining):
         evaluations = sum(map(self.last, tasks))
         return math.ceil(evaluations / self.batch), evaluations
 
-    def seconds_a_step(self, tasks: Sequence[Task]) -> float:
+    def step_seconds(self, tasks: Sequence[Task]) -> float:
         """Return the time of a batch, measured on the processor."""
-        return super().seconds_a_step(tasks) * self.batch / max(len(self.slots), 1)
+        return super().step_seconds(tasks) * self.batch / max(len(self.slots), 1)
 
     def prepare(self, device: torch.device) -> None:
         """Make the copies of the network that the methods ask; a wrong layer name is found here."""
@@ -139,7 +139,7 @@ class SaliencyMap(PhotographTraining):
         }
         self._evaluators = {
             name: Evaluator(
-                processes=self.processes,
+                ranks=self.ranks,
                 networks=networks,
                 decode=lambda x: x,
                 look=lambda images, draws: images,
@@ -155,12 +155,12 @@ class SaliencyMap(PhotographTraining):
         with full_float32():
             return super().training_step(batch, batch_idx)
 
-    def begin(self, rows: Sequence[int]) -> None:
+    def on_slots_filled(self, rows: Sequence[int]) -> None:
         """Take the method of the slots, also where a checkpoint left off."""
-        super().begin(rows)
+        super().on_slots_filled(rows)
         self.chosen.choose(self.slots.tasks[0])
 
-    def fits(self, task: Task, beside: Task, iteration: int) -> bool:
+    def can_batch(self, task: Task, beside: Task, iteration: int) -> bool:
         """Return whether both are explained by one method."""
         return _method(task) == _method(beside)
 
@@ -175,7 +175,7 @@ class SaliencyMap(PhotographTraining):
         """Return whether the original has to be asked first; a label that is predicted may be told in the end."""
         return self.in_half or (task.target is None and super().asks(task))
 
-    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Ask about the photographs of which the network has not been asked yet, and tell their labels."""
         unasked = [m for m, n in enumerate(rows) if self.said(n) is None]
         if unasked:
@@ -187,7 +187,7 @@ class SaliencyMap(PhotographTraining):
         return [{} for _ in rows]
 
     @torch.no_grad()
-    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
         """Show the maps as they are; at iteration 0 the photograph, of which nothing is known yet."""
         state = self.slots.state_of(rows)
         method = self.chosen.method
@@ -196,7 +196,7 @@ class SaliencyMap(PhotographTraining):
         errors = method.uncertainty(x, state)
         names = [*(_SCALARS.get(name, name) for name in errors), "maximum"]
         columns = [*errors.values(), maps.flatten(1).abs().amax(1)]
-        scalars = torch.stack([column.double() for column in columns], 1).tolist()
+        metrics = torch.stack([column.double() for column in columns], 1).tolist()
         maps, photographs = maps.float().cpu(), x.float().cpu()
         looks, iteration = [], self.slots.iteration
         for m, n in enumerate(rows):
@@ -207,7 +207,7 @@ class SaliencyMap(PhotographTraining):
             looks.append(
                 Look(
                     heat(shown, clip_limits([shown])[0]),
-                    {**self._said(n), **dict(zip(names, scalars[m], strict=True))},
+                    {**self._said(n), **dict(zip(names, metrics[m], strict=True))},
                     top5=self._top(n),
                     array=maps[m],
                     source=photographs[m],
@@ -237,7 +237,7 @@ class SaliencyMap(PhotographTraining):
 
 
 class _Chosen(StepRule):
-    """The method of the present batch, whose tasks all have the same one (see :meth:`SaliencyMap.fits`)."""
+    """The method of the present batch, whose tasks all have the same one (see :meth:`SaliencyMap.can_batch`)."""
 
     def __init__(self, methods: Mapping[str, Attribution]) -> None:
         self.methods = methods

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from lit_viz.attacks import Universal, is_adversarial, name_of
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.looks import Look
+from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError
 from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.methods.attack_training import AttackTraining
-from lit_viz.methods.bearers import borne, rate
+from lit_viz.methods.perturbed_images import borne, rate
 from lit_viz.methods.photograph_set import PhotographSet, read_photographs
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
-from lit_viz.types import Bearer, Task
-from lit_viz.utils.device import listed, sent
+from lit_viz.types import PerturbedImage, Task
+from lit_viz.utils.device import to_device, to_list
 
 
 class UniversalPerturbation(AttackTraining):
@@ -50,7 +50,7 @@ class UniversalPerturbation(AttackTraining):
     def __init__(self, classifier: Classifier, attack: Universal, views: int = Universal.views, **limits: Any) -> None:
         super().__init__(classifier, attack, views, **limits)
         self._sets: dict[int, PhotographSet] = {}  # by task
-        self._bearers: dict[int, list[Bearer]] = {}  # by slot, of those that have just ended
+        self._bearers: dict[int, list[PerturbedImage]] = {}  # by slot, of those that have just ended
 
     def start(self, task: Task) -> Tensor:
         """Read the photographs, and return no perturbation ``(C, H, W)``.
@@ -68,7 +68,7 @@ class UniversalPerturbation(AttackTraining):
             self._sets[task.index] = read_photographs(given, super().start, self.classifier)
         return self._sets[task.index]
 
-    def complete(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
+    def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks: nothing of them depends on the network."""
         return list(tasks)
 
@@ -76,18 +76,18 @@ class UniversalPerturbation(AttackTraining):
         """Return the rule's state."""
         return self.attack.init(x, tasks)
 
-    def begin(self, rows: Sequence[int]) -> None:
+    def on_slots_filled(self, rows: Sequence[int]) -> None:
         """Count the forwards that were paid for what the network says of the photographs, once: not after a resume."""
         for n in rows:
             if self.slots.forwards[n] == 0:
-                self.slots.pay([n], forwards=len(self.photographs(self.slots.tasks[n]).tasks))
+                self.slots.count_evaluations([n], forwards=len(self.photographs(self.slots.tasks[n]).tasks))
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate perturbations on the mini-batches of their iteration."""
         batch = self._batch(x, rows)
         evaluate = replace(self._evaluator, look=batch.look, objective=_Each(self.attack.objective, batch))
         evaluation = evaluate(x, self.slots, rows, gradient=gradient, network=network)
-        evaluation.terms |= {"fooling_rate": evaluation.over_views(batch.fooled)}
+        evaluation.metrics |= {"fooling_rate": evaluation.over_views(batch.fooled)}
         return evaluation
 
     def _batch(self, x: Tensor, rows: Sequence[int]) -> _Batch:
@@ -100,50 +100,50 @@ class UniversalPerturbation(AttackTraining):
             images.append(photographs.images(places, x))
             goals.append(photographs.goal[places])
             targeted.append(photographs.targeted[places])
-        asked = (sent(torch.cat(those), x.device) for those in (goals, targeted))
+        asked = (to_device(torch.cat(those), x.device) for those in (goals, targeted))
         return _Batch(self.slots.keys(rows, self.views), torch.cat(images), *asked)
 
-    def conclude(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Add the perturbations to all photographs, write the sums in 8 bits, in memory, and ask about both."""
         for m, n in enumerate(rows):
             photographs = self.photographs(self.slots.tasks[n])
             eps = self.slots.state["eps"][n]
             network = self._evaluator.networks["plain"]
             self._bearers[n] = borne(x[m], photographs, self.classifier, network, self.attack.norm, eps)
-            self.slots.pay([n], forwards=len(photographs.tasks))
+            self.slots.count_evaluations([n], forwards=len(photographs.tasks))
         return [{"fooling_rate": rate(self._bearers[n], "success_float", held_out=False)} for n in rows]
 
     @torch.no_grad()
-    def look(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
+    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
         """Show the perturbations, magnified on mid-grey; what is magnified to black and white has the length eps."""
         looks = []
         for m, n in enumerate(rows):
             delta = x[m].cpu().float()
             picture = difference(delta, torch.zeros_like(delta), self._times(n))[0]
-            scalars = {"l2": float(delta.double().norm()), "linf": float(delta.abs().max())}
-            bearers = self._bearers.get(n, ()) if final else ()
-            looks.append(Look(picture, scalars, array=delta if final else None, bearers=bearers))
+            metrics = {"l2": float(delta.double().norm()), "linf": float(delta.abs().max())}
+            perturbed_images = self._bearers.get(n, ()) if final else ()
+            looks.append(Look(picture, metrics, array=delta if final else None, perturbed_images=perturbed_images))
         return looks
 
     def _times(self, n: int) -> float:
-        eps = listed(self.slots.state["eps"])[n]
+        eps = to_list(self.slots.state["eps"])[n]
         return 0.5 / eps if self.attack.norm == "linf" and eps > 0 else MAGNIFIED
 
     def record(self, n: int, look: Look) -> dict[str, Any]:
         """Return in how many photographs the perturbation fools: in those trained on, and in those held out."""
         about = {"attack": name_of(self.attack), **self.attack.record_fields({"eps": self.slots.state["eps"][n]})}
-        bearers = self._bearers.pop(n, [])
+        perturbed_images = self._bearers.pop(n, [])
         self._sets.pop(self.slots.tasks[n].index, None)  # it has ended
-        counted = [bearer.record for bearer in bearers if bearer.record["status"] == "done"]
+        counted = [image.record for image in perturbed_images if image.record["status"] == "done"]
         held_out = sum(record["held_out"] for record in counted)
         return {
             **about,
             "magnified": self._times(n),
-            "photographs": len(bearers),
+            "photographs": len(perturbed_images),
             "trained_on": len(counted) - held_out,
             "held_out": held_out,
             **{
-                f"{part}fooling_rate{where}": rate(bearers, key, held_out=bool(part))
+                f"{part}fooling_rate{where}": rate(perturbed_images, key, held_out=bool(part))
                 for part in ("", "held_out_")
                 for where, key in (("", "success_file"), ("_float", "success_float"))
                 if held_out or not part
@@ -170,9 +170,9 @@ class _Batch:
         """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one a draw: of a process that evaluates a
         part of the views, or of the perturbations, these alone."""
         count = len(draws.keys)
-        rows = sent([m * len(delta) // count for m in range(count)], delta.device)  # each has as many
+        rows = to_device([m * len(delta) // count for m in range(count)], delta.device)  # each has as many
         places = {key: place for place, key in enumerate(self.keys)}
-        shown = sent([places[key] for key in draws.keys], delta.device)
+        shown = to_device([places[key] for key in draws.keys], delta.device)
         sums = self.images[shown] + delta[rows]
         # torch's clamp passes the slope of a value at black or white in some versions (2.13), and in others (2.15) not.
         return torch.where((sums >= 0) & (sums <= 1), sums, sums.detach().clamp(0, 1))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 
 class AttackObjective(Objective):
@@ -37,9 +37,9 @@ class AttackObjective(Objective):
             targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
         for rows, mode in ((~targeted, False), (targeted, True)):
             missing = self.class_count_error(outputs.logits.shape[1], targeted=mode)
-            if missing and any(listed(rows)):
+            if missing and any(to_list(rows)):
                 raise LitVizError(f"{missing}: take CrossEntropy or Margin.")
-        if any(target < 0 for target in listed(outputs.targets)):
+        if any(target < 0 for target in to_list(outputs.targets)):
             raise LitVizError("an attack needs the class to reach or to leave: give a target or the true label.")
         return self.score(outputs, targeted)
 
@@ -119,14 +119,14 @@ class DLR(AttackObjective):
         logits, targets = outputs.logits, outputs.targets
         ordered = logits.topk(min(4, logits.shape[1])).values
         left = torch.zeros_like(logits[:, 0])
-        if not all(listed(targeted)):
+        if not all(to_list(targeted)):
             spread = (ordered[:, 0] - ordered[:, 2]).clamp(min=_TINY)
             left = (_others(logits, targets) - _picked(logits, targets)) / spread
-        if not any(listed(targeted)):
+        if not any(to_list(targeted)):
             return left
         labels = outputs.labels
         if labels is None or any(
-            aimed and label < 0 for aimed, label in zip(listed(targeted), listed(labels), strict=True)
+            aimed and label < 0 for aimed, label in zip(to_list(targeted), to_list(labels), strict=True)
         ):
             raise LitVizError("DLR needs the true label in a targeted attack: give labels, or take CrossEntropy.")
         spread = (ordered[:, 0] - ordered[:, 2:4].mean(1)).clamp(min=_TINY)

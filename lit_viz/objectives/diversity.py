@@ -8,7 +8,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.layers import LayerObjective
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 
 class Diversity(LayerObjective):
@@ -31,7 +31,7 @@ class Diversity(LayerObjective):
         Raises:
             LitVizError: a task owns one image only.
         """
-        members: list[int] = [] if outputs.members is None else listed(outputs.members)
+        members: list[int] = [] if outputs.members is None else to_list(outputs.members)
         if not any(members):
             raise LitVizError("Diversity tells the images of a group apart: give --model.group 2 or more.")
         group, views = max(members) + 1, members.index(1)

@@ -13,7 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layouts import Layout, layout
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 #: What a channel of a layer of tokens is: a feature of all tokens, or a token with all its features.
 Axis = Literal["feature", "token"]
@@ -140,7 +140,7 @@ class _ChannelObjective(LayerObjective):
         maps = self.maps(outputs)
         if self.channel is not None:
             return self.of_map(maps[:, self.channel])
-        if outputs.channels is None or any(channel < 0 for channel in listed(outputs.channels)):
+        if outputs.channels is None or any(channel < 0 for channel in to_list(outputs.channels)):
             raise LitVizError(f"no channel of layer {self.layer!r} was named: give one by --channel.")
         return self.of_map(maps[torch.arange(len(maps), device=maps.device), outputs.channels])
 

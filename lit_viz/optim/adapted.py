@@ -14,7 +14,7 @@ from lit_viz.optim.evaluation import Evaluate
 from lit_viz.optim.rule import State, StepRule, never
 from lit_viz.optim.schedules import LearningRate, learning_rate
 from lit_viz.types import Task
-from lit_viz.utils.device import fetched, listed, sent
+from lit_viz.utils.device import to_cpu, to_device, to_list
 
 # They look at all parameters at once, or need what an image does not have.
 _REFUSED = {
@@ -77,11 +77,11 @@ class Adapted(StepRule):
         # Rows and slopes of one layout: torch's fused kernels walk through both alike, and a network's slopes are
         # channels-last.
         x, gradient = x.clone(memory_format=torch.contiguous_format), gradient.contiguous()
-        optimizer = self._optimizer(list(x), listed(self.lr(state)))
+        optimizer = self._optimizer(list(x), to_list(self.lr(state)))
         own = self._own if self._own is not None else tuple(self._room(x[0]))  # a resume does without init
-        room = {key: (fetched(state[key]) if key in self._here else state[key]).clone() for key in own}
+        room = {key: (to_cpu(state[key]) if key in self._here else state[key]).clone() for key in own}
         parameters = [group["params"][0] for group in optimizer.param_groups]
-        for n, (parameter, iteration) in enumerate(zip(parameters, listed(state["iteration"]), strict=True)):
+        for n, (parameter, iteration) in enumerate(zip(parameters, to_list(state["iteration"]), strict=True)):
             parameter.grad = gradient[n]
             if iteration > 0:  # a new image gets the optimizer's own fresh state
                 optimizer.state[parameter] = {key: room[key][n] for key in own}
@@ -91,7 +91,7 @@ class Adapted(StepRule):
                 value = optimizer.state[parameter][key]
                 if value.data_ptr() != room[key][n].data_ptr():  # it was not updated in place
                     room[key][n] = value
-        return x, {**state, **{key: sent(value, x.device) for key, value in room.items()}}
+        return x, {**state, **{key: to_device(value, x.device) for key, value in room.items()}}
 
     def _optimizer(self, rows: list[Tensor], rates: list[float]) -> torch.optim.Optimizer:
         groups = [{"params": [row], "lr": rate} for row, rate in zip(rows, rates, strict=True)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.classifiers.fast import sparse_backward
 from lit_viz.errors import LitVizError
-from lit_viz.utils.device import listed
+from lit_viz.utils.device import to_list
 
 #: From scores or logits, a row a network input, to a row an image; the identity where every image is one input.
 Reduce = Callable[[Tensor], Tensor]
@@ -26,7 +26,7 @@ class Evaluation:
         x: what was evaluated ``(M, ...)``; it wants a gradient if there is to be one.
         score: ``(M,)``, with its graph.
         logits: of the network's inputs ``(M * views, K)``, with their graph.
-        terms: ``(M,)`` each, parts of the score by name.
+        metrics: ``(M,)`` each, parts of the score by name.
         activations: of the layers that were asked for, with their graph, a row an input.
         over_views: the mean over an image's inputs.
         over_processes: the sum over the processes that evaluate the images together, a part of the inputs each; then
@@ -36,7 +36,7 @@ class Evaluation:
     Attributes:
         score: ``(M,)``, the mean objective over the image's views, less its priors.
         logits: ``(M, K)``, the mean over the image's views.
-        terms: ``(M,)`` each: the objective and every prior, by name.
+        metrics: ``(M,)`` each: the objective and every prior, by name.
         activations: ``{layer: (M * views, ...)}``.
     """
 
@@ -46,7 +46,7 @@ class Evaluation:
         score: Tensor,
         logits: Tensor,
         *,
-        terms: Mapping[str, Tensor] | None = None,
+        metrics: Mapping[str, Tensor] | None = None,
         activations: Mapping[str, Tensor] | None = None,
         over_views: Reduce = lambda rows: rows,
         over_processes: Reduce = lambda rows: rows,
@@ -54,7 +54,7 @@ class Evaluation:
     ) -> None:
         self.score = over_processes(score.detach())
         self.logits = over_processes(over_views(logits.detach()))
-        self.terms = {name: over_processes(term.detach()) for name, term in (terms or {}).items()}
+        self.metrics = {name: over_processes(term.detach()) for name, term in (metrics or {}).items()}
         self.activations = {name: over_processes(one.detach()) for name, one in (activations or {}).items()}
         self._graph: tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]] | None = (x, score, logits, activations or {})
         self._over_views, self._over_processes, self._pay = over_views, over_processes, pay
@@ -62,18 +62,18 @@ class Evaluation:
         self._gradient: Tensor | None = None
         self._of: Sequence[bool] | None = None  # whether it was asked for, of each row, or None for all
 
-    def told(self) -> list[dict[str, float]]:
+    def metrics_by_row(self) -> list[dict[str, float]]:
         """Return the terms of each row as plain numbers; read once."""
         if self._told is None:
-            rows = torch.stack([term.double() for term in self.terms.values()], 1).tolist() if self.terms else []
-            self._told = [dict(zip(self.terms, row, strict=True)) for row in rows] or [{} for _ in self.score]
+            rows = torch.stack([term.double() for term in self.metrics.values()], 1).tolist() if self.metrics else []
+            self._told = [dict(zip(self.metrics, row, strict=True)) for row in rows] or [{} for _ in self.score]
         return self._told
 
     @property
     def gradient(self) -> Tensor:
         """Of the score with respect to what was evaluated, ``(M, ...)``; computed once."""
         if self._gradient is None:
-            self._gradient = self.slope()
+            self._gradient = self.backward()
         return self._gradient
 
     def gradient_norms(self, rows: Sequence[int]) -> dict[int, float]:
@@ -85,7 +85,7 @@ class Evaluation:
         norms = torch.stack([torch.linalg.vector_norm(gradient[m]) for m in known]).tolist()
         return dict(zip(known, norms, strict=True))
 
-    def slope(
+    def backward(
         self, of: Reduce | None = None, *, at: str | None = None, rows: Tensor | None = None, keep: bool = False
     ) -> Tensor:
         """Return the gradient of a score, and pay a backward for it.
@@ -105,7 +105,7 @@ class Evaluation:
         if self._graph is None:
             raise RuntimeError("the graph of this evaluation is gone: ask for the first slope with keep=True")
         x, score, logits, activations = self._graph
-        asked = None if rows is None else listed(rows)  # now, for later it would have to wait for the backward
+        asked = None if rows is None else to_list(rows)  # now, for later it would have to wait for the backward
         source = x if at is None else activations[at]
         with torch.enable_grad():
             score = score if of is None else self._over_views(of(logits))

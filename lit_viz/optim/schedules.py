@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.optim.rule import State
 from lit_viz.types import Task
-from lit_viz.utils.device import sent
+from lit_viz.utils.device import to_device
 
 
 class LearningRate(ABC):
@@ -30,7 +30,7 @@ class LearningRate(ABC):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the base rate a slot: the task's option ``lr`` where it has one (a sweep)."""
         rates = [float(task.options.get("lr", self.lr)) for task in tasks]
-        return {"lr": sent(rates, x.device, torch.float64)}
+        return {"lr": to_device(rates, x.device, torch.float64)}
 
     def __call__(self, state: State) -> Tensor:
         """Return the rates ``(N,)`` of the iterations in which the slots are."""

@@ -59,7 +59,7 @@ class Shown:
         source: its photograph.
         stops: of its slider, in order; none where it has no picture, or none that fits.
         logged: how many places the slider would have with all iterations.
-        bearers: some of the photographs that bear what was trained for all: record, file and original.
+        perturbed_images: some of the photographs that bear what was trained for all: record, file and original.
     """
 
     record: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Shown:
     source: Path | None
     stops: Sequence[Stop]
     logged: int
-    bearers: Sequence[tuple[Mapping[str, Any], Path, Path]] = field(default=())
+    perturbed_images: Sequence[tuple[Mapping[str, Any], Path, Path]] = field(default=())
 
     @classmethod
     def of(
@@ -83,7 +83,7 @@ class Shown:
         others."""
         key = key_of(record["index"], record["name"])
         source = folder.path / "sources" / f"{key}.png"
-        borne = [(b.record, b.image, b.source) for b in folder.bearers(key)]
+        borne = [(b.record, b.image, b.source) for b in folder.perturbed_images(key)]
         files = [(of, a, b) for of, a, b in borne if isinstance(a, Path) and isinstance(b, Path)][:_BEARERS]
         room -= sum(a.stat().st_size + b.stat().st_size for _, a, b in files)
         if source.exists():
@@ -165,7 +165,7 @@ class Shown:
         return [element("p", f"{left} more of {self.logged} pictures: frames/{key}/ and images/", class_="note")]
 
     def _borne(self) -> Markup | None:
-        if not self.bearers:
+        if not self.perturbed_images:
             return None
         pairs = [
             element(
@@ -174,7 +174,7 @@ class Shown:
                 element("img", src=data_uri(image), alt=f"{record['name']} with the perturbation"),
                 element("figcaption", _seen(record)),
             )
-            for record, image, original in self.bearers
+            for record, image, original in self.perturbed_images
         ]
         return element("div", *pairs, class_="bearers")
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lit_viz.types import Bearer, Task, key_of
+from lit_viz.types import PerturbedImage, Task, key_of
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.utils.files import read_yaml, complete_lines
 
@@ -128,15 +128,15 @@ class RunReader:
         rows = csv.reader(complete_lines(self.path / "metrics.csv"))
         yield from (row for row in rows if len(row) == 4 and row[1].isdecimal())
 
-    def bearers(self, key: str) -> list[Bearer]:
+    def perturbed_images(self, key: str) -> list[PerturbedImage]:
         """Return the photographs that bear what a task (``task.key``) trained for all, as files; none for other tasks.
 
         Their records are the lines of ``photographs/<key>.jsonl``.
         """
-        listed = self.path / "photographs" / f"{key}.jsonl"
-        records = [record for line in complete_lines(listed) if (record := parsed_record(line)) is not None]
+        table = self.path / "photographs" / f"{key}.jsonl"
+        records = [record for line in complete_lines(table) if (record := parsed_record(line)) is not None]
         files = [(self.path / r["file"], self.path / r["original"]) if r["file"] else (None, None) for r in records]
-        return [Bearer(record, *these) for record, these in zip(records, files, strict=True)]
+        return [PerturbedImage(record, *these) for record, these in zip(records, files, strict=True)]
 
     def evidence(self) -> dict[str, Any]:
         """Return what ``evidence.json`` holds; nothing where there is none."""

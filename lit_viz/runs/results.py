@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Bearer, Observation, Result
+from lit_viz.types import PerturbedImage, Snapshot, Result
 from lit_viz.errors import LitVizError
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.types import Picture
@@ -54,7 +54,7 @@ class Outcome(ABC):
         only a few."""
         return self.source(), self.image()
 
-    def bearers(self) -> Sequence[Bearer]:
+    def perturbed_images(self) -> Sequence[PerturbedImage]:
         """Return the photographs that bear what was trained for all of them; none of a task that trained for one."""
         return ()
 
@@ -101,8 +101,8 @@ class _Filed(Outcome):
         photograph = self.source() if exact or not source.exists() else source
         return photograph, self._folder.path / file if file else None
 
-    def bearers(self) -> Sequence[Bearer]:
-        return self._folder.bearers(self._key)
+    def perturbed_images(self) -> Sequence[PerturbedImage]:
+        return self._folder.perturbed_images(self._key)
 
     def frames(self) -> Sequence[tuple[int, Picture]]:
         return self._folder.frames(self._key)
@@ -112,9 +112,9 @@ class _Filed(Outcome):
 
 
 class _Remembered(Outcome):
-    def __init__(self, result: Result, observations: Sequence[Observation]) -> None:
+    def __init__(self, result: Result, snapshots: Sequence[Snapshot]) -> None:
         super().__init__(result.complete())
-        self._result, self._observations = result, observations
+        self._result, self._observations = result, snapshots
 
     def image(self) -> Tensor | None:
         return self._result.image
@@ -125,14 +125,14 @@ class _Remembered(Outcome):
     def source(self) -> Tensor | None:
         return self._result.source
 
-    def bearers(self) -> Sequence[Bearer]:
-        return self._result.bearers
+    def perturbed_images(self) -> Sequence[PerturbedImage]:
+        return self._result.perturbed_images
 
     def frames(self) -> Sequence[tuple[int, Picture]]:
         return [(o.iteration, o.image) for o in self._observations if o.image is not None]
 
     def curve(self, metric: str) -> Sequence[tuple[int, float]]:
-        return [(o.iteration, o.scalars[metric]) for o in self._observations if metric in o.scalars]
+        return [(o.iteration, o.metrics[metric]) for o in self._observations if metric in o.metrics]
 
 
 def filed(folder: RunFolder) -> list[Outcome]:
@@ -141,9 +141,9 @@ def filed(folder: RunFolder) -> list[Outcome]:
     return [_Filed(record, folder, key, curves) for key, record in folder.keyed_records()]
 
 
-def remembered(results: Mapping[int, Result], observations: Mapping[int, Sequence[Observation]]) -> list[Outcome]:
+def remembered(results: Mapping[int, Result], snapshots: Mapping[int, Sequence[Snapshot]]) -> list[Outcome]:
     """Return the outcomes of a run without a folder, in task order."""
-    return [_Remembered(result, observations.get(index, ())) for index, result in sorted(results.items())]
+    return [_Remembered(result, snapshots.get(index, ())) for index, result in sorted(results.items())]
 
 
 class Run:

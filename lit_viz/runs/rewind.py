@@ -32,10 +32,10 @@ def rewind(path: Path, done: Collection[int], iterations: Mapping[int, int]) -> 
     for file in (file for name in ("sources", "images", "arrays") for file in list_files(path / name)):
         if _is_of_another(file.name, done):
             file.unlink()
-    for listed in list_files(path / "photographs"):
-        if _is_of_another(listed.name, done):
-            shutil.rmtree(listed.with_suffix(""), ignore_errors=True)
-            listed.unlink()
+    for table in list_files(path / "photographs"):
+        if _is_of_another(table.name, done):
+            shutil.rmtree(table.with_suffix(""), ignore_errors=True)
+            table.unlink()
     for folder in list_folders(path / "frames"):
         if _is_of_another(folder.name, done):
             for file in list_files(folder):

@@ -23,7 +23,7 @@ from torch import Tensor
 from lit_viz.runs.lock import LOCK, is_empty, made_folder
 from lit_viz.runs.rewind import rewind
 from lit_viz.runs.reader import METRICS_HEADER, RunReader
-from lit_viz.types import Bearer, Observation, Result, Task, key_of
+from lit_viz.types import PerturbedImage, Snapshot, Result, Task, key_of
 from lit_viz.errors import LitVizError
 from lit_viz.utils.files import (
     append_bytes,
@@ -140,16 +140,16 @@ class RunFolder(RunReader):
             self._write_array(f"sources/{task.key}.npy", image)
         return self._write_png(f"sources/{task.key}.png", image)
 
-    def add_observation(self, observation: Observation) -> None:
+    def add_snapshot(self, snapshot: Snapshot) -> None:
         """Write the frame at once, and buffer the scalars until :meth:`flush`."""
-        task, iteration = observation.task, observation.iteration
-        if observation.image is not None:
-            self._write_png(f"frames/{task.key}/iter_{iteration:06d}.png", observation.image)
-        for name, picture in observation.besides.items():
+        task, iteration = snapshot.task, snapshot.iteration
+        if snapshot.image is not None:
+            self._write_png(f"frames/{task.key}/iter_{iteration:06d}.png", snapshot.image)
+        for name, picture in snapshot.extra_images.items():
             self._write_png(f"frames/{task.key}.{name}/iter_{iteration:06d}.png", picture)
         line = io.StringIO()
         rows = csv.writer(line, lineterminator="\n")
-        rows.writerows((task.key, iteration, name, f"{float(v):.9g}") for name, v in observation.scalars.items())
+        rows.writerows((task.key, iteration, name, f"{float(v):.9g}") for name, v in snapshot.metrics.items())
         self._rows.append(line.getvalue())
 
     def add_result(self, result: Result) -> dict[str, Any]:
@@ -162,8 +162,8 @@ class RunFolder(RunReader):
             file = self._write_png(f"images/{task.key}.png", result.image)
         if result.array is not None:
             array = self._write_array(f"arrays/{task.key}.npy", result.array)
-        if result.bearers:
-            self._write_bearers(task.key, result.bearers)
+        if result.perturbed_images:
+            self._write_bearers(task.key, result.perturbed_images)
         record = result.complete(file, array)
         append_bytes(self.path / "results.jsonl", json_line(record).encode(), sync=False)
         return record
@@ -208,15 +208,15 @@ class RunFolder(RunReader):
         self.flush()
         return super()._scalars()
 
-    def _write_bearers(self, key: str, bearers: Sequence[Bearer]) -> None:
+    def _write_bearers(self, key: str, perturbed_images: Sequence[PerturbedImage]) -> None:
         records = []
-        for bearer in bearers:
-            name = f"photographs/{key}/{key_of(bearer.record['index'], bearer.record['name'])}"
+        for perturbed_image in perturbed_images:
+            name = f"photographs/{key}/{key_of(perturbed_image.record['index'], perturbed_image.record['name'])}"
             file = original = None
-            if isinstance(bearer.image, Tensor) and isinstance(bearer.source, Tensor):
-                file = self._write_png(f"{name}.png", bearer.image)
-                original = self._write_png(f"{name}.original.png", bearer.source)
-            records.append({**bearer.record, "file": file, "original": original})
+            if isinstance(perturbed_image.image, Tensor) and isinstance(perturbed_image.source, Tensor):
+                file = self._write_png(f"{name}.png", perturbed_image.image)
+                original = self._write_png(f"{name}.original.png", perturbed_image.source)
+            records.append({**perturbed_image.record, "file": file, "original": original})
         write_text(self.path / "photographs" / f"{key}.jsonl", "".join(map(json_line, records)))
 
     def _write_png(self, relative: str, image: Tensor) -> str:

@@ -18,7 +18,7 @@ _FETCHED = "_lit_viz_fetched"  # of a tensor, its version and its copy
 _FEW = 1 << 12  # values of a tensor that is sent, which are kept
 
 
-def listed(tensor: Tensor) -> list[Any]:
+def to_list(tensor: Tensor) -> list[Any]:
     """Return a tensor's values as plain numbers, nested as it has dimensions; read once, until it is changed, but for
     changes through ``.data``, which torch doesn't count. Nested lists belong to all who ask: don't change them."""
     version, values = tensor.__dict__.get(_LISTED, (None, ()))
@@ -28,7 +28,7 @@ def listed(tensor: Tensor) -> list[Any]:
     return list(values)
 
 
-def fetched(tensor: Tensor) -> Tensor:
+def to_cpu(tensor: Tensor) -> Tensor:
     """Return a tensor on the processor; copied once, until it is changed."""
     if tensor.is_cpu:
         return tensor
@@ -40,7 +40,7 @@ def fetched(tensor: Tensor) -> Tensor:
     return here
 
 
-def sent(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def to_device(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Return plain numbers, or a tensor of the processor, on a device; nobody waits for it."""
     here = values.to(dtype or values.dtype) if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
     there = here.to(device, non_blocking=True)

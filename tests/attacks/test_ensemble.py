@@ -222,7 +222,7 @@ def test_no_more_slopes_are_asked_for_than_it_says() -> None:
     attack = Ensemble(eps=1e-4, classes=3, queries=4500)
     network = Watched(CURVED)
     run_attack(attack, network, X[:1], LABELS[:1], iterations=50)
-    assert attack.slopes == pytest.approx(0.1)
+    assert attack.backwards_per_step == pytest.approx(0.1)
     assert network.forwards == 50 + 6  # and the last image of each member
     assert network.backwards <= 5
 
@@ -295,16 +295,16 @@ def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier,
                 assert record[key] == alone.record[key]
             # APGD returns to a point whose slope it knows, or not, where two scores are equal but for rounding.
             assert abs(record["backwards"] - alone.record["backwards"]) <= 2
-            seen = run.observations[i]
-            assert any(o.scalars.get("gradient_norm", 0.0) > 0 for o in seen)
+            seen = run.snapshots[i]
+            assert any(o.metrics.get("gradient_norm", 0.0) > 0 for o in seen)
             assert [o.iteration for o in seen] == list(range(record["iterations"] + 1))
-            for one, other in zip(seen, runs[0].observations[i], strict=True):
-                assert {"margin", "probability"} <= one.scalars.keys()
-                assert "objective" in one.scalars or one.iteration == record["iterations"]
-                assert one.scalars["margin"] == pytest.approx(other.scalars["margin"], abs=1e-6)
-        for o in runs[0].observations[i][:-1]:  # also where a member is through, and the next one begins elsewhere
+            for one, other in zip(seen, runs[0].snapshots[i], strict=True):
+                assert {"margin", "probability"} <= one.metrics.keys()
+                assert "objective" in one.metrics or one.iteration == record["iterations"]
+                assert one.metrics["margin"] == pytest.approx(other.metrics["margin"], abs=1e-6)
+        for o in runs[0].snapshots[i][:-1]:  # also where a member is through, and the next one begins elsewhere
             logits = smooth.logits(o.image[None])
-            assert o.scalars["margin"] == pytest.approx(float(margins(logits, [tasks[i].label or 0])), abs=1e-4)
+            assert o.metrics["margin"] == pytest.approx(float(margins(logits, [tasks[i].label or 0])), abs=1e-4)
         if not alone.record["success_float"]:  # one more than its updates for each of five stages
             assert alone.record["forwards"] == 40 + 5
 

@@ -11,7 +11,7 @@ from lit_viz.callbacks.files import RunFiles
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Observation, Result, Task
+from lit_viz.types import Result, Snapshot, Task
 
 
 class Emerging(LightningModule):
@@ -30,9 +30,9 @@ class Emerging(LightningModule):
         if batch_idx == self.fails_at:
             raise ValueError("the step failed")
         image = torch.full((3, 4, 4), batch_idx / 10)
-        observed = [Observation(self.task, batch_idx, {"probability": batch_idx / 10}, image)]
+        observed = [Snapshot(self.task, batch_idx, {"probability": batch_idx / 10}, image)]
         results = [Result(self.task, {"iterations": 5}, image)] if batch_idx == 5 else []
-        return {"observations": observed, "results": results}
+        return {"snapshots": observed, "results": results}
 
 
 def train(module, *callbacks):
@@ -104,16 +104,16 @@ def test_scalars_are_flushed_now_and_then_and_before_a_checkpoint(folder):
 
 
 def test_images_are_written_as_they_were_when_they_were_observed(folder):
-    slow, image = RunFolder.add_observation, torch.zeros(3, 4, 4)
+    slow, image = RunFolder.add_snapshot, torch.zeros(3, 4, 4)
 
-    def late(self, observation):
+    def late(self, snapshot):
         time.sleep(0.1)
-        slow(self, observation)
+        slow(self, snapshot)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "add_observation", late)
+        patch.setattr(RunFolder, "add_snapshot", late)
         files = RunFiles(folder)
-        outputs = {"observations": [Observation(Task(0, "tarantula", seed=0), 0, {}, image)], "results": []}
+        outputs = {"snapshots": [Snapshot(Task(0, "tarantula", seed=0), 0, {}, image)], "results": []}
         files.on_train_batch_end(None, None, outputs, None, 0)
         image.fill_(1)  # the next update, before the file is written
         files.flush()
@@ -144,11 +144,11 @@ def test_what_can_not_be_written_ends_the_run_and_nothing_later_is_written(folde
 
 
 def test_a_disk_slower_than_the_run_slows_it_down(folder, monkeypatch):
-    monkeypatch.setattr(RunFolder, "add_observation", lambda self, observation: time.sleep(0.002))
+    monkeypatch.setattr(RunFolder, "add_snapshot", lambda self, snapshot: time.sleep(0.002))
     files = RunFiles(folder)
     for k in range(300):
-        observed = [Observation(Task(0, "tarantula", seed=0), k, {}, torch.zeros(3, 4, 4))]
-        files.on_train_batch_end(None, None, {"observations": observed, "results": []}, None, k)
+        observed = [Snapshot(Task(0, "tarantula", seed=0), k, {}, torch.zeros(3, 4, 4))]
+        files.on_train_batch_end(None, None, {"snapshots": observed, "results": []}, None, k)
         assert len(files._waiting) <= 64
     files.flush()
     assert not files._waiting

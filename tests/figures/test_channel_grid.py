@@ -7,7 +7,7 @@ import torch
 from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
 from lit_viz.images.groups import join_group
-from lit_viz.types import Observation, Task
+from lit_viz.types import Snapshot, Task
 from tests.figures.test_evolution import assert_nothing_is_cut_or_overlaps, texts
 
 
@@ -86,10 +86,10 @@ def test_groups_are_farther_from_one_another_than_their_images() -> None:
 
 def test_wandb_and_the_terminal_say_the_objective() -> None:
     from lit_viz.callbacks.progress import Progress
-    from lit_viz.engine.looks import RunProgress
+    from lit_viz.engine.snapshots import RunProgress
     from lit_viz.loggers.wandb import caption
 
-    observation = Observation(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
-    assert caption(observation) == "features.3_ch5 - iteration 50 - objective 12.3"
+    snapshot = Snapshot(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
+    assert caption(snapshot) == "features.3_ch5 - iteration 50 - objective 12.3"
     progress = RunProgress(4, 1, 0, 0, 120, 120, 400, 50, objective=12.345)
     assert "objective 12.3" in Progress()._state(progress)

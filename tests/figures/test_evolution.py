@@ -11,7 +11,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.runs.results import filed
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Observation, Result, Task
+from lit_viz.types import Result, Snapshot, Task
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
 
@@ -138,7 +138,7 @@ def test_a_resumed_run_folder_is_drawn_whole(tmp_path):
     task = Task(0, "tabby", seed=0)
     for opened, iterations in ((folder, (0, 50)), (RunFolder.open(folder.path), (100,))):
         for k in iterations:
-            opened.add_observation(Observation(task, k, {"probability": k / 100}, picture(k)))
+            opened.add_snapshot(Snapshot(task, k, {"probability": k / 100}, picture(k)))
         opened.flush()
     folder.add_result(Result(task, {}, picture(100)))
     (drawn,) = evolutions(filed(RunFolder.open(folder.path)))

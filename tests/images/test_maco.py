@@ -151,8 +151,8 @@ def test_training_keeps_the_magnitude_and_finds_the_class(
     shown: list[Tensor] = []
     module.project = lambda x: shown.append(module.parameterization.decode(x, module.canvas)) or x
     memory = train(module, tasks_for(smooth, [1, 3]), precision="64-true")
-    for seen in memory.observations.values():
-        assert seen[-1].scalars["objective"] > seen[0].scalars["objective"] + 0.03
+    for seen in memory.snapshots.values():
+        assert seen[-1].metrics["objective"] > seen[0].metrics["objective"] + 0.03
     assert not torch.equal(shown[0], shown[-1])
     for images in (shown[0], shown[-1]):
         found = np.abs(np.fft.fft2(_planes(images)))

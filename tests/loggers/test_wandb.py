@@ -20,7 +20,7 @@ from lit_viz.callbacks.memory import Memory
 from lit_viz.loggers.wandb import RunLogger, WandbImages, caption
 from lit_viz.loggers.wandb_run import open_run
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Observation, Result, Task
+from lit_viz.types import Result, Snapshot, Task
 
 TOP5 = (("tarantula", 0.93), ("barn spider", 0.04))
 
@@ -46,11 +46,11 @@ def tasks(count):
     return [Task(i, "tarantula", seed=i, target=76, target_name="tarantula") for i in range(count)]
 
 
-def observation(task, iteration):
+def snapshot(task, iteration):
     pixels = torch.full((3, 8, 8), 0.2 + 0.1 * task.index)
     pixels[:, : 2 + iteration // 50] = 0.9
-    scalars = {"probability": iteration / 100, "rank": 1.0, "logit": 3.0}
-    return Observation(task, iteration, scalars, pixels, TOP5)
+    metrics = {"probability": iteration / 100, "rank": 1.0, "logit": 3.0}
+    return Snapshot(task, iteration, metrics, pixels, TOP5)
 
 
 def images_of(run, folder, separate=32, notify=print):
@@ -69,7 +69,7 @@ def fake_run(**methods):
 def log_snapshots(callback, queue, iterations):
     module = SimpleNamespace(tasks=queue, finished={})
     for step, k in enumerate(iterations):
-        callback.on_train_batch_end(None, module, {"observations": [observation(t, k) for t in queue]}, None, step)
+        callback.on_train_batch_end(None, module, {"snapshots": [snapshot(t, k) for t in queue]}, None, step)
 
 
 def segments(folder):
@@ -100,7 +100,7 @@ def offline(tmp_path_factory):
         log_snapshots(second, queue, (100,))
         for task in queue:
             record = {"iterations": 100, "probability": 1.0, "top5": TOP5, "box": "none" if task.index else 3}
-            folder.add_result(Result(task, record, observation(task, 100).image))
+            folder.add_result(Result(task, record, snapshot(task, 100).image))
         folder.finish()
         second.finish()
         second.finish()
@@ -184,7 +184,7 @@ def many(tmp_path, count):
 
 def write_snapshots(folder, task, iterations):
     for k in iterations:
-        folder.add_observation(observation(task, k))
+        folder.add_snapshot(snapshot(task, k))
     folder.flush()
 
 
@@ -200,7 +200,7 @@ def test_many_tasks_share_grids(tmp_path):
         write_snapshots(folder, task, (0, 50, 60) if task.index == 8 else (0, 50))
         module.finished[task.index] = "done"
     of_file = {"status": "done", "probability": 0.25}  # of another picture than the last iteration's
-    folder.add_result(Result(module.tasks[9], of_file, observation(module.tasks[9], 50).image))
+    folder.add_result(Result(module.tasks[9], of_file, snapshot(module.tasks[9], 50).image))
     callback.on_save_checkpoint(None, module, {})
     assert [row["iteration"] for row in logged] == [0, 50, 60]
     assert {"image/grid/0000-0015", "probability/0000-0015"} < set(logged[0])
@@ -237,7 +237,7 @@ def test_means_and_summary(tmp_path):
     for task in queue:
         write_snapshots(folder, task, (0, 50) if task.index else (0,))
         record = {"status": "done", "iterations": 50, "probability": 0.1 * task.index, "success_file": task.index > 0}
-        folder.add_result(Result(task, record, observation(task, 50).image))
+        folder.add_result(Result(task, record, snapshot(task, 50).image))
     folder.finish()
     images_of(run, folder, separate=3).finish()
     means = {row["iteration"]: row["probability/mean"] for row in run.rows if "probability/mean" in row}
@@ -249,7 +249,7 @@ def test_means_and_summary(tmp_path):
 def test_means_skip_values_that_are_not_finite(tmp_path):
     run, folder, queue = fake_run(), new_folder(tmp_path / "run"), tasks(4)
     for task, value in zip(queue, (np.inf, -np.inf, 1.0, 2.0), strict=True):
-        folder.add_observation(Observation(task, 0, {"logit": value, "margin": np.nan}))
+        folder.add_snapshot(Snapshot(task, 0, {"logit": value, "margin": np.nan}))
         folder.add_result(Result(task, {"status": "done"}, None))
     folder.finish()
     images_of(run, folder, separate=3).finish()
@@ -258,16 +258,16 @@ def test_means_skip_values_that_are_not_finite(tmp_path):
 
 def test_captions_name_target_and_options():
     attacked = Task(0, "quail", seed=0, target=6, target_name="stingray", options={"eps": 0.25})
-    assert caption(Observation(attacked, 7, {"probability": 0.126})) == (
+    assert caption(Snapshot(attacked, 7, {"probability": 0.126})) == (
         "quail -> stingray, eps 0.25 - iteration 7 - p = 0.13"
     )
-    assert caption(Observation(Task(0, "quail", seed=0), 7, {})) == "quail - iteration 7"
+    assert caption(Snapshot(Task(0, "quail", seed=0), 7, {})) == "quail - iteration 7"
     mapped = Task(0, "quail", seed=0, options={"method": "smoothgrad", "lr": 0.05})
-    assert caption(Observation(mapped, 7, {})) == "quail, smoothgrad, lr 0.05 - iteration 7"
+    assert caption(Snapshot(mapped, 7, {})) == "quail, smoothgrad, lr 0.05 - iteration 7"
 
 
 def test_the_final_image_of_an_attack_has_the_metrics_of_its_file():
-    last = Observation(Task(0, "cat", 0), 9, {"probability": 0.9, "margin": -3.0}, of_picture={"margin": 2.0})
+    last = Snapshot(Task(0, "cat", 0), 9, {"probability": 0.9, "margin": -3.0}, file_metrics={"margin": 2.0})
     assert caption(last) == "cat - iteration 9 - fooled"
 
 
@@ -277,14 +277,14 @@ def test_file_metrics_of_an_attack_equal_its_record(smooth):
         add = Memory.on_train_batch_end
 
         def watching(self, trainer, module, outputs, *args):
-            seen.update({o.task.index: o for o in outputs["observations"]})
+            seen.update({o.task.index: o for o in outputs["snapshots"]})
             return add(self, trainer, module, outputs, *args)
 
         patch.setattr(Memory, "on_train_batch_end", watching)
         run = lv.attack(smooth, torch.rand(3, 3, 16, 16).mul(255).round() / 255, attack="carlini_wagner", iterations=20)
     for record in run.results:
-        assert seen[record["index"]].of_picture["margin"] == record["margin"]
-        assert seen[record["index"]].of_picture["probability"] == record["probability"]
+        assert seen[record["index"]].file_metrics["margin"] == record["margin"]
+        assert seen[record["index"]].file_metrics["probability"] == record["probability"]
 
 
 def test_an_error_of_wandb_is_reported_once(tmp_path):

@@ -18,7 +18,7 @@ class WandbServer:
     """Listens as long as it is entered.
 
     Attributes:
-        history: rows by the run's id, as they were sent.
+        history: rows by the run's id, as they were payload.
         runs: what a run was opened with, by its id.
         exits: by the run's id, the statuses with which it has ended.
         files: by name, what was uploaded.
@@ -51,13 +51,13 @@ class WandbServer:
             return None
         return answer(given)
 
-    def stream(self, run: str, sent: dict[str, Any]) -> None:
+    def stream(self, run: str, payload: dict[str, Any]) -> None:
         """Keep what a run streams."""
-        rows = sent.get("files", {}).get("wandb-history.jsonl")
+        rows = payload.get("files", {}).get("wandb-history.jsonl")
         if rows is not None:
             self.history[run][rows["offset"] :] = map(json.loads, rows["content"])
-        if sent.get("complete"):
-            self.exits[run].append(sent["exitcode"])
+        if payload.get("complete"):
+            self.exits[run].append(payload["exitcode"])
 
     def _viewer(self, given: dict[str, Any]) -> Any:
         return {"viewer": {**WHO, "teams": {"edges": []}}}
@@ -133,10 +133,11 @@ class WandbServer:
                     server.stream(self.path.split("/")[-2], json.loads(body))
                     self._reply({})
                 elif self.path == "/graphql":
-                    sent = json.loads(body)
-                    operation = re.match(r"\s*(?:query|mutation)\s+(?:(\w+).*?)?\{\s*(\w+)", sent["query"], re.DOTALL)
-                    assert operation is not None, sent
-                    data = server.answer(operation[1] or operation[2], sent.get("variables") or {})
+                    payload = json.loads(body)
+                    query = payload["query"]
+                    operation = re.match(r"\s*(?:query|mutation)\s+(?:(\w+).*?)?\{\s*(\w+)", query, re.DOTALL)
+                    assert operation is not None, payload
+                    data = server.answer(operation[1] or operation[2], payload.get("variables") or {})
                     self._reply({"data": data})
                 else:  # telemetry
                     self._reply({})

@@ -72,14 +72,14 @@ def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Classifier, train:
         def score(self, x: Tensor, rows_: Sequence[int], **how: Any) -> Any:
             rows["forward"] += len(x)
             evaluation = super().score(x, rows_, **how)
-            slope = evaluation.slope
+            slope = evaluation.backward
 
             def counted(*args: Any, **kwargs: Any) -> Tensor:
                 asked = kwargs.get("rows")
                 rows["backward"] += len(x) if asked is None else int(asked.sum())
                 return slope(*args, **kwargs)
 
-            evaluation.slope = counted
+            evaluation.backward = counted
             return evaluation
 
     made = Counts(smooth, NormalizedAscentAttack(lr=0.05), images=images(), slots=3)
@@ -116,14 +116,14 @@ def test_the_record_tells_what_is_true_in_the_file(smooth: Classifier, train: Tr
 def test_frames_follow_the_image_and_the_flip_has_one_row(smooth: Classifier, train: Train) -> None:
     made = module(smooth, NormalizedAscentAttack(lr=0.05), log_at="every:1")
     memory = train(made, queue(smooth, target=1))
-    for index, seen in memory.observations.items():
+    for index, seen in memory.snapshots.items():
         last = memory.results[index].record["iterations"]
         assert [o.iteration for o in seen] == list(range(last + 1))
         assert torch.equal(seen[0].image, images()[index])
-        assert torch.equal(seen[0].besides["difference"], torch.full((3, 16, 16), 0.5))
-        assert all(o.scalars["margin"] <= 0 for o in seen[:-1])
-        assert {"probability", "margin", "l2", "linf", "objective"} <= seen[-1].scalars.keys()
-        assert [o.scalars["l2"] for o in seen[:-1]] == sorted(o.scalars["l2"] for o in seen[:-1])
+        assert torch.equal(seen[0].extra_images["difference"], torch.full((3, 16, 16), 0.5))
+        assert all(o.metrics["margin"] <= 0 for o in seen[:-1])
+        assert {"probability", "margin", "l2", "linf", "objective"} <= seen[-1].metrics.keys()
+        assert [o.metrics["l2"] for o in seen[:-1]] == sorted(o.metrics["l2"] for o in seen[:-1])
 
 
 def test_what_is_wrong_from_the_start_is_no_success(smooth: Classifier, train: Train) -> None:

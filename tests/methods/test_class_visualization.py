@@ -62,24 +62,24 @@ def test_raises_the_probability_of_every_class(smooth: Classifier, train: Train)
     memory = train(method(smooth, Adam(0.3), iterations=30), tasks_for(smooth, range(5)))
     assert list(memory.results) == [0, 1, 2, 3, 4]
     for index, result in memory.results.items():
-        seen = memory.observations[index]
+        seen = memory.snapshots[index]
         assert [o.iteration for o in seen] == [0, 10, 20, 30]
-        assert seen[-1].scalars["probability"] > 1.2 * seen[0].scalars["probability"]
-        assert result.record["rank"] <= seen[0].scalars["rank"]
+        assert seen[-1].metrics["probability"] > 1.2 * seen[0].metrics["probability"]
+        assert result.record["rank"] <= seen[0].metrics["rank"]
         assert result.image.shape == (3, 16, 16)
 
 
 def test_iteration_0_is_the_start_and_scalars_belong_to_their_image(smooth: Classifier, train: Train) -> None:
     plain = {"transforms": (), "views": 1, "parameterization": Pixels(), "projections": [Clamp()]}
     module = method(smooth, Adam(0.1), log_at="every:1", **plain)
-    (seen,) = train(module, tasks_for(smooth, [2])).observations.values()
+    (seen,) = train(module, tasks_for(smooth, [2])).snapshots.values()
     assert [o.iteration for o in seen] == list(range(7))
-    for observation in seen:
-        logit = smooth.logits(observation.image[None])[0, 2]
-        assert observation.scalars["logit"] == pytest.approx(float(logit), abs=1e-5)
+    for snapshot in seen:
+        logit = smooth.logits(snapshot.image[None])[0, 2]
+        assert snapshot.metrics["logit"] == pytest.approx(float(logit), abs=1e-5)
         # The objective is that of the unrounded image: half an 8-bit step away at most.
-        assert observation.scalars["objective"] == pytest.approx(float(logit), abs=0.05)
-    assert "gradient_norm" in seen[0].scalars
+        assert snapshot.metrics["objective"] == pytest.approx(float(logit), abs=0.05)
+    assert "gradient_norm" in seen[0].metrics
 
 
 def test_evaluations_are_counted_apart(smooth: Classifier, train: Train) -> None:
@@ -100,10 +100,10 @@ def test_slots_equal_runs_of_one_in_float64(smooth: Classifier, train: Train, ru
     together = train(method(smooth, rule(), **options), tasks, precision="64-true")
     for task in tasks:
         alone = train(method(smooth, rule(), slots=1, **options), tasks[: task.index + 1][-1:], precision="64-true")
-        mine, its = together.observations[task.index][-1], alone.observations[task.index][-1]
+        mine, its = together.snapshots[task.index][-1], alone.snapshots[task.index][-1]
         assert mine.iteration == its.iteration
-        for name, value in its.scalars.items():
-            assert mine.scalars[name] == pytest.approx(value, abs=1e-9)
+        for name, value in its.metrics.items():
+            assert mine.metrics[name] == pytest.approx(value, abs=1e-9)
 
 
 def test_forty_tasks_in_eight_slots_equal_forty_runs_of_one(smooth: Classifier, train: Train) -> None:
@@ -112,7 +112,7 @@ def test_forty_tasks_in_eight_slots_equal_forty_runs_of_one(smooth: Classifier, 
     together = train(method(smooth, slots=8, **options), tasks, precision="64-true")
     for task in tasks:
         alone = train(method(smooth, slots=1, **options), [task], precision="64-true")
-        mine, its = together.observations[task.index][-1].scalars, alone.observations[task.index][-1].scalars
+        mine, its = together.snapshots[task.index][-1].metrics, alone.snapshots[task.index][-1].metrics
         assert mine == pytest.approx(its, abs=1e-9)
 
 
@@ -144,7 +144,7 @@ def test_the_cost_is_known_beforehand(smooth: Classifier, train: Train) -> None:
     tasks = tasks_for(smooth, [0, 1, 2, 3, 4, 0, 1])
     module = method(smooth)
     steps, evaluations = module.cost(tasks)
-    assert module.seconds_a_step(tasks) > 0
+    assert module.step_seconds(tasks) > 0
     memory = train(method(smooth), tasks)
     assert steps == 18  # seven images in three slots, six updates each
     assert evaluations == sum(result.record["backwards"] for result in memory.results.values())
@@ -197,10 +197,10 @@ def test_a_score_that_never_was_a_number_is_not_laid_to_the_learning_rate(smooth
 
 
 def test_priors_are_subtracted_and_logged(smooth: Classifier, train: Train) -> None:
-    plain = train(method(smooth, iterations=20), tasks_for(smooth, [3])).observations[0][-1]
+    plain = train(method(smooth, iterations=20), tasks_for(smooth, [3])).snapshots[0][-1]
     priors = [L2(0.5)]
-    held = train(method(smooth, iterations=20, priors=priors), tasks_for(smooth, [3])).observations[0][-1]
-    assert "l2" in held.scalars
+    held = train(method(smooth, iterations=20, priors=priors), tasks_for(smooth, [3])).snapshots[0][-1]
+    assert "l2" in held.metrics
     norm = lambda o: float(((o.image - 0.5) / 0.25).norm())  # noqa: E731
     assert norm(held) < norm(plain)
 
@@ -224,7 +224,7 @@ def test_the_original_experiment_starts_unclamped_and_is_clamped_after_every_upd
         projections=[GaussianBlur(0.5, 2), Clamp()],
         iterations=3,
     )
-    observed = train(module, tasks_for(smooth, [1])).observations[0]
+    observed = train(module, tasks_for(smooth, [1])).snapshots[0]
     assert starts[0].abs().max() > 2.0  # (1 - 0.5) / 0.25
     assert all(x.abs().max() <= 2.0 for x in starts[1:])
     assert observed[0].image.min() >= 0
@@ -235,7 +235,7 @@ def test_starts_from_a_photograph(smooth: Classifier, train: Train) -> None:
     photograph = (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
     for parameterization in (Pixels(), Fourier()):
         module = method(smooth, parameterization=parameterization, init=photograph, iterations=1, log_at="every:1")
-        first = train(module, tasks_for(smooth, [1])).observations[0][0]
+        first = train(module, tasks_for(smooth, [1])).snapshots[0][0]
         torch.testing.assert_close(first.image, photograph, rtol=0, atol=0)
 
 
@@ -248,7 +248,7 @@ def test_pictures_of_any_size(smooth: Classifier, train: Train) -> None:
 def test_a_part_of_the_canvas_is_shown(smooth: Classifier, train: Train) -> None:
     photograph = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
     options = {"parameterization": Pixels(), "oversample": 2.0, "shown": 0.5, "log_at": "0", "iterations": 1}
-    first = train(method(smooth, init=photograph, **options), tasks_for(smooth, [1])).observations[0][0]
+    first = train(method(smooth, init=photograph, **options), tasks_for(smooth, [1])).snapshots[0][0]
     assert torch.equal(first.image, photograph[:, 8:24, 8:24])
 
 
@@ -317,7 +317,7 @@ def test_slots_dump_and_restore() -> None:
     state = {"m": torch.arange(6.0).view(2, 3), "iteration": torch.tensor([3, 4])}
     tasks = tasks_for_names("a", "b")
     slots.append(tasks, torch.randn(2, 4), state)
-    slots.pay([1], forwards=5, backwards=5)
+    slots.count_evaluations([1], forwards=5, backwards=5)
     for entry, task in zip(slots.dump(), tasks, strict=True):
         again.restore(entry, task, torch.device("cpu"))
     assert torch.equal(again.x, slots.x)
@@ -343,7 +343,7 @@ def test_a_part_of_the_residual_gradient_is_another_way_to_the_same_score(train:
     for part in (0.3, 1.0):
         made = ClassVisualization(net, Pixels(), Adam(0.05), iterations=2, log_at="every:1", residual_gradient=part)
         memory = train(made, tasks_for(net, [1]))
-        seen[part] = [observation.scalars for observation in memory.observations[0]]
+        seen[part] = [snapshot.metrics for snapshot in memory.snapshots[0]]
     assert seen[0.3][0]["objective"] == seen[1.0][0]["objective"]
     assert seen[0.3][0]["gradient_norm"] != pytest.approx(seen[1.0][0]["gradient_norm"], rel=0.01)
     with pytest.raises(LitVizError, match="number above 0, up to 1"):

@@ -44,10 +44,10 @@ def method(classifier: Classifier, objective: Objective | None = None, **options
 def test_every_task_raises_its_own_channel(smooth: Classifier, train: Train) -> None:
     memory = train(method(smooth, iterations=30), of_channels(0, 5, 11, 5))
     for index, channel in enumerate((0, 5, 11, 5)):
-        record, seen = memory.results[index].record, memory.observations[index]
+        record, seen = memory.results[index].record, memory.snapshots[index]
         assert (record["layer"], record["channel"]) == ("features.3", channel)
-        assert seen[-1].scalars["objective_file"] > seen[0].scalars["objective_file"] + 0.05
-        assert "probability" not in seen[-1].scalars
+        assert seen[-1].metrics["objective_file"] > seen[0].metrics["objective_file"] + 0.05
+        assert "probability" not in seen[-1].metrics
         assert "judges" not in record
         with torch.no_grad():
             maps = smooth.original.features[:4](smooth.normalize(memory.results[index].image[None]))
@@ -57,11 +57,11 @@ def test_every_task_raises_its_own_channel(smooth: Classifier, train: Train) -> 
 def test_a_group_is_trained_beside_one_another_and_pictured_so(smooth: Classifier, train: Train) -> None:
     module = method(smooth, group=3, log_at="0,3")
     memory = train(module, of_channels(1, 4))
-    first, *_ = memory.observations[0]
+    first, *_ = memory.snapshots[0]
     images = apart(first.image, 3)
     assert images.shape == (3, 3, 16, 16)
     assert not torch.equal(images[0], images[1])
-    alone = train(method(smooth, log_at="0,3"), of_channels(1)).observations[0][0]
+    alone = train(method(smooth, log_at="0,3"), of_channels(1)).snapshots[0][0]
     assert torch.equal(images[0], alone.image)  # the first one starts as a single image does
     record = memory.results[1].record
     assert record["backwards"] == 6 * 3 * 2
@@ -108,24 +108,24 @@ def test_groups_in_slots_equal_groups_alone_in_float64(smooth: Classifier, train
     together = train(method(smooth, objective, slots=2, **options), tasks, precision="64-true")
     for task in tasks:
         alone = train(method(smooth, objective, slots=1, **options), [task], precision="64-true")
-        mine, its = together.observations[task.index][-1].scalars, alone.observations[task.index][-1].scalars
+        mine, its = together.snapshots[task.index][-1].metrics, alone.snapshots[task.index][-1].metrics
         assert mine == pytest.approx(its, abs=1e-9)
 
 
 def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Classifier, train: Train) -> None:
     module = method(smooth, group=2, parameterization=Pixels(), priors=[TotalVariation(0.01)], log_at="0", iterations=1)
-    first = train(module, of_channels(1)).observations[0][0]
+    first = train(module, of_channels(1)).snapshots[0][0]
     expected = TotalVariation(0.01)(smooth.normalize(apart(first.image, 2))).mean()
-    assert first.scalars["total_variation"] == pytest.approx(float(expected), rel=0.02)  # the picture has 8 bits
+    assert first.metrics["total_variation"] == pytest.approx(float(expected), rel=0.02)  # the picture has 8 bits
 
 
 def test_two_priors_of_a_kind_are_logged_together(smooth: Classifier, train: Train) -> None:
-    scalars = []
+    metrics = []
     for weights in ([0.03], [0.01, 0.02]):
         priors = [TotalVariation(weight) for weight in weights]
         module = method(smooth, parameterization=Pixels(), priors=priors, log_at="0", iterations=1)
-        scalars.append(train(module, of_channels(1)).observations[0][0].scalars)
-    assert scalars[1]["total_variation"] == pytest.approx(scalars[0]["total_variation"], rel=1e-5)
+        metrics.append(train(module, of_channels(1)).snapshots[0][0].metrics)
+    assert metrics[1]["total_variation"] == pytest.approx(metrics[0]["total_variation"], rel=1e-5)
 
 
 def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train) -> None:
@@ -235,9 +235,9 @@ def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None
     together = train(method(smooth, slots=2, **options), tasks, precision="64-true")
     for task in tasks:
         alone = train(method(smooth, slots=1, **options), [task], precision="64-true")
-        mine, its = together.observations[task.index][-1], alone.observations[task.index][-1]
+        mine, its = together.snapshots[task.index][-1], alone.snapshots[task.index][-1]
         assert mine.iteration == its.iteration == 3 + task.index
-        assert mine.scalars == pytest.approx(its.scalars, abs=1e-9)
+        assert mine.metrics == pytest.approx(its.metrics, abs=1e-9)
 
 
 def test_a_group_with_octaves_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:

@@ -90,9 +90,9 @@ def test_a_single_photograph_fills_the_batch(smooth: Classifier, train: Train) -
 def test_maps_are_seen_at_exactly_the_logged_evaluations(smooth: Classifier, train: Train) -> None:
     made = module(smooth, SmoothGrad(), iterations=10, batch=8, log_at="1,3,7", curve_at="last")
     memory = train(made, queue(method="smoothgrad"))
-    for seen in memory.observations.values():
+    for seen in memory.snapshots.values():
         assert [o.iteration for o in seen] == [1, 3, 7, 10]
-        errors = [o.scalars["relative_error"] for o in seen]
+        errors = [o.metrics["relative_error"] for o in seen]
         assert errors[0] == np.inf
         assert errors[1] > errors[3] > 0
 

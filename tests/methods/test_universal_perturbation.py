@@ -90,8 +90,8 @@ def test_slots_change_neither_draws_nor_outcomes(smooth: Classifier, train: Trai
             torch.testing.assert_close(run.results[i].array, runs[0].results[i].array, rtol=0, atol=1e-6)
             for key in ("fooling_rate", "fooling_rate_float", "forwards", "backwards"):
                 assert run.results[i].record[key] == runs[0].results[i].record[key]
-            for one, other in zip(run.observations[i], runs[0].observations[i], strict=True):
-                assert one.scalars["fooling_rate"] == pytest.approx(other.scalars["fooling_rate"])
+            for one, other in zip(run.snapshots[i], runs[0].snapshots[i], strict=True):
+                assert one.metrics["fooling_rate"] == pytest.approx(other.metrics["fooling_rate"])
 
 
 def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Train) -> None:
@@ -106,7 +106,7 @@ def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Tr
     loss = nn.functional.cross_entropy(network(x + delta)[0], labels)
     (slope,) = torch.autograd.grad(loss, delta)
     torch.testing.assert_close(memory.results[0].array, 0.1 * slope / slope.norm(), rtol=1e-3, atol=1e-6)
-    seen = memory.observations[0][0].scalars
+    seen = memory.snapshots[0][0].metrics
     assert seen["objective"] == pytest.approx(loss.item(), rel=1e-4)
     assert seen["fooling_rate"] == 0
 
@@ -121,19 +121,19 @@ def test_what_is_said_of_the_photographs_is_true_of_their_files(
     before = smooth.logits(images()).argmax(1)
     counted = [n for n in range(6) if target is None or int(before[n]) != target]
     fooled = {}
-    for bearer in result.bearers:
-        n = bearer.record["index"]
+    for perturbed_image in result.perturbed_images:
+        n = perturbed_image.record["index"]
         expected = ((images()[n] + delta).clamp(0, 1) * 255).round() / 255
-        assert bearer.image.dtype == bearer.source.dtype == torch.uint8  # a quarter of the memory
-        image, source = bearer.image / 255, bearer.source / 255
+        assert perturbed_image.image.dtype == perturbed_image.source.dtype == torch.uint8  # a quarter of the memory
+        image, source = perturbed_image.image / 255, perturbed_image.source / 255
         assert (image - expected).abs().max() <= 1 / 255 + 1e-6
         assert (image - images()[n]).abs().max() <= EPS + 1e-6
         assert torch.equal(source, images()[n])
         seen = int(smooth.logits(image[None]).argmax())
         fooled[n] = seen == target if target is not None else seen != int(before[n])
-        assert bearer.record["success_file"] == fooled[n]
-        assert bearer.record["status"] == ("done" if n in counted else "skipped")
-        assert bearer.record["predicted_name"] == smooth.labels[seen]
+        assert perturbed_image.record["success_file"] == fooled[n]
+        assert perturbed_image.record["status"] == ("done" if n in counted else "skipped")
+        assert perturbed_image.record["predicted_name"] == smooth.labels[seen]
     mine = [fooled[n] for n in counted if n != 3]
     assert record["fooling_rate"] == pytest.approx(sum(mine) / len(mine))
     assert record["held_out_fooling_rate"] == float(fooled[3])
@@ -149,7 +149,7 @@ def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> No
     broken = Task(0, "universal", 5, options={"photographs": photographs})
     result = train(module(smooth), [broken]).results[0]
     assert result.record["trained_on"] == 3
-    assert [b.record["status"] for b in result.bearers] == ["done", "failed", "done", "done"]
+    assert [b.record["status"] for b in result.perturbed_images] == ["done", "failed", "done", "done"]
     nothing = Task(0, "universal", 5, options={"photographs": photographs[1:2]})
     result = train(module(smooth), [nothing]).results[0]
     assert result.record["status"] == "failed"
@@ -248,14 +248,14 @@ def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> Non
     assert len(run.results) == 1
     assert (record["trained_on"], record["held_out"]) == (4, 2)
     folder = RunFolder.open(tmp_path / "run")
-    bearers = folder.bearers("0000_universal")
-    assert [b.record["index"] for b in bearers] == list(range(6))
-    assert all(Path(b.image).is_file() and Path(b.source).is_file() for b in bearers)
+    perturbed_images = folder.perturbed_images("0000_universal")
+    assert [b.record["index"] for b in perturbed_images] == list(range(6))
+    assert all(Path(b.image).is_file() and Path(b.source).is_file() for b in perturbed_images)
     assert (tmp_path / "run" / "figure.png").stat().st_size > 0
     evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())
     assert evidence["files"] == {"read": 6, "wrong": []}
     assert lv.check(tmp_path / "run", smooth)
-    Path(bearers[0].image).write_bytes(Path(bearers[0].source).read_bytes())
+    Path(perturbed_images[0].image).write_bytes(Path(perturbed_images[0].source).read_bytes())
     assert not lv.check(tmp_path / "run", smooth)  # seen otherwise, or no longer as far from its photograph
     folder.trim([], {})
     assert not any((tmp_path / "run" / "photographs").iterdir())

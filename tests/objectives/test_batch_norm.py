@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.engine.devices import Processes
+from lit_viz.engine.distributed import RankGroup
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier, Noise, RandomCrop
 from lit_viz.methods import ClassVisualization
@@ -182,8 +182,8 @@ def test_it_comes_nearer_and_leaves_the_network_as_it_was(normed: Classifier, tr
     options = {"transforms": [RandomCrop(0.5, 1.0)], "views": 4, "iterations": 20, "slots": 2}
     module = ClassVisualization(normed, Fourier(), Adam(0.1), objective=BatchNormStatistics(), **options)
     memory = train(module, tasks_for(normed, [0, 1]))
-    for seen in memory.observations.values():
-        assert seen[-1].scalars["objective"] > 0.8 * seen[0].scalars["objective"]
+    for seen in memory.snapshots.values():
+        assert seen[-1].metrics["objective"] > 0.8 * seen[0].metrics["objective"]
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(not m._forward_pre_hooks and not m._forward_hooks for m in network.modules())
 
@@ -199,6 +199,6 @@ def test_a_network_without_batch_norms_is_refused() -> None:
 
 def test_views_that_are_compared_are_not_shared_among_devices(normed: Classifier) -> None:
     module = _method(normed, 1)
-    module.processes = Processes(0, 2, "views")
+    module.ranks = RankGroup(0, 2, "views")
     with pytest.raises(LitVizError, match="give --devices_mode images"):
         module.prepare(torch.device("cpu"))

@@ -251,13 +251,13 @@ def test_transformers_are_trained_against(name: str, train: Train, request: pyte
     layer = MLP if name == "vit" else STAGE
     options: dict[str, Any] = {"iterations": 15, "size": 40, "oversample": 1.2}
     module = ClassVisualization(classifier, Fourier(), Adam(0.1), **options)
-    seen = train(module, tasks_for(classifier, [1])).observations[0]
-    assert seen[-1].scalars["probability"] > seen[0].scalars["probability"]
+    seen = train(module, tasks_for(classifier, [1])).snapshots[0]
+    assert seen[-1].metrics["probability"] > seen[0].metrics["probability"]
     assert seen[-1].image.shape == (3, 40, 40)
     channel = Task(0, "c", 0, options={"layer": layer, "channel": 2})
     module = ClassVisualization(classifier, Fourier(), Adam(0.1), objective=Channel(layer, axis="feature"), **options)
-    seen = train(module, [channel]).observations[0]
-    assert seen[-1].scalars["objective"] > seen[0].scalars["objective"]
+    seen = train(module, [channel]).snapshots[0]
+    assert seen[-1].metrics["objective"] > seen[0].metrics["objective"]
     with pytest.raises(LitVizError, match="takes no images of 40 x 40 pixels"):
         ClassVisualization(
             classifier, Fourier(), Adam(0.1), objective=Channel(layer, axis="feature"), native=True, **options

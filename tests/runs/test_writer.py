@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Observation, Result, Task
+from lit_viz.types import Snapshot, Result, Task
 from lit_viz.errors import LitVizError
 
 
@@ -24,7 +24,7 @@ def image(value=0.5, size=6):
 
 def observe(folder, index, iteration, probability=0.5, frame=True):
     shown = image(iteration / 255) if frame else None
-    folder.add_observation(Observation(task(index), iteration, {"probability": probability}, shown))
+    folder.add_snapshot(Snapshot(task(index), iteration, {"probability": probability}, shown))
 
 
 def finish(folder, index, **record):
@@ -186,9 +186,9 @@ def test_image_and_array_are_on_the_disk_before_the_record(folder, monkeypatch):
 
 
 def test_metrics_are_long_form_and_read_back(folder):
-    folder.add_observation(Observation(task(0), 0, {"probability": 0.1, "total, variation": math.inf}))
-    folder.add_observation(Observation(task(10), 50, {"probability": float(np.float32(0.7))}))
-    folder.add_observation(Observation(task(2), 50, {"probability": 1e-30}))
+    folder.add_snapshot(Snapshot(task(0), 0, {"probability": 0.1, "total, variation": math.inf}))
+    folder.add_snapshot(Snapshot(task(10), 50, {"probability": float(np.float32(0.7))}))
+    folder.add_snapshot(Snapshot(task(2), 50, {"probability": 1e-30}))
     assert not (folder.path / "metrics.csv").exists()
     folder.flush()
     with (folder.path / "metrics.csv").open(newline="") as file:
@@ -332,7 +332,7 @@ def test_the_cost_of_a_result_does_not_grow_with_the_queue(folder):
 
     early = seconds(0)
     for index in range(200, 6000):
-        folder.add_observation(Observation(task(index), 0, {"probability": 0.5}))
+        folder.add_snapshot(Snapshot(task(index), 0, {"probability": 0.5}))
     finish(folder, 300, filler="x" * 20_000_000)
     assert seconds(6000) < 2 * early + 0.5
 

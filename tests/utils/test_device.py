@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.utils.device import fetched, listed, sent
+from lit_viz.utils.device import to_cpu, to_device, to_list
 
 
 class Counted(Tensor):
@@ -26,34 +26,34 @@ def numbers(monkeypatch: pytest.MonkeyPatch) -> Tensor:
 
 
 def test_a_tensor_is_read_once_until_it_is_changed(numbers: Tensor) -> None:
-    first = listed(numbers)
-    assert (first, listed(numbers), Counted.reads) == ([0, 1, 2], [0, 1, 2], 1)
+    first = to_list(numbers)
+    assert (first, to_list(numbers), Counted.reads) == ([0, 1, 2], [0, 1, 2], 1)
     first.append(3)
-    assert listed(numbers) == [0, 1, 2]  # whoever asks has a list of its own
+    assert to_list(numbers) == [0, 1, 2]  # whoever asks has a list of its own
     numbers[0] = 7
-    assert (listed(numbers), Counted.reads) == ([7, 1, 2], 2)
+    assert (to_list(numbers), Counted.reads) == ([7, 1, 2], 2)
     numbers[1:].zero_()  # by a view of it
-    assert (listed(numbers), Counted.reads) == ([7, 0, 0], 3)
+    assert (to_list(numbers), Counted.reads) == ([7, 0, 0], 3)
 
 
 def test_what_inference_mode_has_made_is_read_each_time() -> None:
     with torch.inference_mode():
         numbers = torch.zeros(2)
-        assert listed(numbers) == [0, 0]
+        assert to_list(numbers) == [0, 0]
         numbers += 1
-        assert listed(numbers) == [1, 1]
+        assert to_list(numbers) == [1, 1]
 
 
 def test_what_was_sent_is_known() -> None:
     """The meta device holds no values: they can't be read back."""
-    there = sent([1.5, 2.5], torch.device("meta"), torch.float64)
-    assert (there.dtype, there.device.type, listed(there)) == (torch.float64, "meta", [1.5, 2.5])
-    assert listed(sent(torch.tensor([[True, False]]), torch.device("meta"))) == [[True, False]]
+    there = to_device([1.5, 2.5], torch.device("meta"), torch.float64)
+    assert (there.dtype, there.device.type, to_list(there)) == (torch.float64, "meta", [1.5, 2.5])
+    assert to_list(to_device(torch.tensor([[True, False]]), torch.device("meta"))) == [[True, False]]
     with pytest.raises(NotImplementedError):
-        listed(sent(torch.zeros(1 << 13), torch.device("meta")))  # so many are no numbers to think about
+        to_list(to_device(torch.zeros(1 << 13), torch.device("meta")))  # so many are no numbers to think about
 
 
 def test_on_the_processor_nothing_is_copied() -> None:
     x = torch.rand(3)
-    assert sent(x, torch.device("cpu")) is x
-    assert fetched(x) is x
+    assert to_device(x, torch.device("cpu")) is x
+    assert to_cpu(x) is x

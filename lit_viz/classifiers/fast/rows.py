@@ -94,11 +94,11 @@ def known_rows(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
 def runs(rows: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yield the rows that follow each other, as slices of the rows and of the whole batch: views of both, where
     :func:`picked` copies."""
-    listed = rows.tolist()
+    indices = rows.tolist()
     begin = 0
-    for end in range(1, len(listed) + 1):
-        if end == len(listed) or listed[end] != listed[end - 1] + 1:
-            yield slice(begin, end), slice(listed[begin], listed[end - 1] + 1)
+    for end in range(1, len(indices) + 1):
+        if end == len(indices) or indices[end] != indices[end - 1] + 1:
+            yield slice(begin, end), slice(indices[begin], indices[end - 1] + 1)
             begin = end
 
 

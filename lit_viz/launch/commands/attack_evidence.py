@@ -115,7 +115,7 @@ def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
         restarts_of(attack, iterations),
         iterations,
         further,
-        part=iterations // attack.parts.count(iterations) if attack.slopes else math.inf,
+        part=iterations // attack.parts.count(iterations) if attack.backwards_per_step else math.inf,
         minimal=attack.minimal,
     )
     harder = _harder(module, outcomes, how) if how.trust else None

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.summaries import wilson_interval
-from lit_viz.figures.universal import Borne, UniversalPanel, universal_figure
+from lit_viz.figures.universal import PerturbedPhotograph, UniversalPanel, universal_figure
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands.attack_evidence import contradicted
 from lit_viz.launch.commands.attack_figures import seen_as
@@ -26,7 +26,7 @@ from lit_viz.methods.photograph_set import HELD_OUT
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Bearer, Task
+from lit_viz.types import PerturbedImage, Task
 from lit_viz.utils.formatting import NORMS, format_distance, has_several_radii, label_with_eps
 
 
@@ -96,14 +96,14 @@ def verify_universal(
     rates: dict[str, list[str]] = {}
     several = has_several_radii(outcome.record for outcome in outcomes)
     for outcome in outcomes:
-        bearers = outcome.bearers()
-        claims = [_claim(one.image, one, outcome.record) for one in bearers if isinstance(one.image, Path)]
+        perturbed_images = outcome.perturbed_images()
+        claims = [_claim(one.image, one, outcome.record) for one in perturbed_images if isinstance(one.image, Path)]
         found = contradicted(claims, module.classifier, folder, how)
         lies = [claim.record["name"] for claim, why in zip(claims, found, strict=True) if why is not None]
         read, wrong = read + len(claims), wrong + lies
-        for bearer in bearers:
-            if bearer.record["status"] == "failed":
-                how.notify(f"{bearer.record['name']}: {bearer.record['error']}")
+        for perturbed_image in perturbed_images:
+            if perturbed_image.record["status"] == "failed":
+                how.notify(f"{perturbed_image.record['name']}: {perturbed_image.record['error']}")
         name = label_with_eps(outcome.name, outcome.record) if several else outcome.name
         rates[name] = _rates(outcome.record) + _stood_still(outcome, module.attack.objective.limit)
         for line in rates[name]:
@@ -118,11 +118,11 @@ def verify_universal(
     return not wrong
 
 
-def _claim(file: Path, bearer: Bearer, ball: Mapping[str, Any]) -> RecordedFile:
+def _claim(file: Path, perturbed_image: PerturbedImage, ball: Mapping[str, Any]) -> RecordedFile:
     """Return what is said of a photograph's file. Of one that was handed over off the 8-bit lattice the rounded one is
     kept, which half a level a value is off."""
-    off = 0.5 if bearer.record["source"] is None else 0.0
-    return RecordedFile(file, bearer.record, partial(_read, bearer.source), ball, off)
+    off = 0.5 if perturbed_image.record["source"] is None else 0.0
+    return RecordedFile(file, perturbed_image.record, partial(_read, perturbed_image.source), ball, off)
 
 
 def _read(source: Tensor | Path | None) -> Tensor | None:
@@ -175,7 +175,7 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
     if picture is None:
         return None
     norm = record["norm"]
-    counted = [one for one in outcome.bearers() if one.record["status"] == "done"]
+    counted = [one for one in outcome.perturbed_images() if one.record["status"] == "done"]
     parts = ([one for one in counted if one.record[HELD_OUT] == out] for out in (False, True))
     shown = [one for pair in zip_longest(*parts) for one in pair if one is not None]  # of both, as long as there are
     return UniversalPanel(
@@ -191,11 +191,11 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
     )
 
 
-def _borne(bearer: Bearer) -> Borne | None:
-    record = bearer.record
-    if bearer.image is None or bearer.source is None:
+def _borne(perturbed_image: PerturbedImage) -> PerturbedPhotograph | None:
+    record = perturbed_image.record
+    if perturbed_image.image is None or perturbed_image.source is None:
         return None
     held_out = "\nheld out" if record[HELD_OUT] else ""
     before = seen_as(record, "predicted_before_name", "probability_before")
     after = seen_as(record, "predicted_name", "probability")
-    return Borne(bearer.source, bearer.image, before + held_out, after)
+    return PerturbedPhotograph(perturbed_image.source, perturbed_image.image, before + held_out, after)

@@ -17,8 +17,8 @@ from torch import Tensor
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import layer_of
 from lit_viz.classifiers.prediction import prediction_summary
+from lit_viz.engine.log_schedule import LogSchedule
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.moments import Moments
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.figures.channels import channel_grid
@@ -140,7 +140,7 @@ class Visualize(Command):
         notes = [f"the objective asks for no class: {', '.join(map(str, config.targets))} left out"] if unasked else []
         last = max([int(n) for n in config.vary.get("iterations", ())], default=config.iterations)
         for name in ("log_at", "curve_at"):
-            late = sorted(k for k in Moments.parse(getattr(config, name)).listed if k > last)
+            late = sorted(k for k in LogSchedule.parse(getattr(config, name)).iterations if k > last)
             if late:
                 said = ", ".join(map(str, late))
                 notes.append(f"--{name.replace('_', '-')} {said} is not reached: the last iteration is {last}")

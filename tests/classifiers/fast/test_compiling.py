@@ -56,9 +56,9 @@ def test_a_forward_can_be_gone_back_twice(traced: None) -> None:
     x = photographs(3).requires_grad_()
     logits, _ = ours(x)
     evaluation = Evaluation(x, logits[:, 0], logits)
-    first = evaluation.slope(keep=True)
-    other = evaluation.slope(lambda rows: rows[:, 1], keep=True)
-    assert torch.equal(evaluation.slope(lambda rows: rows[:, 0]), first)
+    first = evaluation.backward(keep=True)
+    other = evaluation.backward(lambda rows: rows[:, 1], keep=True)
+    assert torch.equal(evaluation.backward(lambda rows: rows[:, 0]), first)
     assert not torch.allclose(other, first)
 
 

@@ -39,7 +39,7 @@ class Filed(Outcome):
     def frames(self) -> list[Any]:
         return []
 
-    bearers = frames
+    perturbed_images = frames
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         return []

@@ -44,7 +44,7 @@ class Traced(Outcome):
     def frames(self) -> list[Any]:
         return []
 
-    bearers = frames
+    perturbed_images = frames
 
 
 class Pictured(Traced):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lit_viz.engine.devices import Agreed, Asked, Processes, Said
+from lit_viz.engine.distributed import JointDecision, LocalRequests, RankGroup, RankStatus
 from lit_viz.engine.queue import Queue
 from lit_viz.engine.slots import Slots
-from lit_viz.types import Observation, Result
+from lit_viz.types import Result, Snapshot
 
 
-class Meeting:
+class RankExchange:
     """What one process brings to the meetings, and takes from them. A process alone meets itself after every step.
 
     Attributes:
@@ -21,18 +21,18 @@ class Meeting:
     """
 
     def __init__(self) -> None:
-        self.asked = Asked()
-        self.agreed = Agreed()
+        self.requests = LocalRequests()
+        self.decision = JointDecision()
         self.finished: dict[int, str] = {}
-        self._observations: list[Observation] = []  # since the last meeting
+        self._observations: list[Snapshot] = []  # since the last meeting
         self._results: list[Result] = []
 
-    def tell(self, observations: Iterable[Observation], results: Iterable[Result]) -> None:
+    def tell(self, snapshots: Iterable[Snapshot], results: Iterable[Result]) -> None:
         """Keep what this process has found in a step."""
-        self._observations += observations
+        self._observations += snapshots
         self._results += results
 
-    def hold(self, processes: Processes, slots: Slots, queue: Queue, *, seconds: float) -> dict[str, list[Any]]:
+    def hold(self, processes: RankGroup, slots: Slots, queue: Queue, *, seconds: float) -> dict[str, list[Any]]:
         """Meet if it is time, and return what was found since, on the first process what all have found.
 
         Args:
@@ -45,21 +45,21 @@ class Meeting:
             ``observations`` and ``results``; none of them between two meetings.
         """
         if not processes.meets():
-            return {"observations": [], "results": []}
-        self.agreed = processes.agree(
-            Said(
+            return {"snapshots": [], "results": []}
+        self.decision = processes.agree(
+            RankStatus(
                 unfinished=bool(slots.tasks) or bool(queue),
-                signal=self.asked.signal,
-                save=self.asked.save,
+                signal=self.requests.signal,
+                save=self.requests.save,
                 updates=sum(slots.iteration) + queue.updates,
                 seconds=seconds,
                 digest=float(slots.x.double().sum()) if processes.shares_views else 0.0,
             )
         )
-        self.asked.save = False
-        observations = processes.gather(self._observations)
+        self.requests.save = False
+        snapshots = processes.gather(self._observations)
         results = processes.gather(self._results)
         self._observations, self._results = [], []
         for result in results:
             self.finished[result.task.index] = result.record["status"]
-        return {"observations": observations, "results": results}
+        return {"snapshots": snapshots, "results": results}

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_viz.types import Bearer, Observation
+from lit_viz.types import PerturbedImage, Snapshot
 
 
 @dataclass(frozen=True)
@@ -17,23 +17,23 @@ class Look:
 
     Attributes:
         image: ``(C, H, W)`` in [0, 1].
-        scalars: by name; those of the last look go into the record.
+        metrics: by name; those of the last look go into the record.
         traced: where the record tells of another picture than x_k (its file): what is logged of x_k instead.
         top5: the most probable classes as (name, probability).
         array: float32 result that the image only pictures; None where the image says it all.
         source: the photograph that it belongs to, ``(C, H, W)`` in [0, 1], as the network saw it.
-        besides: further pictures ``(3, H, W)`` of the same iteration, by name (a magnified difference).
-        bearers: photographs that bear what was trained, at the end.
+        extra_images: further pictures ``(3, H, W)`` of the same iteration, by name (a magnified difference).
+        perturbed_images: photographs that bear what was trained, at the end.
     """
 
     image: Tensor
-    scalars: Mapping[str, float]
+    metrics: Mapping[str, float]
     top5: tuple[tuple[str, float], ...] = ()
     traced: Mapping[str, float] | None = None
     array: Tensor | None = None
     source: Tensor | None = None
-    besides: Mapping[str, Tensor] = field(default_factory=dict)
-    bearers: Sequence[Bearer] = ()
+    extra_images: Mapping[str, Tensor] = field(default_factory=dict)
+    perturbed_images: Sequence[PerturbedImage] = ()
 
     @property
     def ranking(self) -> list[list[Any]]:
@@ -61,11 +61,11 @@ class RunProgress:
     objective: float | None = None
 
 
-def joined(observations: Sequence[Observation], last: Observation) -> list[Observation]:
+def joined(snapshots: Sequence[Snapshot], last: Snapshot) -> list[Snapshot]:
     """Return the observations with a task's last one, joined with that of the same iteration where there is one: an
     image that was found done was looked at before."""
     key = (last.task.index, last.iteration)
-    same = [o for o in observations if (o.task.index, o.iteration) == key]
-    others = [o for o in observations if (o.task.index, o.iteration) != key]
-    scalars = {name: value for o in same for name, value in o.scalars.items()}
-    return [*others, replace(last, scalars={**scalars, **last.scalars})]
+    same = [o for o in snapshots if (o.task.index, o.iteration) == key]
+    others = [o for o in snapshots if (o.task.index, o.iteration) != key]
+    metrics = {name: value for o in same for name, value in o.metrics.items()}
+    return [*others, replace(last, metrics={**metrics, **last.metrics})]

@@ -31,7 +31,7 @@ _SECONDS_BETWEEN = 1.0
 _STEPS_BETWEEN = 50  # at most
 
 
-class OwnImages(DDPStrategy):
+class LaunchOnlyStrategy(DDPStrategy):
     """Launches and connects processes as ``ddp`` does, and leaves the module as it is."""
 
     def configure_ddp(self) -> None:
@@ -39,7 +39,7 @@ class OwnImages(DDPStrategy):
 
 
 @dataclass
-class Asked:
+class LocalRequests:
     """What one process wants of all.
 
     Attributes:
@@ -51,7 +51,7 @@ class Asked:
     save: bool = False
 
 
-class Said(NamedTuple):
+class RankStatus(NamedTuple):
     """What a process says when all meet.
 
     Attributes:
@@ -72,7 +72,7 @@ class Said(NamedTuple):
 
 
 @dataclass
-class Agreed:
+class JointDecision:
     """What all processes do next.
 
     Attributes:
@@ -115,7 +115,7 @@ class Part:
 
 
 @dataclass
-class Processes:
+class RankGroup:
     """The processes of a run; one alone, unless :meth:`connected`.
 
     Attributes:
@@ -130,7 +130,7 @@ class Processes:
     _left: int = field(default=1, init=False)  # steps until they meet
 
     @classmethod
-    def connected(cls, mode: DevicesMode, size: int) -> Processes:
+    def connected(cls, mode: DevicesMode, size: int) -> RankGroup:
         """Return the processes that Lightning has connected for a run of so many; where it is of one, others that
         somebody has connected have no part in it."""
         if size == 1:
@@ -168,7 +168,7 @@ class Processes:
         self._left -= 1
         return self._left <= 0
 
-    def agree(self, mine: Said) -> Agreed:
+    def agree(self, mine: RankStatus) -> JointDecision:
         """Hear what every process says, and return what all do.
 
         Raises:
@@ -185,7 +185,7 @@ class Processes:
                 "the processes no longer have the same image, so the devices don't calculate alike: "
                 "use devices of one kind, or leave out --devices-mode views."
             )
-        return Agreed(
+        return JointDecision(
             unfinished=any(one.unfinished for one in said),
             signal=max(one.signal for one in said),
             save=any(one.save for one in said),
@@ -212,24 +212,24 @@ class Processes:
         return Part(mine, counted)
 
 
-def others_have_ended(error: BaseException) -> bool:
+def is_rank_failure(error: BaseException) -> bool:
     """Return whether this is how the end of another process of the run shows itself here."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def end_others(trainer: pl.Trainer) -> None:
+def kill_ranks(trainer: pl.Trainer) -> None:
     """End the processes that this one has launched where they can't notice its end: in a collective of NCCL."""
     kill = getattr(trainer.strategy.launcher, "kill", None)
     if kill is not None and dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
         kill(signal.SIGKILL)
 
 
-def several(options: Any) -> bool:
+def is_distributed(options: Any) -> bool:
     """Return whether the Trainer's options (a namespace), torchrun or SLURM ask for more than one process."""
     return str(options.devices) not in ("1", "[0]") or options.num_nodes != 1 or launcher_topology() is not None
 
 
-def shared(options: Any) -> dict[str, Any]:
+def trainer_options(options: Any) -> dict[str, Any]:
     """Return the Trainer's options, with the strategy for several processes where there are several.
 
     Devices and nodes are those that torchrun or SLURM has started, unless they are given.
@@ -239,14 +239,14 @@ def shared(options: Any) -> dict[str, Any]:
         if given["accelerator"] in ("mps", "gpu"):
             raise LitVizError("Apple's GPUs can't be used, for they have no float64: give --trainer.accelerator cpu.")
         given["accelerator"] = "cpu"
-    if not several(options):
+    if not is_distributed(options):
         return given
     if str(options.devices) == "1" and (started := launcher_topology()) is not None:
         given["devices"], given["num_nodes"] = started
-    return {**given, "strategy": OwnImages(), "use_distributed_sampler": False}
+    return {**given, "strategy": LaunchOnlyStrategy(), "use_distributed_sampler": False}
 
 
-def unlock_steps(trainer: pl.Trainer) -> None:
+def disable_step_barrier(trainer: pl.Trainer) -> None:
     """Let every process take its steps at its own pace between two meetings.
 
     Lightning has all processes wait for each other before every step, to hear of a SIGTERM that only the first one's

@@ -13,14 +13,14 @@ from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.methods.photograph_set import HELD_OUT, PhotographSet, packed
-from lit_viz.types import Bearer, Task
+from lit_viz.types import PerturbedImage, Task
 
 _AT_ONCE = 16  # photographs that are asked about together
 
 
 def borne(
     delta: Tensor, photographs: PhotographSet, classifier: Classifier, network: FrozenNetwork, norm: Norm, eps: Tensor
-) -> list[Bearer]:
+) -> list[PerturbedImage]:
     """Return the photographs with a perturbation, in their order, as their files would hold them.
 
     Args:
@@ -30,7 +30,7 @@ def borne(
         network: its fast copy, which is asked about the floats.
         norm, eps: of the ball, which the 8 bits keep to; ``eps`` a scalar.
     """
-    bearers = [_broken(task, error) for task, error in photographs.broken]
+    perturbed_images = [_broken(task, error) for task, error in photographs.broken]
     for first in range(0, len(photographs.tasks), _AT_ONCE):
         places = list(range(first, min(first + _AT_ONCE, len(photographs.tasks))))
         sources, goal, targeted = (
@@ -45,13 +45,14 @@ def borne(
         saved = save_and_verify(classifier, sums, sources, goal, targeted, never, norm=norm, eps=eps.expand(len(goal)))
         for place, one, success in zip(places, saved, fooled.tolist(), strict=True):
             record = _record(photographs, place, one, success, classifier.labels)
-            bearers.append(Bearer(record, packed(one.image), photographs.pixels[place]))
-    return sorted(bearers, key=lambda bearer: int(bearer.record["index"]))
+            perturbed_images.append(PerturbedImage(record, packed(one.image), photographs.pixels[place]))
+    return sorted(perturbed_images, key=lambda perturbed_image: int(perturbed_image.record["index"]))
 
 
-def rate(bearers: Sequence[Bearer], key: str, *, held_out: bool) -> float:
+def rate(perturbed_images: Sequence[PerturbedImage], key: str, *, held_out: bool) -> float:
     """Return which share of the photographs that count is fooled."""
-    mine = [b.record[key] for b in bearers if b.record["status"] == "done" and b.record["held_out"] == held_out]
+    records = [image.record for image in perturbed_images if image.record["status"] == "done"]
+    mine = [record[key] for record in records if record["held_out"] == held_out]
     return sum(mine) / len(mine) if mine else float("nan")
 
 
@@ -92,5 +93,5 @@ def _named(task: Task) -> dict[str, Any]:
     }
 
 
-def _broken(task: Task, error: str) -> Bearer:
-    return Bearer({**_named(task), "status": "failed", "error": error}, None, None)
+def _broken(task: Task, error: str) -> PerturbedImage:
+    return PerturbedImage({**_named(task), "status": "failed", "error": error}, None, None)

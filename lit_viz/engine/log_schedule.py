@@ -8,21 +8,21 @@ from lit_viz.errors import LitVizError
 
 
 @dataclass(frozen=True)
-class Moments:
+class LogSchedule:
     """A set of iterations; the last one of an image always belongs to it.
 
     Attributes:
-        listed: these iterations.
+        iterations: these iterations.
         every: and every so many, from 0; 0 means none.
         geometric: and 0, 1, 2, 4, 8 ...
     """
 
-    listed: frozenset[int] = frozenset()
+    iterations: frozenset[int] = frozenset()
     every: int = 0
     geometric: bool = False
 
     @classmethod
-    def parse(cls, text: str | int) -> Moments:
+    def parse(cls, text: str | int) -> LogSchedule:
         """Read ``"1,50,100,200"``, ``"every:10"``, ``"geometric"`` or ``"last"``.
 
         Raises:
@@ -40,7 +40,7 @@ class Moments:
                 f"'{text}' names no iterations: give 1,50,100,200 (a list), every:10, geometric, or last."
             )
         if kind == "":
-            return cls(listed=frozenset(map(int, numbers)))
+            return cls(iterations=frozenset(map(int, numbers)))
         if len(numbers) != 1 or int(number) == 0:
             raise LitVizError(f"'{text}' names no iterations: every: takes one number from 1 up, such as every:10.")
         return cls(every=int(number))
@@ -49,14 +49,14 @@ class Moments:
         """Return whether image ``iteration`` of an image with ``last`` iterations is looked at."""
         return (
             iteration == last
-            or iteration in self.listed
+            or iteration in self.iterations
             or (self.every > 0 and iteration % self.every == 0)
             or (self.geometric and iteration & (iteration - 1) == 0)
         )
 
     def after(self, iteration: int, last: int) -> int:
         """Return the next iteration that is due, for an image with ``last`` iterations."""
-        due = [last, *(k for k in self.listed if k > iteration)]
+        due = [last, *(k for k in self.iterations if k > iteration)]
         if self.every:
             due.append((iteration // self.every + 1) * self.every)
         if self.geometric:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.engine.bridge import StepRuleOptimizer
+from lit_viz.engine.optimizer import StepRuleOptimizer
 from lit_viz.engine.slots import Slots
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.types import Task
