@@ -1,4 +1,4 @@
-"""The one exception for everything a user can mend, and the near-name hint its sentences use."""
+"""Errors with a message for the user, and suggestions of similar names."""
 
 from __future__ import annotations
 
@@ -8,49 +8,48 @@ import signal
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-#: Where a gradient is wanted of a network that gives none.
+#: Raised where a gradient is required of a classifier that has none.
 NO_GRADIENT = (
-    "the classifier gives no gradient by its input: take torch.no_grad, torch.inference_mode, detach or quantized "
-    "layers out of its forward, or choose what only asks for forwards (rise, occlusion, square)"
+    "the classifier is not differentiable with respect to its input: remove torch.no_grad, torch.inference_mode, "
+    "detach or quantized layers from its forward, or choose a gradient-free method (rise, occlusion, square)"
 )
 
 
 class LitVizError(Exception):
-    """One plain sentence: what was wrong, where, and what to do.
+    """An error that the user can correct.
 
-    The command line prints the sentence without a traceback and exits with a status that is not 0; in Python it is an
-    ordinary exception.
+    The command line prints the message without a traceback.
 
     Args:
-        sentence: the sentence.
-        exit_status: of the command line.
+        message: one sentence: the constraint, the value, and at most one suggestion.
+        exit_status: exit status of the command line.
     """
 
-    def __init__(self, sentence: str, *, exit_status: int = 1) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, *, exit_status: int = 1) -> None:
+        super().__init__(message)
         self.exit_status = exit_status
 
 
 class NetworkError(RuntimeError):
-    """The classifier's own code failed in a forward; its error is the cause."""
+    """The forward of the user's network raised; its exception is the cause."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which the command line takes as it takes Ctrl-C."""
+    """SIGTERM; the command line handles it as it handles Ctrl-C."""
 
 
-def interrupt_exit_status(stop: BaseException | None) -> int:
-    """Return the exit status after a KeyboardInterrupt: 128 + its signal."""
-    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+def interrupt_exit_status(interrupt: BaseException | None) -> int:
+    """Return the exit status after a KeyboardInterrupt: 128 + the signal number."""
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
-    """Return ``"; did you mean 'a' or 'b'?"`` for the nearest choices, or an empty string where none is near.
+    """Return ``"; did you mean 'a' or 'b'?"`` with the choices most similar to a name, or an empty string.
 
     Args:
-        name: what the user wrote.
-        choices: what would have been understood.
-        limit: at most so many are offered.
+        name: rejected name; case is ignored.
+        choices: valid names.
+        limit: maximum number of suggestions.
     """
     by_folded: dict[str, str] = {}
     for choice in choices:
@@ -64,26 +63,28 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"
 
 
-def check_shape(part: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:
-    """Hold what a part (an objective, a rule ...) has returned against the shapes that it may have.
+def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:
+    """Validate the shape of a tensor that a component (an objective, a step rule ...) returned.
 
     Args:
-        part: that returned it; its class is named, for it may be of the user's own.
-        value: a tensor, it is hoped.
-        shapes: that are right.
-        meaning: what they stand for, such as ``a score for each input``.
+        component: its class is named in the error.
+        value: returned value; anything but a tensor is rejected.
+        shapes: valid shapes.
+        meaning: description of the expected value, such as ``a score for each input``.
 
     Raises:
-        LitVizError: it has none of them.
+        LitVizError: if the value has none of the shapes.
     """
-    found = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
-    if found not in [tuple(shape) for shape in shapes]:
-        wanted = " or ".join(str(tuple(shape)) for shape in shapes)
-        raise LitVizError(f"{type(part).__name__} returned {found} and not {wanted}: {meaning} is wanted")
+    actual = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
+    if actual not in [tuple(shape) for shape in shapes]:
+        expected = " or ".join(str(tuple(shape)) for shape in shapes)
+        raise LitVizError(f"{type(component).__name__} must return {meaning}, shape {expected}, got {actual}")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its kind where it has none; without a full stop. TorchScript
-    begins with itself, and ends with what was wrong."""
+    """Return the first line of an error message without a full stop, or the name of the error's class.
+
+    TorchScript puts the cause on the last line.
+    """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1 if "TorchScript" in lines[0] else 0][:200].rstrip(".")

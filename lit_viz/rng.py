@@ -1,11 +1,11 @@
-"""Stateless randomness: every draw is keyed by (task seed, iteration, view, purpose) and by nothing else.
+"""Counter-based random draws: each draw is a pure function of (task seed, iteration, view, purpose).
 
-So a draw does not depend on the slot, batch, rank, device or global random state, a resumed run needs no random state
-in its checkpoint, and one task can be run again alone.
+Draws do not depend on slot, batch, rank, device or global random state. A checkpoint therefore contains no random
+state, and any task can be repeated alone.
 
-Small draws (angles, shifts, colours) are a counter-based hash of the key, for all rows at once: reseeding a generator
-for each of them would cost more than the transforms they serve. Large ones come from a generator seeded by that hash.
-Noise for images is read from one fixed table at a keyed place (:meth:`Draws.noise`).
+Small draws (angles, shifts, colors) are hashed from the key for all rows at once; seeding a generator per draw would
+cost more than the transforms. Large draws use a generator seeded with the hash. Image noise is copied from one fixed
+table, from a keyed offset (:meth:`Draws.noise`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _Fill = Callable[[Tensor, torch.Generator], Tensor]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_SMALL = 64  # values a row; above it a generator is faster than the hash
-_ALONE = 1 << 16  # values of a batch; above it several threads draw
+_SMALL = 64  # values per row; above this a generator is faster than the hash
+_SERIAL = 1 << 16  # values per batch; above this several threads draw
 _TABLE = 1 << 22  # standard normals in the noise table: 16 MiB, 28 images of (3, 224, 224)
 
 
 class Key(NamedTuple):
-    """Who draws: the task's seed, the image's own iteration, and the view (0 <= view < views of the task)."""
+    """Key of a random draw: seed of the task, iteration of the image, and view (0 <= view < views of the task)."""
 
     seed: int
     iteration: int
@@ -45,9 +45,9 @@ class Key(NamedTuple):
 
 
 def generator_for(key: Key, purpose: str) -> torch.Generator:
-    """Return a CPU generator that is a pure function of ``key`` and ``purpose``.
+    """Create a CPU generator that is a pure function of ``key`` and ``purpose``.
 
-    A CPU generator of torch keeps 32 bits of its seed: of a million large draws about a hundred pairs coincide.
+    torch's CPU generator uses 32 bits of its seed: in a million large draws, about a hundred pairs coincide.
     """
     word = int(_hash_keys([key], purpose)[0])
     return torch.Generator().manual_seed(word >> 32)
@@ -55,15 +55,15 @@ def generator_for(key: Key, purpose: str) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of a batch: row m of every returned tensor belongs to ``keys[m]`` alone.
+    """Random draws of a batch: row m of every returned tensor depends on ``keys[m]`` only.
 
-    Purposes and scopes are frozen strings, never derived from the names of functions or of the package's classes:
-    another string means other draws, and results that were recorded before can't be reproduced.
+    Purposes and scopes are frozen strings, independent of the names of functions and of the package's classes. Changing
+    a string changes the draws, and recorded results can't be reproduced.
 
     Args:
-        keys: one key for each of the M rows of the batch.
-        device: where the drawn tensors are wanted.
-        scope: prefix of the purposes, so that two transforms of one kind draw differently (see :meth:`scoped`).
+        keys: one key per row, M in total.
+        device: of the returned tensors.
+        scope: prefix of the purposes; it separates two transforms of one class (see :meth:`scoped`).
         last_iterations: ``(M,)``, last iteration of the image of each row; read by :attr:`progress` only.
     """
 
@@ -76,51 +76,51 @@ class Draws:
         return len(self.keys)
 
     def scoped(self, name: str) -> Draws:
-        """Return the same draws under a further prefix."""
+        """Return the same draws with a prefix appended to the scope."""
         return replace(self, scope=f"{self.scope}{name}/")
 
     def rows(self, indices: Sequence[int]) -> Draws:
-        """Return the draws of some of the rows."""
+        """Return the draws of a subset of the rows."""
         last_iterations = [self.last_iterations[index] for index in indices] if self.last_iterations else ()
         return replace(self, keys=[self.keys[index] for index in indices], last_iterations=last_iterations)
 
     @property
     def progress(self) -> Tensor:
-        """How far the image of each row is, float64 ``(M,)``: 0 at its start, 1 at its last iteration."""
+        """Fraction of the iterations completed by the image of each row, float64 ``(M,)`` in [0, 1]."""
         if len(self.last_iterations) != len(self.keys):
-            raise RuntimeError("these draws don't know the last iterations of their images: give lasts")
-        parts = [key.iteration / max(last, 1) for key, last in zip(self.keys, self.last_iterations, strict=True)]
-        return torch.tensor(parts, dtype=torch.float64)
+            raise RuntimeError("progress requires last_iterations")
+        fractions = [key.iteration / max(last, 1) for key, last in zip(self.keys, self.last_iterations, strict=True)]
+        return torch.tensor(fractions, dtype=torch.float64)
 
     def uniform(self, purpose: str, low: float = 0.0, high: float = 1.0, shape: Sequence[int] = ()) -> Tensor:
-        """Return float32 ``(M, *shape)``, uniform in [low, high]."""
+        """Draw float32 ``(M, *shape)``, uniform in [low, high]."""
         if math.prod(shape) > _SMALL:
             return self._filled(purpose, shape, lambda row, generator: row.uniform_(low, high, generator=generator))
         unit = _to_unit(self._words(purpose, math.prod(shape)))
         return self._tensor((low + (high - low) * unit).astype(np.float32), shape)
 
     def normal(self, purpose: str, shape: Sequence[int] = ()) -> Tensor:
-        """Return float32 ``(M, *shape)``, standard normal."""
+        """Draw float32 ``(M, *shape)``, standard normal."""
         count = math.prod(shape)
         if count > _SMALL:
             return self._filled(purpose, shape, lambda row, generator: row.normal_(generator=generator))
         unit = _to_unit(self._words(purpose, 2 * count))
-        # Box-Muller; 1 - u lies in (0, 1], where the logarithm is finite.
+        # Box-Muller; 1 - u is in (0, 1], where the logarithm is finite.
         drawn = np.sqrt(-2 * np.log1p(-unit[:, :count])) * np.cos(2 * np.pi * unit[:, count:])
         return self._tensor(drawn.astype(np.float32), shape)
 
     def integers(self, purpose: str, low: int, high: int, shape: Sequence[int] = ()) -> Tensor:
-        """Return int64 ``(M, *shape)``, uniform in [low, high] (both ends included; at most 2**32 values)."""
+        """Draw int64 ``(M, *shape)``, uniform in [low, high], both ends included (at most 2**32 values)."""
         words = self._words(purpose, math.prod(shape)) >> np.uint64(32)
         return self._tensor(low + ((words * np.uint64(high - low + 1)) >> np.uint64(32)).astype(np.int64), shape)
 
     def noise(self, purpose: str, shape: Sequence[int]) -> Tensor:
-        """Return float32 ``(M, *shape)``, standard normal noise that costs no more than a copy.
+        """Draw float32 ``(M, *shape)`` standard normal noise at the cost of a copy, a tenth of :meth:`normal`.
 
-        Each row is a stretch of one fixed table of 4 million standard normals, from a keyed place, at a tenth of the
-        cost of :meth:`normal`. Given the table rows are independent, so a mean over them converges; what it converges
-        to is off by the table's own sampling error, that of a mean over millions of rows. Two rows may share numbers,
-        never at the same pixel unless they begin at the same place (one pair in four million).
+        Each row is a contiguous part of one fixed table of 4 million standard normals, from a keyed offset. Given the
+        table, rows are independent, so means over rows converge; their limit has the sampling error of the table, a
+        mean over millions of values. Two rows can share values, but not at the same pixel unless their offsets are
+        equal (one pair in four million).
         """
         count = math.prod(shape)
         if 4 * count > _TABLE:
@@ -133,21 +133,21 @@ class Draws:
         return out.view(-1, *shape)
 
     def _words(self, purpose: str, count: int) -> _Words:
-        """Return ``(M, count)`` hashed words: element j of a row is the hash of (its key, purpose, j)."""
+        """Return ``(M, count)`` words: element j of a row is the hash of (key of the row, purpose, j)."""
         keys = _hash_keys(self.keys, self.scope + purpose)
         return _mix(keys[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
 
     def _filled(self, purpose: str, shape: Sequence[int], fill: _Fill) -> Tensor:
-        with torch.inference_mode(False):  # another thread may not write to what was made in this mode
-            rows = torch.empty(len(self.keys), *shape, dtype=torch.float32)  # whatever torch's default is
+        with torch.inference_mode(False):  # inference tensors can't be written in other threads
+            rows = torch.empty(len(self.keys), *shape, dtype=torch.float32)  # independent of the default dtype
         words = _hash_keys(self.keys, self.scope + purpose).tolist()
 
         def draw(m: int) -> None:
             fill(rows[m], torch.Generator().manual_seed(words[m] >> 32))
 
         threads = torch.get_num_threads()
-        together = threads > 1 and len(words) > 1 and rows.numel() > _ALONE
-        list((_drawers(threads).map if together else map)(draw, range(len(words))))
+        parallel = threads > 1 and len(words) > 1 and rows.numel() > _SERIAL
+        list((_executor(threads).map if parallel else map)(draw, range(len(words))))
         return to_device(rows, self.device)
 
     def _tensor(self, values: npt.NDArray[np.generic], shape: Sequence[int]) -> Tensor:
@@ -155,7 +155,7 @@ class Draws:
 
 
 def _hash_keys(keys: Sequence[Key], purpose: str) -> _Words:
-    """Return ``(M,)`` words, a hash of each key and the purpose."""
+    """Hash each key with the purpose to a word, ``(M,)``."""
     columns = np.array([[part & _MASK for part in key] for key in keys], dtype=np.uint64).reshape(-1, 3)
     words = np.full(len(keys), _hash_text(purpose), dtype=np.uint64)
     for column in columns.T:
@@ -164,7 +164,7 @@ def _hash_keys(keys: Sequence[Key], purpose: str) -> _Words:
 
 
 def _mix(words: _Words) -> _Words:
-    """Return the finalizer of SplitMix64 (Steele, Lea and Flood 2014): each bit out depends on all bits in."""
+    """Apply the finalizer of SplitMix64 (Steele, Lea and Flood 2014): each output bit depends on all input bits."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: _Words = words ^ (words >> np.uint64(31))
@@ -172,7 +172,7 @@ def _mix(words: _Words) -> _Words:
 
 
 def _to_unit(words: _Words) -> npt.NDArray[np.float64]:
-    """Return the words as float64 in [0, 1), of 53 bits."""
+    """Convert words to float64 in [0, 1) with 53 bits."""
     unit: npt.NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return unit
 
@@ -183,12 +183,12 @@ def _hash_text(text: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _drawers(threads: int) -> ThreadPoolExecutor:
-    """Return threads that draw: torch draws a row in one, and meanwhile holds no lock that another would wait for."""
+def _executor(threads: int) -> ThreadPoolExecutor:
+    """Create the drawing threads; torch draws a row in one thread, without the GIL."""
     return ThreadPoolExecutor(threads, thread_name_prefix="draws")
 
 
-os.register_at_fork(after_in_child=_drawers.cache_clear)  # a fork has the object, but not its threads
+os.register_at_fork(after_in_child=_executor.cache_clear)  # threads don't survive a fork
 
 
 @lru_cache(maxsize=8)

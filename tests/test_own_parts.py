@@ -128,15 +128,15 @@ class Halved(Summed):
 @pytest.mark.parametrize(
     ("part", "name", "said"),
     [
-        ("objective", "ScalarScore", r"returned \(\) and not \(\d+,\): a score for each input of the network"),
-        ("objective", "EveryLogit", r"returned \(\d+, 5\) and not \(\d+,\): a score for each input"),
+        ("objective", "ScalarScore", r"must return a score for each input of the network, shape \(\d+,\), got \(\)"),
+        ("objective", "EveryLogit", r"shape \(\d+,\), got \(\d+, 5\)"),
         ("objective", "ScalarInASum", None),
         ("objective", "Detached", "have no gradient"),
-        ("priors", "ScalarPrior", r"returned \(\) and not \(2,\): a penalty for each image"),
+        ("priors", "ScalarPrior", r"a penalty for each image, shape \(2,\), got \(\)"),
         ("transforms", "Cropping", "a view of each image"),
         ("parameterization", "Grey", "an image of each parameter"),
         ("step_rule", "Flat", "an image for each slot"),
-        ("step_rule", "Unending", r"returned NoneType and not \(2,\): whether each slot is done"),
+        ("step_rule", "Unending", r"whether each slot is done, shape \(2,\), got NoneType"),
     ],
 )
 def test_an_own_part_that_returns_the_wrong_thing_is_named(
@@ -145,12 +145,12 @@ def test_an_own_part_that_returns_the_wrong_thing_is_named(
     """These were errors of torch, far from the part."""
     given = f"{HERE}.{name}"
     options = {f"model__{part}": [{"class_path": given}] if part in ("priors", "transforms") else given}
-    with pytest.raises(LitVizError, match="ScalarScore returned" if said is None else f"{name} .*{said}"):
+    with pytest.raises(LitVizError, match="ScalarScore must return" if said is None else f"{name} .*{said}"):
         lv.visualize(smooth, [0, 1], iterations=3, **options)
 
 
 def test_an_own_map_of_the_wrong_shape_is_named(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match=r"Halved returned .*: a map of each photograph"):
+    with pytest.raises(LitVizError, match=r"Halved must return a map of each photograph"):
         lv.saliency(smooth, photographs(), method=f"{HERE}.Halved", check="none")
 
 

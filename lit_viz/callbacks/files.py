@@ -17,7 +17,7 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Result, Snapshot
-from lit_viz.utils.threads import single_thread_executor
+from lit_viz.utils.process import single_thread_executor
 
 #: Observations and results that wait to be written; a disk that is slower than the run slows it down in the end.
 _WAITING = 64

@@ -103,7 +103,7 @@ class Compose:
         for transform, own in scoped:
             if not isinstance(transform, GeometricTransform):
                 shape, views = views.shape, transform(views, own)
-                check_shape(transform, views, shape, meaning="a view of each image, of its size,")
+                check_shape(transform, views, shape, meaning="a view of each image, of the same size")
         return views
 
     def __repr__(self) -> str:

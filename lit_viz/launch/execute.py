@@ -38,9 +38,9 @@ from lit_viz.runs.lock import claimed
 from lit_viz.runs.results import Outcome, Run, filed, remembered
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task, slug
-from lit_viz.utils.allocator import tune_allocator
 from lit_viz.utils.files import translate_write_errors
 from lit_viz.utils.formatting import Notify, command_line, pluralize
+from lit_viz.utils.process import tune_allocator
 from lit_viz.utils.ranks import is_rank_zero
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of images or networks: devices, files, ranks, formatting, threads."""
+"""Helpers that are independent of images and networks: tensors, files, ranks, formatting, the process."""

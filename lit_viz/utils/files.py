@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what it is called where they can't be."""
+"""Atomic writes, append-only text files, and JSON and YAML content."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from typing import Any
 
 from lit_viz.errors import LitVizError
 
-# What torch's zip writer says when the disk is full: it swallows the OSError.
+# Messages of torch's zip writer on a full disk: it swallows the OSError.
 _TORCH_DISK_FULL = ("unexpected pos", "PytorchStreamWriter failed")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = ".part"
 
 
 def _find_syncfs() -> Callable[[int], int] | None:
-    """Return the system's call that flushes a file system, or None where there is none (it is Linux's)."""
+    """Return Linux's ``syncfs``, or None on other systems."""
     with suppress(OSError, AttributeError):
-        call = ctypes.CDLL(None, use_errno=True).syncfs
-        call.argtypes, call.restype = (ctypes.c_int,), ctypes.c_int
-        found: Callable[[int], int] = call
-        return found
+        function = ctypes.CDLL(None, use_errno=True).syncfs
+        function.argtypes, function.restype = (ctypes.c_int,), ctypes.c_int
+        return function
     return None
 
 
@@ -37,30 +36,31 @@ _SYNCFS = _find_syncfs()
 
 @contextmanager
 def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
-    """Give the path of a temporary file beside ``path``; it takes the place of ``path`` when the block ends well.
+    """Yield the path of a temporary file, which replaces ``path`` when the block ends without an exception.
 
-    Whoever reads ``path`` sees the previous file or the new one, never a part: the temporary is flushed to the disk and
-    renamed. If the block raises, it is removed and the previous file is kept. The folder is made if it is missing. The
-    temporary has the suffix of ``path``, for writers that choose the format by it.
+    Readers of ``path`` get the previous or the new file, never a partial one. If the block raises, the temporary file
+    is removed. Missing folders are created. The temporary file has the suffix of ``path``.
 
     Args:
-        path: of the file.
-        sync: whether it is on the disk at the end of the block, so that it outlives a power failure, too. Otherwise
-            it is after :func:`sync_filesystem`, which is cheaper for many files than waiting for the disk at each.
+        path: file to write.
+        sync: flush the file to disk at the end of the block. Otherwise :func:`sync_filesystem` flushes it, which is
+            faster for many files.
 
     Raises:
-        LitVizError: it can't be written: the disk is full (also where torch hides that in a RuntimeError), ...
+        LitVizError: if the file can't be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
+    sync = sync or _SYNCFS is None
     try:
         with translate_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            if sync or _SYNCFS is None:
-                _sync_file(temporary)
+            if sync:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
             temporary.replace(path)
-            if sync or _SYNCFS is None:
+            if sync:
                 _sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
@@ -69,42 +69,45 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
-    """Write a whole file atomically; arguments and errors as :func:`atomic_write`."""
+    """Write a file atomically; see :func:`atomic_write`."""
     with atomic_write(path, sync=sync) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a whole file atomically as UTF-8 with ``\\n`` line ends; errors as :func:`atomic_write`."""
+    """Write a UTF-8 file with ``\\n`` line ends atomically; see :func:`atomic_write`."""
     write_bytes(path, text.encode())
 
 
 def append_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
-    """Append to a file; what was appended by half is cut off again. Arguments as :func:`atomic_write`.
+    """Append to a file; after a partial write the file is truncated to its previous size.
 
     Raises:
-        LitVizError: it can't be written.
+        LitVizError: if the file can't be written.
     """
     path = Path(path)
+    sync = sync or _SYNCFS is None
     with translate_write_errors(path), path.open("ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
+        size = file.seek(0, os.SEEK_END)
+        rest = memoryview(data)
         try:
-            _write_all(file.fileno(), data)
-            if sync or _SYNCFS is None:
+            while rest:
+                rest = rest[os.write(file.fileno(), rest) :]
+            if sync:
                 os.fsync(file.fileno())
         except BaseException:
             with suppress(OSError):
-                file.truncate(before)
+                file.truncate(size)
             raise
-        if before == 0 and (sync or _SYNCFS is None):
+        if size == 0 and sync:
             _sync_folder(path.parent)
 
 
 def sync_filesystem(folder: str | Path) -> None:
-    """Return when everything that was written to the file system of a folder is on the disk.
+    """Flush all files of a folder's file system to disk.
 
     Raises:
-        LitVizError: the disk is full, or gone.
+        LitVizError: if the disk is full or unavailable.
     """
     if _SYNCFS is None or not Path(folder).is_dir():
         return
@@ -117,12 +120,22 @@ def sync_filesystem(folder: str | Path) -> None:
         os.close(descriptor)
 
 
+def _sync_folder(path: Path) -> None:
+    """Flush the names of new files to disk. Windows can't open folders, and doesn't require it."""
+    with suppress(PermissionError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @contextmanager
 def translate_write_errors(path: str | Path) -> Iterator[None]:
-    """Turn what the system says against writing, also through torch, into one sentence that names the file.
+    """Convert errors of the system, also those hidden by torch, to a LitVizError that names the file.
 
     Raises:
-        LitVizError: the disk is full, read-only or not the user's; the name is too long; ...
+        LitVizError: if the disk is full or read-only, permission is denied, ...
     """
     try:
         yield
@@ -133,19 +146,19 @@ def translate_write_errors(path: str | Path) -> Iterator[None]:
             ) from error
         if not isinstance(error, OSError) or error.strerror is None:
             raise
-        limited = ": lift the limit (ulimit -f) and resume the run" if error.errno == errno.EFBIG else ""
-        raise LitVizError(f"{path} can't be written ({error.strerror}){limited}") from error
+        hint = ": lift the limit (ulimit -f) and resume the run" if error.errno == errno.EFBIG else ""
+        raise LitVizError(f"{path} can't be written ({error.strerror}){hint}") from error
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether ``error`` says that the disk, or the user's quota, is full."""
+    """Return whether an error means that the disk, or the user's quota, is full."""
     if isinstance(error, OSError):
         return error.errno in _DISK_FULL
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_DISK_FULL)
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    """Return the SHA-256 digest of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
@@ -154,82 +167,74 @@ def sha256(path: str | Path) -> str:
 
 
 def utf8_name(path: str | Path) -> str:
-    """Return a file's name as it can be written down: what is no UTF-8 in it becomes question marks."""
+    """Return a path with its invalid UTF-8 bytes replaced, so that records and configurations can store it."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def non_utf8_name_error(path: str | Path) -> str | None:
-    """Return the sentence that says that a file's name is no UTF-8, or None where it is: records and configurations,
-    which are, could not keep it."""
-    shown = utf8_name(path)
-    return None if shown == str(path) else f"the name of {shown} is not UTF-8 text: rename the file"
-
-
-# -- folders and lines
+    """Return an error message if a path is not valid UTF-8, else None."""
+    name = utf8_name(path)
+    return None if name == str(path) else f"the name of {name} is not UTF-8 text: rename the file"
 
 
 def remove_temporary_files(folder: str | Path) -> None:
-    """Remove from a folder what a killed process left half written."""
+    """Remove the temporary files that a killed process left in a folder."""
     for path, is_folder in _entries(folder):
-        if not is_folder and _is_temporary(path):
+        if not is_folder and path.name.startswith(".") and _TEMPORARY in path.name:
             path.unlink(missing_ok=True)
 
 
 def list_files(folder: str | Path) -> list[Path]:
-    """Return the files of a folder (empty if it is missing), after :func:`remove_temporary_files`."""
+    """List the files of a folder after removing temporary ones; empty if the folder is missing."""
     remove_temporary_files(folder)
     return [path for path, is_folder in _entries(folder) if not is_folder]
 
 
 def list_folders(folder: str | Path) -> list[Path]:
-    """Return the folders of a folder; empty if it is missing."""
+    """List the folders in a folder; empty if it is missing."""
     return [path for path, is_folder in _entries(folder) if is_folder]
 
 
 def _entries(folder: str | Path) -> list[tuple[Path, bool]]:
-    """Return what a folder (empty if it is missing) holds, and whether it is a folder, without a look at each."""
+    """Return (path, is a folder) of each entry, without a stat call per entry."""
     if not Path(folder).is_dir():
         return []
     with os.scandir(folder) as entries:
         return [(Path(entry.path), entry.is_dir()) for entry in entries]
 
 
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and _TEMPORARY in path.name
-
-
 def complete_lines(path: str | Path) -> Iterator[str]:
-    """Yield the lines of a text file, if there is one; what a kill left without a line end is passed over."""
+    """Yield the lines of a text file, if it exists; a last line without a line end is skipped."""
     if Path(path).exists():
         with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as file:
             yield from (line for line in file if line.endswith("\n"))
 
 
-def truncate_after(path: str | Path, keeps: Callable[[str], bool]) -> None:
-    """Cut a text file, if there is one, after its last whole line that ``keeps`` accepts; no line before is looked at.
+def truncate_after(path: str | Path, accept: Callable[[str], bool]) -> None:
+    """Truncate a text file, if it exists, after its last complete line that ``accept`` accepts.
 
-    It costs what is cut, however long the file is.
+    Lines are read from the end, so the cost depends on the removed part only.
     """
     path = Path(path)
-    if not path.exists() or path.stat().st_size == 0:  # which can't be mapped
+    if not path.exists() or path.stat().st_size == 0:  # empty files can't be mapped
         return
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as held:
-        end = held.rfind(b"\n") + 1
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        end = content.rfind(b"\n") + 1
         while end:
-            begin = held.rfind(b"\n", 0, end - 1) + 1
-            if keeps(held[begin:end].decode(errors="replace")):
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            if accept(content[start:end].decode(errors="replace")):
                 break
-            end = begin
+            end = start
     os.truncate(path, end)
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """Return a record as one line of strict JSON: tensors as numbers and lists, NaN and infinity as null."""
+    """Encode a record as one line of strict JSON; see :func:`plain`."""
     return json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """Return what JSON knows: tensors as numbers and lists, NaN and infinity as None."""
+    """Convert a value to JSON types: tensors to numbers and lists, NaN and infinity to None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -242,10 +247,10 @@ def plain(value: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file without running anything in it.
+    """Read a YAML mapping with the safe loader.
 
     Raises:
-        LitVizError: when it is missing, no YAML, or no mapping.
+        LitVizError: if the file is missing, is not YAML or is not a mapping.
     """
     import yaml
 
@@ -253,31 +258,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise LitVizError(f"the configuration {path} can't be read ({reason}): it has to be a YAML file.") from error
+        raise LitVizError(f"the configuration {path} can't be read ({reason}): give a YAML file.") from error
     if not isinstance(content, dict):
-        raise LitVizError(f"the configuration {path} holds no options: see configs/ for examples.")
+        raise LitVizError(f"the configuration {path} must be a mapping of options: see configs/ for examples.")
     return content
-
-
-# -- the system
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    # Only then has the *name* of a new file reached the disk. Windows doesn't open folders, and needs no such thing.
-    with suppress(PermissionError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,4 +1,4 @@
-"""How a person is told: sentences on the way, and numbers, names and outcomes in words."""
+"""Console messages, and text for numbers, names and records."""
 
 from __future__ import annotations
 
@@ -9,43 +9,42 @@ from typing import Any
 
 from lit_viz.utils.ranks import is_rank_zero
 
-#: Is given the lines that a person at a terminal wants to read.
+#: Receives messages for the console, one line each.
 Notify = Callable[[str], None]
 
 
-def notify(sentence: str) -> None:
-    """Print a sentence beside the results, on stderr; of several processes only the first one does."""
+def notify(message: str) -> None:
+    """Print a message to stderr on rank 0."""
     if not is_rank_zero():
         return
     from rich.console import Console
 
-    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def command_line(name: str, folder: object) -> str:
-    """Return ``lit-viz resume 'my run'``, as it can be pasted into a shell."""
+    """Return a command that can be pasted into a shell, such as ``lit-viz resume 'my run'``."""
     return f"lit-viz {name} {shlex.quote(str(folder))}"
 
 
-#: As people call the norms.
+#: Display names of the norms.
 NORMS = {"linf": "L∞", "l2": "L2"}
 
 
 def format_distance(value: float | None, norm: str) -> str:
-    """Return a length in a norm as users give it: ``4/255`` of the largest value, ``0.5`` in Euclidean length."""
+    """Format a distance: ``4/255`` for the L∞ norm, ``0.5`` for the L2 norm, ``-`` for None."""
     if value is None:
         return "-"
     return f"{value * 255:.3g}/255" if norm == "linf" else f"{value:.4g}"
 
 
 def has_several_radii(records: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether a run's records must be told apart by their radius."""
+    """Return whether the records have more than one value of ``eps``."""
     return len({record["eps"] for record in records if "eps" in record}) > 1
 
 
 def label_with_target(name: str, target_name: str | None) -> str:
-    """Return a photograph's name with the class that is asked for: ``quail -> stingray``; one of the two where they are
-    the same, or none is asked for."""
+    """Return ``quail -> stingray``; the name alone without a target, or if both are equal."""
     return name if target_name in (None, name) else f"{name} -> {target_name}"
 
 
@@ -55,30 +54,29 @@ def label_with_eps(name: str, record: Mapping[str, Any]) -> str:
 
 
 def label_with_lr(name: str, record: Mapping[str, Any]) -> str:
-    """Return a name with the learning rate of its record, where it has one of its own: ``zebra, lr 0.05``."""
+    """Return a name with the learning rate of its record, if the task sets one: ``zebra, lr 0.05``."""
     return f"{name}, lr {record['lr']:g}" if "lr" in record else name
 
 
 def unique_labels(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of records, those that are the same with what tells them apart: the number of iterations, and
-    where that is not enough the seed."""
-    for key, said in (("iterations", "{} iterations"), ("seed", "seed {}")):
+    """Append the number of iterations, and then the seed, to the names of records that are otherwise equal."""
+    for key, template in (("iterations", "{} iterations"), ("seed", "seed {}")):
         values: dict[str, set[Any]] = defaultdict(set)
         for name, record in zip(names, records, strict=True):
             values[name].add(record.get(key))
         names = [
-            f"{name}, {said.format(record.get(key))}" if len(values[name]) > 1 else name
+            f"{name}, {template.format(record.get(key))}" if len(values[name]) > 1 else name
             for name, record in zip(names, records, strict=True)
         ]
     return list(names)
 
 
-def pluralize(number: int, what: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """Return ``1 iteration``, ``2,000 iterations`` ..."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def status_summary(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return ``3 done, 1 skipped, 2 failed``, without those that there are none of."""
+    """Return the number of records per status: ``3 done, 1 skipped, 2 failed``; zeros are omitted."""
     counts = Counter(record["status"] for record in records)
     return ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])

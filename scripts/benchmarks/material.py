@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.fast import copying
 from lit_viz.images.reading import PACKAGED, read_photograph
-from lit_viz.utils.allocator import tune_allocator
+from lit_viz.utils.process import tune_allocator
 
 #: Name and weights; the speed of the large one does not hang on its weights.
 NETWORKS = {"lite0": ("efficientnet_lite0", "DEFAULT"), "resnet50": ("torchvision/resnet50", "none")}

@@ -152,7 +152,7 @@ def test_a_forward_without_gradients_is_said_and_answers_what_asks_for_none(arou
     x = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(frozen(x)[0], net(classifier.normalize(x)))
-    with pytest.raises(LitVizError, match=r"gives no gradient by its input: take torch.no_grad"):
+    with pytest.raises(LitVizError, match=r"is not differentiable with respect to its input: remove torch.no_grad"):
         frozen(x.requires_grad_())
 
 
