@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -83,18 +84,223 @@ class Snapshot:
     file_metrics: Mapping[str, float] | None = None
 
 
+Self = TypeVar("Self", bound="Row")
+Extended = TypeVar("Extended", bound="Record")
+
+
+def optional() -> Any:
+    """Return a field of a :class:`Row` whose key may be absent."""
+    return field(default=None, metadata={"optional": True})
+
+
+def flattened() -> Any:
+    """Return a field of a :class:`Row` that holds a mapping; its items are written as keys of the row itself."""
+    return field(default_factory=dict, metadata={"flattened": True})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Row(Mapping[str, Any]):
+    """A typed line of a JSON Lines file: its keys are the names of the fields, in their order.
+
+    Attributes:
+        extra: items without a field, written last.
+        nulls: optional fields that are written although they are None.
+    """
+
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    nulls: frozenset[str] = frozenset()
+
+    @classmethod
+    def make(cls: type[Self], **values: Any) -> Self:
+        """Return a row of these fields; an optional one that is given as None is written as null."""
+        return cls(**values, nulls=cls._nulls(values))
+
+    @classmethod
+    def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
+        """Return the row of these items. One without a field belongs to the flattened field at its place in the order,
+        or to ``extra``."""
+        parts = cls._parts()
+        places = {part.name: place for place, part in enumerate(parts) if "flattened" not in part.metadata}
+        made: dict[str, Any] = {"extra": {}, **{part.name: {} for part in parts if part.name not in places}}
+        place = 0
+        for key, value in values.items():
+            if key in places:
+                place = places[key]
+                made[key] = value
+            else:
+                following = parts[place + 1].name if place + 1 < len(parts) else "extra"
+                made["extra" if following in places else following][key] = value
+        return cls.make(**made)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as it is written, by key."""
+        values: dict[str, Any] = {}
+        for part in self._parts():
+            value = getattr(self, part.name)
+            if "flattened" in part.metadata:
+                values |= value
+            elif value is not None or "optional" not in part.metadata or part.name in self.nulls:
+                values[part.name] = value
+        return {**values, **self.extra}
+
+    def amend(self: Self, **values: Any) -> Self:
+        """Return the row with these fields replaced."""
+        return replace(self, **values, nulls=self.nulls - values.keys() | self._nulls(values))
+
+    @classmethod
+    def _nulls(cls, values: Mapping[str, Any]) -> frozenset[str]:
+        optional = (part.name for part in cls._parts() if "optional" in part.metadata)
+        return frozenset(name for name in optional if name in values and values[name] is None)
+
+    @classmethod
+    def _parts(cls) -> list[Field[Any]]:
+        return [part for part in fields(cls) if part.name not in ("extra", "nulls")]
+
+    # Mapping access, until every reader uses attributes.
+
+    @cached_property
+    def _items(self) -> dict[str, Any]:
+        return self.to_dict()
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record(Row):
+    """The outcome of a task, a line of ``results.jsonl``. A method extends it by fields of its own.
+
+    Attributes:
+        index, name, source, label, label_source, target, target_name, seed: see :class:`Task`.
+        status: ``done``, ``skipped`` or ``failed``.
+        error: the reason of a task that is not done, in a sentence.
+        iterations: updates of the image, or evaluations of a map.
+        forwards, backwards: evaluations of the network.
+        seconds: time in the slot.
+        file, array: paths of the image and of the raw result, relative to the run folder.
+        metrics: scalars of the final image, by name.
+    """
+
+    kinds: ClassVar[list[type[Record]]] = []
+
+    index: int
+    name: str
+    source: str | None = None
+    status: str = "done"
+    error: str | None = None
+    label: int | None = None
+    label_source: str | None = None
+    target: int | None = None
+    target_name: str | None = None
+    seed: int | None = None
+    iterations: int | None = None
+    forwards: int | None = None
+    backwards: int | None = None
+    seconds: float | None = None
+    file: str | None = None
+    array: str | None = None
+    metrics: Mapping[str, float | None] = flattened()
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        if not abstract:
+            Record.kinds.append(cls)
+
+    @classmethod
+    def of(cls: type[Extended], task: Task, **values: Any) -> Extended:
+        """Return the record of a task with these other fields."""
+        names = ("index", "name", "source", "label", "label_source", "target", "target_name", "seed")
+        return cls.make(**{name: getattr(task, name) for name in names}, **values)
+
+    @classmethod
+    def extend(cls: type[Extended], record: Record, **values: Any) -> Extended:
+        """Return a record with the fields of another one, and these."""
+        inherited = {part.name: getattr(record, part.name) for part in fields(record)}
+        return cls(**{**inherited, **values, "nulls": record.nulls | cls._nulls(values)})
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Record:
+        """Return the record of these items, of the kind with the most required keys, all of which are present."""
+        matching = [kind for kind in Record.kinds if kind.required() <= values.keys()]
+        return max(matching, key=lambda kind: len(kind.required()), default=Record).from_dict(values)
+
+    @classmethod
+    @cache
+    def required(cls) -> frozenset[str]:
+        """Return the keys that every record of this kind has, besides the common ones."""
+        own = [part for part in cls._parts() if not {"optional", "flattened"} & part.metadata.keys()]
+        return frozenset(part.name for part in own) - {part.name for part in Record._parts()}
+
+    @property
+    def key(self) -> str:
+        """``0000_tarantula``, the key of the task."""
+        return key_of(self.index, self.name)
+
+    @property
+    def title(self) -> str:
+        """The target's name, or the task's where it has none."""
+        return self.target_name or self.name
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of the target or the label."""
+        return self.metrics.get("probability")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PerturbedImageRecord(Row):
+    """A photograph with a universal perturbation; of a photograph that could not be read, the common part.
+
+    Attributes:
+        index, name, source: see :class:`Task`.
+        held_out: it is not trained on.
+        status: ``done``; ``skipped`` if it is not counted; ``failed`` if it could not be read.
+        error: reason of the failure.
+    """
+
+    index: int
+    name: str
+    source: str | None = None
+    held_out: bool = False
+    status: str = "done"
+    error: str | None = None
+    label: int | None = optional()
+    label_source: str | None = optional()
+    target: int | None = optional()
+    target_name: str | None = optional()
+    predicted_before_name: str | None = optional()
+    label_name: str | None = optional()
+    probability_before: float | None = optional()
+    predicted: int | None = optional()
+    predicted_name: str | None = optional()
+    probability: float | None = optional()
+    success_float: bool | None = optional()
+    success_file: bool | None = optional()
+    success_jpeg95: bool | None = optional()
+    success_jpeg75: bool | None = optional()
+    l2: float | None = optional()
+    linf: float | None = optional()
+    file: str | None = optional()
+    original: str | None = optional()
+
+
 @dataclass(frozen=True)
 class PerturbedImage:
     """One of many photographs that bear what a task trained for all of them: a universal perturbation.
 
     Attributes:
-        record: what became of it, plain values: ``index``, ``name`` ...
+        record: its outcome.
         image: ``(C, H, W)`` on the CPU with it, as its file holds it: bytes, or float in [0, 1]; a file, where it is
             read back; None where the photograph couldn't be read.
         source: the photograph without it, likewise.
     """
 
-    record: Mapping[str, Any]
+    record: PerturbedImageRecord
     image: Tensor | Path | None
     source: Tensor | Path | None
 
@@ -104,40 +310,17 @@ class Result:
     """A finished task.
 
     Attributes:
-        task: whose.
-        record: what was found out: ``status``, ``iterations`` ... and what the method adds (see :meth:`complete`).
-        image: ``(C, H, W)`` float in [0, 1] on the CPU, or None where a task failed before it had one.
-        array: what ``arrays/`` keeps (float32); None where it would only repeat the image.
-        source: the photograph it was made of, ``(C, H, W)`` in [0, 1], as the network saw it; None where there is none.
-        perturbed_images: photographs that bear it.
+        task: the task.
+        record: its record, without the paths of its files.
+        image: ``(C, H, W)`` float in [0, 1] on the CPU, or None if the task failed before it had one.
+        array: float32 content of the file in ``arrays/``; None if it would only repeat the image.
+        source: the photograph ``(C, H, W)`` in [0, 1], as the network saw it; None if there is none.
+        perturbed_images: photographs with the perturbation.
     """
 
     task: Task
-    record: Mapping[str, Any]
+    record: Record
     image: Tensor | None = None
     array: Tensor | None = None
     source: Tensor | None = None
     perturbed_images: Sequence[PerturbedImage] = ()
-
-    def complete(self, file: str | None = None, array: str | None = None) -> dict[str, Any]:
-        """Return the record as in ``results.jsonl``: the common keys first, then the method's.
-
-        Args:
-            file, array: where picture and array lie, relative to the run folder.
-        """
-        task = self.task
-        common: dict[str, Any] = {
-            "index": task.index,
-            "name": task.name,
-            "source": task.source,
-            "status": "done",
-            "error": None,
-            "label": task.label,
-            "label_source": task.label_source,
-            "target": task.target,
-            "target_name": task.target_name,
-            "seed": task.seed,
-        }
-        common |= dict.fromkeys(("iterations", "forwards", "backwards", "seconds"))
-        common |= {"file": file, "array": array}
-        return {**common, **self.record, "file": file, "array": array}

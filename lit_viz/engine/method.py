@@ -18,7 +18,7 @@ from lit_viz.engine.slots import Slots
 from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
-from lit_viz.types import Task
+from lit_viz.types import Record, Task
 
 #: By Lightning's name of the precision.
 _HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
@@ -168,5 +168,11 @@ class Method(pl.LightningModule):
         """
 
     @abstractmethod
-    def record(self, n: int, look: Look) -> dict[str, Any]:
-        """Return what the record of slot n says besides the common keys and the look's scalars."""
+    def record(self, n: int, look: Look, common: Record) -> Record:
+        """Return the record of slot n.
+
+        Args:
+            n: the slot, whose task has ended.
+            look: the final image.
+            common: the record with its common fields and metrics, to be extended.
+        """

@@ -111,7 +111,7 @@ class ImageTraining(Method):
         found = self.exchange.hold(self.ranks, self.slots, self.queue, seconds=seconds)
         ended = sum(self.last(result.task) for result in found["results"])
         self._updates = (self._updates[0] + ended, self._updates[1])
-        self._made += sum(int(result.record.get("iterations") or 0) for result in found["results"])
+        self._made += sum(result.record.iterations or 0 for result in found["results"])
         if not self.decision.unfinished:
             self.trainer.should_stop = True
         return found

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
 from lit_viz.errors import LitVizError
-from lit_viz.types import Result, Task
+from lit_viz.types import Record, Result, Task
 from lit_viz.utils.device import to_device
 
 
@@ -88,4 +88,4 @@ def _fill(method: Method, tasks: list[Task], x: Tensor) -> None:
 
 
 def _failed(task: Task, error: LitVizError) -> Result:
-    return Result(task, {"status": "failed", "error": str(error), "iterations": 0})
+    return Result(task, Record.of(task, status="failed", error=str(error), iterations=0))

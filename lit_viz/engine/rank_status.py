@@ -61,5 +61,5 @@ class RankExchange:
         results = processes.gather(self._results)
         self._observations, self._results = [], []
         for result in results:
-            self.finished[result.task.index] = result.record["status"]
+            self.finished[result.task.index] = result.record.status
         return {"snapshots": snapshots, "results": results}

@@ -12,7 +12,7 @@ from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION
 from lit_viz.engine.snapshots import Look
 from lit_viz.optim import Evaluation
-from lit_viz.types import Result, Snapshot
+from lit_viz.types import Record, Result, Snapshot
 from lit_viz.utils.device import to_list
 
 
@@ -131,16 +131,17 @@ def _result(
         )
     metrics = {**look.metrics, **terms} if look.traced is None else look.metrics
     traced = metrics if look.traced is None else {**look.traced, **terms}
-    record = {
-        "status": "failed" if broken else "done",
-        "error": error,
-        "iterations": iteration,
-        "forwards": slots.forwards[n],
-        "backwards": slots.backwards[n],
-        "seconds": round(slots.seconds[n], 3),
-        **metrics,
-        **method.record(n, look),
-    }
+    common = Record.of(
+        task,
+        status="failed" if broken else "done",
+        error=error,
+        iterations=iteration,
+        forwards=slots.forwards[n],
+        backwards=slots.backwards[n],
+        seconds=round(slots.seconds[n], 3),
+        metrics=metrics,
+    )
+    record = method.record(n, look, common)
     file_metrics = None if look.traced is None else look.metrics
     snapshot = Snapshot(task, iteration, traced, look.image, look.top5, look.extra_images, file_metrics)
     return snapshot, Result(task, record, look.image, look.array, look.source, look.perturbed_images)

@@ -228,8 +228,8 @@ def _grid_rows(folder: RunFolder, grids: Sequence[Sequence[Task]]) -> Iterator[d
             for task, task_frames in frames:
                 metrics = {metric: _latest(curve, k) for metric, curve in curves[task.key].items()}
                 if k >= task_frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
-                    record = records.get(task.index, {})
-                    metrics |= {key: record[key] for key in metrics if isinstance(record.get(key), float)}
+                    final = records[task.index].metrics if task.index in records else {}
+                    metrics |= {name: value for name in metrics if isinstance(value := final.get(name), float)}
                 lines.append(" - ".join([_task_name(task), *_metric_texts(metrics)]))
             image = tile([pixels(_latest(task_frames, k)) for _, task_frames in frames], side=2048)
             row: dict[str, Any] = {"iteration": k, f"image/grid/{name}": wandb.Image(image, caption="\n".join(lines))}

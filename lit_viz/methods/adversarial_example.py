@@ -18,11 +18,12 @@ from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.photographs import LOGITS
+from lit_viz.methods.records import AdversarialRecord
 from lit_viz.methods.targets import with_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
-from lit_viz.types import Task
+from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_list
 
 
@@ -163,30 +164,37 @@ class AdversarialExample(AttackTraining):
             )
         return looks
 
-    def record(self, n: int, look: Look) -> dict[str, Any]:
-        """Return what became of the image in its file, and of its photograph before."""
-        how = self.attack.record_fields(self._state([n]))
+    def record(self, n: int, look: Look, common: Record) -> AdversarialRecord:
+        """Return the record with the predictions of the photograph and of the file."""
         label = self.slots.tasks[n].label
         known = {} if label is None else {"label_name": self.classifier.labels[label]}
-        about = {"attack": name_of(self.attack), **how, **known, **self._before(n), **self.place(n)}
+        record = AdversarialRecord.extend(
+            common,
+            attack=name_of(self.attack),
+            settings=self.attack.record_fields(self._state([n])),
+            **known,
+            **self._before(n),
+            **self.place(n),
+        )
         if n not in self._saved:
-            return about
+            return record
         saved, success_float = self._saved.pop(n)
         predicted = int(saved.logits.argmax())
         predicted_name = self.classifier.labels[predicted]
-        found = {
-            "success_float": success_float,
-            "success_file": saved.success,
-            **{f"success_jpeg{quality}": saved.success and still for quality, still in saved.jpeg.items()},
-            "repaired": saved.repaired,
-            **{key: saved.distances[key] for key in ("l0", "ssim", "psnr")},
-            "predicted": predicted,
-            "predicted_name": predicted_name,
-            "top5": look.ranking,
-        }
-        if self.slots.iteration[n] == 0 and success_float:
-            return {**about, **found, **_nothing_to_do(self.slots.tasks[n], predicted_name)}
-        return {**about, **found}
+        record = record.amend(
+            success_float=success_float,
+            success_file=saved.success,
+            success_jpeg95=saved.success and saved.jpeg[95],
+            success_jpeg75=saved.success and saved.jpeg[75],
+            repaired=saved.repaired,
+            l0=saved.distances["l0"],
+            ssim=saved.distances["ssim"],
+            psnr=saved.distances["psnr"],
+            predicted=predicted,
+            predicted_name=predicted_name,
+            top5=look.ranking,
+        )
+        return _skipped(record) if self.slots.iteration[n] == 0 and success_float else record
 
     def _state(self, rows: Sequence[int]) -> dict[str, Tensor]:
         return self.slots.state_of(rows)
@@ -221,17 +229,18 @@ class AdversarialExample(AttackTraining):
         }
 
 
-def _nothing_to_do(task: Task, seen: str) -> dict[str, Any]:
-    """Return the record of a photograph that the network got wrong (or where the target was) from the start."""
-    return {
-        "status": "skipped",
-        "error": f"{task.name} is seen as {seen} before anything is changed, so there is nothing to attack"
-        f"{'' if task.target is None else ': give another --target'}.",
-        "success_float": False,
-        "success_file": False,
-        "success_jpeg95": False,
-        "success_jpeg75": False,
-    }
+def _skipped(record: AdversarialRecord) -> AdversarialRecord:
+    """Return the record of a photograph that is misclassified, or classified as the target, before the attack."""
+    advice = "" if record.target is None else ": give another --target"
+    return record.amend(
+        status="skipped",
+        error=f"{record.name} is seen as {record.predicted_name} before anything is changed, so there is nothing to "
+        f"attack{advice}.",
+        success_float=False,
+        success_file=False,
+        success_jpeg95=False,
+        success_jpeg75=False,
+    )
 
 
 def _norms(changes: Sequence[Tensor]) -> list[dict[str, float]]:

@@ -26,11 +26,12 @@ from lit_viz.images.parameterizations import Parameterization, encoding_error
 from lit_viz.images.pictures import centre, make_canvas, resized
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
+from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.rng import Draws, Key
-from lit_viz.types import Task
+from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device
 
 #: Asks other networks about a finished picture and a class: name -> prediction summary.
@@ -226,15 +227,15 @@ class ClassVisualization(ImageTraining):
             looks.append(Look(join_group(many), said, top5(values, self.classifier.labels)))
         return looks
 
-    def record(self, n: int, look: Look) -> dict[str, Any]:
-        """Return the top five classes, and the judges' verdicts; or the layer and channel of a task without a class. A
-        rate of its own is told, too."""
+    def record(self, n: int, look: Look, common: Record) -> VisualizationRecord:
+        """Return the record with the top five classes, and the verdicts of the judges or the layer and channel."""
         task = self.slots.tasks[n]
-        about = {"top5": look.ranking, **({"lr": task.options["lr"]} if "lr" in task.options else {})}
-        if task.target is None:
-            axis = {"axis": task.options["axis"]} if "axis" in task.options else {}
-            return {**about, **{key: task.options.get(key) for key in ("layer", "channel")}, **axis}
-        return {**about, "judges": self.judged(look.image, task.target, self.judges)}
+        varying: dict[str, Any] = {key: task.options[key] for key in ("lr", "axis") if key in task.options}
+        if task.target is not None:
+            judges = self.judged(look.image, task.target, self.judges)
+            return ClassImageRecord.extend(common, top5=look.ranking, judges=judges, **varying)
+        layer, channel = task.options.get("layer"), task.options.get("channel")
+        return LayerImageRecord.extend(common, top5=look.ranking, layer=layer, channel=channel, **varying)
 
     def judged(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return what judges say of a picture ``(C, H, W)``: of a group the mean probability, and the worst rank."""

@@ -13,7 +13,7 @@ from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.methods.photograph_set import HELD_OUT, PhotographSet, packed
-from lit_viz.types import PerturbedImage, Task
+from lit_viz.types import PerturbedImage, PerturbedImageRecord, Task
 
 _AT_ONCE = 16  # photographs that are asked about together
 
@@ -46,42 +46,42 @@ def borne(
         for place, one, success in zip(places, saved, fooled.tolist(), strict=True):
             record = _record(photographs, place, one, success, classifier.labels)
             perturbed_images.append(PerturbedImage(record, packed(one.image), photographs.pixels[place]))
-    return sorted(perturbed_images, key=lambda perturbed_image: int(perturbed_image.record["index"]))
+    return sorted(perturbed_images, key=lambda perturbed_image: perturbed_image.record.index)
 
 
 def rate(perturbed_images: Sequence[PerturbedImage], key: str, *, held_out: bool) -> float:
     """Return which share of the photographs that count is fooled."""
-    records = [image.record for image in perturbed_images if image.record["status"] == "done"]
-    mine = [record[key] for record in records if record["held_out"] == held_out]
-    return sum(mine) / len(mine) if mine else float("nan")
+    records = [perturbed_image.record for perturbed_image in perturbed_images]
+    fooled = [getattr(r, key) for r in records if r.status == "done" and r.held_out == held_out]
+    return sum(fooled) / len(fooled) if fooled else float("nan")
 
 
 def _record(
     photographs: PhotographSet, place: int, saved: Saved, success: bool, labels: Sequence[str]
-) -> dict[str, Any]:
-    """Return what became of a photograph."""
+) -> PerturbedImageRecord:
+    """Return the record of a photograph."""
     task = photographs.tasks[place]
     goal, before, after = int(photographs.goal[place]), photographs.before[place], saved.logits
-    return {
+    return PerturbedImageRecord.make(
         **_named(task),
-        "status": "done" if bool(photographs.counted[place]) else "skipped",
-        "error": None,
-        "label": task.label,
-        "label_source": task.label_source,
-        "target": task.target,
-        "target_name": task.target_name,
-        "predicted_before_name": labels[int(before.argmax())],
-        "label_name": None if task.label is None else labels[task.label],
-        "probability_before": float(before.softmax(0)[goal]),
-        "predicted": int(after.argmax()),
-        "predicted_name": labels[int(after.argmax())],
-        "probability": float(after.softmax(0)[goal]),
-        "success_float": success,
-        "success_file": saved.success,
-        **{f"success_jpeg{quality}": saved.success and still for quality, still in saved.jpeg.items()},
-        "l2": saved.distances["l2"],
-        "linf": saved.distances["linf"],
-    }
+        status="done" if bool(photographs.counted[place]) else "skipped",
+        label=task.label,
+        label_source=task.label_source,
+        target=task.target,
+        target_name=task.target_name,
+        predicted_before_name=labels[int(before.argmax())],
+        label_name=None if task.label is None else labels[task.label],
+        probability_before=float(before.softmax(0)[goal]),
+        predicted=int(after.argmax()),
+        predicted_name=labels[int(after.argmax())],
+        probability=float(after.softmax(0)[goal]),
+        success_float=success,
+        success_file=saved.success,
+        success_jpeg95=saved.success and saved.jpeg[95],
+        success_jpeg75=saved.success and saved.jpeg[75],
+        l2=saved.distances["l2"],
+        linf=saved.distances["linf"],
+    )
 
 
 def _named(task: Task) -> dict[str, Any]:
@@ -94,4 +94,4 @@ def _named(task: Task) -> dict[str, Any]:
 
 
 def _broken(task: Task, error: str) -> PerturbedImage:
-    return PerturbedImage({**_named(task), "status": "failed", "error": error}, None, None)
+    return PerturbedImage(PerturbedImageRecord(**_named(task), status="failed", error=error), None, None)

@@ -23,9 +23,10 @@ from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.fitting import Fit
 from lit_viz.images.heatmap import clip_limits, heat
 from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.methods.records import SaliencyRecord
 from lit_viz.methods.targets import resolve
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
-from lit_viz.types import Task
+from lit_viz.types import Record, Task
 
 #: How a method's uncertainty is called in records, where ``error`` is the sentence of a task that failed.
 _SCALARS = {"error": "relative_error"}
@@ -215,17 +216,22 @@ class SaliencyMap(PhotographTraining):
             )
         return looks
 
-    def record(self, n: int, look: Look) -> dict[str, Any]:
-        """Return the method, how its map is shown, and the top five classes."""
-        name, reducer = _method(self.slots.tasks[n]), self.reducer or self.chosen.method.reducer
-        how = self.chosen.method.record_fields()
-        about = {"method": name, **how, "reducer": reducer, "top5": look.ranking, **self.place(n)}
+    def record(self, n: int, look: Look, common: Record) -> SaliencyRecord:
+        """Return the record with the method, how its map is shown, and the top five classes."""
+        record = SaliencyRecord.extend(
+            common,
+            method=_method(self.slots.tasks[n]),
+            settings=self.chosen.method.record_fields(),
+            reducer=self.reducer or self.chosen.method.reducer,
+            top5=look.ranking,
+            **self.place(n),
+        )
         array = torch.empty(0) if look.array is None else look.array
         bad = int((~array.isfinite()).sum())
         if not bad:
-            return about
+            return record
         error = f"{bad} of the map's {array.numel()} values are no finite numbers: there the network has no slope"
-        return {**about, "status": "failed", "error": error}
+        return record.amend(status="failed", error=error)
 
     def _said(self, n: int) -> Mapping[str, float]:
         logits, target = self.said(n), self.slots.tasks[n].target

@@ -17,11 +17,12 @@ from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.perturbed_images import borne, rate
 from lit_viz.methods.photograph_set import PhotographSet, read_photographs
+from lit_viz.methods.records import UniversalRecord
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
-from lit_viz.types import PerturbedImage, Task
+from lit_viz.types import PerturbedImage, Record, Task
 from lit_viz.utils.device import to_device, to_list
 
 
@@ -129,26 +130,30 @@ class UniversalPerturbation(AttackTraining):
         eps = to_list(self.slots.state["eps"])[n]
         return 0.5 / eps if self.attack.norm == "linf" and eps > 0 else MAGNIFIED
 
-    def record(self, n: int, look: Look) -> dict[str, Any]:
-        """Return in how many photographs the perturbation fools: in those trained on, and in those held out."""
-        about = {"attack": name_of(self.attack), **self.attack.record_fields({"eps": self.slots.state["eps"][n]})}
+    def record(self, n: int, look: Look, common: Record) -> UniversalRecord:
+        """Return the record with the fooling rates: of the photographs trained on, and of those held out."""
         perturbed_images = self._bearers.pop(n, [])
         self._sets.pop(self.slots.tasks[n].index, None)  # it has ended
-        counted = [image.record for image in perturbed_images if image.record["status"] == "done"]
-        held_out = sum(record["held_out"] for record in counted)
-        return {
-            **about,
-            "magnified": self._times(n),
-            "photographs": len(perturbed_images),
-            "trained_on": len(counted) - held_out,
-            "held_out": held_out,
-            **{
-                f"{part}fooling_rate{where}": rate(perturbed_images, key, held_out=bool(part))
-                for part in ("", "held_out_")
-                for where, key in (("", "success_file"), ("_float", "success_float"))
-                if held_out or not part
-            },
+        counted = [
+            perturbed_image.record for perturbed_image in perturbed_images if perturbed_image.record.status == "done"
+        ]
+        held_out = sum(record.held_out for record in counted)
+        held_out_rates = {
+            "held_out_fooling_rate": rate(perturbed_images, "success_file", held_out=True),
+            "held_out_fooling_rate_float": rate(perturbed_images, "success_float", held_out=True),
         }
+        return UniversalRecord.extend(
+            common,
+            metrics={**common.metrics, "fooling_rate": rate(perturbed_images, "success_file", held_out=False)},
+            attack=name_of(self.attack),
+            settings=self.attack.record_fields({"eps": self.slots.state["eps"][n]}),
+            magnified=self._times(n),
+            photographs=len(perturbed_images),
+            trained_on=len(counted) - held_out,
+            held_out=held_out,
+            fooling_rate_float=rate(perturbed_images, "success_float", held_out=False),
+            **(held_out_rates if held_out else {}),
+        )
 
 
 @dataclass(frozen=True)

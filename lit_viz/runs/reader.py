@@ -6,11 +6,11 @@ import csv
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
-from lit_viz.types import PerturbedImage, Task, key_of
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.utils.files import read_yaml, complete_lines
+from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Task
+from lit_viz.utils.files import complete_lines, read_yaml
 
 #: Of a config.yaml, what the run wrote of itself: its method, versions and network; not an option.
 RECORDED = "recorded"
@@ -86,18 +86,18 @@ class RunReader:
                 "make: start it again with --overwrite, or in another folder"
             ) from error
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """Return the records written so far, in task order; broken lines are passed over."""
-        by_index: dict[int, dict[str, Any]] = {}
+        by_index: dict[int, Record] = {}
         for line in complete_lines(self.path / "results.jsonl"):
             record = parsed_record(line)
             if record is not None:
-                by_index[record["index"]] = record
+                by_index[record.index] = record
         return [by_index[index] for index in sorted(by_index)]
 
-    def keyed_records(self) -> list[tuple[str, dict[str, Any]]]:
+    def keyed_records(self) -> list[tuple[str, Record]]:
         """Return (``task.key``, record) of the tasks, in task order."""
-        return [(key_of(record["index"], record["name"]), record) for record in self.records()]
+        return [(record.key, record) for record in self.records()]
 
     def frames(self, key: str) -> list[tuple[int, Path]]:
         """Return the logged images of a task (``task.key``) as (iteration, PNG file), in order."""
@@ -134,9 +134,14 @@ class RunReader:
         Their records are the lines of ``photographs/<key>.jsonl``.
         """
         table = self.path / "photographs" / f"{key}.jsonl"
-        records = [record for line in complete_lines(table) if (record := parsed_record(line)) is not None]
-        files = [(self.path / r["file"], self.path / r["original"]) if r["file"] else (None, None) for r in records]
-        return [PerturbedImage(record, *these) for record, these in zip(records, files, strict=True)]
+        lines = (parsed_object(line) for line in complete_lines(table))
+        records = [PerturbedImageRecord.from_dict(line) for line in lines if _is_record(line)]
+        return [
+            PerturbedImage(
+                record, *(None if file is None else self.path / file for file in (record.file, record.original))
+            )
+            for record in records
+        ]
 
     def evidence(self) -> dict[str, Any]:
         """Return what ``evidence.json`` holds; nothing where there is none."""
@@ -145,10 +150,14 @@ class RunReader:
         return held or {}
 
 
-def parsed_record(line: str) -> dict[str, Any] | None:
-    """Return the record of a line of ``results.jsonl``, or None where a kill or a hand broke it."""
-    record = parsed_object(line)
-    return record if record is not None and isinstance(record.get("index"), int) and "name" in record else None
+def parsed_record(line: str) -> Record | None:
+    """Return the record of a line of ``results.jsonl``, or None if the line is damaged."""
+    values = parsed_object(line)
+    return Record.read(values) if _is_record(values) else None
+
+
+def _is_record(values: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    return values is not None and isinstance(values.get("index"), int) and "name" in values
 
 
 def parsed_object(text: str) -> dict[str, Any] | None:

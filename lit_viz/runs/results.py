@@ -13,12 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.runs.writer import RunFolder
-from lit_viz.types import PerturbedImage, Snapshot, Result
-from lit_viz.errors import LitVizError
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.types import Picture
+from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import PerturbedImage, Picture, Record, Result, Snapshot
 from lit_viz.utils.formatting import pluralize, status_summary
 
 
@@ -29,13 +28,13 @@ class Outcome(ABC):
         record: as in ``results.jsonl``.
     """
 
-    def __init__(self, record: Mapping[str, Any]) -> None:
+    def __init__(self, record: Record) -> None:
         self.record = record
 
     @property
     def name(self) -> str:
         """What the task is called: by its target where it has one."""
-        return str(self.record.get("target_name") or self.record["name"])
+        return self.record.title
 
     @abstractmethod
     def image(self) -> Tensor | None:
@@ -67,8 +66,8 @@ class Outcome(ABC):
         """Return a scalar as (iteration, value); empty where it wasn't logged."""
 
     def amend(self, values: Mapping[str, Any]) -> None:
-        """Add to the record what was found out later."""
-        self.record = {**self.record, **values}
+        """Replace fields of the record."""
+        self.record = self.record.amend(**values)
 
 
 #: From a metric to its curves by task: (iteration, value), in order.
@@ -76,16 +75,16 @@ _Curves = Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
 
 
 class _Filed(Outcome):
-    def __init__(self, record: Mapping[str, Any], folder: RunFolder, key: str, curves: _Curves) -> None:
+    def __init__(self, record: Record, folder: RunFolder, key: str, curves: _Curves) -> None:
         super().__init__(record)
         self._folder, self._key, self._curves = folder, key, curves
 
     def image(self) -> Tensor | None:
-        file = self.record["file"]
+        file = self.record.file
         return read_png(self._folder.path / file) if file else None
 
     def array(self) -> Tensor | None:
-        file = self.record["array"]
+        file = self.record.array
         return torch.from_numpy(np.load(self._folder.path / file, allow_pickle=False)) if file else None
 
     def source(self) -> Tensor | None:
@@ -96,7 +95,7 @@ class _Filed(Outcome):
         return read_png(path) if path.exists() else None
 
     def pictures(self) -> tuple[Picture | None, Picture | None]:
-        source, file = self._folder.path / "sources" / f"{self._key}.png", self.record["file"]
+        source, file = self._folder.path / "sources" / f"{self._key}.png", self.record.file
         exact = source.with_suffix(".npy").exists()
         photograph = self.source() if exact or not source.exists() else source
         return photograph, self._folder.path / file if file else None
@@ -113,7 +112,7 @@ class _Filed(Outcome):
 
 class _Remembered(Outcome):
     def __init__(self, result: Result, snapshots: Sequence[Snapshot]) -> None:
-        super().__init__(result.complete())
+        super().__init__(result.record)
         self._result, self._observations = result, snapshots
 
     def image(self) -> Tensor | None:
@@ -164,9 +163,9 @@ class Run:
         return f"Run({pluralize(len(self.outcomes), 'image')}: {status_summary(self.results)}; {where})"
 
     @property
-    def results(self) -> list[Mapping[str, Any]]:
+    def results(self) -> list[dict[str, Any]]:
         """The records, in task order, as in ``results.jsonl``."""
-        return [outcome.record for outcome in self.outcomes]
+        return [outcome.record.to_dict() for outcome in self.outcomes]
 
     @property
     def images(self) -> Tensor:

@@ -55,7 +55,7 @@ def _keeps_row(line: str, keeps: Callable[[int, int], bool]) -> bool:
 
 def _keeps_record(line: str, done: Collection[int]) -> bool:
     record = parsed_record(line)
-    return record is not None and record["index"] in done
+    return record is not None and record.index in done
 
 
 def _is_of_another(name: str, done: Collection[int]) -> bool:

@@ -20,22 +20,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lit_viz.runs.lock import LOCK, is_empty, made_folder
-from lit_viz.runs.rewind import rewind
-from lit_viz.runs.reader import METRICS_HEADER, RunReader
-from lit_viz.types import PerturbedImage, Snapshot, Result, Task, key_of
 from lit_viz.errors import LitVizError
+from lit_viz.images.reading import encode_png
+from lit_viz.runs.lock import LOCK, is_empty, made_folder
+from lit_viz.runs.reader import METRICS_HEADER, RunReader
+from lit_viz.runs.rewind import rewind
+from lit_viz.types import PerturbedImage, Record, Result, Snapshot, Task, key_of
 from lit_viz.utils.files import (
     append_bytes,
     json_line,
     plain,
     remove_temporary_files,
     sync_filesystem,
+    translate_write_errors,
     write_bytes,
     write_text,
-    translate_write_errors,
 )
-from lit_viz.images.reading import encode_png
 
 # The first line of every config.yaml written here. Other tools write a config.yaml beside checkpoints/ and metrics.csv
 # too (LightningCLI does): --overwrite deletes only what carries this line.
@@ -152,7 +152,7 @@ class RunFolder(RunReader):
         rows.writerows((task.key, iteration, name, f"{float(v):.9g}") for name, v in snapshot.metrics.items())
         self._rows.append(line.getvalue())
 
-    def add_result(self, result: Result) -> dict[str, Any]:
+    def add_result(self, result: Result) -> Record:
         """Write image, array and then the record of a finished task, to be settled; return the record."""
         task = result.task
         file = array = None
@@ -164,8 +164,8 @@ class RunFolder(RunReader):
             array = self._write_array(f"arrays/{task.key}.npy", result.array)
         if result.perturbed_images:
             self._write_bearers(task.key, result.perturbed_images)
-        record = result.complete(file, array)
-        append_bytes(self.path / "results.jsonl", json_line(record).encode(), sync=False)
+        record = result.record.amend(file=file, array=array)
+        append_bytes(self.path / "results.jsonl", json_line(record.to_dict()).encode(), sync=False)
         return record
 
     def flush(self) -> None:
@@ -190,9 +190,9 @@ class RunFolder(RunReader):
             self.amend({})
 
     def amend(self, values: Mapping[int, Mapping[str, Any]]) -> None:
-        """Add to the records of finished tasks, by index, what was found out of them later."""
-        records = [{**record, **values.get(record["index"], {})} for record in self.records()]
-        write_text(self.path / "results.jsonl", "".join(map(json_line, records)))
+        """Replace fields of the records of finished tasks, by index."""
+        records = [record.amend(**values.get(record.index, {})) for record in self.records()]
+        write_text(self.path / "results.jsonl", "".join(json_line(record.to_dict()) for record in records))
 
     def merge_evidence(self, evidence: Mapping[str, Any]) -> None:
         """Put these parts into ``evidence.json``, in the place of what it held of them; its other parts stay."""
@@ -211,13 +211,14 @@ class RunFolder(RunReader):
     def _write_bearers(self, key: str, perturbed_images: Sequence[PerturbedImage]) -> None:
         records = []
         for perturbed_image in perturbed_images:
-            name = f"photographs/{key}/{key_of(perturbed_image.record['index'], perturbed_image.record['name'])}"
+            name = f"photographs/{key}/{key_of(perturbed_image.record.index, perturbed_image.record.name)}"
             file = original = None
             if isinstance(perturbed_image.image, Tensor) and isinstance(perturbed_image.source, Tensor):
                 file = self._write_png(f"{name}.png", perturbed_image.image)
                 original = self._write_png(f"{name}.original.png", perturbed_image.source)
-            records.append({**perturbed_image.record, "file": file, "original": original})
-        write_text(self.path / "photographs" / f"{key}.jsonl", "".join(map(json_line, records)))
+            records.append(perturbed_image.record.amend(file=file, original=original))
+        lines = "".join(json_line(record.to_dict()) for record in records)
+        write_text(self.path / "photographs" / f"{key}.jsonl", lines)
 
     def _write_png(self, relative: str, image: Tensor) -> str:
         write_bytes(self.path / relative, encode_png(image), sync=False)

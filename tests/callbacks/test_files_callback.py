@@ -11,7 +11,7 @@ from lit_viz.callbacks.files import RunFiles
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Result, Snapshot, Task
+from lit_viz.types import Record, Result, Snapshot, Task
 
 
 class Emerging(LightningModule):
@@ -31,7 +31,7 @@ class Emerging(LightningModule):
             raise ValueError("the step failed")
         image = torch.full((3, 4, 4), batch_idx / 10)
         observed = [Snapshot(self.task, batch_idx, {"probability": batch_idx / 10}, image)]
-        results = [Result(self.task, {"iterations": 5}, image)] if batch_idx == 5 else []
+        results = [Result(self.task, Record.of(self.task, iterations=5), image)] if batch_idx == 5 else []
         return {"snapshots": observed, "results": results}
 
 
@@ -129,7 +129,7 @@ def test_what_can_not_be_written_ends_the_run_and_nothing_later_is_written(folde
 
     monkeypatch.setattr(RunFolder, "add_result", fails)
     files = RunFiles(folder)
-    results = [Result(Task(index, "image", seed=0), {}) for index in range(5)]
+    results = [Result(task, Record.of(task)) for task in [Task(index, "image", seed=0) for index in range(5)]]
 
     def hand_over():
         for result in results:

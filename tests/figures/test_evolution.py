@@ -11,7 +11,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.runs.results import filed
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Result, Snapshot, Task
+from lit_viz.types import Record, Result, Snapshot, Task
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
 
@@ -140,7 +140,7 @@ def test_a_resumed_run_folder_is_drawn_whole(tmp_path):
         for k in iterations:
             opened.add_snapshot(Snapshot(task, k, {"probability": k / 100}, picture(k)))
         opened.flush()
-    folder.add_result(Result(task, {}, picture(100)))
+    folder.add_result(Result(task, Record.of(task), picture(100)))
     (drawn,) = evolutions(filed(RunFolder.open(folder.path)))
     assert (drawn.name, list(drawn.curve)) == ("tabby", [(0, 0.0), (50, 0.5), (100, 1.0)])
     assert texts(evolution_figure([drawn]))[1::2] == ["iteration 0", "iteration 50", "iteration 100"]

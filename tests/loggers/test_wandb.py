@@ -20,7 +20,7 @@ from lit_viz.callbacks.memory import Memory
 from lit_viz.loggers.wandb import RunLogger, WandbImages, caption
 from lit_viz.loggers.wandb_run import open_run
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Result, Snapshot, Task
+from lit_viz.types import Record, Result, Snapshot, Task
 
 TOP5 = (("tarantula", 0.93), ("barn spider", 0.04))
 
@@ -99,7 +99,8 @@ def offline(tmp_path_factory):
         second = images_of(open_run(folder, notify=lines.append), folder)
         log_snapshots(second, queue, (100,))
         for task in queue:
-            record = {"iterations": 100, "probability": 1.0, "top5": TOP5, "box": "none" if task.index else 3}
+            others = {"top5": TOP5, "box": "none" if task.index else 3}
+            record = Record.of(task, iterations=100, metrics={"probability": 1.0}, extra=others)
             folder.add_result(Result(task, record, snapshot(task, 100).image))
         folder.finish()
         second.finish()
@@ -199,7 +200,7 @@ def test_many_tasks_share_grids(tmp_path):
     for task in module.tasks[8:16]:
         write_snapshots(folder, task, (0, 50, 60) if task.index == 8 else (0, 50))
         module.finished[task.index] = "done"
-    of_file = {"status": "done", "probability": 0.25}  # of another picture than the last iteration's
+    of_file = Record.of(module.tasks[9], metrics={"probability": 0.25})  # of another picture than the last iteration's
     folder.add_result(Result(module.tasks[9], of_file, snapshot(module.tasks[9], 50).image))
     callback.on_save_checkpoint(None, module, {})
     assert [row["iteration"] for row in logged] == [0, 50, 60]
@@ -236,7 +237,8 @@ def test_means_and_summary(tmp_path):
     run, folder, queue = fake_run(), new_folder(tmp_path / "run"), tasks(4)
     for task in queue:
         write_snapshots(folder, task, (0, 50) if task.index else (0,))
-        record = {"status": "done", "iterations": 50, "probability": 0.1 * task.index, "success_file": task.index > 0}
+        metrics, extra = {"probability": 0.1 * task.index}, {"success_file": task.index > 0}
+        record = Record.of(task, iterations=50, metrics=metrics, extra=extra)
         folder.add_result(Result(task, record, snapshot(task, 50).image))
     folder.finish()
     images_of(run, folder, separate=3).finish()
@@ -250,7 +252,7 @@ def test_means_skip_values_that_are_not_finite(tmp_path):
     run, folder, queue = fake_run(), new_folder(tmp_path / "run"), tasks(4)
     for task, value in zip(queue, (np.inf, -np.inf, 1.0, 2.0), strict=True):
         folder.add_snapshot(Snapshot(task, 0, {"logit": value, "margin": np.nan}))
-        folder.add_result(Result(task, {"status": "done"}, None))
+        folder.add_result(Result(task, Record.of(task), None))
     folder.finish()
     images_of(run, folder, separate=3).finish()
     assert run.rows[0] == {"iteration": 0, "logit/mean": 1.5}

@@ -131,7 +131,7 @@ def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Cl
     assert first.task.label == first.task.target == int(logits[0].argmax())
     assert second.task.label == int(logits[1].argmax())
     assert second.task.target == int(logits[1].argmin())
-    assert second.complete()["target_name"] == smooth.labels[int(logits[1].argmin())]
+    assert second.record.target_name == smooth.labels[int(logits[1].argmin())]
     assert first.record["forwards"] == 2  # one to find the label
 
 

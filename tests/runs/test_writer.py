@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_viz.runs.writer import RunFolder
-from lit_viz.types import Snapshot, Result, Task
 from lit_viz.errors import LitVizError
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Record, Result, Snapshot, Task
 
 
 def task(index, name="tarantula"):
@@ -22,13 +22,19 @@ def image(value=0.5, size=6):
     return torch.full((3, size, size), value)
 
 
+def result(index, array, **named):
+    return Result(task(index, **named), Record.of(task(index, **named)), image(), array=array)
+
+
 def observe(folder, index, iteration, probability=0.5, frame=True):
     shown = image(iteration / 255) if frame else None
     folder.add_snapshot(Snapshot(task(index), iteration, {"probability": probability}, shown))
 
 
 def finish(folder, index, **record):
-    return folder.add_result(Result(task(index), {"status": "done", "iterations": 3, **record}, image(index / 255)))
+    return folder.add_result(
+        Result(task(index), Record.of(task(index), iterations=3, metrics=record), image(index / 255))
+    )
 
 
 @pytest.fixture
@@ -135,7 +141,7 @@ def test_layout(folder):
     observe(folder, 0, 0)
     observe(folder, 0, 50)
     folder.write_source(task(0), image(100 / 255))
-    folder.add_result(Result(task(0, "cat/tabby, big"), {}, image(), array=torch.zeros(3, 2, 2)))
+    folder.add_result(result(0, array=torch.zeros(3, 2, 2), name="cat/tabby, big"))
     folder.finish()
     assert tree(folder.path) == [
         "arrays/0000_cat_tabby_big.npy",
@@ -151,7 +157,7 @@ def test_layout(folder):
 
 def test_the_png_holds_the_rounded_bytes_and_the_array_the_floats(folder):
     pixels = torch.rand(3, 8, 5)
-    record = folder.add_result(Result(task(0), {}, pixels, array=pixels.double()))
+    record = folder.add_result(Result(task(0), Record.of(task(0)), pixels, array=pixels.double()))
     read = np.asarray(Image.open(folder.path / record["file"]))
     assert np.array_equal(read, np.round(pixels.numpy() * 255).astype(np.uint8).transpose(1, 2, 0))
     array = np.load(folder.path / record["array"])
@@ -173,7 +179,7 @@ def test_a_record_has_the_common_keys_first_and_then_the_methods(folder):
 
 
 def test_a_failed_task_has_a_record_without_files(folder):
-    record = folder.add_result(Result(task(3), {"status": "failed", "error": "the file is no picture"}))
+    record = folder.add_result(Result(task(3), Record.of(task(3), status="failed", error="the file is no picture")))
     assert (record["status"], record["file"], record["array"]) == ("failed", None, None)
     assert folder.records() == [record]
 
@@ -181,7 +187,7 @@ def test_a_failed_task_has_a_record_without_files(folder):
 def test_image_and_array_are_on_the_disk_before_the_record(folder, monkeypatch):
     seen = []
     monkeypatch.setattr("lit_viz.runs.writer.append_bytes", lambda *_, **__: seen.extend(tree(folder.path)))
-    folder.add_result(Result(task(0), {}, image(), array=image()))
+    folder.add_result(result(0, array=image()))
     assert {"images/0000_tarantula.png", "arrays/0000_tarantula.npy"} <= set(seen)
 
 
@@ -272,7 +278,7 @@ def interrupted(folder):
             observe(folder, index, iteration)
     folder.flush()
     for index in (0, 3):
-        folder.add_result(Result(task(index), {}, image(), array=image()))
+        folder.add_result(result(index, array=image()))
     with (folder.path / "metrics.csv").open("a") as file:
         file.write("0001_tarantula,1,probabili")
     with (folder.path / "results.jsonl").open("a") as file:
@@ -312,7 +318,7 @@ def test_a_resumed_run_has_the_files_of_one_that_was_never_stopped(tmp_path):
             if index > 1 or (index == 1 and iteration >= 2):
                 observe(broken, index, iteration)
         for folder in (whole,) if index == 0 else (whole, broken):
-            folder.add_result(Result(task(index), {}, image(), array=image()))
+            folder.add_result(result(index, array=image()))
     for folder in (whole, broken):
         folder.finish()
     assert tree(whole.path) == tree(broken.path)

@@ -1,0 +1,220 @@
+"""The records of the methods, which are the lines of ``results.jsonl``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lit_viz.types import Record, flattened, optional
+
+#: Most probable classes as (name, probability).
+Ranking = Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VisualizationRecord(Record, abstract=True):
+    """A class visualization, or the image of a layer or a channel.
+
+    Attributes:
+        top5: most probable classes.
+        lr: learning rate, if it varies between the tasks.
+    """
+
+    top5: Ranking
+    lr: float | None = optional()
+
+    @property
+    def rank(self) -> float | None:
+        """Rank of the target, from 1."""
+        return self.metrics.get("rank")
+
+    @property
+    def objective(self) -> float | None:
+        """Mean objective over the last views."""
+        return self.metrics.get("objective")
+
+    @property
+    def objective_file(self) -> float | None:
+        """Objective of the file without transforms, of an image without a target."""
+        return self.metrics.get("objective_file")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassImageRecord(VisualizationRecord):
+    """An image with a target class.
+
+    Attributes:
+        judges: probability and rank of the target by held-out network.
+    """
+
+    judges: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerImageRecord(VisualizationRecord):
+    """An image without a target class: of a layer, a channel, or another objective.
+
+    Attributes:
+        layer, channel: what is maximized; None if the objective reads none.
+        axis: meaning of ``channel`` in a layer of tokens.
+    """
+
+    layer: str | None
+    channel: int | None
+    axis: str | None = optional()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SaliencyRecord(Record):
+    """A saliency map.
+
+    Attributes:
+        method: name of the attribution.
+        settings: what the attribution records of itself (see :meth:`~lit_viz.attributions.Attribution.about`).
+        reducer: how channels are reduced.
+        top5: most probable classes of the photograph.
+        original_size, original_box: size of the original photograph, and the part that the network saw.
+        captum: verdict of the comparison with Captum.
+        box, iou: box of the object in the original, and its overlap with the true one.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = flattened()
+    reducer: str
+    top5: Ranking
+    original_size: Sequence[int] | None = optional()
+    original_box: Sequence[float] | None = optional()
+    captum: Mapping[str, Any] | None = optional()
+    box: Sequence[float] | None = optional()
+    iou: float | None = optional()
+
+    @property
+    def relative_error(self) -> float | None:
+        """Uncertainty relative to the map's maximum; None for an exact method, NaN if it is unknown."""
+        if "relative_error" not in self.metrics:
+            return None
+        error = self.metrics["relative_error"]
+        return math.nan if error is None else error
+
+    @property
+    def layer(self) -> str | None:
+        """The layer that the method reads, if it reads one."""
+        return self.settings.get("layer")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttackRecord(Record, abstract=True):
+    """What the records of all attacks contain.
+
+    Attributes:
+        attack: name of the attack.
+        settings: what the attack records of itself (see :meth:`~lit_viz.attacks.Attack.about`).
+    """
+
+    attack: str
+    settings: Mapping[str, Any] = flattened()
+
+    @property
+    def norm(self) -> str | None:
+        """Norm of the ball, of an attack with a budget."""
+        return self.settings.get("norm")
+
+    @property
+    def eps(self) -> float | None:
+        """Radius of the ball, in units of [0, 1]."""
+        return self.settings.get("eps")
+
+    @property
+    def l2(self) -> float | None:
+        """Euclidean norm of the change, in units of [0, 1]."""
+        return self.metrics.get("l2")
+
+    @property
+    def linf(self) -> float | None:
+        """Largest absolute change of a value, in units of [0, 1]."""
+        return self.metrics.get("linf")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdversarialRecord(AttackRecord):
+    """An adversarial example.
+
+    Attributes:
+        label_name: name of the label.
+        predicted_before, predicted_before_name: prediction of the photograph.
+        probability_before: probability of the target or the label on the photograph.
+        original_size, original_box: size of the original photograph, and the part that the network saw.
+        success_float: the image before rounding fools the network.
+        success_file: the 8-bit file fools the original network.
+        success_jpeg95, success_jpeg75: the file still does after JPEG compression.
+        repaired: values changed to restore a success that rounding had destroyed.
+        l0: changed values. ssim, psnr: similarity to the photograph.
+        predicted, predicted_name: prediction of the file.
+        top5: most probable classes of the file.
+    """
+
+    label_name: str | None = optional()
+    predicted_before: int | None = optional()
+    predicted_before_name: str | None = optional()
+    probability_before: float | None = optional()
+    original_size: Sequence[int] | None = optional()
+    original_box: Sequence[float] | None = optional()
+    success_float: bool | None = optional()
+    success_file: bool | None = optional()
+    success_jpeg95: bool | None = optional()
+    success_jpeg75: bool | None = optional()
+    repaired: int | None = optional()
+    l0: int | None = optional()
+    ssim: float | None = optional()
+    psnr: float | None = optional()
+    predicted: int | None = optional()
+    predicted_name: str | None = optional()
+    top5: Sequence[Sequence[Any]] | None = optional()
+
+    @property
+    def margin(self) -> float | None:
+        """Margin of the file; positive if it fools the network."""
+        return self.metrics.get("margin")
+
+    @property
+    def by(self) -> str | None:
+        """Member of an ensemble that fooled the network."""
+        return self.settings.get("by")
+
+    @property
+    def tried(self) -> Sequence[str] | None:
+        """Members of an ensemble that were tried; None for another attack."""
+        return self.settings.get("tried")
+
+    @property
+    def fewest(self) -> int | None:
+        """Fewest gradient updates of a member that was tried."""
+        return self.settings.get("fewest")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class UniversalRecord(AttackRecord):
+    """A universal perturbation.
+
+    Attributes:
+        magnified: factor by which the picture magnifies the perturbation.
+        photographs: number of photographs.
+        trained_on, held_out: those of them that count, by part.
+        fooling_rate_float: share of the photographs trained on that are fooled before rounding.
+        held_out_fooling_rate, held_out_fooling_rate_float: the same of those held out, in the file and before rounding.
+    """
+
+    magnified: float
+    photographs: int
+    trained_on: int
+    held_out: int
+    fooling_rate_float: float | None = None
+    held_out_fooling_rate: float | None = optional()
+    held_out_fooling_rate_float: float | None = optional()
+
+    @property
+    def fooling_rate(self) -> float | None:
+        """Share of the photographs trained on that are fooled in the file."""
+        return self.metrics.get("fooling_rate")
