@@ -113,3 +113,8 @@ def train(tmp_path: Path) -> Train:
         return memory
 
     return run
+
+
+def amend_items(outcome: Any, **items: Any) -> None:
+    """Replace items of an outcome's record, also those of its metrics and settings."""
+    outcome.record = type(outcome.record).from_dict({**outcome.record.to_dict(), **items})

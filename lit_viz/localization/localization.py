@@ -19,7 +19,7 @@ from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.localization.segmentation import SEEDS, Seeds, opencv
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
-from lit_viz.types import key_of
+from lit_viz.types import Record, key_of
 from lit_viz.utils.files import write_bytes
 
 #: A box is right from this IoU on (the criterion of Pascal VOC, and of ImageNet's localization).
@@ -96,19 +96,21 @@ def localize_run(
     """
     version = opencv().__version__
     run = Localization(seeds)
+    amended: list[Record] = []
     for outcome in outcomes:
         photograph, attribution = outcome.source(), outcome.array()
         if photograph is None or attribution is None:
             continue
         how = reducers[outcome.record["method"]]
         finding = _find(outcome.record, photograph, reduce_channels(attribution, how)[0], truth, seeds)
-        outcome.amend({"box": _rounded(finding.box), "iou": finding.iou})
+        outcome.amend(box=_rounded(finding.box), iou=finding.iou)
+        amended.append(outcome.record)
         mask = None if folder is None or finding.segment is None else _write_mask(folder, outcome, finding)
         run.maps.append(_entry(outcome.record, finding, mask))
         if len(run.findings) < KEPT_FINDINGS:
             run.findings.append((outcome, finding))
     if folder is not None:
-        folder.amend({entry["index"]: {"box": entry["box"], "iou": entry["iou"]} for entry in run.maps})
+        folder.amend(amended)
         settings = {**asdict(seeds), "right_from_iou": RIGHT, "opencv": version}
         folder.merge_evidence({"localization": {**settings, "corloc": run.corloc(), "maps": run.maps}})
     return run

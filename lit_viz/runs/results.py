@@ -65,7 +65,7 @@ class Outcome(ABC):
     def curve(self, metric: str) -> Sequence[tuple[int, float]]:
         """Return a scalar as (iteration, value); empty where it wasn't logged."""
 
-    def amend(self, values: Mapping[str, Any]) -> None:
+    def amend(self, **values: Any) -> None:
         """Replace fields of the record."""
         self.record = self.record.amend(**values)
 

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -187,11 +187,12 @@ class RunFolder(RunReader):
         """Flush, and put ``results.jsonl`` in task order, one record a task (the last one written holds)."""
         self.flush()
         if (self.path / "results.jsonl").exists():
-            self.amend({})
+            self.amend(())
 
-    def amend(self, values: Mapping[int, Mapping[str, Any]]) -> None:
-        """Replace fields of the records of finished tasks, by index."""
-        records = [record.amend(**values.get(record.index, {})) for record in self.records()]
+    def amend(self, records: Iterable[Record]) -> None:
+        """Replace the records of these finished tasks."""
+        amended = {record.index: record for record in records}
+        records = [amended.get(record.index, record) for record in self.records()]
         write_text(self.path / "results.jsonl", "".join(json_line(record.to_dict()) for record in records))
 
     def merge_evidence(self, evidence: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from lit_viz.localization.localization import localize_run
 from lit_viz.localization.objects import box_in_original, localize, mask_in_original
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.localization.segmentation import Seeds, segment
+from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from tests.cli.test_main import ROOT, SMALL, lit_viz, records, sentence
@@ -245,7 +246,7 @@ class Kept(Outcome):
 
     def __init__(self, index, source, values, picture, **more):
         common = {"index": index, "name": f"n{index}", "method": "gradient", "target_name": "disc", "source": source}
-        super().__init__({**common, **more})
+        super().__init__(SaliencyRecord.from_dict({**common, "reducer": "max_abs", "top5": [], **more}))
         self._values, self._picture = values, picture
 
     def array(self):
@@ -281,7 +282,7 @@ def outcomes():
 def test_a_run_is_held_against_true_boxes(tmp_path):
     folder = RunFolder(tmp_path)
     of_run = outcomes()
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(one.record) + "\n" for one in of_run))
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(one.record.to_dict()) + "\n" for one in of_run))
     twice = tuple(2 * end + shift for end, shift in zip(around(30, 34, 14), (64, 0, 64, 0), strict=True))
     truth = {
         "folder/a.jpg": ReferenceBoxes(((0, 0, 20, 20), twice), (128, 256), Path("a.xml")),

@@ -145,7 +145,7 @@ def _only_source_in_ball(outcome: Outcome) -> bool:
 
 
 def _short(outcome: Outcome) -> bool:
-    slopes = outcome.record.get("backwards", 0)  # of an ensemble also of the member that had the fewest
+    slopes = outcome.record["backwards"] or 0  # of an ensemble also of the member that had the fewest
     return slopes > 0 and min(slopes, outcome.record.get("fewest", slopes)) < _FEW and not _masked(outcome)
 
 

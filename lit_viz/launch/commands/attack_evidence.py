@@ -24,8 +24,6 @@ from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.utils.formatting import format_distance, has_several_radii, pluralize
 
-#: Keys of a record that say that a file fools begin so.
-_SUCCESSES = ("success_file", "success_jpeg")
 _SAID = 10  # files of which it is said what is wrong
 
 
@@ -80,16 +78,15 @@ def _read_again(classifier: Classifier, outcomes: Sequence[Outcome], folder: Run
     claims = [RecordedFile(folder.path / o.record["file"], o.record, o.source, o.record) for o in claimed]
     found = contradicted(claims, classifier, folder, how)
     wrong = [o for o, why in zip(claimed, found, strict=True) if why is not None]
-    mended = {o.record["index"]: {key: False for key in o.record if key.startswith(_SUCCESSES)} for o in wrong}
-    folder.amend(mended)
     for outcome in wrong:
-        outcome.amend(mended[outcome.record["index"]])
+        outcome.amend(success_file=False, success_jpeg95=False, success_jpeg75=False)
+    folder.amend(outcome.record for outcome in wrong)
     fooled = sum(bool(o.record.get("success_file")) for o in claimed)
     asked = sum(o.record["status"] == "done" for o in outcomes)
     names = [o.record["name"] for o in wrong]
     folder.merge_evidence({"files": {"read": len(claimed), "fooled": fooled, "wrong": names}})
     how.notify(f"evidence: {fooled} of {asked} files fool the original network, read back from the disk")
-    return set(mended)
+    return {outcome.record.index for outcome in wrong}
 
 
 def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:

@@ -144,11 +144,11 @@ class Saliency(PhotographCommand):
         certificate = cross_check(
             outcomes, module.methods, module.classifier, seconds=how.seconds, half=half, notify=how.notify
         )
-        found = {index: {"captum": verdict} for index, verdict in verdicts(certificate).items()}
+        found = verdicts(certificate)
         for outcome in outcomes:
-            outcome.amend(found.get(outcome.record["index"], {"captum": None}))
+            outcome.amend(captum=found.get(outcome.record.index))
         if folder is not None:
-            folder.amend(found)
+            folder.amend(outcome.record for outcome in outcomes if outcome.record.index in found)
             write_cross_check(folder, certificate, outcomes)
             if (figure := figure_of_cross_check(certificate, outcomes)) is not None:
                 save_figure(figure, folder.path / "evidence.png")

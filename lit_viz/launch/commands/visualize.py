@@ -214,7 +214,10 @@ class Visualize(Command):
         done = [o for o in outcomes if o.record["status"] == "done"]
         found = {o.record["index"]: self._again(o, module, ask) for o in done}
         same = [_same(found[o.record["index"]], o.record) for o in done]
-        folder.amend({index: {"judges": again["judges"]} for index, again in found.items() if "judges" in again})
+        for outcome in done:
+            if "judges" in (again := found[outcome.record.index]):
+                outcome.amend(judges=again["judges"])
+        folder.amend(outcome.record for outcome in done)
         pictures = [{"index": index, **again} for index, again in found.items()]
         folder.merge_evidence({"pictures": {"read": len(done), "same": sum(same), "verdicts": pictures}})
         if not done:

@@ -10,7 +10,7 @@ import lit_viz as lv
 from lit_viz.attacks import ATTACKS, PGD
 from lit_viz.evidence.attacks.diagnostics import diagnostics
 from lit_viz.evidence.attacks.restart_agreement import best_margins, restart_disagreement, restarts_of
-from tests.conftest import smooth_network
+from tests.conftest import amend_items, smooth_network
 from tests.evidence.attacks.test_trust import Traced, images, wrapped
 
 #: Three restarts of four images each; the photograph itself belongs to none.
@@ -21,7 +21,7 @@ def tried(success: bool, *best: float, **record: Any) -> Traced:
     """An image whose restarts got so far: each climbs to its best margin."""
     climb = [value for top in best for value in (top - 3, top - 1, top, top - 0.5)]
     outcome = Traced(success, margin=[0.0, *climb])
-    outcome.amend({"name": str(id(outcome)), **record})
+    amend_items(outcome, name=str(id(outcome)), **record)
     return outcome
 
 
@@ -61,11 +61,11 @@ def test_one_photograph_with_several_seeds() -> None:
     a, b = (tried(ok, 0.5 if ok else -0.5, source="cat.png", eps=0.1) for ok in (True, False))
     once = restarts_of(PGD(), 12)
     assert "1 image fell only late, or only to some of the restarts" in restart_disagreement([a, b], once, 0)[0]
-    b.amend({"eps": 0.05})  # another question
+    amend_items(b, eps=0.05)  # another question
     assert restart_disagreement([a, b], once, 0) == []
     c, d = (tried(False, best, source="cat.png", eps=0.1) for best in (-3.0, -0.5))
     assert "differ by up to 2.5, where 0.5 is lacking" in restart_disagreement([c, d], once, 0)[0]
-    d.amend({"source": "dog.png"})
+    amend_items(d, source="dog.png")
     assert restart_disagreement([c, d], once, 0) == []
 
 

@@ -16,7 +16,9 @@ from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks import transfer
 from lit_viz.evidence.attacks.transfer import Transfer, as_record, summary, table, transfers
 from lit_viz.images.reading import read_photograph
+from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
+from tests.conftest import amend_items
 
 
 class Filed(Outcome):
@@ -24,7 +26,7 @@ class Filed(Outcome):
 
     def __init__(self, source: Tensor, image: Tensor, **record: Any) -> None:
         known = {"index": 0, "name": "x", "label": None, "target": None, "success_file": True}
-        super().__init__({**known, **record})
+        super().__init__(AdversarialRecord.from_dict({"attack": "pgd", **known, **record}))
         self.pair = source, image
 
     def source(self) -> Tensor:
@@ -82,13 +84,13 @@ def test_a_target_must_be_reached_and_a_label_left(smooth: Classifier) -> None:
     found = rows(smooth, outcome)
     assert found["left"].fooled
     assert not found["whole"].fooled  # a banana is no cherry
-    outcome.amend({"label": 4})
+    amend_items(outcome, label=4)
     assert not rows(smooth, outcome)["left"].right
-    outcome.amend({"label": None})  # all that can be said of the photograph is that it is not the target yet
+    amend_items(outcome, label=None)  # all that can be said of the photograph is that it is not the target yet
     assert rows(smooth, outcome)["left"].right
-    outcome.amend({"target": 0})
+    amend_items(outcome, target=0)
     assert not rows(smooth, outcome)["left"].right
-    outcome.amend({"success_file": False})
+    amend_items(outcome, success_file=False)
     assert rows(smooth, outcome) == {}
 
 

@@ -16,8 +16,9 @@ from lit_viz.attacks import PGD, run_attack
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.attacks.diagnostics import LARGE, Trust, diagnostics, stronger_attacks
 from lit_viz.images.reading import read_photograph
+from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
-from tests.conftest import smooth_network
+from tests.conftest import amend_items, smooth_network
 
 
 class Traced(Outcome):
@@ -26,11 +27,12 @@ class Traced(Outcome):
     def __init__(self, success: bool, **curves: list[float]) -> None:
         length = max(map(len, curves.values()), default=1) - 1
         known = {"label": 0, "target": None, "name": "x", "iterations": length, "success_file": success}
-        super().__init__({"status": "done", "success_float": success, **known})
+        record = {"index": 0, "attack": "pgd", "status": "done", "success_float": success, **known}
+        super().__init__(AdversarialRecord.from_dict(record))
         self.curves = curves
 
     def with_record(self, **record: Any) -> Traced:
-        self.amend(record)
+        amend_items(self, **record)
         return self
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
@@ -52,7 +54,7 @@ class Pictured(Traced):
 
     def __init__(self, photograph: Tensor, success_float: bool = True, **record: Any) -> None:
         super().__init__(success_float)
-        self.amend(record)
+        amend_items(self, **record)
         self.photograph = photograph
 
     def source(self) -> Tensor:
@@ -293,9 +295,9 @@ def test_nothing_to_judge_and_nothing_done_are_no_reasons_to_trust() -> None:
     """A run whose only photograph had failed was trusted, and an attack that hadn't moved it."""
     assert diagnostics([]).sentence == "no verdict: nothing was attacked"
     still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
-    still.amend({"l2": 0.0})
+    amend_items(still, l2=0.0)
     assert "do not trust: the file of 1 image is the photograph itself" in diagnostics([still]).sentence
-    still.amend({"l2": 0.1})
+    amend_items(still, l2=0.1)
     assert diagnostics([still]).reasons == ()
 
 
