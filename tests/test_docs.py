@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.browser import needs_browser, probe, told_by
+from tests.browser import needs_browser, probe, probe_page
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -76,7 +76,7 @@ def test_a_page_in_a_browser(site: Path, tmp_path: Path, name: str) -> None:
     page = site / name
     probed = page.with_name(f"probed_{page.name}")
     probed.write_text(page.read_text(encoding="utf-8").replace("<head>", f"<head><script>{probe()}</script>"))
-    told = told_by(probed.as_uri(), tmp_path)
+    told = probe_page(probed.as_uri(), tmp_path)
     probed.unlink()
-    told["asked"] = [url for url in told["asked"] if not url.startswith(("data:", site.as_uri()))]
-    assert told == {"errors": [], "blocked": [], "broken": [], "asked": [], "wide": False}
+    told["requests"] = [url for url in told["requests"] if not url.startswith(("data:", site.as_uri()))]
+    assert told == {"errors": [], "blocked": [], "broken": [], "requests": [], "wide": False}

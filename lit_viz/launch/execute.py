@@ -33,7 +33,7 @@ from lit_viz.launch.commands.base import Inquiry
 from lit_viz.launch.config import MethodCLI, dump
 from lit_viz.launch.resume import is_finished, keep_identity, open_or_make, recorded_of, trim
 from lit_viz.launch.trainer import Interrupted, all_but_evidence, failures_told, fit, trainer_for
-from lit_viz.report.page import REPORT, write_report
+from lit_viz.report.page import REPORT, ReportContent, write_report
 from lit_viz.runs.lock import claimed
 from lit_viz.runs.results import Outcome, Run, filed, remembered
 from lit_viz.runs.writer import RunFolder
@@ -222,7 +222,7 @@ def _run_in(
             _draw(run, figure)
             how = Inquiry(cli.config, _CHECK_SECONDS, notify or (lambda _: None))
             cli.command.verify(module, run.outcomes, folder, how)
-            write_report(folder, cli.command.table)
+            write_report(folder, ReportContent(cli.command.table))
         except KeyboardInterrupt as stop:
             raise Interrupted(all_but_evidence(cli.config), exit_status=interrupt_exit_status(stop)) from stop
         if wandb is not None:
@@ -289,7 +289,7 @@ def check(
         module = command.build(cli.config, cli.parts, classifier)
         how = Inquiry(cli.config, None, notify or (lambda _: None), faithfulness, trust, peers)
         sound = command.verify(module, outcomes, folder, how)
-        write_report(folder, command.table)
+        write_report(folder, ReportContent(command.table))
     return sound
 
 

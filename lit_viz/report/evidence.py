@@ -1,248 +1,252 @@
-"""The evidence of a run in words: what ``evidence.json`` holds, and what held-out networks said."""
+"""The evidence of a run in words and tables: the parts of ``evidence.json`` and the judges' predictions."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from lit_viz.figures.scales import number
-from lit_viz.report.markup import Markup, element, joined
-from lit_viz.utils.formatting import format_distance, label_with_lr
-
-_ROWS = 100  # of a table; all are in evidence.json
-_SIGNS = {True: ("✓", "good", "passed"), False: ("✗", "bad", "failed"), None: ("·", "open", "no verdict")}
-_MOST_NAMES = 10
+from lit_viz.methods.records import ClassImageRecord
+from lit_viz.types import Record
+from lit_viz.utils.formatting import NORMS, format_distance, label_with_lr, pluralize
 
 Evidence = Mapping[str, Any]
+Row = Mapping[str, str]
+
+_MAX_NAMES = 10
+_VERDICTS = {True: "passed", False: "failed", None: "no verdict"}
 
 
-def evidence_section(evidence: Evidence, records: Sequence[Mapping[str, Any]], *pictures: Markup | None) -> Markup:
-    """Return all that speaks for the pictures of a run, or against them.
+@dataclass(frozen=True)
+class EvidenceItem:
+    """One result in the evidence section.
 
-    Args:
-        evidence: as in ``evidence.json``.
-        records: of the run.
-        pictures: figures of the evidence.
+    Attributes:
+        text: the result in one or two sentences.
+        passed: verdict; None for a measurement without one.
+        rows: of a table, by column.
+        notes: remarks below the table.
     """
-    lines = [line for name, of in evidence.items() for line in _KNOWN.get(name, _unknown(name))(of)]
-    lines += _judges(records)
-    if not lines:
-        lines = [_line(None, "Nothing has been looked for yet: lit-viz check does, given this run's folder.")]
-    return element("section", element("h2", "Evidence"), *lines, *pictures, id="evidence")
+
+    text: str
+    passed: bool | None = None
+    rows: Sequence[Row] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def verdict(self) -> str:
+        """Verdict in words."""
+        return _VERDICTS[self.passed]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the table in order of appearance."""
+        return list(dict.fromkeys(column for row in self.rows for column in row))
 
 
-def _line(passed: bool | None, said: str, *more: Markup) -> Markup:
-    sign, kind, word = _SIGNS[passed]
-    mark = element("span", sign, class_=f"sign {kind}", role="img", aria_label=word)
-    return element("div", element("p", mark, said), *more, class_="evidence")
+def evidence_items(evidence: Evidence) -> list[EvidenceItem]:
+    """Return the items of ``evidence.json``; a part without a description is only named."""
+    items: list[EvidenceItem] = []
+    for name, part in evidence.items():
+        describe = _PARTS.get(name)
+        items += [EvidenceItem(f"Part {name} of evidence.json.")] if describe is None else describe(part)
+    return items
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> Markup:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    head = element("tr", *(element("th", column, scope="col") for column in columns))
-    lines = [element("tr", *(element("td", row.get(c, "")) for c in columns)) for row in rows[:_ROWS]]
-    cut = [element("p", f"{len(rows) - _ROWS} more are in evidence.json.", class_="note")] if len(rows) > _ROWS else []
-    return joined(
-        element("div", element("table", element("thead", head), element("tbody", *lines)), class_="wide"), *cut
-    )
-
-
-def _files(of: Mapping[str, Any]) -> Iterator[Markup]:
-    wrong = of["wrong"]
-    if not of["read"] and not wrong:
-        yield _line(None, "There was no file to look at again.")
-        return
-    more = f" and {len(wrong) - _MOST_NAMES} more" if len(wrong) > _MOST_NAMES else ""
-    verdict = f"Not as recorded: {', '.join(wrong[:_MOST_NAMES])}{more}." if wrong else "All is as recorded."
-    fooled = f": {of['fooled']} of them fool it" if "fooled" in of else ""
-    files = "1 file was" if of["read"] == 1 else f"{of['read']} files were"
-    read = f"{files} read back from the disk and shown to the original network{fooled}."
-    yield _line(not wrong, f"{read} {verdict}")
-
-
-def _pictures(of: Mapping[str, Any]) -> Iterator[Markup]:
-    if not of["read"]:
-        yield _line(None, "There was no picture to look at again.")
-        return
-    said = f"{of['same']} of {of['read']} files, read back, are seen by the original network as their records say."
-    yield _line(of["same"] == of["read"], said)
-
-
-def _trust(of: Mapping[str, Any]) -> Iterator[Markup]:
-    looked = f"Looked at: {', '.join(of['tried'])}."
-    if not of["tried"]:
-        yield _line(None, "Nothing was attacked.")
-    elif of["reasons"]:
-        yield _line(False, f"Do not trust what resisted: {'; '.join(of['reasons'])}. {looked}")
-    else:
-        yield _line(True, f"Nothing says that the attack itself was at fault where it failed. {looked}")
-
-
-def _survivors(of: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
-    parts = [f"{one['member']} fooled {one['fooled']} of {one['tried']}, {one['left']} left" for one in of]
-    yield _line(None, f"The attacks one after another: {'; '.join(parts)}.")
-
-
-def _transfer(of: Mapping[str, Any]) -> Iterator[Markup]:
-    rows = [
-        {
-            "network": name,
-            "right on the photograph": str(counts["right"]),
-            "fooled by the file": str(counts["fooled"]),
-            "fooled by the mirrored change": str(counts["mirrored"]),
-            "left out, wrong before": str(counts["wrong"]),
-        }
-        for name, counts in of["judges"].items()
-    ]
-    if rows:
-        yield _line(None, "What other networks see in the files that fool this one.", _table(rows))
-    else:
-        yield _line(None, "No other network was asked: none that knows these classes is installed, or no file fools.")
-
-
-def _universal(of: Mapping[str, Any]) -> Iterator[Markup]:
-    for name, rates in of.items():
-        yield _line(None, f"{name} {', and '.join(rates)}." if rates else f"{name} was tried on no photograph.")
-
-
-def _robustness(of: Mapping[str, Any]) -> Iterator[Markup]:
-    rows = [
-        {
-            "eps": one["eps"],
-            of["what"]: f"{one['share']:.0%}",
-            "95 % (Wilson)": f"{one['low']:.0%} to {one['high']:.0%}",
-        }
-        for one in of["points"]
-    ]
-    norm = {"linf": "largest value", "l2": "Euclidean length"}[of["norm"]]
-    yield _line(None, f"How many images resist, by the {norm} of the change.", _table(rows))
-
-
-def _peers(of: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
-    rows = [
-        {
-            "implementation": one["peer"],
-            **({"eps": format_distance(one["eps"], one["norm"])} if one["eps"] is not None else {}),
-            "fooled as floats": f"{one['floats']} of {one['images']}",
-            "in 8 bits": f"{one['rounded']} of {one['images']}",
-            "our files": f"{one['ours']} of {one['images']}",
-            "size, ours over theirs": "-" if one["ratio"] is None else f"{one['ratio']:.3f}",
-            **({"broke": one["error"]} if one["error"] else {}),
-        }
-        for one in of
-    ]
-    if rows:
-        yield _line(None, "What other implementations of the attack made of the same photographs.", _table(rows))
-
-
-def _captum(of: Mapping[str, Any]) -> Iterator[Markup]:
-    maps, unchecked = of["maps"], of["unchecked"]
-    reasons = Counter(one["unchecked"] for one in unchecked)
-    left = "".join(f" {count}: {why}." for why, count in reasons.items())
-    if not maps:
-        yield _line(None, f"No map was held against Captum.{left}")
-        return
-    passed = sum(one["passed"] for one in maps)
-    said = f"{passed} of {len(maps)} maps that were held against Captum {of['version']} agree with it.{left}"
-    yield _line(passed == len(maps), said, _table([_gates(one) for one in maps]))
-
-
-def _gates(of: Mapping[str, Any]) -> dict[str, str]:
-    """Return a row: both gates, and the likeness beside that of the control that comes nearest."""
-    nearest = max((_known(control["spearman"]) for control in of["controls"].values()), default=math.nan)
-    return {
-        "map": f"{of['name']}, {of['target_name'] or '-'}",
-        "method": of["method"],
-        "verdict": "passed" if of["passed"] else "failed",
-        "formula in float64, off by": number(_known(of["formula"]["difference"])),
-        "map as delivered, off by": number(_known(of["delivered"]["difference"])),
-        "allowed": number(_known(of["delivered"]["allowed"])),
-        "Spearman": f"{_known(of['similarity']['spearman']):.4f}",
-        "of the likest control": f"{nearest:.4f}",
-    }
-
-
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _faithfulness(of: Mapping[str, Any]) -> Iterator[Markup]:
-    rows = [
-        {
-            "map": f"{one['name']}, {one['target_name'] or '-'}",
-            "method": one["method"],
-            **{f"deletion ↓ {name}".strip(): _three(area) for name, area in _areas(one["deletion"])},
-            **{f"insertion ↑ {name}".strip(): _three(area) for name, area in _areas(one["insertion"])},
-            "sensitivity ↓": _three(one["max_sensitivity"]),
-        }
-        for one in of["maps"]
-    ]
-    remarks = [element("p", remark, class_="note") for one in of["maps"] for remark in one["remarks"]]
-    said = "Mean probability of the class while pixels are replaced, the most salient first; beside it for controls."
-    yield _line(None, said, *([_table(rows)] if rows else []), *remarks[:_ROWS])
-
-
-def _areas(of: Mapping[str, Any]) -> list[tuple[str, float | None]]:
-    return [("" if name == "area" else name, area) for name, area in of.items() if name != "curve"]
-
-
-def _three(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _localization(of: Mapping[str, Any]) -> Iterator[Markup]:
-    known = [one for one in of["maps"] if one["iou"] is not None]
-    right = sum(one["iou"] >= of["right_from_iou"] for one in known)
-    found = sum(one["box"] is not None for one in of["maps"])
-    said = f"A box was found from {found} of {len(of['maps'])} maps."
-    if known:
-        overlap = median(one["iou"] for one in known)
-        said += (
-            f" {right} of {len(known)} overlap a true box by at least {of['right_from_iou']:g} (median {overlap:.2f})."
-        )
-    yield _line(None, said)
-
-
-def _judges(records: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    judged = [record for record in records if record.get("judges")]
+def held_out_item(records: Sequence[Record]) -> EvidenceItem | None:
+    """Return the predictions of held-out networks for class images; None if no image was judged."""
+    judged = [record for record in records if isinstance(record, ClassImageRecord) and record.judges]
     if not judged:
-        return []
+        return None
     rows = [
         {
-            "class": label_with_lr(f"{record['index']} {record['target_name']}", record),
-            "this network": _seen(record),
-            **{name: _seen(said) for name, said in record["judges"].items()},
+            "class": label_with_lr(f"{record.index} {record.target_name}", record),
+            "this network": _prediction(record.metrics),
+            **{name: _prediction(verdict) for name, verdict in record.judges.items()},
         }
         for record in judged
     ]
-    names = list(dict.fromkeys(name for record in judged for name in record["judges"]))
-    seen = {name: sum(record["judges"].get(name, {}).get("rank") == 1 for record in judged) for name in names}
-    counts = ", ".join(f"{name} sees the class in {count} of {len(judged)}" for name, count in seen.items())
-    return [_line(None, f"Networks that took no part in it: {counts}.", _table(rows))]
+    names = dict.fromkeys(name for record in judged for name in record.judges)
+    first = {name: sum(record.judges.get(name, {}).get("rank") == 1 for record in judged) for name in names}
+    counts = ", ".join(f"{name} predicts the class for {count} of {len(judged)}" for name, count in first.items())
+    return EvidenceItem(f"Held-out networks: {counts}.", rows=rows)
 
 
-def _seen(verdict: Mapping[str, Any]) -> str:
-    sure = verdict["probability"]
-    return "-" if sure is None else f"{sure:.2f} (rank {verdict['rank']})"
+def _prediction(verdict: Mapping[str, Any]) -> str:
+    probability = verdict["probability"]
+    return "-" if probability is None else f"{probability:.2f} (rank {verdict['rank']})"
 
 
-def _unknown(name: str) -> Callable[[Any], Iterator[Markup]]:
-    return lambda of: iter([_line(None, f"More is in evidence.json: {name}.")])
+def _files(part: Evidence) -> list[EvidenceItem]:
+    read, mismatches = part["read"], part["wrong"]
+    if not read and not mismatches:
+        return [EvidenceItem("No file was verified.")]
+    adversarial = f"; {part['fooled']} of them adversarial" if "fooled" in part else ""
+    more = f" and {len(mismatches) - _MAX_NAMES} more" if len(mismatches) > _MAX_NAMES else ""
+    outcome = f"Mismatches: {', '.join(mismatches[:_MAX_NAMES])}{more}." if mismatches else "All match their records."
+    text = f"{pluralize(read, 'file')} re-read and classified by the original network{adversarial}. {outcome}"
+    return [EvidenceItem(text, not mismatches)]
 
 
-_KNOWN: Mapping[str, Callable[[Any], Iterator[Markup]]] = {
+def _images(part: Evidence) -> list[EvidenceItem]:
+    read, same = part["read"], part["same"]
+    if not read:
+        return [EvidenceItem("No image was verified.")]
+    text = f"{same} of {read} files, re-read, are classified by the original network as recorded."
+    return [EvidenceItem(text, same == read)]
+
+
+def _diagnostics(part: Evidence) -> list[EvidenceItem]:
+    if not part["tried"]:
+        return [EvidenceItem("No attack was diagnosed.")]
+    checks = f"Checks: {', '.join(part['tried'])}."
+    if part["reasons"]:
+        return [EvidenceItem(f"The robustness is not reliable: {'; '.join(part['reasons'])}. {checks}", False)]
+    return [EvidenceItem(f"No sign of a failure of the attack itself. {checks}", True)]
+
+
+def _ensemble(part: Sequence[Evidence]) -> list[EvidenceItem]:
+    members = [f"{m['member']} succeeded on {m['fooled']} of {m['tried']}, {m['left']} remain" for m in part]
+    return [EvidenceItem(f"Attacks of the ensemble in order: {'; '.join(members)}.")]
+
+
+def _transfer(part: Evidence) -> list[EvidenceItem]:
+    rows = [
+        {
+            "network": name,
+            "correct on the photograph": str(counts["right"]),
+            "fooled by the file": str(counts["fooled"]),
+            "fooled by the mirrored perturbation": str(counts["mirrored"]),
+            "excluded (misclassified before)": str(counts["wrong"]),
+        }
+        for name, counts in part["judges"].items()
+    ]
+    if rows:
+        return [EvidenceItem("Transfer of the adversarial files to held-out networks.", rows=rows)]
+    text = "Transfer was not measured: no held-out network with these classes is installed, or no file is adversarial."
+    return [EvidenceItem(text)]
+
+
+def _universal(part: Evidence) -> list[EvidenceItem]:
+    return [
+        EvidenceItem(f"{name} {', and '.join(rates)}." if rates else f"{name} was evaluated on no photograph.")
+        for name, rates in part.items()
+    ]
+
+
+def _robustness(part: Evidence) -> list[EvidenceItem]:
+    rows = [
+        {
+            "eps": point["eps"],
+            part["what"]: f"{point['share']:.0%}",
+            "95 % (Wilson)": f"{point['low']:.0%} to {point['high']:.0%}",
+        }
+        for point in part["points"]
+    ]
+    return [EvidenceItem(f"Robustness by radius, {NORMS[part['norm']]} norm.", rows=rows)]
+
+
+def _references(part: Sequence[Evidence]) -> list[EvidenceItem]:
+    rows = [
+        {
+            "implementation": entry["peer"],
+            **({"eps": format_distance(entry["eps"], entry["norm"])} if entry["eps"] is not None else {}),
+            "adversarial as floats": f"{entry['floats']} of {entry['images']}",
+            "in 8 bits": f"{entry['rounded']} of {entry['images']}",
+            "lit-viz files": f"{entry['ours']} of {entry['images']}",
+            "norm, lit-viz / reference": "-" if entry["ratio"] is None else f"{entry['ratio']:.3f}",
+            **({"error": entry["error"]} if entry["error"] else {}),
+        }
+        for entry in part
+    ]
+    return [EvidenceItem("Reference implementations of the attack on the same photographs.", rows=rows)] if rows else []
+
+
+def _captum(part: Evidence) -> list[EvidenceItem]:
+    maps = part["maps"]
+    reasons = Counter(entry["unchecked"] for entry in part["unchecked"])
+    unchecked = "".join(f" {count}: {reason}." for reason, count in reasons.items())
+    if not maps:
+        return [EvidenceItem(f"No map was compared with Captum.{unchecked}")]
+    passed = sum(entry["passed"] for entry in maps)
+    text = f"{passed} of {len(maps)} compared maps agree with Captum {part['version']}.{unchecked}"
+    return [EvidenceItem(text, passed == len(maps), [_gates(entry) for entry in maps])]
+
+
+def _gates(entry: Evidence) -> Row:
+    """Return both gates of a map, and its similarity beside that of the most similar control."""
+    controls = [_float(control["spearman"]) for control in entry["controls"].values()]
+    return {
+        "map": _map_name(entry),
+        "method": entry["method"],
+        "verdict": _VERDICTS[entry["passed"]],
+        "formula in float64: difference": number(_float(entry["formula"]["difference"])),
+        "delivered map: difference": number(_float(entry["delivered"]["difference"])),
+        "allowed": number(_float(entry["delivered"]["allowed"])),
+        "Spearman": f"{_float(entry['similarity']['spearman']):.4f}",
+        "most similar control": f"{max(controls, default=math.nan):.4f}",
+    }
+
+
+def _map_name(entry: Evidence) -> str:
+    return f"{entry['name']}, {entry['target_name'] or '-'}"
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _saliency_metrics(part: Evidence) -> list[EvidenceItem]:
+    rows = [
+        {
+            "map": _map_name(entry),
+            "method": entry["method"],
+            **{f"deletion ↓ {name}".strip(): _decimals(area) for name, area in _areas(entry["deletion"])},
+            **{f"insertion ↑ {name}".strip(): _decimals(area) for name, area in _areas(entry["insertion"])},
+            "sensitivity ↓": _decimals(entry["max_sensitivity"]),
+        }
+        for entry in part["maps"]
+    ]
+    text = (
+        "Saliency metrics: mean probability of the class while pixels are replaced in order of saliency, for each map "
+        "and its controls, and maximum sensitivity."
+    )
+    return [EvidenceItem(text, rows=rows, notes=[remark for entry in part["maps"] for remark in entry["remarks"]])]
+
+
+def _areas(curves: Evidence) -> list[tuple[str, float | None]]:
+    return [("" if name == "area" else name, area) for name, area in curves.items() if name != "curve"]
+
+
+def _decimals(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _localization(part: Evidence) -> list[EvidenceItem]:
+    maps, threshold = part["maps"], part["right_from_iou"]
+    overlaps = [entry["iou"] for entry in maps if entry["iou"] is not None]
+    text = f"Boxes from {sum(entry['box'] is not None for entry in maps)} of {len(maps)} maps."
+    if overlaps:
+        correct = sum(overlap >= threshold for overlap in overlaps)
+        share = f"{correct} of {len(overlaps)} (median {median(overlaps):.2f})"
+        text += f" IoU with a reference box ≥ {threshold:g} for {share}."
+    return [EvidenceItem(text)]
+
+
+_PARTS: Mapping[str, Callable[[Any], list[EvidenceItem]]] = {
     "files": _files,
-    "pictures": _pictures,
-    "trust": _trust,
-    "survivors": _survivors,
+    "pictures": _images,
+    "trust": _diagnostics,
+    "survivors": _ensemble,
     "robustness": _robustness,
     "universal": _universal,
     "transfer": _transfer,
-    "peers": _peers,
+    "peers": _references,
     "captum": _captum,
-    "faithfulness": _faithfulness,
+    "faithfulness": _saliency_metrics,
     "localization": _localization,
 }

@@ -1,4 +1,4 @@
-"""A run as one page that needs nothing else: pictures over their iterations, curves, records and evidence."""
+"""The report of a run: one HTML page without external resources."""
 
 from __future__ import annotations
 
@@ -6,150 +6,195 @@ import hashlib
 import shlex
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
+
 from lit_viz.images.listing import has_array_images
-from lit_viz.report.evidence import evidence_section
-from lit_viz.report.files import can_hold, data_uri, printed_width
-from lit_viz.report.markup import Markup, element
-from lit_viz.report.tasks import cards, facts, rest
+from lit_viz.methods.records import LayerImageRecord
+from lit_viz.report.cards import CardText, build_cards, card_text
+from lit_viz.report.embedding import data_uri, file_in, is_embeddable, printed_width, thumbnail_uri
+from lit_viz.report.evidence import evidence_items, held_out_item
 from lit_viz.runs.reader import RECORDED
 from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import pluralize, status_summary
 
-Records = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, str]]
 
-#: What the page is called in its run folder.
+#: File name of the report in its run folder.
 REPORT = "report.html"
-#: Tasks that are shown with their iterations.
-CARDS = 24
-#: Bytes of pictures in a page, before they are written as text, a third more: all, and those of the run's figures.
-ROOM, FIGURES_ROOM = 16_000_000, 6_000_000
+#: Number of tasks with a card.
+MAX_CARDS = 24
+#: Budgets of the embedded files in bytes, before base64 encoding: total, and share of the run's figures.
+TOTAL_BYTES, FIGURE_BYTES = 16_000_000, 6_000_000
+MAX_THUMBNAILS, MAX_ROWS = 200, 5000  # of the table of tasks without a card
+MAX_EVIDENCE_ROWS = 100
+_EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
 _TITLES = {"visualize": "Class images", "saliency": "Saliency maps", "attack": "Adversarial examples"}
-_EVIDENCE = ("evidence.png", "localization.png", "explained.png")
 
 
-def write_report(folder: RunFolder, table: Callable[[Records], Sequence[Mapping[str, str]]]) -> Path:
-    """Write :data:`REPORT` into a run folder, whole or not at all; return its path.
+@dataclass(frozen=True)
+class ReportContent:
+    """Parts of a report that depend on the method.
 
-    The page asks for nothing outside itself: pictures are data URIs of the files' own bytes, and a content security
-    policy forbids the rest. It stays below 25 MB: :data:`CARDS` tasks are shown with up to twelve iterations each, as
-    many as there is room for, others in a table; what is left out is said where it is.
+    Attributes:
+        rows: returns the row of the results table for each record.
+        card: returns the texts of a record's card.
+        title: heading of the page; derived from the command if None.
+    """
+
+    rows: Callable[[Sequence[Record]], Rows]
+    card: Callable[[Record], CardText] = card_text
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFigure:
+    """A figure of the run, either embedded or named.
+
+    Attributes:
+        path: file.
+        embedded: whether the page contains it.
+        width: in CSS pixels; None for the width of the file.
+    """
+
+    path: Path
+    embedded: bool
+    width: int | None
+
+
+def write_report(folder: RunFolder, content: ReportContent) -> Path:
+    """Write :data:`REPORT` into a run folder atomically and return its path.
+
+    Images are data URIs, and the content security policy forbids any other resource. The page stays below 25 MB:
+    the first :data:`MAX_CARDS` tasks have a card with up to twelve iterations, the others a row of a table. Omitted
+    content is stated where it is omitted.
 
     Args:
-        folder: of a run that has ended.
-        table: gives the row of each record that is printed at the end of a run.
+        folder: of a finished run.
+        content: what depends on the method.
 
     Raises:
         LitVizError: the disk is full.
     """
-    config = folder.config
+    config, records = folder.config, folder.records()
     recorded = config.get(RECORDED) or {}
-    records = folder.records()
-    rows = table(records)
-    room = _Room(FIGURES_ROOM)
-    asked = [_figure(folder.path / name, room) for name in _EVIDENCE]
-    drawn = [_figure(path, room) for path in sorted(folder.path.glob("figure.*"))]
-    body = element(
-        "body",
-        _header(folder, recorded, records),
-        element(
-            "main",
-            evidence_section(folder.evidence(), records, *asked),
-            cards(folder, records[:CARDS], rows[:CARDS], ROOM - FIGURES_ROOM + room.left),
-            rest(folder, records[CARDS:], rows[CARDS:]),
-            element("section", element("h2", "Figure"), *drawn, id="figure"),
-            _repeat(folder, config, recorded),
-        ),
-        element("script", Markup(_packaged("report.js"))),
+    command = str(recorded.get("method"))
+    title = (
+        "Layer images"
+        if any(isinstance(record, LayerImageRecord) and record.layer for record in records)
+        else _TITLES.get(command, command)
     )
-    title = f"{_TITLES.get(recorded.get('method', ''), 'Run')}: {folder.path.resolve().name}"
+    title = content.title or title
+    rows = content.rows(records)
+    evidence_files = [folder.path / name for name in _EVIDENCE_FIGURES]
+    evidence_figures, budget = _figures(evidence_files, FIGURE_BYTES)
+    figures, budget = _figures(sorted(folder.path.glob("figure.*")), budget)
+    style, script = _resource("report.css"), _resource("report.js")
+    held_out = held_out_item(records)
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
+            style=Markup(style),
+            script=Markup(script),
+            command=command,
+            title=title,
+            name=folder.path.resolve().name,
+            summary=f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}",
+            evidence=[*evidence_items(folder.evidence()), *([] if held_out is None else [held_out])],
+            max_evidence_rows=MAX_EVIDENCE_ROWS,
+            evidence_figures=evidence_figures,
+            cards=build_cards(
+                folder, records[:MAX_CARDS], rows[:MAX_CARDS], content.card, TOTAL_BYTES - FIGURE_BYTES + budget
+            ),
+            more=_table(folder, records[MAX_CARDS:], rows[MAX_CARDS:]),
+            more_count=len(records) - MAX_CARDS,
+            max_thumbnails=MAX_THUMBNAILS,
+            max_rows=MAX_ROWS,
+            figures=figures,
+            repeat=f"lit-viz {command} --config {shlex.quote(str(folder.path / 'config.yaml'))} --out again",
+            has_array_images=has_array_images(config),
+            versions=_versions(config, recorded),
+        )
+    )
     path = folder.path / REPORT
-    write_text(path, f"<!doctype html>\n{element('html', _head(title), body, lang='en')}\n")
+    write_text(path, page)
     return path
 
 
-class _Room:
-    """What is left of a number of bytes."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def take(self, path: Path) -> bool:
-        """Take the size of a file, if there is room for it."""
+def _figures(paths: Sequence[Path], budget: int) -> tuple[list[RunFigure], int]:
+    """Return the existing figures and the remaining budget in bytes."""
+    figures = []
+    for path in filter(Path.is_file, paths):
         size = path.stat().st_size
-        fits = size <= self.left
-        self.left -= size if fits else 0
-        return fits
+        embedded = is_embeddable(path) and size <= budget
+        budget -= size if embedded else 0
+        figures.append(RunFigure(path, embedded, printed_width(path) if embedded else None))
+    return figures, budget
 
 
-def _head(title: str) -> Markup:
-    style, script = _packaged("report.css"), _packaged("report.js")
-    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
+def _table(folder: RunFolder, records: Sequence[Record], rows: Rows) -> list[dict[str, Any]]:
+    """Return the rows of the tasks without a card."""
+    thumbnails = [file_in(folder.path, record.file) for record in records[:MAX_THUMBNAILS]]
+    thumbnails += [None] * (len(records) - len(thumbnails))
+    return [
+        {"index": record.index, "name": record.name, "image": image, "cells": row}
+        for record, row, image in zip(records[:MAX_ROWS], rows, thumbnails, strict=False)
+    ]
+
+
+def _versions(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    network = config.get("classifier") or {}
+    return {
+        "classifier": network.get("name"),
+        "weights": network.get("weights"),
+        "seed": config.get("seed"),
+        **recorded,
+    }
+
+
+def format_value(value: Any) -> str:
+    """Return a value of a record as text: floats with four digits, nested values in one line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {format_value(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        if all(isinstance(item, (list, tuple)) for item in value):
+            return "; ".join(" ".join(map(format_value, item)) for item in value)
+        return ", ".join(map(format_value, value))
+    return str(value)
 
 
 @cache
-def _packaged(name: str) -> str:
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lit_viz.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"data_uri": data_uri, "thumbnail_uri": thumbnail_uri, "format_value": format_value}
+    return environment
+
+
+def _resource(name: str) -> str:
     return resources.files("lit_viz.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
-    """Return what a content security policy knows a script or style by."""
+    """Return the source expression of an inline script or style in a content security policy."""
     return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
-
-
-def _header(folder: RunFolder, recorded: Mapping[str, Any], records: Records) -> Markup:
-    method = str(recorded.get("method"))
-    places = ["evidence", "images", *(["more"] if len(records) > CARDS else []), "figure", "repeat"]
-    links = [element("a", place, href=f"#{place}") for place in places]
-    return element(
-        "header",
-        element("p", f"lit-viz {method}", class_="method"),
-        element("h1", "Layer images" if any(r.get("layer") for r in records) else _TITLES.get(method, method)),
-        element("p", f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}"),
-        element("nav", *links),
-    )
-
-
-def _figure(path: Path, room: _Room) -> Markup | None:
-    """Return a figure of the run; where it is not held in the page, where it lies."""
-    if not path.is_file():
-        return None
-    if not can_hold(path) or not room.take(path):
-        return element("p", f"{path.name} lies beside this page.", class_="note")
-    width = printed_width(path)
-    sized = {} if width is None else {"width": str(width)}
-    picture = element("img", src=data_uri(path), alt=f"{path.name} of the run", **sized)
-    return element("figure", picture, element("figcaption", path.name), class_="drawn")
-
-
-def _repeat(folder: RunFolder, config: Mapping[str, Any], recorded: Mapping[str, Any]) -> Markup:
-    """Return how to repeat the run, and with what it was made."""
-    held = shlex.quote(str(folder.path / "config.yaml"))
-    command = f"lit-viz {recorded.get('method')} --config {held} --out again"
-    notes = ["From the folder in which it was begun; config.yaml holds every option."]
-    if has_array_images(config):
-        notes.append("Its photographs were handed over from Python, and must be again.")
-    network = config.get("classifier") or {}
-    with_ = {"classifier": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}
-    return element(
-        "section",
-        element("h2", "Repeat it"),
-        element("pre", element("code", command)),
-        element("p", " ".join(notes), class_="note"),
-        facts({**with_, **recorded}),
-        id="repeat",
-    )

@@ -1,5 +1,5 @@
 "use strict";
-// Each slider shows the picture of its place, and marks the place on the curves of its task.
+// A slider selects the image of its position and marks the position on the curves of its task.
 for (const task of document.querySelectorAll("[data-stops]")) {
   const slider = task.querySelector("input[type=range]");
   if (!slider) continue;
@@ -12,20 +12,20 @@ for (const task of document.querySelectorAll("[data-stops]")) {
     circle: curve.querySelector("circle"),
   }));
 
-  const show = () => {
-    const place = Number(slider.value);
-    for (const stack of stacks) [...stack.children].forEach((image, i) => { image.hidden = i !== place; });
-    task.querySelector("output").textContent = stops[place];
-    slider.setAttribute("aria-valuetext", `iteration ${stops[place]}`);
+  const update = () => {
+    const position = Number(slider.value);
+    for (const stack of stacks) [...stack.children].forEach((image, i) => { image.hidden = i !== position; });
+    task.querySelector("output").textContent = stops[position];
+    slider.setAttribute("aria-valuetext", `iteration ${stops[position]}`);
     for (const { places, value, line, circle } of curves) {
-      const [x, y, said] = places[place] ?? [0, 0, ""];
-      value.textContent = said;
-      for (const mark of [line, circle]) mark.toggleAttribute("hidden", !said);
+      const [x, y, text] = places[position] ?? [0, 0, ""];
+      value.textContent = text;
+      for (const mark of [line, circle]) mark.toggleAttribute("hidden", !text);
       for (const name of ["x1", "x2"]) line.setAttribute(name, x);
       circle.setAttribute("cx", x);
       circle.setAttribute("cy", y);
     }
   };
-  slider.addEventListener("input", show);
-  show();
+  slider.addEventListener("input", update);
+  update();
 }
