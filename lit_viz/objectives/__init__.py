@@ -1,11 +1,10 @@
-"""What is maximized: a score of what the network says, one number for each input."""
+"""Objectives: differentiable scores of the outputs of a network, one per input, which are maximized."""
 
 from lit_viz.objectives.attacks import DLR, AttackObjective, ClippedCrossEntropy, CrossEntropy, Margin, TargetLogit
 from lit_viz.objectives.base import Objective, Outputs, Product, Sum
-from lit_viz.objectives.batch_norm import BatchNormStatistics
 from lit_viz.objectives.classes import Logit, LogProbability, Probability
+from lit_viz.objectives.coupled import BatchNormStatistics, Diversity
 from lit_viz.objectives.direction import Direction
-from lit_viz.objectives.diversity import Diversity
 from lit_viz.objectives.layers import Channel, Layer, LayerObjective, Neuron
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""Objectives of attacks: higher is closer to success, whether a class is to be reached or to be left.
+"""Objectives of attacks: a higher score is closer to success, in targeted and untargeted rows.
 
-Untargeted rows (``targeted`` False) leave the class in ``targets``; targeted rows reach it.
+Targeted rows reach the class in ``targets``; untargeted rows leave it.
 """
 
 from __future__ import annotations
@@ -15,136 +15,134 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
 
+_EPS = 1e-12  # smallest denominator of DLR
+
 
 class AttackObjective(Objective):
-    """What an attack maximizes.
+    """Base class of attack objectives; subclasses implement :meth:`score`.
 
     Attributes:
-        classes: that a network must tell apart for it, in an untargeted and in a targeted attack.
+        classes: minimum number of classes of the network in an untargeted and in a targeted attack.
     """
 
     classes: ClassVar[tuple[int, int]] = (1, 1)
     task_fields = frozenset({"target"})
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the scores ``(M,)``.
+        """Compute the scores ``(M,)``.
 
         Raises:
-            LitVizError: a class that is asked for is not known, or the network has too few of them.
+            LitVizError: if a class is unknown, or the network has too few classes.
         """
         targeted = outputs.targeted
         if targeted is None:
             targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
         for rows, mode in ((~targeted, False), (targeted, True)):
-            missing = self.class_count_error(outputs.logits.shape[1], targeted=mode)
-            if missing and any(to_list(rows)):
-                raise LitVizError(f"{missing}: take CrossEntropy or Margin.")
+            error = self.class_count_error(outputs.logits.shape[1], targeted=mode)
+            if error and any(to_list(rows)):
+                raise LitVizError(f"{error}: use CrossEntropy or Margin")
         if any(target < 0 for target in to_list(outputs.targets)):
-            raise LitVizError("an attack needs the class to reach or to leave: give a target or the true label.")
+            raise LitVizError("an attack requires a target or the true label, got neither")
         return self.score(outputs, targeted)
 
     def class_count_error(self, count: int, *, targeted: bool) -> str | None:
-        """Return half a sentence where a network of so many classes has too few for it, else None."""
-        needed, kind = self.classes[targeted], "a targeted" if targeted else "an untargeted"
-        if count >= needed:
+        """Return an error message if a network with ``count`` classes has too few for the objective, else None."""
+        minimum, mode = self.classes[targeted], "targeted" if targeted else "untargeted"
+        if count >= minimum:
             return None
-        return f"{type(self).__name__} needs {needed} classes in {kind} attack and the network has {count}"
+        return f"{type(self).__name__} requires {minimum} classes in {mode} attacks, got a network with {count}"
 
     @abstractmethod
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Return the scores ``(M,)``; ``targeted`` ``(M,)`` bool."""
+        """Compute the scores ``(M,)``; ``targeted`` is ``(M,)`` bool."""
 
 
 class CrossEntropy(AttackObjective):
-    """``log p_t`` of the class t to reach; ``-log p_y`` of the class y to leave (Goodfellow et al. 2015,
+    """``log p_t`` of the class t to reach, ``-log p_y`` of the class y to leave (Goodfellow et al. 2015,
     arXiv:1412.6572, section 4)."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Return log-probabilities, at most 0 towards a class, at least 0 away from it."""
-        return _signed(_picked(torch.log_softmax(outputs.logits, 1), outputs.targets), targeted)
+        """Compute signed log-probabilities: at most 0 in targeted rows, at least 0 in untargeted rows."""
+        return _signed(_select(torch.log_softmax(outputs.logits, 1), outputs.targets), targeted)
 
 
 class ClippedCrossEntropy(CrossEntropy):
-    """The cross-entropy, away from a class at most ``limit``: what is fooled well enough counts no more, so that no
-    image of a mini-batch outweighs the others (Shafahi et al. 2020, arXiv:1811.11304, beta = 9).
+    """Cross-entropy clipped at ``limit`` in untargeted rows, so that no image dominates a mini-batch (Shafahi et al.
+    2020, arXiv:1811.11304, beta = 9).
 
     Args:
-        limit: above 0.
+        limit: positive.
     """
 
     def __init__(self, limit: float = 9.0) -> None:
         if not limit > 0:
-            raise LitVizError(f"a cross-entropy clipped at {limit} is none: give a positive number such as 9.")
+            raise LitVizError(f"limit of ClippedCrossEntropy must be positive, got {limit}")
         self.limit = limit
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Return log-probabilities, at most 0 towards a class, and from 0 to the limit away from it."""
+        """Compute signed log-probabilities: at most 0 in targeted rows, in [0, limit] in untargeted rows."""
         return super().score(outputs, targeted).clamp(max=self.limit)
 
 
 class TargetLogit(AttackObjective):
-    """The logit ``z_t`` of the class t to reach; ``-z_y`` of the class y to leave."""
+    """Logit ``z_t`` of the class t to reach, ``-z_y`` of the class y to leave."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Return signed logits."""
-        return _signed(_picked(outputs.logits, outputs.targets), targeted)
+        """Compute signed logits."""
+        return _signed(_select(outputs.logits, outputs.targets), targeted)
 
 
 class Margin(AttackObjective):
-    """``z_t - max_{i != t} z_i``, and ``max_{i != y} z_i - z_y``: above 0 where the attack succeeds, below 0 where it
-    doesn't (Carlini and Wagner 2017, arXiv:1608.04644, f_6, with the opposite sign)."""
+    """``z_t - max_{i != t} z_i`` in targeted rows, ``max_{i != y} z_i - z_y`` in untargeted rows (Carlini and Wagner
+    2017, arXiv:1608.04644, f_6 with opposite sign); positive where the attack succeeds."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Return margins, in logits."""
-        own = _picked(outputs.logits, outputs.targets)
-        return _signed(own - _others(outputs.logits, outputs.targets), targeted)
+        """Compute margins, in logits."""
+        own = _select(outputs.logits, outputs.targets)
+        return _signed(own - _largest_other(outputs.logits, outputs.targets), targeted)
 
 
 class DLR(AttackObjective):
-    """The difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690, equations 6 and 7): it doesn't change when
-    the logits are shifted or scaled, so a network can't hide its gradient by large logits.
+    """Difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690, equations 6 and 7).
 
-    With the logits in descending order ``z_1 >= z_2 ...``, untargeted ``-(z_y - max_{i != y} z_i) / (z_1 - z_3)``,
-    targeted ``-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)``. Ties are kept finite by a denominator of at least 1e-12.
+    It is invariant to shifting and scaling the logits, so large logits can't cause vanishing gradients. With the logits
+    in descending order ``z_1 >= z_2 ...``, untargeted ``-(z_y - max_{i != y} z_i) / (z_1 - z_3)``, targeted
+    ``-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)``. The denominator is at least 1e-12.
     """
 
     classes = (3, 4)
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Return ratios, above 0 where the attack succeeds.
+        """Compute ratios, positive where the attack succeeds.
 
         Raises:
-            LitVizError: a targeted attack of an image whose true class is not known.
+            LitVizError: if the true class of a targeted row is unknown.
         """
         logits, targets = outputs.logits, outputs.targets
-        ordered = logits.topk(min(4, logits.shape[1])).values
-        left = torch.zeros_like(logits[:, 0])
-        if not all(to_list(targeted)):
-            spread = (ordered[:, 0] - ordered[:, 2]).clamp(min=_TINY)
-            left = (_others(logits, targets) - _picked(logits, targets)) / spread
-        if not any(to_list(targeted)):
-            return left
+        descending = logits.topk(min(4, logits.shape[1])).values
+        untargeted_score = torch.zeros_like(logits[:, 0])
+        is_targeted = to_list(targeted)
+        if not all(is_targeted):
+            spread = (descending[:, 0] - descending[:, 2]).clamp(min=_EPS)
+            untargeted_score = (_largest_other(logits, targets) - _select(logits, targets)) / spread
+        if not any(is_targeted):
+            return untargeted_score
         labels = outputs.labels
-        if labels is None or any(
-            aimed and label < 0 for aimed, label in zip(to_list(targeted), to_list(labels), strict=True)
-        ):
-            raise LitVizError("DLR needs the true label in a targeted attack: give labels, or take CrossEntropy.")
-        spread = (ordered[:, 0] - ordered[:, 2:4].mean(1)).clamp(min=_TINY)
-        reached = (_picked(logits, targets) - _picked(logits, labels.clamp(min=0))) / spread
-        return torch.where(targeted, reached, left)
-
-
-_TINY = 1e-12
+        if labels is None or any(t and label < 0 for t, label in zip(is_targeted, to_list(labels), strict=True)):
+            raise LitVizError("DLR requires the true label in targeted attacks, got none: use CrossEntropy")
+        spread = (descending[:, 0] - descending[:, 2:4].mean(1)).clamp(min=_EPS)
+        targeted_score = (_select(logits, targets) - _select(logits, labels.clamp(min=0))) / spread
+        return torch.where(targeted, targeted_score, untargeted_score)
 
 
 def _signed(scores: Tensor, targeted: Tensor) -> Tensor:
     return torch.where(targeted, scores, -scores)
 
 
-def _picked(scores: Tensor, classes: Tensor) -> Tensor:
+def _select(scores: Tensor, classes: Tensor) -> Tensor:
     return scores.gather(1, classes[:, None])[:, 0]
 
 
-def _others(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return the largest logit of another class ``(M,)``."""
+def _largest_other(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the largest logit of the other classes, ``(M,)``."""
     return logits.scatter(1, classes[:, None], -torch.inf).amax(1)

@@ -1,4 +1,4 @@
-"""The interface of objectives and their arithmetic."""
+"""Base class of objectives, the outputs that they read, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from lit_viz.errors import LitVizError, check_shape
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the network said of M inputs.
+    """Outputs of the network for M inputs, and the goals of their tasks.
+
+    Rows are ordered by task, image of the task's group, and view.
 
     Attributes:
         logits: ``(M, K)``.
-        targets: ``(M,)`` int64, the class that each input's task asks for; where it asks for none, the true class.
-        activations: ``{layer: (M, ...)}`` of the layers that the objective asked for.
-        labels: ``(M,)`` int64, the true class; -1 where it is not known.
-        targeted: ``(M,)`` bool, whether ``targets`` is the class to reach (else it is the class to leave: an untargeted
-            attack); all, unless given.
-        channels: ``(M,)`` int64, the channel that each input's task asks for; -1 where it asks for none.
-        members: ``(M,)`` int64, which image of its task's group each input shows, from 0; the rows are in the order
-            task, image, view. A task has one image unless given.
-        inputs: of each task; M is a multiple.
+        targets: ``(M,)`` int64, target class of each input; the true class for tasks without a target.
+        activations: ``{layer: (M, ...)}`` for the layers of the objective.
+        labels: ``(M,)`` int64, true class; -1 if unknown.
+        targeted: ``(M,)`` bool, True where ``targets`` is the class to reach, False where it is the class to leave (an
+            untargeted attack). None means all True.
+        channels: ``(M,)`` int64, channel of each input's task; -1 if it has none.
+        members: ``(M,)`` int64, index of the input's image in the group of its task. None means one image per task.
+        inputs: number of inputs per task; M is a multiple.
     """
 
     logits: Tensor
@@ -41,32 +42,34 @@ class Outputs:
 
 
 class Objective(ABC):
-    """A differentiable score; higher is better. Objectives add, subtract and multiply, also with numbers.
+    """Base class of differentiable scores to maximize.
+
+    Subclasses implement :meth:`__call__`. Objectives support ``+``, ``-`` and ``*``, also with numbers.
 
     Example:
         >>> from lit_viz.objectives import Logit, LogProbability
         >>> objective = Logit() + 0.5 * LogProbability()
     """
 
-    #: Names of the layers whose activations the objective reads.
+    #: Layers whose activations the objective reads.
     layers: tuple[str, ...] = ()
-    #: What it takes from the task: ``target`` (a class), ``channel``.
+    #: Fields of the task that the objective reads: ``target`` (a class), ``channel``.
     task_fields: frozenset[str] = frozenset()
-    #: How many channels a task can choose from, once it is bound; None where it chooses none.
+    #: Number of channels that a task can select, set by :meth:`bind`; None if tasks select none.
     channels: int | None = None
     #: Whether the score of an input depends on the other inputs of its task.
     couples: bool = False
 
-    def bind(self, classifier: Classifier) -> None:  # noqa: B027 - most have nothing to know
-        """Take from the classifier what the objective has to know of it, before it is used; nothing by default.
+    def bind(self, classifier: Classifier) -> None:  # noqa: B027 - most objectives don't depend on the classifier
+        """Validate the objective for a classifier and read its properties; called before the first evaluation.
 
         Raises:
-            LitVizError: the objective makes no sense for it: a layer that it doesn't have, a channel too many.
+            LitVizError: if the objective does not apply, such as for a missing layer.
         """
 
     @abstractmethod
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the scores ``(M,)``; row m depends on input m alone, or on the inputs of its task."""
+        """Compute the scores ``(M,)``; row m depends on input m, or on the inputs of its task, only."""
 
     def __add__(self, other: Objective) -> Objective:
         return Sum([self, other])
@@ -85,10 +88,10 @@ class Objective(ABC):
 
 
 def evaluate_objective(objective: Objective, outputs: Outputs) -> Tensor:
-    """Return the scores ``(M,)``.
+    """Compute the scores ``(M,)`` and validate their shape.
 
     Raises:
-        LitVizError: the objective returned something else.
+        LitVizError: if the objective returned another shape.
     """
     scores = objective(outputs)
     check_shape(objective, scores, outputs.logits.shape[:1], meaning="a score for each input of the network")
@@ -96,7 +99,7 @@ def evaluate_objective(objective: Objective, outputs: Outputs) -> Tensor:
 
 
 class _Composed(Objective):
-    """Of terms: it reads, asks and has to know what they do."""
+    """Base class of combinations of objectives."""
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         self.terms = list(terms)
@@ -105,11 +108,11 @@ class _Composed(Objective):
 
     @property
     def layers(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the terms read; some know it once they are bound."""
+        """Layers of all terms; some terms define theirs in :meth:`bind`."""
         return tuple(dict.fromkeys(layer for term in self.terms for layer in term.layers))
 
     def bind(self, classifier: Classifier) -> None:
-        """Bind the terms; a task can choose what all of them have."""
+        """Bind the terms; a task can select the channels that all of them have."""
         for term in self.terms:
             term.bind(classifier)
         self.channels = min((term.channels for term in self.terms if term.channels is not None), default=None)
@@ -119,21 +122,18 @@ class Sum(_Composed):
     """Weighted sum of objectives.
 
     Args:
-        terms: the objectives.
-        weights: one number a term; 1 each unless given.
+        terms: objectives.
+        weights: one per term; default 1 each.
     """
 
     def __init__(self, terms: list[Objective], weights: list[float] | None = None) -> None:
         self.weights = [1.0] * len(terms) if weights is None else list(weights)
         if not terms or len(self.weights) != len(terms):
-            raise LitVizError(
-                f"a sum of objectives needs one weight a term, not {len(self.weights)} for {len(terms)}: "
-                "give as many weights as terms."
-            )
+            raise LitVizError(f"Sum must have one weight per term, got {len(self.weights)} for {len(terms)} terms")
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the weighted sum ``(M,)``."""
+        """Compute the weighted sum ``(M,)``."""
         scores = [evaluate_objective(term, outputs) for term in self.terms]
         first, *others = (weight * score for score, weight in zip(scores, self.weights, strict=True))
         return sum(others, start=first)
@@ -144,10 +144,10 @@ class Product(_Composed):
 
     def __init__(self, terms: list[Objective]) -> None:
         if not terms:
-            raise LitVizError("a product of objectives has no terms: give at least one.")
+            raise LitVizError("Product must have at least one term, got none")
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the product ``(M,)``."""
+        """Compute the product ``(M,)``."""
         first, *others = (evaluate_objective(term, outputs) for term in self.terms)
         return prod(others, start=first)

@@ -1,4 +1,4 @@
-"""Objectives on the class scores."""
+"""Objectives on the score of one class."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lit_viz.objectives.base import Objective, Outputs
 
 
 class _ClassScore(Objective):
-    """A score of one class.
+    """Base class of scores of one class.
 
     Args:
-        target: class index; the task's own target unless given.
+        target: class index; default: the target of each task.
     """
 
     def __init__(self, target: int | None = None) -> None:
@@ -22,38 +22,41 @@ class _ClassScore(Objective):
         self.task_fields = frozenset({"target"} if target is None else ())
 
     def bind(self, classifier: Classifier) -> None:
-        """Refuse a class that the classifier doesn't have."""
+        """Validate ``target``."""
         if self.target is not None and not 0 <= self.target < classifier.num_classes:
-            raise LitVizError(f"there is no class {self.target}: {classifier.name} has {classifier.num_classes}.")
+            raise LitVizError(
+                f"target of {type(self).__name__} must be a class of {classifier.name}, from 0 to "
+                f"{classifier.num_classes - 1}, got {self.target}"
+            )
 
-    def _pick(self, scores: Tensor, targets: Tensor) -> Tensor:
+    def _select(self, scores: Tensor, targets: Tensor) -> Tensor:
         if self.target is not None:
             return scores[:, self.target]
         return scores.gather(1, targets[:, None])[:, 0]
 
 
 class Logit(_ClassScore):
-    """The class's logit, the S_c of Simonyan 2014 (arXiv:1312.6034, section 2).
+    """Logit of the class: S_c of Simonyan et al. 2014 (arXiv:1312.6034, section 2).
 
-    It raises the class without asking that the others fall.
+    Raising it does not lower the other classes.
     """
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the logits ``(M,)``."""
-        return self._pick(outputs.logits, outputs.targets)
+        """Compute the logits ``(M,)``."""
+        return self._select(outputs.logits, outputs.targets)
 
 
 class LogProbability(_ClassScore):
-    """The log of the class's softmax probability: minus the cross-entropy, so the other classes are lowered too."""
+    """Log of the softmax probability of the class: the negative cross-entropy, which also lowers the other classes."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the log-probabilities ``(M,)``, at most 0."""
-        return self._pick(torch.log_softmax(outputs.logits, dim=1), outputs.targets)
+        """Compute the log-probabilities ``(M,)``, at most 0."""
+        return self._select(torch.log_softmax(outputs.logits, dim=1), outputs.targets)
 
 
 class Probability(_ClassScore):
-    """The class's softmax probability."""
+    """Softmax probability of the class."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the probabilities ``(M,)``, in [0, 1]."""
-        return self._pick(torch.softmax(outputs.logits, dim=1), outputs.targets)
+        """Compute the probabilities ``(M,)``, in [0, 1]."""
+        return self._select(torch.softmax(outputs.logits, dim=1), outputs.targets)

@@ -1,4 +1,4 @@
-"""Objectives on what a layer gives: one unit, a channel, or all of it."""
+"""Objectives on the activation of a layer: one unit, a channel, or all values."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
 
-#: What a channel of a layer of tokens is: a feature of all tokens, or a token with all its features.
+#: Channel of a layer of tokens: a feature of all tokens, or all features of one token.
 Axis = Literal["feature", "token"]
 
 
 class LayerObjective(Objective):
-    """An objective on one layer, whose output is read as maps of channels over places.
+    """Base class of objectives on one layer, whose activation is interpreted as channels over positions.
 
-    ============== ================ =========================== ======================================
-    layer          gives            axis                        read as
-    ============== ================ =========================== ======================================
-    convolution    (N, C, H, W)     None                        C channels, H x W places
-    tokens         (N, T, D)        ``feature``                 D channels, places of the patch tokens
-    tokens         (N, T, D)        ``token``                   a channel a patch token, D places
+    ============== ================ =========================== ==========================================
+    layer          activation       axis                        interpretation
+    ============== ================ =========================== ==========================================
+    convolution    (N, C, H, W)     None                        C channels, H x W positions
+    tokens         (N, T, D)        ``feature``                 D channels, positions of the patch tokens
+    tokens         (N, T, D)        ``token``                   one channel per patch token, D positions
     channels-last  (N, H, W, D)     ``feature`` or ``token``    as tokens, with T = H * W
-    vector         (N, D)           None                        D channels, one place
-    ============== ================ =========================== ======================================
+    vector         (N, D)           None                        D channels, one position
+    ============== ================ =========================== ==========================================
 
-    Class tokens and registers stand for no place and are left out. Places of patch tokens are a square where their
-    number is one, else a row.
+    Class tokens and registers are excluded. Patch tokens form a square if their number is a square, else a row.
 
     Args:
-        layer: its name, as ``lit-viz layers`` lists it.
-        axis: what a channel is in a layer of tokens, where "channel 5" could mean feature 5 or token 5.
+        layer: name as listed by ``lit-viz layers``.
+        axis: required for layers of tokens, where a channel can be a feature or a token.
     """
 
     def __init__(self, layer: str, axis: Axis | None = None) -> None:
@@ -46,84 +45,84 @@ class LayerObjective(Objective):
         self._prefix = 0
 
     def bind(self, classifier: Classifier) -> None:
-        """Find how the layer lays out what it gives.
+        """Read the layout of the layer's activation.
 
         Raises:
-            LitVizError: a layer that the network doesn't have or call, that doesn't give a row an image, or that has
-                tokens while no axis was named.
+            LitVizError: if the network does not have or call the layer, if its activation has no row per image, or if
+                it has tokens and ``axis`` is None.
         """
         found = layout(classifier, self.layer)
-        self._check(found)
+        self._check_layout(found)
         self._prefix = found.prefix
-        self._fit(found.tokens if self.axis == "token" else found.channels)
+        self._bind_channels(found.tokens if self.axis == "token" else found.channels)
 
     def maps(self, outputs: Outputs) -> Tensor:
-        """Return the layer's activation as channels over places, ``(M, C, H, W)``."""
+        """Return the activation as channels over positions, ``(M, C, H, W)``."""
         activation = outputs.activations[self.layer]
         if activation.ndim == 2:
             return activation[:, :, None, None]
         if self.axis is None and activation.ndim == 4:
             return activation
         if activation.ndim == 4:
-            tokens, places = activation.flatten(1, 2), (activation.shape[1], activation.shape[2])
+            tokens, size = activation.flatten(1, 2), (activation.shape[1], activation.shape[2])
         else:
             tokens = activation[:, self._prefix :]
             side = isqrt(tokens.shape[1])
-            places = (side, side) if side * side == tokens.shape[1] else (1, tokens.shape[1])
+            size = (side, side) if side * side == tokens.shape[1] else (1, tokens.shape[1])
         if self.axis == "token":
             return tokens[..., None]
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, *places)
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, *size)
 
     @property
-    def _reads_channels(self) -> bool:
-        """Whether it matters what a channel is."""
+    def _requires_axis(self) -> bool:
+        """Whether the objective depends on what a channel of a layer of tokens is."""
         return True
 
-    def _fit(self, channels: int) -> None:
-        """Take the number of channels that there are."""
+    def _bind_channels(self, channels: int) -> None:
+        """Validate or store the number of channels."""
 
-    def _check(self, found: Layout) -> None:
+    def _check_layout(self, found: Layout) -> None:
         shape = tuple(found.shape)
         if found.kind == "other":
             raise LitVizError(
-                f"layer {self.layer!r} gives {shape}, which holds no channels of one image: take the layer before or "
-                "behind it (lit-viz layers lists what each gives)."
+                f"layer {self.layer!r} must have channels for each image, got shape {shape}: choose the layer before "
+                "or after it (lit-viz layers lists the shapes)"
             )
         if self.axis is not None and not found.has_tokens:
-            raise LitVizError(f"layer {self.layer!r} gives {shape}, no tokens: leave out --axis {self.axis}.")
-        if self.axis is None and found.has_tokens and self._reads_channels:
+            raise LitVizError(f"--axis requires a layer of tokens, got layer {self.layer!r} of shape {shape}")
+        if self.axis is None and found.has_tokens and self._requires_axis:
             raise LitVizError(
-                f"layer {self.layer!r} gives {found.tokens} tokens of {found.channels} features, so a channel could be "
-                "a feature of all tokens (--axis feature) or a token with all its features (--axis token): say which."
+                f"layer {self.layer!r} has {found.tokens} tokens of {found.channels} features: give --axis feature (a "
+                "channel is a feature of all tokens) or --axis token (a channel is a token)"
             )
 
 
 class Layer(LayerObjective):
-    """Half the mean square of everything that the layer gives: what it sees already is raised (DeepDream: Mordvintsev,
-    Olah and Tyka 2015, "Inceptionism").
+    """Half the mean square of the activation of a layer: amplifies what the layer detects (DeepDream: Mordvintsev, Olah
+    and Tyka 2015, "Inceptionism").
 
-    Class tokens and registers are left out.
+    Class tokens and registers are excluded.
     """
 
     def __init__(self, layer: str) -> None:
         super().__init__(layer)
 
     @property
-    def _reads_channels(self) -> bool:
+    def _requires_axis(self) -> bool:
         return False
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return ``mean(a ** 2) / 2`` ``(M,)``, 0 or more."""
+        """Compute ``mean(a ** 2) / 2`` ``(M,)``."""
         activation = outputs.activations[self.layer][:, self._prefix :]
         return activation.flatten(1).square().mean(1) / 2
 
 
 class _ChannelObjective(LayerObjective):
-    """On one channel of a layer.
+    """Base class of objectives on one channel of a layer.
 
     Args:
         layer, axis: see :class:`LayerObjective`.
-        channel: from 0; that of the task unless given.
+        channel: index from 0; default: the channel of each task.
     """
 
     def __init__(self, layer: str, channel: int | None = None, axis: Axis | None = None) -> None:
@@ -133,18 +132,18 @@ class _ChannelObjective(LayerObjective):
 
     @abstractmethod
     def of_map(self, maps: Tensor) -> Tensor:
-        """Return the scores ``(M,)`` of the channel's maps ``(M, H, W)``."""
+        """Compute the scores ``(M,)`` from the maps ``(M, H, W)`` of the channel."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the scores ``(M,)``, in the units of the activation."""
+        """Compute the scores ``(M,)``, in units of the activation."""
         maps = self.maps(outputs)
         if self.channel is not None:
             return self.of_map(maps[:, self.channel])
         if outputs.channels is None or any(channel < 0 for channel in to_list(outputs.channels)):
-            raise LitVizError(f"no channel of layer {self.layer!r} was named: give one by --channel.")
+            raise LitVizError(f"layer {self.layer!r} requires a channel, got none: give --channel")
         return self.of_map(maps[torch.arange(len(maps), device=maps.device), outputs.channels])
 
-    def _fit(self, channels: int) -> None:
+    def _bind_channels(self, channels: int) -> None:
         if self.channel is None:
             self.channels = channels
         else:
@@ -152,19 +151,19 @@ class _ChannelObjective(LayerObjective):
 
 
 class Channel(_ChannelObjective):
-    """The mean of a channel over all places (Olah, Mordvintsev and Schubert 2017, "Feature Visualization")."""
+    """Mean of a channel over all positions (Olah, Mordvintsev and Schubert 2017, "Feature Visualization")."""
 
     def of_map(self, maps: Tensor) -> Tensor:
-        """Return the means."""
+        """Compute the means ``(M,)``."""
         return maps.mean((1, 2))
 
 
 class Neuron(_ChannelObjective):
-    """A channel at one place (Erhan et al. 2009, "Visualizing Higher-Layer Features of a Deep Network").
+    """A channel at one position (Erhan et al. 2009, "Visualizing Higher-Layer Features of a Deep Network").
 
     Args:
         layer, channel, axis: see :class:`Channel`.
-        place: row and column; the centre unless given.
+        place: row and column; default: the center.
     """
 
     def __init__(
@@ -177,31 +176,30 @@ class Neuron(_ChannelObjective):
         super().__init__(layer, channel, axis)
         self.place = place
 
-    def _check(self, found: Layout) -> None:
+    def _check_layout(self, found: Layout) -> None:
         if found.kind == "vector":
             raise LitVizError(
-                f"layer {self.layer!r} gives {found.channels} numbers and has no places: leave out --neuron; each "
-                "channel is one neuron."
+                f"--neuron requires a layer with positions, got layer {self.layer!r} with {found.channels} values: "
+                "each of its channels is one neuron"
             )
-        super()._check(found)
+        super()._check_layout(found)
 
     def of_map(self, maps: Tensor) -> Tensor:
-        """Return what is at the place.
+        """Return the values at the position, ``(M,)``.
 
         Raises:
-            LitVizError: a place beyond the map.
+            LitVizError: if the position is outside the map.
         """
         height, width = maps.shape[1:]
         row, column = (height // 2, width // 2) if self.place is None else self.place
         if not (0 <= row < height and 0 <= column < width):
             raise LitVizError(
-                f"layer {self.layer!r} has no place {row},{column}: its map is {height} x {width}, so give row,column "
-                f"from 0,0 to {height - 1},{width - 1}."
+                f"--neuron of layer {self.layer!r} must be between 0,0 and {height - 1},{width - 1}, got {row},{column}"
             )
         return maps[:, row, column]
 
 
 def check_channel(channel: int, channels: int, layer: str) -> None:
-    """Raise :class:`LitVizError` unless the layer has the channel."""
+    """Raise a :class:`LitVizError` unless ``0 <= channel < channels``."""
     if not 0 <= channel < channels:
-        raise LitVizError(f"layer {layer!r} has no channel {channel}: it has {channels}, from 0 to {channels - 1}.")
+        raise LitVizError(f"channel of layer {layer!r} must be between 0 and {channels - 1}, got {channel}")

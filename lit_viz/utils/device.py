@@ -1,8 +1,7 @@
-"""Numbers on their way between the processor and the device of a tensor.
+"""Transfers between the CPU and the device of a tensor, with few synchronizations.
 
-A GPU works off a queue. Who reads a number waits until all is done that was asked for before, and so does who copies
-one there in the usual way, and meanwhile nothing new is asked for. So what is read is read at once and kept, nobody
-waits for what is sent, and what was sent needn't be read back.
+A GPU executes a queue of operations. Reading a value, or a blocking copy, waits for the whole queue. Values that were
+read, or copied to the device, are therefore cached on the tensor, and copies to the device are non-blocking.
 """
 
 from __future__ import annotations
@@ -13,42 +12,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LISTED = "_lit_viz_listed"  # of a tensor, its version and its values
-_FETCHED = "_lit_viz_fetched"  # of a tensor, its version and its copy
-_FEW = 1 << 12  # values of a tensor that is sent, which are kept
+_LIST = "_lit_viz_list"  # attribute of a tensor: its version and its values
+_CPU_COPY = "_lit_viz_cpu_copy"  # attribute of a tensor: its version and its copy
+_MAX_CACHED = 1 << 12  # values of a tensor that are cached when it is copied to a device
 
 
 def to_list(tensor: Tensor) -> list[Any]:
-    """Return a tensor's values as plain numbers, nested as it has dimensions; read once, until it is changed, but for
-    changes through ``.data``, which torch doesn't count. Nested lists belong to all who ask: don't change them."""
-    version, values = tensor.__dict__.get(_LISTED, (None, ()))
-    if tensor.is_inference() or version != tensor._version:  # changes in that mode are not counted
+    """Return the values of a tensor as nested lists, cached until the tensor is modified.
+
+    Changes through ``.data`` are not counted by torch and not detected. Callers must not modify nested lists.
+    """
+    version, values = tensor.__dict__.get(_LIST, (None, ()))
+    if tensor.is_inference() or version != tensor._version:  # inference tensors have no version
         values = tensor.tolist()
-        _keep(tensor, values)
+        _cache(tensor, _LIST, values)
     return list(values)
 
 
 def to_cpu(tensor: Tensor) -> Tensor:
-    """Return a tensor on the processor; copied once, until it is changed."""
+    """Return a tensor on the CPU; the copy is cached until the tensor is modified."""
     if tensor.is_cpu:
         return tensor
-    version, here = tensor.__dict__.get(_FETCHED, (None, None))
-    if tensor.is_inference() or not isinstance(here, Tensor) or version != tensor._version:
-        here = tensor.cpu()
-        if not tensor.is_inference():
-            setattr(tensor, _FETCHED, (tensor._version, here))
-    return here
+    version, copy = tensor.__dict__.get(_CPU_COPY, (None, None))
+    if tensor.is_inference() or not isinstance(copy, Tensor) or version != tensor._version:
+        copy = tensor.cpu()
+        _cache(tensor, _CPU_COPY, copy)
+    return copy
 
 
 def to_device(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Return plain numbers, or a tensor of the processor, on a device; nobody waits for it."""
-    here = values.to(dtype or values.dtype) if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
-    there = here.to(device, non_blocking=True)
-    if there is not here and here.dim() and here.numel() <= _FEW:
-        _keep(there, here.tolist())
-    return there
+    """Copy numbers, or a CPU tensor, to a device without blocking; small tensors cache their values."""
+    source = values.to(dtype or values.dtype) if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
+    copy = source.to(device, non_blocking=True)
+    if copy is not source and source.dim() and source.numel() <= _MAX_CACHED:
+        _cache(copy, _LIST, source.tolist())
+    return copy
 
 
-def _keep(tensor: Tensor, values: list[Any]) -> None:
+def _cache(tensor: Tensor, attribute: str, value: Any) -> None:
     if not tensor.is_inference():
-        setattr(tensor, _LISTED, (tensor._version, values))
+        setattr(tensor, attribute, (tensor._version, value))

@@ -337,7 +337,7 @@ def test_names() -> None:
         (lambda: run_attack(NormalizedAscentAttack(space="normalized"), CURVED, X, LABELS), "bind the attack"),
         (lambda: run_attack(PGD(), CURVED, X), "image 0 has no class to leave"),
         (lambda: run_attack(PGD(), CURVED, X[:1], [0], options=[{"eps": -1}]), "radius eps -1.0 of image 0"),
-        (lambda: run_attack(APGD(loss="dlr"), Linear(), X, [0] * 8), "DLR needs 3 classes"),
+        (lambda: run_attack(APGD(loss="dlr"), Linear(), X, [0] * 8), "DLR requires 3 classes"),
     ],
 )
 def test_refusals(make: Callable[[], object], words: str) -> None:

@@ -166,7 +166,7 @@ def test_too_few_classes_for_a_loss_is_one_sentence(train: Train) -> None:
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
     two = load_classifier(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.5] * 3, size=16)
     task = Task(0, "x", 0, label=int(two.logits(images(1)).argmax()), options={"image": 0})
-    with pytest.raises(LitVizError, match="DLR needs 3 classes"):
+    with pytest.raises(LitVizError, match="DLR requires 3 classes"):
         train(module(two, ATTACKS["apgd"](loss="dlr")), [task])
 
 

@@ -291,7 +291,7 @@ def test_as_many_photographs_an_iteration_as_were_asked_for(
         ({"attack": "universal", "held_out": 1.0}, "--held-out 1.0 is no part"),
         ({"attack": "universal", "target": "random"}, "--target random is another class for each"),
         ({"attack": {"universal": {"alpha": 0.0}}}, "step alpha 0.0"),
-        ({"attack": {"universal": {"clip": 0.0}}}, "clipped at 0.0"),
+        ({"attack": {"universal": {"clip": 0.0}}}, "limit of ClippedCrossEntropy must be positive"),
     ],
 )
 def test_refusals(smooth: Classifier, options: dict[str, Any], words: str) -> None:

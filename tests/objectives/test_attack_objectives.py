@@ -88,16 +88,16 @@ def test_all_rows_are_targeted_unless_said_otherwise() -> None:
 def test_refusals() -> None:
     away = torch.zeros(2, dtype=torch.bool)
     two = torch.tensor([0, 1])
-    with pytest.raises(LitVizError, match="DLR needs 3 classes in an untargeted attack and the network has 2"):
+    with pytest.raises(LitVizError, match="DLR requires 3 classes in untargeted attacks, got a network with 2"):
         DLR()(Outputs(torch.zeros(2, 2), two, targeted=away))
-    with pytest.raises(LitVizError, match="DLR needs 4 classes in a targeted attack and the network has 3"):
+    with pytest.raises(LitVizError, match="DLR requires 4 classes in targeted attacks, got a network with 3"):
         DLR()(Outputs(torch.zeros(2, 3), two, labels=two, targeted=~away))
     assert DLR()(Outputs(torch.zeros(2, 3), two, targeted=away)).tolist() == [0, 0]
     for labels in (None, torch.tensor([2, -1])):
-        with pytest.raises(LitVizError, match="DLR needs the true label"):
+        with pytest.raises(LitVizError, match="DLR requires the true label"):
             DLR()(Outputs(torch.zeros(2, 4), two, labels=labels, targeted=~away))
     for objective in OBJECTIVES:
-        with pytest.raises(LitVizError, match="needs the class to reach or to leave"):
+        with pytest.raises(LitVizError, match="requires a target or the true label"):
             objective(Outputs(torch.zeros(2, 4), torch.tensor([0, -1]), targeted=away))
 
 

@@ -191,9 +191,9 @@ def test_it_comes_nearer_and_leaves_the_network_as_it_was(normed: Classifier, tr
 def test_a_network_without_batch_norms_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     classifier = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
-    with pytest.raises(LitVizError, match=r"Sequential has no batch norms .* leave BatchNormStatistics out"):
+    with pytest.raises(LitVizError, match=r"requires batch norms with running statistics, and Sequential has none"):
         BatchNormStatistics().bind(classifier)
-    with pytest.raises(LitVizError, match="weight of the first batch norm"):
+    with pytest.raises(LitVizError, match="first of BatchNormStatistics must be non-negative"):
         BatchNormStatistics(-1.0)
 
 

@@ -50,5 +50,5 @@ def test_sums_know_all_layers_that_they_read() -> None:
 
 
 def test_a_sum_without_terms_is_refused() -> None:
-    with pytest.raises(LitVizError, match="one weight a term"):
+    with pytest.raises(LitVizError, match="one weight per term"):
         Sum([])

@@ -188,10 +188,10 @@ def test_the_whole_layer_leaves_the_class_token_out(vit: Classifier) -> None:
 @pytest.mark.parametrize(("layer", "axis"), [("vit", None), ("swin", None), ("other", "feature"), ("maps", "token")])
 def test_what_a_channel_is_has_to_be_said(layer: str, axis: Any, vit: Classifier, swin: Classifier) -> None:
     cases = {
-        "vit": (vit, MLP, "a feature of all tokens .--axis feature. or a token with all its features .--axis token."),
-        "swin": (swin, STAGE, "64 tokens of 16 features, so a channel could be a feature"),
-        "other": (swin, "layers.1.blocks.0.attn.qkv", "holds no channels of one image"),
-        "maps": (vit, "patch_embed.proj", "no tokens: leave out --axis token"),
+        "vit": (vit, MLP, "16 tokens of 96 features: give --axis feature .* or --axis token"),
+        "swin": (swin, STAGE, "64 tokens of 16 features: give --axis feature"),
+        "other": (swin, "layers.1.blocks.0.attn.qkv", "must have channels for each image"),
+        "maps": (vit, "patch_embed.proj", "--axis requires a layer of tokens"),
     }
     classifier, name, says = cases[layer]
     with pytest.raises(LitVizError, match=says):
@@ -203,7 +203,7 @@ def test_the_axis_says_how_many_channels_there_are(vit: Classifier) -> None:
         objective = Channel(MLP, axis=axis)  # type: ignore[arg-type]
         objective.bind(vit)
         assert objective.channels == count
-        with pytest.raises(LitVizError, match=f"has no channel {count}: it has {count}, from 0"):
+        with pytest.raises(LitVizError, match=f"between 0 and {count - 1}, got {count}"):
             Channel(MLP, count, axis=axis).bind(vit)  # type: ignore[arg-type]
 
 

@@ -353,10 +353,10 @@ def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Pa
 @pytest.mark.parametrize(
     ("attack", "classes", "target", "said"),
     [
-        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR needs 3 classes .* the network has 2: take --attack.loss ce"),
-        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR needs 4 classes in a targeted .* has 3: take --attack.loss ce"),
-        ({"apgd": {"loss": "dlr"}}, 3, "random", "DLR needs 4 classes in a targeted"),
-        ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "has 2: leave out --attack.objective"),
+        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR requires 3 classes .* a network with 2: take --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR requires 4 classes in targeted .* with 3: take --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 3, "random", "DLR requires 4 classes in targeted"),
+        ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "with 2: leave out --attack.objective"),
         ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "leave out --attack.objective"),
     ],
 )

@@ -129,7 +129,7 @@ def test_an_objective_that_asks_for_no_class_is_not_called_by_one(
     assert "the objective asks for no class: 0 left out" in capsys.readouterr().err
     (record,) = records(run)
     assert (record["name"], record["target"]) == ("Logit", None)
-    with pytest.raises(LitVizError, match="there is no class 7: Smooth has 5"):
+    with pytest.raises(LitVizError, match="must be a class of Smooth, from 0 to 4, got 7"):
         lv.visualize(load_classifier(smooth_network(), mean=0.5, std=0.5, size=16), model__objective__target=7)
 
 
