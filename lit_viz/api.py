@@ -192,7 +192,6 @@ def check(
     *,
     faithfulness: bool = False,
     trust: bool = False,
-    peers: bool = False,
 ) -> bool:
     """Look for all evidence that the pictures in a run folder are true, and write it to ``evidence.json``.
 
@@ -202,8 +201,6 @@ def check(
         faithfulness: also compute saliency metrics (see
             :func:`~lit_viz.evidence.saliency.evaluation.compute_map_metrics`). They do not change the returned value.
         trust: also tries further attacks on what an attack with a budget could not fool.
-        peers: also asks other implementations of the attack, Foolbox's and torchattacks', where they are installed (see
-            :func:`~lit_viz.evidence.comparison.compare`); it is no verdict either.
 
     Returns:
         whether nothing speaks against them.
@@ -212,7 +209,7 @@ def check(
         LitVizError: the folder is no run, or the weights are not those of the run; there is no map to measure.
     """
     command, cli = stored(folder)
-    return check_run(command, cli, _again(classifier, cli), faithfulness=faithfulness, trust=trust, peers=peers)
+    return check_run(command, cli, _again(classifier, cli), faithfulness=faithfulness, trust=trust)
 
 
 def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None, **options: Any) -> Run:

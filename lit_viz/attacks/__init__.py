@@ -1,9 +1,9 @@
-"""Adversarial attacks, one a file: how little must change for the network to be wrong?"""
+"""Adversarial attacks: step rules that search for a small change of an image that changes its class."""
 
 from __future__ import annotations
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient, run_attack
+from lit_viz.attacks.base import Attack, gradient_of, is_adversarial, run_attack
 from lit_viz.attacks.budget import BudgetAttack, ClimbingAttack
 from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
@@ -16,7 +16,7 @@ from lit_viz.attacks.pgd import PGD
 from lit_viz.attacks.square import Square
 from lit_viz.attacks.universal import Universal
 
-#: By the names that commands, records and figures use.
+#: By the names in commands, records and figures.
 ATTACKS: dict[str, type[Attack]] = {
     "normalized_ascent": NormalizedAscentAttack,
     "fgsm": FGSM,
@@ -33,14 +33,14 @@ ATTACKS: dict[str, type[Attack]] = {
 
 
 def name_of(attack: Attack) -> str:
-    """Return the attack's name; that of its class where it is none of ``ATTACKS``."""
+    """Return the attack's registered name, or the name of its class."""
     return next((name for name, kind in ATTACKS.items() if kind is type(attack)), type(attack).__name__)
 
 
 def without_radius(attack: type[Attack]) -> str:
-    """Return the sentence that says that an attack has no radius to be given."""
-    kind = "looks for the smallest change and has" if attack.minimal else "has"
-    return f"{attack.__name__} {kind} no radius: leave out --eps, or take an attack that has one, such as pgd."
+    """Return the error for an attack that was given a radius and has none."""
+    reason = "minimizes the perturbation" if attack.minimal else "has no budget"
+    return f"{attack.__name__} {reason}: leave out --eps, or use an attack with a radius, such as pgd."
 
 
 __all__ = [
@@ -59,8 +59,8 @@ __all__ = [
     "NormalizedAscentAttack",
     "Square",
     "Universal",
+    "gradient_of",
     "is_adversarial",
-    "masked_gradient",
     "name_of",
     "run_attack",
     "without_radius",

@@ -1,4 +1,4 @@
-"""The interface of attacks: step rules that move a photograph, inside a feasible set, until another class is seen."""
+"""The interface of attacks, and a loop that runs one on tensors."""
 
 from __future__ import annotations
 
@@ -22,25 +22,22 @@ from lit_viz.utils.device import to_device, to_list
 
 
 class Attack(StepRule):
-    """An adversarial example in the making.
+    """A step rule that moves an image until its class changes.
 
-    ``x`` is the image ``(N, C, H, W)`` in [0, 1] that is moved; image 0 is the photograph itself, so that one which is
-    misclassified already costs one forward and stays as it is. A task asks for its ``target`` (targeted), or, where it
-    has none, for any class but its ``label`` (untargeted).
-
-    An update evaluates x_k once: success is tested on the forward, and the backward is paid where the image is not
-    done (see :func:`slope`).
+    ``x`` holds images ``(N, C, H, W)`` in [0, 1]; x_0 is the photograph. A task with a ``target`` is targeted, any
+    other leaves its ``label``. Each update evaluates x_k once. Success is tested on the forward; the backward is
+    computed for the other images only (see :func:`gradient_of`).
 
     Attributes:
         objective: what is maximized; it reads ``targets``, ``labels`` and ``targeted`` of its outputs.
-        iterations: updates an image takes at most unless said otherwise.
-        fixed: whether an image takes so many whatever is said.
-        minimal: whether the smallest perturbation is looked for, so that a success is no reason to stop.
+        iterations: default maximum of updates.
+        fixed: whether the number of updates is not configurable.
+        minimal: whether the perturbation is minimized, so that the attack continues after a success.
         early_stop: whether an attack that is not minimal stops at the first success.
-        slopes: how many an update asks for on the mean, at most; each is a backward. For none no graph is held.
-        parts: in each of which the attack begins anew.
-        notes: sentences worth saying once before a run, known when the attack is bound.
-        without_objective: how a user goes on without this objective.
+        backwards_per_step: upper bound of the mean number of backwards; 0 for black-box attacks, which hold no graph.
+        restart_schedule: how the iterations are split into restarts.
+        notes: remarks that are printed once before a run, available after :meth:`bind`.
+        objective_hint: option that selects another objective.
     """
 
     objective: Objective = CrossEntropy()
@@ -49,54 +46,52 @@ class Attack(StepRule):
     minimal: ClassVar[bool] = False
     early_stop: bool = True
     backwards_per_step: float = 1
-    parts: RestartSchedule = RestartSchedule()
+    restart_schedule: RestartSchedule = RestartSchedule()
     notes: Sequence[str] = ()
-    without_objective: ClassVar[str] = "leave out --attack.objective"
+    objective_hint: ClassVar[str] = "leave out --attack.objective"
 
     def bind(self, classifier: Classifier) -> None:
-        """Take from the classifier what the attack has to know of it, before it is used.
+        """Adapt the attack to a classifier before it is used.
 
         Raises:
-            LitVizError: it has too few classes for any attack with this objective (see :meth:`require`).
+            LitVizError: the objective needs more classes, targeted or not (see :meth:`check_classes`).
         """
         if isinstance(self.objective, AttackObjective):
-            targeted = self.objective.classes[True] < self.objective.classes[False]  # what needs the fewer
-            self.require(classifier, targeted=targeted)
+            untargeted, targeted = self.objective.classes
+            self.check_classes(classifier, targeted=targeted < untargeted)
 
-    def require(self, classifier: Classifier, *, targeted: bool) -> None:
-        """Refuse a classifier of too few classes for the objective, before a run begins.
+    def check_classes(self, classifier: Classifier, *, targeted: bool) -> None:
+        """Validate that the classifier has enough classes for the objective.
 
         Raises:
-            LitVizError: in the words of the options.
+            LitVizError: it has too few.
         """
         if not isinstance(self.objective, AttackObjective):
             return
         missing = self.objective.class_count_error(classifier.num_classes, targeted=targeted)
         if missing:
-            raise LitVizError(f"{missing}: {self.without_objective}.")
+            raise LitVizError(f"{missing}: {self.objective_hint}.")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return what every attack needs.
+        """Return the state that every attack has.
 
-        ``source`` the photograph; ``goal`` ``(N,)`` the class asked for or to be left, ``targeted`` ``(N,)`` bool which
-        of the two; ``label`` ``(N,)``, -1 where it isn't known; ``seed`` ``(N,)``; ``best`` the best image so far with
-        its ``size`` ``(N,)`` (see :meth:`seen`), infinite as long as there is none; ``fooled`` ``(N,)`` bool, whether
-        ``best`` is a success in float.
+        Keys: ``source`` the photographs; ``goal`` ``(N,)`` the class to reach or to leave; ``targeted`` ``(N,)`` bool;
+        ``label`` ``(N,)``, -1 if unknown; ``seed`` ``(N,)``; ``best`` the best images with their ``size`` ``(N,)`` (see
+        :meth:`track_best`), infinite before the first; ``fooled`` ``(N,)`` bool, whether ``best`` is a success in
+        float.
 
         Raises:
             LitVizError: a task has neither a target nor a label.
         """
         for task in tasks:
             if task.target is None and task.label is None:
-                raise LitVizError(f"{task.name} has no class to leave: give its true label, or a target to reach.")
-        goals = [task.goal for task in tasks]
-        labels = [-1 if task.label is None else task.label for task in tasks]
+                raise LitVizError(f"{task.name} needs a true label or a target, got neither.")
         device = x.device
         return {
             "source": x.clone(),
-            "goal": to_device(goals, device),
+            "goal": to_device([task.goal for task in tasks], device),
             "targeted": to_device([task.target is not None for task in tasks], device),
-            "label": to_device(labels, device),
+            "label": to_device([-1 if task.label is None else task.label for task in tasks], device),
             "seed": to_device([task.seed for task in tasks], device),
             "best": x.clone(),
             "size": torch.full((len(x),), torch.inf, dtype=x.dtype, device=device),
@@ -104,10 +99,10 @@ class Attack(StepRule):
         }
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Evaluate x_k, keep it if it is the best one, and update those that are not done."""
+        """Evaluate x_k, track the best image, and update the images that are not done."""
         evaluation = evaluate(x, gradient=self.backwards_per_step > 0)
-        state = self.seen(x, state, evaluation)
-        done = self.finished(state)
+        state = self.track_best(x, state, evaluation)
+        done = self.is_done(state)
         if all(to_list(done)):
             return x, state, done
         moved, state = self.update(x, state, evaluation, ~done)
@@ -118,38 +113,38 @@ class Attack(StepRule):
         """Return the next images and the next state.
 
         Args:
-            x: the images x_k ``(N, C, H, W)``.
-            state: after they were seen.
-            evaluation: of x_k, whose backward is not paid yet (see :func:`slope`).
-            rows: ``(N,)`` bool, which images are moved, one of them at least; what is returned for the others is
-                dropped.
+            x: images x_k ``(N, C, H, W)``.
+            state: after :meth:`track_best`.
+            evaluation: of x_k, without a backward so far (see :func:`gradient_of`).
+            rows: ``(N,)`` bool, images to move, at least one; the results of the other rows are discarded.
         """
 
-    def finished(self, state: State) -> Tensor:
-        """Return which images need no further update ``(N,)`` bool: those that fool the network, or for a minimal
-        attack, or one that doesn't stop early, those that do without any perturbation."""
+    def is_done(self, state: State) -> Tensor:
+        """Return the images that need no further update ``(N,)`` bool.
+
+        A minimal attack, or one without early stop, is done with an image only if the photograph itself is a success.
+        """
         if self.minimal:
             return state["fooled"] & (state["size"] == 0)
         return state["fooled"] if self.early_stop else state["fooled"] & (state["iteration"] == 0)
 
-    def extent(self, change: Tensor) -> Tensor:
-        """Return how large perturbations are ``(N,)``, for an attack that makes them small: Euclidean, unless it says
-        otherwise."""
+    def size(self, change: Tensor) -> Tensor:
+        """Return the size of perturbations ``(N,)`` that a minimal attack minimizes: the Euclidean length by
+        default."""
         return norm(change)
 
-    def seen(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
-        """Return the state after the images ``x`` were evaluated: each is the best one if it is better than that.
+    def track_best(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
+        """Return the state with the best images updated by the evaluated images ``x``.
 
-        A success is better than none. Of two successes the one with the smaller perturbation is better where that is
-        what the attack looks for, else, as of two failures, the one that scores higher. A photograph that doesn't fool
-        is no try.
+        A success is better than a failure. Of two successes of a minimal attack, the smaller perturbation is better; of
+        any other pair, the higher score. A photograph that is not a success is not a candidate.
         """
         fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         size = -evaluation.score
         if self.minimal:
-            size = torch.where(fooled, self.extent(x - state["source"]), size)
-        tried = fooled | (state["iteration"] > 0)
-        better = (fooled & ~state["fooled"]) | (tried & (fooled == state["fooled"]) & (size < state["size"]))
+            size = torch.where(fooled, self.size(x - state["source"]), size)
+        candidate = fooled | (state["iteration"] > 0)
+        better = (fooled & ~state["fooled"]) | (candidate & (fooled == state["fooled"]) & (size < state["size"]))
         return {
             **state,
             "best": chosen(better, x, state["best"]),
@@ -158,24 +153,24 @@ class Attack(StepRule):
         }
 
     def result(self, x: Tensor, state: State) -> Tensor:
-        """Return the attack's outcome ``(N, C, H, W)``: the best image where there is one, else the last."""
+        """Return the adversarial examples ``(N, C, H, W)``: the best image, or the final one where there is none."""
         return chosen(state["size"].isfinite(), state["best"], x)
 
     def record_fields(self, state: State) -> dict[str, Any]:
-        """Return what the record of an image says of how it was attacked; ``state`` is its one row."""
+        """Return the attack's fields of an image's record; ``state`` has one row."""
         return {}
 
 
-def masked_gradient(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
-    """Return the score's gradient with respect to the images ``x`` in ``rows`` ``(N,)`` bool, zero for the others.
+def gradient_of(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
+    """Return the score's gradient by the images ``x`` in ``rows`` ``(N,)`` bool, zero elsewhere.
 
-    No backward is made where none of them wants one.
+    No backward is computed where ``rows`` is False throughout.
     """
     return evaluation.backward(rows=rows) if any(to_list(rows)) else torch.zeros_like(x)
 
 
 def is_adversarial(logits: Tensor, goal: Tensor, targeted: Tensor) -> Tensor:
-    """Return which logits ``(N, K)`` predict the target, or in an untargeted row another class than the label.
+    """Return which logits predict the target, or in an untargeted row another class than the label.
 
     Args:
         logits: ``(N, K)``; a row with NaN is no success.
@@ -199,21 +194,20 @@ def run_attack(
     seeds: Sequence[int] | None = None,
     options: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[Tensor, State]:
-    """Attack with a bare loop, without a run: the reference that runs are held against.
+    """Attack a batch of images in a plain loop, without slots, trainer or run folder.
 
     Args:
-        attack: how.
+        attack: the attack.
         network: images ``(M, C, H, W)`` in [0, 1] -> logits ``(M, K)``.
         x: photographs ``(N, C, H, W)`` in [0, 1].
-        labels: true classes; wanted for an untargeted attack.
-        targets: classes to reach; untargeted unless given.
-        iterations: updates an image at most, the attack's own number unless given; an image that is done is not
-            evaluated again.
-        seeds: of the draws, one a row; 0, 1, 2 ... unless given.
-        options: of the tasks, one a row: what overrides the attack's own (``eps``, ``lr``).
+        labels: true classes; required for an untargeted attack.
+        targets: classes to reach; untargeted if None.
+        iterations: maximum of updates, by default the attack's own. Images that are done are not evaluated again.
+        seeds: of the random draws, one a row; 0, 1, 2 ... by default.
+        options: task options, one mapping a row, which override the attack's (``eps``, ``lr``).
 
     Returns:
-        the outcomes ``(N, C, H, W)`` and the state, in which ``fooled`` says which succeed in float.
+        the adversarial examples ``(N, C, H, W)`` and the state, whose ``fooled`` marks the successes in float.
     """
     tasks = [
         Task(
@@ -227,26 +221,27 @@ def run_attack(
         for i in range(len(x))
     ]
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    last = torch.full_like(count, attack.iterations if iterations is None else iterations)
-    state = {**attack.init(x, tasks), "iteration": count, "iterations": last, "until": last}
+    maximum = torch.full_like(count, attack.iterations if iterations is None else iterations)
+    state = {**attack.init(x, tasks), "iteration": count, "iterations": maximum, "until": maximum}
     x = x.clone()
-    rows = torch.arange(len(x), device=x.device)  # that are not done
+    active = torch.arange(len(x), device=x.device)
     with torch.no_grad():
-        while len(rows):
-            mine = {key: value[rows] for key, value in state.items()}
-            evaluate = _bare(attack.objective, network, mine)
-            if int(mine["iteration"][0]) >= int(last[0]):  # image k of k updates: is it a success?
-                mine = attack.seen(x[rows], mine, evaluate(x[rows], gradient=False))
-                done = torch.ones_like(rows, dtype=torch.bool)
+        while len(active):
+            rows = {key: value[active] for key, value in state.items()}
+            evaluate = plain_evaluate(attack.objective, network, rows)
+            if int(rows["iteration"][0]) >= int(maximum[0]):  # the image after the final update is tested too
+                rows = attack.track_best(x[active], rows, evaluate(x[active], gradient=False))
+                done = torch.ones_like(active, dtype=torch.bool)
             else:
-                moved, mine, done = attack.step(x[rows], mine, evaluate)
-                x = x.index_put((rows,), moved)
-                mine["iteration"] = mine["iteration"] + (~done).long()
-            state = {key: state[key].index_put((rows,), value) for key, value in mine.items()}
-            rows = rows[~done]
+                moved, rows, done = attack.step(x[active], rows, evaluate)
+                x = x.index_put((active,), moved)
+                rows["iteration"] = rows["iteration"] + (~done).long()
+            state = {key: state[key].index_put((active,), value) for key, value in rows.items()}
+            active = active[~done]
     return attack.result(x, state), state
 
 
-def _bare(objective: Objective, network: Callable[[Tensor], Tensor], state: State) -> Evaluate:
+def plain_evaluate(objective: Objective, network: Callable[[Tensor], Tensor], state: State) -> Evaluate:
+    """Return the evaluation of a plain network, images -> logits, for the goals of an attack's state."""
     goals = {"targets": state["goal"], "labels": state["label"], "targeted": state["targeted"]}
     return bare_evaluate(objective, {"plain": lambda x, layers=(): (network(x), {})}, goals)

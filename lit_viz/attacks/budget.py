@@ -1,4 +1,4 @@
-"""Attacks with a budget: the best image no further than eps from the photograph."""
+"""Attacks with a budget: the best image within eps of the photograph."""
 
 from __future__ import annotations
 
@@ -11,107 +11,104 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack
-from lit_viz.attacks.norms import Norm, checked_norm, project, random_start
+from lit_viz.attacks.norms import NormName, norm_of
 from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device
 
-#: Radii that are used unless another is given, in units of [0, 1]: RobustBench's for ImageNet in the largest value.
-EPS: dict[Norm, float] = {"linf": 4 / 255, "l2": 1.0}
-
 
 class BudgetAttack(Attack):
-    """Stays inside a ball around the photograph and inside [0, 1].
+    """An attack inside a ball around the photograph and inside [0, 1].
 
     Args:
-        norm: of the ball.
-        eps: its radius in units of [0, 1]; 4/255 in the largest value and 1.0 in Euclidean length unless given. A
-            task's option ``eps`` overrides it.
-        early_stop: whether an image is done at its first success; else the score is raised to the last iteration.
+        norm: norm of the ball.
+        eps: radius in units of [0, 1]; 4/255 for linf and 1.0 for l2 by default. A task's option ``eps`` overrides it.
+        early_stop: whether an image is done at its first success; else its score is raised to the final iteration.
 
     Raises:
-        LitVizError: for values that make no attack.
+        LitVizError: for an unknown norm or a radius that is not a length.
     """
 
-    def __init__(self, norm: Norm, eps: float | None, early_stop: bool = True) -> None:
-        self.norm = checked_norm(norm)
-        self.eps = self.radius(EPS[norm] if eps is None else eps, type(self).__name__)
+    def __init__(self, norm: NormName, eps: float | None, early_stop: bool = True) -> None:
+        self.norm = norm_of(norm)
+        self.eps = self.check_radius(self.norm.default_eps if eps is None else eps, type(self).__name__)
         self.early_stop = early_stop
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the radii ``eps`` ``(N,)`` besides."""
+        """Add the radii ``eps`` ``(N,)``."""
         return {**super().init(x, tasks), "eps": self.radii(x, tasks)}
 
     def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Return the radii ``(N,)``: the attack's, or that of a task's option ``eps``."""
-        radii = [self.radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
+        """Return the radii ``(N,)``: the attack's, or those of the tasks' option ``eps``."""
+        radii = [self.check_radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
         return to_device(radii, x.device, torch.float64)
 
-    def radius(self, eps: float, whose: str) -> float:
-        """Return a radius if it is one in the norm.
+    def check_radius(self, eps: float, owner: str) -> float:
+        """Return a radius if it is valid in the norm; ``owner`` names its origin in the error.
 
         Raises:
-            LitVizError: it isn't; ``whose`` it was to be is said.
+            LitVizError: it is negative, not finite, or above the range of a pixel.
         """
-        if self.norm == "linf" and 1 < eps < math.inf:
-            raise LitVizError(
-                f"the radius eps {eps:g} of {whose} is more than a pixel's whole range: for /255, say so."
-            )
         if not 0 <= eps < math.inf:
-            raise LitVizError(f"the radius eps {eps} of {whose} is no length: give a number such as 0.0157 (4/255).")
+            raise LitVizError(f"eps of {owner} must be 0 or more and finite, got {eps}: try 0.0157 (4/255).")
+        if eps > self.norm.max_eps:
+            raise LitVizError(f"eps of {owner} must be at most {self.norm.max_eps:g}, got {eps:g}: write {eps:g}/255?")
         return eps
 
     def record_fields(self, state: State) -> dict[str, Any]:
         """Return the ball."""
-        return {"norm": self.norm, "eps": float(state["eps"])}
+        return {"norm": self.norm.name, "eps": float(state["eps"])}
 
     def project(self, x: Tensor, state: State) -> Tensor:
         """Return the nearest feasible images."""
-        return project(x, state["source"], state["eps"], self.norm)
+        return self.norm.project(x, state["source"], state["eps"])
 
 
 class ClimbingAttack(BudgetAttack):
-    """Climbs inside the ball from where it starts, once or several times.
+    """An attack that ascends the score inside the ball, from one or several starts.
 
-    With restarts the iterations are split into equal parts, the last of which takes what is left over. A random start
-    is an update of its own, the first of its part; it needs no backward.
+    The iterations are split evenly over the restarts. A random start is the first update of its restart, without a
+    backward.
 
     Args:
         norm, eps, early_stop: see :class:`BudgetAttack`.
-        start_at_random: whether a part starts at random in the ball, else at the photograph.
-        restarts: parts, each of at least two updates.
+        random_start: whether a restart starts at random in the ball, else at the photograph.
+        restarts: number of starts, each of at least two updates.
 
     Raises:
-        LitVizError: for values that make no attack.
+        LitVizError: for fewer than one restart, or several without a random start.
     """
 
-    def __init__(self, norm: Norm, eps: float | None, start_at_random: bool, restarts: int, early_stop: bool) -> None:
+    def __init__(self, norm: NormName, eps: float | None, random_start: bool, restarts: int, early_stop: bool) -> None:
         super().__init__(norm, eps, early_stop)
-        if restarts < 1 or (restarts > 1 and not start_at_random):
-            raise LitVizError(f"{restarts} restarts make no attack: give 1 or more, and more than 1 only at random.")
-        self.start_at_random = start_at_random
-        self.parts = RestartSchedule(restarts, "restarts")
+        if restarts < 1:
+            raise LitVizError(f"restarts must be at least 1, got {restarts}.")
+        if restarts > 1 and not random_start:
+            raise LitVizError(f"restarts must be 1 without random_start, got {restarts}.")
+        self.random_start = random_start
+        self.restart_schedule = RestartSchedule(restarts)
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Let the images climb, or start."""
-        part, iteration, _ = self.where(state)
+        """Move the images by :meth:`climb`, or to a random start."""
+        restart, iteration, _ = self.locate(state)
         starting = rows & (iteration < 0)
         moved, state = self.climb(x, state, evaluation, rows & ~starting)
-        if self.start_at_random and bool(starting.any()):
+        if self.random_start and bool(starting.any()):
             n = starting.nonzero()[:, 0]
             source, seeds, eps = (state[key][n] for key in ("source", "seed", "eps"))
-            moved = moved.index_put((n,), random_start(source, seeds.tolist(), part[n].tolist(), eps, self.norm))
+            start = self.norm.random_start(source, seeds.tolist(), restart[n].tolist(), eps)
+            moved = moved.index_put((n,), start)
         return moved, state
 
     @abstractmethod
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Return the next images, as :meth:`update`; ``rows`` may be none."""
+        """Return the next images and state, as :meth:`update`; ``rows`` may be False throughout."""
 
-    def where(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where the images are ``(N,)`` int64 each: the number of the part, the updates made since its start (-1
-        where the next update is the start), and the updates that follow its start in all."""
-        part, iteration, total = self.parts.at(state)
-        start = int(self.start_at_random)
-        return part, iteration - start, (total - start).clamp(min=1)
+    def locate(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(N,)`` int64 each: the number of the restart, the updates made since its start (-1 if the next
+        update is the random start), and the updates after its start in total."""
+        restart, iteration, total = self.restart_schedule.locate(state)
+        start = int(self.random_start)
+        return restart, iteration - start, (total - start).clamp(min=1)

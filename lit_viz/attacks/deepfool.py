@@ -1,95 +1,94 @@
-"""DeepFool: from one linearized decision boundary to the next, until one is crossed."""
+"""DeepFool: repeated steps to the nearest linearized decision boundary."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack
-from lit_viz.attacks.norms import Norm, checked_norm, distance_to_boundary, steepest, ways
+from lit_viz.attacks.norms import NormName, norm_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
 from lit_viz.utils.device import to_list
 
-#: A step is no shorter than that, so that a point on the boundary itself is left.
-_LEAST = 1e-4
+#: Minimal length of a step, so that an image on the boundary moves.
+_MINIMAL_STEP = 1e-4
 
 
 class DeepFool(Attack):
-    """DeepFool (Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, algorithm 2, and section 3.3 for other norms).
+    """DeepFool (Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, algorithm 2; section 3.3 for other norms).
 
-    With ``f_k = z_k - z_y`` and ``w_k`` its gradient, the nearest boundary of those to the likeliest classes is ``l =
-    argmin |f_k| / ||w_k||_2`` and the step to it ``r = |f_l| / ||w_l||_2^2 * w_l``; in the largest value
-    ``argmin |f_k| / ||w_k||_1`` and ``|f_l| / ||w_l||_1 * sign(w_l)``. A targeted attack goes to the boundary between
-    the target and the likeliest other class.
+    With ``f_k = z_k - z_y`` and its gradient ``w_k``, the nearest boundary is ``l = argmin |f_k| / ||w_k||_*`` over the
+    likeliest classes, with the dual norm, and the step to it has the length ``|f_l| / ||w_l||_*`` along the steepest
+    direction. A targeted attack steps to the boundary between the target and the likeliest other class.
 
-    Images are ``source + (1 + overshoot) * (the sum of all r)``, as the authors' code evaluates them. Pixels that are
-    black or white already and would have to go further are left out of ``w_k``, since the image stays in [0, 1].
+    Images are ``source + (1 + overshoot) * (sum of all steps)``, as the authors' code evaluates them. ``w_k`` omits
+    black or white pixels whose step would leave [0, 1].
 
-    An update costs a backward for each of the classes that are compared, for a targeted attack one.
+    An update costs a backward for each compared class; a targeted attack, one.
 
     Args:
-        norm: in which the change is to be small.
-        overshoot: part of the whole perturbation that is added to it in order to cross the boundary.
-        classes: likeliest classes that are compared, the one to be left among them.
+        norm: norm of the steps.
+        overshoot: fraction of the perturbation that is added to cross the boundary.
+        classes: number of likeliest classes that are compared, the class to leave included.
 
     Raises:
-        LitVizError: for values that make no attack.
+        LitVizError: for invalid values.
     """
 
     iterations: int = 50
 
-    def __init__(self, norm: Norm = "l2", overshoot: float = 0.02, classes: int = 10) -> None:
+    def __init__(self, norm: NormName = "l2", overshoot: float = 0.02, classes: int = 10) -> None:
         if not 0 <= overshoot < math.inf:
-            raise LitVizError(f"an overshoot of {overshoot} crosses no boundary: give a small number such as 0.02.")
+            raise LitVizError(f"DeepFool: overshoot must be 0 or more, got {overshoot}.")
         if classes < 2:
-            raise LitVizError(f"DeepFool compares 2 classes or more and was given {classes}: give a number such as 10.")
-        self.norm = checked_norm(norm)
+            raise LitVizError(f"DeepFool: classes must be at least 2, got {classes}.")
+        self.norm = norm_of(norm)
         self.overshoot = overshoot
         self.classes, self.backwards_per_step = classes, classes - 1
         self.objective = Margin()
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Step onto the nearest boundary, and the overshoot further.
+        """Step to the nearest boundary and beyond by the overshoot.
 
-        The overshoot of every step adds up to that of the sum, because it is taken from where the step before led.
+        The overshoots of the steps add up to that of their sum, since each step starts at the previous image.
         """
-        distance, slope = self._nearest(x, state, evaluation, rows)
-        length = (1 + self.overshoot) * torch.where(distance.isfinite(), distance.clamp(min=_LEAST), 0)
-        return (x + per_slot(length, x) * steepest(slope, self.norm)).clamp(0, 1), state
+        distance, gradient = self._nearest(x, state, evaluation, rows)
+        length = (1 + self.overshoot) * torch.where(distance.isfinite(), distance.clamp(min=_MINIMAL_STEP), 0)
+        return (x + per_slot(length, x) * self.norm.steepest(gradient)).clamp(0, 1), state
 
     def _nearest(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distance of each image's nearest boundary ``(N,)`` and the slope that leads there."""
+        """Return the distances of the nearest boundaries ``(N,)`` and the gradients towards them ``(N, C, H, W)``."""
         logits, goal, targeted = evaluation.logits, state["goal"], state["targeted"]
         others = logits.scatter(1, goal[:, None], -torch.inf)
         rivals = others.topk(min(self.classes, logits.shape[1]) - 1).indices
-        if all(aimed for aimed, wanted in zip(to_list(targeted), to_list(rows), strict=True) if wanted):
+        if not any(to_list(rows & ~targeted)):
             rivals = rivals[:, :1]
         distance = torch.full_like(evaluation.score, torch.inf)
         nearest = torch.zeros_like(x)
-        lowest, highest = ways(x)
+        # Gradients are channels-last; a pixel at the bound of [0, 1] cannot move along them.
+        pixels = x.contiguous(memory_format=torch.channels_last)
+        lowest, highest = torch.where(pixels <= 0, 0, -torch.inf), torch.where(pixels >= 1, 0, torch.inf)
         for k, rival in enumerate(rivals.unbind(1)):
-            reached, left = torch.where(targeted, goal, rival), torch.where(targeted, rival, goal)
-            asked = rows & ~targeted if k else rows
-            slope = _slope(evaluation, reached, left, asked, keep=k + 1 < rivals.shape[1]).clamp_(lowest, highest)
-            here = distance_to_boundary(_gap(logits, reached, left), slope, self.norm)
-            nearer = asked & (here < distance)
-            distance, nearest = torch.where(nearer, here, distance), chosen(nearer, slope, nearest)
+            reached, replaced = torch.where(targeted, goal, rival), torch.where(targeted, rival, goal)
+            compared = rows & ~targeted if k else rows
+            gap = partial(_gap, reached=reached, replaced=replaced)
+            gradient = evaluation.backward(of=gap, rows=compared, keep=k + 1 < rivals.shape[1]).clamp_(lowest, highest)
+            there = self.norm.distance_to_boundary(gap(logits), gradient)
+            nearer = compared & (there < distance)
+            distance, nearest = torch.where(nearer, there, distance), chosen(nearer, gradient, nearest)
         return distance, nearest
 
 
-def _gap(logits: Tensor, reached: Tensor, left: Tensor) -> Tensor:
-    """Return ``z_reached - z_left`` ``(M,)`` of logits ``(M, K)``."""
-    return (logits.gather(1, reached[:, None]) - logits.gather(1, left[:, None]))[:, 0]
-
-
-def _slope(evaluation: Evaluation, reached: Tensor, left: Tensor, rows: Tensor, keep: bool) -> Tensor:
-    def gap(logits: Tensor) -> Tensor:
-        views = len(logits) // len(reached)
-        return _gap(logits, reached.repeat_interleave(views), left.repeat_interleave(views))
-
-    return evaluation.backward(of=gap, rows=rows, keep=keep)
+def _gap(logits: Tensor, reached: Tensor, replaced: Tensor) -> Tensor:
+    """Return ``z_reached - z_replaced`` of logits ``(M * views, K)`` for classes ``(M,)``."""
+    views = len(logits) // len(reached)
+    first, second = (
+        logits.gather(1, classes.repeat_interleave(views)[:, None])[:, 0] for classes in (reached, replaced)
+    )
+    return first - second

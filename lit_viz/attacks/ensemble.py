@@ -1,4 +1,4 @@
-"""Several attacks one after another, each on what those before it could not fool."""
+"""An ensemble of attacks: each member attacks the images that resisted the previous ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_viz.attacks.apgd import APGD
 from lit_viz.attacks.base import Attack, is_adversarial
 from lit_viz.attacks.budget import BudgetAttack
 from lit_viz.attacks.fmn import FMN
-from lit_viz.attacks.norms import ROUNDING, Norm, extent
+from lit_viz.attacks.norms import TOLERANCE, NormName
 from lit_viz.attacks.square import Square
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
@@ -23,17 +23,17 @@ from lit_viz.optim.rule import chosen
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
 
-#: The state of the member that is at work has its keys under this prefix.
-_OF = "member."
+#: Prefix of the state keys of the active member.
+_PREFIX = "member."
 
 
 class Stage(NamedTuple):
-    """One attack from the photograph to the last of its iterations.
+    """One run of a member, from the photograph to its final iteration.
 
     Attributes:
-        member: its name.
-        attack: how images move.
-        rival: which of the likeliest other classes an untargeted attack goes to here, from 0; None leaves the label.
+        member: name of the member.
+        attack: the attack.
+        rival: rank, from 0, of the other class that an untargeted attack targets; None to leave the label.
     """
 
     member: str
@@ -42,105 +42,110 @@ class Stage(NamedTuple):
 
 
 class Ensemble(BudgetAttack):
-    """An ensemble after AutoAttack (Croce and Hein 2020, arXiv:2003.01690, section 5): APGD on the cross-entropy; APGD
-    on the targeted DLR loss, towards the likeliest other classes in turn; FMN, here in the place of FAB; and Square.
+    """An ensemble after AutoAttack (Croce and Hein 2020, arXiv:2003.01690, section 5).
 
-    Every one of them starts at the photograph, from its own seed, and has its own number of iterations: 100 for a start
-    of APGD and for FMN, and Square's queries. Another number in all is split in the same proportions. An image is done
-    at the first success of any: a targeted APGD that reaches a third class has left the label. An image of FMN counts
-    where it lies inside the ball.
+    The members are APGD on the cross-entropy; APGD on the targeted DLR loss, for the likeliest other classes in turn;
+    FMN, in place of FAB; and Square. Each starts at the photograph with its own seed. By default APGD and FMN have 100
+    iterations a start, and Square its queries; another total is split in the same proportions. An image is done at its
+    first success inside the ball: any class but the label counts, also for a targeted member.
 
-    An attack that is targeted itself has one APGD on DLR, towards the target. A network of fewer than four classes has
-    no targeted DLR, nor has an image whose label is not known: that member is left out.
+    A targeted ensemble has one APGD on DLR, for the target. APGD on DLR is omitted for networks of fewer than four
+    classes and for images without a label.
 
     Args:
         norm, eps: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
-        classes: likeliest other classes that an untargeted attack goes to in turn.
+        classes: number of other classes that APGD on DLR targets.
         queries: iterations of Square.
         restarts: random starts of each APGD.
 
     Raises:
-        LitVizError: for values that make no attack.
+        LitVizError: for invalid values.
     """
 
     def __init__(
-        self, norm: Norm = "linf", eps: float | None = None, classes: int = 9, queries: int = 5000, restarts: int = 1
+        self,
+        norm: NormName = "linf",
+        eps: float | None = None,
+        classes: int = 9,
+        queries: int = 5000,
+        restarts: int = 1,
     ) -> None:
         super().__init__(norm, eps)
         for name, value in (("classes", classes), ("queries", queries)):
             if value < 1:
-                raise LitVizError(f"an ensemble with {name} {value} is none: give a whole number from 1 up.")
+                raise LitVizError(f"Ensemble: {name} must be at least 1, got {value}.")
         self.classes, self.queries, self.restarts = classes, queries, restarts
         self.objective = Margin()
-        self._stage(classes)
+        self._set_stages(classes)
 
     def bind(self, classifier: Classifier) -> None:
-        """Leave out what the network has too few classes for."""
+        """Limit the targeted stages to the classes of the network."""
         count = classifier.num_classes
         if count < max(DLR.classes):
-            self.notes = (f"DLR is not defined for {count} classes: the ensemble goes without apgd_dlr.",)
-            self._stage(0)
+            self.notes = (f"DLR needs {max(DLR.classes)} classes, got {count}: the ensemble omits apgd_dlr.",)
+            self._set_stages(0)
         else:
-            self._stage(min(self.classes, count - 1))
+            self._set_stages(min(self.classes, count - 1))
 
-    def _stage(self, rivals: int) -> None:
-        dlr = APGD(self.norm, self.eps, "dlr", restarts=self.restarts)
+    def _set_stages(self, rivals: int) -> None:
+        norm = self.norm.name
+        dlr = APGD(norm, self.eps, "dlr", restarts=self.restarts)
         self.stages = (
-            Stage("apgd_ce", APGD(self.norm, self.eps, "ce", restarts=self.restarts)),
+            Stage("apgd_ce", APGD(norm, self.eps, "ce", restarts=self.restarts)),
             *(Stage("apgd_dlr", dlr, rival) for rival in range(rivals)),
-            Stage("fmn", FMN(self.norm)),
-            Stage("square", Square(self.norm, self.eps)),
+            Stage("fmn", FMN(norm)),
+            Stage("square", Square(norm, self.eps)),
         )
-        self.iterations = sum(map(self._updates, self.stages))
-        self.backwards_per_step = 1 - self.queries / self.iterations  # Square has none
+        self._updates = [self._updates_of(stage.attack) for stage in self.stages]
+        self.iterations = sum(self._updates)
+        self.backwards_per_step = 1 - self.queries / self.iterations  # none in Square
 
-    def _updates(self, stage: Stage) -> int:
-        if isinstance(stage.attack, APGD):
-            return stage.attack.iterations * self.restarts
-        return self.queries if isinstance(stage.attack, Square) else stage.attack.iterations
+    def _updates_of(self, attack: Attack) -> int:
+        if isinstance(attack, APGD):
+            return attack.iterations * self.restarts
+        return self.queries if isinstance(attack, Square) else attack.iterations
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return besides: the likeliest other classes ``rivals`` ``(N, classes)``, known when the photograph was seen;
-        ``by`` ``(N,)`` the number of the stage that succeeded, -1 where none did; and what the members keep."""
+        """Add the likeliest other classes ``rivals`` ``(N, classes)``, set by the evaluation of the photograph; ``by``
+        ``(N,)``, the stage that succeeded, or -1; and the state of the members."""
         own: State = {}
         for stage in self.stages:
             own |= stage.attack.init(x, tasks)
         del own["source"]
-        nothing = torch.full((len(x),), -1, device=x.device)
-        rivals = nothing[:, None].repeat(1, sum(stage.rival is not None for stage in self.stages))
-        members = {_OF + key: value for key, value in own.items()}
-        return {**super().init(x, tasks), **members, "rivals": rivals, "by": nothing}
+        none = torch.full((len(x),), -1, device=x.device)
+        rivals = none[:, None].repeat(1, sum(stage.rival is not None for stage in self.stages))
+        members = {_PREFIX + key: value for key, value in own.items()}
+        return {**super().init(x, tasks), **members, "rivals": rivals, "by": none}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """See what the members that are through have made, begin those that are next, and let every one step on its own
-        images."""
-        number, local, _ = self._where(state, state["iteration"])
+        """Test the final images of the members that finished, then let each active member step on its images."""
+        number, local, _ = self._locate(state, state["iteration"])
         begin = (local == 0) & (state["iteration"] > 0)
-        if any(beginning := to_list(begin)):
-            rows = to_device([n for n, begins in enumerate(beginning) if begins], x.device)
+        if any(starting := to_list(begin)):
+            rows = to_device([n for n, starts in enumerate(starting) if starts], x.device)
             evaluation = evaluate(x[rows], gradient=False, slots=rows, logged=True)
-            before = _rows(state, rows)
-            state = _put(state, rows, before, self.seen(x[rows], before, evaluation))
+            before = _select(state, rows)
+            state = _put(state, rows, before, self.track_best(x[rows], before, evaluation))
         begin &= ~state["fooled"]
         moved = chosen(begin, state["source"], x)
-        at_work: dict[Attack, list[int]] = defaultdict(list)
+        active: dict[Attack, list[int]] = defaultdict(list)
         for n, (k, fooled) in enumerate(zip(to_list(number), to_list(state["fooled"]), strict=True)):
             if not fooled:
-                at_work[self.stages[k].attack].append(n)
+                active[self.stages[k].attack].append(n)
         for attack in dict.fromkeys(stage.attack for stage in self.stages):
-            if at_work[attack]:
-                rows = to_device(at_work[attack], x.device)
-                before = _rows(state, rows)
-                here, there = self._member_step(attack, rows, moved[rows], before, evaluate)
-                moved, state = moved.index_put((rows,), here), _put(state, rows, before, there)
+            if active[attack]:
+                rows = to_device(active[attack], x.device)
+                before = _select(state, rows)
+                images, after = self._member_step(attack, rows, moved[rows], before, evaluate)
+                moved, state = moved.index_put((rows,), images), _put(state, rows, before, after)
         return chosen(state["fooled"], x, moved), state, state["fooled"]
 
     def _member_step(
         self, attack: Attack, rows: Tensor, x: Tensor, state: State, evaluate: Evaluate
     ) -> tuple[Tensor, State]:
-        """Return the next images of the slots ``rows``, at which this attack is at work, and their state."""
+        """Return the next images and state of the slots ``rows``, which share the active member ``attack``."""
         evaluation = evaluate(x, gradient=attack.backwards_per_step > 0, slots=rows, logged=True)
-        state = self.seen(x, state, evaluation)
+        state = self.track_best(x, state, evaluation)
         done = state["fooled"]
         if all(to_list(done)):
             return x, state
@@ -148,60 +153,61 @@ class Ensemble(BudgetAttack):
         return chosen(done, x, moved), state
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Let the member that is at work on all of these images move them."""
-        number, local, length = self._where(state, state["iteration"])
+        """Move the images by the active member, which is the same for all of them."""
+        number, local, length = self._locate(state, state["iteration"])
         attack = self.stages[to_list(number)[0]].attack
-        own = {key.removeprefix(_OF): value for key, value in state.items() if key.startswith(_OF)}
+        own = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
         own |= {"source": state["source"], "iteration": local, "iterations": length}
-        begun = to_device([n for n, k in enumerate(to_list(local)) if k == 0], x.device, torch.long)
-        if len(begun):
-            own = _put(own, begun, {}, attack.init(x[begun], self._tasks(_rows(state, begun), number[begun])))
+        starting = to_device([n for n, k in enumerate(to_list(local)) if k == 0], x.device, torch.long)
+        if len(starting):
+            tasks = self._member_tasks(_select(state, starting), number[starting])
+            own = _put(own, starting, {}, attack.init(x[starting], tasks))
         evaluation.rescore(lambda logits: attack.objective(_outputs(logits, own)))
-        own = attack.seen(x, own, evaluation)
+        own = attack.track_best(x, own, evaluation)
         moved, own = attack.update(x, own, evaluation, rows)
-        kept = {key: own[key.removeprefix(_OF)] for key in state if key.startswith(_OF)}
+        kept = {key: own[key.removeprefix(_PREFIX)] for key in state if key.startswith(_PREFIX)}
         return moved, {**state, **kept}
 
-    def _tasks(self, state: State, number: Tensor) -> list[Task]:
-        """Return what the members are asked for in these stages ``(N,)``: where an untargeted attack has a rival, to
-        reach it."""
+    def _member_tasks(self, state: State, number: Tensor) -> list[Task]:
+        """Return the tasks of the members in these stages ``(N,)``: a stage with a rival is targeted at it."""
         tasks = []
-        known = (to_list(state[key]) for key in ("seed", "goal", "label", "targeted", "eps"))
-        for n, (i, seed, goal, label, targeted, eps) in enumerate(zip(to_list(number), *known, strict=True)):
-            stage = self.stages[i]
+        fields = (to_list(state[key]) for key in ("seed", "goal", "label", "targeted", "eps"))
+        for n, (i, seed, goal, label, targeted, eps) in enumerate(zip(to_list(number), *fields, strict=True)):
+            rival = self.stages[i].rival
             target = goal if targeted else None
-            if target is None and stage.rival is not None:
-                target = int(state["rivals"][n, stage.rival])
-            true = None if label < 0 else label
-            tasks.append(Task(n, "", seed, target=target, label=true, options={"eps": eps}))
+            if target is None and rival is not None:
+                target = int(state["rivals"][n, rival])
+            label = None if label < 0 else label
+            tasks.append(Task(n, "", seed, target=target, label=label, options={"eps": eps}))
         return tasks
 
     def _ends(self, state: State) -> Tensor:
-        """Return the iterations at which the stages end ``(N, stages)``; one that is left out ends where it begins."""
-        like = state["iterations"]
-        updates = to_device([self._updates(stage) for stage in self.stages], like.device)
-        rival = to_device([-1 if stage.rival is None else stage.rival for stage in self.stages], like.device)
-        without = ((rival > 0) & state["targeted"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
-        share = torch.where(without, 0, updates).cumsum(1)
-        return (like[:, None] * share // share[:, -1:]).clamp(min=1)  # the first member sees what is likely
+        """Return the iterations after the stages ``(N, stages)``; an omitted stage has no iteration."""
+        iterations = state["iterations"]
+        updates = to_device(self._updates, iterations.device)
+        rival = to_device([-1 if stage.rival is None else stage.rival for stage in self.stages], iterations.device)
+        omitted = ((rival > 0) & state["targeted"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
+        share = torch.where(omitted, 0, updates).cumsum(1)
+        # The first stage has at least one update, which sets the rivals.
+        return (iterations[:, None] * share // share[:, -1:]).clamp(min=1)
 
-    def _where(self, state: State, iteration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the stage that makes the update after these iterations ``(N,)``, how many it has made before, and how
-        many it makes in all."""
+    def _locate(self, state: State, iteration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(N,)`` int64 each: the stage of the update after ``iteration``, its previous updates, and its
+        updates in total."""
         ends = self._ends(state)
         number = (iteration[:, None] >= ends).sum(1).clamp(max=len(self.stages) - 1)
-        begins = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
-        begin, end = (these.gather(1, number[:, None])[:, 0] for these in (begins, ends))
-        return number, iteration - begin, end - begin
+        starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
+        start, end = (bounds.gather(1, number[:, None])[:, 0] for bounds in (starts, ends))
+        return number, iteration - start, end - start
 
-    def seen(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
-        """Return the state after the images were evaluated: those inside the ball that fool are done, and note which
-        stage made them. Of two failures inside the ball the one of the higher margin is better."""
-        inside = extent(x - state["source"], self.norm) <= state["eps"] + ROUNDING
+    def track_best(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
+        """Return the state after the images were evaluated: successes inside the ball are done and note their stage. Of
+        two failures inside the ball, the higher margin is better."""
+        inside = self.norm.length(x - state["source"]) <= state["eps"] + TOLERANCE
         fooled = inside & is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         size = -Margin()(Outputs(evaluation.logits, state["goal"], targeted=state["targeted"]))
         better = fooled | (inside & (state["iteration"] > 0) & (size < state["size"]))
-        maker, _, _ = self._where(state, (state["iteration"] - 1).clamp(min=0))
+        stage, _, _ = self._locate(state, (state["iteration"] - 1).clamp(min=0))
         others = evaluation.logits.scatter(1, state["goal"][:, None], -torch.inf)
         likeliest = others.topk(state["rivals"].shape[1]).indices
         return {
@@ -209,41 +215,40 @@ class Ensemble(BudgetAttack):
             "best": chosen(better, x, state["best"]),
             "size": torch.where(better, size, state["size"]),
             "fooled": state["fooled"] | fooled,
-            "by": torch.where(fooled & (state["iteration"] > 0), maker, state["by"]),
+            "by": torch.where(fooled & (state["iteration"] > 0), stage, state["by"]),
             "rivals": torch.where(state["iteration"][:, None] > 0, state["rivals"], likeliest),
         }
 
     def record_fields(self, state: State) -> dict[str, Any]:
-        """Return the ball, the member that succeeded (None where none did), those that tried, and of those with slopes
-        the ``fewest`` updates that one was given."""
+        """Return the ball, the member that succeeded (``by``, or None), the members that ran (``tried``), and the
+        ``fewest`` updates of one with gradients."""
         by, ends = int(state["by"]), self._ends(state)[0].tolist()
-        begins = [0, *ends[:-1]]
-        tried = [
-            (stage, end - begin)
-            for stage, begin, end in zip(self.stages, begins, ends, strict=True)
-            if begin < min(end, int(state["iteration"]))
+        ran = [
+            (stage, end - start)
+            for stage, start, end in zip(self.stages, [0, *ends[:-1]], ends, strict=True)
+            if start < min(end, int(state["iteration"]))
         ]
         return {
             **super().record_fields(state),
             "by": None if by < 0 else self.stages[by].member,
-            "tried": list(dict.fromkeys(stage.member for stage, _ in tried)),
-            "fewest": min((updates for stage, updates in tried if stage.attack.backwards_per_step), default=0),
+            "tried": list(dict.fromkeys(stage.member for stage, _ in ran)),
+            "fewest": min((updates for stage, updates in ran if stage.attack.backwards_per_step), default=0),
         }
 
 
 def _outputs(logits: Tensor, own: State) -> Outputs:
-    """Return what the network said with what the member is asked for, a row an input."""
+    """Return logits, one row a network input, with the member's goals."""
     views = len(logits) // len(own["goal"])
     targets, labels, targeted = (own[key].repeat_interleave(views) for key in ("goal", "label", "targeted"))
     return Outputs(logits, targets, labels=labels, targeted=targeted)
 
 
-def _rows(state: State, rows: Tensor) -> State:
+def _select(state: State, rows: Tensor) -> State:
     return {key: value[rows] for key, value in state.items()}
 
 
-def _put(state: State, rows: Tensor, before: State, there: State) -> State:
-    """Return the state with what these rows have become; what is there as it was ``before`` is left alone, for the
-    method may have written it meanwhile."""
-    changed = {key for key, value in there.items() if value is not before.get(key)}
-    return {key: value.index_put((rows,), there[key]) if key in changed else value for key, value in state.items()}
+def _put(state: State, rows: Tensor, before: State, after: State) -> State:
+    """Return the state with these rows of ``after``; keys that are unchanged since ``before`` are skipped, because the
+    method may have written them in the meantime."""
+    changed = {key for key, value in after.items() if value is not before.get(key)}
+    return {key: value.index_put((rows,), after[key]) if key in changed else value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""The fooling images of the original experiment: ascend the target's logit by steps of one length."""
+"""Normalized gradient ascent on the target's logit: fooling images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, masked_gradient
+from lit_viz.attacks.base import Attack, gradient_of
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, TargetLogit
@@ -18,25 +18,25 @@ from lit_viz.optim.schedules import learning_rate
 from lit_viz.types import Task
 
 Space = Literal["pixels", "normalized"]
-#: SqueezeNet on ImageNet takes ten to twenty such steps; as many in either space.
+#: SqueezeNet on ImageNet needs ten to twenty such steps in either space.
 _RATES: dict[Space, float] = {"pixels": 0.1, "normalized": 0.5}
 
 
 class NormalizedAscentAttack(Attack):
-    """``x <- x + lr * g / ||g||_2`` with g the gradient of the target's logit, until the target is predicted (the
-    fooling images of CS231n; Szegedy et al. 2014, arXiv:1312.6199, asked the question).
+    """Fooling images (CS231n assignment; after Szegedy et al. 2014, arXiv:1312.6199).
+
+    ``x <- x + lr * g / ||g||_2`` with g the gradient of the target's logit, until the target is predicted.
 
     Args:
-        lr: Euclidean length of a step, a number or a schedule; 0.1 in pixels and 0.5 in normalized space unless given.
-            A task's option ``lr`` overrides it.
-        space: where a step has that length: ``pixels``, images in [0, 1], or ``normalized``, as the network sees them
-            ``(x - mean) / std``, as published.
-        clamp: whether a moved image is brought back into [0, 1]. Published without, so that the image which was found
-            to fool is not quite the one that can be saved.
-        objective: what is maximized; the target's logit (untargeted: minus the label's) unless given.
+        lr: L2 length of a step, a number or a schedule; 0.1 in pixels and 0.5 in normalized space by default. A task's
+            option ``lr`` overrides it.
+        space: space of the step: ``pixels``, images in [0, 1], or ``normalized``, ``(x - mean) / std``, as published.
+        clamp: whether images are clamped to [0, 1]. As published, without: then the saved image differs from the
+            evaluated one.
+        objective: what is maximized; the target's logit (untargeted, minus the label's) by default.
 
     Raises:
-        LitVizError: for values that make no attack.
+        LitVizError: for invalid values.
     """
 
     iterations: int = 100
@@ -49,7 +49,7 @@ class NormalizedAscentAttack(Attack):
         objective: Objective | None = None,
     ) -> None:
         if space not in get_args(Space):
-            raise LitVizError(f"there is no space '{space}' to take steps in: take pixels or normalized.")
+            raise LitVizError(f"space must be pixels or normalized, got '{space}'.")
         self.lr = learning_rate(_RATES[space] if lr is None else lr)
         self.space = space
         self.clamp = clamp
@@ -57,28 +57,27 @@ class NormalizedAscentAttack(Attack):
         self.scale: Tensor | None = None
 
     def bind(self, classifier: Classifier) -> None:
-        """Take the scale of normalized space, the classifier's ``std``."""
+        """Set the scale of normalized space, the classifier's ``std``."""
         super().bind(classifier)
         if self.space == "normalized":
             self.scale = torch.tensor(classifier.std, dtype=torch.float64).view(-1, 1, 1)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the base rate ``lr`` ``(N,)`` besides.
+        """Add the base rate ``lr`` ``(N,)``.
 
         Raises:
-            LitVizError: normalized space is that of a classifier, and none was bound.
+            LitVizError: normalized space without a bound classifier.
         """
         if self.space == "normalized" and self.scale is None:
-            raise LitVizError("normalized space is a classifier's own: bind the attack to one, or take space='pixels'.")
+            raise LitVizError("space 'normalized' needs a classifier: call bind first, or set space='pixels'.")
         return {**super().init(x, tasks), **self.lr.init(x, tasks)}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Take a step of length lr in the space: there the gradient is ``g * std``, and a change of 1 is std in
-        pixels."""
-        gradient = masked_gradient(evaluation, x, rows)
+        """Take a step of length lr."""
+        gradient = gradient_of(evaluation, x, rows)
         if self.scale is None:
             step = unit(gradient)
-        else:
+        else:  # the gradient in normalized space is g * std, and a change of 1 there is std in pixels
             scale = self.scale.to(x)
             step = scale * unit(scale * gradient)
         moved = torch.addcmul(x, step, per_slot(self.lr(state), x))

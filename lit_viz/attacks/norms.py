@@ -1,133 +1,272 @@
-"""Where an image may go (a ball around the photograph, inside [0, 1]), and the steepest way up in that ball's norm."""
+"""Norms of perturbations: length, dual norm, projection, steepest step, random start and display.
+
+A norm is added here alone: a subclass of :class:`Norm`, its name in ``NormName`` and an instance in ``NORMS``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.optim.rule import chosen, norm, per_slot, unit
+from lit_viz.optim.rule import chosen, per_slot, unit
+from lit_viz.optim.rule import norm as p_norm
 from lit_viz.rng import Draws, Key
 
-#: How a perturbation is measured: by its largest value, or by its Euclidean length.
-Norm = Literal["linf", "l2"]
-#: A length may pass its bound by so much, in units of [0, 1], by rounding alone.
-ROUNDING = 1e-6
+#: Names in configurations and records.
+NormName = Literal["linf", "l2"]
+#: Excess of a length over its bound, in units of [0, 1], that floating-point rounding may cause.
+TOLERANCE = 1e-6
 
-_EXACT = 40  # Newton steps at most; three to six are usual
+_NEWTON_STEPS = 40  # upper bound; three to six are typical
 
 
-def project(x: Tensor, source: Tensor, eps: Tensor, ball: Norm) -> Tensor:
-    """Return the nearest images that are in [0, 1] and no further than eps from the photographs.
+class Norm(ABC):
+    """A norm in which perturbations are measured and bounded.
 
-    Args:
-        x: images ``(N, C, H, W)``.
-        source: the photographs, in [0, 1].
-        eps: radii ``(N,)``.
-        ball: the norm.
+    Attributes:
+        name: in configurations and records.
+        symbol: in figures and messages.
+        description: in words.
+        default_eps: radius in units of [0, 1] that attacks use unless another is given.
+        large_eps: radius at which every image can be misclassified.
+        max_eps: largest meaningful radius.
+        display_scale: factor from units of [0, 1] to displayed units.
     """
-    if ball == "linf":
+
+    name: ClassVar[NormName]
+    symbol: ClassVar[str]
+    description: ClassVar[str]
+    default_eps: ClassVar[float]
+    large_eps: ClassVar[float]
+    max_eps: ClassVar[float] = math.inf
+    display_scale: ClassVar[float] = 1.0
+
+    def __repr__(self) -> str:
+        return self.symbol
+
+    @property
+    def axis_label(self) -> str:
+        """Symbol with the displayed unit."""
+        return self.symbol if self.display_scale == 1 else f"{self.symbol} (/{self.display_scale:g})"
+
+    def format(self, value: float) -> str:
+        """Return a length as users write it."""
+        return f"{value:.4g}"
+
+    @abstractmethod
+    def length(self, change: Tensor) -> Tensor:
+        """Return the norm of each row of ``(N, ...)``, ``(N,)``."""
+
+    @abstractmethod
+    def dual_length(self, gradient: Tensor) -> Tensor:
+        """Return the dual norm of each row of ``(N, ...)``, ``(N,)``: the rate of ascent along :meth:`steepest`."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the changes of norm 1 that raise the score most to first order; 0 where the gradient is 0, NaN where
+        it is NaN."""
+
+    @abstractmethod
+    def shorten(self, change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+        """Return the nearest changes ``(N, ...)`` of length at most ``eps`` ``(N,)`` in the box ``low <= 0 <=
+        high``."""
+
+    @abstractmethod
+    def random_change(self, draws: Draws, like: Tensor) -> Tensor:
+        """Return changes ``(N, ...)`` that are uniform in the unit ball, shaped like ``like``."""
+
+    def value_bound(self, eps: float) -> float:
+        """Return the bound on each value that defines the ball; infinite where no such bound does."""
+        return math.inf
+
+    def excess(self, change: Tensor, eps: float) -> float:
+        """Return the amount by which a change exceeds the ball, beyond :meth:`value_bound`; 0 or less inside.
+
+        Args:
+            change: ``(C, H, W)`` in levels.
+            eps: the radius in levels.
+        """
+        return 0.0
+
+    def excess_removed(self, change: Tensor) -> Tensor:
+        """Return the reduction of :meth:`excess` when each value of ``change`` moves one level towards zero."""
+        return torch.zeros_like(change)
+
+    def project(self, x: Tensor, source: Tensor, eps: Tensor) -> Tensor:
+        """Return the nearest images in [0, 1] at a distance of at most eps from the sources.
+
+        Args:
+            x: images ``(N, C, H, W)``.
+            source: centers of the balls, in [0, 1].
+            eps: radii ``(N,)``.
+        """
+        low, high = (-source).clamp(max=0), (1 - source).clamp(min=0)
+        return (source + self.shorten(x - source, low, high, eps)).clamp(0, 1)
+
+    def random_start(self, source: Tensor, seeds: Sequence[int], restarts: Sequence[int], eps: Tensor) -> Tensor:
+        """Return images drawn uniformly from the balls, then projected into [0, 1].
+
+        Args:
+            source: centers ``(N, C, H, W)``.
+            seeds: of the tasks.
+            restarts: number of each start; each has its own draw.
+            eps: radii ``(N,)``.
+        """
+        keys = [Key(seed, 0, restart) for seed, restart in zip(seeds, restarts, strict=True)]
+        change = self.random_change(Draws(keys, source.device).scoped("attack"), source)
+        return self.project(source + per_slot(eps, source) * change, source, eps)
+
+    def distance_to_boundary(self, gap: Tensor, gradient: Tensor) -> Tensor:
+        """Return the distances ``|gap| / ||gradient||_dual`` ``(N,)`` at which a linear gap closes.
+
+        Args:
+            gap: differences of two logits ``(N,)``.
+            gradient: their gradients ``(N, C, H, W)``; the distance is infinite where a gradient is zero.
+        """
+        rate = self.dual_length(gradient)
+        return torch.where(rate > 0, gap.abs() / rate, torch.inf)
+
+
+class LInfNorm(Norm):
+    """Largest absolute value."""
+
+    name = "linf"
+    symbol = "L∞"
+    description = "largest value"
+    default_eps = 4 / 255  # RobustBench, ImageNet
+    large_eps = 0.5  # reaches mid-gray from any image
+    max_eps = 1.0
+    display_scale = 255.0
+
+    def format(self, value: float) -> str:
+        """Return ``4/255``."""
+        return f"{value * 255:.3g}/255"
+
+    def length(self, change: Tensor) -> Tensor:
+        """Return ``max |change|``."""
+        return change.flatten(1).abs().amax(1)
+
+    def dual_length(self, gradient: Tensor) -> Tensor:
+        """Return ``sum |gradient|``."""
+        return p_norm(gradient, 1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the sign, which torch defines as 0 for NaN."""
+        sign = gradient.sign()
+        # One pass over finite gradients on the CPU; the test would synchronize a GPU.
+        finite = gradient.is_cpu and bool(gradient.sum().isfinite())
+        return sign if finite else torch.where(gradient.isnan(), gradient, sign)
+
+    def shorten(self, change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+        """Clamp each value."""
+        radius = per_slot(eps, change)
+        return change.clamp(torch.maximum(low, -radius), torch.minimum(high, radius))
+
+    def project(self, x: Tensor, source: Tensor, eps: Tensor) -> Tensor:
+        """Clamp each value."""
         radius = per_slot(eps, x)
         return torch.minimum(torch.maximum(x, source - radius), source + radius).clamp_(0, 1)
-    low, high = (-source).clamp(max=0), (1 - source).clamp(min=0)
-    return (source + shortened(x - source, low, high, eps)).clamp(0, 1)
+
+    def random_change(self, draws: Draws, like: Tensor) -> Tensor:
+        """Draw each value from [-1, 1]."""
+        return draws.uniform("start", -1, 1, like.shape[1:]).to(like.dtype)
+
+    def value_bound(self, eps: float) -> float:
+        """Return eps."""
+        return eps
 
 
-def shortened(change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
-    """Return the nearest changes within ``low <= 0 <= high`` that are no longer than eps.
+class L2Norm(Norm):
+    """Euclidean length."""
 
-    By the conditions of Karush, Kuhn and Tucker it is ``clip(t * change)`` for one t in (0, 1] an image: 1 where that
-    is short enough (nothing is ever scaled up), else where the length is eps. The squared length is concave and
-    piecewise linear in t^2, so Newton's method from below reaches it in finitely many steps, and never passes it.
-    """
-    squared = eps.to(change.dtype).square()
-    whole = change.clamp(low, high)
-    fits = norm(whole) <= eps
-    if bool(fits.all()):
-        return whole
-    t = torch.zeros_like(squared)
-    for _ in range(_EXACT):
-        scaled = per_slot(t, change) * change
-        free = (scaled >= low) & (scaled <= high)
-        slope = norm(torch.where(free, change, 0)).square()
-        clipped = norm(torch.where(free, 0, scaled.clamp(low, high))).square()
-        before, step = t, ((squared - clipped) / slope).clamp(min=0).sqrt().nan_to_num(1.0).clamp(max=1)
-        t = torch.maximum(step, before)  # a row that has arrived stays, however long others take
-        if bool((t <= before).all()):
-            break
-    return chosen(fits, whole, (per_slot(t, change) * change).clamp(low, high))
+    name = "l2"
+    symbol = "L2"
+    description = "Euclidean length"
+    default_eps = 1.0
+    large_eps = 100.0  # at 224 pixels, a quarter of the range in every value
+
+    def length(self, change: Tensor) -> Tensor:
+        """Return ``||change||_2``."""
+        return p_norm(change)
+
+    def dual_length(self, gradient: Tensor) -> Tensor:
+        """Return ``||gradient||_2``."""
+        return p_norm(gradient)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return ``gradient / ||gradient||_2``."""
+        return unit(gradient)
+
+    def shorten(self, change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+        """Return ``clip(t * change)`` of length eps, or t = 1 where that is short enough (Karush-Kuhn-Tucker).
+
+        The squared length is concave and piecewise linear in t^2: Newton's method from below reaches t in finitely many
+        steps and never exceeds it.
+        """
+        squared = eps.to(change.dtype).square()
+        clipped = change.clamp(low, high)
+        fits = p_norm(clipped) <= eps
+        if bool(fits.all()):
+            return clipped
+        t = torch.zeros_like(squared)
+        for _ in range(_NEWTON_STEPS):
+            scaled = per_slot(t, change) * change
+            free = (scaled >= low) & (scaled <= high)
+            rate = p_norm(torch.where(free, change, 0)).square()
+            at_bounds = p_norm(torch.where(free, 0, scaled.clamp(low, high))).square()
+            previous, t = t, ((squared - at_bounds) / rate).clamp(min=0).sqrt().nan_to_num(1.0).clamp(max=1)
+            t = torch.maximum(t, previous)  # a converged row is independent of the others
+            if bool((t <= previous).all()):
+                break
+        return chosen(fits, clipped, (per_slot(t, change) * change).clamp(low, high))
+
+    def random_change(self, draws: Draws, like: Tensor) -> Tensor:
+        """Draw a direction from the sphere and a radius r with density proportional to ``r^(d - 1)``."""
+        shape = like.shape[1:]
+        length = draws.uniform("radius").to(like.dtype) ** (1 / shape.numel())
+        return unit(draws.normal("start", shape).to(like.dtype)) * per_slot(length, like)
+
+    def excess(self, change: Tensor, eps: float) -> float:
+        """Return the squared length minus eps squared."""
+        return float(change.square().sum()) - eps**2
+
+    def excess_removed(self, change: Tensor) -> Tensor:
+        """Return ``d^2 - (|d| - 1)^2 = 2 |d| - 1``."""
+        return 2 * change.abs() - 1
 
 
-def checked_norm(ball: Norm) -> Norm:
-    """Return the norm, if it is one.
+LINF, L2 = LInfNorm(), L2Norm()
+#: In the order of record keys.
+NORMS: Mapping[str, Norm] = {norm.name: norm for norm in (L2, LINF)}
+
+
+def norm_of(name: str) -> Norm:
+    """Return the norm of a name.
 
     Raises:
-        LitVizError: it is none.
+        LitVizError: for an unknown name.
     """
-    if ball not in get_args(Norm):
-        raise LitVizError(f"there is no norm '{ball}': take linf or l2.")
-    return ball
+    if name not in NORMS:
+        raise LitVizError(f"norm must be {' or '.join(NORMS)}, got '{name}'.")
+    return NORMS[name]
 
 
-def extent(change: Tensor, ball: Norm) -> Tensor:
-    """Return how long changes are in the norm ``(N,)``."""
-    return change.flatten(1).abs().amax(1) if ball == "linf" else norm(change)
+def lengths(change: Tensor) -> dict[str, float]:
+    """Return the length of one change ``(C, H, W)`` in every norm, by name."""
+    return {name: float(norm.length(change[None])) for name, norm in NORMS.items()}
 
 
-def steepest(gradient: Tensor, ball: Norm) -> Tensor:
-    """Return the change of norm 1 that raises the score most to first order: the sign, or the gradient over its length.
-
-    Where the gradient is zero it is zero, and where it is no number it is none (torch has 0 for the sign of that).
-    """
-    if ball == "l2":
-        return unit(gradient)
-    sign = gradient.sign()
-    # One pass, where to look for NaN and to choose takes three; but to ask a GPU is to wait for it.
-    finite = gradient.is_cpu and bool(gradient.sum().isfinite())
-    return sign if finite else torch.where(gradient.isnan(), gradient, sign)
+def format_distance(value: float | None, norm: str) -> str:
+    """Return a length in the norm of this name as users write it: ``4/255`` or ``0.5``; a dash for None."""
+    return "-" if value is None else NORMS[norm].format(value)
 
 
-def random_start(source: Tensor, seeds: Sequence[int], restarts: Sequence[int], eps: Tensor, ball: Norm) -> Tensor:
-    """Return images at random in the ball, uniformly, then projected into [0, 1].
-
-    Args:
-        source: the photographs ``(N, C, H, W)``.
-        seeds: of the tasks.
-        restarts: which start it is, each with its own draw.
-        eps: radii ``(N,)``.
-        ball: the norm.
-    """
-    keys = [Key(seed, 0, restart) for seed, restart in zip(seeds, restarts, strict=True)]
-    draws = Draws(keys, source.device).scoped("attack")
-    shape = source.shape[1:]
-    if ball == "linf":
-        change = draws.uniform("start", -1, 1, shape).to(source.dtype)
-    else:
-        length = draws.uniform("radius").to(source.dtype) ** (1 / shape.numel())
-        change = unit(draws.normal("start", shape).to(source.dtype)) * per_slot(length, source)
-    return project(source + per_slot(eps, source) * change, source, eps, ball)
-
-
-def distance_to_boundary(gap: Tensor, slope: Tensor, ball: Norm) -> Tensor:
-    """Return the distances ``|gap| / ||slope||`` ``(N,)`` at which a linear gap closes, infinite where nothing slopes.
-
-    Args:
-        gap: differences of two logits ``(N,)``.
-        slope: their gradients ``(N, C, H, W)``, measured in the dual of the norm: L1 for linf, L2 for l2.
-        ball: the norm of the distances.
-    """
-    steepness = norm(slope, 1 if ball == "linf" else 2)
-    return torch.where(steepness > 0, gap.abs() / steepness, torch.inf)
-
-
-def ways(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest slopes up which the pixels of ``x`` ``(N, C, H, W)`` can go.
-
-    Slopes clamped to them are zero where a way up them would leave [0, 1] at once, at black pixels down and at white
-    ones up: a pixel that can't go along brings no boundary nearer.
-    """
-    x = x.contiguous(memory_format=torch.channels_last)  # as a network's slopes are
-    return torch.where(x <= 0, 0, -torch.inf), torch.where(x >= 1, 0, torch.inf)
+def label_with_eps(name: str, record: Mapping[str, Any]) -> str:
+    """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
+    return f"{name}, eps {format_distance(record['eps'], record['norm'])}" if record.get("eps") is not None else name

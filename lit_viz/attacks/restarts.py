@@ -1,4 +1,4 @@
-"""The parts of an attack that begins anew several times."""
+"""The restarts of an attack: its iterations, split into equal runs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from lit_viz.optim import State
 
 @dataclass(frozen=True)
 class RestartSchedule:
-    """The iterations of an image in equal parts, the last of which takes what is left over.
+    """Split of an image's iterations into restarts of equal length; the final one takes the remainder.
 
     Attributes:
-        at_most: parts, each of two updates at least.
-        what: they are.
+        maximum: number of restarts, fewer where the iterations allow less than two updates each.
+        noun: plural noun for messages.
     """
 
-    at_most: int = 1
-    what: str = "parts"
+    maximum: int = 1
+    noun: str = "restarts"
 
     def count(self, iterations: int) -> int:
-        """Return into how many so many iterations are split."""
-        return max(1, min(self.at_most, iterations // 2))
+        """Return the number of restarts for this number of iterations."""
+        return max(1, min(self.maximum, iterations // 2))
 
-    def remarks(self, iterations: int) -> list[str]:
-        """Say where so many iterations are too few for all."""
-        few = self.count(iterations)
-        said = f"{few} of {self.at_most} {self.what} fit into {iterations} iterations: each takes two at least"
-        return [said] if few < self.at_most else []
+    def notes(self, iterations: int) -> list[str]:
+        """Return a remark if the iterations allow fewer restarts than configured."""
+        count = self.count(iterations)
+        if count == self.maximum:
+            return []
+        return [
+            f"{iterations} iterations allow {count} of {self.maximum} {self.noun}: each takes at least two iterations"
+        ]
 
-    def at(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where the images are ``(N,)`` int64 each: the number of the part, the updates made in it, and its
-        updates in all."""
-        whole, iteration = state["iterations"], state["iteration"]
-        count = (whole // 2).clamp(1, self.at_most)
-        length = whole // count
+    def locate(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(N,)`` int64 each: the number of the restart, the updates made in it, and its updates in total."""
+        iterations, iteration = state["iterations"], state["iteration"]
+        count = (iterations // 2).clamp(1, self.maximum)
+        length = iterations // count
         number = torch.minimum(iteration // length.clamp(min=1), count - 1)
-        total = torch.where(number == count - 1, whole - number * length, length)
+        total = torch.where(number == count - 1, iterations - number * length, length)
         return number, iteration - number * length, total

@@ -62,14 +62,13 @@ begun; how they are made may be changed, until it stops again:
 Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline
 """,
     "check": """\
-usage: lit-viz check RUN [--faithfulness] [--trust] [--peers]
+usage: lit-viz check RUN [--faithfulness] [--trust]
 
 Look again, and deeper, whether a run's pictures are true.
 --faithfulness also measures what saliency maps are good for: deletion and insertion, sensitivity, and
 what remains of a map when the network's layers are drawn anew. A map of n evaluations costs 198
 (forward only) and 14 n more.
 --trust tries random points, Square and a large radius on what an attack with a budget could not fool.
---peers asks Foolbox and torchattacks, where they are installed, what the attack was asked.
 
 Example: lit-viz check runs/fooled --trust
 """,
@@ -241,7 +240,7 @@ def _resume(words: list[str]) -> None:
 
 
 def _check(words: list[str]) -> None:
-    flags = ("--faithfulness", "--trust", "--peers")
+    flags = ("--faithfulness", "--trust")
     folders = [word for word in words if word not in flags]
     for word in folders:
         if word.startswith("-"):
@@ -254,8 +253,8 @@ def _check(words: list[str]) -> None:
         from lit_viz.launch.execute import check
 
     command, cli = stored(folders[0])
-    faithfulness, trust, peers = (flag in words for flag in flags)
-    if not check(command, cli, faithfulness=faithfulness, trust=trust, peers=peers, notify=notify):
+    faithfulness, trust = (flag in words for flag in flags)
+    if not check(command, cli, faithfulness=faithfulness, trust=trust, notify=notify):
         sys.exit(1)
     for what, file in (("evidence", "evidence.json"), ("report  ", "report.html")):
         if Path(folders[0], file).exists():

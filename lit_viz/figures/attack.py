@@ -9,7 +9,7 @@ from itertools import accumulate
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.evidence.attacks.robustness import MemberResult
+from lit_viz.evidence.attacks.robustness import MemberBreakdown
 from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import COLORS, GREY, fitted, style, write
@@ -58,7 +58,7 @@ class AttackPanel:
         return next(iter(self.verdicts.values()), None)
 
 
-def attack_figure(panels: Sequence[AttackPanel], limit: int = 20, left: Sequence[MemberResult] = ()) -> Figure:
+def attack_figure(panels: Sequence[AttackPanel], limit: int = 20, left: Sequence[MemberBreakdown] = ()) -> Figure:
     """Draw originals, outcomes and differences beside one another, over the curves of how they came about.
 
     Nothing is rescaled: original and outcome are shown as they are, the difference on mid-grey, as it is and magnified.
@@ -100,7 +100,7 @@ def attack_figure(panels: Sequence[AttackPanel], limit: int = 20, left: Sequence
     return figure
 
 
-def _draw_table(figure: Figure, left: Sequence[MemberResult], start: float, top: float) -> None:
+def _draw_table(figure: Figure, left: Sequence[MemberBreakdown], start: float, top: float) -> None:
     """Write what the members of an ensemble did, a line each."""
     rows = [("member", "tried", "fooled", "left"), *((m.member, m.tried, m.fooled, m.left) for m in left)]
     for line, row in enumerate(rows):

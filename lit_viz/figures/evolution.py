@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lit_viz.attacks.norms import label_with_eps
 from lit_viz.attributions import title_of
 from lit_viz.figures.sheet import contact_sheet, sharp_dpi
 from lit_viz.figures.style import COLORS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
 from lit_viz.figures.tiles import WIDE, pixels
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
-from lit_viz.utils.formatting import has_several_radii, label_with_eps, label_with_lr, label_with_target, unique_labels
+from lit_viz.utils.formatting import has_several_radii, label_with_lr, label_with_target, unique_labels
 
 _MARGIN = 0.15
 _AXIS = 0.36  # left of the curve and of the images: room for its labels

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lit_viz.attacks.norms import L2, LINF
 from lit_viz.figures.cells import LINE, MARGIN, SMALL
 from lit_viz.figures.style import COLORS, GREY, RULE, axes_at, fitted, write
 from lit_viz.utils.formatting import pluralize
@@ -65,8 +66,8 @@ class TracePlot:
         every: list[tuple[str, list[Curve]]] = [
             (f"probability of {of}", [trace.probability for trace in self.traces]),
             ("margin", [trace.margin for trace in self.traces]),
-            ("L2", [trace.l2 for trace in self.traces]),
-            ("L∞ (/255)", [[(k, 255 * value) for k, value in trace.linf] for trace in self.traces]),
+            (L2.axis_label, [trace.l2 for trace in self.traces]),
+            (LINF.axis_label, [[(k, LINF.display_scale * value) for k, value in trace.linf] for trace in self.traces]),
         ]
         return [(title, curves) for title, curves in every if any(curves)]
 

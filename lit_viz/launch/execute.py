@@ -251,7 +251,6 @@ def check(
     *,
     faithfulness: bool = False,
     trust: bool = False,
-    peers: bool = False,
     notify: Notify | None = None,
 ) -> bool:
     """Look for all evidence that the outcomes in a run folder are true.
@@ -261,7 +260,6 @@ def check(
         classifier: an own network; the configuration's unless given.
         faithfulness: also measures what saliency maps are good for.
         trust: also tries further attacks on what an attack could not fool.
-        peers: also asks other implementations of the attack that are installed.
         notify: is given the lines that a person at a terminal wants to read.
 
     Returns:
@@ -272,9 +270,8 @@ def check(
     """
     if faithfulness and command.name != "saliency":
         raise LitVizError(f"{cli.config.out} holds no saliency maps: leave out --faithfulness, which measures maps.")
-    for flag, wanted in (("--trust", trust), ("--peers", peers)):
-        if wanted and command.name != "attack":
-            raise LitVizError(f"{cli.config.out} holds no adversarial examples: leave out {flag}, which tries attacks.")
+    if trust and command.name != "attack":
+        raise LitVizError(f"{cli.config.out} holds no adversarial examples: leave out --trust, which tries attacks.")
     tune_allocator()
     folder = RunFolder.open(cli.config.out)
     if classifier is None:
@@ -287,7 +284,7 @@ def check(
         if not outcomes:
             raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
         module = command.build(cli.config, cli.parts, classifier)
-        how = Inquiry(cli.config, None, notify or (lambda _: None), faithfulness, trust, peers)
+        how = Inquiry(cli.config, None, notify or (lambda _: None), faithfulness, trust)
         sound = command.verify(module, outcomes, folder, how)
         write_report(folder, ReportContent(command.table))
     return sound

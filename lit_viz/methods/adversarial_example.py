@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import Attack, BudgetAttack, name_of
+from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.prediction import top5
@@ -117,7 +118,7 @@ class AdversarialExample(AttackTraining):
         if unseen:
             mine = [rows[m] for m in unseen]
             evaluation = self.score(x[unseen], mine, gradient=False)
-            self._keep(mine, self.attack.seen(x[unseen], self._state(mine), evaluation))
+            self._keep(mine, self.attack.track_best(x[unseen], self._state(mine), evaluation))
             for place, m in enumerate(unseen):
                 terms[m] = evaluation.metrics_by_row()[place]
         state = self._state(rows)
@@ -222,8 +223,7 @@ class AdversarialExample(AttackTraining):
         goal = int(state["goal"])
         outputs = Outputs(saved.logits[None], state["goal"].cpu(), targeted=state["targeted"].cpu())
         return {
-            "l2": saved.distances["l2"],
-            "linf": saved.distances["linf"],
+            **{name: saved.distances[name] for name in NORMS},
             "probability": float(saved.logits.softmax(0)[goal]),
             "margin": float(Margin()(outputs)),
         }
@@ -244,5 +244,6 @@ def _skipped(record: AdversarialRecord) -> AdversarialRecord:
 
 
 def _norms(changes: Sequence[Tensor]) -> list[dict[str, float]]:
-    lengths = torch.stack([torch.stack([one.norm(), one.abs().max()]) for one in (c.double() for c in changes)])
-    return [{"l2": l2, "linf": linf} for l2, linf in lengths.tolist()]
+    doubles = [change[None].double() for change in changes]
+    lengths = torch.stack([torch.cat([norm.length(change) for norm in NORMS.values()]) for change in doubles])
+    return [dict(zip(NORMS, row, strict=True)) for row in lengths.tolist()]

@@ -64,7 +64,7 @@ class AttackTraining(PhotographTraining):
             self.notes += [
                 f"{name_of(attack)} takes its {own}: --iterations is for attacks that may take more or fewer"
             ]
-        self.notes += attack.parts.remarks(self.iterations)
+        self.notes += attack.restart_schedule.notes(self.iterations)
         self.residual_gradient = check_residual_gradient(residual_gradient)
 
     @property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import is_adversarial
-from lit_viz.attacks.norms import Norm
+from lit_viz.attacks.norms import NORMS, Norm
 from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.methods.photograph_set import HELD_OUT, PhotographSet, packed
@@ -79,8 +79,7 @@ def _record(
         success_file=saved.success,
         success_jpeg95=saved.success and saved.jpeg[95],
         success_jpeg75=saved.success and saved.jpeg[75],
-        l2=saved.distances["l2"],
-        linf=saved.distances["linf"],
+        **{name: saved.distances[name] for name in NORMS},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import Universal, is_adversarial, name_of
+from lit_viz.attacks.norms import lengths
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError
@@ -121,14 +123,14 @@ class UniversalPerturbation(AttackTraining):
         for m, n in enumerate(rows):
             delta = x[m].cpu().float()
             picture = difference(delta, torch.zeros_like(delta), self._times(n))[0]
-            metrics = {"l2": float(delta.double().norm()), "linf": float(delta.abs().max())}
+            metrics = lengths(delta.double())
             perturbed_images = self._bearers.get(n, ()) if final else ()
             looks.append(Look(picture, metrics, array=delta if final else None, perturbed_images=perturbed_images))
         return looks
 
     def _times(self, n: int) -> float:
-        eps = to_list(self.slots.state["eps"])[n]
-        return 0.5 / eps if self.attack.norm == "linf" and eps > 0 else MAGNIFIED
+        bound = self.attack.norm.value_bound(to_list(self.slots.state["eps"])[n])
+        return 0.5 / bound if 0 < bound < math.inf else MAGNIFIED
 
     def record(self, n: int, look: Look, common: Record) -> UniversalRecord:
         """Return the record with the fooling rates: of the photographs trained on, and of those held out."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
 
+from lit_viz.attacks.norms import format_distance
 from lit_viz.figures.evolution import spread
 from lit_viz.images.difference import MAGNIFIED
 from lit_viz.methods.records import AttackRecord, SaliencyRecord, UniversalRecord
@@ -14,7 +15,7 @@ from lit_viz.report.curves import Curve, CurvePlot, plot_curves
 from lit_viz.report.embedding import file_in
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Record
-from lit_viz.utils.formatting import format_distance, label_with_lr
+from lit_viz.utils.formatting import label_with_lr
 
 MAX_FRAMES = 12  # of a card
 _MAX_PERTURBED_IMAGES = 8  # of a universal perturbation

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.evolution import is_geometric, spread
 
 Curve = Sequence[tuple[int, float]]  # (iteration, value) in order of iteration
@@ -15,9 +16,9 @@ Curve = Sequence[tuple[int, float]]  # (iteration, value) in order of iteration
 # Plot area in units of the view box in templates/card.html.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34.0, 236.0, 8.0, 66.0
 _MAX_POINTS = 400  # of a line
-_FIRST_METRICS = ("probability", "objective", "margin", "relative_error", "standard_error", "logit", "l2", "linf")
-_LABELS = {"l2": "L2", "linf": "L∞ (/255)"}
-_FACTORS = {"linf": 255.0}
+_FIRST_METRICS = ("probability", "objective", "margin", "relative_error", "standard_error", "logit", *NORMS)
+_LABELS = {name: norm.axis_label for name, norm in NORMS.items()}
+_FACTORS = {name: norm.display_scale for name, norm in NORMS.items()}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.scales import number
 from lit_viz.methods.records import ClassImageRecord
 from lit_viz.types import Record
-from lit_viz.utils.formatting import NORMS, format_distance, label_with_lr, pluralize
+from lit_viz.utils.formatting import label_with_lr, pluralize
 
 Evidence = Mapping[str, Any]
 Row = Mapping[str, str]
@@ -150,22 +151,6 @@ def _robustness(part: Evidence) -> list[EvidenceItem]:
     return [EvidenceItem(f"Robustness by radius, {NORMS[part['norm']]} norm.", rows=rows)]
 
 
-def _references(part: Sequence[Evidence]) -> list[EvidenceItem]:
-    rows = [
-        {
-            "implementation": entry["peer"],
-            **({"eps": format_distance(entry["eps"], entry["norm"])} if entry["eps"] is not None else {}),
-            "adversarial as floats": f"{entry['floats']} of {entry['images']}",
-            "in 8 bits": f"{entry['rounded']} of {entry['images']}",
-            "lit-viz files": f"{entry['ours']} of {entry['images']}",
-            "norm, lit-viz / reference": "-" if entry["ratio"] is None else f"{entry['ratio']:.3f}",
-            **({"error": entry["error"]} if entry["error"] else {}),
-        }
-        for entry in part
-    ]
-    return [EvidenceItem("Reference implementations of the attack on the same photographs.", rows=rows)] if rows else []
-
-
 def _captum(part: Evidence) -> list[EvidenceItem]:
     maps = part["maps"]
     reasons = Counter(entry["unchecked"] for entry in part["unchecked"])
@@ -245,7 +230,6 @@ _PARTS: Mapping[str, Callable[[Any], list[EvidenceItem]]] = {
     "robustness": _robustness,
     "universal": _universal,
     "transfer": _transfer,
-    "peers": _references,
     "captum": _captum,
     "faithfulness": _saliency_metrics,
     "localization": _localization,

@@ -27,17 +27,6 @@ def command_line(name: str, folder: object) -> str:
     return f"lit-viz {name} {shlex.quote(str(folder))}"
 
 
-#: Display names of the norms.
-NORMS = {"linf": "L∞", "l2": "L2"}
-
-
-def format_distance(value: float | None, norm: str) -> str:
-    """Format a distance: ``4/255`` for the L∞ norm, ``0.5`` for the L2 norm, ``-`` for None."""
-    if value is None:
-        return "-"
-    return f"{value * 255:.3g}/255" if norm == "linf" else f"{value:.4g}"
-
-
 def has_several_radii(records: Iterable[Mapping[str, Any]]) -> bool:
     """Return whether the records have more than one value of ``eps``."""
     return len({record["eps"] for record in records if "eps" in record}) > 1
@@ -46,11 +35,6 @@ def has_several_radii(records: Iterable[Mapping[str, Any]]) -> bool:
 def label_with_target(name: str, target_name: str | None) -> str:
     """Return ``quail -> stingray``; the name alone without a target, or if both are equal."""
     return name if target_name in (None, name) else f"{name} -> {target_name}"
-
-
-def label_with_eps(name: str, record: Mapping[str, Any]) -> str:
-    """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
-    return f"{name}, eps {format_distance(record['eps'], record['norm'])}" if record.get("eps") is not None else name
 
 
 def label_with_lr(name: str, record: Mapping[str, Any]) -> str:

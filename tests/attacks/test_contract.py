@@ -16,15 +16,19 @@ from lit_viz.attacks import (
     ATTACKS,
     DDN,
     FGSM,
+    FMN,
     PGD,
     Attack,
     CarliniWagner,
+    DeepFool,
     NormalizedAscentAttack,
+    Square,
     name_of,
     run_attack,
 )
 from lit_viz.attacks.apgd import checkpoints
-from lit_viz.attacks.base import _bare
+from lit_viz.attacks.base import plain_evaluate
+from lit_viz.attacks.norms import L2
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample
@@ -46,8 +50,21 @@ MADE: dict[str, Callable[[], Attack]] = {
     "apgd, on": lambda: APGD(eps=0.05, early_stop=False),
     "ddn": lambda: DDN(init_norm=0.3),
     "ddn, float": lambda: DDN(init_norm=0.3, quantize=False),
+    "deepfool": DeepFool,
+    "deepfool, linf": lambda: DeepFool("linf"),
+    "fmn": FMN,
+    "fmn, linf": lambda: FMN("linf"),
+    "carlini and wagner": lambda: CarliniWagner(steps=3, lr=0.1),
+    "square": lambda: Square(eps=0.1),
+    "square, l2": lambda: Square("l2", 2.0),
+    "square, on": lambda: Square(eps=0.1, early_stop=False),
 }
 every = pytest.mark.parametrize("name", MADE)
+#: Attacks of one backward an update, but for starts and returns.
+one_backward = pytest.mark.parametrize("name", [*MADE][:14])
+with_gradient = pytest.mark.parametrize("name", [name for name in MADE if not name.startswith("square")])
+#: Without early stop a black-box attack evaluates a photograph that is a success again.
+stopping = pytest.mark.parametrize("name", [name for name in MADE if name != "square, on"])
 CURVED = Curved()
 X = photographs(8)
 LABELS = CURVED(X).argmax(1).tolist()
@@ -87,7 +104,7 @@ def test_what_is_called_fooled_is(name: str, targeted: bool) -> None:
     assert state["fooled"].any()
 
 
-@every
+@one_backward
 @pytest.mark.parametrize("targeted", [False, True])
 def test_costs(name: str, targeted: bool) -> None:
     """k updates cost k + 1 forwards, and a backward each but for starts and for returns to a point whose slope is
@@ -98,13 +115,13 @@ def test_costs(name: str, targeted: bool) -> None:
         _, state = attacked(name, [n], targeted, network=network)
         k = int(state["iteration"][0])
         free = 0
-        if getattr(attack, "start_at_random", False):
-            length = ITERATIONS // attack.parts.at_most
-            free = min(attack.parts.at_most, -(-k // length))
+        if getattr(attack, "random_start", False):
+            length = ITERATIONS // attack.restart_schedule.maximum
+            free = min(attack.restart_schedule.maximum, -(-k // length))
         assert network.forwards == k + 1
         assert network.backwards == network.passes
         if name.startswith("apgd"):  # which may return at every checkpoint
-            returns = attack.parts.at_most * len(checkpoints(ITERATIONS // attack.parts.at_most))
+            returns = attack.restart_schedule.maximum * len(checkpoints(ITERATIONS // attack.restart_schedule.maximum))
             assert k - free - returns <= network.backwards <= k - free
         else:
             assert network.backwards == k - free
@@ -124,7 +141,7 @@ def test_an_image_that_is_done_is_not_asked_about_again(name: str) -> None:
     assert network.backwards == sum(alone)
 
 
-@every
+@stopping
 @pytest.mark.parametrize("targeted", [False, True])
 def test_who_is_seen_as_wanted_costs_a_forward_and_stays(name: str, targeted: bool) -> None:
     network = Watched(CURVED)
@@ -151,7 +168,7 @@ def test_images_are_feasible_at_every_update(name: str) -> None:
             if len(image) < 8 or not hasattr(attack, "eps"):
                 continue
             change = (image - x).flatten(1)
-            length = change.norm(dim=1) if attack.norm == "l2" else change.abs().amax(1)
+            length = change.norm(dim=1) if attack.norm is L2 else change.abs().amax(1)
             assert (length <= attack.eps + 1e-6).all()
 
 
@@ -164,13 +181,13 @@ def test_float32_is_feasible_too(name: str) -> None:
     assert torch.equal(CURVED(out.double()).argmax(1) != torch.tensor(LABELS), state["fooled"])
 
 
-@every
+@with_gradient
 def test_without_a_gradient_the_image_stays(name: str) -> None:
     network = Watched(lambda x: x.flatten(1)[:, :4] * 0 + torch.tensor([3.0, 2, 1, 0], dtype=torch.float64))
     out, state = run_attack(MADE[name](), network, X, [0] * 8, iterations=9)
     assert not state["fooled"].any()
     assert out.isfinite().all()
-    if not getattr(MADE[name](), "start_at_random", False):
+    if not getattr(MADE[name](), "random_start", False):
         expected = X if name != "ddn" else (X * 255).round() / 255
         assert all((images - expected[: len(images)]).abs().max() < 1e-12 for images in network.inputs[1:])
 
@@ -207,7 +224,7 @@ def test_slots_differ_in_age(name: str) -> None:
             if not waiting:
                 break
             continue
-        evaluate = _bare(attack.objective, CURVED, state)
+        evaluate = plain_evaluate(attack.objective, CURVED, state)
         over = state["iteration"] >= state["iterations"]
         with torch.no_grad():
             x, state, done = attack.step(x, state, evaluate)
@@ -241,7 +258,7 @@ def test_neither_photographs_nor_states_nor_who_is_done_are_changed(name: str) -
         state["iteration"] = count + k
         kept = x.clone(), {key: value.clone() for key, value in state.items()}
         with torch.no_grad():
-            moved, after, done = attack.step(x, state, _bare(attack.objective, CURVED, state))
+            moved, after, done = attack.step(x, state, plain_evaluate(attack.objective, CURVED, state))
         assert torch.equal(x, kept[0])
         assert torch.equal(moved[done], x[done])
         assert all(torch.equal(state[key], value) for key, value in kept[1].items())
@@ -273,8 +290,8 @@ def test_a_success_is_kept_though_a_failure_scores_higher() -> None:
     for k, (logits, best, fooled) in enumerate(zip(shown, [0, 1, 2, 2, 4], [0, 0, 1, 1, 1], strict=True)):
         x = torch.full_like(X[:1], 0.1 * k)
         state["iteration"] = torch.tensor([k])
-        evaluate = _bare(attack.objective, lambda x, row=logits: torch.tensor([row]).double(), state)
-        state = attack.seen(x, state, evaluate(x, gradient=False))
+        evaluate = plain_evaluate(attack.objective, lambda x, row=logits: torch.tensor([row]).double(), state)
+        state = attack.track_best(x, state, evaluate(x, gradient=False))
         assert state["fooled"].tolist() == [bool(fooled)]
         if k:
             torch.testing.assert_close(attack.result(x, state), torch.full_like(x, 0.1 * best))
@@ -288,7 +305,7 @@ def test_a_task_may_have_its_own_radius(attack: Attack) -> None:
     labels = linear(x).argmax(1).tolist()
     out, _ = run_attack(attack, linear, x, labels, iterations=60, options=[{"eps": radius} for radius in radii])
     change = (out - x).flatten(1)
-    length = change.norm(dim=1) if attack.norm == "l2" else change.abs().amax(1)
+    length = change.norm(dim=1) if attack.norm is L2 else change.abs().amax(1)
     torch.testing.assert_close(length, torch.tensor(radii, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
@@ -319,24 +336,27 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: PGD("l1"), "no norm 'l1': take linf or l2"),
-        (lambda: PGD(eps=-0.1), "the radius eps -0.1 of PGD"),
-        (lambda: APGD(eps=float("nan")), "the radius eps nan of APGD"),
-        (lambda: FGSM(eps=float("inf")), "the radius eps inf of FGSM"),
-        (lambda: PGD(alpha=0.0), "step alpha 0.0 moves nothing"),
-        (lambda: PGD(momentum=-1.0), "momentum of -1.0 makes no attack"),
-        (lambda: PGD(nesterov=True), "more than 0 for nesterov"),
-        (lambda: PGD(restarts=0), "0 restarts make no attack"),
-        (lambda: PGD(restarts=2, random_start=False), "more than 1 only at random"),
-        (lambda: APGD(loss="cw"), "no loss 'cw': take ce or dlr"),
-        (lambda: DDN(init_norm=0.0), "init_norm 0.0 of DDN is no length"),
-        (lambda: DDN(gamma=1.0), "gamma 1.0"),
+        (lambda: PGD("l1"), "norm must be l2 or linf, got 'l1'"),
+        (lambda: PGD(eps=-0.1), "eps of PGD must be 0 or more and finite, got -0.1"),
+        (lambda: APGD(eps=float("nan")), "eps of APGD .* got nan"),
+        (lambda: FGSM(eps=float("inf")), "eps of FGSM .* got inf"),
+        (lambda: PGD(alpha=0.0), "alpha must be positive, got 0.0"),
+        (lambda: PGD(momentum=-1.0), "momentum must be 0 or more, got -1.0"),
+        (lambda: PGD(nesterov=True), "momentum must be positive for nesterov, got 0.0"),
+        (lambda: PGD(restarts=0), "restarts must be at least 1, got 0"),
+        (lambda: PGD(restarts=2, random_start=False), "restarts must be 1 without random_start, got 2"),
+        (lambda: APGD(loss="cw"), "loss must be ce or dlr, got 'cw'"),
+        (lambda: DDN(init_norm=0.0), "DDN: init_norm must be positive, got 0.0"),
+        (lambda: DDN(gamma=1.0), "DDN: gamma must be between 0 and 1, got 1.0"),
         (lambda: DDN(alpha=0.0), "0.0 is not a positive number"),
         (lambda: NormalizedAscentAttack(lr=0.0), "not a positive number"),
-        (lambda: NormalizedAscentAttack(space="fourier"), "no space 'fourier'"),
-        (lambda: run_attack(NormalizedAscentAttack(space="normalized"), CURVED, X, LABELS), "bind the attack"),
-        (lambda: run_attack(PGD(), CURVED, X), "image 0 has no class to leave"),
-        (lambda: run_attack(PGD(), CURVED, X[:1], [0], options=[{"eps": -1}]), "radius eps -1.0 of image 0"),
+        (lambda: NormalizedAscentAttack(space="fourier"), "space must be pixels or normalized, got 'fourier'"),
+        (
+            lambda: run_attack(NormalizedAscentAttack(space="normalized"), CURVED, X, LABELS),
+            "space 'normalized' needs a classifier",
+        ),
+        (lambda: run_attack(PGD(), CURVED, X), "image 0 needs a true label or a target"),
+        (lambda: run_attack(PGD(), CURVED, X[:1], [0], options=[{"eps": -1}]), "eps of image 0 .* got -1.0"),
         (lambda: run_attack(APGD(loss="dlr"), Linear(), X, [0] * 8), "DLR requires 3 classes"),
     ],
 )
@@ -349,7 +369,6 @@ def test_refusals(make: Callable[[], object], words: str) -> None:
 def test_parts_that_the_iterations_are_too_few_for_are_said(attack: Attack, smooth: Classifier) -> None:
     """Fifty restarts were made five in silence."""
     (note,) = AdversarialExample(smooth, attack, iterations=10).notes
-    assert note.startswith("5 of 50 ")
-    assert note.endswith(" fit into 10 iterations: each takes two at least")
-    assert attack.parts.count(10) == 5
+    assert note.startswith("10 iterations allow 5 of 50 ")
+    assert attack.restart_schedule.count(10) == 5
     assert AdversarialExample(smooth, attack, iterations=100).notes == []

@@ -14,12 +14,12 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import APGD, FMN, Attack, Ensemble, Square, run_attack
-from lit_viz.attacks.base import _bare
-from lit_viz.attacks.norms import Norm, extent
+from lit_viz.attacks.base import plain_evaluate
+from lit_viz.attacks.norms import NORMS, NormName
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.diagnostics import fooling
+from lit_viz.evidence.attacks.diagnostics import successes
 from lit_viz.methods import AdversarialExample
 from lit_viz.types import Task
 from tests.attacks.tools import Curved, Watched, margins, photographs
@@ -31,13 +31,13 @@ X = photographs(8)
 LABELS = CURVED(X).argmax(1).tolist()
 TARGETS = [(label + 1 + n % 4) % 5 for n, label in enumerate(LABELS)]
 #: Radii of which every member has its share of the successes.
-RADII: dict[Norm, list[float]] = {
+RADII: dict[NormName, list[float]] = {
     "linf": [0.02, 0.02, 0.015, 0.03, 0.03, 0.01, 0.04, 0.005],
     "l2": [0.2, 0.2, 0.1, 0.25, 0.15, 0.3, 0.05, 0.1],
 }
 
 
-def members(norm: Norm, eps: float, n: int, targeted: bool) -> list[tuple[str, Attack, int, int | None]]:
+def members(norm: NormName, eps: float, n: int, targeted: bool) -> list[tuple[str, Attack, int, int | None]]:
     """Name, attack, iterations and class to reach of each member alone."""
     likeliest = CURVED(X)[n].argsort(descending=True).tolist()
     rivals: list[int | None] = [TARGETS[n]] if targeted else [k for k in likeliest if k != LABELS[n]][:3]
@@ -50,7 +50,7 @@ def members(norm: Norm, eps: float, n: int, targeted: bool) -> list[tuple[str, A
     ]
 
 
-def alone(norm: Norm, eps: float, n: int, targeted: bool) -> tuple[list[tuple[str, Tensor]], int]:
+def alone(norm: NormName, eps: float, n: int, targeted: bool) -> tuple[list[tuple[str, Tensor]], int]:
     """Return what the members ask one after another, up to the first success, by name; and the backwards of all."""
     asked, backwards = [], 0
     for name, attack, iterations, target in members(norm, eps, n, targeted):
@@ -61,12 +61,12 @@ def alone(norm: Norm, eps: float, n: int, targeted: bool) -> tuple[list[tuple[st
         for image in network.inputs:
             asked.append((name, image))
             margin = margins(CURVED(image), [LABELS[n]], [TARGETS[n]] if targeted else None)
-            if margin > 0 and extent(image - X[n : n + 1], norm) <= eps + 1e-6:
+            if margin > 0 and NORMS[norm].length(image - X[n : n + 1]) <= eps + 1e-6:
                 return asked, backwards
     return asked, backwards
 
 
-def ensemble(norm: Norm, rows: Sequence[int], targeted: bool, **options: Any) -> tuple[Tensor, Any]:
+def ensemble(norm: NormName, rows: Sequence[int], targeted: bool, **options: Any) -> tuple[Tensor, Any]:
     iterations = 36 if targeted else 56
     return run_attack(
         Ensemble(norm, classes=3, queries=60),
@@ -83,7 +83,7 @@ def ensemble(norm: Norm, rows: Sequence[int], targeted: bool, **options: Any) ->
 
 @both
 @pytest.mark.parametrize("targeted", [False, True])
-def test_it_asks_what_its_members_ask_one_after_another(norm: Norm, targeted: bool) -> None:
+def test_it_asks_what_its_members_ask_one_after_another(norm: NormName, targeted: bool) -> None:
     """Image for image; an image that fools is the last."""
     winners = set()
     for n in range(8):
@@ -108,7 +108,7 @@ def test_it_asks_what_its_members_ask_one_after_another(norm: Norm, targeted: bo
 
 @both
 @pytest.mark.parametrize("targeted", [False, True])
-def test_slots_at_different_members_change_nothing(norm: Norm, targeted: bool) -> None:
+def test_slots_at_different_members_change_nothing(norm: NormName, targeted: bool) -> None:
     whole, state = ensemble(norm, range(8), targeted)
     assert len(set(state["by"].tolist())) > 1
     for size in (1, 3):
@@ -132,7 +132,7 @@ def test_late_arrivals_find_the_others_at_other_members() -> None:
         state = {**attack.init(x, [Task(n, "", 10 + n, label=LABELS[n])]), "iteration": count, "iterations": count + 56}
         for k in range(updates):
             state["iteration"] = count + k
-            x, state, done = attack.step(x, state, _bare(attack.objective, network, state))
+            x, state, done = attack.step(x, state, plain_evaluate(attack.objective, network, state))
             assert not done
         state["iteration"] = count + updates
         return x, state
@@ -141,17 +141,17 @@ def test_late_arrivals_find_the_others_at_other_members() -> None:
         begun = [after(n, updates) for n, updates in enumerate([0, 9, 10, 25, 40, 43, 50, 55])]
         x = torch.cat([image for image, _ in begun])
         state = {key: torch.cat([own[key] for _, own in begun]) for key in begun[0][1]}
-        moved, there, done = attack.step(x, state, _bare(attack.objective, network, state))
+        moved, there, done = attack.step(x, state, plain_evaluate(attack.objective, network, state))
         assert not done.any()
         for n, (image, own) in enumerate(begun):
-            expected, mine, _ = attack.step(image, own, _bare(attack.objective, network, own))
+            expected, mine, _ = attack.step(image, own, plain_evaluate(attack.objective, network, own))
             torch.testing.assert_close(moved[n : n + 1], expected, rtol=0, atol=1e-12)
             for key, value in mine.items():
                 torch.testing.assert_close(there[key][n : n + 1], value, rtol=1e-9, atol=1e-9)
 
 
 @both
-def test_it_fools_whom_any_member_fools(norm: Norm) -> None:
+def test_it_fools_whom_any_member_fools(norm: NormName) -> None:
     _, state = ensemble(norm, range(8), False)
     for number in range(6):
         for n in range(8):
@@ -160,7 +160,7 @@ def test_it_fools_whom_any_member_fools(norm: Norm) -> None:
             out, _ = run_attack(attack, CURVED, X[n : n + 1], [LABELS[n]], targets, iterations=iterations,
                                 seeds=[10 + n])  # fmt: skip
             fooled = margins(CURVED(out), [LABELS[n]]) > 0
-            if fooled and extent(out - X[n : n + 1], norm) <= RADII[norm][n]:
+            if fooled and NORMS[norm].length(out - X[n : n + 1]) <= RADII[norm][n]:
                 assert state["fooled"][n]
 
 
@@ -208,7 +208,7 @@ def test_the_last_image_of_a_member_is_its_own() -> None:
         (56, 5, ["apgd_ce", "apgd_dlr", "fmn", "square"]),
     ):
         state["iteration"] = count + k
-        seen = attack.seen(x, state, _bare(attack.objective, lambda x: wrong, state)(x, gradient=False))
+        seen = attack.track_best(x, state, plain_evaluate(attack.objective, lambda x: wrong, state)(x, gradient=False))
         assert seen["by"].tolist() == [by]
         assert attack.record_fields(seen)["tried"] == tried
 
@@ -353,4 +353,4 @@ def test_an_image_outside_of_the_ball_is_no_silent_success(smooth: Classifier) -
     run = lv.attack(smooth, noise(), attack={"ensemble": {"queries": 100, "classes": 2}}, eps=1 / 255, iterations=20)
     failed = [o for o in run.outcomes if not o.record["success_float"]]
     assert any(margin > 0 for o in failed for _, margin in o.curve("margin"))
-    assert not any(fooling(o) for o in failed)
+    assert not any(successes(o) for o in failed)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import APGD, DDN, FGSM, PGD, Attack, BudgetAttack, NormalizedAscentAttack, run_attack
-from lit_viz.attacks.norms import Norm
+from lit_viz.attacks.norms import NormName
 from tests.attacks.tools import Linear, longest, margins, photographs, saturated
 
 BUDGET = {
@@ -31,7 +31,7 @@ def fooled_into(linear: Linear, x: Tensor, targeted: bool) -> tuple[list[int], l
 @budget
 @targeted
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_budget_is_used_to_the_last(name: str, targeted: bool, norm: Norm) -> None:
+def test_a_budget_is_used_to_the_last(name: str, targeted: bool, norm: NormName) -> None:
     linear, x, eps = Linear(), photographs(4, 6, 5, 0.4, 0.6), 0.05
     labels, targets, weight = fooled_into(linear, x, targeted)
     out, state = run_attack(BUDGET[name](norm, eps), linear, x, labels, targets, iterations=60)
@@ -43,7 +43,7 @@ def test_a_budget_is_used_to_the_last(name: str, targeted: bool, norm: Norm) -> 
 
 @budget
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_budget_is_used_to_the_last_between_black_and_white(name: str, norm: Norm) -> None:
+def test_a_budget_is_used_to_the_last_between_black_and_white(name: str, norm: NormName) -> None:
     linear, x = Linear(), saturated()
     eps = 0.1 if norm == "linf" else 0.8
     labels, _, weight = fooled_into(linear, x, False)
@@ -127,7 +127,7 @@ def test_normalized_ascent_goes_straight_and_stops_in_time(targeted: bool) -> No
 
 @targeted
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_fgsm_is_one_step_to_the_border(targeted: bool, norm: Norm) -> None:
+def test_fgsm_is_one_step_to_the_border(targeted: bool, norm: NormName) -> None:
     linear, x, eps = Linear(), photographs(4, 6, 5), 0.07
     labels, targets, weight = fooled_into(linear, x, targeted)
     step = weight.sign() if norm == "linf" else weight / weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

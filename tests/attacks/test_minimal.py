@@ -12,13 +12,13 @@ from torch import Tensor
 
 from lit_viz.attacks import FMN, Attack, CarliniWagner, DeepFool, run_attack
 from lit_viz.attacks.carlini_wagner import to_tanh
-from lit_viz.attacks.norms import Norm
+from lit_viz.attacks.norms import NormName
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Task
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs, saturated
 
-Case = tuple[Callable[[], Attack], Norm]
+Case = tuple[Callable[[], Attack], NormName]
 CASES: dict[str, Case] = {
     "deepfool": (DeepFool, "l2"),
     "deepfool, linf": (lambda: DeepFool("linf"), "linf"),
@@ -35,11 +35,11 @@ LABELS = CURVED(GREY).argmax(1).tolist()
 TARGETS = [(label + 2) % 5 for label in LABELS]
 
 
-def lengths(change: Tensor, norm: Norm) -> Tensor:
+def lengths(change: Tensor, norm: NormName) -> Tensor:
     return change.flatten(1).norm(dim=1) if norm == "l2" else change.flatten(1).abs().amax(1)
 
 
-def smallest(x: Tensor, weight: Tensor, gap: float, norm: Norm) -> float:
+def smallest(x: Tensor, weight: Tensor, gap: float, norm: NormName) -> float:
     """The length of the shortest change inside [0, 1] with ``weight . change = gap``: clip(t * w) or clip(t * sign w),
     by bisection."""
     way = weight if norm == "l2" else weight.sign()
@@ -53,7 +53,7 @@ def smallest(x: Tensor, weight: Tensor, gap: float, norm: Norm) -> float:
     return float(lengths((most * way).clamp(-x, 1 - x)[None], norm))
 
 
-def optima(linear: Linear, x: Tensor, norm: Norm, reached: list[int] | None = None) -> Tensor:
+def optima(linear: Linear, x: Tensor, norm: NormName, reached: list[int] | None = None) -> Tensor:
     """The distances to the boundary between the class that is seen and the one to reach, or the nearest of all."""
     logits, shape = linear(x), x.shape[1:]
     labels = logits.argmax(1).tolist()
@@ -127,7 +127,7 @@ def test_the_smallest_success_is_the_outcome(case: Case) -> None:
 
 @both
 @targeted
-def test_deepfool_crosses_a_plane_in_one_step_and_two_hundredths_more(norm: Norm, targeted: bool) -> None:
+def test_deepfool_crosses_a_plane_in_one_step_and_two_hundredths_more(norm: NormName, targeted: bool) -> None:
     x = photographs(3, low=0.3, high=0.7)
     linear = near(2 if targeted else 5, x)
     labels = linear(x).argmax(1).tolist()
@@ -148,7 +148,7 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @both
 @targeted
-def test_deepfool_goes_where_the_paper_goes(norm: Norm, targeted: bool) -> None:
+def test_deepfool_goes_where_the_paper_goes(norm: NormName, targeted: bool) -> None:
     """Algorithm 2 of Moosavi-Dezfooli et al. 2016, the overshoot on the sum of the steps."""
     steps = 0
     for n in range(6):
@@ -238,7 +238,7 @@ def test_deepfool_reads_the_mean_of_the_views() -> None:
 
 
 @both
-def test_deepfool_counts_on_no_pixel_that_can_go_no_further(norm: Norm) -> None:
+def test_deepfool_counts_on_no_pixel_that_can_go_no_further(norm: NormName) -> None:
     """It would come nearer and nearer, and never cross."""
     x = saturated(3)
     linear = near(4, x)
@@ -247,7 +247,7 @@ def test_deepfool_counts_on_no_pixel_that_can_go_no_further(norm: Norm) -> None:
 
 
 @both
-def test_deepfool_leaves_the_boundary_itself(norm: Norm) -> None:
+def test_deepfool_leaves_the_boundary_itself(norm: NormName) -> None:
     """Where two logits are equal, here to the last bit, the class of the first is seen and the distance is zero."""
     linear, x = Linear(2), torch.full((1, 3, 6, 5), 0.5, dtype=torch.float64)
     linear.weight, linear.bias = linear.weight.mul(8).round(), linear.bias * 0
@@ -289,7 +289,7 @@ def test_fmn_guesses_the_boundary_before_the_first_success() -> None:
 
 @both
 @targeted
-def test_fmn_goes_where_the_paper_goes(norm: Norm, targeted: bool) -> None:
+def test_fmn_goes_where_the_paper_goes(norm: NormName, targeted: bool) -> None:
     """Algorithm 1 of Pintor et al. 2021, far from black and white."""
     total, alpha0 = 30, {"l2": 0.6, "linf": 2.0}[norm]
     both_kinds = set()
@@ -469,14 +469,14 @@ def test_a_task_may_have_its_own_rate() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: DeepFool("l1"), "no norm 'l1': take linf or l2"),
-        (lambda: DeepFool(overshoot=-0.1), "overshoot of -0.1 crosses no boundary"),
-        (lambda: DeepFool(classes=1), "compares 2 classes or more and was given 1"),
-        (lambda: FMN("l0"), "no norm 'l0'"),
-        (lambda: FMN(gamma=1.0), "gamma 1.0 of FMN"),
+        (lambda: DeepFool("l1"), "norm must be l2 or linf, got 'l1'"),
+        (lambda: DeepFool(overshoot=-0.1), "DeepFool: overshoot must be 0 or more, got -0.1"),
+        (lambda: DeepFool(classes=1), "DeepFool: classes must be at least 2, got 1"),
+        (lambda: FMN("l0"), "got 'l0'"),
+        (lambda: FMN(gamma=1.0), "FMN: gamma must be between 0 and 1, got 1.0"),
         (lambda: FMN(alpha=0.0), "0.0 is not a positive number"),
-        (lambda: CarliniWagner(c=0.0), "weight c 0.0"),
-        (lambda: CarliniWagner(steps=0), "0 steps of bisection"),
+        (lambda: CarliniWagner(c=0.0), "CarliniWagner: c must be positive, got 0.0"),
+        (lambda: CarliniWagner(steps=0), "CarliniWagner: steps must be at least 1, got 0"),
         (lambda: CarliniWagner(lr=-1.0), "-1.0 is not a positive number"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import Square, run_attack
-from lit_viz.attacks.norms import Norm
+from lit_viz.attacks.norms import NormName
 from lit_viz.attacks.square import _tile, _trade
 from lit_viz.errors import LitVizError
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
@@ -20,7 +20,7 @@ CURVED = Curved()
 X = photographs(4)
 LABELS = CURVED(X).argmax(1).tolist()
 TARGETS = [(label + 2) % 5 for label in LABELS]
-EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.6}
+EPS: dict[NormName, float] = {"linf": 0.05, "l2": 0.6}
 
 
 def grey(count: int = 2, height: int = 6, width: int = 5) -> Tensor:
@@ -30,7 +30,7 @@ def grey(count: int = 2, height: int = 6, width: int = 5) -> Tensor:
 
 @both
 @targeted
-def test_nothing_but_forwards(norm: Norm, targeted: bool) -> None:
+def test_nothing_but_forwards(norm: NormName, targeted: bool) -> None:
     """Not even a graph is made; k updates cost k + 1 forwards."""
 
     class Strict(Watched):
@@ -69,7 +69,7 @@ def test_most_of_the_optimum_in_euclidean_length_is_reached() -> None:
 
 
 @both
-def test_a_known_margin_is_crossed_if_the_ball_reaches_over_it(norm: Norm) -> None:
+def test_a_known_margin_is_crossed_if_the_ball_reaches_over_it(norm: NormName) -> None:
     linear, x = Linear(shape=(1, 6, 5)), grey(3)
     labels = linear(x).argmax(1).tolist()
     weight = linear.between(1, 0)
@@ -84,7 +84,7 @@ def test_a_known_margin_is_crossed_if_the_ball_reaches_over_it(norm: Norm) -> No
 
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_proposals_lie_in_the_ball_and_in_the_picture(norm: Norm, dtype: torch.dtype) -> None:
+def test_proposals_lie_in_the_ball_and_in_the_picture(norm: NormName, dtype: torch.dtype) -> None:
     x = (1.4 * X - 0.2).clamp(0, 1).to(dtype)  # a few pixels are black or white
     network = Watched(lambda x: CURVED(x.double()).to(dtype))
     out, _ = run_attack(Square(norm, EPS[norm], early_stop=False), network, x, LABELS, iterations=60)
@@ -98,7 +98,7 @@ def test_proposals_lie_in_the_ball_and_in_the_picture(norm: Norm, dtype: torch.d
 
 
 @both
-def test_the_ball_is_used_to_its_border(norm: Norm) -> None:
+def test_the_ball_is_used_to_its_border(norm: NormName) -> None:
     network = Watched(CURVED)
     x = photographs(2, low=0.45, high=0.55)
     run_attack(Square(norm, 0.3, early_stop=False), network, x, CURVED(x).argmax(1).tolist(), iterations=40)
@@ -110,7 +110,7 @@ def test_the_ball_is_used_to_its_border(norm: Norm) -> None:
 
 @both
 @targeted
-def test_proposals_are_made_from_the_best_so_far(norm: Norm, targeted: bool) -> None:
+def test_proposals_are_made_from_the_best_so_far(norm: NormName, targeted: bool) -> None:
     """Squares of the size that is due differ from it; the start counts as such whatever it scores."""
     height = width = 12
     network = Watched(Curved(shape=(3, height, width)))
@@ -214,7 +214,7 @@ def test_tiles_are_the_papers(side: int) -> None:
 
 
 @both
-def test_squares_become_smaller_as_in_the_paper(norm: Norm) -> None:
+def test_squares_become_smaller_as_in_the_paper(norm: NormName) -> None:
     """For 10000 queries the part is halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000."""
     attack, x = Square(norm), torch.zeros(11, 1, 224, 224)
     p = {"linf": 0.05, "l2": 0.1}[norm]
@@ -227,7 +227,7 @@ def test_squares_become_smaller_as_in_the_paper(norm: Norm) -> None:
 
 
 @both
-def test_draws_belong_to_the_seed(norm: Norm) -> None:
+def test_draws_belong_to_the_seed(norm: NormName) -> None:
     def asked(seed: int, rows: int = 1) -> list[Tensor]:
         network = Watched(CURVED)
         seeds = [seed, *range(100, 99 + rows)]
@@ -242,7 +242,7 @@ def test_draws_belong_to_the_seed(norm: Norm) -> None:
 
 @both
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 9), (13, 5)])
-def test_any_shape_will_do(norm: Norm, shape: tuple[int, int]) -> None:
+def test_any_shape_will_do(norm: NormName, shape: tuple[int, int]) -> None:
     linear = Linear(shape=(3, *shape))
     x = photographs(2, *shape)
     out, _ = run_attack(Square(norm, 0.2, early_stop=False), linear, x, linear(x).argmax(1).tolist(), iterations=30)
@@ -253,10 +253,10 @@ def test_any_shape_will_do(norm: Norm, shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"p": 0.0}, "p 0.0 is no part of the pixels"),
-        ({"p": 1.5}, "p 1.5"),
-        ({"eps": -1.0}, "radius eps -1.0 of Square"),
-        ({"norm": "l1"}, "no norm 'l1'"),
+        ({"p": 0.0}, "p must be above 0 and at most 1, got 0.0"),
+        ({"p": 1.5}, "at most 1, got 1.5"),
+        ({"eps": -1.0}, "eps of Square .* got -1.0"),
+        ({"norm": "l1"}, "norm must be"),
     ],
 )
 def test_refusals(options: dict[str, float], words: str) -> None:

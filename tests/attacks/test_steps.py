@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attacks import APGD, DDN, PGD, BudgetAttack, NormalizedAscentAttack, budget, run_attack
+from lit_viz.attacks import APGD, DDN, PGD, BudgetAttack, NormalizedAscentAttack, run_attack
 from lit_viz.attacks.apgd import checkpoints
-from lit_viz.attacks.norms import Norm, project, steepest
+from lit_viz.attacks.norms import NORMS, NormName
 from lit_viz.classifiers import Classifier
 from lit_viz.objectives import Margin
 from lit_viz.types import Task
@@ -66,12 +66,12 @@ def path(attack: BudgetAttack, n: int, targeted: bool, iterations: int) -> list[
     return [images[0] for images in network.inputs]
 
 
-def onto(norm: Norm, n: int) -> Callable[[Tensor], Tensor]:
+def onto(norm: NormName, n: int) -> Callable[[Tensor], Tensor]:
     eps = torch.tensor([EPS[norm]], dtype=torch.float64)
-    return lambda x: project(x[None], X[n : n + 1], eps, norm)[0]
+    return lambda x: NORMS[norm].project(x[None], X[n : n + 1], eps)[0]
 
 
-def along(norm: Norm, gradient: Tensor) -> Tensor:
+def along(norm: NormName, gradient: Tensor) -> Tensor:
     """Where an untargeted ratio is at its limit, the gradient is zero."""
     return gradient.sign() if norm == "linf" else gradient / gradient.norm().clamp(min=1e-300)
 
@@ -87,7 +87,7 @@ def test_checkpoints_are_those_of_the_paper() -> None:
 
 
 def apgd_by_hand(
-    ask: Ask, x: Tensor, eps: float, norm: Norm, onto: Callable[[Tensor], Tensor], steps: int, when: list[int]
+    ask: Ask, x: Tensor, eps: float, norm: NormName, onto: Callable[[Tensor], Tensor], steps: int, when: list[int]
 ) -> list[Tensor]:
     """Algorithm 1 of Croce and Hein 2020, for so many steps and the checkpoints given."""
     points, left, arrived = [x], [], []  # images; by step the score at its beginning and at its end
@@ -125,7 +125,7 @@ def apgd_by_hand(
     ("steps", "when"),
     [(100, [22, 41, 57, 70, 80, 87, 93, 99]), (20, [4, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19])],
 )
-def test_apgd_goes_where_the_paper_goes(norm: Norm, targeted: bool, loss: str, steps: int, when: list[int]) -> None:
+def test_apgd_goes_where_the_paper_goes(norm: NormName, targeted: bool, loss: str, steps: int, when: list[int]) -> None:
     for n in range(2):
         attack = APGD(norm, EPS[norm], loss, random_start=False, early_stop=False)
         expected = apgd_by_hand(asking(n, targeted, loss), X[n], EPS[norm], norm, onto(norm, n), steps, when)
@@ -160,7 +160,7 @@ def test_who_halves_the_step(rises: int, halved: bool, improved: bool, expected:
 
 
 @both
-def test_a_return_costs_no_backward(norm: Norm) -> None:
+def test_a_return_costs_no_backward(norm: NormName) -> None:
     """The slope at the best point is known."""
     network = Watched(CURVED)
     run_attack(APGD(norm, EPS[norm], early_stop=False, random_start=False), network, X[:1], LABELS[:1])
@@ -168,7 +168,9 @@ def test_a_return_costs_no_backward(norm: Norm) -> None:
     assert 92 <= network.backwards < 100
 
 
-def pgd_by_hand(ask: Ask, x: Tensor, alpha: float, norm: Norm, onto: Callable[[Tensor], Tensor], mu: float, look: bool):
+def pgd_by_hand(
+    ask: Ask, x: Tensor, alpha: float, norm: NormName, onto: Callable[[Tensor], Tensor], mu: float, look: bool
+):
     """With torch's own momentum, on gradients of mean size 1, which maximizes a linear function of its parameter."""
     parameter = torch.nn.Parameter(torch.zeros_like(x))
     momentum = torch.optim.SGD([parameter], lr=1.0, momentum=mu, nesterov=look, maximize=True)
@@ -185,7 +187,7 @@ def pgd_by_hand(ask: Ask, x: Tensor, alpha: float, norm: Norm, onto: Callable[[T
 @both
 @targeted
 @pytest.mark.parametrize(("mu", "look"), [(0.0, False), (0.9, False), (0.75, True)])
-def test_pgd_with_and_without_momentum(norm: Norm, targeted: bool, mu: float, look: bool) -> None:
+def test_pgd_with_and_without_momentum(norm: NormName, targeted: bool, mu: float, look: bool) -> None:
     alpha = EPS[norm] / 3
     for n in range(3):
         attack = PGD(norm, EPS[norm], alpha, mu, look, random_start=False, early_stop=False)
@@ -196,7 +198,7 @@ def test_pgd_with_and_without_momentum(norm: Norm, targeted: bool, mu: float, lo
 
 @both
 @targeted
-def test_the_step_is_two_and_a_half_radii_over_the_number_of_steps(norm: Norm, targeted: bool) -> None:
+def test_the_step_is_two_and_a_half_radii_over_the_number_of_steps(norm: NormName, targeted: bool) -> None:
     for random_start, steps in ((False, 20), (True, 19)):
         points = path(PGD(norm, EPS[norm], random_start=random_start, early_stop=False), 0, targeted, 20)
         alpha = 2.5 * EPS[norm] / steps
@@ -209,7 +211,7 @@ def test_the_step_is_two_and_a_half_radii_over_the_number_of_steps(norm: Norm, t
 @pytest.mark.parametrize("make", [PGD, APGD, partial(PGD, momentum=0.9)])
 @both
 def test_restarts_are_runs_of_their_own(
-    make: Callable[..., BudgetAttack], norm: Norm, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., BudgetAttack], norm: NormName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three parts of 9, 9 and 11 updates; if all started at the same point, they would go the same way."""
     attack = make(norm, EPS[norm], restarts=3, early_stop=False)
@@ -217,10 +219,10 @@ def test_restarts_are_runs_of_their_own(
     starts = [points[k] for k in (1, 10, 19)]
     for restart, start in enumerate(starts):
         eps = torch.tensor([EPS[norm]], dtype=torch.float64)
-        assert torch.equal(start, budget.random_start(X[:1], [0], [restart], eps, norm)[0])
-    original = budget.random_start
+        assert torch.equal(start, NORMS[norm].random_start(X[:1], [0], [restart], eps)[0])
+    original = NORMS[norm].random_start
     monkeypatch.setattr(
-        budget, "random_start", lambda x, seeds, restarts, *rest: original(x, seeds, [0] * len(x), *rest)
+        attack.norm, "random_start", lambda x, seeds, restarts, eps: original(x, seeds, [0] * len(x), eps)
     )
     points = path(attack, 0, True, 29)
     for a, b in zip(points[1:10], points[10:19], strict=True):
@@ -234,7 +236,7 @@ def test_restarts_are_runs_of_their_own(
 def test_parts_share_the_iterations(restarts: int, iterations: int) -> None:
     attack = PGD(restarts=restarts)
     k = torch.arange(iterations)
-    part, since, total = attack.where({"iteration": k, "iterations": torch.full_like(k, iterations)})
+    part, since, total = attack.locate({"iteration": k, "iterations": torch.full_like(k, iterations)})
     assert (since == -1).sum() == max(1, min(restarts, iterations // 2))
     assert torch.equal(part, (since == -1).long().cumsum(0) - 1)
     assert (since < total).all()
@@ -246,7 +248,7 @@ def test_parts_share_the_iterations(restarts: int, iterations: int) -> None:
 
 @both
 @targeted
-def test_apgd_is_as_good_as_pgd_at_the_same_cost(norm: Norm, targeted: bool) -> None:
+def test_apgd_is_as_good_as_pgd_at_the_same_cost(norm: NormName, targeted: bool) -> None:
     """On average, at the margin that both ascend; where PGD is given a bad step APGD is better."""
     targets = TARGETS if targeted else None
 
@@ -321,11 +323,11 @@ def test_normalized_ascent_stays_in_the_picture_unless_told_otherwise() -> None:
 
 
 @both
-def test_the_steepest_step_raises_the_score_most(norm: Norm) -> None:
+def test_the_steepest_step_raises_the_score_most(norm: NormName) -> None:
     """Among steps of the same small norm, also random ones."""
     ask = asking(0, True)
     score, g = ask(X[0])
-    best = ask(X[0] + 1e-6 * steepest(g[None], norm)[0])[0] - score
+    best = ask(X[0] + 1e-6 * NORMS[norm].steepest(g[None])[0])[0] - score
     for seed in range(50):
         way = torch.randn(X[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         way = way.sign() if norm == "linf" else way / way.norm()

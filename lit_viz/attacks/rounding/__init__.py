@@ -1,1 +1,1 @@
-"""Adversarial examples as 8-bit files: rounding within the ball, repair and verification."""
+"""Adversarial examples as 8-bit files: rounding inside the ball, repair and verification."""

@@ -1,4 +1,5 @@
-"""Is an attack's failure the network's strength, or the attack's own? Signals that come free, and attacks that are run.
+"""Diagnostics of failed attacks: signs in the traces that the attack, not the network, is the reason, and stronger
+attacks.
 
 After Croce & Hein 2020 (arXiv:2003.01690) and Pintor et al. 2022, "Indicators of Attack Failure" (arXiv:2106.09947).
 """
@@ -13,43 +14,37 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_viz.attacks import PGD, run_attack
-from lit_viz.attacks.norms import ROUNDING, Norm, random_start
-from lit_viz.attacks.rounding.lattice import holds_no_other
-from lit_viz.attacks.square import Square
+from lit_viz.attacks import PGD, Square, is_adversarial, run_attack
+from lit_viz.attacks.norms import L2, TOLERANCE, Norm
+from lit_viz.attacks.rounding.lattice import is_singleton
 from lit_viz.evidence.attacks.restart_agreement import RestartOf, restart_disagreement
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import pluralize
 
-#: An image's gradients are masked where more of them than this are zero.
+#: Fraction of zero gradients above which gradients count as masked.
 MASKED = 0.5
-#: Slopes of an image that fell, from which nothing is concluded: one of them may be that of a random start.
-_TOO_FEW = 3
-#: The score is still rising where the last tenth of the iterations, or the last one of fewer, brought this
-#: part or more of all that was gained.
+#: Minimal gradients of a success for that test: one of them may belong to a random start.
+_MIN_LOGGED = 3
+#: Minimal gain of the final tenth of the iterations, relative to the total, of a score that is still rising.
 RISING = 0.1
-#: Slopes, of fewer of which nothing is concluded where an image resists.
-_FEW = 10
-#: A perturbation is still shrinking where the last tenth of the iterations took off this part of it, or more.
+#: Minimal relative reduction in the final tenth of the iterations of a perturbation that is still shrinking.
 SHRINKING = 0.05
-#: Of black-box attacks: queries an image, and random points tried.
+#: Minimal number of gradients for a failure to be meaningful.
+_MIN_GRADIENTS = 10
+#: Queries an image of Square, and random points.
 QUERIES, POINTS = 1000, 100
-#: A radius at which every image must fall: in the largest value it is enough to make any picture grey all over; in
-#: Euclidean length it is, at 224 pixels, a quarter of the range in every value.
-LARGE: dict[Norm, float] = {"linf": 0.5, "l2": 100.0}
-#: Updates in which they must.
+#: Steps of PGD in a ball in which every image can be misclassified.
 LARGE_STEPS = 100
-#: Photographs asked at once.
 _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Trust:
-    """Whether what an attack found can be trusted.
+class Diagnosis:
+    """Result of a set of diagnostics.
 
     Attributes:
-        reasons: why not, in sentences' halves; none where nothing speaks against it.
-        tried: what was tried to find some.
+        reasons: signs of a failed attack, as clauses.
+        tried: names of the diagnostics.
     """
 
     reasons: tuple[str, ...]
@@ -57,161 +52,154 @@ class Trust:
 
     @property
     def sentence(self) -> str:
-        """The verdict in one line."""
+        """The result in one line."""
         if not self.reasons and not self.tried:
-            return "no verdict: nothing was attacked"
-        said = f"do not trust: {'; '.join(self.reasons)}" if self.reasons else "trust: nothing speaks against it"
-        return f"{said} (looked at: {', '.join(self.tried)})" if self.tried else said
+            return "no diagnosis: no attacked image"
+        verdict = f"do not trust: {'; '.join(self.reasons)}" if self.reasons else "trust: no sign of a failed attack"
+        return f"{verdict} (checked: {', '.join(self.tried)})" if self.tried else verdict
 
 
 def diagnostics(
     outcomes: Sequence[Outcome],
     restart_of: RestartOf = lambda k: 0,
     iterations: int = 0,
-    further: str = "more iterations",
-    part: float = math.inf,
+    advice: str = "more iterations",
+    restart_length: float = math.inf,
     minimal: bool = False,
-) -> Trust:
-    """Read the traces of an attack's run, which cost nothing more.
+) -> Diagnosis:
+    """Examine the traces of an attack, without evaluations.
 
     Args:
         outcomes: of the run; their curves ``gradient_norm``, ``objective`` and ``margin`` are read.
-        restart_of: see :func:`restarts_of`; one start an image unless given.
-        iterations: that an image takes at most.
-        further: what is advised where an attack didn't get far enough.
-        part: iterations that follow one another where an attack begins anew after them; infinite if it asks for no
-            slopes.
-        minimal: whether the smallest perturbation is looked for, so that a success may have had too few slopes, too.
+        restart_of: restart of an iteration (see :func:`~lit_viz.evidence.attacks.restart_agreement.restarts_of`).
+        iterations: maximum of iterations an image.
+        advice: remedy for an attack that ended too early.
+        restart_length: iterations of a restart; infinite for an attack without gradients.
+        minimal: whether the attack minimizes the perturbation, so that a success may have too few gradients as well.
     """
     done = [o for o in outcomes if o.record["status"] == "done"]
     if not done:
-        return Trust((), ())
+        return Diagnosis((), ())
     failed = [o for o in done if not o.record["success_float"]]
-    rounded_off = [o for o in done if o.record["success_float"] and not o.record.get("success_file")]
-    in_parts, asked = part < min(_FEW, iterations), done if minimal and part < _FEW else failed
-    each = f" in each part of the attack ({further}, or fewer parts)" if in_parts else f" ({further})"
+    lost = [o for o in done if o.record["success_float"] and not o.record.get("success_file")]
+    if restart_length < min(_MIN_GRADIENTS, iterations):
+        per_restart, short = f" in each restart ({advice}, or fewer restarts)", lambda o: not _masked(o)
+    else:
+        per_restart, short = f" ({advice})", _few_gradients
+    examined = done if minimal and restart_length < _MIN_GRADIENTS else failed
     counts = {
-        "within eps of {} there is no other 8-bit file than the photograph's (a larger eps)": sum(
-            map(_only_source_in_ball, done)
+        "the ball of {} holds no other 8-bit image (a larger eps)": sum(map(_only_source_in_ball, done)),
+        f"the file of {{}} equals the photograph ({advice}, or larger steps)": sum(
+            _unchanged(o) and not _only_source_in_ball(o) for o in failed
         ),
-        f"the file of {{}} is the photograph itself ({further}, or larger steps)": sum(
-            _unmoved(o) and not _only_source_in_ball(o) for o in failed
-        ),
-        "{} fooled the network before it was rounded to 8 bits, and not in the file": sum(
-            not _only_source_in_ball(o) for o in rounded_off
-        ),
-        f"{{}} had fewer than ten slopes{each}": sum(not _masked(o) if in_parts else _short(o) for o in asked),
-        f"{{}} had fewer than {QUERIES} queries ({further})": sum(map(_unasked, failed)),
-        f"{{}} scored no higher than the photograph in the end ({further})": sum(map(_not_improved, failed)),
+        "rounding to 8 bits undid the success of {}": sum(not _only_source_in_ball(o) for o in lost),
+        f"{{}} had fewer than {_MIN_GRADIENTS} gradients{per_restart}": sum(map(short, examined)),
+        f"{{}} had fewer than {QUERIES} queries ({advice})": sum(map(_few_queries, failed)),
+        f"the score of {{}} never exceeded that of the photograph ({advice})": sum(map(_not_improved, failed)),
         "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),
-        f"the score of {{}} was still rising when the attack ended ({further})": sum(map(_rising, failed)),
-        f"the perturbation of {{}} was still shrinking when the attack ended ({further})": sum(map(_shrinking, done)),
-        "{} fooled the network on the way and was returned as a failure": sum(map(_missed_success, failed)),
+        f"the score of {{}} was still rising at the end ({advice})": sum(map(_rising, failed)),
+        f"the perturbation of {{}} was still shrinking at the end ({advice})": sum(map(_shrinking, done)),
+        "{} had a success that was not returned": sum(bool(successes(o)) for o in failed),
     }
     reasons = [text.format(pluralize(count, "image")) for text, count in counts.items() if count]
-    reasons += restart_disagreement(done, restart_of, last=restart_of(iterations))
-    logged = any(outcome.curve("gradient_norm") for outcome in done)
-    traced = all(len(outcome.curve("objective")) > 1 for outcome in failed)
+    reasons += restart_disagreement(done, restart_of, final=restart_of(iterations))
     tried = {
-        "gradients": logged,
-        "the end of the traces": traced,
-        "silent successes": True,
+        "gradients": any(outcome.curve("gradient_norm") for outcome in done),
+        "final scores": all(len(outcome.curve("objective")) > 1 for outcome in failed),
+        "missed successes": True,
         "restarts": restart_of(iterations) > 0,
     }
-    return Trust(tuple(reasons), tuple(what for what, looked_at in tried.items() if looked_at))
+    return Diagnosis(tuple(reasons), tuple(name for name, examined in tried.items() if examined))
 
 
 def _masked(outcome: Outcome) -> bool:
-    """Return whether most slopes that were asked for are zero, while the image didn't fool."""
-    fell = outcome.record["success_float"]
+    """Return whether most gradients before a success are zero."""
+    success = outcome.record["success_float"]
     fooled = {k for k, margin in outcome.curve("margin") if margin > 0}
     norms = [
-        value
-        for k, value in outcome.curve("gradient_norm")
-        if k not in fooled and not (fell and k == outcome.record["iterations"])
+        norm
+        for k, norm in outcome.curve("gradient_norm")
+        if k not in fooled and not (success and k == outcome.record["iterations"])
     ]
-    if fell and len(norms) < _TOO_FEW:
+    if success and len(norms) < _MIN_LOGGED:
         return False
-    return bool(norms) and sum(value == 0 for value in norms) > MASKED * len(norms)
+    return bool(norms) and norms.count(0) > MASKED * len(norms)
 
 
-def _unmoved(outcome: Outcome) -> bool:
-    return outcome.record.get("l2") == 0
+def _unchanged(outcome: Outcome) -> bool:
+    return outcome.record.get(L2.name) == 0
 
 
 def _only_source_in_ball(outcome: Outcome) -> bool:
-    """Return whether eps is less than a level of a single value."""
-    return holds_no_other(outcome.record.get("eps", math.inf)) and _unmoved(outcome)
+    """Return whether eps is below one level of a single value."""
+    return is_singleton(outcome.record.get("eps", math.inf)) and _unchanged(outcome)
 
 
-def _short(outcome: Outcome) -> bool:
-    slopes = outcome.record["backwards"] or 0  # of an ensemble also of the member that had the fewest
-    return slopes > 0 and min(slopes, outcome.record.get("fewest", slopes)) < _FEW and not _masked(outcome)
+def _few_gradients(outcome: Outcome) -> bool:
+    backwards = outcome.record["backwards"] or 0
+    fewest = outcome.record.get("fewest", backwards)  # of the members of an ensemble
+    return backwards > 0 and min(backwards, fewest) < _MIN_GRADIENTS and not _masked(outcome)
 
 
-def _unasked(outcome: Outcome) -> bool:
-    """Return whether an attack without slopes had few queries."""
+def _few_queries(outcome: Outcome) -> bool:
+    """Return whether a black-box attack had few queries."""
     return outcome.record.get("backwards") == 0 and outcome.record["iterations"] < QUERIES
 
 
 def _not_improved(outcome: Outcome) -> bool:
-    trace = [score for _, score in _inside(outcome, "objective")]
-    return len(trace) > 1 and max(trace[1:]) <= trace[0] and not _masked(outcome)
+    scores = [score for _, score in _in_ball(outcome, "objective")]
+    return len(scores) > 1 and max(scores[1:]) <= scores[0] and not _masked(outcome)
 
 
 def _rising(outcome: Outcome) -> bool:
-    trace = _inside(outcome, "objective")
+    trace = _in_ball(outcome, "objective")
     if len(trace) < 2:
         return False
     start, best = trace[0][1], max(score for _, score in trace)
-    before = max(score for k, score in trace if k <= _late(trace))
-    return best > start and best - before >= (1 - 1e-9) * RISING * (best - start)
+    earlier = max(score for k, score in trace if k <= _final_tenth(trace))
+    return best > start and best - earlier >= (1 - 1e-9) * RISING * (best - start)
 
 
 def _shrinking(outcome: Outcome) -> bool:
-    """Return whether the end of an attack without a budget made its perturbation notably smaller."""
-    margins, fooled = outcome.curve("margin"), set(fooling(outcome))
-    lengths = {k: length for k, length in outcome.curve(_norm(outcome)) if k in fooled}
+    """Return whether the end of an attack without a budget reduced the perturbation notably."""
+    margins, fooled = outcome.curve("margin"), set(successes(outcome))
+    lengths = {k: length for k, length in outcome.curve(_norm_name(outcome)) if k in fooled}
     if "eps" in outcome.record or not lengths:
         return False
-    before = [length for k, length in lengths.items() if k <= _late(margins)]
-    return bool(before) and min(lengths.values()) < (1 - SHRINKING) * min(before)
+    earlier = [length for k, length in lengths.items() if k <= _final_tenth(margins)]
+    return bool(earlier) and min(lengths.values()) < (1 - SHRINKING) * min(earlier)
 
 
-def _norm(outcome: Outcome) -> str:
-    return str(outcome.record.get("norm", "l2"))
+def _norm_name(outcome: Outcome) -> str:
+    return str(outcome.record.get("norm", L2.name))
 
 
-def _inside(outcome: Outcome, metric: str) -> list[tuple[int, float]]:
-    """Return a curve in the ball where there is one: a member of an ensemble may leave it."""
-    eps, lengths = outcome.record.get("eps", math.inf), dict(outcome.curve(_norm(outcome)))
-    return [(k, value) for k, value in outcome.curve(metric) if lengths.get(k, 0.0) <= eps + ROUNDING]
+def _in_ball(outcome: Outcome, metric: str) -> list[tuple[int, float]]:
+    """Return a curve without the iterations outside the ball, which members of an ensemble may have."""
+    eps, lengths = outcome.record.get("eps", math.inf), dict(outcome.curve(_norm_name(outcome)))
+    return [(k, value) for k, value in outcome.curve(metric) if lengths.get(k, 0.0) <= eps + TOLERANCE]
 
 
-def _late(trace: Sequence[tuple[int, float]]) -> float:
-    """Return where the last tenth of the iterations begins, or the last one of fewer."""
-    first, last = trace[0][0], trace[-1][0]
-    return min(last - (last - first) / 10, last - 1)
+def _final_tenth(trace: Sequence[tuple[int, float]]) -> float:
+    """Return the iteration at which the final tenth starts, or the final iteration of fewer than ten."""
+    first, final = trace[0][0], trace[-1][0]
+    return min(final - (final - first) / 10, final - 1)
 
 
-def _missed_success(outcome: Outcome) -> bool:
-    return bool(fooling(outcome))
+def successes(outcome: Outcome) -> list[int]:
+    """Return the iterations whose image is a success as floats, inside the ball."""
+    return [k for k, margin in _in_ball(outcome, "margin") if margin > 0]
 
 
-def fooling(outcome: Outcome) -> list[int]:
-    """Return the iterations whose image fooled the network as floats, in the ball where there is one."""
-    return [k for k, margin in _inside(outcome, "margin") if margin > 0]
-
-
-def resisted(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return those that fooled nobody, not even as floats, where there was another file to find."""
+def robust_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the failures, as floats, whose ball holds another 8-bit image."""
     failed = [o for o in outcomes if o.record["status"] == "done" and not o.record["success_float"]]
     return [o for o in failed if not _only_source_in_ball(o)]
 
 
 def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
-    """Return in words what :func:`stronger_attacks` will do, and with how many evaluations."""
-    robust, done = len(resisted(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
+    """Return a description of :func:`stronger_attacks` with the number of evaluations."""
+    robust, done = len(robust_outcomes(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
     return (
         f"{POINTS} random points and Square with {QUERIES:,} queries on {pluralize(robust, 'image')} that resisted, "
         f"and {LARGE_STEPS} steps in a large ball on {pluralize(done, 'image')}: {robust * (POINTS + QUERIES):,} "
@@ -219,41 +207,40 @@ def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def stronger_attacks(outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float) -> Trust:
-    """Try what must not do better than a gradient attack, and what must succeed.
+def stronger_attacks(
+    outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float
+) -> Diagnosis:
+    """Run attacks that must not exceed a gradient attack, and one that must succeed.
 
-    Random points of the ball and Square, which ask for no gradient, on the images that resisted; and PGD in a ball so
-    large that every image must fall.
+    Random points of the ball and Square, both without gradients, on the failures; and PGD on all images, in a ball in
+    which every image can be misclassified.
 
     Args:
         outcomes: of a run with a budget.
         network: images ``(N, C, H, W)`` in [0, 1] -> logits.
-        norm, eps: of its ball; an outcome whose record has an ``eps`` has that radius.
+        norm, eps: of its ball; the ``eps`` of a record takes precedence.
     """
-    done = [o for o in outcomes if o.record["status"] == "done"]
-    failed = resisted(outcomes)
-    square = Square(norm=norm, eps=eps)
-    tries = [
-        (_by_points(batch, network, norm), _fooled(batch, network, square, QUERIES, radii=batch.radii))
-        for batch in _batches(failed, eps)
-    ]
-    found = {
-        f"{POINTS} random points": sum(by_points for by_points, _ in tries),
-        f"Square with {QUERIES} queries": sum(by_square for _, by_square in tries),
-    }
-    reasons = [f"{what} fooled {pluralize(count, 'image')} that resisted" for what, count in found.items() if count]
-    large = PGD(norm=norm, eps=LARGE[norm], random_start=False)
-    counts = [(_fooled(batch, network, large, LARGE_STEPS), len(batch.x)) for batch in _batches(done, eps)]
-    fallen, asked = sum(fell for fell, _ in counts), sum(size for _, size in counts)
-    if fallen < asked:
+    by_points = by_square = 0
+    square = Square(norm.name, eps)
+    for batch in _batches(robust_outcomes(outcomes), eps):
+        by_points += _random_points(batch, network, norm)
+        by_square += _successes_of(square, batch, network, QUERIES, batch.radii)
+    counts = {f"{POINTS} random points": by_points, f"Square with {QUERIES} queries": by_square}
+    reasons = [f"{name} fooled {pluralize(count, 'image')} that resisted" for name, count in counts.items() if count]
+    large = PGD(norm.name, norm.large_eps, random_start=False)
+    fooled = total = 0
+    for batch in _batches([o for o in outcomes if o.record["status"] == "done"], eps):
+        fooled += _successes_of(large, batch, network, LARGE_STEPS)
+        total += len(batch.x)
+    if fooled < total:
         reasons.append(
-            f"only {fallen} of {pluralize(asked, 'image')} fell at a radius of {LARGE[norm]:g}, where all must"
+            f"only {fooled} of {pluralize(total, 'image')} fooled at a radius of {norm.large_eps:g}, where all must be"
         )
-    return Trust(tuple(reasons), ("random points", "Square", "a large radius"))
+    return Diagnosis(tuple(reasons), ("random points", "Square", "a large radius"))
 
 
 class _Batch(NamedTuple):
-    """Photographs ``(N, C, H, W)`` with their labels (-1: unknown), targets (None: untargeted) and radii."""
+    """Photographs ``(N, C, H, W)`` with labels (-1: unknown), targets (None: untargeted) and radii."""
 
     x: Tensor
     labels: list[int]
@@ -262,14 +249,15 @@ class _Batch(NamedTuple):
 
 
 def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
-    """Yield what was asked of photographs, those with a target apart from those without."""
+    """Yield batches that are either targeted or untargeted."""
     for targeted in (False, True):
-        mine = [o for o in outcomes if (o.record["target"] is not None) == targeted]
-        for first in range(0, len(mine), _BATCH):
-            known = [(o.record, source) for o in mine[first : first + _BATCH] if (source := o.source()) is not None]
-            if not known:
-                continue
-            records, sources = zip(*known, strict=True)
+        group = [
+            (o.record, source)
+            for o in outcomes
+            if (o.record["target"] is not None) == targeted and (source := o.source()) is not None
+        ]
+        for first in range(0, len(group), _BATCH):
+            records, sources = zip(*group[first : first + _BATCH], strict=True)
             yield _Batch(
                 torch.stack(sources),
                 [-1 if record["label"] is None else int(record["label"]) for record in records],
@@ -278,27 +266,28 @@ def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
             )
 
 
-def _fooled(
+def _successes_of(
+    attack: PGD | Square,
     batch: _Batch,
     network: Callable[[Tensor], Tensor],
-    attack: PGD | Square,
     iterations: int,
     radii: Sequence[float] | None = None,
 ) -> int:
-    """Return how many images an attack fools, in balls of its own radius unless others are given."""
+    """Return the number of successes of an attack, in the given radii or its own."""
     options = None if radii is None else [{"eps": radius} for radius in radii]
     _, state = run_attack(attack, network, batch.x, batch.labels, batch.targets, iterations=iterations, options=options)
     return int(state["fooled"].sum())
 
 
-def _by_points(batch: _Batch, network: Callable[[Tensor], Tensor], norm: Norm) -> int:
-    """Return how many images a random point of their ball fools."""
+def _random_points(batch: _Batch, network: Callable[[Tensor], Tensor], norm: Norm) -> int:
+    """Return the number of images that a random point of their ball fools."""
     x, labels, targets, radii = batch
     goals = torch.tensor(labels if targets is None else targets)
+    targeted = torch.full_like(goals, targets is not None, dtype=torch.bool)
     fooled = torch.zeros(len(x), dtype=torch.bool)
     radius = torch.tensor(radii, dtype=torch.float64)
     for draw in range(POINTS):
-        points = random_start(x, range(len(x)), [draw] * len(x), radius, norm)
+        points = norm.random_start(x, range(len(x)), [draw] * len(x), radius)
         with torch.no_grad():
-            fooled |= (network(points).argmax(1) == goals) != (targets is None)
+            fooled |= is_adversarial(network(points), goals, targeted)
     return int(fooled.sum())

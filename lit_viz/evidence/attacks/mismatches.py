@@ -1,4 +1,4 @@
-"""Is a saved file still what its record says? What the network sees in it, its ball, and its distance."""
+"""Comparison of saved adversarial examples with their records: prediction, ball and distances."""
 
 from __future__ import annotations
 
@@ -11,151 +11,137 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_viz.attacks.norms import NORMS, lengths
 from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, image_of, levels_of
-from lit_viz.attacks.rounding.repair import Goals
-from lit_viz.attacks.rounding.verification import lengths
+from lit_viz.attacks.rounding.repair import Verifier
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.utils.formatting import NORMS, format_distance
 
-#: A length that is measured again may differ by this part of it: another machine adds in another order.
-_ROUNDING = 1e-6
+#: Relative tolerance of a length, for another order of summation.
+_TOLERANCE = 1e-6
+_BATCH = 16  # reduces the time of a file by a quarter
 
 
 @dataclass(frozen=True)
 class RecordedFile:
-    """What a record says of an adversarial example in its file.
+    """An adversarial example in a file, with the recorded values.
 
     Attributes:
         file: the PNG.
-        record: ``label``, ``target``, ``predicted``, ``success_file``, ``l2``, ``linf`` ...
-        source: gives the photograph ``(C, H, W)`` in [0, 1] that distances are from, or None where it is gone.
-        ball: has the ``norm`` and the radius ``eps`` that the file keeps to; neither where there was no ball.
-        off: by how many levels a value of the photograph may be another than the one that was attacked.
+        record: its record.
+        source: returns the photograph ``(C, H, W)`` in [0, 1], or None if it is missing.
+        ball: mapping with the ``norm`` and the radius ``eps`` of the ball; empty without budget.
+        tolerance: maximal difference, in levels, of the photograph to the one that was attacked.
     """
 
     file: Path
     record: Mapping[str, Any]
     source: Callable[[], Tensor | None]
     ball: Mapping[str, Any]
-    off: float = 0.0
+    tolerance: float = 0.0
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the attack had a target."""
+        return self.record["target"] is not None
+
+    @property
+    def goal(self) -> int:
+        """Class to reach or to leave."""
+        return int(self.record["target" if self.targeted else "label"])
 
 
-def mismatches(claims: Sequence[RecordedFile], classifier: Classifier, at_most: int) -> tuple[list[str | None], int]:
-    """Read files and their photographs again, and ask the original network.
+def mismatches(files: Sequence[RecordedFile], classifier: Classifier, batch: int) -> tuple[list[str | None], int]:
+    """Compare files with their records, by the original network and the photographs.
 
     Args:
-        claims: of the files.
-        classifier: that was attacked.
-        at_most: images that it may be asked about at once.
+        files: the files.
+        classifier: the attacked classifier.
+        batch: maximal batch size.
 
     Returns:
-        of each file in what it isn't as its record says, in half a sentence, None where it is; and how many photographs
-        are gone, so that nothing is known of the distances of their files.
+        the mismatches of each file as a clause, None without any; and the number of missing photographs, whose
+        distances are not compared.
 
     Raises:
-        LitVizError: a file is missing or broken, or has not the classifier's channels and size.
+        LitVizError: a file is missing, damaged, or of another size than the classifier's input.
     """
-    asked = [_asked(claim.record) for claim in claims]
-    goals, targeted = [goal for goal, _ in asked], [targeted for _, targeted in asked]
-    seen = reread([claim.file for claim in claims], classifier, goals, targeted, at_most)
-    found: list[str | None] = []
-    gone = 0
-    for claim, (success, logits) in zip(claims, seen, strict=True):
-        reasons, source = _seen_otherwise(claim.record, success, logits, classifier), claim.source()
+    results: list[str | None] = []
+    missing = 0
+    goals, targeted = [file.goal for file in files], [file.targeted for file in files]
+    verdicts = evaluate_files([file.file for file in files], classifier, goals, targeted, batch)
+    for file, (success, logits) in zip(files, verdicts, strict=True):
+        reasons, source = _prediction_mismatch(file, success, logits, classifier), file.source()
         if source is None:
-            gone += 1
+            missing += 1
         else:
-            reasons += _lies_elsewhere(claim, source)
-        found.append("; ".join(reasons) or None)
-    return found, gone
+            reasons += _distance_mismatches(file, source)
+        results.append("; ".join(reasons) or None)
+    return results, missing
 
 
-def _asked(record: Mapping[str, Any]) -> tuple[int, bool]:
-    """Return the class to reach or to leave, and whether it is to be reached."""
-    targeted = record["target"] is not None
-    return record["target"] if targeted else record["label"], targeted
-
-
-def _said_to_fool(record: Mapping[str, Any]) -> bool:
-    """Return whether the network saw in the file what the record was asked for, as the record says. Outside of its ball
-    (which may hold no 8-bit image) a file is no success, also where it fools."""
-    goal, targeted = _asked(record)
-    return bool((record["predicted"] == goal) == targeted)
-
-
-def _seen_otherwise(record: Mapping[str, Any], success: bool, logits: Tensor, classifier: Classifier) -> list[str]:
-    """Return what is seen in the file instead of the recorded class. Where both are asked for, or neither is, another
-    machine's rounding may decide between them: then nothing, unless their logits differ by more."""
-    now, before = int(logits.argmax()), int(record["predicted"])
-    goal, targeted = _asked(record)
-    doubt = Goals(classifier, torch.tensor([goal]), torch.tensor([targeted])).doubt(logits[None])
-    if success == _said_to_fool(record) and not float(logits[now] - logits[before]) > float(doubt):
-        return []
-    return [f"it is seen as {classifier.labels[now]}, not as {classifier.labels[before]}"]
-
-
-def _lies_elsewhere(claim: RecordedFile, source: Tensor) -> list[str]:
-    """Return how the file lies to its ball, and how far from its photograph, where a record says otherwise."""
-    levels, reasons = levels_of(read_png(claim.file)), []
-    slack = {"linf": claim.off / LEVELS, "l2": claim.off / LEVELS * math.sqrt(levels.numel())}
-    norm = claim.ball.get("norm")
-    if norm is not None and claim.ball.get("eps") is not None and claim.record.get("success_file"):
-        eps = claim.ball["eps"]
-        if not LatticeBall(source, norm, eps + slack[norm]).contains(levels):
-            reasons.append(f"it lies outside its ball of {NORMS[norm]} {format_distance(eps, norm)}")
-    now = lengths(levels - levels_of(image_of(levels_of(source))))  # rounded as it was when the file was made
-    for key, name in NORMS.items():
-        before = float(claim.record[key])
-        if not math.isclose(now[key], before, rel_tol=_ROUNDING, abs_tol=_ROUNDING / LEVELS + slack[key]):
-            far, recorded = format_distance(now[key], key), format_distance(before, key)
-            distance = f"{far} from its photograph, not {recorded}" if far != recorded else f"not quite at {recorded}"
-            reasons.append(f"in {name} it lies {distance}")
-    return reasons
-
-
-_AT_ONCE = 16  # files that are read again in a batch: a processor takes three quarters of the time for each
-
-
-def reread(
+def evaluate_files(
     paths: Sequence[str | Path],
     classifier: Classifier,
     goals: Sequence[int],
     targeted: Sequence[bool],
-    at_most: int = _AT_ONCE,
+    batch: int = _BATCH,
 ) -> list[tuple[bool, Tensor]]:
-    """Read PNGs from the disk and ask the original network again, several in a batch.
+    """Decode PNG files and evaluate the original network.
 
     Args:
         paths: N files of the classifier's channels and size.
-        classifier: that was attacked.
-        goals: the class to reach, or to leave, of each.
-        targeted: whether it is to be reached.
-        at_most: images that the network may be asked about at once.
+        classifier: the attacked classifier.
+        goals: class to reach, or to leave, of each file.
+        targeted: whether it is the class to reach.
+        batch: maximal batch size.
 
     Returns:
-        of each file whether the network sees what was asked for, which is what it sees in the file alone (see
-        :meth:`~lit_viz.attacks.rounding.repair.Goals.logits`), and its logits ``(K,)``.
+        for each file whether the prediction meets the goal, as if evaluated alone, and its logits ``(K,)``.
 
     Raises:
-        LitVizError: a file is missing or broken, or has not the classifier's channels and size.
+        LitVizError: a file is missing, damaged, or of another size than the classifier's input.
     """
-    found: list[tuple[bool, Tensor]] = []
-    at_once = min(_AT_ONCE, at_most)
-    for first in range(0, len(paths), at_once):
-        some = slice(first, first + at_once)
-        wanted = Goals(classifier, torch.tensor(goals[some]), torch.tensor(targeted[some]))
-        logits = wanted.logits(torch.stack([_read(path, classifier) for path in paths[some]]))
-        found += zip(wanted.met(logits).tolist(), logits, strict=True)
-    return found
+    shape = (classifier.channels, *classifier.size)
+    results: list[tuple[bool, Tensor]] = []
+    step = min(_BATCH, batch)
+    for first in range(0, len(paths), step):
+        rows = slice(first, first + step)
+        images = [read_png(path) for path in paths[rows]]
+        for path, image in zip(paths[rows], images, strict=True):
+            if image.shape != shape:
+                raise LitVizError(f"{path} must have the shape {shape} of {classifier.name}, got {tuple(image.shape)}.")
+        verifier = Verifier(classifier, torch.tensor(goals[rows]), torch.tensor(targeted[rows]))
+        logits = verifier.logits(torch.stack(images))
+        results += zip(verifier.success(logits).tolist(), logits, strict=True)
+    return results
 
 
-def _read(path: str | Path, classifier: Classifier) -> Tensor:
-    image, shape = read_png(path), (classifier.channels, *classifier.size)
-    if image.shape != shape:
-        raise LitVizError(
-            f"{path} holds an image {tuple(image.shape)}, and {classifier.name} takes {shape}: it isn't as the run "
-            "wrote it."
-        )
-    return image
+def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, classifier: Classifier) -> list[str]:
+    """Return a mismatch if the success differs from the record, or the logits of the two predictions by more than
+    rounding on another machine explains."""
+    predicted, recorded = int(logits.argmax()), int(file.record["predicted"])
+    recorded_success = (recorded == file.goal) == file.targeted  # a file outside its ball may be predicted as the goal
+    verifier = Verifier(classifier, torch.tensor([file.goal]), torch.tensor([file.targeted]))
+    tolerance = float(verifier.tolerance(logits[None]))
+    if success == recorded_success and not float(logits[predicted] - logits[recorded]) > tolerance:
+        return []
+    return [f"predicted {classifier.labels[predicted]}, recorded {classifier.labels[recorded]}"]
+
+
+def _distance_mismatches(file: RecordedFile, source: Tensor) -> list[str]:
+    """Return where the file violates its ball, or its distances to the photograph differ from the record."""
+    levels, reasons = levels_of(read_png(file.file)), []
+    slack = {name: length / LEVELS for name, length in lengths(torch.full_like(levels, file.tolerance)).items()}
+    name, eps = file.ball.get("norm"), file.ball.get("eps")
+    if name is not None and eps is not None and file.record.get("success_file"):
+        norm = NORMS[name]
+        if not LatticeBall(source, norm, eps + slack[name]).contains(levels):
+            reasons.append(f"outside its ball, {norm} {norm.format(eps)}")
+    measured = lengths(levels - levels_of(image_of(levels_of(source))))  # rounded as when the file was written
+    for name, norm in NORMS.items():
+        length, recorded = measured[name] / LEVELS, float(file.record[name])
+        if not math.isclose(length, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / LEVELS + slack[name]):
+            reasons.append(f"{norm} distance {norm.format(length)}, recorded {norm.format(recorded)}")
+    return reasons

@@ -1,4 +1,4 @@
-"""Which share of the images resists an attack, by the size of the perturbation."""
+"""Robust accuracy by radius, and the breakdown of an ensemble by member."""
 
 from __future__ import annotations
 
@@ -12,50 +12,52 @@ from lit_viz.runs.results import Outcome
 
 
 def photograph_of(record: Mapping[str, Any]) -> Hashable:
-    """Return what tells photographs apart; several tasks, of radii and targets, may be of one."""
+    """Return the identity of a record's photograph, which tasks of several radii and targets share."""
     return record["source"], record["name"]
 
 
 def robust_accuracy(
     outcomes: Sequence[Outcome], members: Sequence[str] | None = None
 ) -> list[tuple[float, float, tuple[float, float]]]:
-    """Return by radius which share of the photographs was not fooled in the file, with its Wilson interval of 95 %; of
-    an ensemble by these members, or by all.
+    """Return ``(eps, accuracy, 95 % Wilson interval)`` by ascending radius.
 
-    A photograph resists several targets if it resists each: its tasks are not independent, as the interval has them.
+    A photograph is robust if no file of it is a success; with several targets, for none of them. A photograph that is
+    misclassified without a perturbation is not robust.
+
+    Args:
+        outcomes: of the run; failed tasks are omitted.
+        members: of an ensemble whose successes count; all by default.
     """
     by_radius: dict[float, dict[Hashable, bool]] = defaultdict(dict)
-    for outcome in outcomes:
-        record = outcome.record
-        if record["status"] != "failed":  # what was misclassified from the start doesn't resist
-            fooled = record["success_file"] and (members is None or record["by"] in members)
-            resists = record["status"] == "done" and not fooled
-            of_radius, whose = by_radius[record["eps"]], photograph_of(record)
-            of_radius[whose] = of_radius.get(whose, True) and resists
-    found = [(eps, [*of_radius.values()]) for eps, of_radius in sorted(by_radius.items())]
-    return [(eps, sum(resist) / len(resist), wilson_interval(sum(resist), len(resist))) for eps, resist in found]
+    for record in (outcome.record for outcome in outcomes):
+        if record["status"] != "failed":
+            success = record["success_file"] and (members is None or record["by"] in members)
+            photographs, photograph = by_radius[record["eps"]], photograph_of(record)
+            robust = record["status"] == "done" and not success
+            photographs[photograph] = photographs.get(photograph, True) and robust
+    counts = [(eps, sum(robust.values()), len(robust)) for eps, robust in sorted(by_radius.items())]
+    return [(eps, robust / total, wilson_interval(robust, total)) for eps, robust, total in counts]
 
 
 def accuracy_label(outcomes: Sequence[Outcome]) -> str:
-    """Return what the share is called: without true labels, or where a target is to be reached, accuracy is not
-    claimed."""
+    """Return the name of the measured share: "robust accuracy" requires true labels and an untargeted attack."""
     records = [outcome.record for outcome in outcomes]
-    predicted = any(record["label_source"] in (None, "predicted") for record in records)
-    targeted = any(record.get("target") is not None for record in records)
-    if all(record.get("target") is not None for record in records):
+    targeted = [record.get("target") is not None for record in records]
+    if all(targeted):
         return "target not reached"
-    return "not fooled" if predicted or targeted else "robust accuracy"
+    predicted = any(record["label_source"] in (None, "predicted") for record in records)
+    return "not fooled" if predicted or any(targeted) else "robust accuracy"
 
 
 @dataclass(frozen=True)
-class MemberResult:
-    """What a member did.
+class MemberBreakdown:
+    """Result of one member of an ensemble.
 
     Attributes:
-        member: its name.
-        tried: images that it tried to fool.
-        fooled: images that it fooled, as floats.
-        left: images that nobody had fooled after it.
+        member: name of the member.
+        tried: images that it attacked.
+        fooled: successes, as floats.
+        left: images without a success after it.
     """
 
     member: str
@@ -65,21 +67,18 @@ class MemberResult:
 
     @property
     def sentence(self) -> str:
-        """In one line."""
-        return f"{self.member} fooled {self.fooled} of {self.tried}, {self.left} left"
+        """The result in one line."""
+        return f"{self.member} fooled {self.fooled} of {self.tried}, {self.left} remain"
 
 
-def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[MemberResult]:
-    """Return what each member of an ensemble did, in their order; nothing where there was no ensemble.
-
-    Args:
-        outcomes: of the run; those that are done count.
-    """
+def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[MemberBreakdown]:
+    """Return the result of each member of an ensemble, in order; empty for other attacks."""
     records = [o.record for o in outcomes if o.record["status"] == "done" and "tried" in o.record]
-    longest: list[str] = max((record["tried"] for record in records), key=len, default=[])
-    found, left = [], len(records)
-    for member in longest:
+    members: list[str] = max((record["tried"] for record in records), key=len, default=[])
+    breakdown, remaining = [], len(records)
+    for member in members:
         fooled = sum(record["by"] == member for record in records)
-        left -= fooled
-        found.append(MemberResult(member, sum(member in record["tried"] for record in records), fooled, left))
-    return found
+        remaining -= fooled
+        tried = sum(member in record["tried"] for record in records)
+        breakdown.append(MemberBreakdown(member, tried, fooled, remaining))
+    return breakdown

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from lit_viz.attacks.norms import label_with_eps
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import asked, installed_judges
 from lit_viz.evidence.tables import text_table
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import has_several_radii, label_with_eps
+from lit_viz.utils.formatting import has_several_radii
 
 #: Files that the terminal shows; all are in evidence.json.
 _ROWS = 40

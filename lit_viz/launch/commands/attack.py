@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, without_radius
+from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
@@ -24,7 +25,7 @@ from lit_viz.methods.targets import is_targeted
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task
-from lit_viz.utils.formatting import NORMS, format_distance, has_several_radii
+from lit_viz.utils.formatting import has_several_radii
 
 
 class Attack(PhotographCommand):
@@ -82,13 +83,13 @@ class Attack(PhotographCommand):
         if config.radii and not isinstance(parts["attack"], BudgetAttack):
             raise LitVizError(without_radius(type(parts["attack"])))
         for radius in config.radii:
-            parts["attack"].radius(radius, "--eps")
+            parts["attack"].check_radius(radius, "--eps")
         if isinstance(parts["attack"], Universal):
             photographs, notes = self.queue(config, classifier)
             return universal_tasks(photographs, config), notes
         tasks, notes = self.queue(config, classifier, [{"eps": radius} for radius in config.radii] or [{}])
         for targeted in {is_targeted(task) for task in tasks}:
-            parts["attack"].require(classifier, targeted=targeted)
+            parts["attack"].check_classes(classifier, targeted=targeted)
         return tasks, notes
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
@@ -107,7 +108,7 @@ class Attack(PhotographCommand):
         if _is_universal(config):
             return figure_of_universal(outcomes)
         if config.radii:
-            return figure_of_radii(outcomes, NORMS[_norm(config)])
+            return figure_of_radii(outcomes, NORMS[_norm(config)].symbol)
         return figure_of_attack(outcomes)
 
     def verify(
@@ -126,8 +127,9 @@ class Attack(PhotographCommand):
 
         def further(done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             fooled = [record for record in done if record.get("success_file")]
-            linf = median_of([{"linf": 255 * record["linf"]} for record in fooled], "linf", "{:.0f}/255")
-            return {"fooled in the file": str(len(fooled)), "median L2": median_of(fooled, "l2"), "median Linf": linf}
+            linf = median_of([{"linf": 255 * record[LINF.name]} for record in fooled], "linf", "{:.0f}/255")
+            median = median_of(fooled, L2.name)
+            return {"fooled in the file": str(len(fooled)), "median L2": median, "median Linf": linf}
 
         return by_class(results, further)
 
@@ -139,7 +141,7 @@ class Attack(PhotographCommand):
         return [
             {
                 **(universal_row(record) if universal else _row(record)),
-                **({"eps": format_distance(record.get("eps"), record.get("norm", "l2"))} if several else {}),
+                **({"eps": format_distance(record.get("eps"), record.get("norm", L2.name))} if several else {}),
                 **({"by": record.get("by") or "-"} if ensemble else {}),
             }
             for record in results
@@ -152,7 +154,7 @@ def _argument(config: Namespace, name: str) -> Any:
 
 
 def _norm(config: Namespace) -> str:
-    return "l2" if _argument(config, "norm") == "l2" else "linf"
+    return str(_argument(config, "norm") or LINF.name)
 
 
 def _is_universal(config: Namespace) -> bool:
@@ -214,6 +216,6 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         "before": shown_number(record, "probability_before"),
         "after": shown_number(record, "probability"),
         "iterations": str(record["iterations"]),
-        "L2": shown_number(record, "l2"),
-        "Linf": format_distance(record.get("linf"), "linf"),
+        "L2": shown_number(record, L2.name),
+        "Linf": format_distance(record.get(LINF.name), LINF.name),
     }

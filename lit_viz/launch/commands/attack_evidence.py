@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from lit_viz.attacks import BudgetAttack, name_of
-from lit_viz.attacks.rounding.lattice import holds_no_other
+from lit_viz.attacks.norms import format_distance
+from lit_viz.attacks.rounding.lattice import is_singleton
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence import comparison
 from lit_viz.evidence.attacks import transfer
-from lit_viz.evidence.attacks.diagnostics import Trust, cost_of_stronger_attacks, diagnostics, stronger_attacks
+from lit_viz.evidence.attacks.diagnostics import Diagnosis, cost_of_stronger_attacks, diagnostics, stronger_attacks
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.attacks.restart_agreement import restarts_of
 from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdown, robust_accuracy
@@ -22,7 +22,7 @@ from lit_viz.launch.commands.base import Inquiry
 from lit_viz.methods import AdversarialExample
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
-from lit_viz.utils.formatting import format_distance, has_several_radii, pluralize
+from lit_viz.utils.formatting import has_several_radii, pluralize
 
 _SAID = 10  # files of which it is said what is wrong
 
@@ -45,8 +45,6 @@ def verify_attack(module: AdversarialExample, outcomes: Sequence[Outcome], folde
     _trust(module, kept, folder, how)
     if not how.ends_run:
         _transfer(outcomes, module.classifier, folder, how)
-    if how.peers:
-        _peers(module, outcomes, folder, how)
     return not wrong
 
 
@@ -99,7 +97,7 @@ def _robustness(outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) ->
     ]
     folder.merge_evidence({"robustness": {"what": what, "norm": norm, "points": points}})
     for eps, share, (low, high) in curve:
-        alone = ", for no other 8-bit file lies so near" if holds_no_other(eps) else ""
+        alone = ", for no other 8-bit file lies so near" if is_singleton(eps) else ""
         how.notify(f"eps {format_distance(eps, norm)}: {what} {share:.0%} (95 %: {low:.0%} to {high:.0%}){alone}")
 
 
@@ -107,26 +105,27 @@ def _trust(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunF
     """Say whether what resisted is to be believed."""
     further = "an attack of more steps, such as pgd" if module.attack.fixed else "more iterations"
     attack, iterations = module.attack, module.iterations
+    restart_length = iterations // attack.restart_schedule.count(iterations)
     free = diagnostics(
         outcomes,
         restarts_of(attack, iterations),
         iterations,
         further,
-        part=iterations // attack.parts.count(iterations) if attack.backwards_per_step else math.inf,
+        restart_length=restart_length if attack.backwards_per_step else math.inf,
         minimal=attack.minimal,
     )
     harder = _harder(module, outcomes, how) if how.trust else None
     before = (folder.evidence().get("trust") or {}).get("harder")
     if harder is None and before is not None and not how.ends_run:  # what was tried on these files stays
-        harder = Trust(tuple(before["reasons"]), tuple(before["tried"]))
+        harder = Diagnosis(tuple(before["reasons"]), tuple(before["tried"]))
     found = [free, *([] if harder is None else [harder])]
-    trust = Trust(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
+    trust = Diagnosis(tuple(r for t in found for r in t.reasons), tuple(w for t in found for w in t.tried))
     known = {"reasons": trust.reasons, "tried": trust.tried}
     folder.merge_evidence({"trust": {**known, **({} if harder is None else {"harder": vars(harder)})}})
     how.notify(f"evidence: {trust.sentence}")
 
 
-def _harder(module: AdversarialExample, outcomes: Sequence[Outcome], how: Inquiry) -> Trust:
+def _harder(module: AdversarialExample, outcomes: Sequence[Outcome], how: Inquiry) -> Diagnosis:
     attack = module.attack
     assert isinstance(attack, BudgetAttack)
     how.notify(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
@@ -141,14 +140,3 @@ def _transfer(outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFo
     how.notify(f"evidence: {transfer.summary(found, sum(bool(o.record.get('success_file')) for o in outcomes))}")
     if found:
         how.notify(transfer.table(found))
-
-
-def _peers(module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, how: Inquiry) -> None:
-    """Ask other implementations of the attack what it was asked."""
-    if module.transforms.transforms:
-        how.notify("peers: they know no views of an image, which this attack looked at")
-        return
-    found = comparison.compare(outcomes, module.classifier, module.attack, module.iterations, how.notify)
-    folder.merge_evidence({"peers": [one.as_record() for one in found]})
-    if found:
-        how.notify(comparison.table(found))

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from lit_viz.attacks.rounding.lattice import holds_no_other
+from lit_viz.attacks.norms import L2, LINF, label_with_eps
+from lit_viz.attacks.rounding.lattice import is_singleton
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
-from lit_viz.evidence.attacks.diagnostics import fooling
+from lit_viz.evidence.attacks.diagnostics import successes
 from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdown, photograph_of, robust_accuracy
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.robustness import robustness_figure
@@ -20,7 +21,7 @@ from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import probability_text
 from lit_viz.figures.traces import Trace
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import has_several_radii, label_with_eps, pluralize
+from lit_viz.utils.formatting import has_several_radii, pluralize
 
 
 def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:
@@ -49,7 +50,7 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
         goals[photograph_of(record), record["eps"]].add(record["target"])
     count, targets = len({whose for whose, _ in goals}), max(map(len, goals.values()), default=1)
     each = f", which resist if they do each of {targets} targets" if targets > 1 else ""
-    alone = "; no other 8-bit file lies nearer than 1/255" if any(holds_no_other(eps) for _, eps in goals) else ""
+    alone = "; no other 8-bit file lies nearer than 1/255" if any(is_singleton(eps) for _, eps in goals) else ""
     caption = f"{pluralize(count, 'photograph')} at each radius{each}; band: 95 % (Wilson){alone}"
     return robustness_figure(points, norm, accuracy_label(outcomes), caption)
 
@@ -116,8 +117,8 @@ def _trace(outcome: Outcome) -> Trace:
     return Trace(
         probability=outcome.curve("probability"),
         margin=outcome.curve("margin"),
-        l2=outcome.curve("l2"),
-        linf=outcome.curve("linf"),
-        flip=next(iter(fooling(outcome)), None),
+        l2=outcome.curve(L2.name),
+        linf=outcome.curve(LINF.name),
+        flip=next(iter(successes(outcome)), None),
         goal=goal_of(outcome.record),
     )

@@ -32,7 +32,6 @@ class Inquiry:
         notify: is given the lines that a person at a terminal wants to read.
         faithfulness: whether it is also measured what saliency maps are good for.
         trust: whether further attacks are tried on what an attack could not fool.
-        peers: whether other people's implementations of an attack are asked what it was asked.
     """
 
     config: Namespace
@@ -40,7 +39,6 @@ class Inquiry:
     notify: Notify
     faithfulness: bool = False
     trust: bool = False
-    peers: bool = False
 
     @property
     def ends_run(self) -> bool:

@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance, label_with_eps
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.summaries import wilson_interval
@@ -27,7 +28,7 @@ from lit_viz.rng import Draws, Key
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import PerturbedImage, Task
-from lit_viz.utils.formatting import NORMS, format_distance, has_several_radii, label_with_eps
+from lit_viz.utils.formatting import has_several_radii
 
 
 def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task]:
@@ -78,8 +79,8 @@ def universal_row(record: Mapping[str, Any]) -> dict[str, str]:
         "held out": shown_number(record, "held_out", "{}"),
         "of them fooled": shown_number(record, "held_out_fooling_rate", "{:.0%}"),
         "iterations": str(record["iterations"]),
-        "L2": shown_number(record, "l2"),
-        "Linf": format_distance(record.get("linf"), "linf"),
+        "L2": shown_number(record, L2.name),
+        "Linf": format_distance(record.get(LINF.name), LINF.name),
     }
 
 

@@ -15,12 +15,13 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 from lit_viz.attacks import DDN, run_attack
+from lit_viz.attacks.norms import L2, LINF
 from lit_viz.attacks.rounding.lattice import LatticeBall, image_of, levels_of
-from lit_viz.attacks.rounding.repair import CANDIDATES, Goals
+from lit_viz.attacks.rounding.repair import CANDIDATES, Verifier
 from lit_viz.attacks.rounding.verification import Saved, distances, save_and_verify
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.mismatches import reread
+from lit_viz.evidence.attacks.mismatches import evaluate_files
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
 from tests.conftest import smooth_network
 
@@ -46,7 +47,7 @@ def verify(net: Classifier, images: Tensor, sources: Tensor, eps: float | None =
         "goals": torch.ones(n, dtype=torch.long),
         "targeted": torch.ones(n, dtype=torch.bool),
         "float_success": torch.ones(n, dtype=torch.bool),
-        "norm": None if eps is None else "linf",
+        "norm": None if eps is None else LINF,
         **options,
     }
     return save_and_verify(
@@ -134,7 +135,7 @@ def l2_cases(count: int, values: int) -> list[tuple[LatticeBall, float, Tensor, 
         change, slope = (2 * random(2, 1, 1, values, seed=seed) - 1).double()
         eps = (0.2 + 4 * float(random(1, seed=seed))) * math.sqrt(values) / 255
         image = source.double() + change * eps / change.norm()
-        found.append((LatticeBall(source, "l2", eps), eps * 255, image, slope))
+        found.append((LatticeBall(source, L2, eps), eps * 255, image, slope))
     return found
 
 
@@ -167,10 +168,10 @@ def test_rounding_in_an_l2_ball_is_feasible_and_steps_back_as_little_as_can_be()
 
 def test_an_l2_ball_without_a_lattice_point_makes_no_success():
     source = torch.full((1, 1, 2, 2), 100.5 / 255)
-    (saved,) = verify(linear(torch.ones(1, 2, 2)), source + 0.001, source, 0.002, norm="l2")
+    (saved,) = verify(linear(torch.ones(1, 2, 2)), source + 0.001, source, 0.002, norm=L2)
     assert saved.logits.argmax() == 1
     assert not saved.success
-    (saved,) = verify(linear(torch.ones(1, 2, 2), -406 / 255), source + 0.001, source, 0.002, norm="l2")
+    (saved,) = verify(linear(torch.ones(1, 2, 2), -406 / 255), source + 0.001, source, 0.002, norm=L2)
     assert (saved.success, saved.repaired) == (False, 0)
 
 
@@ -241,7 +242,7 @@ def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
         net = linear(
             weight, -float((weight * image[0]).double().sum()) + (0.05 + 0.4 * float(random(1, seed=seed + 2))) / 255
         )
-        (saved,) = verify(net, image, source, eps, norm="l2")
+        (saved,) = verify(net, image, source, eps, norm=L2)
         inside = steps[steps.norm(dim=1) <= eps * 255 + 1e-9]
         best = net.logits(source.double() + inside.view(-1, 1, 2, 2) / 255).argmax(1).max()
         assert saved.distances["l2"] <= eps + 1e-9
@@ -390,7 +391,7 @@ def counted(network: nn.Module, calls: list[str], name: str) -> None:
     network.register_forward_hook(lambda *_: calls.append(name))
 
 
-@pytest.mark.parametrize("norm", [None, "l2"])
+@pytest.mark.parametrize("norm", [None, L2])
 def test_a_hopeless_repair_costs_few_evaluations(norm):
     """The worst case: the original is asked for the PNG and for each JPEG, as no candidate promises enough."""
     source = lattice_images(1, 3, 16, 16, low=100, high=150)
@@ -404,7 +405,7 @@ def test_a_hopeless_repair_costs_few_evaluations(norm):
     (saved,) = verify(net, source + 0.001 * random(*source.shape), source, None if norm is None else 0.05, norm=norm)
     assert not saved.success
     assert calls.count("original") == 3
-    assert calls.count("fast") <= 3 * (1 + CANDIDATES) + (norm == "l2") <= 22
+    assert calls.count("fast") <= 3 * (1 + CANDIDATES) + (norm is L2) <= 22
 
 
 @pytest.fixture(scope="module")
@@ -471,7 +472,7 @@ def test_what_is_on_the_disk_gives_the_same_answer(tmp_path, channels):
         path.write_bytes(encode_png(one.image))
         assert not one.success
         for targeted in (False, True):
-            ((success, logits),) = reread([path], net, [label], [targeted])
+            ((success, logits),) = evaluate_files([path], net, [label], [targeted])
             assert success == targeted
             assert torch.allclose(logits, one.logits, rtol=1e-5, atol=1e-5)
 
@@ -502,8 +503,12 @@ def test_where_the_batch_may_decide_an_image_is_asked_about_alone(tmp_path, marg
     assert network.sizes[: 4 if alone else 1] == ([3, 1, 1, 1] if alone else [3])
     (tmp_path / "image.png").write_bytes(encode_png(found[0].image))
     files = [tmp_path / "image.png"] * 3
-    ((success, logits),) = reread(files[:1], net, [1], [True])
-    assert [met for met, _ in reread(files, net, [1, 1, 0], [True, False, True])] == [success, not success, not success]
+    ((success, logits),) = evaluate_files(files[:1], net, [1], [True])
+    assert [met for met, _ in evaluate_files(files, net, [1, 1, 0], [True, False, True])] == [
+        success,
+        not success,
+        not success,
+    ]
     assert [one.success for one in found] == [success] * 3 == [margin > 0] * 3
     assert alone == all(torch.equal(one.logits, logits) for one in found)
 
@@ -522,15 +527,15 @@ def test_what_the_original_denies_is_searched_for_again_or_given_up():
 def test_files_that_can_not_be_asked_about_are_one_sentence(tmp_path, smooth):
     path = tmp_path / "image.png"
     with pytest.raises(LitVizError, match="no photograph"):
-        reread([path], smooth, [0], [True])
+        evaluate_files([path], smooth, [0], [True])
     whole = encode_png(lattice_images(1, 3, 16, 16)[0])
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LitVizError, match=r"image\.png"):
-        reread([path], smooth, [0], [True])
+        evaluate_files([path], smooth, [0], [True])
     for channels, size in ((1, 16), (3, 15)):
         path.write_bytes(encode_png(lattice_images(1, channels, size, size)[0]))
-        with pytest.raises(LitVizError, match=r"image\.png holds an image .* takes \(3, 16, 16\)"):
-            reread([path], smooth, [0], [True])
+        with pytest.raises(LitVizError, match=r"image\.png must have the shape \(3, 16, 16\)"):
+            evaluate_files([path], smooth, [0], [True])
 
 
 def test_many_files_are_asked_about_in_batches_and_each_as_it_is_alone(tmp_path, smooth):
@@ -541,15 +546,15 @@ def test_many_files_are_asked_about_in_batches_and_each_as_it_is_alone(tmp_path,
     goals, targeted = [n % 5 for n in range(len(images))], [n % 3 == 0 for n in range(len(images))]
     sizes = []
     hook = smooth.original.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    together = reread(paths, smooth, goals, targeted)
+    together = evaluate_files(paths, smooth, goals, targeted)
     hook.remove()
     assert sorted(size for size in sizes if size > 1) == [5, 16, 16]
     for n, (met, logits) in enumerate(together):
-        ((met_alone, logits_alone),) = reread(paths[n : n + 1], smooth, goals[n : n + 1], targeted[n : n + 1])
+        ((met_alone, logits_alone),) = evaluate_files(paths[n : n + 1], smooth, goals[n : n + 1], targeted[n : n + 1])
         assert met == met_alone == ((int(smooth.logits(images[n : n + 1]).argmax()) == goals[n]) == targeted[n])
         assert torch.allclose(logits, logits_alone, atol=1e-5)
     assert {met for met, _ in together} == {True, False}
-    assert reread([], smooth, [], []) == []
+    assert evaluate_files([], smooth, [], []) == []
 
 
 @pytest.mark.gpu
@@ -603,5 +608,5 @@ def test_a_network_that_gives_no_gradient_has_no_slope_to_climb() -> None:
 
     net = load_classifier(Silent().eval(), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=2)
     images = torch.rand(2, 3, 2, 2)
-    slope = Goals(net, torch.tensor([0, 1]), torch.tensor([True, True])).slope(images)
+    slope = Verifier(net, torch.tensor([0, 1]), torch.tensor([True, True])).margin_gradient(images)
     assert torch.equal(slope, torch.zeros(2, 3, 2, 2, dtype=torch.float64))

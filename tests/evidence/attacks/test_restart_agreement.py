@@ -11,7 +11,7 @@ from lit_viz.attacks import ATTACKS, PGD
 from lit_viz.evidence.attacks.diagnostics import diagnostics
 from lit_viz.evidence.attacks.restart_agreement import best_margins, restart_disagreement, restarts_of
 from tests.conftest import amend_items, smooth_network
-from tests.evidence.attacks.test_trust import Traced, images, wrapped
+from tests.evidence.attacks.test_diagnostics import Traced, images, wrapped
 
 #: Three restarts of four images each; the photograph itself belongs to none.
 RESTART = restarts_of(PGD(restarts=3), 12)
@@ -40,11 +40,11 @@ def test_images_belong_to_the_restart_that_made_them() -> None:
     ("outcomes", "expected"),
     [
         ([tried(False, -4.0, -4.5, -4.2)], None),  # half a logit apart, four away
-        ([tried(False, -1.0, -4.5, -4.2)], "1 image disagree (best margins differ by up to 3.5, where 1 is lacking"),
+        ([tried(False, -1.0, -4.5, -4.2)], "1 image disagree (best margins differ by up to 3.5, 1 are missing"),
         ([tried(False, -1.0, -2.5, -1.0), tried(False, -4.2, -0.1, -0.2)], "2 images disagree"),
         ([tried(False, -4.0)], None),
         ([tried(True, -4.0, -0.1, 0.5)], None),  # everything fell: there is no more to find
-        ([tried(True, -4.0, -0.1, 0.5), tried(False, -4.0, -4.1, -4.2)], "1 image fell only late"),
+        ([tried(True, -4.0, -0.1, 0.5), tried(False, -4.0, -4.1, -4.2)], "1 image fooled only late"),
         ([tried(True, -4.0, 0.5), tried(False, -4.0, -4.1, -4.2)], None),  # the later ones found no more
         ([tried(True, 0.5), tried(False, -4.0, -4.1, -4.2)], None),
     ],
@@ -60,11 +60,11 @@ def test_what_speaks_against_an_attack(outcomes: list[Traced], expected: str | N
 def test_one_photograph_with_several_seeds() -> None:
     a, b = (tried(ok, 0.5 if ok else -0.5, source="cat.png", eps=0.1) for ok in (True, False))
     once = restarts_of(PGD(), 12)
-    assert "1 image fell only late, or only to some of the restarts" in restart_disagreement([a, b], once, 0)[0]
+    assert "1 image fooled only late or by some restarts" in restart_disagreement([a, b], once, 0)[0]
     amend_items(b, eps=0.05)  # another question
     assert restart_disagreement([a, b], once, 0) == []
     c, d = (tried(False, best, source="cat.png", eps=0.1) for best in (-3.0, -0.5))
-    assert "differ by up to 2.5, where 0.5 is lacking" in restart_disagreement([c, d], once, 0)[0]
+    assert "differ by up to 2.5, 0.5 are missing" in restart_disagreement([c, d], once, 0)[0]
     amend_items(d, source="dog.png")
     assert restart_disagreement([c, d], once, 0) == []
 

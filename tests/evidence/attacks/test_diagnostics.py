@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attacks import PGD, run_attack
+from lit_viz.attacks.norms import LINF, NORMS
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.evidence.attacks.diagnostics import LARGE, Trust, diagnostics, stronger_attacks
+from lit_viz.evidence.attacks.diagnostics import Diagnosis, diagnostics, stronger_attacks
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
@@ -72,7 +73,7 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0] * 20), ""),
         (Traced(False, gradient_norm=[0.0] * 20, objective=FLAT, margin=[-1.0] * 20), "masked gradients"),
         (Traced(False, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0] * 20), "still rising"),
-        (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 0.5, -1.0]), "returned as a failure"),
+        (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 0.5, -1.0]), "was not returned"),
         (Traced(True, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0, 0.5]), ""),
         # Of few iterations the last one tells.
         (Traced(False, gradient_norm=[1.0] * 6, objective=RISE[:6], margin=[-1.0] * 6), "still rising"),
@@ -83,12 +84,12 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(True, gradient_norm=[0.0, 1.0, 1.0, 0.0], objective=FLAT, margin=[-1.0, -1.0, -1.0, -0.1]), ""),
         (Traced(True, gradient_norm=[1.0] * 8 + [0.0] * 12, objective=FLAT, margin=[-1.0] * 8 + [1.0] * 12), ""),
         (Traced(True, gradient_norm=[0.0] * 20, objective=FLAT, margin=[-1.0] * 19 + [1.0]), "masked gradients"),
-        (Traced(False, objective=[0.0, -1.0, -2.0], margin=[-1.0] * 3), "scored no higher than the photograph"),
-        (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=4), "fewer than ten slopes"),
+        (Traced(False, objective=[0.0, -1.0, -2.0], margin=[-1.0] * 3), "never exceeded that of the photograph"),
+        (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=4), "fewer than 10 gradients"),
         (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19), ""),
         (
             Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19, fewest=2),
-            "fewer than ten slopes",
+            "fewer than 10 gradients",
         ),
         (Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=0), "fewer than 1000 queries"),
         (Traced(False, objective=FLAT).with_record(backwards=0, iterations=1000), ""),
@@ -102,10 +103,10 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(True, margin=[-1.0, 0.5] + [0.5] * 18, l2=[0.0] + [20.0 - k for k in range(19)]), "still shrinking"),
         (Traced(True, margin=[-1.0, 0.5] + [0.5] * 18, l2=[0.0, 9.0, 5.0, 3.0] + [2.0] * 16), ""),
         (Traced(True, margin=[-1.0] * 19 + [0.5], l2=[float(k) for k in range(20)]), ""),
-        (Traced(True).with_record(success_file=False, l2=0.5), "before it was rounded to 8 bits, and not in the file"),
-        (Traced(True).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "no other 8-bit file than the photo"),
-        (Traced(False).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "no other 8-bit file than the photo"),
-        (Traced(False).with_record(success_file=False, l2=0.0, eps=1 / 255), "is the photograph itself"),
+        (Traced(True).with_record(success_file=False, l2=0.5), "rounding to 8 bits undid"),
+        (Traced(True).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "holds no other 8-bit image"),
+        (Traced(False).with_record(success_file=False, l2=0.0, eps=0.9 / 255), "holds no other 8-bit image"),
+        (Traced(False).with_record(success_file=False, l2=0.0, eps=1 / 255), "equals the photograph"),
     ],
 )
 def test_free_signals(outcome: Outcome, said: str) -> None:
@@ -119,13 +120,16 @@ def test_few_slopes_in_each_part_are_said_of_the_successes_of_minimal_attacks_to
     """Nothing spoke against sixty iterations of which nine values of c had six each."""
     fell = Traced(True, margin=[-1.0] + [0.5] * 60).with_record(backwards=40)
     failed = Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19)
-    said = "fewer than ten slopes in each part of the attack (more iterations, or fewer parts)"
-    assert f"1 image had {said}" in diagnostics([fell], iterations=60, part=6, minimal=True).sentence
-    assert diagnostics([fell], iterations=60, part=6).reasons == ()
-    assert diagnostics([fell], iterations=900, part=100, minimal=True).reasons == ()
-    assert f"1 image had {said}" in diagnostics([fell, failed], iterations=19, part=2).sentence
+    said = "fewer than 10 gradients in each restart (more iterations, or fewer restarts)"
+    assert f"1 image had {said}" in diagnostics([fell], iterations=60, restart_length=6, minimal=True).sentence
+    assert diagnostics([fell], iterations=60, restart_length=6).reasons == ()
+    assert diagnostics([fell], iterations=900, restart_length=100, minimal=True).reasons == ()
+    assert f"1 image had {said}" in diagnostics([fell, failed], iterations=19, restart_length=2).sentence
     once = Traced(True, margin=[-1.0] + [0.5] * 8).with_record(backwards=8)
-    assert "had fewer than ten slopes (more" in diagnostics([once], iterations=8, part=8, minimal=True).sentence
+    assert (
+        "had fewer than 10 gradients (more"
+        in diagnostics([once], iterations=8, restart_length=8, minimal=True).sentence
+    )
 
 
 @pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), ({"carlini_wagner": {"steps": 2}}, False)])
@@ -133,7 +137,7 @@ def test_the_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: 
     labels = smooth.logits(images(2)).argmax(1).tolist()
     lv.attack(smooth, images(2), labels, attack=attack, iterations=60, out=tmp_path / "run", wandb="disabled")
     reasons = json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
-    assert any("2 images had fewer than ten slopes in each part" in reason for reason in reasons) is hasty
+    assert any("2 images had fewer than 10 gradients in each restart" in reason for reason in reasons) is hasty
 
 
 class Rounded(nn.Module):
@@ -184,7 +188,7 @@ def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
 def test_harder_tries_find_what_rounded_activations_hide() -> None:
     classifier = wrapped(Rounded())
     outcomes = attacked(classifier, 0.3)
-    trust = stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.3)
+    trust = stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], LINF, 0.3)
     assert "Square with 1000 queries fooled" in trust.sentence
     assert "at a radius of 0.5, where all must" in trust.sentence
 
@@ -192,8 +196,8 @@ def test_harder_tries_find_what_rounded_activations_hide() -> None:
 def test_a_plain_network_is_trusted() -> None:
     classifier = wrapped(smooth_network())
     outcomes = attacked(classifier, 0.03)
-    assert diagnostics(outcomes) == Trust((), ("gradients", "the end of the traces", "silent successes"))
-    trust = stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], "linf", 0.03)
+    assert diagnostics(outcomes) == Diagnosis((), ("gradients", "final scores", "missed successes"))
+    trust = stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], LINF, 0.03)
     assert trust.reasons == ()
 
 
@@ -221,7 +225,7 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
     )
     assert sum(r["success_float"] for r in run.results) <= 2
     assert diagnostics(run.outcomes).reasons == ()
-    assert stronger_attacks(run.outcomes, lambda a: classifier.fast()(a)[0], "linf", 0.05).reasons == ()
+    assert stronger_attacks(run.outcomes, lambda a: classifier.fast()(a)[0], LINF, 0.05).reasons == ()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -231,9 +235,9 @@ def test_all_must_fall_at_a_large_radius(norm: Any, network: Callable[[], nn.Mod
     labels = classifier.logits(images()).argmax(1).tolist()
     outcomes = [Pictured(x, label=y) for x, y in zip(images(), labels, strict=True)]
     copy = classifier.fast()
-    said = stronger_attacks(outcomes, lambda x: copy(x)[0], norm, 0.1)
+    said = stronger_attacks(outcomes, lambda x: copy(x)[0], NORMS[norm], 0.1)
     assert bool(said.reasons) != trusted
-    assert trusted or "fell at a radius of" in said.sentence
+    assert trusted or "fooled at a radius of" in said.sentence
 
 
 def test_real_weights_fall_at_a_large_radius(lite0: Classifier) -> None:
@@ -247,10 +251,10 @@ def test_real_weights_fall_at_a_large_radius(lite0: Classifier) -> None:
         asked.append(len(x))
         return network(x)[0]
 
-    for norm, eps in LARGE.items():
+    for norm in NORMS.values():
         asked.clear()
         outcomes = [Pictured(x, label=y) for x, y in zip(photographs, seen, strict=True)]
-        assert stronger_attacks(outcomes, counted, norm, eps / 100).reasons == ()
+        assert stronger_attacks(outcomes, counted, norm, norm.large_eps / 100).reasons == ()
         assert sum(asked) <= 4 * 10  # a few steps do
 
 
@@ -261,9 +265,9 @@ def test_every_image_is_tried_harder_in_its_own_ball() -> None:
     def said(eps: float, default: float, **more: Any) -> str:
         known = {"success_float": False, "eps": eps, **more}
         outcomes = [Pictured(x, label=y, **known) for x, y in zip(images(), labels, strict=True)]
-        return stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], "linf", default).sentence
+        return stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], LINF, default).sentence
 
-    assert "trust: nothing" in said(0.001, 0.4)
+    assert "trust: no sign" in said(0.001, 0.4)
     assert "Square with 1000 queries fooled 6 images" in said(0.4, 0.001)
 
 
@@ -275,28 +279,28 @@ def test_targets_and_none_in_one_run() -> None:
         for i, (x, y) in enumerate(zip(images(), labels, strict=True))
     ]
     network = classifier.fast()
-    assert stronger_attacks(outcomes, lambda x: network(x)[0], "linf", 0.002).reasons == ()
+    assert stronger_attacks(outcomes, lambda x: network(x)[0], LINF, 0.002).reasons == ()
 
 
 def test_gradients_that_were_not_logged_are_not_said_to_be_trusted() -> None:
     logged, unlogged = (Traced(True, margin=[-1.0, 1.0], **more) for more in ({"gradient_norm": [1.0, 1.0]}, {}))
-    assert "(looked at: gradients, the end of the traces" in diagnostics([logged]).sentence
-    assert "(looked at: the end of the traces" in diagnostics([unlogged]).sentence
+    assert "(checked: gradients, final scores" in diagnostics([logged]).sentence
+    assert "(checked: final scores" in diagnostics([unlogged]).sentence
 
 
 def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
     logged, unlogged = (Traced(False, margin=[-1.0] * 20, **more) for more in ({"objective": FLAT}, {}))
-    assert diagnostics([logged]).tried == ("the end of the traces", "silent successes")
-    assert diagnostics([logged, unlogged]).tried == ("silent successes",)
+    assert diagnostics([logged]).tried == ("final scores", "missed successes")
+    assert diagnostics([logged, unlogged]).tried == ("missed successes",)
     assert diagnostics([logged], lambda k: k // 10, 20).tried[-1] == "restarts"  # of which there are several
 
 
 def test_nothing_to_judge_and_nothing_done_are_no_reasons_to_trust() -> None:
     """A run whose only photograph had failed was trusted, and an attack that hadn't moved it."""
-    assert diagnostics([]).sentence == "no verdict: nothing was attacked"
+    assert diagnostics([]).sentence == "no diagnosis: no attacked image"
     still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
     amend_items(still, l2=0.0)
-    assert "do not trust: the file of 1 image is the photograph itself" in diagnostics([still]).sentence
+    assert "do not trust: the file of 1 image equals the photograph" in diagnostics([still]).sentence
     amend_items(still, l2=0.1)
     assert diagnostics([still]).reasons == ()
 

@@ -1,8 +1,7 @@
-"""Other people's implementations are asked what ours was asked, lent a copy, and told beside ours."""
+"""The comparison of attack runs with Foolbox and torchattacks."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +14,10 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS
+from lit_viz.attacks.norms import NORMS
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.evidence import comparison
-from lit_viz.evidence.comparison import Compared, compare, table
-from lit_viz.evidence.peers import peers_of
 from lit_viz.runs.results import Run
+from scripts.compare_attacks import Comparison, compare, compare_run, references_of, table
 from tests.conftest import NAMES, smooth_network
 
 Given = list[dict[str, Any]]
@@ -46,7 +44,7 @@ def attacked(
     return lv.attack(classifier, images(), labels, targets, attack={name: {**given, **radius}}, iterations=iterations)
 
 
-def compared(classifier: Classifier, run: Run, name: str, iterations: int = 20, **given: Any) -> list[Compared]:
+def compared(classifier: Classifier, run: Run, name: str, iterations: int = 20, **given: Any) -> list[Comparison]:
     return compare(run.outcomes, classifier, ATTACKS[name](**given), iterations)
 
 
@@ -162,7 +160,7 @@ def test_who_is_asked(
     run = attacked(smooth, name, targeted=targeted, iterations=4, **given)
     said: list[str] = []
     found = compare(run.outcomes, smooth, ATTACKS[name](**given), 4, said.append)
-    assert [one.peer for one in found] == expected
+    assert [one.reference for one in found] == expected
     assert not any(one.error for one in found)  # as where an argument of ours has another name
     assert ("have no " in said[0]) == (not expected)
     for one in fakes[0]:
@@ -177,7 +175,7 @@ def test_a_backward_for_every_class_is_not_waited_for(fakes: tuple[Given, Any]) 
     )
     labels = many.logits(images()).argmax(1).tolist()
     run = lv.attack(many, images(), labels, attack="deepfool", iterations=2)
-    assert [one.peer for one in compared(many, run, "deepfool")] == ["foolbox L2DeepFoolAttack"]
+    assert [one.reference for one in compared(many, run, "deepfool")] == ["foolbox L2DeepFoolAttack"]
 
 
 def test_the_row_says_what_the_original_network_sees(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
@@ -193,14 +191,19 @@ def test_the_row_says_what_the_original_network_sees(smooth: Classifier, fakes: 
     far = (source + 2 * (ours - source))[:3]
     seen = smooth.logits(far).argmax(1) != smooth.logits(source[:3]).argmax(1)
     rounded = smooth.logits((far.clamp(0, 1) * 255).round() / 255).argmax(1) != smooth.logits(source[:3]).argmax(1)
-    assert (one.images, one.floats, one.rounded, one.ours) == (4, int(seen.sum()), int(rounded.sum()), 4)
-    assert one.floats == 3
+    assert (one.images, one.float_successes, one.file_successes, one.run_successes) == (
+        4,
+        int(seen.sum()),
+        int(rounded.sum()),
+        4,
+    )
+    assert one.float_successes == 3
     norms = torch.stack([(ours - source)[i].double().norm() for i in range(3)])
-    assert one.ours_norm == pytest.approx(float(norms.median()), rel=1e-6)  # of the three that fool on both sides
-    assert one.theirs_norm == pytest.approx(2 * float(norms.median()), rel=1e-5)
+    assert one.run_length == pytest.approx(float(norms.median()), rel=1e-6)  # of the three that fool on both sides
+    assert one.reference_length == pytest.approx(2 * float(norms.median()), rel=1e-5)
     assert one.ratio == pytest.approx(0.5, rel=1e-5)
     header, row = table([one]).splitlines()
-    assert " ".join(header.split()) == "peer as floats in 8 bits our files median L2 ours ratio"
+    assert " ".join(header.split()) == "reference float 8 bits run median l2 of the run ratio"
     assert "3 of 4" in row
     assert row.endswith("0.500")
 
@@ -223,8 +226,8 @@ def test_what_rounding_undoes_is_told(smooth: Classifier, fakes: tuple[Given, An
         low, high = torch.where(fooled(middle), low, middle), torch.where(fooled(middle), middle, high)
     fakes[1]["answer"] = lambda network, x, told: across(high)
     (one,) = compared(smooth, run, "ddn", 100)
-    assert one.floats == 4
-    assert one.rounded == int(fooled(high.round()).sum()) < 4
+    assert one.float_successes == 4
+    assert one.file_successes == int(fooled(high.round()).sum()) < 4
 
 
 def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
@@ -255,7 +258,9 @@ def test_what_lies_beyond_the_radius_is_no_success(smooth: Classifier, fakes: tu
     fooled = smooth.logits(theirs).argmax(1) != torch.tensor(labels)
     fakes[1]["answer"] = lambda network, x, told: theirs
     found = compared(smooth, run, "pgd", 5, norm=norm)
-    assert {(one.floats, one.rounded) for one in found} == {(int(fooled[:2].sum()), int(fooled[:2].sum()))}
+    assert {(one.float_successes, one.file_successes) for one in found} == {
+        (int(fooled[:2].sum()), int(fooled[:2].sum()))
+    }
     assert int(fooled.sum()) > int(fooled[:2].sum()) > 0
 
 
@@ -305,9 +310,8 @@ def test_a_peer_that_breaks_is_told_and_the_others_go_on(smooth: Classifier, fak
     foolbox, torchattacks = found = compared(smooth, attacked(smooth, "pgd"), "pgd")
     assert foolbox.error is None
     assert torchattacks.error == "no such thing"
-    assert table(found).splitlines()[-1] == "torchattacks PGD, eps 4/255 broke: no such thing"
+    assert table(found).splitlines()[-1] == "torchattacks PGD, eps 4/255 failed: no such thing"
     assert table(found[1:]).startswith("torchattacks PGD")
-    json.dumps([one.as_record() for one in found], allow_nan=False)
 
 
 def test_a_network_that_cannot_be_copied_is_not_lent(fakes: tuple[Given, Any]) -> None:
@@ -316,7 +320,7 @@ def test_a_network_that_cannot_be_copied_is_not_lent(fakes: tuple[Given, Any]) -
     with network.lock:
         ours = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
         run = attacked(ours, "ddn", iterations=2)
-        with pytest.raises(lv.LitVizError, match="can't be copied, and is not lent itself: leave out --peers"):
+        with pytest.raises(lv.LitVizError, match="can not be copied"):
             compared(ours, run, "ddn")
     assert fakes[0] == []
 
@@ -328,10 +332,10 @@ def test_that_nobody_can_be_asked_is_said(smooth: Classifier) -> None:
     compare(run.outcomes, smooth, ATTACKS["ensemble"](), 20, said.append)
     compare([], smooth, ATTACKS["pgd"](), 20, said.append)
     assert said == [
-        "peers: foolbox and torchattacks have no normalized_ascent with these options",
-        "peers: foolbox and torchattacks have no ensemble with these options; its members can be asked in runs of their"
-        " own",
-        "peers: there is nothing to ask, for no photograph was attacked",
+        "compare: foolbox and torchattacks have no normalized_ascent with these options",
+        "compare: foolbox and torchattacks have no ensemble with these options; attack with its members in separate "
+        "runs",
+        "compare: the run has no attacked image",
     ]
 
 
@@ -341,26 +345,19 @@ def test_without_the_packages_it_is_said_how_to_have_them(smooth: Classifier, mo
     said: list[str] = []
     run = attacked(smooth, "pgd")
     assert compare(run.outcomes, smooth, ATTACKS["pgd"](), 20, said.append) == []
-    (sentence,) = said
-    assert sentence.startswith("peers: foolbox and torchattacks can't be imported: pip install --no-deps foolbox")
+    assert said[0].startswith("compare: foolbox is not installed: pip install --no-deps foolbox")
+    assert said[1].startswith("compare: torchattacks is not installed: pip install")
 
 
-def test_check_asks_only_on_request(
-    smooth: Classifier, fakes: tuple[Given, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_folder_is_compared(smooth: Classifier, fakes: tuple[Given, Any], tmp_path: Path) -> None:
     labels: Sequence[int] = smooth.logits(images()).argmax(1).tolist()
     lv.attack(smooth, images(), labels, attack="ddn", iterations=5, out=tmp_path / "run", wandb="disabled")
-    evidence = tmp_path / "run" / "evidence.json"
-    lv.check(tmp_path / "run", smooth)
-    assert fakes[0] == []
-    assert "peers" not in json.loads(evidence.read_text())
-    lv.check(tmp_path / "run", smooth, peers=True)
-    (kept,) = json.loads(evidence.read_text())["peers"]
-    assert kept["peer"] == "foolbox DDNAttack"
+    (row,) = compare_run(tmp_path / "run", smooth)
+    assert row.reference == "foolbox DDNAttack"
     assert fakes[0][0]["steps"] == 5
     lv.saliency(smooth, images(1), out=tmp_path / "maps", check="none", wandb="disabled")
-    with pytest.raises(lv.LitVizError, match="no adversarial examples: leave out --peers"):
-        lv.check(tmp_path / "maps", smooth, peers=True)
+    with pytest.raises(lv.LitVizError, match="must be a run of lit-viz attack"):
+        compare_run(tmp_path / "maps", smooth)
 
 
 # -- the real ones
@@ -386,10 +383,11 @@ def test_real_peers_find_what_we_find(smooth: Classifier, name: str, given: dict
     run = attacked(smooth, name, iterations=iterations, **given)
     found = compared(smooth, run, name, iterations, **given)
     assert len(found) == sum(
-        peer.norm in (None, given.get("norm", "linf")) for peer in peers_of(ATTACKS[name](**given))
+        reference.norm in (None, NORMS[given.get("norm", "linf")])
+        for reference in references_of(ATTACKS[name](**given))
     )
     for one in found:
         assert one.error is None
-        assert one.ours >= one.floats
+        assert one.run_successes >= one.float_successes
         assert one.ratio is None or one.ratio < 1.06
-    assert comparison.table(found)
+    assert table(found)
