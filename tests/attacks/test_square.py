@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attacks import Square, run_attack
 from lit_viz.attacks.norms import NormName
-from lit_viz.attacks.square import _tile, _trade
+from lit_viz.attacks.square import _tile, _transfer
 from lit_viz.errors import LitVizError
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
 
@@ -184,7 +184,7 @@ def test_a_traded_square_gets_what_is_unused_too() -> None:
     change, tile = (0.1 * (x - 0.5)[0], _tile(3).expand(3, 3, 3))
     here, there = ((slice(None), slice(a, a + 3), slice(a, a + 3)) for a in (1, 5))
     before = change.clone()
-    _trade(change, here, there, tile, torch.tensor(0.25, dtype=torch.float64))
+    _transfer(change, here, there, tile, torch.tensor(0.25, dtype=torch.float64))
     was = before[here].square().sum((1, 2)) + before[there].square().sum((1, 2))
     torch.testing.assert_close(change[here].square().sum((1, 2)), was + 0.25)
     way = tile + before[here] / before[here].flatten(1).norm(dim=1).view(3, 1, 1)
