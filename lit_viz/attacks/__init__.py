@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, gradient_of, is_adversarial, run_attack
+from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient, run_attack
 from lit_viz.attacks.budget import BudgetAttack, ClimbingAttack
 from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
@@ -59,8 +59,8 @@ __all__ = [
     "NormalizedAscentAttack",
     "Square",
     "Universal",
-    "gradient_of",
     "is_adversarial",
+    "masked_gradient",
     "name_of",
     "run_attack",
     "without_radius",

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import gradient_of
+from lit_viz.attacks.base import masked_gradient
 from lit_viz.attacks.budget import ClimbingAttack
 from lit_viz.attacks.norms import NormName
 from lit_viz.errors import LitVizError
@@ -84,7 +84,9 @@ class APGD(ClimbingAttack):
         first = iteration == 0
         improved = first | (evaluation.score > state["top"])
         state, halve = self._adapt(state, evaluation.score, first, improved)
-        gradient = gradient_of(evaluation, x, rows & (improved | ~halve))  # a return reuses the gradient at the peak
+        gradient = masked_gradient(
+            evaluation, x, rows & (improved | ~halve)
+        )  # a return reuses the gradient at the peak
         peak = chosen(improved, x, state["peak"])
         peak_gradient = chosen(improved, gradient, state["peak_gradient"])
         x, gradient = chosen(halve, peak, x), chosen(halve, peak_gradient, gradient)

@@ -26,7 +26,7 @@ class Attack(StepRule):
 
     ``x`` holds images ``(N, C, H, W)`` in [0, 1]; x_0 is the photograph. A task with a ``target`` is targeted, any
     other leaves its ``label``. Each update evaluates x_k once. Success is tested on the forward; the backward is
-    computed for the other images only (see :func:`gradient_of`).
+    computed for the other images only (see :func:`masked_gradient`).
 
     Attributes:
         objective: what is maximized; it reads ``targets``, ``labels`` and ``targeted`` of its outputs.
@@ -115,7 +115,7 @@ class Attack(StepRule):
         Args:
             x: images x_k ``(N, C, H, W)``.
             state: after :meth:`track_best`.
-            evaluation: of x_k, without a backward so far (see :func:`gradient_of`).
+            evaluation: of x_k, without a backward so far (see :func:`masked_gradient`).
             rows: ``(N,)`` bool, images to move, at least one; the results of the other rows are discarded.
         """
 
@@ -161,7 +161,7 @@ class Attack(StepRule):
         return {}
 
 
-def gradient_of(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
+def masked_gradient(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
     """Return the score's gradient by the images ``x`` in ``rows`` ``(N,)`` bool, zero elsewhere.
 
     No backward is computed where ``rows`` is False throughout.

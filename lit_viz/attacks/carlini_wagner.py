@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, gradient_of, is_adversarial
+from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
 from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
@@ -80,7 +80,7 @@ class CarliniWagner(Attack):
         restart, second_half = iteration < 0, (iteration < 0) | (2 * iteration >= total)
         fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         state = {**state, "enough": state["enough"] | (second_half & fooled)}
-        gradient = gradient_of(evaluation, x, rows & ~restart & (evaluation.score <= 0))
+        gradient = masked_gradient(evaluation, x, rows & ~restart & (evaluation.score <= 0))
         ascent = _gradient_by_w(x, gradient, state)
         w, memory = self.adam.climb(state["w"], ascent, {**state, "iteration": iteration})
         w = w.clamp_(-_W_MAX, _W_MAX)

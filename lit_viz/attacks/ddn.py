@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, gradient_of, is_adversarial
+from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy
 from lit_viz.optim import Cosine, Evaluation, State
@@ -60,7 +60,7 @@ class DDN(Attack):
         """Change the direction of the perturbation, then its length."""
         fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         eps = torch.where(fooled, state["eps"] * (1 - self.gamma), state["eps"] * (1 + self.gamma))
-        delta = state["change"] + per_slot(self.alpha(state), x) * unit(gradient_of(evaluation, x, rows))
+        delta = state["change"] + per_slot(self.alpha(state), x) * unit(masked_gradient(evaluation, x, rows))
         moved = (state["source"] + per_slot(eps, x) * unit(delta)).clamp(0, 1)
         state = {**state, "eps": eps, "change": moved - state["source"]}
         return ((moved * _LEVELS).round() / _LEVELS if self.quantize else moved), state

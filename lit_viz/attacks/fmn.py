@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, gradient_of, is_adversarial
+from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
 from lit_viz.attacks.norms import L2, LINF, Norm, NormName, norm_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
@@ -61,7 +61,7 @@ class FMN(Attack):
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Update the radius, step and project."""
         source = state["source"]
-        g = gradient_of(evaluation, x, rows)
+        g = masked_gradient(evaluation, x, rows)
         distance = self.norm.distance_to_boundary(evaluation.score, g)
         estimate = _BEYOND * (self.size(x - source) + distance)
         gamma = self.gamma.lr * self.gamma.factor(state["iteration"].double() / state["iterations"])

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, gradient_of
+from lit_viz.attacks.base import Attack, masked_gradient
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, TargetLogit
@@ -74,7 +74,7 @@ class NormalizedAscentAttack(Attack):
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Take a step of length lr."""
-        gradient = gradient_of(evaluation, x, rows)
+        gradient = masked_gradient(evaluation, x, rows)
         if self.scale is None:
             step = unit(gradient)
         else:  # the gradient in normalized space is g * std, and a change of 1 there is std in pixels

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import gradient_of
+from lit_viz.attacks.base import masked_gradient
 from lit_viz.attacks.budget import ClimbingAttack
 from lit_viz.attacks.norms import NormName
 from lit_viz.errors import LitVizError
@@ -75,7 +75,7 @@ class PGD(ClimbingAttack):
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Step up the gradient and project."""
         _, iteration, _ = self.locate(state)
-        gradient = gradient_of(evaluation, x, rows)
+        gradient = masked_gradient(evaluation, x, rows)
         if self.momentum:
             total = p_norm(gradient, 1)
             gradient = gradient / per_slot(torch.where(total > 0, total, 1), x)
