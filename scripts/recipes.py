@@ -28,10 +28,9 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.summaries import wilson_interval
-from lit_viz.figures.cells import Cell
+from lit_viz.figures.layout import Cell, pixels
+from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
-from lit_viz.figures.sweep import sweep_figure
-from lit_viz.figures.tiles import pixels
 from lit_viz.images.reading import read_photograph
 from lit_viz.launch.argv import rewrite
 from lit_viz.launch.commands import COMMANDS

@@ -29,10 +29,9 @@ from rich.table import Table
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
-from lit_viz.figures.cells import Cell
-from lit_viz.figures.style import probability_text, save_figure
-from lit_viz.figures.sweep import sweep_figure
-from lit_viz.figures.tiles import pixels
+from lit_viz.figures.layout import Cell, pixels
+from lit_viz.figures.sheet import sweep_figure
+from lit_viz.figures.style import save_figure
 from lit_viz.launch.argv import rewrite
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.base import shown_number
@@ -41,7 +40,7 @@ from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import slug
 from lit_viz.utils.files import atomic_write
-from lit_viz.utils.formatting import notify
+from lit_viz.utils.formatting import notify, probability_text
 
 COMMAND = COMMANDS["visualize"]
 #: Options that a task can have, as they are called in a task.

@@ -1,11 +1,10 @@
-"""Saliency maps beside Captum's, with the verdict."""
+"""Figure of the Captum comparison: maps, reference maps, differences, gates and similarity."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -14,35 +13,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.scales import Scale, beside, clipping, number, remarks, upright_bar
-from lit_viz.figures.style import COLORS, GREY, INK, fitted, style, write
-from lit_viz.figures.tiles import pixels
+from lit_viz.figures.layout import CELL, GAP, TITLE, Block, Cell, Grid, Text, compose, pixels, stack
+from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
+from lit_viz.figures.style import COLORS, GRAY, INK, style
 
-#: Maps that are drawn at most.
+#: Maximum number of maps in the figure.
 MOST = 20
 
-_CELL = 1.4
-_BAND = 3 * (_CELL + GAP) - GAP
-_BETWEEN = 0.25  # rows
-_BESIDE = 0.2  # columns
-_PAUSE = 0.06
-_WORD = 0.5  # passed, failed
-_NUMBERS_OF_GATE = 1.25
-_NAME = 1.4  # of a line of the table
-_HOW = "max_abs"  # sees every channel; in a sum, errors of two channels could cancel
-_VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1]), None: ("not checked", GREY)}
+_WIDTH = 3 * CELL + 2 * GAP  # of three maps in inches
+_VERDICT = 0.5  # widths of the columns of the gates and the table in inches
+_GATE_VALUES = 1.25
+_TABLE_HEAD = 1.4
+_REDUCER = "max_abs"  # in a sum, differences in two channels could cancel
+_VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1]), None: ("not checked", GRAY)}
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit that a map was held against.
+    """Comparison of a map with a tolerance.
 
     Attributes:
-        name: ``formula in float64``.
-        difference: the largest, as a part of the reference's maximum.
-        allowed: what it may be.
-        passed: whether it isn't larger.
+        name: such as ``formula in float64``.
+        difference: largest difference, relative to the maximum of the reference.
+        allowed: tolerance.
+        passed: whether the difference is within the tolerance.
     """
 
     name: str
@@ -53,16 +47,16 @@ class Gate:
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """One map, ours and Captum's.
+    """One map and its reference.
 
     Attributes:
         name: of the photograph or its class.
         method: of the map.
-        ours: the attribution ``(C, H, W)``, or ``(1, H, W)`` where the method is spatial.
-        captum: Captum's, of the same shape; None where Captum has no such method.
-        gates: that were tried.
-        similarity: other numbers by their name (``Spearman``, ``SSIM``, ``top 10 % IoU``), for this map and for
-            controls that must not agree: ``{"this map": {...}, "another class": {...}}``.
+        ours: attribution ``(C, H, W)``, or ``(1, H, W)`` for spatial methods.
+        captum: Captum's attribution of the same shape; None if Captum does not have the method.
+        gates: results of the checks.
+        similarity: similarity metrics for this map and for controls that must not agree:
+            ``{"this map": {"Spearman": 0.99}, "another class": {...}}``.
     """
 
     name: str
@@ -74,144 +68,107 @@ class EvidenceRow:
 
     @property
     def passed(self) -> bool | None:
-        """Whether all gates were passed; None where none was tried."""
+        """Whether all gates passed; None without gates."""
         return all(gate.passed for gate in self.gates) if self.gates else None
 
 
+@style()
 def evidence_figure(
     rows: Sequence[EvidenceRow], quantile: float = 0.995, of: Sequence[bool | None] | None = None
 ) -> Figure:
-    """Draw each map beside Captum's and their difference, on one scale, over the verdict and its numbers.
+    """Draw each map beside Captum's and their difference on one scale, with gates and similarity metrics beneath.
 
-    More than two maps stand in two columns, and more than six in three, to be read line by line.
-
-    The difference is taken of the attributions, and its channels are reduced then: what differs in any channel is seen.
+    Maps are arranged in two columns if there are more than two, and in three if there are more than six. The difference
+    is computed from the attributions before the channels are reduced, so that it contains all channels.
 
     Args:
-        rows: what is drawn; of more than :data:`MOST` those that failed before others.
-        quantile: of the pixels of both maps, at which the colours end (see
-            :func:`lit_viz.images.heatmap.clip_limits`).
-        of: whether each of all maps passed, of which the rows are some; what is said at the foot is of all.
+        rows: maps; of more than :data:`MOST`, failed ones take precedence.
+        quantile: of the pixels of both maps, at which the colors end (see :func:`lit_viz.images.heatmap.clip_limits`).
+        of: verdicts of all maps of the run, for the caption; those of ``rows`` if not given.
 
     Returns:
-        a figure at which no pixel of a map is lost; save it by :func:`lit_viz.figures.style.save_figure`.
+        A figure with each pixel of a map as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
     drawn = sorted(rows, key=lambda row: row.passed is not False)[:MOST] if len(rows) > MOST else rows
-    passed = [row.passed for row in rows] if of is None else of
-    with style():
-        blocks = [_Block.of(row, quantile) for row in drawn]
-        columns = 1 if len(blocks) <= 2 else 2 if len(blocks) <= 6 else 3
-        lines = [blocks[first : first + columns] for first in range(0, len(blocks), columns)]
-        heights = [max(block.height for block in line) + _BETWEEN for line in lines]
-        tops = list(accumulate(heights, initial=MARGIN))
-        wide = _BAND + beside((block.scale.ends() for block in blocks), GAP) + _BESIDE
-        cells = [cell for block in blocks for cell in block.cells]
-        width = 2 * MARGIN + columns * wide - _BESIDE
-        figure = captioned(cells, _CELL, width, tops[-1], _caption(passed, blocks, quantile))
-        for line, top in zip(lines, tops, strict=False):
-            for column, block in enumerate(line):
-                block.draw(figure, MARGIN + column * wide, top)
-    return figure
+    verdicts = [row.passed for row in rows] if of is None else of
+    blocks, clipped = [], False
+    for row in drawn:
+        maps = _maps(row)
+        scale = Scale.of(maps[:2], reducer(_REDUCER), quantile, shared=True)
+        blocks.append(_block(row, maps, scale))
+        clipped |= scale.clipped
+    columns = 1 if len(blocks) <= 2 else 2 if len(blocks) <= 6 else 3
+    grid = Grid([blocks[first : first + columns] for first in range(0, len(blocks), columns)], gap=2.5 * GAP)
 
-
-def _caption(passed: Sequence[bool | None], blocks: Sequence[_Block], quantile: float) -> str:
-    cut = f"{len(blocks)} of {len(passed)} maps, those that failed first. " if len(passed) > len(blocks) else ""
-    checked = [one for one in passed if one is not None]
+    selection = f"{len(drawn)} of {len(verdicts)} maps, failed maps first. " if len(verdicts) > len(drawn) else ""
+    checked = [verdict for verdict in verdicts if verdict is not None]
     verdict = f"{sum(checked)} of {len(checked)} checked maps passed." if checked else "No map was checked."
-    clipped = clipping(any(any(block.scale.clipped) for block in blocks), quantile)
-    return (
-        f"{cut}{verdict} Maps: {reducer(_HOW).description}. Scale: shared by the three maps; {clipped}. "
-        "Gates compare the largest difference, relative to the maximum."
+    return compose(
+        grid,
+        f"{selection}{verdict} Maps: {reducer(_REDUCER).description}. Each row of maps shares one scale; "
+        f"{clipping(clipped, quantile)}. Gates compare the largest difference, relative to the maximum.",
     )
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A row as it is drawn."""
-
-    row: EvidenceRow
-    cells: Sequence[Cell]
-    scale: Scale
-
-    @classmethod
-    def of(cls, row: EvidenceRow, quantile: float) -> _Block:
-        both = [torch.as_tensor(row.ours).double()]
-        if row.captum is not None:
-            both.append(torch.as_tensor(row.captum).double())
-        maps = [reduce_channels(attribution, _HOW)[0] for attribution in both]
-        scale = Scale.of(maps, reducer(_HOW), quantile, shared=True)
-        notes = [remarks(values) for values in maps]
-        if len(both) == 2:
-            maps.append(reduce_channels(both[0] - both[1], _HOW)[0])
-            largest = float(maps[-1].max())
-            notes.append([f"largest: {number(largest)}"] if math.isfinite(largest) else remarks(maps[-1]))
-        pictures = [pixels(scale.colours(values, scale.limits[0])) for values in maps]
-        return cls(row, [Cell(p, lines_of(said, _CELL)) for p, said in zip(pictures, notes, strict=True)], scale)
-
-    @property
-    def _head(self) -> float:
-        return 2 * LINE + 0.1
-
-    @property
-    def _maps(self) -> float:
-        return max(cell.height(_CELL) for cell in self.cells)
-
-    @property
-    def height(self) -> float:
-        """Inches."""
-        lines = len(self.row.gates) + (1 + len(self.row.similarity) if self.row.similarity else 0)
-        return self._head + self._maps + (2 * _PAUSE + lines * LINE if lines else 0.0)
-
-    def draw(self, figure: Figure, left: float, top: float) -> None:
-        self._draw_head(figure, left, top)
-        top += self._head
-        for place, cell in enumerate(self.cells):
-            cell.draw(figure, left + place * (_CELL + GAP), top, _CELL)
-        right = left + len(self.cells) * (_CELL + GAP)
-        upright_bar(figure, self.scale.ends(), self.scale.signed, right, top, self.cells[0].tall(_CELL))
-        top += self._maps + _PAUSE
-        for gate in self.row.gates:
-            _draw_gate(figure, gate, left, top)
-            top += LINE
-        _draw_table(figure, self.row.similarity, left, top + _PAUSE)
-
-    def _draw_head(self, figure: Figure, left: float, top: float) -> None:
-        word, colour = _VERDICTS[self.row.passed]
-        name = fitted(f"{self.row.method} · {self.row.name}", _BAND - 0.9, SIZE + 0.5, weight="bold")
-        write(figure, name, left, top, size=SIZE + 0.5, weight="bold")
-        write(figure, word, left + _BAND, top, size=SIZE + 0.5, weight="bold", color=colour, ha="right")
-        titles = ["lit_viz", "Captum", "difference"][: len(self.cells)]
-        for place, title in enumerate(titles):
-            write(figure, title, left + place * (_CELL + GAP), top + LINE + 0.06, size=SMALL, color=GREY)
-        if self.row.captum is None:
-            right = left + _CELL + beside([self.scale.ends()], GAP) + 2 * GAP
-            write(figure, "Captum has no such method", right, top + self._head, size=SMALL, color=GREY)
+def _maps(row: EvidenceRow) -> list[Tensor]:
+    """Return the reduced map, that of Captum and their difference ``(H, W)``; only the first without a reference."""
+    attributions = [torch.as_tensor(row.ours).double()]
+    if row.captum is not None:
+        attributions.append(torch.as_tensor(row.captum).double())
+        attributions.append(attributions[0] - attributions[1])
+    return [reduce_channels(attribution, _REDUCER)[0] for attribution in attributions]
 
 
-def _draw_gate(figure: Figure, gate: Gate, left: float, top: float) -> None:
-    word, colour = _VERDICTS[gate.passed]
-    write(figure, word, left, top, size=SMALL, weight="bold", color=colour)
-    write(figure, fitted(gate.name, _BAND - _WORD - _NUMBERS_OF_GATE, SMALL), left + _WORD, top, size=SMALL)
-    said = f"{number(gate.difference)} {'≤' if gate.passed else '>'} {number(gate.allowed)}"
-    write(figure, said, left + _BAND, top, size=SMALL, ha="right")
+def _block(row: EvidenceRow, maps: Sequence[Tensor], scale: Scale) -> Grid:
+    word, color = _VERDICTS[row.passed]
+    name = Text(f"{row.method} · {row.name}", _WIDTH - 0.9, TITLE, weight="bold")
+    heading = Grid([[name, Text(word, 0.9 - GAP, TITLE, align="right", weight="bold", color=color)]])
+    notes = [map_notes(values) for values in maps]
+    if len(maps) == 3 and math.isfinite(largest := float(maps[-1].max())):
+        notes[-1] = [f"largest: {number(largest)}"]
+    titles = ("lit_viz", "Captum", "difference")[: len(maps)]
+    images: list[Block | None] = [
+        Cell(pixels(scale.colors(values, scale.limit)), note) for values, note in zip(maps, notes, strict=True)
+    ]
+    images.append(ColorBar(scale.ends(), scale.signed))
+    if row.captum is None:
+        images.append(Text("Captum does not have this method", color=GRAY))
+    title_row: list[Block | None] = [Text(title, CELL, color=GRAY) for title in titles]
+    title_row += [None] * (len(images) - len(title_row))
+    comparison = Grid([title_row, images], gap=(GAP, 0.3 * GAP))
+    return stack(heading, comparison, _gates(row.gates), _table(row.similarity), gap=0.6 * GAP)
 
 
-def _draw_table(figure: Figure, table: Mapping[str, Mapping[str, float]], left: float, top: float) -> None:
-    """Draw a line a map and a column a number, the numbers flush right."""
-    names = list(dict.fromkeys(name for numbers in table.values() for name in numbers))
-    width = (_BAND - _NAME) / max(1, len(names))
-    rights = {name: left + _NAME + (column + 1) * width for column, name in enumerate(names)}
-    for name, right in rights.items():
-        write(figure, fitted(name, width - GAP, SMALL), right, top, size=SMALL, color=GREY, ha="right")
-    for row, (of, numbers) in enumerate(table.items(), 1):
-        colour = GREY if row > 1 else INK
-        write(figure, fitted(of, _NAME, SMALL), left, top + row * LINE, size=SMALL, color=colour)
-        for name, value in numbers.items():
-            write(figure, _decimals(value), rights[name], top + row * LINE, size=SMALL, color=colour, ha="right")
+def _gates(gates: Sequence[Gate]) -> Grid:
+    rows = []
+    for gate in gates:
+        word, color = _VERDICTS[gate.passed]
+        values = f"{number(gate.difference)} {'≤' if gate.passed else '>'} {number(gate.allowed)}"
+        rows.append(
+            [
+                Text(word, _VERDICT, weight="bold", color=color),
+                Text(gate.name, _WIDTH - _VERDICT - _GATE_VALUES),
+                Text(values, _GATE_VALUES, align="right"),
+            ]
+        )
+    return Grid(rows, gap=0)
+
+
+def _table(similarity: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Return one line per map and one right-aligned column per metric."""
+    names = list(dict.fromkeys(name for metrics in similarity.values() for name in metrics))
+    width = (_WIDTH - _TABLE_HEAD) / max(1, len(names)) - GAP
+    rows: list[list[Block | None]] = [[None, *(Text(name, width, align="right", color=GRAY) for name in names)]]
+    for line, (name, metrics) in enumerate(similarity.items()):
+        color = GRAY if line else INK
+        values = [_decimals(metrics[metric]) if metric in metrics else "" for metric in names]
+        cells = [Text(value, width, align="right", color=color) for value in values]
+        rows.append([Text(name, _TABLE_HEAD, color=color), *cells])
+    return Grid(rows if names else [], gap=(GAP, 0))
 
 
 def _decimals(value: float) -> str:
-    """Return four decimals, unless these would show a number as nothing."""
+    """Format with four decimals, or with three significant digits if the decimals would all be zero."""
     if math.isnan(value):
         return "undefined"
     return number(value) if 0 < abs(value) < 0.00005 else f"{value:.4f}"

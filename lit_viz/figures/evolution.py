@@ -1,10 +1,11 @@
-"""How images emerge: columns of iterations over the curve of the probability, or of the objective."""
+"""Figure of the evolution of images: iterations in a row above the curve of the probability or objective."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,31 +14,48 @@ from numpy.typing import NDArray
 
 from lit_viz.attacks.norms import label_with_eps
 from lit_viz.attributions import title_of
-from lit_viz.figures.sheet import contact_sheet, sharp_dpi
-from lit_viz.figures.style import COLORS, GREY, INK, RULE, axes_at, fitted, probability_text, shown, style, write
-from lit_viz.figures.tiles import WIDE, pixels
+from lit_viz.figures.layout import (
+    CELL,
+    GAP,
+    GROUP_GAP,
+    HEADING,
+    NORMAL,
+    SMALL_CELL,
+    Block,
+    Cell,
+    Grid,
+    Plot,
+    Space,
+    Text,
+    compose,
+    pixels,
+    stack,
+)
+from lit_viz.figures.sheet import WIDE, contact_sheet
+from lit_viz.figures.style import COLORS, RULE, style
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
-from lit_viz.utils.formatting import has_several_radii, label_with_lr, label_with_target, unique_labels
+from lit_viz.utils.formatting import (
+    has_several_radii,
+    label_with_lr,
+    label_with_target,
+    probability_text,
+    unique_labels,
+)
 
-_MARGIN = 0.15
-_AXIS = 0.36  # left of the curve and of the images: room for its labels
-_GAP = 0.1
-_GAP_OF_GROUPS = 0.3  # wider than the gaps inside of them
-_CURVE = 0.62
-_NARROWEST = 2.6
-_BETWEEN = 0.2  # tasks
+_AXIS = 0.36  # width of the labels of the vertical axis in inches
+_CURVE = 0.62  # height of the curve in inches
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """One task as it emerges.
+    """The logged images and the curve of one task.
 
     Attributes:
-        name: of the class, or whatever the row is called.
-        frames: (iteration, picture), in order; the picture is ``(C, H, W)`` in [0, 1] or a file.
-        curve: (iteration, value), in order; may be empty.
-        metric: what the values are: ``probability``, or ``objective`` where no class is asked for.
+        name: title of the row.
+        frames: ordered pairs of iteration and image, ``(C, H, W)`` in [0, 1] or a file.
+        curve: ordered pairs of iteration and value; may be empty.
+        metric: name of the value: ``probability``, or ``objective`` for tasks without a class.
     """
 
     name: str
@@ -47,69 +65,102 @@ class Evolution:
 
     @property
     def moves(self) -> bool:
-        """Whether there is more to see than a beginning and an end."""
+        """Whether there are frames between the first and the last."""
         return len(self.frames) > 2
 
-    def said(self, value: float) -> str:
-        """Return a value of the curve as it is written beneath a picture."""
+    def value_text(self, iteration: int) -> str:
+        """Format the value of the curve at an iteration; empty if there is none."""
+        value = dict(self.curve).get(iteration)
+        if value is None:
+            return ""
         return probability_text(value) if self.metric == "probability" else f"{self.metric} {value:.3g}"
 
 
 def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
-    """Return what the tasks of a run have logged, in task order; no picture is read yet."""
+    """Return the evolution of each task of a run, in task order; images are not read yet."""
     methods = {outcome.record["method"] for outcome in outcomes if "method" in outcome.record}
-    of_radii = has_several_radii(outcome.record for outcome in outcomes)
-    found = [_evolution(outcome, len(methods) > 1, of_radii) for outcome in outcomes]
-    if any({"method", "attack"} & set(outcome.record) for outcome in outcomes):  # photographs, which have their names
-        return found
-    names = unique_labels([one.name for one in found], [outcome.record for outcome in outcomes])
-    return [replace(one, name=name) for one, name in zip(found, names, strict=True)]
+    several_radii = has_several_radii(outcome.record for outcome in outcomes)
+    rows = [_evolution(outcome, len(methods) > 1, several_radii) for outcome in outcomes]
+    if any({"method", "attack"} & set(outcome.record) for outcome in outcomes):  # named after the photograph
+        return rows
+    names = unique_labels([row.name for row in rows], [outcome.record for outcome in outcomes])
+    return [replace(row, name=name) for row, name in zip(rows, names, strict=True)]
 
 
-def _evolution(outcome: Outcome, of_methods: bool, of_radii: bool) -> Evolution:
-    """Return how one outcome emerged, by the name that tells it from others of the same photograph."""
+def _evolution(outcome: Outcome, several_methods: bool, several_radii: bool) -> Evolution:
+    """Return the evolution of one task, named by what distinguishes it from other tasks of the photograph."""
     record = outcome.record
-    # Many photographs of an attack may have one target.
+    # Several photographs of an attack may have the same target.
     name = label_with_target(record["name"], record["target_name"]) if "attack" in record else outcome.name
     name = label_with_lr(name, record)
-    if of_methods and "method" in record:
+    if several_methods and "method" in record:
         name += f", {title_of(record['method'])}"
-    if of_radii:
+    if several_radii:
         name = label_with_eps(name, record)
-    classless = "objective_file" in outcome.record  # of a class image the objective means less than the probability
-    metric = "objective" if classless else "probability"
+    metric = "objective" if "objective_file" in record else "probability"
     return Evolution(name, outcome.frames(), outcome.curve(metric), metric)
 
 
+@style()
 def evolution_figure(tasks: Sequence[Evolution], columns: int = 6, rows: int = 6) -> Figure:
-    """Draw each task as a row of images at some of its iterations, over the curve of its probability.
+    """Draw each task as a row of images by iteration, above its curve.
 
     Args:
-        tasks: what is drawn; those without a frame are left out. More than ``rows`` become a contact sheet of the last
-            images.
-        columns: at most so many iterations, the first and the last among them and the others evenly between as logged.
-        rows: at most so many tasks.
+        tasks: tasks without frames are omitted. More than ``rows`` tasks become a contact sheet of the last images.
+        columns: maximum number of iterations: the first, the last and others evenly between.
+        rows: maximum number of tasks.
 
     Returns:
-        a figure at which no pixel of an image is lost; save it by :func:`lit_viz.figures.style.save_figure`.
+        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
     tasks = [task for task in tasks if task.frames]
     if len(tasks) > rows:
-        return contact_sheet([task.frames[-1][1] for task in tasks], [_title(task) for task in tasks])
-    columns = min(columns, 3) if any(_is_wide(task) for task in tasks) else columns
-    chosen = [[task.frames[place] for place in spread(len(task.frames), columns)] for task in tasks]
-    drawn = [[(iteration, pixels(picture)) for iteration, picture in row] for row in chosen]
-    return _Layout(drawn).draw(tasks)
+        titles = [f"{task.name}\n{_iteration_text(task)}" for task in tasks]
+        return contact_sheet([task.frames[-1][1] for task in tasks], titles)
+    aspect = max((_aspect(task) for task in tasks), default=1.0)
+    if aspect > WIDE:
+        columns = min(columns, 3)
+    most = max((min(len(task.frames), columns) for task in tasks), default=1)
+    width = (CELL if most <= 6 else SMALL_CELL) * (min(aspect, 3.0) if aspect > WIDE else 1.0)
+    gap = GROUP_GAP if aspect > WIDE else GAP
+    return compose(stack(*(_row(task, columns, most, width, gap) for task in tasks), gap=2 * GAP))
 
 
-def _is_wide(task: Evolution) -> bool:
-    """Return whether the picture is of several images beside one another, and needs room."""
+def _aspect(task: Evolution) -> float:
     height, width = pixels(task.frames[-1][1]).shape[:2]
-    return bool(width > WIDE * height)
+    return float(width / height)
+
+
+def _iteration_text(task: Evolution) -> str:
+    iteration = task.frames[-1][0]
+    value = task.value_text(iteration)
+    return f"iteration {iteration}" + (f" · {value}" if value else "")
+
+
+def _row(task: Evolution, columns: int, most: int, width: float, gap: float) -> Grid:
+    """Return the name, the images and the curve of a task.
+
+    Args:
+        task: with at least one frame.
+        columns: maximum number of images.
+        most: largest number of images in a row of the figure.
+        width: of an image in inches.
+        gap: between images in inches.
+    """
+    frames = [task.frames[place] for place in spread(len(task.frames), columns)]
+    band = max(most * (width + gap) - gap, 2.6)
+    cells = [Cell(pixels(picture), [task.value_text(k)], width, f"iteration {k}", lines=1) for k, picture in frames]
+    rows: list[list[Block | None]] = [
+        [Space(_AXIS - GAP), Text(task.name, band, HEADING, lines=2, weight="bold")],
+        [None, Grid([cells], gap)],
+    ]
+    if len(task.curve) > 1:
+        rows.append([None, Plot(_CURVE, partial(_plot, task, [k for k, _ in frames]), band, below=0.32)])
+    return Grid(rows)
 
 
 def spread(count: int, at_most: int) -> list[int]:
-    """Return at most so many of ``range(count)``, the first and the last among them, evenly."""
+    """Return at most ``at_most`` evenly spaced indices of ``range(count)``, the first and the last included."""
     if count <= at_most:
         return list(range(count))
     if at_most == 1:
@@ -117,70 +168,14 @@ def spread(count: int, at_most: int) -> list[int]:
     return [round(place * (count - 1) / (at_most - 1)) for place in range(at_most)]
 
 
-class _Layout:
-    """Places in inches, from the left and the top."""
-
-    def __init__(self, rows: Sequence[Sequence[tuple[int, NDArray[np.uint8]]]]) -> None:
-        self.rows = rows
-        columns = max((len(row) for row in rows), default=1)
-        wide = max((p.shape[1] / p.shape[0] for row in rows for _, p in row), default=1.0)
-        self.cell = (1.4 if columns <= 6 else 1.15) * (min(wide, 3.0) if wide > WIDE else 1.0)
-        self.gap = _GAP_OF_GROUPS if wide > WIDE else _GAP
-        self.band = max(columns * (self.cell + self.gap) - self.gap, _NARROWEST)
-        self.heights = [max(self.cell * p.shape[0] / p.shape[1] for _, p in row) for row in rows]
-
-    def draw(self, tasks: Sequence[Evolution]) -> Figure:
-        with style():
-            names = [fitted(task.name, self.band, 10, lines=2, weight="bold") for task in tasks]
-            tall = [self._block(h, name, task) for h, name, task in zip(self.heights, names, tasks, strict=True)]
-            size = (_MARGIN + _AXIS + self.band + _MARGIN, sum(tall) + 2 * _MARGIN - _BETWEEN if tall else 1.0)
-            figure = Figure(figsize=size, dpi=sharp_dpi([p for row in self.rows for _, p in row], self.cell))
-            top = _MARGIN
-            for row, name, task, height, block in zip(self.rows, names, tasks, self.heights, tall, strict=True):
-                self._row(figure, top, row, name, task, height)
-                top += block
-        return figure
-
-    @staticmethod
-    def _head(name: str) -> float:
-        return 0.08 + 0.18 * (1 + name.count("\n"))
-
-    def _block(self, height: float, name: str, task: Evolution) -> float:
-        curve = 0.12 + _CURVE + 0.36 if len(task.curve) > 1 else 0.0
-        return self._head(name) + 0.32 + height + curve + _BETWEEN
-
-    def _row(
-        self,
-        figure: Figure,
-        top: float,
-        row: Sequence[tuple[int, NDArray[np.uint8]]],
-        name: str,
-        task: Evolution,
-        height: float,
-    ) -> None:
-        left = _MARGIN + _AXIS
-        write(figure, name, left, top, size=10, weight="bold", linespacing=1.25)
-        top += self._head(name)
-        known = dict(task.curve)
-        for place, (iteration, picture) in enumerate(row):
-            x = left + place * (self.cell + self.gap)
-            write(figure, f"iteration {iteration}", x, top, size=7.5, color=INK)
-            if iteration in known:
-                write(figure, task.said(known[iteration]), x, top + 0.14, size=7, color=GREY)
-            shown(figure, picture, x, top + 0.32, self.cell)
-        if len(task.curve) > 1:
-            axes = axes_at(figure, left, top + 0.32 + height + 0.12, self.band, _CURVE)
-            _draw_curve(axes, task, [iteration for iteration, _ in row], self.band)
-
-
-def _draw_curve(axes: Axes, task: Evolution, marked: Sequence[int], inches: float) -> None:
+def _plot(task: Evolution, marked: Sequence[int], axes: Axes) -> None:
+    """Draw the curve with dots at the iterations of the images."""
     iterations, values = (np.array(column, dtype=float) for column in zip(*task.curve, strict=True))
     if is_geometric(iterations):
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.3)
     axes.plot(iterations, values, color=COLORS[0], solid_capstyle="round", clip_on=False)
     axes.fill_between(iterations, values, color=COLORS[0], alpha=0.1, linewidth=0)
-    known = dict(task.curve)
-    points = [(k, known[k]) for k in marked if k in known]
+    points = [(k, value) for k, value in task.curve if k in marked]
     if points:
         axes.plot(*zip(*points, strict=True), "o", ms=4, mfc=COLORS[0], mec="white", mew=0.8, clip_on=False, zorder=3)
     axes.set_xlim(iterations[0], iterations[-1])
@@ -190,52 +185,41 @@ def _draw_curve(axes: Axes, task: Evolution, marked: Sequence[int], inches: floa
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     for tick in {0.0, high}:
         axes.axhline(tick, color=RULE, linewidth=0.5, zorder=0)
-    _tick(axes, sorted({int(iterations[0]), *marked, int(iterations[-1])}), inches)
-    axes.set_xlabel("iteration", size=7.5, labelpad=2)
-    axes.set_ylabel(task.metric, size=7.5, labelpad=4)
+    _set_ticks(axes, sorted({int(iterations[0]), *marked, int(iterations[-1])}))
+    axes.set_xlabel("iteration", size=NORMAL, labelpad=2)
+    axes.set_ylabel(task.metric, size=NORMAL, labelpad=4)
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return round numbers that hold the values and 0."""
+    """Return round numbers that enclose the values and 0."""
     largest = float(np.abs(values).max()) or 1.0
     step = 10.0 ** math.floor(math.log10(largest))
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     return math.floor(low / step) * step, math.ceil(high / step) * step
 
 
-def _tick(axes: Axes, iterations: Sequence[int], inches: float) -> None:
-    """Label the iterations that are shown but for those whose numbers would touch; the first and the last have one."""
-    place = dict(zip(iterations, _along(axes, iterations) * inches, strict=True))
+def _set_ticks(axes: Axes, iterations: Sequence[int]) -> None:
+    """Label the first and the last iteration and those between whose labels do not touch others."""
+    dots = axes.transData.transform([(k, 0.0) for k in iterations])[:, 0]
+    inches = dict(zip(iterations, dots / axes.figure.dpi, strict=True))
 
     def apart(a: int, b: int) -> bool:
-        return bool(abs(place[a] - place[b]) > 0.1 + 0.04 * (len(str(a)) + len(str(b))))
+        return bool(abs(inches[a] - inches[b]) > 0.1 + 0.04 * (len(str(a)) + len(str(b))))
 
-    kept = [iterations[0]]
+    first, last = iterations[0], iterations[-1]
+    ticks = [first]
     for k in iterations[1:-1]:
-        if apart(k, kept[-1]) and apart(k, iterations[-1]):
-            kept.append(k)
-    kept += [k for k in iterations[-1:] if k != kept[-1]]
-    axes.set_xticks(kept, [str(k) for k in kept])
-    if len(kept) > 1 and len(str(kept[-1])) > 4:  # wider than the margin lets it be when centred
+        if apart(k, ticks[-1]) and apart(k, last):
+            ticks.append(k)
+    if last != first:
+        ticks.append(last)
+    axes.set_xticks(ticks, [str(k) for k in ticks])
+    if len(ticks) > 1 and len(str(last)) > 4:  # a centered label would exceed the margin
         axes.get_xticklabels()[-1].set_horizontalalignment("right")
     axes.minorticks_off()
 
 
-def _along(axes: Axes, iterations: Sequence[int]) -> NDArray[np.float64]:
-    """Return where on the axis iterations lie, from 0 at its left end to 1 at its right."""
-    places = axes.transScale.transform([(k, 0.0) for k in (*axes.get_xlim(), *iterations)])[:, 0]
-    along: NDArray[np.float64] = (places[2:] - places[0]) / max(places[1] - places[0], 1e-9)
-    return along
-
-
 def is_geometric(iterations: NDArray[np.float64]) -> bool:
-    """Return whether the curve was logged at growing distances, so that it is to be read on a logarithmic axis."""
+    """Return whether iterations were logged at growing distances, which a logarithmic axis displays better."""
     steps = np.diff(iterations[iterations >= 1])
     return len(steps) > 3 and iterations[-1] > 30 and bool(np.median(steps[-2:]) > 4 * np.median(steps[:2]))
-
-
-def _title(task: Evolution) -> str:
-    iteration = task.frames[-1][0]
-    known = dict(task.curve).get(iteration, math.nan)
-    said = "" if math.isnan(known) else f" · {task.said(known)}"
-    return f"{task.name}\niteration {iteration}{said}"

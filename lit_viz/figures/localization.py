@@ -1,52 +1,49 @@
-"""From maps to boxes: photographs, their maps, the seeds, the masks, and the boxes found and true."""
+"""Figure of localization: photographs, maps, seeds, masks and boxes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.scales import clipping, remarks
-from lit_viz.figures.style import COLORS, GREY, fitted, style, write
-from lit_viz.figures.tiles import pixels
+from lit_viz.figures.layout import CELL, GROUP_GAP, TITLE, Block, Cell, Grid, Space, Text, compose, pixels, stack
+from lit_viz.figures.scales import clipping, map_notes
+from lit_viz.figures.style import COLORS, GRAY, style
 from lit_viz.images.fitting import Box
 from lit_viz.images.heatmap import clip_limits, heat
 
-#: At most so many maps are drawn.
+#: Maximum number of maps in the figure.
 LIMIT = 20
 _BLUE, _ORANGE, _GREEN = COLORS[:3]
 _QUANTILE = 0.995
-_CELL = 1.4
-_LINE = 1.6  # of a box, in points
-_TEXT = 1.25  # left of a row: what the map is of
+_LINE = 1.6  # width of the outline of a box in points
+_HEAD = 1.25  # width of the text on the left of a row in inches
 _TITLES = ("photograph", "map", "seeds", "mask", "box")
-_WIDE = _TEXT + len(_TITLES) * (_CELL + GAP)  # a row
-_BESIDE = 0.3  # columns
-_FIRST = MARGIN + LINE + 0.08  # the first row
 
 
 @dataclass(frozen=True)
 class LocalizationPanel:
-    """What became of one map; boxes are (left, top, right, bottom) in pixels of the image.
+    """Localization by one map; boxes are (left, top, right, bottom) in pixels of the image.
 
     Attributes:
-        name: the class that the map explains.
-        photograph: ``(C, H, W)`` in [0, 1], as the classifier saw it.
+        name: class that the map explains.
+        photograph: classifier input, ``(C, H, W)`` in [0, 1].
         values: the map ``(H, W)``.
-        seeds: ``(H, W)``: 1 foreground, -1 background, 0 neither; None where nothing was found.
+        seeds: ``(H, W)``: 1 foreground, -1 background, 0 unknown; None without a result.
         mask: bool ``(H, W)``, or None.
-        box: around the mask, or None.
-        truth: true boxes; what of them lies outside of the image is not drawn.
+        box: bounding box of the mask, or None.
+        truth: reference boxes; parts outside the image are not drawn.
         subtitle: the method.
-        notes: stand beneath the box: its IoU, or why there is none.
+        notes: lines beneath the box: IoU or error.
     """
 
     name: str
@@ -59,114 +56,69 @@ class LocalizationPanel:
     subtitle: str = ""
     notes: Sequence[str] = ()
 
-    def cells(self) -> list[Cell]:
-        """Return the pictures of the row; without seeds and a mask there are none of these."""
-        photograph = pixels(self.photograph)
-        limit = clip_limits([self.values], _QUANTILE)[0]
-        row = [Cell(photograph), Cell(pixels(heat(self.values, limit)), lines_of(remarks(self.values), _CELL))]
-        if self.seeds is not None and self.mask is not None:
-            row += [Cell(_seeded(photograph, self.seeds)), Cell(_lit(photograph, self.mask))]
-        return [*row, Cell(photograph, lines_of(self.notes, _CELL, lines=5))]
 
-    def head(self) -> list[str]:
-        """Return the lines of the name."""
-        return fitted(self.name, _TEXT, SIZE + 0.5, lines=3, weight="bold").split("\n")
-
-
+@style()
 def localization_figure(
     panels: Sequence[LocalizationPanel], foreground: float, background: float, total: int | None = None
 ) -> Figure:
-    """Draw a row a map: the photograph, the map, its seeds, the mask, and the boxes; more than six in two columns.
+    """Draw one row per map: photograph, map, seeds, mask and boxes; more than six rows are arranged in two columns.
 
     Args:
-        panels: what is drawn, the first ``LIMIT`` of it.
-        foreground, background: quantiles of the map at which seeds begin, and end.
-        total: how many maps there are; ``len(panels)`` unless given.
+        panels: results; the first ``LIMIT`` are drawn.
+        foreground, background: quantiles of the map that bound the seeds.
+        total: number of maps reported in the caption; ``len(panels)`` if not given.
 
     Returns:
-        a figure at which no pixel is lost; save it by :func:`lit_viz.figures.style.save_figure`.
+        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
     drawn = panels[:LIMIT]
     total = len(panels) if total is None else total
-    with style():
-        rows = [panel.cells() for panel in drawn]
-        heights = [
-            max((len(panel.head()) + 1) * LINE, *(cell.height(_CELL) for cell in row)) + GAP
-            for panel, row in zip(drawn, rows, strict=True)
-        ]
-        long = math.ceil(len(drawn) / (1 if len(drawn) <= 6 else 2)) or 1  # rows of a column
-        columns = [range(first, min(first + long, len(drawn))) for first in range(0, len(drawn), long)] or [range(0)]
-        high = max(sum(heights[place] for place in column) for column in columns)
-        said = _caption(drawn, foreground, background, total)
-        cells = [cell for row in rows for cell in row]
-        width = MARGIN + len(columns) * (_WIDE + _BESIDE) - _BESIDE + MARGIN
-        figure = captioned(cells, _CELL, width, _FIRST + high + GAP, said)
-        for number, column in enumerate(columns):
-            left, top = MARGIN + number * (_WIDE + _BESIDE), _FIRST
-            for title, at in zip(_TITLES, _lefts(left), strict=True):
-                write(figure, title, at, MARGIN, size=SIZE + 0.5, weight="bold")
-            for place in column:
-                _draw_row(figure, drawn[place], rows[place], left, top)
-                top += heights[place]
-    return figure
+    length = math.ceil(len(drawn) / (1 if len(drawn) <= 6 else 2)) or 1
+    titles: list[Block | None] = [Space(_HEAD), *(Text(title, CELL, TITLE, weight="bold") for title in _TITLES)]
+    rows = [_row(panel) for panel in drawn]
+    columns = [Grid([titles, *rows[first : first + length]]) for first in range(0, max(len(rows), 1), length)]
+
+    selection = f"{len(drawn)} of {total} maps. " if total > len(drawn) else ""
+    reference = ", reference boxes dashed in green" if any(panel.truth for panel in drawn) else ""
+    caption = (
+        f"{selection}Each map has its own scale; {clipping(True, _QUANTILE)}. Seeds: object in orange, from the "
+        f"{100 * foreground:g} % quantile of the blurred map; background in blue, up to its {100 * background:g} % "
+        f"quantile. Mask: largest connected component of the graph cut. Box: bounding box of the mask in orange"
+        f"{reference}."
+    )
+    return compose(Grid([columns], gap=GROUP_GAP), caption)
 
 
-def _lefts(left: float) -> list[float]:
-    """Return where the pictures of a row begin that begins itself at ``left``."""
-    return [left + _TEXT + GAP + place * (_CELL + GAP) for place in range(len(_TITLES))]
+def _row(panel: LocalizationPanel) -> list[Block | None]:
+    photograph = pixels(panel.photograph)
+    limit = clip_limits([panel.values], _QUANTILE)[0]
+    seeds = mask = None
+    if panel.seeds is not None and panel.mask is not None:
+        gray = photograph.mean(2, keepdims=True) * 0.35
+        dark = np.repeat(gray, 3, axis=2).astype(np.uint8)
+        seeds, mask = Cell(_with_seeds(dark, panel.seeds)), Cell(np.where(panel.mask[..., None], photograph, dark))
+    return [
+        stack(Text(panel.name, _HEAD, TITLE, lines=3, weight="bold"), Text(panel.subtitle, _HEAD, lines=2, color=GRAY)),
+        Cell(photograph),
+        Cell(pixels(heat(panel.values, limit)), map_notes(panel.values)),
+        seeds,
+        mask,
+        Cell(photograph, panel.notes, lines=5, annotate=partial(_draw_boxes, panel)),
+    ]
 
 
-def _draw_row(figure: Figure, panel: LocalizationPanel, row: Sequence[Cell], left: float, top: float) -> None:
-    head, lefts = panel.head(), _lefts(left)
-    for line, text in enumerate(head):
-        write(figure, text, left, top + line * LINE, size=SIZE + 0.5, weight="bold")
-    subtitle = fitted(panel.subtitle, _TEXT, SMALL)
-    write(figure, subtitle, left, top + len(head) * LINE, size=SMALL, color=GREY)
-    for cell, at in zip(row, [*lefts[: len(row) - 1], lefts[-1]], strict=True):  # the last one is the boxes'
-        cell.draw(figure, at, top, _CELL)
-    if panel.box is not None:
-        _outline(figure, panel.box, _ORANGE, "-")
-    for box in panel.truth:  # last: one that agrees would be hidden
-        _outline(figure, box, _GREEN, "--")
-
-
-def _outline(figure: Figure, box: Box, colour: str, line: str) -> None:
-    """Draw a box into the picture that was drawn last, its line inside of its pixels, also at the picture's edge."""
-    axes = figure.axes[-1]
-    inset = _LINE / 2 / 72 * axes.images[0].get_size()[1] / _CELL  # half a line, in pixels
-    left, top, right, bottom = box
-    corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k is drawn from k - 0.5 on
-    width, height = right - left - 2 * inset, bottom - top - 2 * inset
-    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linestyle=line, lw=_LINE))
-
-
-def _seeded(photograph: NDArray[np.uint8], seeds: NDArray[np.int8]) -> NDArray[np.uint8]:
-    picture = _faded(photograph)
-    picture[seeds > 0] = _bytes(_ORANGE)
-    picture[seeds < 0] = _bytes(_BLUE)
+def _with_seeds(picture: NDArray[np.uint8], seeds: NDArray[np.int8]) -> NDArray[np.uint8]:
+    picture = picture.copy()
+    for where, color in ((seeds > 0, _ORANGE), (seeds < 0, _BLUE)):
+        picture[where] = [round(255 * share) for share in to_rgb(color)]
     return picture
 
 
-def _lit(photograph: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the photograph, faded where the mask is not."""
-    return np.where(mask[..., None], photograph, _faded(photograph))
-
-
-def _faded(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    grey = photograph.mean(2, keepdims=True) * 0.35
-    return np.repeat(grey, 3, axis=2).astype(np.uint8)
-
-
-def _bytes(colour: str) -> NDArray[np.uint8]:
-    return np.array([round(255 * share) for share in to_rgb(colour)], np.uint8)
-
-
-def _caption(panels: Sequence[LocalizationPanel], foreground: float, background: float, total: int) -> str:
-    cut = f"{len(panels)} of {total} maps. " if total > len(panels) else ""
-    true = ", the true ones dashed in green" if any(panel.truth for panel in panels) else ""
-    return (
-        f"{cut}Each map has its own scale; {clipping(True, _QUANTILE)}. Seeds: the object's, from the "
-        f"{100 * foreground:g} % quantile of the blurred map upwards, in orange; the background's, up to its "
-        f"{100 * background:g} % quantile, in blue. Mask: the largest connected part of the graph cut. Box: that of "
-        f"the mask in orange{true}."
-    )
+def _draw_boxes(panel: LocalizationPanel, axes: Axes) -> None:
+    """Outline the boxes, reference boxes last: an equal box would hide them."""
+    inset = _LINE / 2 / 72 * axes.images[0].get_size()[1] / CELL  # half a line in pixels: lines stay inside the box
+    boxes = [] if panel.box is None else [(panel.box, _ORANGE, "-")]
+    for (left, top, right, bottom), color, line in [*boxes, *((box, _GREEN, "--") for box in panel.truth)]:
+        corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k extends from k - 0.5 to k + 0.5
+        width, height = right - left - 2 * inset, bottom - top - 2 * inset
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linestyle=line, lw=_LINE))

@@ -1,82 +1,153 @@
-"""Many pictures on one sheet, each with what is known of it beneath."""
+"""Grids of images: contact sheets, channels of a layer, parameter sweeps, and tiled pixel arrays."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
 
-from lit_viz.figures.style import GREY, INK, fitted, shown, style, write
-from lit_viz.figures.tiles import WIDE, grid_shape, pixels
+from lit_viz.figures.layout import (
+    CELL,
+    GAP,
+    GROUP_GAP,
+    HEADING,
+    NORMAL,
+    Block,
+    Cell,
+    Grid,
+    Text,
+    compose,
+    pixels,
+    stack,
+)
+from lit_viz.figures.style import GRAY, style
+from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
+from lit_viz.utils.formatting import label_with_lr, pluralize, unique_labels
 
-_MARGIN = 0.15
-_GAP = 0.12
-_GAP_OF_GROUPS = 0.3  # wider than the gaps inside of them
-_LINE = 0.14
-_SIZE = 7.5
+#: Images of a larger aspect ratio (width / height) are groups of images.
+WIDE = 1.8
+_MOST_CHANNELS = 1280
+_LABEL = 1.5  # maximum width of the labels of a sweep in inches
 
 
+@style()
 def contact_sheet(
     images: Sequence[Picture],
     titles: Sequence[str],
     columns: int | None = None,
-    width: float = 1.4,
+    width: float = CELL,
     limit: int = 200,
     heading: str = "",
 ) -> Figure:
-    """Draw pictures in rows.
+    """Draw images in rows.
 
     Args:
-        images: ``(C, H, W)`` in [0, 1] or files; their shapes may differ.
-        titles: what stands beneath each: the first line in ink (the class), further lines in grey (``p = 0.93``, what
-            the judges say). Lines that are too long are cut.
-        columns: pictures a row; nearly square, at most ten, if not given.
-        width: of a picture in inches.
-        limit: at most so many are drawn; how many there are is said at the foot.
-        heading: what stands above all.
+        images: ``(C, H, W)`` in [0, 1] or files; shapes may differ.
+        titles: text beneath each image: the first line in black (the class), further lines in gray.
+        columns: images per row; nearly square with at most ten columns if not given.
+        width: of an image in inches.
+        limit: maximum number of images; the total is reported in the caption.
+        heading: title of the figure.
 
     Returns:
-        a figure at which no pixel of a picture is lost; save it by :func:`lit_viz.figures.style.save_figure`.
+        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
     drawn = [pixels(image) for image in images[:limit]]
-    rows, columns = grid_shape(len(drawn), columns or min(grid_shape(len(drawn))[1], 10))
-    lines = [_lines(title, width) for title in titles[: len(drawn)]]
-    high = max((width * picture.shape[0] / picture.shape[1] for picture in drawn), default=width)
-    step = high + 0.06 + _LINE * max((len(below) for below in lines), default=0) + _GAP
-    foot = f"{len(drawn)} of {len(images)}" if len(images) > len(drawn) else ""
-    head = 0.3 if heading else 0.0
-    across = _GAP_OF_GROUPS if any(picture.shape[1] > WIDE * picture.shape[0] for picture in drawn) else _GAP
-    wide = 2 * _MARGIN + columns * (width + across) - across
-    with style():
-        figure = Figure(
-            figsize=(wide, 2 * _MARGIN + head + rows * step - _GAP + (0.25 if foot else 0)),
-            dpi=sharp_dpi(drawn, width),
+    _, columns = grid_shape(len(drawn), columns or min(grid_shape(len(drawn))[1], 10))
+    cells = []
+    for picture, text in zip(drawn, titles, strict=False):
+        title, *notes = text.split("\n")
+        cells.append(Cell(picture, notes, width, title))
+    gap = GROUP_GAP if any(picture.shape[1] > WIDE * picture.shape[0] for picture in drawn) else GAP
+    grid = Grid([cells[first : first + columns] for first in range(0, len(cells), columns)], gap=(gap, GAP))
+    header = Text(heading, grid.width, HEADING, lines=2, weight="bold")
+    caption = f"{len(drawn)} of {len(images)}" if len(images) > len(drawn) else ""
+    return compose(stack(header, grid, gap=GAP), caption)
+
+
+def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw the final image of each channel with its number beneath, under the name of the layer.
+
+    Args:
+        outcomes: with ``layer`` and ``channel`` in their records; those without an image are omitted.
+
+    Returns:
+        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
+    """
+    drawn = [(outcome.record, picture) for outcome in outcomes if (picture := outcome.pictures()[1]) is not None]
+    pictures, records = [picture for _, picture in drawn], [record for record, _ in drawn]
+    numbers = unique_labels([label_with_lr(str(record["channel"]), record) for record in records], records)
+    height, width = pixels(pictures[0]).shape[:2] if pictures else (1, 1)  # equal for all images of a run
+    aspect = width / height
+    columns = None if aspect == 1 else max(1, round(8 / aspect))
+    layers = dict.fromkeys(str(outcome.record["layer"]) for outcome in outcomes)
+    axes = {str(outcome.record.get("axis") or "channel") for outcome in outcomes}
+    count = len({(record["layer"], record["channel"]) for record in records})
+    heading = f"{', '.join(layers)} · {pluralize(count, axes.pop() if len(axes) == 1 else 'channel')}"
+    return contact_sheet(pictures, numbers, columns, 1.2 * aspect, _MOST_CHANNELS, heading)
+
+
+@style()
+def sweep_figure(
+    rows: Sequence[Sequence[str]], columns: Sequence[str], cells: Sequence[Sequence[Cell | None]], caption: str
+) -> Figure:
+    """Draw a grid of images whose rows and columns are values of options.
+
+    Args:
+        rows: lines of text on the left of each row; the first line is bold.
+        columns: text above each column.
+        cells: images by row and column; None is an empty place.
+        caption: of the figure.
+
+    Returns:
+        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
+    """
+    grid: list[list[Block | None]] = [[None, *(Text(title, CELL, NORMAL, lines=2, weight="bold") for title in columns)]]
+    for (name, *options), row in zip(rows, cells, strict=True):
+        label = stack(
+            Text(name, _LABEL, NORMAL, shrink=True, weight="bold"),
+            *(Text(option, _LABEL, NORMAL, shrink=True, color=GRAY) for option in options),
         )
-        if heading:
-            write(
-                figure, fitted(heading, wide - 2 * _MARGIN, 10, weight="bold"), _MARGIN, _MARGIN, size=10, weight="bold"
-            )
-        for place, (picture, below) in enumerate(zip(drawn, lines, strict=True)):
-            left = _MARGIN + place % columns * (width + across)
-            top = _MARGIN + head + place // columns * step
-            shown(figure, picture, left, top, width)
-            for row, line in enumerate(below):
-                colour, size = (GREY, _SIZE - 0.5) if row else (INK, _SIZE)
-                write(figure, line, left, top + high + 0.06 + row * _LINE, color=colour, size=size)
-        if foot:
-            write(figure, foot, _MARGIN, _MARGIN + head + rows * step, color=GREY, size=_SIZE - 0.5)
-    return figure
+        grid.append([label, *(cell and replace(cell, width=CELL) for cell in row)])
+    return compose(Grid(grid), caption)
 
 
-def sharp_dpi(pictures: Sequence[object], width: float) -> float:
-    """Return the resolution at which a picture ``width`` inches wide has each pixel a whole number of times."""
-    widest = max((picture.shape[1] for picture in pictures), default=224)  # type: ignore[attr-defined]
-    # About 450 dots a picture look sharp in print, and on a screen of twice the density.
-    times = max(1, round(450 / widest)) if len(pictures) <= 60 else 1
-    return float(times * widest / width)
+def grid_shape(count: int, columns: int | None = None) -> tuple[int, int]:
+    """Return (rows, columns) for ``count`` images: up to three in one row, more nearly square."""
+    columns = min(columns or max(3 if count <= 3 else 2, math.ceil(math.sqrt(count))), count) or 1
+    return math.ceil(count / columns), columns
 
 
-def _lines(title: str, width: float) -> list[str]:
-    with style():
-        return [fitted(line, width, _SIZE) for line in title.split("\n")]
+def tile(
+    images: Sequence[NDArray[np.uint8]], columns: int | None = None, gap: int = 4, side: int = 4096
+) -> NDArray[np.uint8]:
+    """Arrange images in a grid on white.
+
+    Args:
+        images: ``(H, W, 3)`` uint8; smaller ones are centered in the cell of the largest.
+        columns: images per row; nearly square if not given.
+        gap: pixels between images.
+        side: maximum width and height of the result in pixels; larger grids are downscaled.
+
+    Returns:
+        ``(H', W', 3)`` uint8.
+    """
+    rows, columns = grid_shape(len(images), columns)
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for place, image in enumerate(images):
+        row, column = divmod(place, columns)
+        top = row * (height + gap) + (height - image.shape[0]) // 2
+        left = column * (width + gap) + (width - image.shape[1]) // 2
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    scale = side / max(canvas.shape[:2])
+    if scale >= 1:
+        return canvas
+    size = max(1, round(canvas.shape[1] * scale)), max(1, round(canvas.shape[0] * scale))
+    return np.asarray(Image.fromarray(canvas).resize(size, Image.Resampling.LANCZOS))

@@ -1,24 +1,22 @@
-"""Universal perturbations: what is added, what becomes of some photographs, and how many are fooled."""
+"""Figure of universal perturbations: the perturbation, some photographs and the fooling rate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lit_viz.figures.cells import GAP, LINE, MARGIN, SIZE, SMALL, Cell, captioned, lines_of
-from lit_viz.figures.style import COLORS, GREY, axes_at, style, write
-from lit_viz.figures.tiles import pixels
+from lit_viz.figures.layout import GAP, SMALL, TITLE, Block, Cell, Grid, Plot, Text, compose, pixels, stack
+from lit_viz.figures.style import COLORS, GRAY, style
 from lit_viz.types import Picture
 
-_WIDTH = 1.25  # of a picture
-_LEFT = 0.75  # left of the pictures
-_PLOT = 0.9
-_AXIS = 0.4  # beneath a plot
-_COLUMNS = 4
+_WIDTH = 1.25  # of an image in inches
+_LABEL = 0.75  # width of the label of the plot in inches
+_PHOTOGRAPHS = 4
 
 
 @dataclass(frozen=True)
@@ -26,27 +24,30 @@ class PerturbedPhotograph:
     """A photograph without and with the perturbation.
 
     Attributes:
-        original, borne: ``(C, H, W)`` in [0, 1] or files.
-        before, after: what the network says of them; may have several lines.
+        original: ``(C, H, W)`` in [0, 1] or a file.
+        perturbed: ``(C, H, W)`` in [0, 1] or a file.
+        before: prediction for the original; may have several lines.
+        after: prediction for the perturbed photograph.
     """
 
     original: Picture
-    borne: Picture
+    perturbed: Picture
     before: str
     after: str
 
 
 @dataclass(frozen=True)
 class UniversalPanel:
-    """A perturbation and what became of photographs with it.
+    """One universal perturbation.
 
     Attributes:
-        name: what it is called.
-        perturbation: ``(C, H, W)`` in [0, 1], magnified on mid-grey, or a file.
-        about: lines beneath it: its norm, by how much it is magnified.
-        rates: lines about how many are fooled.
-        curve: (iteration, share of the mini-batch that is fooled), in order; the last one may be of all.
-        photographs: some of them.
+        name: of the task.
+        perturbation: ``(C, H, W)`` in [0, 1], magnified on mid-gray, or a file.
+        about: notes on the norm and the magnification.
+        rates: lines with fooling rates.
+        curve: ordered pairs of iteration and fooling rate of the mini-batch; the last rate may be that of all
+            photographs.
+        photographs: examples.
     """
 
     name: str
@@ -57,76 +58,47 @@ class UniversalPanel:
     photographs: Sequence[PerturbedPhotograph]
 
 
+@style()
 def universal_figure(panels: Sequence[UniversalPanel]) -> Figure:
-    """Draw perturbations, each beside up to four photographs, over the curve of how many are fooled.
+    """Draw each perturbation beside up to four photographs, above the curve of the fooling rate.
 
-    Nothing but the perturbation is rescaled.
+    Only the perturbation is rescaled.
 
     Args:
-        panels: what is drawn, one beneath another.
+        panels: perturbations, one beneath the other.
 
     Returns:
-        a figure at which no pixel is lost; save it by :func:`lit_viz.figures.style.save_figure`.
+        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
-    with style():
-        rows = [_Row(panel) for panel in panels]
-        tops = list(accumulate((row.height + 2 * GAP for row in rows), initial=MARGIN))
-        span = (1 + _COLUMNS) * (_WIDTH + GAP) - GAP
-        cells = [cell for row in rows for cell in (row.perturbation, *row.before, *row.after)]
-        caption = (
-            "Photographs as they are, above, and with the perturbation, below, as their files hold them. Beneath: the "
-            "share of an iteration's photographs that are fooled; the last point is of all that were trained on."
-        )
-        figure = captioned(cells, _WIDTH, MARGIN + _LEFT + span + MARGIN, tops[-1], caption)
-        for row, top in zip(rows, tops, strict=False):
-            row.draw(figure, MARGIN + _LEFT, top, span)
-    return figure
+    caption = (
+        "Photographs: original above, with the perturbation beneath, as stored in the 8-bit files. Curve: share of the "
+        "photographs of an iteration that fool the network; the last point is the share of all training photographs."
+    )
+    return compose(stack(*map(_grid, panels), gap=2 * GAP), caption)
 
 
-class _Row:
-    """A panel as it is drawn."""
-
-    def __init__(self, panel: UniversalPanel) -> None:
-        self.panel = panel
-        self.perturbation = _cell(panel.perturbation, panel.about)
-        shown = panel.photographs[:_COLUMNS]
-        self.before = [_cell(one.original, one.before.split("\n")) for one in shown]
-        self.after = [_cell(one.borne, one.after.split("\n")) for one in shown]
-        self._upper, self._lower = (
-            max(cell.height(_WIDTH) for cell in cells) + GAP
-            for cells in ((self.perturbation, *self.before), self.after or [self.perturbation])
-        )
-
-    @property
-    def height(self) -> float:
-        """Inches."""
-        return LINE + GAP + self._upper + self._lower + (_PLOT + _AXIS if self.panel.curve else 0.0)
-
-    def draw(self, figure: Figure, left: float, top: float, span: float) -> None:
-        write(figure, self.panel.name, left, top, size=SIZE + 0.5, weight="bold")
-        top += LINE + GAP
-        for place, cell in enumerate((self.perturbation, *self.before)):
-            cell.draw(figure, left + place * (_WIDTH + GAP), top, _WIDTH)
-        top += self._upper
-        for place, cell in enumerate(self.after, 1):
-            cell.draw(figure, left + place * (_WIDTH + GAP), top, _WIDTH)
-        for line, said in enumerate(lines_of(self.panel.rates, _WIDTH)):
-            write(figure, said, left, top + line * LINE, size=SMALL)
-        if self.panel.curve:
-            self._draw_curve(figure, left, top + self._lower, span)
-
-    def _draw_curve(self, figure: Figure, left: float, top: float, span: float) -> None:
-        iterations, shares = zip(*self.panel.curve, strict=True)
-        write(figure, "share\nfooled", MARGIN, top, size=SMALL, color=GREY)
-        axes = axes_at(figure, left, top, span, _PLOT)
-        axes.plot(iterations, shares, color=COLORS[0], linewidth=1.0, clip_on=False)
-        axes.plot(iterations[-1], shares[-1], "o", color=COLORS[0], ms=4, clip_on=False)
-        axes.set_ylim(0, 1)
-        axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
-        axes.set_xlim(min(iterations), max(*iterations, 1))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_xlabel("iteration", size=SMALL, labelpad=2)
+def _grid(panel: UniversalPanel) -> Grid:
+    examples = panel.photographs[:_PHOTOGRAPHS]
+    perturbation = Cell(pixels(panel.perturbation), panel.about, _WIDTH)
+    before = [Cell(pixels(one.original), one.before.split("\n"), _WIDTH) for one in examples]
+    after = [Cell(pixels(one.perturbed), one.after.split("\n"), _WIDTH) for one in examples]
+    rows: list[list[Block | None]] = [
+        [None, Text(panel.name, (1 + len(examples)) * _WIDTH, TITLE, weight="bold")],
+        [None, perturbation, *before],
+        [None, Text("\n".join(panel.rates), _WIDTH, lines=3), *after],
+    ]
+    if panel.curve:
+        label = Text("fooling rate", _LABEL, lines=2, color=GRAY)
+        rows.append([label, Plot(0.9, partial(_plot, panel.curve), below=0.3)])
+    return Grid(rows)
 
 
-def _cell(picture: Picture, notes: Sequence[str]) -> Cell:
-    return Cell(pixels(picture), lines_of(notes, _WIDTH, lines=2))
+def _plot(curve: Sequence[tuple[int, float]], axes: Axes) -> None:
+    iterations, rates = zip(*curve, strict=True)
+    axes.plot(iterations, rates, color=COLORS[0], linewidth=1.0, clip_on=False)
+    axes.plot(iterations[-1], rates[-1], "o", color=COLORS[0], ms=4, clip_on=False)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
+    axes.set_xlim(min(iterations), max(*iterations, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlabel("iteration", size=SMALL, labelpad=2)

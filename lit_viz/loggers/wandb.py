@@ -19,13 +19,13 @@ from wandb.sdk.mailbox import HandleAbandonedError
 from wandb.sdk.wandb_run import Run
 
 from lit_viz.errors import first_line
-from lit_viz.figures.style import probability_text
-from lit_viz.figures.tiles import pixels, tile
+from lit_viz.figures.layout import pixels
+from lit_viz.figures.sheet import tile
 from lit_viz.images.reading import to_uint8
 from lit_viz.loggers.wandb_run import silent, sync_command
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Snapshot, Task
-from lit_viz.utils.formatting import Notify, label_with_target, notify
+from lit_viz.utils.formatting import Notify, label_with_target, notify, probability_text
 
 # More images in tables and grids make the page unusable in the browser; the artifact has all of them.
 _MAX_IMAGES = 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,3 +65,12 @@ def status_summary(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the number of records per status: ``3 done, 1 skipped, 2 failed``; zeros are omitted."""
     counts = Counter(record["status"] for record in records)
     return ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])
+
+
+def probability_text(probability: float) -> str:
+    """Format a probability as ``p = 0.93``; ``p < 0.01`` and ``p > 0.99`` near 0 and 1, ``no p`` for NaN."""
+    if math.isnan(probability):
+        return "no p"
+    if 0 <= probability < 0.005:
+        return "p < 0.01"
+    return "p > 0.99" if probability >= 0.995 else f"p = {probability:.2f}"

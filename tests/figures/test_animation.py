@@ -6,7 +6,7 @@ from skimage import data
 from torch.nn.functional import avg_pool2d
 
 from lit_viz.errors import LitVizError
-from lit_viz.figures.animation import _font, _titles, save_evolution
+from lit_viz.figures.animation import _font, save_evolution, title_lines
 from lit_viz.figures.evolution import Evolution
 
 
@@ -49,12 +49,12 @@ def test_a_task_without_a_frame_shows_its_latest(tmp_path):
 def test_what_tells_images_of_one_name_apart_is_in_a_line_of_its_own():
     font = _font(12)
     names = [f"chelsea -> tarantula, eps {level}/255" for level in (0.25, 1, 4)]
-    assert _titles(names, 400, font) == [[name] for name in names]
-    lines = _titles([*names, "a long name, but of one part", "short"], 150, font)
+    assert title_lines(names, 400, font) == [[name] for name in names]
+    lines = title_lines([*names, "a long name, but of one part", "short"], 150, font)
     assert [line[1] for line in lines[:3]] == ["eps 0.25/255", "eps 1/255", "eps 4/255"]
     assert {line[0] for line in lines[:3]} == {"chelsea -> tarantula"}
     assert lines[4] == ["short", ""]
-    assert _titles(["zebra, lr 0.05, 50 iterations, seed 1", "hay"], 130, font) == [
+    assert title_lines(["zebra, lr 0.05, 50 iterations, seed 1", "hay"], 130, font) == [
         ["zebra, lr 0.05", "50 iterations, seed 1"], ["hay", ""]
     ]  # fmt: skip
 
@@ -93,5 +93,5 @@ def test_of_many_those_that_move_are_shown(tmp_path):
 def test_nothing_to_show_and_a_wrong_suffix(tmp_path):
     assert save_evolution([], tmp_path / "evolution.gif") is None
     assert not (tmp_path / "evolution.gif").exists()
-    with pytest.raises(LitVizError, match=r"as \.gif, not as \.mp4"):
+    with pytest.raises(LitVizError, match=r"must end in \.gif, got .*evolution\.mp4"):
         save_evolution([evolution()], tmp_path / "evolution.mp4")

@@ -10,9 +10,9 @@ from PIL import Image
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.summaries import wilson_interval
 from lit_viz.figures.attack import AttackPanel, attack_figure
+from lit_viz.figures.layout import pixels
 from lit_viz.figures.robustness import robustness_figure
 from lit_viz.figures.style import COLORS, save_figure
-from lit_viz.figures.tiles import pixels
 from lit_viz.figures.traces import Trace
 from lit_viz.images.difference import difference, gray_levels
 from lit_viz.images.reading import to_uint8
@@ -178,7 +178,7 @@ def test_a_verdict_is_told_by_word_and_colour():
     rows = {text.get_text(): text for text in figure.texts if text.get_position()[0] < 0.1}
     assert rows["fooled"].get_color() == COLORS[2]
     assert rows["not fooled"].get_color() == COLORS[1]
-    assert rows["not tried"].get_color() not in COLORS
+    assert rows["not tested"].get_color() not in COLORS
     heights = {text.get_text(): text.get_position()[1] for text in figure.texts}
     assert rows["not fooled"].get_position()[1] == heights["after JPEG 75"]
 
@@ -187,7 +187,7 @@ def test_a_failed_attack_is_not_called_fooled():
     failed = panel(1, verdicts={"in the file": False}, trace=trace(flip=None))
     figure = attack_figure([panel(0), failed])
     assert "attacked" in texts(figure)
-    assert "fooled at iteration 6, as floats" in texts(figure)
+    assert "fooled at iteration 6, before rounding" in texts(figure)
     said = next(text for text in figure.texts if text.get_text() == "not fooled in 9 iterations")
     assert said.get_color() == COLORS[1]
     assert caption(figure).startswith("1 of 2 fooled in the file.")
@@ -204,7 +204,7 @@ def test_what_is_clipped_is_said_where_it_is():
     loud = attack_figure([panel(fooled=fooled)])
     share = f"{100 * 2 / 192:.3g} % clipped"
     assert texts(loud).count(share) >= 2  # the fooled image itself, and the difference × 10
-    assert "values beyond black and white are clipped" in caption(loud)
+    assert "values outside [0, 1] are clipped" in caption(loud)
     one = torch.full((3, 224, 224), 0.5)
     one[0, 0, 0] = 0.6
     assert "< 0.01 % clipped" in texts(attack_figure([panel(original=torch.full((3, 224, 224), 0.5), fooled=one)]))
@@ -264,7 +264,7 @@ def test_many_images_share_a_plot_and_are_cut_and_counted():
     assert len(pictures(figure)) == 4 * 20
     assert len(plots(figure)) == 4
     assert caption(figure).startswith("The first 20 of 30 images. 30 of 30 fooled in the file.")
-    assert "30 images, a line each; dots: first success (29 of them)" in texts(figure)
+    assert "30 images, one line each; dots: first success (29 of 30)" in texts(figure)
     assert plots(figure)[0].get_xlim() == (0, 33)
     assert figure.dpi >= 120
     assert_nothing_collides(figure)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
+from lit_viz.figures.sheet import channel_grid
 from lit_viz.images.groups import join_group
 from lit_viz.types import Snapshot, Task
 from tests.figures.test_evolution import assert_nothing_is_cut_or_overlaps, texts

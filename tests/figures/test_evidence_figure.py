@@ -9,8 +9,8 @@ from PIL import Image
 
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
+from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS, save_figure
-from lit_viz.figures.tiles import pixels
 from lit_viz.images.heatmap import clip_limits, heat
 
 FORMULA = Gate("formula in float64", 2e-15, 1e-8, passed=True)
@@ -76,7 +76,7 @@ def test_numbers_stand_beneath_with_those_of_the_controls():
 def test_a_method_that_captum_lacks_is_shown_and_not_called_passed():
     figure = evidence_figure([EvidenceRow("a", "extremal perturbation", torch.ones(1, 8, 8), None)])
     assert len(pictures(figure)) == 1
-    assert {"not checked", "Captum has no such method"} <= set(texts(figure))
+    assert {"not checked", "Captum does not have this method"} <= set(texts(figure))
     assert texts(figure)[0].startswith("No map was checked.")
 
 
@@ -88,13 +88,13 @@ def test_maps_that_are_zero_or_not_finite_are_said():
     )
     assert written.count("zero everywhere") == 3
     assert "largest: 0" in written
-    assert written.count("1 pixel not finite (black)") == 2
+    assert written.count("1 non-finite pixel (black)") == 2
 
 
 def test_what_failed_is_not_cut():
     figure = evidence_figure([row(seed, [FORMULA]) for seed in range(25)] + [row(99, [BROKEN])])
     assert len(pictures(figure)) == 3 * 20
-    assert texts(figure)[0].startswith("20 of 26 maps, those that failed first. 25 of 26 checked maps passed.")
+    assert texts(figure)[0].startswith("20 of 26 maps, failed maps first. 25 of 26 checked maps passed.")
     assert "gradient · class 99" in texts(figure)
     assert "gradient · class 0" in texts(evidence_figure([row(1), row(0)]))
 

@@ -128,7 +128,7 @@ def test_the_settings_of_the_user_stay(tmp_path):
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):
-    with pytest.raises(LitVizError, match=r"\.png, \.pdf or \.svg, not as \.jpg"):
+    with pytest.raises(LitVizError, match=r"must end in \.png, \.pdf or \.svg, got .*figure\.jpg"):
         save_figure(evolution_figure([]), tmp_path / "figure.jpg")
 
 

@@ -7,9 +7,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from lit_viz.figures.layout import pixels
 from lit_viz.figures.localization import LIMIT, LocalizationPanel, localization_figure
 from lit_viz.figures.style import COLORS, save_figure
-from lit_viz.figures.tiles import pixels
 from lit_viz.images.heatmap import clip_limits, heat
 
 ORANGE, BLUE, GREEN = COLORS[1], COLORS[0], COLORS[2]

@@ -5,15 +5,14 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
+from lit_viz.figures.layout import Grid, compose, pixels
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
-from lit_viz.figures.scales import level_bar, upright_bar
+from lit_viz.figures.scales import ColorBar
 from lit_viz.figures.style import save_figure
-from lit_viz.figures.tiles import pixels
 from lit_viz.images.heatmap import clip_limits, heat
 
 LONG = "American Staffordshire terrier, American pit bull terrier"
@@ -122,7 +121,7 @@ def test_one_scale_a_map_is_said_beneath_each():
         values = reduce_channels(panel.maps["gradient"])[0]
         assert np.array_equal(axes.images[0].get_array(), pixels(heat(values, limit)))
     assert {f"limit {limit:.3g}" for limit in limits} <= set(texts(figure))
-    assert caption(figure).endswith("Each has its own scale, up to the limit beneath it; no pixel is clipped.")
+    assert caption(figure).endswith("Each map has its own scale, up to the limit beneath it; no pixel is clipped.")
 
 
 def test_a_map_that_is_nearly_black_on_the_shared_scale_says_so():
@@ -143,7 +142,7 @@ def test_methods_are_columns_with_a_scale_each():
     figure = saliency_figure(drawn)
     assert len(pictures(figure)) == 9
     assert {"gradient", "grad-cam", "7.00"} <= set(texts(figure))
-    assert "one a method" in caption(figure)
+    assert "one per method" in caption(figure)
     assert_nothing_collides(figure)
 
 
@@ -157,7 +156,7 @@ def test_a_map_that_is_zero_or_not_finite_is_drawn_and_said():
     zero, broken, sound = panels(3)
     broken.maps["gradient"][0, :2, :2] = math.nan
     figure = saliency_figure([replace(zero, maps={"gradient": torch.zeros(3, 8, 8)}), broken, sound], scale="map")
-    assert {"zero everywhere", "4 pixels not finite (black)"} <= set(texts(figure))
+    assert {"zero everywhere", "4 non-finite pixels (black)"} <= set(texts(figure))
     shown = [axes.images[0].get_array() for axes in pictures(figure)[3:]]
     assert shown[0].max() < 12
     assert (shown[1][:2, :2] == 0).all()
@@ -175,19 +174,15 @@ def test_signed_maps_have_a_scale_of_two_sides():
     assert "Scale: −" in caption(figure)
 
 
-@pytest.mark.parametrize("draw_bar", [upright_bar, level_bar])
-def test_a_colour_bar_ends_white_where_the_limit_stands(draw_bar):
-    figure = Figure(figsize=(4, 4))
-    draw_bar(figure, ("0", "5"), False, 1.0, 1.0, 2.0)
-    colours, (low, high) = figure.axes[0].images[0].get_array(), (text.get_position() for text in figure.texts)
-    if draw_bar is upright_bar:
-        low, high = high, low  # written from the top
-        assert high[1] > low[1]
-    else:
-        assert high[0] > low[0]
-    white = colours[0, 0] if draw_bar is upright_bar else colours[0, -1]
-    assert (white == 1).all()
-    assert colours.size == 3 * 256
+@pytest.mark.parametrize("vertical", [True, False])
+def test_a_color_bar_ends_white_at_the_label_of_the_limit(vertical):
+    figure = compose(Grid([[ColorBar(("0", "5"), False, 2.0, vertical)]]))
+    colors = figure.axes[0].images[0].get_array()
+    positions = {text.get_text(): text.get_position() for text in figure.texts}
+    axis = 1 if vertical else 0
+    assert positions["5"][axis] > positions["0"][axis]
+    assert (colors[(0, 0) if vertical else (0, -1)] == 1).all()
+    assert colors.size == 3 * 256
 
 
 def test_overlays_are_a_row_more():
@@ -239,12 +234,12 @@ def test_many_photographs_wrap_and_are_cut_and_counted():
 def test_a_run_without_a_map_still_has_a_figure():
     figure = saliency_figure([replace(panel, maps={}) for panel in panels(2)])
     assert len(pictures(figure)) == 2
-    assert texts(figure)[0] == "No map was made."
+    assert texts(figure)[0] == "No map was computed."
     assert saliency_figure([]).axes == []
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [({"scale": "global"}, "choose shared or map"), ({"how": "l1"}, "must be one of max_abs")]
+    ("words", "said"), [({"scale": "global"}, "must be one of shared, map"), ({"how": "l1"}, "must be one of max_abs")]
 )
 def test_choices_that_are_unknown_are_refused(words, said):
     with pytest.raises(LitVizError, match=said):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lit_viz.figures.cells import Cell
-from lit_viz.figures.sweep import sweep_figure
+from lit_viz.figures.layout import Cell
+from lit_viz.figures.sheet import sweep_figure
 
 
 def test_labels_stand_beside_and_above_their_pictures_which_lose_no_pixel() -> None:

@@ -18,16 +18,15 @@ from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdo
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.robustness import robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
-from lit_viz.figures.style import probability_text
 from lit_viz.figures.traces import Trace
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import has_several_radii, pluralize
+from lit_viz.utils.formatting import has_several_radii, pluralize, probability_text
 
 
 def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:
     """Return original, fooled image and their difference, in a row an image, over the traces."""
     panels = [panel for panel in map(_panel, outcomes) if panel is not None]
-    return attack_figure(panels, left=ensemble_breakdown(outcomes))
+    return attack_figure(panels, members=ensemble_breakdown(outcomes))
 
 
 def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:

@@ -18,7 +18,7 @@ from lit_viz.engine.method import half_precision
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.saliency.evaluation import evaluate_maps
 from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
-from lit_viz.figures.style import probability_text, save_figure
+from lit_viz.figures.style import save_figure
 from lit_viz.launch.commands.base import Inquiry, class_path, shown_number
 from lit_viz.launch.commands.photographs import PhotographCommand, add_photograph_arguments
 from lit_viz.localization.localization import localize_run
@@ -28,7 +28,7 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task
-from lit_viz.utils.formatting import pluralize
+from lit_viz.utils.formatting import pluralize, probability_text
 
 
 class Saliency(PhotographCommand):

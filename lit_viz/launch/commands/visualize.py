@@ -21,8 +21,8 @@ from lit_viz.engine.log_schedule import LogSchedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import held_out_judge
-from lit_viz.figures.channels import channel_grid
 from lit_viz.figures.evolution import evolution_figure, evolutions
+from lit_viz.figures.sheet import channel_grid
 from lit_viz.images.pictures import make_canvas
 from lit_viz.images.reading import fitted, read_photograph
 from lit_viz.launch.commands.base import Command, Inquiry, shown_number

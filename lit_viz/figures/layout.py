@@ -1,0 +1,302 @@
+"""Layout of figures: images, text and plots in nested grids.
+
+A figure is a tree of blocks. Each block computes its size in inches from its content; a grid computes its column widths
+and row heights from its blocks. :func:`compose` chooses a resolution at which each pixel of an image is a square of
+whole dots: no pixel is interpolated or lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lit_viz.figures.style import GRAY, INK, RULE, break_lines, style, text_width
+from lit_viz.images.reading import to_uint8
+from lit_viz.types import Picture
+
+SMALL, NORMAL, TITLE, HEADING = 7.0, 7.5, 8.0, 10.0  # font sizes in points
+CELL, SMALL_CELL = 1.4, 1.15  # widths of images in inches
+MARGIN = 0.15
+GAP = 0.1
+GROUP_GAP = 0.3  # between groups of images, which have gaps inside
+_LINE = 1.4 / 72  # height of a line in inches per point of the font size
+_NOTES_GAP = 0.04
+_NARROWEST = 2.6  # of a figure with a caption
+_MIN_DPI = 120  # legible text also beside images of few pixels
+_DOTS = 450  # per image: sharp in print and on high-density screens
+_WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
+_FRAME = 0.5  # line width in points
+
+
+class Block(Protocol):
+    """A rectangle of a figure with a size in inches."""
+
+    @property
+    def width(self) -> float:
+        """Width in inches."""
+
+    @property
+    def height(self) -> float:
+        """Height in inches."""
+
+    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+        """Draw the block.
+
+        Args:
+            figure: a figure of its final size.
+            left, top: position of the upper left corner in inches from the upper left corner of the figure.
+            width: width of the columns that contain the block, at least its own.
+        """
+
+
+class Text:
+    """Lines of text.
+
+    Args:
+        text: paragraphs, separated by newlines.
+        width: of the block and its lines in inches; as wide as the text if not given.
+        size: of the font in points.
+        lines: maximum number of lines per paragraph; the last one is cut with an ellipsis.
+        align: alignment within the columns that contain the block.
+        rotated: write upwards; ``width`` is the extent of the text.
+        shrink: reduce ``width`` to that of the unbroken text.
+        **font: further properties, such as ``weight`` and ``color``.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        width: float | None = None,
+        size: float = SMALL,
+        lines: int = 1,
+        align: Literal["left", "right"] = "left",
+        rotated: bool = False,
+        shrink: bool = False,
+        **font: Any,
+    ) -> None:
+        self.font = {"size": size, "ha": align, **font}
+        weight = {name: font[name] for name in ("weight",) if name in font}
+        paragraphs = text.replace(" = ", "\u00a0=\u00a0").split("\n") if text else []  # "p = 0.93" is not broken
+        if width is None or shrink:
+            natural = max((text_width(part, size, **weight) for part in paragraphs), default=0.0)
+            width = natural if width is None else min(width, natural)
+        broken = [line for part in paragraphs for line in break_lines(part, width, size, lines, **weight)]
+        self.lines = [line.replace("\u00a0", " ") for line in broken]
+        self.rotated = rotated
+        self._line = size * _LINE
+        extent = len(self.lines) * self._line
+        self.width, self.height = (extent, width) if rotated else (width, extent)
+
+    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+        """Draw each line as a text of the figure."""
+        total_width, total_height = figure.get_size_inches()
+        for row, line in enumerate(self.lines):
+            x, y, font = left + (width if self.font["ha"] == "right" else 0), top + row * self._line, self.font
+            if self.rotated:
+                x, y, font = left + row * self._line, top + self.height / 2, {**font, "rotation": 90, "va": "center"}
+            figure.text(x / total_width, 1 - y / total_height, line, **{"va": "top", **font})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image with notes beneath.
+
+    Attributes:
+        picture: ``(H, W, 3)`` uint8.
+        notes: lines in gray; long ones are broken.
+        width: in inches.
+        title: first line beneath the image, in black.
+        lines: maximum number of lines per note.
+        annotate: draws on the image, in its pixel coordinates.
+    """
+
+    picture: NDArray[np.uint8]
+    notes: Sequence[str] = ()
+    width: float = CELL
+    title: str = ""
+    lines: int = 2
+    annotate: Callable[[Axes], None] | None = None
+
+    @cached_property
+    def picture_height(self) -> float:
+        """Height of the image in inches."""
+        height, width = self.picture.shape[:2]
+        return self.width * float(height / width)
+
+    @cached_property
+    def _text(self) -> Grid:
+        notes = "\n".join(note for note in self.notes if note)
+        title = Text(self.title, self.width, NORMAL, self.lines, color=INK)
+        return stack(title, Text(notes, self.width, SMALL, self.lines, color=GRAY))
+
+    @property
+    def height(self) -> float:
+        """Height of the image and the notes in inches."""
+        return self.picture_height + (_NOTES_GAP + self._text.height if self._text.height else 0.0)
+
+    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+        """Draw the image without interpolation, its corner on a whole dot; frame it if its border is white."""
+        x, y = (round(inches * figure.dpi) / figure.dpi for inches in (left, top))
+        axes = axes_at(figure, x, y, self.width, self.picture_height)
+        axes.imshow(self.picture, interpolation="none", aspect="auto")
+        axes.set_axis_off()
+        if has_white_border(self.picture):
+            outset = (_FRAME / 72 + 1 / figure.dpi) / 2  # matplotlib draws lines at whole dots: cover no pixel
+            box = axes.get_position().bounds
+            dx, dy = outset / figure.get_size_inches()
+            outline = Rectangle((box[0] - dx, box[1] - dy), box[2] + 2 * dx, box[3] + 2 * dy, fill=False)
+            outline.set(edgecolor=RULE, linewidth=_FRAME, transform=figure.transFigure)
+            figure.add_artist(outline)
+        if self.annotate:
+            self.annotate(axes)
+        self._text.draw(figure, left, top + self.picture_height + _NOTES_GAP, self.width)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Empty space of a width and height in inches."""
+
+    width: float = 0.0
+    height: float = 0.0
+
+    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+        """Draw nothing."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Axes that fill the width of their columns.
+
+    Attributes:
+        axes_height: in inches.
+        plot: draws into the axes.
+        width: at least, in inches.
+        below: space for tick labels and the axis label in inches.
+    """
+
+    axes_height: float
+    plot: Callable[[Axes], None]
+    width: float = _NARROWEST
+    below: float = 0.0
+
+    @property
+    def height(self) -> float:
+        """Height in inches, labels included."""
+        return self.axes_height + self.below
+
+    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+        """Draw the plot."""
+        self.plot(axes_at(figure, left, top, width, self.axes_height))
+
+
+class Grid:
+    """Blocks in rows and columns.
+
+    Args:
+        rows: blocks; None is an empty place. The last block of a row that is shorter than others spans the remaining
+            columns.
+        gap: between columns and between rows in inches; one number for both.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[Block | None]], gap: float | tuple[float, float] = GAP) -> None:
+        self.rows = rows
+        self.gap = gap if isinstance(gap, tuple) else (gap, gap)
+        columns = max(map(len, rows), default=0)
+        widths = [0.0] * columns
+        for row in rows:
+            for column, block in enumerate(row):
+                if block and (column < len(row) - 1 or len(row) == columns):
+                    widths[column] = max(widths[column], block.width)
+        self._lefts = [sum(widths[:column]) + column * self.gap[0] for column in range(columns)]
+        self._widths = widths
+        ends = [self._lefts[len(row) - 1] + row[-1].width for row in rows if row and row[-1]]
+        self.width = max([0.0, *ends, sum(widths) + max(columns - 1, 0) * self.gap[0]])
+        self._heights = [max((block.height for block in row if block), default=0.0) for row in rows]
+        self.height = sum(self._heights) + max(len(rows) - 1, 0) * self.gap[1]
+
+    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+        """Draw all blocks."""
+        for row, height in zip(self.rows, self._heights, strict=True):
+            for column, block in enumerate(row):
+                spans = column == len(row) - 1 and len(row) < len(self._widths)
+                space = self.width - self._lefts[column] if spans else self._widths[column]
+                if block:
+                    block.draw(figure, left + self._lefts[column], top, space)
+            top += height + self.gap[1]
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield all images of the grid and its subgrids."""
+        for row in self.rows:
+            for block in row:
+                if isinstance(block, Cell):
+                    yield block
+                elif isinstance(block, Grid):
+                    yield from block.cells()
+
+
+def stack(*blocks: Block, gap: float = 0.0) -> Grid:
+    """Return blocks above one another."""
+    return Grid([[block] for block in blocks if block.height], gap)
+
+
+def compose(root: Grid, caption: str = "") -> Figure:
+    """Draw a grid and a caption beneath it into a new figure of whole dots.
+
+    Args:
+        root: the content.
+        caption: sentences, broken into lines of the width of the figure.
+    """
+    with style():
+        cells = list(root.cells())
+        width = max(root.width, _NARROWEST if caption else 0.0)
+        text = Text(caption, width, lines=12, color=GRAY)
+        dpi = sharp_dpi(cells)
+        height = root.height + (2 * GAP if root.height and caption else 0.0) + text.height
+        size = [math.ceil(round((inches + 2 * MARGIN) * dpi, 6)) / dpi for inches in (width, height)]
+        figure = Figure(figsize=(size[0], size[1]), dpi=dpi)
+        text.draw(figure, MARGIN, size[1] - MARGIN - text.height, width)
+        root.draw(figure, MARGIN, MARGIN, root.width)
+    return figure
+
+
+def sharp_dpi(cells: Sequence[Cell]) -> float:
+    """Return the resolution at which each pixel of the densest image is a square of whole dots."""
+    if not cells:
+        return 300.0
+    densest = max(cells, key=lambda cell: cell.picture.shape[1] / cell.width)
+    pixels = densest.picture.shape[1]
+    times = max(1, round(_DOTS / pixels)) if len(cells) <= 60 else 1
+    dpi = float(times * pixels / densest.width)
+    return dpi * max(1, math.ceil(_MIN_DPI / dpi))
+
+
+def pixels(picture: Picture) -> NDArray[np.uint8]:
+    """Convert an image tensor or file to ``(H, W, 3)`` uint8."""
+    if isinstance(picture, Tensor):
+        return to_uint8(picture)
+    with Image.open(picture) as file:
+        return np.asarray(file.convert("RGB"))
+
+
+def has_white_border(picture: NDArray[np.uint8]) -> bool:
+    """Return whether more than half of the outermost pixels of ``(H, W, 3)`` are nearly white."""
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    return bool((border.min(-1) >= _WHITE).mean() > 0.5)
+
+
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Add axes at a position in inches from the upper left corner of the figure."""
+    total_width, total_height = figure.get_size_inches()
+    bottom = 1 - (top + height) / total_height
+    return figure.add_axes((left / total_width, bottom, width / total_width, height / total_height))
