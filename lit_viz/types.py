@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
@@ -85,6 +85,7 @@ class Snapshot:
 
 
 Self = TypeVar("Self", bound="Row")
+Value = TypeVar("Value")
 Extended = TypeVar("Extended", bound="Record")
 
 
@@ -96,6 +97,24 @@ def optional() -> Any:
 def flattened() -> Any:
     """Return a field of a :class:`Row` that holds a mapping; its items are written as keys of the row itself."""
     return field(default_factory=dict, metadata={"flattened": True})
+
+
+class Item(Generic[Value]):
+    """Attribute of a :class:`Row` that is an item of one of its flattened fields; None if it is absent.
+
+    Args:
+        home: name of the flattened field.
+    """
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, row: Any, owner: type) -> Value | None:
+        item: Value | None = getattr(row, self.home).get(self.name)
+        return item
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,9 +136,10 @@ class Row(Mapping[str, Any]):
 
     @classmethod
     def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
-        """Return the row of these items. One without a field belongs to the flattened field at its place in the order,
-        or to ``extra``."""
+        """Return the row of these items. One that is neither a field nor an :class:`Item` belongs to the flattened
+        field at its place in the order, or to ``extra``."""
         parts = cls._parts()
+        homes = {name: value.home for kind in cls.__mro__ for name, value in vars(kind).items() if type(value) is Item}
         places = {part.name: place for place, part in enumerate(parts) if "flattened" not in part.metadata}
         made: dict[str, Any] = {"extra": {}, **{part.name: {} for part in parts if part.name not in places}}
         place = 0
@@ -127,6 +147,8 @@ class Row(Mapping[str, Any]):
             if key in places:
                 place = places[key]
                 made[key] = value
+            elif key in homes:
+                made[homes[key]][key] = value
             else:
                 following = parts[place + 1].name if place + 1 < len(parts) else "extra"
                 made["extra" if following in places else following][key] = value
@@ -184,7 +206,7 @@ class Record(Row):
         forwards, backwards: evaluations of the network.
         seconds: time in the slot.
         file, array: paths of the image and of the raw result, relative to the run folder.
-        metrics: scalars of the final image, by name.
+        metrics: scalars of the final image, by name; ``probability`` is that of the target or the label.
     """
 
     kinds: ClassVar[list[type[Record]]] = []
@@ -206,6 +228,8 @@ class Record(Row):
     file: str | None = None
     array: str | None = None
     metrics: Mapping[str, float | None] = flattened()
+
+    probability = Item[float]("metrics")
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         if not abstract:
@@ -245,11 +269,6 @@ class Record(Row):
     def title(self) -> str:
         """The target's name, or the task's where it has none."""
         return self.target_name or self.name
-
-    @property
-    def probability(self) -> float | None:
-        """Probability of the target or the label."""
-        return self.metrics.get("probability")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -34,9 +34,9 @@ from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.launch.argv import rewrite
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.commands.base import shown_number
 from lit_viz.launch.config import MethodCLI, config_first
 from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
+from lit_viz.presentations.base import format_value
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import slug
 from lit_viz.utils.files import atomic_write
@@ -244,7 +244,7 @@ def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
             ]
         )
         seen = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if n in judges else "-" for n in names]
-        table.add_row(*known, shown_number(record, metric), str(record.get("rank", "-")), *seen)
+        table.add_row(*known, format_value(record.get(metric)), str(record.get("rank", "-")), *seen)
     Console(width=140).print(table)
     with atomic_write(out / "sweep.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *lines])

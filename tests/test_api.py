@@ -15,9 +15,8 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.figures.evolution import evolutions
 from lit_viz.images.reading import encode_png, fitted, from_pil, read_photograph
-from lit_viz.launch.commands import COMMANDS
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from tests.cli.test_main import records
 from tests.conftest import NAMES, Around, smooth_network
 
@@ -241,8 +240,9 @@ def test_the_table_of_several_radii_tells_them_apart(smooth: Classifier) -> None
     x = photographs(1)
     label = smooth.logits(x).argmax(1)
     run = lv.attack(smooth, x, label, attack="pgd", radii=[0.01, 0.3], iterations=4)
-    assert [row["eps"] for row in COMMANDS["attack"].table(run.results)] == ["2.55/255", "76.5/255"]
-    assert "eps" not in COMMANDS["attack"].table(run.results[:1])[0]
+    recorded = [outcome.record for outcome in run.outcomes]
+    assert [row["eps"] for row in AdversarialExamplePresentation().table(recorded)] == ["2.55/255", "76.5/255"]
+    assert "eps" not in AdversarialExamplePresentation().table(recorded[:1])[0]
 
 
 def test_what_is_checked_in_inference_mode_has_gradients(smooth: Classifier, tmp_path: Path) -> None:
@@ -276,7 +276,10 @@ def test_a_path_is_an_option_of_a_resume_too(smooth: Classifier, tmp_path: Path)
 
 def test_attacks_with_one_target_are_told_apart_where_they_emerge(smooth: Classifier) -> None:
     run = lv.attack(smooth, photographs(), target=2, labels=0, attack="pgd", iterations=3)
-    assert [one.name for one in evolutions(run.outcomes)][:2] == ["image 0 -> cherry", "image 1 -> cherry"]
+    assert [one.name for one in AdversarialExamplePresentation().evolutions(run.outcomes)][:2] == [
+        "image 0 -> cherry",
+        "image 1 -> cherry",
+    ]
 
 
 def test_a_picture_to_start_from_is_read_as_its_file_is(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ LAYERS = (
     ("localization",),
     ("evidence",),
     ("figures",),
+    ("presentations",),
     ("report", "loggers"),
     ("callbacks",),
     ("launch",),

@@ -13,7 +13,7 @@ from lit_viz.utils.ranks import is_rank_zero
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lit_viz.launch.commands import Command
+    from lit_viz.presentations.base import Presentation
     from lit_viz.runs.results import Run
 
 #: Results that the terminal shows; all are in results.jsonl.
@@ -25,7 +25,7 @@ _FOLDED = 12
 _SPARED = ("seconds", "status", "evaluations", "iterations", "before", "L2", "target", "method", "probability", "after")
 
 
-def report(command: Command, run: Run) -> None:
+def report(presentation: Presentation, run: Run) -> None:
     """Print the results as a table, the errors, and where everything lies; exit with 1 unless all were done.
 
     Of several processes only the first one does.
@@ -38,9 +38,9 @@ def report(command: Command, run: Run) -> None:
     console = console if console.is_terminal else Console(width=150)
     failed = [record for record in run.results if record["status"] == "failed"]
     if len(run.results) <= _ROWS:
-        _print_table(console, command.table(run.results), run.results)
+        _print_table(console, presentation.table([outcome.record for outcome in run.outcomes]), run.results)
     else:
-        classes = command.summary(run.results)
+        classes = presentation.summary([outcome.record for outcome in run.outcomes])
         _print_table(console, classes[:_ROWS])
         more = f"; {len(classes) - _ROWS} more classes" if len(classes) > _ROWS else ""
         console.print(f"every image is in results.jsonl{more}", highlight=False)

@@ -222,7 +222,7 @@ def _method(name: str, words: list[str]) -> None:
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
-    report(command, execute(command, cli, notify=notify))
+    report(command.presentation(cli.config), execute(command, cli, notify=notify))
 
 
 # -- the other commands
@@ -236,7 +236,7 @@ def _resume(words: list[str]) -> None:
         from lit_viz.launch.execute import execute
 
     command, cli = stored(words[0], words[1:])
-    report(command, execute(command, cli, notify=notify))
+    report(command.presentation(cli.config), execute(command, cli, notify=notify))
 
 
 def _check(words: list[str]) -> None:

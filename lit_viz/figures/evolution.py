@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -12,8 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lit_viz.attacks.norms import label_with_eps
-from lit_viz.attributions import title_of
 from lit_viz.figures.layout import (
     CELL,
     GAP,
@@ -32,15 +30,10 @@ from lit_viz.figures.layout import (
     stack,
 )
 from lit_viz.figures.sheet import WIDE, contact_sheet
-from lit_viz.figures.style import COLORS, RULE, style
-from lit_viz.runs.results import Outcome
+from lit_viz.figures.style import COLORS, RULE
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import (
-    has_several_radii,
-    label_with_lr,
-    label_with_target,
     probability_text,
-    unique_labels,
 )
 
 _AXIS = 0.36  # width of the labels of the vertical axis in inches
@@ -76,32 +69,6 @@ class Evolution:
         return probability_text(value) if self.metric == "probability" else f"{self.metric} {value:.3g}"
 
 
-def evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
-    """Return the evolution of each task of a run, in task order; images are not read yet."""
-    methods = {outcome.record["method"] for outcome in outcomes if "method" in outcome.record}
-    several_radii = has_several_radii(outcome.record for outcome in outcomes)
-    rows = [_evolution(outcome, len(methods) > 1, several_radii) for outcome in outcomes]
-    if any({"method", "attack"} & set(outcome.record) for outcome in outcomes):  # named after the photograph
-        return rows
-    names = unique_labels([row.name for row in rows], [outcome.record for outcome in outcomes])
-    return [replace(row, name=name) for row, name in zip(rows, names, strict=True)]
-
-
-def _evolution(outcome: Outcome, several_methods: bool, several_radii: bool) -> Evolution:
-    """Return the evolution of one task, named by what distinguishes it from other tasks of the photograph."""
-    record = outcome.record
-    # Several photographs of an attack may have the same target.
-    name = label_with_target(record["name"], record["target_name"]) if "attack" in record else outcome.name
-    name = label_with_lr(name, record)
-    if several_methods and "method" in record:
-        name += f", {title_of(record['method'])}"
-    if several_radii:
-        name = label_with_eps(name, record)
-    metric = "objective" if "objective_file" in record else "probability"
-    return Evolution(name, outcome.frames(), outcome.curve(metric), metric)
-
-
-@style()
 def evolution_figure(tasks: Sequence[Evolution], columns: int = 6, rows: int = 6) -> Figure:
     """Draw each task as a row of images by iteration, above its curve.
 

@@ -26,14 +26,13 @@ from lit_viz.engine.distributed import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
 from lit_viz.figures.animation import save_evolution
-from lit_viz.figures.evolution import evolutions
 from lit_viz.figures.style import save_figure, shown_in_notebooks
 from lit_viz.launch.commands import Command
-from lit_viz.launch.commands.base import Inquiry
 from lit_viz.launch.config import MethodCLI, dump
 from lit_viz.launch.resume import is_finished, keep_identity, open_or_make, recorded_of, trim
 from lit_viz.launch.trainer import Interrupted, all_but_evidence, failures_told, fit, trainer_for
-from lit_viz.report.page import REPORT, ReportContent, write_report
+from lit_viz.presentations.base import EvidenceSettings, Presentation
+from lit_viz.report.page import REPORT, write_report
 from lit_viz.runs.lock import claimed
 from lit_viz.runs.results import Outcome, Run, filed, remembered
 from lit_viz.runs.writer import RunFolder
@@ -120,7 +119,9 @@ def _lead(
         memory = Memory()
         fit(trainer, config, module, tasks, [memory, Notes(notify), Progress(quiet=notify is None)])
         outcomes = remembered(memory.results, memory.snapshots)
-        command.verify(module, outcomes, None, Inquiry(config, _CHECK_SECONDS, notify or (lambda _: None)))
+        command.presentation(config).verify(
+            module, outcomes, None, EvidenceSettings(config, _CHECK_SECONDS, notify or (lambda _: None))
+        )
         return Run(outcomes, None, partial(_figure, command, config))
     return _run_in(folder, trainer, cli, module, tasks, notify)
 
@@ -145,7 +146,7 @@ def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
 
 
 def _figure(command: Command, config: Namespace, outcomes: Sequence[Outcome]) -> Figure:
-    return shown_in_notebooks(command.figure(outcomes, config))
+    return shown_in_notebooks(command.presentation(config).figure(outcomes, config))
 
 
 def _nothing(command: Command, cli: MethodCLI) -> Run:
@@ -204,7 +205,7 @@ def _run_in(
     if finished and (folder.path / REPORT).exists():
         run = _opened(folder, cli)
         if not figure.exists():
-            _draw(run, figure)
+            _draw(run, figure, cli.command.presentation(cli.config))
         return run
     if not finished:
         module.validate_tasks(tasks)
@@ -219,10 +220,10 @@ def _run_in(
             fit(trainer, cli.config, module, tasks, callbacks, None if wandb is None else wandb.logger)
         run = _opened(folder, cli)
         try:
-            _draw(run, figure)
-            how = Inquiry(cli.config, _CHECK_SECONDS, notify or (lambda _: None))
-            cli.command.verify(module, run.outcomes, folder, how)
-            write_report(folder, ReportContent(cli.command.table))
+            _draw(run, figure, cli.command.presentation(cli.config))
+            how = EvidenceSettings(cli.config, _CHECK_SECONDS, notify or (lambda _: None))
+            cli.command.presentation(cli.config).verify(module, run.outcomes, folder, how)
+            write_report(folder, cli.command.presentation(cli.config))
         except KeyboardInterrupt as stop:
             raise Interrupted(all_but_evidence(cli.config), exit_status=interrupt_exit_status(stop)) from stop
         if wandb is not None:
@@ -284,9 +285,9 @@ def check(
         if not outcomes:
             raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
         module = command.build(cli.config, cli.parts, classifier)
-        how = Inquiry(cli.config, None, notify or (lambda _: None), faithfulness, trust)
-        sound = command.verify(module, outcomes, folder, how)
-        write_report(folder, ReportContent(command.table))
+        how = EvidenceSettings(cli.config, None, notify or (lambda _: None), faithfulness, trust)
+        sound = command.presentation(cli.config).verify(module, outcomes, folder, how)
+        write_report(folder, command.presentation(cli.config))
     return sound
 
 
@@ -302,9 +303,9 @@ def _opened(folder: RunFolder, cli: MethodCLI) -> Run:
     return Run(filed(folder), folder.path, partial(_figure, cli.command, cli.config))
 
 
-def _draw(run: Run, figure: Path) -> None:
+def _draw(run: Run, figure: Path, presentation: Presentation) -> None:
     """Write the figure, and where an image emerges over several iterations the animation."""
-    emerged = evolutions(run.outcomes)
+    emerged = presentation.evolutions(run.outcomes)
     if any(evolution.moves for evolution in emerged):
         save_evolution(emerged, figure.with_name("evolution.gif"))
     save_figure(run.figure(), figure)  # last: where it is, the run is drawn

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_viz.types import Record, flattened, optional
+from lit_viz.types import Item, Record, flattened, optional
 
 #: Most probable classes as (name, probability).
 Ranking = Sequence[Sequence[Any]]
@@ -20,25 +20,17 @@ class VisualizationRecord(Record, abstract=True):
     Attributes:
         top5: most probable classes.
         lr: learning rate, if it varies between the tasks.
+        rank: rank of the target, from 1.
+        objective: mean objective of the last views.
+        objective_file: objective of the file without transforms, of an image without a target.
     """
 
     top5: Ranking
     lr: float | None = optional()
 
-    @property
-    def rank(self) -> float | None:
-        """Rank of the target, from 1."""
-        return self.metrics.get("rank")
-
-    @property
-    def objective(self) -> float | None:
-        """Mean objective over the last views."""
-        return self.metrics.get("objective")
-
-    @property
-    def objective_file(self) -> float | None:
-        """Objective of the file without transforms, of an image without a target."""
-        return self.metrics.get("objective_file")
+    rank = Item[float]("metrics")
+    objective = Item[float]("metrics")
+    objective_file = Item[float]("metrics")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,7 +64,8 @@ class SaliencyRecord(Record):
 
     Attributes:
         method: name of the attribution.
-        settings: what the attribution records of itself (see :meth:`~lit_viz.attributions.Attribution.about`).
+        settings: what the attribution records of itself (see :meth:`~lit_viz.attributions.Attribution.record_fields`).
+        layer: the layer that the method reads, if it reads one.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
         original_size, original_box: size of the original photograph, and the part that the network saw.
@@ -98,10 +91,7 @@ class SaliencyRecord(Record):
         error = self.metrics["relative_error"]
         return math.nan if error is None else error
 
-    @property
-    def layer(self) -> str | None:
-        """The layer that the method reads, if it reads one."""
-        return self.settings.get("layer")
+    layer = Item[str]("settings")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,31 +100,18 @@ class AttackRecord(Record, abstract=True):
 
     Attributes:
         attack: name of the attack.
-        settings: what the attack records of itself (see :meth:`~lit_viz.attacks.Attack.about`).
+        settings: what the attack records of itself (see :meth:`~lit_viz.attacks.Attack.record_fields`).
+        norm, eps: norm and radius of the ball, in units of [0, 1], of an attack with a budget.
+        l2, linf: Euclidean norm and largest absolute value of the change, in units of [0, 1].
     """
 
     attack: str
     settings: Mapping[str, Any] = flattened()
 
-    @property
-    def norm(self) -> str | None:
-        """Norm of the ball, of an attack with a budget."""
-        return self.settings.get("norm")
-
-    @property
-    def eps(self) -> float | None:
-        """Radius of the ball, in units of [0, 1]."""
-        return self.settings.get("eps")
-
-    @property
-    def l2(self) -> float | None:
-        """Euclidean norm of the change, in units of [0, 1]."""
-        return self.metrics.get("l2")
-
-    @property
-    def linf(self) -> float | None:
-        """Largest absolute change of a value, in units of [0, 1]."""
-        return self.metrics.get("linf")
+    norm = Item[str]("settings")
+    eps = Item[float]("settings")
+    l2 = Item[float]("metrics")
+    linf = Item[float]("metrics")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -153,6 +130,10 @@ class AdversarialRecord(AttackRecord):
         l0: changed values. ssim, psnr: similarity to the photograph.
         predicted, predicted_name: prediction of the file.
         top5: most probable classes of the file.
+        margin: margin of the file; positive if it fools the network.
+        by: member of an ensemble that fooled the network.
+        tried: members of an ensemble that were tried; None for another attack.
+        fewest: fewest gradient updates of a member that was tried.
     """
 
     label_name: str | None = optional()
@@ -173,25 +154,10 @@ class AdversarialRecord(AttackRecord):
     predicted_name: str | None = optional()
     top5: Sequence[Sequence[Any]] | None = optional()
 
-    @property
-    def margin(self) -> float | None:
-        """Margin of the file; positive if it fools the network."""
-        return self.metrics.get("margin")
-
-    @property
-    def by(self) -> str | None:
-        """Member of an ensemble that fooled the network."""
-        return self.settings.get("by")
-
-    @property
-    def tried(self) -> Sequence[str] | None:
-        """Members of an ensemble that were tried; None for another attack."""
-        return self.settings.get("tried")
-
-    @property
-    def fewest(self) -> int | None:
-        """Fewest gradient updates of a member that was tried."""
-        return self.settings.get("fewest")
+    margin = Item[float]("metrics")
+    by = Item[str]("settings")
+    tried = Item[Sequence[str]]("settings")
+    fewest = Item[int]("settings")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -202,6 +168,7 @@ class UniversalRecord(AttackRecord):
         magnified: factor by which the picture magnifies the perturbation.
         photographs: number of photographs.
         trained_on, held_out: those of them that count, by part.
+        fooling_rate: share of the photographs trained on that are fooled in the file.
         fooling_rate_float: share of the photographs trained on that are fooled before rounding.
         held_out_fooling_rate, held_out_fooling_rate_float: the same of those held out, in the file and before rounding.
     """
@@ -214,7 +181,4 @@ class UniversalRecord(AttackRecord):
     held_out_fooling_rate: float | None = optional()
     held_out_fooling_rate_float: float | None = optional()
 
-    @property
-    def fooling_rate(self) -> float | None:
-        """Share of the photographs trained on that are fooled in the file."""
-        return self.metrics.get("fooling_rate")
+    fooling_rate = Item[float]("metrics")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 from pathlib import Path
 
-from lit_viz.attacks.norms import format_distance
 from lit_viz.figures.evolution import spread
 from lit_viz.images.difference import MAGNIFIED
-from lit_viz.methods.records import AttackRecord, SaliencyRecord, UniversalRecord
+from lit_viz.presentations.base import CardText
 from lit_viz.report.curves import Curve, CurvePlot, plot_curves
 from lit_viz.report.embedding import file_in
 from lit_viz.runs.writer import RunFolder
@@ -19,22 +17,6 @@ from lit_viz.utils.formatting import label_with_lr
 
 MAX_FRAMES = 12  # of a card
 _MAX_PERTURBED_IMAGES = 8  # of a universal perturbation
-_FLOAT_NOTE = "Curves show the image before rounding to 8 bits; the table shows its file."
-
-
-@dataclass(frozen=True)
-class CardText:
-    """Texts of a card that depend on the method.
-
-    Attributes:
-        subtitle: what was computed for the image, such as the target.
-        caption: caption of the result.
-        note: remark below the curves.
-    """
-
-    subtitle: str = ""
-    caption: str = "image"
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,24 +183,3 @@ def _perturbed_pairs(folder: RunFolder, key: str) -> list[PerturbedPair]:
             change = f"{record.predicted_before_name or '?'} → {record.predicted_name or '?'}"
             pairs.append(PerturbedPair(record.name, original, image, f"{record.name}: {change}{status}"))
     return pairs[:_MAX_PERTURBED_IMAGES]
-
-
-@singledispatch
-def card_text(record: Record) -> CardText:
-    """Return the texts of a card by the kind of its record."""
-    return CardText()
-
-
-@card_text.register
-def _(record: SaliencyRecord) -> CardText:
-    method = record.method if record.layer is None else f"{record.method} of {record.layer}"
-    return CardText(f"{method}, {record.target_name}", "map")
-
-
-@card_text.register
-def _(record: AttackRecord) -> CardText:
-    parts = [f"target {record.target_name}"] if record.target_name else []
-    if record.eps is not None and record.norm is not None:
-        parts.append(f"eps {format_distance(record.eps, record.norm)}")
-    caption = "perturbation" if isinstance(record, UniversalRecord) else "adversarial image"
-    return CardText(", ".join(parts), caption, _FLOAT_NOTE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,8 +16,8 @@ import jinja2
 from markupsafe import Markup
 
 from lit_viz.images.listing import has_array_images
-from lit_viz.methods.records import LayerImageRecord
-from lit_viz.report.cards import CardText, build_cards, card_text
+from lit_viz.presentations.base import Presentation
+from lit_viz.report.cards import build_cards
 from lit_viz.report.embedding import data_uri, file_in, is_embeddable, printed_width, thumbnail_uri
 from lit_viz.report.evidence import evidence_items, held_out_item
 from lit_viz.runs.reader import RECORDED
@@ -37,22 +37,6 @@ TOTAL_BYTES, FIGURE_BYTES = 16_000_000, 6_000_000
 MAX_THUMBNAILS, MAX_ROWS = 200, 5000  # of the table of tasks without a card
 MAX_EVIDENCE_ROWS = 100
 _EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
-_TITLES = {"visualize": "Class images", "saliency": "Saliency maps", "attack": "Adversarial examples"}
-
-
-@dataclass(frozen=True)
-class ReportContent:
-    """Parts of a report that depend on the method.
-
-    Attributes:
-        rows: returns the row of the results table for each record.
-        card: returns the texts of a record's card.
-        title: heading of the page; derived from the command if None.
-    """
-
-    rows: Callable[[Sequence[Record]], Rows]
-    card: Callable[[Record], CardText] = card_text
-    title: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,7 @@ class RunFigure:
     width: int | None
 
 
-def write_report(folder: RunFolder, content: ReportContent) -> Path:
+def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     """Write :data:`REPORT` into a run folder atomically and return its path.
 
     Images are data URIs, and the content security policy forbids any other resource. The page stays below 25 MB:
@@ -79,7 +63,7 @@ def write_report(folder: RunFolder, content: ReportContent) -> Path:
 
     Args:
         folder: of a finished run.
-        content: what depends on the method.
+        presentation: presentation of the method.
 
     Raises:
         LitVizError: the disk is full.
@@ -87,13 +71,7 @@ def write_report(folder: RunFolder, content: ReportContent) -> Path:
     config, records = folder.config, folder.records()
     recorded = config.get(RECORDED) or {}
     command = str(recorded.get("method"))
-    title = (
-        "Layer images"
-        if any(isinstance(record, LayerImageRecord) and record.layer for record in records)
-        else _TITLES.get(command, command)
-    )
-    title = content.title or title
-    rows = content.rows(records)
+    rows = presentation.table(records)
     evidence_files = [folder.path / name for name in _EVIDENCE_FIGURES]
     evidence_figures, budget = _figures(evidence_files, FIGURE_BYTES)
     figures, budget = _figures(sorted(folder.path.glob("figure.*")), budget)
@@ -107,14 +85,14 @@ def write_report(folder: RunFolder, content: ReportContent) -> Path:
             style=Markup(style),
             script=Markup(script),
             command=command,
-            title=title,
+            title=presentation.heading(records),
             name=folder.path.resolve().name,
             summary=f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}",
             evidence=[*evidence_items(folder.evidence()), *([] if held_out is None else [held_out])],
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
             cards=build_cards(
-                folder, records[:MAX_CARDS], rows[:MAX_CARDS], content.card, TOTAL_BYTES - FIGURE_BYTES + budget
+                folder, records[:MAX_CARDS], rows[:MAX_CARDS], presentation.card, TOTAL_BYTES - FIGURE_BYTES + budget
             ),
             more=_table(folder, records[MAX_CARDS:], rows[MAX_CARDS:]),
             more_count=len(records) - MAX_CARDS,

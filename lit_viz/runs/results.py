@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from lit_viz.images.reading import read_png
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import PerturbedImage, Picture, Record, Result, Snapshot
 from lit_viz.utils.formatting import pluralize, status_summary
+
+
+R = TypeVar("R", bound=Record)
 
 
 class Outcome(ABC):
@@ -143,6 +146,11 @@ def filed(folder: RunFolder) -> list[Outcome]:
 def remembered(results: Mapping[int, Result], snapshots: Mapping[int, Sequence[Snapshot]]) -> list[Outcome]:
     """Return the outcomes of a run without a folder, in task order."""
     return [_Remembered(result, snapshots.get(index, ())) for index, result in sorted(results.items())]
+
+
+def records_of(outcomes: Iterable[Outcome], kind: type[R]) -> list[R]:
+    """Return the records of this kind; a task that failed before it started has a plain one."""
+    return [outcome.record for outcome in outcomes if isinstance(outcome.record, kind)]
 
 
 class Run:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lit_viz.figures.evolution import evolution_figure, evolutions
+from lit_viz.figures.evolution import evolution_figure
 from lit_viz.figures.sheet import channel_grid
 from lit_viz.images.groups import join_group
+from lit_viz.methods.records import LayerImageRecord
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.types import Snapshot, Task
 from tests.figures.test_evolution import assert_nothing_is_cut_or_overlaps, texts
 
@@ -17,7 +19,8 @@ class Known:
     name = "features.3_ch5"
 
     def __init__(self, channel: int, shape: tuple[int, int] = (16, 16)) -> None:
-        self.record = {"layer": "features.3", "channel": channel, "objective_file": 1.5}
+        common = {"index": channel, "name": self.name, "objective_file": 1.5, "top5": []}
+        self.record = LayerImageRecord.from_dict({**common, "layer": "features.3", "channel": channel})
         self.shape = shape
 
     def image(self) -> torch.Tensor:
@@ -48,7 +51,7 @@ def test_many_channels_and_wide_groups_stay_legible() -> None:
 
 
 def test_an_evolution_without_a_class_shows_its_objective() -> None:
-    (evolution,) = evolutions([Known(5)])
+    (evolution,) = ClassVisualizationPresentation().evolutions([Known(5)])
     assert evolution.metric == "objective"
     figure = evolution_figure([evolution])
     assert "objective 12.3" in texts(figure)
@@ -62,12 +65,12 @@ def test_an_evolution_without_a_class_shows_its_objective() -> None:
 def test_a_group_gets_room() -> None:
     wide, square = Known(5, (16, 76)), Known(5)
     wide.frames = lambda: [(k, wide.image()) for k in range(0, 50, 10)]
-    figure = evolution_figure(evolutions([wide]))
+    figure = evolution_figure(ClassVisualizationPresentation().evolutions([wide]))
     pictures = [axes for axes in figure.axes if not axes.axison]
     assert len(pictures) == 3
     widths = [axes.get_position().width * figure.get_size_inches()[0] for axes in pictures]
     assert min(widths) > 4
-    assert len(evolution_figure(evolutions([square])).axes) == 3
+    assert len(evolution_figure(ClassVisualizationPresentation().evolutions([square])).axes) == 3
     assert_nothing_is_cut_or_overlaps(figure)
 
 
@@ -76,7 +79,7 @@ def test_groups_are_farther_from_one_another_than_their_images() -> None:
     known = [Known(c, tuple(group.shape[1:])) for c in (1, 2)]
     for one in known:
         one.frames = lambda: [(k, group) for k in (0, 5, 10)]
-    for figure in (channel_grid(known), evolution_figure(evolutions(known[:1]))):
+    for figure in (channel_grid(known), evolution_figure(ClassVisualizationPresentation().evolutions(known[:1]))):
         wide = figure.get_size_inches()[0]
         first, second = [axes.get_position() for axes in figure.axes if not axes.axison][:2]
         inside = (group.shape[2] - 3 * 16) / 2 * first.width / group.shape[2]

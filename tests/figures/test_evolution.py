@@ -6,9 +6,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from lit_viz.errors import LitVizError
-from lit_viz.figures.evolution import Evolution, evolution_figure, evolutions, spread
+from lit_viz.figures.evolution import Evolution, evolution_figure, spread
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.results import filed
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Record, Result, Snapshot, Task
@@ -141,6 +142,6 @@ def test_a_resumed_run_folder_is_drawn_whole(tmp_path):
             opened.add_snapshot(Snapshot(task, k, {"probability": k / 100}, picture(k)))
         opened.flush()
     folder.add_result(Result(task, Record.of(task), picture(100)))
-    (drawn,) = evolutions(filed(RunFolder.open(folder.path)))
+    (drawn,) = ClassVisualizationPresentation().evolutions(filed(RunFolder.open(folder.path)))
     assert (drawn.name, list(drawn.curve)) == ("tabby", [(0, 0.0), (50, 0.5), (100, 1.0)])
     assert texts(evolution_figure([drawn]))[1::2] == ["iteration 0", "iteration 50", "iteration 100"]

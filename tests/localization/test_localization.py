@@ -14,12 +14,12 @@ from PIL import Image
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import Photograph, read_photograph
-from lit_viz.launch.commands.saliency_evidence import figure_of_localization
 from lit_viz.localization.localization import localize_run
 from lit_viz.localization.objects import box_in_original, localize, mask_in_original
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.localization.segmentation import Seeds, segment
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.presentations.saliency_evidence import figure_of_localization
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import RunFolder
 from tests.cli.test_main import ROOT, SMALL, lit_viz, records, sentence

@@ -15,10 +15,10 @@ from lit_viz.attacks import PGD, Universal
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands.universal import stood_still_since
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.universal_perturbation import _Batch
 from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
+from lit_viz.presentations.universal_perturbation import stood_still_since
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task

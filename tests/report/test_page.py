@@ -16,11 +16,11 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.images.reading import encode_png
+from lit_viz.presentations.base import CardText, Presentation
 from lit_viz.report import page as report
-from lit_viz.report.cards import CardText
 from lit_viz.report.curves import plot_curves
 from lit_viz.report.evidence import evidence_items, held_out_item
-from lit_viz.report.page import ReportContent, format_value, write_report
+from lit_viz.report.page import format_value, write_report
 from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Record, key_of
 from tests.browser import needs_browser, probe, probe_page
@@ -53,12 +53,32 @@ def record_of(index: int, name: str, file: str | None) -> dict[str, Any]:
     return {"index": index, "name": name, "status": status, "error": error, "file": file, "target_name": name}
 
 
-def rows_of(records: Any) -> list[dict[str, str]]:
-    return [{"class": record.name, "place": f"row {record.index}"} for record in records]
+class Plain(Presentation):
+    """A presentation without texts of its own."""
+
+    title = "Class images"
+
+    def table(self, records: Any) -> list[dict[str, str]]:
+        return [{"class": record.name, "place": f"row {record.index}"} for record in records]
+
+    def figure(self, outcomes: Any, config: Any) -> Any:
+        raise NotImplementedError
+
+    def evolutions(self, outcomes: Any) -> Any:
+        raise NotImplementedError
+
+
+class Sketches(Plain):
+    """A presentation with texts of its own."""
+
+    title = "Sketches"
+
+    def card(self, record: Any) -> CardText:
+        return CardText("of a <cat>", "sketch", "a note")
 
 
 def page_of(folder: RunFolder) -> str:
-    return write_report(folder, ReportContent(rows_of)).read_text(encoding="utf-8")
+    return write_report(folder, Plain()).read_text(encoding="utf-8")
 
 
 class Elements(HTMLParser):
@@ -156,8 +176,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_the_method_provides_title_and_texts(tmp_path: Path) -> None:
-    content = ReportContent(rows_of, lambda record: CardText("of a <cat>", "sketch", "a note"), title="Sketches")
-    text = write_report(write_run(tmp_path / "run"), content).read_text(encoding="utf-8")
+    text = write_report(write_run(tmp_path / "run"), Sketches()).read_text(encoding="utf-8")
     assert "<h1>Sketches</h1>" in text
     assert "<small>of a &lt;cat&gt;</small>" in text
     assert "<figcaption>sketch</figcaption>" in text

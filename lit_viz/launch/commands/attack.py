@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
-from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, without_radius
-from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
+from lit_viz.attacks.norms import LINF, format_distance
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands.attack_evidence import verify_attack
-from lit_viz.launch.commands.attack_figures import figure_of_attack, figure_of_radii
-from lit_viz.launch.commands.base import Inquiry, by_class, class_path, median_of, shown_number
+from lit_viz.launch.commands.base import class_path, import_class
 from lit_viz.launch.commands.photographs import PhotographCommand, add_photograph_arguments
-from lit_viz.launch.commands.universal import figure_of_universal, universal_row, universal_tasks, verify_universal
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
+from lit_viz.methods.photograph_set import HELD_OUT
 from lit_viz.methods.targets import is_targeted
-from lit_viz.runs.results import Outcome
-from lit_viz.runs.writer import RunFolder
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.presentations.base import Presentation
+from lit_viz.presentations.universal_perturbation import UniversalPerturbationPresentation
+from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
-from lit_viz.utils.formatting import has_several_radii
 
 
 class Attack(PhotographCommand):
@@ -102,50 +101,9 @@ class Attack(PhotographCommand):
         parts = {"attack": parts["attack"], "views": views, "residual_gradient": parts["residual_gradient"]}
         return self.made(UniversalPerturbation, config, parts, classifier)
 
-    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
-        """Return original, fooled image and their difference, in a row an image, over the traces; for several radii the
-        robustness curve."""
-        if _is_universal(config):
-            return figure_of_universal(outcomes)
-        if config.radii:
-            return figure_of_radii(outcomes, NORMS[_norm(config)].symbol)
-        return figure_of_attack(outcomes)
-
-    def verify(
-        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
-    ) -> bool:
-        """Read the files again and ask the original network what it sees in them."""
-        if folder is None:
-            return True
-        if isinstance(module, UniversalPerturbation):
-            return verify_universal(module, outcomes, folder, how)
-        assert isinstance(module, AdversarialExample)
-        return verify_attack(module, outcomes, folder, how)
-
-    def summary(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """Return by class how many files fool the network, and how far they are from their photographs."""
-
-        def further(done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-            fooled = [record for record in done if record.get("success_file")]
-            linf = median_of([{"linf": 255 * record[LINF.name]} for record in fooled], "linf", "{:.0f}/255")
-            median = median_of(fooled, L2.name)
-            return {"fooled in the file": str(len(fooled)), "median L2": median, "median Linf": linf}
-
-        return by_class(results, further)
-
-    def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """Return what became of each image, and of an ensemble by whom."""
-        universal = any(record.get("attack") == "universal" for record in results)
-        ensemble = any("by" in record for record in results)
-        several = has_several_radii(results)
-        return [
-            {
-                **(universal_row(record) if universal else _row(record)),
-                **({"eps": format_distance(record.get("eps"), record.get("norm", L2.name))} if several else {}),
-                **({"by": record.get("by") or "-"} if ensemble else {}),
-            }
-            for record in results
-        ]
+    def presentation(self, config: Namespace) -> Presentation:
+        """Return the presentation of adversarial examples, or of universal perturbations."""
+        return UniversalPerturbationPresentation() if _is_universal(config) else AdversarialExamplePresentation()
 
 
 def _argument(config: Namespace, name: str) -> Any:
@@ -158,7 +116,7 @@ def _norm(config: Namespace) -> str:
 
 
 def _is_universal(config: Namespace) -> bool:
-    return str(config.model.attack.class_path).endswith(".Universal")
+    return issubclass(import_class(config.model.attack.class_path), Universal)
 
 
 def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -205,17 +163,39 @@ def _number(radius: str) -> float:
         raise LitVizError(f"--eps: {radius!r} is no number: give several as 1/255,2/255,4/255.") from error
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, str]:
-    fooled = {True: "fooled", False: "not fooled", None: "-"}
-    return {
-        "photograph": record["name"],
-        "target": record["target_name"] or "any other",
-        "status": record["status"],
-        "in the file": fooled[None if record["status"] == "skipped" else record.get("success_file")],
-        "seen as": shown_number(record, "predicted_name", "{}"),
-        "before": shown_number(record, "probability_before"),
-        "after": shown_number(record, "probability"),
-        "iterations": str(record["iterations"]),
-        "L2": shown_number(record, L2.name),
-        "Linf": format_distance(record.get(LINF.name), LINF.name),
-    }
+def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task]:
+    """Return one task a target and radius, each for all photographs.
+
+    Args:
+        photographs: a task a photograph and target.
+        config: of the run.
+
+    Raises:
+        LitVizError: every photograph has a target of its own, or more are held out than there are.
+    """
+    for task in photographs:
+        if (wish := task.options.get("target")) is not None and wish != "none":
+            raise LitVizError(f"--target {wish} is another class for each photograph: give one for all, or none.")
+    usable = [task for task in photographs if "error" not in task.options]
+    tasks: list[Task] = []
+    for target, named in {task.target: task.target_name for task in usable}.items():
+        mine = [task for task in photographs if "error" in task.options or task.target == target]
+        members = _split(mine, config.held_out, config.seed)
+        for radius in config.radii or [None]:
+            options: dict[str, Any] = {"photographs": [asdict(member) for member in members]}
+            options |= {} if radius is None else {"eps": radius}
+            target_name = named if target is not None else None
+            name = "universal" if target_name is None else f"universal {target_name}"
+            seed = config.seed + len(tasks)
+            tasks.append(Task(len(tasks), name, seed, target=target, target_name=target_name, options=options))
+    return tasks
+
+
+def _split(photographs: Sequence[Task], fraction: float, seed: int) -> list[Task]:
+    """Return the photographs, numbered anew, of which a part drawn at random is held out."""
+    order = Draws([Key(seed, 0)]).uniform("held out", shape=(len(photographs),))[0].argsort().tolist()
+    out = set(order[: round(fraction * len(photographs))])
+    return [
+        replace(task, index=i, options={**task.options, **({HELD_OUT: True} if i in out else {})})
+        for i, task in enumerate(photographs)
+    ]

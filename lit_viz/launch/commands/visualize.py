@@ -10,35 +10,24 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
-from matplotlib.figure import Figure
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import layer_of
-from lit_viz.classifiers.prediction import prediction_summary
 from lit_viz.engine.log_schedule import LogSchedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import held_out_judge
-from lit_viz.figures.evolution import evolution_figure, evolutions
-from lit_viz.figures.sheet import channel_grid
 from lit_viz.images.pictures import make_canvas
 from lit_viz.images.reading import fitted, read_photograph
-from lit_viz.launch.commands.base import Command, Inquiry, shown_number
+from lit_viz.launch.commands.base import Command
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import Judges
 from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
 from lit_viz.objectives.layers import Axis, check_channel
-from lit_viz.runs.results import Outcome
-from lit_viz.runs.writer import RunFolder
+from lit_viz.presentations.base import Presentation
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.types import Task
-from lit_viz.utils.formatting import pluralize
-
-#: Two probabilities of one file are the same, or two objectives to this part: the run asked its fast copy, in other
-#: batches.
-_SAME = 0.01
-
 
 #: What may vary between the images of one run: the engine and the learning rates ask the task for it.
 VARYING = ("iterations", "lr")
@@ -196,82 +185,9 @@ class Visualize(Command):
             curve_at=config.curve_at,
         )
 
-    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
-        """Return the images at some of the logged iterations over the curve of their probability, or of the objective;
-        several channels as a grid."""
-        if len(outcomes) > 1 and all(outcome.record.get("channel") is not None for outcome in outcomes):
-            return channel_grid(outcomes)
-        return evolution_figure(evolutions(outcomes))
-
-    def verify(
-        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, how: Inquiry
-    ) -> bool:
-        """Read the pictures again and ask the original network and the judges; a run asked them as it went."""
-        if folder is None or how.ends_run:
-            return True
-        assert isinstance(module, ClassVisualization)
-        ask = held_out_judge(module.classifier)
-        done = [o for o in outcomes if o.record["status"] == "done"]
-        found = {o.record["index"]: self._again(o, module, ask) for o in done}
-        same = [_same(found[o.record["index"]], o.record) for o in done]
-        for outcome in done:
-            if "judges" in (again := found[outcome.record.index]):
-                outcome.amend(judges=again["judges"])
-        folder.amend(outcome.record for outcome in done)
-        pictures = [{"index": index, **again} for index, again in found.items()]
-        folder.merge_evidence({"pictures": {"read": len(done), "same": sum(same), "verdicts": pictures}})
-        if not done:
-            how.notify("evidence: there is no picture to look at again")
-            return True
-        how.notify(
-            f"evidence: the original network sees in {sum(same)} of {pluralize(len(done), 'file')} what the record says"
-        )
-        for name in dict.fromkeys(name for again in found.values() for name in again.get("judges", ())):
-            right = sum(again["judges"][name]["rank"] == 1 for again in found.values())
-            how.notify(f"evidence: {name} sees the class in {right} of {len(done)}")
-        return all(same)
-
-    @staticmethod
-    def _again(outcome: Outcome, module: ClassVisualization, ask: Judges) -> dict[str, Any]:
-        """Return what networks say of the picture that lies in the run folder."""
-        picture, record = outcome.image(), outcome.record
-        assert picture is not None
-        options = {} if record.get("channel") is None else {"channel": record["channel"]}
-        task = Task(record["index"], record["name"], record["seed"], target=record["target"], options=options)
-        logits, score = module.seen_again(picture, task)
-        if task.target is None:
-            return {"objective_file": score}
-        return {
-            "probability": prediction_summary(logits, task.target)["probability"],
-            "judges": module.judged(picture, task.target, ask),
-        }
-
-    def table(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """Return what the network says of each image, and what the judges say: probability and rank."""
-        judges = sorted({name for record in results for name in record.get("judges") or {}})
-        varied = [name for name in VARYING if len({record.get(name) for record in results}) > 1]
-        return [
-            {**self._row(record, judges), **{name: shown_number(record, name, "{:g}") for name in varied}}
-            for record in results
-        ]
-
-    @staticmethod
-    def _row(record: Mapping[str, Any], judges: Sequence[str]) -> dict[str, str]:
-        if record["target"] is None:
-            return {
-                "image": record["name"],
-                "status": record["status"],
-                "objective": shown_number(record, "objective", "{:.4g}"),
-                "in the file": shown_number(record, "objective_file", "{:.4g}"),
-            }
-        said = {f"by {name}": (record.get("judges") or {}).get(name) for name in judges}
-        return {
-            "class": record["target_name"],
-            "status": record["status"],
-            "probability": shown_number(record, "probability"),
-            "rank": str(record.get("rank", "-")),
-            **{name: "-" if v is None else f"{v['probability']:.2f} ({v['rank']})" for name, v in said.items()},
-        }
+    def presentation(self, config: Namespace) -> Presentation:
+        """Return the presentation of class visualizations."""
+        return ClassVisualizationPresentation()
 
     def _photograph(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> Tensor | None:
         if config.init is None:
@@ -306,14 +222,6 @@ def _readers(part: Any) -> Iterator[Any]:
         yield part
     else:
         yield from _readers(list(vars(arguments).values()) if arguments else [])
-
-
-def _same(again: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Return whether the picture of a record is still seen as the record says."""
-    if record["target"] is not None:
-        return bool(abs(again["probability"] - record["probability"]) < _SAME)
-    said = record["objective_file"]
-    return bool(abs(again["objective_file"] - said) <= _SAME * max(abs(said), 1e-6))
 
 
 def varied(tasks: Sequence[Task], values: Mapping[str, Sequence[int | float]]) -> list[Task]:

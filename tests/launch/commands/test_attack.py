@@ -16,6 +16,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands import COMMANDS
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.runs.writer import RunFolder
 from tests.cli.test_main import SMALL, lit_viz, records, sentence
 from tests.conftest import smooth_network
@@ -324,7 +325,10 @@ def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Cl
     assert "2 of 2 fooled in the file" in said
     assert said.count("fooled at iteration") == 2
     assert "skipped: wrong from the start" in said
-    assert [row["in the file"] for row in COMMANDS["attack"].table(run.results)] == ["fooled", "-", "fooled"]
+    assert [
+        row["in the file"]
+        for row in AdversarialExamplePresentation().table([outcome.record for outcome in run.outcomes])
+    ] == ["fooled", "-", "fooled"]
 
 
 def test_a_radius_may_be_any_fraction() -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands.base import by_class
 from lit_viz.launch.config import MethodCLI
 from lit_viz.methods import UniversalPerturbation
+from lit_viz.methods.records import AdversarialRecord
+from lit_viz.presentations.base import summary_by_class
 from tests.cli.test_main import SMALL, lit_viz, sentence
 
 
@@ -119,11 +120,12 @@ def test_the_trace_of_an_image_ends_with_what_it_was_before_it_was_rounded(smoot
 
 
 def test_the_images_of_a_class_stand_in_one_row() -> None:
-    def record(predicted: int, **more: Any) -> dict[str, Any]:
+    def record(predicted: int, **more: Any) -> AdversarialRecord:
         named = {"predicted_before": predicted, "predicted_before_name": f"name {predicted}"}
-        return {"label": 3, "label_name": "name 3", "target_name": None, "status": "done", **named, **more}
+        common = {"index": 0, "name": "x", "attack": "pgd", "label": 3, "label_name": "name 3"}
+        return AdversarialRecord.from_dict({**common, **named, **more})
 
-    rows = by_class([record(3), record(1), record(3), record(7, label=None)], lambda done: {})
+    rows = summary_by_class([record(3), record(1), record(3), record(7, label=None)], lambda done: {})
     assert [(row["class"], row["images"]) for row in rows] == [("name 3", "3"), ("-", "1")]
 
 

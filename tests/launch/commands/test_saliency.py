@@ -13,7 +13,8 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
-from lit_viz.launch.commands import COMMANDS
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
+from lit_viz.runs.writer import RunFolder
 from tests.cli.test_main import SMALL, lit_viz, records, sentence
 
 GREY = np.full((30, 40), 120, np.uint8)
@@ -252,12 +253,12 @@ def test_an_error_that_can_not_be_told_is_unknown(folder: Path, tmp_path: Path) 
     """Of a single sample it was said to be that of an exact method."""
     run, words = tmp_path / "run", ["--method", "smoothgrad,gradient", "--iterations", "1", "--check", "none"]
     lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
-    errors = [[row["error"] for row in COMMANDS["saliency"].table(records(run))]]
+    errors = [[row["error"] for row in SaliencyMapPresentation().table(RunFolder(run).records())]]
     outcome = lv.saliency(
         lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
         torch.rand(1, 3, 16, 16), 0, method=["smoothgrad", "gradient"], iterations=1, check="none",
     )  # fmt: skip
-    errors.append([row["error"] for row in COMMANDS["saliency"].table(outcome.results)])
+    errors.append([row["error"] for row in SaliencyMapPresentation().table([one.record for one in outcome.outcomes])])
     assert errors == [["unknown", "-"]] * 2
     assert any(text.get_text() == "error unknown" for text in outcome.figure().texts)
 

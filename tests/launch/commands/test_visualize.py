@@ -19,9 +19,9 @@ from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges
-from lit_viz.figures.evolution import evolutions
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from scripts.judge import judge
 from tests.cli.test_main import SMALL, lit_viz, records, sentence
 from tests.conftest import NAMES, smooth_network
@@ -113,8 +113,17 @@ def test_images_of_one_class_are_told_apart_by_iterations_and_seed(smooth: Class
     how: dict[str, Any] = {"model__views": 1, "config": "small"}
     run = lv.visualize(smooth, [1, 1, 2], vary={"iterations": [2, 3]}, **how)
     seeds = [f"banana, {k} iterations, seed {seed}" for seed in (0, 1) for k in (2, 3)]
-    assert [one.name for one in evolutions(run.outcomes)] == [*seeds, "cherry, 2 iterations", "cherry, 3 iterations"]
-    assert [one.name for one in evolutions(lv.visualize(smooth, [1, 2], iterations=2, **how).outcomes)] == NAMES[1:3]
+    assert [one.name for one in ClassVisualizationPresentation().evolutions(run.outcomes)] == [
+        *seeds,
+        "cherry, 2 iterations",
+        "cherry, 3 iterations",
+    ]
+    assert [
+        one.name
+        for one in ClassVisualizationPresentation().evolutions(
+            lv.visualize(smooth, [1, 2], iterations=2, **how).outcomes
+        )
+    ] == NAMES[1:3]
     twice = lv.visualize(smooth, layer="features.3", channel="3,3,4", iterations=2, **how)
     said = [text.get_text() for text in twice.figure().texts]
     assert said == ["features.3 · 2 channels", "3, seed 0", "3, seed 1", "4"]

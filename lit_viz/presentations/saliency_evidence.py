@@ -14,12 +14,13 @@ from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
 from lit_viz.figures.localization import LocalizationPanel, localization_figure
 from lit_viz.localization.localization import Localization
 from lit_viz.localization.objects import LocalizedMap
+from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 
 
 def figure_of_cross_check(certificate: CrossCheck, outcomes: Sequence[Outcome]) -> Figure | None:
     """Return the checked maps beside those of Captum; None where no map was checked."""
-    by_index = {outcome.record["index"]: outcome for outcome in outcomes}
+    by_index = {outcome.record.index: outcome for outcome in outcomes}
     rows = [
         _row(by_index[index], agreement, reference, certificate.half)
         for index, (agreement, reference) in certificate.agreements.items()
@@ -37,7 +38,7 @@ def _row(outcome: Outcome, agreement: Agreement, reference: Tensor, half: str | 
     alike = {"this map": agreement.similarity, **agreement.controls}
     return EvidenceRow(
         name=outcome.name,
-        method=title_of(outcome.record["method"]),
+        method=title_of(_method(outcome)),
         ours=delivered,
         captum=reference,
         gates=[
@@ -60,6 +61,11 @@ def _row(outcome: Outcome, agreement: Agreement, reference: Tensor, half: str | 
     )
 
 
+def _method(outcome: Outcome) -> str:
+    assert isinstance(outcome.record, SaliencyRecord)
+    return outcome.record.method
+
+
 def figure_of_localization(localization: Localization) -> Figure | None:
     """Return photographs, seeds, masks and boxes; None where no map was localized."""
     panels = [_panel(outcome, finding) for outcome, finding in localization.findings]
@@ -73,7 +79,7 @@ def _panel(outcome: Outcome, finding: LocalizedMap) -> LocalizationPanel:
     found = finding.segment
     return LocalizationPanel(
         name=outcome.name,
-        subtitle=title_of(outcome.record["method"]),
+        subtitle=title_of(_method(outcome)),
         photograph=finding.photograph.pixels,
         values=finding.values,
         seeds=None if found is None else found.seeds,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_viz.launch.commands import COMMANDS
+from lit_viz.methods.records import AdversarialRecord
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 
 
-def record(status: str = "done", **values: Any) -> dict[str, Any]:
-    return {"target_name": None, "label": None, "status": status, **values}
+def record(status: str = "done", **values: Any) -> AdversarialRecord:
+    return AdversarialRecord.from_dict({"index": 0, "name": "x", "status": status, "attack": "pgd", **values})
 
 
 def test_classes_are_counted_the_largest_first() -> None:
@@ -21,7 +23,7 @@ def test_classes_are_counted_the_largest_first() -> None:
         record(label=4, predicted_before=3, predicted_before_name="shark", status="failed"),
         record(),
     ]
-    rows = COMMANDS["saliency"].summary(results)
+    rows = SaliencyMapPresentation().summary(results)
     assert [(r["class"], r["images"], r["done"]) for r in rows] == [
         ("quail", "3", "2"), ("-", "1", "1"), ("class 4", "1", "0"), ("hay", "1", "1"), ("shark", "1", "1")
     ]  # fmt: skip
@@ -35,5 +37,5 @@ def test_an_attack_counts_what_its_files_fool() -> None:
         record(target_name="hay", success_file=True, l2=1.5, linf=2 / 255),
         record(target_name="hay", success_file=False, l2=90.0, linf=1.0),
     ]
-    (row,) = COMMANDS["attack"].summary(results)
+    (row,) = AdversarialExamplePresentation().summary(results)
     assert list(row.values()) == ["hay", "3", "3", "2", "1.000", "3/255"]

@@ -1,0 +1,160 @@
+"""The base class of presentations, and the cells that their tables share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import ClassVar, TypeVar
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+
+from lit_viz.engine.module import ImageTraining
+from lit_viz.figures.evolution import Evolution
+from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs.results import Outcome
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Record, Task
+from lit_viz.utils.formatting import Notify, label_with_target, probability_text
+
+R = TypeVar("R", bound=Record)
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class CardText:
+    """Texts of a card that depend on the method.
+
+    Attributes:
+        subtitle: what was computed for the image, such as the target.
+        caption: caption of the result.
+        note: remark below the curves.
+    """
+
+    subtitle: str = ""
+    caption: str = "image"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """Which evidence is computed.
+
+    Attributes:
+        config: configuration of the run.
+        seconds: time limit of the comparison with Captum at the end of a run; None (``lit-viz check``) for no limit.
+        notify: receives lines for the terminal.
+        faithfulness: whether saliency metrics are computed.
+        trust: whether stronger attacks are run on images that an attack did not fool.
+    """
+
+    config: Namespace
+    seconds: float | None
+    notify: Notify
+    faithfulness: bool = False
+    trust: bool = False
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether a run has just ended, so that its options select the evidence."""
+        return self.seconds is not None
+
+
+class Presentation(ABC):
+    """What is shown of the outcomes of a method.
+
+    Attributes:
+        title: heading of the report.
+        files: patterns of the files and folders that only runs of this method contain.
+    """
+
+    title: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
+
+    def heading(self, records: Sequence[Record]) -> str:
+        """Return the heading of a report about these records."""
+        return self.title
+
+    def card(self, record: Record) -> CardText:
+        """Return the texts of a record's card in the report."""
+        return CardText()
+
+    @abstractmethod
+    def table(self, records: Sequence[Record]) -> list[Row]:
+        """Return a row per record, by column."""
+
+    def summary(self, records: Sequence[Record]) -> list[Row]:
+        """Return a row per class, by column, for runs of more images than a table has room for."""
+        return summary_by_class(records, lambda done: {"probability": median_of(done, lambda r: r.probability)})
+
+    @abstractmethod
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+        """Return the figure of a run."""
+
+    @abstractmethod
+    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+        """Return the logged images of each task with the name that distinguishes it; no image is read."""
+
+    def task_name(self, task: Task) -> str:
+        """Return the name of a task in captions."""
+        return label_with_target(task.name, task.target_name)
+
+    def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
+        """Return the metrics of a snapshot that its caption states."""
+        if "probability" in metrics:
+            rank = f" (rank {metrics['rank']:.0f})" if "rank" in metrics else ""
+            return [probability_text(metrics["probability"]) + rank]
+        return [f"objective {metrics['objective']:.3g}"] if "objective" in metrics else []
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+    ) -> bool:
+        """Compute the evidence of a run, and write it to its records and its folder.
+
+        Args:
+            module: the method.
+            outcomes: outcomes of the run.
+            folder: run folder, or None for a run in memory.
+            settings: which evidence is computed.
+
+        Returns:
+            False if the evidence contradicts a record.
+        """
+        return True
+
+
+def summary_by_class(records: Sequence[Record], columns: Callable[[Sequence[Record]], Row]) -> list[Row]:
+    """Return a row per class, the largest first: its name, number of records, number of finished ones, and ``columns``
+    of the finished ones."""
+    groups: dict[Hashable, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.target_name or record.label].append(record)
+    rows = []
+    for name, group in sorted(
+        ((_class_name(group), group) for group in groups.values()), key=lambda item: (-len(item[1]), item[0])
+    ):
+        done = [record for record in group if record.status == "done"]
+        rows.append({"class": name, "images": str(len(group)), "done": str(len(done)), **columns(done)})
+    return rows
+
+
+def _class_name(records: Sequence[Record]) -> str:
+    first = records[0]
+    if first.target_name or first.label is None:
+        return first.target_name or "-"
+    names = (record.label_name for record in records if isinstance(record, AdversarialRecord))
+    return next(filter(None, names), f"class {first.label}")
+
+
+def median_of(records: Iterable[R], value: Callable[[R], float | None], template: str = "{:.3f}") -> str:
+    """Return the formatted median of a value of the records, without None."""
+    values = [number for record in records if (number := value(record)) is not None]
+    return format_value(median(values) if values else None, template)
+
+
+def format_value(value: object, template: str = "{:.3f}") -> str:
+    """Return a formatted value; ``-`` for None."""
+    return "-" if value is None else template.format(value)

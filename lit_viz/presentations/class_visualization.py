@@ -1,0 +1,148 @@
+"""Presentation of class visualizations and of images of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+
+from lit_viz.classifiers.prediction import prediction_summary
+from lit_viz.engine.module import ImageTraining
+from lit_viz.evidence.judges import held_out_judge
+from lit_viz.figures.evolution import Evolution, evolution_figure
+from lit_viz.figures.sheet import channel_grid
+from lit_viz.methods import ClassVisualization
+from lit_viz.methods.class_visualization import Judges
+from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
+from lit_viz.presentations.base import EvidenceSettings, Presentation, Row, format_value
+from lit_viz.runs.results import Outcome
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Record, Task
+from lit_viz.utils.formatting import label_with_lr, pluralize, unique_labels
+
+#: Tolerance of a probability, and relative one of an objective: the run evaluated the fast copy, in other batches.
+_TOLERANCE = 0.01
+
+
+class ClassVisualizationPresentation(Presentation):
+    """Presentation of images of classes, layers and channels."""
+
+    title: ClassVar[str] = "Class images"
+
+    def heading(self, records: Sequence[Record]) -> str:
+        """Return the heading by the kind of the images."""
+        is_layer = any(isinstance(record, LayerImageRecord) and record.layer for record in records)
+        return "Layer images" if is_layer else self.title
+
+    def table(self, records: Sequence[Record]) -> list[Row]:
+        """Return the probability and rank of the target, for the network and for each judge; of an image without a
+        target the objective. Options that vary have a column."""
+        images = [record for record in records if isinstance(record, ClassImageRecord)]
+        judges = sorted({name for record in images for name in record.judges})
+        rows = [{**_row(record, judges), **_varying(record)} for record in records]
+        constant = {name for name in ("iterations", "lr") if len({row[name] for row in rows}) == 1}
+        return [{name: value for name, value in row.items() if name not in constant} for row in rows]
+
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+        """Return the logged images over the curve of the probability or the objective; several channels as a grid."""
+        records = [outcome.record for outcome in outcomes]
+        if len(records) > 1 and all(isinstance(r, LayerImageRecord) and r.channel is not None for r in records):
+            return channel_grid(outcomes)
+        return evolution_figure(self.evolutions(outcomes))
+
+    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+        """Return the logged images by target, and what else distinguishes them."""
+        found = []
+        for outcome in outcomes:
+            has_objective = isinstance(outcome.record, LayerImageRecord) and outcome.record.objective_file is not None
+            metric = "objective" if has_objective else "probability"
+            name = label_with_lr(outcome.name, outcome.record)
+            found.append(Evolution(name, outcome.frames(), outcome.curve(metric), metric))
+        names = unique_labels([one.name for one in found], [outcome.record for outcome in outcomes])
+        return [replace(one, name=name) for one, name in zip(found, names, strict=True)]
+
+    def task_name(self, task: Task) -> str:
+        """Return the target, and the learning rate if it varies."""
+        name = super().task_name(task)
+        return f"{name}, lr {task.options['lr']:g}" if "lr" in task.options else name
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+    ) -> bool:
+        """Re-read the files and evaluate the original network and the judges on them (``lit-viz check`` only)."""
+        if folder is None or settings.ends_run:
+            return True
+        assert isinstance(module, ClassVisualization)
+        judges = held_out_judge(module.classifier)
+        done = [outcome for outcome in outcomes if outcome.record.status == "done"]
+        verdicts = [_evaluate(outcome, module, judges) for outcome in done]
+        same = sum(_agrees(verdict, o.record) for verdict, o in zip(verdicts, done, strict=True))
+        for outcome, verdict in zip(done, verdicts, strict=True):
+            if "judges" in verdict:
+                outcome.amend(judges=verdict["judges"])
+        folder.amend(outcome.record for outcome in done)
+        entries = [{"index": o.record.index, **verdict} for o, verdict in zip(done, verdicts, strict=True)]
+        folder.merge_evidence({"pictures": {"read": len(done), "same": same, "verdicts": entries}})
+        if not done:
+            settings.notify("evidence: there is no picture to look at again")
+            return True
+        settings.notify(
+            f"evidence: the original network sees in {same} of {pluralize(len(done), 'file')} what the record says"
+        )
+        for name in dict.fromkeys(name for verdict in verdicts for name in verdict.get("judges", ())):
+            right = sum(verdict["judges"][name]["rank"] == 1 for verdict in verdicts)
+            settings.notify(f"evidence: {name} sees the class in {right} of {len(done)}")
+        return same == len(done)
+
+
+def _row(record: Record, judges: Sequence[str]) -> Row:
+    image = record if isinstance(record, VisualizationRecord) else None
+    if record.target is None:
+        return {
+            "image": record.name,
+            "status": record.status,
+            "objective": format_value(image and image.objective, "{:.4g}"),
+            "in the file": format_value(image and image.objective_file, "{:.4g}"),
+        }
+    verdicts = record.judges if isinstance(record, ClassImageRecord) else {}
+    return {
+        "class": record.title,
+        "status": record.status,
+        "probability": format_value(record.probability),
+        "rank": format_value(image and image.rank, "{}"),
+        **{
+            f"by {name}": f"{verdicts[name]['probability']:.2f} ({verdicts[name]['rank']})" if name in verdicts else "-"
+            for name in judges
+        },
+    }
+
+
+def _varying(record: Record) -> Row:
+    lr = record.lr if isinstance(record, VisualizationRecord) else None
+    return {"iterations": format_value(record.iterations, "{:g}"), "lr": format_value(lr, "{:g}")}
+
+
+def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> dict[str, Any]:
+    """Return the verdicts of the original network and the judges on the file of an outcome."""
+    image, record = outcome.image(), outcome.record
+    assert image is not None
+    channel = record.channel if isinstance(record, LayerImageRecord) else None
+    options = {} if channel is None else {"channel": channel}
+    task = Task(record.index, record.name, record.seed or 0, target=record.target, options=options)
+    logits, objective = module.seen_again(image, task)
+    if task.target is None:
+        return {"objective_file": objective}
+    return {
+        "probability": prediction_summary(logits, task.target)["probability"],
+        "judges": module.judged(image, task.target, judges),
+    }
+
+
+def _agrees(verdict: Mapping[str, Any], record: Record) -> bool:
+    if isinstance(record, LayerImageRecord):
+        recorded = record.objective_file or 0.0
+        return bool(abs(verdict["objective_file"] - recorded) <= _TOLERANCE * max(abs(recorded), 1e-6))
+    return record.probability is not None and abs(verdict["probability"] - record.probability) < _TOLERANCE

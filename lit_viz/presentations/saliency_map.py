@@ -1,0 +1,205 @@
+"""Presentation of saliency maps."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from typing import ClassVar
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+
+from lit_viz.attributions import title_of
+from lit_viz.engine.method import half_precision
+from lit_viz.engine.module import ImageTraining
+from lit_viz.evidence.saliency.evaluation import evaluate_maps
+from lit_viz.figures.evolution import Evolution
+from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
+from lit_viz.figures.style import save_figure
+from lit_viz.localization.localization import localize_run
+from lit_viz.localization.reference_boxes import ReferenceBoxes, match, read_boxes
+from lit_viz.methods import SaliencyMap
+from lit_viz.methods.records import SaliencyRecord
+from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import Record, Task
+from lit_viz.utils.formatting import pluralize, probability_text
+
+
+class SaliencyMapPresentation(Presentation):
+    """Presentation of saliency maps: photographs with their maps, compared with Captum."""
+
+    title: ClassVar[str] = "Saliency maps"
+    files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")
+
+    def card(self, record: Record) -> CardText:
+        """Return the method with its layer, and the class."""
+        if not isinstance(record, SaliencyRecord):
+            return CardText()
+        method = record.method if record.layer is None else f"{record.method} of {record.layer}"
+        return CardText(f"{method}, {record.target_name}", "map")
+
+    def table(self, records: Sequence[Record]) -> list[Row]:
+        """Return what each map explains, and its relative error."""
+        return [
+            {
+                "photograph": record.name,
+                "method": record.method if isinstance(record, SaliencyRecord) else "-",
+                "class": record.target_name or "-",
+                "status": record.status,
+                "probability": format_value(record.probability),
+                "evaluations": str(record.iterations),
+                "error": _error_text(record),
+            }
+            for record in records
+        ]
+
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+        """Return the photographs over their maps; with several methods, beside them."""
+        groups = _by_photograph(outcomes)
+        reducers = {title_of(record.method): record.reducer for record in records_of(outcomes, SaliencyRecord)}
+        panels = saliency_panels(groups[:MOST])
+        return saliency_figure(panels, reducers, scale=config.scale, overlays=config.overlays, total=len(groups))
+
+    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+        """Return the logged maps by class, and where there are several, method."""
+        methods = {record.method for record in records_of(outcomes, SaliencyRecord)}
+        found = []
+        for outcome in outcomes:
+            record = outcome.record
+            name = outcome.name
+            if isinstance(record, SaliencyRecord) and len(methods) > 1:
+                name += f", {title_of(record.method)}"
+            found.append(Evolution(name, outcome.frames(), outcome.curve("probability")))
+        return found
+
+    def task_name(self, task: Task) -> str:
+        """Return photograph, target and method."""
+        name = super().task_name(task)
+        return f"{name}, {task.options['method']}" if "method" in task.options else name
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+    ) -> bool:
+        """Compare the maps with Captum's, and where it is requested their boxes with reference boxes."""
+        assert isinstance(module, SaliencyMap)
+        config, notify = settings.config, settings.notify
+        is_skipped = settings.ends_run and config.check == "none"
+        agrees = is_skipped or _compare_with_captum(module, outcomes, folder, settings)
+        tolerance = config.model.tolerance
+        errors = [record.relative_error or 0.0 for record in records_of(outcomes, SaliencyRecord)]
+        above = sum(tolerance is not None and error > tolerance for error in errors)
+        if above:
+            notify(f"tolerance: {above} of {len(outcomes)} maps ended above {tolerance:g}: give more --iterations")
+        references = reference_boxes(config)
+        truth, notes = match(references or (), (str(o.record.source) for o in outcomes if o.record.source))
+        for note in notes:
+            notify(note)
+        if references is not None:
+            from lit_viz.presentations.saliency_evidence import figure_of_localization  # imports Captum
+
+            reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
+            localization = localize_run(outcomes, reducers, truth, folder)
+            if folder is not None and (figure := figure_of_localization(localization)) is not None:
+                save_figure(figure, folder.path / "localization.png")
+            notify(localization.sentence())
+        if settings.faithfulness:
+            evaluate_maps(
+                outcomes,
+                module.methods,
+                module.classifier,
+                folder,
+                reducer=module.reducer,
+                truth=truth,
+                notify=notify,
+            )
+        return agrees
+
+
+def reference_boxes(config: Namespace) -> Sequence[ReferenceBoxes] | None:
+    """Return the reference boxes of a configuration; None without localization."""
+    if config.boxes is None:
+        return () if config.localize else None
+    return read_boxes(config.boxes)
+
+
+def saliency_panels(groups: Sequence[Sequence[Outcome]]) -> list[SaliencyPanel]:
+    """Return a panel for each photograph and class, with the maps of all methods."""
+    classes = Counter(group[0].record.target_name for group in groups)
+    return [_panel(group, classes[group[0].record.target_name] > 1) for group in groups]
+
+
+def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        record = outcome.record
+        if record.array is not None or outcome.array() is not None:
+            groups[record.name, record.source, record.seed, record.target].append(outcome)
+    return list(groups.values())
+
+
+def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
+    photograph = outcomes[0].source()
+    assert photograph is not None
+    maps, errors = {}, {}
+    for outcome in outcomes:
+        if not isinstance(outcome.record, SaliencyRecord) or (attribution := outcome.array()) is None:
+            continue
+        title, error = title_of(outcome.record.method), _error_text(outcome.record)
+        maps[title] = attribution
+        if error != "-":
+            errors[title] = error if "±" in error else f"error {error}"
+    record = outcomes[0].record
+    return SaliencyPanel(
+        name=str(record.target_name),
+        photograph=photograph,
+        maps=maps,
+        subtitle=_subtitle(record, is_repeated),
+        uncertainty=errors,
+    )
+
+
+def _subtitle(record: Record, is_repeated: bool) -> str:
+    """Return the probability of the class, and whether it is predicted; the photograph's name if the class is not its
+    label, or that of several photographs."""
+    parts = [] if record.probability is None else [probability_text(record.probability)]
+    if record.target == record.label and record.label_source == "predicted":
+        parts.append("predicted")
+    if record.target != record.label or is_repeated:
+        parts.append(f"of {record.name}")
+    return ", ".join(parts)
+
+
+def _error_text(record: Record) -> str:
+    if not isinstance(record, SaliencyRecord) or record.relative_error is None:
+        return "-"
+    return f"± {record.relative_error:.1%}" if math.isfinite(record.relative_error) else "unknown"
+
+
+def _compare_with_captum(
+    module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+) -> bool:
+    from lit_viz.evidence.saliency.cross_check import cross_check, verdicts, write_cross_check  # imports Captum
+    from lit_viz.presentations.saliency_evidence import figure_of_cross_check
+
+    settings.notify(f"evidence: asking Captum about {pluralize(len(outcomes), 'map')}")
+    certificate = cross_check(
+        outcomes,
+        module.methods,
+        module.classifier,
+        seconds=settings.seconds,
+        half=half_precision(settings.config),
+        notify=settings.notify,
+    )
+    by_index = verdicts(certificate)
+    for outcome in outcomes:
+        outcome.amend(captum=by_index.get(outcome.record.index))
+    if folder is not None:
+        folder.amend(outcome.record for outcome in outcomes if outcome.record.index in by_index)
+        write_cross_check(folder, certificate, outcomes)
+        if (figure := figure_of_cross_check(certificate, outcomes)) is not None:
+            save_figure(figure, folder.path / "evidence.png")
+    settings.notify(certificate.sentence(None if folder is None else str(folder.path)))
+    return certificate.passed is not False

@@ -1,0 +1,210 @@
+"""Presentation of universal perturbations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance, label_with_eps
+from lit_viz.engine.module import ImageTraining
+from lit_viz.evidence.attacks.mismatches import RecordedFile
+from lit_viz.evidence.summaries import wilson_interval
+from lit_viz.figures.evolution import Evolution
+from lit_viz.figures.universal import PerturbedPhotograph, UniversalPanel, universal_figure
+from lit_viz.images.reading import read_png
+from lit_viz.methods import UniversalPerturbation
+from lit_viz.methods.records import UniversalRecord
+from lit_viz.presentations.adversarial_example import attack_card, attack_evolutions, attack_task_name, prediction_text
+from lit_viz.presentations.attack_evidence import contradicted
+from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.writer import RunFolder
+from lit_viz.types import PerturbedImage, Record, Task
+from lit_viz.utils.formatting import has_several_radii
+
+
+class UniversalPerturbationPresentation(Presentation):
+    """Presentation of universal perturbations: the share of fooled photographs."""
+
+    title: ClassVar[str] = "Adversarial examples"
+    files: ClassVar[tuple[str, ...]] = ("photographs",)
+
+    def card(self, record: Record) -> CardText:
+        """Return target and radius."""
+        return attack_card(record, "perturbation")
+
+    def table(self, records: Sequence[Record]) -> list[Row]:
+        """Return the fooling rates of each perturbation."""
+        several_radii = has_several_radii(records)
+        return [{**_row(record), **(_eps(record) if several_radii else {})} for record in records]
+
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+        """Return perturbations beside some photographs, over the curve of the fooling rate."""
+        return universal_figure([panel for panel in map(_panel, outcomes) if panel is not None])
+
+    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+        """Return each perturbation with its target, and its radius where there are several."""
+        return attack_evolutions(outcomes)
+
+    def task_name(self, task: Task) -> str:
+        """Return target and radius."""
+        return attack_task_name(super().task_name(task), task)
+
+    def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
+        """Return the fooling rate, and the probability or the objective."""
+        rate = [f"fools {metrics['fooling_rate']:.0%}"] if "fooling_rate" in metrics else []
+        return [*rate, *super().metric_texts(metrics)]
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+    ) -> bool:
+        """Re-read the files of all photographs, and evaluate the original network on them."""
+        if folder is None:
+            return True
+        assert isinstance(module, UniversalPerturbation)
+        return verify_universal(module, outcomes, folder, settings)
+
+
+def _row(record: Record) -> Row:
+    known = record if isinstance(record, UniversalRecord) else None
+    linf = None if known is None else known.linf
+    return {
+        "target": record.target_name or "any other",
+        "status": record.status,
+        "trained on": format_value(known and known.trained_on, "{}"),
+        "fooled in the file": format_value(known and known.fooling_rate, "{:.0%}"),
+        "held out": format_value(known and known.held_out, "{}"),
+        "of them fooled": format_value(known and known.held_out_fooling_rate, "{:.0%}"),
+        "iterations": str(record.iterations),
+        "L2": format_value(known and known.l2),
+        "Linf": format_distance(linf, LINF.name),
+    }
+
+
+def _eps(record: Record) -> Row:
+    return {"eps": format_distance(record.eps, record.norm or L2.name) if isinstance(record, UniversalRecord) else "-"}
+
+
+def verify_universal(
+    module: UniversalPerturbation, outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings
+) -> bool:
+    """Read the files of all photographs again and ask the original network what it sees in them."""
+    if settings.trust:
+        settings.notify(
+            "trust: what is said of single images doesn't hold for a universal perturbation, so nothing is tried"
+        )
+    read = 0
+    wrong: list[str] = []
+    rates: dict[str, list[str]] = {}
+    several = has_several_radii(outcome.record for outcome in outcomes)
+    for outcome in outcomes:
+        perturbed_images = outcome.perturbed_images()
+        written = [image for image in perturbed_images if isinstance(image.image, Path)]
+        claims = [_claim(image, outcome.record) for image in written]
+        found = contradicted(claims, module.classifier, folder, settings)
+        read += len(claims)
+        wrong += [image.record.name for image, why in zip(written, found, strict=True) if why is not None]
+        for perturbed_image in perturbed_images:
+            if perturbed_image.record.status == "failed":
+                settings.notify(f"{perturbed_image.record.name}: {perturbed_image.record.error}")
+        name = label_with_eps(outcome.name, outcome.record) if several else outcome.name
+        rates[name] = _rates(outcome.record) + _stood_still(outcome, module.attack.objective.limit)
+        for line in rates[name]:
+            settings.notify(f"evidence: {name}: {line}")
+    held_out = sum(record.held_out for record in records_of(outcomes, UniversalRecord))
+    if settings.ends_run and settings.config.held_out and not held_out:
+        settings.notify(f"--held-out {settings.config.held_out:g} of so few photographs are none: give more of them")
+    if settings.ends_run and settings.config.explain:
+        settings.notify("--explain draws maps of single images, and this run has none: lit-viz saliency explains files")
+    folder.merge_evidence({"files": {"read": read, "wrong": wrong}, "universal": rates})
+    said = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
+    settings.notify(f"evidence: {read} files read back from the disk, {said}")
+    return not wrong
+
+
+def _claim(perturbed_image: PerturbedImage, ball: Mapping[str, Any]) -> RecordedFile:
+    """Return what is said of a photograph's file. Of one that was handed over off the 8-bit lattice the rounded one is
+    kept, which half a level a value is off."""
+    off = 0.5 if perturbed_image.record.source is None else 0.0
+    return RecordedFile(
+        Path(str(perturbed_image.image)), perturbed_image.record, partial(_read, perturbed_image.source), ball, off
+    )
+
+
+def _read(source: Tensor | Path | None) -> Tensor | None:
+    return read_png(source) if isinstance(source, Path) and source.exists() else None
+
+
+def _stood_still(outcome: Outcome, limit: float) -> list[str]:
+    since = stood_still_since(outcome.curve("objective"), limit)
+    if since is None:
+        return []
+    return [
+        f"learned nothing more from iteration {since} on, for the cross-entropy of every photograph had reached "
+        f"--attack.clip {limit:g}: more photographs would teach it, or a larger clip"
+    ]
+
+
+def stood_still_since(curve: Sequence[tuple[int, float]], limit: float) -> int | None:
+    """Return the iteration from which on the objective was at its limit, so that its slope was zero; None where that is
+    not so of the last tenth of the iterations.
+
+    Args:
+        curve: of the objective, as (iteration, value).
+        limit: its largest value.
+    """
+    last = curve[-1][0] if curve else 0
+    learning = [iteration for iteration, value in curve if value < limit * (1 - 1e-6)]
+    after = [iteration for iteration, _ in curve if iteration > max(learning, default=-1)]
+    return after[0] if after and after[0] <= 0.9 * last else None
+
+
+def _rates(record: Record) -> list[str]:
+    """Return how many photographs are fooled, with Wilson's interval of 95 %."""
+    if not isinstance(record, UniversalRecord):
+        return []
+    lines = []
+    parts = [(record.trained_on, record.fooling_rate, "trained on")]
+    parts.append((record.held_out, record.held_out_fooling_rate, "held out"))
+    for n, rate, of in parts:
+        if n and rate is not None:
+            low, high = wilson_interval(round(rate * n), n)
+            lines.append(f"fools {rate:.0%} of {n} {of} (95 %: {low:.0%} to {high:.0%})")
+    return lines
+
+
+def _panel(outcome: Outcome) -> UniversalPanel | None:
+    record, picture = outcome.record, outcome.image()
+    if picture is None or not isinstance(record, UniversalRecord) or record.norm is None:
+        return None
+    counted = [one for one in outcome.perturbed_images() if one.record.status == "done"]
+    parts = ([one for one in counted if one.record.held_out == out] for out in (False, True))
+    shown = [one for pair in zip_longest(*parts) for one in pair if one is not None]  # of both, as long as there are
+    return UniversalPanel(
+        name=record.name,
+        perturbation=picture,
+        about=[
+            f"{NORMS[record.norm].symbol} {format_distance(record.metrics.get(record.norm), record.norm)}",
+            f"magnified {record.magnified:.3g} times",
+        ],
+        rates=_rates(record),
+        curve=outcome.curve("fooling_rate"),
+        photographs=[borne for borne in map(_borne, shown) if borne is not None],
+    )
+
+
+def _borne(perturbed_image: PerturbedImage) -> PerturbedPhotograph | None:
+    record = perturbed_image.record
+    if perturbed_image.image is None or perturbed_image.source is None:
+        return None
+    held_out = "\nheld out" if record.held_out else ""
+    before = prediction_text(record, record.predicted_before_name, record.probability_before)
+    after = prediction_text(record, record.predicted_name, record.probability)
+    return PerturbedPhotograph(perturbed_image.source, perturbed_image.image, before + held_out, after)
