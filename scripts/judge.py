@@ -18,8 +18,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.prediction import group_summary, prediction_summary
 from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
-from lit_viz.images.groups import apart
-from lit_viz.images.pictures import resized
+from lit_viz.images.canvas import resize, split_group
 from lit_viz.images.reading import read_png
 from lit_viz.runs.writer import RunFolder
 
@@ -34,7 +33,7 @@ def asked_of(classifier: Classifier, pictures: Tensor) -> Tensor:
     """Return a network's logits of pictures ``(G, C, H, W)``, grey ones as colours and the other way round."""
     if pictures.shape[1] != classifier.channels:
         pictures = pictures.mean(1, keepdim=True).expand(-1, classifier.channels, -1, -1)
-    return classifier.logits(resized(pictures, classifier.size))
+    return classifier.logits(resize(pictures, classifier.size))
 
 
 def judge(folder: str, names: list[str]) -> None:
@@ -51,7 +50,7 @@ def judge(folder: str, names: list[str]) -> None:
         classifier = load_classifier(network, weights=weights or "DEFAULT")
         columns[network] = []
         for record in records:
-            pictures = apart(read_png(run.path / record["file"]), group)
+            pictures = split_group(read_png(run.path / record["file"]), group)
             wanted = target(record, classifier)
             columns[network].append(
                 group_summary([prediction_summary(row, wanted) for row in asked_of(classifier, pictures)])

@@ -12,7 +12,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.loading import class_names
 from lit_viz.classifiers.prediction import prediction_summary
 from lit_viz.classifiers.probe import LOGITS_TOLERANCE, probe_images, relative_difference
-from lit_viz.images.pictures import resized
+from lit_viz.images.canvas import resize
 
 #: Networks that come as packages, so that asking them never downloads anything.
 PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -41,15 +41,15 @@ def _same(one: Classifier, other: Classifier) -> bool:
 
 
 def asked(name: str, pictures: Tensor) -> Tensor:
-    """Return a judge's logits ``(N, K)`` of pictures ``(N, C, H, W)`` in [0, 1], resized to its own input."""
+    """Return a judge's logits ``(N, K)`` of pictures ``(N, C, H, W)`` in [0, 1], resize to its own input."""
     judge = _judge(name)
-    return judge.logits(resized(pictures, judge.size))
+    return judge.logits(resize(pictures, judge.size))
 
 
 def held_out_judge(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:
     """Return a function that asks the installed judges about a picture ``(C, H, W)`` in [0, 1] and a class index.
 
-    It returns ``{name: {"probability", "rank"}}``; each judge sees the picture resized to its own input.
+    It returns ``{name: {"probability", "rank"}}``; each judge sees the picture resize to its own input.
     """
     names = installed_judges(classifier)
 

@@ -13,7 +13,7 @@ from lit_viz.figures.layout import CELL, GAP, SMALL_CELL, TITLE, Block, Cell, Gr
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import COLORS, GRAY, style
 from lit_viz.figures.traces import MOST, Trace, trace_rows
-from lit_viz.images.difference import MAGNIFIED, difference, gray_levels, outside
+from lit_viz.images.difference import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.images.reading import read_png
 from lit_viz.types import Picture
 
@@ -111,7 +111,7 @@ def _cells(panel: AttackPanel, width: float) -> tuple[list[Cell], bool]:
     )
     differences = [difference(result, original, times) for times in (1.0, MAGNIFIED)]
     pictures = [pixels(panel.original), pixels(panel.fooled), *(gray_levels(picture) for picture, _ in differences)]
-    shares = [outside(original), outside(result), *(share for _, share in differences)]
+    shares = [out_of_range_fraction(original), out_of_range_fraction(result), *(share for _, share in differences)]
     notes = [panel.before, panel.after, _norms(result - original), ""]
     cells = [
         Cell(picture, [*note.split("\n"), _clipped(share)], width, lines=3)

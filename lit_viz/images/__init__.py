@@ -1,4 +1,4 @@
-"""Images: reading and fitting photographs, parameterizations, robustness transforms and priors."""
+"""Images: photographs, parameterizations, robustness transforms and priors."""
 
 from lit_viz.images.fourier import Fourier
 from lit_viz.images.geometric import DiverseInput, Flip, Jitter, RandomCrop, Roll, Rotate, Scale, Shear

@@ -1,4 +1,4 @@
-"""Transforms that move pixels; ``Compose`` fuses them into one resampling (but for those that wrap or pad)."""
+"""Transforms of pixel positions; ``Compose`` fuses the affine ones into one resampling."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lit_viz.utils.device import to_list
 
 @dataclass(frozen=True)
 class RandomCrop(GeometricTransform):
-    """A crop of random side at a random place, resized to the view.
+    """Crop of random side and position, resized to the view.
 
     Args:
         low: smallest side, as a fraction of the canvas.
-        high: largest side; above 1 the mirrored surroundings of the canvas come into view.
-        shrink: by what low and high are multiplied at the image's last iteration; in between the factor is linear in
-            the iteration. Below 1 the views come nearer and nearer, so that detail comes last (Fel et al. 2023).
+        high: largest side; above 1 the view includes the reflected surroundings of the canvas.
+        shrink: factor of low and high at the last iteration, interpolated linearly from 1. Below 1, crops get smaller,
+            so that detail is optimized last (Fel et al. 2023).
     """
 
     purpose: ClassVar[str] = "RandomCrop"
@@ -34,24 +34,24 @@ class RandomCrop(GeometricTransform):
     shrink: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_range("RandomCrop", "the side of the crop", self.low, self.high)
+        _check_range("RandomCrop", self.low, self.high)
         if not 0 < self.shrink < math.inf:
-            raise LitVizError(f"the shrink of RandomCrop is a factor above 0, not {self.shrink}")
+            raise LitVizError(f"shrink of RandomCrop must be positive, got {self.shrink}")
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Return the reading places of each view."""
+        """Compute the matrices ``(M, 3, 3)``."""
         side = draws.uniform("side", self.low, self.high).double()
         if self.shrink != 1:
             side = side * (1 + (self.shrink - 1) * draws.progress).to(side)
-        place = draws.uniform("place", -0.5, 0.5, (2,)).double()
-        # |1 - side| both inside (the crop stays on the canvas) and outside (the canvas stays in the crop).
-        shift = place * (1 - side).abs()[:, None] * place.new_tensor([size[1], size[0]])
+        position = draws.uniform("place", -0.5, 0.5, (2,)).double()
+        # |1 - side| keeps a small crop inside the canvas, and the canvas inside a large crop.
+        shift = position * (1 - side).abs()[:, None] * position.new_tensor([size[1], size[0]])
         return _affine(side, 0.0, 0.0, side, shift[:, 0], shift[:, 1])
 
 
 @dataclass(frozen=True)
 class Scale(GeometricTransform):
-    """Zoom about the centre by a random factor.
+    """Zoom about the center by a random factor.
 
     Args:
         low: smallest factor; below 1 the content shrinks.
@@ -64,17 +64,17 @@ class Scale(GeometricTransform):
     high: float = 1.1
 
     def __post_init__(self) -> None:
-        _check_range("Scale", "the factor", self.low, self.high)
+        _check_range("Scale", self.low, self.high)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Return the reading places of each view."""
+        """Compute the matrices ``(M, 3, 3)``."""
         step = 1 / draws.uniform("factor", self.low, self.high).double()
         return _affine(step, 0.0, 0.0, step)
 
 
 @dataclass(frozen=True)
 class Rotate(GeometricTransform):
-    """Rotation about the centre.
+    """Rotation about the center by a random angle.
 
     Args:
         degrees: the angle is uniform in [-degrees, degrees].
@@ -88,17 +88,17 @@ class Rotate(GeometricTransform):
         _check_not_negative("Rotate", "degrees", self.degrees)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Return the reading places of each view."""
+        """Compute the matrices ``(M, 3, 3)``."""
         angle = draws.uniform("angle", -self.degrees, self.degrees).double() * (math.pi / 180)
         return _affine(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
 
 
 @dataclass(frozen=True)
 class Shear(GeometricTransform):
-    """Shear along both axes.
+    """Random shear along both axes.
 
     Args:
-        amount: each shear is uniform in [-amount, amount], in pixels a pixel.
+        amount: each shear is uniform in [-amount, amount], in pixels per pixel.
     """
 
     purpose: ClassVar[str] = "Shear"
@@ -107,20 +107,20 @@ class Shear(GeometricTransform):
 
     def __post_init__(self) -> None:
         if not 0 <= self.amount < 1:
-            raise LitVizError(f"the amount of Shear lies in [0, 1), not at {self.amount}")
+            raise LitVizError(f"amount of Shear must be in [0, 1), got {self.amount}")
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Return the reading places of each view."""
+        """Compute the matrices ``(M, 3, 3)``."""
         amount = draws.uniform("amount", -self.amount, self.amount, (2,)).double()
         return _affine(1.0, amount[:, 0], amount[:, 1], 1.0, like=amount[:, 0])
 
 
 @dataclass(frozen=True)
 class Flip(GeometricTransform):
-    """Exchange of left and right.
+    """Random horizontal flip.
 
     Args:
-        probability: of a flip.
+        probability: probability of a flip.
     """
 
     purpose: ClassVar[str] = "Flip"
@@ -129,20 +129,20 @@ class Flip(GeometricTransform):
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
-            raise LitVizError(f"the probability of Flip lies in [0, 1], not at {self.probability}")
+            raise LitVizError(f"probability of Flip must be in [0, 1], got {self.probability}")
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Return the reading places of each view."""
+        """Compute the matrices ``(M, 3, 3)``."""
         sign = 1 - 2 * (draws.uniform("flip").double() < self.probability).double()
         return _affine(sign, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Jitter(GeometricTransform):
-    """Shift by whole pixels, so that alone it moves and does not blur; what comes in is mirrored.
+    """Random shift by integer pixels with reflection at the border; alone, it does not blur.
 
     Args:
-        pixels: each shift is uniform in -pixels ... pixels, in pixels of the view.
+        pixels: each shift is uniform in [-pixels, pixels], in pixels of the view.
     """
 
     purpose: ClassVar[str] = "Jitter"
@@ -153,19 +153,19 @@ class Jitter(GeometricTransform):
         _check_not_negative("Jitter", "pixels", self.pixels)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Return the reading places of each view."""
+        """Compute the matrices ``(M, 3, 3)``."""
         shift = draws.integers("shift", -self.pixels, self.pixels, (2,)).double()
         return _affine(1.0, 0.0, 0.0, 1.0, shift[:, 0], shift[:, 1], like=shift[:, 0])
 
 
 @dataclass(frozen=True)
 class Roll(Transform):
-    """Shift by whole pixels that wraps around, exactly (Mordvintsev, Olah and Tyka 2015; CS231n).
+    """Random cyclic shift by integer pixels (Mordvintsev, Olah and Tyka 2015; CS231n).
 
-    The gradient comes back rolled the other way, so the image itself stays where it is.
+    The gradient is rolled back, so the image does not move.
 
     Args:
-        pixels: each shift is uniform in -pixels ... pixels.
+        pixels: each shift is uniform in [-pixels, pixels].
     """
 
     purpose: ClassVar[str] = "Roll"
@@ -176,7 +176,7 @@ class Roll(Transform):
         _check_not_negative("Roll", "pixels", self.pixels)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the rolled images."""
+        """Roll the images."""
         shifts = to_list(draws.integers("shift", -self.pixels, self.pixels, (2,)))
         rolled = [image.roll(shift, (-1, -2)) for image, shift in zip(images, shifts, strict=True)]
         return torch.stack(rolled)
@@ -184,14 +184,12 @@ class Roll(Transform):
 
 @dataclass(frozen=True)
 class DiverseInput(Transform):
-    """With some probability the image smaller, at a random place on black, so that an adversarial example doesn't hang
-    on where one network looks (Xie et al. 2019, arXiv:1803.06978).
-
-    There the canvas grows beyond the network's input instead, and the image keeps its size at least.
+    """Random downsizing and zero padding at a random position, for transferable adversarial examples (Xie et al. 2019,
+    arXiv:1803.06978). The paper enlarges the canvas instead of shrinking the image.
 
     Args:
-        probability: that an image is changed.
-        low: smallest side, as a fraction of the image's; it is drawn uniformly in [low, 1], the same for both sides.
+        probability: probability that an image is changed.
+        low: smallest relative side; it is uniform in [low, 1], equal for height and width.
     """
 
     purpose: ClassVar[str] = "DiverseInput"
@@ -203,31 +201,29 @@ class DiverseInput(Transform):
     def __post_init__(self) -> None:
         if not (0 <= self.probability <= 1 and 0 < self.low <= 1):
             raise LitVizError(
-                "DiverseInput needs a probability in [0, 1] and a smallest side in (0, 1], "
-                f"not {self.probability} and {self.low}"
+                f"DiverseInput: probability must be in [0, 1] and low in (0, 1], got {self.probability} and {self.low}"
             )
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the images, those that are changed resized bilinearly and padded with zeros."""
+        """Resize (bilinear) and zero-pad the selected images."""
         changed = [u < self.probability for u in to_list(draws.uniform("changed"))]
-        sides, places = to_list(draws.uniform("side", self.low, 1.0)), to_list(draws.uniform("place", shape=(2,)))
+        sides, positions = to_list(draws.uniform("side", self.low, 1.0)), to_list(draws.uniform("place", shape=(2,)))
         return torch.stack(
             [
-                _padded(image, side, place) if due else image
-                for image, due, side, place in zip(images, changed, sides, places, strict=True)
+                _shrink(image, side, position) if change else image
+                for image, change, side, position in zip(images, changed, sides, positions, strict=True)
             ]
         )
 
 
-def _padded(image: Tensor, side: float, place: list[float]) -> Tensor:
-    """Return an image ``(C, H, W)`` made smaller by ``side``, on black of its old size; places run from 0 to 1."""
+def _shrink(image: Tensor, side: float, position: list[float]) -> Tensor:
+    """Shrink an image ``(C, H, W)`` by ``side`` and pad it with zeros to its size; ``position`` is in [0, 1]."""
     size = image.shape[-2:]
     small = [max(round(side * n), 1) for n in size]
-    before = [min(int(p * (n - m + 1)), n - m) for p, n, m in zip(place, size, small, strict=True)]
-    above, left = before
-    below, right = (n - m - b for n, m, b in zip(size, small, before, strict=True))
+    top, left = (min(int(p * (n - m + 1)), n - m) for p, n, m in zip(position, size, small, strict=True))
+    bottom, right = size[0] - small[0] - top, size[1] - small[1] - left
     resized = interpolate(image[None], small, mode="bilinear", antialias=True, align_corners=False)[0]
-    return pad(resized, (left, right, above, below))
+    return pad(resized, (left, right, top, bottom))
 
 
 def _affine(
@@ -239,20 +235,20 @@ def _affine(
     y: Tensor | float = 0.0,
     like: Tensor | None = None,
 ) -> Tensor:
-    """Return ``(M, 3, 3)`` of the entries; numbers are the same for all rows (``like`` tells M if ``xx`` does not)."""
+    """Build matrices ``(M, 3, 3)`` from their entries; ``like`` defines M if ``xx`` is a number."""
     like = xx if isinstance(xx, Tensor) else like
     assert like is not None
     matrices = torch.eye(3, dtype=torch.float64).repeat(len(like), 1, 1)
-    for place, value in (((0, 0), xx), ((0, 1), xy), ((1, 0), yx), ((1, 1), yy), ((0, 2), x), ((1, 2), y)):
-        matrices[:, place[0], place[1]] = value
+    for row, column, value in ((0, 0, xx), (0, 1, xy), (1, 0, yx), (1, 1, yy), (0, 2, x), (1, 2, y)):
+        matrices[:, row, column] = value
     return matrices
 
 
-def _check_range(owner: str, what: str, low: float, high: float) -> None:
+def _check_range(owner: str, low: float, high: float) -> None:
     if not 0 < low <= high < math.inf:
-        raise LitVizError(f"{what} of {owner} goes from low to high with 0 < low <= high, not from {low} to {high}")
+        raise LitVizError(f"{owner}: 0 < low <= high is required, got {low} and {high}")
 
 
-def _check_not_negative(owner: str, what: str, value: float) -> None:
+def _check_not_negative(owner: str, argument: str, value: float) -> None:
     if not 0 <= value < math.inf:
-        raise LitVizError(f"the {what} of {owner} must be 0 or more, not {value}")
+        raise LitVizError(f"{argument} of {owner} must be non-negative, got {value}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.images.modes import LUMA
+from lit_viz.images.fitting import LUMA
 
 _POSITIVE, _NEGATIVE = "#ca0020", "#0571b0"  # ColorBrewer RdBu, distinguishable with color vision deficiency
 

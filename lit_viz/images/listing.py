@@ -1,50 +1,48 @@
-"""From what a user hands in to photographs, in order.
-
-Nothing here opens an image: thousands of photographs are listed in a moment, and a broken one fails when it is read.
-"""
+"""Listing of photographs from files, folders, CSV tables and mappings, without opening an image."""
 
 from __future__ import annotations
 
+import csv
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lit_viz.errors import LitVizError
-from lit_viz.images.reading import PACKAGED_PREFIX, missing, packaged_photograph
-from lit_viz.images.tables import read_table
+from lit_viz.images.reading import PACKAGED_PREFIX, missing_file_error, packaged_photograph
 from lit_viz.utils.files import non_utf8_name_error, utf8_name
 from lit_viz.utils.formatting import pluralize
 
-#: Of an image that is handed over from Python, with its place among them.
+#: Prefix of images passed from Python as arrays, followed by their index.
 ARRAY_PREFIX = "array:"
 
-#: Of what Pillow reads, the suffixes that photographs have.
+#: Suffixes of photographs among the formats that Pillow reads.
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+_COLUMNS = ("file", "label", "target")
 
 
 def has_array_images(options: Mapping[str, Any]) -> bool:
-    """Return whether images of a run came from Python: its photographs, or the one that class images start from."""
+    """Return whether photographs or the initial image of a run were passed from Python as arrays."""
     given = [*(options.get("photographs") or ()), options.get("init")]
-    files = (one.get("file") if isinstance(one, Mapping) else one for one in given)
+    files = (item.get("file") if isinstance(item, Mapping) else item for item in given)
     return any(str(file).startswith(ARRAY_PREFIX) for file in files)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A photograph that was handed in.
+    """A listed photograph.
 
     Attributes:
-        path: of the file as it was given (below a folder: the folder and what follows), or ``packaged:NAME``.
-        label, target: what the table that lists it says of it, as it stands there; from Python, a number is an index.
-        listed_in: that table.
-        error: why it can't be used, in one sentence.
+        path: path as given (in a folder: the folder and the relative path), or ``packaged:NAME``.
+        label, target: cells of the table that lists it; from Python, a number is an index.
+        listed_in: the table.
+        error: message if the photograph can't be used.
     """
 
     path: str
@@ -55,8 +53,7 @@ class Entry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it may be called, in one line each: the file's name without its suffix, with it, and both after the name
-        of its folder."""
+        """Display names from short to long: file name without and with suffix, then both with the folder's name."""
         path = Path(self.path.removeprefix(PACKAGED_PREFIX))
         folder = f"{path.parent.name}/".lstrip("/")
         names = (path.stem, path.name, folder + path.stem, folder + path.name)
@@ -65,64 +62,64 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """Photographs in order, and sentences worth saying about what was passed over."""
+    """Photographs in order, and notes about ignored files and columns."""
 
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Return for each photograph the first of its names that tells all of those apart which share the shortest;
-        the shortest where none does, as of one file that is listed twice."""
-        alike: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)  # names by path
+        """Return the shortest display name of each photograph that is unique among those with the same short name.
+
+        Photographs without a unique name, such as a file listed twice, have the shortest name.
+        """
+        alike: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)  # names by path, by shortest name
         for entry in self.entries:
             alike[entry.names[0]][os.path.normpath(entry.path)] = entry.names
-        called: dict[str, str] = {}
+        chosen: dict[str, str] = {}
         for files in alike.values():
-            forms = zip(*files.values(), strict=True)
-            told_apart = (n for n, form in enumerate(forms) if len(set(form)) == len(files))
-            best = next(told_apart, 0)
-            called |= {path: names[best] for path, names in files.items()}
-        return [called[os.path.normpath(entry.path)] for entry in self.entries]
+            lengths = enumerate(zip(*files.values(), strict=True))
+            best = next((index for index, names in lengths if len(set(names)) == len(files)), 0)
+            chosen |= {path: names[best] for path, names in files.items()}
+        return [chosen[os.path.normpath(entry.path)] for entry in self.entries]
 
 
 def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
-    """List the photographs that were handed in.
+    """List photographs.
 
     Args:
-        given: each is a file, taken whatever its suffix; a folder, whose pictures at any depth are taken in natural
-            order (``img2`` before ``img10``), but hidden ones and other files are passed over; ``packaged:NAME``; or a
-            CSV file with the columns ``file`` and, if wanted, ``label`` and ``target``; its paths start at its folder;
-            or such a row as a mapping.
+        given: each item is a file of any suffix; a folder, whose images at any depth are listed in natural order
+            (``img2`` before ``img10``), without hidden files; ``packaged:NAME``; a CSV file with the column ``file``
+            and optionally ``label`` and ``target``, whose paths are relative to it; or a row as a mapping.
 
     Raises:
-        LitVizError: there is no such file, a folder holds no picture or can't be read, or a CSV file is broken.
+        LitVizError: if a file is missing, a folder is unreadable or has no image, or a CSV file is invalid.
     """
     if not given:
-        raise LitVizError("no photograph was given: name files, folders or a CSV file with a column file")
+        raise LitVizError("no photograph was given: give files, folders or a CSV file with a column file")
     entries: list[Entry] = []
     others: list[str] = []
     notes: list[str] = []
-    for word in given:
-        if isinstance(word, Mapping):
-            entries.append(_row(word))
+    for item in given:
+        if isinstance(item, Mapping):
+            entries.append(_entry_of_row(item))
             continue
-        if not isinstance(word, str):
-            raise LitVizError(f"a photograph is named by a word, not by {word!r}: put quotes around a name of digits")
-        path = Path(word)
-        if word.startswith(ARRAY_PREFIX):
-            entries.append(Entry(word))
-        elif word.startswith(PACKAGED_PREFIX):
-            packaged_photograph(word.removeprefix(PACKAGED_PREFIX))
-            entries.append(Entry(word))
-        elif not word.strip() or not path.exists():
-            raise LitVizError(missing(word, "photograph or folder"))
+        if not isinstance(item, str):
+            raise LitVizError(f"photographs must be named by strings, got {item!r}: put quotes around a name of digits")
+        path = Path(item)
+        if item.startswith(ARRAY_PREFIX):
+            entries.append(Entry(item))
+        elif item.startswith(PACKAGED_PREFIX):
+            packaged_photograph(item.removeprefix(PACKAGED_PREFIX))
+            entries.append(Entry(item))
+        elif not item.strip() or not path.exists():
+            raise LitVizError(missing_file_error(item, "photograph or folder"))
         elif path.is_dir():
-            pictures, rest = _pictures_in(path)
-            entries += map(_entry, pictures)
-            others += rest
+            files, ignored = _images_in(path)
+            entries += map(_entry, files)
+            others += ignored
         elif path.suffix.casefold() == ".csv":
-            folder_entries, note = _listed(path)
-            entries += folder_entries
+            listed, note = _entries_of_table(path)
+            entries += listed
             notes += note
         else:
             entries.append(_entry(path))
@@ -134,37 +131,37 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
 # -- folders
 
 
-def _pictures_in(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the pictures below a folder, and the names of the other files."""
+def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the images below a folder, and the names of the other files."""
     try:
         files = list(_files_below(folder, set()))
     except OSError as error:
         raise LitVizError(f"the folder {error.filename or folder} can't be read ({error.strerror})") from error
-    pictures = [file for file in files if file.suffix.casefold() in SUFFIXES]
+    images = [file for file in files if file.suffix.casefold() in SUFFIXES]
     others = [file.name for file in files if file.suffix.casefold() not in SUFFIXES]
-    if not pictures:
-        found = f", only {_some(others)}" if others else ""
-        raise LitVizError(f"there is no picture in the folder {folder}{found}")
-    return pictures, others
+    if not images:
+        only = f", only {_some(others)}" if others else ""
+        raise LitVizError(f"there is no picture in the folder {folder}{only}")
+    return images, others
 
 
-def _files_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yield the files; each folder is entered once, so links may lead in circles."""
+def _files_below(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yield the files below a folder; each folder is visited once, also with cyclic links."""
     status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
+    if (status.st_dev, status.st_ino) in visited:
         return
-    seen.add((status.st_dev, status.st_ino))
-    for path in sorted(folder.iterdir(), key=lambda path: _natural(path.name)):
+    visited.add((status.st_dev, status.st_ino))
+    for path in sorted(folder.iterdir(), key=lambda path: _natural_order(path.name)):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _files_below(path, seen)
+            yield from _files_below(path, visited)
         else:
             yield path
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Return a key by which numbers count as numbers; texts and numbers alternate, so they never meet."""
+def _natural_order(name: str) -> tuple[list[str | int], str]:
+    """Return a sort key with numbers as integers; texts and numbers alternate, so their types match."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
@@ -180,27 +177,118 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
 # -- tables
 
 
-def _row(row: Mapping[str, Any]) -> Entry:
-    """Return the photograph that a mapping with the keys of a table names."""
-    unknown = [key for key in row if key not in ("file", "label", "target")]
-    if "file" not in row or unknown:
-        raise LitVizError(f"a photograph is given as file, label and target, not as {dict(row)}")
-    label, target = (_class_in(row.get(key)) for key in ("label", "target"))
+def _entry_of_row(row: Mapping[str, Any]) -> Entry:
+    """Return the photograph of a mapping with the keys of a table."""
+    if "file" not in row or any(key not in _COLUMNS for key in row):
+        raise LitVizError(f"a photograph must be a mapping of file, label and target, got {dict(row)}")
+    label, target = (_class_of_cell(row.get(key)) for key in ("label", "target"))
     return Entry(str(row["file"]), label, target, "the list of photographs")
 
 
-def _class_in(value: Any) -> str | int | None:
-    """Return a class as it was given: a number is an index, also where classes are called by numbers."""
+def _class_of_cell(value: Any) -> str | int | None:
+    """Return a class as given: a number is an index, also if classes have numbers as names."""
     return value if value is None or isinstance(value, int) else str(value)
 
 
-def _listed(file: Path) -> tuple[list[Entry], list[str]]:
-    """Return the photographs that a CSV file lists, and a note of the columns that mean nothing here."""
+def _entries_of_table(file: Path) -> tuple[list[Entry], list[str]]:
+    """Return the photographs of a CSV file, and a note about ignored columns."""
     rows = read_table(file, ("file",))
-    unused = [column for column in rows[0] if column not in ("file", "label", "target")]
+    unused = [column for column in rows[0] if column not in _COLUMNS]
     entries = []
     for row in rows:
         name = row["file"]
         path = name if name.startswith(PACKAGED_PREFIX) else str(file.parent / name)
         entries.append(Entry(path, row.get("label") or None, row.get("target") or None, str(file)))
     return entries, [f"columns of {file} that are not used: {_some(unused)}"] if unused else []
+
+
+def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read the rows of a CSV file by column; column names are lower case, cells are stripped.
+
+    Args:
+        file: UTF-8, with or without a byte-order mark; the first line contains the column names.
+        columns: required columns; the first (``file``) must be filled in every row.
+
+    Raises:
+        LitVizError: if the file can't be read, lacks a column, or has no row or an invalid row.
+    """
+    header, numbered = _read_csv(file)
+    missing = [column for column in columns if column not in header]
+    if missing:
+        found = f"its first line has {', '.join(header)}" if header else "it is empty"
+        raise LitVizError(f"the table {file} has no column {missing[0]}: {found}, but must name the columns")
+    repeated = [column for column, count in Counter(header).items() if count > 1 and column]
+    if repeated:
+        raise LitVizError(f"the table {file} has two columns {repeated[0]}: keep one of them")
+    if not numbered:
+        raise LitVizError(f"the table {file} has no row below its first line")
+    rows = []
+    for number, cells in numbered:
+        if any(cells[len(header) :]):
+            raise LitVizError(f"line {number} of {file} has too many cells: put quotes around names with a comma")
+        row = dict(zip(header, cells + [""] * len(header), strict=False))
+        if not row[columns[0]]:
+            raise LitVizError(f"line {number} of {file} has no {columns[0]}")
+        rows.append(row)
+    return rows
+
+
+def _read_csv(file: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the column names, and the non-empty rows with their line numbers."""
+    numbered: list[tuple[int, list[str]]] = []
+    line = 0
+    try:
+        with Path(file).open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, strict=True)
+            header = [name.strip().casefold() for name in next(reader, [])]
+            line = reader.line_num
+            for row in reader:
+                line = reader.line_num
+                if any(map(str.strip, row)):  # spreadsheets append rows of empty cells
+                    numbered.append((line, [cell.strip() for cell in row]))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
+        reason = f"the row that begins in line {line + 1}: {error}" if isinstance(error, csv.Error) else reason
+        raise LitVizError(f"the table {file} can't be read ({reason}): give a CSV file in UTF-8") from error
+    return header, numbered
+
+
+def column_values(paths: Sequence[str], file: str, column: str) -> Mapping[str, str | LitVizError]:
+    """Look up photographs in a CSV file; return the cell of a column, or the error, by path.
+
+    A row belongs to the photograph at its path, relative to the CSV file, otherwise to the only photograph whose path
+    ends with it; a unique file name is therefore sufficient.
+
+    Raises:
+        LitVizError: as :func:`read_table`, or if a file is listed twice with different values.
+    """
+    cells: dict[str, str] = {}
+    for row in read_table(file, ("file", column)):
+        name = os.path.normpath(row["file"])
+        if cells.setdefault(name, row[column]) != row[column]:
+            raise LitVizError(f"{file} gives {name} two values in the column {column}: keep one of its rows")
+    exact = {_absolute(Path(file).parent / name): name for name in cells}
+    absolute = {path: _absolute(path) for path in paths}
+    names = {path: exact.get(path) or _longest_ending(path, cells) for path in absolute.values()}
+    uses = Counter(names.values())
+
+    def value(path: str) -> str | LitVizError:
+        name = names[absolute[path]]
+        if name is None or not cells[name]:
+            return LitVizError(f"{path} has no {column} in {file}")
+        if uses[name] > 1 and exact.get(absolute[path]) != name:
+            return LitVizError(f"{name} in {file} matches {uses[name]} photographs ({path}, ...): give its folder")
+        return cells[name]
+
+    return {path: value(path) for path in paths}
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.normpath(Path(path).absolute())
+
+
+def _longest_ending(path: str, names: Mapping[str, str]) -> str | None:
+    """Return the longest name that is an ending of the path."""
+    parts = Path(path).parts
+    endings = (os.path.join(*parts[first:]) for first in range(len(parts)))  # noqa: PTH118
+    return next((ending for ending in endings if ending in names), None)

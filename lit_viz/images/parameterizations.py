@@ -1,6 +1,7 @@
-"""What is trained instead of the pixels: a parameter ``x`` of another shape, and its differentiable way to the images.
+"""Base class of parameterizations, the pixel parameterization, and the canvas of the optimized images.
 
-A parameterization has no state: ``x`` is a plain tensor ``(N, *shape)`` whose rows are independent.
+A parameterization is a stateless, differentiable map from a parameter ``x`` ``(N, *shape)`` with independent rows to
+images.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from lit_viz.rng import Draws
 
 @dataclass(frozen=True)
 class Canvas:
-    """The images that are trained: their shape, and the normalization of the classifier that will see them.
+    """Shape of the optimized images and normalization of the classifier.
 
     Args:
-        channels: 3, or 1 for a grey classifier.
+        channels: 3, or 1 for a gray classifier.
         height: in pixels.
         width: in pixels.
-        mean: by channel; the classifier sees ``(image - mean) / std``.
-        std: by channel.
+        mean: per channel; the input of the network is ``(image - mean) / std``.
+        std: per channel.
     """
 
     channels: int
@@ -36,11 +37,11 @@ class Canvas:
 
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1:
-            raise LitVizError(f"a canvas of {self.channels} x {self.height} x {self.width} (C x H x W) is empty")
+            raise LitVizError(f"canvas must be at least 1 x 1 x 1, got {self.channels} x {self.height} x {self.width}")
         if not len(self.mean) == len(self.std) == self.channels:
             raise LitVizError(
-                f"the canvas has {self.channels} channels, but the classifier's mean has {len(self.mean)} values "
-                f"and its std {len(self.std)}"
+                f"mean and std must have {self.channels} values, one per channel, got {len(self.mean)} and "
+                f"{len(self.std)}"
             )
 
     @property
@@ -49,45 +50,45 @@ class Canvas:
         return self.channels, self.height, self.width
 
     def normalization(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and std as ``(C, 1, 1)``, of the dtype and on the device of ``like``."""
+        """Return mean and std as ``(C, 1, 1)`` with the dtype and device of ``like``."""
         mean, std = like.new_tensor(self.mean), like.new_tensor(self.std)
         return mean.view(-1, 1, 1), std.view(-1, 1, 1)
 
 
 class Parameterization(ABC):
-    """A differentiable map from a parameter to images.
+    """Base class of differentiable maps from a parameter to images.
 
     Attributes:
-        preserves: what of a photograph that is encoded, in words.
+        preserves: phrase for messages: the part of an encoded photograph that is preserved.
     """
 
     preserves: ClassVar[str] = "little of it"
 
     @abstractmethod
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
-        """Return the parameter ``(N, *shape)`` of N random images, one for each row of ``draws``."""
+        """Draw the parameter ``(N, *shape)`` of N random images, one per row of ``draws``."""
 
     @abstractmethod
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
-        """Return the parameter of given images ``(N, C, H, W)`` in [0, 1], as close as it allows."""
+        """Compute the parameter that approximates images ``(N, C, H, W)`` in [0, 1]."""
 
     @abstractmethod
     def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
-        """Return the images ``(N, C, H, W)`` of a parameter; differentiable."""
+        """Compute the images ``(N, C, H, W)`` of a parameter; differentiable."""
 
 
 @dataclass(frozen=True)
 class Pixels(Parameterization):
-    """The pixels themselves.
+    """Pixel values.
+
+    Encoding is exact up to float rounding.
 
     Args:
-        space: ``"unit"``: x is the image in [0, 1]. ``"normalized"``: x is the image as the classifier sees it, and
-            ``decode(x) = x * std + mean``, as in the experiment of Simonyan et al. (2014, section 2); noise of
-            standard deviation 1 leaves [0, 1], until a ``Clamp`` brings it back.
-        sd: standard deviation of the starting noise, in the units of x, around grey (unit) or the mean colour
-            (normalized). None means 0.1 in unit space and 1 in normalized space.
-
-    In unit space the start is clamped to [0, 1]. Encoding is exact up to float rounding.
+        space: ``"unit"``: x is the image in [0, 1], and the start is clamped to [0, 1]. ``"normalized"``: x is the
+            input of the network, ``decode(x) = x * std + mean``, as in Simonyan et al. (2014, section 2); images can
+            leave [0, 1] unless the projection ``Clamp`` is used.
+        sd: standard deviation of the initial noise in units of x, around gray (unit) or the mean color (normalized).
+            None: 0.1 in unit space, 1 in normalized space.
     """
 
     space: Literal["unit", "normalized"] = "unit"
@@ -95,12 +96,12 @@ class Pixels(Parameterization):
 
     def __post_init__(self) -> None:
         if self.space not in ("unit", "normalized"):
-            raise LitVizError(f"the space of Pixels is 'unit' or 'normalized', not {self.space!r}")
+            raise LitVizError(f"space of Pixels must be 'unit' or 'normalized', got {self.space!r}")
         if self.sd is not None and not self.sd >= 0:
-            raise LitVizError(f"the sd of Pixels is a standard deviation of 0 or more, not {self.sd}")
+            raise LitVizError(f"sd of Pixels must be non-negative, got {self.sd}")
 
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
-        """Return noise ``(N, C, H, W)``."""
+        """Draw noise ``(N, C, H, W)``."""
         noise = draws.normal("start", canvas.shape)
         if self.space == "normalized":
             return noise * (1.0 if self.sd is None else self.sd)
@@ -114,7 +115,7 @@ class Pixels(Parameterization):
         return (images - mean) / std
 
     def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
-        """Return the images; in normalized space they may leave [0, 1]."""
+        """Return the images; in normalized space they can leave [0, 1]."""
         if self.space == "unit":
             return x
         mean, std = canvas.normalization(x)
@@ -122,7 +123,7 @@ class Pixels(Parameterization):
 
 
 def encoding_error(parameterization: Parameterization, images: Tensor, canvas: Canvas) -> tuple[float, float]:
-    """Return the largest and the mean absolute difference of ``decode(encode(images))`` to the images, in /255."""
+    """Return maximum and mean of ``|decode(encode(images)) - images|``, in /255."""
     with torch.no_grad():
         difference = parameterization.decode(parameterization.encode(images, canvas), canvas).sub(images).abs().mul(255)
     return float(difference.max()), float(difference.mean())

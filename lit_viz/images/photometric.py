@@ -1,4 +1,4 @@
-"""Transforms that change values and move nothing."""
+"""Transforms of pixel values: color, saturation, noise and blur."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lit_viz.utils.device import to_device, to_list
 
 @dataclass(frozen=True)
 class ColorShift(Transform):
-    """Another scale and offset for every channel (after Ghiasi et al. 2022).
+    """Random scale and offset per channel (after Ghiasi et al. 2022).
 
     Args:
-        scale: the factor is uniform in [1 - scale, 1 + scale].
-        offset: what is added is uniform in [-offset, offset], with images in [0, 1].
+        scale: factors are uniform in [1 - scale, 1 + scale]; in [0, 1).
+        offset: offsets are uniform in [-offset, offset], for images in [0, 1].
     """
 
     purpose: ClassVar[str] = "ColorShift"
@@ -32,11 +32,11 @@ class ColorShift(Transform):
     def __post_init__(self) -> None:
         if not (0 <= self.scale < 1 and self.offset >= 0):
             raise LitVizError(
-                f"ColorShift needs a scale in [0, 1) and an offset of 0 or more, not {self.scale} and {self.offset}"
+                f"ColorShift: scale must be in [0, 1) and offset non-negative, got {self.scale} and {self.offset}"
             )
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the shifted images."""
+        """Shift the colors of the images."""
         shape = (images.shape[1], 1, 1)
         scale = draws.uniform("scale", 1 - self.scale, 1 + self.scale, shape)
         offset = draws.uniform("offset", -self.offset, self.offset, shape)
@@ -45,12 +45,12 @@ class ColorShift(Transform):
 
 @dataclass(frozen=True)
 class ExponentialColorShift(Transform):
-    """``(x - mean) / std`` with another mean and std for every channel and view: far stronger than :class:`ColorShift`
-    (Ghiasi et al. 2021, "Plug-In Inversion", arXiv:2201.12961).
+    """``(x - mean) / std`` with random mean and std per channel and view; stronger than :class:`ColorShift` (Ghiasi et
+    al. 2021, "Plug-In Inversion", arXiv:2201.12961).
 
     Args:
-        mean: it is uniform in [-mean, mean], with images in [0, 1].
-        log_std: the logarithm of the std is uniform in [-log_std, log_std].
+        mean: means are uniform in [-mean, mean], for images in [0, 1].
+        log_std: logarithms of the std are uniform in [-log_std, log_std].
     """
 
     purpose: ClassVar[str] = "ExponentialColorShift"
@@ -61,11 +61,11 @@ class ExponentialColorShift(Transform):
     def __post_init__(self) -> None:
         if not (self.mean >= 0 and self.log_std >= 0):
             raise LitVizError(
-                f"ExponentialColorShift needs a mean and a log_std of 0 or more, not {self.mean} and {self.log_std}"
+                f"ExponentialColorShift: mean and log_std must be non-negative, got {self.mean} and {self.log_std}"
             )
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the shifted images."""
+        """Shift the colors of the images."""
         shape = (images.shape[1], 1, 1)
         mean = draws.uniform("mean", -self.mean, self.mean, shape).to(images)
         std = draws.uniform("log_std", -self.log_std, self.log_std, shape).to(images).exp()
@@ -74,11 +74,11 @@ class ExponentialColorShift(Transform):
 
 @dataclass(frozen=True)
 class Saturation(Transform):
-    """Another saturation: each pixel is mixed with the mean of its channels.
+    """Random saturation: interpolation between each pixel and the mean of its channels.
 
     Args:
-        low: smallest factor; 0 is grey.
-        high: largest factor; 1 leaves the colours as they are, more makes them gaudy.
+        low: smallest factor; 0 is gray.
+        high: largest factor; 1 leaves the colors unchanged.
     """
 
     purpose: ClassVar[str] = "Saturation"
@@ -88,20 +88,20 @@ class Saturation(Transform):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high:
-            raise LitVizError(f"Saturation needs 0 <= low <= high, not {self.low} and {self.high}")
+            raise LitVizError(f"Saturation: 0 <= low <= high is required, got {self.low} and {self.high}")
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the images with another saturation; one channel has none to change."""
+        """Change the saturation of the images; single-channel images are unchanged."""
         factor = draws.uniform("factor", self.low, self.high, (1, 1, 1)).to(images)
         return torch.lerp(images.mean(1, keepdim=True), images, factor) if images.shape[1] > 1 else images
 
 
 @dataclass(frozen=True)
 class Noise(Transform):
-    """Added Gaussian noise.
+    """Additive Gaussian noise.
 
     Args:
-        sd: its standard deviation, with images in [0, 1].
+        sd: standard deviation, for images in [0, 1].
     """
 
     purpose: ClassVar[str] = "Noise"
@@ -110,10 +110,10 @@ class Noise(Transform):
 
     def __post_init__(self) -> None:
         if not self.sd >= 0:
-            raise LitVizError(f"the sd of Noise is a standard deviation of 0 or more, not {self.sd}")
+            raise LitVizError(f"sd of Noise must be non-negative, got {self.sd}")
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the noisy images."""
+        """Add noise to the images."""
         if self.sd == 0:
             return images
         return torch.add(images, draws.noise("noise", images.shape[1:]).to(images), alpha=self.sd)
@@ -121,12 +121,12 @@ class Noise(Transform):
 
 @dataclass(frozen=True)
 class Blur(Transform):
-    """Gaussian blur of random width on every n-th iteration of the image.
+    """Gaussian blur of random width at every n-th iteration.
 
     Args:
         low: smallest sigma, in pixels of the view.
         high: largest sigma.
-        every: blurred are the iterations that it divides: 1 is all, 2 is 0, 2, 4 ...
+        every: blur at iterations divisible by this number: 1 is all, 2 is 0, 2, 4 ...
     """
 
     purpose: ClassVar[str] = "Blur"
@@ -137,18 +137,16 @@ class Blur(Transform):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high:
-            raise LitVizError(
-                f"the sigma of Blur goes from low to high, 0 <= low <= high, not {self.low} to {self.high}"
-            )
+            raise LitVizError(f"Blur: 0 <= low <= high is required, got {self.low} and {self.high}")
         if self.every < 1:
-            raise LitVizError(f"Blur needs every >= 1 (1 blurs on every iteration), not {self.every}")
+            raise LitVizError(f"every of Blur must be at least 1, got {self.every}")
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the images, blurred where their iteration asks for it."""
+        """Blur the images whose iteration is divisible by ``every``."""
         due = [key.iteration % self.every == 0 for key in draws.keys]
         if not any(due):
             return images
-        sigmas = to_list(draws.uniform("sigma", self.low, self.high))
-        mine = [sigma if now else 0.0 for sigma, now in zip(sigmas, due, strict=True)]
-        # Truncated at 3 sigma: 0.3 % of the kernel's weight, for three quarters of the work.
-        return gaussian_blur(images, to_device(mine, images.device), truncate=3.0)
+        drawn = to_list(draws.uniform("sigma", self.low, self.high))
+        sigmas = [sigma if is_due else 0.0 for sigma, is_due in zip(drawn, due, strict=True)]
+        # Truncation at 3 sigma removes 0.3 % of the kernel's weight and a quarter of the work.
+        return gaussian_blur(images, to_device(sigmas, images.device), truncate=3.0)

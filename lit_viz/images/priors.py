@@ -1,4 +1,4 @@
-"""What is believed of images beforehand: penalties on the image, and projections of the parameter after an update."""
+"""Image priors: penalties that are subtracted from the score, and projections after an update."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from lit_viz.images.parameterizations import Canvas, Parameterization, Pixels
 
 
 class Prior(ABC):
-    """A penalty, subtracted from the score; it sees the image as the classifier does (zero is the mean colour)."""
+    """Base class of penalties on the normalized image, in which zero is the mean color."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Under which its value is logged."""
+        """Name of the logged metric."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the penalties ``(N,)`` of normalized images ``(N, C, H, W)``; differentiable."""
+        """Compute the penalties ``(N,)`` of normalized images ``(N, C, H, W)``; differentiable."""
 
 
 @dataclass(frozen=True)
 class _Weighted(Prior):
-    """A prior with a weight.
+    """Base class of priors with a weight.
 
     Args:
-        weight: the penalty's factor, 0 or more.
+        weight: factor of the penalty, non-negative.
     """
 
     weight: float = 1e-3
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
-            raise LitVizError(f"the weight of {type(self).__name__} must be 0 or more, not {self.weight}")
+            raise LitVizError(f"weight of {type(self).__name__} must be non-negative, got {self.weight}")
 
 
 class L2(_Weighted):
-    """``weight * ||x||``, the Euclidean norm of each image (as in the original experiment, with weight 1e-3)."""
+    """``weight * ||x||``, the Euclidean norm of each image (weight 1e-3 in the original experiment)."""
 
     @property
     def name(self) -> str:
@@ -50,7 +50,7 @@ class L2(_Weighted):
         return "l2"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the penalties."""
+        """Compute the penalties ``(N,)``."""
         norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
         return self.weight * norms
 
@@ -64,12 +64,12 @@ class SquaredL2(_Weighted):
         return "squared_l2"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the penalties."""
+        """Compute the penalties ``(N,)``."""
         return self.weight * images.flatten(1).square().sum(1)
 
 
 class TotalVariation(_Weighted):
-    """``weight`` times the sum of the absolute differences of all neighbours, across and down."""
+    """``weight`` times the sum of the absolute differences of horizontal and vertical neighbors."""
 
     @property
     def name(self) -> str:
@@ -77,41 +77,40 @@ class TotalVariation(_Weighted):
         return "total_variation"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the penalties."""
-        down, across = images.diff(dim=-2), images.diff(dim=-1)
-        return self.weight * (down.abs().flatten(1).sum(1) + across.abs().flatten(1).sum(1))
+        """Compute the penalties ``(N,)``."""
+        vertical, horizontal = images.diff(dim=-2), images.diff(dim=-1)
+        return self.weight * (vertical.abs().flatten(1).sum(1) + horizontal.abs().flatten(1).sum(1))
 
 
 class Projection(ABC):
-    """What is done to the parameter after an update, without a gradient."""
+    """Base class of operations on the parameter after an update, without gradient."""
 
     def check(self, parameterization: Parameterization) -> None:
-        """Raise a LitVizError where the parameter is not made of pixels (a method calls this when it is built)."""
+        """Raise a LitVizError unless the parameterization is :class:`Pixels`; called when a method is built."""
         if not isinstance(parameterization, Pixels):
             raise LitVizError(
-                f"{type(self).__name__} acts on pixels and can't be used with {type(parameterization).__name__}: "
-                "leave it out, or use the parameterization Pixels"
+                f"{type(self).__name__} requires the parameterization Pixels, got {type(parameterization).__name__}"
             )
 
     @abstractmethod
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:
-        """Return the projected parameter.
+        """Project the parameter.
 
         Args:
             x: ``(N, C, H, W)``.
-            iteration: int64 ``(N,)``, the updates that each image has had.
-            parameterization: what x means; one that :meth:`check` accepts.
+            iteration: int64 ``(N,)``, number of updates of each image.
+            parameterization: of x; accepted by :meth:`check`.
             canvas: of the images.
         """
 
 
 @dataclass(frozen=True)
 class GaussianBlur(Projection):
-    """A blur after every n-th update (Yosinski et al. 2015).
+    """Gaussian blur after every n-th update (Yosinski et al. 2015).
 
     Args:
         sigma: in pixels.
-        every: 10 blurs after updates 10, 20, 30 ...
+        every: period in updates: 10 blurs after updates 10, 20, 30 ...
     """
 
     sigma: float = 0.5
@@ -120,21 +119,21 @@ class GaussianBlur(Projection):
     def __post_init__(self) -> None:
         if not (self.sigma >= 0 and self.every >= 1):
             raise LitVizError(
-                f"GaussianBlur needs a sigma of 0 or more and every >= 1, not sigma {self.sigma} and every {self.every}"
+                f"GaussianBlur: sigma must be non-negative and every at least 1, got {self.sigma} and {self.every}"
             )
 
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:
-        """Return x, with the rows blurred whose turn it is."""
+        """Blur the rows whose iteration is divisible by ``every``."""
         due = iteration.to(x.device) % self.every == 0
         return gaussian_blur(x, self.sigma * due.to(x.dtype)) if due.any() else x
 
 
 @dataclass(frozen=True)
 class Clamp(Projection):
-    """Brings every pixel back to what a picture can show: [0, 1], or what that is in normalized space."""
+    """Clamp of the image to [0, 1], in the space of the parameter."""
 
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:
-        """Return x within the range."""
+        """Clamp x."""
         low, high = x.new_zeros(canvas.channels, 1, 1), x.new_ones(canvas.channels, 1, 1)
         if isinstance(parameterization, Pixels) and parameterization.space == "normalized":
             mean, std = canvas.normalization(x)

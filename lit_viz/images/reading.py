@@ -1,7 +1,7 @@
-"""From a file to the image that the classifier sees, with the way back; and from an image to bytes.
+"""Reading photographs at the classifier's size, and encoding images as bytes.
 
-A photograph is rounded to 8 bits once, after it was fitted. So source and result both lie on the 8-bit lattice, an
-epsilon holds in the file too, and a file of the classifier's size is read as it was written.
+A photograph is rounded to 8 bits once, after fitting. Source and result therefore lie on the 8-bit lattice, an epsilon
+holds in the file, and a file of the classifier's size is read without change.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.images.fitting import Box, Fit, place
-from lit_viz.images.modes import LUMA, Plane, planes_of
+from lit_viz.images.fitting import LUMA, Box, Fit, Plane, place, planes_of
 
 PACKAGED = {
     "astronaut": "astronaut.png",
@@ -32,25 +31,25 @@ PACKAGED = {
     "motorcycle_left": "motorcycle_left.png",
     "rocket": "rocket.jpg",
 }
-"""Photographs that come with scikit-image: chelsea is a tabby cat, coffee an espresso."""
+"""Photographs of scikit-image: chelsea is a tabby cat, coffee an espresso."""
 
 PACKAGED_PREFIX = "packaged:"
-_LARGE = 20_000_000  # pixels; JPEG files above it are decoded at a half, quarter or eighth, still twice the wanted size
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_LARGE = 20_000_000  # pixels; larger JPEG files are decoded at 1/2, 1/4 or 1/8, at least twice the requested size
+_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph as the classifier sees it.
+    """A photograph at the classifier's size.
+
+    Positions are (x, y) from the upper left corner; pixel k covers the interval from k to k + 1.
 
     Attributes:
-        pixels: float32 ``(C, H, W)`` in [0, 1]; each is a whole number of 255ths.
-        path: what it was read from, as it was given.
-        original_size: (height, width) of the file's picture, after its EXIF rotation.
-        box: (left, top, right, bottom), what of the original ``pixels`` span, in its pixels; with ``fit="pad"`` it
-            reaches beyond the original.
-
-    Places are (x, y) from the upper left corner, where pixel k covers the stretch from k to k + 1.
+        pixels: float32 ``(C, H, W)`` in [0, 1], multiples of 1/255.
+        path: source as given.
+        original_size: (height, width) of the file after EXIF rotation.
+        box: (left, top, right, bottom) of ``pixels`` in pixels of the original; with ``fit="pad"`` it exceeds the
+            original.
     """
 
     pixels: Tensor
@@ -59,24 +58,24 @@ class Photograph:
     box: Box
 
     def to_original(self, places: Tensor | Sequence[float]) -> Tensor:
-        """Return places of the image as places of the original.
+        """Convert positions in the image to positions in the original.
 
         Args:
-            places: ``(..., 2 k)``: points (x, y), boxes (left, top, right, bottom), or any row of such pairs.
+            places: ``(..., 2 k)``: points (x, y), boxes (left, top, right, bottom), or other sequences of pairs.
 
         Returns:
-            float64 of the same shape.
+            float64, same shape.
         """
-        pairs, step, corner = self._in_pairs(places)
+        pairs, step, corner = self._pairs(places)
         return (pairs * step + corner).flatten(-2)
 
     def from_original(self, places: Tensor | Sequence[float]) -> Tensor:
-        """Return places of the original as places of the image; those that were cut off lie outside of it."""
-        pairs, step, corner = self._in_pairs(places)
+        """Convert positions in the original to positions in the image; cropped positions are outside of it."""
+        pairs, step, corner = self._pairs(places)
         return ((pairs - corner) / step).flatten(-2)
 
-    def _in_pairs(self, places: Tensor | Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the places as ``(..., k, 2)``, the size of an image's pixel, and the corner, both as (x, y)."""
+    def _pairs(self, places: Tensor | Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the positions as ``(..., k, 2)``, and the pixel size and the corner of the image as (x, y)."""
         flat = torch.as_tensor(places, dtype=torch.float64)
         pairs = flat.view(*flat.shape[:-1], -1, 2)
         left, top, right, bottom = self.box
@@ -88,117 +87,114 @@ class Photograph:
 def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, fit: Fit = "crop") -> Photograph:
     """Read a photograph and fit it to the classifier's input.
 
-    EXIF rotation is applied, transparency is put on white, 16 bits are scaled to 8 (65535 becomes 255), and every mode
-    becomes RGB, or grey (ITU-R 601 luma) for one channel. An animation gives its first frame. The resize is bicubic and
-    antialiased; an image that already has the size is not resampled.
+    EXIF rotation is applied, transparency is composited on white, 16 bits are scaled to 8 (65535 becomes 255), and all
+    modes become RGB, or gray (ITU-R 601 luma) for one channel. The first frame of an animation is read. Resizing is
+    bicubic with antialiasing; an image of the requested size is not resampled.
 
     Args:
-        path: of the file, or ``"packaged:chelsea"`` for a picture that comes with scikit-image (see ``PACKAGED``).
-        size: (height, width) wanted.
+        path: file, or ``"packaged:chelsea"`` for a photograph of scikit-image (see ``PACKAGED``).
+        size: (height, width) of the result.
         channels: 3 or 1.
-        fit: ``"crop"``: the largest box in the centre that has the wanted shape. ``"squash"``: everything, stretched.
-            ``"pad"``: everything in its own shape, between grey borders.
+        fit: ``"crop"``: largest centered box with the requested aspect ratio. ``"squash"``: whole picture, stretched.
+            ``"pad"``: whole picture with gray borders.
 
     Raises:
-        LitVizError: the file is missing, empty, truncated, too large or no image, or ``fit`` or ``channels`` is not
-            one of these.
+        LitVizError: if the file is missing, empty, truncated, too large or not an image, or an argument is invalid.
     """
     if fit not in get_args(Fit):
-        raise LitVizError(f"fit {fit!r} is unknown: choose crop, squash or pad{did_you_mean(fit, get_args(Fit))}")
+        raise LitVizError(f"fit must be crop, squash or pad, got {fit!r}{did_you_mean(fit, get_args(Fit))}")
     if channels not in (1, 3):
-        raise LitVizError(f"a photograph can be read with 1 or 3 channels, not with {channels}")
+        raise LitVizError(f"channels must be 1 or 3, got {channels}")
     if min(size) < 1:
-        raise LitVizError(f"a photograph can't be read at a size of {size[0]} x {size[1]} pixels")
-    with _one_sentence(path):
+        raise LitVizError(f"size must be at least 1 x 1, got {size[0]} x {size[1]}")
+    with _translate_image_errors(path):
         planes, original_size = _decode(_locate(path), size)
-        placed = place(original_size, size, fit)
-        rgb = np.stack([placed.apply(plane) for plane in planes])
-    levels = np.rint(_of_channels(rgb, channels)).clip(0, 255).astype(np.float32)
-    return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placed.box)
+        placement = place(original_size, size, fit)
+        rgb = np.stack([placement.apply(plane) for plane in planes])
+    levels = np.rint(_to_channels(rgb, channels)).clip(0, 255).astype(np.float32)
+    return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placement.box)
 
 
 def from_pil(picture: Image.Image, channels: int = 3) -> Tensor:
-    """Return a picture of Pillow as ``(C, H, W)`` in [0, 1], read as a file of it is.
+    """Convert a Pillow image to ``(C, H, W)`` in [0, 1], with the same rules as for files.
 
     Raises:
-        LitVizError: its values are not understood.
+        LitVizError: if its values are out of range.
     """
-    with _one_sentence("init"):
+    with _translate_image_errors("init"):
         rgb = np.stack(list(planes_of(ImageOps.exif_transpose(picture))))
-    return torch.from_numpy(_of_channels(rgb, channels).astype(np.float32)) / 255
+    return torch.from_numpy(_to_channels(rgb, channels).astype(np.float32)) / 255
 
 
-def _of_channels(rgb: npt.NDArray[np.floating], channels: int) -> npt.NDArray[np.floating]:
-    """Return planes R, G and B ``(3, H, W)`` as they are, or for one channel their grey ``(1, H, W)``."""
+def _to_channels(rgb: npt.NDArray[np.floating], channels: int) -> npt.NDArray[np.floating]:
+    """Return planes ``(3, H, W)`` unchanged, or their luma ``(1, H, W)`` for one channel."""
     return np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
 
 
 def fitted(picture: Tensor, size: tuple[int, int], fit: Fit = "crop") -> Tensor:
-    """Return a picture ``(C, H, W)`` in [0, 1] at the size (height, width), as a photograph is fitted; not rounded."""
-    placed = place((picture.shape[1], picture.shape[2]), size, fit)
-    planes = [placed.apply(plane) for plane in picture.cpu().float().mul(255).numpy()]
+    """Fit a picture ``(C, H, W)`` in [0, 1] to (height, width) like a photograph, without rounding."""
+    placement = place((picture.shape[1], picture.shape[2]), size, fit)
+    planes = [placement.apply(plane) for plane in picture.cpu().float().mul(255).numpy()]
     return torch.from_numpy(np.stack(planes).clip(0, 255)) / 255
 
 
 def packaged_photograph(name: str) -> Path:
-    """Return where a picture of ``PACKAGED`` lies on this machine.
+    """Return the path of a photograph of ``PACKAGED``.
 
     Raises:
-        LitVizError: there is none of that name, or scikit-image lacks it.
+        LitVizError: if the name is unknown, or scikit-image does not contain it.
     """
     if name not in PACKAGED:
-        near = did_you_mean(name, PACKAGED) or f": there are {', '.join(PACKAGED)}"
-        raise LitVizError(f"no packaged photograph is called {name!r}{near}")
-    found = importlib.util.find_spec("skimage")
-    folders = [] if found is None else found.submodule_search_locations or []
-    for folder in folders:
+        hint = did_you_mean(name, PACKAGED) or f": there are {', '.join(PACKAGED)}"
+        raise LitVizError(f"no packaged photograph is called {name!r}{hint}")
+    spec = importlib.util.find_spec("skimage")
+    for folder in (spec and spec.submodule_search_locations) or []:
         path = Path(folder) / "data" / PACKAGED[name]
         if path.is_file():
             return path
-    raise LitVizError(f"the packaged photograph {name!r} is not here: install scikit-image, which brings it")
+    raise LitVizError(f"the packaged photograph {name!r} requires scikit-image, which is not installed")
 
 
 def to_uint8(image: Tensor) -> npt.NDArray[np.uint8]:
-    """Return the image as bytes: the one place where pictures are rounded for a file or a screen.
+    """Round an image to bytes for a file or a figure.
 
     Args:
-        image: ``(C, H, W)`` in [0, 1], or bytes already; 1 channel is repeated. What lies outside is clipped, NaN is
-            black.
+        image: ``(C, H, W)`` in [0, 1], or uint8; one channel is repeated. Values are clipped; NaN is black.
 
     Returns:
         uint8 ``(H, W, 3)``.
     """
-    bytes_ = _levels(image)
-    return np.repeat(bytes_, 3, axis=2) if bytes_.shape[2] == 1 else bytes_
+    levels = _levels(image)
+    return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
 
 
 def encode_png(image: Tensor) -> bytes:
-    """Return the PNG of an image ``(C, H, W)`` in [0, 1], rounded to 8 bits; grey where C is 1."""
-    # Level 1 is a third of the time for a tenth of the size; noise doesn't compress anyway.
+    """Encode an image ``(C, H, W)`` in [0, 1] as PNG with 8 bits, gray for C = 1."""
+    # Level 1 takes a third of the time for 10 % larger files.
     return _encode(image, "PNG", compress_level=1)
 
 
 def encode_jpeg(image: Tensor, quality: int) -> bytes:
-    """Return the JPEG of an image ``(C, H, W)`` in [0, 1], by Pillow, which halves the resolution of the colours."""
+    """Encode an image ``(C, H, W)`` in [0, 1] as JPEG with Pillow's chroma subsampling."""
     return _encode(image, "JPEG", quality=quality)
 
 
 def decode(data: bytes) -> Tensor:
-    """Return an encoded image as it is, nothing resized: float32 ``(C, H, W)`` in [0, 1], C = 1 for a grey one."""
+    """Decode an image without resizing: float32 ``(C, H, W)`` in [0, 1], C = 1 for gray."""
     with Image.open(io.BytesIO(data)) as file:
-        plain = file if file.mode in ("L", "RGB") else file.convert("RGB")
-        levels = np.array(plain, dtype=np.float32)
-    image = torch.from_numpy(levels).div_(255)
-    return image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
+        image = file if file.mode in ("L", "RGB") else file.convert("RGB")
+        levels = np.array(image, dtype=np.float32)
+    pixels = torch.from_numpy(levels).div_(255)
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
 def read_png(path: str | Path) -> Tensor:
-    """Return an image that was written here, as :func:`decode` does.
+    """Read an image file as :func:`decode` does.
 
     Raises:
-        LitVizError: the file is missing, empty, truncated or no image.
+        LitVizError: if the file is missing, empty, truncated or not an image.
     """
-    with _one_sentence(path):
+    with _translate_image_errors(path):
         return decode(_locate(path).read_bytes())
 
 
@@ -206,8 +202,8 @@ def _levels(image: Tensor) -> npt.NDArray[np.uint8]:
     levels = image.detach().cpu()
     if levels.dtype != torch.uint8:
         levels = levels.nan_to_num(0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
-    bytes_: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).contiguous().numpy()
-    return bytes_
+    array: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).contiguous().numpy()
+    return array
 
 
 def _encode(image: Tensor, format: str, **options: int) -> bytes:
@@ -217,11 +213,11 @@ def _encode(image: Tensor, format: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def missing(path: str | Path, what: str = "photograph") -> str:
-    """Return the sentence that says that a file is not there, with the nearest names that are."""
+def missing_file_error(path: str | Path, what: str = "photograph") -> str:
+    """Return the error message for a missing file, with similar names in its folder."""
     file = Path(path)
     if file.is_symlink():
-        return f"{path} is a link that leads nowhere"
+        return f"{path} is a broken link"
     siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
     return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"
 
@@ -233,24 +229,24 @@ def _locate(path: str | Path) -> Path:
     if file.is_dir():
         raise LitVizError(f"{path} is a folder, not a photograph")
     if not file.exists():
-        raise LitVizError(missing(file))
+        raise LitVizError(missing_file_error(file))
     if file.is_file() and file.stat().st_size == 0:
         raise LitVizError(f"the photograph {path} is empty (0 bytes)")
     return file
 
 
 def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[Plane], tuple[int, int]]:
-    """Return the planes R, G, B and the picture's (height, width), which the planes may be a fraction of."""
+    """Return the planes R, G, B and (height, width) of the picture; the planes can be downsampled."""
     with Image.open(file) as opened:
         width, height = opened.size
-        if opened.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+        if opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED:
             width, height = height, width
         drafted = width * height > _LARGE and opened.draft(opened.mode, (2 * max(size), 2 * max(size))) is not None
         tags = opened.tag_v2 if isinstance(opened, TiffImagePlugin.TiffImageFile) else {}
         negative = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
         any_depth = opened.mode == "I" and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (32,)
         upright = ImageOps.exif_transpose(opened)
-        # Pillow tells the size of a TIFF as it is turned, and that of other formats as it lies in the file.
+        # Pillow's size of a TIFF file includes the rotation; that of other formats does not.
         return (
             planes_of(upright, negative=negative, any_depth=any_depth),
             (height, width) if drafted else (upright.height, upright.width),
@@ -258,8 +254,8 @@ def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[Plane], tuple[i
 
 
 @contextmanager
-def _one_sentence(path: str | Path) -> Iterator[None]:
-    """Turn what Pillow raises and warns of into a sentence; its decoders raise nearly everything on a broken file."""
+def _translate_image_errors(path: str | Path) -> Iterator[None]:
+    """Convert exceptions and warnings of Pillow to a LitVizError; its decoders raise many types on invalid files."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -271,7 +267,7 @@ def _one_sentence(path: str | Path) -> Iterator[None]:
         raise LitVizError(f"{path} is not an image that Pillow can read") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise LitVizError(f"{path} is too large (more than {limit} million pixels): shrink it first") from error
+        raise LitVizError(f"{path} is too large (more than {limit} million pixels): downsize it first") from error
     except Exception as error:
         cause = "is truncated: the file ends too early" if "truncated" in str(error) else f"can't be read: {error}"
         raise LitVizError(f"the photograph {path} {cause}") from error

@@ -19,11 +19,9 @@ from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError, check_shape
-from lit_viz.images.groups import apart, join_group
+from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.listing import ARRAY_PREFIX
-from lit_viz.images.octaves import Octaves
 from lit_viz.images.parameterizations import Parameterization, encoding_error
-from lit_viz.images.pictures import centre, make_canvas, resized
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
@@ -213,7 +211,7 @@ class ClassVisualization(ImageTraining):
 
         Of a group the mean logits are read. Where no class is asked for, ``objective_file`` is what the picture scores.
         """
-        pictures = resized(centre(self._decode(x).clamp(0, 1), self.shown), self.picture)
+        pictures = resize(center_crop(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
         goals = self.slots.goals(rows, x.device)
         network = self.classifier.original_network() if final and self.in_half else self._evaluator.networks["plain"]
@@ -239,7 +237,7 @@ class ClassVisualization(ImageTraining):
 
     def judged(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return what judges say of a picture ``(C, H, W)``: of a group the mean probability, and the worst rank."""
-        said = [] if judges is None else [judges(one, target) for one in apart(picture, self.group)]
+        said = [] if judges is None else [judges(one, target) for one in split_group(picture, self.group)]
         return {name: group_summary([one[name] for one in said]) for name in (said[0] if said else ())}
 
     def seen_again(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
@@ -253,14 +251,16 @@ class ClassVisualization(ImageTraining):
             "channels": torch.tensor([task.options.get("channel", -1)]),
         }
         with torch.no_grad():
-            logits, scores = self._score_pictures(self.classifier.original_network(), apart(picture, self.group), goals)
+            logits, scores = self._score_pictures(
+                self.classifier.original_network(), split_group(picture, self.group), goals
+            )
         return logits[0], float(scores[0])
 
     def _score_pictures(
         self, network: FrozenNetwork, pictures: Tensor, goals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return the mean logits ``(N, K)`` and the mean objective ``(N,)`` of N groups of pictures, on the CPU."""
-        inputs = pictures if self.native else resized(pictures, self.classifier.size)
+        inputs = pictures if self.native else resize(pictures, self.classifier.size)
         logits, activations = network(inputs, layers=self.objective.layers)
         each = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
         each["members"] = to_device(list(range(self.group)) * (len(pictures) // self.group), pictures.device)

@@ -134,7 +134,7 @@ def test_what_is_not_a_number_counts_as_clipped_and_leaves_no_nan():
 
 
 def test_images_of_two_shapes_have_no_difference():
-    with pytest.raises(LitVizError, match="3 x 8 x 8 has no difference to one of 1 x 8 x 8"):
+    with pytest.raises(LitVizError, match="same shape, got 3 x 8 x 8 and 1 x 8 x 8"):
         difference(levels(0), levels(0, 1))
 
 

@@ -6,7 +6,7 @@ import torch
 
 from lit_viz.figures.evolution import evolution_figure
 from lit_viz.figures.sheet import channel_grid
-from lit_viz.images.groups import join_group
+from lit_viz.images.canvas import join_group
 from lit_viz.methods.records import LayerImageRecord
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.types import Snapshot, Task

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from lit_viz.errors import LitVizError
-from lit_viz.images.listing import Entry, photographs
-from lit_viz.images.tables import column_values, read_table
+from lit_viz.images.listing import Entry, column_values, photographs, read_table
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -109,7 +108,7 @@ def test_a_folder_that_can_not_be_read_is_said(tmp_path: Path, monkeypatch: pyte
         ("packaged:chelse", "no packaged photograph is called 'chelse'"),
         ("", "there is no photograph or folder ''"),
         ("photos/*.jpeg", "there is no photograph"),
-        ("photos/link.jpg", "photos/link.jpg is a link that leads nowhere$"),
+        ("photos/link.jpg", "photos/link.jpg is a broken link$"),
     ],
 )
 def test_a_word_that_names_nothing_is_one_sentence(
@@ -186,7 +185,7 @@ def test_short_rows_are_filled_and_unused_columns_noted(tmp_path: Path) -> None:
         ("a.jpg,hay\n", "has no column file: its first line has a.jpg, hay"),
         ("file\na.jpg\n", "has no column label"),
         ("file,label\na.jpg,tench, Tinca tinca\n", "line 2 of .* has too many cells"),
-        ("file,label\n\na.jpg,hay\n,hay\n", "line 4 of .* names no file"),
+        ("file,label\n\na.jpg,hay\n,hay\n", "line 4 of .* has no file"),
         ('file,label\n"a.jpg,hay\n', r"can't be read \(the row that begins in line 2: unexpected end of data\)"),
         ('file,label\na.jpg,hay\n\n"b.jpg,hay\nc.jpg,hay\n', "the row that begins in line 4"),
         ("file,label,Label\na.jpg,hay,quail\n", "has two columns label: keep one of them"),
@@ -235,7 +234,7 @@ def test_a_bare_name_never_labels_two_photographs(tmp_path: Path) -> None:
     said = column_values([here, other, longer], table, "label")
     assert said[here] == "bare"
     assert said[longer] == "longer"
-    assert f"{other} is one of 2 that c.jpg" in str(said[other])
+    assert "c.jpg in" in str(said[other])
     assert column_values([other, other.replace("/a/", "/a/./"), longer], table, "label")[other] == "bare"
 
 

@@ -135,7 +135,7 @@ def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match="there is no picture in the folder"):
         MACO(str(tmp_path))
     for name in ("contrast", "chroma"):
-        with pytest.raises(LitVizError, match=f"the {name} of MACO"):
+        with pytest.raises(LitVizError, match=f"{name} of MACO must be positive"):
             MACO(**{name: 0.0})
 
 

@@ -67,7 +67,7 @@ def test_nothing_due_is_nothing_done() -> None:
 @pytest.mark.parametrize("projection", [GaussianBlur(), Clamp()], ids=repr)
 def test_only_pixels_are_projected(projection) -> None:
     projection.check(Pixels("normalized"))
-    with pytest.raises(LitVizError, match=f"{type(projection).__name__} acts on pixels and can't be used with Fourier"):
+    with pytest.raises(LitVizError, match="requires the parameterization Pixels, got Fourier"):
         projection.check(Fourier())
 
 
@@ -76,5 +76,5 @@ def test_only_pixels_are_projected(projection) -> None:
     [lambda: L2(-1.0), lambda: GaussianBlur(-0.1), lambda: GaussianBlur(0.5, 0), lambda: TotalVariation(math.nan)],
 )
 def test_wrong_arguments_are_refused(build) -> None:
-    with pytest.raises(LitVizError, match=r"must be 0 or more|needs a sigma"):
+    with pytest.raises(LitVizError, match="must be non-negative"):
         build()

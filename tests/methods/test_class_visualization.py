@@ -300,11 +300,11 @@ def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
         ({"iterations": -3}, "--iterations -3 makes no run"),
         ({"slots": 0}, "--slots 0 makes no run"),
         ({"views": 0}, "--views 0 makes no run"),
-        ({"size": 0}, "a picture of 0 x 0 pixels is empty"),
-        ({"oversample": 0.0}, "oversample 0.0 is out of range"),
+        ({"size": 0}, "size must be at least 1 x 1, got 0 x 0"),
+        ({"oversample": 0.0}, "oversample must be between 0.5 and 8, got 0.0"),
         ({"shown": 0.0}, "shown 0.0 is no part of the canvas"),
         ({"log_at": "sometimes"}, "'sometimes' names no iterations"),
-        ({"projections": [Clamp()]}, "Clamp acts on pixels"),
+        ({"projections": [Clamp()]}, "Clamp requires the parameterization Pixels"),
     ],
 )
 def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:

@@ -13,8 +13,7 @@ from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
-from lit_viz.images.groups import apart, join_group
-from lit_viz.images.octaves import Octaves
+from lit_viz.images.canvas import Octaves, join_group, split_group
 from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import Channel, Diversity, Layer, Objective, Outputs
 from lit_viz.optim import Adam, NormalizedAscent
@@ -58,7 +57,7 @@ def test_a_group_is_trained_beside_one_another_and_pictured_so(smooth: Classifie
     module = method(smooth, group=3, log_at="0,3")
     memory = train(module, of_channels(1, 4))
     first, *_ = memory.snapshots[0]
-    images = apart(first.image, 3)
+    images = split_group(first.image, 3)
     assert images.shape == (3, 3, 16, 16)
     assert not torch.equal(images[0], images[1])
     alone = train(method(smooth, log_at="0,3"), of_channels(1)).snapshots[0][0]
@@ -76,15 +75,15 @@ def test_side_by_side_and_apart() -> None:
         picture = join_group(images)
         assert picture.shape == (3, 5, 4 * width + 3 * gap)
         assert bool((picture[:, :, width : width + gap] == 1).all())
-        assert torch.equal(apart(picture, 4), images)
+        assert torch.equal(split_group(picture, 4), images)
         assert torch.equal(join_group(images[:1]), images[0])
-        assert torch.equal(apart(images[0], 1), images[:1])
+        assert torch.equal(split_group(images[0], 1), images[:1])
 
 
 def likeness(classifier: Classifier, picture: Tensor, group: int) -> float:
     """Mean cosine of the Gram matrices of the group's pictures, over its pairs."""
     with torch.no_grad():
-        maps = classifier.original.features[:4](classifier.normalize(apart(picture, group))).flatten(2)
+        maps = classifier.original.features[:4](classifier.normalize(split_group(picture, group))).flatten(2)
     grams = [nn.functional.normalize((a @ a.T).flatten(), dim=0) for a in maps]
     pairs = [float(grams[i] @ grams[j]) for i in range(group) for j in range(i)]
     return sum(pairs) / len(pairs)
@@ -115,7 +114,7 @@ def test_groups_in_slots_equal_groups_alone_in_float64(smooth: Classifier, train
 def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Classifier, train: Train) -> None:
     module = method(smooth, group=2, parameterization=Pixels(), priors=[TotalVariation(0.01)], log_at="0", iterations=1)
     first = train(module, of_channels(1)).snapshots[0][0]
-    expected = TotalVariation(0.01)(smooth.normalize(apart(first.image, 2))).mean()
+    expected = TotalVariation(0.01)(smooth.normalize(split_group(first.image, 2))).mean()
     assert first.metrics["total_variation"] == pytest.approx(float(expected), rel=0.02)  # the picture has 8 bits
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lit_viz.images.similarity import ssim
+from lit_viz.images.difference import ssim
 
 #: The formula in float64: largest difference, as a part of the map's maximum.
 FORMULA_TOLERANCE = 1e-8

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import FrozenNetwork
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.agreement import spearman
-from lit_viz.images.similarity import ssim
+from lit_viz.images.difference import ssim
 from lit_viz.rng import Draws, Key
 
 #: Rank correlation with the map of the trained network, from which on a map is said not to have changed.

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, photographs
+from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values, photographs
 from lit_viz.images.reading import PACKAGED_PREFIX
-from lit_viz.images.tables import column_values
 from lit_viz.methods.targets import WISHES, resolve
 from lit_viz.types import Task
 

@@ -19,7 +19,7 @@ from lit_viz.engine.log_schedule import LogSchedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import held_out_judge
-from lit_viz.images.pictures import make_canvas
+from lit_viz.images.canvas import make_canvas
 from lit_viz.images.reading import fitted, read_photograph
 from lit_viz.launch.commands.base import Command
 from lit_viz.methods import ClassVisualization

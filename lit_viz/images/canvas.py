@@ -1,0 +1,113 @@
+"""Sizes of images: the optimized canvas, the saved picture, octaves of the network's input, and groups of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
+from lit_viz.images.parameterizations import Canvas
+
+_MAX_GAP = 4  # pixels between the images of a group
+
+
+def make_canvas(
+    classifier: Classifier, size: int | tuple[int, int] | None, oversample: float
+) -> tuple[tuple[int, int], Canvas]:
+    """Compute the size of the saved picture and of the optimized canvas.
+
+    Args:
+        classifier: defines channels and normalization, and the default size.
+        size: (height, width) of the picture, or its side.
+        oversample: side of the canvas relative to the picture, from 0.5 to 8.
+
+    Returns:
+        (height, width) of the picture, and the canvas.
+
+    Raises:
+        LitVizError: if the size is not positive, or the factor is out of range.
+    """
+    height, width = classifier.size if size is None else (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise LitVizError(f"size must be at least 1 x 1, got {height} x {width}")
+    if not 0.5 <= oversample <= 8:
+        raise LitVizError(f"oversample must be between 0.5 and 8, got {oversample}")
+    canvas_size = round(height * oversample), round(width * oversample)
+    return (height, width), Canvas(classifier.channels, *canvas_size, classifier.mean, classifier.std)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images to (height, width), bilinear with antialiasing; images of this size are returned unchanged."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return interpolate(images, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def center_crop(images: Tensor, fraction: float) -> Tensor:
+    """Crop images to the central ``fraction`` of their sides."""
+    height, width = images.shape[-2:]
+    crop_height, crop_width = round(height * fraction), round(width * fraction)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return images[..., top : top + crop_height, left : left + crop_width]
+
+
+@dataclass(frozen=True)
+class Octaves:
+    """Input sizes of the network that grow over the iterations (Mordvintsev, Olah and Tyka 2015, "Inceptionism: Going
+    Deeper into Neural Networks").
+
+    The canvas is downsampled before it enters the network, less in each octave; in the last one it has its own size.
+    The parameter has the size of the canvas throughout, so the gradient of a coarse octave is upsampled and smooth, and
+    a photograph keeps its detail. DeepDream instead optimizes small images and adds their change to the photograph.
+
+    Args:
+        count: number of octaves; each takes an equal share of the iterations.
+        scale: ratio of the sizes of successive octaves.
+    """
+
+    count: int = 4
+    scale: float = 1.4
+
+    def __post_init__(self) -> None:
+        if not (self.count >= 1 and self.scale > 1):
+            raise LitVizError(f"Octaves: count must be at least 1 and scale above 1, got {self.count} and {self.scale}")
+
+    def at(self, iteration: int, iterations: int) -> int:
+        """Return the octave of an iteration, from 0 to count - 1."""
+        return min(iteration * self.count // iterations, self.count - 1)
+
+    def size(self, canvas: tuple[int, int], octave: int) -> tuple[int, int]:
+        """Return the input size (H, W) for a canvas in an octave."""
+        factor = self.scale ** (octave + 1 - self.count)
+        return max(1, round(canvas[0] * factor)), max(1, round(canvas[1] * factor))
+
+    def __call__(self, images: Tensor, octave: int) -> Tensor:
+        """Downsample images ``(N, C, H, W)`` for an octave with antialiasing; differentiable."""
+        height, width = images.shape[-2:]
+        size = self.size((height, width), octave)
+        if size == (height, width):
+            return images
+        return interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _gap(width: int) -> int:
+    """Return the pixels between the images of a group, fewer for small images because figures enlarge them."""
+    return max(1, min(_MAX_GAP, width // 32))
+
+
+def join_group(images: Tensor) -> Tensor:
+    """Join images ``(G, C, H, W)`` to one picture ``(C, H, G * W + (G - 1) * gap)`` with white gaps."""
+    *first, last = images
+    gap = images.new_ones(*images.shape[1:3], _gap(images.shape[3]))
+    return torch.cat([piece for image in first for piece in (image, gap)] + [last], dim=2)
+
+
+def split_group(picture: Tensor, group: int) -> Tensor:
+    """Split a picture of :func:`join_group` into its images ``(G, C, H, W)``."""
+    widths = {gap: (picture.shape[2] - (group - 1) * gap) // group for gap in range(1, _MAX_GAP + 1)}
+    gap, width = next((gap, width) for gap, width in widths.items() if _gap(width) == gap)
+    return torch.stack([picture[..., g * (width + gap) :][..., :width] for g in range(group)])
