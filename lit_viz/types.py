@@ -1,4 +1,4 @@
-"""What a run consists of (tasks), and what it tells while it runs (observations, results)."""
+"""Plain data of a run: tasks, snapshots, records and results."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
-#: An image: ``(C, H, W)`` in [0, 1], or the path of a file that is read when it is drawn.
+#: Image ``(C, H, W)`` in [0, 1], or the path of its file.
 Picture = Tensor | Path
 
 
 @dataclass(frozen=True)
 class Task:
-    """One image to train.
+    """One image to optimize.
 
     Attributes:
-        index: place in the queue, from 0; results come out in this order.
-        name: short readable name; the files of the task are called ``<index>_<name>``.
-        seed: of every draw of this task (run seed + index unless given).
-        target: class index that the objective asks for, or None.
-        target_name: its name.
-        source: path of the photograph it starts from, or None.
-        label, label_source: true class of the photograph and where it is known from, or None.
-        options: what varies between the tasks of a run besides (layer, channel, lr ...), plain values only.
+        index: position in the queue, from 0, and in the results.
+        name: short readable name; files of the task are called ``<index>_<name>``.
+        seed: seed of all its draws; by default the run's seed + index.
+        target: class index to reach, or None.
+        target_name: name of the target.
+        source: path of the photograph to start from, or None.
+        label, label_source: true class of the photograph and its origin, or None.
+        options: other values that vary between the tasks of a run (layer, channel, lr ...), plain values only.
     """
 
     index: int
@@ -42,12 +42,12 @@ class Task:
 
     @property
     def goal(self) -> int | None:
-        """The class to reach, or, where none is asked for, the true one, which is to be left."""
+        """The target, or in an untargeted task the label."""
         return self.label if self.target is None else self.target
 
     @property
     def key(self) -> str:
-        """``0000_tarantula``: names the task's files, its rows in ``metrics.csv`` and its keys in W&B."""
+        """``0000_tarantula``: name of the task in files, in ``metrics.csv`` and in W&B."""
         return key_of(self.index, self.name)
 
 
@@ -57,31 +57,8 @@ def key_of(index: int, name: str) -> str:
 
 
 def slug(name: str) -> str:
-    """Return the name with everything but letters, digits, dots and dashes turned into ``_``; at most 60 characters."""
+    """Replace all characters but letters, digits, dots and dashes by ``_``, and truncate to 60 characters."""
     return re.sub(r"[^\w.-]+", "_", name).strip("_.")[:60] or "image"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Image k of a task, that is the image after k updates, with the scalars of its evaluation.
-
-    Attributes:
-        task: whose.
-        iteration: k; 0 is the start.
-        metrics: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the top), ``gradient_norm``, loss terms ...
-        image: ``(C, H, W)`` float in [0, 1] on the CPU, as shown; None where only scalars are observed.
-        top5: the five most probable classes as (name, probability), most probable first; may be empty.
-        extra_images: further pictures ``(3, H, W)`` of the iteration, by name.
-        file_metrics: scalars of the picture where it isn't image k: at the end it may be a file.
-    """
-
-    task: Task
-    iteration: int
-    metrics: Mapping[str, float]
-    image: Tensor | None = None
-    top5: tuple[tuple[str, float], ...] = ()
-    extra_images: Mapping[str, Tensor] = field(default_factory=dict)
-    file_metrics: Mapping[str, float] | None = None
 
 
 Self = TypeVar("Self", bound="Row")
@@ -310,18 +287,57 @@ class PerturbedImageRecord(Row):
 
 @dataclass(frozen=True)
 class PerturbedImage:
-    """One of many photographs that bear what a task trained for all of them: a universal perturbation.
+    """A photograph with a universal perturbation.
 
     Attributes:
         record: its outcome.
-        image: ``(C, H, W)`` on the CPU with it, as its file holds it: bytes, or float in [0, 1]; a file, where it is
-            read back; None where the photograph couldn't be read.
-        source: the photograph without it, likewise.
+        image: ``(C, H, W)`` uint8, or float in [0, 1], on the CPU; the path of its file if it was read from a run
+            folder; None if the photograph could not be read.
+        source: the photograph without the perturbation, in the same form.
     """
 
     record: PerturbedImageRecord
     image: Tensor | Path | None
     source: Tensor | Path | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The image at an iteration with its metrics.
+
+    Attributes:
+        task: its task.
+        iteration: updates k of the image; 0 for the initial image.
+        metrics: scalars of x_k by name: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the best),
+            ``gradient_norm``, penalties.
+        image: ``(C, H, W)`` in [0, 1] on the CPU; None if only the metrics are logged.
+        top5: the five most probable classes as (name, probability), in descending order; may be empty.
+        extra_images: further images ``(3, H, W)`` of the iteration, by name, such as a magnified difference.
+        file_metrics: metrics of the image as its file holds it, if that is not x_k.
+        array: float32 result, if the image only visualizes it. Final snapshots only, like all below.
+        source: the photograph ``(C, H, W)`` in [0, 1], as the network receives it.
+        perturbed_images: photographs with the perturbation.
+    """
+
+    task: Task
+    iteration: int
+    metrics: Mapping[str, float]
+    image: Tensor | None = None
+    top5: tuple[tuple[str, float], ...] = ()
+    extra_images: Mapping[str, Tensor] = field(default_factory=dict)
+    file_metrics: Mapping[str, float] | None = None
+    array: Tensor | None = None
+    source: Tensor | None = None
+    perturbed_images: Sequence[PerturbedImage] = ()
+
+    @property
+    def ranking(self) -> list[list[Any]]:
+        """The most probable classes, as in records."""
+        return [[name, round(probability, 6)] for name, probability in self.top5]
+
+    def without_results(self) -> Snapshot:
+        """Return the snapshot as it is logged, without the fields that belong to the result."""
+        return replace(self, array=None, source=None, perturbed_images=())
 
 
 @dataclass(frozen=True)
@@ -333,7 +349,7 @@ class Result:
         record: its record, without the paths of its files.
         image: ``(C, H, W)`` float in [0, 1] on the CPU, or None if the task failed before it had one.
         array: float32 content of the file in ``arrays/``; None if it would only repeat the image.
-        source: the photograph ``(C, H, W)`` in [0, 1], as the network saw it; None if there is none.
+        source: the photograph ``(C, H, W)`` in [0, 1], as the network receives it; None if there is none.
         perturbed_images: photographs with the perturbation.
     """
 

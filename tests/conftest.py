@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lit_viz.callbacks.memory import Memory
+from lit_viz.callbacks.run_writer import Memory
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.data_module import TaskQueue

@@ -136,9 +136,9 @@ def test_a_sweep_of_nothing_is_one_sentence(words: str, says: str) -> None:
     ("swept", "says"),
     [
         ("model.size=16,0", "model.size 0: size must be at least 1 x 1, got 0 x 0"),
-        ("model.views=1,0", "model.views 0: --views 0 makes no run"),
-        ("model.shown=1.0,7.0", "shown 7.0 is no part of the canvas"),
-        ("model.step_rule=Adam,lit_viz.attacks.FGSM", "FGSM is made for photographs"),
+        ("model.views=1,0", "model.views 0: --views must be at least 1, got 0"),
+        ("model.shown=1.0,7.0", "--model.shown must be in [0.1, 1], got 7.0"),
+        ("model.step_rule=Adam,lit_viz.attacks.FGSM", "must be one of lit_viz.optim, got FGSM"),
         ("model.objective=Logit,{class_path: Layer, init_args: {layer: nose}}", "has no layer 'nose'"),
     ],
 )

@@ -15,7 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.objectives.attacks import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
-from lit_viz.optim.bare import bare_evaluate
+from lit_viz.optim.evaluation import bare_evaluate
 from lit_viz.optim.rule import chosen, norm
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list

@@ -82,7 +82,7 @@ class CarliniWagner(Attack):
         state = {**state, "enough": state["enough"] | (second_half & fooled)}
         gradient = masked_gradient(evaluation, x, rows & ~restart & (evaluation.score <= 0))
         ascent = _gradient_by_w(x, gradient, state)
-        w, memory = self.adam.climb(state["w"], ascent, {**state, "iteration": iteration})
+        w, memory = self.adam.ascend(state["w"], ascent, {**state, "iteration": iteration})
         w = w.clamp_(-_W_MAX, _W_MAX)
         # An unchanged w keeps x bit-equal: Adam would amplify a rounding error of the transform to a full step.
         moved = torch.where(w == state["w"], x, _from_tanh(w))

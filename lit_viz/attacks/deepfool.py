@@ -78,7 +78,7 @@ class DeepFool(Attack):
             reached, replaced = torch.where(targeted, goal, rival), torch.where(targeted, rival, goal)
             compared = rows & ~targeted if k else rows
             gap = partial(_gap, reached=reached, replaced=replaced)
-            gradient = evaluation.backward(of=gap, rows=compared, keep=k + 1 < rivals.shape[1]).clamp_(lowest, highest)
+            gradient = evaluation.backward(gap, rows=compared, keep=k + 1 < rivals.shape[1]).clamp_(lowest, highest)
             there = self.norm.distance_to_boundary(gap(logits), gradient)
             nearer = compared & (there < distance)
             distance, nearest = torch.where(nearer, there, distance), chosen(nearer, gradient, nearest)

@@ -13,7 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.objectives import Logit, Objective
 from lit_viz.optim import Evaluate, State, StepRule
-from lit_viz.optim.bare import Network, bare_evaluate
+from lit_viz.optim.evaluation import Network, bare_evaluate
 from lit_viz.optim.rule import never
 from lit_viz.rng import Key
 from lit_viz.types import Task

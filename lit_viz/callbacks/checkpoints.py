@@ -1,4 +1,4 @@
-"""Saving often, and stopping well when told to."""
+"""The callback that saves checkpoints and stops the run at a signal."""
 
 from __future__ import annotations
 
@@ -11,86 +11,83 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_viz.engine.distributed import LocalRequests
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.rank_status import LocalRequests
 from lit_viz.errors import Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Checkpoints(Callback):
-    """Saves a checkpoint every so often, at the end, and when a signal asks the run to stop.
+    """Save a checkpoint periodically, at the end of the run, and when a signal stops it.
 
-    SIGINT and SIGTERM only set a flag: at the end of the step the checkpoint is saved and the run stops, so neither an
-    update nor a file is cut in two. A second signal stops at once. Put it behind the callbacks that write.
-
-    Several processes do both together, when they meet; what the others have is in the checkpoint of the first one.
+    SIGINT and SIGTERM set a flag: at the end of the step the checkpoint is saved and the run stops. A second signal
+    stops at once. All ranks save and stop in the same step; rank 0 writes the state of all of them. This callback must
+    follow those that write files.
 
     Args:
-        path: the checkpoint file; None saves nothing (a run without a folder) and still stops well. Only the first
-            process writes it, but all need to say that they save.
+        path: checkpoint file; None saves nothing and still handles signals.
         every: seconds between two checkpoints, unless ``every_steps`` is given.
-        every_steps: steps of the batch between two checkpoints.
+        every_steps: steps between two checkpoints.
     """
 
     def __init__(self, path: Path | None, every: float = 30.0, every_steps: int | None = None) -> None:
         self.path = path
         self.every = every
         self.every_steps = every_steps
-        self._asked = LocalRequests()
+        self._requests = LocalRequests()
         self._saved = time.monotonic()
-        self._previous: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over (Lightning's own handler of SIGTERM would exit with status 0)."""
-        self._asked = _training(pl_module).requests
+        """Install the signal handlers, in place of Lightning's, whose SIGTERM handler exits with status 0."""
+        self._requests = _image_training(pl_module).requests
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._receive)
+                self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Ask for a checkpoint when it is time."""
-        self._asked.save |= self._due(batch_idx)
+        """Request a checkpoint if it is due."""
+        if self.every_steps is not None:
+            self._requests.save |= (batch_idx + 1) % self.every_steps == 0
+        else:
+            self._requests.save |= time.monotonic() - self._saved >= self.every
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when all have agreed to, and when the run ends or is told to."""
-        agreed = _training(pl_module).decision
-        stops = bool(agreed.signal) or trainer.should_stop
-        if stops or agreed.save:
+        """Save if the ranks decided to, and at the end of the run."""
+        decision = _image_training(pl_module).decision
+        stop = bool(decision.signal) or trainer.should_stop
+        if stop or decision.save:
             if self.path is not None:
-                trainer.save_checkpoint(self.path)  # before should_stop: a stopped run would resume to zero steps
+                # Before should_stop is set: Lightning would resume such a checkpoint as finished.
+                trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()
-            agreed.save = False
-        if stops:
+            decision.save = False
+        if stop:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
-        self._release()
+        """Restore the signal handlers."""
+        self._restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
-        self._release()
+        """Restore the signal handlers."""
+        self._restore_handlers()
 
-    def _due(self, batch_idx: int) -> bool:
-        if self.every_steps is not None:
-            return (batch_idx + 1) % self.every_steps == 0
-        return time.monotonic() - self._saved >= self.every
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._asked.signal:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._requests.signal:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        self._asked.signal = number
+        self._requests.signal = number
 
-    def _release(self) -> None:
-        for number, handler in self._previous.items():
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._previous.clear()
+        self._previous_handlers.clear()
 
 
-def _training(module: LightningModule) -> ImageTraining:
+def _image_training(module: LightningModule) -> ImageTraining:
     assert isinstance(module, ImageTraining)
     return module

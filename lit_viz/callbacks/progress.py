@@ -1,33 +1,49 @@
-"""How far a run is, on the terminal."""
+"""Callbacks that report to the terminal: notes before the run, and its progress."""
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from lit_viz.utils.formatting import pluralize
+from lit_viz.engine.module import ImageTraining, RunProgress
+from lit_viz.utils.formatting import Notify, pluralize
 
-if TYPE_CHECKING:
-    from lit_viz.engine.snapshots import RunProgress
+_MIN_IMAGES_FOR_RATE = 32  # below it, images per second are not shown
+_REFRESH_SECONDS = 0.1
 
-_MANY = 32  # images, from which on their speed says more than that of their updates
-_EVERY = 0.1  # seconds between two refreshes: faster can't be read, and costs
+
+class Notes(Callback):
+    """Print the notes of classifier and method before the first step.
+
+    Args:
+        notify: called with each note; None prints nothing.
+    """
+
+    def __init__(self, notify: Notify | None) -> None:
+        self._notify = notify
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the notes."""
+        module = cast(ImageTraining, pl_module)
+        if self._notify is not None:
+            for note in (*module.classifier.notes, *module.notes):
+                self._notify(str(note))
 
 
 class Progress(Callback):
-    """Show images done, iteration, mean probability (or objective), speed and time left, on stderr.
+    """Show finished images, iteration, mean probability or objective, speed and remaining time on stderr.
 
-    Where stderr is no terminal: one line at the start and one at the end, so that a log file stays readable.
+    If stderr is not a terminal, one line is printed at the start and one at the end.
 
     Args:
-        quiet: show nothing at all.
-        console: where to; stderr unless given.
+        quiet: show nothing.
+        console: output, by default stderr.
     """
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
@@ -36,20 +52,18 @@ class Progress(Callback):
         self._bar: Bar | None = None
         self._bar_task = TaskID(0)
         self._started = self._refreshed = 0.0
-        self._done_before = self._made_before = self._images_before = 0
+        self._start: RunProgress
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin: a bar on a terminal, a line elsewhere."""
+        """Start the bar, or print a line."""
         self.quiet = self.quiet or not trainer.is_global_zero
         if self.quiet:
             return
-        progress = _progress(pl_module)
-        # What an earlier part of a resumed run has done says nothing of the speed of this one.
-        self._done_before, self._images_before = progress.updates_done, progress.ended
-        self._made_before = progress.updates_made
+        progress = self._start = cast(ImageTraining, pl_module).progress()
         self._started = time.monotonic()
         if not self.console.is_terminal:
-            self._print(f"{pluralize(progress.total, 'image')}, {pluralize(progress.updates_total, 'update')} at most")
+            updates = pluralize(progress.updates_total, "update")
+            self._print(f"{pluralize(progress.total, 'image')}, {updates} at most")
             return
         columns = (TextColumn("{task.fields[images]}"), BarColumn(24), TextColumn("{task.fields[state]}"))
         self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
@@ -60,16 +74,16 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Refresh, at most ten times a second."""
-        if self._bar is not None and time.monotonic() - self._refreshed >= _EVERY:
-            self._refresh(_progress(pl_module))
+        """Refresh the bar, at most ten times per second."""
+        if self._bar is not None and time.monotonic() - self._refreshed >= _REFRESH_SECONDS:
+            self._refresh(cast(ImageTraining, pl_module).progress())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End with one line that sums up the run."""
+        """Print the summary."""
         self._end(pl_module, "done")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back; the same line says how far the run came."""
+        """Restore the terminal and print the summary."""
         self._end(pl_module, "done, then stopped")
 
     def _refresh(self, progress: RunProgress) -> None:
@@ -91,53 +105,41 @@ class Progress(Callback):
             parts.append(f"p = {progress.probability:.2f}")
         elif progress.objective is not None:
             parts.append(f"objective {progress.objective:.3g}")
-        if rate := self._rate(progress):
-            parts += [f"{rate:.3g} it/s", *self._images_a_second(progress)]
-        done = progress.updates_done - self._done_before  # an image that ends early leaves the rest of its updates
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        # Progress before a resume does not count for the speed.
+        ended = progress.ended - self._start.ended
+        if rate := self._updates_per_second(progress):
+            parts.append(f"{rate:.3g} it/s")
+            if progress.total >= _MIN_IMAGES_FOR_RATE and ended:
+                parts.append(f"{ended / seconds:.3g} images/s")
+        done = progress.updates_done - self._start.updates_done  # includes skipped updates of images that end early
         if done > 0:
-            left = max(progress.updates_total - progress.updates_done, 0) * self._seconds / done
-            parts.append(f"{timedelta(seconds=round(left))} left")
-        parts += _not_done(progress)
-        return " · ".join(parts)
+            remaining = max(progress.updates_total - progress.updates_done, 0) * seconds / done
+            parts.append(f"{timedelta(seconds=round(remaining))} left")
+        return " · ".join([*parts, *_unsuccessful(progress)])
 
-    def _images_a_second(self, progress: RunProgress) -> list[str]:
-        if progress.total < _MANY or progress.ended == self._images_before:
-            return []
-        rate = (progress.ended - self._images_before) / self._seconds
-        return [f"{rate:.3g} images/s"]
+    def _updates_per_second(self, progress: RunProgress) -> float:
+        return (progress.updates_made - self._start.updates_made) / max(time.monotonic() - self._started, 1e-9)
 
-    def _rate(self, progress: RunProgress) -> float:
-        """Return updates of an image a second, over all slots and since this process began."""
-        return (progress.updates_made - self._made_before) / self._seconds
-
-    @property
-    def _seconds(self) -> float:
-        return max(time.monotonic() - self._started, 1e-9)
-
-    def _end(self, module: LightningModule, how: str) -> None:
+    def _end(self, module: LightningModule, outcome: str) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
         if self.quiet or not self._started:
             return
-        progress = _progress(module)
+        progress = cast(ImageTraining, module).progress()
         finished = progress.ended - progress.failed - progress.skipped
-        others = f" ({', '.join(_not_done(progress))})" if _not_done(progress) else ""
+        others = f" ({', '.join(_unsuccessful(progress))})" if _unsuccessful(progress) else ""
         seconds = time.monotonic() - self._started
-        took = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+        duration = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
         images = f"{finished} of {pluralize(progress.total, 'image')}"
-        self._print(f"{images} {how}{others}: {took}, {self._rate(progress):.3g} it/s")
+        self._print(f"{images} {outcome}{others}: {duration}, {self._updates_per_second(progress):.3g} it/s")
         self._started = 0.0
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _not_done(progress: RunProgress) -> list[str]:
+def _unsuccessful(progress: RunProgress) -> list[str]:
     counts = {"failed": progress.failed, "skipped": progress.skipped}
-    return [f"{count} {how}" for how, count in counts.items() if count]
-
-
-def _progress(module: LightningModule) -> RunProgress:
-    # An attribute that Lightning's own module doesn't have: see lit_viz.engine.module.ImageTraining.
-    return cast("RunProgress", cast(Any, module).progress())
+    return [f"{count} {status}" for status, count in counts.items() if count]

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code, small enough to be saved often."""
+"""Checkpoints: written atomically, read without executing code."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from lit_viz.errors import LitVizError
 from lit_viz.utils.files import atomic_write
 
-#: Changes when a checkpoint of an older version can't be continued.
+#: Incremented when older checkpoints can no longer be resumed.
 CHECKPOINT_VERSION = 3
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target and renames, so that the previous checkpoint stays until the new one is whole."""
+    """Write a checkpoint next to its path and rename it, so that the previous one is valid until then."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write the checkpoint.
 
         Raises:
-            LitVizError: when the disk is full; the previous checkpoint is kept.
+            LitVizError: the disk is full; the previous checkpoint is kept.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,14 +33,14 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; nothing in it is executed, whatever ``weights_only`` says.
+        """Read a checkpoint, always with ``weights_only``.
 
         Raises:
-            LitVizError: when the file is missing or damaged.
+            LitVizError: the file is missing or damaged.
         """
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises half a dozen kinds for damaged files
+        except Exception as error:  # several types, depending on the damage
             raise LitVizError(
                 f"the checkpoint {path} can't be read ({type(error).__name__}): "
                 "start the run again with --overwrite, or in another folder."
@@ -48,29 +48,29 @@ class AtomicCheckpointIO(CheckpointIO):
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove the file, if it is there."""
+        """Remove the file, if it exists."""
         Path(path).unlink(missing_ok=True)
 
 
-def packed(slots: Sequence[Mapping[str, Any]], finished: Mapping[int, str]) -> dict[str, Any]:
-    """Return what a checkpoint keeps of a run.
+def pack_run_state(slots: Sequence[Mapping[str, Any]], finished: Mapping[int, str]) -> dict[str, Any]:
+    """Return the checkpoint entry of a run.
 
     Args:
-        slots: the images half-way, as :meth:`~lit_viz.engine.slots.Slots.dump` gives them.
-        finished: by task, how it ended.
+        slots: unfinished images, as returned by :meth:`~lit_viz.engine.slots.Slots.dump`.
+        finished: status of each finished task, by index.
     """
     return {"version": CHECKPOINT_VERSION, "slots": list(slots), "finished": dict(finished)}
 
 
-def unpacked(kept: dict[str, Any]) -> dict[str, Any]:
-    """Return what :func:`packed` has kept.
+def check_run_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry written by :func:`pack_run_state`.
 
     Raises:
-        LitVizError: it is of another version.
+        LitVizError: the entry has another version.
     """
-    if kept["version"] != CHECKPOINT_VERSION:
+    if state["version"] != CHECKPOINT_VERSION:
         raise LitVizError(
-            f"the checkpoint is of version {kept['version']} and this lit_viz continues version "
-            f"{CHECKPOINT_VERSION}: resume it with the lit_viz that its config.yaml names."
+            f"the checkpoint must have version {CHECKPOINT_VERSION}, got {state['version']}: "
+            "resume it with the lit_viz release recorded in its config.yaml."
         )
-    return kept
+    return state

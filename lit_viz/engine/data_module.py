@@ -1,4 +1,4 @@
-"""The data of a run: its queue of tasks. The loader is an endless tick, for the engine fills the slots itself."""
+"""The task queue as a Lightning data module."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 from lit_viz.types import Task
 
 
-class Ticks:
-    """Endless batches; the run ends by ``trainer.should_stop``.
+class EndlessLoader:
+    """Endless batches without data: the engine fills the slots itself, and ends the run by ``trainer.should_stop``.
 
-    A loader that ended itself would cost a step too many (Lightning fetches one batch ahead) and would start again at
-    0 in a resumed run.
+    A finite loader would cost an extra step, because Lightning prefetches one batch, and would restart at batch 0 in a
+    resumed run.
     """
 
     def __iter__(self) -> Iterator[int]:
@@ -22,17 +22,17 @@ class Ticks:
 
 
 class TaskQueue(pl.LightningDataModule):
-    """The tasks of a run, in the order in which their results come out."""
+    """The tasks of a run, in the order of their results."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
 
     def setup(self, stage: str) -> None:
-        """Take the queue of the first process, where there are several: it alone has read the photographs' list."""
+        """Broadcast the queue of rank 0, which alone has listed the photographs."""
         assert self.trainer is not None
         self.tasks = self.trainer.strategy.broadcast(self.tasks)
 
-    def train_dataloader(self) -> Ticks:
-        """Return the endless tick."""
-        return Ticks()
+    def train_dataloader(self) -> EndlessLoader:
+        """Return the endless loader."""
+        return EndlessLoader()

@@ -1,4 +1,4 @@
-"""From what is trained to its score and gradient: decode, views, network, objective, priors."""
+"""Score and gradient of images: decode, views, network, objective and priors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import FrozenNetwork
-from lit_viz.engine.distributed import Part, RankGroup
+from lit_viz.engine.distributed import InputShard, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.priors import Prior
@@ -20,28 +20,33 @@ from lit_viz.rng import Draws
 from lit_viz.utils.device import to_device
 
 
+def identity_inputs(images: Tensor, draws: Draws) -> Tensor:
+    """Return the images as network inputs, one view each."""
+    return images
+
+
 @dataclass(frozen=True)
 class Evaluator:
-    """Scores the images in the slots.
+    """Evaluation of the images in the slots.
 
     Attributes:
-        networks: the frozen classifier's copies by name; ``plain`` is the one that is asked unless another is named.
-        decode: ``(N, ...)`` trained -> images ``(N, C, H, W)``.
-        look: images and draws -> ``(N * views, C, h, w)`` classifier inputs; rows n * views ... belong to image n.
-        objective: what is maximized.
-        normalize: images -> images as the classifier sees them, for the priors.
-        priors: what is subtracted from the score.
-        views: classifier inputs a task and evaluation: views of one image, or of each image of its group.
-        layers: whose activations are read besides those that the objective reads.
-        ranks: who evaluate the same images together, a part of the inputs each.
-        group: images that a task owns; ``decode`` gives them as rows.
+        networks: network copies by name.
+        objective: objective to maximize.
+        normalize: normalization of the classifier, for the priors.
+        decode: parameters ``(N, ...)`` -> images ``(N * group, C, H, W)``.
+        make_inputs: images and draws -> network inputs ``(N * views, C, h, w)``, ordered by task and view.
+        priors: penalties that are subtracted from the score.
+        views: network inputs per task.
+        layers: layers to read in addition to those of the objective.
+        ranks: ranks that share the inputs.
+        group: images per task.
     """
 
     networks: Mapping[str, FrozenNetwork]
-    decode: Callable[[Tensor], Tensor]
-    look: Callable[[Tensor, Draws], Tensor]
     objective: Objective
     normalize: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor] = lambda x: x
+    make_inputs: Callable[[Tensor, Draws], Tensor] = identity_inputs
     priors: Sequence[Prior] = ()
     views: int = 1
     layers: Sequence[str] = ()
@@ -51,72 +56,73 @@ class Evaluator:
     def __call__(
         self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True, network: str = "plain"
     ) -> Evaluation:
-        """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration, and count it.
+        """Evaluate ``x``, whose row m belongs to slot ``rows[m]``, with the draws of its iteration, and count it.
 
-        Returns:
-            Score, mean logits, activations and the named terms of the score; with ``gradient`` the slopes, too.
+        Raises:
+            LitVizError: the objective is not differentiable, or a prior returns a wrong shape.
         """
-        part = self.ranks.part(len(rows), self.views)
+        shard = self.ranks.shard(len(rows), self.views)
+
+        def average_views(values: Tensor) -> Tensor:
+            values = values if shard is None else shard.mask(values)
+            return values.view(-1, self.views, *values.shape[1:]).mean(1)
+
+        def count_backward(computed: Sequence[bool] | None) -> None:
+            counted = rows if computed is None else [n for n, flag in zip(rows, computed, strict=True) if flag]
+            slots.count_evaluations(counted, backwards=self.views)
+
         with torch.set_grad_enabled(gradient):
             x = x.detach().requires_grad_(gradient)
             images = self.decode(x)
-            logits, activations = self._ask(images, slots, rows, network, part)
-            each = self.views // self.group
-            members = to_device([m for _ in rows for m in range(self.group) for _ in range(each)], x.device)
-            goals = {**slots.goals(rows, x.device, self.views), "members": members}
-
-            def over_views(inputs: Tensor) -> Tensor:
-                return self._over_views(inputs if part is None else part.only_counted(inputs))
-
-            scores = evaluate_objective(
-                self.objective, Outputs(logits, activations=activations, inputs=self.views, **goals)
-            )
+            logits, activations = self._forward(images, slots, rows, network, shard)
+            members = [member for _ in rows for member in range(self.group) for _ in range(self.views // self.group)]
+            goals = {**slots.goals(rows, x.device, self.views), "members": to_device(members, x.device)}
+            outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)
+            scores = evaluate_objective(self.objective, outputs)
             if gradient and not scores.requires_grad:
-                raise LitVizError(f"the scores of {type(self.objective).__name__} have no gradient: don't detach them")
-            score = objective = over_views(scores)
-            terms = {"objective": objective}
-            if self.priors:
-                normalized = self.normalize(images)
-                for prior in self.priors:  # every process knows them; the sum over all counts each once
-                    penalties = prior(normalized)
-                    check_shape(prior, penalties, images.shape[:1], meaning="a penalty for each image")
-                    term = penalties.view(-1, self.group).mean(1) / self._sharers
-                    terms[prior.name] = terms.get(prior.name, 0) + term  # there may be two of a name
-                    score = score - term
+                raise LitVizError(f"the scores of {type(self.objective).__name__} must not be detached.")
+            score = average_views(scores)
+            metrics = {"objective": score}
+            for name, penalty in self._penalties(images):
+                metrics[name] = metrics.get(name, 0) + penalty
+                score = score - penalty
         slots.count_evaluations(rows, forwards=self.views)
-
-        def pay(asked: Sequence[bool] | None) -> None:
-            paid = rows if asked is None else [n for n, wanted in zip(rows, asked, strict=True) if wanted]
-            slots.count_evaluations(paid, backwards=self.views)
-
         return Evaluation(
             x,
             score,
             logits,
-            metrics=terms,
+            metrics=metrics,
             activations=activations,
-            over_views=over_views,
-            over_processes=self.ranks.sum,
-            pay=pay,
+            average_views=average_views,
+            sum_over_ranks=self.ranks.sum,
+            on_backward=count_backward,
         )
 
-    @property
-    def _sharers(self) -> int:
-        return self.ranks.size if self.ranks.shares_views else 1
+    def _penalties(self, images: Tensor) -> list[tuple[str, Tensor]]:
+        """Return the name and the mean penalty per task ``(N,)`` of each prior.
 
-    def _ask(
-        self, images: Tensor, slots: Slots, rows: Sequence[int], network: str, part: Part | None
+        Every rank computes all of them, so each contributes its share of the sum over the ranks.
+        """
+        if not self.priors:
+            return []
+        normalized, shares = self.normalize(images), self.ranks.size if self.ranks.shares_views else 1
+        penalties = []
+        for prior in self.priors:
+            penalty = prior(normalized)
+            check_shape(prior, penalty, images.shape[:1], meaning="a penalty for each image")
+            penalties.append((prior.name, penalty.view(-1, self.group).mean(1) / shares))
+        return penalties
+
+    def _forward(
+        self, images: Tensor, slots: Slots, rows: Sequence[int], network: str, shard: InputShard | None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return logits and activations of all inputs; zeros for those that another process evaluates."""
+        """Return logits and activations of all inputs, with zeros for inputs of other ranks."""
         draws = slots.draws(rows, self.views, images.device)
         layers = (*self.objective.layers, *self.layers)
-        if part is not None:
-            images = images if self.views > 1 else images[part.inputs.to(images.device)]
-            draws = draws.rows(part.inputs.tolist())
-        logits, activations = self.networks[network](self.look(images, draws), layers=layers)
-        if part is None:
+        if shard is None:
+            logits, activations = self.networks[network](self.make_inputs(images, draws), layers=layers)
             return logits, activations
-        return part.placed(logits), {name: part.placed(activation) for name, activation in activations.items()}
-
-    def _over_views(self, rows: Tensor) -> Tensor:
-        return rows.view(-1, self.views, *rows.shape[1:]).mean(1)
+        images = images if self.views > 1 else images[shard.inputs.to(images.device)]
+        inputs = self.make_inputs(images, draws.rows(shard.inputs.tolist()))
+        logits, activations = self.networks[network](inputs, layers=layers)
+        return shard.scatter(logits), {name: shard.scatter(activation) for name, activation in activations.items()}

@@ -1,4 +1,4 @@
-"""When to look: the iterations at which an image is logged."""
+"""The iterations at which an image is logged."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lit_viz.errors import LitVizError
 
 @dataclass(frozen=True)
 class LogSchedule:
-    """A set of iterations; the last one of an image always belongs to it.
+    """Set of iterations; the last iteration of an image always belongs to it.
 
     Attributes:
-        iterations: these iterations.
-        every: and every so many, from 0; 0 means none.
-        geometric: and 0, 1, 2, 4, 8 ...
+        iterations: explicit iterations.
+        every: period, starting at 0; 0 for none.
+        geometric: whether 0 and the powers of 2 belong to it.
     """
 
     iterations: frozenset[int] = frozenset()
@@ -23,10 +23,10 @@ class LogSchedule:
 
     @classmethod
     def parse(cls, text: str | int) -> LogSchedule:
-        """Read ``"1,50,100,200"``, ``"every:10"``, ``"geometric"`` or ``"last"``.
+        """Parse ``"1,50,100,200"``, ``"every:10"``, ``"geometric"`` or ``"last"``.
 
         Raises:
-            LitVizError: for anything else.
+            LitVizError: the text is none of these.
         """
         words = str(text).replace(" ", "")
         if words == "geometric":
@@ -37,16 +37,16 @@ class LogSchedule:
         numbers = number.split(",")
         if not all(n.isdecimal() for n in numbers) or kind not in ("", "every"):
             raise LitVizError(
-                f"'{text}' names no iterations: give 1,50,100,200 (a list), every:10, geometric, or last."
+                f"a log schedule must be a list such as 1,50,100,200, every:10, geometric or last, got '{text}'."
             )
         if kind == "":
             return cls(iterations=frozenset(map(int, numbers)))
         if len(numbers) != 1 or int(number) == 0:
-            raise LitVizError(f"'{text}' names no iterations: every: takes one number from 1 up, such as every:10.")
+            raise LitVizError(f"every: in a log schedule requires one number of at least 1, got '{text}'.")
         return cls(every=int(number))
 
     def due(self, iteration: int, last: int) -> bool:
-        """Return whether image ``iteration`` of an image with ``last`` iterations is looked at."""
+        """Return whether an image with ``last`` iterations is logged at ``iteration``."""
         return (
             iteration == last
             or iteration in self.iterations
@@ -55,7 +55,7 @@ class LogSchedule:
         )
 
     def after(self, iteration: int, last: int) -> int:
-        """Return the next iteration that is due, for an image with ``last`` iterations."""
+        """Return the next logged iteration of an image with ``last`` iterations."""
         due = [last, *(k for k in self.iterations if k > iteration)]
         if self.every:
             due.append((iteration // self.every + 1) * self.every)

@@ -1,9 +1,9 @@
-"""What a method defines: how an image starts, what it scores, how it is shown, and what its record says."""
+"""The interface of methods: initial image, score, snapshots and record."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,40 +15,42 @@ from lit_viz.classifiers.fast import CompileMode
 from lit_viz.engine.distributed import RankGroup
 from lit_viz.engine.log_schedule import LogSchedule
 from lit_viz.engine.slots import Slots
-from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
-from lit_viz.types import Record, Task
+from lit_viz.types import Record, Snapshot, Task
 
-#: By Lightning's name of the precision.
+#: Half precisions by Lightning's name.
 _HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def half_precision(config: Any) -> str | None:
-    """Return the half precision, by Lightning's name, that a run's options ask for; None where they ask for none."""
-    asked = str(config.trainer.precision)
-    name = asked if asked in _HALF else f"{asked}-mixed"
+    """Return Lightning's name of the half precision in a run's options, or None."""
+    precision = str(config.trainer.precision)
+    name = precision if precision in _HALF else f"{precision}-mixed"
     return name if name in _HALF else None
 
 
 class Method(pl.LightningModule):
-    """A method as its author writes it; how it is trained is :class:`~lit_viz.engine.module.ImageTraining`'s.
+    """Interface of a method; :class:`~lit_viz.engine.module.ImageTraining` implements the training.
 
     Args:
-        classifier: the frozen network; it is no submodule, so it is neither trained, moved nor saved.
-        step_rule: how an image moves.
-        iterations: updates an image.
+        classifier: frozen classifier. It is not a submodule: it is neither trained, moved nor saved.
+        step_rule: update rule of the images.
+        iterations: updates per image.
         slots: images trained at once.
-        log_at: iterations at which an image is looked at and kept (see :class:`LogSchedule`).
-        curve_at: iterations at which its scalars are.
-        views: classifier inputs an image and evaluation.
+        log_at: iterations at which an image is logged (see :class:`~lit_viz.engine.log_schedule.LogSchedule`).
+        curve_at: iterations at which its metrics are logged.
+        views: network inputs per image and evaluation.
 
     Attributes:
         slots: the images in training.
-        notes: sentences worth saying once before the run.
-        advice: what to do where an image breaks (its score is no finite number), as the end of a sentence.
-        ranks: those of the run, once they are connected.
-        compile_mode: how ``torch.compile`` compiles the network; None: not at all.
+        notes: messages to print once before the run.
+        advice: advice for an image whose score is not finite, the end of a sentence.
+        ranks: ranks of the run.
+        compile_mode: mode of ``torch.compile``; None for no compilation.
+
+    Raises:
+        LitVizError: ``iterations``, ``slots`` or ``views`` is less than 1, or a log schedule is invalid.
     """
 
     def __init__(
@@ -64,8 +66,7 @@ class Method(pl.LightningModule):
     ) -> None:
         super().__init__()
         for name, value in (("iterations", iterations), ("slots", slots), ("views", views)):
-            if value < 1:
-                raise LitVizError(f"--{name} {value} makes no run: give a whole number from 1 up.")
+            check_at_least_one(f"--{name}", value)
         self.classifier = classifier
         self.step_rule = step_rule
         self.iterations = iterations
@@ -79,100 +80,125 @@ class Method(pl.LightningModule):
         self.ranks = RankGroup()
         self.compile_mode: CompileMode | None = None
 
+    # Precision and networks
+
     @property
-    def number(self) -> torch.dtype:
-        """The dtype of the images: float64 under ``--trainer.precision 64-true``, float32 under any other."""
+    def image_dtype(self) -> torch.dtype:
+        """float64 for ``--trainer.precision 64-true``, else float32."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @property
     def network_dtype(self) -> torch.dtype:
-        """The dtype of the network in training: half precision under ``--trainer.precision 16-mixed`` or
-        ``bf16-mixed``, that of the images under any other. Outcomes are told by the original, in its own."""
-        return _HALF.get("" if self._trainer is None else str(self._trainer.precision), self.number)
+        """Dtype of the fast copy: half for ``16-mixed`` and ``bf16-mixed``, else that of the images.
+
+        Outcomes are computed by the original network in its own dtype.
+        """
+        return _HALF.get("" if self._trainer is None else str(self._trainer.precision), self.image_dtype)
 
     @property
-    def in_half(self) -> bool:
-        """Whether the network in training is in half precision, so that what it says is not what the original says."""
-        return self.network_dtype != self.number
-
-    def frozen(self, keep: Collection[str], device: torch.device, **how: Any) -> FrozenNetwork:
-        """Return the copy of the classifier that is asked in training; see
-        :meth:`~lit_viz.classifiers.Classifier.fast`."""
-        return self.classifier.fast(keep, device, self.network_dtype, compiled=self.compile_mode, **how)
+    def is_half(self) -> bool:
+        """Whether the fast copy has half precision, so that its outputs differ from those of the original."""
+        return self.network_dtype != self.image_dtype
 
     @property
     def backwards_per_step(self) -> float:
-        """How many backwards a step makes on the mean, at most."""
+        """Upper bound of the mean number of backwards per step."""
         return 1
 
     @property
     def default_network(self) -> str:
-        """The name of the copy that is asked where no other is named."""
+        """Name of the network copy that is evaluated by default."""
         return "plain"
 
-    def last(self, task: Task) -> int:
-        """Return the number of the task's last image: its option ``iterations`` where it has one (a sweep)."""
-        return int(task.options.get("iterations", self.iterations))
+    def make_network(self, layers: Collection[str], device: torch.device, **options: Any) -> FrozenNetwork:
+        """Return a fast copy of the classifier that can read these layers.
 
-    def validate_tasks(self, tasks: Sequence[Task]) -> None:
-        """Be told the queue before anything is trained.
-
-        Raises:
-            LitVizError: what it needs, and no file holds, is not here.
+        See :meth:`~lit_viz.classifiers.Classifier.fast`.
         """
+        return self.classifier.fast(layers, device, self.network_dtype, compiled=self.compile_mode, **options)
 
     @abstractmethod
     def prepare(self, device: torch.device) -> None:
-        """Make the frozen network and what else is needed on the device, once."""
+        """Create the network copies on the device."""
+
+    # Tasks
+
+    def validate_tasks(self, tasks: Sequence[Task]) -> None:
+        """Validate the task queue before training.
+
+        Raises:
+            LitVizError: an input of a task is missing.
+        """
+
+    def last_iteration(self, task: Task) -> int:
+        """Return the number of updates of a task: its option ``iterations``, or that of the run."""
+        return int(task.options.get("iterations", self.iterations))
+
+    def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
+        """Return whether a task that starts at ``iteration`` can share a batch with the task of a slot."""
+        return True
 
     @abstractmethod
     def start(self, task: Task) -> Tensor:
-        """Return the task's first image as it is trained, ``(...)`` without a slot dimension."""
+        """Return the initial image ``(...)`` of a task, without a slot dimension.
 
-    @abstractmethod
-    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        """Evaluate ``x``, row m of which belongs to slot ``rows[m]``, with the draws of its iteration."""
-
-    def can_batch(self, task: Task, beside: Task, iteration: int) -> bool:
-        """Return whether a task that goes on at this iteration may be trained in one batch with one that is in a slot:
-        what the rule's state consists of is the same for all."""
-        return True
+        Raises:
+            LitVizError: the task fails.
+        """
 
     def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
-        """Return the tasks with what is only known once their images ``(N, ...)`` are there (a predicted label).
+        """Return the tasks with fields that depend on their images ``x`` ``(N, ...)``, such as a predicted label.
 
-        An error in the place of a task fails that task.
+        A task whose entry is an error fails.
         """
         return list(tasks)
 
-    def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the state of slots that start at ``x`` ``(N, ...)``: the rule's, and what the method keeps besides."""
+    def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the state of new slots with images ``x`` ``(N, ...)``: that of the step rule and of the method."""
         return self.step_rule.init(x, tasks)
 
     def on_slots_filled(self, rows: Sequence[int]) -> None:
-        """Be told that these slots were filled."""
+        """Hook called after these slots were filled."""
 
-    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
-        """Return what else is known of the final images of these slots: the terms of their score."""
-        return self.score(x, rows, gradient=False).metrics_by_row()
-
-    def project(self, x: Tensor) -> Tensor:
-        """Return the moved images ``(N, ...)`` back where they belong, in place or not; as they are by default."""
-        return x
+    # Optimization
 
     @abstractmethod
-    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
-        """Show the images ``x`` ``(len(rows), ...)`` of these slots, and what the network sees in them.
+    def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
+        """Evaluate ``x``, whose row m belongs to slot ``rows[m]``, with the draws of its iteration."""
 
-        Where they are ``final``, :meth:`final_metrics` was called before, and what is shown is the outcome.
+    def project(self, x: Tensor) -> Tensor:
+        """Project updated images ``(N, ...)`` onto their feasible set, in place or not; the identity by default."""
+        return x
+
+    # Output
+
+    def snapshot(self, n: int, metrics: Mapping[str, float], image: Tensor | None = None, **fields: Any) -> Snapshot:
+        """Return the snapshot of slot n at its current iteration."""
+        return Snapshot(self.slots.tasks[n], self.slots.iteration[n], metrics, image, **fields)
+
+    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+        """Return the metrics of the final images of these slots, by default those of an evaluation."""
+        return self.score(x, rows, gradient=False).metrics_by_row()
+
+    @abstractmethod
+    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
+        """Return the snapshots of images ``x`` ``(len(rows), ...)`` in these slots.
+
+        Final snapshots follow :meth:`final_metrics` and hold the outcome.
         """
 
     @abstractmethod
-    def record(self, n: int, look: Look, common: Record) -> Record:
+    def record(self, n: int, snapshot: Snapshot, common: Record) -> Record:
         """Return the record of slot n.
 
         Args:
-            n: the slot, whose task has ended.
-            look: the final image.
-            common: the record with its common fields and metrics, to be extended.
+            n: slot of a finished task.
+            snapshot: its final snapshot.
+            common: record with the common fields and the metrics, to extend.
         """
+
+
+def check_at_least_one(option: str, value: int) -> None:
+    """Raise :class:`LitVizError` if the value of an option is less than 1."""
+    if value < 1:
+        raise LitVizError(f"{option} must be at least 1, got {value}.")

@@ -1,10 +1,11 @@
-"""The LightningModule that all methods share: slots that are filled from a queue, trained, looked at and emptied."""
+"""The LightningModule of all methods: slots are refilled from a queue, updated, logged and emptied."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,119 +14,148 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import mark_compiled_step
-from lit_viz.engine.checkpoint import packed, unpacked
-from lit_viz.engine.distributed import DevicesMode, JointDecision, LocalRequests, RankGroup
+from lit_viz.engine.checkpoint import check_run_state, pack_run_state
+from lit_viz.engine.distributed import DevicesMode, RankGroup
 from lit_viz.engine.method import Method
 from lit_viz.engine.optimizer import StepRuleOptimizer
 from lit_viz.engine.queue import Queue
-from lit_viz.engine.rank_status import RankExchange
+from lit_viz.engine.rank_status import JointDecision, LocalRequests, RankExchange
 from lit_viz.engine.slots import ITERATION, UNTIL
-from lit_viz.engine.snapshots import Look, RunProgress, joined
-from lit_viz.engine.step import Step
+from lit_viz.engine.step import Step, merge_final
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.types import Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
 
 
-class ImageTraining(Method):
-    """Trains the images of a queue of tasks, N slots at a time.
+@dataclass(frozen=True)
+class RunProgress:
+    """Progress of a run.
 
-    A method says how an image starts (:meth:`start`), what it scores (:meth:`score`), how it is shown
-    (:meth:`snapshots`), and what its record says besides (:meth:`record`): see :class:`~lit_viz.engine.method.Method`.
+    Attributes:
+        total: tasks of the run.
+        ended: finished tasks, including those that ``failed`` or were ``skipped``.
+        updates_done: updates made, where a finished task counts with its maximum.
+        updates_made: updates made by this process.
+        updates_total: maximum number of updates.
+        iteration: lowest iteration in the slots.
+        probability: mean probability of the last snapshots, if they have one.
+        objective: mean objective otherwise.
+    """
+
+    total: int
+    ended: int
+    failed: int
+    skipped: int
+    updates_done: int
+    updates_made: int
+    updates_total: int
+    iteration: int
+    probability: float | None = None
+    objective: float | None = None
+
+
+class ImageTraining(Method):
+    """Train the images of a task queue, N slots at a time.
+
+    Subclasses implement the hooks of :class:`~lit_viz.engine.method.Method`.
 
     Args:
         classifier, step_rule, limits: see :class:`~lit_viz.engine.method.Method`.
 
     Attributes:
-        devices_mode: how several processes share the work.
-        queue: the tasks that wait for a slot.
-        exchange: where the processes tell each other what they have found.
+        devices_mode: how several ranks share the work.
+        queue: tasks of this rank that wait for a slot.
+        exchange: exchange of the rank status.
     """
 
     def __init__(self, classifier: Classifier, step_rule: StepRule, **limits: Any) -> None:
         super().__init__(classifier, step_rule, **limits)
         self.automatic_optimization = False
-        self.strict_loading = False  # a checkpoint keeps images by task, not as a state dict
+        self.strict_loading = False  # checkpoints store images by task, not as a state dict
         self.devices_mode: DevicesMode = "images"
         self.queue = Queue()
         self.exchange = RankExchange()
         self._step: Step
-        self._updates = (0, 0)  # of the finished images, and of all: counted once, for there may be thousands
-        self._made = 0  # updates of those that have finished in this process's time
+        self._updates_finished = self._updates_total = self._updates_made = 0
         self._restored: dict[str, Any] | None = None
-        self._shown: dict[str, float] = {}  # on the progress bar
+        self._progress_metrics: dict[str, float] = {}
 
-    # What Lightning calls.
+    # Lightning hooks
 
     def configure_optimizers(self) -> StepRuleOptimizer:
-        """Return the bridge to the step rule."""
+        """Return the optimizer of the step rule."""
         return StepRuleOptimizer(self.slots, self.step_rule, self.evaluate, self.project)
 
     def on_fit_start(self) -> None:
-        """Prepare the network and take up where a checkpoint left off."""
+        """Prepare the networks and restore the state of a checkpoint."""
         if isinstance(self.trainer.precision_plugin, MixedPrecision):
-            self.trainer.precision_plugin.scaler = None  # it would unscale what nobody has scaled: there is no loss
-        self.ranks = RankGroup.connected(self.devices_mode, self.trainer.world_size)
+            self.trainer.precision_plugin.scaler = None  # there is no scaled loss
+        self.ranks = RankGroup.connect(self.devices_mode, self.trainer.world_size)
         self.prepare(self.device)
-        kept: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         if self._restored is not None:
-            kept = self._restored["slots"]
+            entries = self._restored["slots"]
             self.exchange.finished = dict(self._restored["finished"])
-            self.decision.updates = sum(int(entry["state"][ITERATION]) for entry in kept)
-        ended = sum(self.last(task) for task in self.tasks if task.index in self.finished)
-        self._updates = (ended, sum(map(self.last, self.tasks)))
-        mine = [task for task in self.tasks if self.ranks.holds(task.index)]
-        begun = [entry for entry in kept if self.ranks.holds(entry["task"])]
-        self.queue = Queue(mine, self.finished, begun)
+            self.decision.updates = sum(int(entry["state"][ITERATION]) for entry in entries)
+        self._updates_finished = sum(self.last_iteration(task) for task in self.tasks if task.index in self.finished)
+        self._updates_total = sum(map(self.last_iteration, self.tasks))
+        self.queue = Queue(
+            [task for task in self.tasks if self.ranks.owns(task.index)],
+            self.finished,
+            [entry for entry in entries if self.ranks.owns(entry["task"])],
+        )
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
-        """Fill the slots, make one update of the batch, write out and empty the slots that are done.
+        """Fill the slots, make one update of the batch, and empty the slots of finished images.
 
-        Without autocast, which would round images and rules as well: the network alone is asked in half precision.
+        Returns:
+            the ``snapshots`` and ``results`` since the last exchange between ranks; see
+            :meth:`~lit_viz.engine.rank_status.RankExchange.synchronize`.
         """
+        # Autocast would round images and step rules; only the network has half precision.
         with torch.autocast(self.device.type, enabled=False):
-            return self._train()
+            return self._training_step()
 
-    def _train(self) -> dict[str, Any]:
-        began = time.perf_counter()
+    def _training_step(self) -> dict[str, Any]:
+        start = time.perf_counter()
         if self.compile_mode is not None:
             mark_compiled_step()
         results = self.queue.fill(self)
         snapshots: list[Snapshot] = []
         if len(self.slots):
-            looks = self._looks(self.slots.x)
+            due = self._due_snapshots(self.slots.x)
             self._step = Step(self)
-            self.slots.state[UNTIL] = self._until()
+            self.slots.state[UNTIL] = self._next_logged()
             self.optimizers().step()  # type: ignore[union-attr]
-            snapshots = self._step.snapshots(looks)
-            self._show([snapshot.metrics for snapshot in snapshots])
-            endings = self._step.ended(self.optimizer.done)
-            share = (time.perf_counter() - began) / len(self.slots)
+            snapshots = self._step.snapshots(due)
+            self._update_progress_metrics(snapshots)
+            endings = self._step.endings(self.optimizer.done)
+            share = (time.perf_counter() - start) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
             for snapshot, result in self._step.finish(endings):
-                snapshots = joined(snapshots, snapshot)
+                snapshots = merge_final(snapshots, snapshot)
                 results.append(result)
             self._step.close()
-        self.exchange.tell(snapshots, results)
-        seconds = time.perf_counter() - began
-        found = self.exchange.hold(self.ranks, self.slots, self.queue, seconds=seconds)
-        ended = sum(self.last(result.task) for result in found["results"])
-        self._updates = (self._updates[0] + ended, self._updates[1])
-        self._made += sum(result.record.iterations or 0 for result in found["results"])
+        self.exchange.add(snapshots, results)
+        seconds = time.perf_counter() - start
+        outputs = self.exchange.synchronize(self.ranks, self.slots, self.queue, seconds=seconds)
+        self._updates_finished += sum(self.last_iteration(result.task) for result in outputs["results"])
+        self._updates_made += sum(result.record.iterations or 0 for result in outputs["results"])
         if not self.decision.unfinished:
             self.trainer.should_stop = True
-        return found
+        return outputs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep images and states by task, and which tasks are finished; no classifier."""
+        """Save unfinished images by task and the finished tasks, without the classifier."""
         checkpoint["state_dict"] = {}
-        checkpoint["lit_viz"] = packed(self.ranks.gather([*self.slots.dump(), *self.queue.kept]), self.finished)
+        entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
+        checkpoint["lit_viz"] = pack_run_state(entries, self.finished)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was saved until the device is known (:meth:`on_fit_start`)."""
-        self._restored = unpacked(checkpoint["lit_viz"])
+        """Keep the saved state until :meth:`on_fit_start`, where the device is known."""
+        self._restored = check_run_state(checkpoint["lit_viz"])
 
-    # What the step rule calls.
+    # Evaluation for the step rule
 
     def evaluate(
         self,
@@ -136,16 +166,13 @@ class ImageTraining(Method):
         network: str = "plain",
         logged: bool = False,
     ) -> Evaluation:
-        """Score ``x`` for the step rule; the first evaluation of the images themselves is that of x_k, which is logged.
-
-        See :class:`~lit_viz.optim.Evaluate`.
-        """
+        """Score ``x`` for the step rule; see :class:`~lit_viz.optim.Evaluate`."""
         rows = range(len(self.slots)) if slots is None else to_list(slots)
         evaluation = self.score(x, rows, gradient=gradient, network=network)
-        self._step.heard(evaluation, slots, logged=logged or slots is None)
+        self._step.add_evaluation(evaluation, slots, logged=logged or slots is None)
         return evaluation
 
-    # What callbacks and runs ask.
+    # State for callbacks
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -155,52 +182,51 @@ class ImageTraining(Method):
 
     @property
     def optimizer(self) -> StepRuleOptimizer:
-        """The bridge, without Lightning's wrapping."""
+        """The optimizer without Lightning's wrapper."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, StepRuleOptimizer)
         return optimizer
 
     @property
     def requests(self) -> LocalRequests:
-        """What a callback wants of all processes at their next meeting."""
+        """Requests of callbacks on this rank for the next exchange."""
         return self.exchange.requests
 
     @property
     def decision(self) -> JointDecision:
-        """What all processes do after their last meeting."""
+        """Decision of the last exchange."""
         return self.exchange.decision
 
     @property
     def finished(self) -> Mapping[int, str]:
-        """By task, how it ended; known on the first process."""
+        """Status of each finished task, by index; complete on rank 0."""
         return self.exchange.finished
 
     def progress(self) -> RunProgress:
-        """Return how far the run is."""
-        iteration = self.slots.iteration
+        """Return the progress of the run."""
+        status = list(self.finished.values())
         return RunProgress(
             total=len(self.tasks),
-            ended=len(self.finished),
-            failed=sum(status == "failed" for status in self.finished.values()),
-            skipped=sum(status == "skipped" for status in self.finished.values()),
-            updates_done=self._updates[0] + self.decision.updates,
-            updates_made=self._made + self.decision.updates,
-            updates_total=self._updates[1],
-            iteration=min(iteration, default=self.iterations),
-            **self._shown,
+            ended=len(status),
+            failed=status.count("failed"),
+            skipped=status.count("skipped"),
+            updates_done=self._updates_finished + self.decision.updates,
+            updates_made=self._updates_made + self.decision.updates,
+            updates_total=self._updates_total,
+            iteration=min(self.slots.iteration, default=self.iterations),
+            **self._progress_metrics,
         )
 
     def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
-        """Return the steps that the tasks take in the slots, and the evaluations (forward and backward) at most."""
-        last = [self.last(task) for task in tasks]
-        busy = [0] * min(self.capacity, len(tasks))  # when each slot is free again
-        for iterations in last:
-            first = busy.index(min(busy))
-            busy[first] += iterations
-        return max(busy), sum(last) * self.views
+        """Return the number of steps of these tasks, and the maximum number of evaluations."""
+        iterations = [self.last_iteration(task) for task in tasks]
+        free_at = [0] * min(self.capacity, len(tasks))  # step at which each slot is free
+        for count in iterations:
+            free_at[free_at.index(min(free_at))] += count
+        return max(free_at), sum(iterations) * self.views
 
     def step_seconds(self, tasks: Sequence[Task]) -> float:
-        """Return the time of a step's forward and backwards, measured on the processor; 0 where no task can start."""
+        """Measure the evaluations of one step on the CPU, in seconds; 0 if no task can start."""
         self.prepare(torch.device("cpu"))
         self.queue = Queue(tasks)
         self.queue.fill(self)
@@ -208,40 +234,42 @@ class ImageTraining(Method):
         if not rows:
             return 0.0
         backwards = math.ceil(self.backwards_per_step)
-        took = 0.0
-        for _ in range(2):  # the first one warms up
-            began = time.perf_counter()
+        seconds = 0.0
+        for _ in range(2):  # the first pass is a warm-up
+            start = time.perf_counter()
             evaluation = self.score(self.slots.x, rows, gradient=backwards > 0, network=self.default_network)
-            seen = time.perf_counter()
-            for left in reversed(range(backwards)):
-                evaluation.backward(keep=left > 0)
-            took = seen - began + (time.perf_counter() - seen) * self.backwards_per_step / max(backwards, 1)
-        return took
+            forward_end = time.perf_counter()
+            for remaining in reversed(range(backwards)):
+                evaluation.backward(keep=remaining > 0)
+            backward_seconds = (time.perf_counter() - forward_end) / max(backwards, 1)
+            seconds = forward_end - start + backward_seconds * self.backwards_per_step
+        return seconds
 
-    # What is seen on the way.
+    # Logging
 
-    def _until(self) -> Tensor:
-        """Return the next iteration of each slot at which it is looked at."""
+    def _next_logged(self) -> Tensor:
+        """Return the next logged iteration of each slot, ``(N,)``."""
         until = [
-            min(moments.after(k, self.last(task)) for moments in (self.log_at, self.curve_at))
+            min(schedule.after(k, self.last_iteration(task)) for schedule in (self.log_at, self.curve_at))
             for k, task in zip(self.slots.iteration, self.slots.tasks, strict=True)
         ]
         return to_device(until, self.slots.x.device)
 
-    def _looks(self, x: Tensor) -> list[tuple[int, Look]]:
-        """Look at the images whose iteration is due, before they are moved."""
-        iteration = self.slots.iteration
-        moments = (self.log_at, self.curve_at)
-        last = [self.last(task) for task in self.slots.tasks]
-        due = [n for n, k in enumerate(iteration) if any(m.due(k, last[n]) for m in moments)]
+    def _due_snapshots(self, x: Tensor) -> dict[int, Snapshot]:
+        """Return the snapshots of images that are logged at their current iteration, by slot."""
+        due = [
+            n
+            for n, (k, task) in enumerate(zip(self.slots.iteration, self.slots.tasks, strict=True))
+            if any(schedule.due(k, self.last_iteration(task)) for schedule in (self.log_at, self.curve_at))
+        ]
         if not due:
-            return []
-        shown = x if len(due) == len(x) else x[to_device(due, x.device)]
-        return list(zip(due, self.snapshots(shown, due), strict=True))
+            return {}
+        images = x if len(due) == len(x) else x[to_device(due, x.device)]
+        return dict(zip(due, self.snapshots(images, due), strict=True))
 
-    def _show(self, metrics: Sequence[Mapping[str, float]]) -> None:
-        """Keep the mean of the probabilities, or else of the objectives, for the progress bar."""
+    def _update_progress_metrics(self, snapshots: Sequence[Snapshot]) -> None:
+        """Keep the mean probability, or else the mean objective, for the progress bar."""
         for name in ("probability", "objective"):
-            if known := [of_one[name] for of_one in metrics if name in of_one]:
-                self._shown = {name: sum(known) / len(known)}
+            if values := [snapshot.metrics[name] for snapshot in snapshots if name in snapshot.metrics]:
+                self._progress_metrics = {name: sum(values) / len(values)}
                 return

@@ -1,4 +1,4 @@
-"""The one bridge between step rules and Lightning: a step rule in the clothes of a torch optimizer."""
+"""Adapter of step rules to the optimizer interface of torch and Lightning."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lit_viz.optim.rule import chosen
 
 
 class StepRuleOptimizer(torch.optim.Optimizer):
-    """Moves the slots' images by a step rule, once a call of :meth:`step`.
+    """Update the images in the slots by a step rule.
 
-    The rule asks for as many evaluations as it wants, so Lightning's closure (which hands over a scalar) is not used.
+    A rule may evaluate several times per step, so the closure of Lightning, which returns one scalar, is not used.
 
     Args:
-        slots: the images and their state.
-        rule: how they move.
-        evaluate: asks the network about them.
-        project: brings moved images back to where they belong (clamp, blur).
+        slots: images and their state.
+        rule: step rule.
+        evaluate: evaluation of the images by the network.
+        project: projection of updated images onto their feasible set.
 
     Attributes:
-        done: which images the rule found done in the last step, and left as they were, ``(N,)`` bool.
+        done: ``(N,)`` bool, images that the rule reported as done in the last step; they are left unchanged.
     """
 
     def __init__(self, slots: Slots, rule: StepRule, evaluate: Evaluate, project: Callable[[Tensor], Tensor]) -> None:
@@ -42,13 +42,13 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
         check_shape(self.rule, x, before.shape, meaning="an image for each slot")
         check_shape(self.rule, self.done, before.shape[:1], meaning="whether each slot is done")
-        self.done = self.done.bool()  # of an own rule it may be numbers
-        x = chosen(self.done, before, self.project(x))  # not in place: what a rule returns it may keep as well
+        self.done = self.done.bool()
+        x = chosen(self.done, before, self.project(x))  # not in place: the rule may keep what it returned
         self.slots.update(x, state, advance.masked_fill(self.done, 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: a checkpoint keeps images and states by task (see :class:`~lit_viz.engine.slots.Slots`)."""
+        """Return an empty state; checkpoints store images and states by task (:meth:`Slots.dump`)."""
         return {"state": {}, "param_groups": []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take nothing."""
+        """Do nothing; see :meth:`state_dict`."""

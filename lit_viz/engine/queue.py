@@ -1,4 +1,4 @@
-"""The tasks that wait for a slot, and how free slots are filled with them."""
+"""The queue of tasks, and the refill of free slots from it."""
 
 from __future__ import annotations
 
@@ -16,51 +16,50 @@ from lit_viz.utils.device import to_device
 
 
 class Queue:
-    """What a process has still to train: first what a checkpoint has kept half-way, then what is new.
+    """The tasks of a rank that wait for a slot: those restored from a checkpoint first, then the new ones.
 
     Args:
-        tasks: of the process, in order.
-        finished: indices of those that are.
-        begun: of those that were in slots when a checkpoint was saved, what it has kept
-            (:meth:`~lit_viz.engine.slots.Slots.dump`).
+        tasks: tasks of the rank, in order.
+        finished: indices of finished tasks.
+        restored: checkpoint entries of unfinished tasks (:meth:`~lit_viz.engine.slots.Slots.dump`).
     """
 
     def __init__(
-        self, tasks: Sequence[Task] = (), finished: Collection[int] = (), begun: Sequence[Mapping[str, Any]] = ()
+        self, tasks: Sequence[Task] = (), finished: Collection[int] = (), restored: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        mine = {task.index: task for task in tasks}
-        self._begun = {entry["task"]: dict(entry) for entry in begun}  # by task
-        fresh = [index for index in mine if index not in finished and index not in self._begun]
-        self._waiting = [mine[index] for index in reversed([*self._begun, *fresh])]  # the next one last
+        by_index = {task.index: task for task in tasks}
+        self._restored = {entry["task"]: dict(entry) for entry in restored}
+        new = [index for index in by_index if index not in finished and index not in self._restored]
+        self._waiting = [by_index[index] for index in reversed([*self._restored, *new])]  # the next task is last
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
-    def kept(self) -> list[dict[str, Any]]:
-        """What a checkpoint has kept of those that are still waiting."""
-        return list(self._begun.values())
-
-    def _iteration_of(self, task: Task) -> int:
-        return int(self._begun[task.index]["state"][ITERATION]) if task.index in self._begun else 0
+    def entries(self) -> list[dict[str, Any]]:
+        """Checkpoint entries of restored tasks that are still waiting."""
+        return list(self._restored.values())
 
     @property
     def updates(self) -> int:
-        """Updates that those have had."""
-        return sum(int(entry["state"][ITERATION]) for entry in self._begun.values())
+        """Updates of restored tasks that are still waiting."""
+        return sum(int(entry["state"][ITERATION]) for entry in self._restored.values())
 
     def fill(self, method: Method) -> list[Result]:
-        """Fill the free slots; return the tasks that could not start."""
+        """Fill the free slots of a method; return the results of tasks that failed to start."""
         failed: list[Result] = []
         tasks: list[Task] = []
         images: list[Tensor] = []
         while self._waiting and len(method.slots) + len(tasks) < method.capacity:
-            beside = (method.slots.tasks or tasks)[:1]
-            if beside and not method.can_batch(self._waiting[-1], beside[0], self._iteration_of(self._waiting[-1])):
+            task = self._waiting[-1]
+            batch = method.slots.tasks or tasks
+            entry = self._restored.get(task.index)
+            if batch and not method.can_batch(task, batch[0], int(entry["state"][ITERATION]) if entry else 0):
                 break
-            task = self._waiting.pop()
-            if task.index in self._begun:  # these come first
-                method.slots.restore(self._begun.pop(task.index), task, method.device)
+            self._waiting.pop()
+            if entry is not None:
+                del self._restored[task.index]
+                method.slots.restore(entry, task, method.device)
                 method.on_slots_filled([len(method.slots) - 1])
                 continue
             try:
@@ -69,22 +68,23 @@ class Queue:
                 failed.append(_failed(task, error))
             else:
                 tasks.append(task)
-        if tasks:
-            x = to_device(torch.stack(images), method.device, method.number)
-            completed = method.resolve_tasks(tasks, x)
-            whole = {m: task for m, task in enumerate(completed) if isinstance(task, Task)}
-            failed += [_failed(t, e) for t, e in zip(tasks, completed, strict=True) if isinstance(e, LitVizError)]
-            _fill(method, list(whole.values()), x[list(whole)])
-        return failed
+        return failed + (_start(method, tasks, images) if tasks else [])
 
 
-def _fill(method: Method, tasks: list[Task], x: Tensor) -> None:
-    if not tasks:
-        return
-    iterations = to_device([method.last(task) for task in tasks], method.device)
-    counts = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
-    method.slots.append(tasks, x, {**method.initial(x, tasks), **counts})
-    method.on_slots_filled(range(len(method.slots) - len(tasks), len(method.slots)))
+def _start(method: Method, tasks: list[Task], images: list[Tensor]) -> list[Result]:
+    """Append slots for new tasks; return the results of tasks that can't be resolved."""
+    x = to_device(torch.stack(images), method.device, method.image_dtype)
+    resolved = method.resolve_tasks(tasks, x)
+    failed = [_failed(t, error) for t, error in zip(tasks, resolved, strict=True) if isinstance(error, LitVizError)]
+    rows = [row for row, task in enumerate(resolved) if isinstance(task, Task)]
+    tasks = [task for task in resolved if isinstance(task, Task)]
+    if tasks:
+        x = x[rows]
+        iterations = to_device([method.last_iteration(task) for task in tasks], method.device)
+        engine_state = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
+        method.slots.append(tasks, x, {**method.init_state(x, tasks), **engine_state})
+        method.on_slots_filled(range(len(method.slots) - len(tasks), len(method.slots)))
+    return failed
 
 
 def _failed(task: Task, error: LitVizError) -> Result:

@@ -1,4 +1,4 @@
-"""The batch of slots: the images being trained, with the state of their rule and the count of their evaluations."""
+"""The batch of slots: images in training, their step-rule state and evaluation counts."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.optim.rule import OF_ENGINE
+from lit_viz.optim.rule import ENGINE_KEYS
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
 
-#: Kept by the engine beside the rule's own state.
-ITERATION, ITERATIONS, UNTIL = OF_ENGINE
-#: What may become known of a task only when its image is read.
-_COMPLETED = ("label", "label_source", "target", "target_name", "options")
+#: Keys of the state that belong to the engine.
+ITERATION, ITERATIONS, UNTIL = ENGINE_KEYS
+#: Fields of a task that may be resolved when its image is read.
+_RESOLVED = ("label", "label_source", "target", "target_name", "options")
+_COUNTS = ("forwards", "backwards", "seconds")
 
 
 class Slots(nn.Module):
-    """N images in training. Row n of everything belongs to ``tasks[n]``.
+    """N images in training; row n of every tensor and list belongs to ``tasks[n]``.
 
-    The images are a parameter, as the weights of any module are; its first dimension changes as slots are filled and
-    emptied, so neither it nor the rule's state goes through ``state_dict``: a checkpoint keeps them by task.
+    The images are a parameter whose first dimension changes as slots are filled and emptied. Neither images nor state
+    are part of ``state_dict``: checkpoints store them by task (:meth:`dump`).
 
     Attributes:
-        image: ``(N, ...)`` what is trained: pixels, Fourier coefficients, a perturbation, a mask.
-        state: the rule's state, a tensor with leading slot dimension a key.
-        tasks: whose rows they are.
-        forwards, backwards: evaluations paid so far, a number a slot.
-        seconds: time spent in the slot, a number a slot.
+        image: ``(N, ...)`` parameter: pixels, Fourier coefficients, a perturbation or a mask.
+        state: state of the step rule, tensors with a leading slot dimension.
+        tasks: task of each slot.
+        forwards, backwards: evaluations per slot.
+        seconds: time in the slot, per slot.
     """
 
     def __init__(self) -> None:
@@ -48,65 +49,60 @@ class Slots(nn.Module):
 
     @property
     def x(self) -> Tensor:
-        """The images as a plain tensor ``(N, ...)``."""
+        """The images ``(N, ...)``, detached."""
         return self.image.detach()
 
     @property
     def iteration(self) -> list[int]:
-        """Updates that each image has had."""
-        return [int(number) for number in to_list(self.state[ITERATION])] if self.tasks else []
+        """Updates of each image."""
+        return [int(k) for k in to_list(self.state[ITERATION])] if self.tasks else []
 
     def keys(self, rows: Sequence[int], views: int = 1) -> list[Key]:
-        """Return who draws: view by view, slot by slot, each at its image's own iteration."""
+        """Return the keys of the draws, ordered by slot and view, at the iteration of each image."""
         iteration = self.iteration
         return [Key(self.tasks[n].seed, iteration[n], view) for n in rows for view in range(views)]
 
     def draws(self, rows: Sequence[int], views: int, device: torch.device) -> Draws:
-        """Return the draws of the same rows and views, which know how far their images are."""
-        last_iterations = to_list(self.state[ITERATIONS])
-        return Draws(
-            self.keys(rows, views), device, last_iterations=[last_iterations[n] for n in rows for _ in range(views)]
-        )
+        """Return the draws of these slots and views."""
+        last = to_list(self.state[ITERATIONS])
+        return Draws(self.keys(rows, views), device, last_iterations=[last[n] for n in rows for _ in range(views)])
 
     def goals(self, rows: Sequence[int], device: torch.device, views: int = 1) -> dict[str, Tensor]:
-        """Return what the tasks of these slots ask for, ``views`` rows a slot, as :class:`~lit_viz.objectives.Outputs`
-        has it.
+        """Return the goals of these slots, ``(len(rows) * views,)`` each, as :class:`~lit_viz.objectives.Outputs` takes
+        them.
 
-        ``targets`` the class to reach, or to leave where ``targeted`` is False; ``labels`` the true one, -1 if unknown;
-        ``channels`` the task's option ``channel``, -1 if it has none.
+        ``targets``: class to reach, or to leave if ``targeted`` is False. ``labels``: true class, -1 if unknown.
+        ``channels``: the task's option ``channel``, -1 if it has none.
         """
         tasks = [self.tasks[n] for n in rows for _ in range(views)]
-        labels = [-1 if task.label is None else task.label for task in tasks]
-        targets = [-1 if task.goal is None else task.goal for task in tasks]
         return {
-            "targets": to_device(targets, device),
-            "labels": to_device(labels, device),
+            "targets": to_device([-1 if task.goal is None else task.goal for task in tasks], device),
+            "labels": to_device([-1 if task.label is None else task.label for task in tasks], device),
             "targeted": to_device([task.target is not None for task in tasks], device),
             "channels": to_device([task.options.get("channel", -1) for task in tasks], device),
         }
 
     def append(self, tasks: Sequence[Task], x: Tensor, state: dict[str, Tensor]) -> None:
-        """Add images behind the present ones, with nothing paid yet."""
+        """Append slots with zero counts."""
         if self.tasks:
             x = torch.cat([self.x, x.to(self.x)])
             state = {key: torch.cat([self.state[key], value.to(self.state[key])]) for key, value in state.items()}
         self._set(x, state)
         self.tasks += tasks
-        for counts in (self.forwards, self.backwards):
-            counts += [0] * len(tasks)
+        self.forwards += [0] * len(tasks)
+        self.backwards += [0] * len(tasks)
         self.seconds += [0.0] * len(tasks)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order; the batch shrinks."""
+        """Keep only these rows, in this order."""
         index = to_device(rows, self.x.device, torch.long)
         self._set(self.x[index], {key: value[index] for key, value in self.state.items()})
-        self.tasks = [self.tasks[n] for n in rows]
-        self.forwards = [self.forwards[n] for n in rows]
-        self.backwards = [self.backwards[n] for n in rows]
-        self.seconds = [self.seconds[n] for n in rows]
+        for name in ("tasks", *_COUNTS):
+            values = getattr(self, name)
+            setattr(self, name, [values[n] for n in rows])
 
     def update(self, x: Tensor, state: dict[str, Tensor], advance: Tensor) -> None:
-        """Take over the outcome of an update, which counts for so many iterations ``(N,)``."""
+        """Set the outcome of an update that counts for ``advance`` ``(N,)`` iterations."""
         self._set(x, {**state, ITERATION: state[ITERATION] + advance})
 
     def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
@@ -115,38 +111,36 @@ class Slots(nn.Module):
         return {key: value[index] for key, value in self.state.items()}
 
     def put(self, key: str, rows: Sequence[int], values: Tensor) -> None:
-        """Replace rows of the state, in a tensor of its own: those that a rule returns may share their memory."""
+        """Replace rows of the state out of place, because tensors of a rule may share memory."""
         index = to_device(rows, self.state[key].device, torch.long)
         self.state[key] = self.state[key].index_put((index,), values.to(self.state[key]))
 
     def count_evaluations(self, rows: Sequence[int], *, forwards: int = 0, backwards: int = 0) -> None:
-        """Count so many forwards and backwards for each of these slots, as often as it is named."""
+        """Add evaluations to the counts of these slots; repeated slots count repeatedly."""
         for n in rows:
             self.forwards[n] += forwards
             self.backwards[n] += backwards
 
-    def _set(self, x: Tensor, state: dict[str, Tensor]) -> None:
-        self.image.data = x
-        self.state = state
-
     def dump(self) -> list[dict[str, Any]]:
-        """Return one plain entry a slot, in slot order: what a checkpoint keeps."""
+        """Return the checkpoint entry of each slot."""
         return [
             {
-                "task": self.tasks[n].index,
-                "completed": {name: getattr(self.tasks[n], name) for name in _COMPLETED},
+                "task": task.index,
+                "completed": {name: getattr(task, name) for name in _RESOLVED},
                 "image": self.x[n].cpu().clone(),
                 "state": {key: value[n].cpu().clone() for key, value in self.state.items()},
-                "forwards": self.forwards[n],
-                "backwards": self.backwards[n],
-                "seconds": self.seconds[n],
+                **{name: getattr(self, name)[n] for name in _COUNTS},
             }
-            for n in range(len(self))
+            for n, task in enumerate(self.tasks)
         ]
 
     def restore(self, entry: Mapping[str, Any], task: Task, device: torch.device) -> None:
-        """Add the image of a task behind the present ones, as :meth:`dump` has kept it."""
+        """Append the slot of a checkpoint entry."""
         state = {key: value[None].to(device) for key, value in entry["state"].items()}
         self.append([replace(task, **entry["completed"])], entry["image"][None].to(device), state)
-        for name in ("forwards", "backwards", "seconds"):
+        for name in _COUNTS:
             getattr(self, name)[-1] = entry[name]
+
+    def _set(self, x: Tensor, state: dict[str, Tensor]) -> None:
+        self.image.data = x
+        self.state = state

@@ -16,10 +16,8 @@ import torch
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from lit_viz.callbacks.files import RunFiles
-from lit_viz.callbacks.memory import Memory
-from lit_viz.callbacks.notes import Notes
-from lit_viz.callbacks.progress import Progress
+from lit_viz.callbacks.progress import Notes, Progress
+from lit_viz.callbacks.run_writer import Memory, RunWriter
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.engine.distributed import is_distributed
@@ -216,7 +214,7 @@ def _run_in(
         if not finished:  # else it was killed between its last result and its report
             trim(folder)
             views = [] if wandb is None else [wandb]
-            callbacks = [RunFiles(folder), *views, Notes(notify), Progress(quiet=notify is None)]
+            callbacks = [RunWriter(folder), *views, Notes(notify), Progress(quiet=notify is None)]
             fit(trainer, cli.config, module, tasks, callbacks, None if wandb is None else wandb.logger)
         run = _opened(folder, cli)
         try:

@@ -14,7 +14,7 @@ import yaml
 from lit_viz._version import __version__
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.engine.checkpoint import AtomicCheckpointIO, unpacked
+from lit_viz.engine.checkpoint import AtomicCheckpointIO, check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands import Command
 from lit_viz.launch.config import MethodCLI, dump
@@ -136,7 +136,7 @@ def trim(folder: RunFolder) -> None:
     if checkpoint is None:
         folder.trim((), {})
         return
-    kept = unpacked(checkpoint["lit_viz"])
+    kept = check_run_state(checkpoint["lit_viz"])
     recorded = _recorded(folder)
     lost = kept["finished"].keys() - recorded
     if lost:
@@ -149,7 +149,7 @@ def trim(folder: RunFolder) -> None:
 def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
     """Return whether the last checkpoint calls every task finished, and the folder has all records."""
     checkpoint = _last_checkpoint(folder)
-    if checkpoint is None or len(unpacked(checkpoint["lit_viz"])["finished"]) != len(tasks):
+    if checkpoint is None or len(check_run_state(checkpoint["lit_viz"])["finished"]) != len(tasks):
         return False
     return _recorded(folder) >= {task.index for task in tasks}
 

@@ -1,4 +1,4 @@
-"""How little must change for the network to be wrong? A photograph is trained to be seen as another class."""
+"""Adversarial examples: small changes of a photograph that change its predicted class."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.prediction import top5
-from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError
 from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.attack_training import AttackTraining
 from lit_viz.methods.photographs import LOGITS
 from lit_viz.methods.records import AdversarialRecord
-from lit_viz.methods.targets import with_goal
+from lit_viz.methods.targets import check_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
-from lit_viz.types import Record, Task
+from lit_viz.types import Record, Snapshot, Task
 from lit_viz.utils.device import to_list
 
 
 class AdversarialExample(AttackTraining):
-    """Trains photographs to be misclassified (Szegedy et al. 2014, arXiv:1312.6199; Goodfellow et al. 2015,
+    """Train photographs to be misclassified (Szegedy et al. 2014, arXiv:1312.6199; Goodfellow et al. 2015,
     arXiv:1412.6572).
 
-    Image 0 of a task is the photograph. An image is done at its first success, unless the attack looks for the smallest
-    perturbation; it counts as a success only if the original network is fooled by the image as its 8-bit file holds it.
+    Image 0 of a task is the photograph. An image is done at its first success, unless the attack minimizes the
+    perturbation. It counts as a success if its 8-bit file fools the original network.
 
     Args:
-        classifier: the frozen network.
-        attack: how images move.
-        transforms: applied to every view with draws of its own: an image that holds under them is fooling in
-            expectation (Athalye et al. 2018, arXiv:1707.07397). Where there is one that doesn't decide
-            (:class:`~lit_viz.images.DiverseInput`), success is looked for on the image itself, by a forward more.
-        views: views an image and iteration, one unless given; each costs one evaluation.
-        limits: the other arguments of :class:`~lit_viz.methods.attack_training.AttackTraining`.
+        classifier: frozen classifier.
+        attack: step rule and objective.
+        transforms: random transforms of every view, for images that fool in expectation (Athalye et al. 2018,
+            arXiv:1707.07397). If one does not affect success (:class:`~lit_viz.images.DiverseInput`), success is tested
+            on the image itself, by an additional forward.
+        views: views per image and iteration, 1 by default.
+        limits: other arguments of :class:`~lit_viz.methods.attack_training.AttackTraining`.
 
     Raises:
-        LitVizError: for values that make no run, in one sentence.
+        LitVizError: an argument is invalid.
     """
 
     def __init__(
@@ -60,128 +59,130 @@ class AdversarialExample(AttackTraining):
         super().__init__(classifier, attack, 1 if views is None else views, **limits)
         self.notes += attack.notes
         self.transforms = Compose(list(transforms))
-        self._saved: dict[int, tuple[Saved, bool]] = {}  # by slot, of the images that have just ended
+        self._tests_views = all(transform.affects_success for transform in self.transforms.transforms)
+        self._saved: dict[int, tuple[Saved, bool]] = {}  # file and success before rounding, by finished slot
 
-    def shown(self, x: Tensor, draws: Draws) -> Tensor:
+    def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
         """Return the transformed views of images."""
         return self.transforms(x, draws, self.classifier.size)
 
-    def resolved(self, task: Task, logits: Tensor | None) -> Task:
-        """Return the task with label and target; one that is asked to show what it shows, by the label given, fails."""
-        task = with_goal(super().resolved(task, logits))
+    def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
+        """Return the task with label and target, which must differ unless the label is predicted."""
+        task = check_goal(super().resolve_task(task, logits))
         if task.target is not None and task.target == task.label and task.label_source != "predicted":
-            raise LitVizError(f"{task.name} shows {task.target_name} by its label: give another --target.")
+            raise LitVizError(f"{task.name}: the target must differ from the label {task.target_name}.")
         return task
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        """Evaluate images; what is logged of them comes from the same forward."""
+        """Evaluate images, with their probability and margin as metrics."""
         evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
-        steered = not all(transform.affects_success for transform in self.transforms.transforms)
-        if steered:
-            with torch.no_grad():
-                evaluation.logits = self._evaluator.networks[network](x)[0]
-            self.slots.count_evaluations(rows, forwards=1)
-        if steered or not self.transforms.transforms:
-            self.remember(x, rows, evaluation)
-        asked = self.slots.goals(rows, x.device)
+        if not self._tests_views:
+            evaluation.logits = self._logits(x, rows, network)
+        if not self._tests_views or not self.transforms.transforms:
+            self.store_photograph_logits(x, rows, evaluation)
+        goals = self.slots.goals(rows, x.device)
+        outputs = Outputs(evaluation.logits, goals["targets"], targeted=goals["targeted"])
         evaluation.metrics |= {
-            "probability": torch.softmax(evaluation.logits, 1).gather(1, asked["targets"][:, None])[:, 0],
-            "margin": Margin()(Outputs(evaluation.logits, asked["targets"], targeted=asked["targeted"])),
+            "probability": torch.softmax(evaluation.logits, 1).gather(1, goals["targets"][:, None])[:, 0],
+            "margin": Margin()(outputs),
         }
-        if self.transforms.transforms and not steered:
-            self._see_photographs(x, rows, evaluation, network)
+        if self._tests_views and self.transforms.transforms:
+            self._replace_photograph_logits(x, rows, evaluation, network)
         return evaluation
 
-    def _see_photographs(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation, network: str) -> None:
-        """Let the photographs themselves decide whether there is anything to attack, not their views."""
+    def _logits(self, x: Tensor, rows: Sequence[int], network: str) -> Tensor:
+        """Evaluate images without transforms, and count a forward."""
+        with torch.no_grad():
+            logits: Tensor = self._evaluator.networks[network](x)[0]
+        self.slots.count_evaluations(rows, forwards=1)
+        return logits
+
+    def _replace_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation, network: str) -> None:
+        """Test success at iteration 0 on the photograph itself instead of its views."""
         iteration = self.slots.iteration
-        mine = [m for m, n in enumerate(rows) if iteration[n] == 0 and torch.equal(x[m], self.slots.x[n])]
-        unasked = [m for m in mine if self.said(rows[m]) is None]
-        if unasked:
-            with torch.no_grad():
-                logits = self._evaluator.networks[network](x[unasked])[0]
-            self.slots.count_evaluations([rows[m] for m in unasked], forwards=1)
-            for m, row in zip(unasked, logits, strict=True):
-                self.keep(rows[m], row)
-        if mine:
-            known = self.slots.state[LOGITS][[rows[m] for m in mine]].to(evaluation.logits)
-            evaluation.logits = evaluation.logits.index_put((torch.tensor(mine, device=known.device),), known)
+        photographs = [m for m, n in enumerate(rows) if iteration[n] == 0 and torch.equal(x[m], self.slots.x[n])]
+        missing = [m for m in photographs if self.photograph_logits(rows[m]) is None]
+        if missing:
+            logits = self._logits(x[missing], [rows[m] for m in missing], network)
+            for m, row in zip(missing, logits, strict=True):
+                self.set_photograph_logits(rows[m], row)
+        if photographs:
+            known = self.slots.state[LOGITS][[rows[m] for m in photographs]].to(evaluation.logits)
+            evaluation.logits = evaluation.logits.index_put((torch.tensor(photographs, device=known.device),), known)
 
     def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
-        """Write the outcomes in 8 bits, in memory, and ask the original network about what a reader of the file gets.
+        """Round the outcomes to 8 bits and verify them on the original network.
 
-        Images that ended by their number of iterations were not evaluated since their last update: they are now.
+        Images that had all their updates are evaluated first; those that the attack reported as done have been.
         """
-        terms: list[dict[str, float]] = [{} for _ in rows]
+        metrics: list[dict[str, float]] = [{} for _ in rows]
         done = to_list(self.optimizer.done)
-        unseen = [m for m, n in enumerate(rows) if not done[n]]
-        if unseen:
-            mine = [rows[m] for m in unseen]
-            evaluation = self.score(x[unseen], mine, gradient=False)
-            self._keep(mine, self.attack.track_best(x[unseen], self._state(mine), evaluation))
-            for place, m in enumerate(unseen):
-                terms[m] = evaluation.metrics_by_row()[place]
-        state = self._state(rows)
-        outcomes = self.attack.result(x, state)
+        unevaluated = [m for m, n in enumerate(rows) if not done[n]]
+        if unevaluated:
+            slots = [rows[m] for m in unevaluated]
+            evaluation = self.score(x[unevaluated], slots, gradient=False)
+            state = self.attack.track_best(x[unevaluated], self.slots.state_of(slots), evaluation)
+            for key, value in state.items():
+                self.slots.put(key, slots, value)
+            for m, values in zip(unevaluated, evaluation.metrics_by_row(), strict=True):
+                metrics[m] = values
+        state = self.slots.state_of(rows)
         budget = self.attack if isinstance(self.attack, BudgetAttack) else None
         saved = save_and_verify(
             self.classifier,
-            outcomes,
+            self.attack.result(x, state),
             state["source"],
             state["goal"],
             state["targeted"],
             state["fooled"],
             norm=None if budget is None else budget.norm,
-            eps=state["eps"] if budget is not None else None,
+            eps=None if budget is None else state["eps"],
         )
         fooled = state["fooled"].tolist()
-        self._saved = {n: (one, success) for n, one, success in zip(rows, saved, fooled, strict=True)}
-        return terms
+        self._saved = {n: (file, success) for n, file, success in zip(rows, saved, fooled, strict=True)}
+        return metrics
 
     @torch.no_grad()
-    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
-        """Show the images with their difference to the photographs, magnified; at the end as their files hold them,
-        while their traces end with x_k before it was rounded."""
-        looks = []
+    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
+        """Return the images with their magnified change; final ones as their files hold them."""
+        snapshots = []
         sources, iteration = self.slots.state["source"], self.slots.iteration
         norms = _norms([x[m] - sources[n] for m, n in enumerate(rows)])
         for m, (n, lengths) in enumerate(zip(rows, norms, strict=True)):
-            saved = self._saved[n][0] if final and n in self._saved else None
-            kept = final or self.log_at.due(iteration[n], self.last(self.slots.tasks[n]))
-            if not kept:  # the numbers alone are wanted: a picture would have to come from the GPU
-                looks.append(Look(x[m], lengths))
+            if not final and not self.log_at.due(iteration[n], self.last_iteration(self.slots.tasks[n])):
+                snapshots.append(self.snapshot(n, lengths))  # no image is transferred from the GPU
                 continue
+            saved = self._saved[n][0] if final and n in self._saved else None
             source = sources[n].cpu()
             image = x[m].cpu() if saved is None else saved.image
-            looks.append(
-                Look(
+            snapshots.append(
+                self.snapshot(
+                    n,
+                    lengths,
                     image.float(),
-                    lengths if saved is None else self._verdict(n, saved),
-                    traced=None if saved is None else lengths,
+                    file_metrics=None if saved is None else self._file_metrics(n, saved),
                     top5=() if saved is None else top5(saved.logits, self.classifier.labels),
                     source=source.float(),
                     extra_images={"difference": difference(image, source, MAGNIFIED)[0]},
                 )
             )
-        return looks
+        return snapshots
 
-    def record(self, n: int, look: Look, common: Record) -> AdversarialRecord:
+    def record(self, n: int, snapshot: Snapshot, common: Record) -> AdversarialRecord:
         """Return the record with the predictions of the photograph and of the file."""
         label = self.slots.tasks[n].label
-        known = {} if label is None else {"label_name": self.classifier.labels[label]}
         record = AdversarialRecord.extend(
             common,
             attack=name_of(self.attack),
-            settings=self.attack.record_fields(self._state([n])),
-            **known,
-            **self._before(n),
-            **self.place(n),
+            settings=self.attack.record_fields(self.slots.state_of([n])),
+            **({} if label is None else {"label_name": self.classifier.labels[label]}),
+            **self._photograph_fields(n),
+            **self.crop_fields(n),
         )
         if n not in self._saved:
             return record
         saved, success_float = self._saved.pop(n)
         predicted = int(saved.logits.argmax())
-        predicted_name = self.classifier.labels[predicted]
         record = record.amend(
             success_float=success_float,
             success_file=saved.success,
@@ -192,39 +193,29 @@ class AdversarialExample(AttackTraining):
             ssim=saved.distances["ssim"],
             psnr=saved.distances["psnr"],
             predicted=predicted,
-            predicted_name=predicted_name,
-            top5=look.ranking,
+            predicted_name=self.classifier.labels[predicted],
+            top5=snapshot.ranking,
         )
         return _skipped(record) if self.slots.iteration[n] == 0 and success_float else record
 
-    def _state(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        return self.slots.state_of(rows)
-
-    def _keep(self, rows: Sequence[int], state: Mapping[str, Tensor]) -> None:
-        for key, value in state.items():
-            self.slots.put(key, rows, value)
-
-    def _before(self, n: int) -> dict[str, Any]:
-        """Return what the network said of the photograph."""
-        logits, task = self.said(n), self.slots.tasks[n]
+    def _photograph_fields(self, n: int) -> dict[str, Any]:
+        logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal
         if logits is None:
             return {}
-        goal = task.goal
-        before = int(logits.argmax())
+        predicted = int(logits.argmax())
         return {
-            "predicted_before": before,
-            "predicted_before_name": self.classifier.labels[before],
+            "predicted_before": predicted,
+            "predicted_before_name": self.classifier.labels[predicted],
             "probability_before": float(logits.softmax(0)[goal]),
         }
 
-    def _verdict(self, n: int, saved: Saved) -> dict[str, float]:
-        """Return what the original network says of the file: probability of the class asked for, and the margin."""
-        state = self._state([n])
-        goal = int(state["goal"])
+    def _file_metrics(self, n: int, saved: Saved) -> Mapping[str, float]:
+        """Return the norms of the change, and probability and margin by the original network."""
+        state = self.slots.state_of([n])
         outputs = Outputs(saved.logits[None], state["goal"].cpu(), targeted=state["targeted"].cpu())
         return {
             **{name: saved.distances[name] for name in NORMS},
-            "probability": float(saved.logits.softmax(0)[goal]),
+            "probability": float(saved.logits.softmax(0)[int(state["goal"])]),
             "margin": float(Margin()(outputs)),
         }
 
@@ -244,6 +235,7 @@ def _skipped(record: AdversarialRecord) -> AdversarialRecord:
 
 
 def _norms(changes: Sequence[Tensor]) -> list[dict[str, float]]:
+    """Return the norms of each change; one transfer for all."""
     doubles = [change[None].double() for change in changes]
-    lengths = torch.stack([torch.cat([norm.length(change) for norm in NORMS.values()]) for change in doubles])
-    return [dict(zip(NORMS, row, strict=True)) for row in lengths.tolist()]
+    norms = torch.stack([torch.cat([norm.length(change) for norm in NORMS.values()]) for change in doubles])
+    return [dict(zip(NORMS, row, strict=True)) for row in norms.tolist()]

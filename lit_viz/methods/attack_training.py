@@ -1,4 +1,4 @@
-"""What the methods that are built around an attack share: it is their step rule, and says what is maximized."""
+"""Base class of the methods whose step rule is an attack."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from lit_viz.utils.formatting import pluralize
 
 
 class AttackTraining(PhotographTraining):
-    """Trains what an attack moves.
+    """Train images or perturbations by an attack.
 
     Args:
-        classifier: the frozen network.
-        attack: how it moves.
-        views: classifier inputs an iteration; each costs one evaluation.
+        classifier: frozen classifier.
+        attack: step rule and objective.
+        views: network inputs per iteration.
         fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
-        residual_gradient: of the gradient that comes back through the network's residual branches so much is kept. Less
-            than 1 makes examples that fool more of other networks (Wu et al. 2020, "Skip Connections Matter",
-            arXiv:2002.05990), and costs iterations.
-        iterations: updates at most; the attack's own number unless given.
+        residual_gradient: factor in (0, 1] of the gradient through residual branches. Less than 1 improves the transfer
+            to other networks (Wu et al. 2020, "Skip Connections Matter", arXiv:2002.05990) and costs iterations.
+        iterations: maximum number of updates; by default that of the attack.
         slots, log_at, curve_at: see :class:`~lit_viz.engine.method.Method`.
 
     Raises:
-        LitVizError: for values that make no run, in one sentence.
+        LitVizError: an argument is invalid.
     """
 
     def __init__(
@@ -60,31 +59,27 @@ class AttackTraining(PhotographTraining):
         )
         self.attack = attack
         if attack.fixed and iterations not in (None, attack.iterations):
-            own = pluralize(attack.iterations, "update")
-            self.notes += [
-                f"{name_of(attack)} takes its {own}: --iterations is for attacks that may take more or fewer"
-            ]
+            count = pluralize(attack.iterations, "update")
+            self.notes.append(f"{name_of(attack)} takes {count}; --iterations has no effect")
         self.notes += attack.restart_schedule.notes(self.iterations)
         self.residual_gradient = check_residual_gradient(residual_gradient)
 
     @property
     def backwards_per_step(self) -> float:
-        """How many backwards an update makes on the mean, at most."""
+        """Upper bound of the mean number of backwards per step."""
         return self.attack.backwards_per_step
 
     def prepare(self, device: torch.device) -> None:
-        """Make the fast copy of the network."""
-        network = self.frozen((), device, residual_gradient=self.residual_gradient)
+        """Create the fast copy of the network."""
         self._evaluator = Evaluator(
-            networks={"plain": network},
-            decode=lambda x: x,
-            look=self.shown,
-            objective=self.attack.objective,
-            normalize=self.classifier.normalize,
+            {"plain": self.make_network((), device, residual_gradient=self.residual_gradient)},
+            self.attack.objective,
+            self.classifier.normalize,
+            make_inputs=self.make_inputs,
             views=self.views,
             ranks=self.ranks,
         )
 
-    def shown(self, x: Tensor, draws: Draws) -> Tensor:
-        """Return what the network is shown of ``x`` ``(N, C, H, W)``, a row a draw: itself."""
+    def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
+        """Return the network inputs of ``x`` ``(N, C, H, W)``, one row per draw; ``x`` itself by default."""
         return x

@@ -1,5 +1,4 @@
-"""What does a class, or a channel of a layer, look like to the network? An image is trained until the frozen network
-sees it there."""
+"""Class visualization: images that maximize a class, a layer or a channel of the network."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.fast import check_residual_gradient
 from lit_viz.classifiers.prediction import group_summary, prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.snapshots import Look
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.listing import ARRAY_PREFIX
@@ -29,52 +28,49 @@ from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.rng import Draws, Key
-from lit_viz.types import Record, Task
+from lit_viz.types import Record, Snapshot, Task
 from lit_viz.utils.device import to_device
 
-#: Asks other networks about a finished picture and a class: name -> prediction summary.
+#: Prediction summaries of held-out networks for an image and a class, by name.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]
 
-
-#: Of 255: farther than this from a photograph on the mean an image doesn't start from it.
-_LOST = 8
+#: Mean encoding error, in units of 1/255, above which a parameterization does not preserve a photograph.
+_MAX_ENCODING_ERROR = 8
 
 
 class ClassVisualization(ImageTraining):
-    """Trains images to be seen as their target classes (Simonyan et al. 2014, arXiv:1312.6034, section 2), or to raise
-    what a layer gives (Olah, Mordvintsev and Schubert 2017, "Feature Visualization").
+    """Train images to maximize their target classes (Simonyan et al. 2014, arXiv:1312.6034, section 2), or units of a
+    layer (Olah, Mordvintsev and Schubert 2017, "Feature Visualization").
 
-    Image k of a task is scored by the mean objective over ``views`` randomly transformed views, less the priors:
+    The score is the mean objective over random views, less the priors:
     ``score(x) = mean_v objective(net(transform_v(decode(x)))) - sum_p prior_p(decode(x))``.
 
     Args:
-        classifier: the frozen network.
-        parameterization: what is trained instead of the pixels.
-        step_rule: how it moves along the gradient of the score.
-        transforms: robustness transforms, applied in order to every view with draws of its own.
-        objective: what is maximized.
-        priors: penalties on the image as the classifier sees it.
-        projections: what is done to the image after an update (clamp, periodic blur).
-        views: views an image and iteration; each costs one evaluation.
-        group: images that a task owns. They are trained together, and pictured beside one another; an objective may
-            tell them apart (:class:`~lit_viz.objectives.Diversity`).
-        size: height and width of the picture; one number for a square; the classifier's unless given.
-        oversample: the image is trained on a canvas so many times larger than the picture, so that crops see more
-            detail than the picture can show.
-        shown: central part of the canvas's sides that the picture shows, brought to its size. Views reach the
-            border less often than the centre, so a border that is not shown leaves a picture without a weak rim.
-        native: the network is shown views of the picture's size instead of its own input's: a convolutional one takes
-            any.
-        residual_gradient: of the gradient that comes back through the network's residual branches so much is kept.
-            Less than 1 makes pictures in which more networks see the class (Wu et al. 2020, "Skip Connections Matter",
-            arXiv:2002.05990); the score stays what it is.
-        octaves: the network sees a canvas that grows; the whole of it throughout unless given.
-        init: a photograph ``(C, H, W)`` of the canvas's size to start from; noise unless given.
-        judges: asked about every finished picture.
+        classifier: frozen classifier.
+        parameterization: parameters of the image, such as pixels or Fourier coefficients.
+        step_rule: update rule.
+        transforms: robustness transforms, applied in order to every view with separate draws.
+        objective: objective to maximize.
+        priors: penalties on the normalized image.
+        projections: operations on the image after an update (clamp, periodic blur).
+        views: views per image and iteration.
+        group: images per task. They are trained together and shown side by side; an objective can couple them
+            (:class:`~lit_viz.objectives.Diversity`).
+        size: height and width of the result, or one number for a square; by default those of the classifier.
+        oversample: size of the trained canvas relative to the result, for detail in cropped views.
+        shown: central part of the sides of the canvas that the result shows, in [0.1, 1]. The border of the canvas
+            is in fewer views and weaker.
+        native: whether views have the size of the result instead of the classifier's input size; the network must
+            accept it.
+        residual_gradient: factor in (0, 1] of the gradient through residual branches. Less than 1 improves the transfer
+            to other networks (Wu et al. 2020, "Skip Connections Matter", arXiv:2002.05990).
+        octaves: growing sizes of the canvas; by default one size.
+        init: initial photograph ``(C, H, W)`` of the canvas's size; by default noise.
+        judges: evaluation of finished images by held-out networks.
         iterations, slots, log_at, curve_at: see :class:`~lit_viz.engine.method.Method`.
 
     Raises:
-        LitVizError: for values that make no run, in one sentence.
+        LitVizError: an argument is invalid.
     """
 
     def __init__(
@@ -83,7 +79,7 @@ class ClassVisualization(ImageTraining):
         parameterization: Parameterization,
         step_rule: StepRule,
         transforms: Sequence[Transform] = (),
-        objective: Objective = Logit(),  # noqa: B008 - it has no state
+        objective: Objective = Logit(),  # noqa: B008 - stateless
         priors: Sequence[Prior] = (),
         projections: Sequence[Projection] = (),
         views: int = 1,
@@ -105,146 +101,205 @@ class ClassVisualization(ImageTraining):
         if isinstance(step_rule, (Attack, Attribution)):
             command = "attack" if isinstance(step_rule, Attack) else "saliency"
             raise LitVizError(
-                f"{type(step_rule).__name__} is made for photographs: a class image is trained by a rule "
-                f"of lit_viz.optim, such as Adam; this one is for lit-viz {command}."
+                f"the step rule of a class image must be one of lit_viz.optim, got {type(step_rule).__name__}: "
+                f"use it with lit-viz {command}."
             )
-        if group < 1:
-            raise LitVizError(f"--model.group {group} makes no run: give a whole number from 1 up.")
+        check_at_least_one("--model.group", group)
         inputs = views * group
         super().__init__(
             classifier, step_rule, iterations=iterations, slots=slots, log_at=log_at, curve_at=curve_at, views=inputs
         )
+        if not 0.1 <= shown <= 1:
+            raise LitVizError(f"--model.shown must be in [0.1, 1], got {shown}.")
         for projection in projections:
             projection.check(parameterization)
+        objective.bind(classifier)
         self.parameterization = parameterization
         self.transforms = Compose(list(transforms))
         self.objective = objective
-        objective.bind(classifier)
         self.priors = tuple(priors)
         self.projections = tuple(projections)
-        if not 0.1 <= shown <= 1:
-            raise LitVizError(f"shown {shown} is no part of the canvas: give a number from 0.1 to 1, such as 0.75.")
         self.picture, self.canvas = make_canvas(classifier, size, oversample)
-        self.shown = shown
-        self.group, self.native, self.octaves = group, native, octaves
+        self.shown, self.group, self.native, self.octaves = shown, group, native, octaves
         self.residual_gradient = check_residual_gradient(residual_gradient)
         self.init = init
-        if init is not None:
-            largest, mean = encoding_error(parameterization, init[None], self.canvas)
-            near = f"training starts from the photograph to within {largest:.2f}/255 (mean {mean:.3f}/255)"
-            lost = (
-                f"the photograph is lost: {type(parameterization).__name__} keeps {parameterization.preserves}, and "
-                f"starts {mean:.0f}/255 from it on the mean; Fourier and Pixels keep it"
-            )
-            self.notes.append(lost if mean > _LOST else near)
         self.judges = judges
+        if init is not None:
+            self.notes.append(self._init_note(init))
         if native or objective.layers:
-            self._try()
+            self._check_network()
+
+    def _init_note(self, init: Tensor) -> str:
+        largest, mean = encoding_error(self.parameterization, init[None], self.canvas)
+        if mean <= _MAX_ENCODING_ERROR:
+            return f"training starts from the photograph to within {largest:.2f}/255 (mean {mean:.3f}/255)"
+        name, preserved = type(self.parameterization).__name__, self.parameterization.preserves
+        return (
+            f"{name} does not preserve the photograph: it keeps {preserved}, with a mean error of {mean:.0f}/255; "
+            "use Fourier or Pixels"
+        )
+
+    def _check_network(self) -> None:
+        """Evaluate a gray image, so that an invalid input size, layer or position raises before training.
+
+        Raises:
+            LitVizError: the network does not accept the input size, or the objective does not match the layer.
+        """
+        size, net = self._input_size(0), self.classifier
+        inputs = torch.full((self.group, net.channels, *size), 0.5)
+        zeros = torch.zeros(self.group, dtype=torch.long)
+        with torch.no_grad():
+            try:
+                logits, activations = net.original_network()(inputs, self.objective.layers)
+            except (RuntimeError, AssertionError, ValueError) as error:  # depends on the network
+                raise LitVizError(
+                    f"{net.name} takes no images of {size[0]} x {size[1]} pixels: give --model.native false, "
+                    f"for inputs of {net.size[0]} x {net.size[1]}."
+                ) from error
+            members = torch.arange(self.group)
+            outputs = Outputs(logits, zeros, activations, channels=zeros, members=members, inputs=self.group)
+            evaluate_objective(self.objective, outputs)
+
+    # Tasks
+
+    def validate_tasks(self, tasks: Sequence[Task]) -> None:
+        """Require the initial photograph of a resumed run."""
+        source = next((task.source for task in tasks if task.source is not None), None)
+        if self.init is not None or source is None:
+            return
+        if source.startswith(ARRAY_PREFIX):
+            raise LitVizError(
+                "the initial image of this run is an array: resume it in Python, by lv.visualize with init and "
+                "resume=True."
+            )
+        raise LitVizError(f"the initial photograph of this run, {source}, can't be read: restore the file.")
+
+    def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
+        """Return whether both tasks are in the same octave at every iteration."""
+        if self.octaves is None:
+            return True
+        same_iteration = all(k == iteration for k in self.slots.iteration)
+        return same_iteration and self.last_iteration(task) == self.last_iteration(other)
+
+    def start(self, task: Task) -> Tensor:
+        """Return the parameters of the photograph, or of noise, ``(...)``; of a group ``(G, ...)``."""
+        if self.init is not None:
+            photograph = self.init[None].to(self.device, self.image_dtype)
+            parameters = self.parameterization.encode(photograph, self.canvas).repeat_interleave(self.group, 0)
+        else:
+            draws = Draws([Key(task.seed, 0, member) for member in range(self.group)], self.device)
+            parameters = self.parameterization.start(draws, self.canvas)
+        return parameters if self.group > 1 else parameters[0]
+
+    def step_seconds(self, tasks: Sequence[Task]) -> float:
+        """Measure the evaluations of one step on the CPU, in seconds; the mean over octaves, by area."""
+        first_octave = super().step_seconds(tasks)
+        areas = [math.prod(self._input_size(octave)) for octave in range(self.octaves.count if self.octaves else 1)]
+        return first_octave * sum(areas) / len(areas) / areas[0]
+
+    # Optimization
 
     def prepare(self, device: torch.device) -> None:
-        """Make the fast copy of the network; a wrong layer name is found here."""
+        """Create the fast copy of the network.
+
+        Raises:
+            LitVizError: a layer does not exist, or coupled views would be shared by several ranks.
+        """
         if self.ranks.shares_views and (self.group > 1 or self.objective.couples):
             raise LitVizError(
-                "the objective, or a group, compares the views of a task with each other, so that they can't be shared "
-                "among devices: give --devices_mode images."
+                "--devices_mode views requires independent views, and the objective or the group couples them: "
+                "give --devices_mode images."
             )
+        network = self.make_network(self.objective.layers, device, residual_gradient=self.residual_gradient)
         self._evaluator = Evaluator(
-            ranks=self.ranks,
-            networks={"plain": self.frozen(self.objective.layers, device, residual_gradient=self.residual_gradient)},
+            {"plain": network},
+            self.objective,
+            self.classifier.normalize,
             decode=self._decode,
-            look=self._views,
-            objective=self.objective,
-            normalize=self.classifier.normalize,
+            make_inputs=self._make_inputs,
             priors=self.priors,
             views=self.views,
+            ranks=self.ranks,
             group=self.group,
         )
 
-    def step_seconds(self, tasks: Sequence[Task]) -> float:
-        """Return the time of an evaluation of the slots, measured on the processor; of octaves their mean, by area."""
-        of_first = super().step_seconds(tasks)
-        octaves = range(1 if self.octaves is None else self.octaves.count)
-        areas = [math.prod(self._seen_size(octave)) for octave in octaves]
-        return of_first * sum(areas) / len(areas) / areas[0]
-
-    def validate_tasks(self, tasks: Sequence[Task]) -> None:
-        """Refuse to train on from a photograph that is gone."""
-        gone = next((task.source for task in tasks if task.source is not None), None)
-        if self.init is None and gone is not None:
-            if gone.startswith(ARRAY_PREFIX):
-                raise LitVizError(
-                    "the run was begun from a picture that was handed over in Python: hand it over again as init, to "
-                    "lv.visualize with resume=True."
-                )
-            raise LitVizError(f"{gone}, from which the run was begun, can't be read any more: put it back to go on.")
-
-    def can_batch(self, task: Task, beside: Task, iteration: int) -> bool:
-        """Return whether the two see their canvas in the same octaves: a batch has one size."""
-        together = all(k == iteration for k in self.slots.iteration) and self.last(task) == self.last(beside)
-        return self.octaves is None or together
-
-    def start(self, task: Task) -> Tensor:
-        """Return the parameter of the photograph, or of the task's own noise; of a group ``(G, ...)``."""
-        if self.init is not None:
-            photograph = self.init[None].to(self.device, self.number)
-            many = self.parameterization.encode(photograph, self.canvas).repeat_interleave(self.group, 0)
-        else:
-            draws = Draws([Key(task.seed, 0, member) for member in range(self.group)], self.device)
-            many = self.parameterization.start(draws, self.canvas)
-        return many if self.group > 1 else many[0]
-
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        """Evaluate the views of these slots' images."""
+        """Evaluate the views of the images in these slots."""
         return self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
 
     def project(self, x: Tensor) -> Tensor:
-        """Apply the projections; the iteration counts the updates made, this one included."""
-        made = (self.slots.state["iteration"] + 1).repeat_interleave(self.group)
-        images = self._ungrouped(x)
+        """Apply the projections, with the number of updates including the current one."""
+        updates = (self.slots.state["iteration"] + 1).repeat_interleave(self.group)
+        images = self._ungroup(x)
         for projection in self.projections:
-            images = projection(images, made, self.parameterization, self.canvas)
+            images = projection(images, updates, self.parameterization, self.canvas)
         return images.view_as(x)
 
-    @torch.no_grad()
-    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Look]:
-        """Show the picture in 8 bits, as the file holds it, and ask the network about just that, without transforms.
+    def _ungroup(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1) if self.group > 1 else x
 
-        Of a group the mean logits are read. Where no class is asked for, ``objective_file`` is what the picture scores.
+    def _decode(self, x: Tensor) -> Tensor:
+        """Return the images ``(N * group, C, H, W)``."""
+        rows = self._ungroup(x)
+        images = self.parameterization.decode(rows, self.canvas)
+        shape = (len(rows), *self.canvas.shape)
+        check_shape(self.parameterization, images, shape, meaning="an image of each parameter")
+        return images
+
+    def _make_inputs(self, images: Tensor, draws: Draws) -> Tensor:
+        """Return the views; all images of a batch are in the same octave (:meth:`can_batch`)."""
+        if self.octaves is None:
+            return self.transforms(images, draws, self._input_size(0))
+        octave = self.octaves.at(draws.keys[0].iteration, draws.last_iterations[0])
+        return self.transforms(self.octaves(images, octave), draws, self._input_size(octave))
+
+    def _input_size(self, octave: int) -> tuple[int, int]:
+        if not self.native:
+            return self.classifier.size
+        return self.picture if self.octaves is None else self.octaves.size(self.picture, octave)
+
+    # Output
+
+    @torch.no_grad()
+    def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
+        """Return the images in 8 bits, as their files hold them, with the prediction for them without transforms.
+
+        Metrics of a group are those of its mean logits. Without a target, ``objective_file`` is the objective.
         """
         pictures = resize(center_crop(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
-        goals = self.slots.goals(rows, x.device)
-        network = self.classifier.original_network() if final and self.in_half else self._evaluator.networks["plain"]
-        logits, scores = self._score_pictures(network, pictures, goals)
+        network = self.classifier.original_network() if final and self.is_half else self._evaluator.networks["plain"]
+        logits, scores = self._score_pictures(network, pictures, self.slots.goals(rows, x.device))
         self.slots.count_evaluations(rows, forwards=self.group)
-        looks = []
         groups = pictures.cpu().view(len(rows), self.group, *pictures.shape[1:])
-        for n, many, values, score in zip(rows, groups, logits, scores, strict=True):
+        snapshots = []
+        for n, group, values, score in zip(rows, groups, logits, scores, strict=True):
             target = self.slots.tasks[n].target
-            said = {"objective_file": float(score)} if target is None else prediction_summary(values, target)
-            looks.append(Look(join_group(many), said, top5(values, self.classifier.labels)))
-        return looks
+            metrics = {"objective_file": float(score)} if target is None else prediction_summary(values, target)
+            snapshots.append(self.snapshot(n, metrics, join_group(group), top5=top5(values, self.classifier.labels)))
+        return snapshots
 
-    def record(self, n: int, look: Look, common: Record) -> VisualizationRecord:
-        """Return the record with the top five classes, and the verdicts of the judges or the layer and channel."""
+    def record(self, n: int, snapshot: Snapshot, common: Record) -> VisualizationRecord:
+        """Return the record with the most probable classes, and the verdicts of the judges or the layer and channel."""
         task = self.slots.tasks[n]
         varying: dict[str, Any] = {key: task.options[key] for key in ("lr", "axis") if key in task.options}
         if task.target is not None:
-            judges = self.judged(look.image, task.target, self.judges)
-            return ClassImageRecord.extend(common, top5=look.ranking, judges=judges, **varying)
+            assert snapshot.image is not None
+            judges = self.judge(snapshot.image, task.target, self.judges)
+            return ClassImageRecord.extend(common, top5=snapshot.ranking, judges=judges, **varying)
         layer, channel = task.options.get("layer"), task.options.get("channel")
-        return LayerImageRecord.extend(common, top5=look.ranking, layer=layer, channel=channel, **varying)
+        return LayerImageRecord.extend(common, top5=snapshot.ranking, layer=layer, channel=channel, **varying)
 
-    def judged(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
-        """Return what judges say of a picture ``(C, H, W)``: of a group the mean probability, and the worst rank."""
-        said = [] if judges is None else [judges(one, target) for one in split_group(picture, self.group)]
-        return {name: group_summary([one[name] for one in said]) for name in (said[0] if said else ())}
+    def judge(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
+        """Return the verdict of each judge on an image ``(C, H, W)``, or of a group, averaged."""
+        verdicts = [] if judges is None else [judges(image, target) for image in split_group(picture, self.group)]
+        return {name: group_summary([verdict[name] for verdict in verdicts]) for name in (verdicts or [{}])[0]}
 
-    def seen_again(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
-        """Return what the original network says of a picture ``(C, H, W)`` that :meth:`snapshots` has shown.
+    def evaluate_original(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
+        """Evaluate an image ``(C, H, W)`` of :meth:`snapshots` by the original network.
 
         Returns:
-            its logits ``(K,)``, the mean over a group, and what the objective is.
+            logits ``(K,)``, the mean over a group, and the objective.
         """
         goals = {
             "targets": torch.tensor([-1 if task.target is None else task.target]),
@@ -259,54 +314,12 @@ class ClassVisualization(ImageTraining):
     def _score_pictures(
         self, network: FrozenNetwork, pictures: Tensor, goals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean logits ``(N, K)`` and the mean objective ``(N,)`` of N groups of pictures, on the CPU."""
+        """Return mean logits ``(N, K)`` and mean objective ``(N,)`` of N groups of images, on the CPU."""
         inputs = pictures if self.native else resize(pictures, self.classifier.size)
         logits, activations = network(inputs, layers=self.objective.layers)
-        each = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
-        each["members"] = to_device(list(range(self.group)) * (len(pictures) // self.group), pictures.device)
-        scores = evaluate_objective(self.objective, Outputs(logits, activations=activations, inputs=self.group, **each))
+        goals = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
+        members = to_device(list(range(self.group)) * (len(pictures) // self.group), pictures.device)
+        outputs = Outputs(logits, activations=activations, inputs=self.group, members=members, **goals)
+        scores = evaluate_objective(self.objective, outputs)
         means = [rows.view(-1, self.group, *rows.shape[1:]).mean(1).float().cpu() for rows in (logits, scores)]
         return means[0], means[1]
-
-    def _ungrouped(self, x: Tensor) -> Tensor:
-        return x.flatten(0, 1) if self.group > 1 else x
-
-    def _decode(self, x: Tensor) -> Tensor:
-        """Return the images ``(N * group, C, H, W)``."""
-        rows = self._ungrouped(x)
-        images = self.parameterization.decode(rows, self.canvas)
-        check_shape(
-            self.parameterization, images, (len(rows), *self.canvas.shape), meaning="an image of each parameter"
-        )
-        return images
-
-    def _views(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return what the network is shown; all images are in the same octave (see :meth:`can_batch`)."""
-        octave = 0 if self.octaves is None else self.octaves.at(draws.keys[0].iteration, draws.last_iterations[0])
-        if self.octaves is not None:
-            images = self.octaves(images, octave)
-        return self.transforms(images, draws, self._seen_size(octave))
-
-    def _seen_size(self, octave: int) -> tuple[int, int]:
-        if not self.native:
-            return self.classifier.size
-        return self.picture if self.octaves is None else self.octaves.size(self.picture, octave)
-
-    def _try(self) -> None:
-        """Refuse at once what would fail in the first evaluation: views that the network doesn't take, a place beyond
-        the layer's map."""
-        height, width = self._seen_size(0)
-        net = self.classifier
-        blank = torch.full((self.group, net.channels, height, width), 0.5)
-        nothing = torch.zeros(self.group, dtype=torch.long)
-        with torch.no_grad():
-            try:
-                logits, activations = net.original_network()(blank, self.objective.layers)
-            except (RuntimeError, AssertionError, ValueError) as error:  # networks of one size say so in many ways
-                raise LitVizError(
-                    f"{net.name} takes no images of {height} x {width} pixels: give --model.native false, "
-                    f"so that it is shown {net.size[0]} x {net.size[1]}."
-                ) from error
-            members = torch.arange(self.group)
-            outputs = Outputs(logits, nothing, activations, channels=nothing, members=members, inputs=self.group)
-            evaluate_objective(self.objective, outputs)

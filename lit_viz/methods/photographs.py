@@ -1,4 +1,4 @@
-"""What the methods that start from photographs share: reading them, and asking the network what they show."""
+"""Base class of the methods that start from photographs."""
 
 from __future__ import annotations
 
@@ -19,45 +19,44 @@ from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.types import Task
 from lit_viz.utils.device import to_cpu
 
+#: State key of the logits of the photographs.
 LOGITS = "logits"
 
 
 class PhotographTraining(ImageTraining):
-    """Trains something for each photograph of a queue.
+    """Train something for each photograph of a queue.
 
-    Labels and targets that depend on what the network says of a photograph are completed when it is read: a folder of
-    thousands starts at once.
+    Photographs are read when a slot is free. Labels and targets that depend on their logits are resolved then.
 
     Args:
         classifier, step_rule: see :class:`~lit_viz.engine.method.Method`.
-        fit: how photographs are brought to the classifier's size.
-        images: ``(N, C, H, W)`` in [0, 1], handed over instead of files; a task's option ``image`` says which is its.
-        limits: the other arguments of :class:`~lit_viz.engine.method.Method`.
+        fit: how photographs are fitted to the input size of the classifier.
+        images: ``(N, C, H, W)`` in [0, 1], in place of files; the task's option ``image`` is the index.
+        limits: other arguments of :class:`~lit_viz.engine.method.Method`.
     """
 
     def __init__(
         self, classifier: Classifier, step_rule: StepRule, *, fit: Fit = "crop", images: Tensor | None, **limits: Any
     ) -> None:
         super().__init__(classifier, step_rule, **limits)
-        self.advice = "the network gives no finite score for it"
+        self.advice = "check the network with this photograph"
         self.fit = fit
         self.images = images
-        self._boxes: dict[int, tuple[tuple[int, int], Box]] = {}  # by task: size of the original, and its part
-        self._asked: dict[int, Tensor] = {}  # by task: logits (K,) of the photograph
+        self._crops: dict[int, tuple[tuple[int, int], Box]] = {}  # original size and visible box, by task
+        self._original_logits: dict[int, Tensor] = {}  # of the original network, by task
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
-        """Refuse a queue of photographs that were handed over, without them."""
+        """Require the images of tasks that have no file."""
         if self.images is None and any(task.source is None and "image" in task.options for task in tasks):
             raise LitVizError(
-                "the photographs of this run were handed over as arrays: go on in Python, with the call that began it "
-                "and resume=True."
+                "the photographs of this run are arrays: resume it in Python, with the original call and resume=True."
             )
 
     def start(self, task: Task) -> Tensor:
-        """Return the photograph ``(C, H, W)``, on the 8-bit lattice where it comes from a file.
+        """Return the photograph ``(C, H, W)``; on the 8-bit lattice if it is read from a file.
 
         Raises:
-            LitVizError: it can't be read, or its label or target is not to be had.
+            LitVizError: it can't be read, or its label or target is invalid.
         """
         if (error := task.options.get("error")) is not None:
             raise LitVizError(error)
@@ -65,81 +64,81 @@ class PhotographTraining(ImageTraining):
             assert self.images is not None
             return self.images[task.options["image"]]
         photograph = read_photograph(task.source, self.classifier.size, self.classifier.channels, self.fit)
-        self._boxes[task.index] = photograph.original_size, photograph.box
+        self._crops[task.index] = photograph.original_size, photograph.box
         return photograph.pixels
 
     def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
-        """Return the tasks with label and target, and where the photograph lies in the original.
+        """Return the tasks with label, target and the box of the photograph in the original image.
 
-        The original network is asked, of those photographs only whose label or target depends on it.
+        The original network evaluates only photographs for which this is required.
         """
-        asking = [m for m, task in enumerate(tasks) if self.asks(task)]
-        logits = dict(zip(asking, self.classifier.logits(x[asking]), strict=True)) if asking else {}
-        self._asked |= {tasks[m].index: row for m, row in logits.items()}
-        return [self._completed(task, logits.get(m)) for m, task in enumerate(tasks)]
+        rows = [m for m, task in enumerate(tasks) if self.needs_original(task)]
+        logits = dict(zip(rows, self.classifier.logits(x[rows]), strict=True)) if rows else {}
+        self._original_logits |= {tasks[m].index: row for m, row in logits.items()}
+        resolved: list[Task | LitVizError] = []
+        for m, task in enumerate(tasks):
+            try:
+                task = self.resolve_task(task, logits.get(m))
+            except LitVizError as error:
+                resolved.append(error)
+                continue
+            if task.index in self._crops:
+                size, box = self._crops.pop(task.index)
+                options = {**task.options, "original_size": list(size), "original_box": list(box)}
+                task = replace(task, options=options)
+            resolved.append(task)
+        return resolved
 
-    def asks(self, task: Task) -> bool:
-        """Return whether the original network has to be asked of the photograph before anything is trained for it."""
-        return self.in_half or needs_logits(task)
+    def needs_original(self, task: Task) -> bool:
+        """Return whether the original network must evaluate the photograph before training."""
+        return self.is_half or needs_logits(task)
 
-    def resolved(self, task: Task, logits: Tensor | None) -> Task:
-        """Return the task with label and target, as far as they can be told.
+    def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
+        """Return the task with label and target, as far as they can be resolved.
 
         Raises:
-            LitVizError: it asks for what is not to be had.
+            LitVizError: label or target is invalid.
         """
         return resolve(task, logits, self.classifier.labels)
 
-    def _completed(self, task: Task, logits: Tensor | None) -> Task | LitVizError:
-        try:
-            task = self.resolved(task, logits)
-        except LitVizError as error:
-            return error
-        if task.index not in self._boxes:
-            return task
-        size, box = self._boxes.pop(task.index)
-        return replace(task, options={**task.options, "original_size": list(size), "original_box": list(box)})
-
     def on_slots_filled(self, rows: Sequence[int]) -> None:
-        """Keep what the network said of the photographs already, and count the forwards that were paid for it."""
-        asked = {n: self._asked.pop(self.slots.tasks[n].index, None) for n in rows}
-        known = {n: logits for n, logits in asked.items() if logits is not None}
-        for n, logits in known.items():
-            self.keep(n, logits)
-        self.slots.count_evaluations(list(known), forwards=1)
+        """Store the logits of the original network, and count its forwards."""
+        for n in rows:
+            logits = self._original_logits.pop(self.slots.tasks[n].index, None)
+            if logits is not None:
+                self.set_photograph_logits(n, logits)
+                self.slots.count_evaluations([n], forwards=1)
 
-    def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the logits of the photographs, NaN until the network was asked about them.
+    def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the initial state, with NaN as the logits of the photographs.
 
         Raises:
-            LitVizError: the rule has a state of that name.
+            LitVizError: the step rule has a state of the same name.
         """
-        state = super().initial(x, tasks)
+        state = super().init_state(x, tasks)
         if LOGITS in state:
-            raise LitVizError(
-                f"{type(self.step_rule).__name__} keeps a state that is called {LOGITS!r}, as what the network says of "
-                "the photographs is: give it another name."
-            )
+            raise LitVizError(f"{type(self.step_rule).__name__}: the state key {LOGITS!r} is reserved.")
         return {**state, LOGITS: torch.full((len(x), self.classifier.num_classes), torch.nan, device=x.device)}
 
-    def remember(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation) -> None:
-        """Keep what the network says of photographs, where the rows ``x`` that were evaluated are still just these."""
-        iteration = self.slots.iteration
-        for m, n in enumerate(rows):
-            if iteration[n] == 0 and self.said(n) is None and torch.equal(x[m], self.slots.x[n]):
-                self.keep(n, evaluation.logits[m])
-
-    def keep(self, n: int, logits: Tensor) -> None:
-        """Keep what the network says ``(K,)`` of the photograph in a slot."""
-        # In place, for a rule may hold the state meanwhile and return it; no rule knows this tensor.
-        self.slots.state[LOGITS][n] = logits.to(self.slots.state[LOGITS])
-
-    def place(self, n: int) -> dict[str, Any]:
-        """Return where the photograph in a slot lies in the original, as records say it; nothing of an array."""
-        options = self.slots.tasks[n].options
-        return {key: options[key] for key in ("original_size", "original_box") if key in options}
-
-    def said(self, n: int) -> Tensor | None:
-        """Return the logits ``(K,)`` of the photograph in a slot, or None where the network was not asked about it."""
+    def photograph_logits(self, n: int) -> Tensor | None:
+        """Return the logits ``(K,)`` of the photograph in a slot, or None if it was not evaluated."""
         logits = to_cpu(self.slots.state[LOGITS])[n]
         return None if bool(logits[0].isnan()) else logits
+
+    def set_photograph_logits(self, n: int, logits: Tensor) -> None:
+        """Store the logits ``(K,)`` of the photograph in a slot."""
+        # In place, because the rule may return the state it received; no rule writes this tensor.
+        self.slots.state[LOGITS][n] = logits.to(self.slots.state[LOGITS])
+
+    def store_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation) -> None:
+        """Store the logits of those evaluated images that are unmodified photographs without logits."""
+        iteration = self.slots.iteration
+        for m, n in enumerate(rows):
+            new = iteration[n] == 0 and self.photograph_logits(n) is None
+            if new and torch.equal(x[m], self.slots.x[n]):
+                self.set_photograph_logits(n, evaluation.logits[m])
+
+    def crop_fields(self, n: int) -> dict[str, Any]:
+        """Return the record fields that locate a photograph in the original image; empty for an array."""
+        options = self.slots.tasks[n].options
+        return {key: options[key] for key in ("original_size", "original_box") if key in options}

@@ -1,4 +1,4 @@
-"""Step rules for ascent: how an image moves along its gradient, with a state of its own for every slot."""
+"""Step rules for ascent, with separate state for every slot."""
 
 from lit_viz.optim.adapted import SGD, Adam, Adapted, NAdam, RMSprop
 from lit_viz.optim.ascent import GradientAscent, NormalizedAscent

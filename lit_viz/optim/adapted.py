@@ -1,5 +1,4 @@
-"""torch's elementwise optimizers as step rules: a parameter and a group a slot, so that moments, bias correction and
-learning rate are each image's own."""
+"""Elementwise optimizers of torch as step rules, with one parameter group per slot."""
 
 from __future__ import annotations
 
@@ -16,84 +15,87 @@ from lit_viz.optim.schedules import LearningRate, learning_rate
 from lit_viz.types import Task
 from lit_viz.utils.device import to_cpu, to_device, to_list
 
-# They look at all parameters at once, or need what an image does not have.
-_REFUSED = {
-    "LBFGS": "it couples all images by one line search",
-    "SparseAdam": "it wants sparse gradients",
-    "Muon": "it wants matrices, not images",
+_UNSUPPORTED = {
+    "LBFGS": "its line search couples all images",
+    "SparseAdam": "it requires sparse gradients",
+    "Muon": "it requires matrices",
 }
 
 
 class Adapted(StepRule):
-    """A torch optimizer, rebuilt around views of the slots at every step (some ten microseconds a slot).
+    """Step rule of a torch optimizer.
+
+    Moments, bias correction and learning rate are separate for each slot. The optimizer is rebuilt at every step around
+    views of the slots, at about 10 us per slot.
 
     Args:
-        optimizer: a class of ``torch.optim`` with a ``maximize`` option.
-        lr: learning rate, a number or a schedule over the image's own iteration.
-        options: the optimizer's other options.
+        optimizer: class in ``torch.optim`` with a ``maximize`` option.
+        lr: learning rate, a number or a schedule.
+        options: other options of the optimizer.
 
     Raises:
-        LitVizError: for an optimizer that couples the images.
+        LitVizError: the optimizer couples the images, or does not accept the options.
     """
 
     def __init__(self, optimizer: type[torch.optim.Optimizer], lr: float | LearningRate, **options: Any) -> None:
         name = optimizer.__name__
-        if name in _REFUSED:
-            raise LitVizError(f"{name} can't train images in slots: {_REFUSED[name]}; use Adam, NAdam, SGD or RMSprop.")
+        if name in _UNSUPPORTED:
+            raise LitVizError(f"{name} is not supported, {_UNSUPPORTED[name]}: use Adam, NAdam, SGD or RMSprop.")
         self.optimizer = optimizer
         self.lr = learning_rate(lr)
         self.options = options
         try:
-            self._optimizer([torch.zeros(1)], [1.0])
+            self._make_optimizer([torch.zeros(1)], [1.0])
         except (ValueError, TypeError) as error:
-            raise LitVizError(f"{name} takes no such options: {first_line(error)}.") from error
-        self._own: tuple[str, ...] | None = None  # what the optimizer keeps of an image, once it is known
-        self._here: tuple[str, ...] = ()  # of that, what torch keeps on the processor, and reads there in each step
+            raise LitVizError(f"invalid options of {name}: {first_line(error)}.") from error
+        self._keys: tuple[str, ...] | None = None  # of the optimizer's state, once it is known
+        self._cpu_keys: tuple[str, ...] = ()  # of these, what torch keeps and reads on the CPU
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the base rate and room for the optimizer's state, whose shapes a step on a throw-away image tells."""
-        room = {key: torch.stack([value] * len(x)) for key, value in self._room(x[0]).items()}
-        return {**self.lr.init(x, tasks), **room}
+        """Return the base rate and zeros for the optimizer's state."""
+        zeros = {key: torch.stack([value] * len(x)) for key, value in self._zero_state(x[0]).items()}
+        return {**self.lr.init(x, tasks), **zeros}
 
-    def _room(self, image: Tensor) -> dict[str, Tensor]:
-        trial = self._optimizer([image.detach().clone()], [0.0])
-        parameter = trial.param_groups[0]["params"][0]
+    def _zero_state(self, image: Tensor) -> dict[str, Tensor]:
+        """Return zeros in the shape of the optimizer's state, which a step on a copy of the image reveals."""
+        optimizer = self._make_optimizer([image.detach().clone()], [0.0])
+        parameter = optimizer.param_groups[0]["params"][0]
         parameter.grad = torch.zeros_like(parameter)
-        trial.step()
-        kept = {key: value for key, value in trial.state[parameter].items() if torch.is_tensor(value)}
-        self._own = tuple(kept)
-        self._here = tuple(key for key, value in kept.items() if value.device != image.device)
-        return {key: torch.zeros_like(value, device=image.device) for key, value in kept.items()}
+        optimizer.step()
+        state = {key: value for key, value in optimizer.state[parameter].items() if torch.is_tensor(value)}
+        self._keys = tuple(state)
+        self._cpu_keys = tuple(key for key, value in state.items() if value.device != image.device)
+        return {key: torch.zeros_like(value, device=image.device) for key, value in state.items()}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Evaluate once and let the optimizer take one step up."""
-        return *self.climb(x, evaluate(x).gradient, state), never(x)
+        """Evaluate once and take one ascent step of the optimizer."""
+        return *self.ascend(x, evaluate(x).gradient, state), never(x)
 
-    def climb(self, x: Tensor, gradient: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return ``x`` ``(N, ...)`` after a step up the gradient, and the state with what the optimizer remembers.
+    def ascend(self, x: Tensor, gradient: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return ``x`` ``(N, ...)`` and the state after one ascent step.
 
-        ``iteration`` says how many steps a row has made; one that has made none begins with an empty memory.
+        Rows with ``iteration`` 0 start with an empty optimizer state.
         """
-        # Rows and slopes of one layout: torch's fused kernels walk through both alike, and a network's slopes are
+        # The fused kernels of torch require images and gradients of one memory layout; gradients of a network may be
         # channels-last.
         x, gradient = x.clone(memory_format=torch.contiguous_format), gradient.contiguous()
-        optimizer = self._optimizer(list(x), to_list(self.lr(state)))
-        own = self._own if self._own is not None else tuple(self._room(x[0]))  # a resume does without init
-        room = {key: (to_cpu(state[key]) if key in self._here else state[key]).clone() for key in own}
+        optimizer = self._make_optimizer(list(x), to_list(self.lr(state)))
+        keys = self._keys if self._keys is not None else tuple(self._zero_state(x[0]))  # no init in a resumed run
+        rows = {key: (to_cpu(state[key]) if key in self._cpu_keys else state[key]).clone() for key in keys}
         parameters = [group["params"][0] for group in optimizer.param_groups]
         for n, (parameter, iteration) in enumerate(zip(parameters, to_list(state["iteration"]), strict=True)):
             parameter.grad = gradient[n]
-            if iteration > 0:  # a new image gets the optimizer's own fresh state
-                optimizer.state[parameter] = {key: room[key][n] for key in own}
+            if iteration > 0:
+                optimizer.state[parameter] = {key: rows[key][n] for key in keys}
         optimizer.step()
         for n, parameter in enumerate(parameters):
-            for key in own:
+            for key in keys:
                 value = optimizer.state[parameter][key]
-                if value.data_ptr() != room[key][n].data_ptr():  # it was not updated in place
-                    room[key][n] = value
-        return x, {**state, **{key: to_device(value, x.device) for key, value in room.items()}}
+                if value.data_ptr() != rows[key][n].data_ptr():  # not updated in place
+                    rows[key][n] = value
+        return x, {**state, **{key: to_device(value, x.device) for key, value in rows.items()}}
 
-    def _optimizer(self, rows: list[Tensor], rates: list[float]) -> torch.optim.Optimizer:
+    def _make_optimizer(self, rows: list[Tensor], rates: list[float]) -> torch.optim.Optimizer:
         groups = [{"params": [row], "lr": rate} for row, rate in zip(rows, rates, strict=True)]
         return self.optimizer(groups, maximize=True, **self.options)  # type: ignore[call-arg]
 

@@ -14,10 +14,10 @@ from lit_viz.types import Task
 
 
 class _Ascent(StepRule):
-    """``x <- x + lr * direction(g)`` with g the gradient of the score.
+    """``x <- x + lr * direction(g)`` with the gradient g of the score.
 
     Args:
-        lr: learning rate, a number or a schedule over the image's own iteration.
+        lr: learning rate, a number or a schedule.
     """
 
     def __init__(self, lr: float | LearningRate) -> None:
@@ -25,14 +25,14 @@ class _Ascent(StepRule):
 
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
-        """Return where to go for the gradient ``(N, ...)``."""
+        """Return the direction of the update, ``(N, ...)`` like the gradient."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the base rate a slot."""
+        """Return the base rate per slot."""
         return self.lr.init(x, tasks)
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Evaluate once and take one step up."""
+        """Evaluate once and take one step."""
         gradient = evaluate(x).gradient
         return x + per_slot(self.lr(state), x) * self.direction(gradient), state, never(x)
 
@@ -41,13 +41,13 @@ class GradientAscent(_Ascent):
     """``x <- x + lr * g``."""
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Return the gradient itself."""
+        """Return the gradient."""
         return gradient
 
 
 class NormalizedAscent(_Ascent):
-    """``x <- x + lr * g / ||g||_2``: steps of Euclidean length lr; where the gradient is zero the image stays."""
+    """``x <- x + lr * g / ||g||_2``: steps of L2 norm ``lr``; zero where the gradient is zero."""
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Return the gradient over its norm, row by row."""
+        """Return the gradient divided by its norm, per image."""
         return unit(gradient)

@@ -1,42 +1,55 @@
-"""What the frozen network said of some images: a forward that is paid, and a backward that is paid when asked for."""
+"""Evaluation of images by the frozen network: a counted forward, and counted backwards on request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from lit_viz.classifiers.fast import sparse_backward
 from lit_viz.errors import LitVizError
+from lit_viz.objectives import Objective, Outputs
+from lit_viz.objectives.base import evaluate_objective
 from lit_viz.utils.device import to_list
 
-#: From scores or logits, a row a network input, to a row an image; the identity where every image is one input.
-Reduce = Callable[[Tensor], Tensor]
+#: Function of a batch, such as logits -> scores or views -> images.
+BatchFunction = Callable[[Tensor], Tensor]
+
+
+def identity(batch: Tensor) -> Tensor:
+    """Return the batch."""
+    return batch
+
+
+class _Graph(NamedTuple):
+    x: Tensor
+    score: Tensor
+    logits: Tensor
+    activations: Mapping[str, Tensor]
 
 
 class Evaluation:
-    """What one evaluation of M images gave.
+    """Result of one evaluation of M images.
 
-    Success is tested on the forward before a backward is paid, so the gradient is computed when it is asked for. Until
-    then the graph of the forward is held.
+    The backward is deferred until a gradient is requested, because success is tested on the forward. The graph of the
+    forward is kept until then.
 
     Args:
-        x: what was evaluated ``(M, ...)``; it wants a gradient if there is to be one.
+        x: evaluated images ``(M, ...)``; a leaf that requires a gradient, if one will be requested.
         score: ``(M,)``, with its graph.
-        logits: of the network's inputs ``(M * views, K)``, with their graph.
-        metrics: ``(M,)`` each, parts of the score by name.
-        activations: of the layers that were asked for, with their graph, a row an input.
-        over_views: the mean over an image's inputs.
-        over_processes: the sum over the processes that evaluate the images together, a part of the inputs each; then
-            all of the above are their own parts, zero elsewhere.
-        pay: is told which of the images a backward is paid for, or None for all.
+        logits: ``(M * views, K)``, with their graph.
+        metrics: ``(M,)`` each, by name.
+        activations: ``{layer: (M * views, ...)}`` of the layers read, with their graph.
+        average_views: mean over the views of each image, ``(M * views, ...) -> (M, ...)``.
+        sum_over_ranks: sum over the ranks that share the views; the other arguments then hold the share of this rank.
+        on_backward: called after each backward with the images it is counted for, ``(M,)`` bool, or None for all.
 
     Attributes:
-        score: ``(M,)``, the mean objective over the image's views, less its priors.
-        logits: ``(M, K)``, the mean over the image's views.
-        metrics: ``(M,)`` each: the objective and every prior, by name.
+        score: ``(M,)``, the mean objective over the views, less the priors.
+        logits: ``(M, K)``, the mean over the views.
+        metrics: ``(M,)`` each, by name: the objective and every prior.
         activations: ``{layer: (M * views, ...)}``.
     """
 
@@ -48,104 +61,113 @@ class Evaluation:
         *,
         metrics: Mapping[str, Tensor] | None = None,
         activations: Mapping[str, Tensor] | None = None,
-        over_views: Reduce = lambda rows: rows,
-        over_processes: Reduce = lambda rows: rows,
-        pay: Callable[[Sequence[bool] | None], None] = lambda rows: None,
+        average_views: BatchFunction = identity,
+        sum_over_ranks: BatchFunction = identity,
+        on_backward: Callable[[Sequence[bool] | None], None] = lambda rows: None,
     ) -> None:
-        self.score = over_processes(score.detach())
-        self.logits = over_processes(over_views(logits.detach()))
-        self.metrics = {name: over_processes(term.detach()) for name, term in (metrics or {}).items()}
-        self.activations = {name: over_processes(one.detach()) for name, one in (activations or {}).items()}
-        self._graph: tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]] | None = (x, score, logits, activations or {})
-        self._over_views, self._over_processes, self._pay = over_views, over_processes, pay
-        self._told: list[dict[str, float]] | None = None
+        self.score = sum_over_ranks(score.detach())
+        self.logits = sum_over_ranks(average_views(logits.detach()))
+        self.metrics = {name: sum_over_ranks(metric.detach()) for name, metric in (metrics or {}).items()}
+        self.activations = {name: sum_over_ranks(value.detach()) for name, value in (activations or {}).items()}
+        self._graph: _Graph | None = _Graph(x, score, logits, activations or {})
+        self._average_views, self._sum_over_ranks, self._on_backward = average_views, sum_over_ranks, on_backward
+        self._metrics_by_row: list[dict[str, float]] | None = None
         self._gradient: Tensor | None = None
-        self._of: Sequence[bool] | None = None  # whether it was asked for, of each row, or None for all
-
-    def metrics_by_row(self) -> list[dict[str, float]]:
-        """Return the terms of each row as plain numbers; read once."""
-        if self._told is None:
-            rows = torch.stack([term.double() for term in self.metrics.values()], 1).tolist() if self.metrics else []
-            self._told = [dict(zip(self.metrics, row, strict=True)) for row in rows] or [{} for _ in self.score]
-        return self._told
+        self._gradient_rows: Sequence[bool] | None = None  # rows of the gradient that were computed; None for all
 
     @property
     def gradient(self) -> Tensor:
-        """Of the score with respect to what was evaluated, ``(M, ...)``; computed once."""
+        """Gradient of the score with respect to the evaluated images ``(M, ...)``; computed once."""
         if self._gradient is None:
             self._gradient = self.backward()
         return self._gradient
 
+    def metrics_by_row(self) -> list[dict[str, float]]:
+        """Return the metrics of each image as numbers; transferred from the device once."""
+        if self._metrics_by_row is None:
+            if self.metrics:
+                rows = torch.stack([metric.double() for metric in self.metrics.values()], 1).tolist()
+            else:
+                rows = [[] for _ in self.score]
+            self._metrics_by_row = [dict(zip(self.metrics, row, strict=True)) for row in rows]
+        return self._metrics_by_row
+
     def gradient_norms(self, rows: Sequence[int]) -> dict[int, float]:
-        """Return the length of the gradient of those of these rows of which it was asked for: looking costs nothing."""
-        gradient = self._gradient
-        known = [m for m in rows if self._of is None or self._of[m]]
-        if gradient is None or not known:
+        """Return the Euclidean norm of the gradient of each of these rows for which it was computed."""
+        gradient, computed = self._gradient, self._gradient_rows
+        rows = [row for row in rows if computed is None or computed[row]]
+        if gradient is None or not rows:
             return {}
-        norms = torch.stack([torch.linalg.vector_norm(gradient[m]) for m in known]).tolist()
-        return dict(zip(known, norms, strict=True))
+        norms = torch.stack([torch.linalg.vector_norm(gradient[row]) for row in rows]).tolist()
+        return dict(zip(rows, norms, strict=True))
 
     def backward(
-        self, of: Reduce | None = None, *, at: str | None = None, rows: Tensor | None = None, keep: bool = False
+        self,
+        score_fn: BatchFunction | None = None,
+        *,
+        at: str | None = None,
+        rows: Tensor | None = None,
+        keep: bool = False,
     ) -> Tensor:
-        """Return the gradient of a score, and pay a backward for it.
+        """Compute the gradient of a score and count one backward.
 
         Args:
-            of: from logits, a row an input, to scores; the objective's score unless given.
-            at: a layer that was asked for, with respect to whose activation it is; what was evaluated unless given.
-            rows: ``(M,)`` bool: the other images get a zero gradient, and no backward is counted for them.
-            keep: hold the graph for another slope.
+            score_fn: logits ``(M * views, K)`` to scores ``(M * views,)``; the score of the objective by default.
+            at: layer that was read: differentiate with respect to its activation instead of the images.
+            rows: ``(M,)`` bool; the gradient of the other images is zero, and no backward is counted for them.
+            keep: keep the graph for another backward.
 
         Returns:
-            ``(M, ...)`` like what was evaluated, or like the activation ``at``.
+            ``(M, ...)`` like the images, or like the activation of ``at``.
 
         Raises:
-            LitVizError: the score doesn't depend on the layer ``at``.
+            LitVizError: the score does not depend on layer ``at``.
         """
-        if self._graph is None:
-            raise RuntimeError("the graph of this evaluation is gone: ask for the first slope with keep=True")
-        x, score, logits, activations = self._graph
-        asked = None if rows is None else to_list(rows)  # now, for later it would have to wait for the backward
-        source = x if at is None else activations[at]
+        x, score, logits, activations = self._require_graph()
+        # Read the rows before the backward is queued; a later read would wait for it.
+        counted = None if rows is None else to_list(rows)
         with torch.enable_grad():
-            score = score if of is None else self._over_views(of(logits))
+            score = score if score_fn is None else self._average_views(score_fn(logits))
             total = (score if rows is None else torch.where(rows, score, 0)).sum()
-        # On the thread that asks, where what is set of torch.compile holds; for GPUs it would be another.
+        # On GPUs autograd would use another thread, where the settings of torch.compile do not hold.
         with sparse_backward(rows), torch.autograd.set_multithreading_enabled(False):
-            (slope,) = torch.autograd.grad(total, source, retain_graph=keep, allow_unused=at is not None)
-        if slope is None:
-            raise LitVizError(f"the score doesn't depend on layer {at!r}: name one on the way to the logits.")
-        slope = self._over_processes(slope)
-        self._pay(asked)
-        if at is None and of is None and self._gradient is None:
-            self._gradient, self._of = slope, asked
+            (gradient,) = torch.autograd.grad(
+                total, x if at is None else activations[at], retain_graph=keep, allow_unused=at is not None
+            )
+        if gradient is None:
+            raise LitVizError(f"the score does not depend on layer {at!r}: choose a layer on the path to the logits.")
+        gradient = self._sum_over_ranks(gradient)
+        self._on_backward(counted)
+        if at is None and score_fn is None and self._gradient is None:
+            self._gradient, self._gradient_rows = gradient, counted
         if not keep:
             self.close()
-        return slope
+        return gradient
 
-    def over_views(self, of: Reduce) -> Tensor:
-        """Return the mean over an image's views of what ``of`` makes of logits ``(M,)``; it costs no evaluation."""
-        if self._graph is None:
-            raise RuntimeError("the graph of this evaluation is gone: ask before the last slope")
-        return self._over_processes(self._over_views(of(self._graph[2].detach())))
+    def average_views(self, function: BatchFunction) -> Tensor:
+        """Return the mean over the views of a function of the logits, ``(M,)``; no evaluation is counted."""
+        return self._sum_over_ranks(self._average_views(function(self._require_graph().logits.detach())))
 
-    def rescore(self, of: Reduce) -> None:
-        """Let another score, from logits, a row an input, take the place of the present one; it costs no evaluation."""
-        if self._graph is None:
-            raise RuntimeError("the graph of this evaluation is gone: score it anew before a slope is asked for")
-        x, _, logits, activations = self._graph
-        with torch.set_grad_enabled(x.requires_grad):
-            score = self._over_views(of(logits))
-        self.score = self._over_processes(score.detach())
-        self._graph = x, score, logits, activations
+    def rescore(self, score_fn: BatchFunction) -> None:
+        """Replace the score by another function of the logits; no evaluation is counted."""
+        graph = self._require_graph()
+        with torch.set_grad_enabled(graph.x.requires_grad):
+            score = self._average_views(score_fn(graph.logits))
+        self.score = self._sum_over_ranks(score.detach())
+        self._graph = graph._replace(score=score)
 
     def close(self) -> None:
-        """Let the graph go."""
+        """Release the graph."""
         self._graph = None
+
+    def _require_graph(self) -> _Graph:
+        if self._graph is None:
+            raise RuntimeError("the graph of this evaluation was released: pass keep=True to the previous backward")
+        return self._graph
 
 
 class Evaluate(Protocol):
-    """Asks the frozen network about the slots' images, at the iteration that each slot is in."""
+    """Evaluation of the images in the slots, at the iteration of each slot."""
 
     def __call__(
         self,
@@ -159,11 +181,50 @@ class Evaluate(Protocol):
         """Evaluate ``x`` ``(M, ...)``.
 
         Args:
-            x: what is evaluated.
-            gradient: whether a slope may be asked for; without it no graph is held.
-            slots: ``(M,)`` int64, whose each row is: any number of rows a slot, also none. One row each unless given.
-            network: which of the networks that the method has made: ``plain`` is the classifier's fast copy.
-            logged: whether rows with ``slots`` are the images of these, one each, whose numbers belong to x_k; those of
-                an evaluation without ``slots`` do.
+            x: images.
+            gradient: whether a gradient may be requested; otherwise no graph is kept.
+            slots: ``(M,)`` int64, the slot of each row, any number of rows per slot; by default one row per slot.
+            network: name of the network copy; ``plain`` is the fast copy of the classifier.
+            logged: whether the rows of ``slots`` are the images x_k, so that their metrics are logged. Without
+                ``slots`` they always are.
         """
         ...
+
+
+class Network(Protocol):
+    """Network that returns logits and the activations of named layers."""
+
+    def __call__(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return logits ``(M, K)`` and ``{layer: activation}``, with their graph."""
+        ...
+
+
+def bare_evaluate(
+    objective: Objective, networks: Mapping[str, Network], goals: Mapping[str, Tensor], layers: Sequence[str] = ()
+) -> Evaluate:
+    """Return an :class:`Evaluate` for N images outside of the engine; it counts nothing.
+
+    Args:
+        objective: objective to maximize.
+        networks: networks by name.
+        goals: ``targets`` and, if the objective reads them, ``labels`` and ``targeted``, each ``(N,)`` (see
+            :class:`~lit_viz.objectives.Outputs`).
+        layers: layers whose activations are read.
+    """
+
+    def evaluate(
+        x: Tensor,
+        *,
+        gradient: bool = True,
+        slots: Tensor | None = None,
+        network: str = "plain",
+        logged: bool = False,
+    ) -> Evaluation:
+        with torch.set_grad_enabled(gradient):
+            leaf = x.detach().requires_grad_(gradient)
+            logits, activations = networks[network](leaf, layers)
+            row_goals: Mapping[str, Any] = goals if slots is None else {name: row[slots] for name, row in goals.items()}
+            score = evaluate_objective(objective, Outputs(logits, activations=activations, **row_goals))
+        return Evaluation(leaf, score, logits, activations=activations)
+
+    return evaluate

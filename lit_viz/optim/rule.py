@@ -1,4 +1,4 @@
-"""The interface of step rules: one update of a batch of images, every image for itself."""
+"""The interface of step rules: one independent update of every image of a batch."""
 
 from __future__ import annotations
 
@@ -11,77 +11,76 @@ from torch import Tensor
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.types import Task
 
-#: A rule's memory: tensors with a leading slot dimension. The engine keeps ``iteration`` (updates made so far),
-#: ``iterations`` (updates allowed) and ``until`` (the next iteration that is looked at, or the last) in it, each
-#: ``(N,)`` int64; the other keys are the rule's own. They may share their memory with each other and with the images:
-#: nobody but the rule that made one writes into it.
+#: State of a step rule: tensors with a leading slot dimension. The engine adds ``iteration`` (updates made),
+#: ``iterations`` (updates allowed) and ``until`` (next logged iteration, or the last), each ``(N,)`` int64. Tensors may
+#: share memory with each other and with the images; only the rule that created one writes to it.
 State = dict[str, Tensor]
-OF_ENGINE = ("iteration", "iterations", "until")
+ENGINE_KEYS = ("iteration", "iterations", "until")
 
-_SHORT = 1e-12  # the squares of shorter rows, and of those longer than its inverse, may be no numbers in float32
+_SHORT = 1e-12  # below it, and above its inverse, the squared norm underflows or overflows in float32
 
 
 class StepRule(ABC):
-    """One update x_k -> x_k+1 of a batch. Row n of everything belongs to slot n, and no row may depend on another."""
+    """One update x_k -> x_k+1 of a batch. Row n of every tensor belongs to slot n; rows are independent."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the state of slots that start at ``x`` ``(N, ...)``, one task a slot."""
+        """Return the initial state of slots with images ``x`` ``(N, ...)``, one task per slot."""
         return {}
 
     def advance(self, state: State) -> Tensor:
-        """Return how many iterations the next step counts for, ``(N,)`` int64: one, unless the rule takes several."""
+        """Return the number of iterations that the next step counts for, ``(N,)`` int64; ones by default."""
         return torch.ones_like(state["iteration"])
 
     @abstractmethod
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Return the next images, the next state, and which images were found done ``(N,)`` bool.
+        """Return the next images, the next state, and which images are done ``(N,)`` bool.
 
-        An image that is done is returned as it was: x_k is its last. ``x`` is not changed in place: where an update
-        went wrong the engine goes back to it.
+        An image that is done is returned unchanged; x_k is its last. ``x`` is not modified in place: the engine
+        restores it after a failed update.
         """
 
 
 def never(x: Tensor) -> Tensor:
-    """Return all-False ``(N,)``: for rules that end by the number of iterations only."""
+    """Return False for each image ``(N,)``: no image is done before its last iteration."""
     return torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
 
 def per_slot(values: Tensor, x: Tensor) -> Tensor:
-    """Reshape ``(N,)`` so that it broadcasts over the slots' rows of ``x``."""
+    """Reshape ``(N,)`` to broadcast over the images ``x`` ``(N, ...)``."""
     return values.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-def chosen(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
-    """Return images of which those in ``rows`` ``(N,)`` bool are from ``here`` and the others from ``there``.
+def chosen(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return ``first`` in the given rows ``(N,)`` bool, and ``second`` in the others.
 
-    On the CPU it is one of the two itself where all are from it; to ask a GPU would be to wait for it.
+    On the CPU one of the two is returned without a copy if all rows are its own. On a GPU this test would wait for the
+    queue.
     """
     if rows.is_cpu:
         if bool(rows.all()):
-            return here
+            return first
         if not bool(rows.any()):
-            return there
-    return torch.where(rows.view(-1, *[1] * (here.ndim - 1)), here, there)
+            return second
+    return torch.where(rows.view(-1, *[1] * (first.ndim - 1)), first, second)
 
 
 def norm(x: Tensor, order: int = 2) -> Tensor:
-    """Return each row's Euclidean norm ``(N,)``, or its sum of absolute values (1).
+    """Return the L2 (or L1) norm of each image, ``(N,)``.
 
-    A row's is rounded the same way whatever is beside it, as that of ``sum(1)`` is not: with one row torch splits it.
+    Rounding is independent of the other rows, unlike that of ``sum(1)``, which torch splits for a single row.
     """
     length: Tensor = torch.linalg.vector_norm(x.flatten(1), order, dim=1)
     return length
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return the rows over their Euclidean lengths, zero where they are zero; also where their squares underflow or
-    overflow."""
+    """Return each image divided by its L2 norm, and zero for zero images; squares may underflow or overflow."""
     length = norm(x)
-    usual = (length > _SHORT) & (length < 1 / _SHORT)
-    direct = x / per_slot(torch.where(usual, length, 1), x)
-    if x.is_cpu and bool(usual.all()):
+    regular = (length > _SHORT) & (length < 1 / _SHORT)
+    direct = x / per_slot(torch.where(regular, length, 1), x)
+    if x.is_cpu and bool(regular.all()):
         return direct
     largest = x.flatten(1).abs().amax(1)
     scaled = x / per_slot(torch.where(largest > 0, largest, 1), x)
-    # A row is rounded the same way whatever is beside it.
-    return chosen(usual, direct, scaled / per_slot(norm(scaled).clamp(min=1), x))
+    # Both branches are computed for every row, so that rounding is independent of the other rows.
+    return chosen(regular, direct, scaled / per_slot(norm(scaled).clamp(min=1), x))

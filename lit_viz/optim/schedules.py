@@ -1,4 +1,4 @@
-"""Learning rates as functions of the image's own iteration."""
+"""Learning rates as functions of the iteration of each image."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ from lit_viz.utils.device import to_device
 
 
 class LearningRate(ABC):
-    """A learning rate; a slot's image asks at its own iteration, so late arrivals start at the beginning."""
+    """Learning rate per slot, at the iteration of the slot's image.
+
+    Args:
+        lr: base learning rate, positive.
+    """
 
     def __init__(self, lr: float) -> None:
         if not (lr > 0 and math.isfinite(lr)):
-            raise LitVizError(f"the learning rate {lr} is not a positive number: give one such as 0.05.")
+            raise LitVizError(f"the learning rate must be positive and finite, got {lr}: try 0.05.")
         self.lr = lr
 
     @abstractmethod
     def factor(self, progress: Tensor) -> Tensor:
-        """Return what the base rate is multiplied by, where ``progress`` ``(N,)`` runs from 0 to 1."""
+        """Return the factor of the base rate at ``progress`` ``(N,)`` in [0, 1]."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the base rate a slot: the task's option ``lr`` where it has one (a sweep)."""
+        """Return the base rate per slot: the task's option ``lr`` if it has one, as in a sweep."""
         rates = [float(task.options.get("lr", self.lr)) for task in tasks]
         return {"lr": to_device(rates, x.device, torch.float64)}
 
     def __call__(self, state: State) -> Tensor:
-        """Return the rates ``(N,)`` of the iterations in which the slots are."""
+        """Return the rates ``(N,)`` at the current iterations."""
         progress = state["iteration"].double() / state["iterations"].clamp(min=1)
         return state["lr"] * self.factor(progress)
 
 
 class Constant(LearningRate):
-    """The same rate throughout."""
+    """Constant learning rate."""
 
     def factor(self, progress: Tensor) -> Tensor:
         """Return ones."""
@@ -51,13 +55,13 @@ class Cosine(LearningRate):
 
     Args:
         lr: rate of the first update.
-        final: fraction of it that is reached at the end, in [0, 1].
+        final: final fraction of ``lr``, in [0, 1].
     """
 
     def __init__(self, lr: float, final: float = 0.0) -> None:
         super().__init__(lr)
         if not 0 <= final <= 1:
-            raise LitVizError(f"the final fraction {final} of the learning rate is not between 0 and 1.")
+            raise LitVizError(f"final, a fraction of the learning rate, must be in [0, 1], got {final}.")
         self.final = final
 
     def factor(self, progress: Tensor) -> Tensor:
@@ -66,5 +70,5 @@ class Cosine(LearningRate):
 
 
 def learning_rate(lr: float | LearningRate) -> LearningRate:
-    """Return a plain number as a constant rate."""
+    """Return a number as a constant schedule."""
     return lr if isinstance(lr, LearningRate) else Constant(lr)

@@ -132,12 +132,12 @@ def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> d
     channel = record.channel if isinstance(record, LayerImageRecord) else None
     options = {} if channel is None else {"channel": channel}
     task = Task(record.index, record.name, record.seed or 0, target=record.target, options=options)
-    logits, objective = module.seen_again(image, task)
+    logits, objective = module.evaluate_original(image, task)
     if task.target is None:
         return {"objective_file": objective}
     return {
         "probability": prediction_summary(logits, task.target)["probability"],
-        "judges": module.judged(image, task.target, judges),
+        "judges": module.judge(image, task.target, judges),
     }
 
 

@@ -198,7 +198,7 @@ def test_deepfool_in_one_batch_with_and_without_targets() -> None:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             logits = CURVED(leaf)
-            return Evaluation(leaf, logits[:, 0] * 0, logits, pay=paid.append)
+            return Evaluation(leaf, logits[:, 0] * 0, logits, on_backward=paid.append)
 
     attack = DeepFool()
     state = {**attack.init(GREY, tasks), "iteration": torch.zeros(6, dtype=torch.long)}
@@ -228,7 +228,7 @@ def test_deepfool_reads_the_mean_of_the_views() -> None:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             logits = views(leaf)
-            return Evaluation(leaf, mean(logits)[:, 0] * 0, logits, over_views=mean)
+            return Evaluation(leaf, mean(logits)[:, 0] * 0, logits, average_views=mean)
 
     moved, _, _ = attack.step(x, state, evaluate)
     for n in range(2):

@@ -241,5 +241,5 @@ def test_a_layer_off_the_way_to_the_logits_is_not_the_default_and_is_refused_in_
     method = GradCAM()
     method.bind(classifier)
     assert method.layers == ("features",)
-    with pytest.raises(LitVizError, match="the score doesn't depend on layer 'mask': name one on the way"):
+    with pytest.raises(LitVizError, match="the score does not depend on layer 'mask'"):
         our(GradCAM("mask"), classifier, photographs(12))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.engine.distributed import Part, RankGroup, RankStatus
+from lit_viz.engine.distributed import InputShard, RankGroup
 from lit_viz.utils.ranks import launcher_topology
 from tests.engine.several import Case, cases, given
 
@@ -73,31 +73,31 @@ def test_two_processes_find_what_one_finds(case: Case, by_two: dict[Case, Any]) 
 def test_every_input_is_counted_by_one_process(size: int, images: int, views: int) -> None:
     counted = torch.zeros(images * views, dtype=torch.long)
     for rank in range(size):
-        part = RankGroup(rank, size, "views").part(images, views)
-        assert part is not None
-        counted += part.counted.long()
-        assert len(part.inputs) % (images if views > 1 else 1) == 0  # as many views of every image
-        assert set(torch.nonzero(part.counted)[:, 0].tolist()) <= set(part.inputs.tolist())
+        shard = RankGroup(rank, size, "views").shard(images, views)
+        assert shard is not None
+        counted += shard.counted.long()
+        assert len(shard.inputs) % (images if views > 1 else 1) == 0  # as many views of every image
+        assert set(torch.nonzero(shard.counted)[:, 0].tolist()) <= set(shard.inputs.tolist())
     assert counted.tolist() == [1] * (images * views)
 
 
 def test_rows_come_back_to_their_places_and_no_other_counts() -> None:
-    part = Part(torch.tensor([0, 2]), torch.tensor([False, False, True]))
+    shard = InputShard(torch.tensor([0, 2]), torch.tensor([False, False, True]))
     rows: Tensor = torch.tensor([[1.0], [2.0]])
-    assert part.only_counted(part.placed(rows)).tolist() == [[0.0], [0.0], [2.0]]
+    assert shard.mask(shard.scatter(rows)).tolist() == [[0.0], [0.0], [2.0]]
 
 
 def test_tasks_are_shared_by_their_index() -> None:
-    held = [[index for index in range(7) if RankGroup(rank, 3).holds(index)] for rank in range(3)]
+    held = [[index for index in range(7) if RankGroup(rank, 3).owns(index)] for rank in range(3)]
     assert held == [[0, 3, 6], [1, 4], [2, 5]]
-    assert all(RankGroup(1, 3, "views").holds(index) for index in range(7))
+    assert all(RankGroup(1, 3, "views").owns(index) for index in range(7))
 
 
 def test_processes_that_somebody_has_connected_have_no_part_in_a_run_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that trains a network on two GPUs asks for a map on its first: a group of both would wait for the other."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    alone = RankGroup.connected("images", 1)
+    alone = RankGroup.connect("images", 1)
     assert (alone.rank, alone.size) == (0, 1)
 
 
@@ -110,11 +110,8 @@ def test_a_shell_in_an_allocation_is_no_task_of_several(
     assert launcher_topology() == expected
 
 
-def test_one_process_alone_agrees_with_itself_after_every_step() -> None:
-    alone = RankGroup()
-    assert alone.part(4, 2) is None
-    for _ in range(3):
-        assert alone.meets()
-        agreed = alone.agree(RankStatus(True, signal=15, save=True, updates=3))
-        assert (agreed.unfinished, agreed.signal, agreed.save, agreed.updates) == (True, 15, True, 3)
-    assert alone.gather([1, 2]) == [1, 2]
+def test_a_single_rank_has_all_inputs_and_items() -> None:
+    ranks = RankGroup()
+    assert ranks.shard(4, 2) is None
+    assert ranks.gather([1, 2]) == [1, 2]
+    assert ranks.all_gather("status") == ["status"]

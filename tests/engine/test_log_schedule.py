@@ -18,11 +18,11 @@ from lit_viz.errors import LitVizError
     ],
 )
 def test_which_iterations_are_due(text: str | int, last: int, expected: list[int]) -> None:
-    moments = LogSchedule.parse(text)
-    assert [k for k in range(last + 1) if moments.due(k, last)] == expected
+    schedule = LogSchedule.parse(text)
+    assert [k for k in range(last + 1) if schedule.due(k, last)] == expected
 
 
 @pytest.mark.parametrize("text", ["often", "every:0", "every:", "every:1,2", "-3", "1,,2", "1.5", ""])
 def test_what_names_no_iterations_is_refused(text: str) -> None:
-    with pytest.raises(LitVizError, match="names no iterations"):
+    with pytest.raises(LitVizError, match="log schedule"):
         LogSchedule.parse(text)

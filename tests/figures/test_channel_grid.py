@@ -89,7 +89,7 @@ def test_groups_are_farther_from_one_another_than_their_images() -> None:
 
 def test_wandb_and_the_terminal_say_the_objective() -> None:
     from lit_viz.callbacks.progress import Progress
-    from lit_viz.engine.snapshots import RunProgress
+    from lit_viz.engine.module import RunProgress
     from lit_viz.loggers.wandb import caption
 
     snapshot = Snapshot(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 import lit_viz as lv
 from lit_viz.api import stored
 from lit_viz.callbacks.checkpoints import Checkpoints
-from lit_viz.callbacks.memory import Memory
+from lit_viz.callbacks.run_writer import Memory
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.engine.data_module import TaskQueue

@@ -16,7 +16,7 @@ import wandb
 from PIL import Image
 
 import lit_viz as lv
-from lit_viz.callbacks.memory import Memory
+from lit_viz.callbacks.run_writer import Memory
 from lit_viz.loggers.wandb import RunLogger, WandbImages, caption
 from lit_viz.loggers.wandb_run import open_run
 from lit_viz.runs.writer import RunFolder

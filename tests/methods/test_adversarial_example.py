@@ -149,8 +149,8 @@ def test_a_task_that_asks_for_what_is_there_fails_alone(smooth: Classifier, trai
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     statuses = [memory.results[i].record["status"] for i in range(5)]
     assert statuses == ["done", "failed", "failed", "done", "done"]
-    assert "shows cherry by its label" in memory.results[1].record["error"]
-    assert "no class to leave" in memory.results[2].record["error"]
+    assert "the target must differ from the label cherry" in memory.results[1].record["error"]
+    assert "neither a label nor a target" in memory.results[2].record["error"]
 
 
 def test_expectation_over_transforms_takes_views(smooth: Classifier, train: Train) -> None:

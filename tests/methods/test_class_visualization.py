@@ -193,7 +193,7 @@ def test_a_score_that_never_was_a_number_is_not_laid_to_the_learning_rate(smooth
 
     records = train(method(smooth, objective=Broken(), iterations=4), tasks_for(smooth, [0, 1])).results
     assert records[0].record["status"] == "done"
-    assert records[1].record["error"].startswith("the network gives no finite score from the start")
+    assert records[1].record["error"].startswith("the scores of the network must be finite")
 
 
 def test_priors_are_subtracted_and_logged(smooth: Classifier, train: Train) -> None:
@@ -296,14 +296,14 @@ def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"iterations": 0}, "--iterations 0 makes no run"),
-        ({"iterations": -3}, "--iterations -3 makes no run"),
-        ({"slots": 0}, "--slots 0 makes no run"),
-        ({"views": 0}, "--views 0 makes no run"),
+        ({"iterations": 0}, "--iterations must be at least 1, got 0"),
+        ({"iterations": -3}, "--iterations must be at least 1, got -3"),
+        ({"slots": 0}, "--slots must be at least 1, got 0"),
+        ({"views": 0}, "--views must be at least 1, got 0"),
         ({"size": 0}, "size must be at least 1 x 1, got 0 x 0"),
         ({"oversample": 0.0}, "oversample must be between 0.5 and 8, got 0.0"),
-        ({"shown": 0.0}, "shown 0.0 is no part of the canvas"),
-        ({"log_at": "sometimes"}, "'sometimes' names no iterations"),
+        ({"shown": 0.0}, r"--model.shown must be in \[0.1, 1\], got 0.0"),
+        ({"log_at": "sometimes"}, "a log schedule must be .*, got 'sometimes'"),
         ({"projections": [Clamp()]}, "Clamp requires the parameterization Pixels"),
     ],
 )

@@ -317,5 +317,5 @@ def test_a_size_that_the_network_does_not_take_is_refused(kinked: Classifier) ->
 
 
 def test_a_group_of_nothing_is_refused(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match=r"--model\.group 0 makes no run"):
+    with pytest.raises(LitVizError, match=r"--model\.group must be at least 1, got 0"):
         method(smooth, group=0)

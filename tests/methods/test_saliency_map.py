@@ -194,11 +194,11 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"method": []}, "no saliency method was named"),
-        ({"tolerance": 0.0}, "--tolerance 0.0 is never reached"),
-        ({"batch": 0}, "--batch 0 makes no run"),
+        ({"method": []}, "at least one saliency method is required"),
+        ({"tolerance": 0.0}, "--tolerance must be positive, got 0.0"),
+        ({"batch": 0}, "--batch must be at least 1, got 0"),
         ({"reducer": "max-abs"}, "reducer must be one of .*, got 'max-abs'"),
-        ({"iterations": 0}, "--iterations 0 makes no run"),
+        ({"iterations": 0}, "--iterations must be at least 1, got 0"),
     ],
 )
 def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
@@ -207,7 +207,7 @@ def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options:
 
 
 def test_a_method_named_twice_is_refused(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match="was named twice"):
+    with pytest.raises(LitVizError, match="must be named once"):
         SaliencyMap(smooth, [SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
 
 
@@ -218,7 +218,7 @@ def test_a_map_that_is_not_finite_has_failed() -> None:
     rooted = Around(smooth_network(), lambda net, x: net((x * (x > 0.5)).sqrt()))
     (record,) = lv.saliency(lv.load_classifier(rooted, size=16), x, 0, check="none").results
     assert record["status"] == "failed"
-    assert "values are no finite numbers" in record["error"]
+    assert "all values of a map must be finite" in record["error"]
 
 
 def test_guided_grad_cam_reads_a_layer_before_its_rectifier() -> None:
@@ -233,3 +233,14 @@ def test_guided_grad_cam_reads_a_layer_before_its_rectifier() -> None:
         lv.load_classifier(network, size=16), x, 0, method={"guided_grad_cam": {"layer": "2"}}
     ).results
     assert record["captum"]["passed"]
+
+
+def test_methods_are_copied(smooth: Classifier) -> None:
+    given = SmoothGrad()
+    tolerance = given.tolerance
+    made = SaliencyMap(smooth, given, tolerance=0.25)
+    assert made.methods["smoothgrad"].tolerance == 0.25
+    assert given.tolerance == tolerance
+    default = SaliencyMap(smooth, tolerance=0.5).methods["gradient"]
+    assert SaliencyMap(smooth).methods["gradient"].tolerance is None
+    assert default.tolerance == 0.5

@@ -75,5 +75,5 @@ def test_a_random_target_depends_on_the_seed_alone() -> None:
 
 
 def test_a_random_target_needs_a_second_class() -> None:
-    with pytest.raises(LitVizError, match="no second class"):
+    with pytest.raises(LitVizError, match="requires at least 2 classes"):
         resolve(task("random", 0), None, ["only"])

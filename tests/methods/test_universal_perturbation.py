@@ -153,7 +153,7 @@ def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> No
     nothing = Task(0, "universal", 5, options={"photographs": photographs[1:2]})
     result = train(module(smooth), [nothing]).results[0]
     assert result.record["status"] == "failed"
-    assert "no photograph to train on (it is no picture)" in result.record["error"]
+    assert "got none (it is no picture)" in result.record["error"]
 
 
 def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_part_of_the_views_is_looked_at_as_all_are() -> None:
     keys = [Key(seed, 0, view) for seed in (3, 4) for view in range(4)]
     batch = _Batch(keys, torch.rand(8, 3, 5, 5), torch.zeros(8).long(), torch.zeros(8).bool())
     delta, draws = 0.1 * torch.rand(2, 3, 5, 5), Draws(keys)
-    whole = batch.look(delta, draws)
+    whole = batch.make_inputs(delta, draws)
     torch.testing.assert_close(whole, (batch.images + delta.repeat_interleave(4, 0)).clamp(0, 1))
-    assert torch.equal(batch.look(delta, draws.rows([1, 3, 5, 7])), whole[[1, 3, 5, 7]])
+    assert torch.equal(batch.make_inputs(delta, draws.rows([1, 3, 5, 7])), whole[[1, 3, 5, 7]])
 
 
 def test_a_part_of_the_perturbations_is_looked_at_as_all_are() -> None:
@@ -188,7 +188,7 @@ def test_a_part_of_the_perturbations_is_looked_at_as_all_are() -> None:
     keys = [Key(seed, 0) for seed in (3, 4, 5)]
     batch = _Batch(keys, torch.rand(3, 3, 5, 5), torch.zeros(3).long(), torch.zeros(3).bool())
     delta, draws = 0.1 * torch.rand(3, 3, 5, 5), Draws(keys)
-    assert torch.equal(batch.look(delta[[0, 2]], draws.rows([0, 2])), batch.look(delta, draws)[[0, 2]])
+    assert torch.equal(batch.make_inputs(delta[[0, 2]], draws.rows([0, 2])), batch.make_inputs(delta, draws)[[0, 2]])
 
 
 def test_what_is_fooled_well_enough_pulls_no_more() -> None:
@@ -236,7 +236,7 @@ def test_radii_are_told_apart(smooth: Classifier, tmp_path: Path) -> None:
 def test_the_photographs_of_what_has_ended_are_let_go(smooth: Classifier, train: Train) -> None:
     method = module(smooth, iterations=2)
     train(method, [task_of(range(6)), task_of(range(6), 1)])
-    assert not method._sets
+    assert not method._photographs
 
 
 def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_as_many_photographs_an_iteration_as_were_asked_for(
         ({"attack": "pgd", "held_out": 0.5}, "take --attack universal"),
         ({"attack": "universal", "held_out": 1.0}, "--held-out 1.0 is no part"),
         ({"attack": "universal", "target": "random"}, "--target random is another class for each"),
-        ({"attack": {"universal": {"alpha": 0.0}}}, "step alpha 0.0"),
+        ({"attack": {"universal": {"alpha": 0.0}}}, "alpha must be positive, got 0.0"),
         ({"attack": {"universal": {"clip": 0.0}}}, "limit of ClippedCrossEntropy must be positive"),
     ],
 )

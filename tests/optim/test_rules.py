@@ -182,7 +182,7 @@ def test_rates_follow_the_images_own_iteration_and_task() -> None:
 
 
 def test_coupling_optimizers_are_refused_by_name() -> None:
-    with pytest.raises(LitVizError, match="LBFGS can't train images in slots"):
+    with pytest.raises(LitVizError, match="LBFGS is not supported"):
         Adapted(torch.optim.LBFGS, 1.0)
 
 
@@ -190,7 +190,7 @@ def test_coupling_optimizers_are_refused_by_name() -> None:
     "make", [lambda: Adam(betas=(2.0, 0.9)), lambda: RMSprop(alpha=-1), lambda: SGD(momentum=0, nesterov=True)]
 )
 def test_options_that_an_optimizer_does_not_take_are_refused_at_once(make: Callable[[], Adapted]) -> None:
-    with pytest.raises(LitVizError, match="takes no such options: "):
+    with pytest.raises(LitVizError, match="invalid options of "):
         make()
 
 

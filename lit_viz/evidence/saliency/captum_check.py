@@ -17,7 +17,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.agreement import UNDECIDED, Agreement, Similarity, largest_difference, random_map
 from lit_viz.evidence.saliency.captum_reference import Question, captum_map, fewer, formula_rounding
 from lit_viz.evidence.saliency.randomization import randomize_layer
-from lit_viz.optim.bare import Network
+from lit_viz.optim.evaluation import Network
 
 #: Float32 maps that Captum makes besides its own, with the last bits of photograph and weights drawn anew; and how many
 #: more where those don't allow the delivered one, with more bits, since the errors of many layers add up: a kink that

@@ -13,12 +13,12 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values, photographs
 from lit_viz.images.reading import PACKAGED_PREFIX
-from lit_viz.methods.targets import WISHES, resolve
+from lit_viz.methods.targets import TARGET_RULES, resolve
 from lit_viz.types import Task
 
 #: A class index, or one of _OPEN.
 Target = int | str
-_OPEN = (*WISHES, "none")
+_OPEN = (*TARGET_RULES, "none")
 
 
 def photograph_tasks(
@@ -128,7 +128,7 @@ def targets_for(
     What a table that lists photographs says itself comes first.
 
     Args:
-        wanted: one or several: a class by name, index or WordNet id; one of ``WISHES`` (see
+        wanted: one or several: a class by name, index or WordNet id; one of ``TARGET_RULES`` (see
             :func:`~lit_viz.methods.targets.resolve`); ``"none"``; a CSV file with the columns ``file,target``; None or
             an empty list is the default.
         listing: all photographs.

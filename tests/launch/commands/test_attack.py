@@ -248,7 +248,7 @@ def test_one_step_is_neither_asked_nor_advised_to_be_more(
     lit_viz("attack", str(folder / "p0.png"), *SMALL, *words)
     said = capsys.readouterr().err
     assert "1 update at most" in said
-    assert "fgsm takes its 1 update" in said
+    assert "fgsm takes 1 update" in said
     assert "(an attack of more steps, such as pgd)" in said
     assert "more iterations" not in said
 

@@ -278,7 +278,7 @@ def test_a_table_of_photographs_says_label_and_target(tmp_path: Path) -> None:
 
 
 def test_a_random_target_of_one_class_fails(tmp_path: Path) -> None:
-    with pytest.raises(LitVizError, match="no second class"):
+    with pytest.raises(LitVizError, match="requires at least 2 classes"):
         queue(make(tmp_path, "only/x.jpg"), classifier_of(["only"]), labels="folders", target="random")
 
 

@@ -159,7 +159,7 @@ def test_what_is_asked_for_in_vain_is_said(tmp_path: Path, capsys: pytest.Captur
     lit_viz(*words, *photograph, "--model.parameterization", "MACO", "--out", str(tmp_path / "phases"))
     said = capsys.readouterr().err
     assert "--log-at 9, 300 is not reached: the last iteration is 4" in said
-    assert "the photograph is lost: MACO keeps its phases only" in said
+    assert "MACO does not preserve the photograph: it keeps its phases only" in said
     assert "training starts from the photograph" not in said
     lit_viz(*words, *photograph, "--out", str(tmp_path / "photograph"))
     assert "training starts from the photograph to within" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from lit_viz.callbacks.files import RunFiles
+from lit_viz.callbacks.run_writer import RunWriter
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.writer import RunFolder
@@ -64,7 +64,7 @@ def iterations(folder):
 
 
 def test_everything_observed_is_on_the_disk_at_the_end(folder):
-    train(Emerging(), RunFiles(folder))
+    train(Emerging(), RunWriter(folder))
     assert iterations(folder) == [0, 1, 2, 3, 4, 5]
     assert [k for k, _ in folder.frames("0000_tarantula")] == [0, 1, 2, 3, 4, 5]
     (record,) = folder.records()
@@ -73,7 +73,7 @@ def test_everything_observed_is_on_the_disk_at_the_end(folder):
 
 def test_scalars_are_kept_when_the_run_fails(folder):
     with pytest.raises(ValueError, match="the step failed"):
-        train(Emerging(fails_at=3), RunFiles(folder, flush_every=1e9))
+        train(Emerging(fails_at=3), RunWriter(folder, flush_every=1e9))
     assert iterations(folder) == [0, 1, 2]
 
 
@@ -81,15 +81,15 @@ def test_a_full_disk_does_not_hide_what_stopped_the_run(folder, monkeypatch):
     def full():
         raise LitVizError("disk full")
 
-    files = RunFiles(folder)
+    files = RunWriter(folder)
     monkeypatch.setattr(folder, "settle", full)
-    with pytest.warns(UserWarning, match="scalars were not written: disk full"):
+    with pytest.warns(UserWarning, match="metrics were not written: disk full"):
         files.on_exception(None, None, KeyboardInterrupt())
 
 
 def test_scalars_are_flushed_now_and_then_and_before_a_checkpoint(folder):
     module = Emerging()
-    files = RunFiles(folder, flush_every=1e9)
+    files = RunWriter(folder, flush_every=1e9)
     files.on_train_batch_end(None, module, module.training_step(None, 0), None, 0)
     assert iterations(folder) == []
     files.on_save_checkpoint(None, module, {})
@@ -112,7 +112,7 @@ def test_images_are_written_as_they_were_when_they_were_observed(folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "add_snapshot", late)
-        files = RunFiles(folder)
+        files = RunWriter(folder)
         outputs = {"snapshots": [Snapshot(Task(0, "tarantula", seed=0), 0, {}, image)], "results": []}
         files.on_train_batch_end(None, None, outputs, None, 0)
         image.fill_(1)  # the next update, before the file is written
@@ -128,7 +128,7 @@ def test_what_can_not_be_written_ends_the_run_and_nothing_later_is_written(folde
         raise LitVizError("disk full while writing results.jsonl")
 
     monkeypatch.setattr(RunFolder, "add_result", fails)
-    files = RunFiles(folder)
+    files = RunWriter(folder)
     results = [Result(task, Record.of(task)) for task in [Task(index, "image", seed=0) for index in range(5)]]
 
     def hand_over():
@@ -145,10 +145,10 @@ def test_what_can_not_be_written_ends_the_run_and_nothing_later_is_written(folde
 
 def test_a_disk_slower_than_the_run_slows_it_down(folder, monkeypatch):
     monkeypatch.setattr(RunFolder, "add_snapshot", lambda self, snapshot: time.sleep(0.002))
-    files = RunFiles(folder)
+    files = RunWriter(folder)
     for k in range(300):
         observed = [Snapshot(Task(0, "tarantula", seed=0), k, {}, torch.zeros(3, 4, 4))]
         files.on_train_batch_end(None, None, {"snapshots": observed, "results": []}, None, k)
-        assert len(files._waiting) <= 64
+        assert len(files._pending) <= 64
     files.flush()
-    assert not files._waiting
+    assert not files._pending
