@@ -18,6 +18,7 @@ from lit_viz.attacks import PGD, Square, is_adversarial, run_attack
 from lit_viz.attacks.norms import L2, TOLERANCE, Norm
 from lit_viz.attacks.rounding.lattice import is_singleton
 from lit_viz.evidence.attacks.restart_agreement import RestartOf, restart_disagreement
+from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import pluralize
 
@@ -77,11 +78,11 @@ def diagnostics(
         restart_length: iterations of a restart; infinite for an attack without gradients.
         minimal: whether the attack minimizes the perturbation, so that a success may have too few gradients as well.
     """
-    done = [o for o in outcomes if o.record["status"] == "done"]
+    done = [o for o in outcomes if o.record.status == "done"]
     if not done:
         return Diagnosis((), ())
-    failed = [o for o in done if not o.record["success_float"]]
-    lost = [o for o in done if o.record["success_float"] and not o.record.get("success_file")]
+    failed = [o for o in done if not attack_record(o).success_float]
+    lost = [o for o in done if attack_record(o).success_float and not attack_record(o).success_file]
     if restart_length < min(_MIN_GRADIENTS, iterations):
         per_restart, short = f" in each restart ({advice}, or fewer restarts)", lambda o: not _masked(o)
     else:
@@ -114,12 +115,13 @@ def diagnostics(
 
 def _masked(outcome: Outcome) -> bool:
     """Return whether most gradients before a success are zero."""
-    success = outcome.record["success_float"]
+    record = attack_record(outcome)
+    success = record.success_float
     fooled = {k for k, margin in outcome.curve("margin") if margin > 0}
     norms = [
         norm
         for k, norm in outcome.curve("gradient_norm")
-        if k not in fooled and not (success and k == outcome.record["iterations"])
+        if k not in fooled and not (success and k == record.iterations)
     ]
     if success and len(norms) < _MIN_LOGGED:
         return False
@@ -127,23 +129,26 @@ def _masked(outcome: Outcome) -> bool:
 
 
 def _unchanged(outcome: Outcome) -> bool:
-    return outcome.record.get(L2.name) == 0
+    return attack_record(outcome).l2 == 0
 
 
 def _only_source_in_ball(outcome: Outcome) -> bool:
     """Return whether eps is below one level of a single value."""
-    return is_singleton(outcome.record.get("eps", math.inf)) and _unchanged(outcome)
+    eps = attack_record(outcome).eps
+    return eps is not None and is_singleton(eps) and _unchanged(outcome)
 
 
 def _few_gradients(outcome: Outcome) -> bool:
-    backwards = outcome.record["backwards"] or 0
-    fewest = outcome.record.get("fewest", backwards)  # of the members of an ensemble
+    record = attack_record(outcome)
+    backwards = record.backwards or 0
+    fewest = backwards if record.fewest is None else record.fewest  # of the members of an ensemble
     return backwards > 0 and min(backwards, fewest) < _MIN_GRADIENTS and not _masked(outcome)
 
 
 def _few_queries(outcome: Outcome) -> bool:
     """Return whether a black-box attack had few queries."""
-    return outcome.record.get("backwards") == 0 and outcome.record["iterations"] < QUERIES
+    record = outcome.record
+    return record.backwards == 0 and (record.iterations or 0) < QUERIES
 
 
 def _not_improved(outcome: Outcome) -> bool:
@@ -164,20 +169,21 @@ def _shrinking(outcome: Outcome) -> bool:
     """Return whether the end of an attack without a budget reduced the perturbation notably."""
     margins, fooled = outcome.curve("margin"), set(successes(outcome))
     lengths = {k: length for k, length in outcome.curve(_norm_name(outcome)) if k in fooled}
-    if "eps" in outcome.record or not lengths:
+    if attack_record(outcome).eps is not None or not lengths:
         return False
     earlier = [length for k, length in lengths.items() if k <= _final_tenth(margins)]
     return bool(earlier) and min(lengths.values()) < (1 - SHRINKING) * min(earlier)
 
 
 def _norm_name(outcome: Outcome) -> str:
-    return str(outcome.record.get("norm", L2.name))
+    return attack_record(outcome).norm or L2.name
 
 
 def _in_ball(outcome: Outcome, metric: str) -> list[tuple[int, float]]:
     """Return a curve without the iterations outside the ball, which members of an ensemble may have."""
-    eps, lengths = outcome.record.get("eps", math.inf), dict(outcome.curve(_norm_name(outcome)))
-    return [(k, value) for k, value in outcome.curve(metric) if lengths.get(k, 0.0) <= eps + TOLERANCE]
+    eps, lengths = attack_record(outcome).eps, dict(outcome.curve(_norm_name(outcome)))
+    bound = math.inf if eps is None else eps + TOLERANCE
+    return [(k, value) for k, value in outcome.curve(metric) if lengths.get(k, 0.0) <= bound]
 
 
 def _final_tenth(trace: Sequence[tuple[int, float]]) -> float:
@@ -193,13 +199,13 @@ def successes(outcome: Outcome) -> list[int]:
 
 def robust_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the failures, as floats, whose ball holds another 8-bit image."""
-    failed = [o for o in outcomes if o.record["status"] == "done" and not o.record["success_float"]]
+    failed = [o for o in outcomes if o.record.status == "done" and not attack_record(o).success_float]
     return [o for o in failed if not _only_source_in_ball(o)]
 
 
 def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
     """Return a description of :func:`stronger_attacks` with the number of evaluations."""
-    robust, done = len(robust_outcomes(outcomes)), sum(o.record["status"] == "done" for o in outcomes)
+    robust, done = len(robust_outcomes(outcomes)), sum(o.record.status == "done" for o in outcomes)
     return (
         f"{POINTS} random points and Square with {QUERIES:,} queries on {pluralize(robust, 'image')} that resisted, "
         f"and {LARGE_STEPS} steps in a large ball on {pluralize(done, 'image')}: {robust * (POINTS + QUERIES):,} "
@@ -229,7 +235,7 @@ def stronger_attacks(
     reasons = [f"{name} fooled {pluralize(count, 'image')} that resisted" for name, count in counts.items() if count]
     large = PGD(norm.name, norm.large_eps, random_start=False)
     fooled = total = 0
-    for batch in _batches([o for o in outcomes if o.record["status"] == "done"], eps):
+    for batch in _batches([o for o in outcomes if o.record.status == "done"], eps):
         fooled += _successes_of(large, batch, network, LARGE_STEPS)
         total += len(batch.x)
     if fooled < total:
@@ -252,17 +258,17 @@ def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
     """Yield batches that are either targeted or untargeted."""
     for targeted in (False, True):
         group = [
-            (o.record, source)
+            (attack_record(o), source)
             for o in outcomes
-            if (o.record["target"] is not None) == targeted and (source := o.source()) is not None
+            if (o.record.target is not None) == targeted and (source := o.source()) is not None
         ]
         for first in range(0, len(group), _BATCH):
             records, sources = zip(*group[first : first + _BATCH], strict=True)
             yield _Batch(
                 torch.stack(sources),
-                [-1 if record["label"] is None else int(record["label"]) for record in records],
-                [int(record["target"]) for record in records] if targeted else None,
-                [float(record.get("eps", eps)) for record in records],
+                [-1 if record.label is None else record.label for record in records],
+                [record.target for record in records] if targeted else None,
+                [eps if record.eps is None else record.eps for record in records],
             )
 
 

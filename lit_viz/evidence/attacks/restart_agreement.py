@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from lit_viz.attacks import Attack, ClimbingAttack
+from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import pluralize
 
@@ -42,16 +43,15 @@ def restart_disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, fin
         restart_of: see :func:`restarts_of`.
         final: number of the final restart.
     """
-    if all(o.record["success_float"] for o in outcomes):
+    if all(attack_record(o).success_float for o in outcomes):
         return []
     groups: dict[Hashable, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        record = outcome.record
-        goal = tuple(record.get(key) for key in ("label", "target", "eps"))
-        groups[record.get("source") or record["name"], goal].append(outcome)
+        record = attack_record(outcome)
+        groups[record.source or record.name, record.label, record.target, record.eps].append(outcome)
     partial, wide = 0, []
     for group in groups.values():
-        fooled = [bool(o.record["success_float"]) for o in group]
+        fooled = [bool(attack_record(o).success_float) for o in group]
         if any(fooled):
             partial += not all(fooled) or all(2 * _success_restart(o, restart_of) > final for o in group)
             continue
@@ -76,7 +76,7 @@ def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
     The photograph belongs to no restart; nor does the final margin of several, which is that of the file.
     """
     margins: dict[int, list[float]] = defaultdict(list)
-    final = outcome.record["iterations"]
+    final = outcome.record.iterations or 0
     several = final > 0 and restart_of(final) != restart_of(1)
     for k, margin in outcome.curve("margin"):
         if k > 0 and not (several and k == final):
@@ -87,4 +87,4 @@ def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
 def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
     """Return the restart of the first success; the final one if only the success of the file is logged."""
     successes = (k for k, margin in outcome.curve("margin") if k > 0 and margin > 0)
-    return restart_of(next(successes, outcome.record["iterations"]))
+    return restart_of(next(successes, outcome.record.iterations or 0))

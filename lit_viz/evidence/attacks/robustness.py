@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lit_viz.evidence.summaries import wilson_interval
+from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
+from lit_viz.types import Record
 
 
-def photograph_of(record: Mapping[str, Any]) -> Hashable:
+def attack_record(outcome: Outcome) -> AdversarialRecord:
+    """Return the record of an attacked image."""
+    record = outcome.record
+    assert isinstance(record, AdversarialRecord)
+    return record
+
+
+def photograph_of(record: Record) -> Hashable:
     """Return the identity of a record's photograph, which tasks of several radii and targets share."""
-    return record["source"], record["name"]
+    return record.source, record.name
 
 
 def robust_accuracy(
@@ -29,11 +37,11 @@ def robust_accuracy(
         members: of an ensemble whose successes count; all by default.
     """
     by_radius: dict[float, dict[Hashable, bool]] = defaultdict(dict)
-    for record in (outcome.record for outcome in outcomes):
-        if record["status"] != "failed":
-            success = record["success_file"] and (members is None or record["by"] in members)
-            photographs, photograph = by_radius[record["eps"]], photograph_of(record)
-            robust = record["status"] == "done" and not success
+    for record in (attack_record(outcome) for outcome in outcomes if outcome.record.status != "failed"):
+        if record.eps is not None:
+            success = record.success_file and (members is None or record.by in members)
+            photographs, photograph = by_radius[record.eps], photograph_of(record)
+            robust = record.status == "done" and not success
             photographs[photograph] = photographs.get(photograph, True) and robust
     counts = [(eps, sum(robust.values()), len(robust)) for eps, robust in sorted(by_radius.items())]
     return [(eps, robust / total, wilson_interval(robust, total)) for eps, robust, total in counts]
@@ -42,10 +50,10 @@ def robust_accuracy(
 def accuracy_label(outcomes: Sequence[Outcome]) -> str:
     """Return the name of the measured share: "robust accuracy" requires true labels and an untargeted attack."""
     records = [outcome.record for outcome in outcomes]
-    targeted = [record.get("target") is not None for record in records]
+    targeted = [record.target is not None for record in records]
     if all(targeted):
         return "target not reached"
-    predicted = any(record["label_source"] in (None, "predicted") for record in records)
+    predicted = any(record.label_source in (None, "predicted") for record in records)
     return "not fooled" if predicted or any(targeted) else "robust accuracy"
 
 
@@ -73,12 +81,13 @@ class MemberBreakdown:
 
 def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[MemberBreakdown]:
     """Return the result of each member of an ensemble, in order; empty for other attacks."""
-    records = [o.record for o in outcomes if o.record["status"] == "done" and "tried" in o.record]
-    members: list[str] = max((record["tried"] for record in records), key=len, default=[])
+    done = [attack_record(outcome) for outcome in outcomes if outcome.record.status == "done"]
+    records = [(record.by, record.tried) for record in done if record.tried is not None]
+    members = max((tried for _, tried in records), key=len, default=())
     breakdown, remaining = [], len(records)
     for member in members:
-        fooled = sum(record["by"] == member for record in records)
+        fooled = sum(by == member for by, _ in records)
         remaining -= fooled
-        tried = sum(member in record["tried"] for record in records)
-        breakdown.append(MemberBreakdown(member, tried, fooled, remaining))
+        attacked = sum(member in tried for _, tried in records)
+        breakdown.append(MemberBreakdown(member, attacked, fooled, remaining))
     return breakdown

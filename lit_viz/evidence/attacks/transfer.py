@@ -1,4 +1,4 @@
-"""Do the files fool networks that took no part in their making, too?"""
+"""Transfer of adversarial examples to held-out networks."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import torch
 
 from lit_viz.attacks.norms import label_with_eps
 from lit_viz.classifiers import Classifier
+from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.evidence.judges import asked, installed_judges
 from lit_viz.evidence.tables import text_table
 from lit_viz.runs.results import Outcome
+from lit_viz.types import Record
 from lit_viz.utils.formatting import has_several_radii
 
-#: Files that the terminal shows; all are in evidence.json.
-_ROWS = 40
+_MAX_ROWS = 40  # files in the terminal; evidence.json has all
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a held-out network sees in a file that fools the network that was attacked.
+    """Predictions of a held-out network for an adversarial example.
 
     Attributes:
-        index, name: of the task; the name with its radius, where the run has several.
+        index, name: of the task; the name has the radius if the run has several.
         judge: the held-out network.
-        before, after: the classes that it sees in the photograph and in the file.
-        right: whether it was right on the photograph: it sees the label there, or where none is known, not the target.
-        fooled: whether it sees the target in the file, or where there is none, another class than the label.
-        mirrored: whether the same change, left and right exchanged, does as much: what noise of that size would do.
+        before, after: predicted classes of the photograph and of the file.
+        right: whether the prediction of the photograph is the label; without a label, whether it is not the target.
+        fooled: whether the prediction of the file is the target; without a target, whether it is not the label.
+        mirrored: the same for the mirrored change, the control: any change of this size might fool the network.
     """
 
     index: int
@@ -43,86 +44,89 @@ class Transfer:
 
 
 def transfers(outcomes: Sequence[Outcome], classifier: Classifier) -> list[Transfer]:
-    """Ask the installed judges about every file that fools, about its photograph, and about the change mirrored.
+    """Evaluate the installed held-out networks on the photograph, the file and the mirrored change of each success.
 
     Args:
         outcomes: of an attack's run.
-        classifier: that was attacked.
+        classifier: the attacked classifier.
     """
-    fooling = [o for o in outcomes if o.record.get("success_file")]
-    several = has_several_radii(outcome.record for outcome in fooling)
+    successes = [o for o in outcomes if o.record.get("success_file")]
+    several = has_several_radii(outcome.record for outcome in successes)
+    labels = classifier.labels
     return [
-        _asked(judge, outcome, classifier.labels, several)
-        for judge in installed_judges(classifier)
-        for outcome in fooling
+        _evaluate(judge, outcome, labels, several) for judge in installed_judges(classifier) for outcome in successes
     ]
 
 
-def _asked(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -> Transfer:
-    source, image, record = outcome.source(), outcome.image(), outcome.record
+def _evaluate(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -> Transfer:
+    source, image, record = outcome.source(), outcome.image(), attack_record(outcome)
     assert source is not None
     assert image is not None
     mirrored = (source + (image - source).flip(-1)).clamp(0, 1)
-    before, after, control = asked(judge, torch.stack([source.to(image), image, mirrored.to(image)])).argmax(1).tolist()
-    label, target = record["label"], record["target"]
+    logits = asked(judge, torch.stack([source.to(image), image, mirrored.to(image)]))
+    before, after, control = logits.argmax(1).tolist()
     return Transfer(
-        index=record["index"],
-        name=label_with_eps(record["name"], record) if several else record["name"],
+        index=record.index,
+        name=label_with_eps(record.name, record) if several else record.name,
         judge=judge,
         before=labels[before],
         after=labels[after],
-        right=before != target if label is None else before == label,
-        fooled=after != label if target is None else after == target,
-        mirrored=control != label if target is None else control == target,
+        right=before != record.target if record.label is None else before == record.label,
+        fooled=_is_success(after, record),
+        mirrored=_is_success(control, record),
     )
 
 
-def summary(found: Sequence[Transfer], fooling: int) -> str:
-    """Return in one line how many files each judge is fooled by, of those whose photograph it was right on.
+def _is_success(predicted: int, record: Record) -> bool:
+    return predicted != record.label if record.target is None else predicted == record.target
+
+
+def summary(rows: Sequence[Transfer], successes: int) -> str:
+    """Return one line with the number of files that fool each judge, of those whose photograph it classifies correctly.
 
     Args:
-        found: of all judges and files.
-        fooling: files that fool the network that was attacked.
+        rows: of all judges and files.
+        successes: files that fool the attacked network.
     """
-    if not found:
-        why = "no other network that knows these classes is installed" if fooling else "no file fools"
-        return f"transfer: nobody was asked, for {why}"
-    return f"transfer: {', '.join(_of_judge(name, rows) for name, rows in _by_judge(found).items())}"
+    if not rows:
+        reason = "no other network with these classes is installed" if successes else "no file fools the network"
+        return f"transfer: not evaluated: {reason}"
+    return f"transfer: {', '.join(_judge_summary(name, group) for name, group in _by_judge(rows).items())}"
 
 
-def _of_judge(name: str, rows: Sequence[Transfer]) -> str:
+def _judge_summary(name: str, rows: Sequence[Transfer]) -> str:
     right = [row for row in rows if row.right]
     if not right:
-        return f"{name} nothing to tell (it was wrong on every photograph: {len(rows)})"
+        return f"{name} no result (all {len(rows)} photographs misclassified)"
     fooled, mirrored = sum(row.fooled for row in right), sum(row.mirrored for row in right)
-    missed = len(rows) - len(right)
-    wrong = f"; {missed} left out, for it was wrong on the photograph" if missed else ""
-    return f"{name} {fooled} of {len(right)} (mirrored changes {mirrored}{wrong})"
+    omitted = len(rows) - len(right)
+    note = f"; {omitted} omitted, photograph misclassified" if omitted else ""
+    return f"{name} {fooled} of {len(right)} (mirrored changes {mirrored}{note})"
 
 
-def as_record(found: Sequence[Transfer]) -> dict[str, Any]:
-    """Return everything in plain values, as in ``evidence.json``."""
+def as_record(rows: Sequence[Transfer]) -> dict[str, Any]:
+    """Return the entry of ``evidence.json``."""
     counts = {
         name: {
-            "right": sum(row.right for row in rows),
-            "fooled": sum(row.right and row.fooled for row in rows),
-            "mirrored": sum(row.right and row.mirrored for row in rows),
-            "wrong": sum(not row.right for row in rows),
+            "right": sum(row.right for row in group),
+            "fooled": sum(row.right and row.fooled for row in group),
+            "mirrored": sum(row.right and row.mirrored for row in group),
+            "wrong": sum(not row.right for row in group),
         }
-        for name, rows in _by_judge(found).items()
+        for name, group in _by_judge(rows).items()
     }
-    return {"judges": counts, "files": [asdict(row) for row in found]}
+    return {"judges": counts, "files": [asdict(row) for row in rows]}
 
 
-def table(found: Sequence[Transfer]) -> str:
-    """Return a line a file with what each judge sees, in the photograph and in the file."""
+def table(rows: Sequence[Transfer]) -> str:
+    """Return a row a file with the predictions of each judge, for the photograph and for the file."""
     by_file: dict[tuple[int, str], dict[str, str]] = {}
-    for row in found:
+    for row in rows:
         verdict = "wrong" if not row.right else "fooled" if row.fooled else "not"
         by_file.setdefault((row.index, row.name), {})[row.judge] = f"{row.before} -> {row.after} ({verdict})"
-    rows = [{"photograph": name, **seen} for (_, name), seen in by_file.items()]
-    return text_table(rows[:_ROWS], words=len(rows[0]))
+    lines = [{"photograph": name, **predictions} for (_, name), predictions in by_file.items()]
+    return text_table(lines[:_MAX_ROWS], words=len(lines[0]))
 
 
-def _by_judge(found: Sequence[Transfer]) -> dict[str, list[Transfer]]:
-    return {name: [row for row in found if row.judge == name] for name in dict.fromkeys(row.judge for row in found)}
+def _by_judge(rows: Sequence[Transfer]) -> dict[str, list[Transfer]]:
+    return {name: [row for row in rows if row.judge == name] for name in dict.fromkeys(row.judge for row in rows)}

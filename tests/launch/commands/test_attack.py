@@ -97,7 +97,7 @@ def test_check_notices_another_file_that_fools_as_well(
     lit_viz("check", str(run), expect=1)
     said = capsys.readouterr().err
     assert "images/0001_p1.png is not as recorded: outside its ball, L∞ 60/255; L2 distance" in said
-    assert "trust: nothing speaks against it" in said  # the attack did what it said
+    assert "trust: no sign of a failed attack" in said  # the attack did what it said
     after = records(run)
     assert [record["success_file"] for record in after] == [True, False, True]
     assert not any(after[1][f"success_jpeg{quality}"] for quality in (95, 75))
@@ -357,8 +357,8 @@ def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Pa
 @pytest.mark.parametrize(
     ("attack", "classes", "target", "said"),
     [
-        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR requires 3 classes .* a network with 2: take --attack.loss ce"),
-        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR requires 4 classes in targeted .* with 3: take --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR requires 3 classes .* a network with 2: set --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR requires 4 classes in targeted .* with 3: set --attack.loss ce"),
         ({"apgd": {"loss": "dlr"}}, 3, "random", "DLR requires 4 classes in targeted"),
         ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "with 2: leave out --attack.objective"),
         ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "leave out --attack.objective"),
