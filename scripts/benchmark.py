@@ -1,27 +1,27 @@
-"""How fast is lit_viz? Whole runs against the bare network, and against the tools that users come from.
+"""Measure the speed of lit_viz: whole runs against the bare network, and against other tools.
 
 python scripts/benchmark.py floor                        # against loops of as many evaluations, lite0 and ResNet-50
 python scripts/benchmark.py floor --network lite0 --methods pgd rise --rounds 2
 python scripts/benchmark.py saliency --methods smoothgrad integrated_gradients
 python scripts/benchmark.py peers                        # saliency, attacks and classes
 python scripts/benchmark.py classes --judge torchvision/squeezenet1_0=squeezenet1_0.pth --out pictures
-python scripts/benchmark.py floor peers memory --write   # and put the tables into docs/speed.md
-python scripts/benchmark.py all --quick                  # does it work? two images and steps; the figures mean nothing
+python scripts/benchmark.py floor peers memory --write   # and write the tables into docs/speed.md
+python scripts/benchmark.py all --quick                  # a test: two images and steps, without meaningful times
 
-  floor     every method against a loop of as many forwards and backwards that does nothing else
+  floor     every method against a loop of as many forwards and backwards
   saliency  Captum
   attacks   torchattacks and Foolbox
-  classes   class images by lucent and Horama, and what held-out networks see in them
-  strength  how many photographs resist APGD, and torchattacks
+  classes   class images by lucent and Horama, judged by held-out networks
+  strength  robust accuracy under APGD, of lit_viz and torchattacks
   memory    peak memory with few and many images
-  profile   where the time of an evaluation goes
+  profile   time of an evaluation by part
   devices   two and more processes of one thread against one
 
-Every side runs in a process of its own, for the allocator's setting belongs to the process, and the sides take turns,
-so that a machine whose speed drifts is unjust to none. Loading is not timed. A peer gets the module as a user hands it
-over: contiguous, not frozen, default allocator. Ratios are minimum, median and maximum over the rounds; evidence is
-timed apart. At their first use the peers are installed into a folder of the user's cache (benchmarks/environment.py).
-What a side tells goes to the terminal as it comes, and the tables at last.
+Each side runs in its own process, because the allocator's setting belongs to the process. The sides take turns, so that
+a drift of the machine's speed affects all of them. Loading is not timed. The other tools get the module as users pass
+it: contiguous, not frozen, default allocator. Ratios are minimum, median and maximum over the rounds. Evidence is timed
+separately. The other tools are installed at first use into a folder of the user's cache (benchmarks/environment.py).
+Results of single sides are printed to stderr, and the tables at the end.
 """
 
 from __future__ import annotations

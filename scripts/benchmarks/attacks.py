@@ -1,32 +1,32 @@
-"""Attacks: torchattacks and Foolbox, called as their documentation does and with their best batch size, against runs.
+"""Attacks: torchattacks and Foolbox with their best batch size, against runs.
 
-PGD makes 40 steps in 4/255 without stopping, DDN 100. Verifying the files is evidence, and timed apart: peers have
-none. The last rows hold 64 image-target pairs that are attacked in slots against the same pairs one at a time: by a
-bare loop on the network as users write it (frozen, channels-last), and by a run of one slot.
+PGD makes 40 steps in 4/255 without stopping, DDN 100. The verification of files is evidence and timed separately; the
+other tools have none. The final rows compare 64 image-target pairs in slots with the same pairs one at a time: in a
+plain loop on the network as users write it (frozen, channels-last), and in a run of one slot.
 """
 
 from __future__ import annotations
 
 import statistics
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.attacks import DDN, NormalizedAscentAttack, run_attack
+from lit_viz.attacks import DDN, PGD, NormalizedAscentAttack, run_attack
 from lit_viz.classifiers import Classifier
 
 from .clock import evidence_apart, timed
 from .material import EPS, PHOTOGRAPHS, WARM, as_handed, bare, loaded, photographs, prepared
-from .running import Plan, Said, evidence, ratios, table
+from .references import Problem, references_of
+from .running import Plan, Result, evidence, ratios, table
 
 _PGD = {"norm": "linf", "eps": EPS, "alpha": EPS / 10, "random_start": False}
 _NAMES = {"pgd": "PGD", "stopping": "PGD, stopping in slots", "ddn": "DDN"}
 
 
-def peer(tool: str, attack: str, steps: int, count: int, batch: int) -> Said:
+def peer(tool: str, attack: str, steps: int, count: int, batch: int) -> Result:
     """Time an attack of another tool; return the successes and the median L2 norm as floats, and what is left in files.
 
     Args:
@@ -51,30 +51,29 @@ def peer(tool: str, attack: str, steps: int, count: int, batch: int) -> Said:
 
 
 def _attacked(tool: str, attack: str, module: Any, steps: int) -> Any:
-    """Return what maps images and classes to adversarial examples."""
-    if tool == "torchattacks":
-        return import_module(tool).PGD(module, eps=EPS, alpha=EPS / 10, steps=steps, random_start=False)
-    foolbox = import_module(tool)
-    model = foolbox.PyTorchModel(module, bounds=(0, 1))
-    if attack == "ddn":
-        own, eps = foolbox.attacks.DDNAttack(steps=steps), None
-    else:
-        own, eps = foolbox.attacks.LinfPGD(abs_stepsize=EPS / 10, steps=steps, random_start=False), EPS
-    return lambda x, y: own(model, x, y, epsilons=eps)[1]
+    """Return a function from images and classes to adversarial examples."""
+    options, eps = (DDN(), None) if attack == "ddn" else (PGD("linf", EPS, EPS / 10, random_start=False), EPS)
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        problem = Problem(options, steps, eps, x, y, targeted=False, num_classes=1000)
+        reference = next(r for r in references_of(options) if r.package == tool and r.supports(problem))
+        return reference.run(module, problem, batch=len(x))
+
+    return run
 
 
-def ours(attack: str, steps: int, count: int) -> Said:
+def ours(attack: str, steps: int, count: int) -> Result:
     """Time a run of ``pgd``, ``stopping`` (PGD that stops at the first success) or ``ddn``."""
     net = prepared()
     x, labels = photographs(net, count)
     chosen: Any = "ddn" if attack == "ddn" else {"pgd": {**_PGD, "early_stop": attack == "stopping"}}
-    given: Said = {"attack": chosen, "log_at": "last", "curve_at": "last"}
-    said, done = evidence_apart(lambda n, k: lv.attack(net, x[:n], labels[:n], iterations=k, **given), count, steps)
+    given: Result = {"attack": chosen, "log_at": "last", "curve_at": "last"}
+    result, done = evidence_apart(lambda n, k: lv.attack(net, x[:n], labels[:n], iterations=k, **given), count, steps)
     floats, files = (sum(r[f"success_{kind}"] for r in done.results) for kind in ("float", "file"))
-    return {**said, "floats": floats, "files": files, "l2": statistics.median(r["l2"] for r in done.results)}
+    return {**result, "floats": floats, "files": files, "l2": statistics.median(r["l2"] for r in done.results)}
 
 
-def unrounded(steps: int, count: int) -> Said:
+def unrounded(steps: int, count: int) -> Result:
     """Return the median L2 norm of DDN as floats."""
     net = prepared()
     x, labels = photographs(net, count)
@@ -83,12 +82,12 @@ def unrounded(steps: int, count: int) -> Said:
     return {"l2": float((found - x).flatten(1).norm(dim=1).median())}
 
 
-def fooling(slots: int, steps: int, count: int) -> Said:
+def fooling(slots: int, steps: int, count: int) -> Result:
     """Time the fooling recipe, four targets an image; ``exact``: F and FB are the images' own."""
     net = prepared()
     pairs = _pairs(net, count)
-    given: Said = {"slots": slots, "log_at": "last", "curve_at": "last"}
-    said, done = evidence_apart(
+    given: Result = {"slots": slots, "log_at": "last", "curve_at": "last"}
+    result, done = evidence_apart(
         lambda n, k: lv.attack(net, *(some[:n] for some in pairs), iterations=k, **given), len(pairs[0]), steps
     )
     exact = all(
@@ -96,10 +95,10 @@ def fooling(slots: int, steps: int, count: int) -> Said:
         for r in done.results
         if r["success_float"]
     )
-    return {**said, "exact": exact, "files": sum(r["success_file"] for r in done.results), "pairs": len(pairs[0])}
+    return {**result, "exact": exact, "files": sum(r["success_file"] for r in done.results), "pairs": len(pairs[0])}
 
 
-def fooling_alone(steps: int, count: int) -> Said:
+def fooling_alone(steps: int, count: int) -> Result:
     """Time a bare loop of the fooling recipe, a pair at a time."""
     net = loaded()
     plain, pairs = bare(net), _pairs(net, count)
@@ -128,10 +127,10 @@ def compare(plan: Plan) -> str:
         best = {t: plan.best_batch((4, 8, 16), "attacks.peer", tool=t, attack=attack, **few) for t in tools}
         runs = ("pgd", "stopping") if attack == "pgd" else ("ddn",)
         peers = {t: ("attacks.peer", {"tool": t, "attack": attack, "batch": best[t], **given}) for t in tools}
-        told = plan.in_turns({**{one: ("attacks.ours", {"attack": one, **given}) for one in runs}, **peers})
+        results = plan.in_turns({**{one: ("attacks.ours", {"attack": one, **given}) for one in runs}, **peers})
         for one in runs:
-            rows += [_row(f"{_NAMES[one]}: {t} (batch {best[t]})", told[t], told[one], count) for t in tools]
-    floats = plan.side("attacks.unrounded", **given)["l2"] / told["foolbox"][-1]["l2"]
+            rows += [_row(f"{_NAMES[one]}: {t} (batch {best[t]})", results[t], results[one], count) for t in tools]
+    floats = plan.side("attacks.unrounded", **given)["l2"] / results["foolbox"][-1]["l2"]
     rows[-1][-1] += f"; median L2 {floats:.3f} of Foolbox's as floats"
     runs = {str(slots): ("attacks.fooling", {"slots": slots, **given}) for slots in (16, 1)}
     sides = plan.in_turns({**runs, "bare": ("attacks.fooling_alone", given)})
@@ -144,7 +143,7 @@ def compare(plan: Plan) -> str:
     return table([*head, "fooled: peer, lit_viz; true in the file"], rows)
 
 
-def _row(name: str, peers: list[Said], runs: list[Said], count: int) -> list[str]:
+def _row(name: str, peers: list[Result], runs: list[Result], count: int) -> list[str]:
     its, mine = peers[-1], runs[-1]
     fooled = f"{its['floats']}, {mine['floats']} of {count}; {its['files']}, {mine['files']}"
     return [name, ratios(peers, runs), ratios(peers, runs, "evidence"), evidence(runs), fooled]

@@ -31,7 +31,7 @@ from lit_viz.images.reading import encode_png, read_photograph
 
 from .clock import evidence_apart, timed
 from .material import CLASSES, as_handed, loaded, prepared
-from .running import Plan, Said, ratios, spread, table
+from .running import Plan, Result, ratios, spread, table
 
 #: Tool and steps, in the order of their turns.
 RECIPES = (("lucent", 512), ("lit_viz", 25), ("lit_viz", 50), ("lit_viz", 100), ("lit_viz", 250), ("horama", 256))
@@ -40,7 +40,7 @@ _FEWER = {"horama": 2}
 _QUICK = (("lucent", 2), ("lit_viz", 1), ("lit_viz", 2), ("horama", 2))
 
 
-def made(tool: str, steps: int, classes: list[str], seed: int, folder: str) -> Said:
+def made(tool: str, steps: int, classes: list[str], seed: int, folder: str) -> Result:
     """Make the pictures of a tool in a folder, and return the seconds an image."""
     make = {"lucent": lucent, "horama": horama, "lit_viz": ours}[tool]
     seconds, pictures = make(classes, steps, seed)
@@ -62,7 +62,7 @@ def lucent(classes: list[str], steps: int, seed: int) -> tuple[float, Sequence[T
     module = as_handed(net)
 
     def make(target: int) -> Tensor:
-        options: Said = {"thresholds": (steps,), "show_image": False, "progress": False, "preprocess": False}
+        options: Result = {"thresholds": (steps,), "show_image": False, "progress": False, "preprocess": False}
         (picture,) = render.render_vis(copy.deepcopy(module), f"labels:{target}", lambda: param.image(224), **options)
         return torch.from_numpy(picture[0]).permute(2, 0, 1)
 
@@ -80,7 +80,7 @@ def horama(classes: list[str], steps: int, seed: int) -> tuple[float, Sequence[T
 
     def make(target: int) -> Tensor:
         objective = lambda images: module(images)[:, target].mean()  # noqa: E731
-        options: Said = {"total_steps": steps, "image_size": 512, "values_range": span, "device": "cpu"}
+        options: Result = {"total_steps": steps, "image_size": 512, "values_range": span, "device": "cpu"}
         picture, _ = peer.fourier(objective, **options)
         return picture.detach() * std + mean
 
@@ -90,10 +90,10 @@ def horama(classes: list[str], steps: int, seed: int) -> tuple[float, Sequence[T
 def ours(classes: list[str], steps: int, seed: int) -> tuple[float, Sequence[Tensor]]:
     """Return the seconds of a run of the default recipe, and its pictures."""
     net = prepared()
-    said, run = evidence_apart(
+    result, run = evidence_apart(
         lambda n, k: lv.visualize(net, classes[:n], iterations=k, seed=seed), len(classes), steps
     )
-    return said["seconds"], list(run.images)
+    return result["seconds"], list(run.images)
 
 
 def _one_by_one(
@@ -104,7 +104,7 @@ def _one_by_one(
     return timed(lambda: [make(net.index_of(name)) for name in classes])
 
 
-def judged(judges: list[str], classes: list[str], folders: list[str]) -> Said:
+def judged(judges: list[str], classes: list[str], folders: list[str]) -> Result:
     """Return for each folder by judge which of its pictures are seen as their classes."""
     networks = dict.fromkeys(installed_judges(loaded()), "DEFAULT")
     networks |= {name: weights or "DEFAULT" for name, _, weights in (judge.partition("=") for judge in judges)}
@@ -123,7 +123,7 @@ def judged(judges: list[str], classes: list[str], folders: list[str]) -> Said:
 def compare(plan: Plan) -> str:
     """Return the table of all tools, and write a sheet of the first round's pictures."""
     classes, recipes = (CLASSES[:2], _QUICK) if plan.quick else (CLASSES, RECIPES)
-    told: dict[tuple[str, int], list[Said]] = {recipe: [] for recipe in recipes}
+    results: dict[tuple[str, int], list[Result]] = {recipe: [] for recipe in recipes}
     with tempfile.TemporaryDirectory() as pictures:
         folders = {
             recipe: [f"{pictures}/{recipe[0]}-{recipe[1]}-{k}" for k in range(plan.rounds)] for recipe in recipes
@@ -132,7 +132,7 @@ def compare(plan: Plan) -> str:
             for tool, steps in recipes:
                 mine = classes[: _FEWER.get(tool)]
                 given = {"tool": tool, "steps": steps, "classes": mine, "seed": 1000 * number}
-                told[tool, steps].append(plan.side("classes.made", folder=folders[tool, steps][number], **given))
+                results[tool, steps].append(plan.side("classes.made", folder=folders[tool, steps][number], **given))
         every = [folder for some in folders.values() for folder in some]
         seen = plan.side("classes.judged", judges=list(plan.judges), classes=classes, folders=every)
         if plan.out is not None:
@@ -144,40 +144,40 @@ def compare(plan: Plan) -> str:
     pictures = {
         recipe: sum(len(next(iter(seen[folder].values()))) for folder in some) for recipe, some in folders.items()
     }
-    return _said(told, right, pictures)
+    return _said(results, right, pictures)
 
 
 def _said(
-    told: dict[tuple[str, int], list[Said]],
+    results: dict[tuple[str, int], list[Result]],
     right: dict[tuple[str, int], dict[str, int]],
     pictures: dict[tuple[str, int], int],
 ) -> str:
-    first = next(iter(told))
+    first = next(iter(results))
     rows = [
         [
             f"{tool}, {steps} steps",
             spread([one["seconds"] for one in sides]),
-            ratios(sides, told[first]),
+            ratios(sides, results[first]),
             *(f"{count} of {pictures[tool, steps]}" for count in right[tool, steps].values()),
         ]
-        for (tool, steps), sides in told.items()
+        for (tool, steps), sides in results.items()
     ]
     head = ["recipe", "seconds an image", "its time / lucent's", *(f"seen by {judge}" for judge in right[first])]
-    return f"{table(head, rows)}\n\n{_reached(told, right, first)}"
+    return f"{table(head, rows)}\n\n{_reached(results, right, first)}"
 
 
 def _reached(
-    told: dict[tuple[str, int], list[Said]], right: dict[tuple[str, int], dict[str, int]], first: tuple[str, int]
+    results: dict[tuple[str, int], list[Result]], right: dict[tuple[str, int], dict[str, int]], first: tuple[str, int]
 ) -> str:
     """Return after how many iterations no judge sees fewer of lit_viz's pictures than of lucent's."""
-    for recipe, sides in told.items():
+    for recipe, sides in results.items():
         if recipe[0] == "lit_viz" and all(right[recipe][judge] >= least for judge, least in right[first].items()):
-            when = f"after {recipe[1]} of lit_viz's iterations, in {ratios(sides, told[first])} of lucent's time"
+            when = f"after {recipe[1]} of lit_viz's iterations, in {ratios(sides, results[first])} of lucent's time"
             return f"No judge sees fewer of the pictures than of lucent's {when}."
     return "Each of lit_viz's numbers of iterations has a judge who sees fewer than of lucent's."
 
 
-def _sheet(out: Path, classes: Sequence[str], folders: dict[tuple[str, int], str], seen: Said) -> None:
+def _sheet(out: Path, classes: Sequence[str], folders: dict[tuple[str, int], str], seen: Result) -> None:
     """Draw the pictures, a row a recipe, and who sees the class."""
     pictures, titles = [], []
     for (tool, steps), folder in folders.items():

@@ -9,13 +9,13 @@ import sys
 import tempfile
 
 from .material import CLASSES
-from .running import Plan, Said, ratios, table
+from .running import Plan, Result, ratios, table
 
 #: Of a run's last line: ``16 of 16 images done: 48.1 s, 66.5 it/s``.
 _RATE = re.compile(r"images? done: .*, ([\d.]+(?:e\+\d+)?) it/s")
 
 
-def run(processes: int, images: int, iterations: int) -> Said:
+def run(processes: int, images: int, iterations: int) -> Result:
     """Return the seconds that a run's updates took, from the first one on; loading and connecting are not timed."""
     with tempfile.TemporaryDirectory() as folder:
         classes = (CLASSES * (1 + images // len(CLASSES)))[:images]
@@ -23,9 +23,9 @@ def run(processes: int, images: int, iterations: int) -> Said:
         words += ["--slots", "4", "--log-at", "last", "--wandb", "disabled", "--out", f"{folder}/run"]
         words += ["--trainer.accelerator", "cpu", "--devices", str(processes)]
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-        told = subprocess.run(words, env=one_thread, capture_output=True, text=True, check=True).stderr
-    found = _RATE.search(told)
-    assert found is not None, told
+        results = subprocess.run(words, env=one_thread, capture_output=True, text=True, check=True).stderr
+    found = _RATE.search(results)
+    assert found is not None, results
     return {"seconds": images * iterations / float(found[1])}
 
 
@@ -35,6 +35,6 @@ def compare(plan: Plan) -> str:
     counts = [count for count in (2, 4, 8) if count <= room]
     given = {"images": 4, "iterations": 2} if plan.quick else {"images": 16, "iterations": 50}
     sides = {str(n): ("devices.run", {"processes": n, **given}) for n in (1, *counts)}
-    told = plan.in_turns(sides)
-    rows = [[f"class images, {count} processes", ratios(told["1"], told[str(count)])] for count in counts]
+    results = plan.in_turns(sides)
+    rows = [[f"class images, {count} processes", ratios(results["1"], results[str(count)])] for count in counts]
     return table(["run of EfficientNet-Lite0, a thread each", "its images a second / those of one process"], rows)

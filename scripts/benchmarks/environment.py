@@ -1,9 +1,8 @@
-"""The environment of the peers: a folder beside the running environment, made at its first use.
+"""The packages that lit_viz is compared with, in a folder of the user's cache.
 
-Peers are installed without their dependencies. torchattacks pins an old requests and lucent an old kornia, and others
-would bring a torch of their own: with dependencies they would change what lit_viz runs on, or be compared on another
-torch. So they run on the torch that is here, and what they need besides is listed with them. The folder is looked
-through last: nothing in it takes the place of what is installed.
+They are installed without dependencies: torchattacks pins an old requests, lucent an old kornia, and others another
+torch. So they run on the torch of this environment, and their other imports are listed here. The folder is the last
+entry of the search path, so that it replaces no installed package.
 """
 
 from __future__ import annotations
@@ -14,25 +13,25 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-#: What is compared; a wheel each.
+#: Packages that are compared.
 PEERS = {"torchattacks": "3.5.1", "foolbox": "3.3.4", "torch-lucent": "0.1.8", "horama": "0.3.0"}
-#: What they import that lit_viz does not depend on itself.
+#: Their imports that lit_viz does not require.
 _NEEDED = ("eagerpy", "GitPython", "gitdb", "smmap", "kornia", "kornia_rs", "decorator", "einops")
 
 
 def default_folder() -> Path:
-    """Return the folder in the user's cache; one for each Python."""
+    """Return the folder in the user's cache; one for each Python version."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "lit_viz" / f"peers-{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def use(folder: Path) -> None:
-    """Let this process find the peers."""
+    """Add the folder to the search path of this process."""
     sys.path.append(str(folder))
 
 
 def make(folder: Path) -> None:
-    """Install what is missing and not found either where this process looks."""
+    """Install the missing packages into the folder."""
     absent = missing(folder)
     if not absent:
         return
@@ -40,15 +39,15 @@ def make(folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
     done = subprocess.run([*pip, *absent], capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["pip told nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no message of pip"])[-1]
         sys.exit(
             f"benchmark: the peers could not be installed into {folder} ({reason}): connect to the package registry, "
-            "or copy the folder from a machine that has it and give it by --peers."
+            "or copy the folder from another machine and give it by --peers."
         )
 
 
 def missing(folder: Path) -> list[str]:
-    """Return what is neither in the folder nor where this process looks."""
+    """Return the requirements that are neither in the folder nor on the search path."""
     path = [*sys.path, str(folder)]
-    wanted = {**{name: f"{name}=={version}" for name, version in PEERS.items()}, **{name: name for name in _NEEDED}}
-    return [said for name, said in wanted.items() if not any(metadata.distributions(name=name, path=path))]
+    requirements = {name: f"{name}=={version}" for name, version in PEERS.items()} | {name: name for name in _NEEDED}
+    return [line for name, line in requirements.items() if not any(metadata.distributions(name=name, path=path))]

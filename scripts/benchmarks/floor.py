@@ -22,7 +22,7 @@ from lit_viz.classifiers import Classifier
 
 from .clock import evidence_apart, timed
 from .material import CLASSES, EPS, NETWORKS, PHOTOGRAPHS, bare, loaded, loop, photographs, prepared
-from .running import Plan, Said, evidence, ratios, table
+from .running import Plan, Result, evidence, ratios, table
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Work:
 
     iterations: int
     times: int = 1
-    arguments: Said = field(default_factory=dict)
+    arguments: Result = field(default_factory=dict)
 
 
 _BUDGET = {"norm": "linf", "eps": EPS, "early_stop": False}
@@ -62,19 +62,19 @@ _VIEWS = {"lite0": 4, "resnet50": 1}
 _PART = {"lite0": 1, "resnet50": 4}
 
 
-def run(network: str, method: str, fused: bool, quick: bool) -> Said:
+def run(network: str, method: str, fused: bool, quick: bool) -> Result:
     """Time a run, and count its evaluations."""
     net = prepared(network, fused=fused)
     if method == "class_images":
-        said, done = _class_images(net, 2 if quick else METHODS[method].iterations, _VIEWS[network])
+        result, done = _class_images(net, 2 if quick else METHODS[method].iterations, _VIEWS[network])
     else:
-        said, done = _photographs(net, method, _PART[network], quick)
-    return {**said, **{name: sum(record[name] for record in done.results) for name in ("forwards", "backwards")}}
+        result, done = _photographs(net, method, _PART[network], quick)
+    return {**result, **{name: sum(record[name] for record in done.results) for name in ("forwards", "backwards")}}
 
 
-def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Said, Any]:
+def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Result, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        options: Said = {"model__views": views, "log_at": "every:20", "curve_at": "every:20", "wandb": "disabled"}
+        options: Result = {"model__views": views, "log_at": "every:20", "curve_at": "every:20", "wandb": "disabled"}
 
         def start(images: int, iterations: int) -> Any:
             out = f"{folder}/{iterations}"
@@ -83,7 +83,7 @@ def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Said, A
         return evidence_apart(start, len(CLASSES), iterations)
 
 
-def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[Said, Any]:
+def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[Result, Any]:
     """Run a method on a part of its work: of its photographs if each comes often, or iterations."""
     work = METHODS[method]
     times, iterations = (work.times // part, work.iterations) if work.times > 1 else (1, work.iterations // part)
@@ -91,7 +91,7 @@ def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[
     others = [(label + 111 * (1 + i // PHOTOGRAPHS)) % 1000 for i, label in enumerate(labels)]
 
     def start(images: int, iterations: int) -> Any:
-        given: Said = {"iterations": iterations, "log_at": "last", "curve_at": "last"}
+        given: Result = {"iterations": iterations, "log_at": "last", "curve_at": "last"}
         if method not in ATTACKS:
             return lv.saliency(net, x[:images], labels[:images], method=method, check="none", **given)
         target = others[:images] if method == "normalized_ascent" else None  # which goes to a class
@@ -100,7 +100,7 @@ def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[
     return evidence_apart(start, len(x), 2 if quick else iterations)
 
 
-def network_alone(kind: str, network: str, **counts: int) -> Said:
+def network_alone(kind: str, network: str, **counts: int) -> Result:
     """Time a loop: the ``floor``, or ``bare``."""
     if kind == "bare":
         asked = bare(loaded(network))
@@ -121,18 +121,18 @@ def compare(plan: Plan) -> str:
 def _row(plan: Plan, network: str, method: str) -> list[str]:
     given = {"network": network, "method": method, "quick": plan.quick}
     batch = len(CLASSES) * _VIEWS[network] if method == "class_images" else PHOTOGRAPHS
-    told: dict[str, list[Said]] = {name: [] for name in ("run", "unfused", "floor", "bare")}
+    results: dict[str, list[Result]] = {name: [] for name in ("run", "unfused", "floor", "bare")}
     for _ in range(plan.rounds):
         for name in ("run", "unfused"):
-            told[name].append(plan.side("floor.run", fused=name == "run", **given))
-        counts = {name: told["run"][-1][name] for name in ("forwards", "backwards")}
+            results[name].append(plan.side("floor.run", fused=name == "run", **given))
+        counts = {name: results["run"][-1][name] for name in ("forwards", "backwards")}
         for kind in ("floor", "bare"):
-            told[kind].append(plan.side("floor.network_alone", kind=kind, network=network, batch=batch, **counts))
+            results[kind].append(plan.side("floor.network_alone", kind=kind, network=network, batch=batch, **counts))
     return [
         f"{NETWORKS[network][0]}, {method}",
         f"{counts['forwards']} F, {counts['backwards']} B",
-        ratios(told["run"], told["bare"]),
-        ratios(told["run"], told["floor"]),
-        ratios(told["unfused"], told["floor"]),
-        evidence(told["run"]),
+        ratios(results["run"], results["bare"]),
+        ratios(results["run"], results["floor"]),
+        ratios(results["unfused"], results["floor"]),
+        evidence(results["run"]),
     ]

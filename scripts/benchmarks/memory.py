@@ -8,18 +8,18 @@ import tempfile
 import lit_viz as lv
 
 from .material import loaded, photographs
-from .running import Plan, Said, table
+from .running import Plan, Result, table
 
 
-def class_images(images: int) -> Said:
+def class_images(images: int) -> Result:
     """Return the peak memory, in MiB, of a run of so many class images in 8 slots, with its run folder."""
     with tempfile.TemporaryDirectory() as folder:
-        options: Said = {"slots": 8, "wandb": "disabled", "log_at": "every:1", "out": f"{folder}/run"}
+        options: Result = {"slots": 8, "wandb": "disabled", "log_at": "every:1", "out": f"{folder}/run"}
         lv.visualize("efficientnet_lite0", [*range(images)], iterations=2, **options)
     return {"MiB": _peak()}
 
 
-def smoothgrad(images: int, samples: int) -> Said:
+def smoothgrad(images: int, samples: int) -> Result:
     """Return the peak memory, in MiB, of a SmoothGrad run without a folder."""
     net = loaded()
     x, labels = photographs(net, images)

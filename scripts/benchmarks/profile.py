@@ -21,7 +21,7 @@ from lit_viz.evidence.judges import held_out_judge
 
 from .clock import EVIDENCE, taken_apart, timed
 from .material import loop, photographs, prepared
-from .running import Plan, Said, table
+from .running import Plan, Result, table
 
 SLOTS = 8
 _PLACES = (
@@ -34,7 +34,7 @@ _PLACES = (
 )
 PARTS = ("forward", "backward", "views", "looks", "evidence", "rest of the step", "outside")
 #: Command and options of each run.
-RUNS: dict[str, tuple[str, Said]] = {
+RUNS: dict[str, tuple[str, Result]] = {
     "class images, 4 views": ("visualize", {"log_at": "every:20"}),
     "fooling": ("attack", {"target": 6}),
     "PGD, no stop": ("attack", {"attack": {"pgd": {"early_stop": False}}, "eps": 4 / 255}),
@@ -45,7 +45,7 @@ RUNS: dict[str, tuple[str, Said]] = {
 }
 
 
-def run(name: str, iterations: int) -> Said:
+def run(name: str, iterations: int) -> Result:
     """Return counts, the floor, and the parts of a run, in milliseconds an evaluation."""
     net = prepared()
     x, labels = photographs(net, SLOTS)
@@ -70,8 +70,8 @@ def compare(plan: Plan) -> str:
     """Return the table of all runs; one round."""
     rows = []
     for name in RUNS:
-        told = plan.side("profile.run", name=name, iterations=2 if plan.quick else 40)
-        counts = f"{told['forwards']} F, {told['backwards']} B"
-        cells = [f"{value:.2f}" for value in told["parts"].values()]
-        rows.append([name, counts, f"{told['floor']:.1f}", f"{sum(told['parts'].values()):.1f}", *cells])
+        results = plan.side("profile.run", name=name, iterations=2 if plan.quick else 40)
+        counts = f"{results['forwards']} F, {results['backwards']} B"
+        cells = [f"{value:.2f}" for value in results["parts"].values()]
+        rows.append([name, counts, f"{results['floor']:.1f}", f"{sum(results['parts'].values()):.1f}", *cells])
     return table(["run", "evaluations", "floor", "all", *PARTS], rows)

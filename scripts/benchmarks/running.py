@@ -1,4 +1,4 @@
-"""Sides in processes of their own, which take turns; and what is said of them."""
+"""Runs the sides of a comparison in turns, each in its own process, and formats the results."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ import torch
 
 SCRIPT = Path(__file__).parents[1] / "benchmark.py"
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
-#: What a side told, by name.
-Said = dict[str, Any]
+#: Values of a side, by name.
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of a comparison.
+    """Options of a comparison.
 
     Attributes:
-        rounds: turns that every side gets.
-        quick: two images and steps, in this process, to see that everything works; the figures mean nothing.
-        peers: folder of the peers.
+        rounds: turns of every side.
+        quick: two images and steps, in this process: a test, without meaningful times.
+        peers: folder of the compared packages.
         networks: names of ``material.NETWORKS``.
-        methods: of the floor or the saliency maps, or all.
-        judges: further held-out networks, as NETWORK=FILE.
+        methods: methods of the floor or the saliency comparison; all if empty.
+        judges: additional held-out networks, as NAME or NAME=FILE.
         out: folder for pictures, or None.
     """
 
@@ -47,50 +47,50 @@ class Plan:
     judges: Sequence[str]
     out: Path | None
 
-    def chosen(self, known: Sequence[str]) -> list[str]:
-        """Return the methods that are asked for, or all that are known."""
-        if unknown := set(self.methods) - set(known):
-            sys.exit(f"benchmark: --methods knows no {', '.join(sorted(unknown))}: take some of {', '.join(known)}.")
-        return list(self.methods or known)
+    def chosen(self, names: Sequence[str]) -> list[str]:
+        """Return the selected methods of ``names``, or all of them."""
+        if invalid := set(self.methods) - set(names):
+            sys.exit(f"benchmark: --methods must be of {', '.join(names)}, got {', '.join(sorted(invalid))}")
+        return list(self.methods or names)
 
-    def side(self, function: str, **arguments: Any) -> Said:
-        """Run ``module.function(**arguments)`` of this folder and return what it tells: in a process of its own, but if
-        it is quick, whose figures mean nothing."""
-        told = answer(function, json.dumps(arguments)) if self.quick else self._apart(function, json.dumps(arguments))
-        print(f"  {function} {json.dumps(arguments)}: {told}", file=sys.stderr, flush=True)
-        said: Said = json.loads(told)
-        return said
+    def side(self, function: str, **arguments: Any) -> Result:
+        """Run ``module.function(**arguments)`` of this folder in a new process; in this one if ``quick``."""
+        text = json.dumps(arguments)
+        output = answer(function, text) if self.quick else self._in_new_process(function, text)
+        print(f"  {function} {text}: {output}", file=sys.stderr, flush=True)
+        result: Result = json.loads(output)
+        return result
 
-    def _apart(self, function: str, arguments: str) -> str:
+    def _in_new_process(self, function: str, arguments: str) -> str:
         words = [sys.executable, str(SCRIPT), "--peers", str(self.peers), "--side", function, arguments]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"benchmark: {function} {arguments} failed:\n{done.stderr}")
         return done.stdout.strip().splitlines()[-1]
 
-    def in_turns(self, sides: Mapping[str, tuple[str, Said]]) -> dict[str, list[Said]]:
-        """Run every side once a round, so that a machine whose speed drifts is unjust to none."""
-        told: dict[str, list[Said]] = {name: [] for name in sides}
+    def in_turns(self, sides: Mapping[str, tuple[str, Result]]) -> dict[str, list[Result]]:
+        """Run every side once a round, so that a drift of the machine's speed affects all sides."""
+        results: dict[str, list[Result]] = {name: [] for name in sides}
         for _ in range(self.rounds):
             for name, (function, arguments) in sides.items():
-                told[name].append(self.side(function, **arguments))
-        return told
+                results[name].append(self.side(function, **arguments))
+        return results
 
     def best_batch(self, batches: Sequence[int], function: str, **arguments: Any) -> int:
-        """Return the batch size that a side is fastest with."""
+        """Return the fastest batch size of a side."""
         if self.quick:
             return batches[0]
         return min(batches, key=lambda batch: self.side(function, batch=batch, **arguments)["seconds"])
 
 
 def answer(function: str, arguments: str) -> str:
-    """Run ``module.function`` of this folder in this process; arguments and what it tells are JSON."""
+    """Run ``module.function`` of this folder in this process; arguments and result are JSON."""
     module, _, name = function.partition(".")
     return json.dumps(getattr(import_module(f"{__package__}.{module}"), name)(**json.loads(arguments)))
 
 
-def ratios(above: Sequence[Said], below: Sequence[Said], *parts: str) -> str:
-    """Return the ratio of the seconds of two sides; ``parts`` count below besides ``seconds``."""
+def ratios(above: Sequence[Result], below: Sequence[Result], *parts: str) -> str:
+    """Return the ratio of the seconds of two sides by round; ``parts`` are added to the seconds below."""
     each = [a["seconds"] / sum(b[part] for part in ("seconds", *parts)) for a, b in zip(above, below, strict=True)]
     return spread(each)
 
@@ -100,12 +100,12 @@ def spread(values: Sequence[float]) -> str:
     return f"{min(values):.2f} / **{statistics.median(values):.2f}** / {max(values):.2f}"
 
 
-def evidence(said: Sequence[Said]) -> str:
-    """Return the median seconds of the evidence, and what part of the run's time that is; a dash if there is none."""
-    seconds = statistics.median(one["evidence"] for one in said)
+def evidence(results: Sequence[Result]) -> str:
+    """Return the median seconds of the evidence, and its fraction of the run's time; a dash without evidence."""
+    seconds = statistics.median(result["evidence"] for result in results)
     if seconds < 0.01:
         return "-"
-    return f"{seconds:.1f} s ({seconds / statistics.median(one['seconds'] for one in said):.0%})"
+    return f"{seconds:.1f} s ({seconds / statistics.median(result['seconds'] for result in results):.0%})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -115,27 +115,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine(rounds: int, peers: Sequence[str]) -> str:
-    """Return in a sentence what ran where."""
-    python = platform.python_version()
+    """Return a sentence on the machine, the versions and the rounds."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("lit-viz", "torch", *peers))
     source = "Foolbox" if find_spec("foolbox") else "scikit-image"
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    processor = model[1].strip() if model else platform.processor() or platform.system()
     return (
-        f"{_processor()} ({platform.machine()}), {torch.get_num_threads()} threads of {os.cpu_count()} processors, "
-        f"Python {python}, {versions}; photographs of {source}; rounds: {rounds}; {date.today()}."
+        f"{processor} ({platform.machine()}), {torch.get_num_threads()} threads of {os.cpu_count()} processors, "
+        f"Python {platform.python_version()}, {versions}; photographs of {source}; rounds: {rounds}; {date.today()}."
     )
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    told = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return told[1].strip() if told else platform.processor() or platform.system()
-
-
 def write(name: str, text: str, page: Path = PAGE) -> None:
-    """Put a table between its marks in the page on speed."""
+    """Replace the table between its marks in docs/speed.md."""
     marks = f"<!-- benchmark: {name} -->\n", f"<!-- end of {name} -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(marks[0])
-    _, ended, after = rest.partition(marks[1])
-    if not (found and ended):
-        sys.exit(f"benchmark: {page.name} has no place for {name}: put {marks[0].strip()} and {marks[1]} there.")
+    before, start, rest = page.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not (start and end):
+        sys.exit(f"benchmark: {page.name} has no place for {name}: add {marks[0].strip()} and {marks[1]}.")
     page.write_text(f"{before}{marks[0]}\n{text}\n\n{marks[1]}{after}", encoding="utf-8")

@@ -20,14 +20,14 @@ from lit_viz.attributions import attribute
 
 from .clock import evidence_apart, timed
 from .material import PHOTOGRAPHS, as_handed, loaded, loop, photographs, prepared
-from .running import Plan, Said, evidence, ratios, table
+from .running import Plan, Result, evidence, ratios, table
 
 #: Evaluations a map, and how often each photograph comes: a run of one evaluation each is mostly its start-up.
 METHODS = {"gradient": (1, 8), "smoothgrad": (32, 1), "integrated_gradients": (32, 1), "occlusion": (170, 1)}
 _SIGMA = 0.15
 
 
-def captum(method: str, evaluations: int, count: int, batch: int) -> Said:
+def captum(method: str, evaluations: int, count: int, batch: int) -> Result:
     """Time Captum."""
     net = loaded()
     x, labels = photographs(net, count)
@@ -45,18 +45,18 @@ def _explain(method: str, module: nn.Module, evaluations: int, batch: int) -> Ca
     if method == "gradient":
         return lambda x, y: attr.Saliency(module).attribute(x.requires_grad_(), y, abs=False)
     if method == "smoothgrad":
-        noise: Said = {"nt_samples": evaluations, "stdevs": _SIGMA, "nt_samples_batch_size": together}
+        noise: Result = {"nt_samples": evaluations, "stdevs": _SIGMA, "nt_samples_batch_size": together}
         tunnel = attr.NoiseTunnel(attr.Saliency(module))
         return lambda x, y: tunnel.attribute(x.requires_grad_(), nt_type="smoothgrad", target=y, abs=False, **noise)
     if method == "integrated_gradients":
-        rule: Said = {"n_steps": evaluations, "method": "gausslegendre", "internal_batch_size": together}
+        rule: Result = {"n_steps": evaluations, "method": "gausslegendre", "internal_batch_size": together}
         rule |= {"return_convergence_delta": True}  # the completeness error, which ours tells as well
         return lambda x, y: attr.IntegratedGradients(module).attribute(x, target=y, **rule)
-    windows: Said = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "perturbations_per_eval": together}
+    windows: Result = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "perturbations_per_eval": together}
     return lambda x, y: attr.Occlusion(module).attribute(x, target=y, **windows)
 
 
-def run(method: str, evaluations: int, count: int, check: str) -> Said:
+def run(method: str, evaluations: int, count: int, check: str) -> Result:
     """Time a whole run, without a folder."""
     net = prepared()
     x, labels = photographs(net, count)
@@ -64,12 +64,12 @@ def run(method: str, evaluations: int, count: int, check: str) -> Said:
     def start(images: int, iterations: int) -> Any:
         return lv.saliency(net, x[:images], labels[:images], method=method, iterations=iterations, check=check)
 
-    said, done = evidence_apart(start, count, evaluations)
+    result, done = evidence_apart(start, count, evaluations)
     assert all(record["status"] == "done" for record in done.results)
-    return said
+    return result
 
 
-def method_alone(method: str, evaluations: int, count: int, folded: bool) -> Said:
+def method_alone(method: str, evaluations: int, count: int, folded: bool) -> Result:
     """Time the bare loop of the method."""
     net = prepared()
     x, labels = photographs(net, count)
@@ -94,7 +94,7 @@ def compare(plan: Plan) -> str:
         evaluations, count = (min(evaluations, 2), 2) if plan.quick else (evaluations, PHOTOGRAPHS * times)
         given = {"method": method, "evaluations": evaluations, "count": count}
         best = plan.best_batch((4, 1, 8, 16), "saliency.captum", **given)
-        told = plan.in_turns(
+        results = plan.in_turns(
             {
                 "captum": ("saliency.captum", {**given, "batch": best}),
                 "folded": ("saliency.method_alone", {**given, "folded": True}),
@@ -102,9 +102,9 @@ def compare(plan: Plan) -> str:
                 "run": ("saliency.run", {**given, "check": "none" if plan.quick else "captum"}),
             }
         )
-        against = [ratios(told["captum"], told[name]) for name in ("folded", "plain", "run")]
+        against = [ratios(results["captum"], results[name]) for name in ("folded", "plain", "run")]
         rows.append(
-            [f"{method} (Captum's best batch {best})", f"{count} x {evaluations}", *against, evidence(told["run"])]
+            [f"{method} (Captum's best batch {best})", f"{count} x {evaluations}", *against, evidence(results["run"])]
         )
     head = ["method", "evaluations", "Captum / fast copy", "Captum / not folded", "Captum / run"]
     return table([*head, "evidence (of the run's time)"], rows)

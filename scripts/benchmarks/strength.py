@@ -18,7 +18,7 @@ from lit_viz.attacks import APGD, run_attack
 from lit_viz.classifiers import Classifier
 
 from .material import as_handed, photographs, prepared
-from .running import Plan, Said, table
+from .running import Plan, Result, table
 
 RADII = {  # /255
     "apgd": (0.02, 0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3),
@@ -38,7 +38,7 @@ def crops(net: Classifier) -> tuple[Tensor, Tensor]:
     return images, torch.cat([net.logits(some) for some in images.split(_BATCH)]).argmax(1)
 
 
-def robust(tool: str, against: str, radii: list[float], seeds: int, steps: int) -> Said:
+def robust(tool: str, against: str, radii: list[float], seeds: int, steps: int) -> Result:
     """Return how many of the images resist at each radius, the best of the seeds."""
     net = prepared()
     x, y = crops(net)
@@ -102,8 +102,10 @@ def compare(plan: Plan) -> str:
     tables = []
     for against, radii in RADII.items():
         few = {"radii": radii[-1:], "seeds": 1, "steps": 1} if plan.quick else {"radii": radii, "seeds": 3, "steps": 20}
-        told = {t: plan.side("strength.robust", tool=t, against=against, **few) for t in ("ours", "torchattacks")}
+        results = {t: plan.side("strength.robust", tool=t, against=against, **few) for t in ("ours", "torchattacks")}
         names = {"ours": "APGD, lit_viz", "torchattacks": f"{against.upper()}, torchattacks"}
-        rows = [[names[t], *(f"{left / said['images']:.0%}" for left in said["left"])] for t, said in told.items()]
+        rows = [
+            [names[t], *(f"{left / result['images']:.0%}" for left in result["left"])] for t, result in results.items()
+        ]
         tables.append(table(["robust at a radius of", *(f"{radius}/255" for radius in few["radii"])], rows))
     return "\n\n".join(tables)
