@@ -21,7 +21,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.checkpoint import AtomicCheckpointIO
 from lit_viz.engine.data_module import TaskQueue
 from lit_viz.engine.module import ImageTraining
-from lit_viz.types import Task
+from lit_viz.types import Item, Task
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -117,4 +117,10 @@ def train(tmp_path: Path) -> Train:
 
 def amend_items(outcome: Any, **items: Any) -> None:
     """Replace items of an outcome's record, also those of its metrics and settings."""
-    outcome.record = type(outcome.record).from_dict({**outcome.record.to_dict(), **items})
+    record = outcome.record
+    for name, value in items.items():
+        item = next((vars(kind)[name] for kind in type(record).__mro__ if name in vars(kind)), None)
+        if isinstance(item, Item):
+            name, value = item.home, {**getattr(record, item.home), name: value}
+        record = record.amend(**{name: value})
+    outcome.record = record

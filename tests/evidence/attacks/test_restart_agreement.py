@@ -26,7 +26,7 @@ def tried(success: bool, *best: float, **record: Any) -> Traced:
 
 
 def said(*outcomes: Traced) -> list[str]:
-    return restart_disagreement(outcomes, RESTART, last=RESTART(12))
+    return restart_disagreement(outcomes, RESTART, final=RESTART(12))
 
 
 def test_images_belong_to_the_restart_that_made_them() -> None:
@@ -54,7 +54,7 @@ def test_what_speaks_against_an_attack(outcomes: list[Traced], expected: str | N
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]
     sentence = diagnostics(outcomes, RESTART, 12).sentence
-    assert (expected or "trust: nothing") in sentence
+    assert (expected or "trust: no sign") in sentence
 
 
 def test_one_photograph_with_several_seeds() -> None:

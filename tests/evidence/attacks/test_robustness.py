@@ -5,12 +5,16 @@ from typing import Any
 
 from lit_viz.evidence.attacks.robustness import robust_accuracy
 from lit_viz.evidence.summaries import wilson_interval
+from lit_viz.methods.records import AdversarialRecord
+from tests.conftest import amend_items
 
 
 def told(photograph: str, eps: float, fooled: bool, status: str = "done") -> Any:
-    """An outcome of which the record alone is asked for."""
-    record = {"source": f"{photograph}.png", "name": photograph, "eps": eps, "status": status, "success_file": fooled}
-    return SimpleNamespace(record=record)
+    """Return an outcome with a record alone."""
+    record = {"index": 0, "name": photograph, "source": f"{photograph}.png", "status": status, "attack": "pgd"}
+    outcome = SimpleNamespace(record=AdversarialRecord.from_dict({**record, "success_file": fooled}))
+    amend_items(outcome, eps=eps)
+    return outcome
 
 
 def test_a_photograph_counts_once_however_many_targets_it_has() -> None:

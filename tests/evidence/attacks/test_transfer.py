@@ -101,8 +101,7 @@ def made(judge: str, right: bool, fooled: bool, index: int = 0) -> Transfer:
 def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() -> None:
     found = [made("a", True, True), made("a", True, False, 1), made("a", False, True, 2), made("b", True, False)]
     assert summary(found, 3) == (
-        "transfer: a 1 of 2 (mirrored changes 0; 1 omitted, photograph misclassified), "
-        "b 0 of 1 (mirrored changes 0)"
+        "transfer: a 1 of 2 (mirrored changes 0; 1 omitted, photograph misclassified), b 0 of 1 (mirrored changes 0)"
     )
     assert as_record(found)["judges"]["a"] == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
     lines = table(found).splitlines()
