@@ -33,7 +33,7 @@ def save_evolution(
     """Write the evolution of tasks as a repeating GIF with the iteration below; the last frame is held.
 
     Args:
-        tasks: drawn as tiles; those without frames are omitted. A tile shows the latest frame up to the iteration.
+        tasks: drawn as tiles; tasks without frames are omitted. A tile shows the latest frame up to the iteration.
         path: of the .gif.
         most_tasks: maximum number of tiles; tasks with more than two frames take precedence.
         most_frames: maximum number of iterations, fewer for large tiles; evenly spaced with both ends.
@@ -48,7 +48,7 @@ def save_evolution(
     path = Path(path)
     if path.suffix.lower() != ".gif":
         raise LitVizError(f"animation file must end in .gif, got {path}")
-    tasks = sorted((task for task in tasks if task.frames), key=lambda task: not task.moves)[:most_tasks]
+    tasks = sorted((task for task in tasks if task.frames), key=lambda task: not task.is_animated)[:most_tasks]
     if not tasks:
         return None
     iterations = sorted({iteration for task in tasks for iteration, _ in task.frames})

@@ -30,18 +30,18 @@ class AttackPanel:
     Attributes:
         name: of the photograph or its class.
         original: classifier input, ``(C, H, W)`` in [0, 1] or a file.
-        fooled: result of the attack, of the same shape.
+        result: of the attack, of the same shape.
         before: prediction for the original, such as ``quail, p = 0.93``; may have several lines.
         after: prediction for the result.
         verdicts: whether the result fools the network, by test: ``{"in the file": True, "after JPEG 75": False}``; None
             if not tested. The first one decides about success.
-        notes: further lines, such as ``12 iterations``.
+        notes: additional lines, such as ``12 iterations``.
         trace: curves of the attack.
     """
 
     name: str
     original: Picture
-    fooled: Picture
+    result: Picture
     before: str = ""
     after: str = ""
     verdicts: Mapping[str, bool | None] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class AttackPanel:
 def attack_figure(panels: Sequence[AttackPanel], limit: int = 20, members: Sequence[MemberBreakdown] = ()) -> Figure:
     """Draw one row per image: original, result and differences; beneath, the curves of the attack.
 
-    No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified. Norms are those of the images.
+    No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified. Norms refer to the images.
 
     Args:
         panels: attacked images. Up to three have a plot each, more share one.
@@ -107,10 +107,10 @@ def _cells(panel: AttackPanel, width: float) -> tuple[list[Cell], bool]:
     """Return original, result and two differences, and whether any value is clipped."""
     original, result = (
         (picture.detach().cpu() if isinstance(picture, Tensor) else read_png(picture)).double()
-        for picture in (panel.original, panel.fooled)
+        for picture in (panel.original, panel.result)
     )
     differences = [difference(result, original, times) for times in (1.0, MAGNIFIED)]
-    pictures = [pixels(panel.original), pixels(panel.fooled), *(gray_levels(picture) for picture, _ in differences)]
+    pictures = [pixels(panel.original), pixels(panel.result), *(gray_levels(picture) for picture, _ in differences)]
     shares = [out_of_range_fraction(original), out_of_range_fraction(result), *(share for _, share in differences)]
     notes = [panel.before, panel.after, _norms(result - original), ""]
     cells = [

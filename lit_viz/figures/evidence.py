@@ -52,17 +52,17 @@ class EvidenceRow:
     Attributes:
         name: of the photograph or its class.
         method: of the map.
-        ours: attribution ``(C, H, W)``, or ``(1, H, W)`` for spatial methods.
-        captum: Captum's attribution of the same shape; None if Captum does not have the method.
+        attribution: ``(C, H, W)``, or ``(1, H, W)`` for spatial methods.
+        reference: Captum's attribution of the same shape; None if Captum does not have the method.
         gates: results of the checks.
-        similarity: similarity metrics for this map and for controls that must not agree:
+        similarity: similarity metrics of this map and of controls, which must be low:
             ``{"this map": {"Spearman": 0.99}, "another class": {...}}``.
     """
 
     name: str
     method: str
-    ours: Tensor | NDArray[np.floating]
-    captum: Tensor | NDArray[np.floating] | None
+    attribution: Tensor | NDArray[np.floating]
+    reference: Tensor | NDArray[np.floating] | None
     gates: Sequence[Gate] = ()
     similarity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -76,15 +76,15 @@ class EvidenceRow:
 def evidence_figure(
     rows: Sequence[EvidenceRow], quantile: float = 0.995, of: Sequence[bool | None] | None = None
 ) -> Figure:
-    """Draw each map beside Captum's and their difference on one scale, with gates and similarity metrics beneath.
+    """Draw each map, Captum's and their difference on one scale, with gates and similarity metrics beneath.
 
     Maps are arranged in two columns if there are more than two, and in three if there are more than six. The difference
     is computed from the attributions before the channels are reduced, so that it contains all channels.
 
     Args:
         rows: maps; of more than :data:`MOST`, failed ones take precedence.
-        quantile: of the pixels of both maps, at which the colors end (see :func:`lit_viz.images.heatmap.clip_limits`).
-        of: verdicts of all maps of the run, for the caption; those of ``rows`` if not given.
+        quantile: of the pixels of both maps, the limit of the colors (see :func:`lit_viz.images.heatmap.clip_limits`).
+        of: verdicts of all maps of the run, for the caption; by default the verdicts of ``rows``.
 
     Returns:
         A figure with each pixel of a map as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
@@ -112,9 +112,9 @@ def evidence_figure(
 
 def _maps(row: EvidenceRow) -> list[Tensor]:
     """Return the reduced map, that of Captum and their difference ``(H, W)``; only the first without a reference."""
-    attributions = [torch.as_tensor(row.ours).double()]
-    if row.captum is not None:
-        attributions.append(torch.as_tensor(row.captum).double())
+    attributions = [torch.as_tensor(row.attribution).double()]
+    if row.reference is not None:
+        attributions.append(torch.as_tensor(row.reference).double())
         attributions.append(attributions[0] - attributions[1])
     return [reduce_channels(attribution, _REDUCER)[0] for attribution in attributions]
 
@@ -130,8 +130,8 @@ def _block(row: EvidenceRow, maps: Sequence[Tensor], scale: Scale) -> Grid:
     images: list[Block | None] = [
         Cell(pixels(scale.colors(values, scale.limit)), note) for values, note in zip(maps, notes, strict=True)
     ]
-    images.append(ColorBar(scale.ends(), scale.signed))
-    if row.captum is None:
+    images.append(ColorBar(scale.labels(), scale.signed))
+    if row.reference is None:
         images.append(Text("Captum does not have this method", color=GRAY))
     title_row: list[Block | None] = [Text(title, CELL, color=GRAY) for title in titles]
     title_row += [None] * (len(images) - len(title_row))

@@ -30,11 +30,9 @@ from lit_viz.figures.layout import (
     stack,
 )
 from lit_viz.figures.sheet import WIDE, contact_sheet
-from lit_viz.figures.style import COLORS, RULE
+from lit_viz.figures.style import COLORS, RULE, style
 from lit_viz.types import Picture
-from lit_viz.utils.formatting import (
-    probability_text,
-)
+from lit_viz.utils.formatting import probability_text
 
 _AXIS = 0.36  # width of the labels of the vertical axis in inches
 _CURVE = 0.62  # height of the curve in inches
@@ -57,7 +55,7 @@ class Evolution:
     metric: str = "probability"
 
     @property
-    def moves(self) -> bool:
+    def is_animated(self) -> bool:
         """Whether there are frames between the first and the last."""
         return len(self.frames) > 2
 
@@ -69,6 +67,7 @@ class Evolution:
         return probability_text(value) if self.metric == "probability" else f"{self.metric} {value:.3g}"
 
 
+@style()
 def evolution_figure(tasks: Sequence[Evolution], columns: int = 6, rows: int = 6) -> Figure:
     """Draw each task as a row of images by iteration, above its curve.
 
@@ -166,7 +165,7 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _set_ticks(axes: Axes, iterations: Sequence[int]) -> None:
-    """Label the first and the last iteration and those between whose labels do not touch others."""
+    """Label the first and the last iteration, and others if the labels do not overlap."""
     dots = axes.transData.transform([(k, 0.0) for k in iterations])[:, 0]
     inches = dict(zip(iterations, dots / axes.figure.dpi, strict=True))
 

@@ -33,7 +33,7 @@ GROUP_GAP = 0.3  # between groups of images, which have gaps inside
 _LINE = 1.4 / 72  # height of a line in inches per point of the font size
 _NOTES_GAP = 0.04
 _NARROWEST = 2.6  # of a figure with a caption
-_MIN_DPI = 120  # legible text also beside images of few pixels
+_MIN_DPI = 120  # legible text in figures of small images
 _DOTS = 450  # per image: sharp in print and on high-density screens
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
 _FRAME = 0.5  # line width in points
@@ -50,12 +50,12 @@ class Block(Protocol):
     def height(self) -> float:
         """Height in inches."""
 
-    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+    def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw the block.
 
         Args:
             figure: a figure of its final size.
-            left, top: position of the upper left corner in inches from the upper left corner of the figure.
+            x, y: position of the upper left corner in inches from that of the figure.
             width: width of the columns that contain the block, at least its own.
         """
 
@@ -71,7 +71,7 @@ class Text:
         align: alignment within the columns that contain the block.
         rotated: write upwards; ``width`` is the extent of the text.
         shrink: reduce ``width`` to that of the unbroken text.
-        **font: further properties, such as ``weight`` and ``color``.
+        **font: additional properties, such as ``weight`` and ``color``.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class Text:
         shrink: bool = False,
         **font: Any,
     ) -> None:
-        self.font = {"size": size, "ha": align, **font}
+        self.font = {"size": size, "ha": align, "va": "center" if rotated else "top", **font}
+        self.font["rotation"] = 90 if rotated else 0
         weight = {name: font[name] for name in ("weight",) if name in font}
         paragraphs = text.replace(" = ", "\u00a0=\u00a0").split("\n") if text else []  # "p = 0.93" is not broken
         if width is None or shrink:
@@ -98,14 +99,15 @@ class Text:
         extent = len(self.lines) * self._line
         self.width, self.height = (extent, width) if rotated else (width, extent)
 
-    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+    def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw each line as a text of the figure."""
         total_width, total_height = figure.get_size_inches()
         for row, line in enumerate(self.lines):
-            x, y, font = left + (width if self.font["ha"] == "right" else 0), top + row * self._line, self.font
             if self.rotated:
-                x, y, font = left + row * self._line, top + self.height / 2, {**font, "rotation": 90, "va": "center"}
-            figure.text(x / total_width, 1 - y / total_height, line, **{"va": "top", **font})
+                at = (x + row * self._line, y + self.height / 2)
+            else:
+                at = (x + width if self.font["ha"] == "right" else x, y + row * self._line)
+            figure.text(at[0] / total_width, 1 - at[1] / total_height, line, **self.font)
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,10 @@ class Cell:
         """Height of the image and the notes in inches."""
         return self.picture_height + (_NOTES_GAP + self._text.height if self._text.height else 0.0)
 
-    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+    def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw the image without interpolation, its corner on a whole dot; frame it if its border is white."""
-        x, y = (round(inches * figure.dpi) / figure.dpi for inches in (left, top))
-        axes = axes_at(figure, x, y, self.width, self.picture_height)
+        corner = [round(inches * figure.dpi) / figure.dpi for inches in (x, y)]
+        axes = axes_at(figure, corner[0], corner[1], self.width, self.picture_height)
         axes.imshow(self.picture, interpolation="none", aspect="auto")
         axes.set_axis_off()
         if has_white_border(self.picture):
@@ -160,7 +162,7 @@ class Cell:
             figure.add_artist(outline)
         if self.annotate:
             self.annotate(axes)
-        self._text.draw(figure, left, top + self.picture_height + _NOTES_GAP, self.width)
+        self._text.draw(figure, x, y + self.picture_height + _NOTES_GAP, self.width)
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Space:
     width: float = 0.0
     height: float = 0.0
 
-    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+    def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw nothing."""
 
 
@@ -195,9 +197,9 @@ class Plot:
         """Height in inches, labels included."""
         return self.axes_height + self.below
 
-    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+    def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw the plot."""
-        self.plot(axes_at(figure, left, top, width, self.axes_height))
+        self.plot(axes_at(figure, x, y, width, self.axes_height))
 
 
 class Grid:
@@ -225,15 +227,15 @@ class Grid:
         self._heights = [max((block.height for block in row if block), default=0.0) for row in rows]
         self.height = sum(self._heights) + max(len(rows) - 1, 0) * self.gap[1]
 
-    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+    def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw all blocks."""
         for row, height in zip(self.rows, self._heights, strict=True):
             for column, block in enumerate(row):
                 spans = column == len(row) - 1 and len(row) < len(self._widths)
                 space = self.width - self._lefts[column] if spans else self._widths[column]
                 if block:
-                    block.draw(figure, left + self._lefts[column], top, space)
-            top += height + self.gap[1]
+                    block.draw(figure, x + self._lefts[column], y, space)
+            y += height + self.gap[1]
 
     def cells(self) -> Iterator[Cell]:
         """Yield all images of the grid and its subgrids."""
@@ -295,8 +297,8 @@ def has_white_border(picture: NDArray[np.uint8]) -> bool:
     return bool((border.min(-1) >= _WHITE).mean() > 0.5)
 
 
-def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
     """Add axes at a position in inches from the upper left corner of the figure."""
     total_width, total_height = figure.get_size_inches()
-    bottom = 1 - (top + height) / total_height
-    return figure.add_axes((left / total_width, bottom, width / total_width, height / total_height))
+    bottom = 1 - (y + height) / total_height
+    return figure.add_axes((x / total_width, bottom, width / total_width, height / total_height))

@@ -38,7 +38,7 @@ class LocalizationPanel:
         name: class that the map explains.
         photograph: classifier input, ``(C, H, W)`` in [0, 1].
         values: the map ``(H, W)``.
-        seeds: ``(H, W)``: 1 foreground, -1 background, 0 unknown; None without a result.
+        seeds: ``(H, W)``: 1 foreground, -1 background, 0 neither; None without a result.
         mask: bool ``(H, W)``, or None.
         box: bounding box of the mask, or None.
         truth: reference boxes; parts outside the image are not drawn.

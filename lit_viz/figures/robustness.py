@@ -37,7 +37,7 @@ def robustness_figure(
         caption: of the figure.
 
     Returns:
-        A figure with a legend in the order in which the curves end.
+        A figure with a legend in the order of the last rates.
     """
     scale = 255.0 if norm == "L∞" else 1.0
     points = {

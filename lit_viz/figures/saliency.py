@@ -67,11 +67,11 @@ class _Series:
 
     title: str
     cells: Sequence[Cell | None]
-    ends: tuple[str, str] = ("", "")  # of the color bar
+    labels: tuple[str, str] = ("", "")  # of the color bar
     scale: Scale | None = None
 
     def color_bar(self, length: float, vertical: bool) -> ColorBar | None:
-        return ColorBar(self.ends, self.scale.signed, length, vertical) if self.scale else None
+        return ColorBar(self.labels, self.scale.signed, length, vertical) if self.scale else None
 
 
 @style()
@@ -94,7 +94,7 @@ def saliency_figure(
         panels: photographs with maps.
         how: channel reducer (see :data:`lit_viz.attributions.reducers.REDUCERS`), or one per method.
         scale: ``"shared"`` by all maps of a method, or one per ``"map"``.
-        quantile: of the pixels, at which the colors end (see :func:`lit_viz.images.heatmap.clip_limits`).
+        quantile: of the pixels, the limit of the colors (see :func:`lit_viz.images.heatmap.clip_limits`).
         overlays: also draw the maps over the photographs.
         columns: photographs per row for a single method.
         limit: maximum number of photographs.
@@ -155,8 +155,8 @@ def _series(
         if overlays:
             photograph = torch.from_numpy(pixels(panels[index].photograph)).permute(2, 0, 1) / 255
             overlaid[index] = Cell(pixels(overlay(photograph, values, limit, colors=scales.colors)), width=width)
-    ends = scales.ends() if scale == "shared" else ("−limit" if scales.signed else "0", "limit")
-    series = _Series(method, cells, ends, scales)
+    labels = scales.labels() if scale == "shared" else ("−limit" if scales.signed else "0", "limit")
+    series = _Series(method, cells, labels, scales)
     return [series, _Series(f"{method}, overlaid", overlaid)] if overlays else [series]
 
 

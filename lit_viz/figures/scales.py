@@ -23,9 +23,9 @@ class Scale:
     """Color scale of some maps.
 
     Attributes:
-        limits: value of each map at which its colors end.
+        limits: value of each map at the end of the color scale.
         signed: whether the colors are diverging, with limits on both sides of zero.
-        clipped: whether any pixel lies beyond the limit of its map.
+        clipped: whether any pixel exceeds the limit of its map.
     """
 
     limits: Sequence[float]
@@ -51,8 +51,8 @@ class Scale:
         """Largest limit; that of all maps if they share one."""
         return max(self.limits, default=0.0)
 
-    def ends(self) -> tuple[str, str]:
-        """Return the labels at the lower and upper end of the color bar of a shared scale."""
+    def labels(self) -> tuple[str, str]:
+        """Return the lower and the upper label of the color bar of a shared scale."""
         limit = number(self.limit)
         if not self.signed:
             return "0", f"≥ {limit}" if self.clipped else limit
@@ -60,37 +60,37 @@ class Scale:
 
 
 class ColorBar:
-    """Color bar with a label at either end.
+    """Color bar with two labels.
 
     Args:
-        ends: labels of the lower and the upper end.
+        labels: of the minimum and the maximum.
         signed: whether the colors are diverging.
         length: in inches.
         vertical: draw upwards, with the labels on the right; else to the right, with the labels beneath.
     """
 
-    def __init__(self, ends: tuple[str, str], signed: bool, length: float = CELL, vertical: bool = True) -> None:
-        self.low, self.high = (Text(end, color=GRAY) for end in ends)
+    def __init__(self, labels: tuple[str, str], signed: bool, length: float = CELL, vertical: bool = True) -> None:
+        self.low, self.high = (Text(label, color=GRAY) for label in labels)
         self.signed, self.length, self.vertical = signed, length, vertical
         label = max(self.low.width, self.high.width)
         self.width = _THICKNESS + _LABEL_GAP + label if vertical else length
         self.height = length if vertical else _THICKNESS + _LABEL_GAP + self.low.height
 
-    def draw(self, figure: Figure, left: float, top: float, width: float) -> None:
+    def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw the bar and its labels."""
         values = torch.linspace(-1 if self.signed else 0, 1, 256)[None]
         ramp = (signed_heat if self.signed else heat)(values, 1.0).permute(1, 2, 0)  # (1, 256, 3)
         if self.vertical:
             ramp = ramp.flip(1).transpose(0, 1)
-            x = left + _THICKNESS + _LABEL_GAP
-            axes = axes_at(figure, left, top, _THICKNESS, self.length)
-            self.high.draw(figure, x, top, self.high.width)
-            self.low.draw(figure, x, top + self.length - self.low.height, self.low.width)
+            axes = axes_at(figure, x, y, _THICKNESS, self.length)
+            label = x + _THICKNESS + _LABEL_GAP
+            self.high.draw(figure, label, y, self.high.width)
+            self.low.draw(figure, label, y + self.length - self.low.height, self.low.width)
         else:
-            y = top + _THICKNESS + _LABEL_GAP
-            axes = axes_at(figure, left, top, self.length, _THICKNESS)
-            self.low.draw(figure, left, y, self.low.width)
-            self.high.draw(figure, left + self.length - self.high.width, y, self.high.width)
+            axes = axes_at(figure, x, y, self.length, _THICKNESS)
+            label = y + _THICKNESS + _LABEL_GAP
+            self.low.draw(figure, x, label, self.low.width)
+            self.high.draw(figure, x + self.length - self.high.width, label, self.high.width)
         axes.imshow(ramp.numpy(), interpolation="none", aspect="auto")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)

@@ -26,6 +26,7 @@ from lit_viz.figures.layout import (
     stack,
 )
 from lit_viz.figures.style import GRAY, style
+from lit_viz.methods.records import LayerImageRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import label_with_lr, pluralize, unique_labels
@@ -49,7 +50,7 @@ def contact_sheet(
 
     Args:
         images: ``(C, H, W)`` in [0, 1] or files; shapes may differ.
-        titles: text beneath each image: the first line in black (the class), further lines in gray.
+        titles: text beneath each image: the first line in black (the class), other lines in gray.
         columns: images per row; nearly square with at most ten columns if not given.
         width: of an image in inches.
         limit: maximum number of images; the total is reported in the caption.
@@ -75,20 +76,24 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     """Draw the final image of each channel with its number beneath, under the name of the layer.
 
     Args:
-        outcomes: with ``layer`` and ``channel`` in their records; those without an image are omitted.
+        outcomes: of a :class:`~lit_viz.methods.records.LayerImageRecord` each; outcomes without an image are omitted.
 
     Returns:
         A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
-    drawn = [(outcome.record, picture) for outcome in outcomes if (picture := outcome.pictures()[1]) is not None]
-    pictures, records = [picture for _, picture in drawn], [record for record, _ in drawn]
-    numbers = unique_labels([label_with_lr(str(record["channel"]), record) for record in records], records)
+    pictures, records = [], []
+    for outcome in outcomes:
+        picture = outcome.pictures()[1]
+        if picture is not None and isinstance(outcome.record, LayerImageRecord):
+            pictures.append(picture)
+            records.append(outcome.record)
+    numbers = unique_labels([label_with_lr(str(record.channel), record) for record in records], records)
     height, width = pixels(pictures[0]).shape[:2] if pictures else (1, 1)  # equal for all images of a run
     aspect = width / height
     columns = None if aspect == 1 else max(1, round(8 / aspect))
-    layers = dict.fromkeys(str(outcome.record["layer"]) for outcome in outcomes)
-    axes = {str(outcome.record.get("axis") or "channel") for outcome in outcomes}
-    count = len({(record["layer"], record["channel"]) for record in records})
+    layers = dict.fromkeys(str(record.layer) for record in records)
+    axes = {record.axis or "channel" for record in records}
+    count = len({(record.layer, record.channel) for record in records})
     heading = f"{', '.join(layers)} · {pluralize(count, axes.pop() if len(axes) == 1 else 'channel')}"
     return contact_sheet(pictures, numbers, columns, 1.2 * aspect, _MOST_CHANNELS, heading)
 
@@ -97,7 +102,7 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
 def sweep_figure(
     rows: Sequence[Sequence[str]], columns: Sequence[str], cells: Sequence[Sequence[Cell | None]], caption: str
 ) -> Figure:
-    """Draw a grid of images whose rows and columns are values of options.
+    """Draw a grid of images with one value of an option per row and per column.
 
     Args:
         rows: lines of text on the left of each row; the first line is bold.

@@ -103,7 +103,7 @@ def break_lines(text: str, width: float, size: float, lines: int = 1, **font: An
         width: maximum width of a line in inches.
         size: font size in points.
         lines: maximum number of lines; the last one is cut with an ellipsis.
-        **font: further font properties, such as ``weight``.
+        **font: additional font properties, such as ``weight``.
     """
 
     def fits(line: str) -> bool:
@@ -138,7 +138,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: float | None = None) -> P
     return path
 
 
-def shown_in_notebooks(figure: Figure) -> Figure:
+def with_notebook_png(figure: Figure) -> Figure:
     """Add a PNG representation to a figure and return it; notebooks display only figures managed by pyplot."""
     figure._repr_png_ = partial(notebook_png, figure)  # type: ignore[attr-defined]
     return figure

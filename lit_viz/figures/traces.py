@@ -117,7 +117,7 @@ def _plot(axes: Axes, traces: Sequence[Trace], curves: Sequence[Curve], is_last:
 
 
 def _ticks(first: int, last: int) -> list[int]:
-    """Return both ends and the round iterations between them whose labels do not touch those of the ends."""
+    """Return the first and the last iteration and round ones between; labels do not overlap."""
     distance = (last - first) / 12
     ticks = [int(k) for k in MaxNLocator(8, integer=True).tick_values(first, last)]
     inner = [k for k in ticks if first + distance < k < last - distance]

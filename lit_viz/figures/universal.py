@@ -60,7 +60,7 @@ class UniversalPanel:
 
 @style()
 def universal_figure(panels: Sequence[UniversalPanel]) -> Figure:
-    """Draw each perturbation beside up to four photographs, above the curve of the fooling rate.
+    """Draw each perturbation and up to four photographs, above the curve of the fooling rate.
 
     Only the perturbation is rescaled.
 

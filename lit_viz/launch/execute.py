@@ -24,7 +24,7 @@ from lit_viz.engine.distributed import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
 from lit_viz.figures.animation import save_evolution
-from lit_viz.figures.style import save_figure, shown_in_notebooks
+from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands import Command
 from lit_viz.launch.config import MethodCLI, dump
 from lit_viz.launch.resume import is_finished, keep_identity, open_or_make, recorded_of, trim
@@ -144,7 +144,7 @@ def _join(trainer: pl.Trainer, command: Command, cli: MethodCLI, classifier: Cla
 
 
 def _figure(command: Command, config: Namespace, outcomes: Sequence[Outcome]) -> Figure:
-    return shown_in_notebooks(command.presentation(config).figure(outcomes, config))
+    return with_notebook_png(command.presentation(config).figure(outcomes, config))
 
 
 def _nothing(command: Command, cli: MethodCLI) -> Run:
@@ -304,7 +304,7 @@ def _opened(folder: RunFolder, cli: MethodCLI) -> Run:
 def _draw(run: Run, figure: Path, presentation: Presentation) -> None:
     """Write the figure, and where an image emerges over several iterations the animation."""
     emerged = presentation.evolutions(run.outcomes)
-    if any(evolution.moves for evolution in emerged):
+    if any(evolution.is_animated for evolution in emerged):
         save_evolution(emerged, figure.with_name("evolution.gif"))
     save_figure(run.figure(), figure)  # last: where it is, the run is drawn
 

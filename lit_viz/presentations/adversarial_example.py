@@ -232,7 +232,7 @@ def _panel(outcome: Outcome) -> AttackPanel | None:
     return AttackPanel(
         name=record.name,
         original=source,
-        fooled=image,
+        result=image,
         before=prediction_text(record, record.predicted_before_name, record.probability_before),
         after=prediction_text(record, record.predicted_name, record.probability),
         verdicts={place: None if skipped else verdict for place, verdict in verdicts.items()},

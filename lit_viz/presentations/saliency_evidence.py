@@ -39,8 +39,8 @@ def _row(outcome: Outcome, agreement: Agreement, reference: Tensor, half: str | 
     return EvidenceRow(
         name=outcome.name,
         method=title_of(_method(outcome)),
-        ours=delivered,
-        captum=reference,
+        attribution=delivered,
+        reference=reference,
         gates=[
             Gate(
                 "formula in float64",

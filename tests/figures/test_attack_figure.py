@@ -145,8 +145,8 @@ def test_every_pixel_is_a_block_of_the_file_and_nothing_is_rescaled(tmp_path, si
     file = np.asarray(Image.open(save_figure(figure, tmp_path / "figure.png")).convert("RGB"))
     renderer = FigureCanvasAgg(figure).get_renderer()
     last = drawn[-1]
-    wanted = [to_uint8(last.original), to_uint8(last.fooled)]
-    wanted += [gray_levels(difference(last.fooled, last.original, times)[0]) for times in (1, 10)]
+    wanted = [to_uint8(last.original), to_uint8(last.result)]
+    wanted += [gray_levels(difference(last.result, last.original, times)[0]) for times in (1, 10)]
     for axes, picture in zip(pictures(figure)[-4:], wanted, strict=True):
         box = axes.get_window_extent(renderer)
         times = round(box.width) // size[1]
@@ -157,9 +157,9 @@ def test_every_pixel_is_a_block_of_the_file_and_nothing_is_rescaled(tmp_path, si
 
 
 def test_files_are_drawn_and_measured_as_a_reader_gets_them(tmp_path):
-    made = panel(fooled=levels(0) + torch.tensor([3.4 / 255]))
-    Image.fromarray(to_uint8(made.fooled)).save(tmp_path / "fooled.png")
-    figure = attack_figure([replace(made, fooled=tmp_path / "fooled.png")])
+    made = panel(result=levels(0) + torch.tensor([3.4 / 255]))
+    Image.fromarray(to_uint8(made.result)).save(tmp_path / "fooled.png")
+    figure = attack_figure([replace(made, result=tmp_path / "fooled.png")])
     assert np.array_equal(pictures(figure)[1].images[0].get_array(), pixels(tmp_path / "fooled.png"))
     norm = 3 / 255 * math.sqrt(192)
     assert f"L2 {norm:.3g} · L∞ 3/255" in texts(figure)
@@ -196,18 +196,18 @@ def test_a_failed_attack_is_not_called_fooled():
 
 
 def test_what_is_clipped_is_said_where_it_is():
-    quiet = attack_figure([panel(fooled=levels(0) + 0.01)])
+    quiet = attack_figure([panel(result=levels(0) + 0.01)])
     assert "no value is clipped" in caption(quiet)
     assert not any(text.endswith("% clipped") for text in texts(quiet))
     fooled = levels(0)
     fooled[0, 0, :2] = 1.2
-    loud = attack_figure([panel(fooled=fooled)])
+    loud = attack_figure([panel(result=fooled)])
     share = f"{100 * 2 / 192:.3g} % clipped"
     assert texts(loud).count(share) >= 2  # the fooled image itself, and the difference × 10
     assert "values outside [0, 1] are clipped" in caption(loud)
     one = torch.full((3, 224, 224), 0.5)
     one[0, 0, 0] = 0.6
-    assert "< 0.01 % clipped" in texts(attack_figure([panel(original=torch.full((3, 224, 224), 0.5), fooled=one)]))
+    assert "< 0.01 % clipped" in texts(attack_figure([panel(original=torch.full((3, 224, 224), 0.5), result=one)]))
 
 
 def test_the_curves_are_drawn_as_they_are_over_one_axis():
@@ -279,7 +279,7 @@ def test_the_compact_plot_of_different_goals_names_none():
 def test_long_names_collide_with_nothing(count):
     odd = {"name": LONG, "before": f"{LONG}, p = 0.93", "after": f"{LONG}, p = 0.41", "notes": [LONG, "x" * 60]}
     drawn = [
-        panel(seed, (33, 20 + 10 * seed), fooled=levels(seed + 1, size=(33, 20 + 10 * seed)), **odd)
+        panel(seed, (33, 20 + 10 * seed), result=levels(seed + 1, size=(33, 20 + 10 * seed)), **odd)
         for seed in range(count)
     ]
     drawn = [replace(made, verdicts={**HOLDS, LONG: False}, trace=replace(trace(), goal=LONG)) for made in drawn]

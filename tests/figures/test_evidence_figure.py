@@ -36,7 +36,7 @@ def pictures(figure):
 def test_ours_captums_and_their_difference_share_one_scale():
     of = row()
     figure = evidence_figure([of], quantile=0.9)
-    attributions = torch.stack([torch.from_numpy(of.ours).double(), of.captum])
+    attributions = torch.stack([torch.from_numpy(of.attribution).double(), of.reference])
     maps = reduce_channels(attributions)
     limit = clip_limits(maps, 0.9)[0]
     difference = torch.zeros(8, 8, dtype=torch.float64)
