@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.prediction import group_summary, prediction_summary
+from lit_viz.classifiers.outputs import group_summary, prediction_summary
 from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group

@@ -160,14 +160,14 @@ class Binary(nn.Module):
 def test_a_sigmoid_is_refused_however_it_is_called(end: str) -> None:
     """Of one output a probability was read as a logit: class 1 always won."""
     assert load_classifier(Binary("none"), size=16).num_classes == 2
-    with pytest.raises(LitVizError, match=r"(?i)ends in sigmoid.*logits are wanted"):
+    with pytest.raises(LitVizError, match=r"(?i)ends in sigmoid.*must return logits"):
         load_classifier(Binary(end), size=16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("function", [torch.softmax, torch.log_softmax])
 def test_a_softmax_by_a_function_is_refused_in_any_precision(function: Any, dtype: torch.dtype) -> None:
-    with pytest.raises(LitVizError, match="logits are wanted"):
+    with pytest.raises(LitVizError, match="must return logits"):
         load_classifier(Around(smooth_network(classes=100), lambda net, x: function(net(x), 1)).to(dtype), size=16)
 
 

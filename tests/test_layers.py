@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,44 @@ def test_a_module_imports_from_lower_layers_only(file: Path) -> None:
     own = unit(file)
     higher = [name for name in imports(file) if name != own and layer(name) >= layer(own)]
     assert not higher, f"{file.relative_to(PACKAGE)} imports from {', '.join(sorted(set(higher)))}"
+
+
+MODULES = {
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES
+}
+PACKAGES = {name for name, file in MODULES.items() if file.name == "__init__.py"}
+
+
+@cache
+def imported_names(module: str) -> tuple[tuple[str, str], ...]:
+    """Return the imports of a module as (module, name), those in functions and under TYPE_CHECKING included."""
+    nodes = list(ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))))
+    names = [(alias.name, "") for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    froms = [
+        (node.module or "", alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    return (*names, *froms)
+
+
+def defining_module(module: str, name: str) -> str | None:
+    """Return the module of the package that an import reads; a package's re-exports are followed to their module."""
+    if f"{module}.{name}" in MODULES:
+        return f"{module}.{name}"
+    if module in PACKAGES:
+        exports = [(source, export) for source, export in imported_names(module) if export == name]
+        return defining_module(*exports[0]) if exports else None
+    return module if module in MODULES else None
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {
+        module: {source for pair in imported_names(module) if (source := defining_module(*pair))} - {module}
+        for module in MODULES.keys() - PACKAGES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
 def test_the_top_level_has_few_modules() -> None:

@@ -118,7 +118,7 @@ def test_a_network_that_is_random_is_the_same_in_a_resumed_run_and_said_to_be_un
         again = load_classifier(f"{nets}:three", size=8)
     for one, other in zip(first.original.parameters(), again.original.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert any("for trained ones in a file give weights=FILE" in note for note in first.notes)
+    assert any("give trained ones by weights=FILE" in note for note in first.notes)
 
 
 def test_what_hugging_face_networks_tell_of_themselves_is_believed(nets: str) -> None:
@@ -148,12 +148,12 @@ def test_a_head_of_other_classes_in_a_named_architecture(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("named", "says"),
     [
-        ("{}", "doesn't say what makes the network: name its function too, as in {}:build"),
-        ("{}.py:three", "name it as a module, {}:three, in the folder in which {}.py lies"),
-        ("nowhere_at_all:three", "it was looked for in {cwd} too, so go to the folder in which it lies"),
-        ("{}:Net", "for it wants classes: name a function that gives them, such as def build(): return Net"),
-        ("{}:ending", "ends in Softmax (layer '1'), but logits are wanted: strip its last layer"),
-        ("{}:three", "the input size of {}:three isn't known: give size="),
+        ("{}", "must name a function that builds the network, such as {}:build"),
+        ("{}.py:three", "name it as a module, {}:three, in the folder of {}.py"),
+        ("nowhere_at_all:three", "run the command in the folder of its file, now {cwd}"),
+        ("{}:Net", "but requires classes: name a function such as def build(): return Net"),
+        ("{}:ending", "ends in Softmax (layer '1'), but must return logits: remove its last layer"),
+        ("{}:three", "the input size of {}:three is required: give size="),
     ],
 )
 def test_a_network_that_is_named_wrongly_is_one_sentence(nets: str, named: str, says: str) -> None:
@@ -170,10 +170,10 @@ def test_weights_that_do_not_fit_say_how_to_go_on(nets: str) -> None:
     with pytest.raises(LitVizError, match=r"head.weight is \(5, 144\) in the file .*: build it as it was trained$"):
         load_classifier(f"{nets}:three", weights="five.pth", size=8)
     torch.save({**other.state_dict(), "neck.weight": torch.rand(1)}, "more.pth")
-    with pytest.raises(LitVizError, match=r"unknown to the network: neck.weight: name the network that was trained"):
+    with pytest.raises(LitVizError, match=r"not in the network: neck.weight: give the network that was trained"):
         load_classifier(f"{nets}:three", weights="more.pth", size=8)
     saved(other, Path("objects.ckpt"), data=SimpleNamespace())
-    with pytest.raises(LitVizError, match=r"if you trust it, torch.load\(FILE, weights_only=False\) it yourself"):
+    with pytest.raises(LitVizError, match=r"if you trust it, load it by torch.load\(FILE, weights_only=False\)"):
         load_classifier(f"{nets}:three", weights="objects.ckpt", size=8)
 
 

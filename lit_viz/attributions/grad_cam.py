@@ -12,10 +12,9 @@ from torch.nn import functional as F
 from lit_viz.attributions.base import add_rows, gather_rows
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import check_layers
+from lit_viz.classifiers.layers import check_layers, timm_types
 from lit_viz.classifiers.layouts import Layout, layouts
 from lit_viz.classifiers.probe import probe_images
-from lit_viz.classifiers.timm_types import timm_types
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task

@@ -1,7 +1,7 @@
-"""Frozen classifiers: loading them by name, their labels and normalization, and the private fast copy."""
+"""Frozen classifiers: load them by name, with labels and normalization, and their private fast copies."""
 
 from lit_viz.classifiers.classifier import Classifier
-from lit_viz.classifiers.fast.frozen import FrozenNetwork
+from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.classifiers.layers import layer_names
 from lit_viz.classifiers.loading import load_classifier
 

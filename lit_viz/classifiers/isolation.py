@@ -1,4 +1,4 @@
-"""A classifier is a guest: whatever is run on it, it is handed back as it came."""
+"""Isolation of the user's module: its state, and the global random state, are preserved by every call."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError, NetworkError, first_line
 
-_TURN = threading.RLock()
+_LOCK = threading.RLock()
 
 
 @contextmanager
 def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
-    """Lend ``module`` in eval mode and frozen; restore it on leaving, also when the body raised.
+    """Set ``module`` to eval mode, frozen, in the body; restore its state afterwards, also after an exception.
 
-    Restored exactly: the train mode of every submodule, every ``requires_grad``, every ``.grad``, every buffer, and the
-    global random state. Hooks of the owner stay and run. The flags are set one by one and not through
-    :meth:`~torch.nn.Module.train`, which a module may have overridden to do more than set them.
+    Restored are the train mode of every submodule, every ``requires_grad``, ``.grad`` and buffer, and the global random
+    state. The user's hooks stay active. Flags are set directly, because a module may override
+    :meth:`~torch.nn.Module.train`.
     """
     with random_state_preserved(module):
-        training = [(m, m.training) for m in module.modules() if hasattr(m, "training")]  # not in frozen TorchScript
+        training = [
+            (m, m.training) for m in module.modules() if hasattr(m, "training")
+        ]  # missing in frozen TorchScript
         parameters = [(p, p.requires_grad, p.grad) for p in module.parameters() if not p.is_inference()]
-        missing = [(m, name) for m in module.modules() for name, b in m._buffers.items() if b is None]
-        buffers = [(m, name, b, b.detach().clone(), _version(b)) for m, name, b in _buffers(module)]
+        named_buffers = [(m, name, b) for m in module.modules() for name, b in m._buffers.items()]
+        missing = [(m, name) for m, name, b in named_buffers if b is None]
+        buffers = [(m, name, b, b.detach().clone(), _version(b)) for m, name, b in named_buffers if b is not None]
         try:
             for submodule, _ in training:
                 submodule.training = False
@@ -51,51 +54,64 @@ def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
                 owner._buffers[name] = None
 
 
+def _restore(owner: nn.Module, name: str, buffer: Tensor, before: Tensor, version: int) -> None:
+    owner._buffers[name] = buffer  # a forward may have assigned another tensor
+    # Writes through .data do not change the version.
+    if _version(buffer) != version or buffer.is_inference() or not _equal(buffer, before):
+        with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+            buffer.copy_(before)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _equal(value: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal, with NaN equal to NaN."""
+    if torch.equal(value, other):
+        return True
+    return value.is_floating_point() and bool(((value == other) | (value.isnan() & other.isnan())).all())
+
+
 @contextmanager
 def random_state_preserved(module: nn.Module | None = None) -> Iterator[None]:
-    """Put the global random state (Python's, NumPy's, torch's on the CPU and on the module's CUDA device) back on
-    leaving.
+    """Restore the global random state of Python, NumPy and torch (CPU and the module's CUDA device) after the body.
 
-    One thread at a time: two that lend the same module would each hand back what the other has made of it.
+    A lock admits one thread at a time; concurrent threads would restore each other's intermediate state.
     """
     device = device_of(module) if module is not None else torch.device("cpu")
-    with _TURN, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - which old code draws from
+    with _LOCK, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - legacy global state
         try:
             yield
         finally:
-            random.setstate(pythons)
-            np.random.set_state(numpys)  # noqa: NPY002
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def random_state(device: torch.device) -> Tensor:
-    """Return the state of the generator from which layers on a device draw."""
+    """Return the state of the default generator of a device."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 @contextmanager
 def network_errors_wrapped(x: Tensor) -> Iterator[None]:
-    """Say of what the network's own code raises, in a forward of ``x``, that it was the network's.
-
-    Raises:
-        NetworkError: it did.
-    """
+    """Raise :class:`NetworkError` for an exception of the network's code in a forward of ``x``."""
     try:
         yield
-    except Exception as error:  # whatever its code raises
+    except Exception as error:
         if isinstance(error, (LitVizError, NetworkError)) or is_out_of_memory(error):
             raise
         raise NetworkError(f"the network fails on images of shape {tuple(x.shape)} ({first_line(error)})") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether this is how torch and NumPy say that memory is not enough, a GPU's or the machine's."""
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the last two by CUDA and its libraries
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in said)
+    """Return whether torch or NumPy raised an error because memory is exhausted, on a GPU or the host."""
+    phrases = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the last two of CUDA and its libraries
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in phrases)
 
 
-#: What torch says of networks that are scripted or exported when they are copied or read: of use to nobody here.
-_REMARKS = (
+_IGNORED_WARNINGS = (  # of torch, when scripted or exported networks are copied or read
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"The \.grad attribute of a Tensor that is not a leaf",
     r"'torch\.load' received a zip file that looks like a TorchScript archive",
@@ -104,22 +120,21 @@ _REMARKS = (
 
 @contextmanager
 def torch_warnings_ignored() -> Iterator[None]:
-    """Let torch's remarks on somebody's kind of network go unsaid."""
+    """Ignore torch's warnings about kinds of networks that users can't act on."""
     with warnings.catch_warnings():
-        for remark in _REMARKS:
-            warnings.filterwarnings("ignore", remark)
+        for message in _IGNORED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
         yield
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Let the body calculate with all bits of float32, not with the 10 of 23 of TF32 or the 7 of bfloat16: NVIDIA's
-    GPUs do so in convolutions by default, and where somebody has asked for it in products of matrices as well."""
+    """Compute in full float32 in the body, without TF32 or bfloat16 in convolutions and matrix products."""
     cudnn = torch.backends.cudnn
     try:
         convolutions, products = cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    except RuntimeError:  # somebody has told torch in its newer way, and may not ask in the older one any more
-        with _newly_told():
+    except RuntimeError:  # the newer settings are in use, and reading the older ones raises
+        with _full_fp32_precision():
             yield
         return
     try:
@@ -134,8 +149,8 @@ def full_float32() -> Iterator[None]:
 
 
 @contextmanager
-def _newly_told() -> Iterator[None]:
-    """Do the same in the newer way (torch 2.9 and later), kind by kind of operation."""
+def _full_fp32_precision() -> Iterator[None]:
+    """Do the same with the settings of torch 2.9 and later, one per backend and operation."""
     backends = torch.backends
     kinds = [getattr(owner, kind, None) for owner in (backends.cudnn, backends.mkldnn) for kind in ("conv", "matmul")]
     before = [(kind, kind.fp32_precision) for kind in (*kinds, backends.cuda.matmul) if kind is not None]
@@ -149,14 +164,21 @@ def _newly_told() -> Iterator[None]:
 
 
 def private_copy(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy of ``module``, of which nothing belongs to its owner; ``memo`` as of ``copy.deepcopy``.
+    """Return a deep copy of ``module`` that shares no layer, parameter or buffer with it.
+
+    Args:
+        module: the user's module.
+        memo: as of ``copy.deepcopy``.
 
     Raises:
-        ValueError: its own ``__deepcopy__`` gives away what it has.
-        Exception: whatever its attributes raise.
+        ValueError: its ``__deepcopy__`` returns shared parts.
+        Exception: any error of its attributes.
     """
     network = copy.deepcopy(module, memo)
-    if _parts(network) & _parts(module):
+    parts, copied = (
+        {id(part) for part in (*root.modules(), *root.parameters(), *root.buffers())} for root in (module, network)
+    )
+    if parts & copied:
         raise ValueError("a copy shares layers or weights with it")
     return network
 
@@ -178,60 +200,32 @@ def memo_without_hooks(module: nn.Module) -> dict[int, Any]:
     }
 
 
-def _parts(module: nn.Module) -> set[int]:
-    return {id(part) for part in (*module.modules(), *module.parameters(), *module.buffers())}
-
-
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert a private network to real numbers of ``dtype``, and complex ones of the same precision; return it.
+    """Convert a private network to a real dtype, complex weights to the same precision; return it.
 
     ``Module.to(dtype)`` drops the imaginary part of complex weights.
     """
-    pairs = torch.complex128 if dtype == torch.float64 else torch.complex64
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
 
-    def converted(tensor: Tensor) -> Tensor:
-        return tensor.to(pairs) if tensor.is_complex() else tensor.to(dtype) if tensor.is_floating_point() else tensor
+    def convert(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(complex_dtype)
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    network._apply(converted)  # type: ignore[no-untyped-call]
+    network._apply(convert)  # type: ignore[no-untyped-call]
     return network
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device of the module's first parameter or buffer; the CPU where it has none."""
+    """Return the device of the module's first floating-point parameter or buffer; the CPU if it has none."""
     return _first_tensor(module).device
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """Return the dtype of the module's first floating-point parameter or buffer; float32 where it has none."""
+    """Return the dtype of the module's first floating-point parameter or buffer; float32 if it has none."""
     return _first_tensor(module).dtype
 
 
 def _first_tensor(module: nn.Module) -> Tensor:
     floating = (t for tensors in (module.parameters(), module.buffers()) for t in tensors if t.is_floating_point())
     return next(floating, torch.empty(0))
-
-
-def _buffers(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    for submodule in module.modules():
-        for name, buffer in submodule._buffers.items():
-            if buffer is not None:
-                yield submodule, name, buffer
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors hold the same, NaN in the same places."""
-    if torch.equal(one, other):
-        return True
-    return one.is_floating_point() and bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-
-def _restore(owner: nn.Module, name: str, buffer: Tensor, before: Tensor, version: int) -> None:
-    owner._buffers[name] = buffer  # a forward may have put another tensor in its place
-    # Writes through .data are not counted.
-    if _version(buffer) != version or buffer.is_inference() or not _equal(buffer, before):
-        with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-            buffer.copy_(before)

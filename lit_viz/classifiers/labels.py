@@ -1,4 +1,4 @@
-"""Class names: reading them, and finding a class by name or index."""
+"""Class names: read them, and find a class by name or index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_viz.errors import LitVizError, did_you_mean
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """Return the names of the 1000 ImageNet classes as torchvision has them; nothing is downloaded."""
+    """Return torchvision's names of the 1000 ImageNet classes, without a download."""
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
@@ -25,102 +25,98 @@ def numbered_labels(count: int) -> tuple[str, ...]:
 
 
 def read_labels(labels: Sequence[str] | str | Path) -> tuple[str, ...]:
-    """Return the labels given as a sequence, or read from a text file with one name a line (blank lines don't count).
+    """Return labels from a sequence, or from a text file with one name per line; blank lines are skipped.
 
     Raises:
-        LitVizError: the file can't be read, or holds no name.
+        LitVizError: the file can't be read or is empty.
     """
     if not isinstance(labels, (str, Path)):
         return tuple(str(label) for label in labels)
     try:
         lines = Path(labels).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"
         raise LitVizError(
-            f"the labels in {str(labels)!r} can't be read ({_reason(error)}): give a text file with one name a line"
+            f"labels file {str(labels)!r} can't be read ({reason}): give a text file with one name per line"
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise LitVizError(f"the labels file {str(labels)!r} is empty: give a text file with one class name a line")
+        raise LitVizError(f"labels file {str(labels)!r} is empty: give a text file with one name per line")
     return names
 
 
 def check_count(labels: tuple[str, ...], classes: int, name: str) -> tuple[str, ...]:
-    """Return the labels, or raise where there are not as many as the network has classes."""
+    """Return the labels; raise :class:`LitVizError` unless their number is the number of classes."""
     if len(labels) != classes:
-        raise LitVizError(
-            f"{len(labels)} labels were given, but {name} tells {classes} classes apart: give one name for each class"
-        )
+        raise LitVizError(f"labels must be one per class: {name} has {classes} classes, got {len(labels)} labels")
     return labels
 
 
 def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
-    """Return the index of the class called ``target``.
+    """Return the index of a class.
 
-    A name counts without regard to case, underscores are spaces, and of a label such as ``"tench, Tinca tinca"`` the
-    whole, then its first synonym, then any synonym is compared. What is no name may be an index, also as text.
+    Names are compared without case, with underscores as spaces. A label such as ``"tench, Tinca tinca"`` matches by the
+    whole label, then by its first synonym, then by any synonym. Other text may be an index.
+
+    Args:
+        target: name or index.
+        labels: K class names.
 
     Raises:
-        LitVizError: unknown (with the nearest names), ambiguous (with the choices and their indices) or out of range.
+        LitVizError: unknown (with similar names), ambiguous (with the choices and their indices) or out of range.
     """
     if not isinstance(target, str):
         return _in_range(operator.index(target), labels)
     if not target.strip():
-        raise LitVizError("the class name is empty: give a name or an index")
-    name = _plain(target)
-    for called in _by_name(tuple(labels)):
-        found = called.get(name, [])
-        if len(found) > 1:
-            choices = ", ".join(f"{i} ({labels[i]})" for i in found)
+        raise LitVizError("class name must not be empty: give a name or an index")
+    name = _normalized(target)
+    for classes_by_name in _indices(tuple(labels)):
+        matches = classes_by_name.get(name, [])
+        if len(matches) > 1:
+            choices = ", ".join(f"{i} ({labels[i]})" for i in matches)
             raise LitVizError(f"class {target!r} is ambiguous: give one of the indices {choices}")
-        if found:
-            return found[0]
+        if matches:
+            return matches[0]
     try:
         return _in_range(int(target), labels)
     except ValueError:
-        nameless = "; no names are known here: give an index, or the names by --classifier.labels FILE (labels=)"
-        near = (
-            nameless
-            if tuple(labels) == numbered_labels(len(labels))
-            else did_you_mean(target.replace("_", " "), labels)
-        )
-        raise LitVizError(f"unknown class {target!r}{near}") from None
+        if tuple(labels) == numbered_labels(len(labels)):
+            hint = "; the classes have no names: give an index, or names by --classifier.labels FILE (labels=)"
+        else:
+            hint = did_you_mean(target.replace("_", " "), labels)
+        raise LitVizError(f"unknown class {target!r}{hint}") from None
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
 def _synonyms(label: str) -> list[str]:
-    return [_plain(part) for part in label.split(",")]
+    return [_normalized(part) for part in label.split(",")]
 
 
-# Some releases of torchvision tell ImageNet's two cranes and maillots apart by a word that the data set doesn't have.
-# Who asks by the data set's name still has to say which one is meant.
+# Some releases of torchvision rename one of ImageNet's two cranes and maillots. The original name stays ambiguous.
 _HOMONYMS = {"crane bird": "crane", "maillot tank suit": "maillot"}
 
-_READINGS: tuple[Callable[[str], Sequence[str]], ...] = (
-    lambda label: [_plain(label), _HOMONYMS.get(label, "")],
+_MATCHES: tuple[Callable[[str], Sequence[str]], ...] = (
+    lambda label: [_normalized(label), _HOMONYMS.get(label, "")],
     lambda label: _synonyms(label)[:1],
     _synonyms,
 )
 
 
 @lru_cache(maxsize=8)
-def _by_name(labels: tuple[str, ...]) -> tuple[Mapping[str, list[int]], ...]:
-    """Return for each reading which classes have a name: a queue of photographs asks for a class a photograph."""
-    readings = tuple(dict[str, list[int]]() for _ in _READINGS)
-    for called, names_of in zip(readings, _READINGS, strict=True):
+def _indices(labels: tuple[str, ...]) -> tuple[Mapping[str, list[int]], ...]:
+    """Return for each kind of match the class indices by name; cached, since a queue looks up a class per image."""
+    tables = tuple(dict[str, list[int]]() for _ in _MATCHES)
+    for table, names_of in zip(tables, _MATCHES, strict=True):
         for i, label in enumerate(labels):
             for name in dict.fromkeys(names_of(label)):
-                called.setdefault(name, []).append(i)
-    return readings
+                table.setdefault(name, []).append(i)
+    return tables
 
 
 def _in_range(index: int, labels: Sequence[str]) -> int:
     if not 0 <= index < len(labels):
-        raise LitVizError(f"there is no class {index}: the indices go from 0 to {len(labels) - 1}")
+        raise LitVizError(f"class index must be between 0 and {len(labels) - 1}, got {index}")
     return index
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it isn't UTF-8 text"

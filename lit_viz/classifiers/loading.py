@@ -23,14 +23,18 @@ from lit_viz.classifiers.isolation import (
     state_preserved,
 )
 from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
-from lit_viz.classifiers.outputs import detect_probability_head, logits_of
-from lit_viz.classifiers.probe import probe_images, relative_difference
+from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.probe import detect_probability_head, probe_images, relative_difference
 from lit_viz.classifiers.sources import Source, find_source
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.utils.files import sha256
 
-_MIXED = 0.05  # of the largest logit; so much may the scales of layers that are quantized as they run move it
+# Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
+_BATCH_TOLERANCE = 0.05
+
+#: One value for all channels, or one per channel.
+PerChannel = Sequence[float] | float
 
 
 def load_classifier(
@@ -38,45 +42,51 @@ def load_classifier(
     *,
     weights: str | Path | None = "DEFAULT",
     labels: Sequence[str] | str | Path | None = None,
-    mean: Sequence[float] | float | None = None,
-    std: Sequence[float] | float | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
     size: int | Sequence[int] | None = None,
     device: str | torch.device | None = None,
 ) -> Classifier:
     """Load a trained image classifier.
 
     Args:
-        classifier: ``efficientnet_lite0`` (needs no download; also 1 and 2), ``torchvision/NAME``, ``timm/NAME``,
+        classifier: ``efficientnet_lite0`` (also 1 and 2; no download), ``torchvision/NAME``, ``timm/NAME``,
             ``package.module:factory`` (importable, also from the current folder), or a module, which is used as it is.
-        weights: ``"DEFAULT"`` as published (or as the factory or module has them); a ``.pth``, ``.safetensors`` or
-            Lightning ``.ckpt`` file; ``"none"`` or None for random ones, the same every time.
-        labels: class names, or a text file with one a line; by default as published, else ``class 0`` ...
-        mean, std: of the normalization, one value or one a channel, in units of [0, 1]; by default as published, else 0
-            and 1.
+        weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
+            or Lightning ``.ckpt`` file; ``"none"`` or None for random weights, always the same.
+        labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
+        mean, std: of the normalization, one value or one per channel, in units of [0, 1]; by default as published, else
+            0 and 1.
         size: side, or (height, width), of the input in pixels; by default as published.
-        device: where the network runs; by default where it is. A given module is copied rather than moved.
+        device: of the network; by default unchanged. A given module is copied rather than moved.
 
     Returns:
-        The classifier, tried once on random images.
+        The classifier, tested on random images.
 
     Raises:
-        LitVizError: one sentence for whatever can be mended: unknown names, weights that are missing, damaged or don't
-            match, a size that must be given, outputs that are no logits.
+        LitVizError: the name is unknown, weights are missing, damaged or don't match, ``size`` is required, or the
+            outputs are no logits.
     """
     with torch.inference_mode(False), random_state_preserved():
-        loaded = _load_module(classifier, weights) if isinstance(classifier, nn.Module) else _load(classifier, weights)
+        loaded = _from_module(classifier, weights) if isinstance(classifier, nn.Module) else _load(classifier, weights)
         module = loaded.module
-        if device is not None and _usable(device) != device_of(module):
-            module = _on(module, torch.device(device), ours=not isinstance(classifier, nn.Module))
+        if device is not None:
+            try:
+                target = torch.empty(0, device=device).device
+            except (RuntimeError, AssertionError) as error:  # unknown, missing, or torch is built without it
+                raise LitVizError(f"device {str(device)!r} is not available ({first_line(error)})") from error
+            if target != device_of(module):
+                given = isinstance(classifier, nn.Module)
+                module = (_copied(module, "moving it to another device") if given else module).to(torch.device(device))
         return _described(loaded, module, labels, mean, std, size)
 
 
 def class_names(
     name: str, *, weights: str | Path | None = "DEFAULT", labels: str | Path | None = None, **options: Any
 ) -> tuple[str, ...]:
-    """Return the labels of a classifier, the arguments as :func:`load_classifier`.
+    """Return the labels of a classifier; arguments as of :func:`load_classifier`.
 
-    The network is not built where the published labels hold.
+    The network is not built if its published labels apply.
     """
     published = find_source(name).labels if labels is None and weights == "DEFAULT" else None
     return tuple(published or load_classifier(name, weights=weights, labels=labels, **options).labels)
@@ -92,41 +102,41 @@ class _Loaded:
 
 def _load(name: str, weights: str | Path | None) -> _Loaded:
     source = find_source(name)
-    # Seeded, so that every rank, and a resumed run, gets the same random network; the caller's state is put back.
+    # Seeded, so that all ranks and resumed runs have the same random network; the caller restores the state.
     torch.default_generator.manual_seed(0)
     if weights == "DEFAULT":
         module, path = source.publish()
         loaded = _Loaded(module, source, "DEFAULT", sha256(path) if path else None)
+    elif weights is None or weights == "none":
+        loaded = _Loaded(source.build(None), source, "none", None)
     else:
-        module = source.build(None)
-        none = weights is None or weights == "none"
-        loaded = _Loaded(module, source, "none", None) if none else _with_file(module, source, Path(str(weights)))
-    # Ready to be asked; a module that is handed over stays in its owner's mode.
-    loaded.module.eval()
+        loaded = _with_file(source.build(None), source, Path(str(weights)))
+    loaded.module.eval()  # a given module keeps its mode
     return loaded
 
 
-def _load_module(module: nn.Module, weights: str | Path | None) -> _Loaded:
+def _from_module(module: nn.Module, weights: str | Path | None) -> _Loaded:
     name = type(module).__name__
     source = Source(name, lambda classes: module, lambda: (module, None))
     if weights is None or weights in ("DEFAULT", "none", GIVEN_WEIGHTS):
         return _Loaded(module, source, GIVEN_WEIGHTS, None)
-    return _with_file(_copied(module, "loads a file into it"), source, Path(weights))
+    return _with_file(_copied(module, "loading a file into it"), source, Path(weights))
 
 
 def _with_file(module: nn.Module, source: Source, path: Path) -> _Loaded:
-    state = fit_keys(read_weights(path), module, f"the weights file {str(path)!r}")
+    file = f"weights file {str(path)!r}"
+    state = fit_keys(read_weights(path), module, file)
     module = _with_classes_of(state, module, source)
-    fill(module, state, f"the weights file {str(path)!r}")
+    fill(module, state, file)
     return _Loaded(module, source, str(path), sha256(path))
 
 
 def _with_classes_of(state: dict[str, torch.Tensor], module: nn.Module, source: Source) -> nn.Module:
-    """Build the network anew where the file only differs in the number of classes (a network trained further)."""
-    wanted = module.state_dict()
-    wrong = [key for key, tensor in state.items() if tensor.shape != wanted[key].shape]
+    """Rebuild a fine-tuned network whose file differs only in the number of classes."""
+    expected = module.state_dict()
+    wrong = [key for key, tensor in state.items() if tensor.shape != expected[key].shape]
     classes = {state[key].shape[:1] for key in wrong}
-    if len(classes) != 1 or any(state[key].shape[1:] != wanted[key].shape[1:] for key in wrong):
+    if len(classes) != 1 or any(state[key].shape[1:] != expected[key].shape[1:] for key in wrong):
         return module
     (shape,) = classes
     rebuilt = source.build(shape[0]) if len(shape) else module
@@ -134,37 +144,12 @@ def _with_classes_of(state: dict[str, torch.Tensor], module: nn.Module, source: 
     return rebuilt if fits else module
 
 
-def _known_of(module: nn.Module) -> dict[str, Any]:
-    """Return what a module tells of its own preprocessing, as timm's, torchvision's ViT and Hugging Face's do."""
-    config = getattr(module, "pretrained_cfg", None)
-    if isinstance(config, dict) and "input_size" in config:
-        labels = imagenet_labels() if config.get("num_classes") == 1000 else None
-        known = {"mean": config.get("mean"), "std": config.get("std"), "size": tuple(config["input_size"][1:])}
-        return {"labels": labels, **known}
-    config = getattr(module, "config", None)
-    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
-    names = getattr(config, "id2label", None)
-    known = {"size": (side, side)} if isinstance(side, int) else {}
-    return {**known, "labels": [names[i] for i in sorted(names, key=int)]} if isinstance(names, Mapping) else known
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # unknown, not there, or torch is built without it
-        raise LitVizError(f"device {str(device)!r} can't be used here ({first_line(error)})") from error
-
-
-def _on(module: nn.Module, device: torch.device, ours: bool) -> nn.Module:
-    return (module if ours else _copied(module, "moves it to another device")).to(device)
-
-
 def _copied(module: nn.Module, purpose: str) -> nn.Module:
     try:
         return private_copy(module)
-    except Exception as error:  # whatever its attributes raise
+    except Exception as error:  # any error of its attributes
         raise LitVizError(
-            f"{type(module).__name__} can't be copied, which lit_viz does before it {purpose}: do that yourself first"
+            f"{type(module).__name__} can't be copied before {purpose}: do that before load_classifier"
         ) from error
 
 
@@ -172,78 +157,93 @@ def _described(
     loaded: _Loaded,
     module: nn.Module,
     labels: Sequence[str] | str | Path | None,
-    mean: Sequence[float] | float | None,
-    std: Sequence[float] | float | None,
+    mean: PerChannel | None,
+    std: PerChannel | None,
     size: int | Sequence[int] | None,
 ) -> Classifier:
+    """Return the classifier with given, published or default preprocessing and labels."""
     source, name = loaded.source, loaded.source.name
     if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
-        raise LitVizError(f"{name} has lazy layers that don't know their shapes yet: call it once on its own input")
+        raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
     if source.size is None:
-        source = replace(source, **_known_of(module))
-    where = _size(size if size is not None else source.size, name)
-    means, stds = mean if mean is not None else source.mean, std if std is not None else source.std
-    draft, classes = _tried(name, module, means, stds, where)
+        source = replace(source, **_module_preprocessing(module))
+    input_size = _checked_size(size if size is not None else source.size, name)
+    draft, classes = _tested(
+        name, module, mean if mean is not None else source.mean, std if std is not None else source.std, input_size
+    )
     notes = []
     if mean is None and std is None and source.mean is None:
         notes.append(f"{name} gets images in [0, 1] as they are: if it was trained on others, give mean= and std=")
     if loaded.weights == "DEFAULT" and loaded.sha256 is None:
-        notes.append(f"{name} has the weights that it was made with: for trained ones in a file give weights=FILE")
+        notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
     if labels is not None:
         names = check_count(read_labels(labels), classes, name)
     else:
         names = tuple(source.labels) if source.labels and len(source.labels) == classes else numbered_labels(classes)
     return Classifier(
-        name, module, labels=names, mean=draft.mean, std=draft.std, size=where,
+        name, module, labels=names, mean=draft.mean, std=draft.std, size=input_size,
         weights=loaded.weights, sha256=loaded.sha256, notes=notes,
     )  # fmt: skip
 
 
-def _size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
+def _module_preprocessing(module: nn.Module) -> dict[str, Any]:
+    """Return labels, mean, std and size stored in modules of timm, torchvision (ViT) and Hugging Face."""
+    config = getattr(module, "pretrained_cfg", None)
+    if isinstance(config, dict) and "input_size" in config:
+        labels = imagenet_labels() if config.get("num_classes") == 1000 else None
+        size = tuple(config["input_size"][1:])
+        return {"labels": labels, "mean": config.get("mean"), "std": config.get("std"), "size": size}
+    config = getattr(module, "config", None)
+    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
+    names = getattr(config, "id2label", None)
+    fields: dict[str, Any] = {"size": (side, side)} if isinstance(side, int) else {}
+    if isinstance(names, Mapping):
+        fields["labels"] = [names[i] for i in sorted(names, key=int)]
+    return fields
+
+
+def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
     if size is None:
         raise LitVizError(
-            f"the input size of {name} isn't known: give size=, in pixels (and mean=, std= as in training; on the "
+            f"the input size of {name} is required: give size= in pixels, and mean=, std= as in training (on the "
             "command line --classifier.size, .mean, .std)"
         )
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
-        raise LitVizError(f"size must be a side or (height, width) in pixels, but {size!r} was given")
+        raise LitVizError(f"size must be a side or (height, width) in pixels, got {size!r}")
     return sides
 
 
-def _tried(
-    name: str,
-    module: nn.Module,
-    mean: Sequence[float] | float | None,
-    std: Sequence[float] | float | None,
-    size: tuple[int, int],
+def _tested(
+    name: str, module: nn.Module, mean: PerChannel | None, std: PerChannel | None, size: tuple[int, int]
 ) -> tuple[Classifier, int]:
-    """Return the classifier, of images of as many channels as it takes, and its number of classes."""
-    told = _channels(module, size, mean)
-    # Which layer comes first can't be seen of every network.
-    tries = [channels for channels in dict.fromkeys((told, 3, 1)) if channels in (1, 3)]
+    """Return the classifier, with as many channels as the network accepts, and its number of classes."""
+    likely = _likely_channels(module, size, mean)
     errors = []
-    if told not in tries:
-        errors.append(LitVizError(f"{name} takes images of {told} channels: pictures here have 1 (grey) or 3 (RGB)"))
-    for channels in tries:
+    if likely not in (1, 3):
+        errors.append(LitVizError(f"{name} must take images of 1 (gray) or 3 (RGB) channels, got {likely}"))
+    # The first layer can't be identified in every network, so other numbers are tried as well.
+    for channels in dict.fromkeys((likely, 3, 1)):
+        if channels not in (1, 3):
+            continue
         try:
             means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
-            if not all(s > 0 for s in stds):
-                raise LitVizError(f"std must be positive, but {stds} was given")
+            if not all(value > 0 for value in stds):
+                raise LitVizError(f"std must be positive, got {stds}")
             draft = Classifier(name, module, labels=(), mean=means, std=stds, size=size)
-            return draft, _try(draft)
+            return draft, _test(draft)
         except LitVizError as error:
             errors.append(error)
     raise errors[0]
 
 
-def _channels(module: nn.Module, size: tuple[int, int], mean: Sequence[float] | float | None) -> int:
-    """Return how many channels images seem to have, by the first convolution, the mean, or the first linear layer."""
+def _likely_channels(module: nn.Module, size: tuple[int, int], mean: PerChannel | None) -> int:
+    """Return the likely number of image channels, from the first convolution, the mean, or the first linear layer."""
     convolutions = [layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)]
     first = next(filter(None, convolutions), None)
     if first in (1, 3):
         return first
-    if isinstance(mean, Sequence) and (len(mean) > 1 or first is None):  # it may follow a space-to-depth
+    if isinstance(mean, Sequence) and (len(mean) > 1 or first is None):  # the convolution may follow a space-to-depth
         return len(mean)
     if first is not None:
         return first
@@ -252,17 +252,21 @@ def _channels(module: nn.Module, size: tuple[int, int], mean: Sequence[float] | 
     return linear.in_features // pixels if linear is not None and linear.in_features % pixels == 0 else 3
 
 
-def _per_channel(what: str, values: Sequence[float] | float | None, default: float, channels: int) -> tuple[float, ...]:
+def _per_channel(option: str, values: PerChannel | None, default: float, channels: int) -> tuple[float, ...]:
     if values is None:
         return (default,) * channels
     given = (float(values),) if isinstance(values, (int, float)) else tuple(float(v) for v in values)
     if len(given) not in (1, channels):
-        raise LitVizError(f"{what} has {len(given)} values, but the network has {channels} channels: give one for each")
+        raise LitVizError(f"{option} must have one value per channel ({channels}), got {len(given)}")
     return given * channels if len(given) == 1 else given
 
 
-def _try(classifier: Classifier) -> int:
-    """Run the network once; return the number of classes, or raise what is wrong with it."""
+def _test(classifier: Classifier) -> int:
+    """Run the network on probe images; return the number of classes.
+
+    Raises:
+        LitVizError: its forward fails, or its outputs are no logits or depend on the other images of a batch.
+    """
     name, channels, size = classifier.name, classifier.channels, classifier.size
     images = probe_images(channels, size).to(classifier.device, dtype_of(classifier.original))
     with torch.no_grad(), state_preserved(classifier.original) as network:
@@ -270,31 +274,29 @@ def _try(classifier: Classifier) -> int:
             before = random_state(classifier.device)
             logits, probabilities = detect_probability_head(network, classifier.normalize(images))
             draws = not torch.equal(before, random_state(classifier.device))
-            alone = [logits_of(network(classifier.normalize(one)), 1) for one in (images[:1], images[1:])]
+            single = [logits_of(network(classifier.normalize(image)), 1) for image in (images[:1], images[1:])]
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error
-        except Exception as error:  # whatever the network raises on an input that isn't to its taste
-            told = first_line(error)
+        except Exception as error:  # any error of the network
+            reason = first_line(error)
             with suppress(Exception):
                 network(classifier.normalize(images[:1]))
-                told = "it takes one image, but several are asked about at once"
+                reason = "it accepts one image, but batches of several are required"
             raise LitVizError(
                 f"{name} fails on images of shape (2, {channels}, {size[0]}, {size[1]}): give the size= it was trained "
-                f"with ({told})"
+                f"with ({reason})"
             ) from error
     if probabilities:
         raise LitVizError(
-            f"{name} {probabilities}, but logits are wanted: strip its last layer, as by "
+            f"{name} {probabilities}, but must return logits: remove its last layer, as by "
             "net.set_submodule('layer', torch.nn.Identity()), or return the scores before it"
         )
     if len(logits) != len(images):
+        raise LitVizError(f"{name} must return one row of logits per image, got {len(logits)} for {len(images)} images")
+    difference = 0.0 if draws else relative_difference(torch.cat(single), logits)
+    if _BATCH_TOLERANCE < difference < math.inf:  # infinite if logits are not finite
         raise LitVizError(
-            f"{name} gives {len(logits)} rows of logits for {len(images)} images: one row an image is wanted"
-        )
-    apart = 0.0 if draws else relative_difference(torch.cat(alone), logits)
-    if _MIXED < apart < math.inf:  # infinite where logits are no numbers
-        raise LitVizError(
-            f"{name} gives an image other logits in a batch than alone, so what is beside it would count: leave out "
-            "what mixes images (batch norms without running statistics, a mean over the batch)"
+            f"{name} gives an image other logits in a batch than alone: remove layers that mix images (batch norms "
+            "without running statistics, a mean over the batch)"
         )
     return logits.shape[1]

@@ -1,8 +1,10 @@
-"""What a network may answer, read as logits; and the refusal of networks that answer with probabilities."""
+"""Network outputs: the logits in what a forward returns, and prediction summaries for records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -10,52 +12,39 @@ from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError
 
-#: Operations that leave values as they are, as their nodes in the graph are called.
-_SHAPING = (
-    "Squeeze",
-    "Unsqueeze",
-    "View",
-    "UnsafeView",
-    "Reshape",
-    "ReshapeAlias",
-    "Alias",
-    "Clone",
-    "ToCopy",
-    "Expand",
-)
-_PROBABILITIES = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)
-
 
 def logits_of(output: Any, images: int) -> Tensor:
-    """Return the logits ``(N, K)``, K >= 2, in what a network returned for N ``images``.
+    """Return the logits ``(N, K)``, K >= 2, in the output of a network.
 
-    Understood are a tensor, an object with ``.logits``, a mapping with ``"logits"``, and the first of a tuple or list;
-    also where a dimension of one image, or one logit, was squeezed away.
-    A single logit z, ``(N, 1)`` or ``(N,)``, is read as the two logits (-z/2, z/2): class 1 wins where z > 0, its
-    probability is the sigmoid of z, and z is the margin.
+    A single logit z, ``(N, 1)`` or ``(N,)``, is converted to the two logits (-z/2, z/2): class 1 is predicted where
+    z > 0, its probability is the sigmoid of z, and z is the margin.
+
+    Args:
+        output: a tensor, an object with ``.logits``, a mapping with ``"logits"``, or a tuple or list that starts with
+            the logits. A squeezed dimension of one image or one logit is restored.
+        images: N.
 
     Raises:
-        LitVizError: for anything else.
+        LitVizError: for any other output.
     """
-    scores = _scores_in(output)
+    scores = scores_in(output)
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        raise LitVizError(f"the network returns {_kind(output)}, in which no logits are found: return a tensor (N, K)")
+        if isinstance(output, Tensor):
+            kind = f"a tensor of {output.dtype}"
+        elif isinstance(output, Mapping):
+            kind = f"a {type(output).__name__} with the keys {', '.join(map(repr, output))}"
+        else:
+            kind = f"a {type(output).__name__}"
+        raise LitVizError(f"the network must return logits (N, K), got {kind}")
     if scores.ndim < 2 and images and scores.numel() % images == 0:
         scores = scores.reshape(images, -1)
     if scores.ndim != 2:
-        raise LitVizError(f"the network returns a tensor of shape {tuple(scores.shape)}: logits (N, K) are wanted")
+        raise LitVizError(f"the network must return logits (N, K), got a tensor of shape {tuple(scores.shape)}")
     return torch.cat([-scores, scores], dim=1) / 2 if scores.shape[1] == 1 else scores
 
 
-def traced(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a copy of ``x`` that wants a gradient, and its logits with their graph, if the network gives them one."""
-    with torch.enable_grad():
-        leaf = x.clone().requires_grad_()
-        given = network(leaf * 1)  # not the leaf itself, which a network may not change in place
-        return leaf, logits_of(given, len(x))
-
-
-def _scores_in(output: Any) -> Any:
+def scores_in(output: Any) -> Any:
+    """Return the element of a network's output that should hold the logits, unchecked."""
     if isinstance(output, Tensor):
         return output
     if hasattr(output, "logits"):
@@ -65,70 +54,35 @@ def _scores_in(output: Any) -> Any:
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
-def _kind(output: Any) -> str:
-    if isinstance(output, Tensor):
-        return f"a tensor of {output.dtype}"
-    if isinstance(output, Mapping):
-        return f"a {type(output).__name__} with the keys {', '.join(map(repr, output))}"
-    return f"a {type(output).__name__}"
+def differentiable_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a copy of ``x`` that requires a gradient, and its logits with their graph."""
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        output = network(leaf * 1)  # a leaf can't be changed in place by the network
+        return leaf, logits_of(output, len(x))
 
 
-def detect_probability_head(network: nn.Module, x: Tensor) -> tuple[Tensor, str | None]:
-    """Run ``network`` on ``x`` and find out whether it ends in a softmax or sigmoid.
+def prediction_summary(logits: Tensor, target: int) -> dict[str, float]:
+    """Return logit, probability and rank of a class for logits ``(K,)``.
 
-    Args:
-        network: in eval mode.
-        x: normalized images ``(N, C, H, W)``, N >= 2.
-
-    Returns:
-        The logits ``(N, K)``, and None or what was seen: the last layer by name, or how the rows give it away.
+    Rank 1 is the largest logit; of equal logits the first is ahead, as in argmax. If the probability is NaN, the rank
+    is the last.
     """
-    called: list[tuple[str, nn.Module, Any]] = []
-
-    def remember(name: str) -> Any:
-        return lambda module, args, output: called.append((name, module, output))
-
-    leaves = [(name, m) for name, m in network.named_modules() if isinstance(m, _PROBABILITIES)]
-    handles = [m.register_forward_hook(remember(name)) for name, m in leaves]
-    try:
-        output = _with_graph(network, x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    raw = _scores_in(output)
-    for name, module, given in called[-1:]:
-        if isinstance(raw, Tensor) and given.numel() == raw.numel() and torch.equal(given.flatten(), raw.flatten()):
-            where = f" (layer {name!r})" if name else ""
-            return logits_of(output, len(x)), f"ends in {type(module).__name__}{where}"
-    logits = logits_of(output, len(x))
-    return logits.detach(), _rows_of_probabilities(raw) or _last_of_graph(raw)
+    value, probability = logits[target], float(torch.softmax(logits, 0)[target])
+    ahead = int((logits[:target] >= value).sum() + (logits[target + 1 :] > value).sum())
+    rank = len(logits) if math.isnan(probability) else ahead + 1
+    return {"logit": float(value), "probability": probability, "rank": rank}
 
 
-def _with_graph(network: nn.Module, x: Tensor) -> Any:
-    """Return what the network gives, with its graph where it has one."""
-    try:
-        with torch.enable_grad():
-            return network(x.clone().requires_grad_() * 1)
-    except Exception:  # quantized layers and others that know no gradient; what is wrong for good is raised again
-        return network(x)
+def group_summary(summaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean probability and the worst rank of a class for the images of a group."""
+    return {
+        "probability": fmean(summary["probability"] for summary in summaries),
+        "rank": max(summary["rank"] for summary in summaries),
+    }
 
 
-def _last_of_graph(scores: Tensor) -> str | None:
-    """Return how the last operation that changes values, also a function's, gives probabilities away."""
-    node = scores.grad_fn
-    while node is not None and type(node).__name__.startswith(_SHAPING) and node.next_functions:
-        node = node.next_functions[0][0]
-    last = type(node).__name__.removesuffix("0").removesuffix("Backward")
-    return f"ends in {last.lower()}" if last in ("Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid") else None
-
-
-def _rows_of_probabilities(scores: Tensor) -> str | None:
-    if scores.ndim != 2 or scores.shape[1] < 2:
-        return None
-    scores = scores.detach().double()
-    one = torch.ones(len(scores), dtype=torch.float64, device=scores.device)
-    if scores.min() >= 0 and scores.max() <= 1 and torch.allclose(scores.sum(dim=1), one, atol=1e-3, rtol=0):
-        return "returns probabilities (its rows sum to 1)"
-    if scores.max() <= 0 and torch.allclose(scores.exp().sum(dim=1), one, atol=1e-3, rtol=0):
-        return "returns log-probabilities (the exponentials of its rows sum to 1)"
-    return None
+def top5(logits: Tensor, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Return label and probability of the five most probable classes, in order of rank; all, if there are fewer."""
+    probabilities, order = torch.softmax(logits, 0).tolist(), logits.argsort(descending=True, stable=True).tolist()
+    return tuple((labels[i], probabilities[i]) for i in order[:5])

@@ -1,6 +1,6 @@
-"""What a classifier's name stands for: how to build the network, its published weights, its preprocessing.
+"""Sources of classifiers: how a name is built, its published weights and its preprocessing.
 
-timm and torchvision are imported where a network of theirs is asked for: they take seconds.
+timm and torchvision are imported only for their own networks, because that takes seconds.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ from typing import Any
 
 from torch import nn
 
-from lit_viz.classifiers.downloads import hugging_face_file, torch_hub_file
 from lit_viz.classifiers.labels import imagenet_labels
-from lit_viz.classifiers.weights import fill, fill_by_order, fit_keys, read_weights
+from lit_viz.classifiers.weights import (
+    fill,
+    fill_by_order,
+    fit_keys,
+    hugging_face_file,
+    read_weights,
+    torch_hub_file,
+)
 from lit_viz.errors import LitVizError, did_you_mean
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
@@ -31,9 +37,9 @@ class Source:
 
     Attributes:
         name: as the user gave it.
-        build: the network with random weights; takes the number of classes, None for the published number.
-        publish: the network with its published weights, and their file (None: it has none, or isn't known).
-        labels, mean, std, size: as published; None where unknown. Labels only count where their number is right.
+        build: returns the network with random weights, for a number of classes or None for the published number.
+        publish: returns the network with its published weights, and their file or None.
+        labels, mean, std, size: as published; None if unknown. Labels apply only if their number matches.
     """
 
     name: str
@@ -46,13 +52,13 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """Return what ``name`` stands for.
+    """Return the source of a classifier.
 
     Args:
         name: ``efficientnet_lite0`` (1, 2), ``torchvision/NAME``, ``timm/NAME`` or ``package.module:factory``.
 
     Raises:
-        LitVizError: unknown; the near names are listed.
+        LitVizError: unknown; similar names are listed.
     """
     if name in _EMBEDDED_SIZES:
         return _embedded(name)
@@ -63,20 +69,17 @@ def find_source(name: str) -> Source:
     if ":" in name:
         return _factory(name)
     if (file := Path(name.removesuffix(".py") + ".py")).is_file():
-        raise LitVizError(f"{name} doesn't say what makes the network: name its function too, as in {file.stem}:build")
+        raise LitVizError(f"{name} must name a function that builds the network, such as {file.stem}:build")
     import timm
 
-    known = [f"torchvision/{n}" for n in _torchvision_names()] + [f"timm/{n}" for n in timm.list_models()]
-    same = [n for n in known if n.split("/")[1] == name]
-    near = (
-        "; did you mean " + " or ".join(map(repr, same)) + "?"
-        if same
-        else did_you_mean(name, [*_EMBEDDED_SIZES, *known])
-    )
-    raise LitVizError(
-        f"unknown classifier {name!r}{near or ''}"
-        + ("" if near else "; give efficientnet_lite0, torchvision/NAME, timm/NAME or package.module:factory")
-    )
+    available = [f"torchvision/{n}" for n in _torchvision_names()] + [f"timm/{n}" for n in timm.list_models()]
+    same = [n for n in available if n.split("/")[1] == name]
+    if same:
+        hint = "; did you mean " + " or ".join(map(repr, same)) + "?"
+    else:
+        hint = did_you_mean(name, [*_EMBEDDED_SIZES, *available])
+    hint = hint or "; give efficientnet_lite0, torchvision/NAME, timm/NAME or package.module:factory"
+    raise LitVizError(f"unknown classifier {name!r}{hint}")
 
 
 def _embedded(name: str) -> Source:
@@ -111,11 +114,15 @@ def _torchvision(name: str) -> Source:
     architecture = name.split("/", 1)[1]
     names = _torchvision_names()
     if architecture not in names:
-        near = did_you_mean(architecture, names) or f"; it has {', '.join(names[:3])} and {len(names) - 3} more"
-        raise LitVizError(f"torchvision has no classifier {architecture!r}{near}")
+        hint = did_you_mean(architecture, names) or f"; it has {', '.join(names[:3])} and {len(names) - 3} more"
+        raise LitVizError(f"torchvision has no classifier {architecture!r}{hint}")
     published: Any = torchvision.models.get_model_weights(architecture).DEFAULT
     transforms = published.transforms()
-    options = _torchvision_options(architecture, published.meta)
+    options: dict[str, Any] = {}  # that torchvision derives from the published weights
+    if architecture in ("googlenet", "inception_v3"):
+        options = {"transform_input": True, "aux_logits": True, "init_weights": False}
+    elif architecture.startswith("vit_"):
+        options = {"image_size": int(published.meta["min_size"][0])}
 
     def build(classes: int | None) -> nn.Module:
         chosen = options if classes is None else {**options, "num_classes": classes}
@@ -130,13 +137,6 @@ def _torchvision(name: str) -> Source:
 
     side = int(transforms.crop_size[0])
     return Source(name, build, publish, published.meta["categories"], transforms.mean, transforms.std, (side, side))
-
-
-def _torchvision_options(architecture: str, meta: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that torchvision derives from the published weights."""
-    if architecture in ("googlenet", "inception_v3"):
-        return {"transform_input": True, "aux_logits": True, "init_weights": False}
-    return {"image_size": int(meta["min_size"][0])} if architecture.startswith("vit_") else {}
 
 
 def _timm_model(architecture: str, classes: int | None, **options: Any) -> nn.Module:
@@ -171,7 +171,7 @@ def _timm(name: str) -> Source:
         else:
             path = torch_hub_file(str(config.url), name)
         if not config.custom_load:
-            read_weights(path)  # which tells in one sentence what is wrong with the file
+            read_weights(path)  # for its error messages
         return _timm_model(architecture, None, pretrained=True, pretrained_cfg_overlay={"file": str(path)}), path
 
     if config is None:
@@ -184,25 +184,27 @@ def _timm(name: str) -> Source:
 def _factory(name: str) -> Source:
     def build(classes: int | None = None) -> nn.Module:
         with current_folder_importable():
-            made = _made_by(name)
-        if not isinstance(made, nn.Module):
-            raise LitVizError(
-                f"{name} gives no network ({type(made).__name__}): a factory must return a torch.nn.Module"
-            )
-        return made
+            network = _call_factory(name)
+        if not isinstance(network, nn.Module):
+            raise LitVizError(f"{name} must return a torch.nn.Module, got {type(network).__name__}")
+        return network
 
     return Source(name, build, lambda: (build(), None))
 
 
-def _made_by(name: str) -> Any:
+def _call_factory(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # an import runs the user's code
-        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or name)
-        where = _where(module_name, attribute) if missing else ""
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or name):
+            file = Path(module_name.removesuffix(".py") + ".py")
+            hint = f": run the command in the folder of its file, now {Path.cwd()}"
+            if file.is_file():
+                hint = f": name it as a module, {file.stem}:{attribute}, in the folder of {file.name}"
         raise LitVizError(
-            f"{module_name!r} of the classifier {name!r} can't be imported ({_told(error)}){where}"
+            f"{module_name!r} of classifier {name!r} can't be imported ({_summary(error)}){hint}"
         ) from error
     factory = getattr(module, attribute, None)
     if factory is None:
@@ -210,26 +212,18 @@ def _made_by(name: str) -> Any:
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):
-        raise LitVizError(f"{name} is no network but {type(factory).__name__!r}: name what makes the network")
-    if wanted := _required_arguments(factory):
+        raise LitVizError(f"{name} must be a network or a function that builds it, got {type(factory).__name__!r}")
+    if required := _required_arguments(factory):
         raise LitVizError(
-            f"{name} can't be called without arguments, for it wants {', '.join(wanted)}: name a function that gives "
-            f"them, such as def build(): return {attribute}({', '.join(f'{a}=...' for a in wanted)})"
+            f"{name} must be callable without arguments, but requires {', '.join(required)}: name a function such as "
+            f"def build(): return {attribute}({', '.join(f'{a}=...' for a in required)})"
         )
     try:
         return factory()
     except LitVizError:
         raise
     except Exception as error:  # the user's code
-        raise LitVizError(f"{name} raised an error ({_told(error)})") from error
-
-
-def _where(module_name: str, attribute: str) -> str:
-    """Return how a module that was not found is to be named, or where it was looked for."""
-    file = Path(module_name.removesuffix(".py") + ".py")
-    if file.is_file():
-        return f": name it as a module, {file.stem}:{attribute}, in the folder in which {file.name} lies"
-    return f": it was looked for in {Path.cwd()} too, so go to the folder in which it lies"
+        raise LitVizError(f"{name} raised an error ({_summary(error)})") from error
 
 
 def _required_arguments(factory: Callable[..., Any]) -> list[str]:
@@ -241,13 +235,13 @@ def _required_arguments(factory: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
 
 
-def _told(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".: ")
 
 
 @contextmanager
 def current_folder_importable() -> Iterator[None]:
-    """Let Python find modules in the current folder, too: the users' own networks and parts."""
+    """Add the current folder to Python's path in the body, for the user's own networks and parts."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:

@@ -1,4 +1,4 @@
-"""Weights files: reading them without running what is in them, and fitting their keys to a network."""
+"""Weights: read files without running their code, fit keys to a network, download published files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import argparse
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +21,14 @@ from torch import Tensor, nn
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError
 
-_NESTED = ("state_dict", "model_state_dict", "model", "net")
-_SHOWN = 5  # keys listed in an error
+_NESTED = ("state_dict", "model_state_dict", "model", "net")  # usual keys of a state dict in a file
+_MAX_LISTED = 5  # keys in an error
+_TIMEOUT = 20.0  # seconds without an answer of a server
+_ALTERNATIVES = "give a file by --classifier.weights FILE, or use efficientnet_lite0, which needs no download"
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Return the sha256, in hexadecimal digits, of the names and values in a network's state dict."""
+    """Return the hexadecimal sha256 of the names and values in a network's state dict."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         if isinstance(value, Tensor) and value.layout == torch.strided:
@@ -33,25 +40,23 @@ def fingerprint(network: nn.Module) -> str:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a ``.safetensors`` file, a state dict, a dict that holds one, or a Lightning checkpoint.
 
-    Nothing in the file is run (``weights_only``).
+    No code in the file is run (``weights_only``).
 
     Raises:
-        LitVizError: missing, empty, damaged, not weights, or a pickle that would run code.
+        LitVizError: the file is missing, empty, damaged, without weights, or a pickle that would run code.
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "doesn't exist"
-        raise LitVizError(f"the weights file {str(path)!r} {what}: give the path of a .pth, .safetensors or .ckpt file")
+        state = "is a folder" if path.is_dir() else "doesn't exist"
+        raise LitVizError(f"weights file {str(path)!r} {state}: give the path of a .pth, .safetensors or .ckpt file")
     if path.stat().st_size == 0:
-        raise LitVizError(f"the weights file {str(path)!r} is empty: copy or download it again")
+        raise LitVizError(f"weights file {str(path)!r} is empty: copy or download it again")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state = _state_in(content, path)
-    for key, tensor in state.items():
+    state_dict = _state_dict(content, path)
+    for key, tensor in state_dict.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise LitVizError(
-                f"the weights file {str(path)!r} holds values that are not finite in {key}: use another one"
-            )
-    return state
+            raise LitVizError(f"weights must be finite, but weights file {str(path)!r} has other values in {key}")
+    return state_dict
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -66,45 +71,42 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     try:
-        # timm's training script saves its options so, Lightning the hyperparameters, among which are often paths.
+        # Options of timm's training script are a Namespace, and hyperparameters of Lightning often contain paths.
         with torch.serialization.safe_globals([argparse.Namespace, type(Path())]), torch_warnings_ignored():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search("unsupported global|unsupported class|unrecognized function", str(error), re.IGNORECASE):
             raise LitVizError(
-                f"the weights file {str(path)!r} holds Python objects, whose loading could run code, so it isn't "
-                "loaded: if you trust it, torch.load(FILE, weights_only=False) it yourself and save the state_dict() "
-                "alone"
+                f"weights file {str(path)!r} contains Python objects, whose loading could run code: if you trust it, "
+                "load it by torch.load(FILE, weights_only=False) and save the state_dict() alone"
             ) from error
         raise _damaged(path) from error
-    except Exception as error:  # a damaged file makes the reader raise nearly anything
+    except Exception as error:  # a damaged file may raise any error
         if "TorchScript" in str(error):
             raise LitVizError(
-                f"the weights file {str(path)!r} is a TorchScript archive: save the state_dict() of the network instead"
+                f"weights file {str(path)!r} is a TorchScript archive: save the state_dict() of the network instead"
             ) from error
         raise _damaged(path) from error
 
 
 def _damaged(path: Path) -> LitVizError:
     return LitVizError(
-        f"the weights file {str(path)!r} can't be read, because it is damaged, cut off, or no weights file: "
-        "copy or download it again"
+        f"weights file {str(path)!r} is damaged, truncated or no weights file: copy or download it again"
     )
 
 
-def _state_in(content: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise LitVizError(
-            f"the weights file {str(path)!r} holds no state dict but a {type(content).__name__}: save net.state_dict()"
+            f"weights file {str(path)!r} must contain a state dict, got a {type(content).__name__}: "
+            "save net.state_dict()"
         )
     inner = {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
     usual = next((inner[key] for key in _NESTED if key in inner), None) or _tensors(content)
     if not usual and len(inner) != 1:
-        keys = ", ".join(map(str, [*(inner or content)][:_SHOWN]))
-        found = f"several, under {keys}" if inner else f"none ({keys})"
-        raise LitVizError(
-            f"the weights file {str(path)!r} should hold one state dict, and holds {found}: save it alone"
-        )
+        keys = ", ".join(map(str, [*(inner or content)][:_MAX_LISTED]))
+        number = f"several, under {keys}" if inner else f"none ({keys})"
+        raise LitVizError(f"weights file {str(path)!r} must contain one state dict, got {number}")
     return usual or next(iter(inner.values()))
 
 
@@ -113,43 +115,53 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
 
 def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> dict[str, Tensor]:
-    """Return ``state`` with the keys of ``network``, stripped of the prefix (``model.``, ``module.`` ...) they have.
+    """Return ``state`` with the keys of ``network``, without a prefix such as ``model.`` or ``module.``.
 
-    Under a prefix the file may hold other things beside the network (a loss, a metric); without one it must match
-    exactly. Missing ``num_batches_tracked`` are forgiven.
+    Next to a prefix, the file may contain other tensors (a loss, a metric); without one the keys must match exactly.
+    Missing ``num_batches_tracked`` are ignored.
+
+    Args:
+        state: tensors of a file.
+        network: that receives them.
+        source: description of the file, for messages.
 
     Raises:
-        LitVizError: lists the keys that don't match, or the prefixes under which the file holds such a network.
+        LitVizError: keys do not match (they are listed), or several prefixes match.
     """
-    wanted = network.state_dict()
-    readings = {prefix: _stripped(state, prefix) for prefix in _prefixes(state, wanted)}
-    complete = [p for p, found in readings.items() if not _missing(found, wanted) and not set(found) - set(wanted)]
+    expected = network.state_dict()
+    first = next((k for k in expected if not k.endswith("num_batches_tracked")), "")
+    found = {key[: -len(first)] for key in state if first and key.endswith(first)}
+    prefixes = ["", *sorted(prefix for prefix in found if prefix.endswith("."))]
+    stripped = {p: {k[len(p) :]: v for k, v in state.items() if k.startswith(p)} for p in prefixes}
+    complete = [
+        p for p, tensors in stripped.items() if not _missing(tensors, expected) and tensors.keys() <= expected.keys()
+    ]
     if len(complete) > 1 and "" not in complete:
-        under = " and ".join(repr(p) for p in complete)
-        raise LitVizError(f"{source} holds the network several times, under {under}: save the one you mean alone")
+        under = " and ".join(map(repr, complete))
+        raise LitVizError(f"{source} contains the network several times, under {under}: save the one to load alone")
     if complete:
-        found = readings["" if "" in complete else complete[0]]
-        return {key: found.get(key, tensor) for key, tensor in wanted.items()}
-    best = min(readings.values(), key=lambda found: len(_missing(found, wanted)))
+        tensors = stripped["" if "" in complete else complete[0]]
+        return {key: tensors.get(key, tensor) for key, tensor in expected.items()}
+    closest = min(stripped.values(), key=lambda tensors: len(_missing(tensors, expected)))
     raise LitVizError(
         f"the keys of {source} don't match the network"
-        + _listed("missing in the file", _missing(best, wanted))
-        + _listed("unknown to the network", sorted(set(best) - set(wanted)))
-        + ": name the network that was trained, or a package.module:factory that builds it"
+        + _listed("missing in the file", _missing(closest, expected))
+        + _listed("not in the network", sorted(set(closest) - set(expected)))
+        + ": give the network that was trained, or a package.module:factory that builds it"
     )
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load ``state``, whose keys are those of ``network``, in place.
+    """Load ``state``, which has the keys of ``network``, in place.
 
     Raises:
-        LitVizError: lists the tensors whose shapes don't match.
+        LitVizError: shapes do not match; they are listed.
     """
-    wanted = network.state_dict()
+    expected = network.state_dict()
     wrong = [
-        f"{key} is {tuple(tensor.shape)} in the file and {tuple(wanted[key].shape)} in the network"
+        f"{key} is {tuple(tensor.shape)} in the file and {tuple(expected[key].shape)} in the network"
         for key, tensor in state.items()
-        if tensor.shape != wanted[key].shape
+        if tensor.shape != expected[key].shape
     ]
     if wrong:
         raise LitVizError(
@@ -159,29 +171,102 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def fill_by_order(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load the tensors of ``state`` in place in the order in which they stand, whatever they are called."""
-    wanted = network.state_dict()
-    if len(wanted) != len(state):
-        raise LitVizError(f"{source} holds {len(state)} tensors, but the network has {len(wanted)}")
-    fill(network, dict(zip(wanted, state.values(), strict=True)), source)
+    """Load the tensors of ``state`` in place by their order, independently of their keys."""
+    expected = network.state_dict()
+    if len(expected) != len(state):
+        raise LitVizError(f"{source} must contain {len(expected)} tensors, got {len(state)}")
+    fill(network, dict(zip(expected, state.values(), strict=True)), source)
 
 
-def _prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    first = next((k for k in wanted if not k.endswith("num_batches_tracked")), "")
-    found = {k[: -len(first)] for k in state if first and k.endswith(first)}
-    return ["", *sorted(p for p in found if p.endswith("."))]
-
-
-def _stripped(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _missing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    return [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
+def _missing(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    return [k for k in expected if k not in tensors and not k.endswith("num_batches_tracked")]
 
 
 def _listed(title: str, entries: list[str]) -> str:
     if not entries:
         return ""
-    more = f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
-    return f"; {title}{': ' if title else ''}{', '.join(entries[:_SHOWN])}{more}"
+    more = f" and {len(entries) - _MAX_LISTED} more" if len(entries) > _MAX_LISTED else ""
+    return f"; {title}{': ' if title else ''}{', '.join(entries[:_MAX_LISTED])}{more}"
+
+
+def torch_hub_file(url: str, name: str) -> Path:
+    """Return the file of ``url`` in torch hub's cache; download it if it is missing.
+
+    Args:
+        url: of the weights.
+        name: of the classifier, for the message.
+
+    Raises:
+        LitVizError: it can't be downloaded. The message has the file, the folder and an alternative.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(urlparse(url).path).name
+    if path.is_file():
+        return path
+    checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _timeout():
+            torch.hub.download_url_to_file(url, str(path), checksum and checksum.group(1), progress=False)
+    except (OSError, RuntimeError) as error:  # no network, no such file, disk full, damaged download
+        raise LitVizError(
+            f"the weights of {name} can't be downloaded ({_reason(error)}): put {path.name} from {url} into "
+            f"{folder}, {_ALTERNATIVES}"
+        ) from error
+    return path
+
+
+def hugging_face_file(repository: str, filename: str | None, name: str) -> Path:
+    """Return a weights file of a Hugging Face repository from the hub's cache; download it if it is missing.
+
+    Args:
+        repository: such as ``timm/resnet18.a1_in1k``.
+        filename: of the weights; None for ``model.safetensors``, else ``pytorch_model.bin``.
+        name: of the classifier, for the message.
+
+    Raises:
+        LitVizError: as :func:`torch_hub_file`.
+    """
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    filenames = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
+    for path in [try_to_load_from_cache(repository, candidate) for candidate in filenames]:
+        if isinstance(path, str):
+            return Path(path)
+    try:
+        # The hub's client retries for more than half a minute, so the connection is tested first.
+        request = urllib.request.Request(hf_hub_url(repository, filenames[0]), method="HEAD")
+        with suppress(urllib.error.HTTPError):  # the server is reachable, and the hub's client reports the reason
+            urllib.request.urlopen(request, timeout=_TIMEOUT).close()
+        for candidate in filenames:
+            try:
+                return Path(hf_hub_download(repository, candidate))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError as error:
+                missing = error
+        raise missing
+    except (OSError, RuntimeError, ValueError, EntryNotFoundError) as error:
+        folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+        raise LitVizError(
+            f"the weights of {name} can't be downloaded ({_reason(error)}): {filenames[0]} of the Hugging Face "
+            f"repository {repository} is not in {folder}; download it on a machine with a network and give it as "
+            f"weights=FILE, {_ALTERNATIVES}"
+        ) from error
+
+
+@contextmanager
+def _timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _reason(error: Exception) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return text.strip().splitlines()[0].rstrip(".")

@@ -290,7 +290,7 @@ def _layers(words: list[str]) -> None:
         raise LitVizError(f"lit-viz layers lists one network's layers: {bare[0]} is one word too many.")
     modules = dict(classifier.original.named_modules())
     known = layouts(classifier)
-    for name in layer_names(classifier):
+    for name in layer_names(classifier.original):
         kind = type(modules[name]).__name__
         print(f"{name:<40} {kind:<24} {known.get(name, 'not called')}")
 

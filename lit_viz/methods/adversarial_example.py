@@ -12,7 +12,7 @@ from lit_viz.attacks import Attack, BudgetAttack, name_of
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.prediction import top5
+from lit_viz.classifiers.outputs import top5
 from lit_viz.errors import LitVizError
 from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform

@@ -13,7 +13,7 @@ from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.fast import check_residual_gradient
-from lit_viz.classifiers.prediction import group_summary, prediction_summary, top5
+from lit_viz.classifiers.outputs import group_summary, prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining

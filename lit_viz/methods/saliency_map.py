@@ -17,7 +17,7 @@ from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.classifiers.isolation import full_float32
-from lit_viz.classifiers.prediction import prediction_summary, top5
+from lit_viz.classifiers.outputs import prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.errors import LitVizError, check_shape

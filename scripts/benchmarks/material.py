@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast import copying
+from lit_viz.classifiers.fast import SWITCHES
 from lit_viz.images.reading import PACKAGED, read_photograph
 from lit_viz.utils.process import tune_allocator
 
@@ -39,10 +39,7 @@ def prepared(network: str = "lite0", *, fused: bool = True, own_kernels: bool = 
         own_kernels: whether layers are computed as lit_viz does; else it is torch's own network, folded.
     """
     tune_allocator()
-    if not fused:
-        copying.fuse_activations = lambda *_: []
-    if not own_kernels:
-        copying.can_fuse = lambda: False
+    SWITCHES.fusion, SWITCHES.kernels = fused, own_kernels
     net = loaded(network)
     net.fast()
     return net

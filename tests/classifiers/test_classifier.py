@@ -97,13 +97,13 @@ def test_what_it_knows() -> None:
 def test_images_of_a_wrong_shape_are_refused() -> None:
     classifier = load_classifier(conv_net(), size=16)
     for shape in ((1, 1, 16, 16), (3, 16, 16)):
-        with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\), but a tensor of shape"):
+        with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\), got shape"):
             classifier.logits(torch.rand(shape))
 
 
 def test_layer_names_leave_out_mere_lists() -> None:
     net = conv_net()
     net[0].extra = torch.nn.ModuleList([torch.nn.ReLU()])
-    names = layer_names(load_classifier(Lockable(net), size=16))
+    names = layer_names(load_classifier(Lockable(net), size=16).original)
     assert names[:4] == ("inner", "inner.0", "inner.0.extra.0", "inner.1")
     assert names == layer_names(Lockable(net))

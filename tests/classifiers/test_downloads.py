@@ -75,7 +75,7 @@ def test_a_download_goes_into_the_cache_and_is_given_up_after_some_seconds(
 def test_a_damaged_file_in_the_cache_is_named(cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / SQUEEZENET).write_bytes(b"<html>")
-    with pytest.raises(LitVizError, match=rf"{SQUEEZENET}' can't be read"):
+    with pytest.raises(LitVizError, match=rf"{SQUEEZENET}' is damaged"):
         load_classifier("torchvision/squeezenet1_1")
 
 

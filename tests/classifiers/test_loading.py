@@ -153,9 +153,9 @@ def test_a_factory_in_the_current_folder(factories: str, factory: str) -> None:
     ("factory", "words"),
     [
         ("mak", "has no 'mak'; did you mean .*'make'"),
-        ("needing", r"wants classes: name a function .* def build\(\): return needing\(classes=\.\.\.\)$"),
-        ("number", "is no network but 'int': name what makes the network"),
-        ("wrong", r"gives no network \(str\): a factory must return a torch.nn.Module"),
+        ("needing", r"requires classes: name a function .* def build\(\): return needing\(classes=\.\.\.\)$"),
+        ("number", "must be a network or a function that builds it, got 'int'"),
+        ("wrong", r"must return a torch.nn.Module, got str"),
         ("raising", r"raised an error \(ValueError: no such thing\)"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_module_that_can_not_be_imported_is_one_sentence() -> None:
 
 
 def test_a_bare_module_needs_a_size_and_says_that_it_is_not_normalized() -> None:
-    with pytest.raises(LitVizError, match="the input size of Sequential isn't known: give size="):
+    with pytest.raises(LitVizError, match="the input size of Sequential is required: give size="):
         load_classifier(conv_net())
     classifier = load_classifier(conv_net(), size=16)
     assert (classifier.mean, classifier.std) == ((0.0,) * 3, (1.0,) * 3)
@@ -189,11 +189,11 @@ def test_a_module_that_tells_its_preprocessing_is_believed() -> None:
         ({"size": 1}, r"Sequential fails on images of shape \(2, 3, 1, 1\): give the size="),
         ({"size": 0}, r"size must be a side or \(height, width\)"),
         ({"size": (1, 2, 3)}, r"size must be a side or \(height, width\)"),
-        ({"size": 16, "mean": [0.5, 0.5]}, "mean has 2 values, but the network has 3 channels"),
+        ({"size": 16, "mean": [0.5, 0.5]}, r"mean must have one value per channel \(3\), got 2"),
         ({"size": 16, "std": [0.0]}, "std must be positive"),
-        ({"size": 16, "device": "cuda:7"}, "device 'cuda:7' can't be used here"),
-        ({"size": 16, "device": "gpu"}, "device 'gpu' can't be used here"),
-        ({"size": 16, "labels": ["a"]}, "1 labels were given, but Sequential tells 5 classes apart"),
+        ({"size": 16, "device": "cuda:7"}, "device 'cuda:7' is not available"),
+        ({"size": 16, "device": "gpu"}, "device 'gpu' is not available"),
+        ({"size": 16, "labels": ["a"]}, "one per class: Sequential has 5 classes, got 1 labels"),
     ],
 )
 def test_bad_options_are_one_sentence(options: dict[str, Any], words: str) -> None:
@@ -247,9 +247,7 @@ def test_channels_are_those_of_the_input_not_of_the_first_convolution() -> None:
 def test_what_is_no_picture_is_refused(channels: int) -> None:
     """Two or four channels were written as pictures with transparency, and read as three."""
     network = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    with pytest.raises(
-        LitVizError, match=rf"images of {channels} channels: pictures here have 1 \(grey\) or 3 \(RGB\)"
-    ):
+    with pytest.raises(LitVizError, match=rf"images of 1 \(gray\) or 3 \(RGB\) channels, got {channels}"):
         load_classifier(network, size=16)
 
 
@@ -282,5 +280,5 @@ def test_quantized_layers_give_no_gradient_in_one_sentence() -> None:
 
 
 def test_a_network_of_one_image_at_a_time_is_told_so() -> None:
-    with pytest.raises(LitVizError, match="it takes one image, but several are asked about at once"):
+    with pytest.raises(LitVizError, match="it accepts one image, but batches of several are required"):
         load_classifier(Around(conv_net(), lambda net, x: net(*x.split(1))), size=16)

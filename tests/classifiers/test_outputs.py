@@ -42,7 +42,7 @@ def test_one_logit_is_read_as_two(way: str) -> None:
         ("integers", "int64"),
         ("map", r"\(2, 3, 1, 1\)"),
         ("other dict", "'out'"),
-        ("one row", "1 rows of logits for 2 images"),
+        ("one row", "one row of logits per image, got 1 for 2 images"),
     ],
 )
 def test_what_is_no_logits_is_refused(way: str, words: str) -> None:
@@ -52,14 +52,14 @@ def test_what_is_no_logits_is_refused(way: str, words: str) -> None:
 
 @pytest.mark.parametrize("way", ["softmax", "log-softmax"])
 def test_functional_probabilities_are_refused_by_their_sums(way: str) -> None:
-    with pytest.raises(LitVizError, match=r"probabilities \(.*logits are wanted: strip"):
+    with pytest.raises(LitVizError, match=r"probabilities \(.*must return logits: remove"):
         load_classifier(Answering(way), size=8)
 
 
 @pytest.mark.parametrize("head", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1), nn.Sigmoid()])
 def test_a_head_of_probabilities_is_refused_by_name(head: nn.Module) -> None:
     net = nn.Sequential(conv_net(), head)
-    with pytest.raises(LitVizError, match=rf"ends in {type(head).__name__} \(layer '1'\).*strip its last layer"):
+    with pytest.raises(LitVizError, match=rf"ends in {type(head).__name__} \(layer '1'\).*remove its last layer"):
         load_classifier(net, size=16)
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lit_viz.classifiers import load_classifier
-from lit_viz.classifiers.fast.moments import moments
-from lit_viz.classifiers.layers import statistics_of
+from lit_viz.classifiers.layers import activation_statistics, statistics_of
 from lit_viz.errors import LitVizError
 from tests.conftest import smooth_network
 
@@ -20,8 +19,8 @@ def test_mean_and_variance_and_their_gradient(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     places = x.detach().flatten(2) if x.ndim > 2 else x.detach()[..., None]
     expected = torch.stack([places.mean(2), places.var(2, correction=0)], 1)
-    torch.testing.assert_close(moments(x), expected, rtol=0, atol=1e-12)
-    assert torch.autograd.gradcheck(moments, x)
+    torch.testing.assert_close(activation_statistics(x), expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(activation_statistics, x)
 
 
 @pytest.mark.parametrize("is_original", [False, True])
@@ -40,7 +39,7 @@ def test_a_kept_batch_norm_is_given_what_the_original_is_given(is_original: bool
 
 def test_a_folded_one_is_refused_and_a_wrong_name_too() -> None:
     classifier = load_classifier(smooth_network(), mean=[0.5] * 3, std=[0.25] * 3, size=16)
-    with pytest.raises(LitVizError, match=r"features\.1:moments' is folded"):
+    with pytest.raises(LitVizError, match=r"features\.1:statistics' is folded"):
         classifier.fast()(torch.rand(1, 3, 16, 16), [statistics_of(NORM)])
     with pytest.raises(LitVizError, match=r"no layer 'features\.9'"):
         classifier.fast([statistics_of("features.9")])

@@ -144,7 +144,7 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantulla"], "tarantula"),
         (["visualize", "crane"], "134"),
         (["visualize", "1000"], "1000"),
-        (["visualize", "-1"], "there is no class -1"),
+        (["visualize", "-1"], "class index must be between"),
         (["visualize", "--layer", "blocks.3.2", "--neuron", "-1,-1"], "--neuron -1,-1 is no place"),
         (["visualize", "tarantula", "--wandb.mode", "offline"], "no option --wandb.mode; did you mean 'wandb'?"),
         (["visualize", "tarantula", "--trainer.device", "2"], "--trainer.device; did you mean 'trainer.devices'?"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.prediction import prediction_summary, top5
+from lit_viz.classifiers.outputs import prediction_summary, top5
 from lit_viz.evidence.judges import held_out_judge, installed_judges
 from lit_viz.images.reading import read_photograph
 

@@ -74,7 +74,7 @@ def scores(classifier: Classifier, objective: Objective, x: Tensor, channels: tu
 
 def test_layouts_of_transformers(vit: Classifier, swin: Classifier) -> None:
     assert layout(vit, MLP) == Layout((17, 96), "tokens", 1)
-    assert str(layout(vit, MLP)) == "17 x 96, 96 features of 16 tokens behind 1 of no place"
+    assert str(layout(vit, MLP)) == "17 x 96, 96 features of 16 tokens after 1 without a place"
     assert layout(vit, "patch_embed") == Layout((16, 24), "tokens", 0)  # no class token yet
     assert layout(vit, "patch_embed.proj") == Layout((24, 4, 4), "maps")
     assert layout(vit, "head") == Layout((5,), "vector")

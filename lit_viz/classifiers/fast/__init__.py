@@ -1,16 +1,17 @@
-"""The private fast copy of a network: folding, fusion, kernels, chunking."""
+"""The private fast copy of a network: folding, fusion, kernels, chunking, row-sparse backward."""
 
-from lit_viz.classifiers.fast.compiling import CompileMode, mark_compiled_step
-from lit_viz.classifiers.fast.copying import fast_copy
-from lit_viz.classifiers.fast.frozen import FrozenNetwork
+from lit_viz.classifiers.fast.copying import SWITCHES, Switches, fast_copy
+from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, mark_compiled_step
 from lit_viz.classifiers.fast.rectifiers import Backprop, is_rectifier
 from lit_viz.classifiers.fast.residual import check_residual_gradient
 from lit_viz.classifiers.fast.rows import sparse_backward
 
 __all__ = [
+    "SWITCHES",
     "Backprop",
     "CompileMode",
     "FrozenNetwork",
+    "Switches",
     "check_residual_gradient",
     "fast_copy",
     "is_rectifier",

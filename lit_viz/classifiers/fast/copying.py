@@ -1,27 +1,31 @@
-"""The fast copy of a network (private, frozen, channels-last, batch norm folded, activations fused) and its proof."""
+"""Construction and verification of the fast copy: private, frozen, channels-last, folded, fused, with own kernels.
+
+Each step is verified against the step before on probe images, and undone if it changes logits or gradients. What can't
+be copied is evaluated as it is.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, fit_chunks, restore
-from lit_viz.classifiers.fast.compiling import CompileMode
+from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
 from lit_viz.classifiers.fast.convolution import find_chains, replace_convolutions
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
-from lit_viz.classifiers.fast.frozen import FrozenNetwork
-from lit_viz.classifiers.fast.fusing import can_fuse, fuse_activations
-from lit_viz.classifiers.fast.linear import replace_linears
+from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork
+from lit_viz.classifiers.fast.fusing import fuse_activations
+from lit_viz.classifiers.fast.kernels import kernels_available, replace_linears
 from lit_viz.classifiers.fast.rectifiers import Backprop, hidden_nonlinearity, replace_rectifiers
 from lit_viz.classifiers.fast.residual import residual_branches
 from lit_viz.classifiers.isolation import (
     cast,
+    device_of,
     dtype_of,
     full_float32,
     memo_without_hooks,
@@ -32,29 +36,77 @@ from lit_viz.classifiers.isolation import (
     torch_warnings_ignored,
 )
 from lit_viz.classifiers.layers import layer_names, reading_all
-from lit_viz.classifiers.outputs import traced
-from lit_viz.classifiers.probe import LOGITS_TOLERANCE, logits_without_graph, probe, probe_images, relative_difference
+from lit_viz.classifiers.outputs import differentiable_logits
+from lit_viz.classifiers.probe import (
+    LOGITS_TOLERANCE,
+    logits_without_graph,
+    original_logits,
+    probe,
+    probe_images,
+    relative_difference,
+)
 from lit_viz.errors import LitVizError, first_line
 
-if TYPE_CHECKING:
-    from lit_viz.classifiers.classifier import Classifier
-
-FOLDED_TOLERANCE = 1e-9  # in float64
-FUSED_TOLERANCE = 1e-3  # in float32
-ALTERED_TOLERANCE = 1e-3  # in float32; a layer that differs by more gives something else than the original's
-_NOT_DAMPED = "residual_gradient has no effect"
+# Largest relative differences:
+FOLDED_TOLERANCE = 1e-9  # of logits in float64, after folding
+KERNEL_TOLERANCE = 1e-3  # of logits and layers in float32, with other kernels
+GRADIENT_TOLERANCE = 0.05  # of the gradient's norm; at a kink, the last bit of a forward decides on a pixel's gradient
 
 
-class _Refused(Exception):
-    """A step couldn't be carried out, or changed what the network computes; the message ends a sentence."""
+@dataclass
+class Switches:
+    """Optimizations of the fast copy; each can be turned off to measure its gain.
+
+    Attributes:
+        folding: batch norms folded into convolutions; the others as a scale and a shift.
+        kernels: oneDNN kernels for convolutions and linear layers; required by the ones below.
+        fusion: activations fused into convolutions.
+        chunking: wide layers computed a few images at a time.
+        sparse_rows: rows without a gradient skipped in the backward.
+    """
+
+    folding: bool = True
+    kernels: bool = True
+    fusion: bool = True
+    chunking: bool = True
+    sparse_rows: bool = True
 
 
-class _Blind(_Refused):
-    """Its logits don't depend on its input by anything that has a gradient."""
+#: The switches of this process; copies that exist already are not changed.
+SWITCHES = Switches()
+
+
+class _Rejected(Exception):
+    """A step failed or changed the network's function; the message completes a sentence about the network."""
+
+
+class _NonDifferentiable(_Rejected):
+    """The logits have no gradient with respect to the input."""
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The network to copy, and the properties of the copy."""
+
+    module: nn.Module
+    mean: Sequence[float]
+    std: Sequence[float]
+    size: tuple[int, int]
+    name: str
+    keep: frozenset[str]
+    device: torch.device
+    dtype: torch.dtype
+    own_kernels: bool
 
 
 def fast_copy(
-    classifier: Classifier,
+    module: nn.Module,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: tuple[int, int],
+    *,
+    name: str,
+    classes: int,
     keep: frozenset[str],
     device: torch.device,
     dtype: torch.dtype,
@@ -62,105 +114,66 @@ def fast_copy(
     residual_gradient: float = 1.0,
     compiled: CompileMode | None = None,
 ) -> FrozenNetwork:
-    """Return the fast copy of ``classifier.original``; see :meth:`Classifier.fast`.
+    """Return the verified fast copy of a module; its notes list the steps that were not possible.
 
-    What can't be copied is used as it is, under the guest contract; what can't be folded or fused stays as it was. The
-    notes of the result say so. Another backward than the plain one is refused where it can't be had.
+    Args:
+        module: the original, whose state is preserved.
+        mean, std: of the normalization, one value per channel.
+        size: height and width of the input in pixels.
+        name: of the network, for messages.
+        classes: number of classes.
+        keep: names of layers that are read; neither folded nor fused.
+        device, dtype: of the copy.
+        backprop: backward of the rectifiers.
+        residual_gradient: factor of the gradient through residual branches.
+        compiled: mode of ``torch.compile``, instead of the own kernels.
+
+    Raises:
+        LitVizError: ``backprop`` is not ``plain`` and the network can't be given another backward.
     """
-    name, mean, std = classifier.name, classifier.mean, classifier.std
-    with (
-        torch.inference_mode(False),
-        full_float32(),
-        random_state_preserved(classifier.original),
-        torch_warnings_ignored(),
-    ):
-        x, expected = probe(
-            classifier.original, classifier.mean, classifier.std, classifier.size, classifier.num_classes
-        )
+    own_kernels = compiled is None and SWITCHES.kernels and kernels_available()
+    own_kernels = own_kernels and device.type == "cpu" and dtype == torch.float32
+    target = _Target(module, mean, std, size, name, keep, device, dtype, own_kernels)
+    with torch.inference_mode(False), full_float32(), random_state_preserved(module), torch_warnings_ignored():
+        x, expected = probe(module, mean, std, size, classes)
         try:
-            plain, draws = _private_copy(classifier.original, x, expected)
+            plain, draws = _plain_copy(module, x, expected)
             if backprop != "plain":
-                _rectify(plain, x, backprop)
-            elif not _has_gradient(plain, x):  # its own code may run without
-                raise _Blind("its forward gives no gradient")
-        except _Refused as reason:
+                _replace_backward(plain, x, backprop)
+            else:
+                _check_gradient(plain, x)
+            branches = residual_branches(plain, x) if residual_gradient != 1 else []
+            if draws:
+                note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
+                copied = FrozenNetwork(_moved(plain, device, dtype), mean, std, draws=True, notes=[note])
+            else:
+                copied = _optimized(target, plain, x)
+                _verify(target, copied)
+        except _Rejected as reason:
             if backprop != "plain":
                 method = "guided backpropagation" if backprop == "guided" else backprop
                 raise LitVizError(
                     f"{method} can't be used with {name}: {reason}; use gradient or smoothgrad"
                 ) from reason
-            return _as_it_is(classifier, reason, residual_gradient)
-        branches = residual_branches(plain, x) if residual_gradient != 1 else []
-        if draws:
-            note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
-            plain = _moved(plain, device, dtype)
-            copied = FrozenNetwork(plain, mean, std, draws=True, notes=[note])
-        else:
-            try:
-                copied = _folded_and_fused(classifier, plain, x, keep, device, dtype, own_kernels=compiled is None)
-                _prove(copied, classifier, dtype)
-            except _Refused as reason:
-                return _as_it_is(classifier, reason, residual_gradient)
+            notes = [f"{name} is used as it is, which is slower: {reason}"]
+            if residual_gradient != 1:
+                notes.append(f"{name} is used as it is: residual_gradient has no effect")
+            non_differentiable = isinstance(reason, _NonDifferentiable)
+            return FrozenNetwork(
+                module, mean, std, is_original=True, non_differentiable=non_differentiable, notes=notes
+            )
         if branches:
-            copied.damp(branches, residual_gradient)
+            copied.scale_branches(branches, residual_gradient)
         elif residual_gradient != 1:
-            copied.notes = (*copied.notes, f"{name} having no residual branches that end in a layer, {_NOT_DAMPED}")
+            note = f"{name} has no residual branches that end in a layer: residual_gradient has no effect"
+            copied.notes = (*copied.notes, note)
         if compiled is not None:
-            copied.notes = (*copied.notes, *_compile(copied, classifier, compiled))
+            _compile(target, copied, compiled)
         return copied
 
 
-def _as_it_is(classifier: Classifier, reason: _Refused, residual_gradient: float) -> FrozenNetwork:
-    """Return the original under the guest contract, and say why."""
-    notes = [f"{classifier.name} is used as it is, which is slower: {reason}"]
-    notes += [f"{classifier.name} being used as it is, {_NOT_DAMPED}"] if residual_gradient != 1 else []
-    return classifier.original_network(non_differentiable=isinstance(reason, _Blind), notes=notes)
-
-
-def _prove(copied: FrozenNetwork, classifier: Classifier, dtype: torch.dtype) -> None:
-    """Hold the copy against the original at its full size, in which it may take other ways than in a part of it."""
-    if dtype not in (torch.float32, torch.float64):
-        return  # it is asked what nobody believes before the original has confirmed it
-    x = probe_images(classifier.channels, classifier.size)[1:].to(classifier.device)
-    allowed = max(FUSED_TOLERANCE, math.sqrt(torch.finfo(dtype_of(classifier.original)).eps))
-    with torch.no_grad():
-        if relative_difference(copied(x)[0], classifier.logits(x)) > allowed:
-            raise _Refused("a fast copy of it gives other logits")
-
-
-def _compile(copied: FrozenNetwork, classifier: Classifier, mode: CompileMode) -> list[str]:
-    """Compile the copy if it gives the same then, and return what is to be said of it."""
-    dtype = copied.scale.dtype
-    x = probe_images(classifier.channels, classifier.size).to(copied.scale.device, dtype)
-    whole = _answer_and_gradient(copied, x)
-    try:
-        copied.compile_as(mode)
-        departure = _departure(copied, x, whole, max(FUSED_TOLERANCE, math.sqrt(torch.finfo(dtype).eps)), 0.05)
-    except Exception as error:  # whatever torch.compile raises, of the network's code or of compilers that are missing
-        departure = first_line(error)
-    if departure is not None:
-        copied.compile_as(None)
-        return [f"{classifier.name} is not compiled, which is slower: {departure}"]
-    slower = "on a processor it is slower than lit_viz's own kernels, whose place it takes (leave out --compile)"
-    return [f"{classifier.name} is compiled: {slower}"] if x.device.type == "cpu" else []
-
-
-def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    moved: nn.Module = cast(network.to(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved
-
-
-def _has_gradient(network: nn.Module, x: Tensor) -> bool:
-    try:
-        leaf, logits = traced(network, x)
-        return logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
-    except RuntimeError as error:  # a forward that can't be gone back by torch.autograd.grad
-        raise _Blind(first_line(error)) from error
-
-
-def _private_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Module, bool]:
-    """Return a frozen copy in eval mode and channels-last, without the owner's hooks, and whether it draws random
-    numbers."""
+def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Module, bool]:
+    """Return a frozen, channels-last copy without the user's hooks, and whether it draws random numbers."""
     try:
         with torch.no_grad():
             network = private_copy(module, memo_without_hooks(module))
@@ -168,178 +181,224 @@ def _private_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Mo
             submodule.training = False
         network.requires_grad_(False)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    except Exception as error:  # whatever the owner's modules and attributes raise; the note tells it
-        raise _Refused(f"it can't be copied ({first_line(error)})") from error
+    except Exception as error:  # any error of the user's modules and attributes
+        raise _Rejected(f"it can't be copied ({first_line(error)})") from error
     before = random_state(x.device)
     with state_preserved(module):
         try:
-            with _called_of(module) as called:
-                answer = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
-        except Exception as error:  # a view of what lies contiguous otherwise, most often
-            raise _Refused(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
+            with _recording_calls(module) as calls:
+                logits = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
+        except Exception as error:  # most often a view of a tensor that is not contiguous in channels-last
+            raise _Rejected(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
         draws = not torch.equal(before, random_state(x.device))
-    if called:
-        raise _Refused("a copy of it goes on asking it: a function in its place, or a bound method, holds on to it")
-    if not draws and relative_difference(answer, expected) > LOGITS_TOLERANCE:
-        raise _Refused("a copy of it (without its hooks, channels-last) gives other logits")
+    if calls:
+        raise _Rejected("a copy of it still calls the original: an attribute or a bound method refers to it")
+    if not draws and relative_difference(logits, expected) > LOGITS_TOLERANCE:
+        raise _Rejected("a copy of it (without its hooks, channels-last) gives other logits")
     return network, draws
 
 
 @contextmanager
-def _called_of(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """Give a list that fills with the parts of ``module`` that are called."""
-    called: list[nn.Module] = []
+def _recording_calls(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Collect the submodules of ``module`` that are called in the body."""
+    calls: list[nn.Module] = []
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    handles = [part.register_forward_pre_hook(lambda part, args: called.append(part)) for part in parts]
+    handles = [part.register_forward_pre_hook(lambda part, args: calls.append(part)) for part in parts]
     try:
-        yield called
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _rectify(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
-    """Give the rectifiers of a private copy another backward; prove that they are all and the logits stay."""
+def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
+    """Replace the backward of the rectifiers; check that there is no other non-linearity and the logits stay."""
     if any(hasattr(module, "_orig_mod") for module in network.modules()):
-        raise _Refused("it is compiled (give it as it was before torch.compile)")
+        raise _Rejected("it is compiled (give it as it was before torch.compile)")
     try:
         with random_state_preserved(network):
             expected = logits_without_graph(network, x)
         replace_rectifiers(network, backprop)
         with random_state_preserved(network):
-            answer = logits_without_graph(network, x)
+            logits = logits_without_graph(network, x)
         hidden = hidden_nonlinearity(network, x)
-    except Exception as error:  # whatever the owner's code, or a compiler of it, raises
-        raise _Refused(first_line(error)) from error
+    except Exception as error:  # any error of the user's code or its compiler
+        raise _Rejected(first_line(error)) from error
     if hidden is not None:
-        raise _Refused(f"{hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
-    if relative_difference(answer, expected) > LOGITS_TOLERANCE:
-        raise _Refused("other rectifier modules in the place of its own give other logits")
+        raise _Rejected(f"{hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
+    if relative_difference(logits, expected) > LOGITS_TOLERANCE:
+        raise _Rejected("its logits change when its rectifier modules are replaced")
 
 
-def _folded_and_fused(
-    classifier: Classifier,
-    plain: nn.Module,
-    x: Tensor,
-    keep: Collection[str],
-    device: torch.device,
-    dtype: torch.dtype,
-    own_kernels: bool,
-) -> FrozenNetwork:
+def _check_gradient(network: nn.Module, x: Tensor) -> None:
+    try:
+        leaf, logits = differentiable_logits(network, x)
+        if logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None:
+            return
+    except RuntimeError as error:  # raised by torch.autograd.grad
+        raise _NonDifferentiable(first_line(error)) from error
+    raise _NonDifferentiable("its forward gives no gradient")
+
+
+def _optimized(target: _Target, plain: nn.Module, x: Tensor) -> FrozenNetwork:
+    """Return the folded, moved and fused network."""
+    keep, device, dtype = target.keep, target.device, target.dtype
     notes: list[str] = []
     folded = fused = 0
-    outputs = _outputs(plain, x)
+    outputs = _layer_outputs(plain, x)
     try:
-        network, folded = _fold(plain, x, keep)
-        # Rounded once, to what the copy has: also that of a network in half precision holds what was folded.
-        x = x.to(torch.promote_types(x.dtype, dtype))
-        network = cast(network.to(x.device), x.dtype)
-    except _Refused as reason:
+        network, folded = _folded(plain, x, keep)
+        # Rounded once to the dtype of the copy, also if the original is in half precision.
+        network = cast(network.to(x.device), torch.promote_types(x.dtype, dtype))
+    except _Rejected as reason:
         network = copy.deepcopy(plain)
-        notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
-    modified_layers = _altered(network, x.to(dtype_of(network)), outputs)
+        notes.append(f"the batch norms of {target.name} are not folded, which is slower: {reason}")
+    modified = _modified_layers(network, x.to(dtype_of(network)), outputs)
     network = _moved(network, device, dtype)
+    images = x.to(device, dtype, memory_format=torch.channels_last)
     try:
-        logits_without_graph(network, x.to(device, dtype, memory_format=torch.channels_last))
-    except Exception as error:  # what the owner's code casts by itself doesn't go with it, most often
-        raise _Refused(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
-    if own_kernels and device.type == "cpu" and dtype == torch.float32 and can_fuse():
+        logits_without_graph(network, images)
+    except Exception as error:  # most often a cast in the user's code
+        raise _Rejected(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
+    if target.own_kernels:
         try:
-            network, fused = _fuse(network, x.to(device, dtype, memory_format=torch.channels_last), keep)
-        except _Refused as reason:
-            notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
-        _chunk(network, x.to(device, dtype, memory_format=torch.channels_last), keep)
-        modified_layers = _altered(network, x.to(device, dtype), outputs)
-    fit_chunks(network)
-    # A kept container may end in a layer that was folded or fused: what it holds is kept as well.
-    inside = {n for n in layer_names(plain) for k in modified_layers & set(keep) if n.startswith(k + ".")}
-    if not inside <= set(keep):
-        return _folded_and_fused(classifier, plain, x, {*keep, *inside}, device, dtype, own_kernels)
-    mean, std = classifier.mean, classifier.std
+            network, fused = _with_kernels(network, images, keep)
+        except _Rejected as reason:
+            notes.append(f"the activations of {target.name} are not fused, which is slower: {reason}")
+        if SWITCHES.chunking:
+            _chunk(network, images, keep)
+        modified = _modified_layers(network, images, outputs)
+        set_chunk_bytes(network)
+    # A kept container may end in a layer that was folded or fused: its layers have to be kept as well.
+    inside = {n for n in layer_names(plain) for k in modified & keep if n.startswith(k + ".")}
+    if not inside <= keep:
+        return _optimized(replace(target, keep=keep | inside), plain, x)
     return FrozenNetwork(
-        network, mean, std, modified_layers=modified_layers, kept=keep, notes=notes, folded=folded, fused=fused
-    )
+        network, target.mean, target.std,
+        modified_layers=modified, kept=keep, notes=notes, folded=folded, fused=fused,
+    )  # fmt: skip
 
 
-def _fold(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
-    """Return the folded network, proven and still in float64, and how many batch norms are gone."""
-    if not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules()):
+def _folded(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
+    """Return the folded network in float64, verified, and the number of folded batch norms."""
+    if not SWITCHES.folding or not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules()):
         return copy.deepcopy(plain), 0
-    device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no float64
+    device = torch.device("cpu") if x.device.type == "mps" else x.device  # MPS has no float64
     try:
         network, exact_x = cast(copy.deepcopy(plain).to(device), torch.float64), x.to(device, torch.float64)
         expected = logits_without_graph(network, exact_x)
         pairs = foldable_pairs(plain, x, keep)  # in the network's own dtype, which is faster
         fold_batch_norms(network, pairs)
-        answer = logits_without_graph(network, exact_x)
-    except Exception as error:  # whatever the network's code raises in float64; the note tells it
-        raise _Refused(f"it doesn't run in float64, in which folding is proven ({first_line(error)})") from error
-    difference = relative_difference(answer, expected)
+        logits = logits_without_graph(network, exact_x)
+    except Exception as error:  # any error of the user's code in float64
+        raise _Rejected(f"it doesn't run in float64, in which folding is verified ({first_line(error)})") from error
+    difference = relative_difference(logits, expected)
     if difference > FOLDED_TOLERANCE:
-        raise _Refused(f"in float64 the folded logits differ by {difference:.1e} of the largest")
+        raise _Rejected(f"in float64 the folded logits differ by {difference:.1e} of the largest")
     return network, len(pairs)
 
 
-def _fuse(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
-    """Return the fused network, compared with ``network`` in logits and gradient, and how many activations went."""
+def _with_kernels(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
+    """Return the network with own kernels and fused activations, verified, and the number of fused activations."""
     candidate = copy.deepcopy(network)
-    pairs = fuse_activations(candidate, x, keep)
-    replaced = replace_convolutions(candidate, keep) + replace_linears(candidate) + freeze_batch_norms(candidate)
+    pairs = fuse_activations(candidate, x, keep) if SWITCHES.fusion else []
+    replaced = replace_convolutions(candidate, keep) + replace_linears(candidate)
+    if SWITCHES.folding:
+        replaced += freeze_batch_norms(candidate)
     if not replaced and not pairs:
         return network, 0
     replace_rectifiers(candidate, "plain")
-    # In the mean, because at a kink the last bit of a forward decides whether a pixel's gradient passes.
-    departure = _departure(candidate, x, _answer_and_gradient(network, x), FUSED_TOLERANCE, 0.05)
-    if departure is not None:
-        raise _Refused(departure)
-    find_chains(candidate, x, keep)
+    difference = _difference(candidate, x, _logits_and_gradient(network, x), KERNEL_TOLERANCE, GRADIENT_TOLERANCE)
+    if difference is not None:
+        raise _Rejected(difference)
+    if SWITCHES.sparse_rows:
+        find_chains(candidate, x, keep)
     return candidate, len(pairs)
 
 
 def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
-    """Compute the wide parts of ``network`` in chunks, if one image at a time they give the same as all at once."""
-    parts = chunk_bottlenecks(network, x, keep)
-    if not parts:
+    """Compute wide layers in chunks, if chunks of one image give the same results as the whole batch."""
+    layers = chunk_bottlenecks(network, x, keep)
+    if not layers:
         return
-    fit_chunks(network, math.inf)
-    whole = _answer_and_gradient(network, x)
-    fit_chunks(network, 0)
-    if _departure(network, x, whole, LOGITS_TOLERANCE, FUSED_TOLERANCE) is not None:
-        restore(network, parts)
+    set_chunk_bytes(network, math.inf)
+    whole = _logits_and_gradient(network, x)
+    set_chunk_bytes(network, 0)
+    if _difference(network, x, whole, LOGITS_TOLERANCE, KERNEL_TOLERANCE) is not None:
+        undo_chunking(network, layers)
 
 
-def _answer_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    leaf, logits = traced(network, x)
+def _verify(target: _Target, copied: FrozenNetwork) -> None:
+    """Compare the copy with the original at the full input size, for which other kernels may be selected."""
+    if target.dtype not in (torch.float32, torch.float64):
+        return  # searches in half precision are verified by the original
+    x = probe_images(len(target.mean), target.size)[1:].to(device_of(target.module))
+    tolerance = max(KERNEL_TOLERANCE, math.sqrt(torch.finfo(dtype_of(target.module)).eps))
+    with torch.no_grad():
+        logits = copied(x)[0]
+    if relative_difference(logits, original_logits(target.module, target.mean, target.std, x)) > tolerance:
+        raise _Rejected("a fast copy of it gives other logits")
+
+
+def _compile(target: _Target, copied: FrozenNetwork, mode: CompileMode) -> None:
+    """Compile the copy, unless that fails or changes its results; add a note."""
+    dtype = copied.scale.dtype
+    x = probe_images(len(target.mean), target.size).to(copied.scale.device, dtype)
+    expected = _logits_and_gradient(copied, x)
+    tolerance = max(KERNEL_TOLERANCE, math.sqrt(torch.finfo(dtype).eps))
+    try:
+        copied.compile_as(mode)
+        difference = _difference(copied, x, expected, tolerance, GRADIENT_TOLERANCE)
+    except Exception as error:  # any error of torch.compile or of a missing compiler
+        difference = first_line(error)
+    if difference is not None:
+        copied.compile_as(None)
+        copied.notes = (*copied.notes, f"{target.name} is not compiled, which is slower: {difference}")
+    elif x.device.type == "cpu":
+        slower = "on a CPU this is slower than lit_viz's own kernels, which it replaces (omit --compile)"
+        copied.notes = (*copied.notes, f"{target.name} is compiled: {slower}")
+
+
+def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    moved: nn.Module = cast(network.to(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def _logits_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    leaf, logits = differentiable_logits(network, x)
     (gradient,) = torch.autograd.grad(logits[:, ::2].sum(), leaf)
     return logits.detach(), gradient
 
 
-def _departure(
-    network: nn.Module, x: Tensor, expected: tuple[Tensor, Tensor], of_logits: float, of_gradient: float
+def _difference(
+    network: nn.Module, x: Tensor, expected: tuple[Tensor, Tensor], logits_tolerance: float, gradient_tolerance: float
 ) -> str | None:
-    """Return in words how logits or gradient depart from what is expected by more than these parts of it; or None."""
+    """Return a description of how logits or gradient differ from the expected ones; None if they do not."""
     try:
-        answer, gradient = _answer_and_gradient(network, x)
-    except (RuntimeError, IndexError) as error:  # what a backward needs is changed in place, or no kernel takes it
+        logits, gradient = _logits_and_gradient(network, x)
+    except (RuntimeError, IndexError) as error:  # a saved tensor is changed in place, or no kernel exists
         return first_line(error)
-    if relative_difference(answer, expected[0]) > of_logits:
+    if relative_difference(logits, expected[0]) > logits_tolerance:
         return "another kernel gives other logits"
-    if not (gradient - expected[1]).norm() <= of_gradient * expected[1].norm():
+    if not (gradient - expected[1]).norm() <= gradient_tolerance * expected[1].norm():
         return "another kernel gives other gradients"
     return None
 
 
-def _outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def _layer_outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     try:
         with torch.no_grad(), reading_all(network) as outputs:
             network(x.clone())
-    except Exception as error:  # tensors that may not leave their layer (vmap)
-        raise _Refused(f"its layers can't be read ({first_line(error)})") from error
+    except Exception as error:  # tensors that can't leave their layer (vmap)
+        raise _Rejected(f"its layers can't be read ({first_line(error)})") from error
     return outputs
 
 
-def _altered(network: nn.Module, x: Tensor, outputs: dict[str, Tensor]) -> set[str]:
-    """Return the layers whose output is not (any more) what it is in the plain copy."""
-    ours = _outputs(network, x)
-    same = {n for n, y in outputs.items() if n in ours and relative_difference(ours[n], y) <= ALTERED_TOLERANCE}
-    return set(outputs) - same
+def _modified_layers(network: nn.Module, x: Tensor, outputs: dict[str, Tensor]) -> set[str]:
+    """Return the layers whose output differs from that of the plain copy."""
+    current = _layer_outputs(network, x)
+    return {
+        name
+        for name, output in outputs.items()
+        if name not in current or relative_difference(current[name], output) > KERNEL_TOLERANCE
+    }

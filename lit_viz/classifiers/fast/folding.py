@@ -1,27 +1,113 @@
-"""Batch norm folded into the convolution before it; one that stays becomes a scale and a shift."""
+"""Batch norm folding: a batch norm becomes part of the convolution before it; the others become a scale and a shift.
+
+Also :func:`links`, which finds the pairs of layers that can be merged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from lit_viz.classifiers.fast.links import Link, links
-from lit_viz.classifiers.timm_types import CONV2D_SAME, timm_types
-
-if TYPE_CHECKING:
-    from timm.layers.norm_act import BatchNormAct2d
+from lit_viz.classifiers.layers import CONV2D_SAME, timm_types
 
 _NORM = "timm.layers.norm_act.BatchNormAct2d"
 
 
-class NormActivation(nn.Module):
-    """What is left of timm's ``BatchNormAct2d`` when its batch norm is gone; its layers keep their names."""
+class Link(NamedTuple):
+    """Names of two layers: ``reader`` receives the unchanged output of ``writer``, which nothing else uses."""
 
-    def __init__(self, norm: BatchNormAct2d) -> None:
+    writer: str
+    reader: str
+
+
+class _Uses(TorchFunctionMode):
+    """Counts, by identity and version, how often a tensor is an argument of a function that returns a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[tuple[int, int]] = Counter()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        used = [_state(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # excludes reads of the shape
+            self.counts.update(used)
+        return result
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    return id(tensor), tensor._version
+
+
+def links(
+    network: nn.Module, x: Tensor, writes: Callable[[nn.Module], bool], reads: Callable[[nn.Module], bool]
+) -> tuple[list[Link], Counter[str]]:
+    """Run ``network`` on ``x`` and return the links between two kinds of layers, and how often each reader is called.
+
+    A link is reported if the writer is called once, its output reaches the reader unchanged (not modified in place, and
+    not as a view) and no other function is observed to use it. Scripted code is not observed, so every change of the
+    network has to be verified afterwards.
+
+    Args:
+        network: in eval mode.
+        x: normalized images that it accepts.
+        writes, reads: select the layers.
+    """
+    outputs: dict[tuple[int, int], tuple[str, Tensor]] = {}  # references to the tensors keep their ids unique
+    writer_calls: Counter[str] = Counter()
+    reader_calls: Counter[str] = Counter()
+    candidates: list[tuple[Link, tuple[int, int]]] = []
+
+    def write(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            writer_calls[name] += 1
+            if isinstance(output, Tensor):
+                outputs[_state(output)] = (name, output)
+                uses.counts[_state(output)] = 0  # drop the count of an earlier tensor with this id
+
+        return hook
+
+    def read(name: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            reader_calls[name] += 1
+            if args and isinstance(args[0], Tensor) and _state(args[0]) in outputs:
+                candidates.append((Link(outputs[_state(args[0])][0], name), _state(args[0])))
+
+        return hook
+
+    handles = [m.register_forward_hook(write(name)) for name, m in network.named_modules() if writes(m)]
+    handles += [m.register_forward_pre_hook(read(name)) for name, m in network.named_modules() if reads(m)]
+    try:
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            _Uses() as uses,
+        ):  # compiled code is not observed
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [link for link, state in candidates if writer_calls[link.writer] == 1 and uses.counts[state] == 1]
+    return found, reader_calls
+
+
+class NormActivation(nn.Module):
+    """The remainder of timm's ``BatchNormAct2d`` after folding; its layers keep their names.
+
+    Args:
+        norm: timm's ``BatchNormAct2d``.
+    """
+
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         self.drop, self.act = norm.drop, norm.act
 
@@ -33,90 +119,84 @@ class NormActivation(nn.Module):
 class FrozenBatchNorm(nn.Module):
     """A batch norm in eval mode that is not folded, as a scale and a shift; its layers keep their names.
 
-    torch computes the gradient of one as if its statistics could still move.
+    torch's backward of a batch norm is slower, because it also handles statistics that change.
 
     Args:
-        norm: ``nn.BatchNorm2d``, or timm's with an activation.
+        norm: ``nn.BatchNorm2d``, or timm's batch norm with an activation.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
-        for name, layer in norm.named_children():  # of timm's: dropout, and the activation
+        for name, layer in norm.named_children():  # of timm's: dropout and activation
             self.add_module(name, layer)
         scale, shift = _scale_and_shift(norm)
         self.weight = nn.Parameter(scale.view(-1, 1, 1), requires_grad=False)
         self.bias = nn.Parameter(shift.view(-1, 1, 1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(N, C, H, W)`` normalized and, where the norm has one, activated."""
+        """Return ``(N, C, H, W)``, normalized and, if the norm has an activation, activated."""
         x = torch.addcmul(self.bias, x, self.weight)
         for layer in self.children():
             x = layer(x)
         return x
 
 
-def plain_convolution(module: nn.Module) -> bool:
-    """Return whether the module computes what ``nn.Conv2d`` does (with timm's "same" padding or without).
+def is_plain_convolution(module: nn.Module) -> bool:
+    """Return whether the module computes ``nn.Conv2d`` from its own weight, with or without timm's "same" padding.
 
-    A subclass that computes something else from its weight (weight standardization, a parametrization) does not.
+    Subclasses with another forward (weight standardization) and parametrized weights are excluded.
     """
     if not isinstance(module, nn.Conv2d):
         return False
-    return _computes_as(module, nn.Conv2d, CONV2D_SAME) and "weight" in module._parameters
+    return _has_forward_of(module, nn.Conv2d, CONV2D_SAME) and "weight" in module._parameters
 
 
-def _plain_batch_norm(module: nn.Module) -> bool:
+def _is_plain_batch_norm(module: nn.Module) -> bool:
     if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None or module.running_var is None:
         return False
-    return _computes_as(module, _BatchNorm, _NORM)
+    return _has_forward_of(module, _BatchNorm, _NORM)
 
 
-def _computes_as(module: nn.Module, kind: type[nn.Module], of_timm: str) -> bool:
-    """Return whether the module's forward is that of torch's kind, or of timm's: no subclass has put another there."""
-    return any(type(module).forward is known.forward for known in (kind, *timm_types(of_timm)))
+def _has_forward_of(module: nn.Module, kind: type[nn.Module], timm_kind: str) -> bool:
+    return any(type(module).forward is base.forward for base in (kind, *timm_types(timm_kind)))
 
 
 def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
-    """Return the convolutions whose output goes into a batch norm and nowhere else, with it, by name.
+    """Return the links from convolutions to batch norms.
 
     Args:
         network: in eval mode.
-        x: any normalized input that it takes.
-        keep: names of layers that stay; neither they nor their partners are folded.
+        x: normalized images that it accepts.
+        keep: names of layers that are neither folded nor have a folded partner.
     """
-    found, calls = links(network, x, plain_convolution, _plain_batch_norm)
-    return [pair for pair in found if calls[pair.taker] == 1 and not {pair.giver, pair.taker} & set(keep)]
-
-
-def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
-    """Fold the batch norms of ``network``, a private copy in float64 (so that it costs no digit), in place.
-
-    ``conv`` then gives what ``norm`` gave: ``w' = w g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``, and
-    an identity (or the activation alone) stands under the name of the batch norm.
-    """
-    for pair in pairs:
-        norm = network.get_submodule(pair.taker)
-        _fold(network.get_submodule(pair.giver), norm)  # type: ignore[arg-type]
-        network.set_submodule(
-            pair.taker, NormActivation(norm) if isinstance(norm, timm_types(_NORM)) else nn.Identity()
-        )
-
-
-def freeze_batch_norms(network: nn.Module) -> int:
-    """Replace the batch norms that ``network``, a private copy in eval mode, still has; return how many."""
-    found = [(n, m) for n, m in network.named_modules() if n and _plain_batch_norm(m)]
-    for name, norm in found:
-        network.set_submodule(name, FrozenBatchNorm(norm))
-    return len(found)
+    pairs, calls = links(network, x, is_plain_convolution, _is_plain_batch_norm)
+    return [pair for pair in pairs if calls[pair.reader] == 1 and not {*pair} & set(keep)]
 
 
 @torch.no_grad()
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    scale, shift = _scale_and_shift(norm)
-    # New parameters: those of the convolution may be shared with another layer.
-    conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
-    bias = shift if conv.bias is None else conv.bias * scale + shift
-    conv.bias = nn.Parameter(bias, requires_grad=False)
+def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
+    """Fold batch norms of ``network``, a private copy in float64, in place.
+
+    ``w' = w g / sqrt(v + eps)`` and ``b' = (b - m) g / sqrt(v + eps) + beta``. An identity, or the activation alone,
+    takes the name of the batch norm.
+    """
+    for writer, reader in pairs:
+        conv: nn.Conv2d = network.get_submodule(writer)  # type: ignore[assignment]
+        norm: nn.BatchNorm2d = network.get_submodule(reader)  # type: ignore[assignment]
+        scale, shift = _scale_and_shift(norm)
+        # New parameters, because the convolution's may be shared with another layer.
+        conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
+        bias = shift if conv.bias is None else conv.bias * scale + shift
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+        network.set_submodule(reader, NormActivation(norm) if isinstance(norm, timm_types(_NORM)) else nn.Identity())
+
+
+def freeze_batch_norms(network: nn.Module) -> int:
+    """Replace the remaining batch norms of ``network``, a private copy in eval mode; return their number."""
+    norms = [(name, layer) for name, layer in network.named_modules() if name and _is_plain_batch_norm(layer)]
+    for name, norm in norms:
+        network.set_submodule(name, FrozenBatchNorm(norm))
+    return len(norms)
 
 
 @torch.no_grad()

@@ -1,18 +1,17 @@
-"""The frozen network: what methods optimize an image against."""
+"""The frozen network: evaluated by all methods, differentiable in the images alone."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_map
 
-from lit_viz.classifiers.fast.compiling import Compiled, CompileMode
-from lit_viz.classifiers.fast.residual import damp
-from lit_viz.classifiers.fast.scaling import Scale
+from lit_viz.classifiers.fast.residual import scale_branches
 from lit_viz.classifiers.isolation import (
     device_of,
     dtype_of,
@@ -24,25 +23,26 @@ from lit_viz.classifiers.layers import is_statistics, layer_of, reading
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
+#: Modes of ``torch.compile``. ``reduce-overhead`` and ``max-autotune`` replay CUDA graphs.
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
 
 class FrozenNetwork(nn.Module):
-    """Images in [0, 1] -> logits and the activations asked for, differentiable in the images alone.
+    """Maps images in [0, 1] to logits and activations.
 
-    Made by :meth:`Classifier.fast`. It normalizes, stays in eval mode whatever a trainer asks for, and has no
-    parameter that wants a gradient.
+    It normalizes, stays in eval mode, and has no parameter with ``requires_grad``.
 
     Args:
-        network: a private copy; or, with ``is_original``, the user's module, whose state is preserved.
-        mean, std: of the normalization, one value a channel.
-        modified_layers: names of the layers whose output differs from the original's, because a batch norm was folded
-            into them or an activation fused; reading one is an error.
-        kept: names of the layers that are given what they are given in the original, so that the moments of it may be
-            asked for; all, unless given.
-        is_original: the network is the user's module.
-        non_differentiable: it is known to give no gradient.
-        draws: the network draws random numbers even in eval mode; the global random state is put back.
-        notes: what is worth saying about the copy, in sentences.
-        folded, fused: how many batch norms and activations have gone into convolutions.
+        network: a private copy; or, with ``is_original``, the user's module, whose state is preserved in each forward.
+        mean, std: of the normalization, one value per channel.
+        modified_layers: names of layers whose output differs from the original's, because a batch norm was folded into
+            them or an activation fused. They can't be read.
+        kept: names of layers whose input is the original's, so that its statistics can be read; None for all.
+        is_original: whether ``network`` is the user's module.
+        non_differentiable: whether it is known to give no gradient.
+        draws: whether the network draws random numbers in eval mode; the global random state is then preserved.
+        notes: messages about the copy.
+        folded, fused: number of batch norms and activations merged into convolutions.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class FrozenNetwork(nn.Module):
         fused: int = 0,
     ) -> None:
         super().__init__()
-        # A guest is hidden in a tuple: nobody who moves, trains or saves this module reaches it.
+        # The original is no submodule, so that a trainer does not move, train or save it.
         self._original: tuple[nn.Module, ...] = (network,) if is_original else ()
-        self._own = None if is_original else network
+        self._copy = None if is_original else network
         self._compiled: Compiled | None = None
         self.non_differentiable = non_differentiable
         self.modified_layers, self.draws, self.notes = frozenset(modified_layers), draws, tuple(notes)
@@ -78,39 +78,43 @@ class FrozenNetwork(nn.Module):
         self.shift: Tensor
         super().train(False)
 
-    def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits and the outputs of the named layers.
+    @property
+    def is_original(self) -> bool:
+        """Whether the network is the user's module."""
+        return self._copy is None
 
-        Logits can be differentiated by these outputs, too: the network goes on from them.
+    def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits and the activations of the named layers.
+
+        The logits are computed from the returned activations and can be differentiated with respect to them.
 
         Args:
             x: images ``(N, C, H, W)`` in [0, 1].
             layers: names as in :func:`~lit_viz.classifiers.layer_names`, or of
-                :func:`~lit_viz.classifiers.layers.statistics_of`; of a layer that is called several times, the last
+                :func:`~lit_viz.classifiers.layers.statistics_of`. Of a layer that is called several times, the last
                 output is returned.
 
         Returns:
-            Logits ``(N, K)`` (float32, or float64 if the network is), and the activations by name, with their graph.
+            Logits ``(N, K)``, float32, or float64 if the network is; and activations by name.
 
         Raises:
-            LitVizError: a layer that the network doesn't have (the near names are listed), or that was folded because
-                it was not named in ``keep``; or a gradient is wanted, and the network's own code runs without.
+            LitVizError: a layer is unknown or modified, or a gradient is required and the network gives none.
         """
         for layer in layers:
-            unknown = is_statistics(layer) and self.kept is not None and layer_of(layer) not in self.kept
-            if layer in self.modified_layers or unknown:
+            other_input = is_statistics(layer) and self.kept is not None and layer_of(layer) not in self.kept
+            if layer in self.modified_layers or other_input:
                 raise LitVizError(f"layer {layer!r} is folded in this copy: make it with fast(keep=[{layer!r}])")
         with (
             self._running() as network,
             reading(network, layers) as activations,
-            _going_on(network, activations, layers, x.device),
+            _replacing_outputs(network, activations, layers, x.device),
         ):
-            layout = torch.contiguous_format if self._own is None else torch.channels_last
+            memory_format = torch.contiguous_format if self.is_original else torch.channels_last
             dtype = dtype_of(network)
-            scale = Scale() if dtype == torch.float16 and not layers and torch.is_grad_enabled() else None
+            scaling = GradientScaling() if dtype == torch.float16 and not layers and torch.is_grad_enabled() else None
             images = x.to(device_of(network))
-            images = images.to(dtype) if scale is None else scale.lowered(images, dtype)
-            images = images.contiguous(memory_format=layout)
+            images = images.to(dtype) if scaling is None else scaling.lower(images, dtype)
+            images = images.contiguous(memory_format=memory_format)
             call = network if self._compiled is None or layers else self._compiled
             normalized = torch.addcmul(self.shift.to(images), images, self.scale.to(images))
             with network_errors_wrapped(x):
@@ -119,24 +123,21 @@ class FrozenNetwork(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad and (self.non_differentiable or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
         if logits.dtype != torch.float64:
-            logits = logits.float() if scale is None else scale.raised(logits)
+            logits = logits.float() if scaling is None else scaling.raise_(logits)
         return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
 
-    @property
-    def is_original(self) -> bool:
-        """Whether the network is somebody else's."""
-        return self._own is None
-
-    def damp(self, branches: Sequence[str], factor: float) -> None:
-        """Let the gradient by these layers' output come back multiplied by ``factor``; values stay. Of a copy only."""
-        assert self._own is not None
-        damp(self._own, branches, factor)
+    def scale_branches(self, branches: Sequence[str], factor: float) -> None:
+        """Multiply the gradient of residual branches by a factor; only for copies."""
+        assert self._copy is not None
+        scale_branches(self._copy, branches, factor)
 
     def compile_as(self, mode: CompileMode | None) -> None:
-        """Call the network compiled from now on, or None: as it is; also where layers are read, which is by hooks. Of a
-        copy only."""
-        assert self._own is not None
-        self._compiled = None if mode is None else Compiled(self._own, mode)
+        """Compile the network in a mode, or use it uncompiled (None); only for copies.
+
+        Forwards that read layers always run uncompiled, because layers are read by hooks.
+        """
+        assert self._copy is not None
+        self._compiled = None if mode is None else Compiled(self._copy, mode)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Do nothing: a frozen network stays in eval mode."""
@@ -148,32 +149,31 @@ class FrozenNetwork(nn.Module):
 
     @contextmanager
     def _running(self) -> Iterator[nn.Module]:
-        if self._own is None:
+        if self._copy is None:
             with state_preserved(self._original[0]) as network:
                 yield network
         elif self.draws:
-            with random_state_preserved(self._own):
-                yield self._own
+            with random_state_preserved(self._copy):
+                yield self._copy
         else:
-            yield self._own
+            yield self._copy
 
 
 @contextmanager
-def _going_on(
-    network: nn.Module, found: dict[str, Tensor], layers: Sequence[str], device: torch.device
+def _replacing_outputs(
+    network: nn.Module, activations: dict[str, Tensor], layers: Sequence[str], device: torch.device
 ) -> Iterator[None]:
-    """Let the forward in the body go on from what was read of the layers, so that they are on the way to the logits.
+    """Continue the forward in the body from the activations that were read, on the images' device.
 
-    From another tensor of the same values, because many networks change it in place right afterwards, and from the
-    images' device, for a network may live on another.
+    The forward receives a copy, because many networks change an output in place.
     """
 
     def replace(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            found[name] = found[name].to(device)
+            activations[name] = activations[name].to(device)
             first = output if isinstance(output, Tensor) else output[0]
-            other = found[name].to(first.device, copy=True)
-            return tree_map(lambda leaf: other if leaf is first else leaf, output)
+            copied = activations[name].to(first.device, copy=True)
+            return tree_map(lambda leaf: copied if leaf is first else leaf, output)
 
         return hook
 
@@ -184,3 +184,82 @@ def _going_on(
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Compiled:
+    """A network compiled once for an image size and any batch size.
+
+    Args:
+        network: in eval mode and frozen.
+        mode: of ``torch.compile``, which runs in the first call.
+    """
+
+    def __init__(self, network: nn.Module, mode: CompileMode) -> None:
+        # A graph may be used for several backwards, so its saved tensors can't be reused. The setting is read in every
+        # backward and belongs to a thread (to the process in older versions of torch).
+        torch._functorch.config.donated_buffer = False
+        self._call: Any = torch.compile(network, mode=mode)
+
+    def __call__(self, x: Tensor) -> Any:
+        """Return the network's output for normalized images ``(N, C, H, W)``."""
+        rows = torch.cat([x, x]) if len(x) == 1 else x  # torch specializes on a batch of one
+        torch._dynamo.maybe_mark_dynamic(rows, 0)
+        output = self._call(rows)
+        # Cloned, because CUDA graphs write the next output to the same memory.
+        return torch.utils._pytree.tree_map_only(Tensor, lambda leaf: leaf[: len(x)].clone(), output)
+
+
+def mark_compiled_step() -> None:
+    """Release the memory of the previous step's CUDA graphs."""
+    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+
+class GradientScaling:
+    """Scales the gradient of each image through a float16 network, so that small values do not underflow.
+
+    As loss scaling in mixed precision (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2), but with a power of
+    two per image, computed from the gradient of its logits. The rows of a network in eval mode are independent.
+    """
+
+    def __init__(self) -> None:
+        self.factor = torch.ones(())  # (N,), set at the start of each backward and divided out at its end
+
+    def lower(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return images ``(N, ...)`` in half precision."""
+        lowered: Tensor = _Lower.apply(x, self, dtype)  # type: ignore[no-untyped-call]
+        return lowered
+
+    def raise_(self, logits: Tensor) -> Tensor:
+        """Return logits ``(N, K)`` of any precision in float32."""
+        raised: Tensor = _Raise.apply(logits, self)  # type: ignore[no-untyped-call]
+        return raised
+
+
+class _Lower(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scaling: GradientScaling, dtype: torch.dtype) -> Tensor:
+        ctx.scaling, ctx.dtype = scaling, x.dtype
+        return x.to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        factor = ctx.scaling.factor.view(-1, *[1] * (gradient.ndim - 1))
+        return gradient.to(ctx.dtype) / factor.to(ctx.dtype), None, None
+
+
+class _Raise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scaling: GradientScaling) -> Tensor:
+        ctx.scaling, ctx.dtype = scaling, logits.dtype
+        return logits.float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        largest = gradient.flatten(1).abs().amax(1)
+        normal = (largest > 0) & largest.isfinite()
+        exponents = torch.frexp(torch.where(normal, largest, 1)).exponent
+        powers = (1 - exponents).clamp(max=126)  # scales the largest value to [1, 2), except subnormal numbers
+        ctx.scaling.factor = torch.ldexp(torch.ones_like(largest), powers)
+        return (gradient * ctx.scaling.factor[:, None]).to(ctx.dtype), None

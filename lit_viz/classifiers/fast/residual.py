@@ -1,8 +1,7 @@
-"""Residual branches, and how much of the gradient comes back through them.
+"""Skip gradient method: a smaller part of the gradient returns through residual branches.
 
-What a residual block adds to its shortcut is particular to the network, so a gradient that comes back through the
-shortcuts more than through the branches depends less on that one network (the skip gradient method: Wu et al. 2020,
-"Skip Connections Matter", arXiv:2002.05990).
+The output of a residual branch is more specific to the network than its shortcut. A gradient that passes through the
+shortcuts more than through the branches transfers better (Wu et al. 2020, "Skip Connections Matter", arXiv:2002.05990).
 """
 
 from __future__ import annotations
@@ -15,76 +14,76 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lit_viz.classifiers.layers import layer_names
-from lit_viz.classifiers.outputs import traced
+from lit_viz.classifiers.outputs import differentiable_logits
 from lit_viz.errors import LitVizError
 
 
 def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
-    """Return the layers whose output is added to what it was computed from, by name, in the order of the forward.
+    """Return the names of the layers whose output is added to a tensor that it was computed from, in forward order.
 
-    They are found in the graph of a forward, so it doesn't matter how the code adds. A block whose shortcut is computed
-    as well (that changes the size) is none; nor is a layer that is called more than once.
+    The additions are searched in the backward graph, so their form in the code does not matter. Blocks with a computed
+    shortcut (a change of size) and layers that are called more than once are excluded.
 
     Args:
         network: in eval mode.
-        x: any normalized input that it takes.
+        x: normalized images that it accepts.
     """
-    giver: dict[Node, str] = {}  # by the step of the graph; of several layers that pass a tensor on, the last
+    writers: dict[Node, str] = {}  # the last of several layers that pass a tensor on
     calls: Counter[str] = Counter()
 
-    def gave(name: str) -> Any:
+    def record(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             calls[name] += 1
             if isinstance(output, Tensor) and output.grad_fn is not None:
-                giver[output.grad_fn] = name
+                writers[output.grad_fn] = name
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_hook(gave(name)) for name in layer_names(network)]
+    handles = [network.get_submodule(name).register_forward_hook(record(name)) for name in layer_names(network)]
     try:
-        _, logits = traced(network, x)
+        _, logits = differentiable_logits(network, x)
     finally:
         for handle in handles:
             handle.remove()
     sums = [node for node in _upstream(logits.grad_fn) if type(node).__name__ == "AddBackward0"]
     ends = {end for node in sums for end in _branches(node)}
-    return [name for node, name in giver.items() if node in ends and calls[name] == 1]
+    return [name for node, name in writers.items() if node in ends and calls[name] == 1]
 
 
-def check_residual_gradient(part: float) -> float:
-    """Return the factor of :func:`damp` if it is one.
+def check_residual_gradient(factor: float) -> float:
+    """Return the factor of :func:`scale_branches`.
 
     Raises:
-        LitVizError: it isn't above 0 and at most 1.
+        LitVizError: unless it is above 0 and at most 1.
     """
-    if not 0 < part <= 1:
-        raise LitVizError(f"residual_gradient {part} is no part of a gradient: give a number above 0, up to 1.")
-    return part
+    if not 0 < factor <= 1:
+        raise LitVizError(f"residual_gradient must be above 0 and at most 1, got {factor}")
+    return factor
 
 
-def damp(network: nn.Module, layers: Sequence[str], factor: float) -> None:
-    """Let the gradient by the output of these layers come back multiplied by ``factor``; what is computed stays.
+def scale_branches(network: nn.Module, layers: Sequence[str], factor: float) -> None:
+    """Multiply the gradient of these layers' outputs by a factor; their values stay.
 
     Args:
         network: a private copy.
-        layers: by name.
-        factor: 1 is the gradient itself.
+        layers: names.
+        factor: 1 for the plain gradient.
     """
     for name in layers:
-        network.get_submodule(name).register_forward_hook(_Damped(factor))
+        network.get_submodule(name).register_forward_hook(_ScaledGradient(factor))
 
 
-class _Damped:
-    """A hook, for a module of its own would be a further layer with a name."""
+class _ScaledGradient:
+    """Forward hook; a module would add a layer with a name of its own, and a closure could not be copied."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
         if output.requires_grad:
-            output.register_hook(self._damped)  # type: ignore[no-untyped-call]
+            output.register_hook(self._scaled)  # type: ignore[no-untyped-call]
 
-    def _damped(self, gradient: Tensor) -> Tensor:
+    def _scaled(self, gradient: Tensor) -> Tensor:
         return gradient * self.factor
 
 
@@ -95,11 +94,11 @@ def _branches(node: Node) -> list[Node]:
 
 
 def _upstream(node: Node | None) -> set[Node]:
-    """Return a step of the graph, and all before it."""
-    found: set[Node] = set()
-    waiting = [node]
-    while waiting:
-        if (node := waiting.pop()) is not None and node not in found:
-            found.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return found
+    """Return a step of the graph and all steps before it."""
+    visited: set[Node] = set()
+    pending = [node]
+    while pending:
+        if (node := pending.pop()) is not None and node not in visited:
+            visited.add(node)
+            pending += [previous for previous, _ in node.next_functions]
+    return visited

@@ -1,8 +1,8 @@
-"""What the fast copy's convolutions and rectifiers tell each other on the way back: which rows of a batch want no
-gradient, and that nobody else gets a tensor.
+"""Row-sparse backward: skip the rows of a batch whose gradient is zero.
 
-Whether an image wants a slope shows in its forward, which it shares with the others of its batch; torch's backward is
-of the whole batch.
+All images of a batch share a forward, but a score may read only some of them, and torch's backward computes every row.
+The fast convolutions and rectifiers detect zero rows, compute the other rows and pass their indices on. They also mark
+gradients that no other operation reads, so that the next step writes its result into the same memory.
 """
 
 from __future__ import annotations
@@ -15,116 +15,116 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WANTED: ContextVar[float] = ContextVar("wanted", default=1.0)  # of the rows
-_KNOWN = "_lit_viz_rows"  # of a gradient, its version and what rows_of() returns
-_OURS = "_lit_viz_ours"  # marks a gradient that the step before may write over: nobody else gets it
+_FRACTION: ContextVar[float] = ContextVar("fraction", default=1.0)  # of the rows that the score reads
+_ROWS = "_lit_viz_rows"  # attribute of a gradient: its version and the result of nonzero_rows()
+_EXCLUSIVE = "_lit_viz_exclusive"  # attribute of a gradient that may be overwritten
 
-
-def begin(ctx: Any, x: Tensor, alone: bool) -> None:
-    """Note in a forward where its ``x`` comes from.
-
-    Where it comes straight from another step of ours, the gradient by it is a new tensor that goes there alone (any sum
-    on the way is a new one, or ours as well), so that this may write over it. A step between the two, as the copy of a
-    layer that is read, breaks that.
-
-    Args:
-        ctx: of an autograd function that has ``takes_rows``.
-        x: what the forward is given.
-        alone: whether nothing else takes ``x`` (see :func:`~lit_viz.classifiers.fast.convolution.find_chains`).
-    """
-    ctx.straight = hasattr(getattr(x.grad_fn, "_forward_cls", None), "takes_rows")
-    ctx.alone = alone and ctx.straight
-
-
-def end(ctx: Any, gradient: Tensor) -> Tensor:
-    """Return a backward's result, marked as the step before's own where it is."""
-    if ctx.straight and not torch.is_grad_enabled():
-        setattr(gradient, _OURS, True)
-    return gradient
-
-
-def is_ours(gradient: Tensor) -> bool:
-    """Return whether a backward may write over the gradient that it is given; asked once."""
-    return bool(gradient.__dict__.pop(_OURS, False))
+#: Row indices ``(R,)`` and the gradient's rows ``(R, C, H, W)``.
+Rows = tuple[Tensor, Tensor]
 
 
 @contextmanager
 def sparse_backward(rows: Tensor | None) -> Iterator[None]:
-    """Let backwards in the body, of a score that reads ``rows`` ``(N,)`` bool alone, look for what is zero.
+    """Allow backwards in the body to skip zero rows.
 
-    It costs a pass over each gradient, so they don't where the score reads most rows (also: None), nor on a GPU.
+    Detecting zero rows costs a pass over each gradient, so it is limited to scores that read few rows, on CPUs.
 
     Args:
-        rows: that are read.
+        rows: bool ``(N,)``, the rows that the score reads; None for all.
     """
-    wanted = float(rows.double().mean()) if rows is not None and rows.is_cpu else 1.0
-    token = _WANTED.set(wanted)
+    fraction = float(rows.double().mean()) if rows is not None and rows.is_cpu else 1.0
+    token = _FRACTION.set(fraction)
     try:
         yield
     finally:
-        _WANTED.reset(token)
+        _FRACTION.reset(token)
 
 
-def rows_of(gradient: Tensor, few: float) -> tuple[Tensor, Tensor] | None:
-    """Return the indices of the rows that aren't zero, and these rows; None for all, or where nobody has said that they
-    are ``few``, a part of all.
+def record_source(ctx: Any, x: Tensor, sole_reader: bool) -> None:
+    """Record in a forward whether its input is the direct output of another row-sparse function.
 
-    Without being told which: a network may give the rows of its batch another order, or more images than one, inside.
-    Where the gradient comes straight from :func:`spread`, to which nobody has added since, they are known.
+    The gradient with respect to such an input is a new tensor that only that function reads, since torch sums gradients
+    into new tensors. A function in between, such as the copy of a layer that is read, breaks this.
+
+    Args:
+        ctx: context of an autograd function with the attribute ``row_sparse``.
+        x: input of the forward.
+        sole_reader: whether no other operation reads ``x``.
     """
-    known = known_rows(gradient)
-    if known is not None:
-        return known
-    if _WANTED.get() > few or torch.is_grad_enabled():
+    ctx.direct = hasattr(getattr(x.grad_fn, "_forward_cls", None), "row_sparse")
+    ctx.sole_reader = sole_reader and ctx.direct
+
+
+def mark_exclusive(ctx: Any, gradient: Tensor) -> Tensor:
+    """Mark a backward's result as exclusive to the preceding function, if it is; return it."""
+    if ctx.direct and not torch.is_grad_enabled():
+        setattr(gradient, _EXCLUSIVE, True)
+    return gradient
+
+
+def pop_exclusive(gradient: Tensor) -> bool:
+    """Remove the mark of an exclusive gradient; return whether it was set."""
+    return bool(gradient.__dict__.pop(_EXCLUSIVE, False))
+
+
+def nonzero_rows(gradient: Tensor, threshold: float) -> Rows | None:
+    """Return the rows of a gradient that are not zero; None for all rows.
+
+    The rows are detected rather than passed in, because a network may reorder or multiply the rows of its batch.
+
+    Args:
+        gradient: ``(N, C, H, W)``.
+        threshold: largest fraction of rows read by the score at which zero rows are detected.
+    """
+    recorded = pop_recorded_rows(gradient)
+    if recorded is not None:
+        return recorded
+    if _FRACTION.get() > threshold or torch.is_grad_enabled():
         return None
     inner = tuple(range(1, gradient.ndim))
-    zero = (gradient.amax(inner) == 0) & (gradient.amin(inner) == 0)  # no number is not zero
+    zero = (gradient.amax(inner) == 0) & (gradient.amin(inner) == 0)  # false for NaN
     if not bool(zero.any()):
         return None
     rows = (~zero).nonzero()[:, 0]
-    return rows, picked(gradient, rows)
+    return rows, select_rows(gradient, rows)
 
 
-def known_rows(gradient: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return what :func:`rows_of` does where it needn't look; asked once."""
-    version, known = gradient.__dict__.pop(_KNOWN, (None, None))
-    return known if version == gradient._version else None
+def pop_recorded_rows(gradient: Tensor) -> Rows | None:
+    """Remove and return the rows recorded by :func:`scatter_rows`; None if the gradient was changed since."""
+    version, rows = gradient.__dict__.pop(_ROWS, (None, None))
+    return rows if version == gradient._version else None
 
 
 def runs(rows: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Yield the rows that follow each other, as slices of the rows and of the whole batch: views of both, where
-    :func:`picked` copies."""
+    """Yield consecutive row indices as slices of ``rows`` and of the whole batch, which index without a copy."""
     indices = rows.tolist()
-    begin = 0
-    for end in range(1, len(indices) + 1):
-        if end == len(indices) or indices[end] != indices[end - 1] + 1:
-            yield slice(begin, end), slice(indices[begin], indices[end - 1] + 1)
-            begin = end
+    start = 0
+    for stop in range(1, len(indices) + 1):
+        if stop == len(indices) or indices[stop] != indices[stop - 1] + 1:
+            yield slice(start, stop), slice(indices[start], indices[stop - 1] + 1)
+            start = stop
 
 
-def picked(x: Tensor, rows: Tensor) -> Tensor:
-    """Return ``x[rows]``, channels-last; of ``(N, C, H, W)`` that is."""
+def select_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Return ``x[rows]`` of ``(N, C, H, W)``, channels-last."""
     return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
 
 
-def put_back(ctx: Any, x: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Return a gradient of ``count`` rows of which ``x`` are those in the places ``rows``."""
-    return (carried if ctx.alone else spread)(x, rows, count)
+def scatter_rows(x: Tensor, rows: Tensor, count: int, *, placeholder: bool = False) -> Tensor:
+    """Return a gradient ``(count, C, H, W)`` with the rows of ``x`` at the indices ``rows`` and zeros elsewhere.
 
+    The rows are recorded for the preceding function.
 
-def spread(x: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Return ``(count, C, H, W)`` that has the rows of ``x`` in the places ``rows``, and is zero elsewhere."""
-    inner = x.permute(0, 2, 3, 1)
-    whole = inner.new_zeros(count, *inner.shape[1:]).index_copy_(0, rows, inner).permute(0, 3, 1, 2)
-    return _known(whole, x, rows)
-
-
-def carried(x: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Return what stands for ``spread(x, rows, count)`` where nothing but :func:`rows_of` looks at it: it holds no
-    numbers."""
-    return _known(x.new_full((), torch.nan).expand(count, *x.shape[1:]), x, rows)
-
-
-def _known(whole: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-    setattr(whole, _KNOWN, (whole._version, (rows, x)))
+    Args:
+        x: ``(R, C, H, W)``.
+        rows: indices ``(R,)``.
+        count: N of the result.
+        placeholder: return a tensor without values, for a preceding function that reads the recorded rows only.
+    """
+    if placeholder:
+        whole = x.new_full((), torch.nan).expand(count, *x.shape[1:])
+    else:
+        inner = x.permute(0, 2, 3, 1)
+        whole = inner.new_zeros(count, *inner.shape[1:]).index_copy_(0, rows, inner).permute(0, 3, 1, 2)
+    setattr(whole, _ROWS, (whole._version, (rows, x)))
     return whole

@@ -203,7 +203,9 @@ class _Subject:
     def stages(self) -> list[Stage]:
         return cascading_randomization(
             lambda networks: self.maps(networks, self.x[None])[0],
-            self.copies(layer_names(self.classifier)),  # the layers as the network has them, none folded into another
+            self.copies(
+                layer_names(self.classifier.original)
+            ),  # the layers as the network has them, none folded into another
             self.attribution,
             seed=self.seed,
             stages=self.settings.stages,

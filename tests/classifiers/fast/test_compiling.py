@@ -11,7 +11,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast import compiling
+from lit_viz.classifiers.fast import frozen as frozen_module
 from lit_viz.optim import Evaluation
 from tests.conftest import smooth_network
 
@@ -85,8 +85,8 @@ def test_what_can_not_be_compiled_is_used_as_it_is_and_said(monkeypatch: pytest.
 
 
 def test_compiled_code_that_gives_something_else_is_not_used(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = compiling.Compiled.__call__
-    monkeypatch.setattr(compiling.Compiled, "__call__", lambda self, x: right(self, x) * 1.1)
+    right = frozen_module.Compiled.__call__
+    monkeypatch.setattr(frozen_module.Compiled, "__call__", lambda self, x: right(self, x) * 1.1)
     frozen = load_classifier(smooth_network(), size=16).fast(compiled="default")
     assert frozen._compiled is None
     assert "other logits" in frozen.notes[-1]
@@ -108,15 +108,15 @@ def test_runs_have_the_same_outcomes(traced: None, smooth: Classifier, attack: s
 def test_a_run_compiles_only_what_it_trains_with(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     steps: list[None] = []
-    build = compiling.Compiled.__init__
+    build = frozen_module.Compiled.__init__
 
     @functools.wraps(build)
     def init(self: Any, network: Any, mode: Any) -> None:
         made.append(mode)
         build(self, network, mode)
 
-    monkeypatch.setattr(compiling.Compiled, "__init__", init)
-    monkeypatch.setattr("lit_viz.engine.module.begin_step", lambda: steps.append(None))
+    monkeypatch.setattr(frozen_module.Compiled, "__init__", init)
+    monkeypatch.setattr("lit_viz.engine.module.mark_compiled_step", lambda: steps.append(None))
     lv.saliency(load_classifier(smooth_network(), size=16), photographs(2), compile="max-autotune", iterations=3)
     assert made == ["max-autotune"]
     assert steps  # CUDA graphs hear of each

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_viz.classifiers.fast.convolution import FastConvolution, find_chains, replace_convolutions
-from lit_viz.classifiers.fast.fusing import FusedConvolution, can_fuse
-from lit_viz.classifiers.fast.kernels import NONE, Activation
+from lit_viz.classifiers.fast.kernels import NONE, Activation, kernels_available
 from lit_viz.classifiers.fast.rectifiers import Rectifier
 from lit_viz.classifiers.fast.rows import sparse_backward
 from tests.classifiers.networks import conv_net, scripted
 
-pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
+pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 
 SIZES = [(12, 9), (11, 16)]
 FROM_IMAGE = [
@@ -184,7 +183,7 @@ def chain(*activations: str) -> nn.Sequential:
     for convolution in convolutions:
         convolution.weight.mul_(6)
     return nn.Sequential(
-        *(FusedConvolution(c, Activation(a, limits.get(a, ()))) for c, a in zip(convolutions, activations, strict=True))
+        *(FastConvolution(c, Activation(a, limits.get(a, ()))) for c, a in zip(convolutions, activations, strict=True))
     )
 
 
@@ -255,7 +254,7 @@ def test_what_something_else_takes_as_well_is_no_chain() -> None:
     for name, wiring in {**WIRINGS, **behind_the_scenes}.items():
         net = nn.Sequential(Wired(wiring))
         find_chains(net, torch.rand(2, 4, 8, 7))
-        found[name] = [convolution.alone for convolution in net[0].convolutions]
+        found[name] = [convolution.sole_reader for convolution in net[0].convolutions]
     assert found == {
         "straight": [False, True, True],
         "taken twice": [False, False, False],
@@ -271,7 +270,7 @@ def test_what_is_given_to_a_kept_layer_may_be_read_as_well() -> None:
     net = nn.Sequential(Wired(WIRINGS["straight"], inplace=True))
     find_chains(net, torch.rand(2, 4, 8, 7), keep=["0.convolutions.1.1"])
     steps = [step for convolution in net[0].convolutions for step in convolution]
-    assert [step.alone for step in steps] == [False, True, True, False, True, True]
+    assert [step.sole_reader for step in steps] == [False, True, True, False, True, True]
 
 
 @pytest.mark.parametrize("inplace", [None, True, False])
@@ -283,7 +282,7 @@ def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(
     find_chains(net, torch.rand(2, 4, 8, 7))
     if wiring == "straight" and inplace is not None:
         steps = [step for convolution in net[0].convolutions for step in convolution]
-        assert [step.alone for step in steps] == [False, True, True, True, True, True]
+        assert [step.sole_reader for step in steps] == [False, True, True, True, True, True]
     x = torch.rand(5, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
     rows = torch.tensor([False, True, False, True, False])
     score = torch.where(rows, net(x)[:, 0], 0).sum()

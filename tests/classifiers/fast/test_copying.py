@@ -198,7 +198,7 @@ def test_a_fold_that_changes_the_logits_is_undone_and_said(monkeypatch: pytest.M
     frozen = load_classifier(conv_net(), size=16).fast()
     assert frozen.folded == 0
     assert "not folded, which is slower: in float64 the folded logits differ by" in frozen.notes[0]
-    assert torch.equal(frozen._own[0].weight, conv_net()[0].weight)  # type: ignore[index]
+    assert torch.equal(frozen._copy[0].weight, conv_net()[0].weight)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("broken", "what"), [("_convolve", "logits"), ("input_gradient", "gradients")])
@@ -277,7 +277,7 @@ def test_every_layer_reads_as_in_the_original_when_it_is_kept(make: Any) -> None
     net = make()
     classifier = load_classifier(net, size=16)
     x = torch.rand(1, 3, 16, 16)
-    names = layer_names(classifier)
+    names = layer_names(classifier.original)
     expected = outputs_of(copy.deepcopy(net), x, names)
     for name in names:
         frozen = classifier.fast(keep=[name])
@@ -291,7 +291,7 @@ def test_a_layer_that_is_not_altered_can_be_read_without_keeping_it_and_an_alter
     net = trained(Residual()).eval()
     classifier = load_classifier(net, size=16)
     x = torch.rand(1, 3, 16, 16)
-    names = layer_names(classifier)
+    names = layer_names(classifier.original)
     expected = outputs_of(copy.deepcopy(net), x, names)
     frozen = classifier.fast()
     for name in names:

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from lit_viz.classifiers import load_classifier
-from lit_viz.classifiers.fast.folding import FrozenBatchNorm, fold_batch_norms, foldable_pairs, freeze_batch_norms
-from lit_viz.classifiers.fast.links import Link
+from lit_viz.classifiers.fast.folding import FrozenBatchNorm, Link, fold_batch_norms, foldable_pairs, freeze_batch_norms
 from tests.classifiers.networks import Residual, conv_net, trained
 
 

@@ -21,7 +21,7 @@ def test_activations_have_a_graph_and_no_hook_stays(make: object) -> None:
     (gradient,) = torch.autograd.grad(activations[layer][:, 3].sum(), x, retain_graph=True)
     assert gradient.abs().max() > 0
     torch.autograd.grad(logits.sum(), x)
-    network = frozen._own or frozen._original[0]
+    network = frozen._copy or frozen._original[0]
     assert not any(m._forward_hooks for m in network.modules())
 
 
@@ -39,7 +39,7 @@ def test_a_wrong_layer_lists_the_near_ones() -> None:
         frozen(torch.rand(1, 3, 16, 16), ["iner.1"])
     with pytest.raises(LitVizError, match=r"no layer 'iner.1'; did you mean .*'inner.1'"):
         classifier.fast(keep=["iner.1"])
-    with pytest.raises(LitVizError, match=r"no layer 'xyz'; it has 10, for example inner.6, inner.7, inner.8"):
+    with pytest.raises(LitVizError, match=r"no layer 'xyz'; it has 10, such as inner.6, inner.7, inner.8"):
         classifier.fast(keep=["xyz"])
 
 

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.fast import convolution
+from lit_viz.classifiers.fast.convolution import FastConvolution
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs
-from lit_viz.classifiers.fast.fusing import FusedConvolution, can_fuse, fuse_activations
+from lit_viz.classifiers.fast.fusing import fuse_activations
+from lit_viz.classifiers.fast.kernels import kernels_available
 from lit_viz.classifiers.fast.rectifiers import Backprop, replace_rectifiers
 from tests.classifiers.networks import Residual, conv_net
 
-pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
+pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 
 
 def answers(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +121,7 @@ def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back(monkeypatch:
 
 
 def test_a_network_is_left_unfused_where_the_kernel_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_viz.classifiers.fast.copying.can_fuse", lambda: False)
+    monkeypatch.setattr("lit_viz.classifiers.fast.copying.kernels_available", lambda: False)
     frozen = load_classifier(conv_net(), size=16).fast()
     assert (frozen.folded, frozen.fused, frozen.notes) == (2, 0, ())
 
@@ -141,7 +143,7 @@ def test_the_fused_convolution_is_still_a_convolution_with_its_attributes() -> N
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
     weight = net[0].weight
     fuse_activations(net, torch.randn(1, 3, 8, 8), ())
-    assert isinstance(net[0], FusedConvolution)
+    assert isinstance(net[0], FastConvolution)
     assert net[0].weight is weight
     assert net[0].stride == (2, 2)
     assert [name for name, _ in net.named_modules()] == ["", "0", "1"]

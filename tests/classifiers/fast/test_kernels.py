@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_viz.classifiers.fast.convolution import FastConvolution
-from lit_viz.classifiers.fast.fusing import can_fuse
-from lit_viz.classifiers.fast.kernels import NONE, Geometry, Kernel
+from lit_viz.classifiers.fast.kernels import NONE, Geometry, Kernel, kernels_available
 
-pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no fused kernel")
+pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 
 
 class Layouts(TorchDispatchMode):

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.fusing import can_fuse
-from lit_viz.classifiers.fast.linear import FastLinear, replace_linears
+from lit_viz.classifiers.fast.kernels import FastLinear, kernels_available, replace_linears
 
-pytestmark = pytest.mark.skipif(not can_fuse(), reason="this build of torch has no kernels of oneDNN")
+pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no kernels of oneDNN")
 
 
 def layer(bias: bool = True) -> nn.Linear:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.fast.links import Link, links
+from lit_viz.classifiers.fast.folding import Link, links
 
 
 class Wired(nn.Module):

@@ -302,7 +302,7 @@ class Both(nn.Module):
 
 
 def test_logits_that_would_change_are_refused() -> None:
-    with pytest.raises(LitVizError, match="other rectifier modules in the place of its own give other logits; use"):
+    with pytest.raises(LitVizError, match="its logits change when its rectifier modules are replaced; use"):
         load_classifier(Both().eval(), size=16).fast(backprop="guided")
 
 

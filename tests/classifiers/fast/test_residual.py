@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast.residual import damp, residual_branches
+from lit_viz.classifiers.fast.residual import residual_branches, scale_branches
 from tests.classifiers.networks import Lockable, Residual, conv_net, trained
 
 LABELS = ["apple", "banana", "cherry", "date"]
@@ -77,7 +77,7 @@ def test_a_damped_branch_gives_its_part_of_the_gradient() -> None:
     """Against the same network with the rest of the branch taken out of the graph."""
     net = trained(Residual()).double()
     x = images().double()
-    damp(net, residual_branches(net, x), 0.3)
+    scale_branches(net, residual_branches(net, x), 0.3)
 
     class Written(Residual):
         def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def test_the_fast_copy_damps_and_keeps_its_logits() -> None:
     assert damped.folded == plain.folded == 2
     expected = trained(Residual()).double()
     expected.load_state_dict({name: value.double() for name, value in net.state_dict().items()})
-    damp(expected, ["bn2"], 0.3)
+    scale_branches(expected, ["bn2"], 0.3)
     logits, gradient = slope(damped, images())
     assert torch.equal(logits, slope(plain, images())[0])
     _, exact = slope(lambda x: (expected((x - 0.5) / 0.25), {}), images().double())
@@ -112,7 +112,7 @@ def test_the_fast_copy_damps_and_keeps_its_logits() -> None:
 
 @pytest.mark.parametrize(
     ("net", "why"),
-    [(conv_net(classes=4), "having no residual"), (Lockable(conv_net(classes=4)), "being used as it is")],
+    [(conv_net(classes=4), "has no residual branches"), (Lockable(conv_net(classes=4)), "is used as it is")],
 )
 def test_where_nothing_is_damped_that_is_said(net: nn.Module, why: str) -> None:
     classifier = classifier_of(net.eval())

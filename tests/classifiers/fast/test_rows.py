@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import convolution as of_convolutions
-from lit_viz.classifiers.fast.rows import picked, rows_of, runs, sparse_backward, spread
+from lit_viz.classifiers.fast.rows import nonzero_rows, runs, scatter_rows, select_rows, sparse_backward
 
 
 def slopes(lite0: Classifier, wanted: Tensor, leave_out: bool) -> Tensor:
@@ -51,21 +51,21 @@ def test_rows_that_are_no_numbers_are_not_zero() -> None:
     gradient[1, 0, 2, 2] = torch.nan
     gradient[3, 1, 0, 0] = -1e-30
     with sparse_backward(torch.tensor([True, False])), torch.no_grad():
-        found = rows_of(gradient, 0.5)
+        found = nonzero_rows(gradient, 0.5)
         assert found is not None
         assert found[0].tolist() == [1, 3]
         assert torch.equal(found[1].nan_to_num(7), gradient[[1, 3]].nan_to_num(7))
-        assert rows_of(gradient[1:2], 0.5) is None
+        assert nonzero_rows(gradient[1:2], 0.5) is None
     with torch.no_grad():
-        assert rows_of(gradient, 0.5) is None  # nobody has said that some are zero
+        assert nonzero_rows(gradient, 0.5) is None  # nobody has said that some are zero
 
 
 def test_picked_rows_are_put_back() -> None:
     x, rows = torch.rand(5, 2, 3, 4).contiguous(memory_format=torch.channels_last), torch.tensor([0, 3])
-    part = picked(x, rows)
+    part = select_rows(x, rows)
     assert torch.equal(part, x[rows])
     assert part.is_contiguous(memory_format=torch.channels_last)
-    back = spread(part, rows, 5)
+    back = scatter_rows(part, rows, 5)
     assert torch.equal(back, torch.where(torch.tensor([1, 0, 0, 1, 0]).bool().view(5, 1, 1, 1), x, 0))
     assert back.is_contiguous(memory_format=torch.channels_last)
 
@@ -81,12 +81,12 @@ def test_rows_that_follow_each_other_are_one_run() -> None:
 def test_what_was_put_back_is_known_until_somebody_adds_to_it() -> None:
     part, rows = torch.rand(2, 2, 3, 4), torch.tensor([0, 3])
     with sparse_backward(torch.tensor([True, False])), torch.no_grad():
-        known = rows_of(spread(part, rows, 5), 0.0)
+        known = nonzero_rows(scatter_rows(part, rows, 5), 0.0)
         assert known is not None
         assert known[1] is part  # not looked for
-        whole = spread(part, rows, 5)
+        whole = scatter_rows(part, rows, 5)
         whole += torch.ones(5, 1, 1, 1) * torch.tensor([0, 1, 0, 0, 0]).view(5, 1, 1, 1)  # as torch sums gradients
-        found = rows_of(whole, 0.5)
+        found = nonzero_rows(whole, 0.5)
         assert found is not None
         assert found[0].tolist() == [0, 1, 3]
         assert torch.equal(found[1], whole[[0, 1, 3]])

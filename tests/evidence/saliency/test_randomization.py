@@ -35,7 +35,7 @@ def gradient(networks: Mapping[str, Network]) -> Tensor:
 
 
 def whole(classifier: Classifier, *names: str) -> dict[str, FrozenNetwork]:
-    return {name: classifier.fast(layer_names(classifier), backprop=name) for name in names or ("plain",)}  # type: ignore[arg-type]
+    return {name: classifier.fast(layer_names(classifier.original), backprop=name) for name in names or ("plain",)}  # type: ignore[arg-type]
 
 
 def parameters(network: FrozenNetwork) -> dict[str, Tensor]:

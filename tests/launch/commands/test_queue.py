@@ -162,7 +162,7 @@ def test_a_photograph_without_a_label_fails_alone(tmp_path: Path) -> None:
     tasks = queue([folder, "packaged:coffee"], labels="folders", target=["apple", "label"], seed=10)
     wrong, misspelt, good, again, misc, packaged = tasks
     assert [t.options.get("error") for t in (good, again)] == [None, None]
-    assert "b.jpg is no class: there is no class 9" in wrong.options["error"]
+    assert "b.jpg is no class: class index must be between" in wrong.options["error"]
     assert "d.jpg is no class: unknown class 'chery'; did you mean 'cherry'?" in misspelt.options["error"]
     assert "a.jpg is no class: unknown class 'misc'" in misc.options["error"]
     assert "lies in no folder" in packaged.options["error"]
@@ -234,10 +234,10 @@ def test_unknown_sources_of_labels_are_refused(labels: str, says: str) -> None:
     [
         ("crane", r"class 'crane' is ambiguous: give one of the indices 134"),
         ("tarantulla", "unknown class 'tarantulla'; did you mean 'tarantula'"),
-        ("1000", "there is no class 1000"),
-        (-1, "there is no class -1"),
+        ("1000", "class index must be between 0 and"),
+        (-1, "class index must be between 0 and"),
         (["hay", "leastlikely"], "unknown class 'leastlikely'"),
-        ("", "the class name is empty"),
+        ("", "class name must not be empty"),
         ("nowhere.csv", "the table nowhere.csv can't be read"),
     ],
 )
