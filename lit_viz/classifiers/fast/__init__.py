@@ -1,4 +1,8 @@
-"""The private fast copy of a network: folding, fusion, kernels, chunking, row-sparse backward."""
+"""The private fast copy of a network: folding, fusion, kernels, chunking, row-sparse backward.
+
+Common arguments of its modules: ``network`` is a private copy in eval mode, changed in place; ``x`` are at least two
+normalized images that it accepts; ``keep`` are names of layers that are neither changed nor merged with others.
+"""
 
 from lit_viz.classifiers.fast.copying import SWITCHES, Switches, fast_copy
 from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, mark_compiled_step

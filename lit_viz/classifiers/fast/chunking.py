@@ -8,7 +8,7 @@ of a batch are independent, so the results are equal.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +53,7 @@ def chunk_bottlenecks(network: nn.Module, x: Tensor, keep: Collection[str]) -> l
 
     Until :func:`set_chunk_bytes` is called they compute one image at a time, so that two images show any difference.
     Inside of them only the last chunk can be read.
-
-    Args:
-        network: a private copy in eval mode.
-        x: at least two normalized images that it accepts.
-        keep: names of layers that are read; layers around them are not replaced.
+    Layers around a kept layer are not replaced.
     """
     calls = _calls(network, x)
     widenings = {name: _widening(name, network.get_submodule(name), calls, len(x)) for name in calls}
@@ -83,11 +79,8 @@ def set_chunk_bytes(network: nn.Module, chunk_bytes: float = CHUNK_BYTES) -> Non
             module.chunk_bytes = chunk_bytes
 
 
-class _Call(NamedTuple):
-    """Shapes of a call's only input and its output; None for anything but one tensor."""
-
-    input: torch.Size | None
-    output: torch.Size | None
+#: Shapes of a call's only input and its output; None for anything but one tensor.
+_Call = tuple[torch.Size | None, torch.Size | None]
 
 
 def _calls(network: nn.Module, x: Tensor) -> dict[str, list[_Call]]:
@@ -97,7 +90,7 @@ def _calls(network: nn.Module, x: Tensor) -> dict[str, list[_Call]]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
             output_shape = output.shape if isinstance(output, Tensor) else None
-            calls.setdefault(name, []).append(_Call(args[0].shape if single else None, output_shape))
+            calls.setdefault(name, []).append((args[0].shape if single else None, output_shape))
 
         return hook
 
@@ -120,7 +113,7 @@ def _widening(name: str, module: nn.Module, calls: dict[str, list[_Call]], image
     if not len(inputs) == len(outputs) == 4 or not inputs[0] == outputs[0] == images:
         return 0
     inside = [f"{name}.{inner}" for inner, layer in module.named_modules() if isinstance(layer, FastConvolution)]
-    shapes = [call.output for inner in inside for call in calls.get(inner, ())]
+    shapes = [output for inner in inside for _, output in calls.get(inner, ())]
     widest = max((shape.numel() for shape in shapes if shape is not None), default=0)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     light = weights * _MIN_LIGHTNESS <= CHUNK_BYTES

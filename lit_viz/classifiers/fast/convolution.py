@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_viz.classifiers.fast.folding import is_plain_convolution, links
-from lit_viz.classifiers.fast.kernels import NONE, Activation, Geometry, Kernel, computable, input_gradient
+from lit_viz.classifiers.fast.kernels import NONE, Activation, Geometry, Kernel, computable
 from lit_viz.classifiers.fast.rectifiers import Rectifier, rectifier_gradient, rectifier_gradient_rows
 from lit_viz.classifiers.fast.rows import (
     mark_exclusive,
@@ -106,12 +106,7 @@ def replaceable(module: nn.Module) -> bool:
 
 
 def replace_convolutions(network: nn.Module, keep: Collection[str]) -> int:
-    """Replace the convolutions of ``network`` that have no fused activation; return their number.
-
-    Args:
-        network: a private copy in eval mode.
-        keep: names of layers that stay.
-    """
+    """Replace the convolutions of ``network`` that have no fused activation; return their number."""
     layers = [(n, m) for n, m in network.named_modules() if n and n not in keep and replaceable(m)]
     for name, convolution in layers:
         network.set_submodule(name, FastConvolution(convolution))
@@ -121,13 +116,8 @@ def replace_convolutions(network: nn.Module, keep: Collection[str]) -> int:
 def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> None:
     """Set ``sole_reader`` of the convolutions and rectifiers that alone read the output of another one.
 
-    They are observed in a forward and verified by a backward. The threshold of the row-sparse backward is higher in
-    networks in which most convolutions form such chains.
-
-    Args:
-        network: a private copy in eval mode, with ``sole_reader`` unset.
-        x: at least two normalized images that it accepts.
-        keep: names of layers whose input may be read as well.
+    They are observed in a forward and verified by a backward. The input of a kept layer may be read as well. The
+    threshold of the row-sparse backward is higher in networks in which most convolutions form such chains.
     """
 
     def is_row_sparse(module: nn.Module) -> bool:
@@ -174,22 +164,28 @@ class _Convolution(torch.autograd.Function):
         if sparse is None:
             for y in activated:
                 gradient = rectifier_gradient(gradient, y, top, backprop, inplace=exclusive)
-            result = _backward(gradient, x, ctx.kernel)
+            result = input_gradient(gradient, x, ctx.kernel)
         elif len(sparse[0]):
             rows, gradient = sparse
             for y in activated:
                 gradient = rectifier_gradient_rows(gradient, y, rows, top, backprop)
-            part = _backward(gradient, x[: len(rows)], ctx.kernel)  # of x only the shape is read
+            part = input_gradient(gradient, x[: len(rows)], ctx.kernel)  # of x only the shape is read
             result = scatter_rows(part, rows, len(x), placeholder=ctx.sole_reader)
         else:
             result = torch.zeros_like(x)
         return mark_exclusive(ctx, result), None, None, None, None
 
 
-def _backward(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
+def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
+    """Return the gradient with respect to ``x`` from the gradient of ``conv(x)``; of ``x`` only the shape is read."""
     if kernel.transposed is not None:
         return _convolve(gradient, kernel.transposed)
-    return input_gradient(gradient, x, kernel)
+    stride, padding, dilation, groups = kernel.geometry
+    only_input = [True, False, False]
+    gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient, x, kernel.weight, None, stride, padding, dilation, False, [0, 0], groups, only_input
+    )
+    return gradients[0]
 
 
 def _convolve(

@@ -55,21 +55,13 @@ GRADIENT_TOLERANCE = 0.05  # of the gradient's norm; at a kink, the last bit of 
 
 @dataclass
 class Switches:
-    """Optimizations of the fast copy; each can be turned off to measure its gain.
+    """Optimizations of the fast copy; each can be turned off to measure its gain."""
 
-    Attributes:
-        folding: batch norms folded into convolutions; the others as a scale and a shift.
-        kernels: oneDNN kernels for convolutions and linear layers; required by the ones below.
-        fusion: activations fused into convolutions.
-        chunking: wide layers computed a few images at a time.
-        sparse_rows: rows without a gradient skipped in the backward.
-    """
-
-    folding: bool = True
-    kernels: bool = True
-    fusion: bool = True
-    chunking: bool = True
-    sparse_rows: bool = True
+    folding: bool = True  # batch norms in convolutions; the others as a scale and a shift
+    kernels: bool = True  # oneDNN kernels for convolutions and linear layers; required by the following
+    fusion: bool = True  # activations in convolutions
+    chunking: bool = True  # wide layers a few images at a time
+    sparse_rows: bool = True  # no backward for rows without a gradient
 
 
 #: The switches of this process; copies that exist already are not changed.

@@ -56,11 +56,6 @@ def links(
     A link is reported if the writer is called once, its output reaches the reader unchanged (not modified in place, and
     not as a view) and no other function is observed to use it. Scripted code is not observed, so every change of the
     network has to be verified afterwards.
-
-    Args:
-        network: in eval mode.
-        x: normalized images that it accepts.
-        writes, reads: select the layers.
     """
     outputs: dict[tuple[int, int], tuple[str, Tensor]] = {}  # references to the tensors keep their ids unique
     writer_calls: Counter[str] = Counter()
@@ -101,11 +96,7 @@ def links(
 
 
 class NormActivation(nn.Module):
-    """The remainder of timm's ``BatchNormAct2d`` after folding; its layers keep their names.
-
-    Args:
-        norm: timm's ``BatchNormAct2d``.
-    """
+    """The remainder of timm's ``BatchNormAct2d`` after folding; its layers keep their names."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -120,9 +111,6 @@ class FrozenBatchNorm(nn.Module):
     """A batch norm in eval mode that is not folded, as a scale and a shift; its layers keep their names.
 
     torch's backward of a batch norm is slower, because it also handles statistics that change.
-
-    Args:
-        norm: ``nn.BatchNorm2d``, or timm's batch norm with an activation.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -162,20 +150,14 @@ def _has_forward_of(module: nn.Module, kind: type[nn.Module], timm_kind: str) ->
 
 
 def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
-    """Return the links from convolutions to batch norms.
-
-    Args:
-        network: in eval mode.
-        x: normalized images that it accepts.
-        keep: names of layers that are neither folded nor have a folded partner.
-    """
+    """Return the links from convolutions to batch norms."""
     pairs, calls = links(network, x, is_plain_convolution, _is_plain_batch_norm)
     return [pair for pair in pairs if calls[pair.reader] == 1 and not {*pair} & set(keep)]
 
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
-    """Fold batch norms of ``network``, a private copy in float64, in place.
+    """Fold batch norms of ``network``, which is in float64, in place.
 
     ``w' = w g / sqrt(v + eps)`` and ``b' = (b - m) g / sqrt(v + eps) + beta``. An identity, or the activation alone,
     takes the name of the batch norm.
@@ -192,7 +174,7 @@ def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
 
 
 def freeze_batch_norms(network: nn.Module) -> int:
-    """Replace the remaining batch norms of ``network``, a private copy in eval mode; return their number."""
+    """Replace the remaining batch norms of ``network``; return their number."""
     norms = [(name, layer) for name, layer in network.named_modules() if name and _is_plain_batch_norm(layer)]
     for name, norm in norms:
         network.set_submodule(name, FrozenBatchNorm(norm))

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_map
 
 from lit_viz.classifiers.fast.residual import scale_branches
@@ -63,7 +62,9 @@ class FrozenNetwork(nn.Module):
         super().__init__()
         # The original is no submodule, so that a trainer does not move, train or save it.
         self._original: tuple[nn.Module, ...] = (network,) if is_original else ()
-        self._copy = None if is_original else network
+        self._own = (
+            None if is_original else network
+        )  # the name is part of the keys of random draws (randomization test)
         self._compiled: Compiled | None = None
         self.non_differentiable = non_differentiable
         self.modified_layers, self.draws, self.notes = frozenset(modified_layers), draws, tuple(notes)
@@ -81,7 +82,7 @@ class FrozenNetwork(nn.Module):
     @property
     def is_original(self) -> bool:
         """Whether the network is the user's module."""
-        return self._copy is None
+        return self._own is None
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and the activations of the named layers.
@@ -113,8 +114,8 @@ class FrozenNetwork(nn.Module):
             dtype = dtype_of(network)
             scaling = GradientScaling() if dtype == torch.float16 and not layers and torch.is_grad_enabled() else None
             images = x.to(device_of(network))
-            images = images.to(dtype) if scaling is None else scaling.lower(images, dtype)
-            images = images.contiguous(memory_format=memory_format)
+            images = images if scaling is None else scaling.input(images)
+            images = images.to(dtype).contiguous(memory_format=memory_format)
             call = network if self._compiled is None or layers else self._compiled
             normalized = torch.addcmul(self.shift.to(images), images, self.scale.to(images))
             with network_errors_wrapped(x):
@@ -123,21 +124,21 @@ class FrozenNetwork(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad and (self.non_differentiable or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
         if logits.dtype != torch.float64:
-            logits = logits.float() if scaling is None else scaling.raise_(logits)
+            logits = logits.float() if scaling is None else scaling.output(logits.float())
         return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
 
     def scale_branches(self, branches: Sequence[str], factor: float) -> None:
         """Multiply the gradient of residual branches by a factor; only for copies."""
-        assert self._copy is not None
-        scale_branches(self._copy, branches, factor)
+        assert self._own is not None
+        scale_branches(self._own, branches, factor)
 
     def compile_as(self, mode: CompileMode | None) -> None:
         """Compile the network in a mode, or use it uncompiled (None); only for copies.
 
         Forwards that read layers always run uncompiled, because layers are read by hooks.
         """
-        assert self._copy is not None
-        self._compiled = None if mode is None else Compiled(self._copy, mode)
+        assert self._own is not None
+        self._compiled = None if mode is None else Compiled(self._own, mode)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Do nothing: a frozen network stays in eval mode."""
@@ -149,14 +150,14 @@ class FrozenNetwork(nn.Module):
 
     @contextmanager
     def _running(self) -> Iterator[nn.Module]:
-        if self._copy is None:
+        if self._own is None:
             with state_preserved(self._original[0]) as network:
                 yield network
         elif self.draws:
-            with random_state_preserved(self._copy):
-                yield self._copy
+            with random_state_preserved(self._own):
+                yield self._own
         else:
-            yield self._copy
+            yield self._own
 
 
 @contextmanager
@@ -222,44 +223,25 @@ class GradientScaling:
     """
 
     def __init__(self) -> None:
-        self.factor = torch.ones(())  # (N,), set at the start of each backward and divided out at its end
+        self._factor = torch.ones(())  # (N,), set at the start of each backward and divided out at its end
 
-    def lower(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return images ``(N, ...)`` in half precision."""
-        lowered: Tensor = _Lower.apply(x, self, dtype)  # type: ignore[no-untyped-call]
-        return lowered
+    def input(self, x: Tensor) -> Tensor:
+        """Return images ``(N, ...)`` at which a backward divides the factor out."""
+        x = x.view_as(x)
+        if x.requires_grad:
+            x.register_hook(lambda gradient: gradient / self._factor.view(-1, *[1] * (gradient.ndim - 1)))  # type: ignore[no-untyped-call]
+        return x
 
-    def raise_(self, logits: Tensor) -> Tensor:
-        """Return logits ``(N, K)`` of any precision in float32."""
-        raised: Tensor = _Raise.apply(logits, self)  # type: ignore[no-untyped-call]
-        return raised
+    def output(self, logits: Tensor) -> Tensor:
+        """Return float32 logits ``(N, K)`` at which a backward multiplies its gradient by the factor."""
+        if logits.requires_grad:
+            logits.register_hook(self._scaled)  # type: ignore[no-untyped-call]
+        return logits
 
-
-class _Lower(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scaling: GradientScaling, dtype: torch.dtype) -> Tensor:
-        ctx.scaling, ctx.dtype = scaling, x.dtype
-        return x.to(dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        factor = ctx.scaling.factor.view(-1, *[1] * (gradient.ndim - 1))
-        return gradient.to(ctx.dtype) / factor.to(ctx.dtype), None, None
-
-
-class _Raise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, scaling: GradientScaling) -> Tensor:
-        ctx.scaling, ctx.dtype = scaling, logits.dtype
-        return logits.float()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def _scaled(self, gradient: Tensor) -> Tensor:
         largest = gradient.flatten(1).abs().amax(1)
         normal = (largest > 0) & largest.isfinite()
         exponents = torch.frexp(torch.where(normal, largest, 1)).exponent
         powers = (1 - exponents).clamp(max=126)  # scales the largest value to [1, 2), except subnormal numbers
-        ctx.scaling.factor = torch.ldexp(torch.ones_like(largest), powers)
-        return (gradient * ctx.scaling.factor[:, None]).to(ctx.dtype), None
+        self._factor = torch.ldexp(torch.ones_like(largest), powers)
+        return gradient * self._factor[:, None]

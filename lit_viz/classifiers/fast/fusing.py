@@ -32,13 +32,7 @@ class FusedActivation(nn.Module):
 
 
 def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
-    """Fuse the rectifiers of ``network`` in place; return the pairs (convolution, activation).
-
-    Args:
-        network: a private copy in eval mode, with batch norms folded.
-        x: normalized images that it accepts.
-        keep: names of layers that are neither fused nor have a fused partner.
-    """
+    """Fuse the rectifiers of ``network`` in place; return the pairs (convolution, activation)."""
     found, _ = links(network, x, replaceable, lambda module: _fused(module) is not None)
     pairs = [pair for pair in found if not {*pair} & set(keep)]
     activations = {pair.reader: network.get_submodule(pair.reader) for pair in pairs}

@@ -1,9 +1,9 @@
-"""oneDNN kernels with constant weights, for float32 on CPUs: convolution, its input gradient, linear layer.
+"""oneDNN kernels with constant weights, for float32 on CPUs: convolution and linear layer.
 
 - Weights are reordered into oneDNN's layout once instead of at every call. In small batches, late layers otherwise
   spend as long on their weights as on the images.
-- The gradient of a convolution with stride 1 is a convolution with the transposed kernel, and the gradient with respect
-  to an image is a sub-pixel convolution. oneDNN's own backward is slow in depthwise layers and for few channels.
+- The gradient of a convolution with stride 1 is a convolution with the transposed kernel. oneDNN's own backward is slow
+  in depthwise layers.
 - The linear kernel computes a row independently of the batch size. The default library sums in another order for one
   row than for sixteen.
 """
@@ -11,12 +11,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_viz.classifiers.fast.rectifiers import Backprop
@@ -37,16 +35,10 @@ def computable(x: Tensor) -> bool:
 
 
 class Activation(NamedTuple):
-    """An activation applied to a kernel's result.
+    """An activation applied to a kernel's result."""
 
-    Attributes:
-        name: oneDNN's name: ``none``, ``relu`` or ``hardtanh``.
-        limits: of ``hardtanh``.
-        backprop: rule of its backward.
-    """
-
-    name: str
-    limits: tuple[float, ...] = ()
+    name: str  # oneDNN's name: none, relu or hardtanh
+    limits: tuple[float, ...] = ()  # of hardtanh
     backprop: Backprop = "plain"
 
     @property
@@ -121,71 +113,6 @@ class Kernel:
         return self.weight if self._packed[1] is None else self._packed[1]
 
 
-def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
-    """Return the gradient with respect to ``x`` from the gradient of ``conv(x)``; differentiable in ``gradient``.
-
-    Args:
-        gradient: ``(N, C_out, H', W')``.
-        x: ``(N, C, H, W)``; only its shape is read.
-        kernel: of the convolution.
-    """
-    weight, (stride, padding, dilation, groups) = kernel.weight, kernel.geometry
-    if groups == 1 and x.shape[1] <= _FEW_CHANNELS and dilation == (1, 1) and max(weight.shape[2:]) > 1:
-        return _sub_pixel_gradient(gradient, weight, kernel.geometry, x.shape)
-    only_input = [True, False, False]
-    gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, stride, padding, dilation, False, [0, 0], groups, only_input
-    )
-    return gradients[0]
-
-
-def _sub_pixel_gradient(gradient: Tensor, weight: Tensor, geometry: Geometry, shape: Sequence[int]) -> Tensor:
-    """Return the gradient by a sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158, section 3)."""
-    y, x = (
-        _axis(weight.shape[i], geometry.stride[i - 2], geometry.padding[i - 2], shape[i], gradient.shape[i])
-        for i in (2, 3)
-    )
-    kernels = F.pad(weight, (0, 1, 0, 1))[:, :, y.taps[:, None, :, None], x.taps[:, None]]
-    kernels = kernels.permute(2, 3, 1, 0, 4, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
-    phases: Tensor = torch.ops.aten.convolution(  # unlike conv2d, not affected by autocast around the backward
-        gradient, kernels, None, [y.stride, x.stride], [y.padding, x.padding], [1, 1], False, [0, 0], 1
-    )
-    phases = phases[:, :, y.first : y.first + y.blocks, x.first : x.first + x.blocks]
-    # A pixel shuffle with the channels innermost, which moves whole rows of a block.
-    rows = phases.permute(0, 2, 3, 1).reshape(-1, y.blocks, x.blocks, y.block, x.block * shape[1]).transpose(2, 3)
-    pixels = rows.reshape(-1, y.blocks * y.block, x.blocks * x.block, shape[1])
-    return pixels.permute(0, 3, 1, 2)[:, :, : shape[2], : shape[3]]
-
-
-class _Axis(NamedTuple):
-    """One axis of a sub-pixel convolution."""
-
-    taps: Tensor  # (block, U): index of the kernel's row for each phase and offset; the last index is a zero row
-    stride: int
-    padding: int
-    first: int  # index of the first result that is kept
-    blocks: int
-    block: int  # pixels per block
-
-
-def _axis(kernel: int, stride: int, padding: int, size: int, outputs: int) -> _Axis:
-    """Return the layout of one axis, from ``outputs`` values of a gradient to ``size`` pixels.
-
-    Pixel ``i = block q + r`` receives ``gradient[p] kernel[i + padding - stride p]`` from every ``p``. With
-    ``p = (block / stride) q + u`` this is ``kernel[r + padding - stride u]``, equal for all ``q``: each phase ``r`` is
-    a channel. A block has at least two pixels, because an image's channels alone do not fill oneDNN's registers.
-    """
-    block = max(stride, 2)
-    lowest, highest = -((kernel - 1 - padding) // stride), (block - 1 + padding) // stride  # of u
-    r, u = torch.arange(block, device="cpu"), torch.arange(lowest, highest + 1, device="cpu")
-    taps = r[:, None] + padding - stride * u
-    blocks, step = -(-size // block), block // stride
-    zeros = max(-lowest, step * (blocks - 1) + highest - (outputs - 1), 0)
-    zeros += -(zeros + lowest) % step  # the first block starts at a multiple of the step
-    taps = taps.where((taps >= 0) & (taps < kernel), kernel)
-    return _Axis(taps, step, zeros, (zeros + lowest) // step, blocks, block)
-
-
 class FastLinear(nn.Linear):
     """Computes ``x @ weight.T + bias`` by oneDNN; shares the attributes of ``linear``."""
 
@@ -201,7 +128,7 @@ class FastLinear(nn.Linear):
 
 
 def replace_linears(network: nn.Module) -> int:
-    """Replace the linear layers of ``network``, a private copy in eval mode; return their number."""
+    """Replace the linear layers of ``network``; return their number."""
     layers = [(name, layer) for name, layer in network.named_modules() if name and type(layer) is nn.Linear]
     for name, linear in layers:
         network.set_submodule(name, FastLinear(linear))

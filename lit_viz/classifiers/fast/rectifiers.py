@@ -103,12 +103,7 @@ def rectifier_gradient_rows(gradient: Tensor, y: Tensor, rows: Tensor, top: floa
 
 
 class Rectifier(nn.Module):
-    """Replacement of a ReLU or ReLU6 module with a selectable, row-sparse backward.
-
-    Args:
-        activation: the module; see :func:`is_rectifier`.
-        backprop: rule of the backward.
-    """
+    """Replacement of a ReLU or ReLU6 module with a selectable, row-sparse backward."""
 
     def __init__(self, activation: nn.Module, backprop: Backprop) -> None:
         super().__init__()
@@ -139,7 +134,7 @@ def rectifier_top(activation: nn.Module) -> float:
 
 
 def replace_rectifiers(network: nn.Module, backprop: Backprop) -> None:
-    """Replace the rectifiers of ``network``, a private copy, in place; a shared module stays shared."""
+    """Replace the rectifiers of ``network`` in place; a shared module stays shared."""
     replaced: dict[nn.Module, Rectifier] = {}
     for parent in list(network.modules()):
         for name, child in parent._modules.items():

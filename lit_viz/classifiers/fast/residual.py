@@ -23,10 +23,6 @@ def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
 
     The additions are searched in the backward graph, so their form in the code does not matter. Blocks with a computed
     shortcut (a change of size) and layers that are called more than once are excluded.
-
-    Args:
-        network: in eval mode.
-        x: normalized images that it accepts.
     """
     writers: dict[Node, str] = {}  # the last of several layers that pass a tensor on
     calls: Counter[str] = Counter()
@@ -62,13 +58,7 @@ def check_residual_gradient(factor: float) -> float:
 
 
 def scale_branches(network: nn.Module, layers: Sequence[str], factor: float) -> None:
-    """Multiply the gradient of these layers' outputs by a factor; their values stay.
-
-    Args:
-        network: a private copy.
-        layers: names.
-        factor: 1 for the plain gradient.
-    """
+    """Multiply the gradient of these layers' outputs by a factor; their values stay."""
     for name in layers:
         network.get_submodule(name).register_forward_hook(_ScaledGradient(factor))
 

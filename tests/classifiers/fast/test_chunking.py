@@ -59,7 +59,7 @@ def test_chunks_give_every_image_the_same_numbers(batch: int, images: int) -> No
     whole = answers(frozen, x, ("1",))
     set_chunk_bytes(frozen, images * 64 * 30 * 30 * 4)
     sizes: list[int] = []
-    frozen.get_submodule("_copy.1.relu").register_forward_hook(lambda module, args, y: sizes.append(len(y)))
+    frozen.get_submodule("_own.1.relu").register_forward_hook(lambda module, args, y: sizes.append(len(y)))
     for ours, theirs in zip(answers(frozen, x, ("1",)), whole, strict=True):
         assert torch.equal(ours, theirs)
     split = [images] * (batch // images) + [batch % images] * (batch % images > 0)
@@ -69,7 +69,7 @@ def test_chunks_give_every_image_the_same_numbers(batch: int, images: int) -> No
 def test_what_is_wide_inside_is_found_and_nothing_else() -> None:
     lite0 = timm.create_model("efficientnet_lite0", pretrained=False).eval()
     found = chunks(load_classifier(lite0, size=224).fast())
-    assert [name.removeprefix("_copy.") for name in found[:3]] == ["blocks.1.0", "blocks.1.1", "blocks.2.0"]
+    assert [name.removeprefix("_own.") for name in found[:3]] == ["blocks.1.0", "blocks.1.1", "blocks.2.0"]
     for other in (torchvision.models.resnet18(), torchvision.models.vgg11(), torchvision.models.convnext_tiny()):
         assert chunks(load_classifier(other.eval(), size=224).fast()) == []
 
@@ -94,7 +94,7 @@ def test_a_part_whose_rows_depend_on_each_other_is_left_alone(spoil: str) -> Non
     spoilt = network(Bottleneck(spoil))  # the one that mixes rows would not be loaded
     frozen = Classifier("spoilt", spoilt, labels="abc", mean=[0.0] * 3, std=[1.0] * 3, size=(32, 32)).fast()
     assert chunks(frozen) == []
-    assert isinstance(frozen.get_submodule("_copy.1"), Bottleneck)
+    assert isinstance(frozen.get_submodule("_own.1"), Bottleneck)
 
 
 def test_a_layer_inside_is_read_of_all_images_or_not_at_all() -> None:
@@ -108,7 +108,7 @@ def test_a_layer_inside_is_read_of_all_images_or_not_at_all() -> None:
     assert chunks(kept) == []
     assert kept(x, ["1.project"])[1]["1.project"].shape[0] == 5
     around = classifier.fast(keep=["1"])
-    assert chunks(around) == ["_copy.1"]
+    assert chunks(around) == ["_own.1"]
     set_chunk_bytes(around, 0)
     assert around(x, [statistics_of("1")])[1][statistics_of("1")].shape[0] == 5
 
@@ -124,7 +124,7 @@ def test_a_damped_gradient_is_damped_in_chunks_as_well() -> None:
 
 
 def test_a_copy_has_layers_of_its_own() -> None:
-    own = load_classifier(network(Bottleneck()), size=32).fast().get_submodule("_copy")
+    own = load_classifier(network(Bottleneck()), size=32).fast().get_submodule("_own")
     copied, x = copy.deepcopy(own), torch.rand(2, 3, 32, 32)
     before = own(x)
     own.set_submodule("1.project", nn.Identity())
@@ -146,4 +146,4 @@ def test_a_part_that_is_called_twice_or_with_more_than_images_goes_with_what_is_
         def forward(self, x: Tensor, factor: float) -> Tensor:  # type: ignore[override]
             return super().forward(x * factor)
 
-    assert chunks(load_classifier(network(Both()), size=32).fast()) == ["_copy.1"]
+    assert chunks(load_classifier(network(Both()), size=32).fast()) == ["_own.1"]

@@ -198,7 +198,7 @@ def test_a_fold_that_changes_the_logits_is_undone_and_said(monkeypatch: pytest.M
     frozen = load_classifier(conv_net(), size=16).fast()
     assert frozen.folded == 0
     assert "not folded, which is slower: in float64 the folded logits differ by" in frozen.notes[0]
-    assert torch.equal(frozen._copy[0].weight, conv_net()[0].weight)  # type: ignore[index]
+    assert torch.equal(frozen._own[0].weight, conv_net()[0].weight)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("broken", "what"), [("_convolve", "logits"), ("input_gradient", "gradients")])

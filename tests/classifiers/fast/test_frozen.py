@@ -21,7 +21,7 @@ def test_activations_have_a_graph_and_no_hook_stays(make: object) -> None:
     (gradient,) = torch.autograd.grad(activations[layer][:, 3].sum(), x, retain_graph=True)
     assert gradient.abs().max() > 0
     torch.autograd.grad(logits.sum(), x)
-    network = frozen._copy or frozen._original[0]
+    network = frozen._own or frozen._original[0]
     assert not any(m._forward_hooks for m in network.modules())
 
 
