@@ -91,7 +91,7 @@ def _read_torch(path: Path) -> Any:
 
 def _damaged(path: Path) -> LitVizError:
     return LitVizError(
-        f"weights file {str(path)!r} is damaged, truncated or no weights file: copy or download it again"
+        f"weights file {str(path)!r} is damaged or no weights file: copy or download it again"
     )
 
 
