@@ -90,9 +90,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _damaged(path: Path) -> LitVizError:
-    return LitVizError(
-        f"weights file {str(path)!r} is damaged or no weights file: copy or download it again"
-    )
+    return LitVizError(f"weights file {str(path)!r} is damaged or no weights file: copy or download it again")
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from lit_viz.classifiers.prediction import prediction_summary
+from lit_viz.classifiers.outputs import prediction_summary
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.figures.evolution import Evolution, evolution_figure

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import layer_of
-from lit_viz.classifiers.outputs import prediction_summary
 from lit_viz.engine.log_schedule import LogSchedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
