@@ -26,9 +26,9 @@ from lit_viz.launch.commands.visualize import Visualize
 from lit_viz.launch.config import MethodCLI, read_config
 from lit_viz.launch.execute import check as check_run
 from lit_viz.launch.execute import execute
-from lit_viz.runs.reader import RECORDED
+from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.layout import RECORDED
 from lit_viz.runs.results import Run
-from lit_viz.runs.writer import RunFolder
 
 #: Options that make no sense of a run that goes on.
 _OF_A_BEGINNING = ("config", "out", "overwrite", "resume", "count", "print_config")

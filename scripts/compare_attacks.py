@@ -39,8 +39,8 @@ from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.tables import text_table
 from lit_viz.methods import AdversarialExample
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, filed
-from lit_viz.runs.writer import RunFolder
 from lit_viz.utils.formatting import Notify, notify
 
 TOLERANCE = 1e-5  # of a radius, for float32

@@ -20,7 +20,7 @@ from lit_viz.cli.main import told
 from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group
 from lit_viz.images.reading import read_png
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 
 
 def target(record: Mapping[str, Any], classifier: Classifier) -> int:

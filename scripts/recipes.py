@@ -38,7 +38,7 @@ from lit_viz.launch.config import MethodCLI, config_argument
 from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
 from lit_viz.objectives.attacks import Margin
 from lit_viz.objectives.base import Outputs
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.utils.formatting import notify
 
 COMMAND = COMMANDS["visualize"]

@@ -37,7 +37,7 @@ from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import MethodCLI, config_first
 from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
 from lit_viz.presentations.base import format_value
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import slug
 from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import notify, probability_text

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.visualize import varied
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
 from scripts.sweep import main, said, sweep, taken
 from tests.cli.test_main import SMALL, lit_viz, records, sentence

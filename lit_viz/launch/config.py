@@ -25,7 +25,7 @@ from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.options import REFUSALS, ClassifierOptions, one_sentence
 from lit_viz.loggers import WandbMode
-from lit_viz.runs.reader import RECORDED
+from lit_viz.runs.layout import RECORDED
 from lit_viz.utils.files import read_yaml
 
 #: What the Trainer is given by lit_viz itself, or what would make no sense of a run.

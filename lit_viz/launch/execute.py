@@ -29,11 +29,12 @@ from lit_viz.launch.commands import Command
 from lit_viz.launch.config import MethodCLI, dump
 from lit_viz.launch.resume import is_finished, keep_identity, open_or_make, recorded_of, trim
 from lit_viz.launch.trainer import Interrupted, all_but_evidence, failures_told, fit, trainer_for
+from lit_viz.presentations import METHOD_FILES
 from lit_viz.presentations.base import EvidenceSettings, Presentation
 from lit_viz.report.page import REPORT, write_report
-from lit_viz.runs.lock import claimed
+from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.layout import run_lock
 from lit_viz.runs.results import Outcome, Run, filed, remembered
-from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Task, slug
 from lit_viz.utils.files import translate_write_errors
 from lit_viz.utils.formatting import Notify, command_line, pluralize
@@ -84,7 +85,7 @@ def execute(
                 return _join(trainer, command, cli, classifier)
             if _HAS_JOINED and cli.config.out is not None:  # in a script that Lightning has started more than once
                 return _nothing(command, cli)
-        with nullcontext() if cli.config.out is None else claimed(cli.config.out):
+        with nullcontext() if cli.config.out is None else run_lock(cli.config.out):
             return _lead(trainer, command, cli, classifier, notify)
 
 
@@ -105,7 +106,7 @@ def _lead(
         module, tasks = _built(command, cli, classifier, begun)
         if folder is not None:
             if replaces:  # only now, when nothing stands against the new one
-                folder.clear()
+                folder.clear(METHOD_FILES)
             keep_identity(folder, cli, recorded_of(command, classifier), continues)
             if not begun:
                 folder.write_queue(tasks)
@@ -277,7 +278,7 @@ def check(
         classifier = _load(cli.config.classifier.as_dict())
     else:
         classifier.refresh()
-    with _with_gradients(), claimed(folder.path), failures_told(cli.config):
+    with _with_gradients(), run_lock(folder.path), failures_told(cli.config):
         keep_identity(folder, cli, recorded_of(command, classifier), continues=True)
         outcomes = filed(folder)
         if not outcomes:

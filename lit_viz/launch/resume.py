@@ -18,7 +18,8 @@ from lit_viz.engine.checkpoint import AtomicCheckpointIO, check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands import Command
 from lit_viz.launch.config import MethodCLI, dump
-from lit_viz.runs.writer import RunFolder
+from lit_viz.presentations import METHOD_FILES
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
 
@@ -54,7 +55,7 @@ def open_or_make(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
         folder = RunFolder.open(config.out)
         _refuse_another(folder, cli)
         return folder, True
-    return RunFolder.create(config.out, overwrite=config.overwrite), False
+    return RunFolder.create(config.out, config.overwrite, METHOD_FILES), False
 
 
 def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:

@@ -17,8 +17,8 @@ from lit_viz.images.reading import Photograph, encode_png
 from lit_viz.localization.objects import LocalizedMap, localize, mask_in_original
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.localization.segmentation import SEEDS, Seeds, opencv
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
-from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Record, key_of
 from lit_viz.utils.files import write_bytes
 

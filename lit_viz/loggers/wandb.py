@@ -23,7 +23,7 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.images.reading import to_uint8
 from lit_viz.loggers.wandb_run import silent, sync_command
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Snapshot, Task
 from lit_viz.utils.formatting import Notify, label_with_target, notify, probability_text
 

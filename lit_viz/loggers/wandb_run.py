@@ -19,7 +19,7 @@ from wandb.sdk.wandb_run import Run
 
 from lit_viz.errors import first_line
 from lit_viz.loggers import WandbMode
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, notify
 

@@ -35,8 +35,8 @@ from lit_viz.presentations.base import (
     median_of,
     summary_by_class,
 )
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.runs.writer import RunFolder
 from lit_viz.types import PerturbedImageRecord, Record, Task
 from lit_viz.utils.formatting import (
     has_several_radii,

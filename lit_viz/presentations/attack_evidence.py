@@ -19,8 +19,8 @@ from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdo
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations.base import EvidenceSettings
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.runs.writer import RunFolder
 from lit_viz.utils.formatting import has_several_radii, pluralize
 
 _SAID = 10  # files of which it is said what is wrong

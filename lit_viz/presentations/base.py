@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from lit_viz.engine.module import ImageTraining
 from lit_viz.figures.evolution import Evolution
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
-from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, label_with_target, probability_text
 

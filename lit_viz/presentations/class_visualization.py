@@ -18,8 +18,8 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import Judges
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
 from lit_viz.presentations.base import EvidenceSettings, Presentation, Row, format_value
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
-from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import label_with_lr, pluralize, unique_labels
 

@@ -22,8 +22,8 @@ from lit_viz.localization.reference_boxes import ReferenceBoxes, match, read_box
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import pluralize, probability_text
 

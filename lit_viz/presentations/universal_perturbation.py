@@ -24,8 +24,8 @@ from lit_viz.methods.records import UniversalRecord
 from lit_viz.presentations.adversarial_example import attack_card, attack_evolutions, attack_task_name, prediction_text
 from lit_viz.presentations.attack_evidence import contradicted
 from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.runs.writer import RunFolder
 from lit_viz.types import PerturbedImage, Record, Task
 from lit_viz.utils.formatting import has_several_radii
 
@@ -34,7 +34,6 @@ class UniversalPerturbationPresentation(Presentation):
     """Presentation of universal perturbations: the share of fooled photographs."""
 
     title: ClassVar[str] = "Adversarial examples"
-    files: ClassVar[tuple[str, ...]] = ("photographs",)
 
     def card(self, record: Record) -> CardText:
         """Return target and radius."""

@@ -11,7 +11,7 @@ from lit_viz.images.difference import MAGNIFIED
 from lit_viz.presentations.base import CardText
 from lit_viz.report.curves import Curve, CurvePlot, plot_curves
 from lit_viz.report.embedding import file_in
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_lr
 

@@ -20,8 +20,8 @@ from lit_viz.presentations.base import Presentation
 from lit_viz.report.cards import build_cards
 from lit_viz.report.embedding import data_uri, file_in, is_embeddable, printed_width, thumbnail_uri
 from lit_viz.report.evidence import evidence_items, held_out_item
-from lit_viz.runs.reader import RECORDED
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.layout import RECORDED
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import pluralize, status_summary

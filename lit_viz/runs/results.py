@@ -1,4 +1,4 @@
-"""What a run has left of each task, read from its folder or kept in memory: what figures and evidence are made of."""
+"""Outcomes of a run, read from its folder or kept in memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch import Tensor
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import PerturbedImage, Picture, Record, Result, Snapshot
 from lit_viz.utils.formatting import pluralize, status_summary
 
-
 R = TypeVar("R", bound=Record)
+Curve = Sequence[tuple[int, float]]
 
 
 class Outcome(ABC):
-    """One task's outcome; nothing is read before it is asked for.
+    """The outcome of a task. Images and arrays are read when they are accessed.
 
     Attributes:
-        record: as in ``results.jsonl``.
+        record: its record.
     """
 
     def __init__(self, record: Record) -> None:
@@ -36,51 +36,46 @@ class Outcome(ABC):
 
     @property
     def name(self) -> str:
-        """What the task is called: by its target where it has one."""
+        """The target's name, or the task's where it has none."""
         return self.record.title
 
     @abstractmethod
     def image(self) -> Tensor | None:
-        """Return the final picture ``(C, H, W)`` in [0, 1], or None where the task failed before it had one."""
+        """Return the final image ``(C, H, W)`` in [0, 1]; None if the task failed before it had one."""
 
     @abstractmethod
     def array(self) -> Tensor | None:
-        """Return the raw result, float32, where the picture only shows it."""
+        """Return the raw float32 result; None if it would repeat the image."""
 
     @abstractmethod
     def source(self) -> Tensor | None:
-        """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it, where there is one."""
+        """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it; None if there is none."""
 
     def pictures(self) -> tuple[Picture | None, Picture | None]:
-        """Return the photograph and the final picture for a figure: files, where there are some, of which it may draw
-        only a few."""
+        """Return photograph and final image for a figure, as files where there are any: a figure draws only some."""
         return self.source(), self.image()
 
     def perturbed_images(self) -> Sequence[PerturbedImage]:
-        """Return the photographs that bear what was trained for all of them; none of a task that trained for one."""
+        """Return the photographs of a universal perturbation; none for other tasks."""
         return ()
 
     @abstractmethod
     def frames(self) -> Sequence[tuple[int, Picture]]:
-        """Return the logged images as (iteration, picture)."""
+        """Return the logged images as (iteration, image)."""
 
     @abstractmethod
-    def curve(self, metric: str) -> Sequence[tuple[int, float]]:
-        """Return a scalar as (iteration, value); empty where it wasn't logged."""
+    def curve(self, metric: str) -> Curve:
+        """Return a metric as (iteration, value); empty if it was not logged."""
 
     def amend(self, **values: Any) -> None:
         """Replace fields of the record."""
         self.record = self.record.amend(**values)
 
 
-#: From a metric to its curves by task: (iteration, value), in order.
-_Curves = Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
-
-
-class _Filed(Outcome):
-    def __init__(self, record: Record, folder: RunFolder, key: str, curves: _Curves) -> None:
+class _StoredOutcome(Outcome):
+    def __init__(self, record: Record, folder: RunFolder, curves: Callable[[str], Mapping[str, Curve]]) -> None:
         super().__init__(record)
-        self._folder, self._key, self._curves = folder, key, curves
+        self._folder, self._curves = folder, curves
 
     def image(self) -> Tensor | None:
         file = self.record.file
@@ -91,32 +86,35 @@ class _Filed(Outcome):
         return torch.from_numpy(np.load(self._folder.path / file, allow_pickle=False)) if file else None
 
     def source(self) -> Tensor | None:
-        path = self._folder.path / "sources" / f"{self._key}.png"
-        exact = path.with_suffix(".npy")
+        path = self._source_path
+        exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
         if exact.exists():
             return torch.from_numpy(np.load(exact, allow_pickle=False))
         return read_png(path) if path.exists() else None
 
     def pictures(self) -> tuple[Picture | None, Picture | None]:
-        source, file = self._folder.path / "sources" / f"{self._key}.png", self.record.file
-        exact = source.with_suffix(".npy").exists()
-        photograph = self.source() if exact or not source.exists() else source
-        return photograph, self._folder.path / file if file else None
+        path, file = self._source_path, self.record.file
+        is_file = path.exists() and not path.with_suffix(".npy").exists()
+        return path if is_file else self.source(), self._folder.path / file if file else None
 
     def perturbed_images(self) -> Sequence[PerturbedImage]:
-        return self._folder.perturbed_images(self._key)
+        return self._folder.perturbed_images(self.record.key)
 
     def frames(self) -> Sequence[tuple[int, Picture]]:
-        return self._folder.frames(self._key)
+        return self._folder.frames(self.record.key)
 
-    def curve(self, metric: str) -> Sequence[tuple[int, float]]:
-        return self._curves(metric).get(self._key, ())
+    def curve(self, metric: str) -> Curve:
+        return self._curves(metric).get(self.record.key, ())
+
+    @property
+    def _source_path(self) -> Path:
+        return self._folder.path / "sources" / f"{self.record.key}.png"
 
 
-class _Remembered(Outcome):
+class _MemoryOutcome(Outcome):
     def __init__(self, result: Result, snapshots: Sequence[Snapshot]) -> None:
         super().__init__(result.record)
-        self._result, self._observations = result, snapshots
+        self._result, self._snapshots = result, snapshots
 
     def image(self) -> Tensor | None:
         return self._result.image
@@ -131,34 +129,34 @@ class _Remembered(Outcome):
         return self._result.perturbed_images
 
     def frames(self) -> Sequence[tuple[int, Picture]]:
-        return [(o.iteration, o.image) for o in self._observations if o.image is not None]
+        return [(snapshot.iteration, snapshot.image) for snapshot in self._snapshots if snapshot.image is not None]
 
-    def curve(self, metric: str) -> Sequence[tuple[int, float]]:
-        return [(o.iteration, o.metrics[metric]) for o in self._observations if metric in o.metrics]
+    def curve(self, metric: str) -> Curve:
+        return [(s.iteration, s.metrics[metric]) for s in self._snapshots if metric in s.metrics]
 
 
 def filed(folder: RunFolder) -> list[Outcome]:
-    """Return the outcomes that lie in a run folder, in task order."""
-    curves = cache(folder.curves)  # the file is read once a metric: all at once are gigabytes of thousands of images
-    return [_Filed(record, folder, key, curves) for key, record in folder.keyed_records()]
+    """Return the outcomes in a run folder, in task order."""
+    curves = cache(folder.curves)  # one metric at a time: all metrics of thousands of tasks take gigabytes
+    return [_StoredOutcome(record, folder, curves) for record in folder.records()]
 
 
 def remembered(results: Mapping[int, Result], snapshots: Mapping[int, Sequence[Snapshot]]) -> list[Outcome]:
     """Return the outcomes of a run without a folder, in task order."""
-    return [_Remembered(result, snapshots.get(index, ())) for index, result in sorted(results.items())]
+    return [_MemoryOutcome(result, snapshots.get(index, ())) for index, result in sorted(results.items())]
 
 
 def records_of(outcomes: Iterable[Outcome], kind: type[R]) -> list[R]:
-    """Return the records of this kind; a task that failed before it started has a plain one."""
+    """Return the records of this kind. A task that failed before it started has a plain :class:`Record`."""
     return [outcome.record for outcome in outcomes if isinstance(outcome.record, kind)]
 
 
 class Run:
-    """The outcome of a run.
+    """The results of a run.
 
     Attributes:
-        outcomes: one a task, in task order.
-        folder: the run folder; None unless one was asked for.
+        outcomes: the outcome of each task, in task order.
+        folder: the run folder; None for a run in memory.
     """
 
     def __init__(
@@ -172,42 +170,46 @@ class Run:
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """The records, in task order, as in ``results.jsonl``."""
+        """The records as in ``results.jsonl``, in task order."""
         return [outcome.record.to_dict() for outcome in self.outcomes]
 
     @property
     def images(self) -> Tensor:
-        """The final pictures ``(N, C, H, W)`` in [0, 1]; NaN where a task has none."""
-        return _stacked([outcome.image() for outcome in self.outcomes])
+        """The final images ``(N, C, H, W)`` in [0, 1]; NaN for a task without one."""
+        return _stack([outcome.image() for outcome in self.outcomes])
 
     @property
     def attributions(self) -> Tensor:
-        """What the pictures only show, ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed: the raw maps of a saliency run, or
-        universal perturbations; NaN where a task has none.
+        """The raw signed results ``(N, C, H, W)`` or ``(N, 1, H, W)``, maps or universal perturbations; NaN for a task
+        without one.
 
         Raises:
-            LitVizError: some methods give a value a colour, and others one a pixel.
+            LitVizError: the results have different shapes, because of their methods.
         """
         arrays = [outcome.array() for outcome in self.outcomes]
         if len({array.shape for array in arrays if array is not None}) > 1:
             raise LitVizError(
                 "the raw maps of these methods have different shapes: take run.outcomes[0].array() ..., or run.maps."
             )
-        return _stacked(arrays)
+        return _stack(arrays)
 
     @property
     def maps(self) -> Tensor:
-        """The saliency maps ``(N, H, W)``, as the figure shows them: one number a pixel, by the ``reducer`` of each
-        record (see :data:`~lit_viz.attributions.reducers.REDUCERS`); NaN where a task has none."""
-        found = [(outcome.array(), str(outcome.record.get("reducer", "max_abs"))) for outcome in self.outcomes]
-        return _stacked([None if array is None else reduce_channels(array, how)[0] for array, how in found])
+        """The saliency maps ``(N, H, W)`` of the figure, reduced by the ``reducer`` of each record (see
+        :data:`~lit_viz.attributions.reducers.REDUCERS`); NaN for a task without one."""
+        maps = []
+        for outcome in self.outcomes:
+            array, reducer = outcome.array(), getattr(outcome.record, "reducer", "max_abs")
+            maps.append(None if array is None else reduce_channels(array, reducer)[0])
+        return _stack(maps)
 
     def figure(self) -> Figure:
-        """Return the method's figure; the last line of a notebook's cell shows it."""
+        """Return the figure of the run; a notebook displays it."""
         return self._draw(self.outcomes)
 
 
-def _stacked(tensors: Sequence[Tensor | None]) -> Tensor:
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
+    """Stack tensors ``(...)`` to ``(N, ...)``, with NaN for None."""
     known = [tensor for tensor in tensors if tensor is not None]
     if not known:
         return torch.empty(0)

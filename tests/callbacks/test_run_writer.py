@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from lit_viz.callbacks.run_writer import RunWriter
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, Result, Snapshot, Task
 
 

@@ -26,7 +26,7 @@ from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.launch.argv import rewrite
 from lit_viz.launch.config import config_folder
-from lit_viz.runs.lock import claimed
+from lit_viz.runs.layout import run_lock
 
 ROOT = Path(__file__).parents[2]
 #: A network that is fast, and a recipe of few evaluations.
@@ -648,7 +648,7 @@ def test_a_run_in_use_is_neither_replaced_nor_continued_nor_checked(
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
     for words in ([*new, "--overwrite"], [*new, "--resume"], ["resume", str(run)], ["check", str(run)]):
         capsys.readouterr()
-        with claimed(run):
+        with run_lock(run):
             lit_viz(*words, expect=1)
         assert f"{run} is in use" in sentence(capsys)
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before

@@ -10,8 +10,8 @@ from lit_viz.figures.evolution import Evolution, evolution_figure, spread
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import filed
-from lit_viz.runs.writer import RunFolder
 from lit_viz.types import Record, Result, Snapshot, Task
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"

@@ -21,7 +21,7 @@ from lit_viz.launch.resume import LAST_CHECKPOINT
 from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import PhotographTraining
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
 from tests.conftest import NAMES
 

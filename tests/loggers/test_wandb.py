@@ -19,7 +19,7 @@ import lit_viz as lv
 from lit_viz.callbacks.run_writer import Memory
 from lit_viz.loggers.wandb import RunLogger, WandbImages, caption
 from lit_viz.loggers.wandb_run import open_run
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, Result, Snapshot, Task
 
 TOP5 = (("tarantula", 0.93), ("barn spider", 0.04))
@@ -498,7 +498,7 @@ def test_project_from_the_environment(tmp_path, monkeypatch):
 
 
 def test_an_invalid_setting_is_named(tmp_path):
-    code = "from lit_viz.loggers.wandb_run import open_run; from lit_viz.runs.writer import RunFolder\n"
+    code = "from lit_viz.loggers.wandb_run import open_run; from lit_viz.runs.folder import RunFolder\n"
     code += f"print(open_run(RunFolder.create({str(tmp_path / 'run')!r}), mode='offline', notify=print))"
     wrong = {**os.environ, "WANDB_CONSOLE": "bogus"}  # wandb reads it once per process
     output = subprocess.run([sys.executable, "-c", code], env=wrong, capture_output=True, text=True, check=True).stdout
@@ -520,7 +520,7 @@ import os, signal, sys, time
 from pathlib import Path
 from lit_viz.loggers.wandb import RunLogger
 from lit_viz.loggers.wandb_run import open_run
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 
 folder = RunFolder.create(sys.argv[1])
 logger = RunLogger(open_run(folder, mode="offline"), folder, notify=print)

@@ -20,7 +20,7 @@ from lit_viz.methods.universal_perturbation import _Batch
 from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
 from lit_viz.presentations.universal_perturbation import stood_still_since
 from lit_viz.rng import Draws, Key
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
 from tests.conftest import Train
 

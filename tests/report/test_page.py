@@ -21,7 +21,7 @@ from lit_viz.report import page as report
 from lit_viz.report.curves import plot_curves
 from lit_viz.report.evidence import evidence_items, held_out_item
 from lit_viz.report.page import format_value, write_report
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, key_of
 from tests.browser import needs_browser, probe, probe_page
 

@@ -19,8 +19,8 @@ from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.agreement import Agreement
 from lit_viz.evidence.saliency.captum_check import as_record, check_map, randomized
 from lit_viz.evidence.saliency.captum_reference import is_in_captum
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
-from lit_viz.runs.writer import RunFolder
 from lit_viz.utils.formatting import Notify, command_line
 
 #: What a record says of a map of a method that Captum doesn't have, and of one that wasn't checked for want of time.

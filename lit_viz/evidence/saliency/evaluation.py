@@ -22,8 +22,8 @@ from lit_viz.images.fitting import Box
 from lit_viz.localization.localization import photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.rng import Draws, Key
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
-from lit_viz.runs.writer import RunFolder
 from lit_viz.utils.formatting import Notify
 
 #: Maps that know nothing of the network: noise, and the map itself half a picture away, as smooth as it was.

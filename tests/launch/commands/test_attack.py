@@ -17,7 +17,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from tests.cli.test_main import SMALL, lit_viz, records, sentence
 from tests.conftest import smooth_network
 

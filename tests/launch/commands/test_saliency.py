@@ -14,7 +14,7 @@ from PIL import Image
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from tests.cli.test_main import SMALL, lit_viz, records, sentence
 
 GREY = np.full((30, 40), 120, np.uint8)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lit_viz.figures.sheet import channel_grid
+from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import filed
-from lit_viz.runs.writer import RunFolder
 from tests.cli.test_main import lit_viz, records
 
 VIT = [

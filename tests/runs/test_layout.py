@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.runs.lock import LOCK, claimed
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.layout import LOCK, run_lock
+from lit_viz.runs.folder import RunFolder
 from lit_viz.errors import LitVizError
 
 HOLD = """
 import sys
-from lit_viz.runs.lock import claimed
-with claimed(sys.argv[1]):
+from lit_viz.runs.layout import run_lock
+with run_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -39,10 +39,10 @@ def made(path: Path) -> Path:
 def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     with holder(run) as process:
-        with pytest.raises(LitVizError, match="run is in use, another process is writing this run"), claimed(run):
+        with pytest.raises(LitVizError, match="run is in use, another process is writing this run"), run_lock(run):
             pass
         process.communicate("")
-    with claimed(run):
+    with run_lock(run):
         assert (run / LOCK).exists()
     assert [file.name for file in run.iterdir()] == ["config.yaml"]
 
@@ -53,7 +53,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert (run / LOCK).exists()
-    with claimed(run):
+    with run_lock(run):
         RunFolder.create(run, overwrite=True).write_config("seed: 2\n")
         assert (run / LOCK).exists()
     assert not (run / LOCK).exists()
@@ -63,7 +63,7 @@ def test_a_folder_in_the_making_is_taken_once(tmp_path: Path) -> None:
     """It has a lock before it has a configuration."""
     new = tmp_path / "runs" / "attack" / "new"
     with holder(new) as process:
-        with pytest.raises(LitVizError, match="in use"), claimed(new):
+        with pytest.raises(LitVizError, match="in use"), run_lock(new):
             pass
         process.communicate("")
     assert not (tmp_path / "runs").exists()  # for nothing came of it
@@ -71,30 +71,30 @@ def test_a_folder_in_the_making_is_taken_once(tmp_path: Path) -> None:
 
 def test_folders_above_a_run_stay_where_they_were_there_or_hold_something(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with claimed(tmp_path / "mine" / "runs" / "one"):
+    with run_lock(tmp_path / "mine" / "runs" / "one"):
         (tmp_path / "mine" / "runs" / "two").mkdir()
     assert [path.name for path in (tmp_path / "mine" / "runs").iterdir()] == ["two"]
-    with claimed(tmp_path / "mine" / "other"):
+    with run_lock(tmp_path / "mine" / "other"):
         pass
     assert (tmp_path / "mine").exists()
 
 
 def test_nothing_is_left_where_nothing_may_be_written(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("mine")
-    with pytest.raises(LitVizError, match="not empty and not a run"), claimed(tmp_path):
+    with pytest.raises(LitVizError, match="not empty and not a run"), run_lock(tmp_path):
         RunFolder.create(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]
-    with pytest.raises(LitVizError, match="is a file"), claimed(tmp_path / "photo.jpg"):
+    with pytest.raises(LitVizError, match="is a file"), run_lock(tmp_path / "photo.jpg"):
         RunFolder.create(tmp_path / "photo.jpg")
 
 
 def test_a_run_that_can_not_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made(tmp_path / "run")
     monkeypatch.setattr("os.access", lambda path, mode: False)  # a read-only file system; root may write to any other
-    with claimed(run):
+    with run_lock(run):
         assert not (run / LOCK).exists()
 
 
 def test_a_name_that_is_too_long_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(LitVizError, match=r"can't be made \(File name too long\)"), claimed(tmp_path / ("x" * 300)):
+    with pytest.raises(LitVizError, match=r"can't be made \(File name too long\)"), run_lock(tmp_path / ("x" * 300)):
         pass

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs.writer import RunFolder
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, Result, Snapshot, Task
 
 
@@ -186,7 +186,7 @@ def test_a_failed_task_has_a_record_without_files(folder):
 
 def test_image_and_array_are_on_the_disk_before_the_record(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("lit_viz.runs.writer.append_bytes", lambda *_, **__: seen.extend(tree(folder.path)))
+    monkeypatch.setattr("lit_viz.runs.folder.append_bytes", lambda *_, **__: seen.extend(tree(folder.path)))
     folder.add_result(result(0, array=image()))
     assert {"images/0000_tarantula.png", "arrays/0000_tarantula.npy"} <= set(seen)
 
