@@ -33,7 +33,7 @@ from pathlib import Path
 
 from benchmarks import COMPARISONS, GROUPS, environment, running
 
-from lit_viz.cli.main import told
+from lit_viz.cli.main import errors_reported
 
 
 def parsed() -> argparse.Namespace:
@@ -87,5 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told("benchmark"):
+    with errors_reported("benchmark"):
         main()

@@ -30,14 +30,14 @@ sys.path.append(str(Path(__file__).parent))
 
 from benchmarks.references import INSTALL, Problem, Reference, installed, references_of
 
-from lit_viz.api import stored
 from lit_viz.attacks import Attack, Ensemble, name_of
 from lit_viz.attacks.norms import format_distance
 from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
-from lit_viz.cli.main import told
+from lit_viz.cli.main import errors_reported
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.tables import text_table
+from lit_viz.launch.resume import load_run
 from lit_viz.methods import AdversarialExample
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, filed
@@ -221,11 +221,11 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 def compare_run(folder: Path | str, classifier: Classifier | None = None) -> list[Comparison]:
     """Compare the run in a folder; ``classifier`` for a network that was passed as a module."""
-    command, cli = stored(folder)
+    cli = load_run(folder)
     if classifier is None:
         options: dict[str, Any] = cli.config.classifier.as_dict()
         classifier = load_classifier(options.pop("name"), **options)
-    module = command.build(cli.config, cli.parts, classifier) if command.name == "attack" else None
+    module = cli.command.build(cli.config, cli.parts, classifier) if cli.command.name == "attack" else None
     if not isinstance(module, AdversarialExample):
         raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs.")
     if module.transforms.transforms:
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("run", help="run folder of lit-viz attack")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
-    with told("compare_attacks"):
+    with errors_reported("compare_attacks"):
         comparisons = compare_run(options.run)
         print(table(comparisons))
         if options.json:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lit_viz.cli.main import told
+from lit_viz.cli.main import errors_reported
 
 WIDTH = 1400  # pixels, at most
 _PICTURE = re.compile(
@@ -76,7 +76,7 @@ def main() -> None:
     unknown = set(options.only or ()) - {card.picture.name for card in found}
     if unknown:
         sys.exit(f"gallery: {options.page} shows no {', '.join(sorted(unknown))}")
-    with told("gallery"):
+    with errors_reported("gallery"):
         for card in found:
             if not options.only or card.picture.name in options.only:
                 print(f"{card.picture}: {make(card):.0f} s, {shlex.join(card.words)}", flush=True)

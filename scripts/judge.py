@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.outputs import group_summary, prediction_summary
-from lit_viz.cli.main import told
+from lit_viz.cli.main import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group
 from lit_viz.images.reading import read_png
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("run", help="run folder")
     parser.add_argument("network", nargs="+", help="names of networks, each with =FILE for its weights")
     options = parser.parse_args()
-    with told("judge"):
+    with errors_reported("judge"):
         judge(options.run, options.network)
 
 

@@ -25,17 +25,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.cli.main import told
+from lit_viz.cli.main import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.summaries import wilson_interval
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import read_photograph
-from lit_viz.launch.argv import rewrite
+from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import MethodCLI, config_argument
-from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
+from lit_viz.launch.execute import cost, execute, format_cost, utc_now
 from lit_viz.objectives.attacks import Margin
 from lit_viz.objectives.base import Outputs
 from lit_viz.runs.folder import RunFolder
@@ -77,7 +77,7 @@ class Made:
 def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> MethodCLI:
     """Return the configuration of a recipe's run, which goes on where it was stopped."""
     out = options.out / (f"{recipe}_seeds" if options.seeds else recipe)
-    words = rewrite(options.rest, COMMAND.positional, COMMAND.option)
+    words = rewrite_arguments(options.rest, COMMAND)
     words += ["--targets", json.dumps(list(targets)), "--seed", str(options.seed), "--out", str(out), "--resume"]
     cli = MethodCLI(COMMAND, ["--config", config_argument(COMMAND.name, recipe), *words])
     network, weights = cli.config.classifier, dict(judge.split("=", 1) for judge in options.judges if "=" in judge)
@@ -88,7 +88,7 @@ def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) ->
 def made(recipe: str, cli: MethodCLI, judges: Judges) -> Made:
     """Make what isn't made yet of a recipe's run, and ask the judges."""
     notify(f"{recipe}: {cli.config.out}")
-    execute(COMMAND, cli, notify=notify)
+    execute(cli, notify=notify)
     folder, records = Path(cli.config.out), RunFolder.open(cli.config.out).records()
     if failed := [record["name"] for record in records if not record["file"]]:
         raise LitVizError(f"{recipe} made no picture of {', '.join(failed)}: see {folder}/results.jsonl")
@@ -162,11 +162,11 @@ def spread(features: Tensor, count: int) -> tuple[list[float], float]:
 
 def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
     """Say what the runs cost together, whether they are made already or not."""
-    costs = [cost(COMMAND, planned(recipe, classes, options)) for recipe in options.recipes]
+    costs = [cost(planned(recipe, classes, options)) for recipe in options.recipes]
     for recipe, one in zip(options.recipes, costs, strict=True):
-        print(f"{recipe}: {cost_in_words([one])}")
+        print(f"{recipe}: {format_cost([one])}")
     if len(costs) > 1:
-        print(cost_in_words(costs))
+        print(format_cost(costs))
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
@@ -185,7 +185,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     options = parsed(words)
-    with told("recipes"):
+    with errors_reported("recipes"):
         parts = [judge.partition("=") for judge in options.judges]
         judges = {name: load_classifier(name, weights=weights or "DEFAULT") for name, _, weights in parts}
         known = min(judge.num_classes for judge in judges.values())

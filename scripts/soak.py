@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lit_viz.cli.main import told
+from lit_viz.cli.main import errors_reported
 
 NETWORK = ["--classifier.size", "64", "--wandb", "disabled", "--checkpoint-every", "5", "--trainer.accelerator", "cpu"]
 PHOTOGRAPHS = [
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     draw = random.Random(options.seed)
-    with told("soak"):
+    with errors_reported("soak"):
         for case in options.cases:
             folder = Path(tempfile.mkdtemp(prefix=f"soak_{case}_"))
             words = [*CASES[case], *NETWORK, "--trainer.devices", str(options.processes)]

@@ -27,15 +27,15 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.cli.main import told
+from lit_viz.cli.main import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
-from lit_viz.launch.argv import rewrite
+from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, config_first
-from lit_viz.launch.execute import cost, cost_in_words, execute, utc_now
+from lit_viz.launch.config import MethodCLI, with_config_first
+from lit_viz.launch.execute import cost, execute, format_cost, utc_now
 from lit_viz.presentations.base import format_value
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import slug
@@ -123,7 +123,7 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
     """Return one run for every combination of what can't vary in one, with that combination."""
     inside = {axis.option: list(axis.values) for axis in axes if axis.option in OF_TASK.values()}
     outside = [axis for axis in axes if axis.option not in inside]
-    words = config_first(COMMAND, rewrite(words, COMMAND.positional, COMMAND.option))
+    words = with_config_first(COMMAND, rewrite_arguments(words, COMMAND))
     if "--vary" in words:
         raise LitVizError("--vary is what --sweep does for iterations and lr: name them by --sweep")
     found = []
@@ -255,7 +255,7 @@ def sweep(words: Sequence[str]) -> None:
     axes, out, rest = taken(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
     if planned[0][1].config.count:
-        print(cost_in_words([cost(COMMAND, cli) for _, cli in planned]))
+        print(format_cost([cost(cli) for _, cli in planned]))
         return
     tried_out(planned)
     os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # its runs stand together
@@ -263,7 +263,7 @@ def sweep(words: Sequence[str]) -> None:
     for chosen, cli in planned:
         folder = Path(cli.config.out)
         notify(str(folder))
-        execute(COMMAND, cli, notify=notify)
+        execute(cli, notify=notify)
         pictures += tried(folder, axes, chosen)
     pictures.sort(key=lambda picture: (picture.image, picture.values))
     draw(axes, pictures, folder.parent)
@@ -276,7 +276,7 @@ def main() -> None:
     if not words or {"--help", "-h"} & set(words):
         print(__doc__)
         return
-    with told("sweep"):
+    with errors_reported("sweep"):
         sweep(words)
 
 

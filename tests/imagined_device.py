@@ -29,9 +29,9 @@ from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.launch import trainer as training
-from lit_viz.launch.argv import rewrite
+from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, config_first
+from lit_viz.launch.config import MethodCLI, with_config_first
 from lit_viz.launch.execute import execute
 from tests.conftest import smooth_network
 
@@ -262,9 +262,11 @@ def runs() -> dict[str, Run]:
         """Of a network that the run itself loads, onto the device."""
         command = COMMANDS[words.split()[0]]
         small = "--classifier tests.conftest:smooth_network --classifier.size 16 --wandb disabled --curve-at last"
-        given = rewrite([*words.split()[1:], *small.split()], command.positional, command.option)
+        given = rewrite_arguments(
+            [*words.split()[1:], *small.split()], command.positional, command.option, command.flags
+        )
         return lambda smooth, kinked, k: execute(
-            command, MethodCLI(command, [*config_first(command, given), "--iterations", str(k)])
+            MethodCLI(command, [*with_config_first(command, given), "--iterations", str(k)])
         )
 
     rules = ("Adam", "NAdam", "SGD")

@@ -69,9 +69,9 @@ def test_a_class_image_starts_from_a_picture_that_is_handed_over(smooth: Classif
     larger = lv.visualize(smooth, 1, init=torch.rand(3, 32, 40), fit="pad", **how)
     assert larger.images.shape == (1, 3, 16, 16)
     for wrong in (torch.rand(1, 16, 16), torch.zeros(3, 16, 16, dtype=torch.uint8), object(), torch.rand(2, 3, 16, 16)):
-        with pytest.raises(LitVizError, match="init is a file"):
+        with pytest.raises(LitVizError, match="init must be a file"):
             lv.visualize(smooth, 1, init=wrong)  # type: ignore[arg-type]
-    with pytest.raises(LitVizError, match="between 0 and 2"):
+    with pytest.raises(LitVizError, match="got 0 to 2"):
         lv.visualize(smooth, 1, init=torch.tensor([0.0, 2.0]).expand(3, 16, 2))
     how |= {"out": tmp_path / "run", "wandb": "disabled"}
     lv.visualize(smooth, 1, init=picture, **how)
@@ -110,11 +110,11 @@ def test_images_of_numpy_and_in_lists_are_images(smooth: Classifier) -> None:
     for wrong in (None, (x, torch.zeros(3)), object()):
         with pytest.raises((LitVizError, RuntimeError)):
             lv.saliency(smooth, wrong, 0)
-    with pytest.raises(LitVizError, match="images are a tensor"):
+    with pytest.raises(LitVizError, match="images must be a tensor"):
         lv.saliency(smooth, [object()], 0)  # type: ignore[list-item]
     run = lv.visualize(smooth, torch.tensor([0, 1]), iterations=np.int64(2), config="small")  # type: ignore[arg-type]
     assert [r["target"] for r in run.results] == [0, 1]
-    with pytest.raises(LitVizError, match=r"a classifier is an nn\.Module, a name"):
+    with pytest.raises(LitVizError, match=r"classifier must be an nn\.Module, a name"):
         lv.saliency(smooth_network, x)  # type: ignore[arg-type]
 
 
@@ -124,7 +124,7 @@ def test_a_run_goes_on_with_the_network_as_it_was_described(tmp_path: Path) -> N
     lv.visualize(net, [0, 1], iterations=3, config="small", out=run, wandb="disabled")
     for other in ({"mean": 0.4}, {"std": 0.5}, {"size": 24}):
         for again in (lv.resume, lv.check):
-            with pytest.raises(LitVizError, match=f"run was begun with {next(iter(other))}"):
+            with pytest.raises(LitVizError, match=f"run was started with other {next(iter(other))}"):
                 again(run, network(**other))
     assert lv.check(run, net.original)
     assert len(lv.resume(run, net.original).results) == 2
@@ -232,7 +232,7 @@ def test_a_network_that_was_handed_over_is_asked_for(tmp_path: Path) -> None:
     """It was looked for by its class's name among the known ones."""
     lv.visualize(network(), [0], iterations=1, config="small", out=tmp_path / "run", wandb="disabled")
     for again in (lv.resume, lv.check):
-        with pytest.raises(LitVizError, match=r"was handed over in Python \(Smooth\): go on there"):
+        with pytest.raises(LitVizError, match=r"was started with a Python module \(Smooth\)"):
             again(tmp_path / "run")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.launch.argv import rewrite
+from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, config_first, config_folder
+from lit_viz.launch.config import MethodCLI, config_folder, with_config_first
 from scripts import recipes
 from scripts.gallery import Card, cards
 from scripts.sweep import runs, taken
@@ -32,7 +32,10 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def parsed(words: list[str]) -> MethodCLI:
     """Return the configuration that the words of a command stand for; nothing is run."""
     command = COMMANDS[words[0]]
-    return MethodCLI(command, config_first(command, rewrite(words[1:], command.positional, command.option)))
+    return MethodCLI(
+        command,
+        with_config_first(command, rewrite_arguments(words[1:], command)),
+    )
 
 
 def config_of(words: list[str]) -> str:

@@ -101,7 +101,7 @@ def test_the_commands_find_it_and_its_labels(nets: str, capsys: pytest.CaptureFi
     lit_viz("layers", f"{nets}:three", "--classifier.size", "8")
     assert "features.0" in capsys.readouterr().out
     lit_viz("layers", f"{nets}:three", "features", "--classifier.size", "8", expect=1)
-    assert "one word too many" in sentence(capsys)
+    assert "takes one network, got also" in sentence(capsys)
     lit_viz("classes", "be", *own, "--classifier.sise", "8", expect=1)
     assert "did you mean 'classifier.size'" in sentence(capsys)
     few = ["--iterations", "2", "--model.views", "1", "--wandb", "disabled"]

@@ -172,11 +172,11 @@ def test_a_module_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["attack", "packaged:chelsea", "--attack", "nowhere.Mine"], "nowhere.Mine can't be found: No module named"),
-        (["saliency", "packaged:chelsea", "--method", f"gradient,{HERE}.Nix"], f"{HERE}.Nix can't be found: module"),
+        (["attack", "packaged:chelsea", "--attack", "nowhere.Mine"], "cannot import nowhere.Mine: No module named"),
+        (["saliency", "packaged:chelsea", "--method", f"gradient,{HERE}.Nix"], f"cannot import {HERE}.Nix: module"),
         (
             ["visualize", "0", "--model.transforms", "lit_viz.images.Flip"],
-            "expected a list: write '[lit_viz.images.Flip]'",
+            "expected list such as [a,b], got 'lit_viz.images.Flip'",
         ),
     ],
 )
@@ -214,9 +214,9 @@ def test_a_state_by_a_name_that_is_taken_is_refused(smooth: Classifier) -> None:
     [
         (lambda net: lv.attack(net, photographs(), attack=SignSteps()), "attacks are named"),
         (lambda net: lv.attack(net, photographs(), attack=["pgd"]), "attacks are named"),
-        (lambda net: lv.attack(net, photographs(), model__attack=SignSteps()), "not an instance of SignSteps"),
+        (lambda net: lv.attack(net, photographs(), model__attack=SignSteps()), "got an instance of SignSteps"),
         (lambda net: lv.saliency(net, photographs(), method=None), "saliency methods are named"),
-        (lambda net: lv.visualize(net, [1], model__objective=Logit()), "not an instance of Logit"),
+        (lambda net: lv.visualize(net, [1], model__objective=Logit()), "got an instance of Logit"),
     ],
 )
 def test_what_is_no_name_is_one_sentence(call: Any, said: str, smooth: Classifier) -> None:

@@ -38,9 +38,9 @@ def test_nothing_is_imported_that_is_not_used(code: str, absent: str) -> None:
 
 
 def test_garbage_is_collected_again_after_the_imports() -> None:
-    code = "import gc, lit_viz.cli.main as c\nwith c._importing(): import torch; assert not gc.isenabled()\n"
+    code = "import gc, lit_viz.cli.main as c\nwith c._gc_paused(): import torch; assert not gc.isenabled()\n"
     code += "assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
-    code += "with c._importing(): assert gc.isenabled()"
+    code += "with c._gc_paused(): assert gc.isenabled()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -48,7 +48,7 @@ def test_garbage_is_collected_again_after_the_imports() -> None:
 def test_frozen_objects_are_given_back_at_the_end_only_where_triton_would_list_them(there: bool) -> None:
     code = "import atexit, gc, sys, types, lit_viz.cli.main as c\n"
     code += "atexit.register(lambda: print('frozen:', gc.get_freeze_count()))\n"  # after what is registered later
-    code += "with c._importing(): import torch\n"
+    code += "with c._gc_paused(): import torch\n"
     code += "sys.modules['triton'] = types.ModuleType('triton')" if there else "sys.modules.pop('triton', None)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert (done.stdout.strip() == "frozen: 0") == there

@@ -185,4 +185,4 @@ def test_ctrl_c_is_one_sentence(
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "sweep: stopped."
+    assert capsys.readouterr().err.splitlines()[-1] == "sweep: stopped"

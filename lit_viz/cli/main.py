@@ -1,4 +1,7 @@
-"""The command line: ``lit-viz COMMAND ...``, and the same commands for the files in ``scripts/``."""
+"""Command line: ``lit-viz COMMAND ...``. The files in ``scripts/`` run the same commands.
+
+torch is imported within the commands, so that ``lit-viz --help`` is fast.
+"""
 
 from __future__ import annotations
 
@@ -15,173 +18,165 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from lit_viz.cli.console import report
+from lit_viz.cli.console import print_results
 from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status
-from lit_viz.launch.argv import rewrite
+from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.utils.formatting import notify
 from lit_viz.utils.ranks import is_rank_zero
 
 _HELP = """\
 usage: lit-viz COMMAND ...
 
-See what an image classifier has learned by training the input image against the frozen network.
+See what an image classifier has learned by optimizing the input image against the frozen network.
 
-  lit-viz demo                            all methods on packaged pictures, offline
+  lit-viz demo                            all methods on packaged images, offline
   lit-viz visualize tarantula goldfish    class images; --layer NAME --channel 3,14-20: channels
-  lit-viz saliency PHOTO_OR_FOLDER ...    saliency maps, checked by Captum
-  lit-viz attack PHOTO --target stingray  adversarial examples, verified in the file
-  lit-viz check RUN                       evidence again, and deeper
+  lit-viz saliency PHOTO_OR_FOLDER ...    saliency maps, cross-checked with Captum
+  lit-viz attack PHOTO --target stingray  adversarial examples, verified in the saved file
+  lit-viz check RUN                       compute all evidence of a run
   lit-viz resume RUN                      continue a run, or print the results of a finished one
   lit-viz classes tarant                  find a class by a part of its name
-  lit-viz layers CLASSIFIER               the layers of a network
+  lit-viz layers CLASSIFIER               list the layers of a network
 
-lit-viz COMMAND --help says more. Configurations with their papers and costs are in configs/.
+Options of a command: lit-viz COMMAND --help. Configurations, with papers and costs: configs/.
 """
 
-#: By command, what its --help prints. That of a method is its parser's.
+#: Help by command; methods have a parser with its own help.
 _USAGES = {
     "demo": """\
 usage: lit-viz demo [--out RUN] [--iterations N] ...
 
-Run all methods on packaged pictures, offline; the options are those of the methods.
+Run all methods on packaged images, offline. The options are those of the methods.
 
 Example: lit-viz demo --out runs/first --iterations 20
 """,
     "resume": """\
 usage: lit-viz resume RUN [--slots N] [--devices N] [--wandb MODE] ...
 
-Continue a run from its last checkpoint, or print what it gave. What makes its images stays as it was
-begun; how they are made may be changed, until it stops again:
---slots N            images trained at once
+Continue a run from its last checkpoint, or print the results of a finished run. Options that determine
+the images are fixed. These options may change:
+--slots N            images optimized at the same time
 --devices N          and every other --trainer option, such as --trainer.accelerator cpu
---devices-mode MODE  several devices share images, or views of one
+--devices-mode MODE  devices share the images, or the views of each image
 --wandb MODE         auto, online, offline or disabled; --project NAME
 --checkpoint-every N steps between checkpoints
---figure FORMAT      png, pdf or svg; --check, --explain as the run's command has them
+--figure FORMAT      png, pdf or svg; --check, --explain as in the command of the run
 
 Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline
 """,
     "check": """\
 usage: lit-viz check RUN [--faithfulness] [--trust]
 
-Look again, and deeper, whether a run's pictures are true.
---faithfulness also measures what saliency maps are good for: deletion and insertion, sensitivity, and
-what remains of a map when the network's layers are drawn anew. A map of n evaluations costs 198
-(forward only) and 14 n more.
---trust tries random points, Square and a large radius on what an attack with a budget could not fool.
+Verify the images of a run with all available evidence.
+--faithfulness  measure saliency maps: deletion and insertion, sensitivity, randomization of the network's
+                layers. A map of n evaluations costs 198 forwards and 14 n evaluations.
+--trust         run random points, Square and a large radius on images that an attack with a budget did not fool
 
 Example: lit-viz check runs/fooled --trust
 """,
     "classes": """\
 usage: lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...
 
-List the classes whose name holds PART.
+List the classes whose name contains PART.
 
 Example: lit-viz classes terrier
 """,
     "layers": """\
 usage: lit-viz layers [CLASSIFIER] [--classifier.size N] ...
 
-List a network's layers, and what each gives.
+List the layers of a network and their outputs.
 
 Example: lit-viz layers torchvision/resnet18 --classifier.weights none
 """,
 }
 
-#: Named here too, so that `lit-viz --help` need not wait for torch.
 _METHODS = ("visualize", "saliency", "attack")
-_HELP_ASKED = {"--help", "-h"}
+_HELP_OPTIONS = {"--help", "-h"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with status 0, with 1 after one sentence, or with 128 + the signal that stopped it."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command. Exit status: 0, 1 after an error, or 128 + the number of the signal."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no accents gets question marks
-    with told("lit-viz"):
-        _dispatch(words)
+            stream.reconfigure(errors="replace")  # for terminals without Unicode
+    with errors_reported("lit-viz"):
+        _dispatch(arguments)
+
+
+def script(command: str) -> None:
+    """Run a method's command with the arguments of this process."""
+    main([command, *sys.argv[1:]])
 
 
 @contextmanager
-def told(program: str) -> Iterator[None]:
-    """Let what ends the body be one sentence, after the program's name, and the exit status: a program's main part."""
+def errors_reported(program: str) -> Iterator[None]:
+    """Report an exception as a one-line error after the program's name, and exit with its status."""
     try:
-        with _heeding_sigterm():
+        with _sigterm_as_interrupt():
             yield
     except LitVizError as error:
-        _refuse(program, error)
-    except KeyboardInterrupt as stop:
+        if error.exit_status > 128 and not is_rank_zero():  # rank zero reports the interrupt
+            sys.exit(0)
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt as interrupt:
         if is_rank_zero():
-            print(f"{program}: stopped.", file=sys.stderr)
-        sys.exit(interrupt_exit_status(stop))
-    except BrokenPipeError:  # the reader of a pipe has gone
+            print(f"{program}: stopped", file=sys.stderr)
+        sys.exit(interrupt_exit_status(interrupt))
+    except BrokenPipeError:  # the reader of a pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
-def _heeding_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind what the body does, as Ctrl-C does: files are left whole, W&B is told. While images are
-    trained a step is ended first (:class:`~lit_viz.callbacks.checkpoints.Checkpoints`)."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Raise :class:`~lit_viz.errors.Terminated` on SIGTERM, so that the stack is unwound as after Ctrl-C.
+
+    During training, :class:`~lit_viz.callbacks.checkpoints.Checkpoints` handles the signal.
+    """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _refuse(program: str, error: LitVizError) -> None:
-    """Say the one sentence and exit; of several processes that were told to stop, only the first one says so."""
-    stopped = error.exit_status > 128
-    if stopped and not is_rank_zero():
-        sys.exit(0)
-    print(f"{program}: {error}", file=sys.stderr)
-    sys.exit(error.exit_status)
-
-
-def script(command: str) -> None:
-    """Run a method's command with the words of this process: what the files in ``scripts/`` do."""
-    main([command, *sys.argv[1:]])
-
-
-def _dispatch(words: list[str]) -> None:
-    if not words or words[0] in ("--help", "-h", "help"):
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_HELP, end="")
         return
-    command, rest = words[0], words[1:]
-    if command == "--version":
+    name, *rest = arguments
+    if name == "--version":
         from lit_viz import __version__
 
         print(f"lit_viz {__version__}")
         return
     commands: dict[str, Callable[[list[str]], None]] = {
-        **{name: partial(_method, name) for name in _METHODS},
+        **{method: partial(_method, method) for method in _METHODS},
         "demo": _demo,
         "resume": _resume,
         "check": _check,
         "classes": _classes,
         "layers": _layers,
     }
-    if command not in commands:
-        hint = did_you_mean(command, commands) or ": see lit-viz --help."
-        raise LitVizError(f"there is no command {command!r}{hint}")
-    if command in _USAGES and _HELP_ASKED & set(rest):
-        print(_USAGES[command], end="")
+    if name not in commands:
+        raise LitVizError(f"there is no command {name!r}{did_you_mean(name, commands) or ': see lit-viz --help'}")
+    if name in _USAGES and _HELP_OPTIONS & set(rest):
+        print(_USAGES[name], end="")
         return
-    commands[command](rest)
+    commands[name](rest)
 
 
 @contextmanager
-def _importing() -> Iterator[None]:
-    """Look for no garbage while torch and Lightning are imported: looking among a million objects, all of which stay,
-    costs a second."""
+def _gc_paused() -> Iterator[None]:
+    """Disable garbage collection during imports, and exclude the imported objects from it; this saves a second."""
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
@@ -195,7 +190,7 @@ def _importing() -> Iterator[None]:
 
 
 def _unfreeze() -> None:
-    """Let go of Triton's objects at the end, as it lists those that stay; where it isn't, that saves a second."""
+    """Unfreeze objects at exit if Triton is imported, which lists its objects that remain; otherwise it is slow."""
     if "triton" in sys.modules:
         gc.unfreeze()
 
@@ -203,119 +198,114 @@ def _unfreeze() -> None:
 # -- methods
 
 
-def _method(name: str, words: list[str]) -> None:
-    with _importing():
+def _method(name: str, arguments: list[str]) -> None:
+    with _gc_paused():
         from lit_viz.launch.commands import COMMANDS
-        from lit_viz.launch.config import MethodCLI, config_first
-        from lit_viz.launch.execute import cost, cost_in_words, default_folder, execute
+        from lit_viz.launch.config import MethodCLI, with_config_first
+        from lit_viz.launch.execute import cost, default_folder, execute, format_cost
 
     command = COMMANDS[name]
-    words = rewrite(words, command.positional, command.option)
-    cli = MethodCLI(command, ["--help"] if _HELP_ASKED & set(words) else config_first(command, words))
-    command.check(cli.config)  # before anything is said
-    asked_for = getattr(cli.config, command.positional)
-    if asked_for and not {f"--{command.positional}", "--config"} & set(words):
-        named = ", ".join(map(str, asked_for))
-        notify(f"no {command.positional} named: those of --config {command.default_config} are taken, {named}")
+    arguments = rewrite_arguments(arguments, command)
+    is_help = _HELP_OPTIONS & set(arguments)
+    cli = MethodCLI(command, ["--help"] if is_help else with_config_first(command, arguments))
+    command.check(cli.config)
+    values = getattr(cli.config, command.positional)
+    if values and not {f"--{command.positional}", "--config"} & set(arguments):
+        defaults = ", ".join(map(str, values))
+        notify(f"no {command.positional} given, using those of --config {command.default_config}: {defaults}")
     if cli.config.count:
-        print(cost_in_words([cost(command, cli)]))
+        print(format_cost([cost(cli)]))
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
-    report(command.presentation(cli.config), execute(command, cli, notify=notify))
+    print_results(command.presentation(cli.config), execute(cli, notify=notify))
 
 
-# -- the other commands
+# -- other commands
 
 
-def _resume(words: list[str]) -> None:
-    if not words or words[0].startswith("-"):
-        raise _misused("resume")
-    with _importing():
-        from lit_viz.api import stored
+def _resume(arguments: list[str]) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        raise _usage_error("resume")
+    with _gc_paused():
         from lit_viz.launch.execute import execute
+        from lit_viz.launch.resume import load_run
 
-    command, cli = stored(words[0], words[1:])
-    report(command.presentation(cli.config), execute(command, cli, notify=notify))
+    cli = load_run(arguments[0], arguments[1:])
+    print_results(cli.command.presentation(cli.config), execute(cli, notify=notify))
 
 
-def _check(words: list[str]) -> None:
+def _check(arguments: list[str]) -> None:
     flags = ("--faithfulness", "--trust")
-    folders = [word for word in words if word not in flags]
-    for word in folders:
-        if word.startswith("-"):
-            near = did_you_mean(word, flags) or f": there are {', '.join(flags)}."
-            raise LitVizError(f"check has no option {word}{near}")
+    folders = [argument for argument in arguments if argument not in flags]
+    for argument in folders:
+        if argument.startswith("-"):
+            hint = did_you_mean(argument, flags) or f": use {', '.join(flags)}"
+            raise LitVizError(f"unrecognized option {argument}{hint}")
     if len(folders) != 1:
-        raise _misused("check")
-    with _importing():
-        from lit_viz.api import stored
+        raise _usage_error("check")
+    with _gc_paused():
         from lit_viz.launch.execute import check
+        from lit_viz.launch.resume import load_run
 
-    command, cli = stored(folders[0])
-    faithfulness, trust = (flag in words for flag in flags)
-    if not check(command, cli, faithfulness=faithfulness, trust=trust, notify=notify):
+    faithfulness, trust = (flag in arguments for flag in flags)
+    if not check(load_run(folders[0]), faithfulness=faithfulness, trust=trust, notify=notify):
         sys.exit(1)
-    for what, file in (("evidence", "evidence.json"), ("report  ", "report.html")):
+    for name, file in (("evidence", "evidence.json"), ("report  ", "report.html")):
         if Path(folders[0], file).exists():
-            print(f"{what} {folders[0]}/{file}")
+            print(f"{name} {folders[0]}/{file}")
 
 
-def _classes(words: list[str]) -> None:
-    with _importing():
+def _classes(arguments: list[str]) -> None:
+    with _gc_paused():
         from lit_viz.classifiers.loading import class_names
-        from lit_viz.launch.options import network_options
+        from lit_viz.launch.options import parse_classifier_options
 
-        options, bare = network_options(rewrite(words, "bare"))
-        labels = class_names(**options)  # which imports torchvision or timm
-    name = options["name"]
-    part = " ".join(bare).casefold().replace("_", " ")
-    found = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
-    if not found:
-        raise LitVizError(f"no class of {name} holds {part!r}{did_you_mean(part, labels) or '.'}")
-    for index, label in found:
+        options, positionals = parse_classifier_options(rewrite_arguments(arguments))
+        labels = class_names(**options)  # imports torchvision or timm
+    part = " ".join(positionals).casefold().replace("_", " ")
+    matches = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
+    if not matches:
+        raise LitVizError(f"no class of {options['name']} contains {part!r}{did_you_mean(part, labels)}")
+    for index, label in matches:
         print(f"{index:>5}  {label}")
 
 
-def _layers(words: list[str]) -> None:
-    with _importing():
+def _layers(arguments: list[str]) -> None:
+    with _gc_paused():
         from lit_viz.classifiers import layer_names, load_classifier
         from lit_viz.classifiers.layouts import layouts
-        from lit_viz.launch.options import network_options
+        from lit_viz.launch.options import parse_classifier_options
 
-    named = words and not words[0].startswith("-")
-    options, bare = network_options(rewrite(["--classifier", *words] if named else words, "bare"))
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--classifier", *arguments]
+    options, positionals = parse_classifier_options(rewrite_arguments(arguments))
     classifier = load_classifier(options.pop("name"), **options)
-    if bare:
-        raise LitVizError(f"lit-viz layers lists one network's layers: {bare[0]} is one word too many.")
+    if positionals:
+        raise LitVizError(f"lit-viz layers takes one network, got also {positionals[0]}")
     modules = dict(classifier.original.named_modules())
-    known = layouts(classifier)
+    outputs = layouts(classifier)
     for name in layer_names(classifier.original):
-        kind = type(modules[name]).__name__
-        print(f"{name:<40} {kind:<24} {known.get(name, 'not called')}")
+        print(f"{name:<40} {type(modules[name]).__name__:<24} {outputs.get(name, 'not called')}")
 
 
-def _demo(words: list[str]) -> None:
-    with _importing():
+def _demo(arguments: list[str]) -> None:
+    with _gc_paused():
         from lit_viz.launch.commands import COMMANDS
         from lit_viz.launch.execute import utc_now
 
-    out, words = _take(words, "--out", f"runs/demo/{utc_now()}")
+    split = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--out=") else [word])]
+    out = f"runs/demo/{utc_now()}"
+    if "--out" in split:
+        place = split.index("--out")
+        if place + 1 == len(split):
+            raise LitVizError("--out expects a value")
+        out = split[place + 1]
+        split = split[:place] + split[place + 2 :]
     for command in COMMANDS.values():
         notify(f"lit-viz {command.name} {' '.join(command.demo)}")
-        _method(command.name, [*command.demo, "--out", f"{out}/{command.name}", *words])
+        _method(command.name, [*command.demo, "--out", f"{out}/{command.name}", *split])
 
 
-def _take(words: list[str], option: str, default: str) -> tuple[str, list[str]]:
-    """Return the value of an option and the other words."""
-    parted = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
-    if option not in parted:
-        return default, words
-    place = parted.index(option)
-    if place + 1 >= len(parted):
-        raise LitVizError(f"{option} wants a value.")
-    return parted[place + 1], parted[:place] + parted[place + 2 :]
-
-
-def _misused(command: str) -> LitVizError:
+def _usage_error(command: str) -> LitVizError:
     return LitVizError(_USAGES[command].partition("\n")[0])

@@ -1,93 +1,89 @@
-"""From the words of the command line to the options that the parser knows."""
+"""Translation of command-line arguments into the options of the parser."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Protocol
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.utils.files import non_utf8_name_error
 
-#: Short options, and the dotted ones that they stand for.
+#: Short options of all commands.
 _SHORT = {
     "--classifier": "--classifier.name",
     "--views": "--model.views",
     "--size": "--model.size",
     "--devices": "--trainer.devices",
 }
-#: Options that may be given several times.
-_REPEATED = ("--target",)
-_FLAGS = (
-    "--overwrite",
-    "--resume",
-    "--print_config",
-    "--help",
-    "-h",
-    "--count",
-    "--localize",
-    "--explain",
-    "--overlays",
-)
-_REFUSED = {"--trainer.max_steps": "--iterations", "--trainer.max_epochs": "--iterations"}
+#: Options whose repetitions become one list.
+_REPEATABLE = ("--target",)
+#: Options without a value that all commands have.
+_FLAGS = ("--overwrite", "--resume", "--print_config", "--help", "-h", "--count")
+_REPLACED = {"--trainer.max_steps": "--iterations", "--trainer.max_epochs": "--iterations"}
 
 
-def rewrite(
-    words: Sequence[str],
-    positional: str,
-    own: Callable[[str, str], tuple[str, str]] = lambda name, value: (name, value),
-) -> list[str]:
-    """Turn bare words and short options into the dotted options that the parser knows.
+class OptionNames(Protocol):
+    """What a command defines about its options (see :class:`~lit_viz.launch.commands.base.Command`)."""
 
-    Bare words become the list ``--<positional>``, dashes in option names underscores.
+    @property
+    def positional(self) -> str: ...  # noqa: D102
+
+    @property
+    def flags(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def option(self, name: str, value: str) -> tuple[str, str]: ...  # noqa: D102
+
+
+def rewrite_arguments(arguments: Sequence[str], command: OptionNames | None = None) -> list[str]:
+    """Translate short options and positional arguments into options of the parser.
 
     Args:
-        words: of the command line.
-        positional: the option that bare words go to.
-        own: turns the command's own short options, with their values, into the parser's.
+        arguments: command-line arguments. Dashes in option names become underscores.
+        command: the method; None for commands without a method, whose positional arguments become ``--bare``.
 
     Raises:
-        LitVizError: for an option that lit_viz has another name for, or that has no value, and a name that is no UTF-8.
+        LitVizError: an option without a value or with a single dash, or a name that is not UTF-8.
     """
+    flags = _FLAGS if command is None else (*_FLAGS, *command.flags)
     options: list[str] = []
-    bare: list[str] = []
-    rest = list(words)
+    repeated: dict[str, list[str]] = {}
+    positionals: list[str] = []
+    rest = list(arguments)
     while rest:
-        word = rest.pop(0)
-        if not word.startswith("-") or word == "-" or re.match(r"-\d", word):
-            if error := non_utf8_name_error(word):
+        argument = rest.pop(0)
+        if not argument.startswith("-") or argument == "-" or re.match(r"-\d", argument):
+            if error := non_utf8_name_error(argument):
                 raise LitVizError(error)
-            bare.append(word)
+            positionals.append(argument)
             continue
-        name, equals, value = word.partition("=")
-        if name not in _FLAGS and not name.startswith("--"):
-            raise LitVizError(f"there is no option {name}: options begin with two dashes, as --out does.")
-        if name.startswith("--") and not name.startswith("--trainer."):
-            name = name.replace("-", "_").replace("__", "--", 1)
-        if name in _REFUSED:
-            raise LitVizError(f"{name} would cut the run short: use {_REFUSED[name]}.")
-        spelt, name = name, _SHORT.get(name, name)
-        if name in _FLAGS and not equals:
-            options.append(name)
+        given, equals, value = argument.partition("=")
+        if given not in flags and not given.startswith("--"):
+            raise LitVizError(f"unrecognized option {given}: options begin with two dashes, such as --out")
+        if given.startswith("--") and not given.startswith("--trainer."):
+            given = given.replace("-", "_").replace("__", "--", 1)
+        if given in _REPLACED:
+            raise LitVizError(f"{given} is not available: use {_REPLACED[given]}")
+        if given in flags and not equals:
+            options.append(given)
             continue
+        name = _SHORT.get(given, given)
         if not equals and (not rest or rest[0].startswith("--")):
-            near = get_close_matches(name, _FLAGS, cutoff=0.85)
-            raise LitVizError(f"{spelt} wants a value{did_you_mean(name, near) or '.'}")
-        name, value = own(name, value if equals else rest.pop(0))
-        # The parser takes -1,-1 for an option, but not behind an equals sign; -1 it knows to be a number.
-        options += [f"{name}={value}"] if re.match(r"-(?![\d.e]*$)", value) else [name, value]
-    if bare:
-        options += [f"--{positional}", json.dumps(bare)]
-    return _gathered(options)
-
-
-def _gathered(options: list[str]) -> list[str]:
-    """Turn options that are given several times, and may be, into one with a list."""
-    for name in _REPEATED:
-        places = [i for i, word in enumerate(options) if word == name]
-        if len(places) > 1:
-            values = [options[i + 1] for i in places]
-            rest = [word for i, word in enumerate(options) if i not in places and i - 1 not in places]
-            options = [*rest, name, json.dumps(values)]
+            near = get_close_matches(name, flags, cutoff=0.85)
+            raise LitVizError(f"{given} expects a value{did_you_mean(name, near)}")
+        value = value if equals else rest.pop(0)
+        if command is not None:
+            name, value = command.option(name, value)
+        if name in _REPEATABLE:
+            repeated.setdefault(name, []).append(value)
+        elif re.match(r"-(?![\d.e]*$)", value):  # the parser reads "--neuron -1,-1" as two options
+            options.append(f"{name}={value}")
+        else:
+            options += [name, value]
+    for name, values in repeated.items():
+        options += [name, values[0] if len(values) == 1 else json.dumps(values)]
+    if positionals:
+        options += [f"--{'bare' if command is None else command.positional}", json.dumps(positionals)]
     return options

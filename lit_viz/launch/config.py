@@ -1,7 +1,7 @@
-"""The configuration of a run: one parser a method for YAML files, dotted options and Python dictionaries alike.
+"""Configuration of a run: one parser per method for YAML files, dotted options and Python dictionaries.
 
-The parser is LightningCLI's, so every part of a method can be swapped by its ``class_path`` and every option of the
-Trainer is there under ``--trainer.``.
+The parser is LightningCLI's: each part of a method is selected by its ``class_path``, and options of the Trainer are
+available under ``--trainer.``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.engine.distributed import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.commands.base import Command
-from lit_viz.launch.options import REFUSALS, ClassifierOptions, one_sentence
+from lit_viz.launch.options import PARSER_ERRORS, ClassifierOptions, parser_error
 from lit_viz.loggers import WandbMode
 from lit_viz.runs.layout import RECORDED
 from lit_viz.utils.files import read_yaml
 
-#: What the Trainer is given by lit_viz itself, or what would make no sense of a run.
-_TRAINER_OURS = {
+#: Trainer arguments that lit_viz sets itself, or that have no meaning for a run.
+_FIXED_TRAINER_ARGUMENTS = {
     "max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "callbacks", "logger", "plugins", "fast_dev_run",
     "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode", "default_root_dir",
     "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches",
@@ -37,78 +37,76 @@ _TRAINER_OURS = {
     "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "use_distributed_sampler",
     "reload_dataloaders_every_n_epochs", "enable_autolog_hparams", "model_registry", "sync_batchnorm",
 }  # fmt: skip
-#: What the config.yaml of a run holds that makes no sense of another.
-_OF_ONE_RUN = (RECORDED, "out", "overwrite", "resume", "count")
+#: Keys of a run's config.yaml that do not apply to another run.
+_RUN_KEYS = (RECORDED, "out", "overwrite", "resume", "count")
+#: Docstring markup, and its replacement in the help.
+_MARKUP = (
+    (r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"),
+    (r"``(.*?)``", r"\1"),
+    (r"\s*Default: [^.]*(\.\d[^.]*)?\.$", ""),  # the parser adds the default
+)
 
 
-def _add_common(parser: LightningArgumentParser, command: Command) -> None:
+def _add_common_arguments(parser: LightningArgumentParser, command: Command) -> None:
     add = parser.add_argument
-    add(
-        "--iterations",
-        type=int | None,
-        default=command.iterations,
-        help="updates an image; evaluations of an estimator",
-    )
-    add("--seed", type=int, default=0, help="seed of the run; task i draws with seed + i")
-    add("--slots", type=int, default=command.slots, help="images trained at once")
+    add("--iterations", type=int | None, default=command.iterations, help="updates per image; evaluations per map")
+    add("--seed", type=int, default=0, help="seed of the run; task i uses seed + i")
+    add("--slots", type=int, default=command.slots, help="batch size: images optimized at the same time")
     add(
         "--log_at",
         type=str | int,
         default=command.log_at,
-        help="iterations to keep: 1,50,200, every:10, geometric, last",
+        help="iterations to save: 1,50,200, every:10, geometric, last",
     )
-    add("--curve_at", type=str | int, default=command.curve_at, help="iterations whose scalars are logged")
+    add("--curve_at", type=str | int, default=command.curve_at, help="iterations whose metrics are logged")
     add("--out", type=str | None, default=None, help="run folder [runs/<method>/<UTC time>_<first target>]")
-    add("--overwrite", action="store_true", help="replace a run that is there")
-    add("--resume", action="store_true", help="continue the run that is there; start it if there is none")
-    add("--count", action="store_true", help="only print the evaluations and the time this would take")
-    add("--wandb", type=WandbMode, default="auto", help="auto is online with an API key and offline without")
+    add("--overwrite", action="store_true", help="replace an existing run")
+    add("--resume", action="store_true", help="continue an existing run; start it if there is none")
+    add("--count", action="store_true", help="print the number of evaluations and the estimated time only")
+    add("--wandb", type=WandbMode, default="auto", help="W&B mode; auto is online if there is an API key, else offline")
     add("--project", type=str | None, default=None, help="W&B project; null: WANDB_PROJECT, else lit_viz")
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
-    add("--devices_mode", type=DevicesMode, default="images", help="several devices share images, or views of one")
     add(
-        "--compile",
-        type=CompileMode | None,
-        default=None,
-        help="let torch.compile compile the network, for GPUs: reduce-overhead replays CUDA graphs",
+        "--devices_mode",
+        type=DevicesMode,
+        default="images",
+        help="devices share the images, or the views of each image",
     )
+    compile_help = "torch.compile the network, for GPUs; reduce-overhead replays CUDA graphs"
+    add("--compile", type=CompileMode | None, default=None, help=compile_help)
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
 
 
-#: Markup of docstrings, and what stands there instead in a terminal.
-_MARKUP = (
-    (r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"),
-    (r"``(.*?)``", r"\1"),
-    (r"\s*Default: [^.]*(\.\d[^.]*)?\.$", ""),  # the parser says it, too
-)
-
-
-def _tidy_help(parser: LightningArgumentParser, method: str) -> None:
-    """Let the help of options that are taken from docstrings read as the others' does."""
+def _format_help(parser: LightningArgumentParser, method: str) -> None:
+    """Remove docstring markup from the help and set the titles of its groups."""
     for action in parser._actions:
-        for pattern, plain in _MARKUP:
-            action.help = action.help and re.sub(pattern, plain, action.help)
+        for pattern, replacement in _MARKUP:
+            action.help = action.help and re.sub(pattern, replacement, action.help)
         if action.dest == "classifier":
-            action.metavar, action.help = "NAME", "the same as --classifier.name"
+            action.metavar, action.help = "NAME", "short for --classifier.name"
     titles = {"classifier": "The network", "model": method, "trainer": "Lightning's Trainer: devices and precision"}
     for name, title in titles.items():
         (parser.groups or {})[name].title = title
 
 
 class MethodCLI(LightningCLI):
-    """LightningCLI that parses a method's configuration and instantiates its parts.
+    """LightningCLI that parses the configuration of a method and instantiates its parts.
+
+    Args:
+        command: the method.
+        args: arguments as :func:`~lit_viz.launch.argv.rewrite_arguments` returns them, or options by name.
 
     Attributes:
-        config: the resolved configuration, plain values.
-        parts: the method's parts, instantiated.
+        config: resolved configuration, plain values.
+        parts: instantiated arguments of the method.
 
     Raises:
-        LitVizError: in one sentence, for whatever the parser refuses.
+        LitVizError: an invalid argument.
     """
 
     def __init__(self, command: Command, args: Sequence[str] | Mapping[str, Any]) -> None:
         self.command = command
-        bare = command.positional.upper()
+        positional = command.positional.upper()
         super().__init__(
             command.module,
             run=False,
@@ -118,139 +116,137 @@ class MethodCLI(LightningCLI):
             parser_kwargs={
                 "exit_on_error": False,
                 "prog": f"lit-viz {command.name}",
-                "usage": f"lit-viz {command.name} [{bare} ...] [--classifier NAME] [--out RUN] ...",
+                "usage": f"lit-viz {command.name} [{positional} ...] [--classifier NAME] [--out RUN] ...",
                 "description": (
-                    f"{command.__doc__} {command.shorts} What is not given is as --config NAME says, or "
-                    f"{command.default_config} where none is named, whose values are the defaults below. "
-                    f"Example: {command.example}"
+                    f"{command.__doc__} {command.shorts} Options that are not given are taken from --config NAME "
+                    f"[{command.default_config}]; its values are the defaults below. Example: {command.example}"
                 ),
-                # Else config_first() names it, in whose place another may stand.
+                # For the help only: with_config_first() selects the configuration of a run.
                 "default_config_files": [str(find_config(command.name, command.default_config))] * ("--help" in args),
             },
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add nothing: the seed is the run's own, and the global random state is left alone."""
+        """Add nothing: seeds are options of the run, and the global random state is not changed."""
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the method's, the engine's and the Trainer's options."""
+        """Add the options of the command, the classifier, the method and the Trainer."""
         self.command.add_arguments(parser)
-        _add_common(parser, self.command)
+        _add_common_arguments(parser, self.command)
         parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
         parser.add_class_arguments(
             self.command.module, "model", skip=set(self.command.own), instantiate=False, sub_configs=True
         )
-        parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_TRAINER_OURS), instantiate=False)
+        parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_FIXED_TRAINER_ARGUMENTS), instantiate=False)
         parser.set_defaults({"trainer.devices": 1})
-        _tidy_help(parser, f"The method ({self.command.module.__name__})")
+        _format_help(parser, f"The method ({self.command.module.__name__})")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse a list of words or a dictionary, and nothing else: not the program's own words behind its back."""
-        given = isinstance(args, Mapping)
-        printing = ["--print_config"] if "--print_config" in args else []
+        """Parse the given arguments or dictionary, never ``sys.argv``."""
+        print_config = ["--print_config"] if "--print_config" in args else []
         try:
             with current_folder_importable():
-                if given:
+                if isinstance(args, Mapping):
                     self.config = parser.parse_object(dict(args))
                 else:
-                    self.config = parser.parse_args([word for word in args if word not in printing])
+                    self.config = parser.parse_args([word for word in args if word not in print_config])
                 if self.config.out == "":
-                    raise LitVizError("--out is an empty word: give it a folder, or leave it out.")
+                    raise LitVizError("--out must not be empty")
                 self.command.settle(self.config)
-                if printing:  # what was settled, too
-                    parser.parse_args(["--config", parser.dump(self.config), *printing])
-        except REFUSALS as error:
-            raise one_sentence(error, parser) from error
+                if print_config:  # includes what the command has resolved
+                    parser.parse_args(["--config", parser.dump(self.config), *print_config])
+        except PARSER_ERRORS as error:
+            raise parser_error(error, parser) from error
 
     def _set_seed(self) -> None:
         pass
 
     def _add_instantiators(self) -> None:
-        pass  # they would note hyperparameters; the run folder has the whole configuration
+        pass  # they would record hyperparameters, which are in the run folder's config.yaml
 
     def instantiate_classes(self) -> None:
-        """Instantiate the method's parts; the module itself wants a loaded classifier first."""
+        """Instantiate the parts; the module itself needs a loaded classifier."""
         try:
             with current_folder_importable():
                 self.parts = dict(self.parser.instantiate(self.config).model.items(branches=False))
-        except REFUSALS as error:
-            raise one_sentence(error, self.parser) from error
+        except PARSER_ERRORS as error:
+            raise parser_error(error, self.parser) from error
+
+    def dump(self, recorded: Mapping[str, Any]) -> str:
+        """Return the resolved configuration as YAML, with the provenance of the run under the key ``recorded``."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            text: str = self.parser.dump(self.config)
+        return text + yaml.safe_dump({RECORDED: json.loads(json.dumps(recorded))}, sort_keys=False, allow_unicode=True)
 
 
-# -- files
+# -- configuration files
 
 
 def config_folder() -> Path:
-    """Return the folder of the packaged configurations (in a checkout it lies at the top level)."""
+    """Return the folder of the packaged configurations; in a checkout it is at the top level."""
     package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(method: str, name: str) -> Path:
-    """Return the file of a configuration, given as a path or as the name of a packaged one.
+    """Return the file of a configuration, which is given by its path or by the name of a packaged one.
 
     Raises:
-        LitVizError: where there is none; the packaged ones are listed.
+        LitVizError: there is no such configuration.
     """
     if Path(name).is_file():
         return Path(name)
     packaged = {path.stem: path for path in sorted((config_folder() / method).glob("*.yaml"))}
     if name in packaged:
         return packaged[name]
-    near = did_you_mean(name, packaged) or f": give a YAML file, or one of {', '.join(packaged)}."
-    raise LitVizError(f"there is no configuration {name}{near}")
+    hint = did_you_mean(name, packaged) or f": give a YAML file or one of {', '.join(packaged)}"
+    raise LitVizError(f"there is no configuration {name}{hint}")
 
 
 def read_config(method: str, name: str) -> dict[str, Any]:
-    """Return the options of a configuration that is named as for :func:`find_config`.
+    """Return the options of a configuration; of a run's ``config.yaml``, those that apply to another run.
 
-    The ``config.yaml`` of a run serves, too: what it was made with, and where, is left out.
+    Args:
+        method: name of the command.
+        name: as in :func:`find_config`.
     """
     path = find_config(method, name)
     options = read_yaml(path)
     if RECORDED in options:
-        made_by = (options[RECORDED] or {}).get("method")
-        if made_by != method:
-            raise LitVizError(f"{path} is of a run of lit-viz {made_by}, not {method}: give it to lit-viz {made_by}.")
-        options = {key: value for key, value in options.items() if key not in _OF_ONE_RUN}
+        other = (options[RECORDED] or {}).get("method")
+        if other != method:
+            raise LitVizError(f"{path} is the configuration of a {other} run, not {method}: use lit-viz {other}")
+        options = {key: value for key, value in options.items() if key not in _RUN_KEYS}
     return options
 
 
 def config_argument(method: str, name: str) -> str:
-    """Return a configuration as the parser's ``--config`` takes it: its file, or of a run its options as text."""
+    """Return the value of the parser's ``--config``: the file, or of a run's ``config.yaml`` its options as text."""
     path = find_config(method, name)
     return yaml.safe_dump(read_config(method, name)) if RECORDED in read_yaml(path) else str(path)
 
 
-def config_first(command: Command, words: Sequence[str]) -> list[str]:
-    """Return the words of a command with its configurations in front, the default one where none is named.
+def with_config_first(command: Command, arguments: Sequence[str]) -> list[str]:
+    """Return arguments with ``--config`` first, so that other options override it wherever they stand.
 
-    Wherever ``--config`` stands on the line, what is said beside it counts more than what it holds. Then come the parts
-    of the method, so that a part's own options may stand before it.
+    Without ``--config`` the default one is added. The parts of the method follow, before options of these parts.
 
     Args:
-        command: the method's.
-        words: as :func:`~lit_viz.launch.argv.rewrite` leaves them.
+        command: the method.
+        arguments: as :func:`~lit_viz.launch.argv.rewrite_arguments` returns them.
     """
     names: list[str] = []
     parts: list[str] = []
     others: list[str] = []
-    rest = list(words)
+    rest = list(arguments)
     while rest:
-        word = rest.pop(0)
-        if word == "--config" and rest:
+        argument = rest.pop(0)
+        if argument == "--config" and rest:
             names.append(rest.pop(0))
-        elif re.fullmatch(r"--model\.\w+\+?", word) and rest:
-            parts += [word, rest.pop(0)]
+        elif re.fullmatch(r"--model\.\w+\+?", argument) and rest:
+            parts += [argument, rest.pop(0)]
         else:
-            others.append(word)
-    chosen = [config_argument(command.name, name) for name in names or [command.config_for(words)]]
-    return [*(word for config in chosen for word in ("--config", config)), *parts, *others]
-
-
-def dump(cli: MethodCLI, recorded: Mapping[str, Any]) -> str:
-    """Return the resolved configuration as YAML, with what the run records of itself."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        text: str = cli.parser.dump(cli.config)
-    return text + yaml.safe_dump({RECORDED: json.loads(json.dumps(recorded))}, sort_keys=False, allow_unicode=True)
+            others.append(argument)
+    configs = [config_argument(command.name, name) for name in names or [command.config_for(arguments)]]
+    return [*(word for config in configs for word in ("--config", config)), *parts, *others]

@@ -1,4 +1,4 @@
-"""The run in a folder: whether it may go on, and from where."""
+"""Continuation of a run: which options may change, whether it is the same classifier, and where it continues."""
 
 from __future__ import annotations
 
@@ -16,143 +16,164 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.engine.checkpoint import AtomicCheckpointIO, check_run_state
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands import Command
-from lit_viz.launch.config import MethodCLI, dump
+from lit_viz.launch.argv import rewrite_arguments
+from lit_viz.launch.commands import COMMANDS, Command
+from lit_viz.launch.config import MethodCLI
+from lit_viz.launch.inputs import set_option
 from lit_viz.presentations import METHOD_FILES
 from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.layout import RECORDED
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
 
-#: Of a run folder, the file of its last checkpoint.
+#: File of the last checkpoint, relative to the run folder.
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
-_ROUNDED = 1e-2  # a network with steps (rounded activations) may depart by more than the last bits
-#: Short names of precisions, and Lightning's own.
-_PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
-#: Options that may differ between a run and its continuation.
-_FREE = (
-    "out",
-    "overwrite",
-    "resume",
-    "wandb",
-    "project",
-    "trainer",
-    "devices_mode",
-    "compile",
-    "slots",
-    "checkpoint_every",
-    "figure",
-    "count",
-    "check",
-    "explain",
-)
+# Tolerance of probe logits: networks with rounded activations differ by more than rounding between machines.
+_TOLERANCE = 1e-2
+_PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+#: Options that a resume may change, beside the command's own.
+_CHANGEABLE = {
+    "out", "overwrite", "resume", "wandb", "project", "trainer", "devices_mode", "compile", "slots",
+    "checkpoint_every", "figure", "count",
+}  # fmt: skip
+#: Options that only apply to a new run.
+_NEW_RUN_OPTIONS = ("config", "out", "overwrite", "resume", "count", "print_config")
 
 
-def open_or_make(config: Any, cli: MethodCLI) -> tuple[RunFolder | None, bool]:
-    """Return the folder, made or opened, and whether the run in it goes on."""
-    if config.out is None:
-        return None, False
-    if config.resume and RunFolder.is_run(config.out):
-        folder = RunFolder.open(config.out)
-        _refuse_another(folder, cli)
-        return folder, True
-    return RunFolder.create(config.out, config.overwrite, METHOD_FILES), False
+def load_run(path: str | Path, arguments: Sequence[str] = (), **options: Any) -> MethodCLI:
+    """Return the configuration of a run folder, set to continue the run.
+
+    Args:
+        path: run folder.
+        arguments: command-line arguments that override the stored options.
+        options: options that override the stored ones, with dots as double underscores.
+
+    Raises:
+        LitVizError: the folder is not a run, or an option does not apply to an existing run.
+    """
+    folder = RunFolder.open(path)
+    stored = folder.config
+    method = (stored.pop(RECORDED, None) or {}).get("method")
+    if method not in COMMANDS:
+        raise LitVizError(f"the method of {folder.path} must be one of {', '.join(COMMANDS)}, got {method}")
+    command = COMMANDS[method]
+    rewritten = rewrite_arguments(arguments, command)
+    for name in [*options, *(word[2:].partition("=")[0] for word in rewritten if word.startswith("--"))]:
+        if name in _NEW_RUN_OPTIONS:
+            raise LitVizError(f"--{name} only applies to a new run: leave it out to continue {folder.path}")
+    for name, value in options.items():
+        set_option(stored, name, value)
+    stored |= {"out": str(folder.path), "resume": True, "overwrite": False, "count": False}
+    return MethodCLI(command, ["--config", yaml.safe_dump(stored), *rewritten])
 
 
-def _refuse_another(folder: RunFolder, cli: MethodCLI) -> None:
-    """Refuse to continue a run under another configuration."""
-    before, now = ({**o, **_of_trainer(o)} for o in (folder.config, yaml.safe_load(cli.parser.dump(cli.config))))
-    # A later lit_viz may have more options.
-    begun_with = {key: before[key] for key in now if key in before and key not in _FREE}
-    for name, was, given in _changed(begun_with, now):
-        raise LitVizError(
-            f"--{name} can't be changed: {folder.path} was begun with {was}, not {given}; "
-            f"{command_line('resume', folder.path)} goes on as it was begun."
-        )
+def open_or_create(cli: MethodCLI) -> tuple[RunFolder, bool]:
+    """Return the run folder of a configuration, and whether it holds a run to continue.
+
+    Raises:
+        LitVizError: the folder cannot be used, or an option differs from the run to continue.
+    """
+    config = cli.config
+    if not (config.resume and RunFolder.is_run(config.out)):
+        return RunFolder.create(config.out, config.overwrite, METHOD_FILES), False
+    folder = RunFolder.open(config.out)
+    before, now = (_image_options(options) for options in (folder.config, yaml.safe_load(cli.parser.dump(config))))
+    changeable = _CHANGEABLE | set(cli.command.changeable)
+    for key in now:
+        if key in before and key not in changeable:  # a run of an earlier lit_viz may lack options
+            for name, old, new in _differences(before[key], now[key], key):
+                raise LitVizError(
+                    f"--{name} can't be changed: {folder.path} was started with {old}, got {new}; "
+                    f"{command_line('resume', folder.path)} continues it unchanged"
+                )
+    return folder, True
 
 
-def _of_trainer(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return what of the Trainer's options makes the images, by name, as Lightning has it."""
-    given = str((options.get("trainer") or {}).get("precision") or "32-true")
-    return {"trainer.precision": _PRECISIONS.get(given, given)}
+def _image_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with the precision, the only Trainer option that determines the images, on its own."""
+    precision = str((options.get("trainer") or {}).get("precision") or "32-true")
+    return {**options, "trainer.precision": _PRECISION_ALIASES.get(precision, precision)}
 
 
-def _changed(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the options, dotted, that differ, with both values."""
+def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, old value and new value of each option that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in before:
-            yield from _changed(before[key], now.get(key), f"{name}.{key}".lstrip("."))
+            yield from _differences(before[key], now.get(key), f"{name}.{key}")
     elif before != now:
         yield name, before, now
 
 
-def recorded_of(command: Command, classifier: Classifier | None) -> dict[str, Any]:
-    """Return what a run records of itself beside its options: the versions, and what tells its classifier from
-    others."""
+def provenance(command: Command, classifier: Classifier | None) -> dict[str, Any]:
+    """Return what config.yaml records about a run beside its options: method, versions, and the classifier's
+    identity once it is loaded."""
     packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
-    return {
+    recorded: dict[str, Any] = {
         "method": command.name,
         "lit_viz": __version__,
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in packages},
-        **({"weights_sha256": None} if classifier is None else classifier.identity()),
-        **(
-            {"labels": list(classifier.labels)}
-            if classifier is not None and classifier.weights == GIVEN_WEIGHTS
-            else {}
-        ),
     }
+    if classifier is None:
+        return {**recorded, "weights_sha256": None}
+    labels = {"labels": list(classifier.labels)} if classifier.weights == GIVEN_WEIGHTS else {}
+    return {**recorded, **classifier.identity(), **labels}
 
 
-def keep_identity(folder: RunFolder, cli: MethodCLI, recorded: dict[str, Any], continues: bool) -> None:
-    """Record which classifier it is, or on a resume hold the classifier against that record."""
-    before = folder.recorded if continues else {}
+def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is_resumed: bool) -> None:
+    """Record the identity of the classifier; of a resumed run, compare it to the recorded one.
+
+    Raises:
+        LitVizError: the weights, or the logits of the probe images, differ from the recorded ones.
+    """
+    recorded = provenance(cli.command, classifier)
+    before = folder.recorded if is_resumed else {}
     weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
-    if weights is None:  # it begins, or was killed while the network was loaded
-        folder.write_config(dump(cli, recorded))
+    if weights is None:  # new, or killed while the network was loaded
+        folder.write_config(cli.dump(recorded))
         return
     if weights != now:
         raise LitVizError(
-            f"{folder.path} was begun with other weights (sha256 {weights[:12]}..., now {now[:12]}...): give the same "
-            "file, or start another run."
+            f"{folder.path} was started with other weights (sha256 {weights[:12]}..., got {now[:12]}...): use the same "
+            "file, or start another run"
         )
-    if not _alike(before.get("probe_logits") or [], recorded["probe_logits"]):
+    if not _are_close(before.get("probe_logits") or [], recorded["probe_logits"]):
         raise LitVizError(
-            f"{folder.path} was begun with a network of the same weights that gave other logits: give the same layers "
-            "and hooks, or start another run."
+            f"{folder.path} was started with a network of the same weights but other logits: use the same layers and "
+            "hooks, or start another run"
         )
 
 
-def _alike(before: Sequence[float | None], now: Sequence[float | None]) -> bool:
-    """Return whether logits are the same, but for what another machine rounds otherwise."""
+def _are_close(before: Sequence[float | None], now: Sequence[float | None]) -> bool:
+    """Return whether recorded logits are equal, except for rounding on another machine."""
     return all(
-        was is None or (given is not None and math.isclose(was, given, rel_tol=_ROUNDED, abs_tol=_ROUNDED))
-        for was, given in zip(before, now, strict=False)
+        old is None or (new is not None and math.isclose(old, new, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE))
+        for old, new in zip(before, now, strict=False)
     )
 
 
-def trim(folder: RunFolder) -> None:
-    """Drop from the folder what is later than the last checkpoint, and from that the tasks whose records are lost: they
-    are computed again."""
+def trim_to_checkpoint(folder: RunFolder) -> None:
+    """Remove everything later than the last checkpoint from the folder, and tasks without a record from the
+    checkpoint; they are computed again."""
     checkpoint = _last_checkpoint(folder)
     if checkpoint is None:
         folder.trim((), {})
         return
-    kept = check_run_state(checkpoint["lit_viz"])
-    recorded = _recorded(folder)
-    lost = kept["finished"].keys() - recorded
-    if lost:
-        kept["finished"] = {index: how for index, how in kept["finished"].items() if index in recorded}
+    state = check_run_state(checkpoint["lit_viz"])
+    recorded = _recorded_tasks(folder)
+    if state["finished"].keys() - recorded:
+        state["finished"] = {index: status for index, status in state["finished"].items() if index in recorded}
         AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
-    iterations = {entry["task"]: int(entry["state"]["iteration"]) for entry in kept["slots"]}
-    folder.trim(kept["finished"].keys(), iterations)
+    iterations = {slot["task"]: int(slot["state"]["iteration"]) for slot in state["slots"]}
+    folder.trim(state["finished"].keys(), iterations)
 
 
 def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
-    """Return whether the last checkpoint calls every task finished, and the folder has all records."""
+    """Return whether every task is finished in the last checkpoint and has a record."""
     checkpoint = _last_checkpoint(folder)
     if checkpoint is None or len(check_run_state(checkpoint["lit_viz"])["finished"]) != len(tasks):
         return False
-    return _recorded(folder) >= {task.index for task in tasks}
+    return _recorded_tasks(folder) >= {task.index for task in tasks}
 
 
 def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
@@ -160,5 +181,5 @@ def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
     return AtomicCheckpointIO().load_checkpoint(path) if path.exists() else None
 
 
-def _recorded(folder: RunFolder) -> set[int]:
-    return {record["index"] for record in folder.records()}
+def _recorded_tasks(folder: RunFolder) -> set[int]:
+    return {record.index for record in folder.records()}

@@ -1,4 +1,4 @@
-"""The Trainer of a run: made before a folder is, and put to work on the queue."""
+"""The Trainer of a run: construction, training with interrupt handling, and errors of the network."""
 
 from __future__ import annotations
 
@@ -35,37 +35,40 @@ from lit_viz.utils.ranks import is_rank_zero
 
 
 class Interrupted(LitVizError):
-    """A signal stopped the run; what it had is saved, where it has a folder."""
+    """SIGINT or SIGTERM stopped the run. With a run folder, the finished steps are saved."""
 
 
-def trainer_for(config: Any, scratch: str) -> pl.Trainer:
-    """Return the Trainer of a run, which has found its devices.
+def build_trainer(config: Any, scratch: str) -> pl.Trainer:
+    """Return the Trainer of a run.
 
     Args:
-        config: of the run.
-        scratch: folder of a run that has none.
+        config: configuration of the run.
+        scratch: root folder for a run without a run folder.
 
     Raises:
-        LitVizError: the devices are not here, or there is no step at which a checkpoint is due.
+        LitVizError: the devices are not available, or ``checkpoint_every`` is less than 1.
     """
     if config.checkpoint_every is not None and config.checkpoint_every < 1:
-        raise LitVizError(f"--checkpoint-every {config.checkpoint_every} is no number of steps: give 1 or more.")
+        raise LitVizError(f"--checkpoint-every must be at least 1, got {config.checkpoint_every}")
+    # Lightning's own SLURM requeueing saves a second checkpoint within a signal handler; scripts/slurm.sh requeues.
+    is_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    slurm = [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
     try:
-        with _quiet_lightning():
+        with _lightning_messages_ignored():
             trainer = pl.Trainer(
                 **trainer_options(config.trainer),
                 max_epochs=-1,
                 logger=False,
-                plugins=[AtomicCheckpointIO(), *_slurm()],
+                plugins=[AtomicCheckpointIO(), *slurm],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 inference_mode=False,
                 default_root_dir=config.out or scratch,
             )
-    except Exception as error:  # Lightning's own kinds, and those of a backend that is not installed
+    except Exception as error:  # exceptions of Lightning and of backends that are not installed
         devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
-        raise LitVizError(f"{devices} can't be used here: {first_line(error)}") from error
+        raise LitVizError(f"{devices} is not available: {first_line(error)}") from error
     disable_step_barrier(trainer)
     return trainer
 
@@ -78,102 +81,94 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     logger: Any = None,
 ) -> None:
-    """Train the tasks, from the last checkpoint on where there is one; only the first of several processes has any.
+    """Optimize the images of the tasks, from the last checkpoint if the run is resumed.
+
+    Args:
+        trainer: from :func:`build_trainer`.
+        config: configuration of the run.
+        module: the method.
+        tasks: queue; needed on rank 0 only.
+        callbacks: callbacks beside the checkpoints.
+        logger: logger of Lightning.
 
     Raises:
-        Interrupted: by a signal.
-        LitVizError: another process has ended.
+        Interrupted: SIGINT or SIGTERM.
+        LitVizError: another rank has ended.
     """
     module.devices_mode, module.compile_mode = config.devices_mode, config.compile
-    last = None if config.out is None else Path(config.out) / LAST_CHECKPOINT
-    resumed = last if last is not None and config.resume and last.exists() else None
-    checkpoints = Checkpoints(last, every_steps=config.checkpoint_every)
-    trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
+    checkpoint = None if config.out is None else Path(config.out) / LAST_CHECKPOINT
+    resumed = checkpoint if checkpoint is not None and config.resume and checkpoint.exists() else None
+    trainer.callbacks.extend(  # type: ignore[attr-defined]
+        [*callbacks, Checkpoints(checkpoint, every_steps=config.checkpoint_every)]
+    )
     trainer.logger = logger
     queue = TaskQueue(tasks)
-    with _quiet_lightning(), _sigint_kept():
+    with _lightning_messages_ignored(), _sigint_handler_restored():
         try:
             trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
-        except SIGTERMException as error:  # it came before Checkpoints had taken the signal over
-            raise Interrupted(f"stopped at the start, nothing is lost{go_on(config)}", exit_status=143) from error
-        except SystemExit as error:  # so Lightning ends on a KeyboardInterrupt
-            stop = error.__context__
-            if not isinstance(stop, KeyboardInterrupt):
+        except SIGTERMException as error:  # before the Checkpoints callback has installed its handler
+            message = f"stopped before the first step{resume_hint(config)}"
+            raise Interrupted(message, exit_status=128 + signal.SIGTERM) from error
+        except SystemExit as error:  # Lightning's reaction to a KeyboardInterrupt
+            interrupt = error.__context__
+            if not isinstance(interrupt, KeyboardInterrupt):
                 raise
             kill_ranks(trainer)
-            raise Interrupted(f"stopped at once{go_on(config)}", exit_status=interrupt_exit_status(stop)) from error
+            message = f"stopped immediately{resume_hint(config)}"
+            raise Interrupted(message, exit_status=interrupt_exit_status(interrupt)) from error
         except Exception as error:
             kill_ranks(trainer)
             if trainer.world_size > 1 and is_rank_failure(error):
                 raise LitVizError(
-                    "another process of the run has ended (killed, or for the reason above); what was finished is kept"
-                    f"{go_on(config)}"
+                    f"another process of the run has ended; finished images are kept{resume_hint(config)}"
                 ) from error
             raise
-    stopped = module.decision.signal or module.requests.signal  # the last step's, which nobody has agreed on
+    stopped = module.decision.signal or module.requests.signal  # a request of the last step has no joint decision
     if stopped and not module.decision.unfinished:
-        raise Interrupted(all_but_evidence(config), exit_status=128 + stopped)
+        raise Interrupted(stopped_before_evidence(config), exit_status=128 + stopped)
     if stopped:
-        saved = "" if config.out is None else ", all is saved"
-        raise Interrupted(
-            f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{go_on(config)}",
-            exit_status=128 + stopped,
-        )
+        saved = "" if config.out is None else ", progress is saved"
+        message = f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{resume_hint(config)}"
+        raise Interrupted(message, exit_status=128 + stopped)
 
 
 @contextmanager
-def failures_told(config: Any) -> Iterator[None]:
-    """Turn what the network raises, and what torch and NumPy say where memory is not enough, into one sentence.
-
-    Raises:
-        LitVizError: memory was not enough, or the network failed.
-    """
-    smaller = " and a smaller --model.batch" if "batch" in config.model else ""
-    at_once = f"fewer --slots (now {config.slots}){smaller}"
+def failures_reported(config: Any) -> Iterator[None]:
+    """Translate failures of the network and exhausted memory into a :class:`~lit_viz.errors.LitVizError`."""
+    batch = " and a smaller --model.batch" if "batch" in config.model else ""
+    fewer = f"fewer --slots (now {config.slots}){batch}"
     try:
         yield
     except NetworkError as error:
-        raise LitVizError(f"{error}; where it can't take so many at once give {at_once}{go_on(config)}") from error
+        raise LitVizError(f"{error}; if the batch is too large for it, use {fewer}{resume_hint(config)}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        on_gpu = isinstance(error, torch.OutOfMemoryError) or "CU" in str(error)
-        kept = f"; what was finished is kept{how} and fewer --slots" if (how := go_on(config)) else ""
-        raise LitVizError(
-            f"the memory of {'the GPU' if on_gpu else 'this machine'} is not enough: take {at_once}, fewer --views or "
-            f"smaller pictures{kept}"
-        ) from error
+        device = "GPU" if isinstance(error, torch.OutOfMemoryError) or "CU" in str(error) else "CPU"
+        hint = f"; finished images are kept{hint} and fewer --slots" if (hint := resume_hint(config)) else ""
+        raise LitVizError(f"out of {device} memory: use {fewer}, fewer --views or smaller images{hint}") from error
 
 
-def _slurm() -> list[SLURMEnvironment]:
-    """Return SLURM's environment where Lightning would take it, without Lightning's own requeueing.
-
-    That saves a checkpoint of its own into the run folder from within a signal's handler, on SIGUSR1; here a job ends
-    with status 143 and is put back by ``scripts/slurm.sh``.
-    """
-    mine = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return [SLURMEnvironment(auto_requeue=False)] if mine else []
+def stopped_before_evidence(config: Any) -> str:
+    """Return the message of a run that was stopped after its last image."""
+    return f"stopped: all images are done, figure and evidence are not{resume_hint(config)}"
 
 
-def all_but_evidence(config: Any) -> str:
-    """Return what is said of a run that is stopped between its last image and its end."""
-    return f"stopped: all images are done, figure and evidence are not{go_on(config)}"
-
-
-def go_on(config: Any) -> str:
-    """Return the end of a sentence that says how a run goes on: what was handed over in Python is only there."""
+def resume_hint(config: Any) -> str:
+    """Return ``; continue with: lit-viz resume RUN``, or how to continue in Python if the run was given arrays or a
+    module."""
     if config.out is None or not is_rank_zero():
         return ""
     if has_array_images(vars(config)):
-        return "; go on in Python with the same call and resume=True"
+        return "; continue in Python with the same call and resume=True"
     if config.classifier.weights == GIVEN_WEIGHTS:
-        return f"; go on in Python with lit_viz.resume({str(config.out)!r}, network)"
-    return f"; go on with: {command_line('resume', config.out)}"
+        return f"; continue in Python with lit_viz.resume({str(config.out)!r}, network)"
+    return f"; continue with: {command_line('resume', config.out)}"
 
 
 @contextmanager
-def _sigint_kept() -> Iterator[None]:
-    """Put the handler of SIGINT back, which Lightning leaves ignored."""
+def _sigint_handler_restored() -> Iterator[None]:
+    """Restore the handler of SIGINT; Lightning leaves the signal ignored."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -183,15 +178,15 @@ def _sigint_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's remarks on devices, on a network in eval mode and on torch's inner life are of no use here."""
+def _lightning_messages_ignored() -> Iterator[None]:
+    """Ignore messages of Lightning about devices and about networks in eval mode."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "GPU available but not used")  # as the user has asked
-        warnings.filterwarnings("ignore", "The `srun` command is available")  # on every node of a cluster
+        warnings.filterwarnings("ignore", "GPU available but not used")
+        warnings.filterwarnings("ignore", "The `srun` command is available")
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
         try:
             with torch_warnings_ignored():

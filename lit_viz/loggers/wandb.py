@@ -24,7 +24,7 @@ from lit_viz.figures.sheet import tile
 from lit_viz.images.reading import to_uint8
 from lit_viz.loggers.wandb_run import silent, sync_command
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Snapshot, Task
+from lit_viz.types import Record, Snapshot, Task
 from lit_viz.utils.formatting import Notify, label_with_target, notify, probability_text
 
 # More images in tables and grids make the page unusable in the browser; the artifact has all of them.
@@ -152,7 +152,7 @@ class WandbImages(Callback):
         records = self.folder.records()
         if len(records) > self.separate:
             self.logger.log_rows(_mean_rows(self.folder))
-        last = max((int(record.get("iterations") or 0) for record in records), default=0)
+        last = max(((record.iterations or 0) for record in records), default=0)
         self.logger.log_rows({"iteration": last, name: value} for name, value in _results(self.folder))
         self.logger.safely(lambda run: run.summary.update(_summary(records)))
         self.logger.safely(lambda run: run.log_artifact(_artifact(self.folder, run.id)))
@@ -219,7 +219,7 @@ def _is_finished(grid: Sequence[Task], module: LightningModule) -> bool:
 def _grid_rows(folder: RunFolder, grids: Sequence[Sequence[Task]]) -> Iterator[dict[str, Any]]:
     """Yield a row per grid and iteration. A task without a frame at an iteration shows its latest frame."""
     curves = folder.metrics([task.key for grid in grids for task in grid])
-    records = {record["index"]: record for record in folder.records()}
+    records = {record.index: record for record in folder.records()}
     for grid in grids:
         name = f"{grid[0].index:04d}-{grid[-1].index:04d}"
         frames = [(task, task_frames) for task in grid if (task_frames := folder.frames(task.key))]
@@ -271,29 +271,32 @@ def _results(folder: RunFolder) -> Iterator[tuple[str, Any]]:
             yield name, wandb.Video(str(path), format="gif") if path.suffix == ".gif" else wandb.Image(str(path))
 
 
-def _summary(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _summary(records: Sequence[Record]) -> dict[str, float]:
     """Return the number of tasks by status, the share of true flags, and the median of the numbers of done tasks."""
     flags: dict[str, list[bool]] = defaultdict(list)
     numbers: dict[str, list[float]] = defaultdict(list)
-    for key, value in (item for record in records if record["status"] == "done" for item in record.items()):
+    for key, value in (item for record in records if record.status == "done" for item in record.to_dict().items()):
         if isinstance(value, bool):
             flags[f"share/{key}"].append(value)
         elif isinstance(value, float) and math.isfinite(value):
             numbers[f"median/{key}"].append(value)
-    counts = Counter(f"count/{record['status']}" for record in records)
+    counts = Counter(f"count/{record.status}" for record in records)
     shares = {key: fmean(values) for key, values in flags.items()}
     return {**counts, **shares, **{key: median(values) for key, values in numbers.items()}}
 
 
 def _table(folder: RunFolder) -> wandb.Table:
     records = folder.records()
-    columns = list(dict.fromkeys(key for record in records for key in record if key not in ("file", "array")))
+    rows = [record.to_dict() for record in records]
+    columns = [
+        column for column in dict.fromkeys(key for row in rows for key in row) if column not in ("file", "array")
+    ]
     table = wandb.Table(columns=["image", *columns], allow_mixed_types=True)
-    for place, record in enumerate(records):
-        file = folder.path / (record["file"] or "")
+    for place, (record, row) in enumerate(zip(records, rows, strict=True)):
+        file = folder.path / (record.file or "")
         show = place < _MAX_IMAGES and file.is_file()
-        image = wandb.Image(str(file), caption=record["name"]) if show else None
-        values = [record.get(column) for column in columns]
+        image = wandb.Image(str(file), caption=record.name) if show else None
+        values = [row.get(column) for column in columns]
         table.add_data(
             image, *(json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for v in values)
         )

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from lit_viz.cli.console import _print_table
+from lit_viz.types import Record
 
 ROWS = [
     {
@@ -16,7 +17,7 @@ ROWS = [
         "Linf": "145/255",
     }
 ]  # fmt: skip
-RECORDS = [{"index": 7, "seconds": 1.25}]
+RECORDS = [Record(index=7, name="a photograph", seconds=1.25)]
 
 
 @pytest.mark.parametrize(

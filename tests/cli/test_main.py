@@ -24,12 +24,14 @@ from PIL import Image
 from lit_viz.cli.main import main
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
-from lit_viz.launch.argv import rewrite
+from lit_viz.launch.argv import rewrite_arguments
+from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import config_folder
 from lit_viz.runs.layout import run_lock
 
 ROOT = Path(__file__).parents[2]
 #: A network that is fast, and a recipe of few evaluations.
+VISUALIZE = COMMANDS["visualize"]
 SMALL = [
     "--classifier", "tests.conftest:smooth_network",
     "--classifier.weights", "none",
@@ -69,7 +71,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_words_become_dotted_options() -> None:
     words = ["tarantula", "--classifier", "torchvision/vgg16", "goldfish", "--log-at=1,5", "--overwrite", "hay"]
-    assert rewrite(words, "targets") == [
+    assert rewrite_arguments(words, VISUALIZE) == [
         "--classifier.name",
         "torchvision/vgg16",
         "--log_at",
@@ -82,11 +84,11 @@ def test_words_become_dotted_options() -> None:
 
 def test_words_that_begin_with_a_dash_are_what_they_look_like() -> None:
     """A class was "_1 wants a value", and a place no value."""
-    assert rewrite(["-1", "--seed", "-3"], "targets") == ["--seed", "-3", "--targets", '["-1"]']
-    assert rewrite(["--neuron", "-1,-1"], "targets") == ["--neuron=-1,-1"]
-    assert rewrite(["-h"], "targets") == ["-h"]
-    with pytest.raises(LitVizError, match="there is no option -x: options begin with two dashes"):
-        rewrite(["-x", "3"], "targets")
+    assert rewrite_arguments(["-1", "--seed", "-3"], VISUALIZE) == ["--seed", "-3", "--targets", '["-1"]']
+    assert rewrite_arguments(["--neuron", "-1,-1"], VISUALIZE) == ["--neuron=-1,-1"]
+    assert rewrite_arguments(["-h"], VISUALIZE) == ["-h"]
+    with pytest.raises(LitVizError, match="unrecognized option -x: options begin with two dashes"):
+        rewrite_arguments(["-x", "3"], VISUALIZE)
 
 
 def test_a_run_leaves_the_folder_that_the_design_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +148,10 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "1000"], "1000"),
         (["visualize", "-1"], "class index must be between"),
         (["visualize", "--layer", "blocks.3.2", "--neuron", "-1,-1"], "--neuron -1,-1 is no place"),
-        (["visualize", "tarantula", "--wandb.mode", "offline"], "no option --wandb.mode; did you mean 'wandb'?"),
+        (
+            ["visualize", "tarantula", "--wandb.mode", "offline"],
+            "unrecognized option --wandb.mode; did you mean 'wandb'?",
+        ),
         (["visualize", "tarantula", "--trainer.device", "2"], "--trainer.device; did you mean 'trainer.devices'?"),
         (["visualize", "tarantula", "--trainer.devicez", "2"], "--trainer.devicez; did you mean 'trainer.devices'?"),
         (["visualize", "tarantula", "--itrations", "3"], "did you mean 'iterations'"),
@@ -161,20 +166,20 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--init", "README.md"], "README.md"),
         (["visualize", "tarantula", "--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
         (["visualize", "tarantula", "--log-at", "often"], "or last, got 'often'"),
-        (["visualize", "tarantula", "--model.step_rule", "Adm"], "there is no Adm"),
+        (["visualize", "tarantula", "--model.step_rule", "Adm"], "there is no class Adm"),
         (
             ["visualize", "tarantula", "--model.step_rule", "Nadam"],
-            "no Nadam among the installed parts; did you mean 'N",
+            "there is no class Nadam; did you mean 'N",
         ),
-        (["visualize", "tarantula", "--model.step_rule.lr", "x"], "Adam: --lr: expected float, got 'x'"),
+        (["visualize", "tarantula", "--model.step_rule.lr", "x"], "--model.step_rule.lr: expected float, got 'x'"),
         (["visualize", "tarantula", "--model.step_rule.lrr", "3"], "no option lrr; did you mean 'lr'?"),
-        (["visualize", "tarantula", "--model.priors", "x"], "--model.priors: expected a list, got 'x'"),
+        (["visualize", "tarantula", "--model.priors", "x"], "--model.priors: expected list such as [a,b], got 'x'"),
         (["visualize", "tarantula", "--trainer.precision", "bf16_mixed"], "bf16, got 'bf16_mixed'; did you mean 'bf16"),
         (["visualize", "tarantula", "--slots="], "--slots: expected int, got ''"),
-        (["visualize", "tarantula", "--slots", "--overwrite"], "--slots wants a value."),
-        (["visualize", "tarantula", "--config", "--slots", "3"], "--config wants a value."),
-        (["visualize", "tarantula", "--overwrte"], "--overwrte wants a value; did you mean '--overwrite'?"),
-        (["visualize", "tarantula", "--checkpoint-every", "0"], "--checkpoint-every 0 is no number of steps"),
+        (["visualize", "tarantula", "--slots", "--overwrite"], "--slots expects a value"),
+        (["visualize", "tarantula", "--config", "--slots", "3"], "--config expects a value"),
+        (["visualize", "tarantula", "--overwrte"], "--overwrte expects a value; did you mean '--overwrite'?"),
+        (["visualize", "tarantula", "--checkpoint-every", "0"], "--checkpoint-every must be at least 1, got 0"),
         (["saliency", "x.png", "--method", "gradient", "--method.sigma", "3"], "Gradient has no option sigma"),
         (["saliency", "x.png", "--method", "smoothgrad", "--method.sigam", "3"], "sigam; did you mean 'sigma'?"),
         (
@@ -184,9 +189,9 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigam", "1"], "SmoothGrad has no option sigam"),
         (
             ["attack", "x.png", "--attack", "pgd", "--attack.objective", "DRL"],
-            "there is no DRL among the installed parts",
+            "there is no class DRL",
         ),
-        (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps wants a value."),
+        (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps expects a value"),
         (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "more than a pixel's whole range"),
         (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
         (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),
@@ -223,19 +228,19 @@ def test_resume_refuses_another_configuration(tmp_path: Path, capsys: pytest.Cap
     lit_viz("visualize", "1", *SMALL, "--iterations", "2", "--out", str(run))
     capsys.readouterr()
     lit_viz("visualize", "1", *SMALL, "--iterations", "3", "--out", str(run), "--resume", expect=1)
-    assert f"--iterations can't be changed: {run} was begun with 2, not 3" in sentence(capsys)
+    assert f"--iterations can't be changed: {run} was started with 2, got 3" in sentence(capsys)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--iterations", "3"], "--iterations can't be changed: {} was begun with 2, not 3"),
-        (["--views", "3"], "--model.views can't be changed: {} was begun with 4, not 3"),
-        (["2"], "--targets can't be changed: {} was begun with ['1'], not ['2']"),
+        (["--iterations", "3"], "--iterations can't be changed: {} was started with 2, got 3"),
+        (["--views", "3"], "--model.views can't be changed: {} was started with 4, got 3"),
+        (["2"], "--targets can't be changed: {} was started with ['1'], got ['2']"),
         (["--slts", "3"], "did you mean 'slots'"),
         (["--slots", "x"], "--slots: expected int, got 'x'"),
-        (["--out", "elsewhere"], "--out is for a run that begins"),
-        (["--overwrite"], "--overwrite is for a run that begins"),
+        (["--out", "elsewhere"], "--out only applies to a new run"),
+        (["--overwrite"], "--overwrite only applies to a new run"),
         (["--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
@@ -262,7 +267,7 @@ def test_a_resume_may_have_other_slots_and_devices(begun: Path, monkeypatch: pyt
 
     seen: list[dict[str, Any]] = []
 
-    def executed(command: Any, cli: Any, *_: Any, **__: Any) -> lv.Run:
+    def executed(cli: Any, *_: Any, **__: Any) -> lv.Run:
         seen.append(yaml.safe_load(cli.parser.dump(cli.config)))
         return lv.Run([], None, id)
 
@@ -278,7 +283,7 @@ def test_a_resume_may_have_other_slots_and_devices(begun: Path, monkeypatch: pyt
     free = {"slots": 3, "devices_mode": "views", "project": "out", "checkpoint_every": 7, "wandb": "offline"}
     assert changed == stored | free | {"trainer": trainer}
     assert in_python == stored | {"slots": 3, "trainer": {**stored["trainer"], "accelerator": "cpu"}}
-    with pytest.raises(LitVizError, match="--out is for a run that begins"):
+    with pytest.raises(LitVizError, match="--out only applies to a new run"):
         lv.resume(begun, out="elsewhere")
 
 
@@ -296,7 +301,7 @@ def test_resume_refuses_other_weights(tmp_path: Path, capsys: pytest.CaptureFixt
     torch.save(network.state_dict(), weights)
     capsys.readouterr()
     lit_viz("resume", str(run), expect=1)
-    assert "begun with other weights" in sentence(capsys)
+    assert "started with other weights" in sentence(capsys)
 
 
 def test_resume_refuses_another_network_that_was_handed_over(tmp_path: Path) -> None:
@@ -309,11 +314,11 @@ def test_resume_refuses_another_network_that_was_handed_over(tmp_path: Path) -> 
     assert len(recorded) == 64
     lv.resume(run, load_classifier(network, size=16))
     hook = network.register_forward_hook(lambda _, __, logits: 1.1 * logits)
-    with pytest.raises(LitVizError, match="gave other logits"):
+    with pytest.raises(LitVizError, match="but other logits"):
         lv.resume(run, load_classifier(network, size=16))
     hook.remove()
     network.head.bias.data[0] += 1e-3
-    with pytest.raises(LitVizError, match="begun with other weights"):
+    with pytest.raises(LitVizError, match="started with other weights"):
         lv.resume(run, load_classifier(network, size=16))
 
 
@@ -364,17 +369,17 @@ def test_help_shows_the_values_of_the_configuration_that_holds(capsys: pytest.Ca
     lit_viz("visualize", "--help")
     said = " ".join(capsys.readouterr().out.split())
     assert "tarantula.yaml" in said
-    assert "updates an image; evaluations of an estimator (type: int | null, default: 250)" in said
+    assert "updates per image; evaluations per map (type: int | null, default: 250)" in said
 
 
 def test_what_nobody_named_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["attack", "--target", "stingray", "--count"]
     lit_viz(*words)
-    taken = "no photographs named: those of --config normalized_ascent are taken, packaged:chelsea"
-    assert taken in capsys.readouterr().err
+    line = "no photographs given, using those of --config normalized_ascent: packaged:chelsea"
+    assert line in capsys.readouterr().err
     for named in (["packaged:coffee"], ["--photographs", "packaged:coffee"], ["--config", "pgd_linf"]):
         lit_viz(*words, *named)
-        assert "are taken" not in capsys.readouterr().err
+        assert "using those" not in capsys.readouterr().err
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -491,7 +496,7 @@ def test_the_configuration_of_another_methods_run_is_refused(
     capsys.readouterr()
     held = str(tmp_path / "first" / "config.yaml")
     lit_viz("attack", "packaged:chelsea", "--config", held, "--out", str(tmp_path / "again"), expect=1)
-    assert f"{held} is of a run of lit-viz visualize, not attack" in sentence(capsys)
+    assert f"{held} is the configuration of a visualize run, not attack" in sentence(capsys)
 
 
 def test_a_signal_in_the_last_step_stops_the_run_before_its_evidence(
@@ -507,7 +512,7 @@ def test_a_signal_in_the_last_step_stops_the_run_before_its_evidence(
     with monkeypatch.context() as patched:
         patched.setattr(Step, "finish", signalled)
         lit_viz("visualize", "2", *SMALL, "--iterations", "1", "--out", str(run), expect=143)
-    assert f"figure and evidence are not; go on with: lit-viz resume '{run}'" in capsys.readouterr().err
+    assert f"figure and evidence are not; continue with: lit-viz resume '{run}'" in capsys.readouterr().err
     assert not (run / "report.html").exists()
     lit_viz("resume", str(run))
     assert (run / "report.html").exists()
@@ -594,11 +599,11 @@ def test_what_comes_next_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     for steps, pictures in (("1", "figure.png"), ("30", "figure.png and evolution.gif")):
         run = tmp_path / steps
         lit_viz("visualize", "2", *SMALL, "--iterations", steps, "--out", str(run))
-        assert f"next     open {pictures}; look deeper: lit-viz check {run}" in capsys.readouterr().out
+        assert f"next     open {pictures}; verify: lit-viz check {run}" in capsys.readouterr().out
         assert (run / "evolution.gif").exists() == ("evolution" in pictures)
     (run / "wandb").mkdir()
     lit_viz("resume", str(run))
-    assert "evolution.gif, or the run in W&B; look" in capsys.readouterr().out
+    assert "evolution.gif, or the run in W&B; verify" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("out", [["--out", "RUN"], ["--out=RUN"]])
@@ -623,7 +628,7 @@ def test_a_signal_at_the_end_says_how_to_go_on(
         patched.setattr("lit_viz.launch.execute.write_report", stopped)
         lit_viz("visualize", "2", *SMALL, "--iterations", "2", "--out", str(run), expect=status)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert f"stopped: all images are done, figure and evidence are not; go on with: lit-viz resume {run}" in (
+    assert f"stopped: all images are done, figure and evidence are not; continue with: lit-viz resume {run}" in (
         capsys.readouterr().err
     )
     lit_viz("resume", str(run))
@@ -634,7 +639,7 @@ def test_an_interrupt_before_the_first_step_leaves_no_folder(tmp_path: Path, mon
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_viz.launch.execute._load", interrupted)
+    monkeypatch.setattr("lit_viz.launch.execute._load_classifier", interrupted)
     lit_viz("visualize", "2", *SMALL, "--out", str(tmp_path / "run"), expect=130)
     assert not (tmp_path / "run").exists()
 

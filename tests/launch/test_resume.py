@@ -16,7 +16,7 @@ import yaml
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.launch import execute as run_module
+from lit_viz.launch import execute as execute_module
 from lit_viz.launch.resume import LAST_CHECKPOINT
 from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods import ClassVisualization
@@ -96,7 +96,7 @@ def test_a_run_goes_on_in_its_precision(run: Path, smooth: Classifier) -> None:
     """It makes the images; what Lightning calls alike is alike."""
     lv.resume(run, smooth, trainer__precision=32)
     with pytest.raises(
-        LitVizError, match=r"--trainer.precision can't be changed: .* was begun with 32-true, not bf16-mi"
+        LitVizError, match=r"--trainer.precision can't be changed: .* was started with 32-true, got bf16-mi"
     ):
         lv.resume(run, smooth, trainer__precision="bf16-mixed")
 
@@ -109,7 +109,7 @@ def test_arrays_are_handed_over_again_before_anything_goes_on(
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
         interrupt(patched, at=1)
-        with pytest.raises(Interrupted, match="go on in Python with the same call and resume=True"):
+        with pytest.raises(Interrupted, match="continue in Python with the same call and resume=True"):
             handed(smooth, run, labels=labels)
     with pytest.raises(LitVizError, match="are arrays: resume it in Python"):
         lv.resume(run, smooth)
@@ -125,7 +125,7 @@ def test_without_a_folder_nothing_is_said_to_be_saved(smooth: Classifier, monkey
     with pytest.raises(Interrupted) as stop:
         lv.attack(smooth, torch.rand(3, 3, 16, 16), attack="pgd", iterations=3, slots=1)
     assert "saved" not in str(stop.value)
-    assert "go on" not in str(stop.value)
+    assert "continue" not in str(stop.value)
 
 
 def test_an_interrupt_while_the_network_is_prepared_is_one_sentence(
@@ -138,7 +138,7 @@ def test_an_interrupt_while_the_network_is_prepared_is_one_sentence(
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(ClassVisualization, "prepare", stopped)
-    with pytest.raises(Interrupted, match="stopped at once") as stop:
+    with pytest.raises(Interrupted, match="stopped immediately") as stop:
         lv.visualize(smooth, [0], iterations=1)
     assert stop.value.exit_status == 130
     assert signal.getsignal(signal.SIGINT) is before
@@ -157,7 +157,7 @@ def test_a_report_of_before_does_not_end_a_run(run: Path, smooth: Classifier, mo
     """A run whose resume was killed before its evidence was taken for one that has ended."""
     lose(1)(run)
     assert (run / "report.html").exists()
-    monkeypatch.setattr(run_module, "write_report", lambda *_: pytest.fail("killed"))
+    monkeypatch.setattr(execute_module, "write_report", lambda *_: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         lv.resume(run, smooth)
     assert not (run / "report.html").exists()
@@ -180,7 +180,7 @@ def test_a_module_that_is_handed_over_again_has_its_labels(run: Path, smooth: Cl
     assert {record["target_name"] for record in told(run)} == set(NAMES[:3])
     assert all(name in NAMES for record in told(run) for name, _ in record["top5"])
     other = load_classifier(smooth.original, labels=list("vwxyz"), mean=0.5, std=0.25, size=16)
-    with pytest.raises(LitVizError, match="was begun with labels of its own"):
+    with pytest.raises(LitVizError, match="was started with other labels"):
         lv.resume(run, other)
 
 

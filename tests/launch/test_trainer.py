@@ -15,7 +15,6 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 import lit_viz as lv
-from lit_viz.api import stored
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.callbacks.run_writer import Memory
 from lit_viz.classifiers import Classifier
@@ -23,8 +22,9 @@ from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.engine.data_module import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
-from lit_viz.launch import execute as run_module
-from lit_viz.launch.trainer import Interrupted, failures_told, go_on, trainer_for
+from lit_viz.launch import execute as execute_module
+from lit_viz.launch.resume import load_run
+from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, resume_hint
 from lit_viz.methods import ClassVisualization
 from lit_viz.optim import Adam
 from tests.conftest import tasks_for
@@ -38,7 +38,7 @@ def config(**trainer: Any) -> Namespace:
 
 def test_the_processor_is_taken_without_a_word_where_a_gpu_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytorch_lightning.trainer.setup.CUDAAccelerator.is_available", lambda: True)
-    assert trainer_for(config(accelerator="cpu"), "/nowhere").strategy.root_device.type == "cpu"
+    assert build_trainer(config(accelerator="cpu"), "/nowhere").strategy.root_device.type == "cpu"
 
 
 def photographs(count: int = 3) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_sixteen_bits_need_no_scaled_loss(smooth: Classifier, asked: list[tuple[
 def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {"NTASKS": "1", "JOB_NAME": "job", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    trainer = trainer_for(config(accelerator="cpu"), str(tmp_path))
+    trainer = build_trainer(config(accelerator="cpu"), str(tmp_path))
     environment = trainer._accelerator_connector.cluster_environment
     assert isinstance(environment, SLURMEnvironment)
     assert not environment.auto_requeue
@@ -126,7 +126,7 @@ def test_a_signal_before_the_first_step_is_no_success(smooth: Classifier, monkey
 
     monkeypatch.setattr(Checkpoints, "on_train_start", stopped)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="stopped at the start, nothing is lost") as stop:
+    with pytest.raises(Interrupted, match="stopped before the first step") as stop:
         lv.visualize(smooth, [1], iterations=5)
     assert stop.value.exit_status == 143
     assert signal.getsignal(signal.SIGTERM) is before
@@ -134,9 +134,9 @@ def test_a_signal_before_the_first_step_is_no_success(smooth: Classifier, monkey
 
 def test_a_gpu_without_float64_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert isinstance(trainer_for(config(), str(tmp_path)).accelerator, pl.accelerators.CPUAccelerator)
+    assert isinstance(build_trainer(config(), str(tmp_path)).accelerator, pl.accelerators.CPUAccelerator)
     with pytest.raises(LitVizError, match="Apple's GPUs can't be used, for they have no float64"):
-        trainer_for(config(accelerator="mps"), str(tmp_path))
+        build_trainer(config(accelerator="mps"), str(tmp_path))
 
 
 def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_run(
@@ -144,16 +144,16 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
 ) -> None:
     folder = tmp_path / "run"
     lv.visualize(smooth, [1], iterations=1, out=folder, wandb="disabled")
-    command, cli = stored(folder, trainer__devices="2", trainer__accelerator="cpu")
+    cli = load_run(folder, trainer__devices="2", trainer__accelerator="cpu")
     joined: list[Any] = []
-    monkeypatch.setattr(run_module, "trainer_for", lambda *_: None)
-    monkeypatch.setattr(run_module, "fit", lambda *args: joined.append(args))
+    monkeypatch.setattr(execute_module, "build_trainer", lambda *_: None)
+    monkeypatch.setattr(execute_module, "fit", lambda *args: joined.append(args))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    run_module.execute(command, cli, smooth)
+    execute_module.execute(cli, smooth)
     assert not joined  # it is finished
     for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt"):
         (folder / path).unlink()
-    run_module.execute(command, cli, smooth)
+    execute_module.execute(cli, smooth)
     assert len(joined) == 1
 
 
@@ -163,10 +163,10 @@ def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
     """A script's second run, of one device: Lightning has started the script twice for the first run, of two. Somebody
     else's process, which takes part in no run of ours, has its own."""
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(run_module, "_HAS_JOINED", [])
+    monkeypatch.setattr(execute_module, "_FOLLOWED_RUNS", [])
     own = lv.visualize(smooth, [1], iterations=1, out=tmp_path / "own", wandb="disabled")
     assert len(own.results) == 1
-    monkeypatch.setattr(run_module, "_HAS_JOINED", [True])
+    monkeypatch.setattr(execute_module, "_FOLLOWED_RUNS", ["run"])
     assert not lv.visualize(smooth, [1], iterations=1, out=tmp_path / "run", wandb="disabled").results
     assert not (tmp_path / "run").exists()
     assert len(lv.visualize(smooth, [1], iterations=1).results) == 1  # in no folder nobody is in the way
@@ -175,28 +175,28 @@ def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
 @pytest.mark.parametrize("steps", [0, -3])
 def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path) -> None:
     """It divided by zero, or was saved after every step."""
-    with pytest.raises(LitVizError, match=f"--checkpoint-every {steps} is no number of steps"):
-        trainer_for(Namespace({**vars(config()), "checkpoint_every": steps}), str(tmp_path))
+    with pytest.raises(LitVizError, match=f"--checkpoint-every must be at least 1, got {steps}"):
+        build_trainer(Namespace({**vars(config()), "checkpoint_every": steps}), str(tmp_path))
 
 
 def test_a_run_from_a_picture_of_python_goes_on_in_python() -> None:
     begun = Namespace({**vars(config()), "out": "runs/x", "init": "array:0"})
-    assert go_on(begun) == "; go on in Python with the same call and resume=True"
+    assert resume_hint(begun) == "; continue in Python with the same call and resume=True"
 
 
 def test_too_little_memory_is_one_sentence() -> None:
     said = Namespace({**vars(config()), "out": "runs/x"})
     with (
         pytest.raises(
-            LitVizError, match=r"machine is not enough: take fewer --slots \(now 8\).*resume runs/x and fewer --slots"
+            LitVizError, match=r"out of CPU memory: use fewer --slots \(now 8\).*resume runs/x and fewer --slots"
         ),
-        failures_told(said),
+        failures_reported(said),
     ):
         torch.empty(1 << 60)
-    with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), failures_told(config()):
+    with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(config()):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     for words in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "CUDA out of memory."):
-        with pytest.raises(LitVizError, match="the memory of the GPU is not enough"), failures_told(config()):
+        with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(config()):
             raise RuntimeError(words)
-    with pytest.raises(RuntimeError, match="size mismatch"), failures_told(config()):
+    with pytest.raises(RuntimeError, match="size mismatch"), failures_reported(config()):
         raise RuntimeError("size mismatch")

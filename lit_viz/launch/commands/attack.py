@@ -38,6 +38,9 @@ class Attack(PhotographCommand):
         "are --eps 4/255 and --norm linf or l2."
     )
     example: ClassVar[str] = "lit-viz attack packaged:chelsea --target stingray"
+    flags: ClassVar[tuple[str, ...]] = ("--explain",)
+    changeable: ClassVar[tuple[str, ...]] = ("explain",)
+    evidence_options: ClassVar[tuple[str, ...]] = ("trust",)
     demo: ClassVar[tuple[str, ...]] = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray")
     target: ClassVar[Literal["label", "none"]] = "none"
     curve_at: ClassVar[str] = "every:1"

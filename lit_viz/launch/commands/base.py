@@ -29,6 +29,9 @@ class Command(ABC):
         shorts: what the command's own short options are, in a sentence.
         demo: the words that ``lit-viz demo`` gives the command.
         own: arguments of the module that the command gives itself, so that they are no options.
+        flags: options of the command without a value.
+        changeable: options of the command that a resume may change.
+        evidence_options: options of ``lit-viz check`` that apply to the command's runs.
         iterations, slots, log_at, curve_at: the defaults.
     """
 
@@ -40,6 +43,9 @@ class Command(ABC):
     shorts: ClassVar[str]
     demo: ClassVar[tuple[str, ...]]
     own: ClassVar[frozenset[str]]
+    flags: ClassVar[tuple[str, ...]] = ()
+    changeable: ClassVar[tuple[str, ...]] = ()
+    evidence_options: ClassVar[tuple[str, ...]] = ()
     iterations: ClassVar[int | None] = 200
     slots: ClassVar[int] = 8
     log_at: ClassVar[str] = "every:10"

@@ -32,6 +32,9 @@ class Saliency(PhotographCommand):
         "(--method.sigma 0.2); --tolerance 0.02, --reducer and --batch go with any."
     )
     example: ClassVar[str] = "lit-viz saliency packaged:chelsea --method smoothgrad"
+    flags: ClassVar[tuple[str, ...]] = ("--overlays", "--localize")
+    changeable: ClassVar[tuple[str, ...]] = ("check",)
+    evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
     demo: ClassVar[tuple[str, ...]] = (
         "packaged:chelsea",
         "packaged:coffee",

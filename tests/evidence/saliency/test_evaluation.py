@@ -172,7 +172,7 @@ def test_with_true_boxes_the_command_plays_the_pointing_game(
     lit_viz("check", "--faithfulness", expect=1)
     assert "usage: lit-viz check RUN [--faithfulness]" in capsys.readouterr().err
     lit_viz("check", str(tmp_path / "run"), "--fathfulness", expect=1)
-    assert "no option --fathfulness; did you mean '--faithfulness'?" in capsys.readouterr().err
+    assert "unrecognized option --fathfulness; did you mean '--faithfulness'?" in capsys.readouterr().err
 
 
 def test_a_stochastic_map_is_made_again_with_its_own_draws(smooth: Classifier) -> None:
