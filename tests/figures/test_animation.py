@@ -21,13 +21,13 @@ def read(path):
         return file.info.get("loop"), frames
 
 
-def test_it_repeats_and_holds_the_last_frame(tmp_path):
+def test_repeats_and_holds_the_last_frame(tmp_path):
     loop, frames = read(save_evolution([evolution()], tmp_path / "evolution.gif"))
     assert loop == 0
     assert [duration for duration, _ in frames] == [600, 600, 2500]
 
 
-def test_frames_are_the_images_and_the_iteration_is_stamped(tmp_path):
+def test_frames_show_images_and_iterations(tmp_path):
     _, frames = read(save_evolution([evolution()], tmp_path / "evolution.gif"))
     height = frames[0][1].shape[0]
     for k, (_, frame) in zip((0, 10, 20), frames, strict=True):
@@ -37,7 +37,7 @@ def test_frames_are_the_images_and_the_iteration_is_stamped(tmp_path):
     assert not np.array_equal(stamps[0], stamps[1])
 
 
-def test_a_task_without_a_frame_shows_its_latest(tmp_path):
+def test_a_tile_shows_the_latest_frame_of_its_task(tmp_path):
     tasks = [evolution(), evolution("early", (0, 10)), Evolution("none", [])]
     _, frames = read(save_evolution(tasks, tmp_path / "evolution.gif"))
     last = frames[-1][1]
@@ -46,7 +46,7 @@ def test_a_task_without_a_frame_shows_its_latest(tmp_path):
     assert abs(last[middle, 3 * width // 4].mean() - 255 * 0.3) < 6
 
 
-def test_what_tells_images_of_one_name_apart_is_in_a_line_of_its_own():
+def test_titles_break_at_commas():
     font = _font(12)
     names = [f"chelsea -> tarantula, eps {level}/255" for level in (0.25, 1, 4)]
     assert title_lines(names, 400, font) == [[name] for name in names]
@@ -59,7 +59,7 @@ def test_what_tells_images_of_one_name_apart_is_in_a_line_of_its_own():
     ]  # fmt: skip
 
 
-def test_colours_of_a_photograph_survive_the_palette(tmp_path):
+def test_palette_preserves_the_colors_of_a_photograph(tmp_path):
     cat = torch.from_numpy(data.chelsea()[30:254, 100:324].copy()).permute(2, 0, 1) / 255
     _, ((_, frame),) = read(save_evolution([Evolution("tabby", [(0, cat)])], tmp_path / "evolution.gif"))
     box = np.flatnonzero((frame != 255).any(-1).sum(1) > 200)[:224], np.arange(8, 232)
@@ -77,20 +77,20 @@ def test_any_number_of_tasks(tmp_path, count, channels):
     assert len(frames) == 3
 
 
-def test_many_iterations_are_thinned_out_with_both_ends(tmp_path):
+def test_iterations_are_subsampled_with_both_ends(tmp_path):
     path = save_evolution([evolution(iterations=range(0, 20))], tmp_path / "evolution.gif", most_frames=4)
     _, frames = read(path)
     assert len(frames) == 4
     assert abs(frames[-1][1][150, 100].mean() - 255 * 0.48) < 6
 
 
-def test_of_many_those_that_move_are_shown(tmp_path):
+def test_animated_tasks_take_precedence(tmp_path):
     still = [evolution("still", (0, 20))] * 16  # as a map of one evaluation, before and after
     _, frames = read(save_evolution([*still, evolution("moving")], tmp_path / "evolution.gif"))
     assert len(frames) == 3
 
 
-def test_nothing_to_show_and_a_wrong_suffix(tmp_path):
+def test_no_frames_and_invalid_suffix(tmp_path):
     assert save_evolution([], tmp_path / "evolution.gif") is None
     assert not (tmp_path / "evolution.gif").exists()
     with pytest.raises(LitVizError, match=r"must end in \.gif, got .*evolution\.mp4"):

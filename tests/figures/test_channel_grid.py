@@ -10,7 +10,7 @@ from lit_viz.images.canvas import join_group
 from lit_viz.methods.records import LayerImageRecord
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.types import Snapshot, Task
-from tests.figures.test_evolution import assert_nothing_is_cut_or_overlaps, texts
+from tests.figures.helpers import assert_no_overlap, texts
 
 
 class Known:
@@ -36,21 +36,21 @@ class Known:
         return {"objective": [(0, -0.2), (10, 12.34)]}.get(metric, [])
 
 
-def test_every_channel_has_its_number_beneath() -> None:
+def test_channels_are_numbered() -> None:
     figure = channel_grid([Known(c) for c in (3, 14, 127)])
     assert texts(figure) == ["features.3 · 3 channels", "3", "14", "127"]
     assert len(figure.axes) == 3
-    assert_nothing_is_cut_or_overlaps(figure)
+    assert_no_overlap(figure)
 
 
-def test_many_channels_and_wide_groups_stay_legible() -> None:
+def test_many_channels_and_groups_do_not_overlap() -> None:
     for outcomes in ([Known(c) for c in range(240)], [Known(c, (16, 76)) for c in range(5)]):
         figure = channel_grid(outcomes)
         assert texts(figure)[1:] == [str(c) for c in range(len(outcomes))]
-        assert_nothing_is_cut_or_overlaps(figure)
+        assert_no_overlap(figure)
 
 
-def test_an_evolution_without_a_class_shows_its_objective() -> None:
+def test_evolution_without_class_shows_objective() -> None:
     (evolution,) = ClassVisualizationPresentation().evolutions([Known(5)])
     assert evolution.metric == "objective"
     figure = evolution_figure([evolution])
@@ -59,10 +59,10 @@ def test_an_evolution_without_a_class_shows_its_objective() -> None:
     (curve,) = [axes for axes in figure.axes if axes.axison]
     assert curve.get_ylabel() == "objective"
     assert curve.get_ylim() == (-10.0, 20.0)
-    assert_nothing_is_cut_or_overlaps(figure)
+    assert_no_overlap(figure)
 
 
-def test_a_group_gets_room() -> None:
+def test_groups_are_drawn_wider() -> None:
     wide, square = Known(5, (16, 76)), Known(5)
     wide.frames = lambda: [(k, wide.image()) for k in range(0, 50, 10)]
     figure = evolution_figure(ClassVisualizationPresentation().evolutions([wide]))
@@ -71,10 +71,10 @@ def test_a_group_gets_room() -> None:
     widths = [axes.get_position().width * figure.get_size_inches()[0] for axes in pictures]
     assert min(widths) > 4
     assert len(evolution_figure(ClassVisualizationPresentation().evolutions([square])).axes) == 3
-    assert_nothing_is_cut_or_overlaps(figure)
+    assert_no_overlap(figure)
 
 
-def test_groups_are_farther_from_one_another_than_their_images() -> None:
+def test_gap_between_groups_exceeds_gap_inside() -> None:
     group = join_group(torch.rand(3, 3, 16, 16))
     known = [Known(c, tuple(group.shape[1:])) for c in (1, 2)]
     for one in known:
@@ -84,10 +84,10 @@ def test_groups_are_farther_from_one_another_than_their_images() -> None:
         first, second = [axes.get_position() for axes in figure.axes if not axes.axison][:2]
         inside = (group.shape[2] - 3 * 16) / 2 * first.width / group.shape[2]
         assert (second.x0 - first.x1) * wide > 2 * inside * wide
-        assert_nothing_is_cut_or_overlaps(figure)
+        assert_no_overlap(figure)
 
 
-def test_wandb_and_the_terminal_say_the_objective() -> None:
+def test_wandb_and_progress_bar_show_objective() -> None:
     from lit_viz.callbacks.progress import Progress
     from lit_viz.engine.module import RunProgress
     from lit_viz.loggers.wandb import caption
@@ -95,4 +95,6 @@ def test_wandb_and_the_terminal_say_the_objective() -> None:
     snapshot = Snapshot(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
     assert caption(snapshot) == "features.3_ch5 - iteration 50 - objective 12.3"
     progress = RunProgress(4, 1, 0, 0, 120, 120, 400, 50, objective=12.345)
-    assert "objective 12.3" in Progress()._state(progress)
+    bar = Progress()
+    bar._start = progress
+    assert "objective 12.3" in bar._state(progress)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import rcParams
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from lit_viz.errors import LitVizError
@@ -13,6 +12,7 @@ from lit_viz.presentations.class_visualization import ClassVisualizationPresenta
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import filed
 from lit_viz.types import Record, Result, Snapshot, Task
+from tests.figures.helpers import assert_no_overlap, texts
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
 
@@ -24,28 +24,6 @@ def picture(seed, channels=3, size=16):
 def evolution(name="tabby", iterations=(0, 1, 50, 100, 200), channels=3, size=16):
     frames = [(k, picture(k, channels, size)) for k in iterations]
     return Evolution(name, frames, [(k, min(1.0, 0.01 + k / 200)) for k in iterations])
-
-
-def texts(figure):
-    return [text.get_text() for text in figure.texts]
-
-
-def assert_nothing_is_cut_or_overlaps(figure):
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    width, height = figure.bbox.width, figure.bbox.height
-    written = list(figure.texts)
-    for axes in figure.axes:
-        if axes.axison:
-            written += [axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
-    boxes = [text.get_window_extent(renderer) for text in written if text.get_text()]
-    for box in boxes:
-        assert box.x0 >= 0
-        assert box.y0 >= 0
-        assert box.x1 <= width
-        assert box.y1 <= height
-    for place, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[place + 1 :])
 
 
 @pytest.mark.parametrize(
@@ -62,17 +40,17 @@ def assert_nothing_is_cut_or_overlaps(figure):
         [],
     ],
 )
-def test_no_label_is_cut_and_none_overlap(tasks):
-    assert_nothing_is_cut_or_overlaps(evolution_figure(tasks, columns=10))
+def test_labels_do_not_overlap(tasks):
+    assert_no_overlap(evolution_figure(tasks, columns=10))
 
 
-def test_titles_tell_class_iteration_and_probability():
+def test_text_contains_class_iteration_and_probability():
     written = texts(evolution_figure([evolution("tabby, $5", (0, 50))]))
     assert written == ["tabby, $5", "iteration 0", "p = 0.01", "iteration 50", "p = 0.26"]
 
 
 @pytest.mark.parametrize("size", [224, 37])
-def test_every_pixel_of_the_network_is_in_the_file(tmp_path, size):
+def test_each_pixel_is_in_the_file(tmp_path, size):
     original = evolution(iterations=(0, 10, 20), size=size)
     figure = evolution_figure([original])
     with Image.open(save_figure(figure, tmp_path / "figure.png")) as file:
@@ -86,7 +64,7 @@ def test_every_pixel_of_the_network_is_in_the_file(tmp_path, size):
         assert np.array_equal(drawn[np.ix_(rows, columns)], to_uint8(image))
 
 
-def test_pdf_and_svg_hold_the_image_unscaled(tmp_path):
+def test_pdf_and_svg_contain_the_unscaled_image(tmp_path):
     figure = evolution_figure([evolution(iterations=(0,), size=37)])
     pdf = save_figure(figure, tmp_path / "figure.pdf").read_bytes()
     assert b"/Width 37" in pdf
@@ -94,7 +72,7 @@ def test_pdf_and_svg_hold_the_image_unscaled(tmp_path):
     assert "image-rendering:pixelated" in svg
 
 
-def test_the_curve_is_drawn_as_it_is():
+def test_curve_matches_the_values():
     task = evolution()
     axes = evolution_figure([task]).axes[-1]
     line = axes.lines[0]
@@ -110,7 +88,7 @@ def test_geometric_iterations_have_a_logarithmic_axis():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2", "4", "8", "16", "32", "64", "128"]
 
 
-def test_columns_are_spread_with_both_ends():
+def test_spread_includes_both_ends():
     assert spread(3, 5) == [0, 1, 2]
     assert spread(11, 5) == [0, 2, 5, 8, 10]
     assert spread(100, 1) == [99]
@@ -122,18 +100,18 @@ def test_many_tasks_become_a_sheet_of_the_last_images():
     assert len(figure.axes) == 7
 
 
-def test_the_settings_of_the_user_stay(tmp_path):
+def test_matplotlib_settings_are_restored(tmp_path):
     before = dict(rcParams)
     save_figure(evolution_figure([evolution()]), tmp_path / "figure.png")
     assert dict(rcParams) == before
 
 
-def test_an_unknown_suffix_is_refused(tmp_path):
+def test_rejects_unsupported_suffix(tmp_path):
     with pytest.raises(LitVizError, match=r"must end in \.png, \.pdf or \.svg, got .*figure\.jpg"):
         save_figure(evolution_figure([]), tmp_path / "figure.jpg")
 
 
-def test_a_resumed_run_folder_is_drawn_whole(tmp_path):
+def test_resumed_run_folder_is_drawn_completely(tmp_path):
     folder = RunFolder.create(tmp_path / "run")
     folder.write_config("")
     task = Task(0, "tabby", seed=0)

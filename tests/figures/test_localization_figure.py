@@ -3,14 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from PIL import Image
 
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.localization import LIMIT, LocalizationPanel, localization_figure
-from lit_viz.figures.style import COLORS, save_figure
+from lit_viz.figures.style import COLORS
 from lit_viz.images.heatmap import clip_limits, heat
+from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, texts
 
 ORANGE, BLUE, GREEN = COLORS[1], COLORS[0], COLORS[2]
 
@@ -39,15 +38,11 @@ def draw(panels, **more):
     return localization_figure(panels, 0.95, 0.3, **more)
 
 
-def texts(figure):
-    return [text.get_text().replace("\u00a0", " ") for text in figure.texts]
-
-
 def shown(axes):
     return np.asarray(axes.images[0].get_array())
 
 
-def test_a_row_shows_photograph_map_seeds_mask_and_boxes():
+def test_row_of_photograph_map_seeds_mask_and_boxes():
     of = panel()
     figure = draw([of])
     photograph, values, seeds, mask, boxes = figure.axes
@@ -55,8 +50,8 @@ def test_a_row_shows_photograph_map_seeds_mask_and_boxes():
     assert np.array_equal(shown(photograph), original)
     assert np.array_equal(shown(boxes), original)
     assert np.array_equal(shown(values), pixels(heat(of.values, clip_limits([of.values], 0.995)[0])))
-    colours = [to_hex(shown(seeds)[place] / 255) for place in ((2, 3), (0, 0))]
-    assert colours == [ORANGE.lower(), BLUE.lower()]
+    colors = [to_hex(shown(seeds)[place] / 255) for place in ((2, 3), (0, 0))]
+    assert colors == [ORANGE.lower(), BLUE.lower()]
     assert np.array_equal(shown(mask)[of.mask], original[of.mask])
     outside = ~of.mask & (of.seeds == 0)
     assert np.array_equal(shown(mask)[outside], shown(seeds)[outside])  # both are grey there, and darker
@@ -72,7 +67,7 @@ def outer_edge(rectangle):
     return rectangle.get_bbox().padded(half).extents
 
 
-def test_many_maps_stand_in_two_columns_read_downwards():
+def test_many_maps_are_arranged_in_two_columns():
     figure = draw([panel(seed) for seed in range(7)])
     places = [figure.axes[5 * n].get_position() for n in range(7)]
     assert len({round(place.x0, 6) for place in places[:4]}) == 1
@@ -82,7 +77,7 @@ def test_many_maps_stand_in_two_columns_read_downwards():
     assert texts(figure).count("photograph") == 2
 
 
-def test_boxes_lie_on_the_pixels_that_they_hold():
+def test_boxes_enclose_their_pixels():
     *others, boxes = draw([panel()]).axes
     assert not any(axes.patches for axes in others)
     found, true = boxes.patches
@@ -94,7 +89,7 @@ def test_boxes_lie_on_the_pixels_that_they_hold():
     assert found.get_linestyle() == "-"
 
 
-def test_where_nothing_was_found_the_reason_stands_in_the_place_of_the_box():
+def test_failure_reason_replaces_the_box():
     both = draw([panel(), without_a_box()])
     lefts = [axes.get_position().x0 for axes in both.axes]
     assert len(both.axes) == 5 + 3
@@ -103,7 +98,7 @@ def test_where_nothing_was_found_the_reason_stands_in_the_place_of_the_box():
     assert "the map is constant" in texts(both)
 
 
-def test_the_caption_says_what_is_drawn_and_how_much():
+def test_caption_describes_seeds_boxes_and_count():
     said = " ".join(texts(draw([panel()])))
     assert "95 % quantile" in said
     assert "30 % quantile" in said
@@ -114,21 +109,10 @@ def test_the_caption_says_what_is_drawn_and_how_much():
     assert f"{LIMIT} of 99 maps." in " ".join(texts(many))
 
 
-def test_nothing_collides_and_each_pixel_is_a_block(tmp_path):
-    long = "American Staffordshire terrier, American pit bull terrier"
-    notes = ["the map has 50176 pixels that are not finite, so it has no box"]
-    panels = [replace(panel(), name=long, subtitle=long), replace(without_a_box(), name=long, notes=notes), panel(1)]
+def test_no_overlap_and_each_pixel_is_a_block(tmp_path):
+    notes = ["the map has 50176 non-finite pixels, so it has no box"]
+    panels = [replace(panel(), name=LONG, subtitle=LONG), replace(without_a_box(), name=LONG, notes=notes), panel(1)]
     figure = draw(panels)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [part.get_window_extent(renderer) for part in (*figure.axes, *figure.texts)]
-    pairs = [(a, b) for n, a in enumerate(boxes) for b in boxes[n + 1 :]]
-    assert not any(a.padded(-1).overlaps(b.padded(-1)) for a, b in pairs)
-    wide, high = figure.get_size_inches() * figure.dpi
-    assert all(min(box.x0, box.y0, wide - box.x1, high - box.y1) >= 0 for box in boxes)
-    file = np.asarray(Image.open(save_figure(figure, tmp_path / "localization.png")).convert("RGB"))
-    box, picture = figure.axes[2].get_window_extent(renderer), shown(figure.axes[2])
-    times = round(box.width) // 16
-    top, left = round(file.shape[0] - box.y1), round(box.x0)
-    assert np.array_equal(
-        file[top : top + 12 * times, left : left + 16 * times], picture.repeat(times, 0).repeat(times, 1)
-    )
+    assert_no_overlap(figure)
+    unannotated = [axes for axes in figure.axes if not axes.patches]
+    assert_pixels_are_blocks(figure, unannotated, tmp_path / "localization.png")

@@ -11,7 +11,7 @@ def pictures(count, size=(8, 8)):
     return [torch.full((3, *size), n / count) for n in range(count)]
 
 
-def test_each_picture_has_its_own_lines():
+def test_each_image_has_its_own_text():
     figure = contact_sheet(pictures(2), ["tabby\np = 0.93\nlite1 0.91", "espresso"])
     assert [text.get_text().replace("\u00a0", " ") for text in figure.texts] == [
         "tabby",
@@ -22,20 +22,20 @@ def test_each_picture_has_its_own_lines():
     assert [len(axes.images) for axes in figure.axes] == [1, 1]
 
 
-def test_too_many_are_cut_and_counted():
+def test_limit_is_reported():
     figure = contact_sheet(pictures(7), [str(n) for n in range(7)], limit=5)
     assert len(figure.axes) == 5
     assert figure.texts[0].get_text() == "5 of 7"
 
 
-def test_pictures_keep_their_shape_and_do_not_overlap():
+def test_aspect_ratios_are_preserved_without_overlap():
     figure = contact_sheet([*pictures(3), torch.zeros(1, 16, 8)], ["a"] * 4, columns=2)
     boxes = [axes.get_window_extent(FigureCanvasAgg(figure).get_renderer()) for axes in figure.axes]
     assert [round(box.height / box.width, 3) for box in boxes] == [1, 1, 1, 2]
     assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[place + 1 :])
 
 
-def test_long_words_are_cut_with_an_ellipsis_and_broken_at_words():
+def test_lines_break_at_spaces_and_end_with_an_ellipsis():
     with style():
         assert break_lines("tabby", 1.0, 8) == ["tabby"]
         assert break_lines("x" * 99, 1.0, 8)[0].endswith("x…")
@@ -44,18 +44,18 @@ def test_long_words_are_cut_with_an_ellipsis_and_broken_at_words():
     assert second.endswith("…")
 
 
-def test_probabilities_never_read_as_nothing_or_as_certain():
+def test_probabilities_near_0_and_1():
     values = (0.0004, 0.93, 0.99, 0.996, 1.0, float("nan"))  # 1 is what float32 rounds to
     said = [probability_text(p) for p in values]
     assert said == ["p < 0.01", "p = 0.93", "p = 0.99", "p > 0.99", "p > 0.99", "no p"]
 
 
-def test_grids():
+def test_grid_shapes():
     assert [grid_shape(n) for n in (1, 2, 3, 4, 5, 16, 17)] == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (4, 4), (4, 5)]
     assert grid_shape(5, columns=2) == (3, 2)
 
 
-def test_tiles_lie_where_they_belong_and_large_grids_are_scaled_down():
+def test_tiles_are_placed_and_large_grids_downscaled():
     grid = tile([pixels(picture) for picture in pictures(4)], gap=2)
     assert grid.shape == (18, 18, 3)
     assert [grid[y, x, 0] for y in (0, 17) for x in (0, 17)] == [0, 64, 128, 191]

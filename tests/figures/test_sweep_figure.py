@@ -10,9 +10,9 @@ from lit_viz.figures.layout import Cell
 from lit_viz.figures.sheet import sweep_figure
 
 
-def test_labels_stand_beside_and_above_their_pictures_which_lose_no_pixel() -> None:
-    colours = ((200, 40, 40), (40, 200, 40), (40, 40, 200))  # which no letter has
-    pictures = [np.full((8, 8, 3), colour, dtype=np.uint8) for colour in colours]
+def test_labels_are_aligned_and_no_pixel_is_lost() -> None:
+    colors = ((200, 40, 40), (40, 200, 40), (40, 40, 200))  # which no letter has
+    pictures = [np.full((8, 8, 3), color, dtype=np.uint8) for color in colors]
     first, second, third = (Cell(picture, [f"p = {n}"]) for n, picture in enumerate(pictures))
     rows = [["a class whose name is long", "lr 0.1"], ["another", "lr 0.2"]]
     figure = sweep_figure(rows, ["iterations 50", "iterations 100"], [[first, second], [None, third]], "A caption.")
@@ -31,7 +31,7 @@ def test_labels_stand_beside_and_above_their_pictures_which_lose_no_pixel() -> N
     assert all(box.x0 >= 0 and box.x1 <= drawn.shape[1] for box in every)
 
 
-def test_labels_take_no_more_room_than_they_need() -> None:
+def test_label_column_is_as_narrow_as_its_text() -> None:
     cell = Cell(np.zeros((8, 8, 3), np.uint8), ["p = 1"])
     short, long, longer = (
         sweep_figure([[name]], ["lr 1"], [[cell]], "A caption.").get_figwidth()

@@ -1,0 +1,68 @@
+"""Text, axes and geometry of figures for assertions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lit_viz.figures.style import save_figure
+
+LONG = "American Staffordshire terrier, American pit bull terrier"
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def caption(figure: Figure) -> str:
+    """Return the caption, the first lines of a figure, up to the line that ends its last sentence."""
+    lines = [text for text in figure.texts if text.get_position()[0] == figure.texts[0].get_position()[0]]
+    bottom = min(text.get_position()[1] for text in lines)
+    first = figure.texts[0].get_position()[1]
+    return " ".join(text.get_text() for text in lines if bottom <= text.get_position()[1] <= first)
+
+
+def images(figure: Figure) -> list[Axes]:
+    """Return the axes of images, without plots and color bars."""
+    return [axes for axes in figure.axes if axes.images and not axes.axison]
+
+
+def plots(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if not axes.images]
+
+
+def assert_no_overlap(figure: Figure) -> None:
+    """Assert that texts, tick labels and axes do not overlap and lie within the figure."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    written = [*figure.texts]
+    for axes in figure.axes:
+        if not axes.axison or axes.images:
+            continue
+        written += [axes.xaxis.label, axes.yaxis.label]
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            ticks = axis.get_major_ticks()
+            written += [tick.label1 for tick in ticks if tick.label1.get_visible() and low <= tick.get_loc() <= high]
+    boxes = [text.get_window_extent(renderer) for text in written if text.get_text()]
+    boxes += [axes.get_window_extent(renderer) for axes in figure.axes]
+    pairs = [(a, b) for n, a in enumerate(boxes) for b in boxes[n + 1 :]]
+    assert not [(a, b) for a, b in pairs if a.padded(-1).overlaps(b.padded(-1))]
+    width, height = figure.get_size_inches() * figure.dpi
+    assert all(min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0 for box in boxes)
+
+
+def assert_pixels_are_blocks(figure: Figure, drawn: list[Axes], path: Path) -> None:
+    """Assert that each pixel of each image is a square of at least two dots of one color in the saved file."""
+    page = np.asarray(Image.open(save_figure(figure, path)).convert("RGB"))
+    for axes in drawn:
+        picture, box = np.asarray(axes.images[0].get_array()), axes.get_window_extent()
+        times = round(box.width) // picture.shape[1]
+        assert times >= 2
+        top, left = round(page.shape[0] - box.y1), round(box.x0)
+        block = page[top : top + times * picture.shape[0], left : left + times * picture.shape[1]]
+        assert np.array_equal(block, picture.repeat(times, 0).repeat(times, 1))

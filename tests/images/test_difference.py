@@ -1,0 +1,71 @@
+import math
+
+import pytest
+import torch
+
+from lit_viz.errors import LitVizError
+from lit_viz.images.difference import difference, gray_levels
+
+
+def levels(seed, channels=3, size=(8, 8)):
+    """Return a random image of 8-bit levels."""
+    drawn = torch.randint(20, 236, (channels, *size), generator=torch.Generator().manual_seed(seed))
+    return drawn / 255
+
+
+@pytest.mark.parametrize(
+    ("change", "shown", "level", "clipped"),
+    [(0.7, 1.0, 255, 1), (-0.6, 0.0, 0, 1), (0.5, 1.0, 255, 0), (-0.5, 0.0, 0, 0), (0.0, 0.5, 128, 0)],
+)
+def test_difference_is_clipped(change, shown, level, clipped):
+    source = torch.full((3, 2, 2), 0.65 if change < 0 else 0.2)
+    picture, share = difference(source + change, source)
+    assert picture.shape == (3, 2, 2)
+    assert picture.numpy() == pytest.approx(shown, abs=1e-6)
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+    assert (gray_levels(picture) == level).all()
+    assert share == clipped
+
+
+def test_zero_is_mid_gray_and_levels_are_preserved():
+    source = torch.arange(20, 236).float().expand(3, 1, -1) / 255
+    assert (difference(source, source)[0] == 0.5).all()
+    for steps in range(-12, 13):
+        moved = (source * 255 + steps) / 255
+        assert (gray_levels(difference(moved, source)[0]) == 128 + steps).all()
+        picture, share = difference(moved, source, 10)
+        assert (gray_levels(picture) == 128 + 10 * steps).all()
+        assert share == 0
+
+
+def test_the_clipped_share_counts_values():
+    source = torch.full((3, 4, 4), 0.5)
+    image = source.clone()
+    image[0, 0, :3] += 0.06
+    image[1, 0, 0] -= 0.06
+    image[2] += 0.04
+    picture, share = difference(image, source, 10)
+    assert share == pytest.approx(4 / 48)
+    assert picture[:, 0, 0].tolist() == pytest.approx([1.0, 0.0, 0.9])
+    assert difference(image, source)[1] == 0
+
+
+def test_one_channel_becomes_gray():
+    source = levels(0, channels=1)
+    picture, _ = difference(source + 0.1, source)
+    assert picture.shape == (3, 8, 8)
+    assert picture.numpy() == pytest.approx(0.6)
+
+
+def test_non_finite_values_count_as_clipped():
+    image = levels(0)
+    image[0, 0, :2] = torch.tensor([math.nan, math.inf])
+    picture, share = difference(image, levels(0))
+    assert share == pytest.approx(2 / 192)
+    assert picture[0, 0, :3].tolist() == [0, 1, 0.5]
+
+
+def test_rejects_different_shapes():
+    with pytest.raises(LitVizError, match="same shape, got 3 x 8 x 8 and 1 x 8 x 8"):
+        difference(levels(0), levels(0, 1))
