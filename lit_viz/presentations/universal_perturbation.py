@@ -22,7 +22,7 @@ from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import UniversalRecord
 from lit_viz.presentations.adversarial_example import attack_card, attack_evolutions, attack_task_name, prediction_text
-from lit_viz.presentations.attack_evidence import contradicted
+from lit_viz.presentations.attack_evidence import find_mismatches
 from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
@@ -94,10 +94,10 @@ def _eps(record: Record) -> Row:
 def verify_universal(
     module: UniversalPerturbation, outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings
 ) -> bool:
-    """Read the files of all photographs again and ask the original network what it sees in them."""
+    """Re-read the files of all photographs and write the fooling rates; return whether all files agree."""
     if settings.trust:
         settings.notify(
-            "trust: what is said of single images doesn't hold for a universal perturbation, so nothing is tried"
+            "trust: diagnostics of single images don't apply to a universal perturbation, so no attack is run"
         )
     read = 0
     wrong: list[str] = []
@@ -106,15 +106,15 @@ def verify_universal(
     for outcome in outcomes:
         perturbed_images = outcome.perturbed_images()
         written = [image for image in perturbed_images if isinstance(image.image, Path)]
-        claims = [_claim(image, outcome.record) for image in written]
-        found = contradicted(claims, module.classifier, folder, settings)
-        read += len(claims)
-        wrong += [image.record.name for image, why in zip(written, found, strict=True) if why is not None]
+        files = [_recorded_file(image, outcome.record) for image in written]
+        reasons = find_mismatches(files, module.classifier, folder, settings)
+        read += len(files)
+        wrong += [image.record.name for image, reason in zip(written, reasons, strict=True) if reason is not None]
         for perturbed_image in perturbed_images:
             if perturbed_image.record.status == "failed":
                 settings.notify(f"{perturbed_image.record.name}: {perturbed_image.record.error}")
         name = label_with_eps(outcome.name, outcome.record) if several else outcome.name
-        rates[name] = _rates(outcome.record) + _stood_still(outcome, module.attack.objective.limit)
+        rates[name] = _rates(outcome.record) + _saturation(outcome, module.attack.objective.limit)
         for line in rates[name]:
             settings.notify(f"evidence: {name}: {line}")
     held_out = sum(record.held_out for record in records_of(outcomes, UniversalRecord))
@@ -123,14 +123,14 @@ def verify_universal(
     if settings.ends_run and settings.config.explain:
         settings.notify("--explain draws maps of single images, and this run has none: lit-viz saliency explains files")
     folder.merge_evidence({"files": {"read": read, "wrong": wrong}, "universal": rates})
-    said = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
-    settings.notify(f"evidence: {read} files read back from the disk, {said}")
+    verdict = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
+    settings.notify(f"evidence: {read} files read back from the disk, {verdict}")
     return not wrong
 
 
-def _claim(perturbed_image: PerturbedImage, ball: Mapping[str, Any]) -> RecordedFile:
-    """Return what is said of a photograph's file. Of one that was handed over off the 8-bit lattice the rounded one is
-    kept, which half a level a value is off."""
+def _recorded_file(perturbed_image: PerturbedImage, ball: Mapping[str, Any]) -> RecordedFile:
+    """Return a photograph's file with its record. Of an array off the 8-bit lattice the stored photograph is rounded,
+    by up to half a level."""
     off = 0.5 if perturbed_image.record.source is None else 0.0
     return RecordedFile(
         Path(str(perturbed_image.image)), perturbed_image.record, partial(_read, perturbed_image.source), ball, off
@@ -141,8 +141,8 @@ def _read(source: Tensor | Path | None) -> Tensor | None:
     return read_png(source) if isinstance(source, Path) and source.exists() else None
 
 
-def _stood_still(outcome: Outcome, limit: float) -> list[str]:
-    since = stood_still_since(outcome.curve("objective"), limit)
+def _saturation(outcome: Outcome, limit: float) -> list[str]:
+    since = saturated_since(outcome.curve("objective"), limit)
     if since is None:
         return []
     return [
@@ -151,13 +151,13 @@ def _stood_still(outcome: Outcome, limit: float) -> list[str]:
     ]
 
 
-def stood_still_since(curve: Sequence[tuple[int, float]], limit: float) -> int | None:
-    """Return the iteration from which on the objective was at its limit, so that its slope was zero; None where that is
-    not so of the last tenth of the iterations.
+def saturated_since(curve: Sequence[tuple[int, float]], limit: float) -> int | None:
+    """Return the iteration since which the objective is at its limit and its gradient zero; None if that is less than
+    the last tenth of the iterations.
 
     Args:
-        curve: of the objective, as (iteration, value).
-        limit: its largest value.
+        curve: (iteration, objective).
+        limit: largest value of the objective.
     """
     last = curve[-1][0] if curve else 0
     learning = [iteration for iteration, value in curve if value < limit * (1 - 1e-6)]
@@ -166,16 +166,16 @@ def stood_still_since(curve: Sequence[tuple[int, float]], limit: float) -> int |
 
 
 def _rates(record: Record) -> list[str]:
-    """Return how many photographs are fooled, with Wilson's interval of 95 %."""
+    """Return the fooling rates with their Wilson intervals of 95 %."""
     if not isinstance(record, UniversalRecord):
         return []
     lines = []
     parts = [(record.trained_on, record.fooling_rate, "trained on")]
     parts.append((record.held_out, record.held_out_fooling_rate, "held out"))
-    for n, rate, of in parts:
+    for n, rate, part in parts:
         if n and rate is not None:
             low, high = wilson_interval(round(rate * n), n)
-            lines.append(f"fools {rate:.0%} of {n} {of} (95 %: {low:.0%} to {high:.0%})")
+            lines.append(f"fools {rate:.0%} of {n} {part} (95 %: {low:.0%} to {high:.0%})")
     return lines
 
 
@@ -183,9 +183,9 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
     record, picture = outcome.record, outcome.image()
     if picture is None or not isinstance(record, UniversalRecord) or record.norm is None:
         return None
-    counted = [one for one in outcome.perturbed_images() if one.record.status == "done"]
-    parts = ([one for one in counted if one.record.held_out == out] for out in (False, True))
-    shown = [one for pair in zip_longest(*parts) for one in pair if one is not None]  # of both, as long as there are
+    counted = [image for image in outcome.perturbed_images() if image.record.status == "done"]
+    parts = ([image for image in counted if image.record.held_out == held_out] for held_out in (False, True))
+    images = [image for pair in zip_longest(*parts) for image in pair if image is not None]  # of both parts in turn
     return UniversalPanel(
         name=record.name,
         perturbation=picture,
@@ -195,11 +195,11 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
         ],
         rates=_rates(record),
         curve=outcome.curve("fooling_rate"),
-        photographs=[borne for borne in map(_borne, shown) if borne is not None],
+        photographs=[photograph for photograph in map(_photograph, images) if photograph is not None],
     )
 
 
-def _borne(perturbed_image: PerturbedImage) -> PerturbedPhotograph | None:
+def _photograph(perturbed_image: PerturbedImage) -> PerturbedPhotograph | None:
     record = perturbed_image.record
     if perturbed_image.image is None or perturbed_image.source is None:
         return None

@@ -18,7 +18,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.universal_perturbation import _Batch
 from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
-from lit_viz.presentations.universal_perturbation import stood_still_since
+from lit_viz.presentations.universal_perturbation import saturated_since
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
@@ -212,7 +212,7 @@ def test_what_is_fooled_well_enough_pulls_no_more() -> None:
     ],
 )
 def test_since_when_nothing_was_learned(values: list[float], since: int | None) -> None:
-    assert stood_still_since(list(enumerate(values)), 9.0) == since
+    assert saturated_since(list(enumerate(values)), 9.0) == since
 
 
 def test_that_nothing_was_learned_any_more_is_said(smooth: Classifier, tmp_path: Path) -> None:
@@ -322,3 +322,15 @@ def test_files_outside_their_ball_are_no_lies(smooth: Classifier, tmp_path: Path
         out=tmp_path / "run",
     )  # fmt: skip
     assert lv.check(tmp_path / "run", smooth)
+
+
+class Renamed(Universal):
+    """A universal attack of a user, under another name."""
+
+
+def test_a_subclass_under_another_name_is_a_universal_attack(smooth: Classifier) -> None:
+    path = f"{__name__}.Renamed"
+    run = lv.attack(smooth, images(), attack=path, eps=EPS, norm="linf", iterations=4, held_out=0.34)
+    (record,) = run.results
+    assert (record["attack"], record["held_out"]) == ("Renamed", 2)
+    assert any("fools" in text.get_text() for text in run.figure().texts)

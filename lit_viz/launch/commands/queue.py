@@ -1,4 +1,4 @@
-"""From the words of ``lit-viz saliency`` and ``lit-viz attack`` to the queue: which photographs, labels and targets."""
+"""The queue of ``lit-viz saliency`` and ``lit-viz attack``: photographs, labels and targets."""
 
 from __future__ import annotations
 
@@ -30,22 +30,21 @@ def photograph_tasks(
     seed: int = 0,
     default: Literal["label", "none"] = "label",
 ) -> tuple[list[Task], list[str]]:
-    """Return the queue, all targets of the first photograph before those of the second, and notes worth saying.
+    """Return a task per photograph and target, ordered by photograph, and notes for the user.
 
-    What is only known once the network has seen a photograph is left open for
-    :func:`~lit_viz.methods.targets.resolve`. A photograph that can't be labelled or has no target becomes one task
-    whose option ``error`` says why.
+    Labels and targets that depend on a prediction are resolved later, by :func:`~lit_viz.methods.targets.resolve`. A
+    photograph without a valid label or target becomes one task with the reason as its option ``error``.
 
     Args:
         given: see :func:`~lit_viz.images.listing.photographs`.
-        classifier: whose classes labels and targets are.
+        classifier: classifier with the classes of labels and targets.
         target: see :func:`targets_for`.
         labels: see :func:`labels_for`.
-        seed: of the run; a task draws with ``seed + index``.
-        default: the target where none is wanted: the label (saliency), or none (an untargeted attack).
+        seed: seed of the run; that of a task is ``seed + index``.
+        default: default target: the label (saliency), or none (an untargeted attack).
 
     Raises:
-        LitVizError: an unknown word, class or file; or no photograph at all can be used.
+        LitVizError: an unknown word, class or file; or no photograph can be used.
     """
     listing = photographs(given)
     label_of = labels_for(labels, listing, classifier)
@@ -58,13 +57,13 @@ def photograph_tasks(
                 raise LitVizError(entry.error)
             label, source = label_of(entry)
             labelled = replace(first, label=label, label_source=source)
-            tasks += [_aimed(labelled, i, wanted, classifier) for i, wanted in enumerate(targets_of(entry))]
+            tasks += [_with_target(labelled, i, target, classifier) for i, target in enumerate(targets_of(entry))]
         except LitVizError as error:
             tasks.append(replace(first, options={**first.options, "error": str(error)}))
     errors = [task.options["error"] for task in tasks if "error" in task.options]
     if len(errors) == len(tasks):
-        others = f"none of the {len(tasks)} photographs can be used; of the first: " if len(tasks) > 1 else ""
-        raise LitVizError(f"{others}{errors[0]}")
+        prefix = f"none of the {len(tasks)} photographs can be used; of the first: " if len(tasks) > 1 else ""
+        raise LitVizError(f"{prefix}{errors[0]}")
     return tasks, list(listing.notes)
 
 
@@ -75,50 +74,49 @@ def _first(entry: Entry, name: str, index: int, seed: int) -> Task:
     return Task(index, f"image {place}", seed, options={"image": place})
 
 
-def _aimed(first: Task, i: int, wanted: Target, classifier: Classifier) -> Task:
-    """Return the task of a photograph's i-th target, with what is known of it before the photograph is read."""
+def _with_target(first: Task, i: int, target: Target, classifier: Classifier) -> Task:
+    """Return the task of a photograph's i-th target, resolved as far as it does not depend on a prediction."""
     task = replace(first, index=first.index + i, seed=first.seed + i)
-    aimed = (
-        replace(task, options={**task.options, "target": wanted})
-        if isinstance(wanted, str)
-        else replace(task, target=wanted)
-    )
-    return resolve(aimed, None, classifier.labels)
+    if isinstance(target, str):
+        task = replace(task, options={**task.options, "target": target})
+    else:
+        task = replace(task, target=target)
+    return resolve(task, None, classifier.labels)
 
 
-def labels_for(wanted: str, listing: Listing, classifier: Classifier) -> Callable[[Entry], tuple[int | None, str]]:
-    """Return a function from a photograph to its label (None: still to be predicted) and where it is known from.
+def labels_for(labels: str, listing: Listing, classifier: Classifier) -> Callable[[Entry], tuple[int | None, str]]:
+    """Return a function from a photograph to its label (None: to be predicted) and the source of the label.
 
-    What a table that lists photographs says itself comes first.
+    A label in the table that lists the photographs takes precedence.
 
     Args:
-        wanted: ``"predicted"``; ``"folders"``: the folder of a photograph is called by its class (name, index, or for
+        labels: ``"predicted"``; ``"folders"``: the name of a photograph's folder is its class (name, index, or for
             ImageNet's 1000 classes the WordNet id ``n01443537``); or a CSV file with the columns ``file,label``.
         listing: all photographs.
-        classifier: whose classes the labels are.
+        classifier: classifier with the classes of the labels.
 
     Raises:
-        LitVizError: ``wanted`` is none of these, or the CSV file can't be used; the function raises where a photograph
+        LitVizError: ``labels`` is none of these, or the CSV file cannot be used; the function raises if a photograph
             has no label.
     """
     read = _reader(classifier)
-    table = _table(wanted, "label", listing)
-    if table is None and wanted not in ("predicted", "folders"):
-        hint = did_you_mean(wanted, ("predicted", "folders"))
-        raise LitVizError(f"labels {wanted!r} are unknown: choose predicted, folders or a CSV file (file,label){hint}")
+    table = _table(labels, "label", listing)
+    if table is None and labels not in ("predicted", "folders"):
+        hint = did_you_mean(labels, ("predicted", "folders"))
+        raise LitVizError(f"labels {labels!r} are unknown: choose predicted, folders or a CSV file (file,label){hint}")
 
     def label_of(entry: Entry) -> tuple[int | None, str]:
         if entry.label is not None:
             return read(entry, "label", entry.label), str(entry.listed_in)
         if table is not None:
-            return read(entry, "label", _said(table, entry)), wanted
-        return None if wanted == "predicted" else read(entry, "folder", _folder(entry)), wanted
+            return read(entry, "label", _cell(table, entry)), labels
+        return None if labels == "predicted" else read(entry, "folder", _folder(entry)), labels
 
     return label_of
 
 
 def targets_for(
-    wanted: Sequence[str | int] | str | int | None,
+    targets: Sequence[str | int] | str | int | None,
     listing: Listing,
     classifier: Classifier,
     default: Literal["label", "none"],
@@ -136,22 +134,22 @@ def targets_for(
         default: the target where none is wanted.
 
     Raises:
-        LitVizError: an unknown or ambiguous class, an index out of range, or a CSV file that can't be used; the
-            function raises where a photograph has no target.
+        LitVizError: an unknown or ambiguous class, an index out of range, or a CSV file that cannot be used; the
+            function raises if a photograph has no target.
     """
     read = _reader(classifier)
 
-    def said_of(entry: Entry, word: str | int) -> Target:
+    def parse(entry: Entry, word: str | int) -> Target:
         return word if isinstance(word, str) and word in _OPEN else read(entry, "target", word)
 
     def reading(word: str | int) -> Callable[[Entry], Target]:
         table = _table(str(word), "target", listing)
         if table is not None:
-            return lambda entry: said_of(entry, _said(table, entry))
+            return lambda entry: parse(entry, _cell(table, entry))
         fixed = word if word in _OPEN else class_of(classifier, word)
         return lambda entry: fixed
 
-    words = [wanted] if isinstance(wanted, (str, int)) else list(wanted or [default])
+    words = [targets] if isinstance(targets, (str, int)) else list(targets or [default])
     if default == "label" and "none" in words:
         raise LitVizError("a map is always of a class: leave out --target none for that of the label.")
     for word in words:
@@ -159,7 +157,7 @@ def targets_for(
             raise LitVizError(f"a target is the name or index of a class, not {word!r}")
     readings = [reading(word) for word in words]
     return lambda entry: (
-        [reading(entry) for reading in readings] if entry.target is None else [said_of(entry, entry.target)]
+        [reading(entry) for reading in readings] if entry.target is None else [parse(entry, entry.target)]
     )
 
 
@@ -177,9 +175,9 @@ def class_of(classifier: Classifier, word: str | int) -> int:
 
 
 def _is_imagenet(labels: Sequence[str]) -> bool:
-    """Return whether these are the 1000 classes in their usual order, by a few that every list calls alike."""
-    few = {1: "goldfish", 76: "tarantula", 999: "toilet tissue"}
-    return len(labels) == 1000 and all(name in labels[index].casefold() for index, name in few.items())
+    """Return whether the labels are ImageNet's 1000 classes in their usual order, by a few common names."""
+    samples = {1: "goldfish", 76: "tarantula", 999: "toilet tissue"}
+    return len(labels) == 1000 and all(name in labels[index].casefold() for index, name in samples.items())
 
 
 @cache
@@ -190,13 +188,10 @@ def _wordnet_ids() -> Mapping[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
-# -- what is said of one photograph
-
-
 def _reader(classifier: Classifier) -> Callable[[Entry, str, str | int], int]:
-    """Return a function that reads a class said of a photograph (its label, folder or target) and names it if wrong."""
+    """Return a function that parses the label, folder or target of a photograph; its error names the photograph."""
 
-    @cache  # also of errors: near names take their time, and a folder of a thousand photographs has but one name
+    @cache  # errors too: the search for similar names is slow, and a thousand photographs may share a folder
     def find(word: str | int) -> int | LitVizError:
         try:
             return class_of(classifier, word)
@@ -204,25 +199,25 @@ def _reader(classifier: Classifier) -> Callable[[Entry, str, str | int], int]:
             return error
 
     def read(entry: Entry, what: str, word: str | int) -> int:
-        found = find(word)
-        if isinstance(found, LitVizError):
-            raise LitVizError(f"the {what} of {entry.path} is no class: {found}")
-        return found
+        index = find(word)
+        if isinstance(index, LitVizError):
+            raise LitVizError(f"the {what} of {entry.path} is no class: {index}")
+        return index
 
     return read
 
 
-def _table(wanted: str, column: str, listing: Listing) -> Mapping[str, str | LitVizError] | None:
-    if Path(wanted).suffix.casefold() != ".csv":
+def _table(path: str, column: str, listing: Listing) -> Mapping[str, str | LitVizError] | None:
+    if Path(path).suffix.casefold() != ".csv":
         return None
-    return column_values([entry.path for entry in listing.entries], wanted, column)
+    return column_values([entry.path for entry in listing.entries], path, column)
 
 
-def _said(table: Mapping[str, str | LitVizError], entry: Entry) -> str:
-    said = table[entry.path]
-    if isinstance(said, LitVizError):
-        raise said
-    return said
+def _cell(table: Mapping[str, str | LitVizError], entry: Entry) -> str:
+    value = table[entry.path]
+    if isinstance(value, LitVizError):
+        raise value
+    return value
 
 
 def _folder(entry: Entry) -> str:
