@@ -1,21 +1,18 @@
-"""Saliency methods, one a file: which pixels decide?"""
+"""Saliency methods: how much each pixel contributes to the score of a class."""
 
 from __future__ import annotations
 
 from lit_viz.attributions.base import Attribution, Estimator, add_rows, attribute, gather_rows, keys
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
-from lit_viz.attributions.grad_cam import GradCAM
-from lit_viz.attributions.gradient import Gradient
-from lit_viz.attributions.guided import Deconvolution, GuidedBackprop
-from lit_viz.attributions.guided_grad_cam import GuidedGradCAM
-from lit_viz.attributions.input_x_gradient import InputXGradient
+from lit_viz.attributions.grad_cam import GradCAM, GuidedGradCAM
+from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.sampling import Sampling
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 
-#: By the names that commands, records and figures use.
+#: Saliency methods by their names in commands, records and figures.
 METHODS: dict[str, type[Attribution]] = {
     "gradient": Gradient,
     "input_x_gradient": InputXGradient,
@@ -33,7 +30,7 @@ METHODS: dict[str, type[Attribution]] = {
 }
 
 
-#: How methods are called in figures, where that is not their name.
+#: Titles in figures that differ from the name.
 _TITLES = {
     "input_x_gradient": "input × gradient",
     "smoothgrad": "SmoothGrad",
@@ -46,12 +43,12 @@ _TITLES = {
 
 
 def title_of(name: str) -> str:
-    """Return how a method of this name is called in figures."""
+    """Return the title of a method in figures."""
     return _TITLES.get(name, name.replace("_", " "))
 
 
 def name_of(method: Attribution) -> str:
-    """Return the method's name; that of its class where it is none of ``METHODS``."""
+    """Return the name of a method in ``METHODS``, or the name of its class."""
     return next((name for name, kind in METHODS.items() if kind is type(method)), type(method).__name__)
 
 

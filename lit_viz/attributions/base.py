@@ -1,4 +1,4 @@
-"""The interface of saliency methods: step rules that leave the photograph where it is and accumulate what they find."""
+"""Base classes of saliency methods: step rules that keep the image and accumulate evaluations."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from lit_viz.utils.device import to_device, to_list
 
 
 class Attribution(StepRule):
-    """A saliency map in the making.
+    """Base class of saliency methods.
 
-    ``x`` is the photograph, which stays. The state holds what was accumulated so far, so that the map can be seen at
-    any time (:meth:`attribution`) with how far it may be off (:meth:`uncertainty`). An iteration is an evaluation.
+    ``x`` is the image, which is not modified. The state accumulates the map, so that it is available after any number
+    of evaluations (:meth:`attribution`) with an error estimate (:meth:`uncertainty`). One iteration is one evaluation.
+
+    Subclass :class:`Estimator` for a sum over evaluations, and :class:`~lit_viz.attributions.sampling.Sampling` for a
+    mean over random samples. A subclass of this class implements :meth:`step` and :meth:`attribution`.
 
     Attributes:
-        evaluations: that a map takes unless said otherwise.
-        spatial: one channel for all colours: maps are ``(N, 1, H, W)`` instead of ``(N, C, H, W)``.
-        networks: the copies of the classifier that are asked (see :class:`~lit_viz.optim.Evaluate`).
-        layers: whose activations are read.
-        objective: what the map explains; the target's logit unless the method's paper says otherwise.
-        tolerance: a map is done when its ``error`` is not above it; None goes on to the last evaluation.
-        batch: inputs that are evaluated at once, over all slots; at least one a slot.
-        reducer: how the channels become one map to be seen (a name of :data:`~lit_viz.attributions.reducers.REDUCERS`).
+        evaluations: default number of evaluations per map.
+        spatial: maps are ``(N, 1, H, W)``, one channel for all colors, instead of ``(N, C, H, W)``.
+        networks: copies of the classifier that are evaluated (see :class:`~lit_viz.optim.Evaluate`).
+        layers: layers whose activations are read.
+        objective: explained score; default: the target's logit.
+        tolerance: a map is done when its ``error`` is at most this value; None uses all evaluations.
+        batch: maximum number of inputs per evaluation over all slots; at least one per slot.
+        reducer: default channel reducer, a key of :data:`~lit_viz.attributions.reducers.REDUCERS`.
     """
 
     evaluations: int = 1
@@ -48,56 +51,55 @@ class Attribution(StepRule):
 
     @property
     def fixed(self) -> bool:
-        """Whether a map takes its own number of evaluations, however many a run asks for."""
+        """Whether the number of evaluations is defined by the method, independent of ``iterations`` of the run."""
         return self.evaluations == 1
 
     def bind(self, classifier: Classifier) -> None:
-        """Take from the classifier what the method has to know of it, before it is used; nothing by default.
+        """Validate the method for a classifier and read its properties; called before the first evaluation.
 
         Raises:
-            LitVizError: the method makes no sense for it.
+            LitVizError: if the method does not apply to the classifier.
         """
 
     def record_fields(self) -> dict[str, Any]:
-        """Return what the record of a map says of how it was made, once the method is bound."""
+        """Return the method's fields of the record of a map; called after :meth:`bind`."""
         return {}
 
     def default_evaluations(self, shape: Sequence[int]) -> int:
-        """Return how many evaluations a map of an input ``(C, H, W)``, or of any shape, takes unless said otherwise."""
+        """Return the default number of evaluations per map for an input ``(C, H, W)``, or any other shape."""
         return self.evaluations
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return what every method needs: the tasks' seeds ``(N,)``."""
+        """Return the common part of the state: the seeds of the tasks ``(N,)``."""
         return {"seed": to_device([task.seed for task in tasks], x.device)}
 
     def advance(self, state: State) -> Tensor:
-        """Return how many evaluations the next step makes a slot, ``(N,)``: never past one that is looked at."""
-        at_once = max(1, self.batch // len(state["iteration"]))
-        return (state["until"] - state["iteration"]).clamp(1, at_once)
+        """Return the number of evaluations of the next step per slot ``(N,)``, at most until the next snapshot."""
+        per_slot = max(1, self.batch // len(state["iteration"]))
+        return (state["until"] - state["iteration"]).clamp(1, per_slot)
 
     @abstractmethod
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the maps as they are after ``state["iteration"]`` evaluations, signed where the method is.
+        """Compute the maps after ``state["iteration"]`` evaluations, signed if the method is.
 
         Args:
-            x: the photographs ``(N, C, H, W)``, or whatever shape was explained.
+            x: images ``(N, C, H, W)``, or any explained input.
             state: of these slots.
 
         Returns:
-            of the shape of ``x``, or ``(N, 1, H, W)`` where the method is spatial; zero where nothing was found yet.
+            Shape of ``x``, or ``(N, 1, H, W)`` for spatial methods; zero before the first evaluation.
         """
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """Return how far the maps may be off, ``(N,)`` each by name; nothing where the method is exact.
+        """Estimate the error of the maps, ``(N,)`` per name; empty for exact methods.
 
-        The key ``error`` is relative to the map's largest value, as it is drawn, and what ``tolerance`` is held
-        against; infinite as long as it can't be told. Others are ``standard_error`` or ``completeness``, as in the
-        records.
+        The key ``error`` is relative to the maximum of the map as drawn and compared with ``tolerance``; infinite if it
+        can't be estimated yet. Other keys are fields of the record, such as ``standard_error`` and ``completeness``.
         """
         return {}
 
     def converged(self, x: Tensor, state: State) -> Tensor:
-        """Return which maps are exact enough ``(N,)`` bool: none without a tolerance."""
+        """Return which maps satisfy the tolerance, ``(N,)`` bool; all False without one."""
         if self.tolerance is None:
             return never(x)
         error = self.uncertainty(x, state).get("error")
@@ -105,49 +107,52 @@ class Attribution(StepRule):
 
 
 class Estimator(Attribution):
-    """A map that is the sum of the contributions of evaluations, each for itself."""
+    """Base class of maps that are a sum of contributions of independent evaluations.
+
+    Subclasses implement :meth:`accumulate` and :meth:`attribution`.
+    """
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Make the next evaluations of the maps that are not exact enough."""
+        """Accumulate the next evaluations of the maps that have not converged."""
         done = self.converged(x, state) | (state["iteration"] >= state["iterations"])
         counts = self.advance(state).masked_fill(done, 0)
-        made = to_list(state["iteration"])
-        mine = [(n, k + i) for n, (k, c) in enumerate(zip(made, to_list(counts), strict=True)) for i in range(c)]
-        if not mine:
+        completed = to_list(state["iteration"])
+        pairs = [(n, k + i) for n, (k, c) in enumerate(zip(completed, to_list(counts), strict=True)) for i in range(c)]
+        if not pairs:
             return x, state, done
-        slots, numbers = (to_device(column, x.device) for column in zip(*mine, strict=True))
+        slots, numbers = (to_device(column, x.device) for column in zip(*pairs, strict=True))
         return x, self.accumulate(x, dict(state), slots, numbers, evaluate), done
 
     @abstractmethod
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Make evaluations and add what they give to the state.
+        """Evaluate the network and add the contributions to the state.
 
         Args:
-            x: the photographs ``(N, ...)``.
-            state: of the slots; a dictionary of the method's own, whose tensors are not changed in place.
-            slots: ``(M,)``, whose evaluation each is; in order of the slots.
-            numbers: ``(M,)``, its number: evaluation 0 is the first of a map.
-            evaluate: asks the network.
+            x: images ``(N, ...)``.
+            state: of the slots; the dictionary is a copy, its tensors must not be modified in place.
+            slots: ``(M,)``, slot of each evaluation, ascending.
+            numbers: ``(M,)``, number of each evaluation within its map, from 0.
+            evaluate: evaluates the network.
         """
 
 
 def keys(state: State, slots: Tensor, numbers: Tensor) -> list[Key]:
-    """Return who draws in these evaluations: the task's seed and the evaluation's number, and nothing else."""
+    """Return the keys of the random draws: seed of the task and number of the evaluation."""
     seeds = to_list(state["seed"])
     return [Key(seeds[n], number) for n, number in zip(to_list(slots), to_list(numbers), strict=True)]
 
 
 def gather_rows(images: Tensor, slots: Tensor) -> Tensor:
-    """Return ``images[slots]``: the images themselves where all of them are asked for once, in order."""
-    return images if _each_once(slots, len(images)) else images.index_select(0, slots)
+    """Return ``images[slots]``, without a copy if each slot occurs once, in order."""
+    return images if _is_identity(slots, len(images)) else images.index_select(0, slots)
 
 
 def add_rows(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
-    """Return ``total`` ``(N, ...)`` with ``rows`` ``(M, ...)`` added to their slots, one after another.
+    """Return ``total`` ``(N, ...)`` with ``rows`` ``(M, ...)`` added to their slots.
 
-    In a fixed order, so that the sum doesn't depend on how many evaluations were made at once.
+    Rows are added one after another, so the sum does not depend on the number of evaluations per step.
     """
-    if _each_once(slots, len(total)):
+    if _is_identity(slots, len(total)):
         return total + rows
     total = total.clone()
     for n, row in zip(to_list(slots), rows, strict=True):
@@ -155,12 +160,12 @@ def add_rows(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
     return total
 
 
-def _each_once(slots: Tensor, count: int) -> bool:
+def _is_identity(slots: Tensor, count: int) -> bool:
     return to_list(slots) == list(range(count))
 
 
 def relative(amount: Tensor, reference: Tensor) -> Tensor:
-    """Return ``amount`` ``(N,)`` over the largest absolute value in each row of ``reference``; zero stays zero."""
+    """Divide ``amount`` ``(N,)`` by the maximum absolute value of each row of ``reference``; 0 / 0 is 0."""
     return torch.where(amount == 0, 0.0, amount / reference.reshape(len(amount), -1).abs().amax(1))
 
 
@@ -173,28 +178,28 @@ def attribute(
     evaluations: int | None = None,
     seeds: Sequence[int] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute maps with a bare loop, without a run: the reference that runs are held against.
+    """Compute maps with a plain loop, without a run; the reference implementation for tests of runs.
 
     Args:
-        method: how.
-        network: what is asked; a mapping where the method asks several (see :attr:`Attribution.networks`).
-        x: what is explained ``(N, ...)``, of any shape that method and network take.
+        method: saliency method.
+        network: network, or a mapping if the method evaluates several (see :attr:`Attribution.networks`).
+        x: inputs ``(N, ...)`` of any shape that method and network accept.
         targets: ``(N,)`` class indices.
-        evaluations: a map; the method's own number unless given.
-        seeds: of the draws, one a row; 0, 1, 2 ... unless given.
+        evaluations: per map; default: :meth:`Attribution.default_evaluations`.
+        seeds: of the draws, one per row; default 0, 1, 2 ...
 
     Returns:
-        the maps (see :meth:`Attribution.attribution`) and their uncertainty.
+        The maps (see :meth:`Attribution.attribution`) and their uncertainty.
     """
     networks: dict[str, Network] = dict(
         network if isinstance(network, Mapping) else dict.fromkeys(method.networks, network)
     )
-    wanted = torch.as_tensor(targets, device=x.device)
+    classes = torch.as_tensor(targets, device=x.device)
     seeds = range(len(x)) if seeds is None else seeds
-    tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, wanted, strict=True))]
+    tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, classes, strict=True))]
     total = method.default_evaluations(x.shape[1:]) if evaluations is None else evaluations
 
-    evaluate = bare_evaluate(method.objective, networks, {"targets": wanted}, method.layers)
+    evaluate = bare_evaluate(method.objective, networks, {"targets": classes}, method.layers)
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
     last = torch.full_like(count, total)
     state = {**method.init(x, tasks), "iteration": count, "iterations": last, "until": last}

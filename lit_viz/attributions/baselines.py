@@ -1,4 +1,4 @@
-"""Inputs that say nothing: what a photograph is compared with, and what hides a part of it."""
+"""Baselines: uninformative inputs that replace an image or parts of it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Kind = Literal["black", "mean", "blurred", "random"]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline in [0, 1], made of the photograph where it depends on it.
+    """A baseline in [0, 1], possibly computed from the image.
 
     Attributes:
-        kind: ``black``; ``mean``, the photograph's own mean colour; ``blurred`` (Fong and Vedaldi 2017,
-            arXiv:1704.03296); ``random``, uniform noise that belongs to the task's seed; or a grey value.
+        kind: ``black``; ``mean``, the image's mean color; ``blurred`` (Fong and Vedaldi 2017, arXiv:1704.03296);
+            ``random``, uniform noise keyed by the task's seed; or a gray value.
         sigma: of the blur, in pixels.
     """
 
@@ -31,17 +31,18 @@ class Baseline:
     sigma: float = 10.0
 
     def __post_init__(self) -> None:
-        known = self.kind in get_args(Kind) if isinstance(self.kind, str) else math.isfinite(self.kind)
-        if not known:
+        valid = self.kind in get_args(Kind) if isinstance(self.kind, str) else math.isfinite(self.kind)
+        if not valid:
             names = ", ".join(get_args(Kind))
-            raise LitVizError(f"there is no baseline {self.kind!r}: choose one of {names}, or give a grey value.")
+            raise LitVizError(f"baseline must be one of {names} or a gray value, got {self.kind!r}")
         if not 0 < self.sigma < math.inf:
-            raise LitVizError(f"a blurred baseline needs a sigma above 0 pixels, not {self.sigma}: 10 is usual.")
+            raise LitVizError(f"sigma of the blurred baseline must be positive, got {self.sigma}: 10 is usual")
 
     def __call__(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return a baseline a row of ``x`` ``(N, ...)``, of its shape.
+        """Compute the baselines of ``x`` ``(N, ...)``, same shape.
 
-        The mean is over all but the channels, or over all where there are none; the blur needs images (N, C, H, W).
+        The mean is over all dimensions but the channels, or over all without channels; the blur requires ``(N, C, H,
+        W)``.
         """
         if self.kind == "random":
             draws = Draws([Key(seed, 0) for seed in seeds], x.device).scoped("baseline")
@@ -50,8 +51,6 @@ class Baseline:
             return x.mean(tuple(range(min(2, x.ndim - 1), x.ndim)), keepdim=True).expand_as(x).clone()
         if self.kind == "blurred":
             if x.ndim != 4:
-                raise LitVizError(
-                    f"only images (N, C, H, W) can be blurred, not {tuple(x.shape)}: choose another baseline."
-                )
+                raise LitVizError(f"the blurred baseline requires images (N, C, H, W), got shape {tuple(x.shape)}")
             return gaussian_blur(x, torch.full((len(x),), self.sigma))
         return torch.full_like(x, 0.0 if self.kind == "black" else float(self.kind))

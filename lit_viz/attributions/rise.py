@@ -1,4 +1,4 @@
-"""What the score is when only random parts of the photograph are seen."""
+"""RISE: mean score over random masks of the image."""
 
 from __future__ import annotations
 
@@ -22,66 +22,63 @@ from lit_viz.utils.device import to_list
 
 class RISE(Sampling):
     """``sum of score(x * M) * M / (n p)`` over n random masks M of mean p (Petsiuk et al. 2018, arXiv:1806.07421,
-    equation 6): the mean score of the class when a pixel is seen.
+    equation 6): the mean score of the class given that a pixel is visible.
 
-    The score is the class's softmax probability. It is the image in [0, 1] that is masked: what is hidden turns black.
-    Forward only. The paper takes 4000 to 8000 masks; how far fewer are off is told by the standard error.
+    The score is the softmax probability. The image in [0, 1] is masked, so hidden pixels are black. Forward only. The
+    paper uses 4000 to 8000 masks; the standard error estimates the accuracy of fewer.
 
     Args:
-        grid: cells along a side of a mask, before it is enlarged.
-        p: how likely a cell is seen.
+        grid: cells along a side of a mask before upsampling.
+        p: probability that a cell is visible.
     """
 
     evaluations = 1000
     spatial: ClassVar[bool] = True
-    reducer: ClassVar[str] = "above_least"  # every pixel has the mean score, and some more
+    reducer: ClassVar[str] = "above_least"  # every pixel contains the mean score
     objective: Objective = Probability()
 
     def __init__(self, grid: int = 8, p: float = 0.5) -> None:
         if grid < 1:
-            raise LitVizError(f"the masks of RISE need 1 or more cells along a side, not {grid}: 8 is usual.")
+            raise LitVizError(f"grid of RISE must be at least 1, got {grid}: 8 is usual")
         if not 0 < p < 1:
-            raise LitVizError(
-                f"a cell of RISE's masks is seen with a probability between 0 and 1, not {p}: 0.5 is usual."
-            )
+            raise LitVizError(f"p of RISE must be between 0 and 1, got {p}: 0.5 is usual")
         self.grid = grid
         self.p = p
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return an empty map a slot.
+        """Return zero maps.
 
         Raises:
-            LitVizError: x is no batch of images.
+            LitVizError: if x is not ``(N, C, H, W)``.
         """
         if x.ndim != 4:
-            raise LitVizError(f"RISE masks images (N, C, H, W), not {tuple(x.shape)}: choose another method.")
+            raise LitVizError(f"RISE requires images (N, C, H, W), got shape {tuple(x.shape)}")
         return super().init(x, tasks)
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Return the masks, times the score of what they leave over p."""
-        seen = masks(keys(state, slots, numbers), x, self.grid, self.p)
-        scores = evaluate(gather_rows(x, slots) * seen, gradient=False, slots=slots).score
-        return scores.view(-1, 1, 1, 1).to(x.dtype) * seen / self.p
+        """Return ``score(x * M) * M / p`` for random masks M."""
+        visible = masks(keys(state, slots, numbers), x, self.grid, self.p)
+        scores = evaluate(gather_rows(x, slots) * visible, gradient=False, slots=slots).score
+        return scores.view(-1, 1, 1, 1).to(x.dtype) * visible / self.p
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """Return the mean's standard error as for every mean; its ``error`` is relative to what the map has above its
-        least pixel, as it is drawn."""
-        found = super().uncertainty(x, state)
+        """Return the standard error of the mean; ``error`` is relative to the maximum of the map minus its minimum, as
+        it is drawn."""
+        uncertainty = super().uncertainty(x, state)
         above_least = state["mean"] - state["mean"].amin((-2, -1), keepdim=True)
-        return {**found, "error": relative(found["standard_error"], above_least)}
+        return {**uncertainty, "error": relative(uncertainty["standard_error"], above_least)}
 
 
 def masks(keys: Sequence[Key], x: Tensor, grid: int, p: float) -> Tensor:
-    """Return random masks ``(M, 1, H, W)`` in [0, 1], whose mean is ``p`` at every pixel (section 3.2 of the paper).
+    """Draw masks ``(M, 1, H, W)`` in [0, 1] with mean ``p`` at every pixel (section 3.2 of the paper).
 
-    A grid of zeros and ones is enlarged bilinearly, so that it is a cell larger than the image, of which the image is
-    cut out at random.
+    A binary grid is upsampled bilinearly to one cell more than the image, and cropped at a random position.
 
     Args:
-        keys: M of them, who draws.
-        x: of the images' device, type, height and width.
+        keys: one per mask.
+        x: tensor with the device, dtype, height and width of the images.
         grid: cells along a side.
-        p: how likely a cell is 1.
+        p: probability that a cell is 1.
     """
     draws = Draws(keys, x.device).scoped("rise")
     cells = (draws.uniform("cells", shape=(1, grid, grid)) < p).to(x.dtype)

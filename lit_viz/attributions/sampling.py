@@ -1,4 +1,4 @@
-"""Maps that are a mean over random samples, with the standard error that their own spread gives."""
+"""Base class of maps that are a mean over random samples, with its standard error."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
 from lit_viz.utils.device import to_list
 
-#: A tolerance is looked at after every so many evaluations: a small sample may be narrow by chance, and where a map
-#: stops must not depend on how many evaluations are made at once.
+#: Evaluations between two tests of the tolerance. Small samples can have a small variance by chance, and the number of
+#: evaluations of a map must not depend on the batch.
 EVERY = 8
 
 
 class Sampling(Estimator):
-    """A map that is the mean of independent samples, one an evaluation.
+    """Base class of maps that are the mean of independent samples, one per evaluation.
+
+    Subclasses implement :meth:`samples`. The uncertainty is the standard error, relative to the map's maximum.
 
     Attributes:
-        lost: evaluations at the start that give no sample.
+        skipped: number of evaluations at the start that give no sample.
     """
 
     skipped: ClassVar[int] = 0
 
     @abstractmethod
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Return a sample an evaluation ``(M, ...)``, zero where none is given; arguments as of :meth:`accumulate`."""
+        """Compute one sample per evaluation, ``(M, ...)``, zero if skipped; arguments as for :meth:`accumulate`."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return an empty mean a slot, and a sum of squared deviations ``(N,)``: their mean over the pixels."""
+        """Return zero means, and zero sums of squared deviations ``(N,)``, averaged over the pixels."""
         empty = torch.zeros_like(x[:, :1] if self.spatial else x)
         return {**super().init(x, tasks), "mean": empty, "squares": x.new_zeros(len(x))}
 
     def advance(self, state: State) -> Tensor:
-        """Return how many samples the next step takes: with a tolerance, never past where it is looked at."""
+        """Return the number of samples of the next step; with a tolerance, at most until it is tested."""
         advance = super().advance(state)
         return advance if self.tolerance is None else torch.minimum(advance, EVERY - state["iteration"] % EVERY)
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Sample, and move the means."""
+        """Compute samples and update the means."""
         samples = self.samples(x, state, slots, numbers, evaluate)
         state["mean"], residuals = welford_update(state["mean"], slots, numbers, samples, self.skipped)
         squares = torch.linalg.vector_norm(residuals.flatten(1), dim=1).square() / residuals[0].numel()
@@ -56,35 +58,40 @@ class Sampling(Estimator):
         return state["mean"]
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """Return the mean's standard error: ``sqrt(s^2 / n)`` with the samples' unbiased variance s^2, root mean square
-        over the pixels, in units of the map; infinite below two samples."""
+        """Return ``standard_error`` in units of the map, and ``error``, the same relative to the map's maximum.
+
+        The standard error is ``sqrt(s^2 / n)`` with the unbiased variance s^2 of the samples, as root mean square over
+        the pixels; infinite for fewer than two samples.
+        """
         count = (state["iteration"] - self.skipped).to(x.dtype)
         variance = state["squares"] / (count * (count - 1))
         standard_error = torch.where(count >= 2, variance.sqrt(), torch.inf)
         return {"standard_error": standard_error, "error": relative(standard_error, state["mean"])}
 
     def converged(self, x: Tensor, state: State) -> Tensor:
-        """Return which maps are exact enough, where it is time to look."""
+        """Return which maps satisfy the tolerance, every ``EVERY`` evaluations."""
         return super().converged(x, state) & (state["iteration"] % EVERY == 0)
 
 
-def welford_update(mean: Tensor, slots: Tensor, numbers: Tensor, rows: Tensor, lost: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the means with the rows taken in one after another, and the recursive residuals ``(M, ...)``.
+def welford_update(
+    mean: Tensor, slots: Tensor, numbers: Tensor, rows: Tensor, skipped: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Update means with rows, one after another; return the means and the recursive residuals ``(M, ...)``.
 
-    The update of Welford 1962 (Technometrics 4:419): with ``d`` the distance of the k-th row to the mean of those
-    before, the mean moves by ``d / k``. The squares of the residuals ``d sqrt((k - 1) / k)`` add up to the sum of
+    The update of Welford 1962 (Technometrics 4:419): with ``d`` the difference of the k-th row and the mean of the
+    previous ones, the mean changes by ``d / k``. The squared residuals ``d sqrt((k - 1) / k)`` sum to the sum of
     squared deviations from the mean.
 
     Args:
         mean: ``(N, ...)``.
-        slots: ``(M,)``, whose each row is.
-        numbers: ``(M,)``, of each row from 0: ``k - 1``.
+        slots: ``(M,)``, slot of each row.
+        numbers: ``(M,)``, number of each row in its slot from 0: ``k - 1``.
         rows: ``(M, ...)``.
-        lost: rows at the start of each mean that are passed over, and whose residual is zero.
+        skipped: number of ignored rows at the start of each mean, whose residual is zero.
     """
     mean, residuals = mean.clone(), torch.empty_like(rows, dtype=mean.dtype, memory_format=torch.contiguous_format)
     for row, residual, n, number in zip(rows, residuals, to_list(slots), to_list(numbers), strict=True):
-        k = number + 1 - lost
+        k = number + 1 - skipped
         if k < 1:
             residual.zero_()
             continue

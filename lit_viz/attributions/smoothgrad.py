@@ -1,4 +1,4 @@
-"""The gradient under noise: its mean, mean square and variance."""
+"""SmoothGrad and variants: mean, mean square and variance of the gradient under noise."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from lit_viz.types import Task
 
 
 class SmoothGrad(Sampling):
-    """The mean of the gradient over copies of the photograph with Gaussian noise (Smilkov et al. 2017,
-    arXiv:1706.03825, section 3): of the signed gradient, so that what only flickers cancels.
+    """Mean of the signed gradient over copies of the image with Gaussian noise (Smilkov et al. 2017, arXiv:1706.03825,
+    section 3).
 
     Noisy copies are not clipped to [0, 1].
 
     Args:
-        sigma: standard deviation of the noise, in units of [0, 1]; the paper finds 0.1 to 0.2 best.
+        sigma: standard deviation of the noise, for images in [0, 1]; the paper recommends 0.1 to 0.2.
     """
 
     evaluations = 32
 
     def __init__(self, sigma: float = 0.15) -> None:
         if not 0 < sigma < math.inf:
-            raise LitVizError(f"the noise of SmoothGrad needs a sigma above 0, not {sigma}: 0.1 to 0.2 is usual.")
+            raise LitVizError(f"sigma of SmoothGrad must be positive, got {sigma}: 0.1 to 0.2 is usual")
         self.sigma = sigma
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Return the gradients at noisy copies."""
+        """Compute the gradients at noisy copies."""
         noisy = noise(keys(state, slots, numbers), x, self.sigma).add_(gather_rows(x, slots))
         return evaluate(noisy, slots=slots).gradient
 
 
 class SmoothGradSquared(SmoothGrad):
-    """The mean of the squared gradient over noisy copies (Hooker et al. 2019, arXiv:1806.10758); unsigned."""
+    """Mean of the squared gradient over noisy copies (Hooker et al. 2019, arXiv:1806.10758); unsigned."""
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Return the squared gradients."""
+        """Compute the squared gradients."""
         return super().samples(x, state, slots, numbers, evaluate).square()
 
 
 class VarGrad(SmoothGrad):
-    """The unbiased variance of the gradient over noisy copies (Adebayo et al. 2018, arXiv:1810.03292); unsigned.
+    """Unbiased variance of the gradient over noisy copies (Adebayo et al. 2018, arXiv:1810.03292); unsigned.
 
     The square of the k-th recursive residual (:func:`~lit_viz.attributions.sampling.welford_update`) has the variance
     as its expectation, and the mean of the squares over k = 2 ... n is the sample variance with divisor n - 1 (Welford
@@ -61,22 +61,22 @@ class VarGrad(SmoothGrad):
     skipped: ClassVar[int] = 1
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the mean of the gradient besides."""
+        """Return the state of the mean of the squares, and a zero mean of the gradient."""
         return {**super().init(x, tasks), "centre": torch.zeros_like(x)}
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Return the squared recursive residuals."""
+        """Compute the squared recursive residuals."""
         gradients = super().samples(x, state, slots, numbers, evaluate)
         state["centre"], residuals = welford_update(state["centre"], slots, numbers, gradients)
         return residuals.square_()
 
 
 def noise(keys: Sequence[Key], x: Tensor, sigma: float) -> Tensor:
-    """Return the noise of evaluations, so that another implementation can be given just the same.
+    """Draw the noise of evaluations; public so that reference implementations can use the same noise.
 
     Args:
-        keys: M of them, ``Key(task seed, number of the evaluation from 0)``.
-        x: anything of the photographs' device, type and shape ``(N, ...)``.
+        keys: M keys, ``Key(seed of the task, number of the evaluation from 0)``.
+        x: tensor with the device, dtype and shape ``(N, ...)`` of the images.
         sigma: standard deviation.
 
     Returns:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import Attribution, attribute
 from lit_viz.attributions.baselines import Baseline
-from lit_viz.attributions.gradient import Gradient
-from lit_viz.attributions.input_x_gradient import InputXGradient
+from lit_viz.attributions.gradient import Gradient, InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE, masks

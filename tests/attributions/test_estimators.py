@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Attribution, attribute
-from lit_viz.attributions.gradient import Gradient
-from lit_viz.attributions.input_x_gradient import InputXGradient
+from lit_viz.attributions.gradient import Gradient, InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients, gauss_legendre, growing
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
@@ -176,20 +175,23 @@ def test_occlusion_goes_in_reading_order() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: SmoothGrad(0.0), "sigma above 0"),
-        (lambda: VarGrad(float("nan")), "sigma above 0"),
-        (lambda: IntegratedGradients("white"), "no baseline 'white'"),
-        (lambda: IntegratedGradients(float("inf")), "no baseline inf"),
-        (lambda: IntegratedGradients("blurred", sigma=0.0), "sigma above 0"),
-        (lambda: Occlusion(0), "window of 0"),
-        (lambda: Occlusion(4, 5), "can't move by 5"),
-        (lambda: Occlusion((4, 4), (2, 2, 2)), "can't move"),
-        (lambda: mapped(Occlusion(32)), "32 pixels doesn't fit an input of 17 x 14"),
-        (lambda: mapped(Occlusion((2, 2, 2))), "doesn't fit"),
-        (lambda: RISE(grid=0), "1 or more cells"),
+        (lambda: SmoothGrad(0.0), "must be positive"),
+        (lambda: VarGrad(float("nan")), "must be positive"),
+        (lambda: IntegratedGradients("white"), "baseline must be one of .*, got 'white'"),
+        (lambda: IntegratedGradients(float("inf")), "baseline must be one of .*, got inf"),
+        (lambda: IntegratedGradients("blurred", sigma=0.0), "must be positive"),
+        (lambda: Occlusion(0), "got window 0"),
+        (lambda: Occlusion(4, 5), "got window 4 and stride 5"),
+        (lambda: Occlusion((4, 4), (2, 2, 2)), "stride of Occlusion must be"),
+        (lambda: mapped(Occlusion(32)), "at most the input of 17 x 14 pixels, got 32 pixels"),
+        (lambda: mapped(Occlusion((2, 2, 2))), "window of Occlusion must be at most"),
+        (lambda: RISE(grid=0), "grid of RISE must be at least 1"),
         (lambda: RISE(p=1.0), "between 0 and 1"),
-        (lambda: attribute(RISE(), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]), "RISE masks images"),
-        (lambda: attribute(IntegratedGradients("blurred"), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]), "be blurred"),
+        (lambda: attribute(RISE(), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]), "RISE requires images"),
+        (
+            lambda: attribute(IntegratedGradients("blurred"), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]),
+            "blurred baseline requires images",
+        ),
     ],
 )
 def test_refusals(make: Callable[[], object], words: str) -> None:

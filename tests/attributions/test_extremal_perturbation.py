@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_viz.attributions.base import attribute
 from lit_viz.attributions.extremal_perturbation import (
     ExtremalPerturbation,
-    _around,
+    _window_sum,
     enlarged,
     perturbed,
     pyramid,
@@ -101,7 +101,7 @@ def test_sums_of_shifted_maps_are_a_convolution() -> None:
     place = torch.tensor([[3, 1, 3], [2, 0, 2], [3, 1, 1]])
     weight = torch.nn.functional.one_hot(place).permute(2, 0, 1)[None].double()
     expected = torch.nn.functional.conv2d(maps.flatten(0, 1), weight).unflatten(0, (2, 3))
-    ours, upstream = _around(maps, place), drawn(2, 3, 1, 7, 6)
+    ours, upstream = _window_sum(maps, place), drawn(2, 3, 1, 7, 6)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
     slopes = [torch.autograd.grad(of, maps, upstream)[0] for of in (ours, expected)]
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=0)
@@ -274,13 +274,13 @@ def test_nothing_is_found_before_the_first_evaluation() -> None:
 
 
 def test_what_makes_no_mask_is_refused_in_a_sentence() -> None:
-    with pytest.raises(LitVizError, match="a fraction of the image between 0 and 1, not 10"):
+    with pytest.raises(LitVizError, match="area of ExtremalPerturbation must be between 0 and 1, got 10"):
         ExtremalPerturbation(area=10)
-    with pytest.raises(LitVizError, match="sigma 0"):
+    with pytest.raises(LitVizError, match="must be positive, got 0"):
         ExtremalPerturbation(sigma=0)
-    with pytest.raises(LitVizError, match="cell 0"):
+    with pytest.raises(LitVizError, match=r"must be positive, got 8\.0, 0,"):
         ExtremalPerturbation(cell=0)
-    with pytest.raises(LitVizError, match="another method"):
+    with pytest.raises(LitVizError, match="requires images"):
         attribute(ExtremalPerturbation(), Counted(SMOOTH), photographs().flatten(1), TARGETS)
 
 

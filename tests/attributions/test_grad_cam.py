@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_viz.attributions.base import attribute
-from lit_viz.attributions.grad_cam import GradCAM
-from lit_viz.attributions.guided_grad_cam import GuidedGradCAM
+from lit_viz.attributions.grad_cam import GradCAM, GuidedGradCAM
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from tests.attributions.test_guided import MEAN, STD, TARGETS, Normalized, made
@@ -194,11 +193,11 @@ def linear() -> nn.Module:
 @pytest.mark.parametrize(
     ("net", "layer", "sentence"),
     [
-        (linear(), None, r"^no layer of Sequential gives feature maps \(N, C, h, w\), which Grad-CAM weighs: use grad"),
-        (conv_net(), "7", r"but layer '7' of Sequential gives \(1, 8\): name another layer, or in Python give GradCAM"),
+        (linear(), None, r"^Grad-CAM requires a layer with feature maps .*, and Sequential has none: use gradient"),
+        (conv_net(), "7", r"got \(1, 8\) from layer '7' of Sequential: choose another layer, or in Python give"),
         (conv_net(), "33", "no layer '33'"),
-        (torchvision.models.VisionTransformer(16, 8, 1, 2, 12, 24), None, r"layer 'encoder' .* gives \(1, 5, 12\)"),
-        (timm.models.MlpMixer(img_size=16, patch_size=8, num_blocks=1, embed_dim=12), None, r"gives \(1, 4, 12\)"),
+        (torchvision.models.VisionTransformer(16, 8, 1, 2, 12, 24), None, r"got \(1, 5, 12\) from layer 'encoder'"),
+        (timm.models.MlpMixer(img_size=16, patch_size=8, num_blocks=1, embed_dim=12), None, r"got \(1, 4, 12\)"),
     ],
 )
 def test_what_has_no_feature_maps_is_refused(net: nn.Module, layer: str | None, sentence: str) -> None:

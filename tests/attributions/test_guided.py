@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_1
 
 from lit_viz.attributions.base import attribute
-from lit_viz.attributions.gradient import Gradient
-from lit_viz.attributions.guided import Deconvolution, GuidedBackprop
+from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop
 from lit_viz.classifiers import load_classifier
 from tests.classifiers.networks import conv_net, trained
 

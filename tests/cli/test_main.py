@@ -184,7 +184,7 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["saliency", "x.png", "--method", "smoothgrad", "--method.sigam", "3"], "sigam; did you mean 'sigma'?"),
         (
             ["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigma", "-1"],
-            "needs a sigma above 0, not -1.0: ",
+            "sigma of SmoothGrad must be positive, got -1.0: ",
         ),
         (["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigam", "1"], "SmoothGrad has no option sigam"),
         (
