@@ -93,7 +93,7 @@ def test_a_lightning_checkpoint_of_a_factory_in_the_current_folder(nets: str) ->
     assert (classifier.channels, classifier.labels) == (1, ("a", "b", "c"))
 
 
-def test_the_commands_find_it_and_its_labels(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_load_a_factory_with_labels(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("names.txt").write_text("ant\nbee\ncow\n")
     own = ["--classifier", f"{nets}:three", "--classifier.labels", "names.txt", "--classifier.size", "8"]
     lit_viz("classes", "be", *own)
@@ -111,7 +111,7 @@ def test_the_commands_find_it_and_its_labels(nets: str, capsys: pytest.CaptureFi
     lit_viz("resume", "run")
 
 
-def test_a_network_that_is_random_is_the_same_in_a_resumed_run_and_said_to_be_untrained(nets: str) -> None:
+def test_random_networks_are_reproducible_and_noted_as_untrained(nets: str) -> None:
     first = load_classifier(f"{nets}:three", size=8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)  # as another process may have it
@@ -121,13 +121,13 @@ def test_a_network_that_is_random_is_the_same_in_a_resumed_run_and_said_to_be_un
     assert any("give trained ones by weights=FILE" in note for note in first.notes)
 
 
-def test_what_hugging_face_networks_tell_of_themselves_is_believed(nets: str) -> None:
+def test_preprocessing_of_hugging_face_networks_is_used(nets: str) -> None:
     classifier = load_classifier(f"{nets}:hugging")
     assert (classifier.size, classifier.labels) == ((8, 8), ("cat", "dog", "emu"))
     assert classifier.logits(torch.rand(2, 1, 8, 8)).shape == (2, 3)
 
 
-def test_a_network_in_train_mode_is_asked_in_eval_mode_and_left_as_it_was(nets: str) -> None:
+def test_a_network_in_train_mode_is_evaluated_in_eval_mode_and_preserved(nets: str) -> None:
     classifier = load_classifier(f"{nets}:three", size=8)
     classifier.original.train()
     before = {key: tensor.clone() for key, tensor in classifier.original.state_dict().items()}
@@ -156,13 +156,13 @@ def test_a_head_of_other_classes_in_a_named_architecture(tmp_path: Path) -> None
         ("{}:three", "the input size of {}:three is required: give size="),
     ],
 )
-def test_a_network_that_is_named_wrongly_is_one_sentence(nets: str, named: str, says: str) -> None:
+def test_wrong_names_are_rejected_with_a_suggestion(nets: str, named: str, says: str) -> None:
     with pytest.raises(LitVizError) as error:
         load_classifier(named.replace("{}", nets), **({"size": 8} if named != "{}:three" else {}))
     assert says.replace("{}", nets).replace("{cwd}", str(Path.cwd())) in str(error.value)
 
 
-def test_weights_that_do_not_fit_say_how_to_go_on(nets: str) -> None:
+def test_mismatched_weights_are_rejected_with_a_suggestion(nets: str) -> None:
     other = load_classifier(f"{nets}:hugging").original
     torch.save({f"net.{key}": tensor for key, tensor in other.state_dict().items()}, "prefixed.pth")
     load_classifier(f"{nets}:three", weights="prefixed.pth", size=8)
@@ -177,7 +177,7 @@ def test_weights_that_do_not_fit_say_how_to_go_on(nets: str) -> None:
         load_classifier(f"{nets}:three", weights="objects.ckpt", size=8)
 
 
-def test_the_fooled_grey_file_has_the_norm_that_its_record_says(nets: str, tmp_path: Path) -> None:
+def test_a_gray_file_has_the_norm_of_its_record(nets: str, tmp_path: Path) -> None:
     """A grey file that is read back in three colours would change by sqrt(3) times as much."""
     from lit_viz.figures.attack import AttackPanel, attack_figure
     from lit_viz.images.reading import encode_png
@@ -207,7 +207,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_page_runs_as_it_stands(tmp_path: Path) -> None:
+def test_the_page_runs(tmp_path: Path) -> None:
     """In a folder of its own, by the installed script, as a user would."""
     script = shutil.which("lit-viz", path=str(Path(sys.executable).parent))
     if script is None:

@@ -57,7 +57,7 @@ def _forward(net: _Tempered) -> None:
 
 
 @pytest.mark.parametrize("change", [_hook, _temper, _shift, _forward])
-def test_a_run_begins_with_a_copy_of_the_network_as_it_is_now(change: Callable[[_Tempered], None]) -> None:
+def test_refresh_discards_copies_of_a_changed_network(change: Callable[[_Tempered], None]) -> None:
     net = _Tempered()
     classifier = load_classifier(net, size=16)
     classifier.refresh()
@@ -70,7 +70,7 @@ def test_a_run_begins_with_a_copy_of_the_network_as_it_is_now(change: Callable[[
     torch.testing.assert_close(classifier.fast()(x)[0], classifier.logits(x), atol=1e-4, rtol=1e-4)
 
 
-def test_what_casts_by_itself_is_used_as_it_is() -> None:
+def test_a_network_that_casts_is_used_as_it_is() -> None:
     class Casting(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -85,7 +85,7 @@ def test_what_casts_by_itself_is_used_as_it_is() -> None:
     assert any("used as it is" in note and "float32" in note for note in classifier.notes)
 
 
-def test_what_it_knows() -> None:
+def test_attributes() -> None:
     classifier = load_classifier(conv_net(channels=1), size=(16, 20), labels=list("abcde"), mean=0.5, std=[0.25])
     assert (classifier.channels, classifier.size, classifier.num_classes) == (1, (16, 20), 5)
     assert (classifier.mean, classifier.std) == ((0.5,), (0.25,))
@@ -94,14 +94,14 @@ def test_what_it_knows() -> None:
     assert repr(classifier) == "Classifier('Sequential', 1 x 16 x 20, 5 classes, weights='given')"
 
 
-def test_images_of_a_wrong_shape_are_refused() -> None:
+def test_images_of_a_wrong_shape_are_rejected() -> None:
     classifier = load_classifier(conv_net(), size=16)
     for shape in ((1, 1, 16, 16), (3, 16, 16)):
         with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\), got shape"):
             classifier.logits(torch.rand(shape))
 
 
-def test_layer_names_leave_out_mere_lists() -> None:
+def test_layer_names_exclude_containers() -> None:
     net = conv_net()
     net[0].extra = torch.nn.ModuleList([torch.nn.ReLU()])
     names = layer_names(load_classifier(Lockable(net), size=16).original)

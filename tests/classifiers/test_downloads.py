@@ -27,18 +27,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub" / "checkpoints"
 
 
-def test_without_network_the_sentence_names_file_folder_and_the_embedded_default(
+def test_without_a_network_the_error_has_file_folder_and_alternative(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(LitVizError) as caught:
         load_classifier("torchvision/squeezenet1_1")
-    told = str(caught.value)
-    assert told.startswith("the weights of torchvision/squeezenet1_1 can't be downloaded (Name or service not known)")
-    assert SQUEEZENET in told
-    assert str(cache) in told
-    assert "efficientnet_lite0" in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert message.startswith(
+        "the weights of torchvision/squeezenet1_1 can't be downloaded (Name or service not known)"
+    )
+    assert SQUEEZENET in message
+    assert str(cache) in message
+    assert "efficientnet_lite0" in message
+    assert "\n" not in message
 
 
 def test_published_weights_are_loaded_from_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,9 +58,7 @@ def test_published_weights_are_loaded_from_the_cache(cache: Path, monkeypatch: p
     assert classifier.sha256 is not None
 
 
-def test_a_download_goes_into_the_cache_and_is_given_up_after_some_seconds(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_is_cached_and_has_a_timeout(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
     def download(url: str, path: str, prefix: str | None, progress: bool) -> None:
@@ -89,20 +89,18 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_timm_without_network_gives_up_at_once_and_names_file_and_folder(
-    hub: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timm_without_a_network_fails_at_once_with_file_and_folder(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     start = time.monotonic()
     with pytest.raises(LitVizError) as caught:
         load_classifier("timm/resnet18.a1_in1k")
     assert time.monotonic() - start < 5
-    told = str(caught.value)
-    assert told.startswith("the weights of timm/resnet18.a1_in1k can't be downloaded (Name or service not known)")
-    assert "model.safetensors" in told
-    assert str(hub / "models--timm--resnet18.a1_in1k") in told
-    assert "efficientnet_lite0" in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert message.startswith("the weights of timm/resnet18.a1_in1k can't be downloaded (Name or service not known)")
+    assert "model.safetensors" in message
+    assert str(hub / "models--timm--resnet18.a1_in1k") in message
+    assert "efficientnet_lite0" in message
+    assert "\n" not in message
 
 
 def test_timm_weights_are_loaded_from_the_cache(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ class Counting(nn.Module):
         return x + 0 * torch.rand(1)
 
 
-def lived_in() -> nn.Sequential:
+def used_network() -> nn.Sequential:
     """A network in the middle of its owner's work: mixed train modes, some frozen, gradients, hooks."""
     net = nn.Sequential(Counting(), *conv_net(), nn.Dropout(0.5)).train()
     net[2].eval()  # a batch norm that its owner keeps in eval mode
@@ -67,19 +67,19 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 @pytest.fixture
 def is_original() -> tuple[nn.Sequential, Classifier]:
-    net = lived_in()
+    net = used_network()
     return net, load_classifier(net, size=16)
 
 
-def test_loading_leaves_the_guest_as_it_was() -> None:
-    net = lived_in()
+def test_loading_preserves_the_module() -> None:
+    net = used_network()
     before = everything(net)
     load_classifier(net, size=16)
     assert_same(before, everything(net))
 
 
 @pytest.mark.parametrize("use", ["logits", "fast", "forward"])
-def test_any_call_leaves_the_guest_as_it_was(is_original: tuple[nn.Sequential, Classifier], use: str) -> None:
+def test_calls_preserve_the_module(is_original: tuple[nn.Sequential, Classifier], use: str) -> None:
     net, classifier = is_original
     x = torch.rand(2, 3, 16, 16)
     before = everything(net)
@@ -94,8 +94,8 @@ def test_any_call_leaves_the_guest_as_it_was(is_original: tuple[nn.Sequential, C
     assert_same(before, everything(net))
 
 
-def test_a_guest_that_cannot_be_copied_is_left_as_it_was_by_forward_and_backward() -> None:
-    net = Lockable(lived_in())
+def test_a_module_without_a_copy_is_preserved_by_forward_and_backward() -> None:
+    net = Lockable(used_network())
     frozen = load_classifier(net, size=16).fast()
     x = torch.rand(2, 3, 16, 16, requires_grad=True)
     before = everything(net)
@@ -106,8 +106,8 @@ def test_a_guest_that_cannot_be_copied_is_left_as_it_was_by_forward_and_backward
 
 
 @pytest.mark.parametrize("use", ["logits", "forward"])
-def test_a_call_that_raises_leaves_the_guest_as_it_was(use: str) -> None:
-    net = Lockable(lived_in())
+def test_a_call_that_raises_preserves_the_module(use: str) -> None:
+    net = Lockable(used_network())
     classifier = load_classifier(net, size=16)
     frozen = classifier.fast()
     net.inner[0].raising = True
@@ -118,11 +118,11 @@ def test_a_call_that_raises_leaves_the_guest_as_it_was(use: str) -> None:
     assert_same(before, everything(net))
 
 
-def test_the_guest_runs_in_eval_mode_and_frozen() -> None:
+def test_the_module_runs_in_eval_mode_and_frozen() -> None:
     net = conv_net().train()
-    with state_preserved(net) as lent:
-        assert not any(m.training for m in lent.modules())
-        assert not any(p.requires_grad for p in lent.parameters())
+    with state_preserved(net) as isolated:
+        assert not any(m.training for m in isolated.modules())
+        assert not any(p.requires_grad for p in isolated.parameters())
     assert all(m.training for m in net.modules())
 
 
@@ -131,8 +131,8 @@ def test_train_is_not_called_because_it_may_do_more_than_set_a_flag() -> None:
         def train(self, mode: bool = True) -> Merging:
             raise AssertionError("merged")
 
-    with state_preserved(Merging(2, 2)) as lent:
-        assert not lent.training
+    with state_preserved(Merging(2, 2)) as isolated:
+        assert not isolated.training
 
 
 def test_logits_equal_the_networks_own_in_eval_mode_and_also_under_inference_mode() -> None:
@@ -143,11 +143,11 @@ def test_logits_equal_the_networks_own_in_eval_mode_and_also_under_inference_mod
     classifier = load_classifier(net.train(), size=16, mean=0.5, std=0.25)
     assert torch.equal(classifier.logits(x), expected)
     with torch.inference_mode():
-        ours = classifier.logits(x.clone())
+        logits = classifier.logits(x.clone())
         frozen, _ = classifier.fast()(x.clone())
-    assert torch.equal(ours, expected)
+    assert torch.equal(logits, expected)
     assert torch.allclose(frozen, expected, atol=1e-5)
-    ours.requires_grad_()  # no inference tensor has got out
+    logits.requires_grad_()  # no inference tensor has got out
     assert torch.equal(net.train()[1].running_mean, conv_net()[1].running_mean)
 
 
@@ -161,12 +161,12 @@ def test_the_input_is_never_changed_in_place() -> None:
     assert torch.equal(x, before)
 
 
-def test_gradients_that_are_cleared_or_set_meanwhile_come_back() -> None:
-    net = lived_in()
+def test_gradients_changed_in_the_body_are_restored() -> None:
+    net = used_network()
     before = everything(net)
-    with state_preserved(net) as lent:
-        lent.zero_grad(set_to_none=True)
-        lent[1].weight.grad = torch.ones_like(lent[1].weight)
+    with state_preserved(net) as isolated:
+        isolated.zero_grad(set_to_none=True)
+        isolated[1].weight.grad = torch.ones_like(isolated[1].weight)
     assert_same(before, everything(net))
 
 
@@ -183,7 +183,7 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the old way only")
-def test_all_bits_of_float32_whatever_way_they_were_left_out() -> None:
+def test_full_float32_overrides_old_and_new_precision_settings() -> None:
     """Who has used torch's new way may not ask by the old one: to read the old flag is an error then."""
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = torch.backends.fp32_precision, conv.fp32_precision, matmul.fp32_precision
@@ -211,7 +211,7 @@ class Flagged(nn.Module):
 
 
 @pytest.mark.parametrize("products", ["highest", "high", "medium"])
-def test_what_a_network_asks_of_torch_meanwhile_is_answered(products: str) -> None:
+def test_a_forward_can_read_and_set_precision_flags(products: str) -> None:
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(products)
     try:
@@ -224,7 +224,7 @@ def test_what_a_network_asks_of_torch_meanwhile_is_answered(products: str) -> No
         torch.set_float32_matmul_precision(before[1])
 
 
-def test_nobodys_random_numbers_are_used_up() -> None:
+def test_global_random_states_are_preserved() -> None:
     def states() -> tuple[Any, ...]:
         words = np.random.get_state()[1].tolist()  # type: ignore[union-attr]  # noqa: NPY002
         return random.getstate(), words, torch.get_rng_state().tolist()

@@ -31,14 +31,14 @@ def test_an_ambiguous_name_lists_the_choices(target: str, choices: str) -> None:
         find_class(target, imagenet_labels())
 
 
-def test_names_that_repeat_are_ambiguous_and_the_whole_of_a_longer_one_is_not() -> None:
+def test_repeated_names_are_ambiguous_and_whole_labels_are_not() -> None:
     with pytest.raises(LitVizError, match=r"indices 0 \(crane\), 2 \(Crane\)"):
         find_class("crane", ["crane", "bee", "Crane"])
     assert find_class("bee", imagenet_labels()) == 309  # not 92, the bee eater
     assert find_class("crane_bird", ["crane", "crane bird"]) == 1
 
 
-def test_an_empty_name_is_refused() -> None:
+def test_an_empty_name_is_rejected() -> None:
     with pytest.raises(LitVizError, match="empty"):
         find_class(" ", imagenet_labels())
 
@@ -48,13 +48,13 @@ def test_an_ambiguous_synonym_lists_the_choices() -> None:
         find_class("shark", ANIMALS)
 
 
-def test_an_unknown_name_lists_the_near_ones() -> None:
+def test_an_unknown_name_lists_similar_names() -> None:
     with pytest.raises(LitVizError, match=r"unknown class 'tarantola'; did you mean 'tarantula'"):
         find_class("tarantola", imagenet_labels())
 
 
 @pytest.mark.parametrize("target", [1000, -1, "1000", "-1"])
-def test_an_index_out_of_range_tells_the_range(target: str | int) -> None:
+def test_an_index_out_of_range_is_rejected(target: str | int) -> None:
     with pytest.raises(LitVizError, match=r"class index must be between 0 and 999, got -?\d+"):
         find_class(target, imagenet_labels())
 
@@ -75,7 +75,7 @@ def test_labels_from_a_file_and_a_sequence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"), [(None, "No such file"), (b"\n \n", "is empty"), (b"\xff\xfe\xfa", "is not UTF-8")]
 )
-def test_a_bad_labels_file_is_one_sentence(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_a_bad_labels_file_is_rejected(tmp_path: Path, content: bytes | None, words: str) -> None:
     file = tmp_path / "labels.txt"
     if content is not None:
         file.write_bytes(content)
@@ -83,11 +83,11 @@ def test_a_bad_labels_file_is_one_sentence(tmp_path: Path, content: bytes | None
         read_labels(file)
 
 
-def test_the_number_of_labels_must_be_right() -> None:
+def test_the_number_of_labels_must_match() -> None:
     with pytest.raises(LitVizError, match="one per class: net has 3 classes, got 2 labels"):
         check_count(("a", "b"), 3, "net")
 
 
-def test_a_name_where_no_names_are_known_says_how_to_have_them() -> None:
+def test_a_name_without_labels_suggests_a_labels_file() -> None:
     with pytest.raises(LitVizError, match=r"unknown class 'ox'; the classes have no names: give an index, or names by"):
         find_class("ox", numbered_labels(4))

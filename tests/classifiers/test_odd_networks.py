@@ -127,7 +127,7 @@ def hooked() -> nn.Module:
     ],
 )
 @pytest.mark.parametrize("count", [1, 3])
-def test_maps_are_of_the_network_as_it_is(made: Callable[[], nn.Module], side: int, checked: bool, count: int) -> None:
+def test_maps_of_unusual_networks(made: Callable[[], nn.Module], side: int, checked: bool, count: int) -> None:
     network = made()
     classifier = load_classifier(network, size=side)
     x = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
@@ -139,16 +139,16 @@ def test_maps_are_of_the_network_as_it_is(made: Callable[[], nn.Module], side: i
     network.eval()
     leaf = x.clone().requires_grad_()
     logits = network(leaf * 1).reshape(count, -1)
-    (slope,) = torch.autograd.grad(logits[:, -1].sum(), leaf)
-    assert float((run.attributions - slope).abs().max()) <= 1e-4 * float(slope.abs().max())
+    (exact_gradient,) = torch.autograd.grad(logits[:, -1].sum(), leaf)
+    assert float((run.attributions - exact_gradient).abs().max()) <= 1e-4 * float(exact_gradient.abs().max())
     torch.testing.assert_close(classifier.logits(x), logits.detach().float(), atol=1e-5, rtol=1e-4)
-    found = [record["captum"] for record in run.results]
-    assert {one["passed"] for one in found} == {True if checked else None}
-    assert all(("why" in one) != checked for one in found)
+    checks = [record["captum"] for record in run.results]
+    assert {one["passed"] for one in checks} == {True if checked else None}
+    assert all(("why" in one) != checked for one in checks)
 
 
 @pytest.mark.parametrize("one", [True, False])
-def test_one_logit_that_was_squeezed_is_one_logit(one: bool) -> None:
+def test_a_squeezed_single_logit_is_restored(one: bool) -> None:
     classifier = load_classifier(squeezed(1), size=24)
     x = torch.rand(1 if one else 3, 3, 24, 24)
     logits = classifier.logits(x)
@@ -168,17 +168,17 @@ def untracked() -> nn.Module:
 @pytest.mark.parametrize(
     "network", [untracked(), Around(body(), lambda net, x: net((x - x.mean()) / x.std()).flatten(1))]
 )
-def test_networks_whose_images_influence_each_other_are_refused(network: nn.Module) -> None:
+def test_networks_that_mix_images_are_rejected(network: nn.Module) -> None:
     with pytest.raises(LitVizError, match="gives an image other logits in a batch than alone"):
         load_classifier(network, size=24)
 
 
-def test_lazy_layers_are_called_first() -> None:
+def test_lazy_layers_are_rejected() -> None:
     with pytest.raises(LitVizError, match=r"has lazy layers .* call it once"):
         load_classifier(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(4)), size=24)
 
 
-def test_buffers_are_put_back_however_they_were_written() -> None:
+def test_buffers_written_through_data_or_assigned_are_restored() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -198,7 +198,7 @@ def test_buffers_are_put_back_however_they_were_written() -> None:
     assert network.last is None
 
 
-def test_another_head_than_when_it_was_loaded_is_a_sentence() -> None:
+def test_a_changed_number_of_classes_is_rejected() -> None:
     network = nn.Sequential(body(), nn.Flatten())
     classifier = load_classifier(network, size=24)
     network[0][4] = nn.Conv2d(8, 7, 1)
@@ -206,7 +206,7 @@ def test_another_head_than_when_it_was_loaded_is_a_sentence() -> None:
         lv.saliency(classifier, torch.rand(1, 3, 24, 24))
 
 
-def test_names_by_number_that_were_read_from_json_keep_their_order() -> None:
+def test_id2label_keys_are_sorted_as_numbers() -> None:
     network = nn.Sequential(body(12), nn.Flatten())
     network.config = SimpleNamespace(image_size=24, id2label={str(i): f"name {i}" for i in range(12)})  # type: ignore[assignment]
     assert load_classifier(network).labels == tuple(f"name {i}" for i in range(12))
@@ -235,7 +235,7 @@ class Backwards(nn.Module):
 
 @pytest.mark.parametrize("kind", ["scripted", "backwards"])
 @pytest.mark.parametrize("mean", [None, [0.1]])
-def test_one_channel_is_found_out(kind: str, mean: list[float] | None) -> None:
+def test_one_channel_is_detected(kind: str, mean: list[float] | None) -> None:
     classifier = load_classifier(grey_body(kind), mean=mean, size=16)
     assert (classifier.channels, len(classifier.mean), len(classifier.std)) == (1, 1, 1)
     assert classifier.logits(torch.rand(2, 1, 16, 16)).shape == (2, 3)
@@ -254,11 +254,11 @@ class Few(nn.Module):
         return self.body(x).flatten(1)
 
 
-def test_what_a_network_raises_is_one_sentence_that_says_how_to_go_on(tmp_path: Path) -> None:
+def test_errors_of_a_network_are_one_sentence_with_a_suggestion(tmp_path: Path) -> None:
     classifier = load_classifier(Few(), size=24)
     x = torch.rand(5, 3, 24, 24)
-    said = r"fails on images of shape \(5, 3, 24, 24\) \(5 images are more than I can take\); where it can't take"
-    with pytest.raises(LitVizError, match=said) as failed:
+    message = r"fails on images of shape \(5, 3, 24, 24\) \(5 images are more than I can take\); where it can't take"
+    with pytest.raises(LitVizError, match=message) as failed:
         lv.attack(classifier, x, attack="pgd", iterations=2, out=tmp_path / "run", wandb="disabled")
     assert "--slots (now 16)" in str(failed.value)
     assert isinstance(failed.value.__cause__, NetworkError)
@@ -267,7 +267,7 @@ def test_what_a_network_raises_is_one_sentence_that_says_how_to_go_on(tmp_path: 
         lv.saliency(classifier, x, method="smoothgrad", iterations=8, check="none", slots=2)
 
 
-def test_no_more_images_at_once_than_slots(tmp_path: Path) -> None:
+def test_batches_are_not_larger_than_slots(tmp_path: Path) -> None:
     classifier = load_classifier(Few(), size=24)
     x = (torch.rand(5, 3, 24, 24) * 255).round() / 255
     run = lv.attack(classifier, x, attack="pgd", iterations=2, slots=2, out=tmp_path / "run", wandb="disabled")
@@ -288,6 +288,6 @@ class Drawing(nn.Module):
         return nn.functional.dropout(self.body(x).flatten(1), 0.5, training=True)
 
 
-def test_maps_of_a_network_that_draws_are_not_held_against_others() -> None:
+def test_maps_of_a_network_that_draws_are_not_compared() -> None:
     run = lv.saliency(load_classifier(Drawing(), size=24), torch.rand(1, 3, 24, 24), 1)
     assert "the network draws random numbers" in run.results[0]["captum"]["why"]

@@ -45,25 +45,25 @@ def test_one_logit_is_read_as_two(way: str) -> None:
         ("one row", "one row of logits per image, got 1 for 2 images"),
     ],
 )
-def test_what_is_no_logits_is_refused(way: str, words: str) -> None:
+def test_other_outputs_are_rejected(way: str, words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         load_classifier(Answering(way), size=8)
 
 
 @pytest.mark.parametrize("way", ["softmax", "log-softmax"])
-def test_functional_probabilities_are_refused_by_their_sums(way: str) -> None:
+def test_functional_probabilities_are_rejected(way: str) -> None:
     with pytest.raises(LitVizError, match=r"probabilities \(.*must return logits: remove"):
         load_classifier(Answering(way), size=8)
 
 
 @pytest.mark.parametrize("head", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1), nn.Sigmoid()])
-def test_a_head_of_probabilities_is_refused_by_name(head: nn.Module) -> None:
+def test_a_probability_layer_is_rejected_by_name(head: nn.Module) -> None:
     net = nn.Sequential(conv_net(), head)
     with pytest.raises(LitVizError, match=rf"ends in {type(head).__name__} \(layer '1'\).*remove its last layer"):
         load_classifier(net, size=16)
 
 
-def test_a_softmax_inside_is_no_reason_to_refuse() -> None:
+def test_an_inner_softmax_is_accepted() -> None:
     class Attending(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -77,7 +77,7 @@ def test_a_softmax_inside_is_no_reason_to_refuse() -> None:
     assert load_classifier(Attending(), size=16).num_classes == 5
 
 
-def test_constant_logits_are_no_probabilities() -> None:
+def test_constant_logits_are_accepted() -> None:
     net = conv_net()
     nn.init.zeros_(net[-1].weight)
     nn.init.zeros_(net[-1].bias)

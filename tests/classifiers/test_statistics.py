@@ -1,4 +1,4 @@
-"""The moments of what a layer is given."""
+"""The moments of what a layer is inputs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def test_mean_and_variance_and_their_gradient(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("is_original", [False, True])
-def test_a_kept_batch_norm_is_given_what_the_original_is_given(is_original: bool) -> None:
+def test_statistics_of_a_kept_batch_norm_are_those_of_the_original(is_original: bool) -> None:
     network = smooth_network().double()
     if is_original:
         network.__deepcopy__ = None  # can't be copied, so it is used as it is
     classifier = load_classifier(network, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
     _, read = classifier.fast([statistics_of(NORM)], dtype=torch.float64)(images, [statistics_of(NORM)])
-    given = network.features[0](classifier.normalize(images)).flatten(2)
-    expected = torch.stack([given.mean(2), given.var(2, correction=0)], 1)
+    inputs = network.features[0](classifier.normalize(images)).flatten(2)
+    expected = torch.stack([inputs.mean(2), inputs.var(2, correction=0)], 1)
     torch.testing.assert_close(read[statistics_of(NORM)], expected, rtol=0, atol=1e-9)
     assert all(not m._forward_pre_hooks and not m._forward_hooks for m in network.modules())
 
 
-def test_a_folded_one_is_refused_and_a_wrong_name_too() -> None:
+def test_folded_layers_and_unknown_names_are_rejected() -> None:
     classifier = load_classifier(smooth_network(), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     with pytest.raises(LitVizError, match=r"features\.1:statistics' is folded"):
         classifier.fast()(torch.rand(1, 3, 16, 16), [statistics_of(NORM)])
@@ -45,12 +45,12 @@ def test_a_folded_one_is_refused_and_a_wrong_name_too() -> None:
         classifier.fast([statistics_of("features.9")])
 
 
-def test_a_layer_that_changes_its_input_in_place_is_measured_before() -> None:
+def test_statistics_are_read_before_an_in_place_layer() -> None:
     network = smooth_network()
     network.features[2] = nn.ReLU(inplace=True)
     classifier = load_classifier(network, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     images = torch.rand(2, 3, 16, 16)
     _, read = classifier.fast([NORM])(images.requires_grad_(), [statistics_of(NORM), NORM])
     read[statistics_of(NORM)].sum().backward()
-    given = network.features[0](classifier.normalize(images)).flatten(2).mean(2)
-    torch.testing.assert_close(read[statistics_of(NORM)][:, 0], given, rtol=0, atol=1e-5)
+    inputs = network.features[0](classifier.normalize(images)).flatten(2).mean(2)
+    torch.testing.assert_close(read[statistics_of(NORM)][:, 0], inputs, rtol=0, atol=1e-5)

@@ -68,8 +68,8 @@ def test_every_format_gives_the_weights_that_were_saved(tmp_path: Path, name: st
     path = tmp_path / name
     WRITERS[name](path)
     classifier = load_classifier(f"{__name__}:conv_net", weights=path, size=16)
-    ours, saved = classifier.original.state_dict(), another().state_dict()
-    assert all(torch.equal(ours[key], saved[key]) for key in saved)
+    loaded, saved = classifier.original.state_dict(), another().state_dict()
+    assert all(torch.equal(loaded[key], saved[key]) for key in saved)
     assert classifier.weights == str(path)
     assert classifier.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -82,7 +82,7 @@ def test_a_file_is_loaded_into_a_copy_of_a_given_module(tmp_path: Path) -> None:
     assert torch.equal(net[0].weight, conv_net()[0].weight)
 
 
-def test_a_network_trained_further_on_fewer_classes(tmp_path: Path) -> None:
+def test_a_fine_tuned_network_with_fewer_classes(tmp_path: Path) -> None:
     from torchvision.models import squeezenet1_1
 
     torch.save(squeezenet1_1(num_classes=7).state_dict(), tmp_path / "seven.pth")
@@ -127,7 +127,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.filterwarnings("ignore")
-def test_a_bad_file_is_one_sentence_and_nothing_in_it_runs(
+def test_a_bad_file_is_rejected_without_running_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write, words = BAD[name]
@@ -147,7 +147,7 @@ def test_keys_that_do_not_match_are_listed() -> None:
         fit_keys(state, conv_net(), "the file")
 
 
-def test_a_key_too_many_is_an_error_too_unless_it_stands_beside_the_prefix() -> None:
+def test_extra_keys_are_rejected_except_next_to_a_prefix() -> None:
     state = conv_net().state_dict()
     with pytest.raises(LitVizError, match=r"don't match the network; not in the network: extra.weight: give"):
         fit_keys({**state, "extra.weight": torch.zeros(1)}, conv_net(), "the file")

@@ -18,17 +18,17 @@ pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of t
 
 
 class Bottleneck(nn.Module):
-    """Wide inside; ``spoil`` is done to what comes in first."""
+    """Wide inside; ``defect`` is done to what comes in first."""
 
-    def __init__(self, spoil: str = "") -> None:
+    def __init__(self, defect: str = "") -> None:
         super().__init__()
-        self.spoil = spoil
+        self.defect = defect
         self.expand, self.relu, self.project = nn.Conv2d(4, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.spoil == "mixes rows":
+        if self.defect == "mixes rows":
             x = x - x.mean(0)
-        if self.spoil == "in place":
+        if self.defect == "in place":
             x += 1
         return x + self.project(self.relu(self.expand(x)))
 
@@ -43,7 +43,7 @@ def chunks(frozen: nn.Module) -> list[str]:
     return [name for name, module in frozen.named_modules() if isinstance(module, Chunked)]
 
 
-def answers(frozen: FrozenNetwork, x: Tensor, layers: tuple[str, ...] = ()) -> tuple[Tensor, ...]:
+def results(frozen: FrozenNetwork, x: Tensor, layers: tuple[str, ...] = ()) -> tuple[Tensor, ...]:
     x = x.clone().requires_grad_()
     logits, read = frozen(x, layers)
     (gradient,) = torch.autograd.grad(logits[:, 1].sum() + sum(y.square().sum() for y in read.values()), x)
@@ -52,21 +52,21 @@ def answers(frozen: FrozenNetwork, x: Tensor, layers: tuple[str, ...] = ()) -> t
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 16])
 @pytest.mark.parametrize("images", [1, 2, 4])
-def test_chunks_give_every_image_the_same_numbers(batch: int, images: int) -> None:
+def test_chunks_do_not_change_results(batch: int, images: int) -> None:
     frozen = load_classifier(network(Bottleneck()), size=32).fast()
     x = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     set_chunk_bytes(frozen, float("inf"))
-    whole = answers(frozen, x, ("1",))
+    whole = results(frozen, x, ("1",))
     set_chunk_bytes(frozen, images * 64 * 30 * 30 * 4)
     sizes: list[int] = []
     frozen.get_submodule("_own.1.relu").register_forward_hook(lambda module, args, y: sizes.append(len(y)))
-    for ours, theirs in zip(answers(frozen, x, ("1",)), whole, strict=True):
-        assert torch.equal(ours, theirs)
+    for value, expected in zip(results(frozen, x, ("1",)), whole, strict=True):
+        assert torch.equal(value, expected)
     split = [images] * (batch // images) + [batch % images] * (batch % images > 0)
     assert sizes == (split if batch >= 2 * images else [batch])
 
 
-def test_what_is_wide_inside_is_found_and_nothing_else() -> None:
+def test_only_wide_layers_are_chunked() -> None:
     lite0 = timm.create_model("efficientnet_lite0", pretrained=False).eval()
     found = chunks(load_classifier(lite0, size=224).fast())
     assert [name.removeprefix("_own.") for name in found[:3]] == ["blocks.1.0", "blocks.1.1", "blocks.2.0"]
@@ -82,7 +82,7 @@ def test_small_batches_and_other_devices_dtypes_are_computed_at_once(monkeypatch
     assert chunks(load_classifier(network(Bottleneck()), size=32).fast(dtype=torch.float64)) == []
 
 
-def test_no_images_are_no_error() -> None:  # as of a process that has none of the views
+def test_empty_batches_are_accepted() -> None:  # as of a process that has none of the views
     frozen = load_classifier(network(Bottleneck()), size=32).fast()
     assert frozen(torch.rand(0, 3, 32, 32))[0].shape == (0, 3)
     set_chunk_bytes(frozen, 0)
@@ -90,14 +90,14 @@ def test_no_images_are_no_error() -> None:  # as of a process that has none of t
 
 
 @pytest.mark.parametrize("spoil", ["mixes rows", "in place"])
-def test_a_part_whose_rows_depend_on_each_other_is_left_alone(spoil: str) -> None:
-    spoilt = network(Bottleneck(spoil))  # the one that mixes rows would not be loaded
-    frozen = Classifier("spoilt", spoilt, labels="abc", mean=[0.0] * 3, std=[1.0] * 3, size=(32, 32)).fast()
+def test_layers_with_dependent_rows_are_not_chunked(defect: str) -> None:
+    defective = network(Bottleneck(defect))  # the one that mixes rows would not be loaded
+    frozen = Classifier("spoilt", defective, labels="abc", mean=[0.0] * 3, std=[1.0] * 3, size=(32, 32)).fast()
     assert chunks(frozen) == []
     assert isinstance(frozen.get_submodule("_own.1"), Bottleneck)
 
 
-def test_a_layer_inside_is_read_of_all_images_or_not_at_all() -> None:
+def test_layers_inside_of_chunks_are_read_for_all_images_or_rejected() -> None:
     classifier = load_classifier(network(Bottleneck()), size=32)
     x = torch.rand(5, 3, 32, 32)
     frozen = classifier.fast()
@@ -113,14 +113,14 @@ def test_a_layer_inside_is_read_of_all_images_or_not_at_all() -> None:
     assert around(x, [statistics_of("1")])[1][statistics_of("1")].shape[0] == 5
 
 
-def test_a_damped_gradient_is_damped_in_chunks_as_well() -> None:
+def test_scaled_branches_are_scaled_in_chunks() -> None:
     frozen = load_classifier(network(Bottleneck()), size=32).fast(residual_gradient=0.5)
     x = torch.rand(4, 3, 32, 32)
     set_chunk_bytes(frozen, float("inf"))
-    whole = answers(frozen, x)
+    whole = results(frozen, x)
     set_chunk_bytes(frozen, 0)
-    assert all(map(torch.equal, answers(frozen, x), whole))
-    assert not torch.equal(whole[1], answers(load_classifier(network(Bottleneck()), size=32).fast(), x)[1])
+    assert all(map(torch.equal, results(frozen, x), whole))
+    assert not torch.equal(whole[1], results(load_classifier(network(Bottleneck()), size=32).fast(), x)[1])
 
 
 def test_a_copy_has_layers_of_its_own() -> None:
@@ -133,7 +133,7 @@ def test_a_copy_has_layers_of_its_own() -> None:
     assert not torch.equal(own(x), before)
 
 
-def test_a_part_that_is_called_twice_or_with_more_than_images_goes_with_what_is_around_it() -> None:
+def test_layers_called_twice_or_with_other_arguments_are_chunked_with_their_parent() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()

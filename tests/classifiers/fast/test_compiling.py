@@ -40,7 +40,7 @@ def slope(frozen: Callable[..., Any], x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), torch.autograd.grad(logits[:, 1].sum(), x)[0]
 
 
-def test_a_compiled_copy_gives_the_same_and_is_compiled_once_for_all_batches(traced: None) -> None:
+def test_a_compiled_copy_is_equal_and_compiled_once_for_all_batches(traced: None) -> None:
     classifier = load_classifier(smooth_network(), size=16)
     plain, ours = classifier.fast(), classifier.fast(compiled="default")
     assert ours._compiled is not None
@@ -51,7 +51,7 @@ def test_a_compiled_copy_gives_the_same_and_is_compiled_once_for_all_batches(tra
                 torch.testing.assert_close(mine, its)
 
 
-def test_a_forward_can_be_gone_back_twice(traced: None) -> None:
+def test_a_forward_supports_two_backwards(traced: None) -> None:
     ours = load_classifier(smooth_network(), size=16).fast(compiled="default")
     x = photographs(3).requires_grad_()
     logits, _ = ours(x)
@@ -62,7 +62,7 @@ def test_a_forward_can_be_gone_back_twice(traced: None) -> None:
     assert not torch.allclose(other, first)
 
 
-def test_layers_are_read_of_the_copy_as_it_is(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_read_uncompiled(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = load_classifier(smooth_network(), size=16)
     frozen = classifier.fast(keep=["head"], compiled="default")
     monkeypatch.setattr(frozen, "_compiled", None)
@@ -73,7 +73,7 @@ def test_layers_are_read_of_the_copy_as_it_is(traced: None, monkeypatch: pytest.
     assert torch.equal(activations["head"], expected[1]["head"])
 
 
-def test_what_can_not_be_compiled_is_used_as_it_is_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compilation_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(network: Any, mode: str) -> Any:
         raise FileNotFoundError("no compiler\nsecond line")
 
@@ -84,7 +84,7 @@ def test_what_can_not_be_compiled_is_used_as_it_is_and_said(monkeypatch: pytest.
     assert torch.equal(frozen(photographs(2))[0], classifier.fast(compiled="default")(photographs(2))[0])
 
 
-def test_compiled_code_that_gives_something_else_is_not_used(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_with_other_results_is_not_used(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     right = frozen_module.Compiled.__call__
     monkeypatch.setattr(frozen_module.Compiled, "__call__", lambda self, x: right(self, x) * 1.1)
     frozen = load_classifier(smooth_network(), size=16).fast(compiled="default")

@@ -82,12 +82,12 @@ def test_value_and_gradient_are_those_of_the_convolution_in_float64(
     exact = x.detach().double().requires_grad_()
     expected = plain(exact)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
-    (slope,) = torch.autograd.grad(expected, exact, weights.double())
+    (exact_gradient,) = torch.autograd.grad(expected, exact, weights.double())
     for _ in range(3):  # at the second, the weights are laid out
         y = fast(x)
         (gradient,) = torch.autograd.grad(y, x, weights)
         assert torch.allclose(y.double(), expected, atol=1e-5)
-        assert torch.allclose(gradient.double(), slope, atol=1e-5)
+        assert torch.allclose(gradient.double(), exact_gradient, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_the_gradient_can_be_differentiated(kind: Any, options: dict[str, Any]) 
     fast, plain = fast_and_plain(kind, options)
 
     def second(conv: nn.Conv2d, x: Tensor) -> Tensor:
-        (slope,) = torch.autograd.grad(conv(x).pow(3).sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), x)[0]
+        (exact_gradient,) = torch.autograd.grad(conv(x).pow(3).sum(), x, create_graph=True)
+        return torch.autograd.grad(exact_gradient.square().sum(), x)[0]
 
     x = image(options["in_channels"], (9, 8))
     expected = second(plain, x.detach().double().requires_grad_())
@@ -141,7 +141,7 @@ def test_same_padding_is_that_of_each_size_in_turn() -> None:
         assert torch.allclose(fast(x).double(), plain(x.double()), atol=1e-5), size
 
 
-def test_convolutions_are_replaced_and_no_kept_nor_other_ones() -> None:
+def test_only_plain_convolutions_that_are_not_kept_are_replaced() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3),
         nn.Conv2d(8, 8, 3, groups=8),
@@ -208,9 +208,7 @@ WIRINGS: dict[str, Any] = {
 
 @pytest.mark.parametrize("activations", [("hardtanh", "relu", "none"), ("relu", "hardtanh", "hardtanh")])
 @pytest.mark.parametrize("wiring", WIRINGS)
-def test_a_mask_written_into_the_gradient_is_that_of_torch_however_the_layers_are_wired(
-    wiring: str, activations: tuple[str, ...]
-) -> None:
+def test_in_place_masks_equal_torch_for_every_wiring(wiring: str, activations: tuple[str, ...]) -> None:
     net, wire, x = chain(*activations), WIRINGS[wiring], image(4, (8, 7))
     exact = x.detach().double().requires_grad_()
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
@@ -245,7 +243,7 @@ class Twice(nn.Module):
         return x * 2
 
 
-def test_what_something_else_takes_as_well_is_no_chain() -> None:
+def test_chains_exclude_outputs_with_several_readers() -> None:
     found = {}
     hidden = scripted(Twice())  # who sees that it takes a tensor?
     behind_the_scenes = {"hidden": lambda a, b, c, x: (lambda y: c(b(y)) + hidden(y))(a(x))}
@@ -264,7 +262,7 @@ def test_what_something_else_takes_as_well_is_no_chain() -> None:
     }
 
 
-def test_what_is_given_to_a_kept_layer_may_be_read_as_well() -> None:
+def test_chains_exclude_inputs_of_kept_layers() -> None:
     net = nn.Sequential(Wired(WIRINGS["straight"], inplace=True))
     find_chains(net, torch.rand(2, 4, 8, 7), keep=["0.convolutions.1.1"])
     steps = [step for convolution in net[0].convolutions for step in convolution]
@@ -273,9 +271,7 @@ def test_what_is_given_to_a_kept_layer_may_be_read_as_well() -> None:
 
 @pytest.mark.parametrize("inplace", [None, True, False])
 @pytest.mark.parametrize("wiring", WIRINGS)
-def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(
-    wiring: str, inplace: bool | None
-) -> None:
+def test_sparse_gradients_equal_dense_ones_for_every_wiring(wiring: str, inplace: bool | None) -> None:
     net = nn.Sequential(Wired(WIRINGS[wiring], inplace))
     find_chains(net, torch.rand(2, 4, 8, 7))
     if wiring == "straight" and inplace is not None:
@@ -291,7 +287,7 @@ def test_rows_that_are_left_out_change_no_gradient_however_the_layers_are_wired(
         torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-7)
 
 
-def test_a_graph_is_gone_back_for_some_rows_and_then_for_others() -> None:
+def test_one_graph_supports_backwards_of_different_rows() -> None:
     net = nn.Sequential(Wired(WIRINGS["straight"]))
     find_chains(net, torch.rand(2, 4, 8, 7))
     x = torch.rand(5, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
@@ -323,7 +319,7 @@ class Masks(TorchDispatchMode):
     ("wiring", "inside", "new"),
     [("straight", 2, 1), ("one gradient for two", 0, 3), ("residual", 0, 3), ("residual behind", 1, 2)],
 )
-def test_the_mask_is_written_into_a_gradient_that_nobody_else_gets(wiring: str, inside: int, new: int) -> None:
+def test_masks_are_written_into_exclusive_gradients(wiring: str, inside: int, new: int) -> None:
     net, x = chain("relu", "hardtanh", "relu"), image(4, (8, 7))
     y = WIRINGS[wiring](*net, x)
     with Masks() as masks:

@@ -67,7 +67,7 @@ def test_resnet50_is_folded_whole() -> None:
     assert (frozen.folded, frozen.fused, frozen.notes) == (53, 33, ())
 
 
-def test_the_copy_is_private_frozen_and_without_the_owners_hooks() -> None:
+def test_the_copy_is_private_frozen_and_without_user_hooks() -> None:
     net = conv_net().train()
     called: list[str] = []
     net[0].register_forward_hook(lambda *_: called.append("hook"))
@@ -117,7 +117,7 @@ def scaled_by_a_hook() -> nn.Module:
         (scaled_by_a_hook, "a copy of it (without its hooks, channels-last) gives other logits"),
     ],
 )
-def test_what_can_not_be_copied_is_used_as_it_is_and_said(make: Any, reason: str) -> None:
+def test_networks_that_can_not_be_copied_are_used_as_they_are(make: Any, reason: str) -> None:
     net = make().eval()
     classifier = load_classifier(net, size=16)
     frozen = classifier.fast()
@@ -144,7 +144,7 @@ class Without(nn.Module):
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, contextlib.nullcontext])
-def test_a_forward_without_gradients_is_said_and_answers_what_asks_for_none(around: Any) -> None:
+def test_a_forward_without_gradients_is_noted_and_usable(around: Any) -> None:
     net = Without(around).eval()
     classifier = load_classifier(net, size=16)
     frozen = classifier.fast()
@@ -158,7 +158,7 @@ def test_a_forward_without_gradients_is_said_and_answers_what_asks_for_none(arou
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("part", [1.0, 0.5])
-def test_a_scripted_layer_is_no_obstacle(part: float) -> None:
+def test_a_scripted_layer_is_copied(part: float) -> None:
     """It takes no hooks, so it is none of the layers that are read."""
     net = conv_net()
     net[5] = scripted(nn.ReLU6())
@@ -169,7 +169,7 @@ def test_a_scripted_layer_is_no_obstacle(part: float) -> None:
     assert torch.autograd.grad(logits.sum(), x)[0].abs().max() > 0
 
 
-def test_a_stored_activation_is_no_obstacle() -> None:
+def test_a_stored_activation_is_copied() -> None:
     net = Storing()
     net(torch.rand(1, 3, 16, 16))
     with pytest.raises(RuntimeError, match="deepcopy"):
@@ -190,7 +190,7 @@ def test_weight_and_spectral_norm_stay_and_only_their_layer_is_not_folded(wrap: 
     assert classifier.fast(dtype=torch.float64)(x)[0].dtype == torch.float64
 
 
-def test_a_fold_that_changes_the_logits_is_undone_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fold_that_changes_the_logits_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(network: nn.Module, pairs: Any) -> None:
         network[0].weight.mul_(1 + 1e-7)
 
@@ -202,7 +202,7 @@ def test_a_fold_that_changes_the_logits_is_undone_and_said(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("broken", "what"), [("_convolve", "logits"), ("input_gradient", "gradients")])
-def test_a_kernel_that_is_wrong_is_not_used_and_said(broken: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_kernel_is_not_used(broken: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = getattr(convolution, broken)
     monkeypatch.setattr(convolution, broken, lambda *args: right(*args) * 1.1)
     frozen = load_classifier(conv_net(), size=16).fast()
@@ -210,7 +210,7 @@ def test_a_kernel_that_is_wrong_is_not_used_and_said(broken: str, what: str, mon
     assert f"not fused, which is slower: another kernel gives other {what}" in frozen.notes[0]
 
 
-def test_a_gradient_that_is_wrong_is_noticed_where_no_activation_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_gradient_is_detected_without_fused_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     right = convolution.input_gradient
     monkeypatch.setattr(convolution, "input_gradient", lambda *args: right(*args).roll(1, 3))
     frozen = load_classifier(smooth_network(), size=16).fast()
@@ -238,7 +238,7 @@ def test_an_output_changed_in_place_after_its_activation_is_not_fused() -> None:
     torch.autograd.grad(logits.sum(), x)
 
 
-def test_a_network_that_is_not_for_float64_is_not_folded_and_said() -> None:
+def test_a_network_that_fails_in_float64_is_not_folded() -> None:
     frozen = load_classifier(Around(conv_net(), lambda net, x: net(x.float())), size=16).fast()
     assert (frozen.folded, frozen.fused) == (0, 0)
     assert "doesn't run in float64" in frozen.notes[0]
@@ -287,7 +287,7 @@ def test_every_layer_reads_as_in_the_original_when_it_is_kept(make: Any) -> None
     assert all(torch.allclose(y, expected[k], atol=1e-5) for k, y in everything(x, names)[1].items())
 
 
-def test_a_layer_that_is_not_altered_can_be_read_without_keeping_it_and_an_altered_one_is_an_error() -> None:
+def test_unmodified_layers_can_be_read_and_modified_ones_are_rejected() -> None:
     net = trained(Residual()).eval()
     classifier = load_classifier(net, size=16)
     x = torch.rand(1, 3, 16, 16)
@@ -303,7 +303,7 @@ def test_a_layer_that_is_not_altered_can_be_read_without_keeping_it_and_an_alter
     assert {"conv1", "bn1", "conv2"} == frozen.modified_layers
 
 
-def test_what_is_read_between_fused_convolutions_keeps_its_own_gradient() -> None:
+def test_activations_between_fused_convolutions_have_their_own_gradient() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         net = nn.Sequential(

@@ -18,12 +18,12 @@ from tests.classifiers.networks import Residual, conv_net, trained
 def folded_and_plain(net: nn.Module, side: int = 16, keep: tuple[str, ...] = ()) -> tuple[int, float]:
     """Fold a float64 copy; return the number of pairs and the relative difference of the outputs."""
     x = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ours = copy.deepcopy(net).double().eval()
+    folded = copy.deepcopy(net).double().eval()
     with torch.no_grad():
-        expected = ours(x)
-        pairs = foldable_pairs(ours, x, keep)
-        fold_batch_norms(ours, pairs)
-        difference = (ours(x) - expected).abs().max() / expected.abs().max()
+        expected = folded(x)
+        pairs = foldable_pairs(folded, x, keep)
+        fold_batch_norms(folded, pairs)
+        difference = (folded(x) - expected).abs().max() / expected.abs().max()
     return len(pairs), difference.item()
 
 
@@ -75,7 +75,7 @@ def test_neither_a_kept_layer_nor_its_partner_is_folded(keep: str) -> None:
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
     ],
 )
-def test_what_can_not_be_folded_is_left(net: nn.Module) -> None:
+def test_other_pairs_are_not_folded(net: nn.Module) -> None:
     assert folded_and_plain(net) == (0, 0)
 
 
@@ -102,21 +102,21 @@ def test_a_parameter_shared_with_another_layer_is_not_changed() -> None:
     [nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False), BatchNormAct2d(8, act_layer=nn.ReLU6, drop_layer=nn.Dropout)],
     ids=["plain", "not affine", "timm's"],
 )
-def test_a_batch_norm_that_stays_gives_its_values_and_gradient(norm: nn.BatchNorm2d) -> None:
+def test_a_frozen_batch_norm_has_equal_values_and_gradient(norm: nn.BatchNorm2d) -> None:
     net = trained(nn.Sequential(norm)).double()
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     weights = torch.randn(2, 8, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     expected = net(x)
-    (slope,) = torch.autograd.grad(expected, x, weights)
+    (exact_gradient,) = torch.autograd.grad(expected, x, weights)
     names = [name for name, _ in net.named_modules()]
     assert freeze_batch_norms(net) == 1
     assert [name for name, _ in net.named_modules()] == names
     y = net(x)
     assert torch.allclose(y, expected, rtol=0, atol=1e-12)
-    assert torch.allclose(torch.autograd.grad(y, x, weights)[0], slope, rtol=0, atol=1e-12)
+    assert torch.allclose(torch.autograd.grad(y, x, weights)[0], exact_gradient, rtol=0, atol=1e-12)
 
 
-def test_a_batch_norm_without_statistics_of_its_own_is_left() -> None:
+def test_a_batch_norm_without_running_statistics_is_not_frozen() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).eval()
     assert freeze_batch_norms(net) == 0
 

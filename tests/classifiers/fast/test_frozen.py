@@ -32,7 +32,7 @@ def test_no_hook_stays_after_an_error() -> None:
     assert not any(m._forward_hooks for m in frozen.modules())
 
 
-def test_a_wrong_layer_lists_the_near_ones() -> None:
+def test_an_unknown_layer_lists_similar_names() -> None:
     classifier = load_classifier(Lockable(conv_net()), size=16)
     frozen = classifier.fast()
     with pytest.raises(LitVizError, match=r"no layer 'iner.1'; did you mean .*'inner.1'"):
@@ -51,7 +51,7 @@ def test_a_layer_that_no_forward_calls_is_an_error() -> None:
         frozen(torch.rand(1, 3, 16, 16), ["0.spare"])
 
 
-def test_it_normalizes_itself_whatever_the_layout_and_dtype_of_the_images() -> None:
+def test_images_of_any_layout_and_dtype_are_normalized() -> None:
     classifier = load_classifier(conv_net(), size=16, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4])
     frozen = classifier.fast()
     x = torch.rand(2, 3, 16, 16)
@@ -66,7 +66,7 @@ def test_its_layers_compute_channels_last(lite0: Classifier) -> None:
     assert read["blocks.3.2"].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_bfloat16_answers_in_float32() -> None:
+def test_bfloat16_copies_return_float32() -> None:
     classifier = load_classifier(conv_net(), size=16)
     x = torch.rand(2, 3, 16, 16, requires_grad=True)
     logits, _ = classifier.fast(dtype=torch.bfloat16)(x)
@@ -76,7 +76,7 @@ def test_bfloat16_answers_in_float32() -> None:
     assert gradient.dtype == torch.float32
 
 
-def test_a_trainer_that_moves_it_finds_nothing_to_save() -> None:
+def test_the_original_is_no_submodule() -> None:
     frozen = load_classifier(Lockable(conv_net()), size=16).fast()
     assert frozen.state_dict() == {}
     assert list(frozen.children()) == []

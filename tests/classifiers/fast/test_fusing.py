@@ -40,10 +40,10 @@ def test_fused_equals_unfused_in_value_and_gradient(activation: nn.Module, optio
     net, fused, count = plain_and_fused(nn.Sequential(nn.Conv2d(4, 8, 3, **options), activation, nn.Flatten()), x)
     assert count == 1
     y, gradient = answers(net, x)
-    ours, our_gradient = answers(fused, x)
+    value, fused_gradient = answers(fused, x)
     assert 0.2 < (y > 0).float().mean() < 0.8  # both sides of the kink occur
-    assert torch.allclose(ours, y, atol=1e-6)
-    assert torch.allclose(our_gradient, gradient, atol=1e-6)
+    assert torch.allclose(value, y, atol=1e-6)
+    assert torch.allclose(fused_gradient, gradient, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(inplace=True), nn.Hardtanh(0, 2)])
@@ -57,9 +57,9 @@ def test_rectifiers_with_another_backward_are_fused_with_it(activation: nn.Modul
     net, fused, count = plain_and_fused(net, x)
     assert count == 3
     y, gradient = answers(net, x)
-    ours, our_gradient = answers(fused, x)
-    assert torch.allclose(ours, y, atol=1e-6)
-    assert torch.allclose(our_gradient, gradient, atol=1e-6)
+    value, fused_gradient = answers(fused, x)
+    assert torch.allclose(value, y, atol=1e-6)
+    assert torch.allclose(fused_gradient, gradient, atol=1e-6)
     x.requires_grad_()
     (kept,) = torch.autograd.grad(fused(x).sum(), x, create_graph=True)  # nothing is written over then
     assert torch.equal(kept, torch.autograd.grad(fused(x).sum(), x)[0])
@@ -71,18 +71,18 @@ def test_same_padding_of_timm() -> None:
     x = torch.randn(1, 3, 11, 12)
     net, fused, count = plain_and_fused(nn.Sequential(Conv2dSame(3, 4, 3, stride=2), nn.ReLU6(), nn.Flatten()), x)
     assert count == 1
-    for ours, theirs in zip(answers(fused, x), answers(net, x), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-6)
+    for value, expected in zip(answers(fused, x), answers(net, x), strict=True):
+        assert torch.allclose(value, expected, atol=1e-6)
 
 
-def test_a_relu_called_in_several_places_still_does_its_other_work() -> None:
+def test_a_shared_relu_still_activates_other_tensors() -> None:
     x = torch.randn(2, 3, 8, 8)
     net = Residual()
     net.bn1, net.bn2 = nn.Identity(), nn.Identity()
     net, fused, count = plain_and_fused(net, x)
     assert count == 1  # after conv1; not after the addition
-    for ours, theirs in zip(answers(fused, x), answers(net, x), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-6)
+    for value, expected in zip(answers(fused, x), answers(net, x), strict=True):
+        assert torch.allclose(value, expected, atol=1e-6)
 
 
 def test_the_gradient_passes_only_where_the_output_is_strictly_between_the_limits() -> None:
@@ -101,8 +101,8 @@ def test_the_second_derivative_is_that_of_the_unfused_network() -> None:
 
     def second(network: nn.Module) -> Tensor:
         leaf = x.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(network(leaf).sum(), leaf, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), leaf)[0]
+        (first_gradient,) = torch.autograd.grad(network(leaf).sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first_gradient.square().sum(), leaf)[0]
 
     assert second(net).abs().max() > 0
     assert torch.allclose(second(fused), second(net), atol=1e-6)

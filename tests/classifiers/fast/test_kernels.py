@@ -40,7 +40,7 @@ def image(images: int, side: int) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def test_weights_are_laid_out_once_for_a_shape_that_comes_again_and_not_for_another() -> None:
+def test_weights_are_reordered_once_per_repeated_shape() -> None:
     conv, x = fast(), image(2, 9)
     with Layouts() as layouts:
         first = conv(x)
@@ -52,7 +52,7 @@ def test_weights_are_laid_out_once_for_a_shape_that_comes_again_and_not_for_anot
         assert (layouts.made, layouts.used) == (1, 2)
 
 
-def test_another_number_of_threads_asks_for_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_number_of_threads_needs_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, x = fast(), image(2, 9)
     conv(x), conv(x)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
@@ -61,7 +61,7 @@ def test_another_number_of_threads_asks_for_another_layout(monkeypatch: pytest.M
     assert layouts.used == 0
 
 
-def test_changed_weights_are_laid_out_anew() -> None:
+def test_changed_weights_are_reordered_again() -> None:
     conv, x = fast(bias=False), image(2, 9)
     first = [conv(x) for _ in range(3)][-1]
     conv.weight.mul_(2)
@@ -96,7 +96,7 @@ def test_the_transposed_kernel_is_the_adjoint_and_twice_transposed_the_same(
 
 
 @pytest.mark.parametrize("geometry", [Geometry((1, 2), (0, 0), (1, 1), 1), Geometry((1, 1), (0, 3), (1, 1), 1)])
-def test_a_kernel_that_jumps_or_would_crop_has_no_transposed_one(geometry: Geometry) -> None:
+def test_strided_and_overpadded_kernels_have_no_transposed_kernel(geometry: Geometry) -> None:
     assert Kernel(fast().weight, None, geometry).transposed is None
 
 
@@ -105,5 +105,5 @@ def test_the_gradient_can_be_differentiated_after_a_first_call_in_inference_mode
     with torch.inference_mode():
         conv(x)
     x.requires_grad_()
-    (slope,) = torch.autograd.grad(conv(x).pow(3).sum(), x, create_graph=True)
-    torch.autograd.grad(slope.square().sum(), x)
+    (first_gradient,) = torch.autograd.grad(conv(x).pow(3).sum(), x, create_graph=True)
+    torch.autograd.grad(first_gradient.square().sum(), x)

@@ -51,14 +51,14 @@ def test_a_row_is_the_same_in_every_batch(count: int) -> None:
     assert torch.equal(gradient(fast, some), gradient(fast, x)[:count])
 
 
-def test_a_slice_of_tokens_is_taken_as_well() -> None:
+def test_a_slice_of_tokens_is_accepted() -> None:
     linear = layer()
     tokens = rows(4, 6)[:, 0]
     assert not tokens.is_contiguous()
     assert torch.allclose(FastLinear(linear)(tokens), linear(tokens), atol=1e-5)
 
 
-def test_float64_autocast_and_no_rows_are_left_to_torch() -> None:
+def test_float64_autocast_and_empty_batches_use_torch() -> None:
     linear = layer()
     fast = FastLinear(linear)
     assert fast.double()(rows(3).double()).dtype == torch.float64
@@ -85,18 +85,18 @@ def test_an_image_is_the_same_in_every_batch_and_on_any_number_of_threads(lite0:
     fast, threads = lite0.fast(), torch.get_num_threads()
     images = torch.rand(5, 3, *lite0.size, generator=torch.Generator().manual_seed(2))
 
-    def asked(x: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.clone().requires_grad_()
         logits, _ = fast(x)
         return logits.detach(), torch.autograd.grad(logits[:, 7].sum(), x)[0]
 
     try:
-        logits, slopes = asked(images)
+        logits, gradients = evaluate(images)
         for count, on in ((1, threads), (2, threads), (3, threads), (5, 1), (1, 1)):
             torch.set_num_threads(on)
             for _ in range(3):  # later calls find the weights laid out
-                few, slope = asked(images[:count])
+                few, row_gradients = evaluate(images[:count])
                 assert torch.equal(few, logits[:count]), (count, on)
-                assert torch.equal(slope, slopes[:count]), (count, on)
+                assert torch.equal(row_gradients, gradients[:count]), (count, on)
     finally:
         torch.set_num_threads(threads)

@@ -43,7 +43,7 @@ def found(way: str) -> list[Link]:
     return pairs
 
 
-def test_a_link_is_found_through_identities_and_readings_of_the_shape() -> None:
+def test_links_pass_identities_and_reads_of_the_shape() -> None:
     assert found("plain") == found("shape read") == [Link("conv", "norm")]
 
 

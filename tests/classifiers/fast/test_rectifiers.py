@@ -74,18 +74,18 @@ def test_the_gradient_passes_where_the_papers_say(
     back = torch.tensor([1.0] * 7 + [-1.0])  # the last is in the linear range, but what comes back is negative
     y = Rectifier(activation, backprop)(x * 1)
     assert torch.equal(y, activation(x.detach().clone()))
-    (slope,) = torch.autograd.grad(y, x, back)
-    assert torch.equal(slope, torch.tensor(passes, dtype=torch.float32))
+    (passed,) = torch.autograd.grad(y, x, back)
+    assert torch.equal(passed, torch.tensor(passes, dtype=torch.float32))
 
 
-def test_what_torch_lets_change_in_place_afterwards_may_change() -> None:
-    slopes = []
+def test_outputs_can_be_changed_in_place_as_in_torch() -> None:
+    gradients = []
     for activation in (nn.ReLU6(), Rectifier(nn.ReLU6(), "guided")):
         x = torch.tensor([-1.0, 3.0, 7.0], requires_grad=True)
         y = activation(x * 1)
         y.sub_(3)
-        slopes.append(torch.autograd.grad(y.sum(), x)[0])
-    assert torch.equal(slopes[1], slopes[0])
+        gradients.append(torch.autograd.grad(y.sum(), x)[0])
+    assert torch.equal(gradients[1], gradients[0])
 
 
 class Twice(nn.Module):
@@ -153,7 +153,7 @@ def test_batch_norms_are_folded_rectifiers_fused_and_copies_made_once() -> None:
     assert classifier.fast().fused == 2
 
 
-def test_a_stored_activation_is_no_obstacle() -> None:
+def test_a_stored_activation_is_copied() -> None:
     assert load_classifier(Storing(), size=16).fast(backprop="guided").folded == 2
 
 
@@ -163,7 +163,7 @@ def test_the_activation_inside_a_batch_norm_of_timm_is_reached() -> None:
     assert (frozen.folded, frozen.fused) == (49, 33)
 
 
-def test_the_guest_stays_as_it_was() -> None:
+def test_the_module_is_preserved() -> None:
     net = conv_net().train()
     before = {name: type(module) for name, module in net.named_modules()}
     state = copy.deepcopy(net.state_dict())
@@ -258,7 +258,7 @@ def slice_in_place(x: Tensor) -> Tensor:
         (By(ViewBackward0.apply), "its forward computes viewbackward0"),
     ],
 )
-def test_other_nonlinearities_are_refused(net: nn.Module, found: str) -> None:
+def test_other_nonlinearities_are_rejected(net: nn.Module, found: str) -> None:
     classifier = load_classifier(net.eval(), size=16)
     classifier.fast()
     expected = (
@@ -270,7 +270,7 @@ def test_other_nonlinearities_are_refused(net: nn.Module, found: str) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_compiled_network_is_refused(whole: bool) -> None:
+def test_a_compiled_network_is_rejected(whole: bool) -> None:
     net: Any = conv_net()
     if whole:
         net = torch.compile(net, backend="eager")
@@ -282,7 +282,7 @@ def test_a_compiled_network_is_refused(whole: bool) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler's own
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_a_compiled_function_is_refused() -> None:
+def test_a_compiled_function_is_rejected() -> None:
     net = By(torch.compile(lambda x: F.relu(x) * 2, backend="aot_eager")).eval()
     with pytest.raises(LitVizError, match=r"its forward computes compiledfunction, and only nn\.ReLU"):
         load_classifier(net, size=16).fast(backprop="guided")
@@ -301,26 +301,26 @@ class Both(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def test_logits_that_would_change_are_refused() -> None:
+def test_changed_logits_are_rejected() -> None:
     with pytest.raises(LitVizError, match="its logits change when its rectifier modules are replaced; use"):
         load_classifier(Both().eval(), size=16).fast(backprop="guided")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_scripted_code_is_refused() -> None:
+def test_scripted_code_is_rejected() -> None:
     net = conv_net()
     net[5] = scripted(nn.ReLU6())
     with pytest.raises(LitVizError, match=r"computes hardtanh, and only nn\.ReLU"):
         load_classifier(net, size=16).fast(backprop="guided")
 
 
-def test_what_can_not_be_copied_is_refused() -> None:
+def test_networks_that_can_not_be_copied_are_rejected() -> None:
     classifier = load_classifier(Lockable(conv_net()), size=16)
     with pytest.raises(LitVizError, match=r"^deconvolution can't be used with Lockable: it can't be copied \(cannot"):
         classifier.fast(backprop="deconvolution")
 
 
-def test_logits_without_a_gradient_are_refused() -> None:
+def test_logits_without_a_gradient_are_rejected() -> None:
     with pytest.raises(LitVizError, match="its logits have no gradient; use gradient"):
         load_classifier(By(torch.detach).eval(), size=16).fast(backprop="guided")
 
@@ -357,7 +357,7 @@ class Kinks(nn.Module):
         )
 
 
-def test_what_gives_back_no_gate_is_let_through() -> None:
+def test_linear_and_normalizing_steps_are_accepted() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_classifier(trained(Kinks()), size=16).fast(backprop="guided")

@@ -42,13 +42,13 @@ def images(size: int = 16) -> Tensor:
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def slope(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def logits_and_gradient(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.clone().requires_grad_()
     logits, _ = network(x)
     return logits.detach(), torch.autograd.grad(logits[:, 1].sum(), x)[0]
 
 
-def test_only_what_is_added_to_what_it_was_computed_from_is_a_branch() -> None:
+def test_branches_are_added_to_their_own_input() -> None:
     net = Sums().eval()
     assert residual_branches(net, torch.rand(2, 4, 3, 3)) == ["layers.outer"]
 
@@ -73,7 +73,7 @@ def test_the_branches_of_published_networks(make: Any, count: int, some: str | N
     assert some is None or some in found
 
 
-def test_a_damped_branch_gives_its_part_of_the_gradient() -> None:
+def test_scaled_branches_equal_a_detached_reference() -> None:
     """Against the same network with the rest of the branch taken out of the graph."""
     net = trained(Residual()).double()
     x = images().double()
@@ -88,12 +88,12 @@ def test_a_damped_branch_gives_its_part_of_the_gradient() -> None:
 
     written = trained(Written()).double()
     written.load_state_dict(net.state_dict())
-    ours, expected = (slope(lambda x, net=net: (net(x), {}), x) for net in (net, written))
-    assert torch.allclose(ours[0], expected[0], rtol=0, atol=1e-12)
-    assert torch.allclose(ours[1], expected[1], rtol=0, atol=1e-12)
+    scaled_results, expected = (logits_and_gradient(lambda x, net=net: (net(x), {}), x) for net in (net, written))
+    assert torch.allclose(scaled_results[0], expected[0], rtol=0, atol=1e-12)
+    assert torch.allclose(scaled_results[1], expected[1], rtol=0, atol=1e-12)
 
 
-def test_the_fast_copy_damps_and_keeps_its_logits() -> None:
+def test_the_fast_copy_scales_branches_and_keeps_its_logits() -> None:
     net = trained(Residual())
     classifier = classifier_of(net)
     plain, damped = classifier.fast(), classifier.fast(residual_gradient=0.3)
@@ -101,11 +101,11 @@ def test_the_fast_copy_damps_and_keeps_its_logits() -> None:
     expected = trained(Residual()).double()
     expected.load_state_dict({name: value.double() for name, value in net.state_dict().items()})
     scale_branches(expected, ["bn2"], 0.3)
-    logits, gradient = slope(damped, images())
-    assert torch.equal(logits, slope(plain, images())[0])
-    _, exact = slope(lambda x: (expected((x - 0.5) / 0.25), {}), images().double())
+    logits, gradient = logits_and_gradient(damped, images())
+    assert torch.equal(logits, logits_and_gradient(plain, images())[0])
+    _, exact = logits_and_gradient(lambda x: (expected((x - 0.5) / 0.25), {}), images().double())
     assert torch.allclose(gradient.double(), exact, rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(gradient, slope(plain, images())[1], rtol=0.01)
+    assert not torch.allclose(gradient, logits_and_gradient(plain, images())[1], rtol=0.01)
     assert classifier.fast() is plain
     assert classifier.notes == ()
 
@@ -114,7 +114,7 @@ def test_the_fast_copy_damps_and_keeps_its_logits() -> None:
     ("net", "why"),
     [(conv_net(classes=4), "has no residual branches"), (Lockable(conv_net(classes=4)), "is used as it is")],
 )
-def test_where_nothing_is_damped_that_is_said(net: nn.Module, why: str) -> None:
+def test_a_note_reports_that_no_branch_is_scaled(net: nn.Module, why: str) -> None:
     classifier = classifier_of(net.eval())
     classifier.fast(residual_gradient=0.5)
     assert why in classifier.notes[-1]

@@ -13,22 +13,22 @@ from lit_viz.classifiers.fast import convolution as of_convolutions
 from lit_viz.classifiers.fast.rows import nonzero_rows, runs, scatter_rows, select_rows, sparse_backward
 
 
-def slopes(lite0: Classifier, wanted: Tensor, leave_out: bool) -> Tensor:
-    x = torch.rand(len(wanted), 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+def input_gradients(lite0: Classifier, read_rows: Tensor, sparse: bool) -> Tensor:
+    x = torch.rand(len(read_rows), 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
     logits = lite0.fast()(x)[0]
-    with sparse_backward(wanted if leave_out else None):
-        return torch.autograd.grad(torch.where(wanted, logits[:, 3], 0).sum(), x)[0]
+    with sparse_backward(read_rows if sparse else None):
+        return torch.autograd.grad(torch.where(read_rows, logits[:, 3], 0).sum(), x)[0]
 
 
 @pytest.mark.parametrize("wanted", [[1, 0, 0, 1, 0, 1, 1, 0, 0], [0] * 9, [1] * 9, [0, 0, 0, 0, 0, 0, 0, 0, 1]])
-def test_the_other_rows_get_the_same_gradient(lite0: Classifier, wanted: list[int]) -> None:
-    rows = torch.tensor(wanted, dtype=torch.bool)
-    whole, part = (slopes(lite0, rows, leave_out) for leave_out in (False, True))
+def test_the_other_rows_get_the_same_gradient(lite0: Classifier, read_rows: list[int]) -> None:
+    rows = torch.tensor(read_rows, dtype=torch.bool)
+    whole, part = (input_gradients(lite0, rows, sparse) for sparse in (False, True))
     assert torch.equal(part, whole)
     assert bool(whole[rows].flatten(1).any(1).all())
 
 
-def test_convolutions_go_back_with_as_many_rows_as_want_it(lite0: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backwards_compute_only_rows_with_a_gradient(lite0: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: set[int] = set()
     backward = of_convolutions.input_gradient
 
@@ -39,14 +39,14 @@ def test_convolutions_go_back_with_as_many_rows_as_want_it(lite0: Classifier, mo
     rows = torch.tensor([True, False, True, True, False])
     lite0.fast()  # made before anything is counted
     monkeypatch.setattr(of_convolutions, "input_gradient", counting)
-    slopes(lite0, rows, leave_out=False)
+    input_gradients(lite0, rows, sparse=False)
     assert counts == {5}
     counts.clear()
-    slopes(lite0, rows, leave_out=True)
+    input_gradients(lite0, rows, sparse=True)
     assert counts == {3}
 
 
-def test_rows_that_are_no_numbers_are_not_zero() -> None:
+def test_nan_rows_are_not_zero() -> None:
     gradient = torch.zeros(4, 2, 3, 3)
     gradient[1, 0, 2, 2] = torch.nan
     gradient[3, 1, 0, 0] = -1e-30
@@ -60,7 +60,7 @@ def test_rows_that_are_no_numbers_are_not_zero() -> None:
         assert nonzero_rows(gradient, 0.5) is None  # nobody has said that some are zero
 
 
-def test_picked_rows_are_put_back() -> None:
+def test_selected_rows_are_scattered_back() -> None:
     x, rows = torch.rand(5, 2, 3, 4).contiguous(memory_format=torch.channels_last), torch.tensor([0, 3])
     part = select_rows(x, rows)
     assert torch.equal(part, x[rows])
@@ -70,7 +70,7 @@ def test_picked_rows_are_put_back() -> None:
     assert back.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_rows_that_follow_each_other_are_one_run() -> None:
+def test_consecutive_rows_are_one_run() -> None:
     rows = torch.tensor([0, 1, 4, 6, 7, 8])
     assert [(of.start, of.stop) for _, of in runs(rows)] == [(0, 2), (4, 5), (6, 9)]
     assert torch.equal(torch.cat([torch.arange(9)[of] for _, of in runs(rows)]), rows)
@@ -78,7 +78,7 @@ def test_rows_that_follow_each_other_are_one_run() -> None:
     assert list(runs(rows[:0])) == []
 
 
-def test_what_was_put_back_is_known_until_somebody_adds_to_it() -> None:
+def test_recorded_rows_are_dropped_after_an_addition() -> None:
     part, rows = torch.rand(2, 2, 3, 4), torch.tensor([0, 3])
     with sparse_backward(torch.tensor([True, False])), torch.no_grad():
         known = nonzero_rows(scatter_rows(part, rows, 5), 0.0)

@@ -14,9 +14,9 @@ def gradient(classifier: Classifier, dtype: torch.dtype, weights: Tensor) -> Ten
     x = torch.rand(len(weights), 3, *classifier.size, generator=torch.Generator().manual_seed(0)).requires_grad_()
     logits, _ = classifier.fast(dtype=dtype)(x)
     assert logits.dtype == torch.float32
-    (slope,) = torch.autograd.grad((weights * logits[:, 1]).sum(), x)
-    assert slope.dtype == torch.float32
-    return slope
+    (scaled_gradient,) = torch.autograd.grad((weights * logits[:, 1]).sum(), x)
+    assert scaled_gradient.dtype == torch.float32
+    return scaled_gradient
 
 
 @pytest.mark.parametrize("network", ["smooth", "lite0"])
@@ -26,20 +26,20 @@ def test_small_gradients_survive_float16(network: str, request: pytest.FixtureRe
     weights = torch.tensor([1.0, 1e-5, 1e-20, 0.0])
     half, exact = (gradient(classifier, dtype, weights) for dtype in (torch.float16, torch.float32))
     assert not half[3].any()
-    for mine, theirs in zip(half[:3], exact[:3], strict=True):
-        ours, expected = mine.flatten().double(), theirs.flatten().double()
-        assert float(ours @ expected / (ours.norm() * expected.norm())) > 0.98  # the network itself rounds
-        assert float(ours.norm()) == pytest.approx(float(expected.norm()), rel=0.05)
+    for half_row, exact_row in zip(half[:3], exact[:3], strict=True):
+        value, expected = half_row.flatten().double(), exact_row.flatten().double()
+        assert float(value @ expected / (value.norm() * expected.norm())) > 0.98  # the network itself rounds
+        assert float(value.norm()) == pytest.approx(float(expected.norm()), rel=0.05)
 
 
-def test_next_to_nothing_is_a_number(smooth: Classifier) -> None:
+def test_subnormal_gradients_stay_finite(smooth: Classifier) -> None:
     """Below float32's usual numbers, whose scale would be none."""
-    slope = gradient(smooth, torch.float16, torch.tensor([1e-40, 1e-44, 1.0]))
-    assert slope.isfinite().all()
-    assert slope[2].any()
+    scaled_gradient = gradient(smooth, torch.float16, torch.tensor([1e-40, 1e-44, 1.0]))
+    assert scaled_gradient.isfinite().all()
+    assert scaled_gradient[2].any()
 
 
-def test_a_network_in_half_precision_may_give_logits_in_full() -> None:
+def test_a_float16_network_may_return_float32_logits() -> None:
     class Full(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -48,12 +48,14 @@ def test_a_network_in_half_precision_may_give_logits_in_full() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.network(x).float()
 
-    slope = gradient(load_classifier(Full(), size=16), torch.float16, torch.tensor([1.0, 1e-8]))
+    scaled_gradient = gradient(load_classifier(Full(), size=16), torch.float16, torch.tensor([1.0, 1e-8]))
     exact = gradient(load_classifier(smooth_network(), size=16), torch.float32, torch.tensor([1.0, 1e-8]))
-    torch.testing.assert_close(slope[1] * 1e8, exact[1] * 1e8, rtol=0.1, atol=0.01 * float(exact[1].abs().max()) * 1e8)
+    torch.testing.assert_close(
+        scaled_gradient[1] * 1e8, exact[1] * 1e8, rtol=0.1, atol=0.01 * float(exact[1].abs().max()) * 1e8
+    )
 
 
-def test_each_slope_of_one_forward_has_its_own_scale(smooth: Classifier) -> None:
+def test_each_gradient_of_one_forward_has_its_own_scale(smooth: Classifier) -> None:
     x = torch.rand(2, 3, *smooth.size, generator=torch.Generator().manual_seed(0)).requires_grad_()
     logits, _ = smooth.fast(dtype=torch.float16)(x)
     large, small = (
