@@ -89,7 +89,7 @@ def test_empty_batches_are_accepted() -> None:  # as of a process that has none 
     assert frozen(torch.rand(0, 3, 32, 32))[0].shape == (0, 3)
 
 
-@pytest.mark.parametrize("spoil", ["mixes rows", "in place"])
+@pytest.mark.parametrize("defect", ["mixes rows", "in place"])
 def test_layers_with_dependent_rows_are_not_chunked(defect: str) -> None:
     defective = network(Bottleneck(defect))  # the one that mixes rows would not be loaded
     frozen = Classifier("spoilt", defective, labels="abc", mean=[0.0] * 3, std=[1.0] * 3, size=(32, 32)).fast()

@@ -20,7 +20,7 @@ def input_gradients(lite0: Classifier, read_rows: Tensor, sparse: bool) -> Tenso
         return torch.autograd.grad(torch.where(read_rows, logits[:, 3], 0).sum(), x)[0]
 
 
-@pytest.mark.parametrize("wanted", [[1, 0, 0, 1, 0, 1, 1, 0, 0], [0] * 9, [1] * 9, [0, 0, 0, 0, 0, 0, 0, 0, 1]])
+@pytest.mark.parametrize("read_rows", [[1, 0, 0, 1, 0, 1, 1, 0, 0], [0] * 9, [1] * 9, [0, 0, 0, 0, 0, 0, 0, 0, 1]])
 def test_the_other_rows_get_the_same_gradient(lite0: Classifier, read_rows: list[int]) -> None:
     rows = torch.tensor(read_rows, dtype=torch.bool)
     whole, part = (input_gradients(lite0, rows, sparse) for sparse in (False, True))
