@@ -36,7 +36,7 @@ from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.cli.main import errors_reported
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.evidence.tables import text_table
+from lit_viz.evidence.summaries import text_table
 from lit_viz.launch.resume import load_run
 from lit_viz.methods import AdversarialExample
 from lit_viz.runs.folder import RunFolder

@@ -1,1 +1,1 @@
-"""Evidence beside every picture: what was claimed is asked again of somebody else."""
+"""Evidence that results hold for the original network: re-read files, Captum, held-out networks."""

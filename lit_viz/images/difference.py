@@ -1,12 +1,14 @@
-"""Comparison of two images: signed difference images and structural similarity."""
+"""Comparison of two images or maps: signed difference images, SSIM, PSNR and rank correlation."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import to_uint8
@@ -15,7 +17,6 @@ from lit_viz.images.reading import to_uint8
 MAGNIFIED = 10.0
 _TOLERANCE = 1e-6  # float32 rounding of a difference at the end of the scale
 _WINDOW, _SIGMA = 11, 1.5  # side and standard deviation of SSIM's Gaussian window, in pixels
-_C1, _C2 = 0.01**2, 0.03**2  # SSIM's constants for values in [0, 1]
 
 
 def difference(image: Tensor, source: Tensor, times: float = 1.0) -> tuple[Tensor, float]:
@@ -57,20 +58,35 @@ def out_of_range_fraction(image: Tensor) -> float:
 
 
 def ssim(image: Tensor, reference: Tensor) -> float:
-    """Compute the mean structural similarity (Wang et al. 2004) over the full windows; NaN below 11 pixels.
+    """Compute the structural similarity, averaged over the channels and all full windows; NaN below 11 pixels.
+
+    Reference: Wang et al. 2004, doi:10.1109/TIP.2003.819861, eq. 13.
 
     Args:
         image: ``(C, H, W)`` float32 in [0, 1].
         reference: same shape.
     """
     if min(image.shape[-2:]) < _WINDOW:
-        return torch.nan
-    maps = torch.cat([image, reference, image * reference, image * image + reference * reference])
-    offsets = torch.arange(_WINDOW, dtype=torch.float32) - _WINDOW // 2  # independent of the default dtype
-    column = torch.exp(-0.5 * (offsets / _SIGMA).square())
-    column = (column / column.sum()).repeat(len(maps), 1)[:, None, :, None]
-    means = F.conv2d(F.conv2d(maps[None], column, groups=len(maps)), column.mT, groups=len(maps))
-    a, b, product, squares = means[0].chunk(4)
-    norms = a * a + b * b
-    numerator = (2 * a * b + _C1) * (2 * (product - a * b) + _C2)
-    return float((numerator / ((norms + _C1) * (squares - norms + _C2))).mean())
+        return math.nan
+    values = structural_similarity_index_measure(
+        image[None], reference[None], sigma=_SIGMA, data_range=1.0, return_full_image=True
+    )[1]
+    border = _WINDOW // 2
+    return float(values[..., border:-border, border:-border].mean())
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Compute the peak signal-to-noise ratio of two images in [0, 1] in dB; infinite for equal images."""
+    return float(peak_signal_noise_ratio(image, reference, data_range=1.0))
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Compute Spearman's rank correlation of two tensors of equal shape; 0 if one is constant, NaN if not finite."""
+    if not bool(a.isfinite().all() and b.isfinite().all()):
+        return math.nan
+    if bool((a == a.flatten()[0]).all() or (b == b.flatten()[0]).all()):
+        return 0.0
+    from scipy.stats import spearmanr  # takes 0.5 s to import
+
+    first, second = (values.detach().flatten().to("cpu", torch.float64).numpy() for values in (a, b))
+    return float(spearmanr(first, second).statistic)

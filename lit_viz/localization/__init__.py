@@ -1,1 +1,1 @@
-"""From a saliency map to the object's box."""
+"""Localization of objects by saliency maps."""

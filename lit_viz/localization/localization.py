@@ -1,9 +1,9 @@
-"""Could a saliency map serve for localization? Boxes and masks of a run's maps, held against true boxes."""
+"""Localization of objects by the saliency maps of a run, compared with reference boxes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,39 +14,85 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
 from lit_viz.images.fitting import Box
 from lit_viz.images.reading import Photograph, encode_png
-from lit_viz.localization.objects import LocalizedMap, localize, mask_in_original
-from lit_viz.localization.reference_boxes import ReferenceBoxes
-from lit_viz.localization.segmentation import SEEDS, Seeds, opencv
+from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
+from lit_viz.localization.segmentation import (
+    SEEDS,
+    Seeds,
+    Segment,
+    box_in_original,
+    import_opencv,
+    localize,
+    mask_in_original,
+)
+from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
-from lit_viz.types import Record, key_of
 from lit_viz.utils.files import write_bytes
 
-#: A box is right from this IoU on (the criterion of Pascal VOC, and of ImageNet's localization).
-RIGHT = 0.5
-#: Findings that are kept for the figure.
-KEPT_FINDINGS = 20
+#: IoU from which a box is correct (Pascal VOC, ImageNet).
+CORRECT_IOU = 0.5
+#: Number of maps kept for the figure.
+MAX_PANELS = 20
+
+
+@dataclass(frozen=True)
+class LocalizedMap:
+    """Localization by one map.
+
+    Attributes:
+        photograph: as the network sees it.
+        values: map ``(H, W)``.
+        segment: the object; None if there is none.
+        error: problem of the map or its reference boxes, if any.
+        reference: reference boxes in pixels of the original; may be empty.
+    """
+
+    photograph: Photograph
+    values: Tensor
+    segment: Segment | None
+    error: str | None
+    reference: tuple[Box, ...]
+
+    @property
+    def box(self) -> Box | None:
+        """Box of the object in pixels of the original."""
+        return None if self.segment is None else box_in_original(self.photograph, self.segment.box)
+
+    @property
+    def iou(self) -> float | None:
+        """IoU with the best reference box; None without one, 0 without an object."""
+        return self._best_iou(self.box)
+
+    @property
+    def baseline_iou(self) -> float | None:
+        """IoU of the part of the photograph that the network sees."""
+        height, width = self.photograph.pixels.shape[-2:]
+        return self._best_iou(box_in_original(self.photograph, (0, 0, width, height)))
+
+    def _best_iou(self, box: Box | None) -> float | None:
+        if not self.reference:
+            return None
+        return 0.0 if box is None else max(iou(box, reference) for reference in self.reference)
 
 
 @dataclass
 class Localization:
-    """The boxes of a run.
+    """Localization by the maps of a run.
 
     Attributes:
-        seeds: how they were found.
-        maps: what ``evidence.json`` says of each map.
-        findings: the first ones with their outcomes, for the figure.
+        seeds: thresholds of the seeds.
+        maps: entries of ``evidence.json``.
+        panels: the first maps with their outcomes, for the figure.
     """
 
     seeds: Seeds
     maps: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[tuple[Outcome, LocalizedMap]] = field(default_factory=list)
+    panels: list[tuple[Outcome, LocalizedMap]] = field(default_factory=list)
 
     def corloc(self) -> dict[str, dict[str, Any]]:
-        """Return by method the share of maps with a true box whose own has an IoU of at least 0.5, and how many.
+        """Return by method the share of maps with a correct box (CorLoc), among those with a reference box.
 
-        ``whole_photograph`` is that share for a box around all that the network saw: objects fill photographs, and a
-        map is only worth something for localization where it does better.
+        ``whole_photograph`` is the CorLoc of a box around all that the network sees, as a baseline.
         """
         by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for entry in self.maps:
@@ -54,23 +100,23 @@ class Localization:
                 by_method[entry["method"]].append(entry)
         return {
             method: {
-                "corloc": _share(entry["iou"] for entry in entries),
-                "whole_photograph": _share(entry["iou_whole"] for entry in entries),
+                "corloc": sum(entry["iou"] >= CORRECT_IOU for entry in entries) / len(entries),
+                "whole_photograph": sum(entry["iou_whole"] >= CORRECT_IOU for entry in entries) / len(entries),
                 "maps": len(entries),
             }
             for method, entries in by_method.items()
         }
 
     def sentence(self) -> str:
-        """Return the outcome in one line."""
+        """Return the result in one line."""
         errors = [f"{entry['name']}: {entry['error']}" for entry in self.maps if entry["error"]]
-        found = sum(entry["box"] is not None for entry in self.maps)
-        parts = [f"boxes of {found} of {len(self.maps)} maps"]
+        boxes = sum(entry["box"] is not None for entry in self.maps)
+        parts = [f"boxes of {boxes} of {len(self.maps)} maps"]
         parts += [
-            f"{method} CorLoc {one['corloc']:.0%} of {one['maps']} (whole photographs: {one['whole_photograph']:.0%})"
-            for method, one in self.corloc().items()
+            f"{method} CorLoc {r['corloc']:.0%} of {r['maps']} (whole photographs: {r['whole_photograph']:.0%})"
+            for method, r in self.corloc().items()
         ]
-        more = [f"{len(errors) - 1} more such are in evidence.json"] if len(errors) > 1 else []
+        more = [f"{len(errors) - 1} more in evidence.json"] if len(errors) > 1 else []
         return f"evidence: {', '.join(parts + errors[:1] + more)}"
 
 
@@ -81,94 +127,83 @@ def localize_run(
     folder: RunFolder | None = None,
     seeds: Seeds = SEEDS,
 ) -> Localization:
-    """Find the object of each map of a run, and put box and IoU into the records.
+    """Localize the object of each map of a run and add box and IoU to the records.
 
     Args:
-        outcomes: of the run; what has no map is passed over.
-        reducers: how channels are reduced, by method.
-        truth: true boxes by the ``source`` of the photograph (see :func:`~lit_viz.localization.reference_boxes.match`).
-        folder: where masks, records, and the part ``localization`` of ``evidence.json`` are
-            written; None writes nothing.
-        seeds: where maps are sure.
+        outcomes: of the run; those without a map are skipped.
+        reducers: channel reducer by method.
+        truth: reference boxes by ``source`` (see :func:`~lit_viz.localization.reference_boxes.match_boxes`).
+        folder: run folder for masks, records and the part ``localization`` of ``evidence.json``; None writes nothing.
+        seeds: thresholds of the seeds.
 
     Raises:
-        LitVizError: OpenCV is missing, or the disk is full.
+        LitVizError: OpenCV is not installed, or the disk is full.
     """
-    version = opencv().__version__
-    run = Localization(seeds)
-    amended: list[Record] = []
+    version = import_opencv().__version__
+    result = Localization(seeds)
+    amended = []
     for outcome in outcomes:
-        photograph, attribution = outcome.source(), outcome.array()
-        if photograph is None or attribution is None:
+        record, pixels, attribution = outcome.record, outcome.source(), outcome.array()
+        if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
             continue
-        how = reducers[outcome.record["method"]]
-        finding = _find(outcome.record, photograph, reduce_channels(attribution, how)[0], truth, seeds)
-        outcome.amend(box=_rounded(finding.box), iou=finding.iou)
+        values = reduce_channels(attribution, reducers[record.method])[0]
+        found = _localize(record, pixels, values, truth.get(str(record.source)), seeds)
+        outcome.amend(box=_round(found.box), iou=found.iou)
         amended.append(outcome.record)
-        mask = None if folder is None or finding.segment is None else _write_mask(folder, outcome, finding)
-        run.maps.append(_entry(outcome.record, finding, mask))
-        if len(run.findings) < KEPT_FINDINGS:
-            run.findings.append((outcome, finding))
+        mask = None
+        if folder is not None and found.segment is not None:
+            mask = f"masks/{record.key}.png"
+            pixels = torch.from_numpy(mask_in_original(found.photograph, found.segment.mask))
+            write_bytes(folder.path / mask, encode_png(pixels[None].float()))
+        result.maps.append(_entry(record, found, mask))
+        if len(result.panels) < MAX_PANELS:
+            result.panels.append((outcome, found))
     if folder is not None:
         folder.amend(amended)
-        settings = {**asdict(seeds), "right_from_iou": RIGHT, "opencv": version}
-        folder.merge_evidence({"localization": {**settings, "corloc": run.corloc(), "maps": run.maps}})
-    return run
+        settings = {**asdict(seeds), "right_from_iou": CORRECT_IOU, "opencv": version}
+        folder.merge_evidence({"localization": {**settings, "corloc": result.corloc(), "maps": result.maps}})
+    return result
 
 
-def _find(
-    record: Mapping[str, Any], pixels: Tensor, values: Tensor, truth: Mapping[str, ReferenceBoxes], seeds: Seeds
+def _localize(
+    record: SaliencyRecord, pixels: Tensor, values: Tensor, reference: ReferenceBoxes | None, seeds: Seeds
 ) -> LocalizedMap:
-    photograph = photograph_of(record, pixels)
-    known, found, errors = truth.get(str(record["source"])), None, []
-    if known is not None and known.size not in (None, photograph.original_size):
-        errors.append(_other_size(known, photograph))
-        known = None
+    photograph, found, errors = photograph_of(record, pixels), None, []
+    if reference is not None and reference.size not in (None, photograph.original_size):
+        expected, actual = (f"{s[1]} x {s[0]}" for s in (reference.size or (0, 0), photograph.original_size))
+        errors.append(f"reference boxes in {reference.path} ignored: annotated at {expected} pixels, got {actual}")
+        reference = None
     try:
         found = localize(photograph, values, seeds)
     except LitVizError as error:
         errors.append(str(error))
-    return LocalizedMap(photograph, values, found, "; ".join(errors) or None, known.boxes if known else ())
+    boxes = () if reference is None else reference.boxes
+    return LocalizedMap(photograph, values, found, "; ".join(errors) or None, boxes)
 
 
-def photograph_of(record: Mapping[str, Any], pixels: Tensor) -> Photograph:
-    """Return the photograph of a record as it was read; an image that was handed over is its own original."""
+def photograph_of(record: SaliencyRecord, pixels: Tensor) -> Photograph:
+    """Return the photograph of a record; an image passed as an array is its own original."""
     height, width = pixels.shape[-2:]
-    size, span = record.get("original_size", (height, width)), record.get("original_box", (0, 0, width, height))
-    return Photograph(pixels, str(record["source"]), tuple(size), tuple(span))
+    original_height, original_width = record.original_size or (height, width)
+    left, top, right, bottom = record.original_box or (0, 0, width, height)
+    return Photograph(pixels, str(record.source), (original_height, original_width), (left, top, right, bottom))
 
 
-def _other_size(known: ReferenceBoxes, photograph: Photograph) -> str:
-    theirs, ours = (f"{size[1]} x {size[0]}" for size in (known.size or (0, 0), photograph.original_size))
-    return f"the true boxes in {known.path} are of a picture of {theirs} pixels, and this one has {ours}: left out"
-
-
-def _write_mask(folder: RunFolder, outcome: Outcome, finding: LocalizedMap) -> str:
-    assert finding.segment is not None
-    relative = f"masks/{key_of(outcome.record['index'], outcome.record['name'])}.png"
-    mask = mask_in_original(finding.photograph, finding.segment.mask)
-    write_bytes(folder.path / relative, encode_png(torch.from_numpy(mask)[None].float()))
-    return relative
-
-
-def _entry(record: Mapping[str, Any], finding: LocalizedMap, mask: str | None) -> dict[str, Any]:
-    """Return what ``evidence.json`` says of a map."""
+def _entry(record: SaliencyRecord, found: LocalizedMap, mask: str | None) -> dict[str, Any]:
     return {
-        **{key: record[key] for key in ("index", "name", "method", "target_name")},
-        "box": _rounded(finding.box),
-        "box_in_image": _rounded(None if finding.segment is None else finding.segment.box),
+        "index": record.index,
+        "name": record.name,
+        "method": record.method,
+        "target_name": record.target_name,
+        "box": _round(found.box),
+        "box_in_image": _round(None if found.segment is None else found.segment.box),
         "mask": mask,
-        "true_boxes": [_rounded(box) for box in finding.truth],
-        "iou": finding.iou,
-        "iou_whole": finding.whole,
-        "error": finding.error,
+        "true_boxes": [_round(box) for box in found.reference],
+        "iou": found.iou,
+        "iou_whole": found.baseline_iou,
+        "error": found.error,
     }
 
 
-def _rounded(box: Box | None) -> list[float] | None:
+def _round(box: Box | None) -> list[float] | None:
     return None if box is None else [round(end, 2) for end in box]
-
-
-def _share(ious: Iterable[float]) -> float:
-    right = [value >= RIGHT for value in ious]
-    return sum(right) / len(right)

@@ -12,8 +12,7 @@ from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
 from lit_viz.evidence.saliency.cross_check import CrossCheck
 from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
 from lit_viz.figures.localization import LocalizationPanel, localization_figure
-from lit_viz.localization.localization import Localization
-from lit_viz.localization.objects import LocalizedMap
+from lit_viz.localization.localization import Localization, LocalizedMap
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 
@@ -68,7 +67,7 @@ def _method(outcome: Outcome) -> str:
 
 def figure_of_localization(localization: Localization) -> Figure | None:
     """Return photographs, seeds, masks and boxes; None where no map was localized."""
-    panels = [_panel(outcome, finding) for outcome, finding in localization.findings]
+    panels = [_panel(outcome, finding) for outcome, finding in localization.panels]
     if not panels:
         return None
     seeds = localization.seeds
@@ -85,6 +84,6 @@ def _panel(outcome: Outcome, finding: LocalizedMap) -> LocalizationPanel:
         seeds=None if found is None else found.seeds,
         mask=None if found is None else found.mask,
         box=None if found is None else found.box,
-        truth=[tuple(finding.photograph.from_original(box).tolist()) for box in finding.truth],
+        truth=[tuple(finding.photograph.from_original(box).tolist()) for box in finding.reference],
         notes=[*([] if finding.iou is None else [f"IoU {finding.iou:.2f}"]), finding.error or ""],
     )

@@ -18,7 +18,7 @@ from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.localization.localization import localize_run
-from lit_viz.localization.reference_boxes import ReferenceBoxes, match, read_boxes
+from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
@@ -94,7 +94,7 @@ class SaliencyMapPresentation(Presentation):
         if above:
             notify(f"tolerance: {above} of {len(outcomes)} maps ended above {tolerance:g}: give more --iterations")
         references = reference_boxes(config)
-        truth, notes = match(references or (), (str(o.record.source) for o in outcomes if o.record.source))
+        truth, notes = match_boxes(references or (), (str(o.record.source) for o in outcomes if o.record.source))
         for note in notes:
             notify(note)
         if references is not None:

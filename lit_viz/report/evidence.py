@@ -66,7 +66,7 @@ def held_out_item(records: Sequence[Record]) -> EvidenceItem | None:
     rows = [
         {
             "class": label_with_lr(f"{record.index} {record.target_name}", record),
-            "this network": _prediction(record.metrics),
+            "this network": _prediction({"probability": record.probability, "rank": record.rank}),
             **{name: _prediction(verdict) for name, verdict in record.judges.items()},
         }
         for record in judged

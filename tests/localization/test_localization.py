@@ -15,9 +15,8 @@ from PIL import Image
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import Photograph, read_photograph
 from lit_viz.localization.localization import localize_run
-from lit_viz.localization.objects import box_in_original, localize, mask_in_original
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
-from lit_viz.localization.segmentation import Seeds, segment
+from lit_viz.localization.segmentation import Seeds, box_in_original, localize, mask_in_original, segment
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.saliency_evidence import figure_of_localization
 from lit_viz.runs.folder import RunFolder
@@ -60,7 +59,7 @@ def photograph(size=(40, 40), original=(40, 40), span=(0, 0, 40, 40)):
 
 
 @pytest.mark.parametrize("place", [(40, 40, 20), (25, 60, 15), (64, 30, 28)])
-def test_the_disc_at_the_peak_is_found(place):
+def test_the_disc_at_the_peak_is_segmented(place):
     x, y, radius = place
     found = segment(discs((96, 112), place), peak((96, 112), x + 3, y - 2, radius))
     assert iou(found.box, around(*place)) > 0.9
@@ -68,18 +67,18 @@ def test_the_disc_at_the_peak_is_found(place):
     assert (found.mask & disc).sum() / (found.mask | disc).sum() > 0.95
 
 
-def test_a_grey_picture_has_one_channel():
+def test_gray_photographs_have_one_channel():
     grey = discs((64, 64), (30, 30, 14), noise=0.02)[:1]
     assert iou(segment(grey, peak((64, 64), 30, 30, 10)).box, around(30, 30, 14)) > 0.9
 
 
-def test_the_box_is_around_the_mask():
+def test_the_box_encloses_the_mask():
     found = segment(discs((64, 80), (40, 30, 12)), peak((64, 80), 40, 30, 9))
     rows, columns = np.nonzero(found.mask)
     assert found.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
-def test_seeds_lie_above_and_below_the_quantiles():
+def test_seeds_are_above_and_below_the_quantiles():
     values = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
     seeds = BARE.of(values)
     ranks = values.flatten().argsort().argsort().view(40, 50).numpy()
@@ -87,21 +86,21 @@ def test_seeds_lie_above_and_below_the_quantiles():
     assert np.array_equal(seeds == 1, ranks >= 1900)
 
 
-def test_a_map_of_few_pixels_has_these_as_seeds():
+def test_the_nonzero_pixels_of_a_sparse_map_are_seeds():
     values = torch.zeros(20, 20)
     values[3:5, 7:9] = 1.0
     assert np.array_equal(np.argwhere(BARE.of(values) == 1), [[3, 7], [3, 8], [4, 7], [4, 8]])
     assert (BARE.of(values) == -1).sum() == 396
 
 
-def test_the_blur_takes_away_single_pixels():
+def test_smoothing_removes_single_pixels():
     values = peak((100, 100), 50, 50, 20)
     values[5, 5] = 1.0
     assert BARE.of(values)[5, 5] == 1
     assert Seeds(smoothing=0.05).of(values)[5, 5] < 1
 
 
-def test_an_object_is_more_than_its_seeds():
+def test_the_object_extends_beyond_its_seeds():
     # The disc covers a quarter of the picture and the seeds 5 %: made on the whole image, the colour model of the
     # background would hold more red than that of the foreground.
     size = (80, 80)
@@ -109,7 +108,7 @@ def test_an_object_is_more_than_its_seeds():
     assert iou(found.box, around(40, 40, 24)) > 0.9
 
 
-def test_where_the_map_is_low_within_an_object_is_object():
+def test_low_values_inside_the_object_are_foreground():
     size = (80, 80)
     ring = torch.from_numpy(np.exp(-(((distance(size, 40, 40) - 16) / 3) ** 2)))
     ring[36:44, 36:44] = 0
@@ -118,7 +117,7 @@ def test_where_the_map_is_low_within_an_object_is_object():
     assert found.mask[30:50, 30:50].all()
 
 
-def test_foreground_seeds_stay_whatever_their_colour():
+def test_foreground_seeds_are_fixed():
     size = (80, 80)
     values = peak(size, 40, 40, 10)
     picture = discs(size, (40, 40, 20))
@@ -128,7 +127,7 @@ def test_foreground_seeds_stay_whatever_their_colour():
     assert found.mask[39:41, 39:41].all()
 
 
-def test_of_two_objects_the_larger_is_taken():
+def test_the_larger_of_two_objects_is_selected():
     size = (80, 120)
     both = torch.maximum(peak(size, 30, 40, 8), peak(size, 90, 40, 8))
     found = segment(discs(size, (30, 40, 14), (90, 40, 20)), both)
@@ -136,7 +135,7 @@ def test_of_two_objects_the_larger_is_taken():
     assert iou(found.box, around(90, 40, 20)) > 0.9
 
 
-def test_the_result_depends_on_nothing_before():
+def test_the_result_is_deterministic():
     generator = torch.Generator().manual_seed(1)  # a picture of which k-means makes one thing or another
     picture, values = (
         torch.nn.functional.interpolate(torch.rand(1, *size, generator=generator), size=(48, 48), mode="bilinear")[0]
@@ -152,21 +151,21 @@ def test_the_result_depends_on_nothing_before():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (torch.zeros(16, 16), "the same everywhere"),
-        (torch.full((16, 16), 0.1), "the same everywhere"),
-        (torch.ones(1, 1), "the same everywhere"),
-        (torch.zeros(16, 16).index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(torch.nan)), "1 pixel that"),
-        (torch.full((16, 16), torch.inf), "256 pixels that"),
-        (torch.ones(16, 16).index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(0.0)), "OpenCV could not cut"),
+        (torch.zeros(16, 16), "the map is constant"),
+        (torch.full((16, 16), 0.1), "the map is constant"),
+        (torch.ones(1, 1), "the map is constant"),
+        (torch.zeros(16, 16).index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(torch.nan)), "1 of 256 pixels"),
+        (torch.full((16, 16), torch.inf), "256 of 256 pixels"),
+        (torch.ones(16, 16).index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(0.0)), "OpenCV failed"),
     ],
 )
-def test_a_map_without_a_place_has_no_box(values, said):
+def test_unusable_maps_have_no_box(values, said):
     with pytest.raises(LitVizError, match=said) as error:
         segment(torch.rand(3, *values.shape), values, BARE)
     assert "\n" not in str(error.value)
 
 
-def test_one_pixel_is_an_object():
+def test_one_pixel_is_sufficient():
     values = torch.zeros(32, 32)
     values[9, 20] = 1
     found = segment(discs((32, 32)), values, BARE)
@@ -174,7 +173,7 @@ def test_one_pixel_is_an_object():
     assert found.mask.sum() < 32 * 32
 
 
-def test_without_opencv_the_sentence_names_the_extra(monkeypatch):
+def test_without_opencv_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(LitVizError, match=r"pip install 'lit-viz\[localization\]'"):
         segment(discs((16, 16)), peak((16, 16), 4, 4, 3))
@@ -199,7 +198,7 @@ def file(tmp_path_factory):
 
 
 @pytest.mark.parametrize("fit", WAYS)
-def test_boxes_and_masks_go_back_to_the_original(fit, file):
+def test_boxes_and_masks_in_the_original(fit, file):
     step_x, step_y, left, top = WAYS[fit]
     read = read_photograph(file, (40, 40), fit=fit)
     ends = [left + 8 * step_x, top + 10 * step_y, left + 25 * step_x, top + 30 * step_y]
@@ -212,13 +211,13 @@ def test_boxes_and_masks_go_back_to_the_original(fit, file):
         assert found[row, column] == (0 <= r < 40 and 0 <= c < 40 and mask[int(r), int(c)])
 
 
-def test_a_box_ends_where_the_original_does(file):
+def test_boxes_are_clipped_to_the_original(file):
     assert box_in_original(read_photograph(file, (40, 40), fit="pad"), (0, 0, 40, 40)) == (0, 0, 120, 80)
     assert box_in_original(read_photograph(file, (40, 40)), (0, 0, 40, 40)) == (20, 0, 100, 80)
 
 
 @pytest.mark.parametrize("fit", WAYS)
-def test_an_object_of_a_file_is_found_in_it(fit, file):
+def test_the_object_is_localized_in_the_original(fit, file):
     step_x, step_y, left, top = map(float, WAYS[fit])
     read = read_photograph(file, (40, 40), fit=fit)
     found = localize(read, peak((40, 40), (66 - left) / step_x, (34 - top) / step_y, 4))
@@ -227,7 +226,7 @@ def test_an_object_of_a_file_is_found_in_it(fit, file):
     assert (mask & disc).sum() / (mask | disc).sum() > 0.85
 
 
-def test_the_border_of_a_padded_photograph_takes_no_part(file):
+def test_padding_is_excluded(file):
     read = read_photograph(file, (40, 40), fit="pad")
     values = peak((40, 40), 22, 17, 4)
     values[:6], values[33:] = 9.0, -9.0
@@ -242,7 +241,7 @@ def test_the_border_of_a_padded_photograph_takes_no_part(file):
 
 
 class Kept(Outcome):
-    """An outcome that is made by hand."""
+    """An outcome in memory."""
 
     def __init__(self, index, source, values, picture, **more):
         common = {"index": index, "name": f"n{index}", "method": "gradient", "target_name": "disc", "source": source}
@@ -279,7 +278,7 @@ def outcomes():
     ]
 
 
-def test_a_run_is_held_against_true_boxes(tmp_path):
+def test_a_run_is_compared_with_reference_boxes(tmp_path):
     folder = RunFolder(tmp_path)
     of_run = outcomes()
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(one.record.to_dict()) + "\n" for one in of_run))
@@ -303,9 +302,9 @@ def test_a_run_is_held_against_true_boxes(tmp_path):
     assert held["corloc"] == {"gradient": {"corloc": 0.5, "whole_photograph": 0.0, "maps": 2}}
     assert [entry["iou_whole"] for entry in held["maps"]] == [pytest.approx(whole), pytest.approx(whole), None, None]
     assert (held["foreground"], held["background"], held["opencv"]) == (0.95, 0.3, cv2.__version__)
-    assert "c.d.xml are of a picture of 65 x 64 pixels, and this one has 64 x 64" in held["maps"][2]["error"]
+    assert "c.d.xml ignored: annotated at 65 x 64 pixels, got 64 x 64" in held["maps"][2]["error"]
     assert run.sentence().startswith(
-        "evidence: boxes of 3 of 4 maps, gradient CorLoc 50% of 2 (whole photographs: 0%), n1: the map has"
+        "evidence: boxes of 3 of 4 maps, gradient CorLoc 50% of 2 (whole photographs: 0%), n1: no box: 4096 of 4096"
     )
     masks = {entry["index"]: entry["mask"] for entry in held["maps"]}
     assert masks == {0: "masks/0000_n0.png", 1: None, 2: "masks/0002_n2.png", 3: "masks/0003_n3.png"}
@@ -317,7 +316,7 @@ def test_a_run_is_held_against_true_boxes(tmp_path):
     assert figure_of_localization(run) is not None
 
 
-def test_a_box_that_is_half_right_counts():
+def test_an_iou_of_half_is_correct():
     size = (64, 64)
     one = Kept(0, "a.png", peak(size, 30, 34, 8)[None].float(), discs(size, (30, 34, 14)))
     (found,) = localize_run([one], {"gradient": "sum"}, {}).maps
@@ -339,7 +338,7 @@ VOC = (
 
 
 @pytest.fixture
-def colourful(tmp_path, monkeypatch):
+def photographs(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
@@ -348,10 +347,10 @@ def colourful(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_command_finds_boxes_and_holds_them_against_true_ones(colourful, capsys):
-    words = [str(colourful / "one.png"), str(colourful / "two.png"), *SMALL, "--check", "none", "--boxes"]
-    run = colourful / "run"
-    lit_viz("saliency", *words, str(colourful), "--out", str(run))
+def test_the_command_compares_boxes_with_reference_boxes(photographs, capsys):
+    words = [str(photographs / "one.png"), str(photographs / "two.png"), *SMALL, "--check", "none", "--boxes"]
+    run = photographs / "run"
+    lit_viz("saliency", *words, str(photographs), "--out", str(run))
     one, two = records(run)
     left, top, right, bottom = one["box"]
     assert 5 <= left < right <= 35  # the crop spans 30 of 40 columns
@@ -361,35 +360,34 @@ def test_the_command_finds_boxes_and_holds_them_against_true_ones(colourful, cap
     assert "whole photographs: 100%" in " ".join(capsys.readouterr().err.split())
     assert np.asarray(Image.open(run / "masks" / "0001_two.png")).shape == (30, 40)
     before = (run / "localization.png").read_bytes()
-    lit_viz("saliency", *words, str(colourful), "--out", str(run), "--overwrite")  # all that lies there is the run's
+    lit_viz("saliency", *words, str(photographs), "--out", str(run), "--overwrite")  # all that lies there is the run's
     assert (run / "localization.png").read_bytes() == before
 
 
-def test_a_true_box_of_no_photograph_and_one_of_another_size_are_said(colourful, capsys):
-    """They were left out in silence, and of several sizes one was said."""
-    (colourful / "two.xml").write_text(VOC.replace("40", "41"))
-    (colourful / "one.xml").write_text(VOC.replace("30</h", "31</h"))
-    (colourful / "three.xml").write_text(VOC)
-    words = [str(colourful / "one.png"), str(colourful / "two.png"), *SMALL, "--check", "none", "--boxes"]
-    lit_viz("saliency", *words, str(colourful), "--out", str(colourful / "run"))
+def test_unmatched_reference_boxes_and_other_sizes_are_reported(photographs, capsys):
+    (photographs / "two.xml").write_text(VOC.replace("40", "41"))
+    (photographs / "one.xml").write_text(VOC.replace("30</h", "31</h"))
+    (photographs / "three.xml").write_text(VOC)
+    words = [str(photographs / "one.png"), str(photographs / "two.png"), *SMALL, "--check", "none", "--boxes"]
+    lit_viz("saliency", *words, str(photographs), "--out", str(photographs / "run"))
     said = " ".join(capsys.readouterr().err.split())
-    assert "true boxes: those of 1 of 3 photographs are of none in this run, such as three.xml" in said
-    assert "are of a picture of 40 x 31 pixels, and this one has 40 x 30: left out, 1 more such" in said
+    assert "reference boxes: 1 of 3 entries match no photograph of this run, such as three.xml" in said
+    assert "ignored: annotated at 40 x 31 pixels, got 40 x 30, 1 more in evidence.json" in said
 
 
-def test_localize_is_a_flag_and_needs_no_true_boxes(colourful):
-    run = colourful / "run"
-    lit_viz("saliency", "--localize", str(colourful / "one.png"), *SMALL, "--check", "none", "--out", str(run))
+def test_localize_needs_no_reference_boxes(photographs):
+    run = photographs / "run"
+    lit_viz("saliency", "--localize", str(photographs / "one.png"), *SMALL, "--check", "none", "--out", str(run))
     assert records(run)[0]["iou"] is None
     assert len(records(run)[0]["box"]) == 4
     assert json.loads((run / "evidence.json").read_text())["localization"]["corloc"] == {}
 
 
-def test_what_is_missing_is_said_before_the_run(colourful, capsys, monkeypatch):
-    words = ["saliency", str(colourful / "one.png"), *SMALL, "--out", str(colourful / "run")]
-    lit_viz(*words, "--boxes", str(colourful / "nowhere"), expect=1)
-    assert "no file or folder" in sentence(capsys)
+def test_missing_requirements_are_reported_before_the_run(photographs, capsys, monkeypatch):
+    words = ["saliency", str(photographs / "one.png"), *SMALL, "--out", str(photographs / "run")]
+    lit_viz(*words, "--boxes", str(photographs / "nowhere"), expect=1)
+    assert "no file or folder with reference boxes" in sentence(capsys)
     monkeypatch.setitem(sys.modules, "cv2", None)
     lit_viz(*words, "--localize", expect=1)
     assert "lit-viz[localization]" in sentence(capsys)
-    assert not (colourful / "run").exists()
+    assert not (photographs / "run").exists()

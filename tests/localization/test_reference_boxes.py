@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lit_viz.errors import LitVizError
-from lit_viz.localization.reference_boxes import ReferenceBoxes, iou, match, read_boxes
+from lit_viz.localization.reference_boxes import ReferenceBoxes, iou, match_boxes, read_boxes
 
 VOC = """<annotation><filename>x.jpg</filename><size><width>500</width><height>375</height><depth>3</depth></size>
 <object><name>dog</name><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>100</xmax><ymax>50</ymax></bndbox>
@@ -26,8 +26,8 @@ def coco(path: Path, images=(PICTURE,), annotations=()) -> Path:
     ("a", "b", "expected"),
     [
         ((0, 0, 4, 4), (0, 0, 4, 4), 1),
-        ((0, 0, 4, 4), (4, 0, 8, 4), 0),  # they touch
-        ((0, 0, 4, 4), (5, 5, 8, 8), 0),  # beyond in both directions: two negative lengths make no area
+        ((0, 0, 4, 4), (4, 0, 8, 4), 0),  # touching
+        ((0, 0, 4, 4), (5, 5, 8, 8), 0),  # disjoint in both directions
         ((0, 0, 4, 4), (2, 0, 6, 4), 1 / 3),
         ((0, 0, 4, 4), (1, 1, 3, 3), 1 / 4),
         ((0, 0, 0, 4), (0, 0, 0, 4), 0),
@@ -50,51 +50,51 @@ def test_iou_is_the_share_of_counted_pixels():
 
 def test_voc_counts_from_one_and_its_last_pixel_is_inside(tmp_path):
     (tmp_path / "x.xml").write_text(VOC)
-    (found,) = read_boxes(tmp_path / "x.xml")
-    assert (found.name, found.stem) == ("x.jpg", "x")
-    assert found.boxes == ((0, 10, 100, 50), (44.7, 0, 500, 375))  # 100 x 40 pixels; a head is no object
-    assert found.size == (375, 500)
+    (entry,) = read_boxes(tmp_path / "x.xml")
+    assert (entry.name, entry.stem) == ("x.jpg", "x")
+    assert entry.boxes == ((0, 10, 100, 50), (44.7, 0, 500, 375))  # 100 x 40 pixels; parts are no objects
+    assert entry.size == (375, 500)
 
 
-def test_a_folder_is_read_at_any_depth_and_says_what_it_can_not_tell_apart(tmp_path):
+def test_a_folder_is_read_at_any_depth_and_duplicates_are_rejected(tmp_path):
     for place in ("n01/x.xml", "n02/y.xml"):
         (tmp_path / place).parent.mkdir()
         (tmp_path / place).write_text(VOC)
-    assert [one.stem for one in read_boxes(tmp_path)] == ["x", "y"]
+    assert [entry.stem for entry in read_boxes(tmp_path)] == ["x", "y"]
     (tmp_path / "n02" / "x.xml").write_text(VOC)
-    with pytest.raises(LitVizError, match=r"n01/x\.xml and .*n02/x\.xml: boxes of two photographs called x\.jpg"):
+    with pytest.raises(LitVizError, match=r"n01/x\.xml and .*n02/x\.xml: two entries for the photograph x\.jpg"):
         read_boxes(tmp_path)
     (tmp_path / "n02" / "x.xml").write_text(VOC.replace("x.jpg", "x.png"))
-    assert [one.name for one in read_boxes(tmp_path)] == ["x.jpg", "x.png", "x.jpg"]
+    assert [entry.name for entry in read_boxes(tmp_path)] == ["x.jpg", "x.png", "x.jpg"]
 
 
-def test_voc_without_sizes_and_objects_knows_of_none(tmp_path):
+def test_voc_without_sizes_and_objects_has_no_boxes(tmp_path):
     (tmp_path / "x.xml").write_text("<annotation><size><width>0</width><height>0</height></size></annotation>")
-    (found,) = read_boxes(tmp_path)
-    assert (found.boxes, found.size, found.name) == ((), None, "")
+    (entry,) = read_boxes(tmp_path)
+    assert (entry.boxes, entry.size, entry.name) == ((), None, "")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("<annotation>", "can't be read as XML"),
-        ("", "can't be read as XML"),
-        ("<svg/>", "begins with <svg>"),
-        (f"<annotation>{ONE.format('two', 3)}</annotation>", "a number that is none"),
-        ("<annotation><object><name>dog</name></object></annotation>", "a number that is none"),
-        ("<annotation><size><width>wide</width></size></annotation>", "a number that is none"),
-        (f"<annotation>{ONE.format(9, 3)}</annotation>", "ends before it begins: 8 0 3 9"),
-        (f"<annotation>{ONE.format(1, 'nan')}</annotation>", "ends before it begins"),
+        ("<annotation>", "not valid XML"),
+        ("", "not valid XML"),
+        ("<svg/>", "got <svg>"),
+        (f"<annotation>{ONE.format('two', 3)}</annotation>", "malformed number"),
+        ("<annotation><object><name>dog</name></object></annotation>", "malformed number"),
+        ("<annotation><size><width>wide</width></size></annotation>", "malformed number"),
+        (f"<annotation>{ONE.format(9, 3)}</annotation>", "got 8 0 3 9"),
+        (f"<annotation>{ONE.format(1, 'nan')}</annotation>", "must not exceed"),
     ],
 )
-def test_broken_voc_files_are_said_in_one_sentence(text, said, tmp_path):
+def test_malformed_voc_files_are_rejected(text, message, tmp_path):
     (tmp_path / "x.xml").write_text(text)
-    with pytest.raises(LitVizError, match=said) as error:
+    with pytest.raises(LitVizError, match=message) as error:
         read_boxes(tmp_path)
     assert str(tmp_path / "x.xml") in str(error.value)
 
 
-def test_coco_gives_each_picture_its_boxes_but_crowds(tmp_path):
+def test_coco_boxes_exclude_crowds(tmp_path):
     second = {"id": "b", "file_name": "b.png"}
     things = [
         {"image_id": 7, "bbox": [10, 20.5, 30, 40]},
@@ -108,81 +108,83 @@ def test_coco_gives_each_picture_its_boxes_but_crowds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "annotations", "said"),
+    ("images", "annotations", "message"),
     [
-        ([PICTURE, {**PICTURE, "id": 8}], [], "two photographs called val/000007.jpg"),
+        ([PICTURE, {**PICTURE, "id": 8}], [], "two entries for the photograph val/000007.jpg"),
         ([PICTURE], [{"image_id": 9, "bbox": [0, 0, 1, 1]}], "KeyError: 9"),
         ([PICTURE], [{"image_id": 7}], "KeyError: 'bbox'"),
-        ([PICTURE], [{"image_id": 7, "bbox": [0, 0, 1]}], "no whole COCO file"),
-        ([PICTURE], [{"image_id": 7, "bbox": None}], "no whole COCO file"),
-        ([PICTURE], ["x"], "no whole COCO file"),
+        ([PICTURE], [{"image_id": 7, "bbox": [0, 0, 1]}], "malformed COCO file"),
+        ([PICTURE], [{"image_id": 7, "bbox": None}], "malformed COCO file"),
+        ([PICTURE], ["x"], "malformed COCO file"),
         ([{"id": 7}], [], "KeyError: 'file_name'"),
-        ([PICTURE], [{"image_id": 7, "bbox": [5, 5, -2, 2]}], "ends before it begins: 5 5 3 7"),
+        ([PICTURE], [{"image_id": 7, "bbox": [5, 5, -2, 2]}], "got 5 5 3 7"),
     ],
 )
-def test_broken_coco_files_are_said_in_one_sentence(images, annotations, said, tmp_path):
-    with pytest.raises(LitVizError, match=said):
+def test_malformed_coco_files_are_rejected(images, annotations, message, tmp_path):
+    with pytest.raises(LitVizError, match=message):
         read_boxes(coco(tmp_path / "x.json", images, annotations))
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
-        (b"{", "can't be read as JSON"),
-        (b"[]", "no COCO file"),
-        (b"\xff\xfe", "JSON"),
-        (b'{"images": []}', "no COCO file"),
+        (b"{", "not valid JSON"),
+        (b"[]", "a COCO file must have"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b'{"images": []}', "a COCO file must have"),
     ],
 )
-def test_what_is_no_coco_file(data, said, tmp_path):
+def test_other_json_files_are_rejected(data, message, tmp_path):
     (tmp_path / "x.json").write_bytes(data)
-    with pytest.raises(LitVizError, match=said):
+    with pytest.raises(LitVizError, match=message):
         read_boxes(tmp_path / "x.json")
 
 
-def test_nothing_there(tmp_path):
+def test_missing_files_are_rejected(tmp_path):
     with pytest.raises(LitVizError, match="no file or folder"):
         read_boxes(tmp_path / "boxes")
-    with pytest.raises(LitVizError, match="has no Pascal VOC file"):
+    with pytest.raises(LitVizError, match="no Pascal VOC file"):
         read_boxes(tmp_path)
 
 
-def true(name: str, stem: str = "", path: str = "") -> ReferenceBoxes:
+def reference(name: str, stem: str = "", path: str = "") -> ReferenceBoxes:
     return ReferenceBoxes(((0, 0, 1, 1),), None, Path(path or f"{stem}.xml"), name, stem)
 
 
-def test_a_name_tells_photographs_of_one_stem_apart():
-    """Both got the same true box."""
-    found = match([true("same.jpg", "same")], ["photos/same.jpg", "photos/same.png"])
+def test_a_file_name_distinguishes_photographs_of_equal_stem():
+    found = match_boxes([reference("same.jpg", "same")], ["photos/same.jpg", "photos/same.png"])
     assert (list(found.by_source), found.notes) == (["photos/same.jpg"], [])
-    both = [true("same.jpg", "a"), true("same.png", "b")]
-    assert list(match(both, ["photos/same.jpg", "photos/same.png"]).by_source.values()) == both
+    both = [reference("same.jpg", "a"), reference("same.png", "b")]
+    assert list(match_boxes(both, ["photos/same.jpg", "photos/same.png"]).by_source.values()) == both
 
 
-def test_a_stem_is_enough_where_it_is_one_photographs_alone():
-    one = true("%s", "x")  # as some of ImageNet's files have it
-    assert match([one], ["photos/x.JPEG", "photos/y.JPEG"]) == ({"photos/x.JPEG": one}, [])
-    assert match([true("old.jpg", "x")], ["packaged:x"]).by_source
-    found = match([one], ["photos/x.jpg", "photos/x.png"])
+def test_a_unique_stem_is_sufficient():
+    one = reference("%s", "x")  # as some of ImageNet's files have it
+    assert match_boxes([one], ["photos/x.JPEG", "photos/y.JPEG"]) == ({"photos/x.JPEG": one}, [])
+    assert match_boxes([reference("old.jpg", "x")], ["packaged:x"]).by_source
+    found = match_boxes([one], ["photos/x.jpg", "photos/x.png"])
     assert found.by_source == {}
-    (said,) = found.notes
-    assert said.startswith("true boxes: x.xml may be of photos/x.jpg or photos/x.png, so it is left out")
-    both = [true("x.jpg", "a"), one]  # what is named isn't looked for by its stem
-    assert match(both, ["photos/x.jpg", "photos/x.png"]) == ({"photos/x.jpg": both[0], "photos/x.png": both[1]}, [])
+    (note,) = found.notes
+    assert note.startswith("reference boxes: x.xml matches photos/x.jpg or photos/x.png; ignored")
+    both = [reference("x.jpg", "a"), one]  # a photograph matched by name is not matched by stem
+    assert match_boxes(both, ["photos/x.jpg", "photos/x.png"]) == (
+        {"photos/x.jpg": both[0], "photos/x.png": both[1]},
+        [],
+    )
 
 
-def test_folders_tell_photographs_of_one_name_apart():
-    val, train = (true(f"{folder}/7.jpg", "7", "all.json") for folder in ("val", "train"))
-    assert match([val, train], ["c/train/7.jpg", "c/val/7.jpg"]).by_source == {
+def test_folders_distinguish_photographs_of_equal_name():
+    val, train = (reference(f"{folder}/7.jpg", "7", "all.json") for folder in ("val", "train"))
+    assert match_boxes([val, train], ["c/train/7.jpg", "c/val/7.jpg"]).by_source == {
         "c/val/7.jpg": val,
         "c/train/7.jpg": train,
     }
-    found = match([val, train], ["7.jpg"])
+    found = match_boxes([val, train], ["7.jpg"])
     assert found.by_source == {}
-    assert "7.jpg may have val/7.jpg or train/7.jpg, so it is left out" in found.notes[0]
+    assert "7.jpg matches val/7.jpg or train/7.jpg; ignored" in found.notes[0]
 
 
-def test_boxes_of_no_photograph_are_counted():
-    found = match([true("a.jpg", "a"), true("b.jpg", "b"), true("c.jpg", "c")], ["b.jpg"])
+def test_unmatched_entries_are_counted():
+    found = match_boxes([reference("a.jpg", "a"), reference("b.jpg", "b"), reference("c.jpg", "c")], ["b.jpg"])
     assert list(found.by_source) == ["b.jpg"]
-    assert found.notes == ["true boxes: those of 2 of 3 photographs are of none in this run, such as a.xml"]
+    assert found.notes == ["reference boxes: 2 of 3 entries match no photograph of this run, such as a.xml"]

@@ -16,13 +16,14 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.images.reading import encode_png
+from lit_viz.methods.records import ClassImageRecord
 from lit_viz.presentations.base import CardText, Presentation
 from lit_viz.report import page as report
 from lit_viz.report.curves import plot_curves
 from lit_viz.report.evidence import evidence_items, held_out_item
 from lit_viz.report.page import format_value, write_report
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Record, key_of
+from lit_viz.types import key_of
 from tests.browser import needs_browser, probe, probe_page
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
@@ -273,18 +274,17 @@ def test_evidence_in_words() -> None:
         "transfer": {"judges": {}},
         "more": 1,
     }
-    judged = {
-        "index": 3,
-        "target_name": "dog",
-        "lr": 0.1,
-        "name": "dog",
-        "probability": 0.75,
-        "rank": 1,
-        "top5": [],
-        "judges": {"other": {"probability": 0.5, "rank": 2}},
-    }
+    judged = ClassImageRecord(
+        index=3,
+        name="dog",
+        target_name="dog",
+        metrics={"probability": 0.75, "rank": 1},
+        top5=[],
+        lr=0.1,
+        judges={"other": {"probability": 0.5, "rank": 2}},
+    )
     items = evidence_items(evidence)
-    held_out = held_out_item([Record.read(judged)])
+    held_out = held_out_item([judged])
     assert held_out is not None
     texts = [item.text for item in items]
     for text in (

@@ -12,7 +12,7 @@ from lit_viz.attacks.norms import Norm, lengths
 from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, decoded_png, image_of, levels_of
 from lit_viz.attacks.rounding.repair import RoundingFailure, Verifier, repair
 from lit_viz.classifiers import Classifier
-from lit_viz.images.difference import ssim
+from lit_viz.images.difference import psnr, ssim
 from lit_viz.images.reading import decode, encode_jpeg
 
 #: JPEG qualities in which a success is tested.
@@ -116,7 +116,7 @@ def distances(source: Tensor, image: Tensor) -> dict[str, float]:
         **{name: length / LEVELS for name, length in lengths(change).items()},
         "l0": float((change != 0).double().mean()),
         "ssim": ssim(levels.float() / LEVELS, reference.float() / LEVELS),
-        "psnr": -10 * float((change / LEVELS).square().mean().log10()),
+        "psnr": psnr(levels.double() / LEVELS, reference.double() / LEVELS),
     }
 
 

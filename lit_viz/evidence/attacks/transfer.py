@@ -11,8 +11,8 @@ import torch
 from lit_viz.attacks.norms import label_with_eps
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks.robustness import attack_record
-from lit_viz.evidence.judges import asked, installed_judges
-from lit_viz.evidence.tables import text_table
+from lit_viz.evidence.judges import installed_judges, judge_logits
+from lit_viz.evidence.summaries import text_table
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.formatting import has_several_radii
@@ -63,7 +63,7 @@ def _evaluate(judge: str, outcome: Outcome, labels: Sequence[str], several: bool
     assert source is not None
     assert image is not None
     mirrored = (source + (image - source).flip(-1)).clamp(0, 1)
-    logits = asked(judge, torch.stack([source.to(image), image, mirrored.to(image)]))
+    logits = judge_logits(judge, torch.stack([source.to(image), image, mirrored.to(image)]))
     before, after, control = logits.argmax(1).tolist()
     return Transfer(
         index=record.index,

@@ -1,1 +1,1 @@
-"""Evidence for saliency maps: agreement with Captum, quality metrics."""
+"""Evidence for saliency maps: agreement with Captum, and saliency metrics."""

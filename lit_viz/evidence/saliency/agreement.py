@@ -1,45 +1,58 @@
-"""Do two maps agree? Elementwise first; rank and structure are only told beside it."""
+"""Agreement of a saliency map with Captum: two gates per map, and negative controls."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_viz.images.difference import ssim
+from lit_viz.attributions import Attribution, attribute
+from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.saliency.captum_reference import CaptumReference
+from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
+from lit_viz.images.difference import rank_correlation, ssim
+from lit_viz.optim.evaluation import Network
 
-#: The formula in float64: largest difference, as a part of the map's maximum.
+#: Gate of the formula in float64: largest difference, relative to the map's maximum.
 FORMULA_TOLERANCE = 1e-8
-#: The map delivered in float32: at most so many times Captum's own error in float32, and a little.
+#: Gate of the delivered float32 map: multiple of the error of Captum's own float32 maps, and an additional tolerance.
 DELIVERED_FACTOR, DELIVERED_SLACK = 2.0, 1e-6
-#: Where Captum's own error in float32 allows more than that, a part of the maximum, it tells nothing of the map: a map
-#: of another class, or of a randomized network, would pass as well.
-UNDECIDED = 0.2
-#: Of the pixels, that count as the top ones.
-TOP = 0.1
+#: Upper limit of the second gate. A larger tolerance would pass maps of another class or of a randomized network.
+MAX_ALLOWED = 0.2
+_TOP = 0.1  # share of the pixels that count as the most salient
+_FORMULA_EVALUATIONS = 16  # the formula does not depend on their number, and float64 is slow
+_CONTROL_EVALUATIONS = 8
+# Captum's float32 maps with rounding errors added to photograph and weights. Where the first ones do not allow the
+# delivered map, more are computed, with larger errors: a kink of a ReLU may affect one map in ten.
+_ROUNDED_MAPS, _MORE_ROUNDED_MAPS, _MORE_ROUNDING_STEPS = 2, 8, 16
+_TIE_NOISE = 1e-3  # separates equal neighbors, between which a max-pooling chooses by rounding even in float64
 
 
-def largest_difference(ours: Tensor, reference: Tensor) -> float:
-    """Return ``max |ours - reference| / max |reference|``: 0 for equal maps, infinite where a value is not finite."""
-    difference = (ours.double() - reference.double()).abs().max()
+def largest_difference(values: Tensor, reference: Tensor) -> float:
+    """Return ``max |values - reference| / max |reference|``: 0 for equal maps, infinite for non-finite values."""
+    difference = (values.double() - reference.double()).abs().max()
     largest = reference.double().abs().max()
     if not bool(difference.isfinite()):
-        return float("inf")
-    return 0.0 if difference == 0 else float(difference / largest) if largest > 0 else float("inf")
+        return math.inf
+    return 0.0 if difference == 0 else float(difference / largest) if largest > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """How alike two maps look ``(C, H, W)``.
+    """Similarity of a map ``(C, H, W)`` to a reference.
 
     Attributes:
-        difference: the largest, as a part of the reference's maximum.
-        spearman: rank correlation of the values; weak: softmax instead of logit still gives 0.985.
-        ssim: structural similarity of the reduced maps (largest absolute value over the channels).
-        top_iou: intersection over union of their top 10 % pixels.
+        difference: largest difference, relative to the reference's maximum.
+        spearman: rank correlation of the values.
+        ssim: structural similarity of the maximum absolute values over the channels.
+        top_iou: intersection over union of the 10 % most salient pixels.
     """
 
     difference: float
@@ -48,38 +61,33 @@ class Similarity:
     top_iou: float
 
     @classmethod
-    def of(cls, ours: Tensor, reference: Tensor) -> Similarity:
-        """Compare ``ours`` with the reference."""
-        if not bool(ours.isfinite().all() and reference.isfinite().all()):
+    def of(cls, values: Tensor, reference: Tensor) -> Similarity:
+        """Compare ``values`` with ``reference``; NaN for maps that are not finite."""
+        if not bool(values.isfinite().all() and reference.isfinite().all()):
             return cls(math.inf, math.nan, math.nan, math.nan)
-        mine, its = (a.double().abs().amax(0) for a in (ours, reference))
-        span = float(its.max()) or 1.0
+        reduced, expected = (a.double().abs().amax(0) for a in (values, reference))
+        span = float(expected.max()) or 1.0
+        count = max(1, round(_TOP * expected.numel()))
+        top, expected_top = (set(a.flatten().topk(count).indices.tolist()) for a in (reduced, expected))
         return cls(
-            difference=largest_difference(ours, reference),
-            spearman=spearman(ours.double(), reference.double()),
-            ssim=ssim(*((a / span).float()[None] for a in (mine, its))),
-            top_iou=_top_iou(mine.flatten(), its.flatten()),
+            difference=largest_difference(values, reference),
+            spearman=rank_correlation(values, reference),
+            ssim=ssim((reduced / span).float()[None], (expected / span).float()[None]),
+            top_iou=len(top & expected_top) / len(top | expected_top),
         )
-
-
-def _top_iou(ours: Tensor, reference: Tensor) -> float:
-    count = max(1, round(TOP * len(ours)))
-    mine, its = (set(values.topk(count).indices.tolist()) for values in (ours, reference))
-    return len(mine & its) / len(mine | its)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The verdict on one map.
+    """Comparison of one map with Captum. Differences are relative to the maximum of Captum's float64 map.
 
     Attributes:
-        formula: largest difference of our formula to Captum's, both in float64, as a part of the maximum.
-        delivered: of the delivered float32 map to Captum's in float64.
-        captum_float32: of Captum's own float32 maps to Captum's in float64, the largest; what the delivered one is held
-            against.
-        similarity: of the delivered map to Captum's in float64.
-        controls: how alike to Captum's map are maps that must not agree, by name.
-        rounding: by how much Captum's own formula is off in float64.
+        formula: difference of lit_viz's formula from Captum's, both in float64.
+        delivered: difference of the delivered float32 map.
+        captum_float32: largest difference of Captum's own float32 maps.
+        similarity: of the delivered map.
+        controls: similarity of maps that must not agree, by name.
+        rounding: error of Captum's own formula in float64.
     """
 
     formula: float
@@ -91,48 +99,168 @@ class Agreement:
 
     @property
     def formula_passed(self) -> bool:
-        """Whether the formula is the same."""
+        """Whether the formulas are equal."""
         return self.formula <= FORMULA_TOLERANCE + self.rounding
 
     @property
     def allowed(self) -> float:
-        """What the delivered map may be off: float32 can't be held against a constant, for at the kinks of a ReLU the
-        last bit decides whether a pixel's gradient passes."""
-        return min(DELIVERED_FACTOR * self.captum_float32 + DELIVERED_SLACK, UNDECIDED)
+        """Largest allowed difference of the delivered map.
+
+        It is no constant, since at the kinks of a ReLU the last bit decides whether a pixel's gradient passes.
+        """
+        return min(DELIVERED_FACTOR * self.captum_float32 + DELIVERED_SLACK, MAX_ALLOWED)
 
     @property
     def delivered_passed(self) -> bool:
-        """Whether the map is as good as Captum's own in float32."""
+        """Whether the delivered map is as accurate as Captum's own float32 maps."""
         return self.delivered <= self.allowed
 
     @property
     def decided(self) -> bool:
-        """Whether float32 tells the map from a wrong one: it does not where Captum's own maps differ as much, as on a
-        photograph with flat areas, in which the largest of equal neighbours is a matter of the last bit."""
-        return self.delivered == math.inf or self.delivered <= UNDECIDED or self.allowed < UNDECIDED
+        """Whether float32 distinguishes the map from a wrong one; not if Captum's own maps differ as much."""
+        return self.delivered == math.inf or self.delivered <= MAX_ALLOWED or self.allowed < MAX_ALLOWED
 
     @property
     def passed(self) -> bool:
-        """Whether both gates were passed."""
+        """Whether both gates are passed."""
         return self.formula_passed and self.delivered_passed
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as in ``evidence.json``."""
+        return {
+            "passed": self.passed,
+            "formula": {"difference": self.formula, "passed": self.formula_passed},
+            "delivered": {
+                "difference": self.delivered,
+                "allowed": self.allowed,
+                "captum_float32": self.captum_float32,
+                "passed": self.delivered_passed,
+            },
+            "similarity": vars(self.similarity),
+            "controls": {name: vars(similarity) for name, similarity in self.controls.items()},
+        }
 
-def random_map(like: Tensor, seed: int = 0) -> Tensor:
-    """Return normal noise of a map's shape and largest value: a map that agrees with nothing."""
-    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return noise / noise.abs().max() * like.double().abs().max().cpu()
+
+def check_map(
+    method: Attribution,
+    classifier: Classifier,
+    photograph: Tensor,
+    target: int,
+    seed: int,
+    delivered: Tensor,
+    evaluations: int,
+    randomized: Callable[[], Classifier] | None = None,
+) -> tuple[Agreement, Tensor] | None:
+    """Compare a delivered map with Captum elementwise.
+
+    The first gate compares the formulas in float64 on the original network. If they differ, the comparison is
+    repeated on the photograph with a little noise, since equal neighbors tie in a max-pooling. The second gate
+    compares the delivered map with Captum's float64 map; it allows twice the difference of Captum's float32 maps.
+
+    Args:
+        method: bound to the classifier.
+        classifier: the network.
+        photograph: ``(C, H, W)`` in [0, 1], as the network sees it.
+        target: class index.
+        seed: of the task.
+        delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
+        evaluations: number of evaluations of the map.
+        randomized: returns the classifier with randomized weights for a control (see :func:`randomize`).
+
+    Returns:
+        the comparison and Captum's float64 map; None if Captum lacks the method.
+
+    Raises:
+        LitVizError: the comparison is undecided, since Captum's own float32 maps differ too much, or impossible.
+    """
+    if classifier.fast().draws:
+        raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
+    photograph = photograph.to(classifier.device)
+    exact = CaptumReference(method, classifier, photograph[None].double(), target, seed, evaluations)
+    expected = exact.compute()
+    if expected is None:
+        return None
+    single = replace(exact, x=photograph[None].float())
+
+    def float32_error(*references: CaptumReference) -> float:
+        maps = [reference.compute() for reference in references]
+        return max(largest_difference(values, expected) for values in maps if values is not None)
+
+    few = exact.with_evaluations(_FORMULA_EVALUATIONS)
+    networks = _float64_networks(few)
+    agreement = Agreement(
+        formula=_formula_difference(few, networks, expected if few.evaluations == evaluations else None),
+        delivered=largest_difference(delivered[None], expected),
+        captum_float32=float32_error(single, *(single.with_rounding(k) for k in range(1, 1 + _ROUNDED_MAPS))),
+        similarity=Similarity.of(delivered, expected[0]),
+        controls=_controls(exact, expected[0], randomized or partial(randomize, classifier)),
+        rounding=few.formula_rounding,
+    )
+    if not agreement.formula_passed:
+        noise = torch.rand(few.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(few.x)
+        untied = replace(few, x=(few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1))
+        agreement = replace(agreement, formula=_formula_difference(untied, networks, None))
+    if not agreement.delivered_passed and agreement.delivered < MAX_ALLOWED:
+        seeds = range(1 + _ROUNDED_MAPS, 1 + _ROUNDED_MAPS + _MORE_ROUNDED_MAPS)
+        error = float32_error(*(single.with_rounding(k, _MORE_ROUNDING_STEPS) for k in seeds))
+        agreement = replace(agreement, captum_float32=max(agreement.captum_float32, error))
+    if not agreement.decided:
+        raise LitVizError(
+            f"not decided, since Captum's own float32 maps differ by {agreement.captum_float32:.0%} (flat areas, kinks)"
+        )
+    return agreement, expected[0]
 
 
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Return the rank correlation of two tensors of one shape, ties at their mean rank; 0 where one is constant."""
-    pair = torch.stack([_ranks(a.flatten()), _ranks(b.flatten())])
-    centred = pair - pair.mean(1, keepdim=True)
-    norm = centred.norm(dim=1).prod()
-    return 0.0 if norm == 0 else float(centred.prod(0).sum() / norm)
+def _formula_difference(reference: CaptumReference, networks: Mapping[str, Network], expected: Tensor | None) -> float:
+    """Return the difference of lit_viz's formula from ``expected``, or from Captum's map if that is None."""
+    values, _ = attribute(
+        reference.method,
+        networks,
+        reference.x,
+        [reference.target],
+        evaluations=reference.evaluations,
+        seeds=[reference.seed],
+    )
+    expected = reference.compute() if expected is None else expected
+    assert expected is not None
+    return largest_difference(values.cpu(), expected)
 
 
-def _ranks(values: Tensor) -> Tensor:
-    """Return the ranks in float64: in integers of 32 bits the ranks of many equal values overflow when added up."""
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    ranks: Tensor = (counts.cumsum(0) - (counts.double() - 1) / 2)[inverse]
-    return ranks
+def _float64_networks(reference: CaptumReference) -> Mapping[str, Network]:
+    """Return the fast copies in float64; Captum's copy replaces one that exists in float32 only."""
+    method, classifier = reference.method, reference.classifier
+    copies: dict[str, Network] = {
+        name: classifier.fast(method.layers, dtype=torch.float64, backprop=name) for name in method.networks
+    }
+    plain = copies.get("plain")
+    if not isinstance(plain, FrozenNetwork) or plain.scale.dtype == torch.float64 or method.layers:
+        return copies
+    return {**copies, "plain": lambda x, layers=(): (reference.network(x), {})}
+
+
+def _controls(
+    reference: CaptumReference, expected: Tensor, randomized: Callable[[], Classifier]
+) -> dict[str, Similarity]:
+    """Return the similarity of maps that must not agree: of another class, of a randomized network, and noise."""
+    classes = reference.classifier.num_classes
+    cheap = replace(reference, x=reference.x.float()).with_evaluations(_CONTROL_EVALUATIONS)
+    maps = {
+        "another class": replace(cheap, target=(reference.target + classes // 2) % classes).compute(),
+        "randomized network": replace(cheap, classifier=randomized()).compute(),
+        "random map": random_map(expected[None]),
+    }
+    return {name: Similarity.of(values[0], expected) for name, values in maps.items() if values is not None}
+
+
+def randomize(classifier: Classifier) -> Classifier:
+    """Return the classifier with random weights of the same mean and standard deviation per parameter."""
+    network = copy.deepcopy(classifier.original)
+    for name, layer in network.named_modules():
+        randomize_layer(layer, name, seed=0)
+    return load_classifier(
+        network,
+        labels=list(classifier.labels),
+        mean=list(classifier.mean),
+        std=list(classifier.std),
+        size=classifier.size,
+    )

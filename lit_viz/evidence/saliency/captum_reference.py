@@ -1,4 +1,4 @@
-"""How Captum makes each of our maps, on the network as it came."""
+"""Captum's computation of each saliency method, on a copy of the original network."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import Logit
 from lit_viz.rng import Key
 
-_AT_ONCE = 8  # inputs, so that memory doesn't grow with the number of samples
+_BATCH = 8  # inputs per forward pass, so that memory does not grow with the number of samples
+#: Attributes that a subclass may override without changing what the method computes. The objective is compared apart.
+_SETTINGS = {"about", "batch", "evaluations", "objective", "reducer", "tolerance", "uncertainty"}
 
 
-class Original(nn.Module):
-    """The classifier as Captum is shown it: images in [0, 1] -> logits, by a copy of the original network.
+class OriginalNetwork(nn.Module):
+    """A frozen copy of the original network for Captum, in eval mode, neither folded nor fused.
 
-    The copy is frozen, in eval mode, not folded and not fused. Two things are made so that Captum's hooks can work: no
-    activation is in place, and a ReLU6 is a kind of ReLU (which it is in mathematics, and not by its class).
+    For Captum's hooks, activations are not in place and a ReLU6 is a subclass of ReLU.
 
     Args:
-        classifier: whose network is copied.
+        classifier: classifier to copy.
         dtype: of the copy.
-        hooked: whether Captum will put hooks on rectifiers.
+        hooked: whether Captum adds hooks to rectifiers.
 
     Raises:
         LitVizError: the network can't be copied.
@@ -62,15 +63,15 @@ class Original(nn.Module):
 
     def __init__(self, classifier: Classifier, dtype: torch.dtype, *, hooked: bool = False) -> None:
         super().__init__()
-        # Hooks that change what it gives are a part of it: then there is no fast copy either.
+        # Without a fast copy, the network's own hooks change its output and must be kept.
         memo = {} if classifier.fast().is_original else memo_without_hooks(classifier.original)
         try:
             network = private_copy(classifier.original, memo)
-        except Exception as error:  # whatever the network's own code raises
+        except Exception as error:  # raised by the network's own code
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
         for module in network.modules():
             if hooked and hasattr(module, "inplace"):
-                setattr(module, "inplace", False)  # noqa: B010 - whatever kind of module it is
+                setattr(module, "inplace", False)  # noqa: B010 - not an attribute of every module type
             for name, child in module.named_children():
                 if hooked and is_rectifier(child) and not isinstance(child, nn.ReLU):
                     module._modules[name] = _ReLU6()
@@ -78,7 +79,7 @@ class Original(nn.Module):
         self._normalize = classifier.normalize
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits ``(N, K)``."""
+        """Return the logits ``(N, K)`` of images in [0, 1]."""
         return logits_of(self.network(self._normalize(x)), len(x))
 
 
@@ -88,19 +89,18 @@ class _ReLU6(nn.ReLU):
 
 
 @dataclass(frozen=True)
-class Question:
-    """One map, to be made by Captum.
+class CaptumReference:
+    """A saliency map to be computed by Captum.
 
     Attributes:
-        method: how lit_viz made it.
-        classifier: of which network.
-        x: the photograph ``(1, C, H, W)`` in [0, 1], in the precision wanted.
+        method: the method of lit_viz.
+        classifier: the network.
+        x: photograph ``(1, C, H, W)`` in [0, 1], in the precision of the computation.
         target: class index.
-        seed: of the task, for what is drawn at random.
-        evaluations: that lit_viz made.
-        last_bits: 0 asks as it is. Another number draws the last bits of photograph and weights anew: what float32
-            makes of a map is luck where it has kinks, and one map alone doesn't tell how much.
-        steps: of float32, that these are away at most.
+        seed: of the task's random draws.
+        evaluations: number of evaluations of the map.
+        noise_seed: if not 0, perturb photograph and weights by float32 rounding errors of this seed.
+        noise_steps: largest perturbation, in units of the float32 epsilon.
     """
 
     method: Attribution
@@ -109,178 +109,182 @@ class Question:
     target: int
     seed: int
     evaluations: int
-    last_bits: int = 0
-    steps: int = 1
+    noise_seed: int = 0
+    noise_steps: int = 1
 
     @cached_property
-    def network(self) -> Original:
-        """The copy that Captum asks."""
+    def network(self) -> OriginalNetwork:
+        """The copy of the network."""
         hooked = isinstance(self.method, (GuidedBackprop, GuidedGradCAM))
-        network = Original(self.classifier, self.x.dtype, hooked=hooked)
-        if self.last_bits:
+        network = OriginalNetwork(self.classifier, self.x.dtype, hooked=hooked)
+        if self.noise_seed:
             for parameter in network.parameters():
                 real = torch.view_as_real(parameter) if parameter.is_complex() else parameter
-                real.copy_(_redrawn(real, self.last_bits, self.steps))
+                real.copy_(_add_rounding(real, self.noise_seed, self.noise_steps))
         return network.to(device_of(self.classifier.original))
-
-    def redrawn(self, number: int, steps: int = 1) -> Question:
-        """Return the question with the last bits of photograph and weights drawn anew, up to so many steps away."""
-        return replace(self, x=_redrawn(self.x, number, steps), last_bits=number, steps=steps)
 
     @property
     def layer(self) -> nn.Module:
-        """The layer that the method reads, in that copy."""
+        """The layer of the copy that the method reads."""
         (name,) = self.method.layers
         return self.network.network.get_submodule(name)
 
+    def with_rounding(self, seed: int, steps: int = 1) -> CaptumReference:
+        """Return the reference with photograph and weights perturbed by random rounding errors."""
+        return replace(self, x=_add_rounding(self.x, seed, steps), noise_seed=seed, noise_steps=steps)
 
-def formula_rounding(question: Question) -> float:
-    """Return by how much of its maximum Captum's own formula is off in float64.
+    def with_evaluations(self, limit: int) -> CaptumReference:
+        """Return the reference with at most ``limit`` evaluations; occlusion keeps its number of windows."""
+        if isinstance(self.method, Occlusion):
+            return self
+        return replace(self, evaluations=min(self.evaluations, limit))
 
-    It rounds the weights of a quadrature to float32, each on its own, so the more nodes the less; and what occlusion
-    found, before and after it is divided by the number of windows.
-    """
-    if isinstance(question.method, IntegratedGradients):
-        return float(2.0**-24 / question.method.nodes(question.evaluations) ** 0.5)
-    return 2.0**-23 if isinstance(question.method, Occlusion) else 0.0
+    @property
+    def formula_rounding(self) -> float:
+        """Error of Captum's own formula in float64, relative to the map's maximum.
 
+        Captum stores quadrature weights and occlusion maps in float32.
+        """
+        if isinstance(self.method, IntegratedGradients):
+            return float(2.0**-24 / self.method.nodes(self.evaluations) ** 0.5)
+        return 2.0**-23 if isinstance(self.method, Occlusion) else 0.0
 
-def _redrawn(values: Tensor, number: int, steps: int) -> Tensor:
-    """Return float32 values that are up to so many steps of float32 away."""
-    generator = torch.Generator().manual_seed(number)
-    unit = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
-    return (values.double() * (1 + steps * (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
+    def compute(self) -> Tensor | None:
+        """Return Captum's map on the CPU, in the shape of lit_viz's map; None if Captum lacks the method.
 
-
-def fewer(question: Question, evaluations: int) -> Question:
-    """Return the question for fewer evaluations, where the method makes sense with any number of them."""
-    if isinstance(question.method, Occlusion):
-        return question
-    return replace(question, evaluations=min(question.evaluations, evaluations))
+        The global random state is preserved.
+        """
+        compute = _captum_method(self.method)
+        if compute is None:
+            return None
+        with (
+            random_state_preserved(self.classifier.original),
+            full_float32(),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
+            warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks")
+            result: Tensor | None = compute(self)
+        return None if result is None else result.detach().cpu()
 
 
 def is_in_captum(method: Attribution) -> bool:
     """Return whether Captum has the method."""
-    return type(method) in _MAKERS and isinstance(method.objective, Logit)
+    return _captum_method(method) is not None
 
 
-def captum_map(question: Question) -> Tensor | None:
-    """Return Captum's map, of the shape of ours and on the CPU; None where Captum has no such method.
-
-    The global random state is left as it was.
-    """
-    if not is_in_captum(question.method):
+def _captum_method(method: Attribution) -> Callable[[CaptumReference], Any] | None:
+    """Return Captum's computation of a method; a subclass that overrides only settings counts as its base class."""
+    classes = type(method).__mro__
+    base = next((kind for kind in classes if kind in _CAPTUM_METHODS), None)
+    if base is None or not isinstance(method.objective, Logit):
         return None
-    make = _MAKERS[type(question.method)]
-    original = question.classifier.original
-    with random_state_preserved(original), full_float32(), torch.enable_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
-        warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks")
-        found: Tensor | None = make(question)
-    return None if found is None else found.detach().cpu()
+    names = {
+        name for kind in classes[: classes.index(base)] for name in vars(kind) if not name.startswith(("__", "_abc_"))
+    }
+    overridden = {name for name in names - _SETTINGS if hasattr(base, name)}
+    return None if overridden else _CAPTUM_METHODS[base]
 
 
-def _gradient(q: Question) -> Any:
-    return attr.Saliency(q.network).attribute(q.x, q.target, abs=False)
+def _add_rounding(values: Tensor, seed: int, steps: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
+    return (values.double() * (1 + steps * (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
 
 
-def _input_x_gradient(q: Question) -> Any:
-    return attr.InputXGradient(q.network).attribute(q.x, q.target)
+def _gradient(r: CaptumReference) -> Any:
+    return attr.Saliency(r.network).attribute(r.x, r.target, abs=False)
 
 
-def _noisy(kind: str) -> Callable[[Question], Tensor]:
-    """Return NoiseTunnel over Saliency.
+def _input_x_gradient(r: CaptumReference) -> Any:
+    return attr.InputXGradient(r.network).attribute(r.x, r.target)
 
-    It draws from the global random state, so it is given noise of no width, and the function that it asks adds the very
-    noise of our samples, in their order.
-    """
 
-    def make(q: Question) -> Tensor:
-        assert isinstance(q.method, SmoothGrad)
-        added = noise([Key(q.seed, k) for k in range(q.evaluations)], q.x, q.method.sigma)
-        rows = iter(added)
+def _noise_tunnel(kind: str) -> Callable[[CaptumReference], Tensor]:
+    def compute(r: CaptumReference) -> Tensor:
+        assert isinstance(r.method, SmoothGrad)
+        # NoiseTunnel draws from the global random state: it gets noise of zero width, and the forward function adds
+        # the noise of lit_viz's samples, in their order.
+        samples = iter(noise([Key(r.seed, k) for k in range(r.evaluations)], r.x, r.method.sigma))
 
-        def ask(x: Tensor) -> Tensor:
-            logits: Tensor = q.network(x + torch.stack([next(rows) for _ in range(len(x))]))
+        def forward(x: Tensor) -> Tensor:
+            logits: Tensor = r.network(x + torch.stack([next(samples) for _ in range(len(x))]))
             return logits
 
-        tunnel = attr.NoiseTunnel(attr.Saliency(ask))
-        found: Tensor = tunnel.attribute(
-            q.x,
+        result: Tensor = attr.NoiseTunnel(attr.Saliency(forward)).attribute(
+            r.x,
             nt_type=kind,
-            nt_samples=q.evaluations,
-            nt_samples_batch_size=_AT_ONCE,
+            nt_samples=r.evaluations,
+            nt_samples_batch_size=_BATCH,
             stdevs=0.0,
-            target=q.target,
+            target=r.target,
             abs=False,
         )
-        n = q.evaluations
-        factor = n / (n - 1) if kind == "vargrad" and n > 1 else 1.0  # Captum's is the biased variance
-        scaled: Tensor = found * factor
-        return scaled
+        n = r.evaluations
+        return result * (n / (n - 1) if kind == "vargrad" and n > 1 else 1.0)  # Captum's variance is biased
 
-    return make
+    return compute
 
 
-def _integrated_gradients(q: Question) -> Any:
-    assert isinstance(q.method, IntegratedGradients)
-    return attr.IntegratedGradients(q.network).attribute(
-        q.x,
-        q.method.baseline(q.x, [q.seed]),
-        q.target,
-        n_steps=q.method.nodes(q.evaluations),
+def _integrated_gradients(r: CaptumReference) -> Any:
+    assert isinstance(r.method, IntegratedGradients)
+    return attr.IntegratedGradients(r.network).attribute(
+        r.x,
+        r.method.baseline(r.x, [r.seed]),
+        r.target,
+        n_steps=r.method.nodes(r.evaluations),
         method="gausslegendre",
-        internal_batch_size=_AT_ONCE,
+        internal_batch_size=_BATCH,
     )
 
 
-def _guided(kind: type[Any]) -> Callable[[Question], Any]:
-    return lambda q: kind(q.network).attribute(q.x, q.target)
+def _guided(kind: type[Any]) -> Callable[[CaptumReference], Any]:
+    return lambda r: kind(r.network).attribute(r.x, r.target)
 
 
-def _grad_cam(q: Question) -> Any:
-    assert isinstance(q.method, GradCAM)
-    if not q.method.reads_feature_maps:
+def _grad_cam(r: CaptumReference) -> Any:
+    assert isinstance(r.method, GradCAM)
+    if not r.method.reads_feature_maps:
         return None
-    cam: Any = attr.LayerGradCam(q.network, q.layer).attribute(q.x, q.target, relu_attributions=q.method.relu)
-    return attr.LayerAttribution.interpolate(cam, tuple(q.x.shape[2:]), "bilinear")
+    cam: Any = attr.LayerGradCam(r.network, r.layer).attribute(r.x, r.target, relu_attributions=r.method.relu)
+    return attr.LayerAttribution.interpolate(cam, tuple(r.x.shape[2:]), "bilinear")
 
 
-def _guided_grad_cam(q: Question) -> Any:
-    assert isinstance(q.method, GuidedGradCAM)
-    if not q.method.reads_feature_maps:
+def _guided_grad_cam(r: CaptumReference) -> Any:
+    assert isinstance(r.method, GuidedGradCAM)
+    if not r.method.reads_feature_maps:
         return None
-    return attr.GuidedGradCam(q.network, q.layer).attribute(q.x, q.target, interpolate_mode="bilinear")
+    return attr.GuidedGradCam(r.network, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
 
 
-def _occlusion(q: Question) -> Any:
-    assert isinstance(q.method, Occlusion)
-    shape = q.x.shape[1:]
-    if q.evaluations < q.method.default_evaluations(shape):
-        raise LitVizError(
-            f"{q.evaluations} of {q.method.default_evaluations(shape)} windows were hidden, and Captum hides all"
-        )
-    found: Any = attr.Occlusion(q.network).attribute(
-        q.x,
-        sliding_window_shapes=(shape[0], *_both(q.method.windows)),
-        strides=(shape[0], *_both(q.method.strides)),
-        baselines=q.method.baseline(q.x, [q.seed]),
-        target=q.target,
-        perturbations_per_eval=_AT_ONCE,
+def _occlusion(r: CaptumReference) -> Any:
+    assert isinstance(r.method, Occlusion)
+    shape = r.x.shape[1:]
+    windows = r.method.default_evaluations(shape)
+    if r.evaluations < windows:
+        raise LitVizError(f"Captum needs all {windows} windows of occlusion, got {r.evaluations}")
+    result: Any = attr.Occlusion(r.network).attribute(
+        r.x,
+        sliding_window_shapes=(shape[0], *_pair(r.method.windows)),
+        strides=(shape[0], *_pair(r.method.strides)),
+        baselines=r.method.baseline(r.x, [r.seed]),
+        target=r.target,
+        perturbations_per_eval=_BATCH,
     )
-    return found[:, :1]
+    return result[:, :1]
 
 
-def _both(sides: Sequence[int]) -> Sequence[int]:
+def _pair(sides: Sequence[int]) -> Sequence[int]:
     return list(sides) * 2 if len(sides) == 1 else sides
 
 
-_MAKERS: dict[type[Attribution], Callable[[Question], Any]] = {
+_CAPTUM_METHODS: dict[type[Attribution], Callable[[CaptumReference], Any]] = {
     Gradient: _gradient,
     InputXGradient: _input_x_gradient,
-    SmoothGrad: _noisy("smoothgrad"),
-    SmoothGradSquared: _noisy("smoothgrad_sq"),
-    VarGrad: _noisy("vargrad"),
+    SmoothGrad: _noise_tunnel("smoothgrad"),
+    SmoothGradSquared: _noise_tunnel("smoothgrad_sq"),
+    VarGrad: _noise_tunnel("vargrad"),
     IntegratedGradients: _integrated_gradients,
     GuidedBackprop: _guided(attr.GuidedBackprop),
     Deconvolution: _guided(attr.Deconvolution),

@@ -1,53 +1,70 @@
-"""What are the maps of a run good for? Each is measured, beside maps that know nothing of the network."""
+"""Saliency metrics of the maps of a run, beside those of control maps that do not depend on the network."""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_viz.attributions import Attribution, attribute
+from lit_viz.attributions import Attribution, attribute, title_of
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.saliency.agreement import random_map
-from lit_viz.evidence.saliency.appraisal import MapMetrics, table
-from lit_viz.evidence.saliency.faithfulness import Curve, is_pointing_hit, max_sensitivity, replacement_curve
-from lit_viz.evidence.saliency.randomization import Stage, cascading_randomization
+from lit_viz.evidence.saliency.metrics import (
+    Curve,
+    Stage,
+    cascading_randomization,
+    is_pointing_hit,
+    last_unchanged,
+    max_sensitivity,
+    random_map,
+    replacement_curve,
+)
+from lit_viz.evidence.summaries import text_table
 from lit_viz.images.fitting import Box
 from lit_viz.localization.localization import photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
+from lit_viz.methods.records import SaliencyRecord
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Notify
 
-#: Maps that know nothing of the network: noise, and the map itself half a picture away, as smooth as it was.
-_CONTROLS: dict[str, Callable[[Tensor, int], Tensor]] = {
+#: Control maps: noise, and the map shifted by half an image.
+_CONTROLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "random": random_map,
     "moved": lambda saliency, seed: saliency.roll([side // 2 for side in saliency.shape], (0, 1)),
 }
+_MAX_ROWS = 40  # of the printed table
+_LEGEND = (
+    "deletion, insertion: mean probability of the class while pixels are replaced, the most salient first; also for a "
+    "random map and for the map moved by half an image. top, all randomized: Spearman correlation with the map of a "
+    "network whose uppermost layer, or all layers, are randomized."
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how finely.
+    """Parameters of the saliency metrics.
 
-    A map of n evaluations costs ``6 (steps + 1)`` evaluations, forward only, and ``(samples + stages) n`` of its
-    method: 198 and ``14 n`` by default.
+    By default a map of n evaluations takes 198 forward passes and ``14 n`` evaluations of its method.
 
     Attributes:
         steps: of deletion and insertion.
-        deleted: what is put in the place of pixels, a kind of :class:`~lit_viz.attributions.baselines.Baseline`.
-        inserted: what pixels are put into; the blur is one of 10 pixels.
-        samples: perturbations for the max-sensitivity.
+        deleted: replacement of deleted pixels (see :class:`~lit_viz.attributions.baselines.Baseline`).
+        inserted: initial image of insertion.
+        samples: perturbations of the sensitivity.
         radius: of the perturbations, in units of [0, 1].
         stages: of the cascading randomization.
-        dearest: evaluations a map, above which sensitivity and randomization are left out.
+        dearest: number of evaluations above which sensitivity and randomization are omitted.
     """
 
     steps: int = 32
@@ -59,12 +76,90 @@ class Settings:
     dearest: int = 200
 
     def cost(self, evaluations: int) -> tuple[int, int]:
-        """Return the evaluations for a map of so many: forward only, and of its method."""
+        """Return the number of forward passes, and of evaluations of the method, for a map of ``evaluations``."""
         maps = self.samples + self.stages if evaluations <= self.dearest else 0
         return 2 * (1 + len(_CONTROLS)) * (self.steps + 1), maps * evaluations
 
 
 DEFAULT = Settings()
+
+
+@dataclass(frozen=True)
+class MapMetrics:
+    """Metrics of one map.
+
+    Attributes:
+        record: of the map.
+        deletion, insertion: curves of the class's probability.
+        controls: areas (deletion, insertion) of the control maps, by name.
+        sensitivity: None if omitted.
+        stages: of the cascading randomization; empty if omitted.
+        pointing_hit: result of the pointing game; None without reference boxes.
+        omitted: reason why sensitivity and randomization are omitted.
+    """
+
+    record: SaliencyRecord
+    deletion: Curve
+    insertion: Curve
+    controls: Mapping[str, tuple[float, float]]
+    sensitivity: float | None = None
+    stages: Sequence[Stage] = field(default_factory=list)
+    pointing_hit: bool | None = None
+    omitted: str | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """Omitted metrics, and insensitivity of the map to the network."""
+        title, last = title_of(self.record.method), last_unchanged(self.stages)
+        remarks = [] if self.omitted is None else [f"sensitivity and randomization of {title} omitted: {self.omitted}"]
+        if last is not None:
+            count = "all" if last is self.stages[-1] else f"the {last.layers} uppermost"
+            layers = f"{count} layers are" if last.layers > 1 else "the uppermost layer is"
+            remarks.append(
+                f"{title} of {self.record.name} is insensitive to the network: the map does not change (Spearman "
+                f"{last.spearman:.2f}) when {layers} randomized"
+            )
+        return remarks
+
+    def row(self) -> dict[str, float | None]:
+        """Return the row of the table."""
+        deletions, insertions = (
+            {f"{sign} {name}": areas[place] for name, areas in self.controls.items()}
+            for place, sign in enumerate(("↓", "↑"))
+        )
+        first, last = (self.stages[place].spearman if self.stages else None for place in (0, -1))
+        return {
+            **{"deletion ↓": self.deletion.area, **deletions, "insertion ↑": self.insertion.area, **insertions},
+            **{"sensitivity ↓": self.sensitivity, "top randomized": first, "all randomized": last},
+            **({} if self.pointing_hit is None else {"hit": float(self.pointing_hit)}),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metrics as in ``evidence.json``."""
+        return {
+            "index": self.record.index,
+            "name": self.record.name,
+            "method": self.record.method,
+            "target_name": self.record.target_name,
+            "deletion": self._curve(self.deletion, 0),
+            "insertion": self._curve(self.insertion, 1),
+            "max_sensitivity": _to_json(self.sensitivity),
+            "randomization": [{key: _to_json(value) for key, value in vars(stage).items()} for stage in self.stages],
+            "points_at_box": self.pointing_hit,
+            "left_out": self.omitted,
+            "remarks": self.remarks,
+        }
+
+    def _curve(self, curve: Curve, place: int) -> dict[str, Any]:
+        areas = {name: _to_json(control[place]) for name, control in self.controls.items()}
+        return {"area": _to_json(curve.area), **areas, "curve": [_to_json(value) for value in curve.scores.tolist()]}
+
+
+def _to_json(value: Any) -> Any:
+    """Round floats to six decimals; None if not finite."""
+    if not isinstance(value, float):
+        return value
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def evaluate_maps(
@@ -78,17 +173,25 @@ def evaluate_maps(
     truth: Mapping[str, ReferenceBoxes] | None = None,
     notify: Notify,
 ) -> None:
-    """Compute the metrics of a run's maps, report them, and write the part ``faithfulness`` of ``evidence.json``."""
-    known = {outcome.record["index"]: reference_boxes_in_image(outcome, truth or {}) for outcome in outcomes}
-    boxes = {index: found for index, found in known.items() if found}
-    found = compute_map_metrics(
+    """Compute and report the metrics of a run's maps, and write the part ``faithfulness`` of ``evidence.json``.
+
+    Args:
+        outcomes, methods, classifier, reducer, settings: see :func:`compute_map_metrics`.
+        folder: run folder; None writes nothing.
+        truth: reference boxes by the ``source`` of the photograph, for the pointing game.
+        notify: receives the cost, the table and the remarks.
+    """
+    boxes = {outcome.record.index: reference_boxes_in_image(outcome, truth or {}) for outcome in outcomes}
+    boxes = {index: found for index, found in boxes.items() if found}
+    metrics = compute_map_metrics(
         outcomes, methods, classifier, reducer=reducer, settings=settings, boxes=boxes, notify=notify
     )
     if folder is not None:
-        maps = [one.as_record() for one in found]
+        maps = [entry.to_dict() for entry in metrics]
         folder.merge_evidence({"faithfulness": {"settings": asdict(settings), "maps": maps}})
-    for line in (table(found), *dict.fromkeys(line for one in found for line in one.remarks)):
-        notify(line)
+    notify(table(metrics))
+    for remark in dict.fromkeys(remark for entry in metrics for remark in entry.remarks):
+        notify(remark)
 
 
 def compute_map_metrics(
@@ -101,111 +204,105 @@ def compute_map_metrics(
     boxes: Mapping[int, Sequence[Box]] | None = None,
     notify: Notify = lambda line: None,
 ) -> list[MapMetrics]:
-    """Measure the maps of a saliency run.
+    """Return the metrics of the finished maps of a saliency run.
 
     Args:
-        outcomes: of the run; those that failed are passed over.
+        outcomes: of the run.
         methods: by name, bound to the classifier.
         classifier: the network.
-        reducer: how the channels become one map; the method's own unless given.
-        settings: what is measured.
-        boxes: true boxes in pixels of the classifier's input, by task index, for the pointing game.
-        notify: is told what it will cost.
+        reducer: of the channels; the method's default if None.
+        settings: parameters of the metrics.
+        boxes: reference boxes in pixels of the classifier's input by task index, for the pointing game.
+        notify: receives the cost.
     """
-    done = [outcome for outcome in outcomes if outcome.record["status"] == "done"]
-    costs = [settings.cost(outcome.record["iterations"]) for outcome in done]
-    forwards, more = (sum(cost[i] for cost in costs) for i in (0, 1))
-    notify(f"faithfulness of {len(done)} maps: {forwards} evaluations (forward), and {more} of their methods")
-    return [
-        _Subject(outcome, methods[outcome.record["method"]], classifier, settings).appraised(
-            reducer, (boxes or {}).get(outcome.record["index"])
-        )
-        for outcome in done
-    ]
+    done = [o for o in outcomes if isinstance(o.record, SaliencyRecord) and o.record.status == "done"]
+    costs = [settings.cost(outcome.record.iterations or 0) for outcome in done]
+    forwards, evaluations = (sum(cost[place] for cost in costs) for place in (0, 1))
+    notify(f"saliency metrics of {len(done)} maps: {forwards} forward passes, {evaluations} evaluations of the methods")
+    measured = (_MeasuredMap(outcome, methods, classifier, settings) for outcome in done)
+    return [m.metrics(reducer, None if boxes is None else boxes.get(m.record.index)) for m in measured]
 
 
 def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxes]) -> list[Box]:
-    """Return the true boxes of a photograph in pixels of the classifier's input; what was cut off is left out."""
-    known = truth.get(str(outcome.record["source"]))
-    if known is None or (pixels := outcome.source()) is None:
+    """Return the reference boxes of a photograph in pixels of the classifier's input, cropped to it."""
+    reference, pixels = truth.get(str(outcome.record.source)), outcome.source()
+    if reference is None or pixels is None or not isinstance(outcome.record, SaliencyRecord):
         return []
     photograph = photograph_of(outcome.record, pixels)
-    if known.size not in (None, photograph.original_size):
+    if reference.size not in (None, photograph.original_size):
         return []
     height, width = pixels.shape[-2:]
-    edges = torch.tensor([width, height, width, height])
-    inside = [photograph.from_original(box).clamp(min=0).minimum(edges).tolist() for box in known.boxes]
-    return [(left, top, right, bottom) for left, top, right, bottom in inside if left < right and top < bottom]
+    limits = torch.tensor([width, height, width, height])
+    cropped = [photograph.from_original(box).clamp(min=0).minimum(limits).tolist() for box in reference.boxes]
+    return [(left, top, right, bottom) for left, top, right, bottom in cropped if left < right and top < bottom]
 
 
-class _Subject:
-    """A map that is measured."""
+class _MeasuredMap:
+    """A map with all that is needed to compute further maps in the same way."""
 
-    def __init__(self, outcome: Outcome, method: Attribution, classifier: Classifier, settings: Settings) -> None:
+    def __init__(
+        self, outcome: Outcome, methods: Mapping[str, Attribution], classifier: Classifier, settings: Settings
+    ) -> None:
         photograph, attribution = outcome.source(), outcome.array()
+        assert isinstance(outcome.record, SaliencyRecord)
         assert photograph is not None
         assert attribution is not None
-        self.record, self.method, self.classifier, self.settings = outcome.record, method, classifier, settings
+        self.record, self.method = outcome.record, methods[outcome.record.method]
+        self.classifier, self.settings, self.network = classifier, settings, classifier.fast()
         self.x, self.attribution = photograph.float().to(classifier.device), attribution
-        self.seed: int = outcome.record["seed"]
-        self.network = classifier.fast()
+        self.seed, self.target, self.evaluations = (
+            self.record.seed or 0,
+            self.record.target,
+            self.record.iterations or 0,
+        )
 
-    def appraised(self, reducer: str | None, boxes: Sequence[Box] | None) -> MapMetrics:
+    def metrics(self, reducer: str | None, boxes: Sequence[Box] | None) -> MapMetrics:
         saliency = reduce_channels(self.attribution, reducer or self.method.reducer)[0]
         deletion, insertion = self.curves(saliency)
         controls = {name: self.curves(control(saliency, self.seed)) for name, control in _CONTROLS.items()}
-        left_out, sensitivity, stages = self.left_out(), None, list[Stage]()
-        if left_out is None:
+        omitted, sensitivity, stages = None, None, list[Stage]()
+        if self.evaluations > self.settings.dearest:
+            maps = self.settings.samples + self.settings.stages
+            omitted = f"they take {maps} more maps of {self.evaluations} evaluations each"
+        else:
             sensitivity = self.sensitivity()
             try:
-                stages = self.stages()
+                stages = self.randomization()
             except LitVizError as error:
-                left_out = str(error)
+                omitted = str(error)
         return MapMetrics(
-            of=self.record,
+            record=self.record,
             deletion=deletion,
             insertion=insertion,
             controls={name: (deleted.area, inserted.area) for name, (deleted, inserted) in controls.items()},
             sensitivity=sensitivity,
             stages=stages,
-            pointed=None if boxes is None else is_pointing_hit(saliency, boxes),
-            left_out=left_out,
+            pointing_hit=None if boxes is None else is_pointing_hit(saliency, boxes),
+            omitted=omitted,
         )
 
     def score(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)[0]
-        return logits.softmax(1)[:, self.record["target"]]
+        return logits.softmax(1)[:, self.target]
 
     def curves(self, saliency: Tensor) -> tuple[Curve, Curve]:
         x, steps = self.x, self.settings.steps
-        emptied, blurred = (
+        blank, blurred = (
             Baseline(kind)(x[None], [self.seed])[0] for kind in (self.settings.deleted, self.settings.inserted)
         )
-        return (
-            replacement_curve(self.score, x, emptied, saliency, steps=steps),
-            replacement_curve(self.score, blurred, x, saliency, steps=steps),
-        )
-
-    def left_out(self) -> str | None:
-        n, maps = self.record["iterations"], self.settings.samples + self.settings.stages
-        return f"it takes {maps} more maps of {n} evaluations each" if n > self.settings.dearest else None
+        deletion = replacement_curve(self.score, x, blank, saliency, steps=steps)
+        return deletion, replacement_curve(self.score, blurred, x, saliency, steps=steps)
 
     def sensitivity(self) -> float:
         draws = Draws([Key(self.seed, 0, view) for view in range(self.settings.samples)], self.x.device)
-        return max_sensitivity(
-            partial(self.maps, self.copies(self.method.layers)),
-            self.x,
-            self.attribution,
-            draws.scoped("max_sensitivity"),
-            radius=self.settings.radius,
-        )
+        explain = partial(self.maps, self.copies(self.method.layers))
+        scoped = draws.scoped("max_sensitivity")
+        return max_sensitivity(explain, self.x, self.attribution, scoped, radius=self.settings.radius)
 
-    def stages(self) -> list[Stage]:
+    def randomization(self) -> list[Stage]:
         return cascading_randomization(
             lambda networks: self.maps(networks, self.x[None])[0],
-            self.copies(
-                layer_names(self.classifier.original)
-            ),  # the layers as the network has them, none folded into another
+            self.copies(layer_names(self.classifier.original)),  # named layers are not folded into others
             self.attribution,
             seed=self.seed,
             stages=self.settings.stages,
@@ -215,14 +312,39 @@ class _Subject:
         return {name: self.classifier.fast(keep, backprop=name) for name in self.method.networks}
 
     def maps(self, networks: Mapping[str, FrozenNetwork], images: Tensor) -> Tensor:
-        """Return maps made as the delivered one was, with its draws."""
-        count, target = len(images), self.record["target"]
-        maps, _ = attribute(
-            self.method,
-            networks,
-            images,
-            [target] * count,
-            evaluations=self.record["iterations"],
-            seeds=[self.seed] * count,
-        )
+        """Return maps computed like the delivered one, with its random draws."""
+        assert self.target is not None
+        targets, seeds = [self.target] * len(images), [self.seed] * len(images)
+        maps, _ = attribute(self.method, networks, images, targets, evaluations=self.evaluations, seeds=seeds)
         return maps.cpu()
+
+
+_Row = tuple[str, str, str, dict[str, float | None]]
+
+
+def table(metrics: Sequence[MapMetrics]) -> str:
+    """Return a table with a row per map, and a row of means per method with several maps."""
+    rows: list[_Row] = [(m.record.name, m.record.method, m.record.target_name or "-", m.row()) for m in metrics]
+    columns = list(dict.fromkeys(column for *_, values in rows for column in values))
+    by_method: dict[str, list[dict[str, float | None]]] = defaultdict(list)
+    for _, method, _, values in rows:
+        by_method[method].append(values)
+    means: list[_Row] = [
+        (f"mean of {len(of_method)}", method, "", {column: _mean(of_method, column) for column in columns})
+        for method, of_method in by_method.items()
+        if len(of_method) > 1
+    ]
+    cells = [
+        {"photograph": name, "method": method, "class": target, **{c: _format(values.get(c)) for c in columns}}
+        for name, method, target, values in [*rows[:_MAX_ROWS], *means]
+    ]
+    return f"{text_table(cells, words=3)}\n{_LEGEND}"
+
+
+def _mean(rows: Sequence[Mapping[str, float | None]], column: str) -> float | None:
+    values = [value for row in rows if (value := row.get(column)) is not None]
+    return fmean(values) if values else None
+
+
+def _format(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"

@@ -14,7 +14,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch.commands.base import class_path
 from lit_viz.launch.commands.photographs import PhotographCommand, add_photograph_arguments
-from lit_viz.localization.segmentation import opencv
+from lit_viz.localization.segmentation import import_opencv
 from lit_viz.methods import SaliencyMap
 from lit_viz.presentations.base import Presentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation, reference_boxes
@@ -73,7 +73,7 @@ class Saliency(PhotographCommand):
         """Refuse a run without photographs, or without what boxes are found by and held against."""
         super().check(config)
         if reference_boxes(config) is not None:
-            opencv()
+            import_opencv()
 
     def tasks(
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier

@@ -57,12 +57,12 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two judges of the classes apple to elder: one looks at the left, one at the whole; a fifth of white a class."""
     looks = {"left": lambda x: x[:, 0, 0, 0], "whole": lambda x: x.mean((1, 2, 3))}
 
-    def asked(name: str, pictures: Tensor) -> Tensor:
+    def logits(name: str, pictures: Tensor) -> Tensor:
         seen = (looks[name](pictures) * 5).long().clamp(0, 4)
         return torch.nn.functional.one_hot(seen, 5).float()
 
     monkeypatch.setattr(transfer, "installed_judges", lambda classifier: tuple(looks))
-    monkeypatch.setattr(transfer, "asked", asked)
+    monkeypatch.setattr(transfer, "judge_logits", logits)
 
 
 def rows(smooth: Classifier, *outcomes: Outcome) -> dict[str, Transfer]:

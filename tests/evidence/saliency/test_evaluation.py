@@ -1,4 +1,4 @@
-"""What maps of a run are good for: measured, told, kept, and paid as said."""
+"""Saliency metrics of a run: values, cost, table and evidence."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ import lit_viz as lv
 from lit_viz.attributions import METHODS, Gradient
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.evidence.saliency.appraisal import MapMetrics, table
-from lit_viz.evidence.saliency.evaluation import Settings, compute_map_metrics, reference_boxes_in_image
-from lit_viz.evidence.saliency.faithfulness import Curve, replacement_curve
-from lit_viz.evidence.saliency.randomization import Stage
+from lit_viz.evidence.saliency.evaluation import (
+    MapMetrics,
+    Settings,
+    compute_map_metrics,
+    reference_boxes_in_image,
+    table,
+)
+from lit_viz.evidence.saliency.metrics import Curve, Stage, replacement_curve
 from lit_viz.localization.reference_boxes import ReferenceBoxes
+from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Run
 from tests.cli.test_main import ROOT, SMALL, lit_viz
 
@@ -39,14 +44,14 @@ def explained(smooth: Classifier, method: str = "gradient", **options: Any) -> R
     return lv.saliency(smooth, images(), "banana", method=method, check="none", **options)
 
 
-def appraised(smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> MapMetrics:
+def metrics_of(smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> MapMetrics:
     method = METHODS[name]()
     method.bind(smooth)
     (found,) = compute_map_metrics(outcomes, {name: method}, smooth, **{"settings": QUICK, **options})
     return found
 
 
-def test_a_run_is_measured_and_told_beside_the_check_by_captum(
+def test_a_checked_run_has_metrics_in_its_evidence(
     smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = lv.saliency(
@@ -77,9 +82,9 @@ def test_a_run_is_measured_and_told_beside_the_check_by_captum(
     assert capsys.readouterr().out == ""
 
 
-def test_the_numbers_are_those_of_the_measures(smooth: Classifier) -> None:
+def test_the_values_are_those_of_the_metrics(smooth: Classifier) -> None:
     run = explained(smooth, seed=11)
-    found = appraised(smooth, run.outcomes)
+    found = metrics_of(smooth, run.outcomes)
     x, map_ = images()[0], run.maps[0]
 
     def score(batch: Tensor) -> Tensor:
@@ -91,15 +96,15 @@ def test_the_numbers_are_those_of_the_measures(smooth: Classifier) -> None:
     assert found.controls["moved"][0] == pytest.approx(moved, abs=1e-5)
     blurred = torch.from_numpy(gaussian_filter(x.double().numpy(), (0, 10, 10), mode="reflect")).float()
     assert found.insertion.scores[0] == pytest.approx(float(score(blurred[None])), abs=1e-5)
-    noise = appraised(smooth, run.outcomes, settings=Settings(steps=1, samples=1, stages=1, deleted="random"))
+    noise = metrics_of(smooth, run.outcomes, settings=Settings(steps=1, samples=1, stages=1, deleted="random"))
     drawn = Baseline("random")(x[None], [run.results[0]["seed"]])
     assert noise.deletion.scores[-1] == pytest.approx(float(score(drawn)), abs=1e-5)
-    black = appraised(smooth, run.outcomes, settings=Settings(steps=4, samples=1, stages=1, deleted="black"))
+    black = metrics_of(smooth, run.outcomes, settings=Settings(steps=4, samples=1, stages=1, deleted="black"))
     assert black.deletion.scores[-1] == pytest.approx(float(score(torch.zeros(1, 3, 16, 16))), abs=1e-5)
     assert black.sensitivity <= found.sensitivity + 1e-6  # fewer draws
 
 
-def test_what_a_map_costs_is_as_said(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_is_as_reported(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     run, said, rows = explained(smooth, "smoothgrad", iterations=3), [], []
     forward = FrozenNetwork.forward
 
@@ -107,21 +112,23 @@ def test_what_a_map_costs_is_as_said(smooth: Classifier, monkeypatch: pytest.Mon
         rows.append(len(x))
         return forward(self, x, layers)
 
-    appraised(smooth, run.outcomes, "smoothgrad")  # the copies of the network are made, and proven, the first time
+    metrics_of(smooth, run.outcomes, "smoothgrad")  # creates the copies of the network
     monkeypatch.setattr(FrozenNetwork, "forward", counted)
-    appraised(smooth, run.outcomes, "smoothgrad", notify=said.append)
+    metrics_of(smooth, run.outcomes, "smoothgrad", notify=said.append)
     assert sum(rows) == sum(QUICK.cost(3)) == 6 * 5 + 4 * 3
     assert max(rows) <= 16
-    assert said[0] == "faithfulness of 1 maps: 30 evaluations (forward), and 12 of their methods"
+    assert said[0] == "saliency metrics of 1 maps: 30 forward passes, 12 evaluations of the methods"
     assert Settings().cost(32) == (198, 14 * 32)
 
 
-def test_dear_maps_are_not_made_again(smooth: Classifier) -> None:
-    found = appraised(smooth, explained(smooth, "rise").outcomes, "rise")
+def test_expensive_maps_are_not_recomputed(smooth: Classifier) -> None:
+    found = metrics_of(smooth, explained(smooth, "rise").outcomes, "rise")
     assert found.sensitivity is None
     assert found.stages == []
-    assert found.as_record()["deletion"]["area"] > 0
-    assert found.remarks == ["RISE is not measured anew (-): it takes 4 more maps of 1000 evaluations each"]
+    assert found.to_dict()["deletion"]["area"] > 0
+    assert found.remarks == [
+        "sensitivity and randomization of RISE omitted: they take 4 more maps of 1000 evaluations each"
+    ]
 
 
 def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path) -> None:
@@ -130,16 +137,14 @@ def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path) -> None:
     run = explained(smooth)
     place = divmod(int(run.maps[0].argmax()), 16)
     box = (place[1], place[0], place[1] + 1, place[0] + 1)
-    found = appraised(smooth, [*failed.outcomes, *run.outcomes], boxes={0: [box]})
-    assert found.pointed is True
-    assert found.row()["points"] == 1
-    assert appraised(smooth, run.outcomes, boxes={1: [box]}).pointed is None
-    assert appraised(smooth, run.outcomes, boxes={0: []}).pointed is False
+    found = metrics_of(smooth, [*failed.outcomes, *run.outcomes], boxes={0: [box]})
+    assert found.pointing_hit is True
+    assert found.row()["hit"] == 1
+    assert metrics_of(smooth, run.outcomes, boxes={1: [box]}).pointing_hit is None
+    assert metrics_of(smooth, run.outcomes, boxes={0: []}).pointing_hit is False
 
 
-def test_true_boxes_come_from_the_original_and_what_was_cut_off_counts_for_nothing(
-    smooth: Classifier, tmp_path: Path
-) -> None:
+def test_reference_boxes_are_cropped_to_the_image(smooth: Classifier, tmp_path: Path) -> None:
     Image.new("RGB", (64, 32), (90, 120, 200)).save(tmp_path / "sky.png")  # the middle 32 are halved
     run = lv.saliency(smooth, tmp_path / "sky.png", 1, check="none")
     boxes = ((0.0, 0.0, 15.0, 32.0), (20.0, 8.0, 64.0, 16.0), (16.0, 0.0, 18.0, 4.0))
@@ -151,7 +156,7 @@ def test_true_boxes_come_from_the_original_and_what_was_cut_off_counts_for_nothi
     assert reference_boxes_in_image(run.outcomes[0], {"sea.png": truth[sky]}) == []
 
 
-def test_with_true_boxes_the_command_plays_the_pointing_game(
+def test_the_command_evaluates_the_pointing_game(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("cv2")
@@ -164,8 +169,8 @@ def test_with_true_boxes_the_command_plays_the_pointing_game(
     capsys.readouterr()
     lit_viz("check", str(tmp_path / "run"), "--faithfulness")
     told = capsys.readouterr()
-    assert "faithfulness of 1 maps: 198 evaluations (forward), and 14 of their methods" in told.err
-    assert re.search(r"points\s", told.err)
+    assert "saliency metrics of 1 maps: 198 forward passes, 14 evaluations of the methods" in told.err
+    assert re.search(r"hit\s", told.err)
     assert told.out.startswith("evidence ")
     evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())
     assert evidence["faithfulness"]["maps"][0]["points_at_box"] is True
@@ -175,33 +180,33 @@ def test_with_true_boxes_the_command_plays_the_pointing_game(
     assert "unrecognized option --fathfulness; did you mean '--faithfulness'?" in capsys.readouterr().err
 
 
-def test_a_stochastic_map_is_made_again_with_its_own_draws(smooth: Classifier) -> None:
-    """Else most of what changes would be the draws, and a steady method would look unsteady."""
+def test_maps_are_recomputed_with_their_own_draws(smooth: Classifier) -> None:
+    """Other draws would increase the sensitivity of a stochastic method."""
     outcomes = explained(smooth, "smoothgrad", iterations=4, seed=11).outcomes
-    still = appraised(smooth, outcomes, "smoothgrad", settings=Settings(steps=1, samples=2, stages=1, radius=1e-6))
+    still = metrics_of(smooth, outcomes, "smoothgrad", settings=Settings(steps=1, samples=2, stages=1, radius=1e-6))
     assert still.sensitivity < 1e-3
 
 
-def test_a_method_that_ignores_the_network_is_said_to(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_ignores_the_network_is_reported(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gradient, "attribution", lambda self, x, state: x - x.mean())
-    found = appraised(smooth, explained(smooth).outcomes)
+    found = metrics_of(smooth, explained(smooth).outcomes)
     assert found.remarks == [
-        "gradient of image 0 is insensitive to the network: its map stays the same (Spearman 1.00) when all layers are "
-        "drawn anew"
+        "gradient of image 0 is insensitive to the network: the map does not change (Spearman 1.00) when all layers "
+        "are randomized"
     ]
 
 
-# -- how it is told
+# -- table and evidence
 
 
 def made(method: str, area: float, stages: Sequence[float] = (), **options: Any) -> MapMetrics:
-    of = {"index": 0, "name": "cat", "method": method, "target_name": "tabby"}
+    record = SaliencyRecord(index=0, name="cat", method=method, target_name="tabby", reducer="max_abs", top5=[])
     curve = Curve(torch.tensor([0.0, 1.0]), torch.tensor([area, area]))
     drawn = [Stage(f"layer{i}", i, value, value - 0.05) for i, value in enumerate(stages, 1)]
-    return MapMetrics(of, curve, curve, {"random": (0.5, 0.25), "moved": (0.75, 0.125)}, 1.5, drawn, **options)
+    return MapMetrics(record, curve, curve, {"random": (0.5, 0.25), "moved": (0.75, 0.125)}, 1.5, drawn, **options)
 
 
-def test_the_table_has_a_line_a_map_and_the_means_of_a_method() -> None:
+def test_the_table_has_a_row_per_map_and_means_per_method() -> None:
     lines = table(
         [made("gradient", 0.1, [0.4, 0.2]), made("gradient", 0.3, [0.2, 0.0]), made("rise", 0.5)]
     ).splitlines()
@@ -215,25 +220,25 @@ def test_the_table_has_a_line_a_map_and_the_means_of_a_method() -> None:
 @pytest.mark.parametrize(
     ("stages", "said"),
     [
-        ((0.99, 0.5), "when the uppermost layer is drawn anew"),
-        ((0.99, 0.95, 0.5), "when the 2 uppermost layers are drawn anew"),
-        ((0.99, 0.95), "when all layers are drawn anew"),
+        ((0.99, 0.5), "when the uppermost layer is randomized"),
+        ((0.99, 0.95, 0.5), "when the 2 uppermost layers are randomized"),
+        ((0.99, 0.95), "when all layers are randomized"),
     ],
 )
-def test_the_remark_says_how_far_down_a_map_stays(stages: Sequence[float], said: str) -> None:
+def test_the_remark_names_the_randomized_layers(stages: Sequence[float], said: str) -> None:
     (remark,) = made("guided_backprop", 0.1, stages).remarks
     assert remark.endswith(said)
     assert made("gradient", 0.1, (0.5, 0.99)).remarks == []
 
 
-def test_records_hold_what_json_knows() -> None:
-    record: Mapping[str, Any] = made("gradient", float("nan"), [float("nan"), 0.5]).as_record()
+def test_evidence_is_valid_json() -> None:
+    record: Mapping[str, Any] = made("gradient", float("nan"), [float("nan"), 0.5]).to_dict()
     json.dumps(record, allow_nan=False)
     assert record["randomization"][0]["spearman"] is None
     assert record["deletion"]["area"] is None
 
 
-def test_only_maps_can_be_measured(smooth: Classifier, tmp_path: Path) -> None:
+def test_only_saliency_maps_have_metrics(smooth: Classifier, tmp_path: Path) -> None:
     lv.visualize(smooth, 1, iterations=1, out=tmp_path / "run", wandb="disabled", model__size=16)
     with pytest.raises(lv.LitVizError, match="holds no saliency maps"):
         lv.check(tmp_path / "run", smooth, faithfulness=True)

@@ -1,4 +1,4 @@
-"""The cross-check passes what is right, and each classic mistake fails it."""
+"""The gates pass correct maps and reject common mistakes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from lit_viz.attributions import (
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.saliency import captum_check
-from lit_viz.evidence.saliency.agreement import Similarity, largest_difference, random_map
-from lit_viz.evidence.saliency.captum_check import as_record, check_map
-from lit_viz.evidence.saliency.captum_reference import Question
+from lit_viz.evidence.saliency import agreement as agreement_module
+from lit_viz.evidence.saliency.agreement import Similarity, check_map, largest_difference
+from lit_viz.evidence.saliency.captum_reference import CaptumReference, is_in_captum
+from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.rng import Key
 from tests.conftest import NAMES, smooth_network
 
@@ -34,7 +34,7 @@ SEED, TARGET = 5, 2
 
 
 def rectified(kind: type[nn.Module] = nn.ReLU) -> Classifier:
-    """Return a network of rectifiers with batch norm, in place, with feature maps."""
+    """Return a network with in-place rectifiers and batch norm."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = nn.Sequential(
@@ -74,7 +74,7 @@ def checked(name: str, classifier: Classifier, change: Callable[[Tensor], Tensor
 
 @pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("rise", "extremal_perturbation")])
-def test_every_method_that_captum_has_passes_both_gates(name: str, kind: type[nn.Module]) -> None:
+def test_every_method_of_captum_passes_both_gates(name: str, kind: type[nn.Module]) -> None:
     agreement = checked(name, rectified(kind))
     assert agreement.formula <= 1e-8 + agreement.rounding
     assert agreement.rounding == 0 or name in ("integrated_gradients", "occlusion")  # where Captum rounds to float32
@@ -84,8 +84,36 @@ def test_every_method_that_captum_has_passes_both_gates(name: str, kind: type[nn
     assert all(control.difference > 1e-3 for control in agreement.controls.values())
 
 
-def test_what_captum_lacks_is_not_checked(smooth: Classifier) -> None:
+def test_methods_missing_in_captum_are_not_checked(smooth: Classifier) -> None:
     assert check_map(RISE(), smooth, photograph(), TARGET, SEED, torch.zeros(1, 16, 16), 4) is None
+
+
+class Renamed(Gradient):
+    evaluations = 3
+
+    def about(self) -> dict[str, Any]:
+        return {"note": "mine"}
+
+
+class Absolute(Gradient):
+    def attribution(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return super().attribution(x, state).abs()
+
+
+class Tripled(IntegratedGradients):
+    def nodes(self, evaluations: int) -> int:
+        return 3 * super().nodes(evaluations)
+
+
+def test_a_subclass_without_another_computation_counts_as_its_base(smooth: Classifier) -> None:
+    values = delivered(Gradient(), smooth, 1)
+    assert is_in_captum(Renamed())
+    result = check_map(Renamed(), smooth, photograph(), TARGET, SEED, values, 1)
+    assert result is not None
+    assert result[0].passed
+    for method in (Absolute(), Tripled(), RISE()):
+        assert not is_in_captum(method)
+        assert check_map(method, smooth, photograph(), TARGET, SEED, values, 1) is None
 
 
 def gradient(network: Callable[[Tensor], Tensor], x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
@@ -116,16 +144,16 @@ MISTAKES: dict[str, Callable[[Classifier], Tensor]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_delivered_map_with_a_classic_mistake_fails(smooth: Classifier, mistake: str) -> None:
+def test_a_delivered_map_with_a_common_mistake_fails(smooth: Classifier, mistake: str) -> None:
     assert checked("gradient", smooth).passed
     agreement = checked("gradient", smooth, lambda _: MISTAKES[mistake](smooth))
     assert agreement.formula_passed
     assert not agreement.delivered_passed
     assert not agreement.passed
-    assert not as_record(agreement)["passed"]
+    assert not agreement.to_dict()["passed"]
 
 
-def test_the_mean_of_absolute_gradients_is_no_smoothgrad(smooth: Classifier) -> None:
+def test_the_mean_of_absolute_gradients_fails(smooth: Classifier) -> None:
     def mean_of_absolutes(_: Tensor) -> Tensor:
         added = noise([Key(SEED, k) for k in range(16)], photograph()[None], SmoothGrad().sigma)
         noisy = (photograph() + added).requires_grad_()
@@ -153,7 +181,7 @@ def test_a_formula_with_a_mistake_fails_in_float64(
     assert not checked("gradient", smooth).formula_passed
 
 
-def test_integrated_gradients_with_a_tolerance_are_held_against_the_rule_that_gave_them(smooth: Classifier) -> None:
+def test_integrated_gradients_with_a_tolerance_use_the_quadrature_of_the_map(smooth: Classifier) -> None:
     method = IntegratedGradients(baseline="blurred", sigma=2.0)
     method.tolerance = 1e-9
     maps, _ = attribute(method, smooth.fast(), photograph()[None], [TARGET], evaluations=24, seeds=[SEED])
@@ -163,7 +191,7 @@ def test_integrated_gradients_with_a_tolerance_are_held_against_the_rule_that_ga
     assert found[0].passed
 
 
-def test_the_guest_and_the_random_state_stay(smooth: Classifier) -> None:
+def test_module_and_random_state_are_preserved(smooth: Classifier) -> None:
     before, weights = torch.get_rng_state(), smooth.original.head.weight.clone()
     checked("smoothgrad", smooth)
     assert torch.equal(torch.get_rng_state(), before)
@@ -171,7 +199,7 @@ def test_the_guest_and_the_random_state_stay(smooth: Classifier) -> None:
     assert smooth.original.head.weight.requires_grad
 
 
-def test_differences() -> None:
+def test_differences_and_similarity() -> None:
     a = torch.tensor([[[1.0, -4.0]]])
     assert largest_difference(a, a) == 0
     assert largest_difference(a + 1, a) == 0.25
@@ -185,7 +213,7 @@ def test_differences() -> None:
 
 
 def pooled() -> Classifier:
-    """Return a network with a max-pooling, in which equal neighbours tie."""
+    """Return a network with a max-pooling, in which equal neighbors tie."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(
@@ -208,47 +236,46 @@ def map_of(method: Attribution, classifier: Classifier, x: Tensor, count: int) -
 
 
 @pytest.mark.parametrize(("method", "count"), [(Gradient(), 1), (IntegratedGradients(), 16)])
-def test_flat_areas_neither_fail_a_right_map_nor_pass_a_wrong_one(method: Attribution, count: int) -> None:
-    """Ties fail the formula in float64, and let Captum's own float32 maps differ by more than their maximum: then a map
-    of zeros was within twice that."""
+def test_flat_areas_neither_fail_a_correct_map_nor_pass_a_wrong_one(method: Attribution, count: int) -> None:
+    """Ties affect the float64 formula, and Captum's float32 maps differ by more than their maximum."""
     net = pooled()
     right = map_of(method, net, half_white(), count)
     agreement, _ = check_map(method, net, half_white(), TARGET, SEED, right, count) or (None, None)
     assert agreement is not None
     assert agreement.passed
     assert agreement.allowed <= 0.2
-    with pytest.raises(LitVizError, match="not decided, as Captum's own float32 maps differ by"):
+    with pytest.raises(LitVizError, match="not decided, since Captum's own float32 maps differ by"):
         check_map(method, net, half_white(), TARGET, SEED, torch.zeros_like(right), count)
 
 
-def test_a_map_that_is_not_finite_agrees_with_nothing() -> None:
+def test_a_map_that_is_not_finite_fails() -> None:
     agreement = checked("gradient", rectified(), lambda m: m.clone().index_fill_(2, torch.tensor([3]), torch.nan))
     assert not agreement.delivered_passed
     assert agreement.similarity.spearman != agreement.similarity.spearman  # NaN, not the correlation of ranks of NaN
 
 
-def test_kinks_that_three_maps_miss_are_looked_for_in_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_more_float32_maps_are_computed_for_rare_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
 
-    def captum(question: Question) -> Tensor:
-        """A kink that is met in the ninth map."""
-        asked.append(question.last_bits)
-        return torch.ones(1, 3, 16, 16, dtype=torch.float64) + (0.04 if question.last_bits == 9 else 0.0)
+    def compute(reference: CaptumReference) -> Tensor:
+        """A kink that affects the ninth map."""
+        seeds.append(reference.noise_seed)
+        return torch.ones(1, 3, 16, 16, dtype=torch.float64) + (0.04 if reference.noise_seed == 9 else 0.0)
 
-    monkeypatch.setattr(captum_check, "captum_map", captum)
-    monkeypatch.setattr(captum_check, "_formula", lambda *args: 0.0)
+    monkeypatch.setattr(CaptumReference, "compute", compute)
+    monkeypatch.setattr(agreement_module, "_formula_difference", lambda *args: 0.0)
     delivered = torch.ones(3, 16, 16) + 0.05
     found = check_map(Gradient(), rectified(), photograph(), TARGET, SEED, delivered, 1)
     assert found is not None
     assert found[0].delivered_passed
-    assert max(asked) == 10
+    assert max(seeds) == 10
     worse = check_map(Gradient(), rectified(), photograph(), TARGET, SEED, delivered + 0.05, 1)
     assert worse is not None
     assert not worse[0].delivered_passed
 
 
 class Viewed(nn.Module):
-    """As many first networks are written: a view, which fails where the channels lie last."""
+    """A network whose view fails with channels-last tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,15 +285,15 @@ class Viewed(nn.Module):
         return self.head(torch.relu(self.conv(x)).view(len(x), -1))
 
 
-def test_a_network_that_can_not_be_copied_is_checked_too() -> None:
-    """Its formula was told in float32, in which it can't be as near as in float64."""
+def test_a_network_without_fast_copy_is_checked() -> None:
+    """The formula is compared in float64."""
     net = load_classifier(Viewed().eval(), labels=NAMES, mean=0.5, std=0.25, size=16)
     agreement, _ = check_map(Gradient(), net, photograph(), TARGET, SEED, map_of(Gradient(), net, photograph(), 1), 1)  # type: ignore[misc]
     assert agreement.passed
     assert agreement.formula < 1e-14
 
 
-def test_weights_that_torch_makes_in_hooks_are_captums_too() -> None:
+def test_weights_computed_by_hooks_are_supported() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         normed = torch.nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
