@@ -1,10 +1,10 @@
-"""Make the figures of a page: run the command below each picture, and put its figure where the page shows it.
+"""Regenerate the figures of a page: run the command below each picture and convert its figure.
 
 python scripts/gallery.py docs/gallery.md
 python scripts/gallery.py docs/lab.md --only lab_saliency.jpg
 
-Below a picture stands its command: a block of code, or in a caption between backticks. The picture is the run's
-figure.png, unless its title names another file of the run folder: ![...](images/x.jpg "localization.png").
+The command of a picture follows it: a code block, or inline code in a caption. The picture is the run's figure.png,
+unless its title names another file of the run folder: ![...](images/x.jpg "localization.png").
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from PIL import Image
 from lit_viz.cli.main import errors_reported
 
 WIDTH = 1400  # pixels, at most
+PROGRAMS = {"lit-viz": [sys.executable, "-m", "lit_viz"], "python": [sys.executable]}
 _PICTURE = re.compile(
     r"!\[[^\]]*\]\((?P<path>[^\s)]+)(?: \"(?P<file>[^\"]+)\")?\)\n\n"
     r"(?:```bash\n(?P<block>[^`]+?)\n```|\*[^`*]*`(?P<inline>[^`]+)`)"
@@ -31,7 +32,7 @@ _PICTURE = re.compile(
 
 
 class Card(NamedTuple):
-    """A picture of a page: its file, the words of the command that makes it, and which file of the run it is."""
+    """A picture of a page: its path, the words of its command, and the file of the run folder."""
 
     picture: Path
     words: list[str]
@@ -39,24 +40,24 @@ class Card(NamedTuple):
 
 
 def cards(page: Path) -> list[Card]:
-    """Return the pictures of a page below which a command stands."""
-    found = _PICTURE.finditer(page.read_text(encoding="utf-8"))
-    return [Card(page.parent / one["path"], _words(one["block"] or one["inline"]), one["file"] or "figure.png")
-            for one in found]  # fmt: skip
-
-
-def _words(command: str) -> list[str]:
-    return shlex.split(command.replace("\\\n", " "))
+    """Return the pictures of a page that have a command."""
+    return [
+        Card(
+            page.parent / match["path"],
+            shlex.split((match["block"] or match["inline"]).replace("\\\n", " ")),
+            match["file"] or "figure.png",
+        )
+        for match in _PICTURE.finditer(page.read_text(encoding="utf-8"))
+    ]
 
 
 def make(card: Card) -> float:
-    """Run a card's command and convert its figure; return the seconds it took."""
+    """Run a card's command and convert its figure; return the seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [*card.words, "--out", f"{folder}/run", "--wandb", "disabled"]
-        known = {"lit-viz": [sys.executable, "-m", "lit_viz"], "python": [sys.executable]}
-        began = time.monotonic()
-        subprocess.run([*known[words[0]], *words[1:]], check=True)
-        seconds = time.monotonic() - began
+        program, *options = [*card.words, "--out", f"{folder}/run", "--wandb", "disabled"]
+        start = time.monotonic()
+        subprocess.run([*PROGRAMS[program], *options], check=True)
+        seconds = time.monotonic() - start
         with Image.open(Path(folder, "run", card.file)) as figure:
             picture = figure.convert("RGB")
         picture.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
@@ -68,16 +69,16 @@ def make(card: Card) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
-    parser.add_argument("--only", nargs="+", help="names of pictures; all unless given")
+    parser.add_argument("--only", nargs="+", help="names of pictures; all by default")
     options = parser.parse_args()
     if not options.page.is_file():
-        sys.exit(f"gallery: there is no page {options.page}")
-    found = cards(options.page)
-    unknown = set(options.only or ()) - {card.picture.name for card in found}
-    if unknown:
-        sys.exit(f"gallery: {options.page} shows no {', '.join(sorted(unknown))}")
+        sys.exit(f"gallery: page {options.page} does not exist")
+    every = cards(options.page)
+    invalid = set(options.only or ()) - {card.picture.name for card in every}
+    if invalid:
+        sys.exit(f"gallery: {options.page} has no picture {', '.join(sorted(invalid))}")
     with errors_reported("gallery"):
-        for card in found:
+        for card in every:
             if not options.only or card.picture.name in options.only:
                 print(f"{card.picture}: {make(card):.0f} s, {shlex.join(card.words)}", flush=True)
 

@@ -1,4 +1,4 @@
-"""Ask any network about the pictures of a run: is the class seen by one that took no part?
+"""Classify the images of a run by other networks: probability and rank of each image's class.
 
 python scripts/judge.py runs/visualize/20260102-030405_tarantula efficientnet_lite1 torchvision/squeezenet1_0
 python scripts/judge.py RUN torchvision/squeezenet1_0=squeezenet1_0.pth          # with a weights file
@@ -24,26 +24,26 @@ from lit_viz.runs.folder import RunFolder
 
 
 def target(record: Mapping[str, Any], classifier: Classifier) -> int:
-    """Return a record's class as a network has it: by its index where networks have as many classes, or by its name."""
+    """Return the class index of a record for a network: the same index if the label is the same, else by name."""
     index, name = record["target"], record["target_name"]
     return index if index < len(classifier.labels) and classifier.labels[index] == name else classifier.index_of(name)
 
 
-def asked_of(classifier: Classifier, pictures: Tensor) -> Tensor:
-    """Return a network's logits of pictures ``(G, C, H, W)``, grey ones as colours and the other way round."""
+def logits_of(classifier: Classifier, pictures: Tensor) -> Tensor:
+    """Return a network's logits of images ``(G, C, H, W)``, converted to its number of channels."""
     if pictures.shape[1] != classifier.channels:
         pictures = pictures.mean(1, keepdim=True).expand(-1, classifier.channels, -1, -1)
     return classifier.logits(resize(pictures, classifier.size))
 
 
 def judge(folder: str, names: list[str]) -> None:
-    """Print each picture's probability and rank by each network, and how many are right; of a group the mean
-    probability and the worst rank."""
+    """Print the probability and rank of each image by each network, and the number of correct ones; of a group, the
+    mean probability and the worst rank."""
     run = RunFolder.open(folder)
     group = (run.config.get("model") or {}).get("group", 1)
     records = [record for record in run.records() if record["file"] and not record["array"]]
     if not records or any(record["target"] is None for record in records):
-        raise LitVizError(f"{folder} holds no pictures of classes, which alone can be judged")
+        raise LitVizError(f"{folder} must be a run of class visualizations")
     columns: dict[str, list[dict[str, float]]] = {}
     for name in names:
         network, _, weights = name.partition("=")
@@ -51,17 +51,17 @@ def judge(folder: str, names: list[str]) -> None:
         columns[network] = []
         for record in records:
             pictures = split_group(read_png(run.path / record["file"]), group)
-            wanted = target(record, classifier)
+            index = target(record, classifier)
             columns[network].append(
-                group_summary([prediction_summary(row, wanted) for row in asked_of(classifier, pictures)])
+                group_summary([prediction_summary(row, index) for row in logits_of(classifier, pictures)])
             )
     table = Table(box=None, header_style="bold")
     for column in ("class", *columns):
         table.add_column(column)
     for row, record in enumerate(records):
-        cells = [f"{said[row]['probability']:.2f} ({said[row]['rank']})" for said in columns.values()]
+        cells = [f"{column[row]['probability']:.2f} ({column[row]['rank']})" for column in columns.values()]
         table.add_row(record["target_name"], *cells)
-    right = [sum(said["rank"] == 1 for said in column) for column in columns.values()]
+    right = [sum(entry["rank"] == 1 for entry in column) for column in columns.values()]
     table.add_row("right", *(f"{count} of {len(records)}" for count in right), style="bold")
     Console(width=120).print(table)
 

@@ -1,13 +1,13 @@
-"""Compare recipes for class images: a table of what held-out networks see, and a contact sheet.
+"""Compare recipes for class images: a table of held-out predictions, and a contact sheet.
 
 python scripts/recipes.py --recipes tarantula,plain_fourier,maco --classes 50 --seed 7 --count
 python scripts/recipes.py --recipes tarantula,simonyan_squeezenet --classes 50 --seed 7 --out runs/recipes \\
     --judges efficientnet_lite1 efficientnet_lite2 torchvision/squeezenet1_0=squeezenet1_0.pth
 python scripts/recipes.py --recipes tarantula --classes 4 --seeds 4 --out runs/seeds
 
-The classes are drawn by the seed, the same for every recipe. Recipes are configurations of `lit-viz visualize`, whose
-other options hold for all. Counts have 95 % intervals (Wilson's); no network is a judge of its own pictures. What the
-folder has is not made again. With --seeds N each class is made N times: a grid of them, and how far they are apart.
+The seed selects the classes, which are the same for every recipe. Recipes are configurations of `lit-viz visualize`;
+its other options apply to all. Counts have 95 % Wilson intervals; a network does not judge its own images. Results in
+the folder are reused. With --seeds N each class has N images: a grid of them, and their mean distance.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class Made:
         return f"{right} of {n} ({100 * low:.0f}-{100 * high:.0f} %)", f"{float(self.margins[name].mean()):+.1f}"
 
     def cell(self, place: int) -> Cell:
-        """Return a picture with the count of judges that see its class beneath."""
-        said = [bool(margins[place] > 0) for margins in self.margins.values()]
-        notes = [f"judges {sum(said)}/{len(said)}"] if said else []
+        """Return the image with the number of judges that predict its class."""
+        successes = [bool(margins[place] > 0) for margins in self.margins.values()]
+        notes = [f"judges {sum(successes)}/{len(successes)}"] if successes else []
         return Cell(pixels(self.folder / self.records[place]["file"]), notes)
 
 
 def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> MethodCLI:
-    """Return the configuration of a recipe's run, which goes on where it was stopped."""
+    """Return the configuration of a recipe's run, which resumes an interrupted one."""
     out = options.out / (f"{recipe}_seeds" if options.seeds else recipe)
     words = rewrite_arguments(options.rest, COMMAND)
     words += ["--targets", json.dumps(list(targets)), "--seed", str(options.seed), "--out", str(out), "--resume"]
@@ -86,12 +86,12 @@ def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) ->
 
 
 def made(recipe: str, cli: MethodCLI, judges: Judges) -> Made:
-    """Make what isn't made yet of a recipe's run, and ask the judges."""
+    """Run or resume a recipe, and evaluate the judges."""
     notify(f"{recipe}: {cli.config.out}")
     execute(cli, notify=notify)
     folder, records = Path(cli.config.out), RunFolder.open(cli.config.out).records()
     if failed := [record["name"] for record in records if not record["file"]]:
-        raise LitVizError(f"{recipe} made no picture of {', '.join(failed)}: see {folder}/results.jsonl")
+        raise LitVizError(f"{recipe} has no image of {', '.join(failed)}: see {folder}/results.jsonl")
     targets = torch.tensor([record["target"] for record in records])
     others = {name: judge for name, judge in judges.items() if name != cli.config.classifier.name}
     margins = {name: Margin()(Outputs(logits(folder, records, judge), targets)) for name, judge in others.items()}
@@ -112,7 +112,7 @@ def compare(options: argparse.Namespace, classes: Sequence[int], judges: Judges)
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     (options.out / "table.md").write_text(table, encoding="utf-8")
     shown = range(min(options.shown, len(classes)))
-    caption = f"{len(shown)} of {len(classes)} classes drawn by seed {options.seed}. Judges took no part."
+    caption = f"{len(shown)} of {len(classes)} classes drawn by seed {options.seed}. Judges are held-out networks."
     names = [every[0].records[place]["target_name"] for place in shown]
     cells = [[one.cell(place) for place in shown] for one in every]
     save_figure(sweep_figure([[one.recipe] for one in every], names, cells, caption), options.out / "sheet.png")
@@ -120,25 +120,26 @@ def compare(options: argparse.Namespace, classes: Sequence[int], judges: Judges)
 
 
 def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -> None:
-    """Write a grid a recipe: the classes below one another, the seeds of each beside one another."""
+    """Write a grid for each recipe: a row a class, a column a seed."""
     count, measure = options.seeds, next(iter(judges.values()))
     for recipe in options.recipes:
         one = made(recipe, planned(recipe, classes, options), judges)
         within, between = spread(features(one, measure), count)
-        rows = [[one.records[n * count]["target_name"], f"apart {apart:.2f}"] for n, apart in enumerate(within)]
+        rows = [[one.records[n * count]["target_name"], f"distance {apart:.2f}"] for n, apart in enumerate(within)]
         cells = [[one.cell(n * count + k) for k in range(count)] for n in range(len(within))]
-        caption = f"Apart: 1 - cosine of what the last layer of {measure.name} is given, mean over pairs. "
-        caption += f"Pictures of different classes are {between:.2f} apart."
+        caption = f"Distance: 1 - cosine of the features of {measure.name}, mean over pairs. "
+        caption += f"Between classes: {between:.2f}."
         figure = sweep_figure(rows, [f"seed {k + 1}" for k in range(count)], cells, caption)
         path = save_figure(figure, options.out / f"{recipe}_seeds.png")
-        print(f"{recipe}: {sum(within) / len(within):.2f} apart within a class, {between:.2f} between classes: {path}")
+        mean = sum(within) / len(within)
+        print(f"{recipe}: mean distance {mean:.2f} within a class, {between:.2f} between classes: {path}")
 
 
 def features(one: Made, judge: Classifier) -> Tensor:
-    """Return what a judge's last layer is given ``(N, D)``."""
+    """Return the inputs of a judge's final linear layer ``(N, D)``."""
     linear = [layer for layer in judge.original.modules() if isinstance(layer, torch.nn.Linear)]
     if not linear:
-        raise LitVizError(f"{judge.name} has no linear layer: name another judge first, to measure by it.")
+        raise LitVizError(f"{judge.name} has no linear layer: name another judge first.")
     given: list[Tensor] = []
     hook = linear[-1].register_forward_pre_hook(lambda _, x: given.append(x[0].clone()))
     logits(one.folder, one.records, judge)
@@ -147,11 +148,11 @@ def features(one: Made, judge: Classifier) -> Tensor:
 
 
 def spread(features: Tensor, count: int) -> tuple[list[float], float]:
-    """Return how far apart the pictures of each class are, and those of different classes: the mean ``1 - cosine``.
+    """Return the mean ``1 - cosine`` within each class, and between classes.
 
     Args:
-        features: ``(classes * count, D)``, the pictures of a class after one another.
-        count: pictures a class, at least 2.
+        features: ``(classes * count, D)``, grouped by class.
+        count: images a class, at least 2.
     """
     unit = normalize(features.double(), dim=1)
     apart = (1 - unit @ unit.T).unflatten(0, (-1, count)).unflatten(2, (-1, count)).transpose(1, 2).sum((2, 3))
@@ -161,8 +162,8 @@ def spread(features: Tensor, count: int) -> tuple[list[float], float]:
 
 
 def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
-    """Say what the runs cost together, whether they are made already or not."""
-    costs = [cost(planned(recipe, classes, options)) for recipe in options.recipes]
+    """Print the cost of the runs, finished or not."""
+    costs = [cost(COMMAND, planned(recipe, classes, options)) for recipe in options.recipes]
     for recipe, one in zip(options.recipes, costs, strict=True):
         print(f"{recipe}: {format_cost([one])}")
     if len(costs) > 1:
@@ -172,13 +173,13 @@ def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", type=lambda names: names.split(","), required=True, help="configurations")
-    parser.add_argument("--classes", type=int, default=20, help="how many are drawn [20]")
-    parser.add_argument("--seed", type=int, default=0, help="draws the classes; image i begins with seed + i [0]")
+    parser.add_argument("--classes", type=int, default=20, help="number of classes [20]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the classes; image i has seed + i [0]")
     parser.add_argument("--judges", nargs="+", default=["efficientnet_lite1", "efficientnet_lite2"])
     parser.add_argument("--shown", type=int, default=8, help="classes on the sheet [8]")
-    parser.add_argument("--seeds", type=int, default=0, help="pictures a class, at least 2, to see how they differ")
+    parser.add_argument("--seeds", type=int, default=0, help="images a class, at least 2")
     parser.add_argument("--out", type=Path, default=Path("runs", "recipes", utc_now()))
-    parser.add_argument("--count", action="store_true", help="only say how long it would take")
+    parser.add_argument("--count", action="store_true", help="print the cost and exit")
     options, options.rest = parser.parse_known_args(words)
     return options
 
@@ -188,10 +189,10 @@ def main(words: Sequence[str] | None = None) -> None:
     with errors_reported("recipes"):
         parts = [judge.partition("=") for judge in options.judges]
         judges = {name: load_classifier(name, weights=weights or "DEFAULT") for name, _, weights in parts}
-        known = min(judge.num_classes for judge in judges.values())
-        if not (2 if options.seeds else 1) <= options.classes <= known or options.seeds == 1:
-            raise LitVizError(f"--classes wants 1 to {known}; --seeds at least 2, of 2 classes or more.")
-        drawn = random.Random(options.seed).sample(range(known), options.classes)
+        num_classes = min(judge.num_classes for judge in judges.values())
+        if not (2 if options.seeds else 1) <= options.classes <= num_classes or options.seeds == 1:
+            raise LitVizError(f"--classes must be 1 to {num_classes}, and --seeds at least 2 with 2 classes or more.")
+        drawn = random.Random(options.seed).sample(range(num_classes), options.classes)
         classes = [index for index in drawn for _ in range(max(1, options.seeds))]
         if options.count:
             count(options, classes)

@@ -1,12 +1,12 @@
-"""What do the options do to the picture? A grid of class images over the values of some options, and a table.
+"""Sweep options of class visualizations: a grid of images over their values, and a table.
 
 python scripts/sweep.py tarantula --sweep lr=0.02,0.05 --sweep iterations=50,100,200
 python scripts/sweep.py tarantula goldfish --sweep lr=0.02,0.05 --sweep 'model.priors=[],[{class_path: TotalVariation}]'
 
-Everything else is as for `lit-viz visualize` (--config, --classifier, --seed ...). Iterations and learning rates belong
-to an image, so all their values are trained in the slots of one run; another option makes runs in folders of their own
-below --out. The last option that is swept has the columns, the classes and the other options have the rows. All images
-of a class start from the same noise. --count says evaluations and minutes first; --resume goes on where it was stopped.
+Other options are those of `lit-viz visualize` (--config, --classifier, --seed ...). Values of iterations and lr share
+the slots of one run; any other option has a run for each value, in folders below --out. The final option has the
+columns; classes and other options have the rows. All images of a class start from the same noise. --count prints
+evaluations and minutes and exits; --resume continues an interrupted sweep.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import notify, probability_text
 
 COMMAND = COMMANDS["visualize"]
-#: Options that a task can have, as they are called in a task.
+#: Task options, by their command-line names.
 OF_TASK = {"iterations": "iterations"} | dict.fromkeys(
     ("lr", "model.step_rule.lr", "model.step_rule.init_args.lr"), "lr"
 )
@@ -51,7 +51,7 @@ OF_TASK = {"iterations": "iterations"} | dict.fromkeys(
 
 @dataclass(frozen=True)
 class Axis:
-    """An option and the values that are tried."""
+    """An option and its values."""
 
     option: str
     values: Sequence[Any]
@@ -72,30 +72,30 @@ class Axis:
 
     @property
     def name(self) -> str:
-        """What the option is called in the grid."""
+        """Name of the option in the grid."""
         return self.option.removesuffix(".init_args").rpartition(".")[2]
 
 
 def number(value: Any) -> Any:
-    """Return what YAML takes for a word though it is a number, such as 1e-2."""
+    """Convert numbers that YAML reads as strings, such as 1e-2."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
 
 
-def said(value: Any) -> str:
-    """Return a value as a label."""
+def label_of(value: Any) -> str:
+    """Return the label of a value."""
     if isinstance(value, dict) and "class_path" in value:
-        arguments = ", ".join(f"{k} {said(v)}" for k, v in (value.get("init_args") or {}).items())
+        arguments = ", ".join(f"{k} {label_of(v)}" for k, v in (value.get("init_args") or {}).items())
         return value["class_path"].rpartition(".")[2] + (f" {arguments}" if arguments else "")
     if isinstance(value, list):
-        return " + ".join(map(said, value)) or "none"
+        return " + ".join(map(label_of, value)) or "none"
     return str(value)
 
 
 def taken(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
-    """Return what is swept, where it is written, and the words that are for `lit-viz visualize`."""
+    """Return the axes, the output folder and the arguments of `lit-viz visualize`."""
     axes, out, rest, left = [], None, [], list(words)
     while left:
         word = left.pop(0)
@@ -104,14 +104,14 @@ def taken(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
             rest.append(word)
             continue
         if not equals and not left:
-            raise LitVizError(f"{name} wants a value")
+            raise LitVizError(f"{name} requires a value")
         value = value if equals else left.pop(0)
         if name == "--out":
             out = value
         else:
             axes.append(Axis.parse(value))
     if not axes:
-        raise LitVizError("nothing is swept: name an option and its values by --sweep iterations=50,100,200")
+        raise LitVizError("--sweep is required: for example --sweep iterations=50,100,200")
     options = [axis.option for axis in axes]
     twice = next((option for option in options if options.count(option) > 1), None)
     if twice is not None:
@@ -120,7 +120,7 @@ def taken(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
 
 
 def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dict[str, Any], MethodCLI]]:
-    """Return one run for every combination of what can't vary in one, with that combination."""
+    """Return one run for each combination of the options that are not task options, with that combination."""
     inside = {axis.option: list(axis.values) for axis in axes if axis.option in OF_TASK.values()}
     outside = [axis for axis in axes if axis.option not in inside]
     words = with_config_first(COMMAND, rewrite_arguments(words, COMMAND))
@@ -130,7 +130,7 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
     for values in product(*(axis.values for axis in outside)):
         chosen = {axis.option: value for axis, value in zip(outside, values, strict=True)}
         options = [w for k, v in chosen.items() for w in (f"--{k}", v if isinstance(v, str) else json.dumps(v))]
-        folder = slug("_".join(f"{axis.name}_{said(value)}" for axis, value in zip(outside, values, strict=True)))
+        folder = slug("_".join(f"{axis.name}_{label_of(value)}" for axis, value in zip(outside, values, strict=True)))
         path = Path(out, f"{len(found):02d}_{folder}") if outside else Path(out, "run")
         own = ["--vary", json.dumps(inside), "--out", str(path)]
         found.append((chosen, MethodCLI(COMMAND, [*words, *options, *own])))
@@ -138,7 +138,7 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
 
 
 def tried_out(planned: Sequence[tuple[dict[str, Any], MethodCLI]]) -> None:
-    """Make the modules and queues of all runs, so that a value which makes no run is refused before one is trained."""
+    """Build the modules and queues of all runs, so that invalid values are rejected before training."""
     loaded: dict[str, Classifier] = {}
     for chosen, cli in planned:
         config = cli.config
@@ -150,19 +150,19 @@ def tried_out(planned: Sequence[tuple[dict[str, Any], MethodCLI]]) -> None:
             COMMAND.build(config, cli.parts, loaded[known])
             COMMAND.tasks(config, cli.parts, loaded[known])
         except LitVizError as error:
-            which = ", ".join(f"{option} {said(value)}" for option, value in chosen.items())
+            which = ", ".join(f"{option} {label_of(value)}" for option, value in chosen.items())
             raise LitVizError(f"{which}: {error}" if which else str(error)) from error
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One picture of the sweep.
+    """One image of the sweep.
 
     Attributes:
-        image: the place of its class among those that were named.
-        values: the place of its value on each axis.
+        image: index of its class.
+        values: index of its value on each axis.
         record: as in ``results.jsonl``.
-        file: the picture; None where it failed.
+        file: the image; None if it failed.
     """
 
     image: int
@@ -172,17 +172,17 @@ class Tried:
 
     @property
     def name(self) -> str:
-        """Of its class, or of what else it shows."""
+        """Name of its class or layer."""
         return str(self.record["target_name"] or self.record["name"])
 
     @property
     def judges(self) -> dict[str, Any]:
-        """What held-out networks say."""
+        """Predictions of held-out networks."""
         return self.record.get("judges") or {}
 
     @property
-    def said(self) -> str:
-        """What stands beneath the picture."""
+    def caption(self) -> str:
+        """Caption below the image."""
         if self.record["target"] is None:
             return f"objective {self.record['objective_file']:.3g}"
         right = sum(one["rank"] == 1 for one in self.judges.values())
@@ -191,7 +191,7 @@ class Tried:
 
 
 def tried(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[Tried]:
-    """Return the pictures of a run, in which options have the values that were chosen for it."""
+    """Return the images of a run with these option values."""
     run = RunFolder.open(folder)
     options = {task.index: {**task.options, **chosen} for task in run.queue()}
     each = prod(len(axis.values) for axis in axes if axis.option not in chosen)
@@ -204,26 +204,26 @@ def tried(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[Tr
 
 
 def draw(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
-    """Write the grid: a class below the other, each with a row for every combination of the other options' values."""
+    """Write the grid: a row for each class and combination of the other options."""
     *others, across = axes
     known = {(picture.image, picture.values): picture for picture in pictures}
     names = {picture.image: picture.name for picture in pictures}
     beside = [(image, values) for image in names for values in product(*(range(len(a.values)) for a in others))]
     grid = [[known.get((image, (*values, n))) for n in range(len(across.values))] for image, values in beside]
-    cells = [[Cell(pixels(one.file), [one.said]) if one and one.file else None for one in row] for row in grid]
+    cells = [[Cell(pixels(one.file), [one.caption]) if one and one.file else None for one in row] for row in grid]
     labels = [
-        [names[image], *(f"{axis.name} {said(axis.values[n])}" for axis, n in zip(others, values, strict=True))]
+        [names[image], *(f"{axis.name} {label_of(axis.values[n])}" for axis, n in zip(others, values, strict=True))]
         for image, values in beside
     ]
-    caption = "p: the probability of the class by the network itself."
+    caption = "p: probability of the class."
     if any(picture.judges for picture in pictures):
-        caption += " Judges took no part: of how many the class is the first."
-    figure = sweep_figure(labels, [f"{across.name} {said(value)}" for value in across.values], cells, caption)
+        caption += " Judges: held-out networks that predict the class."
+    figure = sweep_figure(labels, [f"{across.name} {label_of(value)}" for value in across.values], cells, caption)
     save_figure(figure, out / "figure.png")
 
 
 def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
-    """Print the table, and write it with all digits as ``sweep.csv``."""
+    """Print the table, and write it with full precision to ``sweep.csv``."""
     names = sorted({name for picture in pictures for name in picture.judges})
     metric = "objective_file" if pictures[0].record["target"] is None else "probability"
     header = ["image", *(axis.name for axis in axes), "status", metric, "rank", *names]
@@ -233,7 +233,7 @@ def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
     lines = []
     for picture in pictures:
         record, judges = picture.record, picture.judges
-        tried = [said(axis.values[n]) for axis, n in zip(axes, picture.values, strict=True)]
+        tried = [label_of(axis.values[n]) for axis, n in zip(axes, picture.values, strict=True)]
         known = [picture.name, *tried, record["status"]]
         lines.append(
             [
@@ -251,14 +251,14 @@ def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
 
 
 def sweep(words: Sequence[str]) -> None:
-    """Make the runs that are not there yet, then the grid and the table."""
+    """Run or resume the sweep, then write the grid and the table."""
     axes, out, rest = taken(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
     if planned[0][1].config.count:
         print(format_cost([cost(cli) for _, cli in planned]))
         return
     tried_out(planned)
-    os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # its runs stand together
+    os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # groups the runs
     pictures: list[Tried] = []
     for chosen, cli in planned:
         folder = Path(cli.config.out)

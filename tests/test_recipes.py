@@ -82,7 +82,7 @@ def test_seeds_give_different_pictures_of_a_class(
     found = records(tmp_path / "small_seeds")
     assert [r["target"] for r in found] == [t for t in dict.fromkeys(r["target"] for r in found) for _ in range(3)]
     assert len({r["seed"] for r in found}) == 6
-    assert "apart within a class" in capsys.readouterr().out
+    assert "within a class" in capsys.readouterr().out
     assert (tmp_path / "small_seeds.png").exists()
 
 

@@ -15,7 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.visualize import varied
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
-from scripts.sweep import main, said, sweep, taken
+from scripts.sweep import label_of, main, sweep, taken
 from tests.cli.test_main import SMALL, lit_viz, records, sentence
 
 
@@ -112,7 +112,7 @@ def test_axes_are_read_as_yaml() -> None:
         ("lr", "lr", [0.1, 0.01]), ("model.x.init_args.y", "y", [[1, 2], True]),
     ]  # fmt: skip
     assert (out, rest) == ("o", ["a", "--count"])
-    assert said([{"class_path": "a.L2", "init_args": {"weight": 2}}, {"class_path": "B"}]) == "L2 weight 2 + B"
+    assert label_of([{"class_path": "a.L2", "init_args": {"weight": 2}}, {"class_path": "B"}]) == "L2 weight 2 + B"
 
 
 @pytest.mark.parametrize(

@@ -150,11 +150,11 @@ def test_who_halves_the_step(rises: int, halved: bool, improved: bool, expected:
     counts = {"iteration": torch.tensor([70]), "iterations": torch.tensor([100])}
     state |= {**known, **counts, "rises": torch.tensor([rises]), "halved": torch.tensor([halved])}
     no = torch.tensor([False])
-    state, halve = attack._scored(state, 0.5 * number, no, no)
+    state, halve = attack._adapt(state, 0.5 * number, no, no)
     assert (halve.item(), state["halved"].item(), state["rises"].item()) == (expected, expected, 0)
     assert state["eta"].item() == (0.5 if expected else 1.0)
     assert (state["checked"].item(), state["score"].item()) == (2.0, 2.0 if expected else 0.5)
-    state, _ = attack._scored({**state, "iteration": torch.tensor([0])}, 0.5 * number, ~no, ~no)  # a new start
+    state, _ = attack._adapt({**state, "iteration": torch.tensor([0])}, 0.5 * number, ~no, ~no)  # a new start
     assert [state[key].item() for key in ("top", "checked", "score", "eta")] == [0.5, 0.5, 0.5, 2 * attack.eps]
     assert (state["rises"].item(), state["halved"].item()) == (0, False)
 
