@@ -233,7 +233,7 @@ class Record(Row):
     @classmethod
     @cache
     def required(cls) -> frozenset[str]:
-        """Return the keys that every record of this kind has, besides the common ones."""
+        """Return the keys that every record of this kind has in addition to the common keys."""
         own = [part for part in cls._parts() if not {"optional", "flattened"} & part.metadata.keys()]
         return frozenset(part.name for part in own) - {part.name for part in Record._parts()}
 

@@ -104,7 +104,7 @@ class RankGroup:
     def gather(self, items: list[T]) -> list[T]:
         """Return the items of all ranks on rank 0, in rank order, and nothing elsewhere.
 
-        In mode ``views`` all ranks have the same items, and those of rank 0 are returned.
+        In mode ``views`` all ranks have the same items, and the list of rank 0 is returned.
         """
         if self.size == 1 or self.mode == "views":
             return items if self.is_zero else []
@@ -160,7 +160,7 @@ def is_distributed(options: Any) -> bool:
 def trainer_options(options: Any) -> dict[str, Any]:
     """Return the Trainer's options, with a strategy if there are several processes.
 
-    Devices and nodes default to those launched by torchrun or SLURM.
+    Devices and nodes default to the processes launched by torchrun or SLURM.
 
     Raises:
         LitVizError: the accelerator is a GPU of Apple.

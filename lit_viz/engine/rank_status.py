@@ -12,7 +12,7 @@ from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.types import Result, Snapshot
 
-# Ranks synchronize about once per second: a failure ends all of them soon, at negligible cost.
+# Ranks synchronize about once per second: a failure stops all ranks soon, at negligible cost.
 _SECONDS_BETWEEN = 1.0
 _MAX_STEPS_BETWEEN = 50
 
@@ -36,7 +36,7 @@ class RankStatus(NamedTuple):
     Attributes:
         unfinished: whether it has tasks left.
         signal, save: see :class:`LocalRequests`.
-        updates: updates of the images in its slots and of those restored from a checkpoint.
+        updates: updates of the images in its slots and of restored images in its queue.
         seconds: duration of its last step.
         digest: sum of its images, which are equal on all ranks in mode ``views``.
     """

@@ -32,7 +32,7 @@ class PhotographSet:
 
     Attributes:
         tasks: task of each photograph, with label and target.
-        pixels: ``(C, H, W)`` each; uint8 if it lies on the 8-bit lattice.
+        pixels: ``(C, H, W)`` each; uint8 if it is on the 8-bit lattice.
         logits: ``(M, K)`` of the original network.
         goal, targeted: ``(M,)`` class to reach, or to leave if not targeted.
         counted: ``(M,)`` bool; False if the network is misled without a perturbation.

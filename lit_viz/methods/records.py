@@ -68,7 +68,7 @@ class SaliencyRecord(Record):
         layer: the layer that the method reads, if it reads one.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
-        original_size, original_box: size of the original photograph, and the part that the network saw.
+        original_size, original_box: size of the original photograph, and the part that the network received.
         captum: verdict of the comparison with Captum.
         box, iou: box of the object in the original, and its overlap with the true one.
     """
@@ -122,7 +122,7 @@ class AdversarialRecord(AttackRecord):
         label_name: name of the label.
         predicted_before, predicted_before_name: prediction of the photograph.
         probability_before: probability of the target or the label on the photograph.
-        original_size, original_box: size of the original photograph, and the part that the network saw.
+        original_size, original_box: size of the original photograph, and the part that the network received.
         success_float: the image before rounding fools the network.
         success_file: the 8-bit file fools the original network.
         success_jpeg95, success_jpeg75: the file still does after JPEG compression.

@@ -48,15 +48,15 @@ def test_a_task_that_does_not_fit_the_batch_waits() -> None:
 
 
 def test_restored_tasks_come_first_with_their_state() -> None:
-    method, queue = StubMethod(slots=2), Queue(tasks(3))
-    queue.fill(method)
-    method.slots.put(ITERATION, [1], method.slots.state[ITERATION][1:] + 3)
-    entries = method.slots.dump()[1:]
+    method = StubMethod(slots=3)
+    Queue(tasks(3)).fill(method)
+    method.slots.put(ITERATION, [2], method.slots.state[ITERATION][2:] + 3)
+    entries = method.slots.dump()[2:]
 
     resumed, queue = StubMethod(slots=2), Queue(tasks(3), finished={0}, restored=entries)
     assert queue.updates == 3
     assert queue.entries == entries
     queue.fill(resumed)
-    assert indices(resumed) == [1, 2]
+    assert indices(resumed) == [2, 1]
     assert resumed.slots.iteration == [3, 0]
     assert (queue.updates, queue.entries, len(queue)) == (0, [], 0)

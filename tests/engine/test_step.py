@@ -33,9 +33,10 @@ def advance(method: StubMethod, x: torch.Tensor, count: int = 1) -> None:
 def test_snapshots_have_the_metrics_of_the_first_logged_evaluation() -> None:
     method, step = started()
     due = dict(enumerate(method.snapshots(method.slots.x, [0, 1])))
-    evaluate(method, step).backward()
     probe = method.score(method.slots.x + 5, [0, 1], gradient=False)
     step.add_evaluation(probe, torch.tensor([0, 1]), logged=False)
+    evaluate(method, step).backward()
+    step.add_evaluation(probe, None, logged=True)
     snapshots = step.snapshots(due)
     assert [snapshot.metrics for snapshot in snapshots] == [
         {"value": 0.0, "objective": 0.0, "gradient_norm": 1.0},

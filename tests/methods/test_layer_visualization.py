@@ -199,7 +199,7 @@ def test_octaves_share_the_iterations() -> None:
     assert [octaves.size((448, 224), octave) for octave in range(4)] == [(163, 82), (229, 114), (320, 160), (448, 224)]
     images = torch.rand(1, 3, 16, 16)
     assert octaves(images, 3) is images
-    with pytest.raises(LitVizError, match="a count of 1 or more"):
+    with pytest.raises(LitVizError, match="count must be at least 1"):
         Octaves(0)
 
 
