@@ -126,12 +126,12 @@ def targets_for(
     What a table that lists photographs says itself comes first.
 
     Args:
-        wanted: one or several: a class by name, index or WordNet id; one of ``TARGET_RULES`` (see
+        targets: one or several: a class by name, index or WordNet id; one of ``TARGET_RULES`` (see
             :func:`~lit_viz.methods.targets.resolve`); ``"none"``; a CSV file with the columns ``file,target``; None or
             an empty list is the default.
         listing: all photographs.
-        classifier: whose classes the targets are.
-        default: the target where none is wanted.
+        classifier: classifier with the classes of the targets.
+        default: default target.
 
     Raises:
         LitVizError: an unknown or ambiguous class, an index out of range, or a CSV file that cannot be used; the

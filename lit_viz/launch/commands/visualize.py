@@ -1,4 +1,4 @@
-"""``lit-viz visualize``: class images, and images of what a layer looks for."""
+"""``lit-viz visualize``: images of classes, layers and channels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lit_viz.presentations.base import Presentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.types import Task
 
-#: What may vary between the images of one run: the engine and the learning rates ask the task for it.
+#: Task options that may vary between the images of a run (``--vary``).
 VARYING = ("iterations", "lr")
 
 
@@ -48,15 +48,15 @@ class Visualize(Command):
     )
 
     def __init__(self, init: Tensor | None = None) -> None:
-        """Take a picture ``(C, H, W)`` in [0, 1] that is handed over to start from, instead of a file."""
+        """Take an initial image ``(C, H, W)`` in [0, 1] instead of a file."""
         self.init = init
 
     def config_for(self, options: Collection[str]) -> str:
-        """Return the recipe for channels where a layer is named."""
+        """Return the configuration for channels if a layer is named."""
         return "channels" if "--layer" in options else self.default_config
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add targets, or layer and channels, the photograph to start from, and how it is fitted."""
+        """Add targets, layer and channels, and the initial photograph."""
         add = parser.add_argument
         add("--targets", type=list[str | int], default=[], help="class names or indices")
         add("--layer", type=str | None, default=None, help="layer that is shown instead of classes: its channels 0-7")

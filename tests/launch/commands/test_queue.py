@@ -333,7 +333,7 @@ def test_a_long_list_is_not_copied_for_each_of_its_items(
 
 
 def test_what_names_no_photograph_or_class_is_told() -> None:
-    with pytest.raises(LitVizError, match=r"named by a word, not by 6"):
+    with pytest.raises(LitVizError, match=r"must be named by strings, got 6"):
         photograph_tasks([6], FRUIT)  # type: ignore[list-item]
     with pytest.raises(LitVizError, match=r"the name or index of a class, not None"):
         photograph_tasks(["packaged:chelsea"], FRUIT, target=[None])  # type: ignore[list-item]
