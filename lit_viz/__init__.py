@@ -1,4 +1,4 @@
-"""lit_viz: see what an image classifier has learned by training the input image against the frozen network.
+"""lit_viz: see what an image classifier has learned by optimizing the input image against the frozen network.
 
 Example:
     >>> import lit_viz as lv
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lit_viz.errors import LitVizError
     from lit_viz.runs.results import Run
 
-# Where each public name lives; imported on first use, so that `lit-viz --help` need not wait for torch.
-_HOMES = {
+# Modules of the public names; imported on first use, so that `lit-viz --help` does not import torch.
+_MODULES = {
     "attack": "lit_viz.api",
     "LitVizError": "lit_viz.errors",
     "Run": "lit_viz.runs.results",
@@ -36,8 +36,8 @@ __all__ = ["LitVizError", "Run", "__version__", "attack", "check", "load_classif
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'lit_viz' has no attribute {name!r}")

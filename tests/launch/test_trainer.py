@@ -1,4 +1,4 @@
-"""The Trainer of a run: on whichever devices, in whichever precision, and whatever the surroundings send."""
+"""The Trainer of a run: devices, precision and signals."""
 
 from __future__ import annotations
 
