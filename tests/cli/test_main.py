@@ -192,7 +192,7 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
             "there is no class DRL",
         ),
         (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps expects a value"),
-        (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "more than a pixel's whole range"),
+        (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "must be at most 1, got 8"),
         (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
         (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),
         (["resume", "nowhere"], "nowhere is not a lit_viz run"),
