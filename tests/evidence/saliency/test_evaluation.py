@@ -240,5 +240,5 @@ def test_evidence_is_valid_json() -> None:
 
 def test_only_saliency_maps_have_metrics(smooth: Classifier, tmp_path: Path) -> None:
     lv.visualize(smooth, 1, iterations=1, out=tmp_path / "run", wandb="disabled", model__size=16)
-    with pytest.raises(lv.LitVizError, match="holds no saliency maps"):
+    with pytest.raises(lv.LitVizError, match="--faithfulness does not apply"):
         lv.check(tmp_path / "run", smooth, faithfulness=True)
