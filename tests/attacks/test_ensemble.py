@@ -342,7 +342,7 @@ def test_the_run_says_what_each_member_left(smooth: Classifier, tmp_path: Path) 
         assert after["tried"] == before["left"]
         assert after["left"] == before["left"] - after["fooled"]
     said = [text.get_text() for text in run.figure().texts]
-    place = said.index("member") + 4
+    place = said.index("ensemble member") + 4
     assert said[place : place + 4] == ["apgd_ce", "5", str(left[0]["fooled"]), str(left[0]["left"])]
     several = lv.attack(smooth, noise(), radii=[2 / 255, 12 / 255], **options)
     assert {"after apgd_ce", "after square"} <= {text.get_text() for text in several.figure().texts}
