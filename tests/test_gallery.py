@@ -1,4 +1,4 @@
-"""Pictures of the pages: each is there and made by the command below it, which the command line understands."""
+"""Images of the documentation: each exists and has a valid command below it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from scripts.sweep import runs, taken
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: Configurations without a card: what they need is large, or nobody's own.
+#: Configurations without an image: they need large downloads or files of the user.
 WITHOUT_CARD = {"visualize/vgg16", "saliency/vgg16", "attack/vgg16", "visualize/vit", "visualize/small"}
-#: Their pictures are like those of the sibling beside them.
+#: Configurations with images like those of another configuration.
 SIBLINGS = {"visualize/simonyan_squeezenet1_1"}
 ALL = [card for page in PAGES for card in cards(page)]
 ONCE = {tuple(card.words): card for card in ALL}.values()
@@ -30,7 +30,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parsed(words: list[str]) -> MethodCLI:
-    """Return the configuration that the words of a command stand for; nothing is run."""
+    """Parse the words of a command into a configuration, without running it."""
     command = COMMANDS[words[0]]
     return MethodCLI(
         command,
@@ -39,24 +39,24 @@ def parsed(words: list[str]) -> MethodCLI:
 
 
 def config_of(words: list[str]) -> str:
-    """Return the configuration that a command takes, as ``visualize/maco``."""
+    """Return the name of the configuration of a command, such as ``visualize/maco``."""
     command = COMMANDS[words[0]]
     named = words[words.index("--config") + 1] if "--config" in words else command.config_for(words)
     return f"{command.name}/{named}"
 
 
-def test_below_every_picture_stands_its_command() -> None:
+def test_every_image_has_a_command() -> None:
     shown = {page: len(re.findall(r"!\[", page.read_text(encoding="utf-8"))) for page in PAGES}
     assert shown == {page: len(cards(page)) for page in PAGES}
     assert sum(shown.values()) == len(ALL) > 40
 
 
-def test_every_picture_is_on_a_page() -> None:
+def test_every_image_is_on_a_page() -> None:
     assert {path.resolve() for path in (ROOT / "docs" / "images").iterdir()} == {card.picture.resolve() for card in ALL}
 
 
 @pytest.mark.parametrize("card", ONCE, ids=lambda card: card.picture.stem)
-def test_the_command_is_understood(card: Card) -> None:
+def test_the_command_is_valid(card: Card) -> None:
     program, *words = card.words
     if program == "python":
         script, *words = words
@@ -73,7 +73,7 @@ def test_the_command_is_understood(card: Card) -> None:
     cli.command.check(cli.config)
 
 
-def test_one_picture_has_one_command() -> None:
+def test_an_image_has_one_command() -> None:
     of: dict[Path, set[str]] = {}
     for card in ALL:
         of.setdefault(card.picture.resolve(), set()).add(" ".join(card.words))
@@ -86,7 +86,7 @@ def test_every_configuration_is_in_the_gallery() -> None:
     assert every - shown == WITHOUT_CARD | SIBLINGS
 
 
-def test_a_card_is_read_from_a_block_and_from_a_caption(tmp_path: Path) -> None:
+def test_cards_are_parsed_from_blocks_and_captions(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         '![a](images/a.jpg "evidence.png")\n\n```bash\nlit-viz visualize "brown bear" \\\n    zebra\n```\n\n'
