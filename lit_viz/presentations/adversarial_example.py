@@ -193,7 +193,7 @@ def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
         if record.status != "failed" and record.eps is not None:
             goals[photograph_of(record), record.eps].add(record.target)
     count, targets = len({whose for whose, _ in goals}), max(map(len, goals.values()), default=1)
-    each = f", robust only to all {targets} targets" if targets > 1 else ""
+    each = f" (robust: for all {targets} targets)" if targets > 1 else ""
     alone = "; below 1/255, the source is the only 8-bit image" if any(is_singleton(eps) for _, eps in goals) else ""
     caption = f"{pluralize(count, 'photograph')} at each radius{each}; band: 95 % Wilson interval{alone}"
     return robustness_figure(points, norm, accuracy_label(outcomes), caption)

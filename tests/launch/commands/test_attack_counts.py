@@ -82,7 +82,7 @@ def test_the_caption_counts_targets_and_not_tasks(files: list[str]) -> None:
     twice = [files[0], *files]
     assert caption(lv.attack(net, twice, **options)).startswith("2 photographs at each radius; band")
     said = caption(lv.attack(net, twice, labels=[3, 3, 3], target=[0, 1, 2], **options))
-    assert said.startswith("2 photographs at each radius, which resist if they do each of 2 targets; band")
+    assert said.startswith("2 photographs at each radius (robust: for all 2 targets); band")
 
 
 def test_a_universal_run_is_of_its_target_whatever_photograph_comes_first(files: list[str], tmp_path: Path) -> None:
