@@ -158,7 +158,7 @@ def test_the_file_says_what_the_record_says(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--iterations", "x"], "--iterations: expected int, got 'x'"),
         (["visualize", "tarantula", "--iterations", "0"], "--iterations must be at least 1, got 0"),
         (["visualize", "tarantula", "--iterations", "-5"], "--iterations must be at least 1, got -5"),
-        (["visualize", "tarantula", "--model.size", "0"], "is empty"),
+        (["visualize", "tarantula", "--model.size", "0"], "size must be at least 1 x 1"),
         (["visualize", "tarantula", "--trainer.max_steps", "3"], "use --iterations"),
         (["visualize", "tarantula", "--config", "nope.yaml"], "there is no configuration nope.yaml"),
         (["visualize", "tarantula", "--config", "tarantla"], "no configuration tarantla; did you mean 'tarantula'?"),
