@@ -348,8 +348,8 @@ def test_names() -> None:
         (lambda: APGD(loss="cw"), "loss must be ce or dlr, got 'cw'"),
         (lambda: DDN(init_norm=0.0), "DDN: init_norm must be positive, got 0.0"),
         (lambda: DDN(gamma=1.0), "DDN: gamma must be between 0 and 1, got 1.0"),
-        (lambda: DDN(alpha=0.0), "0.0 is not a positive number"),
-        (lambda: NormalizedAscentAttack(lr=0.0), "not a positive number"),
+        (lambda: DDN(alpha=0.0), "learning rate must be positive and finite, got 0.0"),
+        (lambda: NormalizedAscentAttack(lr=0.0), "learning rate must be positive and finite, got 0.0"),
         (lambda: NormalizedAscentAttack(space="fourier"), "space must be pixels or normalized, got 'fourier'"),
         (
             lambda: run_attack(NormalizedAscentAttack(space="normalized"), CURVED, X, LABELS),

@@ -28,5 +28,5 @@ def test_wilson_interval_at_0_and_1():
     assert wilson_interval(10, 10) == (pytest.approx(10 / (10 + 1.96**2)), 1.0)
     assert wilson_interval(0, 0) == (0.0, 1.0)
     for wrong in ((-1, 5), (6, 5)):
-        with pytest.raises(LitVizError, match="can't have succeeded"):
+        with pytest.raises(LitVizError, match=f"successes must be between 0 and 5, got {wrong[0]}"):
             wilson_interval(*wrong)

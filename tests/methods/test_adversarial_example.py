@@ -209,5 +209,5 @@ def test_a_part_of_the_residual_gradient_moves_the_image(train: Train) -> None:
 
 @pytest.mark.parametrize("part", [0.0, 1.5])
 def test_what_is_no_part_of_a_gradient_is_refused(smooth: Classifier, part: float) -> None:
-    with pytest.raises(LitVizError, match="number above 0, up to 1"):
+    with pytest.raises(LitVizError, match=f"residual_gradient must be above 0 and at most 1, got {part}"):
         module(smooth, PGD(), residual_gradient=part)
