@@ -22,8 +22,18 @@ from torch import Tensor
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.images.reading import encode_png
 from lit_viz.runs import layout
-from lit_viz.runs.layout import CONFIG, EVIDENCE, MARK, METRICS, METRICS_HEADER, QUEUE, RECORDED, RESULTS
-from lit_viz.runs.layout import index_of, iteration_of
+from lit_viz.runs.layout import (
+    CONFIG,
+    EVIDENCE,
+    MARK,
+    METRICS,
+    METRICS_HEADER,
+    QUEUE,
+    RECORDED,
+    RESULTS,
+    index_of,
+    iteration_of,
+)
 from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Result, Snapshot, Task, key_of
 from lit_viz.utils.files import (
     append_bytes,

@@ -15,7 +15,7 @@ from lit_viz.utils.files import remove_temporary_files, translate_write_errors
 
 #: Locked by the process that writes the run. The operating system releases the lock when the process ends.
 LOCK = ".lock"
-#: First line of ``config.yaml``. LightningCLI writes a ``config.yaml`` too; ``--overwrite`` deletes only runs of lit_viz.
+#: First line of ``config.yaml``. LightningCLI writes the file too; ``--overwrite`` deletes only runs of lit_viz.
 MARK = "# lit_viz run\n"
 #: Key of ``config.yaml`` with what the run recorded of itself (method, versions, network); it is no option.
 RECORDED = "recorded"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.runs.layout import LOCK, run_lock
-from lit_viz.runs.folder import RunFolder
 from lit_viz.errors import LitVizError
+from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.layout import LOCK, run_lock
 
 HOLD = """
 import sys
