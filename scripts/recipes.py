@@ -163,7 +163,7 @@ def spread(features: Tensor, count: int) -> tuple[list[float], float]:
 
 def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
     """Print the cost of the runs, finished or not."""
-    costs = [cost(COMMAND, planned(recipe, classes, options)) for recipe in options.recipes]
+    costs = [cost(planned(recipe, classes, options)) for recipe in options.recipes]
     for recipe, one in zip(options.recipes, costs, strict=True):
         print(f"{recipe}: {format_cost([one])}")
     if len(costs) > 1:
@@ -190,8 +190,11 @@ def main(words: Sequence[str] | None = None) -> None:
         parts = [judge.partition("=") for judge in options.judges]
         judges = {name: load_classifier(name, weights=weights or "DEFAULT") for name, _, weights in parts}
         num_classes = min(judge.num_classes for judge in judges.values())
-        if not (2 if options.seeds else 1) <= options.classes <= num_classes or options.seeds == 1:
-            raise LitVizError(f"--classes must be 1 to {num_classes}, and --seeds at least 2 with 2 classes or more.")
+        if options.seeds < 0 or options.seeds == 1:
+            raise LitVizError(f"--seeds must be at least 2, got {options.seeds}")
+        least = 2 if options.seeds else 1  # distances between classes require two
+        if not least <= options.classes <= num_classes:
+            raise LitVizError(f"--classes must be between {least} and {num_classes}, got {options.classes}")
         drawn = random.Random(options.seed).sample(range(num_classes), options.classes)
         classes = [index for index in drawn for _ in range(max(1, options.seeds))]
         if options.count:

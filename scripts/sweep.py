@@ -60,14 +60,15 @@ class Axis:
     def parse(cls, words: str) -> Axis:
         """Read ``iterations=50,100``; a value may be YAML with its own commas inside brackets."""
         option, _, values = words.partition("=")
+        usage = f"--sweep must be OPTION=VALUES, got {words!r}: for example iterations=50,100,200"
         try:
             read = [number(value) for value in yaml.safe_load(f"[{values}]")]
         except yaml.YAMLError as error:
-            raise LitVizError(f"--sweep {words} can't be read: write it as iterations=50,100,200") from error
+            raise LitVizError(usage) from error
         if not option or not read:
-            raise LitVizError(f"--sweep {words} names no option with its values: write it as iterations=50,100,200")
+            raise LitVizError(usage)
         if len({repr(value) for value in read}) < len(read):
-            raise LitVizError(f"--sweep {words} has a value twice: name each once")
+            raise LitVizError(f"values of --sweep must be distinct, got {words}")
         return cls(OF_TASK.get(option, option.removeprefix("--")), read)
 
     @property
@@ -115,7 +116,7 @@ def taken(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
     options = [axis.option for axis in axes]
     twice = next((option for option in options if options.count(option) > 1), None)
     if twice is not None:
-        raise LitVizError(f"--sweep {twice} is given twice: name all its values in one, as --sweep {twice}=A,B,C")
+        raise LitVizError(f"an option must be in one --sweep, got {twice} twice: use --sweep {twice}=A,B,C")
     return axes, out, rest
 
 
@@ -125,7 +126,7 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
     outside = [axis for axis in axes if axis.option not in inside]
     words = with_config_first(COMMAND, rewrite_arguments(words, COMMAND))
     if "--vary" in words:
-        raise LitVizError("--vary is what --sweep does for iterations and lr: name them by --sweep")
+        raise LitVizError("--vary must not be combined with --sweep: use --sweep for iterations and lr, too")
     found = []
     for values in product(*(axis.values for axis in outside)):
         chosen = {axis.option: value for axis, value in zip(outside, values, strict=True)}

@@ -101,10 +101,20 @@ def test_a_judges_weights_are_those_of_its_own_recipe(tmp_path: Path) -> None:
     assert planned("tarantula", [1], options).config.classifier.weights == "DEFAULT"
 
 
-@pytest.mark.parametrize("words", [["--classes", "6"], ["--seeds", "1"], ["--classes", "1", "--seeds", "2"]])
-def test_too_few_or_too_many_are_one_sentence(
-    words: list[str], tmp_path: Path, judged: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--classes 0", "--classes must be between 1 and 5, got 0"),
+        ("--classes 6", "--classes must be between 1 and 5, got 6"),
+        ("--classes 1 --seeds 2", "--classes must be between 2 and 5, got 1"),
+        ("--seeds 1", "--seeds must be at least 2, got 1"),
+        ("--seeds -1", "--seeds must be at least 2, got -1"),
+    ],
+)
+def test_invalid_counts_are_rejected(
+    words: str, message: str, tmp_path: Path, judged: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["--recipes", "small", *judged, "--out", str(tmp_path / "out"), *words])
-    assert "recipes: --classes wants 1 to 5; --seeds at least 2" in capsys.readouterr().err
+        main(["--recipes", "small", *judged, "--out", str(tmp_path / "out"), *words.split()])
+    assert capsys.readouterr().err == f"recipes: {message}\n"
+    assert not (tmp_path / "out").exists()
