@@ -262,9 +262,7 @@ def runs() -> dict[str, Run]:
         """Of a network that the run itself loads, onto the device."""
         command = COMMANDS[words.split()[0]]
         small = "--classifier tests.conftest:smooth_network --classifier.size 16 --wandb disabled --curve-at last"
-        given = rewrite_arguments(
-            [*words.split()[1:], *small.split()], command.positional, command.option, command.flags
-        )
+        given = rewrite_arguments([*words.split()[1:], *small.split()], command)
         return lambda smooth, kinked, k: execute(
             MethodCLI(command, [*with_config_first(command, given), "--iterations", str(k)])
         )

@@ -65,8 +65,8 @@ class Summed(Estimator):
 class Remembering(ClassVisualization):
     """Keeps a state of its own beside the rule's."""
 
-    def initial(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        return {**super().initial(x, tasks), "wanted": torch.zeros(len(x))}
+    def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        return {**super().init_state(x, tasks), "extra": torch.zeros(len(x))}
 
 
 class ScalarScore(Objective):
@@ -131,7 +131,7 @@ class Halved(Summed):
         ("objective", "ScalarScore", r"must return a score for each input of the network, shape \(\d+,\), got \(\)"),
         ("objective", "EveryLogit", r"shape \(\d+,\), got \(\d+, 5\)"),
         ("objective", "ScalarInASum", None),
-        ("objective", "Detached", "have no gradient"),
+        ("objective", "Detached", "must return differentiable scores, got a constant"),
         ("priors", "ScalarPrior", r"a penalty for each image, shape \(2,\), got \(\)"),
         ("transforms", "Cropping", "a view of each image"),
         ("parameterization", "Grey", "an image of each parameter"),
@@ -204,8 +204,8 @@ def test_an_optimizer_leaves_other_states_alone(smooth: Classifier, train: Train
     assert {result.record["status"] for result in memory.results.values()} == {"done"}
 
 
-def test_a_state_by_a_name_that_is_taken_is_refused(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match="Clashing keeps a state that is called 'logits'"):
+def test_the_reserved_state_key_is_rejected(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="Clashing must not use the reserved state key 'logits'"):
         lv.attack(smooth, photographs(), attack=f"{HERE}.Clashing")
 
 

@@ -80,7 +80,7 @@ class Evaluator:
             outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)
             scores = evaluate_objective(self.objective, outputs)
             if gradient and not scores.requires_grad:
-                raise LitVizError(f"the scores of {type(self.objective).__name__} must not be detached.")
+                raise LitVizError(f"{type(self.objective).__name__} must return differentiable scores, got a constant")
             score = average_views(scores)
             metrics = {"objective": score}
             for name, penalty in self._penalties(images):

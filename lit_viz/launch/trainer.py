@@ -140,7 +140,7 @@ def failures_reported(config: Any) -> Iterator[None]:
     try:
         yield
     except NetworkError as error:
-        raise LitVizError(f"{error}; if the batch is too large for it, use {fewer}{resume_hint(config)}") from error
+        raise LitVizError(f"{error}: use {fewer} if the batch is too large{resume_hint(config)}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -101,8 +101,7 @@ class ClassVisualization(ImageTraining):
         if isinstance(step_rule, (Attack, Attribution)):
             command = "attack" if isinstance(step_rule, Attack) else "saliency"
             raise LitVizError(
-                f"the step rule of a class image must be one of lit_viz.optim, got {type(step_rule).__name__}: "
-                f"use it with lit-viz {command}."
+                f"--model.step_rule must be an optimizer, got {type(step_rule).__name__}: use it with lit-viz {command}"
             )
         check_at_least_one("--model.group", group)
         inputs = views * group

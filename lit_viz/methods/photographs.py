@@ -117,7 +117,7 @@ class PhotographTraining(ImageTraining):
         """
         state = super().init_state(x, tasks)
         if LOGITS in state:
-            raise LitVizError(f"{type(self.step_rule).__name__}: the state key {LOGITS!r} is reserved.")
+            raise LitVizError(f"{type(self.step_rule).__name__} must not use the reserved state key {LOGITS!r}")
         return {**state, LOGITS: torch.full((len(x), self.classifier.num_classes), torch.nan, device=x.device)}
 
     def photograph_logits(self, n: int) -> Tensor | None:

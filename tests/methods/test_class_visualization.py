@@ -346,5 +346,5 @@ def test_a_part_of_the_residual_gradient_is_another_way_to_the_same_score(train:
         seen[part] = [snapshot.metrics for snapshot in memory.snapshots[0]]
     assert seen[0.3][0]["objective"] == seen[1.0][0]["objective"]
     assert seen[0.3][0]["gradient_norm"] != pytest.approx(seen[1.0][0]["gradient_norm"], rel=0.01)
-    with pytest.raises(LitVizError, match="number above 0, up to 1"):
+    with pytest.raises(LitVizError, match="residual_gradient must be above 0 and at most 1, got -1"):
         ClassVisualization(net, Pixels(), Adam(0.05), residual_gradient=-1)

@@ -120,10 +120,10 @@ def test_nothing_is_wanted_of_views_with_exactly_these_statistics(normed: Classi
 
 
 def test_the_order_is_that_of_the_forward_and_what_is_not_called_is_left_out(normed: Classifier) -> None:
-    assert _bound(BatchNormStatistics(), normed).layers == ("stem.1:moments", "late:moments")
+    assert _bound(BatchNormStatistics(), normed).layers == ("stem.1:statistics", "late:statistics")
     composed = Sum([Logit(), BatchNormStatistics()], [1.0, 0.1])
     assert composed.layers == ()
-    assert _bound(composed, normed).layers == ("stem.1:moments", "late:moments")
+    assert _bound(composed, normed).layers == ("stem.1:statistics", "late:statistics")
 
 
 class Recorder(ClassVisualization):

@@ -78,11 +78,12 @@ class Still(StepRule):
 def test_attacks_and_saliency_methods_train_no_class_image(
     rule: type[StepRule], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They crashed in the first step, or made nonsense to the end."""
     words = ["visualize", "0", *SMALL, "--model.step_rule", f"{rule.__module__}.{rule.__name__}"]
-    for how in (["--count"], ["--out", str(tmp_path / "runs" / "run")]):
-        lit_viz(*words, *how, expect=1)
-        assert f"for lit-viz {'attack' if issubclass(rule, Attack) else 'saliency'}." in sentence(capsys)
+    command = "attack" if issubclass(rule, Attack) else "saliency"
+    message = f"--model.step_rule must be an optimizer, got {rule.__name__}: use it with lit-viz {command}"
+    for options in (["--count"], ["--out", str(tmp_path / "runs" / "run")]):
+        lit_viz(*words, *options, expect=1)
+        assert sentence(capsys) == f"lit-viz: {message}"
     assert not (tmp_path / "runs").exists()
 
 
@@ -165,10 +166,10 @@ def test_what_is_asked_for_in_vain_is_said(tmp_path: Path, capsys: pytest.Captur
     assert "training starts from the photograph to within" in capsys.readouterr().err
 
 
-def test_an_empty_folder_name_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], smooth: Classifier) -> None:
+def test_an_empty_folder_name_is_rejected(capsys: pytest.CaptureFixture[str], smooth: Classifier) -> None:
     lit_viz("visualize", "0", *SMALL, "--out", "", expect=1)
-    assert "--out is an empty word" in sentence(capsys)
-    with pytest.raises(LitVizError, match="--out is an empty word"):
+    assert sentence(capsys) == "lit-viz: --out must not be empty"
+    with pytest.raises(LitVizError, match=r"^--out must not be empty$"):
         lv.visualize(smooth, [1], out="")
 
 
