@@ -24,6 +24,7 @@ from lit_viz.classifiers.fast.rows import (
     scatter_rows,
     sparse_backward,
 )
+from lit_viz.classifiers.fast.sub_pixel import is_sub_pixel, sub_pixel_gradient
 from lit_viz.classifiers.layers import CONV2D_SAME, timm_types
 from lit_viz.classifiers.outputs import differentiable_logits
 
@@ -180,6 +181,8 @@ def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
     """Return the gradient with respect to ``x`` from the gradient of ``conv(x)``; of ``x`` only the shape is read."""
     if kernel.transposed is not None:
         return _convolve(gradient, kernel.transposed)
+    if is_sub_pixel(kernel.weight, kernel.geometry):
+        return sub_pixel_gradient(gradient, kernel.weight, kernel.geometry, x.shape)
     stride, padding, dilation, groups = kernel.geometry
     only_input = [True, False, False]
     gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(

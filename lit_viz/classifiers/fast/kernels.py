@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers.fast.rectifiers import Backprop
 
-_FEW_CHANNELS = 4  # an image, with or without an alpha channel
+#: Channels of an image, with or without an alpha channel.
+FEW_CHANNELS = 4
 
 
 def kernels_available() -> bool:
@@ -92,7 +93,7 @@ class Kernel:
         """
         weight, (stride, padding, dilation, groups) = self.weight, self.geometry
         reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True))
-        if set(stride) != {1} or min(reach) < 0 or (groups == 1 and weight.shape[1] <= _FEW_CHANNELS):
+        if set(stride) != {1} or min(reach) < 0 or (groups == 1 and weight.shape[1] <= FEW_CHANNELS):
             return None
         swapped = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1).flip(2, 3)
         return Kernel(swapped, None, Geometry(stride, reach, dilation, groups))

@@ -114,8 +114,10 @@ def test_a_pixel_that_no_window_reaches_has_gradient_zero() -> None:
     assert (gradient[:, :, ::3, ::3] != 0).all()
 
 
-@pytest.mark.parametrize(("kind", "options"), [*DEPTHWISE[:4], *DENSE[:3], (Conv2dSame, {**SAME[0][1], "stride": 1})])
-def test_the_backward_without_a_stride_is_a_convolution(kind: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"), [*FROM_IMAGE, *DEPTHWISE[:4], *DENSE[:3], (Conv2dSame, {**SAME[0][1], "stride": 1})]
+)
+def test_the_backward_from_an_image_or_without_a_stride_is_a_convolution(kind: Any, options: dict[str, Any]) -> None:
     fast, _ = fast_and_plain(kind, options)
     x = image(options["in_channels"], (12, 12))
     with Called() as called:
