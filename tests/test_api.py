@@ -76,7 +76,9 @@ def test_a_class_image_starts_from_a_picture_that_is_handed_over(smooth: Classif
     how |= {"out": tmp_path / "run", "wandb": "disabled"}
     lv.visualize(smooth, 1, init=picture, **how)
     (tmp_path / "run" / "results.jsonl").unlink()
-    with pytest.raises(LitVizError, match="hand it over again as init"):
+    with pytest.raises(
+        LitVizError, match=r"is an array: resume it in Python, by lv.visualize with this array as init and resume=True"
+    ):
         lv.resume(tmp_path / "run", smooth)
     assert torch.equal(lv.visualize(smooth, 1, init=picture, resume=True, **how).images, expected)
 
@@ -261,7 +263,9 @@ def test_what_began_from_a_photograph_needs_it_no_more(smooth: Classifier, tmp_p
     assert lv.check(run, smooth)
     assert lv.resume(run, smooth).results[0]["status"] == "done"
     (run / "results.jsonl").unlink()
-    with pytest.raises(LitVizError, match=r"picture\.png, from which the run was begun, can't be read any more"):
+    with pytest.raises(
+        LitVizError, match=r"the initial photograph of this run, .*picture\.png, cannot be read: restore the file"
+    ):
         lv.resume(run, smooth)
     begun = {"init": str(picture), "iterations": 3, "out": tmp_path / "new", "resume": True, "wandb": "disabled"}
     with pytest.raises(LitVizError, match=r"there is no photograph"):  # as jobs begin, which are to go on by themselves

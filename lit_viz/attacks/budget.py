@@ -52,9 +52,9 @@ class BudgetAttack(Attack):
             LitVizError: it is negative, not finite, or above the range of a pixel.
         """
         if not 0 <= eps < math.inf:
-            raise LitVizError(f"eps of {owner} must be 0 or more and finite, got {eps}: try 0.0157 (4/255).")
+            raise LitVizError(f"eps of {owner} must be 0 or more and finite, got {eps:g}: try 0.0157 (4/255).")
         if eps > self.norm.max_eps:
-            raise LitVizError(f"eps of {owner} must be at most {self.norm.max_eps:g}, got {eps:g}: write {eps:g}/255?")
+            raise LitVizError(f"eps of {owner} must be at most {self.norm.max_eps:g}, got {eps:g}: write {eps:g}/255.")
         return eps
 
     def record_fields(self, state: State) -> dict[str, Any]:

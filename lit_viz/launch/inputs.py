@@ -95,7 +95,7 @@ def initial_image(image: Any, classifier: Classifier) -> tuple[Tensor | None, st
 def _check_range(images: Tensor) -> Tensor:
     """Return a copy of images that are in [0, 1]."""
     if bool(images.isnan().any()):
-        raise LitVizError("images must not contain NaN")
+        raise LitVizError("images must not contain NaN.")
     low, high = float(images.min()), float(images.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise LitVizError(

@@ -168,10 +168,10 @@ class ClassVisualization(ImageTraining):
             return
         if source.startswith(ARRAY_PREFIX):
             raise LitVizError(
-                "the initial image of this run is an array: resume it in Python, by lv.visualize with init and "
-                "resume=True."
+                "the initial image of this run is an array: resume it in Python, by lv.visualize with this array as "
+                "init and resume=True."
             )
-        raise LitVizError(f"the initial photograph of this run, {source}, can't be read: restore the file.")
+        raise LitVizError(f"the initial photograph of this run, {source}, cannot be read: restore the file.")
 
     def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
         """Return whether both tasks are in the same octave at every iteration."""

@@ -184,7 +184,7 @@ def _compare_with_captum(
     from lit_viz.evidence.saliency.cross_check import cross_check, verdicts, write_cross_check  # imports Captum
     from lit_viz.presentations.saliency_evidence import figure_of_cross_check
 
-    settings.notify(f"evidence: asking Captum about {pluralize(len(outcomes), 'map')}")
+    settings.notify(f"evidence: comparing {pluralize(len(outcomes), 'map')} with Captum")
     certificate = cross_check(
         outcomes,
         module.methods,
@@ -195,7 +195,11 @@ def _compare_with_captum(
     )
     by_index = verdicts(certificate)
     for outcome in outcomes:
-        outcome.amend(captum=by_index.get(outcome.record.index))
+        record = outcome.record
+        if isinstance(record, SaliencyRecord):
+            outcome.amend(captum=by_index.get(record.index))
+        else:  # failed before the method made its record
+            outcome.amend(extra={**record.extra, "captum": None})
     if folder is not None:
         folder.amend(outcome.record for outcome in outcomes if outcome.record.index in by_index)
         write_cross_check(folder, certificate, outcomes)

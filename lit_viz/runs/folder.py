@@ -76,12 +76,12 @@ class RunFolder:
             LitVizError: ``path`` is not a run.
         """
         if not cls.is_run(path):
-            reason = "it has no config.yaml" if Path(path).is_dir() else "there is no such folder"
             try:
                 (Path(path) / CONFIG).stat()
+                reason = "its config.yaml is not a file"
             except (FileNotFoundError, NotADirectoryError):
-                pass
-            except OSError as error:
+                reason = "it has no config.yaml" if Path(path).is_dir() else "there is no such folder"
+            except OSError as error:  # such as a name that is too long
                 reason = str(error.strerror)
             raise LitVizError(f"{path} is not a lit_viz run ({reason}): give the folder that a run was written to")
         return cls(path)

@@ -135,7 +135,9 @@ def test_a_signal_before_the_first_step_is_no_success(smooth: Classifier, monkey
 def test_a_gpu_without_float64_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert isinstance(build_trainer(config(), str(tmp_path)).accelerator, pl.accelerators.CPUAccelerator)
-    with pytest.raises(LitVizError, match="Apple's GPUs can't be used, for they have no float64"):
+    with pytest.raises(
+        LitVizError, match=r"GPUs of Apple have no float64 and are not supported: use --trainer.accelerator cpu"
+    ):
         build_trainer(config(accelerator="mps"), str(tmp_path))
 
 

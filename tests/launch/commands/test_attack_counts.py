@@ -37,8 +37,8 @@ def files(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("eps", "says"),
     [
-        ("-8/255,4/255", "no length"),
-        ("4/255,4", "more than a pixel's whole range"),
+        ("-8/255,4/255", "eps of --eps must be 0 or more and finite, got -0.0313725"),
+        ("4/255,4", "eps of --eps must be at most 1, got 4: write 4/255"),
         ("4/255,x", "--eps: 'x' is no number"),
         ("4/255,", "--eps: '' is no number"),
         ("1/255,4/255,1/255", "one of them is there twice: 1/255, 4/255, 1/255"),

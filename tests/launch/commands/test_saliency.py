@@ -83,8 +83,8 @@ def test_maps_in_half_precision_are_told_why_they_fail(
 ) -> None:
     words = ["--method", "gradient", "--trainer.precision", "bf16-mixed", "--out", str(tmp_path / "run")]
     lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words)
-    why = "in bf16-mixed they can't be within what float32 allows (leave out --trainer.precision)"
-    assert f"0 of 1 maps checked agree with Captum, {why}" in capsys.readouterr().err
+    why = "bf16-mixed is less accurate than the float32 gates (omit --trainer.precision)"
+    assert f"0 of 1 checked maps agree with Captum, {why}" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "evidence.json").read_text())["captum"]["precision"] == "bf16-mixed"
 
 
@@ -190,11 +190,11 @@ def test_from_python(smooth: Classifier) -> None:
 @pytest.mark.parametrize(
     ("images", "targets", "said"),
     [
-        (torch.full((2, 3, 16, 16), -0.1), None, "lie between -0.1 and -0.1"),
-        (torch.full((2, 3, 16, 16), 255.0), None, "lie between 255 and 255"),
-        (torch.zeros(2, 1, 16, 16), None, "takes floating-point images"),
-        (torch.zeros(2, 3, 16, 17), None, "takes floating-point images"),
-        (torch.zeros(2, 3, 16, 16), [1], "1 targets for 2 images"),
+        (torch.full((2, 3, 16, 16), -0.1), None, r"images must be in \[0, 1\], got -0.1 to -0.1"),
+        (torch.full((2, 3, 16, 16), 255.0), None, r"images must be in \[0, 1\], got 255 to 255"),
+        (torch.zeros(2, 1, 16, 16), None, r"floating-point \(N, 3, 16, 16\) .* got torch.float32 \(2, 1, 16, 16\)"),
+        (torch.zeros(2, 3, 16, 17), None, r"floating-point \(N, 3, 16, 16\) .* got torch.float32 \(2, 3, 16, 17\)"),
+        (torch.zeros(2, 3, 16, 16), [1], "must be one target, or one per image: got 1 for 2 images"),
         (torch.zeros(2, 3, 16, 16), "appel", "did you mean 'apple'"),
     ],
 )
