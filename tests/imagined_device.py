@@ -1,8 +1,8 @@
-"""A device that is only imagined: its tensors lie in the processor's memory and mix with the processor's as little as a
-GPU's do. It counts how often somebody waits for it.
+"""A simulated device: its tensors are stored in CPU memory, but do not mix with CPU tensors, as those of a GPU.
 
-Run as a program, it makes runs on it and prints what came of them as JSON (see test_imagined_device.py), since torch
-knows the device as long as the process lives.
+It counts synchronizations: operations for which the CPU would wait. As a program, this module runs every method on the
+device and prints a report as JSON for test_imagined_device.py. It is a process of its own, because torch can't
+unregister a device.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ class _Backend(backend_registration._DummyBackendModule):  # type: ignore[misc]
         return [torch.float16, torch.bfloat16]
 
 
-backend_registration._setup_privateuseone_for_python_backend("imagined", _Backend())
-DEVICE = torch.device("imagined", 0)
+backend_registration._setup_privateuseone_for_python_backend("simulated", _Backend())
+DEVICE = torch.device("simulated", 0)
 
-#: Operations that take tensors of both; an index may be the processor's, but then it is sent.
+#: Operations that accept tensors of both devices. An index on the CPU is transferred.
 _MIXING = {aten.copy_, aten._to_copy, aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
-#: Operations whose result has a size that the values decide.
+#: Operations whose result has a size that depends on the values.
 _SIZED = {aten.nonzero, aten.masked_select, aten.repeat_interleave, aten.unique_dim, aten._unique2}
 
-waits: list[str] = []
+synchronizations: list[str] = []
 
 
-class Imagined(Tensor):
-    """A tensor there, around one here."""
+class DeviceTensor(Tensor):
+    """A tensor of the device, which wraps a CPU tensor."""
 
-    here: Tensor
+    wrapped: Tensor
 
     @staticmethod
-    def __new__(cls, here: Tensor) -> Imagined:
-        how = {"dtype": here.dtype, "layout": here.layout, "device": DEVICE}
+    def __new__(cls, wrapped: Tensor) -> DeviceTensor:
+        options = {"dtype": wrapped.dtype, "layout": wrapped.layout, "device": DEVICE}
         return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]
-            cls, here.size(), strides=here.stride(), storage_offset=here.storage_offset(), **how
+            cls, wrapped.size(), strides=wrapped.stride(), storage_offset=wrapped.storage_offset(), **options
         )
 
-    def __init__(self, here: Tensor) -> None:
-        self.here = here
+    def __init__(self, wrapped: Tensor) -> None:
+        self.wrapped = wrapped
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -76,96 +76,107 @@ class Imagined(Tensor):
         return _dispatch(func, args, kwargs or {})
 
     def tolist(self) -> Any:
-        _wait("read")
-        return self.here.tolist()
+        _synchronize("read")
+        return self.wrapped.tolist()
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"Imagined({self.here!r})"
+        return f"DeviceTensor({self.wrapped!r})"
 
 
-def _wait(why: str) -> None:
+def _synchronize(reason: str) -> None:
     frames = [f for f in traceback.extract_stack() if "/lit_viz/" in f.filename and "transfers" not in f.filename]
-    waits.append(f"{why}: {frames[-1].filename.rpartition('/lit_viz/')[2]}:{frames[-1].lineno}" if frames else why)
+    synchronizations.append(
+        f"{reason}: {frames[-1].filename.rpartition('/lit_viz/')[2]}:{frames[-1].lineno}" if frames else reason
+    )
 
 
 def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Compute here what is asked for there; refuse what a GPU would."""
+    """Compute an operation of the device on the CPU.
+
+    Raises:
+        RuntimeError: a GPU would reject the operation.
+    """
     packet, device = func.overloadpacket, kwargs.get("device")
-    going = None if device is None else torch.device(device).type == DEVICE.type
+    to_device = None if device is None else torch.device(device).type == DEVICE.type
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    there = [tensor for tensor in tensors if isinstance(tensor, Imagined)]
-    if not there and not going:
+    on_device = [tensor for tensor in tensors if isinstance(tensor, DeviceTensor)]
+    if not on_device and not to_device:
         return func(*args, **kwargs)
     if func.namespace == "mkldnn":
-        raise RuntimeError(f"{func} is an operation of the processor's")
-    strangers = [tensor for tensor in tensors if not isinstance(tensor, Imagined) and tensor.dim()]
-    if there and strangers and packet not in _MIXING:
-        raise RuntimeError(f"{func} mixes devices: a tensor of shape {tuple(strangers[0].shape)} is the processor's")
+        raise RuntimeError(f"{func} is an operation of the CPU")
+    on_cpu = [tensor for tensor in tensors if not isinstance(tensor, DeviceTensor) and tensor.dim()]
+    if on_device and on_cpu and packet not in _MIXING:
+        raise RuntimeError(f"{func} mixes devices: a tensor of shape {tuple(on_cpu[0].shape)} is on the CPU")
     if kwargs.get("generator") is not None:
-        raise RuntimeError(f"{func} draws there with a generator of the processor's")
-    _count(func, args, kwargs, going, there, strangers)
-    known: dict[int, Imagined] = {}
+        raise RuntimeError(f"{func} draws on the device with a generator of the CPU")
+    _count(func, args, kwargs, to_device, on_device, on_cpu)
+    wrappers: dict[int, DeviceTensor] = {}
 
-    def here(leaf: Any) -> Any:
-        if isinstance(leaf, Imagined):
-            known[id(leaf.here)] = leaf
-            return leaf.here
+    def unwrap(leaf: Any) -> Any:
+        if isinstance(leaf, DeviceTensor):
+            wrappers[id(leaf.wrapped)] = leaf
+            return leaf.wrapped
         return leaf
 
     plain = {name: value for name, value in kwargs.items() if name != "pin_memory"}
     if "device" in plain:
         plain["device"] = torch.device("cpu")
-    result = func(*tree_map(here, args), **tree_map(here, plain))
+    result = func(*tree_map(unwrap, args), **tree_map(unwrap, plain))
     if packet is aten.copy_:
         return args[0]
-    if going is False:
+    if to_device is False:
         return result
-    return tree_map(lambda leaf: known.get(id(leaf), leaf) if id(leaf) in known else _imagined(leaf), result)
+    return tree_map(lambda leaf: wrappers.get(id(leaf), leaf) if id(leaf) in wrappers else _wrap(leaf), result)
 
 
-def _imagined(leaf: Any) -> Any:
-    return Imagined(leaf) if isinstance(leaf, Tensor) and not isinstance(leaf, Imagined) else leaf
+def _wrap(leaf: Any) -> Any:
+    return DeviceTensor(leaf) if isinstance(leaf, Tensor) and not isinstance(leaf, DeviceTensor) else leaf
 
 
 def _count(
-    func: Any, args: Any, kwargs: dict[str, Any], going: bool | None, there: list[Imagined], strangers: list[Tensor]
+    func: Any,
+    args: Any,
+    kwargs: dict[str, Any],
+    to_device: bool | None,
+    on_device: list[DeviceTensor],
+    on_cpu: list[Tensor],
 ) -> None:
-    packet, hurries = func.overloadpacket, bool(kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True))
-    if packet is aten._local_scalar_dense or (packet is aten._to_copy and there and going is False):
-        _wait("read")
-    elif packet is aten._to_copy and not there and not hurries:
-        _wait("sent")
-    elif packet is aten.copy_ and not isinstance(args[0], Imagined):
-        _wait("read")
-    elif packet is aten.copy_ and strangers and not hurries:
-        _wait("sent")
+    packet, non_blocking = func.overloadpacket, bool(kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True))
+    if packet is aten._local_scalar_dense or (packet is aten._to_copy and on_device and to_device is False):
+        _synchronize("read")
+    elif packet is aten._to_copy and not on_device and not non_blocking:
+        _synchronize("write")
+    elif packet is aten.copy_ and not isinstance(args[0], DeviceTensor):
+        _synchronize("read")
+    elif packet is aten.copy_ and on_cpu and not non_blocking:
+        _synchronize("write")
     elif packet in _SIZED and kwargs.get("output_size") is None:
-        _wait("size")
+        _synchronize("size")
     elif packet in _MIXING and packet not in (aten.copy_, aten._to_copy):
         indices = [index for index in args[1] if index is not None]
-        if any(not isinstance(index, Imagined) and index.dim() for index in indices):
-            _wait("sent")
-        if any(isinstance(index, Imagined) and index.dtype == torch.bool for index in indices):
-            _wait("size")
+        if any(not isinstance(index, DeviceTensor) and index.dim() for index in indices):
+            _synchronize("write")
+        if any(isinstance(index, DeviceTensor) and index.dtype == torch.bool for index in indices):
+            _synchronize("size")
 
 
 class _InPython(TorchFunctionMode):
-    """What torch makes below the level at which a device can be imagined: tensors of Python's numbers."""
+    """Create and index tensors from Python values, which torch does below the level of ``__torch_dispatch__``."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], Imagined):
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], DeviceTensor):
             index = tuple(torch.tensor(i) if isinstance(i, list) else i for i in _tuple(args[1]))
             return func(args[0], index, *args[2:])
         if func in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu") == DEVICE:
             del kwargs["device"]
             return args[0].to(DEVICE) if isinstance(args[0], Tensor) else func(*args, **kwargs).to(DEVICE)
-        if func is torch.Tensor.new_tensor and isinstance(args[0], Imagined):
+        if func is torch.Tensor.new_tensor and isinstance(args[0], DeviceTensor):
             return torch.tensor(args[1], **{"dtype": args[0].dtype, **kwargs}).to(DEVICE)
-        if func == torch.Tensor.data.__set__ and isinstance(args[0], Imagined):  # type: ignore[attr-defined]
-            args[0].here = args[1].here
-        if func is torch.unravel_index and isinstance(args[0], Imagined):
-            return tuple(map(Imagined, torch.unravel_index(args[0].here, *args[1:], **kwargs)))
+        if func == torch.Tensor.data.__set__ and isinstance(args[0], DeviceTensor):  # type: ignore[attr-defined]
+            args[0].wrapped = args[1].wrapped
+        if func is torch.unravel_index and isinstance(args[0], DeviceTensor):
+            return tuple(map(DeviceTensor, torch.unravel_index(args[0].wrapped, *args[1:], **kwargs)))
         return func(*args, **kwargs)
 
 
@@ -173,8 +184,8 @@ def _tuple(index: Any) -> tuple[Any, ...]:
     return index if isinstance(index, tuple) else (index,)
 
 
-class Imagining(TorchDispatchMode):
-    """While it lasts, the device is there."""
+class DeviceMode(TorchDispatchMode):
+    """Context in which the device is available."""
 
     def __enter__(self) -> Any:
         self.python = _InPython()
@@ -190,7 +201,7 @@ class Imagining(TorchDispatchMode):
 
 
 class _Accelerator(Accelerator):
-    """It, as Lightning knows accelerators."""
+    """The device as an accelerator of Lightning."""
 
     def setup_device(self, device: torch.device) -> None: ...
     def teardown(self) -> None: ...
@@ -213,17 +224,17 @@ class _Accelerator(Accelerator):
 
     @staticmethod
     def name() -> str:
-        return "imagined"
+        return "simulated"
 
     def get_device_stats(self, device: Any) -> dict[str, Any]:
         return {}
 
 
-# -- runs on it
+# -- runs on the device
 
 
 def kinked_network() -> nn.Module:
-    """Return a network with batch norms and rectifiers, for methods that want these."""
+    """Return a network with batch norms and rectifiers, which some methods require."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU6(),
@@ -232,39 +243,39 @@ def kinked_network() -> nn.Module:
     ).eval()  # fmt: skip
 
 
-#: Makes a run of so many iterations, with a smooth network or one with kinks.
+#: Runs a method: arguments are the smooth network, the network with rectifiers, and the iterations.
 Run = Callable[[Classifier, Classifier, int], Any]
 SLOTS, ITERATIONS = 8, (4, 8)
 
 
 def runs() -> dict[str, Run]:
-    """Return runs of SLOTS images at once by name."""
+    """Return the runs by name, each with SLOTS images at once."""
     x = (torch.rand(SLOTS, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
-    many: dict[str, Any] = {"slots": SLOTS, "wandb": "disabled"}
+    common: dict[str, Any] = {"slots": SLOTS, "wandb": "disabled"}
 
     def attack(name: str) -> Run:
         how = {"attack": {name: {"eps": 1e-4}} if name in ("pgd", "apgd", "square", "ensemble") else name}
-        return lambda smooth, kinked, k: lv.attack(smooth, x, iterations=k, curve_at="every:1", **how, **many)
+        return lambda smooth, kinked, k: lv.attack(smooth, x, iterations=k, curve_at="every:1", **how, **common)
 
     def saliency(name: str) -> Run:
         method: Any = {name: {"window": 8}} if name == "occlusion" else name
         return lambda smooth, kinked, k: lv.saliency(
-            kinked, x, method=method, iterations=k, check="none", curve_at="last", model__batch=SLOTS, **many
+            kinked, x, method=method, iterations=k, check="none", curve_at="last", model__batch=SLOTS, **common
         )
 
     def class_images(how: dict[str, Any]) -> Run:
         targets = [n % 5 for n in range(SLOTS)]
         return lambda smooth, kinked, k: lv.visualize(
-            smooth, targets, iterations=k, model__views=2, curve_at="last", **how, **many
+            smooth, targets, iterations=k, model__views=2, curve_at="last", **how, **common
         )
 
-    def by_its_name(words: str) -> Run:
-        """Of a network that the run itself loads, onto the device."""
+    def command_line(words: str) -> Run:
+        """Return a run of a command line, which loads the network itself."""
         command = COMMANDS[words.split()[0]]
-        small = "--classifier tests.conftest:smooth_network --classifier.size 16 --wandb disabled --curve-at last"
-        given = rewrite_arguments([*words.split()[1:], *small.split()], command)
+        options = "--classifier tests.conftest:smooth_network --classifier.size 16 --wandb disabled --curve-at last"
+        arguments = rewrite_arguments([*words.split()[1:], *options.split()], command)
         return lambda smooth, kinked, k: execute(
-            MethodCLI(command, [*with_config_first(command, given), "--iterations", str(k)])
+            MethodCLI(command, [*with_config_first(command, arguments), "--iterations", str(k)])
         )
 
     rules = ("Adam", "NAdam", "SGD")
@@ -273,11 +284,11 @@ def runs() -> dict[str, Run]:
         **{f"saliency {name}": saliency(name) for name in METHODS},
         **{f"visualize {rule}": class_images({"model__step_rule": f"lit_viz.optim.{rule}"}) for rule in rules},
         "visualize maco": class_images({"config": "maco"}),
-        "attack by name": by_its_name("attack packaged:chelsea packaged:coffee --attack pgd --attack.eps 1e-4"),
-        "saliency by name": by_its_name("saliency packaged:chelsea --method smoothgrad --check none"),
-        "visualize by name": by_its_name("visualize 1 2 --config small"),
+        "attack by name": command_line("attack packaged:chelsea packaged:coffee --attack pgd --attack.eps 1e-4"),
+        "saliency by name": command_line("saliency packaged:chelsea --method smoothgrad --check none"),
+        "visualize by name": command_line("visualize 1 2 --config small"),
         "visualize channels": lambda smooth, kinked, k: lv.visualize(
-            kinked, layer="0", channel="all", config="channels", iterations=k, curve_at="last", **many
+            kinked, layer="0", channel="all", config="channels", iterations=k, curve_at="last", **common
         ),
     }
 
@@ -285,25 +296,25 @@ def runs() -> dict[str, Run]:
 def main() -> None:
     trainer_options = training.trainer_options
 
-    def there(options: Any) -> dict[str, Any]:
+    def device_options(options: Any) -> dict[str, Any]:
         strategy = SingleDeviceStrategy(device=DEVICE, accelerator=_Accelerator())
         return {**trainer_options(options), "accelerator": "auto", "strategy": strategy}
 
-    training.trainer_options = there
-    told: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    with Imagining():
+    training.trainer_options = device_options
+    report: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    with DeviceMode():
         smooth, kinked = load_classifier(smooth_network(), size=16), load_classifier(kinked_network(), size=16)
         for name, run in runs().items():
             for iterations in ITERATIONS:
-                waits.clear()
+                synchronizations.clear()
                 try:
                     outcome = run(smooth, kinked, iterations)
                 except Exception:
-                    told[name].append({"error": traceback.format_exc()})
+                    report[name].append({"error": traceback.format_exc()})
                     continue
                 records = [{key: record[key] for key in ("status", "iterations")} for record in outcome.results]
-                told[name].append({"records": records, "waits": list(waits)})
-    print(json.dumps({"steps": ITERATIONS[1] - ITERATIONS[0], "runs": told}))
+                report[name].append({"records": records, "synchronizations": list(synchronizations)})
+    print(json.dumps({"steps": ITERATIONS[1] - ITERATIONS[0], "runs": report}))
 
 
 if __name__ == "__main__":
