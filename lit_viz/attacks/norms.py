@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -265,8 +265,3 @@ def lengths(change: Tensor) -> dict[str, float]:
 def format_distance(value: float | None, norm: str) -> str:
     """Return a length in the norm of this name as users write it: ``4/255`` or ``0.5``; a dash for None."""
     return "-" if value is None else NORMS[norm].format(value)
-
-
-def label_with_eps(name: str, record: Mapping[str, Any]) -> str:
-    """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
-    return f"{name}, eps {format_distance(record['eps'], record['norm'])}" if record.get("eps") is not None else name

@@ -26,10 +26,10 @@ from lit_viz.figures.layout import (
     stack,
 )
 from lit_viz.figures.style import GRAY, style
-from lit_viz.methods.records import LayerImageRecord
+from lit_viz.methods.records import LayerImageRecord, label_with_lr
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
-from lit_viz.utils.formatting import label_with_lr, pluralize, unique_labels
+from lit_viz.utils.formatting import pluralize, unique_labels
 
 #: Images of a larger aspect ratio (width / height) are groups of images.
 WIDE = 1.8

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lit_viz.attacks.norms import format_distance
 from lit_viz.types import Item, Record, flattened, optional
 
 #: Most probable classes as (name, probability).
@@ -182,3 +183,21 @@ class UniversalRecord(AttackRecord):
     held_out_fooling_rate_float: float | None = optional()
 
     fooling_rate = Item[float]("metrics")
+
+
+def label_with_lr(name: str, record: Record) -> str:
+    """Return a name with the learning rate of its record, if the task sets one: ``zebra, lr 0.05``."""
+    lr = record.lr if isinstance(record, VisualizationRecord) else None
+    return name if lr is None else f"{name}, lr {lr:g}"
+
+
+def has_several_radii(records: Iterable[Record]) -> bool:
+    """Return whether the records have more than one value of ``eps``."""
+    return len({record.eps for record in records if isinstance(record, AttackRecord)} - {None}) > 1
+
+
+def label_with_eps(name: str, record: Record) -> str:
+    """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
+    if not isinstance(record, AttackRecord) or record.eps is None or record.norm is None:
+        return name
+    return f"{name}, eps {format_distance(record.eps, record.norm)}"

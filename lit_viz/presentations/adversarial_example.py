@@ -10,7 +10,7 @@ import torch
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance, label_with_eps
+from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.attacks.rounding.lattice import is_singleton
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
@@ -24,7 +24,7 @@ from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.traces import Trace
 from lit_viz.methods import AdversarialExample
-from lit_viz.methods.records import AdversarialRecord, AttackRecord
+from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
 from lit_viz.presentations.attack_evidence import verify_attack
 from lit_viz.presentations.base import (
     CardText,
@@ -39,7 +39,6 @@ from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import PerturbedImageRecord, Record, Task
 from lit_viz.utils.formatting import (
-    has_several_radii,
     label_with_target,
     pluralize,
     probability_text,

@@ -15,13 +15,13 @@ from lit_viz.evidence.attacks import transfer
 from lit_viz.evidence.attacks.diagnostics import Diagnosis, cost_of_stronger_attacks, diagnostics, stronger_attacks
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.attacks.restart_agreement import restarts_of
-from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdown, robust_accuracy
+from lit_viz.evidence.attacks.robustness import accuracy_label, attack_record, ensemble_breakdown, robust_accuracy
 from lit_viz.methods import AdversarialExample
-from lit_viz.methods.records import AdversarialRecord
+from lit_viz.methods.records import AdversarialRecord, has_several_radii
 from lit_viz.presentations.base import EvidenceSettings
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.utils.formatting import has_several_radii, pluralize
+from lit_viz.utils.formatting import pluralize
 
 _MAX_MISMATCHES = 10  # printed; evidence.json has all of them
 
@@ -76,7 +76,11 @@ def _verify_files(
 ) -> set[int]:
     """Compare the files with their records, and withdraw the successes of those that differ; return their indices."""
     stored = _with_file(outcomes)
-    files = [RecordedFile(folder.path / str(o.record.file), o.record, o.source, o.record) for o in stored]
+    records = [attack_record(outcome) for outcome in stored]
+    files = [
+        RecordedFile(folder.path / str(record.file), record, outcome.source, record)
+        for outcome, record in zip(stored, records, strict=True)
+    ]
     reasons = find_mismatches(files, classifier, folder, settings)
     different = [outcome for outcome, reason in zip(stored, reasons, strict=True) if reason is not None]
     for outcome in different:

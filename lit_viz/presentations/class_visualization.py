@@ -16,12 +16,12 @@ from lit_viz.figures.evolution import Evolution, evolution_figure
 from lit_viz.figures.sheet import channel_grid
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import Judges
-from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
+from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
 from lit_viz.presentations.base import EvidenceSettings, Presentation, Row, format_value
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record, Task
-from lit_viz.utils.formatting import label_with_lr, pluralize, unique_labels
+from lit_viz.utils.formatting import pluralize, unique_labels
 
 #: Tolerance of a probability, and relative one of an objective: the run evaluated the fast copy, in other batches.
 _TOLERANCE = 0.01

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance, label_with_eps
+from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.summaries import wilson_interval
@@ -20,14 +20,13 @@ from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.universal import PerturbedPhotograph, UniversalPanel, universal_figure
 from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
-from lit_viz.methods.records import UniversalRecord
+from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.presentations.adversarial_example import attack_card, attack_evolutions, attack_task_name, prediction_text
 from lit_viz.presentations.attack_evidence import find_mismatches
 from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import PerturbedImage, Record, Task
-from lit_viz.utils.formatting import has_several_radii
 
 
 class UniversalPerturbationPresentation(Presentation):
@@ -128,12 +127,16 @@ def verify_universal(
     return not wrong
 
 
-def _recorded_file(perturbed_image: PerturbedImage, ball: Mapping[str, Any]) -> RecordedFile:
+def _recorded_file(perturbed_image: PerturbedImage, perturbation: Record) -> RecordedFile:
     """Return a photograph's file with its record. Of an array off the 8-bit lattice the stored photograph is rounded,
     by up to half a level."""
     off = 0.5 if perturbed_image.record.source is None else 0.0
     return RecordedFile(
-        Path(str(perturbed_image.image)), perturbed_image.record, partial(_read, perturbed_image.source), ball, off
+        Path(str(perturbed_image.image)),
+        perturbed_image.record,
+        partial(_read, perturbed_image.source),
+        perturbation,
+        off,
     )
 
 

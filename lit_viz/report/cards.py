@@ -8,12 +8,12 @@ from pathlib import Path
 
 from lit_viz.figures.evolution import spread
 from lit_viz.images.difference import MAGNIFIED
+from lit_viz.methods.records import label_with_lr
 from lit_viz.presentations.base import CardText
 from lit_viz.report.curves import Curve, CurvePlot, plot_curves
 from lit_viz.report.embedding import file_in
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record
-from lit_viz.utils.formatting import label_with_lr
 
 MAX_FRAMES = 12  # of a card
 _MAX_PERTURBED_IMAGES = 8  # of a universal perturbation

@@ -11,9 +11,9 @@ from typing import Any
 
 from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.scales import number
-from lit_viz.methods.records import ClassImageRecord
+from lit_viz.methods.records import ClassImageRecord, label_with_lr
 from lit_viz.types import Record
-from lit_viz.utils.formatting import label_with_lr, pluralize
+from lit_viz.utils.formatting import pluralize
 
 Evidence = Mapping[str, Any]
 Row = Mapping[str, str]

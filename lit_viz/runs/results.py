@@ -166,7 +166,8 @@ class Run:
 
     def __repr__(self) -> str:
         where = "kept in memory" if self.folder is None else str(self.folder)
-        return f"Run({pluralize(len(self.outcomes), 'image')}: {status_summary(self.results)}; {where})"
+        summary = status_summary(outcome.record for outcome in self.outcomes)
+        return f"Run({pluralize(len(self.outcomes), 'image')}: {summary}; {where})"
 
     @property
     def results(self) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
+from lit_viz.types import Record
 from lit_viz.utils.ranks import is_rank_zero
 
 #: Receives messages for the console, one line each.
@@ -28,31 +28,20 @@ def command_line(name: str, folder: object) -> str:
     return f"lit-viz {name} {shlex.quote(str(folder))}"
 
 
-def has_several_radii(records: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether the records have more than one value of ``eps``."""
-    return len({record["eps"] for record in records if "eps" in record}) > 1
-
-
 def label_with_target(name: str, target_name: str | None) -> str:
     """Return ``quail -> stingray``; the name alone without a target, or if both are equal."""
     return name if target_name in (None, name) else f"{name} -> {target_name}"
 
 
-def label_with_lr(name: str, record: Mapping[str, Any]) -> str:
-    """Return a name with the learning rate of its record, if the task sets one: ``zebra, lr 0.05``."""
-    return f"{name}, lr {record['lr']:g}" if "lr" in record else name
-
-
-def unique_labels(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[str]:
+def unique_labels(names: Sequence[str], records: Sequence[Record]) -> list[str]:
     """Append the number of iterations, and then the seed, to the names of records that are otherwise equal."""
-    for key, template in (("iterations", "{} iterations"), ("seed", "seed {}")):
-        values: dict[str, set[Any]] = defaultdict(set)
-        for name, record in zip(names, records, strict=True):
-            values[name].add(record.get(key))
-        names = [
-            f"{name}, {template.format(record.get(key))}" if len(values[name]) > 1 else name
-            for name, record in zip(names, records, strict=True)
-        ]
+    iterations = [f"{record.iterations} iterations" for record in records]
+    seeds = [f"seed {record.seed}" for record in records]
+    for parts in (iterations, seeds):
+        values = defaultdict(set)
+        for name, part in zip(names, parts, strict=True):
+            values[name].add(part)
+        names = [f"{name}, {part}" if len(values[name]) > 1 else name for name, part in zip(names, parts, strict=True)]
     return list(names)
 
 
@@ -61,9 +50,9 @@ def pluralize(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def status_summary(records: Sequence[Mapping[str, Any]]) -> str:
+def status_summary(records: Iterable[Record]) -> str:
     """Return the number of records per status: ``3 done, 1 skipped, 2 failed``; zeros are omitted."""
-    counts = Counter(record["status"] for record in records)
+    counts = Counter(record.status for record in records)
     return ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])
 
 

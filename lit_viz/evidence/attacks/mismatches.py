@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,8 @@ from lit_viz.attacks.rounding.repair import Verifier
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
+from lit_viz.methods.records import AdversarialRecord, AttackRecord
+from lit_viz.types import PerturbedImageRecord, Record
 
 #: Relative tolerance of a length, for another order of summation.
 _TOLERANCE = 1e-6
@@ -31,25 +32,27 @@ class RecordedFile:
         file: the PNG.
         record: its record.
         source: returns the photograph ``(C, H, W)`` in [0, 1], or None if it is missing.
-        ball: mapping with the ``norm`` and the radius ``eps`` of the ball; empty without budget.
+        attack: record of the attack, with the ``norm`` and the radius ``eps`` of the ball, if it has a budget.
         tolerance: maximal difference, in levels, of the photograph to the one that was attacked.
     """
 
     file: Path
-    record: Mapping[str, Any]
+    record: AdversarialRecord | PerturbedImageRecord
     source: Callable[[], Tensor | None]
-    ball: Mapping[str, Any]
+    attack: Record
     tolerance: float = 0.0
 
     @property
     def targeted(self) -> bool:
         """Whether the attack had a target."""
-        return self.record["target"] is not None
+        return self.record.target is not None
 
     @property
     def goal(self) -> int:
         """Class to reach or to leave."""
-        return int(self.record["target" if self.targeted else "label"])
+        goal = self.record.label if self.record.target is None else self.record.target
+        assert goal is not None
+        return goal
 
 
 def mismatches(files: Sequence[RecordedFile], classifier: Classifier, batch: int) -> tuple[list[str | None], int]:
@@ -121,7 +124,8 @@ def evaluate_files(
 def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, classifier: Classifier) -> list[str]:
     """Return a mismatch if the success differs from the record, or the logits of the two predictions by more than
     rounding on another machine explains."""
-    predicted, recorded = int(logits.argmax()), int(file.record["predicted"])
+    predicted, recorded = int(logits.argmax()), file.record.predicted
+    assert recorded is not None
     recorded_success = (recorded == file.goal) == file.targeted  # a file outside its ball may be predicted as the goal
     verifier = Verifier(classifier, torch.tensor([file.goal]), torch.tensor([file.targeted]))
     tolerance = float(verifier.tolerance(logits[None]))
@@ -134,14 +138,14 @@ def _distance_mismatches(file: RecordedFile, source: Tensor) -> list[str]:
     """Return where the file violates its ball, or its distances to the photograph differ from the record."""
     levels, reasons = levels_of(read_png(file.file)), []
     slack = {name: length / LEVELS for name, length in lengths(torch.full_like(levels, file.tolerance)).items()}
-    name, eps = file.ball.get("norm"), file.ball.get("eps")
-    if name is not None and eps is not None and file.record.get("success_file"):
-        norm = NORMS[name]
-        if not LatticeBall(source, norm, eps + slack[name]).contains(levels):
+    attack = file.attack if isinstance(file.attack, AttackRecord) else None
+    if attack is not None and attack.norm is not None and attack.eps is not None and file.record.success_file:
+        norm, eps = NORMS[attack.norm], attack.eps
+        if not LatticeBall(source, norm, eps + slack[norm.name]).contains(levels):
             reasons.append(f"outside its ball, {norm} {norm.format(eps)}")
     measured = lengths(levels - levels_of(image_of(levels_of(source))))  # rounded as when the file was written
     for name, norm in NORMS.items():
-        length, recorded = measured[name] / LEVELS, float(file.record[name])
+        length, recorded = measured[name] / LEVELS, float(getattr(file.record, name))
         if not math.isclose(length, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / LEVELS + slack[name]):
             reasons.append(f"{norm} distance {norm.format(length)}, recorded {norm.format(recorded)}")
     return reasons

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from lit_viz.attacks.norms import label_with_eps
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.evidence.judges import installed_judges, judge_logits
 from lit_viz.evidence.summaries import text_table
+from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
-from lit_viz.utils.formatting import has_several_radii
 
 _MAX_ROWS = 40  # files in the terminal; evidence.json has all
 
@@ -50,7 +49,7 @@ def transfers(outcomes: Sequence[Outcome], classifier: Classifier) -> list[Trans
         outcomes: of an attack's run.
         classifier: the attacked classifier.
     """
-    successes = [o for o in outcomes if o.record.get("success_file")]
+    successes = [o for o in outcomes if isinstance(o.record, AdversarialRecord) and o.record.success_file]
     several = has_several_radii(outcome.record for outcome in successes)
     labels = classifier.labels
     return [
