@@ -47,8 +47,12 @@ Judges = dict[str, Classifier]
 
 @dataclass(frozen=True)
 class Made:
-    """A recipe's run: its pictures in the order of the classes, and by judge each one's margin ``(N,)``, which is the
-    class's logit less the highest other; the network itself is not among the judges."""
+    """A recipe's run.
+
+    Attributes:
+        records: in the order of the classes.
+        margins: by judge, the class's logit minus the highest other logit ``(N,)``; without the run's own network.
+    """
 
     recipe: str
     folder: Path
@@ -99,13 +103,13 @@ def made(recipe: str, cli: MethodCLI, judges: Judges) -> Made:
 
 
 def logits(folder: Path, records: Sequence[dict[str, Any]], judge: Classifier) -> Tensor:
-    """Return a judge's logits ``(N, K)`` of the pictures of a run."""
+    """Return a judge's logits ``(N, K)`` of the images of a run."""
     pictures = (read_photograph(folder / record["file"], judge.size).pixels for record in records)
     return torch.cat([judge.logits(picture[None]) for picture in pictures])
 
 
 def compare(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -> None:
-    """Write ``table.md`` and ``sheet.png``: a row a recipe."""
+    """Write ``table.md`` and ``sheet.png`` with a row for each recipe."""
     every = [made(recipe, planned(recipe, classes, options), judges) for recipe in options.recipes]
     header = ["recipe", "seconds an image", *(cell for name in judges for cell in (f"right by {name}", "mean margin"))]
     lines = [header, ["---"] * len(header), *(one.row(list(judges)) for one in every)]
@@ -120,7 +124,7 @@ def compare(options: argparse.Namespace, classes: Sequence[int], judges: Judges)
 
 
 def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -> None:
-    """Write a grid for each recipe: a row a class, a column a seed."""
+    """Write a grid for each recipe, with a row for each class and a column for each seed."""
     count, measure = options.seeds, next(iter(judges.values()))
     for recipe in options.recipes:
         one = made(recipe, planned(recipe, classes, options), judges)
@@ -152,7 +156,7 @@ def spread(features: Tensor, count: int) -> tuple[list[float], float]:
 
     Args:
         features: ``(classes * count, D)``, grouped by class.
-        count: images a class, at least 2.
+        count: images of each class, at least 2.
     """
     unit = normalize(features.double(), dim=1)
     apart = (1 - unit @ unit.T).unflatten(0, (-1, count)).unflatten(2, (-1, count)).transpose(1, 2).sum((2, 3))
@@ -177,7 +181,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the classes; image i has seed + i [0]")
     parser.add_argument("--judges", nargs="+", default=["efficientnet_lite1", "efficientnet_lite2"])
     parser.add_argument("--shown", type=int, default=8, help="classes on the sheet [8]")
-    parser.add_argument("--seeds", type=int, default=0, help="images a class, at least 2")
+    parser.add_argument("--seeds", type=int, default=0, help="images of each class, at least 2")
     parser.add_argument("--out", type=Path, default=Path("runs", "recipes", utc_now()))
     parser.add_argument("--count", action="store_true", help="print the cost and exit")
     options, options.rest = parser.parse_known_args(words)

@@ -95,18 +95,18 @@ def label_of(value: Any) -> str:
     return str(value)
 
 
-def taken(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
+def parse_arguments(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
     """Return the axes, the output folder and the arguments of `lit-viz visualize`."""
-    axes, out, rest, left = [], None, [], list(words)
-    while left:
-        word = left.pop(0)
+    axes, out, rest, queue = [], None, [], list(words)
+    while queue:
+        word = queue.pop(0)
         name, equals, value = word.partition("=")
         if name not in ("--sweep", "--out"):
             rest.append(word)
             continue
-        if not equals and not left:
+        if not equals and not queue:
             raise LitVizError(f"{name} requires a value")
-        value = value if equals else left.pop(0)
+        value = value if equals else queue.pop(0)
         if name == "--out":
             out = value
         else:
@@ -114,9 +114,9 @@ def taken(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
     if not axes:
         raise LitVizError("--sweep is required: for example --sweep iterations=50,100,200")
     options = [axis.option for axis in axes]
-    twice = next((option for option in options if options.count(option) > 1), None)
-    if twice is not None:
-        raise LitVizError(f"an option must be in one --sweep, got {twice} twice: use --sweep {twice}=A,B,C")
+    repeated = next((option for option in options if options.count(option) > 1), None)
+    if repeated is not None:
+        raise LitVizError(f"an option must be in one --sweep, got {repeated} twice: use --sweep {repeated}=A,B,C")
     return axes, out, rest
 
 
@@ -127,18 +127,18 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
     words = with_config_first(COMMAND, rewrite_arguments(words, COMMAND))
     if "--vary" in words:
         raise LitVizError("--vary must not be combined with --sweep: use --sweep for iterations and lr, too")
-    found = []
+    planned = []
     for values in product(*(axis.values for axis in outside)):
         chosen = {axis.option: value for axis, value in zip(outside, values, strict=True)}
         options = [w for k, v in chosen.items() for w in (f"--{k}", v if isinstance(v, str) else json.dumps(v))]
         folder = slug("_".join(f"{axis.name}_{label_of(value)}" for axis, value in zip(outside, values, strict=True)))
-        path = Path(out, f"{len(found):02d}_{folder}") if outside else Path(out, "run")
+        path = Path(out, f"{len(planned):02d}_{folder}") if outside else Path(out, "run")
         own = ["--vary", json.dumps(inside), "--out", str(path)]
-        found.append((chosen, MethodCLI(COMMAND, [*words, *options, *own])))
-    return found
+        planned.append((chosen, MethodCLI(COMMAND, [*words, *options, *own])))
+    return planned
 
 
-def tried_out(planned: Sequence[tuple[dict[str, Any], MethodCLI]]) -> None:
+def validate(planned: Sequence[tuple[dict[str, Any], MethodCLI]]) -> None:
     """Build the modules and queues of all runs, so that invalid values are rejected before training."""
     loaded: dict[str, Classifier] = {}
     for chosen, cli in planned:
@@ -146,17 +146,17 @@ def tried_out(planned: Sequence[tuple[dict[str, Any], MethodCLI]]) -> None:
         try:
             COMMAND.check(config)
             options = config.classifier.as_dict()
-            if (known := repr(options)) not in loaded:
-                loaded[known] = load_classifier(options.pop("name"), **options)
-            COMMAND.build(config, cli.parts, loaded[known])
-            COMMAND.tasks(config, cli.parts, loaded[known])
+            if (key := repr(options)) not in loaded:
+                loaded[key] = load_classifier(options.pop("name"), **options)
+            COMMAND.build(config, cli.parts, loaded[key])
+            COMMAND.tasks(config, cli.parts, loaded[key])
         except LitVizError as error:
-            which = ", ".join(f"{option} {label_of(value)}" for option, value in chosen.items())
-            raise LitVizError(f"{which}: {error}" if which else str(error)) from error
+            label = ", ".join(f"{option} {label_of(value)}" for option, value in chosen.items())
+            raise LitVizError(f"{label}: {error}" if label else str(error)) from error
 
 
 @dataclass(frozen=True)
-class Tried:
+class SweptImage:
     """One image of the sweep.
 
     Attributes:
@@ -186,35 +186,35 @@ class Tried:
         """Caption below the image."""
         if self.record["target"] is None:
             return f"objective {self.record['objective_file']:.3g}"
-        right = sum(one["rank"] == 1 for one in self.judges.values())
-        judged = f" · judges {right}/{len(self.judges)}" if self.judges else ""
-        return probability_text(self.record["probability"]) + judged
+        correct = sum(judge["rank"] == 1 for judge in self.judges.values())
+        judges = f" · judges {correct}/{len(self.judges)}" if self.judges else ""
+        return probability_text(self.record["probability"]) + judges
 
 
-def tried(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[Tried]:
+def read_images(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[SweptImage]:
     """Return the images of a run with these option values."""
     run = RunFolder.open(folder)
     options = {task.index: {**task.options, **chosen} for task in run.queue()}
-    each = prod(len(axis.values) for axis in axes if axis.option not in chosen)
-    found = []
+    variants = prod(len(axis.values) for axis in axes if axis.option not in chosen)
+    images = []
     for record in run.records():
         values = tuple(axis.values.index(options[record["index"]][axis.option]) for axis in axes)
         file = folder / record["file"] if record["file"] else None
-        found.append(Tried(record["index"] // each, values, record, file))
-    return found
+        images.append(SweptImage(record["index"] // variants, values, record, file))
+    return images
 
 
-def draw(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
+def draw(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path) -> None:
     """Write the grid: a row for each class and combination of the other options."""
     *others, across = axes
-    known = {(picture.image, picture.values): picture for picture in pictures}
+    by_place = {(picture.image, picture.values): picture for picture in pictures}
     names = {picture.image: picture.name for picture in pictures}
-    beside = [(image, values) for image in names for values in product(*(range(len(a.values)) for a in others))]
-    grid = [[known.get((image, (*values, n))) for n in range(len(across.values))] for image, values in beside]
-    cells = [[Cell(pixels(one.file), [one.caption]) if one and one.file else None for one in row] for row in grid]
+    rows = [(image, values) for image in names for values in product(*(range(len(a.values)) for a in others))]
+    grid = [[by_place.get((image, (*values, n))) for n in range(len(across.values))] for image, values in rows]
+    cells = [[Cell(pixels(cell.file), [cell.caption]) if cell and cell.file else None for cell in row] for row in grid]
     labels = [
         [names[image], *(f"{axis.name} {label_of(axis.values[n])}" for axis, n in zip(others, values, strict=True))]
-        for image, values in beside
+        for image, values in rows
     ]
     caption = "p: probability of the class."
     if any(picture.judges for picture in pictures):
@@ -223,8 +223,8 @@ def draw(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
     save_figure(figure, out / "figure.png")
 
 
-def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
-    """Print the table, and write it with full precision to ``sweep.csv``."""
+def write_table(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path) -> None:
+    """Print the table, and write it in full precision to ``sweep.csv``."""
     names = sorted({name for picture in pictures for name in picture.judges})
     metric = "objective_file" if pictures[0].record["target"] is None else "probability"
     header = ["image", *(axis.name for axis in axes), "status", metric, "rank", *names]
@@ -234,18 +234,12 @@ def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
     lines = []
     for picture in pictures:
         record, judges = picture.record, picture.judges
-        tried = [label_of(axis.values[n]) for axis, n in zip(axes, picture.values, strict=True)]
-        known = [picture.name, *tried, record["status"]]
-        lines.append(
-            [
-                *known,
-                record.get(metric),
-                record.get("rank"),
-                *(judges[n]["probability"] if n in judges else None for n in names),
-            ]
-        )
-        seen = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if n in judges else "-" for n in names]
-        table.add_row(*known, format_value(record.get(metric)), str(record.get("rank", "-")), *seen)
+        values = [label_of(axis.values[n]) for axis, n in zip(axes, picture.values, strict=True)]
+        first = [picture.name, *values, record["status"]]
+        probabilities = [judges[n]["probability"] if n in judges else None for n in names]
+        lines.append([*first, record.get(metric), record.get("rank"), *probabilities])
+        cells = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if n in judges else "-" for n in names]
+        table.add_row(*first, format_value(record.get(metric)), str(record.get("rank", "-")), *cells)
     Console(width=140).print(table)
     with atomic_write(out / "sweep.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *lines])
@@ -253,22 +247,22 @@ def tabled(axes: Sequence[Axis], pictures: Sequence[Tried], out: Path) -> None:
 
 def sweep(words: Sequence[str]) -> None:
     """Run or resume the sweep, then write the grid and the table."""
-    axes, out, rest = taken(words)
+    axes, out, rest = parse_arguments(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
     if planned[0][1].config.count:
         print(format_cost([cost(cli) for _, cli in planned]))
         return
-    tried_out(planned)
+    validate(planned)
     os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # groups the runs
-    pictures: list[Tried] = []
+    pictures: list[SweptImage] = []
     for chosen, cli in planned:
         folder = Path(cli.config.out)
         notify(str(folder))
         execute(cli, notify=notify)
-        pictures += tried(folder, axes, chosen)
+        pictures += read_images(folder, axes, chosen)
     pictures.sort(key=lambda picture: (picture.image, picture.values))
     draw(axes, pictures, folder.parent)
-    tabled(axes, pictures, folder.parent)
+    write_table(axes, pictures, folder.parent)
     print(f"\nfigure   {folder.parent / 'figure.png'}\ntable    {folder.parent / 'sweep.csv'}")
 
 

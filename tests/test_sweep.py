@@ -15,7 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.visualize import varied
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
-from scripts.sweep import label_of, main, sweep, taken
+from scripts.sweep import label_of, main, parse_arguments, sweep
 from tests.cli.test_main import SMALL, lit_viz, records, sentence
 
 
@@ -105,7 +105,7 @@ def test_the_count_is_of_all_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_axes_are_read_as_yaml() -> None:
-    axes, out, rest = taken(
+    axes, out, rest = parse_arguments(
         ["a", "--sweep=lr=0.1,1e-2", "--sweep", "model.x.init_args.y=[1, 2],true", "--out=o", "--count"]
     )
     assert [(axis.option, axis.name, list(axis.values)) for axis in axes] == [
@@ -129,7 +129,7 @@ def test_axes_are_read_as_yaml() -> None:
 )
 def test_invalid_sweeps_are_rejected(words: str, message: str) -> None:
     with pytest.raises(LitVizError, match=f"^{re.escape(message)}"):
-        taken(["tarantula", *words.split()])
+        parse_arguments(["tarantula", *words.split()])
 
 
 @pytest.mark.parametrize(
