@@ -12,7 +12,7 @@ from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import MethodCLI, config_folder, with_config_first
 from scripts import recipes
 from scripts.gallery import Card, cards
-from scripts.sweep import runs, taken
+from scripts.sweep import parse_arguments, runs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,7 +62,7 @@ def test_the_command_is_valid(card: Card) -> None:
         script, *words = words
         assert script in ("scripts/sweep.py", "scripts/recipes.py")
         if script == "scripts/sweep.py":
-            axes, out, rest = taken(words)
+            axes, out, rest = parse_arguments(words)
             assert runs(axes, rest, out or "runs/sweep")
         else:
             options = recipes.parsed(words)

@@ -19,7 +19,7 @@ Place = tuple[Any, str, str]
 #: What proves the outcomes: an attack's files are verified, judges are asked, maps are held against Captum's.
 EVIDENCE: tuple[Place, ...] = (
     (adversarial_example, "save_and_verify", "evidence"),
-    (ClassVisualization, "judged", "evidence"),
+    (ClassVisualization, "judge", "evidence"),
     *((command, "verify", "evidence") for command in {type(command) for command in COMMANDS.values()}),
 )
 
