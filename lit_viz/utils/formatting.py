@@ -6,9 +6,12 @@ import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from lit_viz.types import Record
 from lit_viz.utils.ranks import is_rank_zero
+
+if TYPE_CHECKING:  # it imports torch, for which ``lit-viz --help`` should not wait
+    from lit_viz.types import Record
 
 #: Receives messages for the console, one line each.
 Notify = Callable[[str], None]

@@ -356,7 +356,7 @@ def test_names() -> None:
             "space 'normalized' needs a classifier",
         ),
         (lambda: run_attack(PGD(), CURVED, X), "image 0 needs a true label or a target"),
-        (lambda: run_attack(PGD(), CURVED, X[:1], [0], options=[{"eps": -1}]), "eps of image 0 .* got -1.0"),
+        (lambda: run_attack(PGD(), CURVED, X[:1], [0], options=[{"eps": -1}]), "eps of image 0 .* got -1:"),
         (lambda: run_attack(APGD(loss="dlr"), Linear(), X, [0] * 8), "DLR requires 3 classes"),
     ],
 )

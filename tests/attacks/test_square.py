@@ -255,7 +255,7 @@ def test_any_shape_will_do(norm: NormName, shape: tuple[int, int]) -> None:
     [
         ({"p": 0.0}, "p must be above 0 and at most 1, got 0.0"),
         ({"p": 1.5}, "at most 1, got 1.5"),
-        ({"eps": -1.0}, "eps of Square .* got -1.0"),
+        ({"eps": -1.0}, "eps of Square .* got -1:"),
         ({"norm": "l1"}, "norm must be"),
     ],
 )

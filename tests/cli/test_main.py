@@ -271,8 +271,8 @@ def test_a_resume_may_have_other_slots_and_devices(begun: Path, monkeypatch: pyt
         seen.append(yaml.safe_load(cli.parser.dump(cli.config)))
         return lv.Run([], None, id)
 
+    monkeypatch.setattr("lit_viz.api.execute", executed)  # first: importing api copies the name
     monkeypatch.setattr("lit_viz.launch.execute.execute", executed)
-    monkeypatch.setattr("lit_viz.api.execute", executed)
     words = ["--slots=3", "--devices", "2", "--trainer.accelerator", "cpu", "--devices-mode", "views"]
     lit_viz("resume", str(begun))
     lit_viz("resume", str(begun), *words, "--project", "out", "--checkpoint-every", "7", "--wandb", "offline")
