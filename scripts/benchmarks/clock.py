@@ -8,19 +8,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lit_viz.launch.commands import COMMANDS
 from lit_viz.methods import ClassVisualization, adversarial_example
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
+from lit_viz.presentations.universal_perturbation import UniversalPerturbationPresentation
 
 from .material import PHOTOGRAPHS, WARM
 
 #: Owner, name and part of a function whose time is counted.
 Place = tuple[Any, str, str]
 
-#: What proves the outcomes: an attack's files are verified, judges are asked, maps are held against Captum's.
+#: Functions that compute evidence: verification of files, judges, comparison with Captum.
 EVIDENCE: tuple[Place, ...] = (
     (adversarial_example, "save_and_verify", "evidence"),
     (ClassVisualization, "judge", "evidence"),
-    *((command, "verify", "evidence") for command in {type(command) for command in COMMANDS.values()}),
+    *(
+        (presentation, "verify", "evidence")
+        for presentation in (
+            AdversarialExamplePresentation,
+            ClassVisualizationPresentation,
+            SaliencyMapPresentation,
+            UniversalPerturbationPresentation,
+        )
+    ),
 )
 
 

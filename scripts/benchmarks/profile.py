@@ -2,7 +2,7 @@
 
 Each runs without a folder on EfficientNet-Lite0. The clock stands between the parts, which do not overlap: the
 network's forward; backwards, which also go back through views and parameterization; views and parameterization
-forwards; looks at images for logging; evidence (verifying what is saved, judges); the rest of the step (rule, state,
+forwards; snapshots for logging; evidence (verifying what is saved, judges); the rest of the step (rule, state,
 slots); and what is outside the steps (start-up, Lightning, callbacks). The floor is the fast copy in a loop of as many
 inputs a batch. In milliseconds an evaluation.
 """
@@ -26,13 +26,13 @@ from .running import Plan, Result, table
 SLOTS = 8
 _PLACES = (
     (ImageTraining, "training_step", "rest of the step"),
-    (ImageTraining, "_looks", "looks"),
+    (ImageTraining, "_due_snapshots", "snapshots"),
     (Evaluator, "__call__", "views"),
     (FrozenNetwork, "forward", "forward"),
     (torch.autograd, "grad", "backward"),
     *EVIDENCE,
 )
-PARTS = ("forward", "backward", "views", "looks", "evidence", "rest of the step", "outside")
+PARTS = ("forward", "backward", "views", "snapshots", "evidence", "rest of the step", "outside")
 #: Command and options of each run.
 RUNS: dict[str, tuple[str, Result]] = {
     "class images, 4 views": ("visualize", {"log_at": "every:20"}),
