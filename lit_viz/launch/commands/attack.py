@@ -46,11 +46,16 @@ class Attack(PhotographCommand):
     curve_at: ClassVar[str] = "every:1"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add photographs, targets and labels, several radii, the part that is held out, and the maps beside."""
+        """Add options of photographs, targets, labels, several radii, the held-out fraction and explanations."""
         add_photograph_arguments(parser)
         add = parser.add_argument
         add("--radii", type=list[float], default=[], help="several eps (--eps 1/255,2/255,4/255): a robustness curve")
-        add("--held_out", type=float, default=0.0, help="part of the photographs that a universal attack isn't shown")
+        add(
+            "--held_out",
+            type=float,
+            default=0.0,
+            help="fraction of the photographs that a universal attack is not trained on",
+        )
         add("--explain", action="store_true", help="draws the saliency of original and outcome side by side")
 
     def option(self, name: str, value: str) -> tuple[str, str]:
@@ -71,8 +76,8 @@ class Attack(PhotographCommand):
         if _argument(config, "eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps 0 lets nothing change: give a radius such as 4/255.")
         if len(set(config.radii)) < len(config.radii):
-            told = ", ".join(format_distance(radius, _norm(config)) for radius in config.radii)
-            raise LitVizError(f"--eps makes an image of each radius, and one of them is there twice: {told}.")
+            radii = ", ".join(format_distance(radius, _norm(config)) for radius in config.radii)
+            raise LitVizError(f"--eps makes one image per radius; they must differ, got {radii}.")
         if config.held_out and not _is_universal(config):
             raise LitVizError("--held-out is for photographs that are attacked together: take --attack universal.")
         if not 0 <= config.held_out < 1:
@@ -99,7 +104,7 @@ class Attack(PhotographCommand):
         if not isinstance(parts["attack"], Universal):
             return super().build(config, parts, classifier)
         if parts["transforms"]:
-            raise LitVizError("a universal perturbation knows no transforms: leave out --model.transforms.")
+            raise LitVizError("a universal perturbation supports no transforms: leave out --model.transforms.")
         views = Universal.views if parts["views"] is None else parts["views"]
         parts = {"attack": parts["attack"], "views": views, "residual_gradient": parts["residual_gradient"]}
         return self.made(UniversalPerturbation, config, parts, classifier)
@@ -123,10 +128,10 @@ def _is_universal(config: Namespace) -> bool:
 
 
 def class_path_of(attack: str | Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return an attack, given by its name or as ``{name: arguments}``, as the parser knows it.
+    """Return the class path and arguments of an attack, given by its name or as ``{name: arguments}``.
 
     Raises:
-        LitVizError: an unknown attack; the known ones are listed.
+        LitVizError: no attack has this name; the message lists the names.
     """
     if not isinstance(attack, Mapping):
         return {"class_path": class_path(attack, ATTACKS, "attack")}

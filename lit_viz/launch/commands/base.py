@@ -52,7 +52,7 @@ class Command(ABC):
     curve_at: ClassVar[str] = "every:10"
 
     def option(self, name: str, value: str) -> tuple[str, str]:
-        """Return a short option of the command, and its value, as the parser knows them; others as they are."""
+        """Return the parser's option and value of a short option of the command; other options are unchanged."""
         return name, value
 
     def config_for(self, options: Collection[str]) -> str:
@@ -61,7 +61,7 @@ class Command(ABC):
         return self.default_config
 
     def settle(self, config: Namespace) -> None:  # noqa: B027 - most have nothing to settle
-        """Put into the configuration what the command's own options stand for, before its parts are made."""
+        """Apply the command's own options to the configuration, before its parts are instantiated."""
 
     @abstractmethod
     def add_arguments(self, parser: LightningArgumentParser) -> None:
@@ -92,23 +92,23 @@ def import_class(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def class_path(name: str, known: Mapping[str, type], what: str) -> str:
-    """Return the class that users call by a name, as the parser knows it; a dotted path of their own as it is.
+def class_path(name: str, classes: Mapping[str, type], what: str) -> str:
+    """Return the import path of a class given by its short name; a dotted path is unchanged.
 
     Args:
         name: in any case, with dashes or underscores.
-        known: classes by name.
+        classes: classes by name.
         what: they are: ``attack``.
 
     Raises:
-        LitVizError: there is none of that name; the known ones are listed.
+        LitVizError: no class has this name; the message lists the names.
     """
     if not isinstance(name, str):
         raise LitVizError(f"{what}s are named, with their arguments as {{name: {{...}}}}, not {type(name).__name__}.")
     if "." in name:
         return name.strip()
     key = name.strip().lower().replace("-", "_")
-    if key not in known:
-        near = did_you_mean(key, known) or f": there are {', '.join(known)}."
+    if key not in classes:
+        near = did_you_mean(key, classes) or f": there are {', '.join(classes)}."
         raise LitVizError(f"there is no {what} {name.strip()!r}{near}")
-    return f"{known[key].__module__}.{known[key].__name__}"
+    return f"{classes[key].__module__}.{classes[key].__name__}"

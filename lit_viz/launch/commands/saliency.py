@@ -46,7 +46,7 @@ class Saliency(PhotographCommand):
     curve_at: ClassVar[str] = "geometric"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add photographs, targets and labels, how maps are drawn, true boxes, and whether Captum is asked."""
+        """Add options of photographs, targets, labels, the display of maps, reference boxes and the Captum check."""
         add_photograph_arguments(parser)
         add = parser.add_argument
         add("--scale", type=Literal["shared", "map"], default="shared", help="of the figure's colours")
@@ -57,20 +57,20 @@ class Saliency(PhotographCommand):
             "--boxes",
             type=str | None,
             default=None,
-            help="true boxes, by their photograph's file name, which the found ones are held against: Pascal VOC (a "
+            help="reference boxes by file name of the photograph, compared with the boxes of the maps: Pascal VOC (a "
             "file or a folder) or COCO",
         )
 
     def option(self, name: str, value: str) -> tuple[str, str]:
         """Turn ``--method smoothgrad`` into the class it stands for, and ``--tolerance`` into the module's option."""
         if name == "--method":
-            found = class_paths(value)
-            return "--model.method", found[0]["class_path"] if len(found) == 1 else json.dumps(found)
+            paths = class_paths(value)
+            return "--model.method", paths[0]["class_path"] if len(paths) == 1 else json.dumps(paths)
         short = name.startswith("--method.") or name in ("--tolerance", "--reducer", "--batch")
         return (f"--model.{name[2:]}" if short else name), value
 
     def check(self, config: Namespace) -> None:
-        """Refuse a run without photographs, or without what boxes are found by and held against."""
+        """Validate the photographs, and the requirements of localization."""
         super().check(config)
         if reference_boxes(config) is not None:
             import_opencv()
@@ -91,18 +91,18 @@ def _listed(method: Any) -> list[Attribution]:
 
 
 def class_paths(methods: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return methods as the parser knows them.
+    """Return saliency methods as class paths and arguments.
 
     Args:
         methods: ``gradient`` or ``gradient,smoothgrad``, a list of such names, or names with their arguments.
 
     Raises:
-        LitVizError: an unknown method; the known ones are listed.
+        LitVizError: no method has this name; the message lists the names.
     """
     named = methods.split(",") if isinstance(methods, str) else methods
     names: Any = named if isinstance(named, (Mapping, list, tuple)) else [named]
-    found: list[dict[str, Any]] = [{"class_path": class_path(name, METHODS, "saliency method")} for name in names]
+    paths: list[dict[str, Any]] = [{"class_path": class_path(name, METHODS, "saliency method")} for name in names]
     if isinstance(methods, Mapping):
-        for one, arguments in zip(found, methods.values(), strict=True):
+        for one, arguments in zip(paths, methods.values(), strict=True):
             one["init_args"] = dict(arguments or {})
-    return found
+    return paths

@@ -40,7 +40,7 @@ class Visualize(Command):
     module: ClassVar[type[ImageTraining]] = ClassVisualization
     default_config: ClassVar[str] = "tarantula"
     positional: ClassVar[str] = "targets"
-    shorts: ClassVar[str] = "--views N is how many views of an image are asked about at once, --size N its side."
+    shorts: ClassVar[str] = "--views N sets the views of an image per evaluation, --size N its side."
     example: ClassVar[str] = "lit-viz visualize tarantula goldfish --iterations 200"
     demo: ClassVar[tuple[str, ...]] = ("tarantula", "goldfish", "hay", "zebra", "--slots", "4")
     own: ClassVar[frozenset[str]] = frozenset(
@@ -59,7 +59,12 @@ class Visualize(Command):
         """Add targets, layer and channels, and the initial photograph."""
         add = parser.add_argument
         add("--targets", type=list[str | int], default=[], help="class names or indices")
-        add("--layer", type=str | None, default=None, help="layer that is shown instead of classes: its channels 0-7")
+        add(
+            "--layer",
+            type=str | None,
+            default=None,
+            help="layer to visualize instead of classes; default channels: 0-7",
+        )
         add("--channel", type=str | int | None, default=None, help="3,14-20, or all; null: the whole layer")
         add("--neuron", type=str | None, default=None, help="one place of the channel: row,column or centre")
         add("--axis", type=Axis | None, default=None, help="what a channel is in a layer of tokens")
@@ -131,8 +136,8 @@ class Visualize(Command):
         for name in ("log_at", "curve_at"):
             late = sorted(k for k in LogSchedule.parse(getattr(config, name)).iterations if k > last)
             if late:
-                said = ", ".join(map(str, late))
-                notes.append(f"--{name.replace('_', '-')} {said} is not reached: the last iteration is {last}")
+                iterations = ", ".join(map(str, late))
+                notes.append(f"--{name.replace('_', '-')} {iterations} is not reached: the last iteration is {last}")
         return varied(self._unvaried(config, parts, classifier), config.vary), notes
 
     def _unvaried(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> list[Task]:
@@ -173,7 +178,7 @@ class Visualize(Command):
         return Task(index, name, config.seed + index, target=target, target_name=name, source=config.init)
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ClassVisualization:
-        """Return the module; the photograph is read here, so that a broken one ends the run before it begins."""
+        """Return the module; a damaged initial photograph raises here, before the run starts."""
         return ClassVisualization(
             classifier,
             **parts,
@@ -246,7 +251,7 @@ def channels(words: str | int, count: int) -> list[int]:
     for first, last in ranges:
         if last < first:
             raise LitVizError(f"--channel {first}-{last} runs backwards: write {last}-{first}.")
-    # Of those that a layer doesn't have one is enough to be refused: the list of a mistyped range may be huge.
+    # One missing channel suffices for the error: a mistyped range may be huge.
     return [channel for first, last in ranges for channel in range(first, min(last, max(first, count)) + 1)]
 
 

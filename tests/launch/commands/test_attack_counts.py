@@ -41,7 +41,7 @@ def files(tmp_path: Path) -> list[str]:
         ("4/255,4", "eps of --eps must be at most 1, got 4: write 4/255"),
         ("4/255,x", "--eps: 'x' is no number"),
         ("4/255,", "--eps: '' is no number"),
-        ("1/255,4/255,1/255", "one of them is there twice: 1/255, 4/255, 1/255"),
+        ("1/255,4/255,1/255", "they must differ, got 1/255, 4/255, 1/255"),
     ],
 )
 @pytest.mark.parametrize("attack", ["pgd", "universal"])
