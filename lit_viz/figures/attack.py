@@ -1,88 +1,101 @@
-"""Figure of adversarial examples: originals, perturbed images, differences and the curves of the attack."""
+"""Figures of attacks: adversarial examples with the curves of the attack, and universal perturbations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from lit_viz.evidence.attacks.robustness import MemberBreakdown
-from lit_viz.figures.layout import CELL, GAP, SMALL_CELL, TITLE, Block, Cell, Grid, Text, compose, pixels, stack
+from lit_viz.figures.curves import MOST, Curve, Trace, plot_rate, trace_rows
+from lit_viz.figures.layout import (
+    CELL,
+    GAP,
+    HEAD,
+    SMALL_CELL,
+    TITLE,
+    Block,
+    Cell,
+    Grid,
+    Plot,
+    Text,
+    compose,
+    head,
+    pixels,
+    selection,
+    stack,
+    titles,
+)
 from lit_viz.figures.scales import number
-from lit_viz.figures.style import COLORS, GRAY, style
-from lit_viz.figures.traces import MOST, Trace, trace_rows
+from lit_viz.figures.style import COLORS, GRAY
 from lit_viz.images.difference import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.images.reading import read_png
 from lit_viz.types import Picture
 
-_HEAD = 1.4  # width of the text on the left of a row in inches
+_LIMIT = 20  # maximum number of rows
 _VERDICT = 0.66  # width of "not fooled" in inches
 _FEW = 3  # up to this number, each image has its own plot
 _VERDICTS = {True: ("fooled", COLORS[2]), False: ("not fooled", COLORS[1]), None: ("not tested", GRAY)}
+_UNIVERSAL = 1.25  # width of an image in inches
+_PHOTOGRAPHS = 4  # at most, with a universal perturbation
 
 
 @dataclass(frozen=True)
 class AttackPanel:
-    """One attacked image.
-
-    Attributes:
-        name: of the photograph or its class.
-        original: classifier input, ``(C, H, W)`` in [0, 1] or a file.
-        result: of the attack, of the same shape.
-        before: prediction for the original, such as ``quail, p = 0.93``; may have several lines.
-        after: prediction for the result.
-        verdicts: whether the result fools the network, by test: ``{"in the file": True, "after JPEG 75": False}``; None
-            if not tested. The first one decides about success.
-        notes: additional lines, such as ``12 iterations``.
-        trace: curves of the attack.
-    """
+    """One attacked image."""
 
     name: str
     original: Picture
     result: Picture
-    before: str = ""
-    after: str = ""
-    verdicts: Mapping[str, bool | None] = field(default_factory=dict)
+    before: str = ""  # prediction for the original, such as "quail, p = 0.93"; may have several lines
+    after: str = ""  # prediction for the result
+    verdicts: Mapping[str, bool | None] = field(default_factory=dict)  # by test; None if not tested
     notes: Sequence[str] = ()
     trace: Trace | None = None
 
     @property
     def success(self) -> bool | None:
-        """Whether the network is fooled; None if not tested."""
+        """Verdict of the first test; None if not tested."""
         return next(iter(self.verdicts.values()), None)
 
 
-@style()
-def attack_figure(panels: Sequence[AttackPanel], limit: int = 20, members: Sequence[MemberBreakdown] = ()) -> Figure:
+@dataclass(frozen=True)
+class UniversalPanel:
+    """One universal perturbation."""
+
+    name: str
+    perturbation: Picture  # magnified on mid-gray
+    about: Sequence[str]  # notes on the norm and the magnification
+    rates: Sequence[str]  # lines with fooling rates
+    curve: Curve  # fooling rate of each mini-batch; the last rate may be that of all photographs
+    photographs: Sequence[AttackPanel]
+
+
+def attack_figure(panels: Sequence[AttackPanel], members: Sequence[MemberBreakdown] = ()) -> Figure:
     """Draw one row per image: original, result and differences; beneath, the curves of the attack.
 
-    No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified. Norms refer to the images.
+    No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified.
 
     Args:
         panels: attacked images. Up to three have a plot each, more share one.
-        limit: maximum number of rows; the total is reported in the caption.
         members: results of the members of an ensemble, drawn as a table.
-
-    Returns:
-        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
-
-    Raises:
-        LitVizError: if original and result differ in shape.
     """
-    drawn = panels[:limit]
+    drawn = panels[:_LIMIT]
     if not drawn:
         return compose(Grid([]), "No image was attacked.")
     width = CELL if len(drawn) <= 6 else SMALL_CELL
     outcome = "fooled" if all(panel.success for panel in drawn) else "attacked"
-    titles = ("original", outcome, "difference", f"difference × {MAGNIFIED:g}")
-    rows: list[Sequence[Block | None]] = [[None, *(Text(title, width, TITLE, weight="bold") for title in titles)]]
+    rows: list[Sequence[Block | None]] = [
+        [None, *titles(["original", outcome, "difference", f"difference × {MAGNIFIED:g}"], width)]
+    ]
     any_clipped = False
     for panel in drawn:
         cells, clipped = _cells(panel, width)
         any_clipped |= clipped
-        rows.append([_head(panel), *cells])
+        rows.append([head(panel.name, _verdicts(panel), notes="\n".join(panel.notes)), *cells])
         if len(panels) <= _FEW and panel.trace and panel.trace.iterations:
             rows += trace_rows([panel.trace])
     traces = [panel.trace for panel in panels if panel.trace and panel.trace.iterations][:MOST]
@@ -90,17 +103,23 @@ def attack_figure(panels: Sequence[AttackPanel], limit: int = 20, members: Seque
         rows += trace_rows(traces)
     if members:
         rows.append([None, _table(members)])
-    return compose(Grid(rows), _caption(panels, len(drawn), outcome, any_clipped, bool(traces)))
+    tested = [panel.success for panel in panels if panel.success is not None]
+    test = next((name for panel in panels for name in panel.verdicts), "")
+    caption = selection(len(drawn), len(panels), "images")
+    caption += f"{sum(tested)} of {len(tested)} fooled {test}. " if len(tested) > 1 else ""
+    caption += (
+        f"No image is rescaled. Differences: {outcome} minus original on mid-gray, unchanged and magnified "
+        f"{MAGNIFIED:g} times; {'values outside [0, 1] are clipped' if any_clipped else 'no value is clipped'}. "
+    )
+    return compose(Grid(rows), caption + ("Curves show images before rounding to 8 bits." if traces else ""))
 
 
-def _head(panel: AttackPanel) -> Grid:
-    """Return name, verdicts and notes."""
-    verdicts = []
+def _verdicts(panel: AttackPanel) -> Grid:
+    rows = []
     for test, success in panel.verdicts.items():
         word, color = _VERDICTS[success]
-        verdicts.append([Text(word, _VERDICT, weight="bold", color=color), Text(test, _HEAD - _VERDICT)])
-    name = Text(panel.name, _HEAD, TITLE, lines=3, weight="bold")
-    return stack(name, Grid(verdicts, gap=0), Text("\n".join(panel.notes), _HEAD, lines=2, color=GRAY))
+        rows.append([Text(word, _VERDICT, weight="bold", color=color), Text(test, HEAD - _VERDICT)])
+    return Grid(rows, gap=0)
 
 
 def _cells(panel: AttackPanel, width: float) -> tuple[list[Cell], bool]:
@@ -141,14 +160,29 @@ def _table(members: Sequence[MemberBreakdown]) -> Grid:
     )
 
 
-def _caption(panels: Sequence[AttackPanel], drawn: int, outcome: str, clipped: bool, traced: bool) -> str:
-    tested = [panel.success for panel in panels if panel.success is not None]
-    test = next((name for panel in panels for name in panel.verdicts), "")
-    sentences = [
-        f"The first {drawn} of {len(panels)} images." if len(panels) > drawn else "",
-        f"{sum(tested)} of {len(tested)} fooled {test}." if len(tested) > 1 else "",
-        f"No image is rescaled. Differences: {outcome} minus original on mid-gray, unchanged and magnified "
-        f"{MAGNIFIED:g} times; {'values outside [0, 1] are clipped' if clipped else 'no value is clipped'}.",
-        "Curves show images before rounding to 8 bits." if traced else "",
+def universal_figure(panels: Sequence[UniversalPanel]) -> Figure:
+    """Draw each perturbation and up to four photographs, above the curve of the fooling rate.
+
+    Only the perturbation is rescaled.
+    """
+    caption = (
+        "Photographs: original above, with the perturbation beneath, as stored in the 8-bit files. Curve: share of the "
+        "photographs of an iteration that fool the network; the last point is the share of all training photographs."
+    )
+    return compose(stack(*map(_universal, panels), gap=2 * GAP), caption)
+
+
+def _universal(panel: UniversalPanel) -> Grid:
+    examples = panel.photographs[:_PHOTOGRAPHS]
+    perturbation = Cell(pixels(panel.perturbation), panel.about, _UNIVERSAL)
+    before = [Cell(pixels(one.original), one.before.split("\n"), _UNIVERSAL) for one in examples]
+    after = [Cell(pixels(one.result), one.after.split("\n"), _UNIVERSAL) for one in examples]
+    rows: list[list[Block | None]] = [
+        [None, Text(panel.name, (1 + len(examples)) * _UNIVERSAL, TITLE, weight="bold")],
+        [None, perturbation, *before],
+        [None, Text("\n".join(panel.rates), _UNIVERSAL, lines=3), *after],
     ]
-    return " ".join(sentence for sentence in sentences if sentence)
+    if panel.curve:
+        label = Text("fooling rate", 0.75, lines=2, color=GRAY)
+        rows.append([label, Plot(0.9, partial(plot_rate, panel.curve), below=0.3)])
+    return Grid(rows)

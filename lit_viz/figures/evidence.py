@@ -1,70 +1,77 @@
-"""Figure of the Captum comparison: maps, reference maps, differences, gates and similarity."""
+"""Figures of the evidence of saliency maps: comparison with Captum, and localization."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.figures.layout import CELL, GAP, TITLE, Block, Cell, Grid, Text, compose, pixels, stack
+from lit_viz.figures.layout import (
+    CELL,
+    GAP,
+    GROUP_GAP,
+    HEAD,
+    TITLE,
+    Block,
+    Cell,
+    Grid,
+    Text,
+    compose,
+    head,
+    pixels,
+    selection,
+    stack,
+    titles,
+    wrap,
+)
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
-from lit_viz.figures.style import COLORS, GRAY, INK, style
+from lit_viz.figures.style import COLORS, GRAY, INK
+from lit_viz.images.fitting import Box
+from lit_viz.images.heatmap import clip_limits, heat
 
-#: Maximum number of maps in the figure.
+#: Maximum number of maps in a figure.
 MOST = 20
-
 _WIDTH = 3 * CELL + 2 * GAP  # of three maps in inches
 _VERDICT = 0.5  # widths of the columns of the gates and the table in inches
 _GATE_VALUES = 1.25
 _TABLE_HEAD = 1.4
-_REDUCER = "max_abs"  # in a sum, differences in two channels could cancel
+_REDUCER = reducer("max_abs")  # in a sum, differences in two channels could cancel
 _VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1]), None: ("not checked", GRAY)}
+_BLUE, _ORANGE, _GREEN = COLORS[:3]
+_LINE = 1.6  # width of the outline of a box in points
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Comparison of a map with a tolerance.
-
-    Attributes:
-        name: such as ``formula in float64``.
-        difference: largest difference, relative to the maximum of the reference.
-        allowed: tolerance.
-        passed: whether the difference is within the tolerance.
-    """
+    """Comparison of a map with a tolerance."""
 
     name: str
-    difference: float
+    difference: float  # largest, relative to the maximum of the reference
     allowed: float
     passed: bool
 
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """One map and its reference.
+    """One map and its reference."""
 
-    Attributes:
-        name: of the photograph or its class.
-        method: of the map.
-        attribution: ``(C, H, W)``, or ``(1, H, W)`` for spatial methods.
-        reference: Captum's attribution of the same shape; None if Captum does not have the method.
-        gates: results of the checks.
-        similarity: similarity metrics of this map and of controls, which must be low:
-            ``{"this map": {"Spearman": 0.99}, "another class": {...}}``.
-    """
-
-    name: str
+    name: str  # of the photograph or its class
     method: str
-    attribution: Tensor | NDArray[np.floating]
-    reference: Tensor | NDArray[np.floating] | None
+    attribution: Tensor | NDArray[np.floating]  # (C, H, W), or (1, H, W) for spatial methods
+    reference: Tensor | NDArray[np.floating]  # Captum's, of the same shape
     gates: Sequence[Gate] = ()
-    similarity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    similarity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # metrics of this map and controls
 
     @property
     def passed(self) -> bool | None:
@@ -72,71 +79,48 @@ class EvidenceRow:
         return all(gate.passed for gate in self.gates) if self.gates else None
 
 
-@style()
-def evidence_figure(
-    rows: Sequence[EvidenceRow], quantile: float = 0.995, of: Sequence[bool | None] | None = None
-) -> Figure:
+def evidence_figure(rows: Sequence[EvidenceRow], verdicts: Sequence[bool | None] = ()) -> Figure:
     """Draw each map, Captum's and their difference on one scale, with gates and similarity metrics beneath.
 
-    Maps are arranged in two columns if there are more than two, and in three if there are more than six. The difference
-    is computed from the attributions before the channels are reduced, so that it contains all channels.
+    The difference is computed before the channels are reduced, so that it contains all channels.
 
     Args:
         rows: maps; of more than :data:`MOST`, failed ones take precedence.
-        quantile: of the pixels of both maps, the limit of the colors (see :func:`lit_viz.images.heatmap.clip_limits`).
-        of: verdicts of all maps of the run, for the caption; by default the verdicts of ``rows``.
-
-    Returns:
-        A figure with each pixel of a map as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
+        verdicts: of all maps of the run, for the caption; those of ``rows`` if not given.
     """
     drawn = sorted(rows, key=lambda row: row.passed is not False)[:MOST] if len(rows) > MOST else rows
-    verdicts = [row.passed for row in rows] if of is None else of
+    verdicts = verdicts or [row.passed for row in rows]
     blocks, clipped = [], False
     for row in drawn:
-        maps = _maps(row)
-        scale = Scale.of(maps[:2], reducer(_REDUCER), quantile, shared=True)
-        blocks.append(_block(row, maps, scale))
+        attributions = [torch.as_tensor(values).double() for values in (row.attribution, row.reference)]
+        attributions.append(attributions[0] - attributions[1])
+        maps = [reduce_channels(attribution, "max_abs")[0] for attribution in attributions]
+        scale = Scale.of(maps[:2], _REDUCER, shared=True)
+        blocks.append(_comparison(row, maps, scale))
         clipped |= scale.clipped
-    columns = 1 if len(blocks) <= 2 else 2 if len(blocks) <= 6 else 3
-    grid = Grid([blocks[first : first + columns] for first in range(0, len(blocks), columns)], gap=2.5 * GAP)
-
-    selection = f"{len(drawn)} of {len(verdicts)} maps, failed maps first. " if len(verdicts) > len(drawn) else ""
     checked = [verdict for verdict in verdicts if verdict is not None]
     verdict = f"{sum(checked)} of {len(checked)} checked maps passed." if checked else "No map was checked."
     return compose(
-        grid,
-        f"{selection}{verdict} Maps: {reducer(_REDUCER).description}. Each row of maps shares one scale; "
-        f"{clipping(clipped, quantile)}. Gates compare the largest difference, relative to the maximum.",
+        wrap(blocks, 1 if len(blocks) <= 2 else 2 if len(blocks) <= 6 else 3, 2.5 * GAP),
+        f"{selection(len(drawn), len(verdicts), 'maps, failed maps first')}{verdict} Maps: {_REDUCER.description}. "
+        f"Each row of maps shares one scale; {clipping(clipped)}. Gates compare the largest difference, relative to "
+        "the maximum.",
     )
 
 
-def _maps(row: EvidenceRow) -> list[Tensor]:
-    """Return the reduced map, that of Captum and their difference ``(H, W)``; only the first without a reference."""
-    attributions = [torch.as_tensor(row.attribution).double()]
-    if row.reference is not None:
-        attributions.append(torch.as_tensor(row.reference).double())
-        attributions.append(attributions[0] - attributions[1])
-    return [reduce_channels(attribution, _REDUCER)[0] for attribution in attributions]
-
-
-def _block(row: EvidenceRow, maps: Sequence[Tensor], scale: Scale) -> Grid:
+def _comparison(row: EvidenceRow, maps: Sequence[Tensor], scale: Scale) -> Grid:
     word, color = _VERDICTS[row.passed]
     name = Text(f"{row.method} · {row.name}", _WIDTH - 0.9, TITLE, weight="bold")
     heading = Grid([[name, Text(word, 0.9 - GAP, TITLE, align="right", weight="bold", color=color)]])
     notes = [map_notes(values) for values in maps]
-    if len(maps) == 3 and math.isfinite(largest := float(maps[-1].max())):
+    if math.isfinite(largest := float(maps[-1].max())):
         notes[-1] = [f"largest: {number(largest)}"]
-    titles = ("lit_viz", "Captum", "difference")[: len(maps)]
     images: list[Block | None] = [
         Cell(pixels(scale.colors(values, scale.limit)), note) for values, note in zip(maps, notes, strict=True)
     ]
-    images.append(ColorBar(scale.labels(), scale.signed))
-    if row.reference is None:
-        images.append(Text("Captum does not have this method", color=GRAY))
-    title_row: list[Block | None] = [Text(title, CELL, color=GRAY) for title in titles]
-    title_row += [None] * (len(images) - len(title_row))
-    comparison = Grid([title_row, images], gap=(GAP, 0.3 * GAP))
-    return stack(heading, comparison, _gates(row.gates), _table(row.similarity), gap=0.6 * GAP)
+    captions = [Text(title, CELL, color=GRAY) for title in ("lit_viz", "Captum", "difference")]
+    compared = Grid([[*captions, None], [*images, ColorBar(scale.labels(), scale.signed)]], gap=(GAP, 0.3 * GAP))
+    return stack(heading, compared, _gates(row.gates), _table(row.similarity), gap=0.6 * GAP)
 
 
 def _gates(gates: Sequence[Gate]) -> Grid:
@@ -144,13 +128,9 @@ def _gates(gates: Sequence[Gate]) -> Grid:
     for gate in gates:
         word, color = _VERDICTS[gate.passed]
         values = f"{number(gate.difference)} {'≤' if gate.passed else '>'} {number(gate.allowed)}"
-        rows.append(
-            [
-                Text(word, _VERDICT, weight="bold", color=color),
-                Text(gate.name, _WIDTH - _VERDICT - _GATE_VALUES),
-                Text(values, _GATE_VALUES, align="right"),
-            ]
-        )
+        name = Text(gate.name, _WIDTH - _VERDICT - _GATE_VALUES)
+        verdict = Text(word, _VERDICT, weight="bold", color=color)
+        rows.append([verdict, name, Text(values, _GATE_VALUES, align="right")])
     return Grid(rows, gap=0)
 
 
@@ -162,8 +142,8 @@ def _table(similarity: Mapping[str, Mapping[str, float]]) -> Grid:
     for line, (name, metrics) in enumerate(similarity.items()):
         color = GRAY if line else INK
         values = [_decimals(metrics[metric]) if metric in metrics else "" for metric in names]
-        cells = [Text(value, width, align="right", color=color) for value in values]
-        rows.append([Text(name, _TABLE_HEAD, color=color), *cells])
+        rows.append([Text(name, _TABLE_HEAD, color=color)])
+        rows[-1] += [Text(value, width, align="right", color=color) for value in values]
     return Grid(rows if names else [], gap=(GAP, 0))
 
 
@@ -172,3 +152,72 @@ def _decimals(value: float) -> str:
     if math.isnan(value):
         return "undefined"
     return number(value) if 0 < abs(value) < 0.00005 else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class LocalizationPanel:
+    """Localization by one map; boxes are (left, top, right, bottom) in pixels of the image."""
+
+    name: str  # of the class
+    photograph: Tensor
+    values: Tensor  # (H, W)
+    seeds: NDArray[np.int8] | None = None  # (H, W): 1 foreground, -1 background, 0 neither
+    mask: NDArray[np.bool_] | None = None
+    box: Box | None = None  # of the mask
+    truth: Sequence[Box] = ()  # reference boxes; parts outside the image are not drawn
+    subtitle: str = ""
+    notes: Sequence[str] = ()  # beneath the box: IoU or error
+
+
+def localization_figure(
+    panels: Sequence[LocalizationPanel], foreground: float, background: float, total: int | None = None
+) -> Figure:
+    """Draw one row per map: photograph, map, seeds, mask and boxes; more than six rows are arranged in two columns.
+
+    Args:
+        panels: results, of which :data:`MOST` are drawn.
+        foreground, background: quantiles of the map that bound the seeds.
+        total: number of maps reported in the caption; ``len(panels)`` if not given.
+    """
+    drawn = panels[:MOST]
+    length = math.ceil(len(drawn) / (1 if len(drawn) <= 6 else 2)) or 1
+    header: list[Block | None] = [Text("", HEAD), *titles(["photograph", "map", "seeds", "mask", "box"], CELL)]
+    rows = [_localized(panel) for panel in drawn]
+    columns = [Grid([header, *rows[first : first + length]]) for first in range(0, max(len(rows), 1), length)]
+    reference = ", reference boxes dashed in green" if any(panel.truth for panel in drawn) else ""
+    caption = (
+        f"{selection(len(drawn), total or len(panels), 'maps')}Each map has its own scale; {clipping(True)}. Seeds: "
+        f"object in orange, from the {100 * foreground:g} % quantile of the blurred map; background in blue, up to its "
+        f"{100 * background:g} % quantile. Mask: largest connected component of the graph cut. Box: bounding box of "
+        f"the mask in orange{reference}."
+    )
+    return compose(Grid([columns], gap=GROUP_GAP), caption)
+
+
+def _localized(panel: LocalizationPanel) -> list[Block | None]:
+    photograph = pixels(panel.photograph)
+    seeds = mask = None
+    if panel.seeds is not None and panel.mask is not None:
+        dark = np.repeat(photograph.mean(2, keepdims=True) * 0.35, 3, axis=2).astype(np.uint8)
+        colored = dark.copy()
+        for where, color in ((panel.seeds > 0, _ORANGE), (panel.seeds < 0, _BLUE)):
+            colored[where] = [round(255 * share) for share in to_rgb(color)]
+        seeds, mask = Cell(colored), Cell(np.where(panel.mask[..., None], photograph, dark))
+    return [
+        head(panel.name, notes=panel.subtitle),
+        Cell(photograph),
+        Cell(pixels(heat(panel.values, clip_limits([panel.values])[0])), map_notes(panel.values)),
+        seeds,
+        mask,
+        Cell(photograph, panel.notes, lines=5, annotate=partial(_draw_boxes, panel)),
+    ]
+
+
+def _draw_boxes(panel: LocalizationPanel, axes: Axes) -> None:
+    """Outline the boxes, reference boxes last: an equal box would hide them."""
+    inset = _LINE / 2 / 72 * axes.images[0].get_size()[1] / CELL  # half a line in pixels: lines stay inside the box
+    boxes = [] if panel.box is None else [(panel.box, _ORANGE, "-")]
+    for (left, top, right, bottom), color, line in [*boxes, *((box, _GREEN, "--") for box in panel.truth)]:
+        corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k extends from k - 0.5 to k + 0.5
+        width, height = right - left - 2 * inset, bottom - top - 2 * inset
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linestyle=line, lw=_LINE))

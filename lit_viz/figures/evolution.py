@@ -1,58 +1,65 @@
-"""Figure of the evolution of images: iterations in a row above the curve of the probability or objective."""
+"""Evolution of images: a figure with iterations in a row above the curve, and an animated GIF."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
+from lit_viz.errors import LitVizError
+from lit_viz.figures.curves import AXIS, Curve, plot_metric, spread
 from lit_viz.figures.layout import (
     CELL,
     GAP,
     GROUP_GAP,
     HEADING,
-    NORMAL,
     SMALL_CELL,
+    WIDE,
     Block,
     Cell,
     Grid,
     Plot,
-    Space,
     Text,
     compose,
     pixels,
     stack,
 )
-from lit_viz.figures.sheet import WIDE, contact_sheet
-from lit_viz.figures.style import COLORS, RULE, style
+from lit_viz.figures.sheet import contact_sheet, grid_shape
+from lit_viz.figures.style import wrap_text
 from lit_viz.types import Picture
+from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import probability_text
 
-_AXIS = 0.36  # width of the labels of the vertical axis in inches
+_ROWS = 6  # maximum number of tasks in rows
 _CURVE = 0.62  # height of the curve in inches
+_TILES = 16  # maximum number of tasks in an animation
+_SIDE = 720  # maximum width and height of all tiles together in pixels
+_INK, _GRAY = (26, 26, 26), (107, 107, 107)
+_GAP, _GROUP_GAP = 8, 24  # pixels
+# Gray levels for the text, part of the palette of each frame.
+_TEXT_LEVELS = [level for level in (26, 66, 107, 144, 181, 218, 255) for _ in range(3)]
+# Noise is not compressible: about one byte per pixel, and larger files are too slow to load.
+_MAX_PIXELS = 12e6
+_SECONDS = 6.0  # of the animation
+# Browsers do not display frames for less than 20 ms; above 600 ms no motion is perceived.
+_FASTEST_MS, _SLOWEST_MS, _LAST_MS = 60, 600, 2500
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """The logged images and the curve of one task.
-
-    Attributes:
-        name: title of the row.
-        frames: ordered pairs of iteration and image, ``(C, H, W)`` in [0, 1] or a file.
-        curve: ordered pairs of iteration and value; may be empty.
-        metric: name of the value: ``probability``, or ``objective`` for tasks without a class.
-    """
+    """The logged images and the curve of one task."""
 
     name: str
-    frames: Sequence[tuple[int, Picture]]
-    curve: Sequence[tuple[int, float]] = field(default=())
-    metric: str = "probability"
+    frames: Sequence[tuple[int, Picture]]  # (iteration, image) in order
+    curve: Curve = ()
+    metric: str = "probability"  # "objective" for tasks without a class
 
     @property
     def is_animated(self) -> bool:
@@ -67,23 +74,20 @@ class Evolution:
         return probability_text(value) if self.metric == "probability" else f"{self.metric} {value:.3g}"
 
 
-@style()
-def evolution_figure(tasks: Sequence[Evolution], columns: int = 6, rows: int = 6) -> Figure:
-    """Draw each task as a row of images by iteration, above its curve.
+def evolution_figure(tasks: Sequence[Evolution], columns: int = 6) -> Figure:
+    """Draw each task as a row of images by iteration, above its curve; many tasks as a sheet of the last images.
 
     Args:
-        tasks: tasks without frames are omitted. More than ``rows`` tasks become a contact sheet of the last images.
+        tasks: tasks without frames are omitted.
         columns: maximum number of iterations: the first, the last and others evenly between.
-        rows: maximum number of tasks.
-
-    Returns:
-        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
     tasks = [task for task in tasks if task.frames]
-    if len(tasks) > rows:
-        titles = [f"{task.name}\n{_iteration_text(task)}" for task in tasks]
-        return contact_sheet([task.frames[-1][1] for task in tasks], titles)
-    aspect = max((_aspect(task) for task in tasks), default=1.0)
+    last = [(task, *task.frames[-1]) for task in tasks]
+    if len(tasks) > _ROWS:
+        texts = (f"{task.name}\niteration {k} · {task.value_text(k)}" for task, k, _ in last)
+        return contact_sheet([picture for *_, picture in last], [text.removesuffix(" · ") for text in texts])
+    shapes = (pixels(picture).shape for *_, picture in last)
+    aspect = max((width / height for height, width, _ in shapes), default=1.0)
     if aspect > WIDE:
         columns = min(columns, 3)
     most = max((min(len(task.frames), columns) for task in tasks), default=1)
@@ -92,100 +96,106 @@ def evolution_figure(tasks: Sequence[Evolution], columns: int = 6, rows: int = 6
     return compose(stack(*(_row(task, columns, most, width, gap) for task in tasks), gap=2 * GAP))
 
 
-def _aspect(task: Evolution) -> float:
-    height, width = pixels(task.frames[-1][1]).shape[:2]
-    return float(width / height)
-
-
-def _iteration_text(task: Evolution) -> str:
-    iteration = task.frames[-1][0]
-    value = task.value_text(iteration)
-    return f"iteration {iteration}" + (f" · {value}" if value else "")
-
-
 def _row(task: Evolution, columns: int, most: int, width: float, gap: float) -> Grid:
-    """Return the name, the images and the curve of a task.
-
-    Args:
-        task: with at least one frame.
-        columns: maximum number of images.
-        most: largest number of images in a row of the figure.
-        width: of an image in inches.
-        gap: between images in inches.
-    """
+    """Return the name, at most ``columns`` images and the curve of a task; another row has ``most`` images."""
     frames = [task.frames[place] for place in spread(len(task.frames), columns)]
     band = max(most * (width + gap) - gap, 2.6)
     cells = [Cell(pixels(picture), [task.value_text(k)], width, f"iteration {k}", lines=1) for k, picture in frames]
     rows: list[list[Block | None]] = [
-        [Space(_AXIS - GAP), Text(task.name, band, HEADING, lines=2, weight="bold")],
+        [Text("", AXIS - GAP), Text(task.name, band, HEADING, lines=2, weight="bold")],
         [None, Grid([cells], gap)],
     ]
     if len(task.curve) > 1:
-        rows.append([None, Plot(_CURVE, partial(_plot, task, [k for k, _ in frames]), band, below=0.32)])
+        plot = partial(plot_metric, task.curve, task.metric, [k for k, _ in frames])
+        rows.append([None, Plot(_CURVE, plot, band, below=0.32)])
     return Grid(rows)
 
 
-def spread(count: int, at_most: int) -> list[int]:
-    """Return at most ``at_most`` evenly spaced indices of ``range(count)``, the first and the last included."""
-    if count <= at_most:
-        return list(range(count))
-    if at_most == 1:
-        return [count - 1]
-    return [round(place * (count - 1) / (at_most - 1)) for place in range(at_most)]
+def save_evolution(tasks: Sequence[Evolution], path: str | Path, most_frames: int = 80) -> Path | None:
+    """Write the evolution of tasks as a repeating GIF with the iteration below; the last frame is held.
+
+    Args:
+        tasks: drawn as tiles, those with more than two frames first; tasks without frames are omitted. A tile shows
+            the latest frame up to the iteration.
+        path: of the .gif.
+        most_frames: maximum number of iterations, fewer for large tiles; evenly spaced with both ends.
+
+    Returns:
+        The path, or None without any frame.
+
+    Raises:
+        LitVizError: ``path`` does not end in .gif, or full disk.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise LitVizError(f"animation file must end in .gif, got {path}")
+    tasks = sorted((task for task in tasks if task.frames), key=lambda task: not task.is_animated)[:_TILES]
+    if not tasks:
+        return None
+    iterations = sorted({iteration for task in tasks for iteration, _ in task.frames})
+    shape = grid_shape(len(tasks))
+    size = _tile_size(tasks[0], shape)
+    count = max(8, int(_MAX_PIXELS / (len(tasks) * size[0] * size[1])))
+    iterations = [iterations[place] for place in spread(len(iterations), min(most_frames, count))]
+    duration = int(min(max(_SECONDS * 1000 / len(iterations), _FASTEST_MS), _SLOWEST_MS))
+    durations = [duration] * (len(iterations) - 1) + [_LAST_MS]
+    frames = _animate(tasks, iterations, shape, size)
+    with atomic_write(path) as temporary:
+        next(frames).save(temporary, save_all=True, append_images=frames, duration=durations, loop=0, optimize=False)
+    return path
 
 
-def _plot(task: Evolution, marked: Sequence[int], axes: Axes) -> None:
-    """Draw the curve with dots at the iterations of the images."""
-    iterations, values = (np.array(column, dtype=float) for column in zip(*task.curve, strict=True))
-    if is_geometric(iterations):
-        axes.set_xscale("symlog", linthresh=1.0, linscale=0.3)
-    axes.plot(iterations, values, color=COLORS[0], solid_capstyle="round", clip_on=False)
-    axes.fill_between(iterations, values, color=COLORS[0], alpha=0.1, linewidth=0)
-    points = [(k, value) for k, value in task.curve if k in marked]
-    if points:
-        axes.plot(*zip(*points, strict=True), "o", ms=4, mfc=COLORS[0], mec="white", mew=0.8, clip_on=False, zorder=3)
-    axes.set_xlim(iterations[0], iterations[-1])
-    low, high = (0.0, 1.0) if task.metric == "probability" else _limits(values)
-    axes.set_ylim(low, high)
-    ticks = sorted({low, 0.0, high})
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    for tick in {0.0, high}:
-        axes.axhline(tick, color=RULE, linewidth=0.5, zorder=0)
-    _set_ticks(axes, sorted({int(iterations[0]), *marked, int(iterations[-1])}))
-    axes.set_xlabel("iteration", size=NORMAL, labelpad=2)
-    axes.set_ylabel(task.metric, size=NORMAL, labelpad=4)
+def _tile_size(task: Evolution, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return (width, height) of a tile: the first image, enlarged by a whole number or downscaled."""
+    height, width = pixels(task.frames[0][1]).shape[:2]
+    scale = (_SIDE - _GAP * (max(shape) - 1)) / max(shape) / max(height, width)
+    if scale >= 1:
+        scale = min(int(scale), max(1, round(256 / max(height, width))))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return round numbers that enclose the values and 0."""
-    largest = float(np.abs(values).max()) or 1.0
-    step = 10.0 ** math.floor(math.log10(largest))
-    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
-    return math.floor(low / step) * step, math.ceil(high / step) * step
+def _animate(
+    tasks: Sequence[Evolution], iterations: Sequence[int], shape: tuple[int, int], size: tuple[int, int]
+) -> Iterator[Image.Image]:
+    """Yield the frame of each iteration."""
+    rows, columns = shape
+    width, height = size
+    text = max(11, min(18, width // 14))  # size of the font in pixels
+    font = _font(text)
+    titles = [wrap_text(task.name, lambda line: font.getlength(line) <= width, lines=3) for task in tasks]
+    head = max(map(len, titles)) * (text + 4) + 4
+    step = (width + (_GROUP_GAP if width > WIDE * height else _GAP), height + head + _GAP)
+    canvas_width = max(columns * step[0] - (step[0] - width) + 2 * _GAP, 12 * text)
+    for iteration in iterations:
+        canvas = Image.new("RGB", (canvas_width, rows * step[1] + _GAP + text + 8), "white")
+        draw = ImageDraw.Draw(canvas)
+        draw.fontmode = "L"
+        for place, (task, title) in enumerate(zip(tasks, titles, strict=True)):
+            left, top = _GAP + place % columns * step[0], _GAP + place // columns * step[1]
+            for row, line in enumerate(title):
+                draw.text((left, top + row * (text + 4) + text // 2), line, _INK, font=font, anchor="lm")
+            shown = [picture for k, picture in task.frames if k <= iteration] or [task.frames[0][1]]
+            canvas.paste(_resized(pixels(shown[-1]), size), (left, top + head - 4))
+        ended = any(task.frames[-1][0] < iteration for task in tasks)
+        label = f"iteration {iteration}{' or the last one' if ended else ''}"
+        draw.text((_GAP, rows * step[1] + _GAP + text // 2), label, _GRAY, font=font, anchor="lm")
+        yield _quantized(canvas)
 
 
-def _set_ticks(axes: Axes, iterations: Sequence[int]) -> None:
-    """Label the first and the last iteration, and others if the labels do not overlap."""
-    dots = axes.transData.transform([(k, 0.0) for k in iterations])[:, 0]
-    inches = dict(zip(iterations, dots / axes.figure.dpi, strict=True))
-
-    def apart(a: int, b: int) -> bool:
-        return bool(abs(inches[a] - inches[b]) > 0.1 + 0.04 * (len(str(a)) + len(str(b))))
-
-    first, last = iterations[0], iterations[-1]
-    ticks = [first]
-    for k in iterations[1:-1]:
-        if apart(k, ticks[-1]) and apart(k, last):
-            ticks.append(k)
-    if last != first:
-        ticks.append(last)
-    axes.set_xticks(ticks, [str(k) for k in ticks])
-    if len(ticks) > 1 and len(str(last)) > 4:  # a centered label would exceed the margin
-        axes.get_xticklabels()[-1].set_horizontalalignment("right")
-    axes.minorticks_off()
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+    enlarged = size[0] >= image.shape[1]
+    return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
 
 
-def is_geometric(iterations: NDArray[np.float64]) -> bool:
-    """Return whether iterations were logged at growing distances, which a logarithmic axis displays better."""
-    steps = np.diff(iterations[iterations >= 1])
-    return len(steps) > 3 and iterations[-1] > 30 and bool(np.median(steps[-2:]) > 4 * np.median(steps[:2]))
+def _quantized(frame: Image.Image) -> Image.Image:
+    """Reduce a frame to a palette of its own with dithering; the noise of the first frames would fill a joint one."""
+    sample = frame.resize((160, 160), Image.Resampling.NEAREST)
+    colors = sample.quantize(256 - len(_TEXT_LEVELS) // 3, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_TEXT_LEVELS + colors)
+    return frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font that matplotlib includes; Pillow has only a bitmap font."""
+    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -1,8 +1,7 @@
 """Layout of figures: images, text and plots in nested grids.
 
-A figure is a tree of blocks. Each block computes its size in inches from its content; a grid computes its column widths
-and row heights from its blocks. :func:`compose` chooses a resolution at which each pixel of an image is a square of
-whole dots: no pixel is interpolated or lost.
+A figure is a tree of blocks that compute their size in inches from their content. :func:`compose` draws a tree at a
+resolution at which each pixel of an image is a square of whole dots: no pixel is interpolated or lost.
 """
 
 from __future__ import annotations
@@ -21,15 +20,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_viz.figures.style import GRAY, INK, RULE, break_lines, style, text_width
+from lit_viz.figures.style import GRAY, INK, RULE, style, text_width, wrap_text
 from lit_viz.images.reading import to_uint8
 from lit_viz.types import Picture
 
 SMALL, NORMAL, TITLE, HEADING = 7.0, 7.5, 8.0, 10.0  # font sizes in points
 CELL, SMALL_CELL = 1.4, 1.15  # widths of images in inches
+HEAD = 1.3  # width of the text on the left of a row in inches
 MARGIN = 0.15
 GAP = 0.1
 GROUP_GAP = 0.3  # between groups of images, which have gaps inside
+#: Images of a larger aspect ratio (width / height) are groups of images.
+WIDE = 1.8
 _LINE = 1.4 / 72  # height of a line in inches per point of the font size
 _NOTES_GAP = 0.04
 _NARROWEST = 2.6  # of a figure with a caption
@@ -43,21 +45,13 @@ class Block(Protocol):
     """A rectangle of a figure with a size in inches."""
 
     @property
-    def width(self) -> float:
-        """Width in inches."""
+    def width(self) -> float: ...  # noqa: D102
 
     @property
-    def height(self) -> float:
-        """Height in inches."""
+    def height(self) -> float: ...  # noqa: D102
 
     def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
-        """Draw the block.
-
-        Args:
-            figure: a figure of its final size.
-            x, y: position of the upper left corner in inches from that of the figure.
-            width: width of the columns that contain the block, at least its own.
-        """
+        """Draw at a position in inches from the upper left corner of a figure, in columns of a total width."""
 
 
 class Text:
@@ -87,13 +81,13 @@ class Text:
     ) -> None:
         self.font = {"size": size, "ha": align, "va": "center" if rotated else "top", **font}
         self.font["rotation"] = 90 if rotated else 0
-        weight = {name: font[name] for name in ("weight",) if name in font}
+        weight = font.get("weight", "normal")
         paragraphs = text.replace(" = ", "\u00a0=\u00a0").split("\n") if text else []  # "p = 0.93" is not broken
         if width is None or shrink:
-            natural = max((text_width(part, size, **weight) for part in paragraphs), default=0.0)
+            natural = max((text_width(part, size, weight) for part in paragraphs), default=0.0)
             width = natural if width is None else min(width, natural)
-        broken = [line for part in paragraphs for line in break_lines(part, width, size, lines, **weight)]
-        self.lines = [line.replace("\u00a0", " ") for line in broken]
+        broken = (wrap_text(part, lambda line: text_width(line, size, weight) <= width, lines) for part in paragraphs)
+        self.lines = [line.replace("\u00a0", " ") for part in broken for line in part]
         self.rotated = rotated
         self._line = size * _LINE
         extent = len(self.lines) * self._line
@@ -112,23 +106,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Cell:
-    """An image with notes beneath.
+    """An image with notes beneath."""
 
-    Attributes:
-        picture: ``(H, W, 3)`` uint8.
-        notes: lines in gray; long ones are broken.
-        width: in inches.
-        title: first line beneath the image, in black.
-        lines: maximum number of lines per note.
-        annotate: draws on the image, in its pixel coordinates.
-    """
-
-    picture: NDArray[np.uint8]
-    notes: Sequence[str] = ()
+    picture: NDArray[np.uint8]  # (H, W, 3)
+    notes: Sequence[str] = ()  # in gray
     width: float = CELL
-    title: str = ""
-    lines: int = 2
-    annotate: Callable[[Axes], None] | None = None
+    title: str = ""  # first line beneath the image, in black
+    lines: int = 2  # at most, per note
+    annotate: Callable[[Axes], None] | None = None  # draws on the image, in its pixel coordinates
 
     @cached_property
     def picture_height(self) -> float:
@@ -153,7 +138,8 @@ class Cell:
         axes = axes_at(figure, corner[0], corner[1], self.width, self.picture_height)
         axes.imshow(self.picture, interpolation="none", aspect="auto")
         axes.set_axis_off()
-        if has_white_border(self.picture):
+        border = np.concatenate([self.picture[0], self.picture[-1], self.picture[:, 0], self.picture[:, -1]])
+        if (border.min(-1) >= _WHITE).mean() > 0.5:
             outset = (_FRAME / 72 + 1 / figure.dpi) / 2  # matplotlib draws lines at whole dots: cover no pixel
             box = axes.get_position().bounds
             dx, dy = outset / figure.get_size_inches()
@@ -166,31 +152,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Space:
-    """Empty space of a width and height in inches."""
-
-    width: float = 0.0
-    height: float = 0.0
-
-    def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
-        """Draw nothing."""
-
-
-@dataclass(frozen=True)
 class Plot:
-    """Axes that fill the width of their columns.
-
-    Attributes:
-        axes_height: in inches.
-        plot: draws into the axes.
-        width: at least, in inches.
-        below: space for tick labels and the axis label in inches.
-    """
+    """Axes that fill the width of their columns."""
 
     axes_height: float
     plot: Callable[[Axes], None]
-    width: float = _NARROWEST
-    below: float = 0.0
+    width: float = _NARROWEST  # at least
+    below: float = 0.0  # space for tick labels and the axis label
 
     @property
     def height(self) -> float:
@@ -215,15 +183,14 @@ class Grid:
         self.rows = rows
         self.gap = gap if isinstance(gap, tuple) else (gap, gap)
         columns = max(map(len, rows), default=0)
-        widths = [0.0] * columns
+        self._widths = [0.0] * columns
         for row in rows:
             for column, block in enumerate(row):
                 if block and (column < len(row) - 1 or len(row) == columns):
-                    widths[column] = max(widths[column], block.width)
-        self._lefts = [sum(widths[:column]) + column * self.gap[0] for column in range(columns)]
-        self._widths = widths
+                    self._widths[column] = max(self._widths[column], block.width)
+        self._lefts = [sum(self._widths[:column]) + column * self.gap[0] for column in range(columns)]
         ends = [self._lefts[len(row) - 1] + row[-1].width for row in rows if row and row[-1]]
-        self.width = max([0.0, *ends, sum(widths) + max(columns - 1, 0) * self.gap[0]])
+        self.width = max([0.0, *ends, sum(self._widths) + max(columns - 1, 0) * self.gap[0]])
         self._heights = [max((block.height for block in row if block), default=0.0) for row in rows]
         self.height = sum(self._heights) + max(len(rows) - 1, 0) * self.gap[1]
 
@@ -239,12 +206,11 @@ class Grid:
 
     def cells(self) -> Iterator[Cell]:
         """Yield all images of the grid and its subgrids."""
-        for row in self.rows:
-            for block in row:
-                if isinstance(block, Cell):
-                    yield block
-                elif isinstance(block, Grid):
-                    yield from block.cells()
+        for block in (block for row in self.rows for block in row):
+            if isinstance(block, Cell):
+                yield block
+            elif isinstance(block, Grid):
+                yield from block.cells()
 
 
 def stack(*blocks: Block, gap: float = 0.0) -> Grid:
@@ -252,18 +218,32 @@ def stack(*blocks: Block, gap: float = 0.0) -> Grid:
     return Grid([[block] for block in blocks if block.height], gap)
 
 
-def compose(root: Grid, caption: str = "") -> Figure:
-    """Draw a grid and a caption beneath it into a new figure of whole dots.
+def wrap(blocks: Sequence[Block], columns: int, gap: float | tuple[float, float] = GAP) -> Grid:
+    """Return blocks in rows of ``columns``."""
+    return Grid([blocks[first : first + columns] for first in range(0, len(blocks), columns)], gap)
 
-    Args:
-        root: the content.
-        caption: sentences, broken into lines of the width of the figure.
-    """
+
+def titles(names: Sequence[str], width: float) -> list[Text]:
+    """Return the titles of columns."""
+    return [Text(name, width, TITLE, lines=2, weight="bold") for name in names]
+
+
+def head(name: str, *blocks: Block, notes: str = "") -> Grid:
+    """Return the text on the left of a row: a name, blocks, and notes in gray."""
+    return stack(Text(name, HEAD, TITLE, lines=3, weight="bold"), *blocks, Text(notes, HEAD, lines=3, color=GRAY))
+
+
+def selection(count: int, total: int, noun: str) -> str:
+    """Return a sentence about omitted images, or an empty text."""
+    return f"{count} of {total} {noun}. " if total > count else ""
+
+
+def compose(root: Grid, caption: str = "") -> Figure:
+    """Draw a grid and a caption beneath it into a new figure of whole dots."""
     with style():
-        cells = list(root.cells())
         width = max(root.width, _NARROWEST if caption else 0.0)
-        text = Text(caption, width, lines=12, color=GRAY)
-        dpi = sharp_dpi(cells)
+        text = Text(caption.strip(), width, lines=12, color=GRAY)
+        dpi = _sharp_dpi(list(root.cells()))
         height = root.height + (2 * GAP if root.height and caption else 0.0) + text.height
         size = [math.ceil(round((inches + 2 * MARGIN) * dpi, 6)) / dpi for inches in (width, height)]
         figure = Figure(figsize=(size[0], size[1]), dpi=dpi)
@@ -272,14 +252,14 @@ def compose(root: Grid, caption: str = "") -> Figure:
     return figure
 
 
-def sharp_dpi(cells: Sequence[Cell]) -> float:
+def _sharp_dpi(cells: Sequence[Cell]) -> float:
     """Return the resolution at which each pixel of the densest image is a square of whole dots."""
     if not cells:
         return 300.0
     densest = max(cells, key=lambda cell: cell.picture.shape[1] / cell.width)
-    pixels = densest.picture.shape[1]
-    times = max(1, round(_DOTS / pixels)) if len(cells) <= 60 else 1
-    dpi = float(times * pixels / densest.width)
+    side = densest.picture.shape[1]
+    times = max(1, round(_DOTS / side)) if len(cells) <= 60 else 1
+    dpi = float(times * side / densest.width)
     return dpi * max(1, math.ceil(_MIN_DPI / dpi))
 
 
@@ -289,12 +269,6 @@ def pixels(picture: Picture) -> NDArray[np.uint8]:
         return to_uint8(picture)
     with Image.open(picture) as file:
         return np.asarray(file.convert("RGB"))
-
-
-def has_white_border(picture: NDArray[np.uint8]) -> bool:
-    """Return whether more than half of the outermost pixels of ``(H, W, 3)`` are nearly white."""
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    return bool((border.min(-1) >= _WHITE).mean() > 0.5)
 
 
 def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:

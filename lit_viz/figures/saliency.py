@@ -19,46 +19,37 @@ from lit_viz.figures.layout import (
     GAP,
     NORMAL,
     SMALL_CELL,
-    TITLE,
     Block,
     Cell,
     Grid,
-    Space,
     Text,
     compose,
+    head,
     pixels,
+    selection,
     stack,
+    titles,
 )
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
-from lit_viz.figures.style import GRAY, style
-from lit_viz.images.heatmap import clip_limits, overlay
+from lit_viz.figures.style import GRAY
+from lit_viz.images.heatmap import overlay
 from lit_viz.types import Picture
 
 ScaleOf = Literal["shared", "map"]
 #: Maximum number of photographs in a figure.
 MOST = 60
-
-_HEAD = 1.25  # width of the text on the left of a row in inches
 _FAINT = 0.3  # a map below this share of the shared limit is nearly black
 
 
 @dataclass(frozen=True)
 class SaliencyPanel:
-    """One photograph with its maps.
+    """One photograph with its maps."""
 
-    Attributes:
-        name: class or file name.
-        photograph: classifier input, ``(C, H, W)`` in [0, 1] or a file.
-        maps: attribution by method, ``(C, H, W)``, or ``(1, H, W)`` for spatial methods.
-        subtitle: lines such as ``p = 0.93, predicted``.
-        uncertainty: by method, such as ``± 2.0%``.
-    """
-
-    name: str
+    name: str  # of the class or the file
     photograph: Picture
-    maps: Mapping[str, Tensor | NDArray[np.float32]]
-    subtitle: str = ""
-    uncertainty: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[str, Tensor | NDArray[np.float32]]  # (C, H, W) or (1, H, W) by method
+    subtitle: str = ""  # such as "p = 0.93, predicted"
+    uncertainty: Mapping[str, str] = field(default_factory=dict)  # by method, such as "± 2.0%"
 
 
 @dataclass(frozen=True)
@@ -74,15 +65,12 @@ class _Series:
         return ColorBar(self.labels, self.scale.signed, length, vertical) if self.scale else None
 
 
-@style()
 def saliency_figure(
     panels: Sequence[SaliencyPanel],
     how: str | Mapping[str, str] = "max_abs",
     scale: ScaleOf = "shared",
-    quantile: float = 0.995,
     overlays: bool = False,
     columns: int = 6,
-    limit: int = MOST,
     total: int | None = None,
 ) -> Figure:
     """Draw photographs and their saliency maps with color bars.
@@ -91,34 +79,28 @@ def saliency_figure(
     method. Methods never share a scale, because their units differ.
 
     Args:
-        panels: photographs with maps.
+        panels: photographs with maps, of which :data:`MOST` are drawn.
         how: channel reducer (see :data:`lit_viz.attributions.reducers.REDUCERS`), or one per method.
         scale: ``"shared"`` by all maps of a method, or one per ``"map"``.
-        quantile: of the pixels, the limit of the colors (see :func:`lit_viz.images.heatmap.clip_limits`).
         overlays: also draw the maps over the photographs.
         columns: photographs per row for a single method.
-        limit: maximum number of photographs.
         total: number of photographs reported in the caption; ``len(panels)`` if not given.
 
-    Returns:
-        A figure with each pixel of a map as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
-
     Raises:
-        LitVizError: if ``how`` or ``scale`` is invalid or a map does not have the size of its photograph.
+        LitVizError: invalid ``how`` or ``scale``, or a map without the size of its photograph.
     """
     if scale not in get_args(ScaleOf):
         raise LitVizError(f"scale must be one of {', '.join(get_args(ScaleOf))}, got {scale!r}")
-    drawn = panels[:limit]
-    total = len(panels) if total is None else total
+    drawn = panels[:MOST]
     methods = list(dict.fromkeys(method for panel in drawn for method in panel.maps))
     reducers = {method: how if isinstance(how, str) else how.get(method, "max_abs") for method in methods}
     by_method = len(methods) > 1 or len(drawn) == 1
     width = CELL if not by_method or (1 + overlays) * len(methods) <= 6 else SMALL_CELL
     series = [_Series("", [Cell(pixels(panel.photograph), width=width) for panel in drawn])]
     for method in methods:
-        series += _series(drawn, method, reducers[method], scale, quantile, overlays, width)
-    count = f"{len(drawn)} of {total} photographs. " if total > len(drawn) else ""
-    caption = count + _caption([one.scale for one in series if one.scale], reducers, scale, quantile)
+        series += _series(drawn, method, reducers[method], scale, overlays, width)
+    caption = selection(len(drawn), total or len(panels), "photographs")
+    caption += _caption([one.scale for one in series if one.scale], reducers, scale)
     if any("±" in error for panel in panels for error in panel.uncertainty.values()):
         caption += " ±: standard error, relative to the map's maximum."
     grid = _columns_of_maps(drawn, series, width) if by_method else _rows_of_maps(drawn, series, width, columns)
@@ -126,13 +108,7 @@ def saliency_figure(
 
 
 def _series(
-    panels: Sequence[SaliencyPanel],
-    method: str,
-    how: str,
-    scale: ScaleOf,
-    quantile: float,
-    overlays: bool,
-    width: float,
+    panels: Sequence[SaliencyPanel], method: str, how: str, scale: ScaleOf, overlays: bool, width: float
 ) -> list[_Series]:
     """Return the maps of one method and, if ``overlays``, the maps over the photographs."""
     maps = {
@@ -140,12 +116,12 @@ def _series(
         for index, panel in enumerate(panels)
         if method in panel.maps
     }
-    scales = Scale.of(list(maps.values()), reducer(how), quantile, shared=scale == "shared")
+    scales = Scale.of(list(maps.values()), reducer(how), shared=scale == "shared")
+    own_limits = Scale.of(list(maps.values()), reducer(how), shared=False).limits
     cells: list[Cell | None] = [None] * len(panels)
     overlaid: list[Cell | None] = [None] * len(panels)
-    for (index, values), limit in zip(maps.items(), scales.limits, strict=True):
+    for (index, values), limit, own_limit in zip(maps.items(), scales.limits, own_limits, strict=True):
         notes = map_notes(values)
-        own_limit = clip_limits([values], quantile)[0]
         if scale == "map" and limit:
             notes = [f"limit {number(limit)}", *notes]
         elif 0 < own_limit < _FAINT * limit:
@@ -160,7 +136,7 @@ def _series(
     return [series, _Series(f"{method}, overlaid", overlaid)] if overlays else [series]
 
 
-def _caption(scales: Sequence[Scale], reducers: Mapping[str, str], scale: ScaleOf, quantile: float) -> str:
+def _caption(scales: Sequence[Scale], reducers: Mapping[str, str], scale: ScaleOf) -> str:
     if not scales:
         return "No map was computed."
     methods: dict[str, list[str]] = {}
@@ -169,7 +145,7 @@ def _caption(scales: Sequence[Scale], reducers: Mapping[str, str], scale: ScaleO
     usual, *others = methods
     exceptions = "; ".join(f"{', '.join(methods[description])}: {description}" for description in others)
     maps = f"Maps: {usual}{f' ({exceptions})' if exceptions else ''}."
-    clipped = clipping(any(of_method.clipped for of_method in scales), quantile)
+    clipped = clipping(any(of_method.clipped for of_method in scales))
     if scale == "map":
         return f"{maps} Each map has its own scale, up to the limit beneath it; {clipped}."
     if len(scales) > 1:
@@ -183,13 +159,9 @@ def _rows_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series], wi
     blocks = []
     for first in range(0, len(panels), columns):
         places = range(first, min(first + columns, len(panels)))
-        names = [Text(panels[place].name, width, TITLE, lines=2, weight="bold") for place in places]
-        height = max(name.height for name in names)
-        rows: list[list[Block | None]] = [[None]]
-        for place, name in zip(places, names, strict=True):
-            subtitle = Text(panels[place].subtitle, width, lines=3, color=GRAY)
-            rows[0].append(stack(Space(height=height - name.height), name, subtitle))
-        rows[0].append(None)
+        names = titles([panels[place].name for place in places], width)
+        subtitles = [Text(panels[place].subtitle, width, lines=3, color=GRAY) for place in places]
+        rows: list[list[Block | None]] = [[None, Grid([names, subtitles], gap=(GAP, 0))]]
         for one in series:
             cells = [one.cells[place] for place in places]
             length = max((cell.picture_height for cell in cells if cell), default=0.0)
@@ -201,10 +173,8 @@ def _rows_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series], wi
 
 def _columns_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series], width: float) -> Grid:
     """Arrange each series as a column, with one row per photograph."""
-    rows: list[list[Block | None]] = [[None, *(Text(one.title, width, TITLE, weight="bold") for one in series)]]
+    rows: list[list[Block | None]] = [[None, *titles([one.title for one in series], width)]]
     for place, panel in enumerate(panels):
-        name = Text(panel.name, _HEAD, TITLE, lines=3, weight="bold")
-        subtitle = Text(panel.subtitle, _HEAD, lines=3, color=GRAY)
-        rows.append([stack(name, subtitle), *(one.cells[place] for one in series)])
+        rows.append([head(panel.name, notes=panel.subtitle), *(one.cells[place] for one in series)])
     rows.append([None, *(one.color_bar(width, vertical=False) for one in series)])
     return Grid(rows)

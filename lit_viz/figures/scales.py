@@ -14,28 +14,23 @@ from lit_viz.figures.layout import CELL, Text, axes_at
 from lit_viz.figures.style import GRAY
 from lit_viz.images.heatmap import clip_limits, heat, signed_heat
 
+_QUANTILE = 0.995  # of the pixels, the limit of the colors
 _THICKNESS = 0.07  # of a color bar in inches
 _LABEL_GAP = 0.05
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Color scale of some maps.
+    """Color scale of some maps."""
 
-    Attributes:
-        limits: value of each map at the end of the color scale.
-        signed: whether the colors are diverging, with limits on both sides of zero.
-        clipped: whether any pixel exceeds the limit of its map.
-    """
-
-    limits: Sequence[float]
-    signed: bool
-    clipped: bool
+    limits: Sequence[float]  # value of each map at the end of the scale
+    signed: bool  # diverging colors, with limits on both sides of zero
+    clipped: bool  # whether a pixel exceeds the limit of its map
 
     @classmethod
-    def of(cls, maps: Sequence[Tensor], reducer: Reducer, quantile: float, shared: bool) -> Scale:
+    def of(cls, maps: Sequence[Tensor], reducer: Reducer, shared: bool) -> Scale:
         """Compute the scale of maps ``(H, W)``; see :func:`~lit_viz.images.heatmap.clip_limits`."""
-        limits = clip_limits(maps, quantile, shared)
+        limits = clip_limits(maps, _QUANTILE, shared)
         clipped = any(
             bool((values.abs()[values.isfinite()] > limit).any()) for values, limit in zip(maps, limits, strict=True)
         )
@@ -60,14 +55,7 @@ class Scale:
 
 
 class ColorBar:
-    """Color bar with two labels.
-
-    Args:
-        labels: of the minimum and the maximum.
-        signed: whether the colors are diverging.
-        length: in inches.
-        vertical: draw upwards, with the labels on the right; else to the right, with the labels beneath.
-    """
+    """Color bar with labels of the minimum and the maximum: on its right if it is vertical, else beneath."""
 
     def __init__(self, labels: tuple[str, str], signed: bool, length: float = CELL, vertical: bool = True) -> None:
         self.low, self.high = (Text(label, color=GRAY) for label in labels)
@@ -101,9 +89,9 @@ def number(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") if value else "0"
 
 
-def clipping(clipped: bool, quantile: float) -> str:
+def clipping(clipped: bool) -> str:
     """Return the clause of a caption about clipped pixels."""
-    return f"pixels above the {100 * quantile:g} % quantile are clipped" if clipped else "no pixel is clipped"
+    return f"pixels above the {100 * _QUANTILE:g} % quantile are clipped" if clipped else "no pixel is clipped"
 
 
 def map_notes(values: Tensor) -> list[str]:

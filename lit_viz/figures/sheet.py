@@ -17,27 +17,27 @@ from lit_viz.figures.layout import (
     GROUP_GAP,
     HEADING,
     NORMAL,
+    WIDE,
     Block,
     Cell,
     Grid,
     Text,
     compose,
     pixels,
+    selection,
     stack,
+    wrap,
 )
-from lit_viz.figures.style import GRAY, style
+from lit_viz.figures.style import GRAY
 from lit_viz.methods.records import LayerImageRecord, label_with_lr
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, unique_labels
 
-#: Images of a larger aspect ratio (width / height) are groups of images.
-WIDE = 1.8
 _MOST_CHANNELS = 1280
 _LABEL = 1.5  # maximum width of the labels of a sweep in inches
 
 
-@style()
 def contact_sheet(
     images: Sequence[Picture],
     titles: Sequence[str],
@@ -53,34 +53,21 @@ def contact_sheet(
         titles: text beneath each image: the first line in black (the class), other lines in gray.
         columns: images per row; nearly square with at most ten columns if not given.
         width: of an image in inches.
-        limit: maximum number of images; the total is reported in the caption.
+        limit: maximum number of images.
         heading: title of the figure.
-
-    Returns:
-        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
     drawn = [pixels(image) for image in images[:limit]]
     _, columns = grid_shape(len(drawn), columns or min(grid_shape(len(drawn))[1], 10))
-    cells = []
-    for picture, text in zip(drawn, titles, strict=False):
-        title, *notes = text.split("\n")
-        cells.append(Cell(picture, notes, width, title))
+    texts = (text.split("\n") for text in titles)
+    cells = [Cell(picture, notes, width, title) for picture, (title, *notes) in zip(drawn, texts, strict=False)]
     gap = GROUP_GAP if any(picture.shape[1] > WIDE * picture.shape[0] for picture in drawn) else GAP
-    grid = Grid([cells[first : first + columns] for first in range(0, len(cells), columns)], gap=(gap, GAP))
+    grid = wrap(cells, columns, (gap, GAP))
     header = Text(heading, grid.width, HEADING, lines=2, weight="bold")
-    caption = f"{len(drawn)} of {len(images)}" if len(images) > len(drawn) else ""
-    return compose(stack(header, grid, gap=GAP), caption)
+    return compose(stack(header, grid, gap=GAP), selection(len(drawn), len(images), "images"))
 
 
 def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw the final image of each channel with its number beneath, under the name of the layer.
-
-    Args:
-        outcomes: of a :class:`~lit_viz.methods.records.LayerImageRecord` each; outcomes without an image are omitted.
-
-    Returns:
-        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
-    """
+    """Draw the final image of each channel with its number beneath, under the name of the layer."""
     pictures, records = [], []
     for outcome in outcomes:
         picture = outcome.pictures()[1]
@@ -98,7 +85,6 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     return contact_sheet(pictures, numbers, columns, 1.2 * aspect, _MOST_CHANNELS, heading)
 
 
-@style()
 def sweep_figure(
     rows: Sequence[Sequence[str]], columns: Sequence[str], cells: Sequence[Sequence[Cell | None]], caption: str
 ) -> Figure:
@@ -109,9 +95,6 @@ def sweep_figure(
         columns: text above each column.
         cells: images by row and column; None is an empty place.
         caption: of the figure.
-
-    Returns:
-        A figure with each pixel as a square of whole dots; see :func:`lit_viz.figures.style.save_figure`.
     """
     grid: list[list[Block | None]] = [[None, *(Text(title, CELL, NORMAL, lines=2, weight="bold") for title in columns)]]
     for (name, *options), row in zip(rows, cells, strict=True):
@@ -129,21 +112,15 @@ def grid_shape(count: int, columns: int | None = None) -> tuple[int, int]:
     return math.ceil(count / columns), columns
 
 
-def tile(
-    images: Sequence[NDArray[np.uint8]], columns: int | None = None, gap: int = 4, side: int = 4096
-) -> NDArray[np.uint8]:
-    """Arrange images in a grid on white.
+def tile(images: Sequence[NDArray[np.uint8]], gap: int = 4, side: int = 4096) -> NDArray[np.uint8]:
+    """Arrange images ``(H, W, 3)`` uint8 in a nearly square grid on white, each centered in the cell of the largest.
 
     Args:
-        images: ``(H, W, 3)`` uint8; smaller ones are centered in the cell of the largest.
-        columns: images per row; nearly square if not given.
+        images: shapes may differ.
         gap: pixels between images.
         side: maximum width and height of the result in pixels; larger grids are downscaled.
-
-    Returns:
-        ``(H', W', 3)`` uint8.
     """
-    rows, columns = grid_shape(len(images), columns)
+    rows, columns = grid_shape(len(images))
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for place, image in enumerate(images):
@@ -151,8 +128,6 @@ def tile(
         top = row * (height + gap) + (height - image.shape[0]) // 2
         left = column * (width + gap) + (width - image.shape[1]) // 2
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
-    scale = side / max(canvas.shape[:2])
-    if scale >= 1:
-        return canvas
-    size = max(1, round(canvas.shape[1] * scale)), max(1, round(canvas.shape[0] * scale))
-    return np.asarray(Image.fromarray(canvas).resize(size, Image.Resampling.LANCZOS))
+    result = Image.fromarray(canvas)
+    result.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(result)

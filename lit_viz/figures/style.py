@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -26,9 +25,27 @@ RULE = "#c9c9c9"
 # Okabe and Ito's palette without black, distinguishable with color vision deficiency.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
+# The first installed font is used, the others for its missing glyphs: Chinese, Japanese and Korean ones at the end.
+_FONTS = (
+    "Inter",
+    "Helvetica Neue",
+    "Helvetica",
+    "Arial",
+    "Liberation Sans",
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+)
+FAMILIES = [name for name in _FONTS if name in {font.name for font in fontManager.ttflist}]  # others cause warnings
 _STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["Inter", "Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.family": FAMILIES,
     "font.size": 8.0,
     "text.parse_math": False,  # class names may contain a dollar sign
     "text.color": INK,
@@ -49,66 +66,26 @@ _STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # text in a PDF remains text
     "svg.fonttype": "path",  # independent of the fonts of the reader
 }
-# Fonts with Chinese, Japanese and Korean glyphs, the most common first. They are fallbacks for missing glyphs.
-_EAST_ASIAN = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Hiragino Sans GB",
-    "Arial Unicode MS",
-    "Microsoft YaHei",
-    "Yu Gothic",
-    "Malgun Gothic",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Droid Sans Fallback",
-)
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply the style of all figures to matplotlib within the block; restore the user's settings afterwards.
-
-    Warnings about missing glyphs and fonts are suppressed: a missing glyph is drawn as an empty box.
-    """
-    logger = logging.getLogger("matplotlib.font_manager")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with mpl.rc_context(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
-            mpl.rcdefaults()
-            mpl.rcParams.update(_STYLE)
-            installed = {font.name for font in fontManager.ttflist}  # matplotlib warns about all others
-            mpl.rcParams["font.family"] = ["sans-serif", *(name for name in _EAST_ASIAN if name in installed)]
-            yield
-    finally:
-        logger.setLevel(level)
+    """Apply the style of all figures to matplotlib within the block; a missing glyph is drawn as a box, silently."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
 
 
-def text_width(text: str, size: float, **font: Any) -> float:
+def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Measure the width of a line of text in inches."""
-    properties = FontProperties(size=size, **font)
+    properties = FontProperties(family=FAMILIES, size=size, weight=weight)
     return float(text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0]) / 72 if text else 0.0
 
 
-def break_lines(text: str, width: float, size: float, lines: int = 1, **font: Any) -> list[str]:
-    """Break text at spaces into lines of a maximum width.
-
-    Args:
-        text: one paragraph.
-        width: maximum width of a line in inches.
-        size: font size in points.
-        lines: maximum number of lines; the last one is cut with an ellipsis.
-        **font: additional font properties, such as ``weight``.
-    """
-
-    def fits(line: str) -> bool:
-        return text_width(line, size, **font) <= width
-
+def wrap_text(text: str, fits: Callable[[str], bool], lines: int = 1) -> list[str]:
+    """Break a paragraph at spaces into at most ``lines`` lines that fit; the last one is cut with an ellipsis."""
     broken: list[str] = []
     rest = text
     while len(broken) < lines - 1 and not fits(rest):
@@ -124,17 +101,17 @@ def break_lines(text: str, width: float, size: float, lines: int = 1, **font: An
     return [*broken, rest]
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: float | None = None) -> Path:
+def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure atomically in the format of the suffix (.png, .pdf, .svg) and return the path.
 
     Raises:
-        LitVizError: if the suffix is not supported or the disk is full.
+        LitVizError: unsupported suffix, or full disk.
     """
     path = Path(path)
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise LitVizError(f"figure file must end in .png, .pdf or .svg, got {path}")
     with style(), atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=dpi or figure.dpi, facecolor="white")
+        figure.savefig(temporary, dpi=figure.dpi, facecolor="white")
     return path
 
 

@@ -23,7 +23,7 @@ from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.engine.distributed import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
-from lit_viz.figures.animation import save_evolution
+from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands import Command
 from lit_viz.launch.config import MethodCLI

@@ -18,11 +18,10 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.attacks.diagnostics import successes
 from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdown, photograph_of, robust_accuracy
 from lit_viz.figures.attack import AttackPanel, attack_figure
+from lit_viz.figures.curves import Trace, robustness_figure
 from lit_viz.figures.evolution import Evolution
-from lit_viz.figures.robustness import robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
-from lit_viz.figures.traces import Trace
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
 from lit_viz.presentations.attack_evidence import verify_attack

@@ -10,8 +10,7 @@ from torch import Tensor
 from lit_viz.attributions import title_of
 from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
 from lit_viz.evidence.saliency.cross_check import CrossCheck
-from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
-from lit_viz.figures.localization import LocalizationPanel, localization_figure
+from lit_viz.figures.evidence import EvidenceRow, Gate, LocalizationPanel, evidence_figure, localization_figure
 from lit_viz.localization.localization import Localization, LocalizedMap
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
@@ -28,7 +27,7 @@ def figure_of_cross_check(certificate: CrossCheck, outcomes: Sequence[Outcome]) 
     if not rows:
         return None
     passed = [agreement.passed for agreement, _ in certificate.agreements.values()]
-    return evidence_figure(rows, of=passed)
+    return evidence_figure(rows, passed)
 
 
 def _row(outcome: Outcome, agreement: Agreement, reference: Tensor, half: str | None) -> EvidenceRow:

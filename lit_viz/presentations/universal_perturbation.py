@@ -16,8 +16,8 @@ from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.summaries import wilson_interval
+from lit_viz.figures.attack import AttackPanel, UniversalPanel, universal_figure
 from lit_viz.figures.evolution import Evolution
-from lit_viz.figures.universal import PerturbedPhotograph, UniversalPanel, universal_figure
 from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps
@@ -202,11 +202,11 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
     )
 
 
-def _photograph(perturbed_image: PerturbedImage) -> PerturbedPhotograph | None:
+def _photograph(perturbed_image: PerturbedImage) -> AttackPanel | None:
     record = perturbed_image.record
     if perturbed_image.image is None or perturbed_image.source is None:
         return None
     held_out = "\nheld out" if record.held_out else ""
     before = prediction_text(record, record.predicted_before_name, record.probability_before)
     after = prediction_text(record, record.predicted_name, record.probability)
-    return PerturbedPhotograph(perturbed_image.source, perturbed_image.image, before + held_out, after)
+    return AttackPanel(record.name, perturbed_image.source, perturbed_image.image, before + held_out, after)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_viz.figures.evolution import spread
+from lit_viz.figures.curves import spread
 from lit_viz.images.difference import MAGNIFIED
 from lit_viz.methods.records import label_with_lr
 from lit_viz.presentations.base import CardText

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_viz.attacks.norms import NORMS
-from lit_viz.figures.evolution import is_geometric, spread
+from lit_viz.figures.curves import is_geometric, spread
 
 Curve = Sequence[tuple[int, float]]  # (iteration, value) in order of iteration
 

@@ -6,8 +6,7 @@ from skimage import data
 from torch.nn.functional import avg_pool2d
 
 from lit_viz.errors import LitVizError
-from lit_viz.figures.animation import _font, save_evolution, title_lines
-from lit_viz.figures.evolution import Evolution
+from lit_viz.figures.evolution import Evolution, save_evolution
 
 
 def evolution(name="tabby", iterations=(0, 10, 20), channels=3, size=64):
@@ -44,19 +43,6 @@ def test_a_tile_shows_the_latest_frame_of_its_task(tmp_path):
     middle, width = last.shape[0] // 2, last.shape[1]
     assert abs(last[middle, width // 4].mean() - 255 * 0.5) < 6
     assert abs(last[middle, 3 * width // 4].mean() - 255 * 0.3) < 6
-
-
-def test_titles_break_at_commas():
-    font = _font(12)
-    names = [f"chelsea -> tarantula, eps {level}/255" for level in (0.25, 1, 4)]
-    assert title_lines(names, 400, font) == [[name] for name in names]
-    lines = title_lines([*names, "a long name, but of one part", "short"], 150, font)
-    assert [line[1] for line in lines[:3]] == ["eps 0.25/255", "eps 1/255", "eps 4/255"]
-    assert {line[0] for line in lines[:3]} == {"chelsea -> tarantula"}
-    assert lines[4] == ["short", ""]
-    assert title_lines(["zebra, lr 0.05, 50 iterations, seed 1", "hay"], 130, font) == [
-        ["zebra, lr 0.05", "50 iterations, seed 1"], ["hay", ""]
-    ]  # fmt: skip
 
 
 def test_palette_preserves_the_colors_of_a_photograph(tmp_path):

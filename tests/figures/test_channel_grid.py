@@ -58,7 +58,7 @@ def test_evolution_without_class_shows_objective() -> None:
     assert not any("p =" in text for text in texts(figure))
     (curve,) = [axes for axes in figure.axes if axes.axison]
     assert curve.get_ylabel() == "objective"
-    assert curve.get_ylim() == (-10.0, 20.0)
+    assert curve.get_ylim()[0] < -0.2 < 12.34 < curve.get_ylim()[1]
     assert_no_overlap(figure)
 
 

@@ -25,17 +25,17 @@ def row(seed=0, gates=(FORMULA,), size=(8, 8), channels=3):
 
 
 def test_map_reference_and_difference_share_one_scale():
-    of = row()
-    figure = evidence_figure([of], quantile=0.9)
+    of = row(size=(16, 16))
+    figure = evidence_figure([of])
     attributions = torch.stack([torch.from_numpy(of.attribution).double(), of.reference])
     maps = reduce_channels(attributions)
-    limit = clip_limits(maps, 0.9)[0]
-    difference = torch.zeros(8, 8, dtype=torch.float64)
+    limit = clip_limits(maps)[0]
+    difference = torch.zeros(16, 16, dtype=torch.float64)
     difference[0, 0] = 2.0
     for axes, values in zip(images(figure), [*maps, difference], strict=True):
         assert np.array_equal(axes.images[0].get_array(), pixels(heat(values, limit)))
     assert {"lit_viz", "Captum", "difference", "largest: 2.00", f"≥ {limit:.3g}", "0"} <= set(texts(figure))
-    assert "pixels above the 90 % quantile are clipped" in " ".join(texts(figure))
+    assert "pixels above the 99.5 % quantile are clipped" in " ".join(texts(figure))
 
 
 def test_differences_that_cancel_in_the_channel_sum_are_detected():
@@ -64,11 +64,10 @@ def test_similarity_table_contains_controls():
     assert {"Spearman", "SSIM", "0.9999", "1.0000", "-1.00e-07", "undefined"} <= set(texts(evidence_figure([row()])))
 
 
-def test_method_without_reference_is_not_checked():
-    figure = evidence_figure([EvidenceRow("a", "extremal perturbation", torch.ones(1, 8, 8), None)])
-    assert len(images(figure)) == 1
-    assert {"not checked", "Captum does not have this method"} <= set(texts(figure))
-    assert texts(figure)[0].startswith("No map was checked.")
+def test_a_row_without_gates_is_not_checked():
+    assert {"not checked", "No map was checked. Maps: "} <= {
+        text[:26] for text in texts(evidence_figure([row(gates=())]))
+    }
 
 
 def test_zero_and_non_finite_maps_are_noted():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
+from lit_viz.figures.evidence import MOST, LocalizationPanel, localization_figure
 from lit_viz.figures.layout import pixels
-from lit_viz.figures.localization import LIMIT, LocalizationPanel, localization_figure
 from lit_viz.figures.style import COLORS
 from lit_viz.images.heatmap import clip_limits, heat
 from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, texts
@@ -104,9 +104,9 @@ def test_caption_describes_seeds_boxes_and_count():
     assert "30 % quantile" in said
     assert "dashed in green" in said
     assert "dashed" not in " ".join(texts(draw([without_a_box()])))
-    many = draw([panel()] * (LIMIT + 3), total=99)
-    assert len(many.axes) == 5 * LIMIT
-    assert f"{LIMIT} of 99 maps." in " ".join(texts(many))
+    many = draw([panel()] * (MOST + 3), total=99)
+    assert len(many.axes) == 5 * MOST
+    assert f"{MOST} of 99 maps." in " ".join(texts(many))
 
 
 def test_no_overlap_and_each_pixel_is_a_block(tmp_path):

@@ -60,27 +60,29 @@ def test_maps_are_below_their_photographs():
 
 def test_shared_scale():
     drawn = panels(2)
-    figure = saliency_figure(drawn, quantile=0.9)
+    figure = saliency_figure(drawn)
     maps = reduce_channels(torch.stack([panel.maps["gradient"] for panel in drawn]))
-    limit = clip_limits(maps, 0.9)[0]
+    limit = clip_limits(maps)[0]
     for axes, values in zip(images(figure)[2:], maps, strict=True):
         assert np.array_equal(axes.images[0].get_array(), pixels(heat(values, limit)))
     assert caption(figure) == (
         f"Maps: maximum absolute value over the channels. Scale: 0 to {limit:.3g}, shared by all maps; "
-        "pixels above the 90 % quantile are clipped."
+        "pixels above the 99.5 % quantile are clipped."
     )
     assert {"0", f"≥ {limit:.3g}"} <= set(texts(figure))
 
 
 def test_scale_per_map_is_noted_beneath_each():
     drawn = panels(2)
-    figure = saliency_figure(drawn, scale="map", quantile=1.0)
-    limits = [panel.maps["gradient"].abs().max().item() for panel in drawn]
+    figure = saliency_figure(drawn, scale="map")
+    limits = [clip_limits(reduce_channels(panel.maps["gradient"]))[0] for panel in drawn]
     for axes, panel, limit in zip(images(figure)[2:], drawn, limits, strict=True):
         values = reduce_channels(panel.maps["gradient"])[0]
         assert np.array_equal(axes.images[0].get_array(), pixels(heat(values, limit)))
     assert {f"limit {limit:.3g}" for limit in limits} <= set(texts(figure))
-    assert caption(figure).endswith("Each map has its own scale, up to the limit beneath it; no pixel is clipped.")
+    assert caption(figure).endswith(
+        "Each map has its own scale, up to the limit beneath it; pixels above the 99.5 % quantile are clipped."
+    )
 
 
 def test_faint_map_is_noted():
@@ -128,7 +130,7 @@ def test_map_of_zeros():
 
 
 def test_signed_maps_have_a_diverging_scale():
-    figure = saliency_figure(panels(2), how="sum", quantile=0.9)
+    figure = saliency_figure(panels(2), how="sum")
     assert any(text.startswith("≤ −") for text in texts(figure))
     assert "Scale: −" in caption(figure)
 

@@ -3,7 +3,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import contact_sheet, grid_shape, tile
-from lit_viz.figures.style import break_lines, style
+from lit_viz.figures.style import wrap_text
 from lit_viz.utils.formatting import probability_text
 
 
@@ -25,7 +25,7 @@ def test_each_image_has_its_own_text():
 def test_limit_is_reported():
     figure = contact_sheet(pictures(7), [str(n) for n in range(7)], limit=5)
     assert len(figure.axes) == 5
-    assert figure.texts[0].get_text() == "5 of 7"
+    assert figure.texts[0].get_text() == "5 of 7 images."
 
 
 def test_aspect_ratios_are_preserved_without_overlap():
@@ -36,12 +36,17 @@ def test_aspect_ratios_are_preserved_without_overlap():
 
 
 def test_lines_break_at_spaces_and_end_with_an_ellipsis():
-    with style():
-        assert break_lines("tabby", 1.0, 8) == ["tabby"]
-        assert break_lines("x" * 99, 1.0, 8)[0].endswith("x…")
-        first, second = break_lines("Tibetan mastiff of the mountains that is very large", 1.2, 8, lines=2)
-    assert "Tibetan mastiff of the mountains that is very large".startswith(first + " ")
-    assert second.endswith("…")
+    def fits(line):
+        return len(line) <= 16
+
+    assert wrap_text("tabby", fits) == ["tabby"]
+    assert wrap_text("x" * 99, fits) == ["x" * 15 + "…"]
+    assert wrap_text("Tibetan mastiff of the mountains here", fits, lines=2) == ["Tibetan mastiff", "of the mountain…"]
+    assert wrap_text("chelsea -> tarantula, eps 0.25/255", fits, lines=3) == [
+        "chelsea ->",
+        "tarantula, eps",
+        "0.25/255",
+    ]
 
 
 def test_probabilities_near_0_and_1():

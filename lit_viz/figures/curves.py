@@ -1,0 +1,251 @@
+"""Plots of figures: the metric of a task, the strips of an attack, and rates against the iteration or the radius."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from lit_viz.attacks.norms import L2, LINF
+from lit_viz.figures.layout import GAP, NORMAL, Block, Grid, Plot, Text, compose
+from lit_viz.figures.style import COLORS, GRAY, RULE
+from lit_viz.utils.formatting import pluralize
+
+Curve = Sequence[tuple[int, float]]  # (iteration, value) in order of iteration
+
+#: Height of the labels of an iteration axis in inches.
+AXIS = 0.36
+#: Maximum number of images in a plot.
+MOST = 100
+_TITLE = 1.12  # width of the title of a strip in inches
+_STRIP = 0.42  # height of a strip in inches
+
+
+def spread(count: int, at_most: int) -> list[int]:
+    """Return at most ``at_most`` evenly spaced indices of ``range(count)``, the first and the last included."""
+    if count <= at_most:
+        return list(range(count))
+    return [round(place * (count - 1) / (at_most - 1)) for place in range(at_most)] if at_most > 1 else [count - 1]
+
+
+def is_geometric(iterations: NDArray[np.float64]) -> bool:
+    """Return whether iterations were logged at growing distances, which a logarithmic axis displays better."""
+    steps = np.diff(iterations[iterations >= 1])
+    return len(steps) > 3 and iterations[-1] > 30 and bool(np.median(steps[-2:]) > 4 * np.median(steps[:2]))
+
+
+def plot_metric(curve: Curve, metric: str, marked: Sequence[int], axes: Axes) -> None:
+    """Draw the curve of a task with dots at the marked iterations."""
+    iterations, values = (np.array(column, dtype=float) for column in zip(*curve, strict=True))
+    if is_geometric(iterations):
+        axes.set_xscale("symlog", linthresh=1.0, linscale=0.3)
+    axes.plot(iterations, values, color=COLORS[0], solid_capstyle="round", clip_on=False)
+    axes.fill_between(iterations, values, color=COLORS[0], alpha=0.1, linewidth=0)
+    points = [(k, value) for k, value in curve if k in marked]
+    if points:
+        axes.plot(*zip(*points, strict=True), "o", ms=4, mfc=COLORS[0], mec="white", mew=0.8, clip_on=False, zorder=3)
+    _limit_values(axes, curve, metric == "probability")
+    _label_iterations(axes, [curve[0][0], *marked, curve[-1][0]])
+    axes.set_ylabel(metric, size=NORMAL, labelpad=4)
+
+
+def _limit_values(axes: Axes, curve: Curve, is_share: bool) -> None:
+    """Limit the vertical axis to [0, 1] or to the finite values and 0."""
+    axes.axhline(0, color=RULE, linewidth=0.6, zorder=0, clip_on=False)
+    if is_share:
+        axes.set_ylim(0, 1)
+        axes.set_yticks([0, 1])
+        return
+    finite = [value for _, value in curve if math.isfinite(value)]
+    low, high = min([0.0, *finite]), max([0.0, *finite])
+    space = 0.06 * (high - low) or 1.0
+    axes.set_ylim(low - space if low < 0 else 0.0, high + space)
+    axes.yaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
+
+
+def _label_iterations(axes: Axes, iterations: Sequence[int]) -> None:
+    """Limit the horizontal axis to the first and the last iteration, and label them and all between whose labels do
+    not overlap."""
+    iterations = sorted(set(iterations))
+    first, last = iterations[0], iterations[-1]
+    axes.set_xlim(first, max(last, first + 1))
+    dots = axes.transData.transform([(k, 0.0) for k in iterations])[:, 0]
+    inches = dict(zip(iterations, dots / axes.figure.dpi, strict=True))
+
+    def apart(a: int, b: int) -> bool:
+        return bool(abs(inches[a] - inches[b]) > 0.1 + 0.04 * (len(str(a)) + len(str(b))))
+
+    ticks = [first]
+    for k in iterations[1:-1]:
+        if apart(k, ticks[-1]) and apart(k, last):
+            ticks.append(k)
+    if last != first:
+        ticks.append(last)
+    axes.set_xticks(ticks, [str(k) for k in ticks])
+    if len(ticks) > 1 and len(str(last)) > 4:  # a centered label would exceed the margin
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")
+    axes.minorticks_off()
+    axes.set_xlabel("iteration", size=NORMAL, labelpad=2)
+
+
+def plot_rate(curve: Curve, axes: Axes) -> None:
+    """Draw a rate against the iteration, with a dot at its end."""
+    iterations, rates = zip(*curve, strict=True)
+    axes.plot(iterations, rates, color=COLORS[0], linewidth=1.0, clip_on=False)
+    axes.plot(iterations[-1], rates[-1], "o", color=COLORS[0], ms=4, clip_on=False)
+    _limit_values(axes, curve, is_share=True)
+    _label_iterations(axes, _round_iterations(iterations))
+
+
+def _round_iterations(iterations: Sequence[int]) -> list[int]:
+    """Return the first and the last iteration, and round numbers between."""
+    first, last = min(iterations), max(iterations)
+    ticks = MaxNLocator(8, integer=True).tick_values(first, last)
+    return [first, *(int(k) for k in ticks if first < k < last), last]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Curves of the attack on one image; any may be empty."""
+
+    probability: Curve = ()  # of the class `goal`
+    margin: Curve = ()  # positive where the attack succeeds
+    l2: Curve = ()  # norms of the perturbation, images in [0, 1]
+    linf: Curve = ()
+    flip: int | None = None  # iteration of the first success
+    goal: str = "the target"  # target class, or source class of an untargeted attack
+
+    @property
+    def iterations(self) -> list[int]:
+        """All iterations with a value, in order."""
+        return sorted({k for curve in (self.probability, self.margin, self.l2, self.linf) for k, _ in curve})
+
+
+def trace_rows(traces: Sequence[Trace]) -> list[list[Block | None]]:
+    """Return the grid rows of a plot: a heading, then the title and the axes of each strip."""
+    goals = {trace.goal for trace in traces}
+    goal = goals.pop() if len(goals) == 1 else "the target or source class"
+    strips: dict[str, list[Curve]] = {
+        f"probability of {goal}": [trace.probability for trace in traces],
+        "margin": [trace.margin for trace in traces],
+        L2.axis_label: [trace.l2 for trace in traces],
+        LINF.axis_label: [[(k, LINF.display_scale * value) for k, value in trace.linf] for trace in traces],
+    }
+    strips = {title: curves for title, curves in strips.items() if any(curves)}
+    rows: list[list[Block | None]] = [[None, _heading(traces)]]
+    for title, curves in strips.items():
+        below = AXIS if title == list(strips)[-1] else 0.0
+        plot = partial(_plot_strip, traces, curves, title.startswith("probability"), bool(below))
+        rows.append([Text(title, _TITLE, lines=3, color=GRAY), Plot(_STRIP, plot, below=below)])
+    return rows
+
+
+def _heading(traces: Sequence[Trace]) -> Text:
+    flips = [trace.flip for trace in traces if trace.flip is not None]
+    if len(traces) > 1:
+        first = "the first " if len(traces) == MOST else ""
+        text = f"{first}{len(traces)} images, one line each; dots: first success ({len(flips)} of {len(traces)})"
+        return Text(text, weight="bold", color=GRAY)
+    if flips:
+        return Text(f"fooled at iteration {flips[0]}, before rounding", weight="bold", color=COLORS[2])
+    iterations = pluralize(traces[0].iterations[-1], "iteration")
+    return Text(f"not fooled in {iterations}", weight="bold", color=COLORS[1])
+
+
+def _plot_strip(
+    traces: Sequence[Trace], curves: Sequence[Curve], is_probability: bool, is_last: bool, axes: Axes
+) -> None:
+    single = len(traces) == 1
+    for trace, curve in zip(traces, curves, strict=True):
+        values = dict(curve)
+        if single and trace.flip is not None:
+            axes.axvline(trace.flip, color=COLORS[2], linewidth=0.8)
+        line: dict[str, Any] = {"linewidth": 1.4} if single else {"linewidth": 0.6, "alpha": 0.5}
+        if len(values) == 1:
+            line |= {"marker": "o", "ms": 2.5}
+        axes.plot(list(values), list(values.values()), color=COLORS[0], clip_on=False, zorder=3, **line)
+        if trace.flip in values:
+            dot: dict[str, Any] = {"ms": 4 if single else 3, "mfc": COLORS[2], "mec": "white", "mew": 0.5}
+            axes.plot(trace.flip, values[trace.flip], "o", clip_on=False, zorder=4, **dot)
+    _limit_values(axes, [point for curve in curves for point in curve], is_probability)
+    iterations = [k for trace in traces for k in (*trace.iterations, trace.flip) if k is not None]
+    _label_iterations(axes, _round_iterations(iterations))
+    if not is_last:
+        axes.set_xlabel("")
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(bottom=False, labelbottom=False)
+
+
+def robustness_figure(
+    curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    norm: str = "L∞",
+    what: str = "robust accuracy",
+    caption: str = "",
+) -> Figure:
+    """Draw a rate against the radius of the perturbation, with the confidence interval of the last curve as a band.
+
+    Earlier curves are thicker, so that coinciding curves remain visible.
+
+    Args:
+        curves: by name, (eps, rate, low, high) per radius; eps in [0, 1] for L∞; the interval is for example
+            :func:`lit_viz.evidence.summaries.wilson_interval`.
+        norm: of eps; an eps of ``L∞`` is displayed in /255.
+        what: label of the rate: ``robust accuracy``, ``success``.
+        caption: of the figure.
+    """
+    scale = 255.0 if norm == "L∞" else 1.0
+    points = {
+        name: np.array(sorted(curve), dtype=float).reshape(-1, 4) * [scale, 1, 1, 1] for name, curve in curves.items()
+    }
+    lines = {name: _line(place, len(points)) for place, name in enumerate(points)}
+    by_end = sorted(points, key=lambda name: -points[name][-1, 1] if len(points[name]) else 1.0)
+
+    def plot(axes: Axes) -> None:
+        for name in by_end:
+            eps, rate, low, high = points[name].T
+            line = lines[name]
+            if name == list(points)[-1]:
+                axes.fill_between(eps, low, high, color=line["color"], alpha=0.15, linewidth=0)
+            axes.plot(eps, rate, clip_on=False, marker="o", ms=line["lw"] + 2.1, mec="white", mew=0.5, **line)
+        axes.set_ylim(0, 1)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+        axes.set_ylabel(what, size=NORMAL)
+        radii = sorted({float(eps) for curve in points.values() for eps in curve[:, 0]})
+        if all(after - before > radii[-1] / 12 for before, after in pairwise(radii)):  # labels do not touch
+            axes.set_xticks(radii, [f"{radius:.3g}" for radius in radii])
+        axes.set_xlabel(f"eps, {norm}{' (/255)' if norm == 'L∞' else ''}", size=NORMAL)
+
+    def draw_sample(name: str, axes: Axes) -> None:
+        axes.plot([0, 1], [0.5, 0.5], **lines[name])
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set_axis_off()
+
+    key = Grid(
+        [
+            [Plot(0.14, partial(draw_sample, name), width=0.18), Text(name, 1.6, lines=2, shrink=True)]
+            for name in by_end
+        ],
+        gap=(0.07, 0.04),
+    )
+    curve = Plot(max(2.0, key.height), plot, 3.2, below=0.4)
+    return compose(Grid([[Text("", 0.35), curve, key]], gap=(GAP, 0)), caption)
+
+
+def _line(place: int, count: int) -> dict[str, Any]:
+    """Return the look of a curve by its position; earlier ones are thicker and beneath."""
+    later = count - 1 - place
+    return {
+        "color": COLORS[place % len(COLORS)],
+        "ls": ("-", "--", ":")[place // len(COLORS) % 3],
+        "lw": 1.4 + min(1.5 * later, 4.5),
+        "zorder": 3 - 0.01 * later,
+    }
