@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from lit_viz.callbacks.run_writer import Memory
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.engine.checkpoint import AtomicCheckpointIO
-from lit_viz.engine.data_module import TaskQueue
+from lit_viz.engine.lightning import AtomicCheckpointIO, TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.types import Item, Task
 

@@ -12,7 +12,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.rank_status import LocalRequests
+from lit_viz.engine.ranks import LocalRequests
 from lit_viz.errors import Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

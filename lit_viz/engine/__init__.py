@@ -1,1 +1,1 @@
-"""The engine: tasks, slots, the training loop that all methods share, checkpoints and the run folder."""
+"""The engine: slots, the training loop that all methods share, ranks and checkpoints."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import FrozenNetwork
-from lit_viz.engine.distributed import InputShard, RankGroup
+from lit_viz.engine.ranks import InputShard, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.priors import Prior

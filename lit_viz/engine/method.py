@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +13,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.fast import CompileMode
-from lit_viz.engine.distributed import RankGroup
-from lit_viz.engine.log_schedule import LogSchedule
+from lit_viz.engine.ranks import RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
@@ -21,6 +21,57 @@ from lit_viz.types import Record, Snapshot, Task
 
 #: Half precisions by Lightning's name.
 _HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class LogSchedule:
+    """Set of iterations; the last iteration of an image always belongs to it.
+
+    Attributes:
+        iterations: explicit iterations.
+        every: period, starting at 0; 0 for none.
+        geometric: whether 0 and the powers of 2 belong to it.
+    """
+
+    iterations: frozenset[int] = frozenset()
+    every: int = 0
+    geometric: bool = False
+
+    @classmethod
+    def parse(cls, text: str | int) -> LogSchedule:
+        """Parse ``"1,50,100,200"``, ``"every:10"``, ``"geometric"`` or ``"last"``."""
+        words = str(text).replace(" ", "")
+        if words in ("geometric", "last"):
+            return cls(geometric=words == "geometric")
+        kind, _, number = words.rpartition(":")
+        numbers = number.split(",")
+        if not all(n.isdecimal() for n in numbers) or kind not in ("", "every"):
+            raise LitVizError(
+                f"a log schedule must be a list such as 1,50,100,200, every:10, geometric or last, got '{text}'."
+            )
+        if kind == "":
+            return cls(iterations=frozenset(map(int, numbers)))
+        if len(numbers) != 1 or int(number) == 0:
+            raise LitVizError(f"every: in a log schedule requires one number of at least 1, got '{text}'.")
+        return cls(every=int(number))
+
+    def due(self, iteration: int, last: int) -> bool:
+        """Return whether an image with ``last`` iterations is logged at ``iteration``."""
+        return (
+            iteration == last
+            or iteration in self.iterations
+            or (self.every > 0 and iteration % self.every == 0)
+            or (self.geometric and iteration & (iteration - 1) == 0)
+        )
+
+    def after(self, iteration: int, last: int) -> int:
+        """Return the next logged iteration of an image with ``last`` iterations."""
+        due = [last, *(k for k in self.iterations if k > iteration)]
+        if self.every:
+            due.append((iteration // self.every + 1) * self.every)
+        if self.geometric:
+            due.append(1 << iteration.bit_length())
+        return min(due)
 
 
 def half_precision(config: Any) -> str | None:
@@ -38,7 +89,7 @@ class Method(pl.LightningModule):
         step_rule: update rule of the images.
         iterations: updates per image.
         slots: images trained at once.
-        log_at: iterations at which an image is logged (see :class:`~lit_viz.engine.log_schedule.LogSchedule`).
+        log_at: iterations at which an image is logged (see :class:`LogSchedule`).
         curve_at: iterations at which its metrics are logged.
         views: network inputs per image and evaluation.
 
@@ -53,32 +104,28 @@ class Method(pl.LightningModule):
         LitVizError: ``iterations``, ``slots`` or ``views`` is less than 1, or a log schedule is invalid.
     """
 
+    advice = "try a lower learning rate"
+    compile_mode: CompileMode | None = None
+
     def __init__(
         self,
         classifier: Classifier,
         step_rule: StepRule,
         *,
-        iterations: int,
-        slots: int,
-        log_at: str,
-        curve_at: str,
+        iterations: int = 200,
+        slots: int = 8,
+        log_at: str = "every:10",
+        curve_at: str = "every:10",
         views: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("iterations", iterations), ("slots", slots), ("views", views)):
-            check_at_least_one(f"--{name}", value)
-        self.classifier = classifier
-        self.step_rule = step_rule
-        self.iterations = iterations
-        self.capacity = slots
-        self.views = views
-        self.log_at = LogSchedule.parse(log_at)
-        self.curve_at = LogSchedule.parse(curve_at)
+        check_at_least_one(iterations=iterations, slots=slots, views=views)
+        self.classifier, self.step_rule = classifier, step_rule
+        self.iterations, self.capacity, self.views = iterations, slots, views
+        self.log_at, self.curve_at = LogSchedule.parse(log_at), LogSchedule.parse(curve_at)
         self.slots = Slots()
         self.notes: list[str] = []
-        self.advice = "try a lower learning rate"
         self.ranks = RankGroup()
-        self.compile_mode: CompileMode | None = None
 
     # Precision and networks
 
@@ -198,7 +245,8 @@ class Method(pl.LightningModule):
         """
 
 
-def check_at_least_one(option: str, value: int) -> None:
+def check_at_least_one(**options: int) -> None:
     """Raise :class:`LitVizError` if the value of an option is less than 1."""
-    if value < 1:
-        raise LitVizError(f"{option} must be at least 1, got {value}.")
+    for name, value in options.items():
+        if value < 1:
+            raise LitVizError(f"--{name} must be at least 1, got {value}.")

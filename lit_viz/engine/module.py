@@ -14,17 +14,17 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import mark_compiled_step
-from lit_viz.engine.checkpoint import check_run_state, pack_run_state
-from lit_viz.engine.distributed import DevicesMode, RankGroup
 from lit_viz.engine.method import Method
-from lit_viz.engine.optimizer import StepRuleOptimizer
-from lit_viz.engine.queue import Queue
-from lit_viz.engine.rank_status import JointDecision, LocalRequests, RankExchange
+from lit_viz.engine.ranks import DevicesMode, JointDecision, LocalRequests, RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL
-from lit_viz.engine.step import Step, merge_final
+from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, merge_final
+from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.types import Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
+
+#: Incremented when older checkpoints can no longer be resumed.
+CHECKPOINT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class ImageTraining(Method):
 
         Returns:
             the ``snapshots`` and ``results`` since the last exchange between ranks; see
-            :meth:`~lit_viz.engine.rank_status.RankExchange.synchronize`.
+            :meth:`~lit_viz.engine.ranks.RankExchange.synchronize`.
         """
         # Autocast would round images and step rules; only the network has half precision.
         with torch.autocast(self.device.type, enabled=False):
@@ -136,9 +136,15 @@ class ImageTraining(Method):
                 snapshots = merge_final(snapshots, snapshot)
                 results.append(result)
             self._step.close()
-        self.exchange.add(snapshots, results)
-        seconds = time.perf_counter() - start
-        outputs = self.exchange.synchronize(self.ranks, self.slots, self.queue, seconds=seconds)
+        if not self.exchange.is_due(snapshots, results):
+            return {"snapshots": [], "results": []}
+        status = RankStatus(
+            unfinished=len(self.slots) > 0 or len(self.queue) > 0,
+            updates=sum(self.slots.iteration) + self.queue.updates,
+            seconds=time.perf_counter() - start,
+            digest=float(self.slots.x.double().sum()) if self.ranks.shares_views else 0.0,
+        )
+        outputs = self.exchange.synchronize(self.ranks, status)
         self._updates_finished += sum(self.last_iteration(result.task) for result in outputs["results"])
         self._updates_made += sum(result.record.iterations or 0 for result in outputs["results"])
         if not self.decision.unfinished:
@@ -149,7 +155,7 @@ class ImageTraining(Method):
         """Save unfinished images by task and the finished tasks, without the classifier."""
         checkpoint["state_dict"] = {}
         entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
-        checkpoint["lit_viz"] = pack_run_state(entries, self.finished)
+        checkpoint["lit_viz"] = {"version": CHECKPOINT_VERSION, "slots": entries, "finished": dict(self.finished)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the saved state until :meth:`on_fit_start`, where the device is known."""
@@ -273,3 +279,18 @@ class ImageTraining(Method):
             if values := [snapshot.metrics[name] for snapshot in snapshots if name in snapshot.metrics]:
                 self._progress_metrics = {name: sum(values) / len(values)}
                 return
+
+
+def check_run_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the run's entry of a checkpoint, with its ``slots`` (:meth:`~lit_viz.engine.slots.Slots.dump`) and the
+    status of each ``finished`` task.
+
+    Raises:
+        LitVizError: the entry has another version.
+    """
+    if state["version"] != CHECKPOINT_VERSION:
+        raise LitVizError(
+            f"the checkpoint must have version {CHECKPOINT_VERSION}, got {state['version']}: "
+            "resume it with the lit_viz release recorded in its config.yaml."
+        )
+    return state

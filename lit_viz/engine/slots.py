@@ -69,10 +69,7 @@ class Slots(nn.Module):
 
     def goals(self, rows: Sequence[int], device: torch.device, views: int = 1) -> dict[str, Tensor]:
         """Return the goals of these slots, ``(len(rows) * views,)`` each, as :class:`~lit_viz.objectives.Outputs` takes
-        them.
-
-        ``targets``: class to reach, or to leave if ``targeted`` is False. ``labels``: true class, -1 if unknown.
-        ``channels``: the task's option ``channel``, -1 if it has none.
+        them: the class to reach, or to leave if ``targeted`` is False; the true class and the channel, -1 if unknown.
         """
         tasks = [self.tasks[n] for n in rows for _ in range(views)]
         return {
@@ -89,14 +86,12 @@ class Slots(nn.Module):
             state = {key: torch.cat([self.state[key], value.to(self.state[key])]) for key, value in state.items()}
         self._set(x, state)
         self.tasks += tasks
-        self.forwards += [0] * len(tasks)
-        self.backwards += [0] * len(tasks)
-        self.seconds += [0.0] * len(tasks)
+        for name in _COUNTS:
+            getattr(self, name).extend([0] * len(tasks))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows, in this order."""
-        index = to_device(rows, self.x.device, torch.long)
-        self._set(self.x[index], {key: value[index] for key, value in self.state.items()})
+        self._set(self.x[to_device(rows, self.x.device, torch.long)], self.state_of(rows))
         for name in ("tasks", *_COUNTS):
             values = getattr(self, name)
             setattr(self, name, [values[n] for n in rows])
@@ -107,7 +102,7 @@ class Slots(nn.Module):
 
     def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return these rows of the state."""
-        index = to_device(list(rows), self.x.device, torch.long)
+        index = to_device(rows, self.x.device, torch.long)
         return {key: value[index] for key, value in self.state.items()}
 
     def put(self, key: str, rows: Sequence[int], values: Tensor) -> None:

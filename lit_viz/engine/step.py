@@ -1,19 +1,137 @@
-"""One step of the batch: snapshots before the update, results of finished images after it."""
+"""One step of the batch: free slots are filled, images are updated, finished images leave their slots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_viz.engine.method import Method
-from lit_viz.engine.slots import ITERATION
-from lit_viz.optim import Evaluation
-from lit_viz.types import Record, Result, Snapshot
-from lit_viz.utils.device import to_list
+from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL, Slots
+from lit_viz.errors import LitVizError, check_shape
+from lit_viz.optim import Evaluate, Evaluation, StepRule
+from lit_viz.optim.rule import chosen
+from lit_viz.types import Record, Result, Snapshot, Task
+from lit_viz.utils.device import to_device, to_list
+
+
+class Queue:
+    """The tasks of a rank that wait for a slot: those restored from a checkpoint first, then the new ones.
+
+    Args:
+        tasks: tasks of the rank, in order.
+        finished: indices of finished tasks.
+        restored: checkpoint entries of unfinished tasks (:meth:`~lit_viz.engine.slots.Slots.dump`).
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task] = (), finished: Collection[int] = (), restored: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        by_index = {task.index: task for task in tasks}
+        self._restored = {entry["task"]: dict(entry) for entry in restored}
+        new = [index for index in by_index if index not in finished and index not in self._restored]
+        self._waiting = [by_index[index] for index in reversed([*self._restored, *new])]  # the next task is last
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Checkpoint entries of restored tasks that are still waiting."""
+        return list(self._restored.values())
+
+    @property
+    def updates(self) -> int:
+        """Updates of restored tasks that are still waiting."""
+        return sum(int(entry["state"][ITERATION]) for entry in self._restored.values())
+
+    def fill(self, method: Method) -> list[Result]:
+        """Fill the free slots of a method; return the results of tasks that failed to start."""
+        failed: list[Result] = []
+        tasks: list[Task] = []
+        images: list[Tensor] = []
+        while self._waiting and len(method.slots) + len(tasks) < method.capacity:
+            task = self._waiting[-1]
+            batch = method.slots.tasks or tasks
+            entry = self._restored.get(task.index)
+            if batch and not method.can_batch(task, batch[0], int(entry["state"][ITERATION]) if entry else 0):
+                break
+            self._waiting.pop()
+            if entry is not None:
+                del self._restored[task.index]
+                method.slots.restore(entry, task, method.device)
+                method.on_slots_filled([len(method.slots) - 1])
+                continue
+            try:
+                images.append(method.start(task))
+            except LitVizError as error:
+                failed.append(_failed(task, error))
+            else:
+                tasks.append(task)
+        return failed + (_start(method, tasks, images) if tasks else [])
+
+
+def _start(method: Method, tasks: list[Task], images: list[Tensor]) -> list[Result]:
+    """Append slots for new tasks; return the results of tasks that can't be resolved."""
+    x = to_device(torch.stack(images), method.device, method.image_dtype)
+    resolved = method.resolve_tasks(tasks, x)
+    failed = [_failed(t, error) for t, error in zip(tasks, resolved, strict=True) if isinstance(error, LitVizError)]
+    rows = [row for row, task in enumerate(resolved) if isinstance(task, Task)]
+    tasks = [task for task in resolved if isinstance(task, Task)]
+    if tasks:
+        x = x[rows]
+        iterations = to_device([method.last_iteration(task) for task in tasks], method.device)
+        engine_state = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
+        method.slots.append(tasks, x, {**method.init_state(x, tasks), **engine_state})
+        method.on_slots_filled(range(len(method.slots) - len(tasks), len(method.slots)))
+    return failed
+
+
+def _failed(task: Task, error: LitVizError) -> Result:
+    return Result(task, Record.of(task, status="failed", error=str(error), iterations=0))
+
+
+class StepRuleOptimizer(torch.optim.Optimizer):
+    """Update the images in the slots by a step rule.
+
+    A rule may evaluate several times per step, so the closure of Lightning, which returns one scalar, is not used.
+
+    Args:
+        slots: images and their state.
+        rule: step rule.
+        evaluate: evaluation of the images by the network.
+        project: projection of updated images onto their feasible set.
+
+    Attributes:
+        done: ``(N,)`` bool, images that the rule reported as done in the last step; they are left unchanged.
+    """
+
+    def __init__(self, slots: Slots, rule: StepRule, evaluate: Evaluate, project: Callable[[Tensor], Tensor]) -> None:
+        super().__init__([slots.image], {})
+        self.slots, self.rule, self.evaluate, self.project = slots, rule, evaluate, project
+        self.done = torch.zeros(0, dtype=torch.bool)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make one update x_k -> x_k+1 of all slots."""
+        before = self.slots.x
+        advance = self.rule.advance(self.slots.state)
+        x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
+        check_shape(self.rule, x, before.shape, meaning="an image for each slot")
+        check_shape(self.rule, self.done, before.shape[:1], meaning="whether each slot is done")
+        self.done = self.done.bool()
+        x = chosen(self.done, before, self.project(x))  # not in place: the rule may keep what it returned
+        self.slots.update(x, state, advance.masked_fill(self.done, 0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return an empty state; checkpoints store images and states by task (:meth:`Slots.dump`)."""
+        return {"state": {}, "param_groups": []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing; see :meth:`state_dict`."""
 
 
 class Ending(NamedTuple):
@@ -59,11 +177,10 @@ class Step:
         metrics = self._evaluation_metrics(due)
         snapshots = []
         for n, snapshot in due.items():
-            merged = {**snapshot.metrics, **metrics[n]}
-            if self.method.log_at.due(self.iteration[n], self.method.last_iteration(snapshot.task)):
-                snapshots.append(replace(snapshot.without_results(), metrics=merged))
-            else:
-                snapshots.append(replace(snapshot.without_results(), metrics=merged, image=None, extra_images={}))
+            snapshot = replace(snapshot.without_results(), metrics={**snapshot.metrics, **metrics[n]})
+            if not self.method.log_at.due(self.iteration[n], self.method.last_iteration(snapshot.task)):
+                snapshot = replace(snapshot, image=None, extra_images={})
+            snapshots.append(snapshot)
         return snapshots
 
     def _evaluation_metrics(self, slots: Mapping[int, Snapshot]) -> dict[int, dict[str, float]]:
@@ -100,22 +217,19 @@ class Step:
         intact = [n for n in rows if not endings[n].broken]
         metrics = dict(zip(intact, method.final_metrics(x[intact], intact), strict=True)) if intact else {}
         snapshots = method.snapshots(x[rows], rows, final=True)
-        scores_finite = self.scores.isfinite().tolist()
         finished = []
         for n, snapshot in zip(rows, snapshots, strict=True):
             if snapshot.file_metrics is not None and endings[n].done:  # x_k was evaluated in this step
                 evaluation, row = self.evaluated[n]
                 metrics[n] = evaluation.metrics_by_row()[row]
-            error = None
-            if endings[n].broken:
-                error = self._error(n, at_start=self.iteration[n] == 0 and not scores_finite[n])
             snapshot = replace(snapshot, metrics={**snapshot.metrics, **metrics.get(n, {})})
+            error = self._error(n) if endings[n].broken else None
             finished.append((snapshot.without_results(), _result(method, n, snapshot, error)))
         slots.keep([n for n in range(len(slots)) if n not in endings])
         return finished
 
-    def _error(self, n: int, *, at_start: bool) -> str:
-        if at_start:
+    def _error(self, n: int) -> str:
+        if self.iteration[n] == 0 and not self.scores[n].isfinite():
             return (
                 "the scores of the network must be finite, and are not for the initial image: "
                 "check the network and its preprocessing."

@@ -20,7 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lit_viz.classifiers.fast import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
-from lit_viz.engine.distributed import DevicesMode
+from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.options import PARSER_ERRORS, ClassifierOptions, parser_error
@@ -137,6 +137,8 @@ class MethodCLI(LightningCLI):
         parser.add_class_arguments(
             self.command.module, "model", skip=set(self.command.own), instantiate=False, sub_configs=True
         )
+        for options in self.command.flat:
+            (parser.groups or {})["model"].add_class_arguments(options, "model", as_group=False, sub_configs=True)
         parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_FIXED_TRAINER_ARGUMENTS), instantiate=False)
         parser.set_defaults({"trainer.devices": 1})
         _format_help(parser, f"The method ({self.command.module.__name__})")

@@ -20,7 +20,7 @@ from lit_viz.callbacks.progress import Notes, Progress
 from lit_viz.callbacks.run_writer import Memory, RunWriter
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.engine.distributed import is_distributed
+from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
 from lit_viz.figures.evolution import save_evolution

@@ -14,7 +14,8 @@ import yaml
 from lit_viz._version import __version__
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.engine.checkpoint import AtomicCheckpointIO, check_run_state
+from lit_viz.engine.lightning import AtomicCheckpointIO
+from lit_viz.engine.module import check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS, Command

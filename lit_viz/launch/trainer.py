@@ -22,9 +22,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.isolation import is_out_of_memory, torch_warnings_ignored
-from lit_viz.engine.checkpoint import AtomicCheckpointIO
-from lit_viz.engine.data_module import TaskQueue
-from lit_viz.engine.distributed import disable_step_barrier, is_rank_failure, kill_ranks, trainer_options
+from lit_viz.engine.lightning import (
+    AtomicCheckpointIO,
+    TaskQueue,
+    disable_step_barrier,
+    is_rank_failure,
+    kill_ranks,
+    trainer_options,
+)
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
 from lit_viz.images.listing import has_array_images

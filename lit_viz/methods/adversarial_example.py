@@ -16,8 +16,7 @@ from lit_viz.classifiers.outputs import top5
 from lit_viz.errors import LitVizError
 from lit_viz.images.difference import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.methods.attack_training import AttackTraining
-from lit_viz.methods.photographs import LOGITS
+from lit_viz.methods.photographs import LOGITS, AttackTraining
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.methods.targets import check_goal
 from lit_viz.objectives import Margin, Outputs
@@ -41,7 +40,7 @@ class AdversarialExample(AttackTraining):
             arXiv:1707.07397). If one does not affect success (:class:`~lit_viz.images.DiverseInput`), success is tested
             on the image itself, by an additional forward.
         views: views per image and iteration, 1 by default.
-        limits: other arguments of :class:`~lit_viz.methods.attack_training.AttackTraining`.
+        options: other arguments of :class:`~lit_viz.methods.photographs.AttackTraining`.
 
     Raises:
         LitVizError: an argument is invalid.
@@ -53,10 +52,10 @@ class AdversarialExample(AttackTraining):
         attack: Attack,
         transforms: Sequence[Transform] = (),
         views: int | None = None,
-        **limits: Any,
+        **options: Any,
     ) -> None:
         attack.bind(classifier)
-        super().__init__(classifier, attack, 1 if views is None else views, **limits)
+        super().__init__(classifier, attack, 1 if views is None else views, **options)
         self.notes += attack.notes
         self.transforms = Compose(list(transforms))
         self._tests_views = all(transform.affects_success for transform in self.transforms.transforms)
@@ -182,18 +181,11 @@ class AdversarialExample(AttackTraining):
         if n not in self._saved:
             return record
         saved, success_float = self._saved.pop(n)
-        predicted = int(saved.logits.argmax())
         record = record.amend(
             success_float=success_float,
-            success_file=saved.success,
-            success_jpeg95=saved.success and saved.jpeg[95],
-            success_jpeg75=saved.success and saved.jpeg[75],
             repaired=saved.repaired,
-            l0=saved.distances["l0"],
-            ssim=saved.distances["ssim"],
-            psnr=saved.distances["psnr"],
-            predicted=predicted,
-            predicted_name=self.classifier.labels[predicted],
+            **{name: saved.distances[name] for name in ("l0", "ssim", "psnr")},
+            **saved.record_fields(self.classifier.labels),
             top5=snapshot.ranking,
         )
         return _skipped(record) if self.slots.iteration[n] == 0 and success_float else record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,6 +39,35 @@ Judges = Callable[[Tensor, int], Mapping[str, Any]]
 _MAX_ENCODING_ERROR = 8
 
 
+@dataclass(frozen=True)
+class PictureOptions:
+    """Size of a class visualization: result, trained canvas and network input.
+
+    Args:
+        size: height and width of the result, or one number for a square; by default those of the classifier.
+        oversample: size of the trained canvas relative to the result, for detail in cropped views.
+        shown: central part of the sides of the canvas that the result shows, in [0.1, 1]. The border of the canvas
+            is in fewer views and weaker.
+        native: whether views have the size of the result instead of the classifier's input size; the network must
+            accept it.
+        octaves: growing sizes of the canvas; by default one size.
+        group: images per task. They are trained together and shown side by side; an objective can couple them
+            (:class:`~lit_viz.objectives.Diversity`).
+    """
+
+    size: int | tuple[int, int] | None = None
+    oversample: float = 1.0
+    shown: float = 1.0
+    native: bool = False
+    octaves: Octaves | None = None
+    group: int = 1
+
+    def __post_init__(self) -> None:
+        check_at_least_one(**{"model.group": self.group})
+        if not 0.1 <= self.shown <= 1:
+            raise LitVizError(f"--model.shown must be in [0.1, 1], got {self.shown}.")
+
+
 class ClassVisualization(ImageTraining):
     """Train images to maximize their target classes (Simonyan et al. 2014, arXiv:1312.6034, section 2), or units of a
     layer (Olah, Mordvintsev and Schubert 2017, "Feature Visualization").
@@ -54,20 +84,14 @@ class ClassVisualization(ImageTraining):
         priors: penalties on the normalized image.
         projections: operations on the image after an update (clamp, periodic blur).
         views: views per image and iteration.
-        group: images per task. They are trained together and shown side by side; an objective can couple them
-            (:class:`~lit_viz.objectives.Diversity`).
-        size: height and width of the result, or one number for a square; by default those of the classifier.
-        oversample: size of the trained canvas relative to the result, for detail in cropped views.
-        shown: central part of the sides of the canvas that the result shows, in [0.1, 1]. The border of the canvas
-            is in fewer views and weaker.
-        native: whether views have the size of the result instead of the classifier's input size; the network must
-            accept it.
         residual_gradient: factor in (0, 1] of the gradient through residual branches. Less than 1 improves the transfer
             to other networks (Wu et al. 2020, "Skip Connections Matter", arXiv:2002.05990).
-        octaves: growing sizes of the canvas; by default one size.
+        picture: sizes of the result, the canvas and the network input.
         init: initial photograph ``(C, H, W)`` of the canvas's size; by default noise.
-        judges: evaluation of finished images by held-out networks.
-        iterations, slots, log_at, curve_at: see :class:`~lit_viz.engine.method.Method`.
+        limits: other arguments of :class:`~lit_viz.engine.method.Method`.
+
+    Attributes:
+        judges: evaluation of finished images by held-out networks, or None.
 
     Raises:
         LitVizError: an argument is invalid.
@@ -83,49 +107,35 @@ class ClassVisualization(ImageTraining):
         priors: Sequence[Prior] = (),
         projections: Sequence[Projection] = (),
         views: int = 1,
-        size: int | tuple[int, int] | None = None,
-        oversample: float = 1.0,
-        shown: float = 1.0,
-        group: int = 1,
-        native: bool = False,
         residual_gradient: float = 1.0,
-        octaves: Octaves | None = None,
+        picture: PictureOptions = PictureOptions(),
         *,
         init: Tensor | None = None,
-        judges: Judges | None = None,
-        iterations: int = 200,
-        slots: int = 8,
-        log_at: str = "every:10",
-        curve_at: str = "every:10",
+        **limits: Any,
     ) -> None:
         if isinstance(step_rule, (Attack, Attribution)):
             command = "attack" if isinstance(step_rule, Attack) else "saliency"
             raise LitVizError(
                 f"--model.step_rule must be an optimizer, got {type(step_rule).__name__}: use it with lit-viz {command}"
             )
-        check_at_least_one("--model.group", group)
-        inputs = views * group
-        super().__init__(
-            classifier, step_rule, iterations=iterations, slots=slots, log_at=log_at, curve_at=curve_at, views=inputs
-        )
-        if not 0.1 <= shown <= 1:
-            raise LitVizError(f"--model.shown must be in [0.1, 1], got {shown}.")
+        super().__init__(classifier, step_rule, views=views * picture.group, **limits)
         for projection in projections:
             projection.check(parameterization)
         objective.bind(classifier)
-        self.parameterization = parameterization
-        self.transforms = Compose(list(transforms))
-        self.objective = objective
-        self.priors = tuple(priors)
-        self.projections = tuple(projections)
-        self.picture, self.canvas = make_canvas(classifier, size, oversample)
-        self.shown, self.group, self.native, self.octaves = shown, group, native, octaves
+        self.parameterization, self.objective, self.init = parameterization, objective, init
+        self.transforms, self.priors, self.projections = Compose(list(transforms)), tuple(priors), tuple(projections)
+        self.picture, self.canvas = make_canvas(classifier, picture.size, picture.oversample)
+        self.shown, self.group, self.native, self.octaves = (
+            picture.shown,
+            picture.group,
+            picture.native,
+            picture.octaves,
+        )
         self.residual_gradient = check_residual_gradient(residual_gradient)
-        self.init = init
-        self.judges = judges
+        self.judges: Judges | None = None
         if init is not None:
             self.notes.append(self._init_note(init))
-        if native or objective.layers:
+        if self.native or objective.layers:
             self._check_network()
 
     def _init_note(self, init: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Base class of the methods that start from photographs."""
+"""Base classes of the methods that start from photographs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_viz.attacks import Attack, name_of
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.fast import check_residual_gradient
+from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.images.fitting import Box, Fit
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.targets import needs_logits, resolve
 from lit_viz.optim import Evaluation, State, StepRule
+from lit_viz.rng import Draws
 from lit_viz.types import Task
 from lit_viz.utils.device import to_cpu
+from lit_viz.utils.formatting import pluralize
 
 #: State key of the logits of the photographs.
 LOGITS = "logits"
@@ -35,13 +40,20 @@ class PhotographTraining(ImageTraining):
         limits: other arguments of :class:`~lit_viz.engine.method.Method`.
     """
 
+    advice = "check the network with this photograph"
+
     def __init__(
-        self, classifier: Classifier, step_rule: StepRule, *, fit: Fit = "crop", images: Tensor | None, **limits: Any
+        self,
+        classifier: Classifier,
+        step_rule: StepRule,
+        *,
+        fit: Fit = "crop",
+        images: Tensor | None = None,
+        log_at: str = "geometric",
+        **limits: Any,
     ) -> None:
-        super().__init__(classifier, step_rule, **limits)
-        self.advice = "check the network with this photograph"
-        self.fit = fit
-        self.images = images
+        super().__init__(classifier, step_rule, log_at=log_at, **limits)
+        self.fit, self.images = fit, images
         self._crops: dict[int, tuple[tuple[int, int], Box]] = {}  # original size and visible box, by task
         self._original_logits: dict[int, Tensor] = {}  # of the original network, by task
 
@@ -110,11 +122,7 @@ class PhotographTraining(ImageTraining):
                 self.slots.count_evaluations([n], forwards=1)
 
     def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the initial state, with NaN as the logits of the photographs.
-
-        Raises:
-            LitVizError: the step rule has a state of the same name.
-        """
+        """Return the initial state, with NaN as the logits of the photographs."""
         state = super().init_state(x, tasks)
         if LOGITS in state:
             raise LitVizError(f"{type(self.step_rule).__name__} must not use the reserved state key {LOGITS!r}")
@@ -142,3 +150,67 @@ class PhotographTraining(ImageTraining):
         """Return the record fields that locate a photograph in the original image; empty for an array."""
         options = self.slots.tasks[n].options
         return {key: options[key] for key in ("original_size", "original_box") if key in options}
+
+
+class AttackTraining(PhotographTraining):
+    """Train images or perturbations by an attack.
+
+    Args:
+        classifier: frozen classifier.
+        attack: step rule and objective.
+        views: network inputs per iteration.
+        residual_gradient: factor in (0, 1] of the gradient through residual branches. Less than 1 improves the transfer
+            to other networks (Wu et al. 2020, "Skip Connections Matter", arXiv:2002.05990) and costs iterations.
+        iterations: maximum number of updates; by default that of the attack.
+        curve_at: iterations at which the metrics are logged.
+        options: other arguments of :class:`PhotographTraining`.
+
+    Raises:
+        LitVizError: an argument is invalid.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        attack: Attack,
+        views: int,
+        *,
+        residual_gradient: float = 1.0,
+        iterations: int | None = None,
+        curve_at: str = "every:1",
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            classifier,
+            attack,
+            iterations=attack.iterations if iterations is None or attack.fixed else iterations,
+            curve_at=curve_at,
+            views=views,
+            **options,
+        )
+        self.attack = attack
+        if attack.fixed and iterations not in (None, attack.iterations):
+            count = pluralize(attack.iterations, "update")
+            self.notes.append(f"{name_of(attack)} takes {count}; --iterations has no effect")
+        self.notes += attack.restart_schedule.notes(self.iterations)
+        self.residual_gradient = check_residual_gradient(residual_gradient)
+
+    @property
+    def backwards_per_step(self) -> float:
+        """Upper bound of the mean number of backwards per step."""
+        return self.attack.backwards_per_step
+
+    def prepare(self, device: torch.device) -> None:
+        """Create the fast copy of the network."""
+        self._evaluator = Evaluator(
+            {"plain": self.make_network((), device, residual_gradient=self.residual_gradient)},
+            self.attack.objective,
+            self.classifier.normalize,
+            make_inputs=self.make_inputs,
+            views=self.views,
+            ranks=self.ranks,
+        )
+
+    def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
+        """Return the network inputs of ``x`` ``(N, C, H, W)``, one row per draw; ``x`` itself by default."""
+        return x

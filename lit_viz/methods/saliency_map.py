@@ -21,7 +21,6 @@ from lit_viz.classifiers.outputs import prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.errors import LitVizError, check_shape
-from lit_viz.images.fitting import Fit
 from lit_viz.images.heatmap import clip_limits, heat
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.records import SaliencyRecord
@@ -46,13 +45,15 @@ class SaliencyMap(PhotographTraining):
             :data:`~lit_viz.attributions.reducers.REDUCERS`; by default that of the method.
         tolerance: relative error at which a map is done; by default it takes all its evaluations.
         batch: inputs per step over all slots, also if there is a single photograph.
-        fit, images: see :class:`~lit_viz.methods.photographs.PhotographTraining`.
         iterations: evaluations per map; by default that of each method.
-        slots, log_at, curve_at: see :class:`~lit_viz.engine.method.Method`.
+        curve_at: iterations at which the metrics are logged.
+        options: other arguments of :class:`~lit_viz.methods.photographs.PhotographTraining`.
 
     Raises:
         LitVizError: an argument is invalid, or a method does not support the classifier.
     """
+
+    step_rule: _BatchMethod
 
     def __init__(
         self,
@@ -62,50 +63,36 @@ class SaliencyMap(PhotographTraining):
         tolerance: float | None = None,
         batch: int = 16,
         *,
-        fit: Fit = "crop",
-        images: Tensor | None = None,
         iterations: int | None = None,
-        slots: int = 8,
-        log_at: str = "geometric",
         curve_at: str = "geometric",
+        **options: Any,
     ) -> None:
         methods = [copy.copy(m) for m in (method if isinstance(method, (list, tuple)) else [method])]
         if not methods:
             raise LitVizError("at least one saliency method is required: try --method gradient.")
         if tolerance is not None and not tolerance > 0:
             raise LitVizError(f"--tolerance must be positive, got {tolerance}: try 0.02.")
-        check_at_least_one("--batch", batch)
+        check_at_least_one(batch=batch)
         self.methods = {name_of(m): m for m in methods}
         if len(self.methods) < len(methods):
             raise LitVizError("each saliency method must be named once per run: use two runs.")
         for m in methods:
             m.bind(classifier)
             m.tolerance, m.batch = tolerance, batch
-        super().__init__(
-            classifier,
-            _BatchMethod(self.methods),
-            fit=fit,
-            images=images,
-            iterations=max(m.evaluations for m in methods) if iterations is None else iterations,
-            slots=slots,
-            log_at=log_at,
-            curve_at=curve_at,
-        )
-        self.given_iterations, self.batch = iterations, batch
-        self.reducer = reducer
+        most = max(m.evaluations for m in methods) if iterations is None else iterations
+        super().__init__(classifier, _BatchMethod(self.methods), iterations=most, curve_at=curve_at, **options)
+        self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
         if reducer is not None:
             find_reducer(reducer)
         for name, m in self.methods.items():
             if iterations is not None and m.fixed and 1 < m.evaluations != iterations:
                 self.notes.append(f"{name} takes {m.evaluations} evaluations; --iterations has no effect")
-        for name, m in self.methods.items():
             if "layer" in (fields := m.record_fields()):
                 self.notes.append(f"{name} reads the layer {fields['layer']}")
 
     @property
     def current(self) -> Attribution:
         """The method of the current batch."""
-        assert isinstance(self.step_rule, _BatchMethod)
         return self.step_rule.method
 
     @property
@@ -128,7 +115,6 @@ class SaliencyMap(PhotographTraining):
     def on_slots_filled(self, rows: Sequence[int]) -> None:
         """Select the method of the batch."""
         super().on_slots_filled(rows)
-        assert isinstance(self.step_rule, _BatchMethod)
         self.step_rule.select(self.slots.tasks[0])
 
     def needs_original(self, task: Task) -> bool:

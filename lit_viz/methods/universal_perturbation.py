@@ -1,29 +1,85 @@
-"""Universal perturbations: one change that fools the network on many photographs."""
+"""Universal perturbations: one small change that misleads the network on most photographs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_viz.attacks import Universal, is_adversarial, name_of
-from lit_viz.attacks.norms import lengths
+from lit_viz.attacks.norms import NORMS, lengths
+from lit_viz.attacks.rounding.verification import save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.difference import MAGNIFIED, difference
-from lit_viz.methods.attack_training import AttackTraining
-from lit_viz.methods.perturbed_images import PhotographSet, apply_perturbation, fooling_rate, read_photographs
+from lit_viz.methods.photographs import AttackTraining
 from lit_viz.methods.records import UniversalRecord
+from lit_viz.methods.targets import check_goal, resolve
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
-from lit_viz.types import PerturbedImage, Record, Snapshot, Task
+from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
+
+#: Option of a photograph's task: it is not trained on.
+HELD_OUT = "held_out"
+
+_CHUNK = 16  # photographs that are verified at once
+
+
+@dataclass(frozen=True)
+class PhotographSet:
+    """The M photographs of a task.
+
+    Attributes:
+        tasks: task of each photograph, with label and target.
+        pixels: ``(C, H, W)`` each; uint8 if it is on the 8-bit lattice.
+        logits: ``(M, K)`` of the original network.
+        goal, targeted: ``(M,)`` class to reach, or to leave if not targeted.
+        counted: ``(M,)`` bool; False if the network is misled without a perturbation.
+        trained_on: indices of the photographs that are trained on.
+        failed: photographs that can't be used, with the error.
+    """
+
+    tasks: Sequence[Task]
+    pixels: Sequence[Tensor]
+    logits: Tensor
+    goal: Tensor
+    targeted: Tensor
+    counted: Tensor
+    trained_on: Sequence[int]
+    failed: Sequence[tuple[Task, str]]
+
+    def images(self, indices: Sequence[int], like: Tensor) -> Tensor:
+        """Return photographs ``(len(indices), C, H, W)`` in [0, 1], with device and dtype of ``like``."""
+        pixels = (self.pixels[index] for index in indices)
+        floats = [image.float() / 255 if image.dtype == torch.uint8 else image for image in pixels]
+        return to_device(torch.stack(floats), like.device, like.dtype)
+
+    def batch(self, seed: int, iteration: int, views: int) -> list[int]:
+        """Return the indices of the mini-batch of an iteration: consecutive parts of shuffled epochs."""
+        count = len(self.trained_on)
+        positions = range(iteration * views, (iteration + 1) * views)
+        return [self.trained_on[_permutation(seed, p // count, count)[p % count]] for p in positions]
+
+
+@lru_cache(maxsize=64)
+def _permutation(seed: int, epoch: int, count: int) -> list[int]:
+    draws = Draws([Key(seed, epoch)]).uniform("universal/order", shape=(count,))
+    permutation: list[int] = draws[0].argsort().tolist()
+    return permutation
+
+
+def _to_bytes(image: Tensor) -> Tensor:
+    """Return an image as uint8 if this is lossless."""
+    levels = (image * 255).round().to(torch.uint8)
+    return levels if torch.equal(levels.float() / 255, image) else image
 
 
 class UniversalPerturbation(AttackTraining):
@@ -40,7 +96,7 @@ class UniversalPerturbation(AttackTraining):
         classifier: frozen classifier.
         attack: step rule and objective.
         views: photographs per iteration.
-        limits: other arguments of :class:`~lit_viz.methods.attack_training.AttackTraining`.
+        options: other arguments of :class:`~lit_viz.methods.photographs.AttackTraining`.
 
     Raises:
         LitVizError: an argument is invalid.
@@ -48,8 +104,8 @@ class UniversalPerturbation(AttackTraining):
 
     attack: Universal
 
-    def __init__(self, classifier: Classifier, attack: Universal, views: int = Universal.views, **limits: Any) -> None:
-        super().__init__(classifier, attack, views, **limits)
+    def __init__(self, classifier: Classifier, attack: Universal, views: int = Universal.views, **options: Any) -> None:
+        super().__init__(classifier, attack, views, **options)
         self._photographs: dict[int, PhotographSet] = {}  # by task
         self._perturbed: dict[int, list[PerturbedImage]] = {}  # by finished slot
 
@@ -63,11 +119,39 @@ class UniversalPerturbation(AttackTraining):
         return torch.zeros(self.classifier.channels, *self.classifier.size)
 
     def photographs(self, task: Task) -> PhotographSet:
-        """Return the photographs of a task; they are read and evaluated at the first call."""
-        if task.index not in self._photographs:
-            tasks = [Task(**fields) for fields in task.options["photographs"]]
-            self._photographs[task.index] = read_photographs(tasks, super().start, self.classifier)
-        return self._photographs[task.index]
+        """Return the photographs of a task. They are read, and evaluated by the original network, at the first call.
+
+        Raises:
+            LitVizError: no photograph can be trained on.
+        """
+        if task.index in self._photographs:
+            return self._photographs[task.index]
+        tasks: list[Task] = []
+        pixels, logits, failed = [], [], []
+        for photograph in (Task(**fields) for fields in task.options["photographs"]):
+            try:
+                image = super().start(photograph)
+                row = self.classifier.logits(image[None])[0].cpu()
+                tasks.append(check_goal(resolve(photograph, row, self.classifier.labels)))
+            except LitVizError as error:
+                failed.append((photograph, str(error)))
+                continue
+            pixels.append(_to_bytes(image))
+            logits.append(row)
+        goal = torch.tensor([photograph.goal for photograph in tasks], dtype=torch.long)
+        targeted = torch.tensor([photograph.target is not None for photograph in tasks], dtype=torch.bool)
+        all_logits = torch.stack(logits) if logits else torch.empty(0, self.classifier.num_classes)
+        counted = ~is_adversarial(all_logits, goal, targeted)
+        trained_on = [i for i, usable in enumerate(counted.tolist()) if usable and not tasks[i].options.get(HELD_OUT)]
+        if not trained_on:
+            reason = f" ({failed[0][1]})" if failed else ""
+            raise LitVizError(
+                "a universal perturbation requires a readable photograph that is classified correctly, and not as the "
+                f"target, got none{reason}."
+            )
+        photographs = PhotographSet(tasks, pixels, all_logits, goal, targeted, counted, trained_on, failed)
+        self._photographs[task.index] = photographs
+        return photographs
 
     def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks, which do not depend on the network."""
@@ -85,14 +169,6 @@ class UniversalPerturbation(AttackTraining):
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         """Evaluate perturbations on the mini-batches of their iteration."""
-        batch = self._batch(x, rows)
-        objective = _PhotographObjective(self.attack.objective, batch)
-        evaluator = replace(self._evaluator, make_inputs=batch.make_inputs, objective=objective)
-        evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
-        evaluation.metrics |= {"fooling_rate": evaluation.average_views(batch.fooled)}
-        return evaluation
-
-    def _batch(self, x: Tensor, rows: Sequence[int]) -> _Batch:
         iteration = self.slots.iteration
         images, goal, targeted = [], [], []
         for n in rows:
@@ -103,16 +179,56 @@ class UniversalPerturbation(AttackTraining):
             goal.append(photographs.goal[indices])
             targeted.append(photographs.targeted[indices])
         goals = (to_device(torch.cat(values), x.device) for values in (goal, targeted))
-        return _Batch(self.slots.keys(rows, self.views), torch.cat(images), *goals)
+        batch = _Batch(self.attack.objective, self.slots.keys(rows, self.views), torch.cat(images), *goals)
+        evaluator = replace(self._evaluator, make_inputs=batch.make_inputs, objective=batch)
+        evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
+        evaluation.metrics |= {"fooling_rate": evaluation.average_views(batch.fooled)}
+        return evaluation
 
     def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Verify the perturbations on all photographs, before and after rounding to 8 bits."""
         for m, n in enumerate(rows):
             photographs = self.photographs(self.slots.tasks[n])
-            network, eps = self._evaluator.networks["plain"], self.slots.state["eps"][n]
-            self._perturbed[n] = apply_perturbation(x[m], photographs, self.classifier, network, self.attack.norm, eps)
+            self._perturbed[n] = self._perturb(x[m], photographs, self.slots.state["eps"][n])
             self.slots.count_evaluations([n], forwards=len(photographs.tasks))
-        return [{"fooling_rate": fooling_rate(self._perturbed[n], "success_float", held_out=False)} for n in rows]
+        return [{"fooling_rate": _fooling_rate(self._perturbed[n], "success_float", held_out=False)} for n in rows]
+
+    def _perturb(self, delta: Tensor, photographs: PhotographSet, eps: Tensor) -> list[PerturbedImage]:
+        """Add a perturbation ``(C, H, W)`` to all photographs, round the sums to 8 bits and verify them."""
+        perturbed = [
+            PerturbedImage(PerturbedImageRecord(**_common_fields(task), status="failed", error=error), None, None)
+            for task, error in photographs.failed
+        ]
+        count = len(photographs.tasks)
+        for indices in (list(range(first, min(first + _CHUNK, count))) for first in range(0, count, _CHUNK)):
+            sources = photographs.images(indices, delta)
+            goal, targeted = photographs.goal[indices], photographs.targeted[indices]
+            sums = (sources + delta).clamp(0, 1)
+            fooled = is_adversarial(self._evaluator.networks["plain"](sums)[0].cpu(), goal, targeted)
+            # No repair of rounding failures: it would change the perturbation of each photograph.
+            no_repair, radii = torch.zeros_like(fooled), eps.expand(len(goal))
+            saved = save_and_verify(
+                self.classifier, sums, sources, goal, targeted, no_repair, norm=self.attack.norm, eps=radii
+            )
+            for index, file, success in zip(indices, saved, fooled.tolist(), strict=True):
+                task, before = photographs.tasks[index], photographs.logits[index]
+                record = PerturbedImageRecord.make(
+                    **_common_fields(task),
+                    status="done" if bool(photographs.counted[index]) else "skipped",
+                    label=task.label,
+                    label_source=task.label_source,
+                    target=task.target,
+                    target_name=task.target_name,
+                    predicted_before_name=self.classifier.labels[int(before.argmax())],
+                    label_name=None if task.label is None else self.classifier.labels[task.label],
+                    probability_before=float(before.softmax(0)[task.goal]),
+                    probability=float(file.logits.softmax(0)[task.goal]),
+                    success_float=success,
+                    **file.record_fields(self.classifier.labels),
+                    **{name: file.distances[name] for name in NORMS},
+                )
+                perturbed.append(PerturbedImage(record, _to_bytes(file.image), photographs.pixels[index]))
+        return sorted(perturbed, key=lambda image: image.record.index)
 
     @torch.no_grad()
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
@@ -142,37 +258,55 @@ class UniversalPerturbation(AttackTraining):
         counted = [image.record for image in images if image.record.status == "done"]
         held_out = sum(record.held_out for record in counted)
         held_out_rates = {
-            "held_out_fooling_rate": fooling_rate(images, "success_file", held_out=True),
-            "held_out_fooling_rate_float": fooling_rate(images, "success_float", held_out=True),
+            "held_out_fooling_rate": _fooling_rate(images, "success_file", held_out=True),
+            "held_out_fooling_rate_float": _fooling_rate(images, "success_float", held_out=True),
         }
         return UniversalRecord.extend(
             common,
-            metrics={**common.metrics, "fooling_rate": fooling_rate(images, "success_file", held_out=False)},
+            metrics={**common.metrics, "fooling_rate": _fooling_rate(images, "success_file", held_out=False)},
             attack=name_of(self.attack),
             settings=self.attack.record_fields({"eps": self.slots.state["eps"][n]}),
             magnified=self._magnification(n),
             photographs=len(images),
             trained_on=len(counted) - held_out,
             held_out=held_out,
-            fooling_rate_float=fooling_rate(images, "success_float", held_out=False),
+            fooling_rate_float=_fooling_rate(images, "success_float", held_out=False),
             **(held_out_rates if held_out else {}),
         )
 
 
+def _common_fields(task: Task) -> dict[str, Any]:
+    held_out = bool(task.options.get(HELD_OUT))
+    return {"index": task.index, "name": task.name, "source": task.source, "held_out": held_out}
+
+
+def _fooling_rate(images: Sequence[PerturbedImage], field: str, *, held_out: bool) -> float:
+    """Return the fraction of counted photographs whose record field is true; NaN if there are none."""
+    records = [image.record for image in images if image.record.status == "done"]
+    fooled = [getattr(record, field) for record in records if record.held_out == held_out]
+    return sum(fooled) / len(fooled) if fooled else math.nan
+
+
 @dataclass(frozen=True)
-class _Batch:
-    """Mini-batches of N perturbations.
+class _Batch(Objective):
+    """An objective on mini-batches of N perturbations.
 
     Attributes:
+        objective: objective of the attack.
         keys: key of the draws of each view.
         images: photographs ``(N * views, C, H, W)``.
         goal, targeted: ``(N * views,)``.
     """
 
+    objective: Objective
     keys: Sequence[Key]
     images: Tensor
     goal: Tensor
     targeted: Tensor
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        outputs = replace(outputs, targets=self.goal, targeted=self.targeted)
+        return evaluate_objective(self.objective, outputs)
 
     def make_inputs(self, delta: Tensor, draws: Draws) -> Tensor:
         """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one per draw.
@@ -190,15 +324,3 @@ class _Batch:
     def fooled(self, logits: Tensor) -> Tensor:
         """Return 1 for each view that is adversarial, else 0, ``(N * views,)``."""
         return is_adversarial(logits, self.goal, self.targeted).to(logits.dtype)
-
-
-@dataclass(frozen=True)
-class _PhotographObjective(Objective):
-    """An objective with the goals of the photographs in a mini-batch."""
-
-    objective: Objective
-    batch: _Batch
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        outputs = replace(outputs, targets=self.batch.goal, targeted=self.batch.targeted)
-        return evaluate_objective(self.objective, outputs)

@@ -1,4 +1,4 @@
-"""Runs of all three methods, in each of the processes that torchrun starts; the first one keeps what they gave.
+"""Runs of all methods in each of the processes that torchrun starts; rank 0 saves the outcomes.
 
 python -m torch.distributed.run --nproc_per_node 2 tests/engine/several.py FILE
 """
@@ -20,12 +20,11 @@ from conftest import NAMES, smooth_network
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 
-Case = tuple[str, str, int]  # what is run, how devices share, slots
+Case = tuple[str, str, int]  # method, devices mode, slots
 
 
 def cases() -> list[Case]:
-    shared = [(kind, "images", slots) for kind in KINDS for slots in (1, 3)]
-    return [*shared, *((kind, "views", 8) for kind in KINDS)]
+    return [("visualize", "images", 1), *((kind, mode, 3) for kind in KINDS for mode in ("images", "views"))]
 
 
 def photographs() -> Tensor:
@@ -54,7 +53,7 @@ KINDS = {"visualize": _visualize, "attack": _attack, "ddn": _ddn, "saliency": _s
 
 
 def given(case: Case, **options: Any) -> dict[str, Any]:
-    """Run a case and return what must not depend on how many processes share it."""
+    """Run a case and return the outcomes, which must not depend on the number of processes."""
     kind, mode, slots = case
     net = lv.load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     run = KINDS[kind](
@@ -71,7 +70,7 @@ def given(case: Case, **options: Any) -> dict[str, Any]:
 
 
 def only_on_the_first() -> Any:
-    """Return a network, in a process that Lightning has not started beside another."""
+    """Return a network on rank 0; raise on the others."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         raise LitVizError("there is no network for the other processes.")
     return smooth_network()

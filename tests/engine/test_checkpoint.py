@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lit_viz.engine.checkpoint import AtomicCheckpointIO
+from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
 
 

@@ -1,4 +1,4 @@
-"""Several processes: what they share, draw and decide is what one alone would."""
+"""Several ranks have the draws, decisions and outcomes of a single one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.engine.distributed import InputShard, RankGroup
+from lit_viz.engine.ranks import InputShard, RankGroup
 from lit_viz.utils.ranks import launcher_topology
 from tests.engine.several import Case, cases, given
 
@@ -48,29 +49,34 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Any]:
     return outcomes
 
 
+@cache
+def on_one_rank(kind: str) -> Any:
+    return given((kind, "images", 8))
+
+
 @pytest.mark.parametrize("case", cases(), ids=str)
-def test_two_processes_find_what_one_finds(case: Case, by_two: dict[Case, Any]) -> None:
-    """In float64, on a network without kinks: the same draws, the same iterates, the same records, in task order."""
-    alone, together = given((case[0], "images", 8)), by_two[case]
+def test_two_ranks_have_the_outcomes_of_one(case: Case, by_two: dict[Case, Any]) -> None:
+    """In float64, on a smooth network: the same draws, iterates and records, in task order."""
+    alone, together = on_one_rank(case[0]), by_two[case]
     torch.testing.assert_close(together["arrays"], alone["arrays"], rtol=0, atol=1e-7)
     assert together["frames"] == alone["frames"]
     assert [r["index"] for r in together["results"]] == [0, 1, 2, 3, 4]
-    for mine, its in zip(alone["results"], together["results"], strict=True):
-        assert mine.keys() == its.keys()
-        for key in mine.keys() - {"top5"}:  # what is said of the file is said in float32
-            expected = pytest.approx(mine[key], rel=1e-4, abs=1e-5) if isinstance(mine[key], float) else mine[key]
-            assert its[key] == expected, key
-    for curve, its_curve in zip(alone["curves"], together["curves"], strict=True):
-        assert [k for k, _ in curve] == [k for k, _ in its_curve]
-        assert [v for _, v in curve] == pytest.approx([v for _, v in its_curve], rel=1e-8)
+    for record, other in zip(alone["results"], together["results"], strict=True):
+        assert record.keys() == other.keys()
+        for key, value in record.items():
+            if key != "top5":  # files are evaluated in float32
+                assert other[key] == (pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value)
+    for curve, other_curve in zip(alone["curves"], together["curves"], strict=True):
+        assert [k for k, _ in curve] == [k for k, _ in other_curve]
+        assert [v for _, v in curve] == pytest.approx([v for _, v in other_curve], rel=1e-8)
 
 
-# -- a process without the others
+# -- a single rank
 
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize(("images", "views"), [(1, 8), (3, 4), (5, 1), (1, 1), (2, 2)])
-def test_every_input_is_counted_by_one_process(size: int, images: int, views: int) -> None:
+def test_every_input_is_counted_on_one_rank(size: int, images: int, views: int) -> None:
     counted = torch.zeros(images * views, dtype=torch.long)
     for rank in range(size):
         shard = RankGroup(rank, size, "views").shard(images, views)
@@ -81,7 +87,7 @@ def test_every_input_is_counted_by_one_process(size: int, images: int, views: in
     assert counted.tolist() == [1] * (images * views)
 
 
-def test_rows_come_back_to_their_places_and_no_other_counts() -> None:
+def test_outputs_are_scattered_and_other_inputs_masked() -> None:
     shard = InputShard(torch.tensor([0, 2]), torch.tensor([False, False, True]))
     rows: Tensor = torch.tensor([[1.0], [2.0]])
     assert shard.mask(shard.scatter(rows)).tolist() == [[0.0], [0.0], [2.0]]
@@ -93,8 +99,7 @@ def test_tasks_are_shared_by_their_index() -> None:
     assert all(RankGroup(1, 3, "views").owns(index) for index in range(7))
 
 
-def test_processes_that_somebody_has_connected_have_no_part_in_a_run_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that trains a network on two GPUs asks for a map on its first: a group of both would wait for the other."""
+def test_a_run_of_one_process_ignores_an_existing_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     alone = RankGroup.connect("images", 1)
@@ -102,7 +107,7 @@ def test_processes_that_somebody_has_connected_have_no_part_in_a_run_of_one(monk
 
 
 @pytest.mark.parametrize(("job", "expected"), [("train", (4, 1)), ("interactive", None), ("bash", None)])
-def test_a_shell_in_an_allocation_is_no_task_of_several(
+def test_an_interactive_shell_in_an_allocation_is_not_distributed(
     job: str, expected: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": job}.items():

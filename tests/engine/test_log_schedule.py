@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lit_viz.engine.log_schedule import LogSchedule
+from lit_viz.engine.method import LogSchedule
 from lit_viz.errors import LitVizError
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.engine.optimizer import StepRuleOptimizer
 from lit_viz.engine.slots import Slots
+from lit_viz.engine.step import StepRuleOptimizer
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.types import Task
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lit_viz.engine.queue import Queue
 from lit_viz.engine.slots import ITERATION
+from lit_viz.engine.step import Queue
 from tests.engine.stub import StubMethod, tasks
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from lit_viz.engine.distributed import RankGroup
-from lit_viz.engine.queue import Queue
-from lit_viz.engine.rank_status import JointDecision, RankExchange, RankStatus
+from lit_viz.engine.ranks import JointDecision, RankExchange, RankGroup, RankStatus
 from lit_viz.errors import LitVizError
 from lit_viz.types import Record, Result, Snapshot
-from tests.engine.stub import StubMethod, tasks
+from tests.engine.stub import tasks
+
+(TASK,) = tasks(1)
 
 
 class Ranks(RankGroup):
@@ -38,32 +38,30 @@ def test_ranks_that_share_views_count_updates_once_and_must_agree() -> None:
 
 
 def test_a_single_rank_synchronizes_after_every_step() -> None:
-    method, queue, exchange = StubMethod(), Queue(tasks(3)), RankExchange()
-    queue.fill(method)
+    exchange = RankExchange()
     for iteration in range(3):
-        snapshot = Snapshot(tasks(1)[0], iteration, {})
-        exchange.add([snapshot], [])
-        outputs = exchange.synchronize(RankGroup(), method.slots, queue, seconds=0.1)
+        snapshot = Snapshot(TASK, iteration, {})
+        assert exchange.is_due([snapshot], [])
+        outputs = exchange.synchronize(RankGroup(), RankStatus(True, updates=iteration))
         assert outputs == {"snapshots": [snapshot], "results": []}
-    assert exchange.decision == JointDecision(True, updates=0)
+        assert exchange.decision == JointDecision(True, updates=iteration)
 
 
-def test_a_run_without_tasks_is_finished() -> None:
-    exchange, task = RankExchange(), tasks(1)[0]
-    exchange.add([], [Result(task, Record.of(task, status="skipped"))])
-    exchange.synchronize(RankGroup(), StubMethod().slots, Queue(), seconds=0.1)
+def test_the_status_of_finished_tasks_is_kept() -> None:
+    exchange = RankExchange()
+    assert exchange.is_due([], [Result(TASK, Record.of(TASK, status="skipped"))])
+    exchange.synchronize(RankGroup(), RankStatus(False))
     assert not exchange.decision.unfinished
     assert exchange.finished == {0: "skipped"}
 
 
 def test_several_ranks_synchronize_once_per_second_of_the_slowest() -> None:
-    method, queue, exchange = StubMethod(), Queue(tasks(3)), RankExchange()
+    exchange = RankExchange()
     exchange.requests.save = True
     synchronized = []
     for iteration in range(11):
-        exchange.add([Snapshot(tasks(1)[0], iteration, {})], [])
-        outputs = exchange.synchronize(Ranks(0, 2), method.slots, queue, seconds=0.01)
-        if outputs["snapshots"]:
+        if exchange.is_due([Snapshot(TASK, iteration, {})], []):
+            outputs = exchange.synchronize(Ranks(0, 2), RankStatus(True, seconds=0.01))
             synchronized.append((iteration, len(outputs["snapshots"])))
     assert synchronized == [(0, 2), (5, 6), (10, 6)]
     assert exchange.decision == JointDecision(True, signal=15, save=True, updates=5)

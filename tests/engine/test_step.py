@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_viz.engine.queue import Queue
 from lit_viz.engine.slots import ITERATION
-from lit_viz.engine.step import Ending, Step, merge_final
+from lit_viz.engine.step import Ending, Queue, Step, merge_final
 from lit_viz.optim import Evaluation
 from lit_viz.types import Snapshot, Task
 from tests.engine.stub import StubMethod, tasks

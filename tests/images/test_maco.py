@@ -15,6 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import MACO, Canvas, Noise, RandomCrop, encoding_error
 from lit_viz.images.reading import encode_png, read_photograph
 from lit_viz.methods import ClassVisualization
+from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.optim import NAdam
 from lit_viz.rng import Draws, Key
 from tests.conftest import Train, tasks_for
@@ -146,7 +147,15 @@ def test_training_keeps_the_magnitude_and_finds_the_class(
     maco = MACO(contrast=1.5)
     transforms = [RandomCrop(0.9, 1.0, shrink=0.8), Noise(0.01)]
     module = ClassVisualization(
-        smooth, maco, NAdam(0.3), transforms, views=3, size=size, iterations=20, slots=2, log_at="last"
+        smooth,
+        maco,
+        NAdam(0.3),
+        transforms,
+        views=3,
+        picture=PictureOptions(size),
+        iterations=20,
+        slots=2,
+        log_at="last",
     )
     shown: list[Tensor] = []
     module.project = lambda x: shown.append(module.parameterization.decode(x, module.canvas)) or x

@@ -19,7 +19,7 @@ from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.callbacks.run_writer import Memory
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import FrozenNetwork
-from lit_viz.engine.data_module import TaskQueue
+from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.launch import execute as execute_module

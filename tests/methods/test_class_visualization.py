@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lit_viz.callbacks.checkpoints import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.images import (
     L2,
@@ -26,6 +25,7 @@ from lit_viz.images import (
     Rotate,
 )
 from lit_viz.methods import ClassVisualization
+from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.objectives import Logit
 from lit_viz.optim import SGD, Adam, Evaluation, NormalizedAscent, StepRule
 from lit_viz.rng import Draws
@@ -240,14 +240,15 @@ def test_starts_from_a_photograph(smooth: Classifier, train: Train) -> None:
 
 
 def test_pictures_of_any_size(smooth: Classifier, train: Train) -> None:
-    module = method(smooth, size=(21, 34), oversample=1.5, iterations=2)
+    module = method(smooth, picture=PictureOptions(size=(21, 34), oversample=1.5), iterations=2)
     result = train(module, tasks_for(smooth, [1])).results[0]
     assert result.image.shape == (3, 21, 34)
 
 
 def test_a_part_of_the_canvas_is_shown(smooth: Classifier, train: Train) -> None:
     photograph = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
-    options = {"parameterization": Pixels(), "oversample": 2.0, "shown": 0.5, "log_at": "0", "iterations": 1}
+    picture = PictureOptions(oversample=2.0, shown=0.5)
+    options = {"parameterization": Pixels(), "picture": picture, "log_at": "0", "iterations": 1}
     first = train(method(smooth, init=photograph, **options), tasks_for(smooth, [1])).snapshots[0][0]
     assert torch.equal(first.image, photograph[:, 8:24, 8:24])
 
@@ -300,33 +301,16 @@ def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
         ({"iterations": -3}, "--iterations must be at least 1, got -3"),
         ({"slots": 0}, "--slots must be at least 1, got 0"),
         ({"views": 0}, "--views must be at least 1, got 0"),
-        ({"size": 0}, "size must be at least 1 x 1, got 0 x 0"),
-        ({"oversample": 0.0}, "oversample must be between 0.5 and 8, got 0.0"),
-        ({"shown": 0.0}, r"--model.shown must be in \[0.1, 1\], got 0.0"),
+        ({"picture": lambda: PictureOptions(size=0)}, "size must be at least 1 x 1, got 0 x 0"),
+        ({"picture": lambda: PictureOptions(oversample=0.0)}, "oversample must be between 0.5 and 8, got 0.0"),
+        ({"picture": lambda: PictureOptions(shown=0.0)}, r"--model.shown must be in \[0.1, 1\], got 0.0"),
         ({"log_at": "sometimes"}, "a log schedule must be .*, got 'sometimes'"),
         ({"projections": [Clamp()]}, "Clamp requires the parameterization Pixels"),
     ],
 )
 def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
-        method(smooth, **options)
-
-
-def test_slots_dump_and_restore() -> None:
-    slots, again = Slots(), Slots()
-    state = {"m": torch.arange(6.0).view(2, 3), "iteration": torch.tensor([3, 4])}
-    tasks = tasks_for_names("a", "b")
-    slots.append(tasks, torch.randn(2, 4), state)
-    slots.count_evaluations([1], forwards=5, backwards=5)
-    for entry, task in zip(slots.dump(), tasks, strict=True):
-        again.restore(entry, task, torch.device("cpu"))
-    assert torch.equal(again.x, slots.x)
-    assert torch.equal(again.state["m"], slots.state["m"])
-    assert again.iteration == [3, 4]
-    assert again.forwards == [0, 5]
-    again.keep([1])
-    assert [task.name for task in again.tasks] == ["b"]
-    assert again.x.shape == (1, 4)
+        method(smooth, **{name: value() if callable(value) else value for name, value in options.items()})
 
 
 def tasks_for_names(*names: str) -> list[Any]:

@@ -15,12 +15,14 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
 from lit_viz.images.canvas import Octaves, join_group, split_group
 from lit_viz.methods import ClassVisualization
+from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.objectives import Channel, Diversity, Layer, Objective, Outputs
 from lit_viz.optim import Adam, NormalizedAscent
 from lit_viz.types import Task
 from tests.conftest import NAMES, Train, tasks_for
 
 VIEWS = (RandomCrop(0.6, 1.0), Noise(0.05))
+OCTAVES = PictureOptions(octaves=Octaves(3, 2.0), native=True, size=32)
 
 
 def of_channels(*channels: int, layer: str = "features.3") -> list[Task]:
@@ -54,7 +56,7 @@ def test_every_task_raises_its_own_channel(smooth: Classifier, train: Train) -> 
 
 
 def test_a_group_is_trained_beside_one_another_and_pictured_so(smooth: Classifier, train: Train) -> None:
-    module = method(smooth, group=3, log_at="0,3")
+    module = method(smooth, picture=PictureOptions(group=3), log_at="0,3")
     memory = train(module, of_channels(1, 4))
     first, *_ = memory.snapshots[0]
     images = split_group(first.image, 3)
@@ -91,7 +93,7 @@ def likeness(classifier: Classifier, picture: Tensor, group: int) -> float:
 
 def test_diversity_tells_the_images_of_a_task_apart(smooth: Classifier, train: Train) -> None:
     diverse = Channel("features.3") + 2 * Diversity("features.3")
-    options: dict[str, Any] = {"group": 3, "iterations": 25}
+    options: dict[str, Any] = {"picture": PictureOptions(group=3), "iterations": 25}
     plain, told = (
         train(method(smooth, objective, **options), of_channels(2)).results[0].image
         for objective in (Channel("features.3"), diverse)
@@ -102,7 +104,11 @@ def test_diversity_tells_the_images_of_a_task_apart(smooth: Classifier, train: T
 def test_groups_in_slots_equal_groups_alone_in_float64(smooth: Classifier, train: Train) -> None:
     """What couples the images of a task couples no tasks."""
     objective = Channel("features.3") + Diversity("features.0")
-    options: dict[str, Any] = {"group": 2, "parameterization": Pixels(), "priors": [TotalVariation(1e-3)]}
+    options: dict[str, Any] = {
+        "picture": PictureOptions(group=2),
+        "parameterization": Pixels(),
+        "priors": [TotalVariation(1e-3)],
+    }
     tasks = of_channels(0, 3, 7, 9, 9)
     together = train(method(smooth, objective, slots=2, **options), tasks, precision="64-true")
     for task in tasks:
@@ -112,7 +118,10 @@ def test_groups_in_slots_equal_groups_alone_in_float64(smooth: Classifier, train
 
 
 def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Classifier, train: Train) -> None:
-    module = method(smooth, group=2, parameterization=Pixels(), priors=[TotalVariation(0.01)], log_at="0", iterations=1)
+    groups = PictureOptions(group=2)
+    module = method(
+        smooth, picture=groups, parameterization=Pixels(), priors=[TotalVariation(0.01)], log_at="0", iterations=1
+    )
     first = train(module, of_channels(1)).snapshots[0][0]
     expected = TotalVariation(0.01)(smooth.normalize(split_group(first.image, 2))).mean()
     assert first.metrics["total_variation"] == pytest.approx(float(expected), rel=0.02)  # the picture has 8 bits
@@ -134,7 +143,8 @@ def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train)
         asked.append(picture)
         return {"judge": {"probability": 0.2 * len(asked), "rank": len(asked)}}
 
-    module = ClassVisualization(smooth, Fourier(), Adam(0.1), group=3, iterations=2, projections=[], judges=judges)
+    module = ClassVisualization(smooth, Fourier(), Adam(0.1), picture=PictureOptions(group=3), iterations=2)
+    module.judges = judges
     (record,) = [result.record for result in train(module, tasks_for(smooth, [2])).results.values()]
     assert [tuple(picture.shape) for picture in asked] == [(3, 16, 16)] * 3
     assert record["judges"]["judge"] == {"probability": pytest.approx(0.4), "rank": 3}
@@ -154,7 +164,7 @@ def test_projections_reach_every_image_of_a_group(smooth: Classifier, train: Tra
         smooth,
         step_rule=Adam(5.0),
         objective=Channel("features.3"),
-        group=2,
+        picture=PictureOptions(group=2),
         projections=[GaussianBlur(0.5, 1), Clamp()],
         **options,
     )
@@ -178,7 +188,7 @@ class Sizes(Objective):
 
 def test_the_network_sees_a_canvas_that_grows(smooth: Classifier, train: Train) -> None:
     sizes = Sizes()
-    module = method(smooth, sizes, octaves=Octaves(3, 2.0), native=True, size=32, transforms=[Roll(2)], views=1)
+    module = method(smooth, sizes, picture=OCTAVES, transforms=[Roll(2)], views=1)
     train(module, [Task(0, "x", 0)])
     trial, first_look, *updates, last_score, last_look = sizes.seen
     assert updates == [8, 8, 16, 16, 32, 32]
@@ -188,7 +198,7 @@ def test_the_network_sees_a_canvas_that_grows(smooth: Classifier, train: Train) 
 
 def test_octaves_share_the_iterations_of_the_image(smooth: Classifier, train: Train) -> None:
     sizes = Sizes()
-    module = method(smooth, sizes, octaves=Octaves(3, 2.0), native=True, size=32, transforms=[Roll(2)], views=1)
+    module = method(smooth, sizes, picture=OCTAVES, transforms=[Roll(2)], views=1)
     train(module, [Task(0, "x", 0, options={"iterations": 3}), Task(1, "y", 0, options={"iterations": 6})])
     assert [size for size in sizes.seen if size < 32] == [8, 8, 16, 8, 8, 16, 16]  # the first is the trial's
 
@@ -213,9 +223,8 @@ def test_a_photograph_keeps_its_detail_through_the_octaves(smooth: Classifier, t
         step_rule=NormalizedAscent(0.5),
         transforms=[],
         views=1,
-        octaves=Octaves(1000, 1.001),  # 6 iterations of them: all are seen at some 37 %
-        native=True,
-        size=32,
+        # 6 of 1000 octaves: all are seen at some 37 %
+        picture=PictureOptions(octaves=Octaves(1000, 1.001), native=True, size=32),
         init=stripes,
         iterations=6,
         log_at="0",
@@ -230,7 +239,7 @@ def test_a_photograph_keeps_its_detail_through_the_octaves(smooth: Classifier, t
 def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None:
     """Tasks of different length, two at a time, see their canvas as each does alone."""
     tasks = [replace(task, options={**task.options, "iterations": 3 + task.index}) for task in of_channels(0, 1, 2, 3)]
-    options: dict[str, Any] = {"octaves": Octaves(2), "native": True, "iterations": 6}
+    options: dict[str, Any] = {"picture": PictureOptions(octaves=Octaves(2), native=True), "iterations": 6}
     together = train(method(smooth, slots=2, **options), tasks, precision="64-true")
     for task in tasks:
         alone = train(method(smooth, slots=1, **options), [task], precision="64-true")
@@ -246,7 +255,7 @@ def test_a_group_with_octaves_resumes_to_the_same_bits(smooth: Classifier, train
                 raise RuntimeError("killed")
             super().on_train_batch_end(trainer, *args)
 
-    options: dict[str, Any] = {"group": 2, "octaves": Octaves(2), "native": True, "slots": 2}
+    options: dict[str, Any] = {"picture": PictureOptions(group=2, octaves=Octaves(2), native=True), "slots": 2}
     path, tasks = tmp_path / "last.ckpt", of_channels(0, 1, 2)
     undisturbed = train(method(smooth, **options), tasks)
     with pytest.raises(RuntimeError, match="killed"):
@@ -312,10 +321,10 @@ def test_no_hook_stays_where_the_objective_raises(kinked: Classifier) -> None:
 
 def test_a_size_that_the_network_does_not_take_is_refused(kinked: Classifier) -> None:
     with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: give --model\.native false"):
-        method(kinked, Channel("body.0"), native=True, size=24)
-    method(kinked, Channel("body.0"), size=24)
+        method(kinked, Channel("body.0"), picture=PictureOptions(native=True, size=24))
+    method(kinked, Channel("body.0"), picture=PictureOptions(size=24))
 
 
 def test_a_group_of_nothing_is_refused(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match=r"--model\.group must be at least 1, got 0"):
-        method(smooth, group=0)
+        PictureOptions(group=0)

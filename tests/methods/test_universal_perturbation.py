@@ -17,7 +17,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.universal_perturbation import _Batch
-from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
+from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Margin, Outputs
 from lit_viz.presentations.universal_perturbation import saturated_since
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import RunFolder
@@ -176,7 +176,7 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
 def test_a_part_of_the_views_is_looked_at_as_all_are() -> None:
     """What several processes ask for: some views of every perturbation."""
     keys = [Key(seed, 0, view) for seed in (3, 4) for view in range(4)]
-    batch = _Batch(keys, torch.rand(8, 3, 5, 5), torch.zeros(8).long(), torch.zeros(8).bool())
+    batch = _Batch(Margin(), keys, torch.rand(8, 3, 5, 5), torch.zeros(8).long(), torch.zeros(8).bool())
     delta, draws = 0.1 * torch.rand(2, 3, 5, 5), Draws(keys)
     whole = batch.make_inputs(delta, draws)
     torch.testing.assert_close(whole, (batch.images + delta.repeat_interleave(4, 0)).clamp(0, 1))
@@ -186,7 +186,7 @@ def test_a_part_of_the_views_is_looked_at_as_all_are() -> None:
 def test_a_part_of_the_perturbations_is_looked_at_as_all_are() -> None:
     """Where each has one view, a process is given some of them alone."""
     keys = [Key(seed, 0) for seed in (3, 4, 5)]
-    batch = _Batch(keys, torch.rand(3, 3, 5, 5), torch.zeros(3).long(), torch.zeros(3).bool())
+    batch = _Batch(Margin(), keys, torch.rand(3, 3, 5, 5), torch.zeros(3).long(), torch.zeros(3).bool())
     delta, draws = 0.1 * torch.rand(3, 3, 5, 5), Draws(keys)
     assert torch.equal(batch.make_inputs(delta[[0, 2]], draws.rows([0, 2])), batch.make_inputs(delta, draws)[[0, 2]])
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.engine.distributed import RankGroup
+from lit_viz.engine.ranks import RankGroup
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier, Noise, RandomCrop
 from lit_viz.methods import ClassVisualization

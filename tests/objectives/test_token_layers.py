@@ -16,6 +16,7 @@ from lit_viz.classifiers.layouts import Layout, channels_last, layout, layout_of
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization
+from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.objectives import Channel, Direction, Diversity, Layer, Logit, Neuron, Objective, Outputs
 from lit_viz.optim import Adam
 from lit_viz.types import Task
@@ -249,7 +250,7 @@ def test_transformers_are_trained_against(name: str, train: Train, request: pyte
     """Class images and channel images of a network that takes one size only, on a larger canvas."""
     classifier = request.getfixturevalue(name)
     layer = MLP if name == "vit" else STAGE
-    options: dict[str, Any] = {"iterations": 15, "size": 40, "oversample": 1.2}
+    options: dict[str, Any] = {"iterations": 15, "picture": PictureOptions(40, oversample=1.2)}
     module = ClassVisualization(classifier, Fourier(), Adam(0.1), **options)
     seen = train(module, tasks_for(classifier, [1])).snapshots[0]
     assert seen[-1].metrics["probability"] > seen[0].metrics["probability"]
@@ -258,7 +259,6 @@ def test_transformers_are_trained_against(name: str, train: Train, request: pyte
     module = ClassVisualization(classifier, Fourier(), Adam(0.1), objective=Channel(layer, axis="feature"), **options)
     seen = train(module, [channel]).snapshots[0]
     assert seen[-1].metrics["objective"] > seen[0].metrics["objective"]
+    native = {"objective": Channel(layer, axis="feature"), "picture": PictureOptions(40, native=True)}
     with pytest.raises(LitVizError, match="takes no images of 40 x 40 pixels"):
-        ClassVisualization(
-            classifier, Fourier(), Adam(0.1), objective=Channel(layer, axis="feature"), native=True, **options
-        )
+        ClassVisualization(classifier, Fourier(), Adam(0.1), **native)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,17 @@ class Saved:
     repaired: int
     jpeg: Mapping[int, bool]
     distances: Mapping[str, float]
+
+    def record_fields(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Return the prediction of the file and its success as record fields."""
+        predicted = int(self.logits.argmax())
+        return {
+            "predicted": predicted,
+            "predicted_name": labels[predicted],
+            "success_file": self.success,
+            "success_jpeg95": self.success and self.jpeg[95],
+            "success_jpeg75": self.success and self.jpeg[75],
+        }
 
 
 @torch.inference_mode(False)

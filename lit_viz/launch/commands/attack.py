@@ -18,8 +18,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.base import class_path, import_class
 from lit_viz.launch.commands.photographs import PhotographCommand, add_photograph_arguments
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
-from lit_viz.methods.perturbed_images import HELD_OUT
 from lit_viz.methods.targets import is_targeted
+from lit_viz.methods.universal_perturbation import HELD_OUT
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.base import Presentation
 from lit_viz.presentations.universal_perturbation import UniversalPerturbationPresentation

@@ -29,6 +29,7 @@ class Command(ABC):
         shorts: what the command's own short options are, in a sentence.
         demo: the words that ``lit-viz demo`` gives the command.
         own: arguments of the module that the command gives itself, so that they are no options.
+        flat: dataclasses of arguments of the module whose fields are options of the module.
         flags: options of the command without a value.
         changeable: options of the command that a resume may change.
         evidence_options: options of ``lit-viz check`` that apply to the command's runs.
@@ -43,6 +44,7 @@ class Command(ABC):
     shorts: ClassVar[str]
     demo: ClassVar[tuple[str, ...]]
     own: ClassVar[frozenset[str]]
+    flat: ClassVar[tuple[type, ...]] = ()
     flags: ClassVar[tuple[str, ...]] = ()
     changeable: ClassVar[tuple[str, ...]] = ()
     evidence_options: ClassVar[tuple[str, ...]] = ()

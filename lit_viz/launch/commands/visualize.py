@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import layer_of
-from lit_viz.engine.log_schedule import LogSchedule
+from lit_viz.engine.method import LogSchedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import held_out_judge
@@ -23,6 +23,7 @@ from lit_viz.images.canvas import make_canvas
 from lit_viz.images.reading import fitted, read_photograph
 from lit_viz.launch.commands.base import Command
 from lit_viz.methods import ClassVisualization
+from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.presentations.base import Presentation
@@ -44,8 +45,9 @@ class Visualize(Command):
     example: ClassVar[str] = "lit-viz visualize tarantula goldfish --iterations 200"
     demo: ClassVar[tuple[str, ...]] = ("tarantula", "goldfish", "hay", "zebra", "--slots", "4")
     own: ClassVar[frozenset[str]] = frozenset(
-        {"classifier", "iterations", "slots", "log_at", "curve_at", "init", "judges"}
+        {"classifier", "iterations", "slots", "log_at", "curve_at", "init", "picture"}
     )
+    flat: ClassVar[tuple[type, ...]] = (PictureOptions,)
 
     def __init__(self, init: Tensor | None = None) -> None:
         """Take an initial image ``(C, H, W)`` in [0, 1] instead of a file."""
@@ -179,16 +181,19 @@ class Visualize(Command):
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ClassVisualization:
         """Return the module; a damaged initial photograph raises here, before the run starts."""
-        return ClassVisualization(
+        picture = {option.name: parts[option.name] for option in fields(PictureOptions)}
+        module = ClassVisualization(
             classifier,
-            **parts,
+            **{name: part for name, part in parts.items() if name not in picture},
+            picture=PictureOptions(**picture),
             init=self._photograph(config, parts, classifier),
-            judges=held_out_judge(classifier),
             iterations=config.iterations,
             slots=config.slots,
             log_at=config.log_at,
             curve_at=config.curve_at,
         )
+        module.judges = held_out_judge(classifier)
+        return module
 
     def presentation(self, config: Namespace) -> Presentation:
         """Return the presentation of class visualizations."""

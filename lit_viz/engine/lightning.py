@@ -1,0 +1,136 @@
+"""Parts of the Trainer that a run replaces: strategy, checkpoint format, data loader and private hooks."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
+
+from lit_viz.errors import LitVizError
+from lit_viz.types import Task
+from lit_viz.utils.files import atomic_write
+from lit_viz.utils.ranks import launcher_topology
+
+
+class EndlessLoader:
+    """Endless batches without data: the engine fills the slots itself, and ends the run by ``trainer.should_stop``.
+
+    A finite loader would cost an extra step, because Lightning prefetches one batch, and would restart at batch 0 in a
+    resumed run.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            yield 0
+
+
+class TaskQueue(pl.LightningDataModule):
+    """The tasks of a run, in the order of their results."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+
+    def setup(self, stage: str) -> None:
+        """Broadcast the queue of rank 0, which alone has listed the photographs."""
+        assert self.trainer is not None
+        self.tasks = self.trainer.strategy.broadcast(self.tasks)
+
+    def train_dataloader(self) -> EndlessLoader:
+        """Return the endless loader."""
+        return EndlessLoader()
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Write a checkpoint next to its path and rename it, so that the previous one is valid until then."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the checkpoint; on a full disk the previous one is kept."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, always with ``weights_only``, so that no code is executed.
+
+        Raises:
+            LitVizError: the file is missing or damaged.
+        """
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # several types, depending on the damage
+            raise LitVizError(
+                f"the checkpoint {path} can't be read ({type(error).__name__}): "
+                "start the run again with --overwrite, or in another folder."
+            ) from error
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove the file, if it exists."""
+        Path(path).unlink(missing_ok=True)
+
+
+class LaunchOnlyStrategy(DDPStrategy):
+    """Strategy that launches and connects processes like ``ddp``, without wrapping the module.
+
+    There are no weights with gradients to average.
+    """
+
+    def configure_ddp(self) -> None:
+        """Do nothing."""
+
+
+def is_distributed(options: Any) -> bool:
+    """Return whether the Trainer's options, torchrun or SLURM request more than one process."""
+    return str(options.devices) not in ("1", "[0]") or options.num_nodes != 1 or launcher_topology() is not None
+
+
+def trainer_options(options: Any) -> dict[str, Any]:
+    """Return the Trainer's options, with a strategy if there are several processes.
+
+    Devices and nodes default to the processes launched by torchrun or SLURM.
+
+    Raises:
+        LitVizError: the accelerator is a GPU of Apple.
+    """
+    given: dict[str, Any] = options.as_dict()
+    if torch.backends.mps.is_available():  # Lightning would select it by default
+        if given["accelerator"] in ("mps", "gpu"):
+            raise LitVizError("GPUs of Apple have no float64 and are not supported: use --trainer.accelerator cpu.")
+        given["accelerator"] = "cpu"
+    if not is_distributed(options):
+        return given
+    if str(options.devices) == "1" and (launched := launcher_topology()) is not None:
+        given["devices"], given["num_nodes"] = launched
+    return {**given, "strategy": LaunchOnlyStrategy(), "use_distributed_sampler": False}
+
+
+def is_rank_failure(error: BaseException) -> bool:
+    """Return whether the error was caused by the end of another rank."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def kill_ranks(trainer: pl.Trainer) -> None:
+    """Kill the processes launched by this one if they would wait in a collective of NCCL."""
+    kill = getattr(trainer.strategy.launcher, "kill", None)
+    if kill is not None and dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
+        kill(signal.SIGKILL)
+
+
+def disable_step_barrier(trainer: pl.Trainer) -> None:
+    """Disable the synchronization of the ranks before every step.
+
+    Lightning broadcasts the SIGTERM of rank 0 there. Ranks exchange all signals in their status instead
+    (:mod:`lit_viz.engine.ranks`).
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

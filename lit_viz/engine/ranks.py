@@ -1,0 +1,230 @@
+"""The ranks of a distributed run: how they share the work, and how they decide together.
+
+``--devices-mode`` selects how the ranks share the work:
+
+- ``images``: each rank optimizes its share of the queue;
+- ``views``: all ranks optimize the same images. Each evaluates its share of the views (of the rows of the batch, if an
+  image has one view), and scores and gradients are summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lit_viz.errors import LitVizError
+from lit_viz.types import Result, Snapshot
+
+DevicesMode = Literal["images", "views"]
+T = TypeVar("T")
+
+# Ranks synchronize about once per second: a failure stops all ranks soon, at negligible cost.
+_SECONDS_BETWEEN = 1.0
+_MAX_STEPS_BETWEEN = 50
+
+
+@dataclass(frozen=True)
+class InputShard:
+    """The network inputs, ordered by image and view, that one rank evaluates.
+
+    View v belongs to rank v mod R; if an image has one view, row m of the batch belongs to rank m mod R. A rank without
+    inputs evaluates the first one and does not count it.
+
+    Attributes:
+        inputs: ``(P,)`` indices into the whole batch.
+        counted: ``(images * views,)`` bool, inputs whose outputs are counted on this rank.
+    """
+
+    inputs: Tensor
+    counted: Tensor
+
+    def scatter(self, rows: Tensor) -> Tensor:
+        """Return the outputs ``(P, ...)`` at their indices in the whole batch, with zeros elsewhere."""
+        whole = rows.new_zeros(len(self.counted), *rows.shape[1:]).index_copy(0, self.inputs.to(rows.device), rows)
+        return self.mask(whole)
+
+    def mask(self, whole: Tensor) -> Tensor:
+        """Return the whole batch with zeros for inputs of the other ranks."""
+        counted = self.counted.to(whole.device).view(-1, *[1] * (whole.dim() - 1))
+        return torch.where(counted, whole, whole.new_zeros(()))
+
+
+@dataclass(frozen=True)
+class RankGroup:
+    """The ranks of a run; a single one by default.
+
+    Attributes:
+        group: process group on the CPU, for objects and status.
+    """
+
+    rank: int = 0
+    size: int = 1
+    mode: DevicesMode = "images"
+    group: Any = None
+
+    @classmethod
+    def connect(cls, mode: DevicesMode, size: int) -> RankGroup:
+        """Return the ranks that Lightning has connected for a run of this world size."""
+        if size == 1:  # a process group that was initialized outside of the run does not belong to it
+            return cls(mode=mode)
+        # On the CPU: synchronizing never waits for a GPU, and the end of a process raises an error.
+        return cls(dist.get_rank(), dist.get_world_size(), mode, dist.new_group(backend="gloo"))
+
+    @property
+    def shares_views(self) -> bool:
+        """Whether several ranks evaluate the same images."""
+        return self.size > 1 and self.mode == "views"
+
+    def owns(self, index: int) -> bool:
+        """Return whether this rank optimizes the task with this index."""
+        return self.mode == "views" or index % self.size == self.rank
+
+    def gather(self, items: list[T]) -> list[T]:
+        """Return the items of all ranks on rank 0, in rank order, and nothing elsewhere.
+
+        In mode ``views`` all ranks have the same items, and the list of rank 0 is returned.
+        """
+        if self.size == 1 or self.mode == "views":
+            return items if self.rank == 0 else []
+        gathered: list[list[T]] | None = [[] for _ in range(self.size)] if self.rank == 0 else None
+        dist.gather_object(items, gathered, group=self.group)
+        return [item for rank_items in gathered or () for item in rank_items]
+
+    def all_gather(self, item: T) -> list[T]:
+        """Return the items of all ranks, in rank order, on every rank."""
+        gathered = [item] * self.size
+        if self.size > 1:
+            dist.all_gather_object(gathered, item, group=self.group)
+        return gathered
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over the ranks that share views, bitwise equal on each."""
+        if not self.shares_views:
+            return tensor
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    def shard(self, images: int, views: int) -> InputShard | None:
+        """Return the network inputs that this rank evaluates; None for all."""
+        if not self.shares_views:
+            return None
+        inputs = torch.arange(images * views)
+        counted = (inputs % views if views > 1 else inputs) % self.size == self.rank
+        own = inputs[counted]
+        if not len(own):
+            own = inputs[::views] if views > 1 else inputs[:1]
+        return InputShard(own, counted)
+
+
+@dataclass
+class LocalRequests:
+    """Requests of one rank for the next synchronization: the signal that stops the run, or 0; a checkpoint."""
+
+    signal: int = 0
+    save: bool = False
+
+
+class RankStatus(NamedTuple):
+    """Status that one rank sends to all.
+
+    Attributes:
+        unfinished: whether it has tasks left.
+        signal, save: see :class:`LocalRequests`.
+        updates: updates of its unfinished images.
+        seconds: duration of its last step.
+        digest: sum of its images, which are equal on all ranks in mode ``views``.
+    """
+
+    unfinished: bool
+    signal: int = 0
+    save: bool = False
+    updates: int = 0
+    seconds: float = 0.0
+    digest: float = 0.0
+
+
+@dataclass
+class JointDecision:
+    """Decision of all ranks.
+
+    Attributes:
+        unfinished: whether any rank has tasks left.
+        signal: number of the signal that stops the run, or 0.
+        save: whether a checkpoint is due; reset by the callback that saves it.
+        updates: updates of all images that are not finished.
+    """
+
+    unfinished: bool = True
+    signal: int = 0
+    save: bool = False
+    updates: int = 0
+
+    @classmethod
+    def of(cls, statuses: Sequence[RankStatus], ranks: RankGroup) -> JointDecision:
+        """Combine the statuses of all ranks.
+
+        Raises:
+            LitVizError: the images of the ranks differ in mode ``views``.
+        """
+        if ranks.mode == "views" and len({status.digest for status in statuses}) > 1:
+            raise LitVizError(
+                "images must be equal on all ranks in --devices-mode views, and differ: "
+                "use devices of one kind, or --devices-mode images."
+            )
+        updates = [status.updates for status in statuses]
+        return cls(
+            unfinished=any(status.unfinished for status in statuses),
+            signal=max(status.signal for status in statuses),
+            save=any(status.save for status in statuses),
+            updates=updates[ranks.rank] if ranks.mode == "views" else sum(updates),
+        )
+
+
+class RankExchange:
+    """Snapshots, results and requests of this rank between two synchronizations.
+
+    A single rank synchronizes after every step.
+
+    Attributes:
+        requests: requests of this rank for the next synchronization.
+        decision: decision of the last synchronization.
+        finished: status of each finished task, by index; complete on rank 0.
+    """
+
+    def __init__(self) -> None:
+        self.requests = LocalRequests()
+        self.decision = JointDecision()
+        self.finished: dict[int, str] = {}
+        self._snapshots: list[Snapshot] = []
+        self._results: list[Result] = []
+        self._steps_left = 1
+
+    def is_due(self, snapshots: Iterable[Snapshot], results: Iterable[Result]) -> bool:
+        """Add the output of a step, and return whether the ranks synchronize after it."""
+        self._snapshots += snapshots
+        self._results += results
+        self._steps_left -= 1
+        return self._steps_left <= 0
+
+    def synchronize(self, ranks: RankGroup, status: RankStatus) -> dict[str, list[Any]]:
+        """Exchange the status of all ranks.
+
+        Returns:
+            the ``snapshots`` and ``results`` of all ranks since the last exchange; empty on ranks other than 0.
+        """
+        statuses = ranks.all_gather(status._replace(signal=self.requests.signal, save=self.requests.save))
+        if ranks.size > 1:
+            slowest = max(status.seconds for status in statuses)
+            self._steps_left = max(1, min(_MAX_STEPS_BETWEEN, int(_SECONDS_BETWEEN / max(slowest, 1e-6))))
+        self.decision = JointDecision.of(statuses, ranks)
+        self.requests.save = False
+        snapshots, results = ranks.gather(self._snapshots), ranks.gather(self._results)
+        self._snapshots, self._results = [], []
+        self.finished |= {result.task.index: result.record.status for result in results}
+        return {"snapshots": snapshots, "results": results}
