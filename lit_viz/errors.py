@@ -16,9 +16,7 @@ NO_GRADIENT = (
 
 
 class LitVizError(Exception):
-    """An error that the user can correct.
-
-    The command line prints the message without a traceback.
+    """An error that the user can correct. The command line prints the message without a traceback.
 
     Args:
         message: one sentence: the constraint, the value, and at most one suggestion.
@@ -44,13 +42,7 @@ def interrupt_exit_status(interrupt: BaseException | None) -> int:
 
 
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
-    """Return ``"; did you mean 'a' or 'b'?"`` with the choices most similar to a name, or an empty string.
-
-    Args:
-        name: rejected name; case is ignored.
-        choices: valid names.
-        limit: maximum number of suggestions.
-    """
+    """Return ``"; did you mean 'a' or 'b'?"`` with the choices most similar to a name, or an empty string."""
     by_folded: dict[str, str] = {}
     for choice in choices:
         by_folded.setdefault(choice.casefold(), choice)
@@ -64,16 +56,13 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
 
 
 def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:
-    """Validate the shape of a tensor that a component (an objective, a step rule ...) returned.
+    """Raise a LitVizError unless a component (an objective, a step rule ...) returned a tensor of one of the shapes.
 
     Args:
         component: its class is named in the error.
         value: returned value; anything but a tensor is rejected.
         shapes: valid shapes.
         meaning: description of the expected value, such as ``a score for each input``.
-
-    Raises:
-        LitVizError: if the value has none of the shapes.
     """
     actual = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
     if actual not in [tuple(shape) for shape in shapes]:
@@ -82,9 +71,6 @@ def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: 
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error message without a full stop, or the name of the error's class.
-
-    TorchScript puts the cause on the last line.
-    """
+    """Return the first line of an error message (TorchScript: the last) without a full stop, or the error's class."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1 if "TorchScript" in lines[0] else 0][:200].rstrip(".")

@@ -45,11 +45,12 @@ class Key(NamedTuple):
 
 
 def generator_for(key: Key, purpose: str) -> torch.Generator:
-    """Create a CPU generator that is a pure function of ``key`` and ``purpose``.
+    """Create a CPU generator that is a pure function of ``key`` and ``purpose``."""
+    return _generator(int(_hash_keys([key], purpose)[0]))
 
-    torch's CPU generator uses 32 bits of its seed: in a million large draws, about a hundred pairs coincide.
-    """
-    word = int(_hash_keys([key], purpose)[0])
+
+def _generator(word: int) -> torch.Generator:
+    # torch uses 32 bits of the seed: in a million large draws, about a hundred pairs coincide.
     return torch.Generator().manual_seed(word >> 32)
 
 
@@ -57,8 +58,7 @@ def generator_for(key: Key, purpose: str) -> torch.Generator:
 class Draws:
     """Random draws of a batch: row m of every returned tensor depends on ``keys[m]`` only.
 
-    Purposes and scopes are frozen strings, independent of the names of functions and of the package's classes. Changing
-    a string changes the draws, and recorded results can't be reproduced.
+    Purposes and scopes are frozen strings: changing one changes the draws, and recorded results can't be reproduced.
 
     Args:
         keys: one key per row, M in total.
@@ -118,9 +118,8 @@ class Draws:
         """Draw float32 ``(M, *shape)`` standard normal noise at the cost of a copy, a tenth of :meth:`normal`.
 
         Each row is a contiguous part of one fixed table of 4 million standard normals, from a keyed offset. Given the
-        table, rows are independent, so means over rows converge; their limit has the sampling error of the table, a
-        mean over millions of values. Two rows can share values, but not at the same pixel unless their offsets are
-        equal (one pair in four million).
+        table, rows are independent, so means over rows converge, up to the sampling error of the table. Two rows can
+        share values, but not at the same pixel unless their offsets are equal (one pair in four million).
         """
         count = math.prod(shape)
         if 4 * count > _TABLE:
@@ -138,12 +137,13 @@ class Draws:
         return _mix(keys[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
 
     def _filled(self, purpose: str, shape: Sequence[int], fill: _Fill) -> Tensor:
+        """Fill each row in place from a generator seeded with the hash."""
         with torch.inference_mode(False):  # inference tensors can't be written in other threads
             rows = torch.empty(len(self.keys), *shape, dtype=torch.float32)  # independent of the default dtype
         words = _hash_keys(self.keys, self.scope + purpose).tolist()
 
         def draw(m: int) -> None:
-            fill(rows[m], torch.Generator().manual_seed(words[m] >> 32))
+            fill(rows[m], _generator(words[m]))
 
         threads = torch.get_num_threads()
         parallel = threads > 1 and len(words) > 1 and rows.numel() > _SERIAL
@@ -164,7 +164,7 @@ def _hash_keys(keys: Sequence[Key], purpose: str) -> _Words:
 
 
 def _mix(words: _Words) -> _Words:
-    """Apply the finalizer of SplitMix64 (Steele, Lea and Flood 2014): each output bit depends on all input bits."""
+    """Apply the finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: _Words = words ^ (words >> np.uint64(31))

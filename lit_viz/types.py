@@ -77,11 +77,7 @@ def flattened() -> Any:
 
 
 class Item(Generic[Value]):
-    """Attribute of a :class:`Row` that is an item of one of its flattened fields; None if it is absent.
-
-    Args:
-        home: name of the flattened field.
-    """
+    """Attribute of a :class:`Row` that is an item of its flattened field ``home``; None if it is absent."""
 
     def __init__(self, home: str) -> None:
         self.home = home
@@ -177,8 +173,7 @@ class Record(Row):
 
     Attributes:
         index, name, source, label, label_source, target, target_name, seed: see :class:`Task`.
-        status: ``done``, ``skipped`` or ``failed``.
-        error: the reason of a task that is not done, in a sentence.
+        status: ``done``, ``skipped`` or ``failed``; ``error`` is the reason.
         iterations: updates of the image, or evaluations of a map.
         forwards, backwards: evaluations of the network.
         seconds: time in the slot.
@@ -250,13 +245,9 @@ class Record(Row):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PerturbedImageRecord(Row):
-    """A photograph with a universal perturbation; of a photograph that could not be read, the common part.
+    """A photograph with a universal perturbation: ``held_out`` ones are not trained on, ``skipped`` ones not counted.
 
-    Attributes:
-        index, name, source: see :class:`Task`.
-        held_out: it is not trained on.
-        status: ``done``; ``skipped`` if it is not counted; ``failed`` if it could not be read.
-        error: reason of the failure.
+    A photograph that could not be read has only the required fields and the status ``failed``.
     """
 
     index: int
@@ -342,16 +333,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished task.
-
-    Attributes:
-        task: the task.
-        record: its record, without the paths of its files.
-        image: ``(C, H, W)`` float in [0, 1] on the CPU, or None if the task failed before it had one.
-        array: float32 content of the file in ``arrays/``; None if it would only repeat the image.
-        source: the photograph ``(C, H, W)`` in [0, 1], as the network receives it; None if there is none.
-        perturbed_images: photographs with the perturbation.
-    """
+    """A finished task: the record without the paths of its files, and the fields of its final :class:`Snapshot`."""
 
     task: Task
     record: Record

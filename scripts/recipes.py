@@ -36,8 +36,8 @@ from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import MethodCLI, config_argument
 from lit_viz.launch.execute import cost, execute, format_cost, utc_now
-from lit_viz.objectives.attacks import Margin
 from lit_viz.objectives.base import Outputs
+from lit_viz.objectives.classes import Margin
 from lit_viz.runs.folder import RunFolder
 from lit_viz.utils.formatting import notify
 

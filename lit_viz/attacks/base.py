@@ -13,7 +13,7 @@ from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
-from lit_viz.objectives.attacks import AttackObjective
+from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.evaluation import bare_evaluate
 from lit_viz.optim.rule import chosen, norm

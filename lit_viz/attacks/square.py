@@ -12,7 +12,7 @@ from lit_viz.attacks.budget import BudgetAttack
 from lit_viz.attacks.norms import L2, LINF, Norm, NormName
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
-from lit_viz.objectives.attacks import AttackObjective
+from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot, unit
 from lit_viz.optim.rule import norm as p_norm

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.images.gaussian import gaussian_blur
+from lit_viz.images.filters import gaussian_blur
 from lit_viz.rng import Draws, Key
 
 Kind = Literal["black", "mean", "blurred", "random"]

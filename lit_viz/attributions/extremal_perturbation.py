@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lit_viz.attributions.base import Attribution
 from lit_viz.errors import LitVizError
-from lit_viz.images.gaussian import gaussian_blur
+from lit_viz.images.filters import gaussian_blur
 from lit_viz.objectives import LogProbability, Objective
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import never, per_slot, unit

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_viz.utils.formatting import command_line, pluralize, status_summary
-from lit_viz.utils.ranks import is_rank_zero
+from lit_viz.utils.process import is_rank_zero
 
 if TYPE_CHECKING:
     from rich.console import Console

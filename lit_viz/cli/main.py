@@ -22,7 +22,7 @@ from lit_viz.cli.console import print_results
 from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status
 from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.utils.formatting import notify
-from lit_viz.utils.ranks import is_rank_zero
+from lit_viz.utils.process import is_rank_zero
 
 _HELP = """\
 usage: lit-viz COMMAND ...

@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from lit_viz.errors import LitVizError
 from lit_viz.types import Task
 from lit_viz.utils.files import atomic_write
-from lit_viz.utils.ranks import launcher_topology
+from lit_viz.utils.process import launcher_topology
 
 
 class EndlessLoader:

@@ -31,8 +31,8 @@ from lit_viz.figures.layout import (
 )
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import COLORS, GRAY
-from lit_viz.images.difference import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.images.reading import read_png
+from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.types import Picture
 
 _LIMIT = 20  # maximum number of rows

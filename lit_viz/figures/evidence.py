@@ -37,8 +37,8 @@ from lit_viz.figures.layout import (
 )
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
 from lit_viz.figures.style import COLORS, GRAY, INK
-from lit_viz.images.fitting import Box
-from lit_viz.images.heatmap import clip_limits, heat
+from lit_viz.images.reading import Box
+from lit_viz.images.rendering import clip_limits, heat
 
 #: Maximum number of maps in a figure.
 MOST = 20

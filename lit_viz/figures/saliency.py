@@ -32,7 +32,7 @@ from lit_viz.figures.layout import (
 )
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
 from lit_viz.figures.style import GRAY
-from lit_viz.images.heatmap import overlay
+from lit_viz.images.rendering import overlay
 from lit_viz.types import Picture
 
 ScaleOf = Literal["shared", "map"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.attributions.reducers import Reducer
 from lit_viz.figures.layout import CELL, Text, axes_at
 from lit_viz.figures.style import GRAY
-from lit_viz.images.heatmap import clip_limits, heat, signed_heat
+from lit_viz.images.rendering import clip_limits, heat, signed_heat
 
 _QUANTILE = 0.995  # of the pixels, the limit of the colors
 _THICKNESS = 0.07  # of a color bar in inches
@@ -29,7 +29,7 @@ class Scale:
 
     @classmethod
     def of(cls, maps: Sequence[Tensor], reducer: Reducer, shared: bool) -> Scale:
-        """Compute the scale of maps ``(H, W)``; see :func:`~lit_viz.images.heatmap.clip_limits`."""
+        """Compute the scale of maps ``(H, W)``; see :func:`~lit_viz.images.rendering.clip_limits`."""
         limits = clip_limits(maps, _QUANTILE, shared)
         clipped = any(
             bool((values.abs()[values.isfinite()] > limit).any()) for values, limit in zip(maps, limits, strict=True)
@@ -38,7 +38,7 @@ class Scale:
 
     @property
     def colors(self) -> Callable[[Tensor, float], Tensor]:
-        """Color map: :func:`~lit_viz.images.heatmap.heat` or :func:`~lit_viz.images.heatmap.signed_heat`."""
+        """Color map: :func:`~lit_viz.images.rendering.heat` or :func:`~lit_viz.images.rendering.signed_heat`."""
         return signed_heat if self.signed else heat
 
     @property

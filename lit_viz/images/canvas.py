@@ -1,4 +1,4 @@
-"""Sizes of images: the optimized canvas, the saved picture, octaves of the network's input, and groups of images."""
+"""Sizes of images: the optimized canvas, octaves of the network's input, and groups of images."""
 
 from __future__ import annotations
 
@@ -10,34 +10,56 @@ from torch.nn.functional import interpolate
 
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.images.parameterizations import Canvas
 
 _MAX_GAP = 4  # pixels between the images of a group
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Shape of the optimized images and normalization of the classifier.
+
+    Args:
+        channels: 3, or 1 for a gray classifier.
+        height: in pixels.
+        width: in pixels.
+        mean: per channel; the input of the network is ``(image - mean) / std``.
+        std: per channel.
+    """
+
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+    def normalization(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and std as ``(C, 1, 1)`` with the dtype and device of ``like``."""
+        mean, std = like.new_tensor(self.mean), like.new_tensor(self.std)
+        return mean.view(-1, 1, 1), std.view(-1, 1, 1)
 
 
 def make_canvas(
     classifier: Classifier, size: int | tuple[int, int] | None, oversample: float
 ) -> tuple[tuple[int, int], Canvas]:
-    """Compute the size of the saved picture and of the optimized canvas.
+    """Compute (height, width) of the saved picture, and the optimized canvas.
 
     Args:
         classifier: defines channels and normalization, and the default size.
         size: (height, width) of the picture, or its side.
         oversample: side of the canvas relative to the picture, from 0.5 to 8.
-
-    Returns:
-        (height, width) of the picture, and the canvas.
-
-    Raises:
-        LitVizError: if the size is not positive, or the factor is out of range.
     """
     height, width = classifier.size if size is None else (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise LitVizError(f"size must be at least 1 x 1, got {height} x {width}")
     if not 0.5 <= oversample <= 8:
         raise LitVizError(f"oversample must be between 0.5 and 8, got {oversample}")
-    canvas_size = round(height * oversample), round(width * oversample)
-    return (height, width), Canvas(classifier.channels, *canvas_size, classifier.mean, classifier.std)
+    rows, columns = max(1, round(height * oversample)), max(1, round(width * oversample))
+    return (height, width), Canvas(classifier.channels, rows, columns, classifier.mean, classifier.std)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -61,8 +83,8 @@ class Octaves:
     Deeper into Neural Networks").
 
     The canvas is downsampled before it enters the network, less in each octave; in the last one it has its own size.
-    The parameter has the size of the canvas throughout, so the gradient of a coarse octave is upsampled and smooth, and
-    a photograph keeps its detail. DeepDream instead optimizes small images and adds their change to the photograph.
+    The gradient of a coarse octave is therefore upsampled and smooth, and a photograph keeps its detail. DeepDream
+    instead optimizes small images and adds their change to the photograph.
 
     Args:
         count: number of octaves; each takes an equal share of the iterations.
@@ -95,8 +117,7 @@ class Octaves:
 
 
 def _gap(width: int) -> int:
-    """Return the pixels between the images of a group, fewer for small images because figures enlarge them."""
-    return max(1, min(_MAX_GAP, width // 32))
+    return max(1, min(_MAX_GAP, width // 32))  # fewer pixels for small images, which figures enlarge
 
 
 def join_group(images: Tensor) -> Tensor:

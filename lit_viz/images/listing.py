@@ -118,9 +118,10 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
             entries += map(_entry, files)
             others += ignored
         elif path.suffix.casefold() == ".csv":
-            listed, note = _entries_of_table(path)
-            entries += listed
-            notes += note
+            rows = read_table(path, ("file",))
+            entries += [_entry_of_cells(row, path) for row in rows]
+            unused = [column for column in rows[0] if column not in _COLUMNS]
+            notes += [f"columns of {path} that are not used: {_some(unused)}"] if unused else []
         else:
             entries.append(_entry(path))
     if others:
@@ -128,7 +129,22 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
     return Listing(tuple(entries), tuple(notes))
 
 
-# -- folders
+def _entry(path: Path) -> Entry:
+    return Entry(utf8_name(path), error=non_utf8_name_error(path))
+
+
+def _entry_of_row(row: Mapping[str, Any]) -> Entry:
+    if "file" not in row or any(key not in _COLUMNS for key in row):
+        raise LitVizError(f"a photograph must be a mapping of file, label and target, got {dict(row)}")
+    cells = (row.get("label"), row.get("target"))  # numbers are indices, also if classes have numbers as names
+    label, target = (value if value is None or isinstance(value, int) else str(value) for value in cells)
+    return Entry(str(row["file"]), label, target, "the list of photographs")
+
+
+def _entry_of_cells(row: Mapping[str, str], table: Path) -> Entry:
+    name = row["file"]
+    path = name if name.startswith(PACKAGED_PREFIX) else str(table.parent / name)
+    return Entry(path, row.get("label") or None, row.get("target") or None, str(table))
 
 
 def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
@@ -166,40 +182,11 @@ def _natural_order(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def _entry(path: Path) -> Entry:
-    return Entry(utf8_name(path), error=non_utf8_name_error(path))
-
-
 def _some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 # -- tables
-
-
-def _entry_of_row(row: Mapping[str, Any]) -> Entry:
-    """Return the photograph of a mapping with the keys of a table."""
-    if "file" not in row or any(key not in _COLUMNS for key in row):
-        raise LitVizError(f"a photograph must be a mapping of file, label and target, got {dict(row)}")
-    label, target = (_class_of_cell(row.get(key)) for key in ("label", "target"))
-    return Entry(str(row["file"]), label, target, "the list of photographs")
-
-
-def _class_of_cell(value: Any) -> str | int | None:
-    """Return a class as given: a number is an index, also if classes have numbers as names."""
-    return value if value is None or isinstance(value, int) else str(value)
-
-
-def _entries_of_table(file: Path) -> tuple[list[Entry], list[str]]:
-    """Return the photographs of a CSV file, and a note about ignored columns."""
-    rows = read_table(file, ("file",))
-    unused = [column for column in rows[0] if column not in _COLUMNS]
-    entries = []
-    for row in rows:
-        name = row["file"]
-        path = name if name.startswith(PACKAGED_PREFIX) else str(file.parent / name)
-        entries.append(Entry(path, row.get("label") or None, row.get("target") or None, str(file)))
-    return entries, [f"columns of {file} that are not used: {_some(unused)}"] if unused else []
 
 
 def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -212,45 +199,33 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
     Raises:
         LitVizError: if the file can't be read, lacks a column, or has no row or an invalid row.
     """
-    header, numbered = _read_csv(file)
-    missing = [column for column in columns if column not in header]
-    if missing:
-        found = f"its first line has {', '.join(header)}" if header else "it is empty"
-        raise LitVizError(f"the table {file} has no column {missing[0]}: {found}, but must name the columns")
-    repeated = [column for column, count in Counter(header).items() if count > 1 and column]
-    if repeated:
-        raise LitVizError(f"the table {file} has two columns {repeated[0]}: keep one of them")
-    if not numbered:
-        raise LitVizError(f"the table {file} has no row below its first line")
-    rows = []
-    for number, cells in numbered:
-        if any(cells[len(header) :]):
-            raise LitVizError(f"line {number} of {file} has too many cells: put quotes around names with a comma")
-        row = dict(zip(header, cells + [""] * len(header), strict=False))
-        if not row[columns[0]]:
-            raise LitVizError(f"line {number} of {file} has no {columns[0]}")
-        rows.append(row)
-    return rows
-
-
-def _read_csv(file: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the column names, and the non-empty rows with their line numbers."""
-    numbered: list[tuple[int, list[str]]] = []
+    rows: list[dict[str, str]] = []
     line = 0
     try:
         with Path(file).open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
             header = [name.strip().casefold() for name in next(reader, [])]
+            if missing := [column for column in columns if column not in header]:
+                actual = f"its first line has {', '.join(header)}" if header else "it is empty"
+                raise LitVizError(f"the table {file} has no column {missing[0]}: {actual}, but must name the columns")
             line = reader.line_num
-            for row in reader:
+            for cells in reader:
                 line = reader.line_num
-                if any(map(str.strip, row)):  # spreadsheets append rows of empty cells
-                    numbered.append((line, [cell.strip() for cell in row]))
+                cells = [cell.strip() for cell in cells]
+                if not any(cells):  # spreadsheets append rows of empty cells
+                    continue
+                if any(cells[len(header) :]):
+                    raise LitVizError(f"line {line} of {file} has too many cells: put quotes around names with a comma")
+                rows.append(dict(zip(header, cells + [""] * len(header), strict=False)))
+                if not rows[-1][columns[0]]:
+                    raise LitVizError(f"line {line} of {file} has no {columns[0]}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = (error.strerror or error) if isinstance(error, OSError) else error
-        reason = f"the row that begins in line {line + 1}: {error}" if isinstance(error, csv.Error) else reason
+        reason = f"the row at line {line + 1}: {error}" if isinstance(error, csv.Error) else reason
         raise LitVizError(f"the table {file} can't be read ({reason}): give a CSV file in UTF-8") from error
-    return header, numbered
+    if not rows:
+        raise LitVizError(f"the table {file} has no row below its first line")
+    return rows
 
 
 def column_values(paths: Sequence[str], file: str, column: str) -> Mapping[str, str | LitVizError]:

@@ -1,58 +1,32 @@
-"""Base class of parameterizations, the pixel parameterization, and the canvas of the optimized images.
+"""Parameterizations: stateless, differentiable maps from a parameter ``(N, *shape)`` with independent rows to images.
 
-A parameterization is a stateless, differentiable map from a parameter ``x`` ``(N, *shape)`` with independent rows to
-images.
+:class:`Fourier` and :class:`MACO` compute ``sigmoid(color @ irfft2(z))``, with z the coefficients of three planes
+along decorrelated color directions.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lit_viz.errors import LitVizError
+from lit_viz.images.canvas import Canvas
+from lit_viz.images.listing import photographs
+from lit_viz.images.reading import read_photograph
 from lit_viz.rng import Draws
 
-
-@dataclass(frozen=True)
-class Canvas:
-    """Shape of the optimized images and normalization of the classifier.
-
-    Args:
-        channels: 3, or 1 for a gray classifier.
-        height: in pixels.
-        width: in pixels.
-        mean: per channel; the input of the network is ``(image - mean) / std``.
-        std: per channel.
-    """
-
-    channels: int
-    height: int
-    width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if min(self.channels, self.height, self.width) < 1:
-            raise LitVizError(f"canvas must be at least 1 x 1 x 1, got {self.channels} x {self.height} x {self.width}")
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise LitVizError(
-                f"mean and std must have {self.channels} values, one per channel, got {len(self.mean)} and "
-                f"{len(self.std)}"
-            )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return self.channels, self.height, self.width
-
-    def normalization(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and std as ``(C, 1, 1)`` with the dtype and device of ``like``."""
-        mean, std = like.new_tensor(self.mean), like.new_tensor(self.std)
-        return mean.view(-1, 1, 1), std.view(-1, 1, 1)
+# Square root of the color covariance of ImageNet as published, divided by its largest column norm in _color_matrix.
+_COLOR = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+_MACO_CLIP = 0.02  # MACO encodes pixels clipped to [0.02, 0.98]; logits of black and white would dominate the magnitude
+#: Factors of the coefficients and of their gradient, and the color matrix.
+_Constants = tuple[Tensor, Tensor, Tensor]
 
 
 class Parameterization(ABC):
@@ -79,9 +53,7 @@ class Parameterization(ABC):
 
 @dataclass(frozen=True)
 class Pixels(Parameterization):
-    """Pixel values.
-
-    Encoding is exact up to float rounding.
+    """Pixel values. Encoding is exact up to float rounding.
 
     Args:
         space: ``"unit"``: x is the image in [0, 1], and the start is clamped to [0, 1]. ``"normalized"``: x is the
@@ -122,8 +94,225 @@ class Pixels(Parameterization):
         return torch.addcmul(mean, x, std)
 
 
+@dataclass(frozen=True)
+class Fourier(Parameterization):
+    """Fourier coefficients with decorrelated colors (Olah, Mordvintsev and Schubert, "Feature Visualization", 2017).
+
+    x contains real and imaginary parts, ``(N, C, H, W // 2 + 1, 2)``. With f the frequency in cycles per pixel,
+
+        image = sigmoid(color @ irfft2(x / max(f, 1 / max(H, W)) ** decay, norm="ortho") / 4)
+
+    Steps therefore have the spectrum and the color statistics of natural images.
+
+    Args:
+        decay: exponent of the spectrum: 1 as in natural images, 0 white; larger values are smoother.
+        sd: standard deviation of the initial coefficients.
+        decorrelate: mix the channels by the color correlation of ImageNet; has no effect on one channel.
+        chroma: scale of the two color directions relative to luminance; below 1 the colors are less saturated.
+        clip: encoding clips pixels to [clip, 1 - clip], because the logit of 0 and 1 is infinite. With the default, a
+            quarter of an 8-bit level, photographs are recovered after rounding; pure black and white change slowly.
+    """
+
+    decay: float = 1.0
+    sd: float = 0.01
+    decorrelate: bool = True
+    chroma: float = 1.0
+    clip: float = 0.25 / 255
+
+    def __post_init__(self) -> None:
+        if not self.sd >= 0:
+            raise LitVizError(f"sd of Fourier must be non-negative, got {self.sd}")
+        if not self.chroma > 0:
+            raise LitVizError(f"chroma of Fourier must be positive, got {self.chroma}")
+        if not 0 < self.clip < 0.5:
+            raise LitVizError(f"clip of Fourier must be between 0 and 0.5, got {self.clip}")
+
+    def start(self, draws: Draws, canvas: Canvas) -> Tensor:
+        """Draw small random coefficients: nearly gray images."""
+        return self.sd * draws.normal("start", (canvas.channels, canvas.height, canvas.width // 2 + 1, 2))
+
+    def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
+        """Compute the coefficients of images clipped to [clip, 1 - clip]."""
+        weights, _, color = _fourier_constants(self, canvas.shape, images.dtype, images.device)
+        waves = torch.view_as_real(_encode_waves(images, color, self.clip))
+        return waves / weights / (canvas.height * canvas.width)
+
+    def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
+        """Compute the images, in (0, 1)."""
+        return _decode_waves(x, _fourier_constants(self, canvas.shape, x.dtype, x.device), canvas.width)
+
+
+@dataclass(frozen=True)
+class MACO(Parameterization):
+    """Magnitude constrained optimization (Fel et al. 2023, arXiv:2306.06805): the magnitude of every frequency is that
+    of natural images.
+
+    x contains one phase per coefficient, ``(N, C, H, W // 2 + 1)``. With the fixed magnitude r,
+
+        image = sigmoid(color @ irfft2(r * exp(i x)))
+
+    In columns that contain a frequency and its negative, only the odd part of x is used; the mean is fixed.
+
+    Args:
+        magnitude: folder, file or CSV table of photographs whose mean spectrum is r, each cropped to the canvas's
+            shape; brightness and hue are those of the mean photograph. None: ``r ~ 1 / f ** decay``, mean gray.
+        decay: exponent of the spectrum without photographs: about 1 in natural images; larger values are smoother.
+        contrast: standard deviation of each plane before the sigmoid; with photographs, a factor of theirs.
+        chroma: scale of the two color directions; below 1 the colors are less saturated.
+
+    Raises:
+        LitVizError: if an argument is invalid, or there is no photograph.
+    """
+
+    preserves: ClassVar[str] = "its phases only"
+
+    magnitude: str | None = None
+    decay: float = 1.0
+    contrast: float = 1.0
+    chroma: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("contrast", "chroma"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise LitVizError(f"{name} of MACO must be positive, got {getattr(self, name)}")
+        if self.magnitude is not None:
+            photographs([self.magnitude])
+
+    def start(self, draws: Draws, canvas: Canvas) -> Tensor:
+        """Draw uniform random phases: clouds with the given spectrum."""
+        return draws.uniform("start", -math.pi, math.pi, (canvas.channels, canvas.height, canvas.width // 2 + 1))
+
+    def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
+        """Compute the phases of images; their magnitude is discarded."""
+        return _encode_waves(images, _color_matrix(canvas.channels, self.chroma), _MACO_CLIP).angle()
+
+    def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
+        """Compute the images, in (0, 1)."""
+        phases = _odd(x, canvas.width)
+        waves = torch.stack([phases.cos(), phases.sin()], dim=-1)
+        return _decode_waves(waves, _maco_constants(self, canvas.shape, x.dtype, x.device), canvas.width)
+
+
 def encoding_error(parameterization: Parameterization, images: Tensor, canvas: Canvas) -> tuple[float, float]:
     """Return maximum and mean of ``|decode(encode(images)) - images|``, in /255."""
     with torch.no_grad():
         difference = parameterization.decode(parameterization.encode(images, canvas), canvas).sub(images).abs().mul(255)
     return float(difference.max()), float(difference.mean())
+
+
+@lru_cache(maxsize=32)
+def _fourier_constants(
+    fourier: Fourier, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> _Constants:
+    channels, height, width = shape
+    weights = _frequencies(height, width) ** -fourier.decay / (4 * (height * width) ** 0.5)
+    color = _color_matrix(channels, fourier.chroma if fourier.decorrelate else None)
+    return _constants(weights, color, width, dtype, device)
+
+
+@lru_cache(maxsize=8)
+def _maco_constants(maco: MACO, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> _Constants:
+    channels, height, width = shape
+    if maco.magnitude is None:
+        magnitude = maco.contrast * _power_law(maco.decay, height, width)
+    else:
+        spectrum = _mean_spectrum(maco.magnitude, shape, _color_matrix(channels, 1.0))
+        magnitude = maco.contrast * spectrum
+        magnitude[:, 0, 0] = spectrum[:, 0, 0]
+    return _constants(magnitude, _color_matrix(channels, maco.chroma), width, dtype, device)
+
+
+def _constants(weights: Tensor, color: Tensor, width: int, dtype: torch.dtype, device: torch.device) -> _Constants:
+    # Contiguous copies for real and imaginary parts: broadcasting along a dimension of 2 is slow.
+    factors = [factor[..., None].expand(*weights.shape, 2) for factor in (weights, weights * _multiplicities(width))]
+    forward, adjoint = (factor.contiguous().to(device, dtype) for factor in factors)
+    return forward, adjoint, color.to(device, dtype)
+
+
+def _frequencies(height: int, width: int) -> Tensor:
+    """Return the frequencies of ``rfft2``, in cycles per pixel, at least ``1 / max(H, W)``: powers are finite."""
+    rows = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
+    return torch.hypot(rows, torch.fft.rfftfreq(width, dtype=torch.float64)).clamp_(min=1 / max(height, width))
+
+
+def _multiplicities(width: int) -> Tensor:
+    """Return how often each column of the half spectrum occurs in the full spectrum (1 or 2)."""
+    counts = torch.ones(width // 2 + 1, dtype=torch.float64)
+    counts[1 : (width + 1) // 2] = 2
+    return counts
+
+
+def _color_matrix(channels: int, chroma: float | None) -> Tensor:
+    """Return the color matrix ``(C, C)``: luminance and two color directions, or the identity without colors."""
+    if chroma is None or channels != 3:
+        return torch.eye(channels, dtype=torch.float64)
+    color = torch.tensor(_COLOR, dtype=torch.float64)
+    color /= color.norm(dim=0).max()
+    color[:, 1:] *= chroma
+    return color
+
+
+def _power_law(decay: float, height: int, width: int) -> Tensor:
+    """Compute ``1 / f ** decay`` with zero mean and unit standard deviation."""
+    magnitude = _frequencies(height, width) ** -decay
+    magnitude[0, 0] = 0
+    return magnitude / (magnitude.square() * _multiplicities(width)).sum().sqrt().clamp_min(1e-30)
+
+
+def _mean_spectrum(folder: str, shape: tuple[int, int, int], color: Tensor) -> Tensor:
+    """Compute the mean magnitude of photographs and their signed mean value."""
+    channels, height, width = shape
+    total = torch.zeros(channels, height, width // 2 + 1, dtype=torch.float64)
+    paths = [entry.path for entry in photographs([folder]).entries]
+    for path in paths:
+        pixels = read_photograph(path, (height, width), channels).pixels.double()
+        waves = _encode_waves(pixels[None], color, _MACO_CLIP)[0]
+        total += waves.abs()
+        total[:, 0, 0] += waves[:, 0, 0].real - waves[:, 0, 0].abs()
+    return total / (len(paths) * height * width)
+
+
+def _odd(phases: Tensor, width: int) -> Tensor:
+    """Replace the columns that contain a frequency and its negative by their odd part."""
+    index = torch.tensor([0, width // 2] if width % 2 == 0 else [0], device=phases.device)
+    columns = phases.index_select(-1, index)
+    return phases.index_copy(-1, index, (columns - columns.flip(-2).roll(1, -2)) / 2)
+
+
+def _encode_waves(images: Tensor, color: Tensor, clip: float) -> Tensor:
+    """Compute the complex coefficients, unscaled, of images clipped to [clip, 1 - clip]."""
+    waves: Tensor = torch.fft.rfft2(_mix_channels(color.double().inverse().to(images), torch.logit(images, clip)))
+    return waves
+
+
+def _decode_waves(x: Tensor, constants: _Constants, width: int) -> Tensor:
+    images: Tensor = _Decode.apply(x, *constants, width)  # type: ignore[no-untyped-call]
+    return images
+
+
+def _mix_channels(matrix: Tensor, planes: Tensor) -> Tensor:
+    return torch.matmul(matrix, planes.flatten(2)).view_as(planes) if len(matrix) > 1 else planes
+
+
+class _Decode(torch.autograd.Function):
+    """``sigmoid(color @ irfft2(x * weights))`` with an explicit backward.
+
+    Autograd would store every intermediate result and make twice as many passes over the planes. The inverse transform
+    is unscaled, which saves another pass; the weights contain the scale.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, adjoint: Tensor, color: Tensor, width: int) -> Tensor:
+        spectrum = torch.view_as_complex(x * weights)
+        # Columns, then rows: faster than irfft2, which transforms the columns of a transposed copy.
+        planes = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2, norm="forward"), n=width, norm="forward")
+        images = _mix_channels(color, planes).sigmoid_()
+        ctx.save_for_backward(images, adjoint, color)
+        return images
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        images, adjoint, color = ctx.saved_tensors
+        planes = _mix_channels(color.T, torch.ops.aten.sigmoid_backward(gradient, images))
+        return torch.view_as_real(torch.fft.rfft2(planes)).mul_(adjoint), None, None, None, None

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.images.gaussian import gaussian_blur
-from lit_viz.images.parameterizations import Canvas, Parameterization, Pixels
+from lit_viz.images.canvas import Canvas
+from lit_viz.images.filters import gaussian_blur
+from lit_viz.images.parameterizations import Parameterization, Pixels
 
 
 class Prior(ABC):
-    """Base class of penalties on the normalized image, in which zero is the mean color."""
+    """Base class of penalties on the normalized image, in which zero is the mean color.
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name of the logged metric."""
+    Attributes:
+        name: of the logged metric.
+    """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
@@ -44,13 +47,10 @@ class _Weighted(Prior):
 class L2(_Weighted):
     """``weight * ||x||``, the Euclidean norm of each image (weight 1e-3 in the original experiment)."""
 
-    @property
-    def name(self) -> str:
-        """``l2``."""
-        return "l2"
+    name = "l2"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute the penalties ``(N,)``."""
+        """Compute the penalties."""
         norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
         return self.weight * norms
 
@@ -58,26 +58,20 @@ class L2(_Weighted):
 class SquaredL2(_Weighted):
     """``weight * ||x||^2`` (Simonyan et al. 2014, equation 1)."""
 
-    @property
-    def name(self) -> str:
-        """``squared_l2``."""
-        return "squared_l2"
+    name = "squared_l2"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute the penalties ``(N,)``."""
+        """Compute the penalties."""
         return self.weight * images.flatten(1).square().sum(1)
 
 
 class TotalVariation(_Weighted):
     """``weight`` times the sum of the absolute differences of horizontal and vertical neighbors."""
 
-    @property
-    def name(self) -> str:
-        """``total_variation``."""
-        return "total_variation"
+    name = "total_variation"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute the penalties ``(N,)``."""
+        """Compute the penalties."""
         vertical, horizontal = images.diff(dim=-2), images.diff(dim=-1)
         return self.weight * (vertical.abs().flatten(1).sum(1) + horizontal.abs().flatten(1).sum(1))
 
@@ -134,8 +128,5 @@ class Clamp(Projection):
 
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:
         """Clamp x."""
-        low, high = x.new_zeros(canvas.channels, 1, 1), x.new_ones(canvas.channels, 1, 1)
-        if isinstance(parameterization, Pixels) and parameterization.space == "normalized":
-            mean, std = canvas.normalization(x)
-            low, high = (low - mean) / std, (high - mean) / std
-        return x.clamp(low, high)
+        black, white = x.new_zeros(canvas.channels, 1, 1), x.new_ones(canvas.channels, 1, 1)
+        return x.clamp(parameterization.encode(black, canvas), parameterization.encode(white, canvas))

@@ -13,16 +13,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.images.fitting import LUMA, Box, Fit, Plane, place, planes_of
+
+#: How a picture is fitted to a size: largest centered box, stretched, or with gray borders.
+Fit = Literal["crop", "squash", "pad"]
+#: (x0, y0, x1, y1): the upper left and the lower right corner.
+Box = tuple[float, float, float, float]
+_Plane = npt.NDArray[np.float32]
 
 PACKAGED = {
     "astronaut": "astronaut.png",
@@ -34,6 +39,9 @@ PACKAGED = {
 """Photographs of scikit-image: chelsea is a tabby cat, coffee an espresso."""
 
 PACKAGED_PREFIX = "packaged:"
+#: Weights of R, G and B in gray images: ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
+_BORDER = 128  # gray, of 255
 _LARGE = 20_000_000  # pixels; larger JPEG files are decoded at 1/2, 1/4 or 1/8, at least twice the requested size
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -48,8 +56,7 @@ class Photograph:
         pixels: float32 ``(C, H, W)`` in [0, 1], multiples of 1/255.
         path: source as given.
         original_size: (height, width) of the file after EXIF rotation.
-        box: (left, top, right, bottom) of ``pixels`` in pixels of the original; with ``fit="pad"`` it exceeds the
-            original.
+        box: (x0, y0, x1, y1) of ``pixels`` in pixels of the original; with ``fit="pad"`` it exceeds the original.
     """
 
     pixels: Tensor
@@ -57,31 +64,23 @@ class Photograph:
     original_size: tuple[int, int]
     box: Box
 
-    def to_original(self, places: Tensor | Sequence[float]) -> Tensor:
-        """Convert positions in the image to positions in the original.
-
-        Args:
-            places: ``(..., 2 k)``: points (x, y), boxes (left, top, right, bottom), or other sequences of pairs.
-
-        Returns:
-            float64, same shape.
-        """
-        pairs, step, corner = self._pairs(places)
+    def to_original(self, points: Tensor | Sequence[float]) -> Tensor:
+        """Convert points (x, y), or boxes, in the image to positions in the original, ``(..., 2 k)`` float64."""
+        pairs, step, corner = self._pairs(points)
         return (pairs * step + corner).flatten(-2)
 
-    def from_original(self, places: Tensor | Sequence[float]) -> Tensor:
+    def from_original(self, points: Tensor | Sequence[float]) -> Tensor:
         """Convert positions in the original to positions in the image; cropped positions are outside of it."""
-        pairs, step, corner = self._pairs(places)
+        pairs, step, corner = self._pairs(points)
         return ((pairs - corner) / step).flatten(-2)
 
-    def _pairs(self, places: Tensor | Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the positions as ``(..., k, 2)``, and the pixel size and the corner of the image as (x, y)."""
-        flat = torch.as_tensor(places, dtype=torch.float64)
-        pairs = flat.view(*flat.shape[:-1], -1, 2)
-        left, top, right, bottom = self.box
+    def _pairs(self, points: Tensor | Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the points as ``(..., k, 2)``, and the pixel size and the corner of the image as (x, y)."""
+        flat = torch.as_tensor(points, dtype=torch.float64)
+        x0, y0, x1, y1 = self.box
         height, width = self.pixels.shape[-2:]
-        step = torch.tensor([(right - left) / width, (bottom - top) / height], dtype=torch.float64)
-        return pairs, step, torch.tensor([left, top], dtype=torch.float64)
+        step = torch.tensor([(x1 - x0) / width, (y1 - y0) / height], dtype=torch.float64)
+        return flat.view(*flat.shape[:-1], -1, 2), step, torch.tensor([x0, y0], dtype=torch.float64)
 
 
 def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, fit: Fit = "crop") -> Photograph:
@@ -99,51 +98,34 @@ def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, 
             ``"pad"``: whole picture with gray borders.
 
     Raises:
-        LitVizError: if the file is missing, empty, truncated, too large or not an image, or an argument is invalid.
+        LitVizError: if the file is missing, empty, truncated, too large or not an image, or ``fit`` is invalid.
     """
     if fit not in get_args(Fit):
         raise LitVizError(f"fit must be crop, squash or pad, got {fit!r}{did_you_mean(fit, get_args(Fit))}")
-    if channels not in (1, 3):
-        raise LitVizError(f"channels must be 1 or 3, got {channels}")
-    if min(size) < 1:
-        raise LitVizError(f"size must be at least 1 x 1, got {size[0]} x {size[1]}")
     with _translate_image_errors(path):
         planes, original_size = _decode(_locate(path), size)
-        placement = place(original_size, size, fit)
+        placement = _place(original_size, size, fit)
         rgb = np.stack([placement.apply(plane) for plane in planes])
     levels = np.rint(_to_channels(rgb, channels)).clip(0, 255).astype(np.float32)
     return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placement.box)
 
 
 def from_pil(picture: Image.Image, channels: int = 3) -> Tensor:
-    """Convert a Pillow image to ``(C, H, W)`` in [0, 1], with the same rules as for files.
-
-    Raises:
-        LitVizError: if its values are out of range.
-    """
+    """Convert a Pillow image to ``(C, H, W)`` in [0, 1], with the same rules as for files."""
     with _translate_image_errors("init"):
-        rgb = np.stack(list(planes_of(ImageOps.exif_transpose(picture))))
+        rgb = np.stack(list(_planes(ImageOps.exif_transpose(picture))))
     return torch.from_numpy(_to_channels(rgb, channels).astype(np.float32)) / 255
-
-
-def _to_channels(rgb: npt.NDArray[np.floating], channels: int) -> npt.NDArray[np.floating]:
-    """Return planes ``(3, H, W)`` unchanged, or their luma ``(1, H, W)`` for one channel."""
-    return np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
 
 
 def fitted(picture: Tensor, size: tuple[int, int], fit: Fit = "crop") -> Tensor:
     """Fit a picture ``(C, H, W)`` in [0, 1] to (height, width) like a photograph, without rounding."""
-    placement = place((picture.shape[1], picture.shape[2]), size, fit)
+    placement = _place((picture.shape[1], picture.shape[2]), size, fit)
     planes = [placement.apply(plane) for plane in picture.cpu().float().mul(255).numpy()]
     return torch.from_numpy(np.stack(planes).clip(0, 255)) / 255
 
 
 def packaged_photograph(name: str) -> Path:
-    """Return the path of a photograph of ``PACKAGED``.
-
-    Raises:
-        LitVizError: if the name is unknown, or scikit-image does not contain it.
-    """
+    """Return the path of a photograph of ``PACKAGED``."""
     if name not in PACKAGED:
         hint = did_you_mean(name, PACKAGED) or f": there are {', '.join(PACKAGED)}"
         raise LitVizError(f"no packaged photograph is called {name!r}{hint}")
@@ -153,6 +135,18 @@ def packaged_photograph(name: str) -> Path:
         if path.is_file():
             return path
     raise LitVizError(f"the packaged photograph {name!r} requires scikit-image, which is not installed")
+
+
+def missing_file_error(path: str | Path, what: str = "photograph") -> str:
+    """Return the error message for a missing file, with similar names in its folder."""
+    file = Path(path)
+    if file.is_symlink():
+        return f"{path} is a broken link"
+    siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+    return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"
+
+
+# -- bytes
 
 
 def to_uint8(image: Tensor) -> npt.NDArray[np.uint8]:
@@ -189,11 +183,7 @@ def decode(data: bytes) -> Tensor:
 
 
 def read_png(path: str | Path) -> Tensor:
-    """Read an image file as :func:`decode` does.
-
-    Raises:
-        LitVizError: if the file is missing, empty, truncated or not an image.
-    """
+    """Read an image file as :func:`decode` does, with errors as in :func:`read_photograph`."""
     with _translate_image_errors(path):
         return decode(_locate(path).read_bytes())
 
@@ -213,13 +203,7 @@ def _encode(image: Tensor, format: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def missing_file_error(path: str | Path, what: str = "photograph") -> str:
-    """Return the error message for a missing file, with similar names in its folder."""
-    file = Path(path)
-    if file.is_symlink():
-        return f"{path} is a broken link"
-    siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-    return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"
+# -- decoding
 
 
 def _locate(path: str | Path) -> Path:
@@ -235,22 +219,44 @@ def _locate(path: str | Path) -> Path:
     return file
 
 
-def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[Plane], tuple[int, int]]:
+def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[int, int]]:
     """Return the planes R, G, B and (height, width) of the picture; the planes can be downsampled."""
     with Image.open(file) as opened:
         width, height = opened.size
         if opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED:
             width, height = height, width
         drafted = width * height > _LARGE and opened.draft(opened.mode, (2 * max(size), 2 * max(size))) is not None
-        tags = opened.tag_v2 if isinstance(opened, TiffImagePlugin.TiffImageFile) else {}
-        negative = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-        any_depth = opened.mode == "I" and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (32,)
         upright = ImageOps.exif_transpose(opened)
         # Pillow's size of a TIFF file includes the rotation; that of other formats does not.
-        return (
-            planes_of(upright, negative=negative, any_depth=any_depth),
-            (height, width) if drafted else (upright.height, upright.width),
-        )
+        return _planes(upright), (height, width) if drafted else (upright.height, upright.width)
+
+
+def _planes(image: Image.Image) -> Iterator[_Plane]:
+    """Yield the planes R, G and B of an image of any mode as float32 ``(H, W)`` in [0, 255], one at a time."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        # Pillow's conversion of these modes to 8 bits clips, so 16-bit images would be white.
+        values, limit = np.asarray(image), 1.0 if image.mode == "F" else 65535.0
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= limit):
+            raise ValueError(
+                f"values of Pillow mode {image.mode} must be in [0, {limit:g}], got [{low:g}, {high:g}]: save it with "
+                "8 or 16 bits"
+            )
+        gray = (values.astype(np.float64) * (255 / limit)).astype(np.float32)
+        yield from (gray, gray, gray)
+    elif image.has_transparency_data:
+        *colors, alpha = image.convert("RGBA").split()
+        opacity: _Plane = np.asarray(alpha, np.float32) / np.float32(255)
+        for color in colors:
+            yield np.float32(255) + (np.asarray(color, np.float32) - np.float32(255)) * opacity
+    else:
+        for color in image.convert("RGB").split():
+            yield np.asarray(color, np.float32)
+
+
+def _to_channels(rgb: npt.NDArray[np.floating], channels: int) -> npt.NDArray[np.floating]:
+    """Return planes ``(3, H, W)`` unchanged, or their luma ``(1, H, W)`` for one channel."""
+    return np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
 
 
 @contextmanager
@@ -269,5 +275,65 @@ def _translate_image_errors(path: str | Path) -> Iterator[None]:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise LitVizError(f"{path} is too large (more than {limit} million pixels): downsize it first") from error
     except Exception as error:
-        cause = "is truncated: the file ends too early" if "truncated" in str(error) else f"can't be read: {error}"
+        cause = "is truncated: the file is incomplete" if "truncated" in str(error) else f"can't be read: {error}"
         raise LitVizError(f"the photograph {path} {cause}") from error
+
+
+# -- fitting
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """Mapping of a picture to an image: the region that is read, and the region of the image that it fills.
+
+    Attributes:
+        original: (height, width) of the picture.
+        size: (height, width) of the image.
+        source: region of the picture, in its pixels.
+        corner: (y, x) of the filled region, in pixels of the image.
+        inner: (height, width) of the filled region; the rest of the image is gray.
+    """
+
+    original: tuple[int, int]
+    size: tuple[int, int]
+    source: Box
+    corner: tuple[int, int]
+    inner: tuple[int, int]
+
+    @property
+    def box(self) -> Box:
+        """Extent of the whole image, in pixels of the picture."""
+        x0, y0, x1, y1 = self.source
+        step_x, step_y = (x1 - x0) / self.inner[1], (y1 - y0) / self.inner[0]
+        x0, y0 = x0 - self.corner[1] * step_x, y0 - self.corner[0] * step_y
+        return x0, y0, x0 + self.size[1] * step_x, y0 + self.size[0] * step_y
+
+    def apply(self, plane: _Plane) -> _Plane:
+        """Resize a plane without rounding: Pillow's float mode does not round between its two passes.
+
+        The plane can be a downsampled version of the picture (a JPEG file decoded at a fraction of its size).
+        """
+        height, width = plane.shape
+        scale_x, scale_y = width / self.original[1], height / self.original[0]
+        x0, y0, x1, y1 = self.source
+        box = (x0 * scale_x, y0 * scale_y, min(x1 * scale_x, width), min(y1 * scale_y, height))
+        inner = Image.fromarray(plane).resize(self.inner[::-1], Image.Resampling.BICUBIC, box)
+        out = np.full(self.size, _BORDER, np.float32)
+        (y, x), (inner_height, inner_width) = self.corner, self.inner
+        out[y : y + inner_height, x : x + inner_width] = np.asarray(inner)
+        return out
+
+
+def _place(original: tuple[int, int], size: tuple[int, int], fit: Fit) -> _Placement:
+    """Compute the placement of a picture of ``original`` (height, width) in an image of ``size``."""
+    (h, w), (height, width) = original, size
+    if fit == "squash":
+        return _Placement(original, size, (0.0, 0.0, w, h), (0, 0), size)
+    if fit == "crop":
+        step = min(w / width, h / height)
+        x0, y0 = max(0.0, (w - step * width) / 2), max(0.0, (h - step * height) / 2)
+        return _Placement(original, size, (x0, y0, w - x0, h - y0), (0, 0), size)
+    step = max(w / width, h / height)
+    inner = max(1, round(h / step)), max(1, round(w / step))
+    corner = (height - inner[0]) // 2, (width - inner[1]) // 2
+    return _Placement(original, size, (0.0, 0.0, w, h), corner, inner)

@@ -38,8 +38,7 @@ from lit_viz.runs.results import Outcome, Run, filed, remembered
 from lit_viz.types import Task, slug
 from lit_viz.utils.files import translate_write_errors
 from lit_viz.utils.formatting import Notify, command_line, pluralize
-from lit_viz.utils.process import tune_allocator
-from lit_viz.utils.ranks import is_rank_zero
+from lit_viz.utils.process import is_rank_zero, tune_allocator
 
 if TYPE_CHECKING:
     from lit_viz.loggers.wandb import WandbImages

@@ -36,7 +36,7 @@ from lit_viz.images.listing import has_array_images
 from lit_viz.launch.resume import LAST_CHECKPOINT
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
-from lit_viz.utils.ranks import is_rank_zero
+from lit_viz.utils.process import is_rank_zero
 
 
 class Interrupted(LitVizError):

@@ -1,29 +1,28 @@
-"""Localization of objects by the saliency maps of a run, compared with reference boxes."""
+"""Localization of objects by saliency maps: map -> seeds -> mask -> box, compared with reference boxes.
+
+The most and the least salient pixels are seeds for the colors of object and background, and a graph cut (Boykov & Jolly
+2001) segments the object (Simonyan et al. 2014, arXiv:1312.6034, section 3.2).
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
-from lit_viz.images.fitting import Box
-from lit_viz.images.reading import Photograph, encode_png
+from lit_viz.images.filters import gaussian_blur
+from lit_viz.images.reading import Box, Photograph, encode_png, to_uint8
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
-from lit_viz.localization.segmentation import (
-    SEEDS,
-    Seeds,
-    Segment,
-    box_in_original,
-    import_opencv,
-    localize,
-    mask_in_original,
-)
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
@@ -36,11 +35,142 @@ MAX_PANELS = 20
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """Thresholds of the seeds.
+
+    Attributes:
+        foreground, background: quantiles of the map above and below which pixels are seeds.
+        smoothing: sigma of a Gaussian blur of the map, relative to the shorter side. It removes the noise of single
+            pixels, for which the paper averages the maps of ten crops.
+    """
+
+    foreground: float = 0.95
+    background: float = 0.30
+    smoothing: float = 1 / 200
+
+    def of(self, values: Tensor) -> NDArray[np.int8]:
+        """Return the seeds of a map ``(H, W)``: 1 foreground, -1 background, 0 neither."""
+        if bad := int((~values.isfinite()).sum()):
+            raise LitVizError(f"no box: {bad} of {values.numel()} pixels of the map are not finite")
+        if values.max() == values.min():
+            raise LitVizError("no box: the map is constant")
+        sigma = torch.tensor([self.smoothing * min(values.shape)], dtype=torch.float64)
+        smooth = gaussian_blur(values[None, None].double().cpu(), sigma)[0, 0].numpy()
+        low, high = np.quantile(smooth, [self.background, self.foreground])
+        seeds = np.zeros(smooth.shape, np.int8)
+        seeds[smooth <= low] = -1
+        # In a map that is mostly zero both quantiles are zero, and all positive pixels are foreground.
+        seeds[(smooth >= high) if high > low else (smooth > low)] = 1
+        return seeds
+
+
+SEEDS = Seeds()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segmented object.
+
+    Attributes:
+        seeds: int8 ``(H, W)``: 1 foreground, -1 background, 0 neither.
+        mask: bool ``(H, W)``.
+        box: (x0, y0, x1, y1) of the mask in pixels of the image.
+    """
+
+    seeds: NDArray[np.int8]
+    mask: NDArray[np.bool_]
+    box: Box
+
+
+def import_opencv() -> ModuleType:
+    """Return OpenCV, an optional requirement."""
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise LitVizError("boxes of maps need OpenCV: pip install 'lit-viz[localization]'") from error
+
+
+def segment(photograph: Tensor, values: Tensor, seeds: Seeds = SEEDS) -> Segment:
+    """Return the largest connected part of the graph cut's foreground.
+
+    Foreground seeds are fixed. Background seeds only provide colors, since the map is also low inside objects. The
+    result is deterministic.
+
+    Args:
+        photograph: ``(C, H, W)`` in [0, 1].
+        values: map ``(H, W)``; high values indicate the object.
+        seeds: thresholds.
+
+    Raises:
+        LitVizError: OpenCV is not installed or fails, or the map is constant or not finite.
+    """
+    cv2 = import_opencv()
+    marked = seeds.of(values)
+    try:
+        foreground = _graph_cut(to_uint8(photograph), marked, cv2).astype(np.uint8)
+        _, parts, statistics, _ = cv2.connectedComponentsWithStats(foreground)  # includes diagonal neighbors
+    except cv2.error as error:
+        raise LitVizError(f"no box: OpenCV failed on the photograph ({' '.join(str(error).split())})") from error
+    mask = np.asarray(parts == 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA])))
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return Segment(marked, mask, (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)))
+
+
+def _graph_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.int8], cv2: ModuleType) -> NDArray[np.bool_]:
+    labels = np.where(seeds > 0, np.uint8(cv2.GC_FGD), np.uint8(cv2.GC_PR_BGD))
+    cv2.setRNGSeed(0)  # of the k-means initialization
+    seeded = seeds != 0
+    # Fit the color models, mixtures of five Gaussians, to the seeds only: an image of one row and no iteration. Fitted
+    # to the whole image, they would count all other pixels as background.
+    empty = np.zeros((1, 65))
+    _, background, foreground = cv2.grabCut(
+        pixels[seeded][None], labels[seeded][None], None, empty, empty.copy(), 0, cv2.GC_INIT_WITH_MASK
+    )
+    labels, _, _ = cv2.grabCut(pixels, labels, None, background, foreground, 1, cv2.GC_EVAL_FREEZE_MODEL)
+    return np.isin(labels, [cv2.GC_FGD, cv2.GC_PR_FGD])
+
+
+def localize(photograph: Photograph, values: Tensor, seeds: Seeds = SEEDS) -> Segment:
+    """Segment the object that a map ``(H, W)`` indicates (:func:`segment`), without the padding of ``fit="pad"``."""
+    height, width = photograph.original_size
+    x0, y0, x1, y1 = map(int, _clip(photograph.from_original([0, 0, width, height]).round(), values.shape))
+    inner = segment(photograph.pixels[:, y0:y1, x0:x1], values[y0:y1, x0:x1], seeds)
+    padding = (y0, len(values) - y1), (x0, len(values[0]) - x1)
+    box = (inner.box[0] + x0, inner.box[1] + y0, inner.box[2] + x0, inner.box[3] + y0)
+    return Segment(np.pad(inner.seeds, padding), np.pad(inner.mask, padding), box)
+
+
+def box_in_original(photograph: Photograph, box: Box) -> Box:
+    """Return a box of the image in pixels of the original, clipped to it."""
+    return _clip(photograph.to_original(box), photograph.original_size)
+
+
+def mask_in_original(photograph: Photograph, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask ``(H, W)`` of the image at the size of the original, by nearest pixels; False where cropped."""
+    height, width = photograph.original_size
+    centers = torch.arange(max(height, width), dtype=torch.float64) + 0.5
+    columns, rows = photograph.from_original(torch.stack([centers, centers], 1)).floor().long().unbind(1)
+    framed = np.pad(mask, 1)  # pixels outside of the image map to the frame
+    y, x = (
+        indices[:side].clamp(-1, size).add(1).numpy()
+        for indices, side, size in zip((rows, columns), (height, width), mask.shape, strict=True)
+    )
+    resized: NDArray[np.bool_] = framed[np.ix_(y, x)]
+    return resized
+
+
+def _clip(box: Tensor, size: Sequence[int]) -> Box:
+    height, width = size
+    x0, y0, x1, y1 = box.clamp(min=0).minimum(box.new_tensor([width, height, width, height])).tolist()
+    return x0, y0, x1, y1
+
+
+@dataclass(frozen=True)
 class LocalizedMap:
     """Localization by one map.
 
     Attributes:
-        photograph: as the network sees it.
+        photograph: as the network receives it.
         values: map ``(H, W)``.
         segment: the object; None if there is none.
         error: problem of the map or its reference boxes, if any.
@@ -65,7 +195,7 @@ class LocalizedMap:
 
     @property
     def baseline_iou(self) -> float | None:
-        """IoU of the part of the photograph that the network sees."""
+        """IoU of the part of the photograph that the network receives."""
         height, width = self.photograph.pixels.shape[-2:]
         return self._best_iou(box_in_original(self.photograph, (0, 0, width, height)))
 
@@ -73,6 +203,22 @@ class LocalizedMap:
         if not self.reference:
             return None
         return 0.0 if box is None else max(iou(box, reference) for reference in self.reference)
+
+    def entry(self, record: SaliencyRecord, mask: str | None) -> dict[str, Any]:
+        """Return the entry of ``evidence.json``."""
+        return {
+            "index": record.index,
+            "name": record.name,
+            "method": record.method,
+            "target_name": record.target_name,
+            "box": _round(self.box),
+            "box_in_image": _round(None if self.segment is None else self.segment.box),
+            "mask": mask,
+            "true_boxes": [_round(box) for box in self.reference],
+            "iou": self.iou,
+            "iou_whole": self.baseline_iou,
+            "error": self.error,
+        }
 
 
 @dataclass
@@ -92,7 +238,7 @@ class Localization:
     def corloc(self) -> dict[str, dict[str, Any]]:
         """Return by method the share of maps with a correct box (CorLoc), among those with a reference box.
 
-        ``whole_photograph`` is the CorLoc of a box around all that the network sees, as a baseline.
+        ``whole_photograph`` is the CorLoc of a box around the whole input of the network, as a baseline.
         """
         by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for entry in self.maps:
@@ -135,9 +281,6 @@ def localize_run(
         truth: reference boxes by ``source`` (see :func:`~lit_viz.localization.reference_boxes.match_boxes`).
         folder: run folder for masks, records and the part ``localization`` of ``evidence.json``; None writes nothing.
         seeds: thresholds of the seeds.
-
-    Raises:
-        LitVizError: OpenCV is not installed, or the disk is full.
     """
     version = import_opencv().__version__
     result = Localization(seeds)
@@ -155,7 +298,7 @@ def localize_run(
             mask = f"masks/{record.key}.png"
             pixels = torch.from_numpy(mask_in_original(found.photograph, found.segment.mask))
             write_bytes(folder.path / mask, encode_png(pixels[None].float()))
-        result.maps.append(_entry(record, found, mask))
+        result.maps.append(found.entry(record, mask))
         if len(result.panels) < MAX_PANELS:
             result.panels.append((outcome, found))
     if folder is not None:
@@ -185,25 +328,9 @@ def photograph_of(record: SaliencyRecord, pixels: Tensor) -> Photograph:
     """Return the photograph of a record; an image passed as an array is its own original."""
     height, width = pixels.shape[-2:]
     original_height, original_width = record.original_size or (height, width)
-    left, top, right, bottom = record.original_box or (0, 0, width, height)
-    return Photograph(pixels, str(record.source), (original_height, original_width), (left, top, right, bottom))
-
-
-def _entry(record: SaliencyRecord, found: LocalizedMap, mask: str | None) -> dict[str, Any]:
-    return {
-        "index": record.index,
-        "name": record.name,
-        "method": record.method,
-        "target_name": record.target_name,
-        "box": _round(found.box),
-        "box_in_image": _round(None if found.segment is None else found.segment.box),
-        "mask": mask,
-        "true_boxes": [_round(box) for box in found.reference],
-        "iou": found.iou,
-        "iou_whole": found.baseline_iou,
-        "error": found.error,
-    }
+    x0, y0, x1, y1 = record.original_box or (0, 0, width, height)
+    return Photograph(pixels, str(record.source), (original_height, original_width), (x0, y0, x1, y1))
 
 
 def _round(box: Box | None) -> list[float] | None:
-    return None if box is None else [round(end, 2) for end in box]
+    return None if box is None else [round(value, 2) for value in box]

@@ -1,6 +1,6 @@
 """Reference boxes of objects from Pascal VOC or COCO files.
 
-A box is (left, top, right, bottom) in pixels from the upper left corner; pixel k spans k to k + 1.
+A box is (x0, y0, x1, y1) in pixels from the upper left corner; pixel k spans k to k + 1.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from lit_viz.errors import LitVizError
-from lit_viz.images.fitting import Box
-from lit_viz.images.reading import PACKAGED_PREFIX
+from lit_viz.images.reading import PACKAGED_PREFIX, Box
 
 _MAX_NOTES = 3  # ambiguous files that are named
 
@@ -66,39 +65,61 @@ def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
     Args:
         path: a Pascal VOC file (.xml), a folder of such files at any depth, or a COCO instances file (.json). VOC
             counts pixels from 1 and ``xmax`` is the last pixel inside (Everingham et al. 2010, development kit); COCO's
-            ``bbox`` is [left, top, width, height]. Crowds (``iscrowd``) are excluded.
+            ``bbox`` is [x, y, width, height]. Crowds (``iscrowd``) are excluded.
 
     Raises:
         LitVizError: a file is missing or malformed, or two entries have the same photograph.
     """
     path = Path(path)
-    if path.is_dir():
-        files = sorted(path.rglob("*.xml"))
-        if not files:
-            raise LitVizError(f"no Pascal VOC file (.xml) in {path}")
-        return _unique(map(_read_voc, files))
-    if not path.is_file():
-        raise LitVizError(f"no file or folder with reference boxes: {path}")
-    return _unique(_read_coco(path) if path.suffix.casefold() == ".json" else [_read_voc(path)])
-
-
-def _unique(entries: Iterable[ReferenceBoxes]) -> list[ReferenceBoxes]:
+    files = sorted(path.rglob("*.xml")) if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        raise LitVizError(f"reference boxes must be a COCO file, Pascal VOC files (.xml) or their folder, got {path}")
     by_name: dict[tuple[str, str], ReferenceBoxes] = {}
-    for entry in entries:
-        first = by_name.setdefault((entry.name, entry.stem), entry)
-        if first is not entry:
-            files = " and ".join(dict.fromkeys((str(first.path), str(entry.path))))
-            raise LitVizError(f"{files}: two entries for the photograph {entry.name or entry.stem}")
+    for file in files:
+        try:
+            entries = list(_read_coco(file)) if file.suffix.casefold() == ".json" else [_read_voc(file)]
+        except (OSError, ElementTree.ParseError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise LitVizError(f"malformed reference boxes {file} ({type(error).__name__}: {error})") from error
+        for entry in entries:
+            first = by_name.setdefault((entry.name, entry.stem), entry)
+            if first is not entry:
+                pair = " and ".join(dict.fromkeys((str(first.path), str(file))))
+                raise LitVizError(f"{pair}: two entries for the photograph {entry.name or entry.stem}")
+            for x0, y0, x1, y1 in entry.boxes:
+                if not (x0 <= x1 and y0 <= y1):  # also rejects NaN
+                    box = f"{x0:g} {y0:g} {x1:g} {y1:g}"
+                    raise LitVizError(f"a box must have x0 <= x1 and y0 <= y1, got {box} in {file}")
     return list(by_name.values())
 
 
-def match_boxes(references: Sequence[ReferenceBoxes], sources: Iterable[str]) -> BoxMatches:
-    """Assign reference boxes to photographs by file name (``val/000007.jpg``), else by a unique stem.
+def _read_voc(path: Path) -> ReferenceBoxes:
+    root = ElementTree.parse(path).getroot()
+    if root.tag != "annotation":
+        raise ValueError(f"the root of a Pascal VOC file must be <annotation>, got <{root.tag}>")
+    boxes = []
+    for element in root.iterfind("object"):  # the boxes of an object's parts are nested deeper
+        x0, y0, x1, y1 = (float(element.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax"))
+        boxes.append((max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1))  # some of ImageNet's boxes start at 0
+    height, width = (int(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
+    name = (root.findtext("filename") or "").strip()
+    return ReferenceBoxes(tuple(boxes), (height, width) if height > 0 and width > 0 else None, path, name, path.stem)
 
-    Args:
-        references: see :func:`read_boxes`.
-        sources: ``source`` of each photograph.
-    """
+
+def _read_coco(path: Path) -> Iterator[ReferenceBoxes]:
+    content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    boxes: dict[Any, list[Box]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        x, y, width, height = map(float, annotation["bbox"])
+        if not annotation.get("iscrowd"):
+            boxes[annotation["image_id"]].append((x, y, x + width, y + height))
+    for image in content["images"]:
+        size = (int(image["height"]), int(image["width"])) if {"height", "width"} <= image.keys() else None
+        name = str(Path(image["file_name"]))
+        yield ReferenceBoxes(tuple(boxes[image["id"]]), size, path, name, Path(name).stem)
+
+
+def match_boxes(references: Sequence[ReferenceBoxes], sources: Iterable[str]) -> BoxMatches:
+    """Assign reference boxes to photographs (``source``) by file name (``val/000007.jpg``), else by a unique stem."""
     by_name, by_stem = defaultdict(list), defaultdict(list)
     for source in dict.fromkeys(sources):
         file = Path(source.removeprefix(PACKAGED_PREFIX))
@@ -110,16 +131,17 @@ def match_boxes(references: Sequence[ReferenceBoxes], sources: Iterable[str]) ->
         (entry, candidates or [source for source in by_stem[entry.stem] if source not in assigned])
         for entry, candidates in zip(references, named, strict=True)
     ]
-    claims: dict[str, list[ReferenceBoxes]] = defaultdict(list)
+    candidates_of: dict[str, list[ReferenceBoxes]] = defaultdict(list)
     for entry, candidates in pairs:
         for source in candidates:
-            claims[source].append(entry)
-    matches = {found[0]: entry for entry, found in pairs if len(found) == 1 and len(claims[found[0]]) == 1}
-
+            candidates_of[source].append(entry)
+    matches = {
+        sources[0]: entry for entry, sources in pairs if len(sources) == 1 and len(candidates_of[sources[0]]) == 1
+    }
     ambiguous = [f"{entry.label} matches {_join(candidates)}" for entry, candidates in pairs if len(candidates) > 1]
     ambiguous += [
         f"{source} matches {_join([entry.label for entry in entries])}"
-        for source, entries in claims.items()
+        for source, entries in candidates_of.items()
         if len(entries) > 1
     ]
     notes = [f"reference boxes: {text}; ignored, name the photograph in each file" for text in ambiguous[:_MAX_NOTES]]
@@ -133,73 +155,10 @@ def match_boxes(references: Sequence[ReferenceBoxes], sources: Iterable[str]) ->
 
 
 def _in_same_folder(name: str, sources: Sequence[str]) -> Sequence[str]:
-    """Return the sources whose path ends with ``name``, or all."""
+    """Return the sources whose path has the ending ``name``, or all."""
     parts = Path(name).parts
     return [source for source in sources if Path(source).parts[-len(parts) :] == parts] or sources
 
 
 def _join(names: Sequence[str]) -> str:
     return " or ".join(names[:3]) + (" or others" if len(names) > 3 else "")
-
-
-def _read_voc(path: Path) -> ReferenceBoxes:
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError, OSError) as error:
-        raise LitVizError(f"{path} is not valid XML: {error}") from error
-    if root.tag != "annotation":
-        raise LitVizError(f"the root of a Pascal VOC file must be <annotation>, got <{root.tag}> in {path}")
-    try:
-        boxes = tuple(_voc_box(element) for element in root.iterfind("object"))
-        height, width = (int(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
-    except ValueError as error:
-        raise LitVizError(f"malformed number in {path}: {error}") from error
-    _check_order(boxes, path)
-    name = (root.findtext("filename") or "").strip()
-    return ReferenceBoxes(boxes, (height, width) if height > 0 and width > 0 else None, path, name, path.stem)
-
-
-def _voc_box(element: ElementTree.Element) -> Box:
-    # The boxes of an object's parts are nested deeper.
-    left, top, right, bottom = (
-        float(element.findtext(f"bndbox/{end}", "")) for end in ("xmin", "ymin", "xmax", "ymax")
-    )
-    return max(0.0, left - 1), max(0.0, top - 1), right, bottom  # some of ImageNet's boxes start at 0
-
-
-def _read_coco(path: Path) -> Iterator[ReferenceBoxes]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # includes UnicodeDecodeError
-        raise LitVizError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
-        raise LitVizError(f"a COCO file must have the lists 'images' and 'annotations': {path}")
-    try:
-        yield from _coco_images(content["images"], content["annotations"], path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LitVizError(
-            f"malformed COCO file {path} ({type(error).__name__}: {error}): images need id and file_name, annotations "
-            "image_id and bbox [left, top, width, height]"
-        ) from error
-
-
-def _coco_images(
-    images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path
-) -> Iterator[ReferenceBoxes]:
-    boxes: dict[Any, list[Box]] = {image["id"]: [] for image in images}
-    for annotation in annotations:
-        left, top, width, height = map(float, annotation["bbox"])
-        if not annotation.get("iscrowd"):
-            boxes[annotation["image_id"]].append((left, top, left + width, top + height))
-    for image in images:
-        _check_order(boxes[image["id"]], path)
-        size = (int(image["height"]), int(image["width"])) if {"height", "width"} <= image.keys() else None
-        name = str(Path(image["file_name"]))
-        yield ReferenceBoxes(tuple(boxes[image["id"]]), size, path, name, Path(name).stem)
-
-
-def _check_order(boxes: Sequence[Box], path: Path) -> None:
-    for left, top, right, bottom in boxes:
-        if not (left <= right and top <= bottom):  # also rejects NaN
-            box = f"{left:g} {top:g} {right:g} {bottom:g}"
-            raise LitVizError(f"left and top of a box must not exceed right and bottom, got {box} in {path}")

@@ -14,7 +14,7 @@ from lit_viz.attacks.rounding.verification import Saved, save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.outputs import top5
 from lit_viz.errors import LitVizError
-from lit_viz.images.difference import MAGNIFIED, difference
+from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.photographs import LOGITS, AttackTraining
 from lit_viz.methods.records import AdversarialRecord

@@ -15,8 +15,7 @@ from lit_viz.classifiers.fast import check_residual_gradient
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
-from lit_viz.images.fitting import Box, Fit
-from lit_viz.images.reading import read_photograph
+from lit_viz.images.reading import Box, Fit, read_photograph
 from lit_viz.methods.targets import needs_logits, resolve
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.rng import Draws

@@ -21,7 +21,7 @@ from lit_viz.classifiers.outputs import prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.errors import LitVizError, check_shape
-from lit_viz.images.heatmap import clip_limits, heat
+from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.methods.targets import resolve

@@ -16,7 +16,7 @@ from lit_viz.attacks.norms import NORMS, lengths
 from lit_viz.attacks.rounding.verification import save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.images.difference import MAGNIFIED, difference
+from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.methods.photographs import AttackTraining
 from lit_viz.methods.records import UniversalRecord
 from lit_viz.methods.targets import check_goal, resolve

@@ -61,11 +61,7 @@ class Objective(ABC):
     couples: bool = False
 
     def bind(self, classifier: Classifier) -> None:  # noqa: B027 - most objectives don't depend on the classifier
-        """Validate the objective for a classifier and read its properties; called before the first evaluation.
-
-        Raises:
-            LitVizError: if the objective does not apply, such as for a missing layer.
-        """
+        """Validate the objective for a classifier and read its properties; called before the first evaluation."""
 
     @abstractmethod
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -88,11 +84,7 @@ class Objective(ABC):
 
 
 def evaluate_objective(objective: Objective, outputs: Outputs) -> Tensor:
-    """Compute the scores ``(M,)`` and validate their shape.
-
-    Raises:
-        LitVizError: if the objective returned another shape.
-    """
+    """Compute the scores ``(M,)`` and validate their shape."""
     scores = objective(outputs)
     check_shape(objective, scores, outputs.logits.shape[:1], meaning="a score for each input of the network")
     return scores
@@ -133,7 +125,7 @@ class Sum(_Composed):
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the weighted sum ``(M,)``."""
+        """Compute the weighted sum."""
         scores = [evaluate_objective(term, outputs) for term in self.terms]
         first, *others = (weight * score for score, weight in zip(scores, self.weights, strict=True))
         return sum(others, start=first)
@@ -148,6 +140,6 @@ class Product(_Composed):
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the product ``(M,)``."""
+        """Compute the product."""
         first, *others = (evaluate_objective(term, outputs) for term in self.terms)
         return prod(others, start=first)

@@ -1,6 +1,13 @@
-"""Objectives on the score of one class."""
+"""Objectives on the scores of classes: of one class, and of attacks.
+
+A higher attack objective is closer to success, in targeted rows, which reach the class in ``targets``, and in
+untargeted rows, which leave it.
+"""
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,6 +15,9 @@ from torch import Tensor
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
+from lit_viz.utils.device import to_list
+
+_EPS = 1e-12  # smallest denominator of DLR
 
 
 class _ClassScore(Objective):
@@ -29,10 +39,8 @@ class _ClassScore(Objective):
                 f"{classifier.num_classes - 1}, got {self.target}"
             )
 
-    def _select(self, scores: Tensor, targets: Tensor) -> Tensor:
-        if self.target is not None:
-            return scores[:, self.target]
-        return scores.gather(1, targets[:, None])[:, 0]
+    def _pick(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return _select(scores, targets) if self.target is None else scores[:, self.target]
 
 
 class Logit(_ClassScore):
@@ -42,21 +50,142 @@ class Logit(_ClassScore):
     """
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the logits ``(M,)``."""
-        return self._select(outputs.logits, outputs.targets)
+        """Return the logits."""
+        return self._pick(outputs.logits, outputs.targets)
 
 
 class LogProbability(_ClassScore):
     """Log of the softmax probability of the class: the negative cross-entropy, which also lowers the other classes."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the log-probabilities ``(M,)``, at most 0."""
-        return self._select(torch.log_softmax(outputs.logits, dim=1), outputs.targets)
+        """Compute the log-probabilities."""
+        return self._pick(torch.log_softmax(outputs.logits, dim=1), outputs.targets)
 
 
 class Probability(_ClassScore):
     """Softmax probability of the class."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the probabilities ``(M,)``, in [0, 1]."""
-        return self._select(torch.softmax(outputs.logits, dim=1), outputs.targets)
+        """Compute the probabilities."""
+        return self._pick(torch.softmax(outputs.logits, dim=1), outputs.targets)
+
+
+class AttackObjective(Objective):
+    """Base class of attack objectives; subclasses implement :meth:`score`.
+
+    Attributes:
+        classes: minimum number of classes of the network in an untargeted and in a targeted attack.
+    """
+
+    classes: ClassVar[tuple[int, int]] = (1, 1)
+    task_fields = frozenset({"target"})
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Validate the classes and compute the scores."""
+        targeted = outputs.targeted
+        if targeted is None:
+            targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
+        for mode in set(to_list(targeted)):
+            if error := self.class_count_error(outputs.logits.shape[1], targeted=mode):
+                raise LitVizError(f"{error}: use CrossEntropy or Margin")
+        if any(target < 0 for target in to_list(outputs.targets)):
+            raise LitVizError("an attack requires a target or the true label, got neither")
+        return self.score(outputs, targeted)
+
+    def class_count_error(self, count: int, *, targeted: bool) -> str | None:
+        """Return an error message if a network with ``count`` classes has too few for the objective, else None."""
+        minimum, mode = self.classes[targeted], "targeted" if targeted else "untargeted"
+        if count >= minimum:
+            return None
+        return f"{type(self).__name__} requires {minimum} classes in {mode} attacks, got a network with {count}"
+
+    @abstractmethod
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
+        """Compute the scores ``(M,)``; ``targeted`` is ``(M,)`` bool."""
+
+
+class CrossEntropy(AttackObjective):
+    """``log p_t`` of the class t to reach, ``-log p_y`` of the class y to leave (Goodfellow et al. 2015,
+    arXiv:1412.6572, section 4)."""
+
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
+        """Compute signed log-probabilities: at most 0 in targeted rows, at least 0 in untargeted rows."""
+        return _signed(_select(torch.log_softmax(outputs.logits, 1), outputs.targets), targeted)
+
+
+class ClippedCrossEntropy(CrossEntropy):
+    """Cross-entropy clipped at ``limit`` in untargeted rows, so that no image dominates a mini-batch (Shafahi et al.
+    2020, arXiv:1811.11304, beta = 9).
+
+    Args:
+        limit: positive.
+    """
+
+    def __init__(self, limit: float = 9.0) -> None:
+        if not limit > 0:
+            raise LitVizError(f"limit of ClippedCrossEntropy must be positive, got {limit}")
+        self.limit = limit
+
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
+        """Compute signed log-probabilities: at most 0 in targeted rows, in [0, limit] in untargeted rows."""
+        return super().score(outputs, targeted).clamp(max=self.limit)
+
+
+class TargetLogit(AttackObjective):
+    """Logit ``z_t`` of the class t to reach, ``-z_y`` of the class y to leave."""
+
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
+        """Compute signed logits."""
+        return _signed(_select(outputs.logits, outputs.targets), targeted)
+
+
+class Margin(AttackObjective):
+    """``z_t - max_{i != t} z_i`` in targeted rows, ``max_{i != y} z_i - z_y`` in untargeted rows (Carlini and Wagner
+    2017, arXiv:1608.04644, f_6 with opposite sign); positive where the attack succeeds."""
+
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
+        """Compute margins, in logits."""
+        own = _select(outputs.logits, outputs.targets)
+        return _signed(own - _largest_other(outputs.logits, outputs.targets), targeted)
+
+
+class DLR(AttackObjective):
+    """Difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690, equations 6 and 7).
+
+    It is invariant to shifting and scaling the logits, so large logits can't cause vanishing gradients. With the logits
+    in descending order ``z_1 >= z_2 ...``, untargeted ``-(z_y - max_{i != y} z_i) / (z_1 - z_3)``, targeted
+    ``-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)``. The denominator is at least 1e-12.
+    """
+
+    classes = (3, 4)
+
+    def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
+        """Compute ratios, positive where the attack succeeds; targeted rows require the true class."""
+        logits, targets = outputs.logits, outputs.targets
+        descending = logits.topk(min(4, logits.shape[1])).values
+        untargeted_score = torch.zeros_like(logits[:, 0])
+        is_targeted = to_list(targeted)
+        if not all(is_targeted):
+            spread = (descending[:, 0] - descending[:, 2]).clamp(min=_EPS)
+            untargeted_score = (_largest_other(logits, targets) - _select(logits, targets)) / spread
+        if not any(is_targeted):
+            return untargeted_score
+        labels = outputs.labels
+        if labels is None or any(t and label < 0 for t, label in zip(is_targeted, to_list(labels), strict=True)):
+            raise LitVizError("DLR requires the true label in targeted attacks, got none: use CrossEntropy")
+        spread = (descending[:, 0] - descending[:, 2:4].mean(1)).clamp(min=_EPS)
+        targeted_score = (_select(logits, targets) - _select(logits, labels.clamp(min=0))) / spread
+        return torch.where(targeted, targeted_score, untargeted_score)
+
+
+def _signed(scores: Tensor, targeted: Tensor) -> Tensor:
+    return torch.where(targeted, scores, -scores)
+
+
+def _select(scores: Tensor, classes: Tensor) -> Tensor:
+    return scores.gather(1, classes[:, None])[:, 0]
+
+
+def _largest_other(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the largest logit of the other classes, ``(M,)``."""
+    return logits.scatter(1, classes[:, None], -torch.inf).amax(1)

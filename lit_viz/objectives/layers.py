@@ -1,22 +1,26 @@
-"""Objectives on the activation of a layer: one unit, a channel, or all values."""
+"""Objectives on the activations of layers: a unit, a channel, a direction, all values, or their statistics."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from math import isqrt
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layouts import Layout, layout
+from lit_viz.classifiers.layers import statistics_of
+from lit_viz.classifiers.layouts import Layout, layout, layouts
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
 
 #: Channel of a layer of tokens: a feature of all tokens, or all features of one token.
 Axis = Literal["feature", "token"]
+_EPS = 1e-24  # under the square root: keeps the gradient finite where the activation is 0
 
 
 class LayerObjective(Objective):
@@ -45,12 +49,7 @@ class LayerObjective(Objective):
         self._prefix = 0
 
     def bind(self, classifier: Classifier) -> None:
-        """Read the layout of the layer's activation.
-
-        Raises:
-            LitVizError: if the network does not have or call the layer, if its activation has no row per image, or if
-                it has tokens and ``axis`` is None.
-        """
+        """Read the layout of the layer's activation, and validate the axis."""
         found = layout(classifier, self.layer)
         self._check_layout(found)
         self._prefix = found.prefix
@@ -73,11 +72,6 @@ class LayerObjective(Objective):
             return tokens[..., None]
         return tokens.transpose(1, 2).reshape(len(tokens), -1, *size)
 
-    @property
-    def _requires_axis(self) -> bool:
-        """Whether the objective depends on what a channel of a layer of tokens is."""
-        return True
-
     def _bind_channels(self, channels: int) -> None:
         """Validate or store the number of channels."""
 
@@ -90,7 +84,7 @@ class LayerObjective(Objective):
             )
         if self.axis is not None and not found.has_tokens:
             raise LitVizError(f"--axis requires a layer of tokens, got layer {self.layer!r} of shape {shape}")
-        if self.axis is None and found.has_tokens and self._requires_axis:
+        if self.axis is None and found.has_tokens and not isinstance(self, Layer):
             raise LitVizError(
                 f"layer {self.layer!r} has {found.tokens} tokens of {found.channels} features: give --axis feature (a "
                 "channel is a feature of all tokens) or --axis token (a channel is a token)"
@@ -107,12 +101,8 @@ class Layer(LayerObjective):
     def __init__(self, layer: str) -> None:
         super().__init__(layer)
 
-    @property
-    def _requires_axis(self) -> bool:
-        return False
-
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute ``mean(a ** 2) / 2`` ``(M,)``."""
+        """Compute ``mean(a ** 2) / 2``."""
         activation = outputs.activations[self.layer][:, self._prefix :]
         return activation.flatten(1).square().mean(1) / 2
 
@@ -135,7 +125,7 @@ class _ChannelObjective(LayerObjective):
         """Compute the scores ``(M,)`` from the maps ``(M, H, W)`` of the channel."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the scores ``(M,)``, in units of the activation."""
+        """Compute the scores, in units of the activation."""
         maps = self.maps(outputs)
         if self.channel is not None:
             return self.of_map(maps[:, self.channel])
@@ -176,20 +166,8 @@ class Neuron(_ChannelObjective):
         super().__init__(layer, channel, axis)
         self.place = place
 
-    def _check_layout(self, found: Layout) -> None:
-        if found.kind == "vector":
-            raise LitVizError(
-                f"--neuron requires a layer with positions, got layer {self.layer!r} with {found.channels} values: "
-                "each of its channels is one neuron"
-            )
-        super()._check_layout(found)
-
     def of_map(self, maps: Tensor) -> Tensor:
-        """Return the values at the position, ``(M,)``.
-
-        Raises:
-            LitVizError: if the position is outside the map.
-        """
+        """Return the values at the position, ``(M,)``."""
         height, width = maps.shape[1:]
         row, column = (height // 2, width // 2) if self.place is None else self.place
         if not (0 <= row < height and 0 <= column < width):
@@ -198,8 +176,166 @@ class Neuron(_ChannelObjective):
             )
         return maps[:, row, column]
 
+    def _check_layout(self, found: Layout) -> None:
+        if found.kind == "vector":
+            raise LitVizError(
+                f"--neuron requires a layer with positions, got layer {self.layer!r} with {found.channels} values: "
+                "each of its channels is one neuron"
+            )
+        super()._check_layout(found)
+
 
 def check_channel(channel: int, channels: int, layer: str) -> None:
     """Raise a :class:`LitVizError` unless ``0 <= channel < channels``."""
     if not 0 <= channel < channels:
         raise LitVizError(f"channel of layer {layer!r} must be between 0 and {channels - 1}, got {channel}")
+
+
+class Direction(LayerObjective):
+    """Dot product or cosine similarity of the activation and a vector, averaged over the positions (Olah, Mordvintsev
+    and Schubert 2017, "Feature Visualization"; Kim et al. 2018, arXiv:1711.11279, for meaningful directions).
+
+    The dot product alone tends to raise single channels that are easy to activate. The product
+    ``Direction(layer, v) * Direction(layer, v, "cosine")`` keeps the direction.
+
+    Args:
+        layer, axis: see :class:`LayerObjective`.
+        vector: one number per channel, or a file: ``.npy``, or ``.pt`` with a tensor.
+        kind: ``dot`` or ``cosine``; the cosine at a position without activation is 0.
+    """
+
+    def __init__(
+        self,
+        layer: str,
+        vector: list[float] | str,
+        kind: Literal["dot", "cosine"] = "dot",
+        axis: Axis | None = None,
+    ) -> None:
+        super().__init__(layer, axis)
+        if kind not in ("dot", "cosine"):
+            raise LitVizError(f"kind of Direction must be 'dot' or 'cosine', got {kind!r}")
+        self.vector = _read_vector(vector) if isinstance(vector, str) else torch.tensor(vector, dtype=torch.float64)
+        if self.vector.ndim != 1 or not bool(self.vector.isfinite().all()) or not bool(self.vector.any()):
+            raise LitVizError(
+                f"vector of Direction must be one finite nonzero vector, got shape {tuple(self.vector.shape)}: give "
+                f"one number per channel of layer {layer!r}"
+            )
+        self.kind = kind
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Compute the mean over the positions; a cosine is in [-1, 1]."""
+        maps = self.maps(outputs)
+        vector = self.vector.to(maps)
+        projection = torch.einsum("mchw,c->mhw", maps, vector)
+        if self.kind == "cosine":
+            projection = projection / (vector.norm() * maps.square().sum(1).clamp(min=_EPS).sqrt())
+        return projection.mean((1, 2))
+
+    def _bind_channels(self, channels: int) -> None:
+        if len(self.vector) != channels:
+            raise LitVizError(
+                f"vector of Direction must have {channels} numbers, one per channel of layer {self.layer!r}, got "
+                f"{len(self.vector)}"
+            )
+
+
+def _read_vector(file: str) -> Tensor:
+    try:
+        if Path(file).suffix == ".npy":
+            content: Any = np.load(file, allow_pickle=False)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.as_tensor(content).double()
+    except Exception as error:  # numpy and torch raise many types for invalid files
+        raise LitVizError(
+            f"the direction {file} can't be read ({type(error).__name__}): give a .npy file, or a .pt file "
+            "with a tensor"
+        ) from error
+
+
+class Diversity(LayerObjective):
+    """Negative mean cosine similarity of the Gram matrices of the activations, over all pairs of images of a group
+    (Olah, Mordvintsev and Schubert 2017, "Feature Visualization", section Diversity).
+
+    With the activation ``a`` ``(C, P)`` at P positions, ``a a^T`` contains the correlations of the channels: the style
+    of the image. Views with equal index are compared. Use it as a term: ``Channel(layer) + Diversity(layer)``.
+
+    Args:
+        layer, axis: see :class:`LayerObjective`.
+    """
+
+    couples = True
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Compute for each input the negative mean similarity to the other images of its group, in [-1, 1]."""
+        members: list[int] = [] if outputs.members is None else to_list(outputs.members)
+        if not any(members):
+            raise LitVizError("Diversity requires a group of images, got one image per task: give --model.group 2")
+        group, views = max(members) + 1, members.index(1)
+        activation = self.maps(outputs).flatten(2)
+        gram = torch.nn.functional.normalize((activation @ activation.transpose(1, 2)).flatten(1), dim=1)
+        gram = gram.view(-1, group, views, gram.shape[1])
+        similarity = torch.einsum("tgvi,thvi->tghv", gram, gram)
+        others = similarity.sum(2) - similarity.diagonal(dim1=1, dim2=2).movedim(-1, 1)
+        return (others / (1 - group)).flatten()
+
+
+class BatchNormStatistics(Objective):
+    """Negative distance of a task's inputs to the running statistics of the network's batch norms (DeepInversion, Yin
+    et al. 2020, arXiv:1912.08795, R_feature):
+
+        - sum_l w_l (||mean_l - running_mean_l||_2 + ||variance_l - running_var_l||_2)
+
+    Mean and variance of the input of batch norm l are per channel, over all positions and inputs of the task. The scale
+    depends on the network (EfficientNet-Lite0: 6000 for eight photographs together, 10000 for one photograph, 20000 for
+    noise), so use it with a small weight: ``Logit() + 0.001 * BatchNormStatistics()``.
+
+    The statistics of few views differ from those of many images whatever the views show; use many (``--model.views``).
+    These batch norms are not folded, and an evaluation takes 1.5 times as long.
+
+    Args:
+        first: weight of the first batch norm; the others have weight 1.
+    """
+
+    couples = True
+
+    def __init__(self, first: float = 10.0) -> None:
+        if not first >= 0:
+            raise LitVizError(f"first of BatchNormStatistics must be non-negative, got {first}")
+        self.first = first
+        self._running: dict[str, Tensor] = {}
+
+    def bind(self, classifier: Classifier) -> None:
+        """Read the running statistics ``(2, C)`` of the batch norms, in the order of the forward."""
+        self._running = {}
+        for name in layouts(classifier):
+            module = classifier.original.get_submodule(name)
+            if (
+                isinstance(module, nn.BatchNorm2d)
+                and module.running_mean is not None
+                and module.running_var is not None
+            ):
+                running = torch.stack([module.running_mean, module.running_var]).detach().clone()
+                self._running[statistics_of(name)] = running
+        if not self._running:
+            raise LitVizError(
+                "BatchNormStatistics requires batch norms with running statistics, and "
+                f"{classifier.name} has none: use another classifier, such as efficientnet_lite0"
+            )
+        self.layers = tuple(self._running)
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Compute the negative distance of each input's task, at most 0."""
+        distances = torch.stack([self._distances(outputs, name) for name in self.layers])
+        weights = torch.ones_like(distances[:, :1])
+        weights[0] = self.first
+        return -(weights * distances).sum(0).repeat_interleave(outputs.inputs)
+
+    def _distances(self, outputs: Outputs, name: str) -> Tensor:
+        """Compute ``||mean - running_mean|| + ||variance - running_var||`` of each task, ``(M / inputs,)``."""
+        statistics = outputs.activations[name]
+        means, variances = statistics.view(-1, outputs.inputs, *statistics.shape[1:]).unbind(2)
+        mean, between = means.mean(1), means.var(1, correction=0)
+        current = torch.stack([mean, variances.mean(1) + between], dim=1)
+        distances: Tensor = torch.linalg.vector_norm(current - self._running[name].to(current), dim=2).sum(1)
+        return distances

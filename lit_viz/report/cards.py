@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_viz.figures.curves import spread
-from lit_viz.images.difference import MAGNIFIED
+from lit_viz.images.rendering import MAGNIFIED
 from lit_viz.methods.records import label_with_lr
 from lit_viz.presentations.base import CardText
 from lit_viz.report.curves import Curve, CurvePlot, plot_curves

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LIST = "_lit_viz_list"  # attribute of a tensor: its version and its values
-_CPU_COPY = "_lit_viz_cpu_copy"  # attribute of a tensor: its version and its copy
+# Attributes of a tensor: its version, and its values or its copy on the CPU.
+_LIST, _CPU_COPY = "_lit_viz_list", "_lit_viz_cpu_copy"
 _MAX_CACHED = 1 << 12  # values of a tensor that are cached when it is copied to a device
 
 
@@ -22,22 +22,16 @@ def to_list(tensor: Tensor) -> list[Any]:
 
     Changes through ``.data`` are not counted by torch and not detected. Callers must not modify nested lists.
     """
-    version, values = tensor.__dict__.get(_LIST, (None, ()))
-    if tensor.is_inference() or version != tensor._version:  # inference tensors have no version
-        values = tensor.tolist()
-        _cache(tensor, _LIST, values)
-    return list(values)
+    values: list[Any] | None = _cached(tensor, _LIST)
+    return list(_cache(tensor, _LIST, tensor.tolist()) if values is None else values)
 
 
 def to_cpu(tensor: Tensor) -> Tensor:
     """Return a tensor on the CPU; the copy is cached until the tensor is modified."""
     if tensor.is_cpu:
         return tensor
-    version, copy = tensor.__dict__.get(_CPU_COPY, (None, None))
-    if tensor.is_inference() or not isinstance(copy, Tensor) or version != tensor._version:
-        copy = tensor.cpu()
-        _cache(tensor, _CPU_COPY, copy)
-    return copy
+    copy: Tensor | None = _cached(tensor, _CPU_COPY)
+    return _cache(tensor, _CPU_COPY, tensor.cpu()) if copy is None else copy
 
 
 def to_device(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -49,6 +43,12 @@ def to_device(values: Tensor | Sequence[Any], device: torch.device, dtype: torch
     return copy
 
 
-def _cache(tensor: Tensor, attribute: str, value: Any) -> None:
+def _cached(tensor: Tensor, attribute: str) -> Any:
+    version, value = tensor.__dict__.get(attribute, (None, None))
+    return None if tensor.is_inference() or version != tensor._version else value  # inference tensors have no version
+
+
+def _cache(tensor: Tensor, attribute: str, value: Any) -> Any:
     if not tensor.is_inference():
         setattr(tensor, attribute, (tensor._version, value))
+    return value

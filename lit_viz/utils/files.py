@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
@@ -18,36 +19,21 @@ from lit_viz.errors import LitVizError
 
 # Messages of torch's zip writer on a full disk: it swallows the OSError.
 _TORCH_DISK_FULL = ("unexpected pos", "PytorchStreamWriter failed")
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = ".part"
-
-
-def _find_syncfs() -> Callable[[int], int] | None:
-    """Return Linux's ``syncfs``, or None on other systems."""
-    with suppress(OSError, AttributeError):
-        function = ctypes.CDLL(None, use_errno=True).syncfs
-        function.argtypes, function.restype = (ctypes.c_int,), ctypes.c_int
-        return function
-    return None
-
-
-_SYNCFS = _find_syncfs()
+# Flushes a file system to disk, given a descriptor of one of its folders.
+_SYNCFS: Callable[[int], int] | None = ctypes.CDLL(None, use_errno=True).syncfs if sys.platform == "linux" else None
 
 
 @contextmanager
 def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
-    """Yield the path of a temporary file, which replaces ``path`` when the block ends without an exception.
+    """Yield the path of a temporary file, which replaces ``path`` when the block is complete.
 
     Readers of ``path`` get the previous or the new file, never a partial one. If the block raises, the temporary file
     is removed. Missing folders are created. The temporary file has the suffix of ``path``.
 
     Args:
         path: file to write.
-        sync: flush the file to disk at the end of the block. Otherwise :func:`sync_filesystem` flushes it, which is
-            faster for many files.
-
-    Raises:
-        LitVizError: if the file can't be written.
+        sync: flush the file to disk. Otherwise :func:`sync_filesystem` flushes it, which is faster for many files.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
@@ -80,11 +66,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def append_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
-    """Append to a file; after a partial write the file is truncated to its previous size.
-
-    Raises:
-        LitVizError: if the file can't be written.
-    """
+    """Append to a file; after a partial write the file is truncated to its previous size."""
     path = Path(path)
     sync = sync or _SYNCFS is None
     with translate_write_errors(path), path.open("ab", buffering=0) as file:
@@ -104,11 +86,7 @@ def append_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
 
 
 def sync_filesystem(folder: str | Path) -> None:
-    """Flush all files of a folder's file system to disk.
-
-    Raises:
-        LitVizError: if the disk is full or unavailable.
-    """
+    """Flush all files of a folder's file system to disk."""
     if _SYNCFS is None or not Path(folder).is_dir():
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -132,11 +110,7 @@ def _sync_folder(path: Path) -> None:
 
 @contextmanager
 def translate_write_errors(path: str | Path) -> Iterator[None]:
-    """Convert errors of the system, also those hidden by torch, to a LitVizError that names the file.
-
-    Raises:
-        LitVizError: if the disk is full or read-only, permission is denied, ...
-    """
+    """Convert errors of the system, also those hidden by torch, to a LitVizError that names the file."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -153,7 +127,7 @@ def translate_write_errors(path: str | Path) -> Iterator[None]:
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error means that the disk, or the user's quota, is full."""
     if isinstance(error, OSError):
-        return error.errno in _DISK_FULL
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_DISK_FULL)
 
 
@@ -213,19 +187,19 @@ def complete_lines(path: str | Path) -> Iterator[str]:
 def truncate_after(path: str | Path, accept: Callable[[str], bool]) -> None:
     """Truncate a text file, if it exists, after its last complete line that ``accept`` accepts.
 
-    Lines are read from the end, so the cost depends on the removed part only.
+    Lines are read in reverse, so the cost depends on the removed part only.
     """
     path = Path(path)
     if not path.exists() or path.stat().st_size == 0:  # empty files can't be mapped
         return
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        end = content.rfind(b"\n") + 1
-        while end:
-            start = content.rfind(b"\n", 0, end - 1) + 1
-            if accept(content[start:end].decode(errors="replace")):
+        size = content.rfind(b"\n") + 1
+        while size:
+            start = content.rfind(b"\n", 0, size - 1) + 1
+            if accept(content[start:size].decode(errors="replace")):
                 break
-            end = start
-    os.truncate(path, end)
+            size = start
+    os.truncate(path, size)
 
 
 def json_line(record: Mapping[str, Any]) -> str:
@@ -247,18 +221,14 @@ def plain(value: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping with the safe loader.
-
-    Raises:
-        LitVizError: if the file is missing, is not YAML or is not a mapping.
-    """
+    """Read a YAML mapping with the safe loader."""
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise LitVizError(f"the configuration {path} can't be read ({reason}): give a YAML file.") from error
+        raise LitVizError(f"the configuration {path} can't be read ({reason}): give a YAML file") from error
     if not isinstance(content, dict):
-        raise LitVizError(f"the configuration {path} must be a mapping of options: see configs/ for examples.")
+        raise LitVizError(f"the configuration {path} must be a mapping of options: see configs/ for examples")
     return content

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lit_viz.utils.ranks import is_rank_zero
+from lit_viz.utils.process import is_rank_zero
 
 if TYPE_CHECKING:  # it imports torch, for which ``lit-viz --help`` should not wait
     from lit_viz.types import Record

@@ -1,4 +1,4 @@
-"""CPU performance of the process: glibc's allocator and a single-threaded executor."""
+"""Rank and CPU performance of the process. torch is imported when needed, so that ``lit-viz --help`` is fast."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
-
-import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _MIB = 1 << 20
@@ -32,10 +30,7 @@ def tune_allocator() -> bool:
     """
     if os.environ.get("LIT_VIZ_ALLOCATOR") == "0" or not _has_glibc():
         return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
+    mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     return all(any(mallopt(option, value) == 1 for value in values) for option, values in _SETTINGS)
 
@@ -51,13 +46,43 @@ def single_thread_executor(name: str) -> ThreadPoolExecutor:
     all of them to sleep between two operations: small operations of the training take twice as long, a network 4 %.
     The number of threads of other threads is unchanged.
     """
+    import torch
+
+    def use_one_thread() -> None:
+        torch.get_num_threads()  # initializes the thread; otherwise its first operation would reset the number
+        torch.set_num_threads(1)
+
     threads = torch.get_num_threads()
-    executor = ThreadPoolExecutor(1, name, initializer=_use_one_thread)
+    executor = ThreadPoolExecutor(1, name, initializer=use_one_thread)
     executor.submit(int).result()  # the thread starts with its first task
     torch.set_num_threads(threads)  # set_num_threads in a thread also changes the default of later threads
     return executor
 
 
-def _use_one_thread() -> None:
-    torch.get_num_threads()  # initializes the thread; otherwise its first operation would reset the number
-    torch.set_num_threads(1)
+def _launcher_environment() -> tuple[int, int, int] | None:
+    """Return (rank, world size, nodes), or None unless torchrun or SLURM launched more than one process."""
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:
+        rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        nodes = world_size // int(environment["LOCAL_WORLD_SIZE"])
+    elif "SLURM_PROCID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        # An interactive shell in an allocation is not a distributed job; Lightning uses the same rule.
+        rank, world_size = int(environment["SLURM_PROCID"]), int(environment.get("SLURM_NTASKS", "1"))
+        nodes = int(environment.get("SLURM_NNODES", "1"))
+    else:
+        return None
+    return (rank, world_size, nodes) if world_size > 1 else None
+
+
+def launcher_topology() -> tuple[int, int] | None:
+    """Return (devices per node, nodes), or None unless torchrun or SLURM launched more than one process."""
+    launched = _launcher_environment()
+    return None if launched is None else (launched[1] // launched[2], launched[2])
+
+
+def is_rank_zero() -> bool:
+    """Return whether this process has rank 0: it owns the run folder and prints messages."""
+    launched = _launcher_environment()
+    if launched is not None:
+        return launched[0] == 0
+    return os.environ.get("NODE_RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"

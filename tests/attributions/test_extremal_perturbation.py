@@ -20,7 +20,7 @@ from lit_viz.attributions.extremal_perturbation import (
     smoothed,
 )
 from lit_viz.errors import LitVizError
-from lit_viz.images.gaussian import gaussian_blur
+from lit_viz.images.filters import gaussian_blur
 from lit_viz.objectives import Logit
 from lit_viz.optim import Evaluation
 from lit_viz.types import Task

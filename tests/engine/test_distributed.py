@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.ranks import InputShard, RankGroup
-from lit_viz.utils.ranks import launcher_topology
+from lit_viz.utils.process import launcher_topology
 from tests.engine.several import Case, cases, given
 
 ROOT = Path(__file__).parents[2]

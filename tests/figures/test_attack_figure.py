@@ -10,8 +10,8 @@ from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.curves import Trace
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS, save_figure
-from lit_viz.images.difference import difference, gray_levels
 from lit_viz.images.reading import to_uint8
+from lit_viz.images.rendering import difference, gray_levels
 from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, caption, images, plots, texts
 
 HOLDS = {"in the file": True, "after JPEG 75": False}

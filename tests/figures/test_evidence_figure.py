@@ -9,7 +9,7 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.figures.evidence import EvidenceRow, Gate, evidence_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS
-from lit_viz.images.heatmap import clip_limits, heat
+from lit_viz.images.rendering import clip_limits, heat
 from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, images, texts
 
 FORMULA = Gate("formula in float64", 2e-15, 1e-8, passed=True)

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from lit_viz.figures.evidence import MOST, LocalizationPanel, localization_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS
-from lit_viz.images.heatmap import clip_limits, heat
+from lit_viz.images.rendering import clip_limits, heat
 from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, texts
 
 ORANGE, BLUE, GREEN = COLORS[1], COLORS[0], COLORS[2]

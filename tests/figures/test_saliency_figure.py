@@ -11,7 +11,7 @@ from lit_viz.figures.layout import Grid, compose, pixels
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.scales import ColorBar
 from lit_viz.figures.style import save_figure
-from lit_viz.images.heatmap import clip_limits, heat
+from lit_viz.images.rendering import clip_limits, heat
 from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, caption, images, texts
 
 

@@ -14,9 +14,8 @@ from PIL import Image
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import Photograph, read_photograph
-from lit_viz.localization.localization import localize_run
+from lit_viz.localization.localization import Seeds, box_in_original, localize, localize_run, mask_in_original, segment
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
-from lit_viz.localization.segmentation import Seeds, box_in_original, localize, mask_in_original, segment
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.saliency_evidence import figure_of_localization
 from lit_viz.runs.folder import RunFolder
@@ -320,9 +319,9 @@ def test_an_iou_of_half_is_correct():
     size = (64, 64)
     one = Kept(0, "a.png", peak(size, 30, 34, 8)[None].float(), discs(size, (30, 34, 14)))
     (found,) = localize_run([one], {"gradient": "sum"}, {}).maps
-    left, top, right, bottom = found["box"]
-    exactly = ReferenceBoxes(((left, top, right + (right - left), bottom),), None, Path("a.xml"))
-    beyond = ReferenceBoxes(((left, top, right + (right - left) + 0.1, bottom),), None, Path("a.xml"))
+    x0, y0, x1, y1 = found["box"]
+    exactly = ReferenceBoxes(((x0, y0, x1 + (x1 - x0), y1),), None, Path("a.xml"))
+    beyond = ReferenceBoxes(((x0, y0, x1 + (x1 - x0) + 0.1, y1),), None, Path("a.xml"))
     assert [
         localize_run([one], {"gradient": "sum"}, {"a.png": truth}).corloc()["gradient"]["corloc"]
         for truth in (exactly, beyond)
@@ -386,7 +385,7 @@ def test_localize_needs_no_reference_boxes(photographs):
 def test_missing_requirements_are_reported_before_the_run(photographs, capsys, monkeypatch):
     words = ["saliency", str(photographs / "one.png"), *SMALL, "--out", str(photographs / "run")]
     lit_viz(*words, "--boxes", str(photographs / "nowhere"), expect=1)
-    assert "no file or folder with reference boxes" in sentence(capsys)
+    assert "reference boxes must be a COCO file" in sentence(capsys)
     monkeypatch.setitem(sys.modules, "cv2", None)
     lit_viz(*words, "--localize", expect=1)
     assert "lit-viz[localization]" in sentence(capsys)

@@ -13,8 +13,8 @@ from lit_viz.attacks.norms import Norm, lengths
 from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, decoded_png, image_of, levels_of
 from lit_viz.attacks.rounding.repair import RoundingFailure, Verifier, repair
 from lit_viz.classifiers import Classifier
-from lit_viz.images.difference import psnr, ssim
 from lit_viz.images.reading import decode, encode_jpeg
+from lit_viz.images.rendering import psnr, ssim
 
 #: JPEG qualities in which a success is tested.
 JPEG_QUALITIES = (95, 75)

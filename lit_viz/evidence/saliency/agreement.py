@@ -17,7 +17,7 @@ from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.captum_reference import CaptumReference
 from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
-from lit_viz.images.difference import rank_correlation, ssim
+from lit_viz.images.rendering import rank_correlation, ssim
 from lit_viz.optim.evaluation import Network
 
 #: Gate of the formula in float64: largest difference, relative to the map's maximum.

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import FrozenNetwork
 from lit_viz.errors import LitVizError
-from lit_viz.images.difference import rank_correlation, ssim
-from lit_viz.images.fitting import Box
+from lit_viz.images.reading import Box
+from lit_viz.images.rendering import rank_correlation, ssim
 from lit_viz.rng import Draws, Key
 
 #: Score of images: ``(M, C, H, W)`` -> ``(M,)``.

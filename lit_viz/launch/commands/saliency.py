@@ -14,7 +14,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch.commands.base import class_path
 from lit_viz.launch.commands.photographs import PhotographCommand, add_photograph_arguments
-from lit_viz.localization.segmentation import import_opencv
+from lit_viz.localization.localization import import_opencv
 from lit_viz.methods import SaliencyMap
 from lit_viz.presentations.base import Presentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation, reference_boxes

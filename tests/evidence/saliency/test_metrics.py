@@ -28,7 +28,7 @@ from lit_viz.evidence.saliency.metrics import (
     replacement_curve,
     saliency_order,
 )
-from lit_viz.images.difference import rank_correlation
+from lit_viz.images.rendering import rank_correlation
 from lit_viz.rng import Draws, Key
 from tests.conftest import NAMES, smooth_network
 

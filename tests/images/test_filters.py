@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from lit_viz.images import gaussian
-from lit_viz.images.gaussian import gaussian_blur
+from lit_viz.images import filters
+from lit_viz.images.filters import gaussian_blur
 
 SIGMAS = [0.0, 0.1, 0.5, 1.6, 4.0]
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 20, 31), (5, 1, 17, 18), (5, 2, 3, 4), (5, 1, 1, 1), (5, 3, 1, 9)])
 @pytest.mark.parametrize("truncate", [3.0, 4.0])
-@pytest.mark.parametrize("way", ["_by_shifts", "_by_convolution"])
-def test_both_ways_agree_with_scipy(monkeypatch: pytest.MonkeyPatch, way: str, truncate: float, shape) -> None:
+@pytest.mark.parametrize("function", ["_by_shifts", "_by_convolution"])
+def test_agrees_with_scipy(monkeypatch: pytest.MonkeyPatch, function: str, truncate: float, shape) -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
-    monkeypatch.setattr(gaussian, "_by_shifts", getattr(gaussian, way))
+    monkeypatch.setattr(filters, "_by_shifts", getattr(filters, function))
     images = torch.rand(shape, dtype=torch.float64)
     blurred = gaussian_blur(images, torch.tensor(SIGMAS), truncate)
     for image, found, sigma in zip(images, blurred, torch.tensor(SIGMAS).tolist(), strict=True):
@@ -23,7 +23,7 @@ def test_both_ways_agree_with_scipy(monkeypatch: pytest.MonkeyPatch, way: str, t
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
 
 
-def test_rows_do_not_touch_each_other() -> None:
+def test_rows_are_independent() -> None:
     images = torch.zeros(3, 1, 9, 9)
     images[1] = torch.nan
     blurred = gaussian_blur(images, torch.tensor([2.0, 1.0, 2.0]))
@@ -31,7 +31,7 @@ def test_rows_do_not_touch_each_other() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 6, 7), (3, 1, 2, 3)])
-def test_the_blur_is_its_own_backward(shape) -> None:
+def test_gradient_agrees_with_finite_differences(shape) -> None:
     images = torch.rand(shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: gaussian_blur(x, torch.tensor([0.0, 0.7, 1.6])), images)
 

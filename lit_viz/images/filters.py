@@ -1,4 +1,4 @@
-"""Gaussian blur with one sigma per image."""
+"""Gaussian blur with one sigma per image, and affine resampling."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def _by_convolution(padded: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     halves = [kernel + [0.0] * (radius + 1 - len(kernel)) for kernel in kernels]
     weight = to_device([half[:0:-1] + half for half in halves], padded.device, padded.dtype)
     weight = weight.repeat_interleave(channels, 0)
-    planes = padded.view(1, count * channels, *padded.shape[-2:])
     groups = count * channels
+    planes = padded.view(1, groups, *padded.shape[-2:])
     planes = F.conv2d(planes, weight[:, None, None, :], padding=(0, radius), groups=groups)
     planes = F.conv2d(planes, weight[:, None, :, None], padding=(radius, 0), groups=groups)
     return planes.view_as(padded)
@@ -116,3 +116,53 @@ def _reflect(images: Tensor, radius: int) -> Tensor:
 def _reflected_indices(length: int, radius: int) -> Tensor:
     indices = torch.arange(-radius, length + radius) % (2 * length)
     return torch.minimum(indices, 2 * length - 1 - indices)
+
+
+def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample affine views of images, bilinear with reflection at the border; differentiable in the images.
+
+    Bilinear sampling reads four pixels. If the whole image in a view would skip pixels (a side more than twice as
+    long), a pixel of the view is the mean over several positions.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        matrices: float64 ``(N * B, 3, 3)`` on the CPU; row n * B + b maps positions in view b of image n, (x, y, 1)
+            relative to the center, to positions in the image, both in pixels of the view. The identity shows the whole
+            image, stretched to ``size``.
+        size: (height, width) of the views ``(N * B, C, *size)``.
+    """
+    count, channels, height, width = images.shape
+    views = len(matrices) // count
+    factor = max(1, math.ceil(max(height / size[0], width / size[1]) / 2))  # positions along a side of a pixel
+    fine = (size[0] * factor, size[1] * factor)
+    # grid_sample parallelizes over images, so one image would use one thread: two copies share its views. The number of
+    # copies is independent of N, because the order in which gradients are summed changes the last bit.
+    copies = 2 if images.device.type == "cpu" and views % 2 == 0 else 1
+    sources = images.repeat_interleave(copies, 0) if copies > 1 else images
+    # The views of an image are stacked in one tall grid, so the image is not repeated, nor its gradient summed.
+    grid = _grid(matrices, size, fine, images).view(count * copies, views // copies * fine[0], fine[1], 2)
+    tall = F.grid_sample(sources, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    tall = tall if factor == 1 else F.avg_pool2d(tall, factor)
+    stacked = tall.view(count * copies, channels, views // copies, *size)
+    return stacked.transpose(1, 2).reshape(count * views, channels, *size)
+
+
+def _grid(matrices: Tensor, size: tuple[int, int], fine: tuple[int, int], like: Tensor) -> Tensor:
+    """Compute the sampling positions ``(M, *fine, 2)`` as (x, y), with the image in [-1, 1] x [-1, 1].
+
+    Sums of a column and a row term: twenty times as fast on a CPU as ``affine_grid``, which multiplies matrices.
+    """
+    height, width = fine
+    extent = matrices.new_tensor([size[1], size[0]])
+    # From pixels of the view to [-1, 1] in both coordinates.
+    linear = to_device(matrices[:, :2, :2] * extent / extent[:, None], like.device, like.dtype)
+    offset = to_device(matrices[:, :2, 2] * 2 / extent, like.device, like.dtype)
+    x, y = (
+        (2 * torch.arange(length, device=like.device, dtype=like.dtype) + 1) / length - 1 for length in (width, height)
+    )
+    grid = like.new_empty(len(matrices), height, width, 2)
+    for axis in (0, 1):
+        rows = linear[:, axis, 1:] * y + offset[:, axis, None]
+        columns = linear[:, axis, :1] * x
+        torch.add(rows[:, :, None], columns[:, None, :], out=grid[..., axis])
+    return grid

@@ -1,7 +1,8 @@
-"""Colors of maps: clipping limits, sequential and diverging color maps, and overlays on photographs."""
+"""Maps and differences as images, and the similarity of two images or maps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -11,11 +12,19 @@ import torch
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lit_viz.errors import LitVizError
-from lit_viz.images.fitting import LUMA
+from lit_viz.images.reading import LUMA, to_uint8
 
+#: Magnification of differences in frames and figures.
+MAGNIFIED = 10.0
+_TOLERANCE = 1e-6  # float32 rounding of a difference at the end of the scale
+_WINDOW, _SIGMA = 11, 1.5  # side and standard deviation of SSIM's Gaussian window, in pixels
 _POSITIVE, _NEGATIVE = "#ca0020", "#0571b0"  # ColorBrewer RdBu, distinguishable with color vision deficiency
+
+
+# -- maps
 
 
 def clip_limits(maps: Sequence[Tensor], quantile: float = 0.995, shared: bool = True) -> list[float]:
@@ -31,9 +40,6 @@ def clip_limits(maps: Sequence[Tensor], quantile: float = 0.995, shared: bool = 
 
     Returns:
         One limit per map; 0 for a map of zeros.
-
-    Raises:
-        LitVizError: if ``quantile`` is outside [0, 1].
     """
     if not 0 <= quantile <= 1:
         raise LitVizError(f"quantile must be between 0 and 1, got {quantile:g}")
@@ -79,15 +85,7 @@ def _hot() -> Tensor:
 
 
 def signed_heat(values: Tensor, limit: float) -> Tensor:
-    """Map values to diverging colors: white at zero, red for positive and blue for negative values.
-
-    Args:
-        values: ``(H, W)``.
-        limit: absolute value of the most saturated colors.
-
-    Returns:
-        ``(3, H, W)`` in [0, 1]; non-finite values are black.
-    """
+    """Map values to colors as :func:`heat`: white at zero, red for positive and blue for negative values."""
     share = _normalized(values, limit).clamp(-1, 1)[..., None]
     positive, negative = (torch.tensor(to_rgb(color)) for color in (_POSITIVE, _NEGATIVE))
     colors = 1 - share.abs() * (1 - torch.where(share > 0, positive, negative))
@@ -112,13 +110,7 @@ def overlay(
 
     Returns:
         ``(3, H, W)`` in [0, 1]; non-finite values are black.
-
-    Raises:
-        LitVizError: if the sizes differ.
     """
-    if photograph.shape[-2:] != values.shape:
-        sizes = [" x ".join(map(str, shape)) for shape in (values.shape, photograph.shape[-2:])]
-        raise LitVizError(f"map and photograph must have one size, got {sizes[0]} and {sizes[1]}")
     image = photograph.detach().cpu().float()
     gray = (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(0) if len(image) == 3 else image[0]
     opacity = alpha * _normalized(values, limit).abs().clamp(max=1)
@@ -135,3 +127,70 @@ def _normalized(values: Tensor, limit: float) -> Tensor:
     """Divide by the limit; non-finite values become 0."""
     values = values.detach().cpu().double().nan_to_num(0.0)
     return values / limit if limit > 0 else torch.zeros_like(values)
+
+
+# -- differences
+
+
+def difference(image: Tensor, source: Tensor, times: float = 1.0) -> tuple[Tensor, float]:
+    """Compute the difference image ``0.5 + times * (image - source)``, clipped to [0, 1]; no change is mid-gray.
+
+    Args:
+        image: ``(C, H, W)`` in [0, 1], C = 3 or 1.
+        source: same shape.
+        times: magnification.
+
+    Returns:
+        ``(3, H, W)`` float32 in [0, 1], and the fraction of clipped values. Non-finite values count as clipped; NaN is
+        black.
+    """
+    change = times * (image.detach().cpu().double() - source.detach().cpu().double())
+    in_range = change.abs() <= 0.5 + _TOLERANCE
+    picture = (0.5 + change).nan_to_num(0.0).clamp(0, 1).float()
+    return picture.expand(3, -1, -1), 1.0 - float(in_range.double().mean())
+
+
+def gray_levels(picture: Tensor) -> NDArray[np.uint8]:
+    """Convert a difference image ``(3, H, W)`` to bytes ``(H, W, 3)``: 128 is zero, one level of change is one level.
+
+    Rounding 127.5 as for other images could map zero and a change of one level to the same byte.
+    """
+    return to_uint8((128 + (picture.double() - 0.5).mul(255).round()) / 255)
+
+
+def out_of_range_fraction(image: Tensor) -> float:
+    """Return the fraction of values outside [0, 1] or non-finite."""
+    values = image.detach().cpu().double()
+    return 1.0 - float(((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE)).double().mean())
+
+
+# -- similarity
+
+
+def ssim(image: Tensor, reference: Tensor) -> float:
+    """Compute the structural similarity of images ``(C, H, W)`` in [0, 1], averaged over the channels and all full
+    windows; NaN below 11 pixels (Wang et al. 2004, doi:10.1109/TIP.2003.819861, eq. 13)."""
+    if min(image.shape[-2:]) < _WINDOW:
+        return math.nan
+    values = structural_similarity_index_measure(
+        image[None], reference[None], sigma=_SIGMA, data_range=1.0, return_full_image=True
+    )[1]
+    border = _WINDOW // 2
+    return float(values[..., border:-border, border:-border].mean())
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Compute the peak signal-to-noise ratio of two images in [0, 1] in dB; infinite for equal images."""
+    return float(peak_signal_noise_ratio(image, reference, data_range=1.0))
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Compute Spearman's rank correlation of two tensors of equal shape; 0 if one is constant, NaN if not finite."""
+    if not bool(a.isfinite().all() and b.isfinite().all()):
+        return math.nan
+    if bool((a == a.flatten()[0]).all() or (b == b.flatten()[0]).all()):
+        return 0.0
+    from scipy.stats import spearmanr  # takes 0.5 s to import
+
+    first, second = (values.detach().flatten().to("cpu", torch.float64).numpy() for values in (a, b))
+    return float(spearmanr(first, second).statistic)
