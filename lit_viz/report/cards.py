@@ -1,94 +1,83 @@
-"""Tasks of a run as cards with a slider over the logged iterations, and as rows of a table."""
+"""Tasks of a run as cards: images with a slider over the logged iterations, curves, and the record."""
 
 from __future__ import annotations
 
+import io
+import math
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_viz.figures.curves import spread
+import numpy as np
+from PIL import Image
+
+from lit_viz.attacks.norms import NORMS
+from lit_viz.figures.curves import Curve, is_geometric, spread
 from lit_viz.images.rendering import MAGNIFIED
 from lit_viz.methods.records import label_with_lr
 from lit_viz.presentations.base import CardText
-from lit_viz.report.curves import Curve, CurvePlot, plot_curves
-from lit_viz.report.embedding import file_in
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record
 
+_MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".svg": "image/svg+xml"}
+#: Size in bytes up to which a file is embedded unchanged.
+EXACT_BYTES = 16_000
 MAX_FRAMES = 12  # of a card
 _MAX_PERTURBED_IMAGES = 8  # of a universal perturbation
+# Plot area in units of the view box in templates/card.html.
+_LEFT, _RIGHT, _TOP, _BOTTOM = 34.0, 236.0, 8.0, 66.0
+_MAX_POINTS = 400  # of a line
+_FIRST_METRICS = ("probability", "objective", "margin", "relative_error", "standard_error", "logit", *NORMS)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An image at a position of the slider.
+    """Images at a position of the slider, as data URIs."""
 
-    Attributes:
-        iteration: None for a result that differs from the last logged image.
-        image: file.
-        difference: file of the magnified difference to the photograph, if there is one.
-    """
-
-    iteration: int | None
-    image: Path
-    difference: Path | None = None
+    iteration: int | None  # None for a result that differs from the last logged image
+    image: str
+    difference: str  # magnified, to the photograph; empty if there is none
 
     @property
     def label(self) -> str:
         """Text of the slider position."""
         return "the result" if self.iteration is None else str(self.iteration)
 
-    @property
-    def size(self) -> int:
-        """Total size of the files in bytes."""
-        return sum(path.stat().st_size for path in (self.image, self.difference) if path is not None)
-
 
 @dataclass(frozen=True)
 class Stack:
-    """Images in one place of which the slider selects one: (file, text alternative) each."""
+    """Images in one place of which the slider selects one, as (data URI, text alternative)."""
 
     caption: str
-    images: Sequence[tuple[Path, str]]
+    images: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class PerturbedPair:
-    """A photograph without and with a universal perturbation."""
+class CurvePlot:
+    """A metric over the iterations as the coordinates of an inline SVG plot."""
 
-    name: str
-    original: Path
-    image: Path
-    caption: str
+    label: str
+    description: str  # text alternative
+    points: str  # of the line, as in the attribute of an SVG polyline
+    marks: Sequence[tuple[float, float, str] | None]  # x, y and value by slider position; None if not logged
+    limits: tuple[float, float]  # of the vertical axis
+    iterations: tuple[int, int]  # first and last
 
 
 @dataclass(frozen=True)
 class TaskCard:
-    """A task with its images, curves and record.
-
-    Attributes:
-        record: as in ``results.jsonl``.
-        title: name of the task.
-        text: texts that depend on the method.
-        row: row of the results table.
-        curves: plots of the metrics.
-        stacks: photograph, image and difference.
-        labels: text of each slider position.
-        omitted: number of logged images that are not embedded, and of all logged images.
-        frames_folder: folder of the logged images, relative to the run folder.
-        perturbed: images with a universal perturbation.
-    """
+    """A task with its images, curves and record."""
 
     record: Record
     title: str
     text: CardText
-    row: Mapping[str, str]
+    row: Mapping[str, str]  # of the results table
     curves: Sequence[CurvePlot]
-    stacks: Sequence[Stack]
-    labels: Sequence[str]
-    omitted: tuple[int, int]
-    frames_folder: str
-    perturbed: Sequence[PerturbedPair]
+    stacks: Sequence[Stack]  # photograph, image and difference
+    labels: Sequence[str]  # by slider position
+    omitted: tuple[int, int]  # number of logged images that are not embedded, and of all logged images
+    perturbed: Sequence[tuple[str, str, str, str]]  # name, photograph, perturbed image and caption
 
     @property
     def has_source(self) -> bool:
@@ -128,17 +117,17 @@ def _card(
     text: CardText,
     budget: float,
 ) -> TaskCard:
-    key, name = record.key, record.name
-    perturbed = _perturbed_pairs(folder, key)
-    source = file_in(folder.path, f"sources/{key}.png")
-    fixed = [path for pair in perturbed for path in (pair.original, pair.image)] + ([source] if source else [])
-    logged = _frames(folder, key, record)
-    frames = _fit(logged, budget - sum(path.stat().st_size for path in fixed))
-    stacks = [] if source is None else [Stack("photograph", [(source, f"photograph {name}")])]
+    name = record.name
+    perturbed = _perturbed(folder, record.key)
+    source = file_in(folder.path, f"sources/{record.key}.png")
+    photograph = "" if source is None else image_uri(source)
+    budget -= len(photograph) + sum(len(original) + len(image) for _, original, image, _ in perturbed)
+    files = _files(folder, record)
+    frames = _fit(files, budget)
+    stacks = [Stack("photograph", [(photograph, f"photograph {name}")])] if photograph else []
     if frames:
         stacks.append(Stack(text.caption, [(frame.image, f"{name}, iteration {frame.label}") for frame in frames]))
-    differences = [(f.difference, f"difference at iteration {f.label}") for f in frames if f.difference is not None]
-    if differences:
+    if differences := [(f.difference, f"difference at iteration {f.label}") for f in frames if f.difference]:
         stacks.append(Stack(f"difference × {MAGNIFIED:g}", differences))
     return TaskCard(
         record=record,
@@ -148,38 +137,128 @@ def _card(
         curves=plot_curves(metrics, [frame.iteration for frame in frames]),
         stacks=stacks,
         labels=[frame.label for frame in frames],
-        omitted=(len(logged) - len(frames), len(logged)),
-        frames_folder=f"frames/{key}/",
+        omitted=(len(files) - len(frames), len(files)),
         perturbed=perturbed,
     )
 
 
-def _frames(folder: RunFolder, key: str, record: Record) -> list[Frame]:
-    differences = dict(folder.frames(f"{key}.difference"))
-    frames = [Frame(iteration, path, differences.get(iteration)) for iteration, path in folder.frames(key)]
+def _files(folder: RunFolder, record: Record) -> list[tuple[int | None, Path, Path | None]]:
+    """Return iteration, image and difference of each logged image, and of the result if it differs from the last."""
+    differences = dict(folder.frames(f"{record.key}.difference"))
+    files: list[tuple[int | None, Path, Path | None]] = [
+        (iteration, path, differences.get(iteration)) for iteration, path in folder.frames(record.key)
+    ]
     result = file_in(folder.path, record.file)
-    if result is not None and not (frames and frames[-1].image.read_bytes() == result.read_bytes()):
-        frames.append(Frame(None, result))
-    return frames
+    if result is not None and not (files and files[-1][1].read_bytes() == result.read_bytes()):
+        files.append((None, result, None))
+    return files
 
 
-def _fit(frames: Sequence[Frame], budget: float) -> list[Frame]:
-    """Select as many frames as the budget in bytes allows, evenly, the first and the last included."""
-    for count in range(min(MAX_FRAMES, len(frames)), 0, -1):
+def _fit(files: Sequence[tuple[int | None, Path, Path | None]], budget: float) -> list[Frame]:
+    """Embed as many images as the budget in bytes allows, evenly, the first and the last included."""
+    frames = [
+        Frame(iteration, image_uri(path), "" if difference is None else image_uri(difference))
+        for iteration, path, difference in (files[place] for place in spread(len(files), MAX_FRAMES))
+    ]
+    for count in range(len(frames), 0, -1):
         selected = [frames[place] for place in spread(len(frames), count)]
-        if sum(frame.size for frame in selected) <= budget:
+        if sum(len(frame.image) + len(frame.difference) for frame in selected) <= budget:
             return selected
     return []
 
 
-def _perturbed_pairs(folder: RunFolder, key: str) -> list[PerturbedPair]:
+def _perturbed(folder: RunFolder, key: str) -> list[tuple[str, str, str, str]]:
     pairs = []
-    for perturbed in folder.perturbed_images(key):
-        record = perturbed.record
+    for record in (perturbed.record for perturbed in folder.perturbed_images(key)[:_MAX_PERTURBED_IMAGES]):
         image, original = file_in(folder.path, record.file), file_in(folder.path, record.original)
         if image is not None and original is not None:
-            held_out = ", held out" if record.held_out else ""
-            status = ", not counted" if record.status == "skipped" else held_out
+            status = ", not counted" if record.status == "skipped" else ", held out" if record.held_out else ""
             change = f"{record.predicted_before_name or '?'} → {record.predicted_name or '?'}"
-            pairs.append(PerturbedPair(record.name, original, image, f"{record.name}: {change}{status}"))
-    return pairs[:_MAX_PERTURBED_IMAGES]
+            pairs.append((record.name, image_uri(original), image_uri(image), f"{record.name}: {change}{status}"))
+    return pairs
+
+
+def plot_curves(metrics: Mapping[str, Curve], stops: Sequence[int | None]) -> list[CurvePlot]:
+    """Return a plot of each metric that varies; all plots share the horizontal axis.
+
+    Args:
+        metrics: curves by metric name.
+        stops: iteration of each slider position; None for a position without one.
+    """
+    factors = {name: norm.display_scale for name, norm in NORMS.items()}
+    curves = {
+        name: [(k, factors.get(name, 1.0) * value) for k, value in curve if math.isfinite(value)]
+        for name, curve in metrics.items()
+    }
+    order = {name: place for place, name in enumerate(_FIRST_METRICS)}
+    names = sorted(curves, key=lambda name: (order.get(name, len(order)), name))
+    names = [name for name in names if len({value for _, value in curves[name]}) > 1]
+    iterations = sorted({k for name in names for k, _ in curves[name]})
+    return [_plot(name, curves[name], iterations, stops) for name in names]
+
+
+def _plot(name: str, curve: Curve, iterations: Sequence[int], stops: Sequence[int | None]) -> CurvePlot:
+    values = dict(curve)
+    low, high = (0.0, 1.0) if name == "probability" else (min(values.values()), max(values.values()))
+    first, last = iterations[0], iterations[-1]
+    logarithmic = is_geometric(np.array(iterations, dtype=float))
+
+    def to_x(iteration: int) -> float:
+        offset, span = ((math.log1p(k - first) if logarithmic else k - first) for k in (iteration, last))
+        return round(_LEFT + (_RIGHT - _LEFT) * offset / span, 1)
+
+    def to_y(value: float) -> float:
+        return round(_BOTTOM - (_BOTTOM - _TOP) * (value - low) / (high - low), 1)
+
+    label = NORMS[name].axis_label if name in NORMS else name.replace("_", " ")
+    (k0, v0), (k1, v1) = curve[0], curve[-1]
+    line = [curve[place] for place in spread(len(curve), _MAX_POINTS)]
+    return CurvePlot(
+        label=label,
+        description=f"{label} over the iterations, from {v0:.4g} at {k0} to {v1:.4g} at {k1}",
+        points=" ".join(f"{to_x(k):g},{to_y(value):g}" for k, value in line),
+        marks=[(to_x(k), to_y(values[k]), f"{values[k]:.4g}") if k in values else None for k in stops],
+        limits=(low, high),
+        iterations=(first, last),
+    )
+
+
+def file_in(folder: Path, name: str | None) -> Path | None:
+    """Return the path of an image file that a record names relative to its run folder; None if there is no such file,
+    or if it lies outside the folder."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        return None
+    path = folder / name
+    return path if is_embeddable(path) else None
+
+
+def is_embeddable(path: Path) -> bool:
+    """Return whether ``path`` is an existing file in an image format that browsers display."""
+    return path.suffix.lower() in _MEDIA_TYPES and path.is_file()
+
+
+def image_uri(path: Path, width: int | None = None) -> str:
+    """Return an image file as a data URI: a PNG of more than :data:`EXACT_BYTES` as JPEG, other files unchanged.
+
+    Args:
+        path: file.
+        width: maximum width in pixels.
+    """
+    media_type, data = _MEDIA_TYPES[path.suffix.lower()], path.read_bytes()
+    if media_type == "image/png" and len(data) > EXACT_BYTES:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        image.thumbnail((width or image.width, image.height))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=90)
+        media_type, data = min((media_type, data), ("image/jpeg", buffer.getvalue()), key=lambda item: len(item[1]))
+    return f"data:{media_type};base64,{b64encode(data).decode('ascii')}"
+
+
+def printed_width(path: Path) -> int | None:
+    """Return the width of a PNG in CSS pixels (1/96 inch); None if it has no resolution."""
+    if path.suffix.lower() != ".png":
+        return None
+    with Image.open(path) as file:
+        dpi = file.info.get("dpi", (0.0,))[0]
+        return round(96 * file.width / dpi) if dpi else None

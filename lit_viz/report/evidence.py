@@ -24,19 +24,12 @@ _VERDICTS = {True: "passed", False: "failed", None: "no verdict"}
 
 @dataclass(frozen=True)
 class EvidenceItem:
-    """One result in the evidence section.
-
-    Attributes:
-        text: the result in one or two sentences.
-        passed: verdict; None for a measurement without one.
-        rows: of a table, by column.
-        notes: remarks below the table.
-    """
+    """One result in the evidence section."""
 
     text: str
-    passed: bool | None = None
-    rows: Sequence[Row] = ()
-    notes: Sequence[str] = ()
+    passed: bool | None = None  # None for a measurement without a verdict
+    rows: Sequence[Row] = ()  # of a table, by column
+    notes: Sequence[str] = ()  # below the table
 
     @property
     def verdict(self) -> str:
@@ -53,8 +46,7 @@ def evidence_items(evidence: Evidence) -> list[EvidenceItem]:
     """Return the items of ``evidence.json``; a part without a description is only named."""
     items: list[EvidenceItem] = []
     for name, part in evidence.items():
-        describe = _PARTS.get(name)
-        items += [EvidenceItem(f"Part {name} of evidence.json.")] if describe is None else describe(part)
+        items += _PARTS[name](part) if name in _PARTS else [EvidenceItem(f"Part {name} of evidence.json.")]
     return items
 
 
@@ -95,19 +87,16 @@ def _files(part: Evidence) -> list[EvidenceItem]:
 
 def _images(part: Evidence) -> list[EvidenceItem]:
     read, same = part["read"], part["same"]
-    if not read:
-        return [EvidenceItem("No image was verified.")]
     text = f"{same} of {read} files, re-read, are classified by the original network as recorded."
-    return [EvidenceItem(text, same == read)]
+    return [EvidenceItem(text, same == read) if read else EvidenceItem("No image was verified.")]
 
 
 def _diagnostics(part: Evidence) -> list[EvidenceItem]:
     if not part["tried"]:
         return [EvidenceItem("No attack was diagnosed.")]
-    checks = f"Checks: {', '.join(part['tried'])}."
-    if part["reasons"]:
-        return [EvidenceItem(f"The robustness is not reliable: {'; '.join(part['reasons'])}. {checks}", False)]
-    return [EvidenceItem(f"No sign of a failure of the attack itself. {checks}", True)]
+    reasons = f"The robustness is not reliable: {'; '.join(part['reasons'])}." if part["reasons"] else ""
+    verdict = reasons or "No sign of a failure of the attack itself."
+    return [EvidenceItem(f"{verdict} Checks: {', '.join(part['tried'])}.", not reasons)]
 
 
 def _ensemble(part: Sequence[Evidence]) -> list[EvidenceItem]:
@@ -190,8 +179,8 @@ def _saliency_metrics(part: Evidence) -> list[EvidenceItem]:
         {
             "map": _map_name(entry),
             "method": entry["method"],
-            **{f"deletion ↓ {name}".strip(): _decimals(area) for name, area in _areas(entry["deletion"])},
-            **{f"insertion ↑ {name}".strip(): _decimals(area) for name, area in _areas(entry["insertion"])},
+            **_areas("deletion ↓", entry["deletion"]),
+            **_areas("insertion ↑", entry["insertion"]),
             "sensitivity ↓": _decimals(entry["max_sensitivity"]),
         }
         for entry in part["maps"]
@@ -203,8 +192,9 @@ def _saliency_metrics(part: Evidence) -> list[EvidenceItem]:
     return [EvidenceItem(text, rows=rows, notes=[remark for entry in part["maps"] for remark in entry["remarks"]])]
 
 
-def _areas(curves: Evidence) -> list[tuple[str, float | None]]:
-    return [("" if name == "area" else name, area) for name, area in curves.items() if name != "curve"]
+def _areas(metric: str, curves: Evidence) -> Row:
+    areas = {name: _decimals(area) for name, area in curves.items() if name != "curve"}
+    return {f"{metric} {'' if name == 'area' else name}".strip(): area for name, area in areas.items()}
 
 
 def _decimals(value: float | None) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from markupsafe import Markup
 
 from lit_viz.images.listing import has_array_images
 from lit_viz.presentations.base import Presentation
-from lit_viz.report.cards import build_cards
-from lit_viz.report.embedding import data_uri, file_in, is_embeddable, printed_width, thumbnail_uri
+from lit_viz.report.cards import build_cards, file_in, image_uri, is_embeddable, printed_width
 from lit_viz.report.evidence import evidence_items, held_out_item
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.layout import RECORDED
@@ -32,41 +32,29 @@ Rows = Sequence[Mapping[str, str]]
 REPORT = "report.html"
 #: Number of tasks with a card.
 MAX_CARDS = 24
-#: Budgets of the embedded files in bytes, before base64 encoding: total, and share of the run's figures.
-TOTAL_BYTES, FIGURE_BYTES = 16_000_000, 6_000_000
+#: Budgets of the embedded images in bytes: total, and share of the run's figures.
+TOTAL_BYTES, FIGURE_BYTES = 9_000_000, 4_000_000
 MAX_THUMBNAILS, MAX_ROWS = 200, 5000  # of the table of tasks without a card
 MAX_EVIDENCE_ROWS = 100
+_THUMBNAIL = 96  # pixels
 _EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
 
 
 @dataclass(frozen=True)
 class RunFigure:
-    """A figure of the run, either embedded or named.
+    """A figure of the run."""
 
-    Attributes:
-        path: file.
-        embedded: whether the page contains it.
-        width: in CSS pixels; None for the width of the file.
-    """
-
-    path: Path
-    embedded: bool
-    width: int | None
+    name: str
+    image: str  # data URI; empty if the figure is only named
+    width: int | None  # in CSS pixels; None for that of the file
 
 
 def write_report(folder: RunFolder, presentation: Presentation) -> Path:
-    """Write :data:`REPORT` into a run folder atomically and return its path.
+    """Write :data:`REPORT` into the folder of a finished run atomically and return its path.
 
-    Images are data URIs, and the content security policy forbids any other resource. The page stays below 25 MB:
-    the first :data:`MAX_CARDS` tasks have a card with up to twelve iterations, the others a row of a table. Omitted
-    content is stated where it is omitted.
-
-    Args:
-        folder: of a finished run.
-        presentation: presentation of the method.
-
-    Raises:
-        LitVizError: the disk is full.
+    Images are data URIs, and the content security policy forbids any other resource. The page stays below 10 MB: the
+    first :data:`MAX_CARDS` tasks have a card with up to twelve iterations, the others a row of a table. Omitted content
+    is stated where it is omitted.
     """
     config, records = folder.config, folder.records()
     recorded = config.get(RECORDED) or {}
@@ -110,23 +98,25 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
 
 
 def _figures(paths: Sequence[Path], budget: int) -> tuple[list[RunFigure], int]:
-    """Return the existing figures and the remaining budget in bytes."""
+    """Return the existing figures, in twice their printed resolution, and the remaining budget in bytes."""
     figures = []
     for path in filter(Path.is_file, paths):
-        size = path.stat().st_size
-        embedded = is_embeddable(path) and size <= budget
-        budget -= size if embedded else 0
-        figures.append(RunFigure(path, embedded, printed_width(path) if embedded else None))
+        width, image = printed_width(path), ""
+        if is_embeddable(path):
+            image = image_uri(path, width and 2 * width)
+        image = image if len(image) <= budget else ""
+        budget -= len(image)
+        figures.append(RunFigure(path.name, image, width))
     return figures, budget
 
 
 def _table(folder: RunFolder, records: Sequence[Record], rows: Rows) -> list[dict[str, Any]]:
     """Return the rows of the tasks without a card."""
-    thumbnails = [file_in(folder.path, record.file) for record in records[:MAX_THUMBNAILS]]
-    thumbnails += [None] * (len(records) - len(thumbnails))
+    files = [file_in(folder.path, record.file) for record in records[:MAX_THUMBNAILS]]
+    images = chain(("" if file is None else image_uri(file, _THUMBNAIL) for file in files), repeat(""))
     return [
         {"index": record.index, "name": record.name, "image": image, "cells": row}
-        for record, row, image in zip(records[:MAX_ROWS], rows, thumbnails, strict=False)
+        for record, row, image in zip(records[:MAX_ROWS], rows, images, strict=False)
     ]
 
 
@@ -165,7 +155,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"data_uri": data_uri, "thumbnail_uri": thumbnail_uri, "format_value": format_value}
+    environment.filters["format_value"] = format_value
     return environment
 
 

@@ -7,9 +7,11 @@ import shutil
 from base64 import b64decode, b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +21,7 @@ from lit_viz.images.reading import encode_png
 from lit_viz.methods.records import ClassImageRecord
 from lit_viz.presentations.base import CardText, Presentation
 from lit_viz.report import page as report
-from lit_viz.report.curves import plot_curves
+from lit_viz.report.cards import EXACT_BYTES, image_uri, plot_curves
 from lit_viz.report.evidence import evidence_items, held_out_item
 from lit_viz.report.page import format_value, write_report
 from lit_viz.runs.folder import RunFolder
@@ -231,15 +233,30 @@ def test_frames_beyond_twelve_are_omitted_evenly(tmp_path: Path) -> None:
 
 def test_a_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "run", count=2, frames=5)
-    sizes = [file.stat().st_size for file in (folder.path / "frames").rglob("*.png")]
+    sizes = [len(image_uri(file)) for file in (folder.path / "frames").rglob("*.png")]
     monkeypatch.setattr(report, "TOTAL_BYTES", 2 * 4 * min(sizes) - 1)  # four frames a task are too many
     monkeypatch.setattr(report, "FIGURE_BYTES", 500)
-    (folder.path / "figure.png").write_bytes(b"\0" * 501)
+    Image.new("RGB", (600, 300)).save(folder.path / "figure.png")
     text = page_of(folder)
     stops = [json.loads(str(task["data-stops"])) for task in Elements(text).of("article")]
     assert stops == [["0", "20", "40"]] * 2
     assert "figure.png is in the run folder." in text
     assert "2 of 5 images are omitted" in text
+
+
+def test_large_images_are_embedded_as_jpeg(tmp_path: Path) -> None:
+    noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
+    for name, image in {"large": noise, "flat": torch.zeros(3, 128, 128)}.items():
+        (tmp_path / f"{name}.png").write_bytes(encode_png(image))
+    assert (tmp_path / "large.png").stat().st_size > EXACT_BYTES
+    media_type, _, data = image_uri(tmp_path / "large.png").partition(";base64,")
+    assert media_type == "data:image/jpeg"
+    decoded = np.asarray(Image.open(BytesIO(b64decode(data))))
+    assert decoded.shape == (128, 128, 3)
+    assert abs(decoded.mean() / 255 - float(noise.mean())) < 0.01
+    assert b64decode(image_uri(tmp_path / "flat.png").partition(";base64,")[2]) == (tmp_path / "flat.png").read_bytes()
+    small = Image.open(BytesIO(b64decode(image_uri(tmp_path / "large.png", 32).partition(";base64,")[2])))
+    assert small.size == (32, 32)
 
 
 def test_a_failed_task_and_a_run_without_evidence_have_a_page(tmp_path: Path) -> None:
