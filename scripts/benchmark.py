@@ -39,20 +39,24 @@ from lit_viz.cli.main import errors_reported
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join([*COMPARISONS, *GROUPS])}")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
-    parser.add_argument("--quick", action="store_true", help="see that everything works; the figures mean nothing")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/speed.md")
-    parser.add_argument("--peers", type=Path, help="folder of the peers; what is missing there is installed")
-    parser.add_argument("--network", choices=("lite0", "resnet50"), help="of the floor; both unless given")
-    parser.add_argument("--methods", nargs="+", default=[], help="of the floor or of saliency; all unless given")
-    parser.add_argument("--judge", action="append", default=[], help="further held-out network, as NAME or NAME=FILE")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of every side")
+    parser.add_argument(
+        "--quick", action="store_true", help="test with two images and steps; the times are meaningless"
+    )
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/speed.md")
+    parser.add_argument("--peers", type=Path, help="folder of the other tools; missing ones are installed")
+    parser.add_argument("--network", choices=("lite0", "resnet50"), help="network of the floor; both by default")
+    parser.add_argument("--methods", nargs="+", default=[], help="methods of the floor or of saliency; all by default")
+    parser.add_argument(
+        "--judge", action="append", default=[], help="additional held-out network, as NAME or NAME=FILE"
+    )
     parser.add_argument("--out", type=Path, help="folder for a sheet of the class images")
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.side and (not options.what or set(options.what) - {*COMPARISONS, *GROUPS}):
-        parser.error(f"name what is compared, of {', '.join([*COMPARISONS, *GROUPS])}")
+        parser.error(f"WHAT must be of {', '.join([*COMPARISONS, *GROUPS])}, got {options.what}")
     if options.quick and options.write:
-        parser.error("--quick has no figures to --write")
+        parser.error("--write is not available with --quick")
     if options.write and (options.network or options.methods):
         parser.error("--write replaces whole tables: leave out --network and --methods")
     return options
@@ -64,10 +68,10 @@ def main() -> None:
     peers = options.peers or environment.default_folder()
     environment.use(peers)
     if options.side:
-        print(running.answer(*options.side))
+        print(running.call(*options.side))
         return
-    wanted = [name for what in options.what for name in GROUPS.get(what, (what,))]
-    if any(COMPARISONS[name] for name in wanted):
+    names = [name for what in options.what for name in GROUPS.get(what, (what,))]
+    if any(COMPARISONS[name] for name in names):
         environment.make(peers)
     plan = running.Plan(
         rounds=1 if options.quick else options.rounds,
@@ -78,7 +82,7 @@ def main() -> None:
         judges=options.judge,
         out=options.out,
     )
-    for name in dict.fromkeys(wanted):
+    for name in dict.fromkeys(names):
         text = import_module(f"benchmarks.{name}").compare(plan)
         text += f"\n\n{running.machine(plan.rounds, COMPARISONS[name])}"
         print(f"\n{name}\n\n{text}", flush=True)

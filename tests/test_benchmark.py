@@ -69,7 +69,7 @@ def test_a_clock_counts_each_moment_once(monkeypatch: pytest.MonkeyPatch) -> Non
             RestartSchedule.inner()
 
     places = [(RestartSchedule, "inner", "evidence"), (RestartSchedule, "outer", "step")]
-    with clock.taken_apart(places) as counted:
+    with clock.time_parts(places) as counted:
         now += 0.5
         RestartSchedule.outer()
         now += 0.25

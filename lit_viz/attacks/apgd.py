@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -43,9 +43,6 @@ class APGD(ClimbingAttack):
         LitVizError: for invalid values.
     """
 
-    iterations: int = 100
-    objective_hint: ClassVar[str] = "set --attack.loss ce"
-
     def __init__(
         self,
         norm: NormName = "linf",
@@ -61,12 +58,9 @@ class APGD(ClimbingAttack):
         self.objective = CrossEntropy() if loss == "ce" else DLR()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Add the state of a restart.
-
-        Keys: the step ``eta``; the best point ``peak`` with its score ``top`` and its gradient ``peak_gradient``;
-        ``previous``, the point before x, and ``score``, the score there; since the previous checkpoint, the number of
-        ``rises``, the best score ``checked`` at it, and whether eta was ``halved`` at it.
-        """
+        """Add the state of a restart: the step ``eta``; the best point ``peak`` with its score ``top`` and its
+        ``peak_gradient``; ``previous``, the point before x, with its ``score``; and of the previous checkpoint the best
+        score ``checked``, whether eta was ``halved``, and the number of ``rises`` since."""
         state = super().init(x, tasks)
         zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         return {

@@ -4,21 +4,53 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.restarts import RestartSchedule
+from lit_viz.attacks.norms import L2, Norm
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.evaluation import bare_evaluate
-from lit_viz.optim.rule import chosen, norm
+from lit_viz.optim.rule import chosen
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
+
+
+@dataclass(frozen=True)
+class RestartSchedule:
+    """Split of an image's iterations into restarts of equal length; the final one takes the remainder.
+
+    There are at most ``maximum``, fewer where the iterations allow less than two updates each. ``noun`` names them in
+    messages.
+    """
+
+    maximum: int = 1
+    noun: str = "restarts"
+
+    def count(self, iterations: int) -> int:
+        """Return the number of restarts for this number of iterations."""
+        return max(1, min(self.maximum, iterations // 2))
+
+    def notes(self, iterations: int) -> list[str]:
+        """Return a remark if the iterations allow fewer restarts than configured."""
+        count = self.count(iterations)
+        allowed = f"{iterations} iterations allow {count} of {self.maximum} {self.noun}"
+        return [] if count == self.maximum else [f"{allowed}: each takes at least two iterations"]
+
+    def locate(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(N,)`` int64 each: the number of the restart, the updates made in it, and its updates in total."""
+        iterations, iteration = state["iterations"], state["iteration"]
+        count = (iterations // 2).clamp(1, self.maximum)
+        length = iterations // count
+        number = torch.minimum(iteration // length.clamp(min=1), count - 1)
+        total = torch.where(number == count - 1, iterations - number * length, length)
+        return number, iteration - number * length, total
 
 
 class Attack(StepRule):
@@ -30,6 +62,7 @@ class Attack(StepRule):
 
     Attributes:
         objective: what is maximized; it reads ``targets``, ``labels`` and ``targeted`` of its outputs.
+        norm: norm of the perturbation that is minimized or bounded.
         iterations: default maximum of updates.
         fixed: whether the number of updates is not configurable.
         minimal: whether the perturbation is minimized, so that the attack continues after a success.
@@ -37,10 +70,10 @@ class Attack(StepRule):
         backwards_per_step: upper bound of the mean number of backwards; 0 for black-box attacks, which hold no graph.
         restart_schedule: how the iterations are split into restarts.
         notes: remarks that are printed once before a run, available after :meth:`bind`.
-        objective_hint: option that selects another objective.
     """
 
     objective: Objective = CrossEntropy()
+    norm: Norm = L2
     iterations: int = 100
     fixed: ClassVar[bool] = False
     minimal: ClassVar[bool] = False
@@ -48,13 +81,12 @@ class Attack(StepRule):
     backwards_per_step: float = 1
     restart_schedule: RestartSchedule = RestartSchedule()
     notes: Sequence[str] = ()
-    objective_hint: ClassVar[str] = "leave out --attack.objective"
 
     def bind(self, classifier: Classifier) -> None:
         """Adapt the attack to a classifier before it is used.
 
         Raises:
-            LitVizError: the objective needs more classes, targeted or not (see :meth:`check_classes`).
+            LitVizError: the objective needs more classes, targeted or not.
         """
         if isinstance(self.objective, AttackObjective):
             untargeted, targeted = self.objective.classes
@@ -66,11 +98,10 @@ class Attack(StepRule):
         Raises:
             LitVizError: it has too few.
         """
-        if not isinstance(self.objective, AttackObjective):
-            return
-        missing = self.objective.class_count_error(classifier.num_classes, targeted=targeted)
-        if missing:
-            raise LitVizError(f"{missing}: {self.objective_hint}.")
+        if isinstance(self.objective, AttackObjective) and (
+            error := self.objective.class_count_error(classifier.num_classes, targeted=targeted)
+        ):
+            raise LitVizError(f"{error}: use the cross-entropy.")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the state that every attack has.
@@ -128,11 +159,6 @@ class Attack(StepRule):
             return state["fooled"] & (state["size"] == 0)
         return state["fooled"] if self.early_stop else state["fooled"] & (state["iteration"] == 0)
 
-    def size(self, change: Tensor) -> Tensor:
-        """Return the size of perturbations ``(N,)`` that a minimal attack minimizes: the Euclidean length by
-        default."""
-        return norm(change)
-
     def track_best(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
         """Return the state with the best images updated by the evaluated images ``x``.
 
@@ -142,7 +168,7 @@ class Attack(StepRule):
         fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         size = -evaluation.score
         if self.minimal:
-            size = torch.where(fooled, self.size(x - state["source"]), size)
+            size = torch.where(fooled, self.norm.length(x - state["source"]), size)
         candidate = fooled | (state["iteration"] > 0)
         better = (fooled & ~state["fooled"]) | (candidate & (fooled == state["fooled"]) & (size < state["size"]))
         return {

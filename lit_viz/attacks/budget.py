@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack
+from lit_viz.attacks.base import Attack, RestartSchedule
 from lit_viz.attacks.norms import NormName, norm_of
-from lit_viz.attacks.restarts import RestartSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Task

@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
-from lit_viz.attacks.restarts import RestartSchedule
+from lit_viz.attacks.base import Attack, RestartSchedule, is_adversarial, masked_gradient
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Adam, Evaluation, State

@@ -36,7 +36,6 @@ class DDN(Attack):
         LitVizError: for invalid values.
     """
 
-    iterations: int = 100
     minimal: ClassVar[bool] = True
 
     def __init__(self, init_norm: float = 1.0, gamma: float = 0.05, alpha: float = 1.0, quantize: bool = True) -> None:

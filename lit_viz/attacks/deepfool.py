@@ -16,8 +16,7 @@ from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
 from lit_viz.utils.device import to_list
 
-#: Minimal length of a step, so that an image on the boundary moves.
-_MINIMAL_STEP = 1e-4
+_MINIMAL_STEP = 1e-4  # length, so that an image on the boundary moves
 
 
 class DeepFool(Attack):

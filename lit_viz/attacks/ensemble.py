@@ -23,21 +23,18 @@ from lit_viz.optim.rule import chosen
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
 
-#: Prefix of the state keys of the active member.
-_PREFIX = "member."
+_PREFIX = "member."  # of the state keys of the active member
 
 
 class Stage(NamedTuple):
     """One run of a member, from the photograph to its final iteration.
 
-    Attributes:
-        member: name of the member.
-        attack: the attack.
-        rival: rank, from 0, of the other class that an untargeted attack targets; None to leave the label.
+    ``updates`` is its default length. With a ``rival``, an untargeted attack targets the other class of that rank.
     """
 
     member: str
     attack: Attack
+    updates: int
     rival: int | None = None
 
 
@@ -88,34 +85,31 @@ class Ensemble(BudgetAttack):
             self._set_stages(min(self.classes, count - 1))
 
     def _set_stages(self, rivals: int) -> None:
-        norm = self.norm.name
-        dlr = APGD(norm, self.eps, "dlr", restarts=self.restarts)
+        norm, eps, restarts = self.norm.name, self.eps, self.restarts
+        ce, dlr, fmn = APGD(norm, eps, "ce", restarts=restarts), APGD(norm, eps, "dlr", restarts=restarts), FMN(norm)
         self.stages = (
-            Stage("apgd_ce", APGD(norm, self.eps, "ce", restarts=self.restarts)),
-            *(Stage("apgd_dlr", dlr, rival) for rival in range(rivals)),
-            Stage("fmn", FMN(norm)),
-            Stage("square", Square(norm, self.eps)),
+            Stage("apgd_ce", ce, ce.iterations * restarts),
+            *(Stage("apgd_dlr", dlr, dlr.iterations * restarts, rival) for rival in range(rivals)),
+            Stage("fmn", fmn, fmn.iterations),
+            Stage("square", Square(norm, eps), self.queries),
         )
-        self._updates = [self._updates_of(stage.attack) for stage in self.stages]
-        self.iterations = sum(self._updates)
+        self.iterations = sum(stage.updates for stage in self.stages)
         self.backwards_per_step = 1 - self.queries / self.iterations  # none in Square
-
-    def _updates_of(self, attack: Attack) -> int:
-        if isinstance(attack, APGD):
-            return attack.iterations * self.restarts
-        return self.queries if isinstance(attack, Square) else attack.iterations
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Add the likeliest other classes ``rivals`` ``(N, classes)``, set by the evaluation of the photograph; ``by``
         ``(N,)``, the stage that succeeded, or -1; and the state of the members."""
-        own: State = {}
+        members: State = {}
         for stage in self.stages:
-            own |= stage.attack.init(x, tasks)
-        del own["source"]
+            members |= stage.attack.init(x, tasks)
+        del members["source"]
         none = torch.full((len(x),), -1, device=x.device)
-        rivals = none[:, None].repeat(1, sum(stage.rival is not None for stage in self.stages))
-        members = {_PREFIX + key: value for key, value in own.items()}
-        return {**super().init(x, tasks), **members, "rivals": rivals, "by": none}
+        return {
+            **super().init(x, tasks),
+            **{_PREFIX + key: value for key, value in members.items()},
+            "rivals": none[:, None].repeat(1, sum(stage.rival is not None for stage in self.stages)),
+            "by": none,
+        }
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Test the final images of the members that finished, then let each active member step on its images."""
@@ -123,34 +117,20 @@ class Ensemble(BudgetAttack):
         begin = (local == 0) & (state["iteration"] > 0)
         if any(starting := to_list(begin)):
             rows = to_device([n for n, starts in enumerate(starting) if starts], x.device)
-            evaluation = evaluate(x[rows], gradient=False, slots=rows, logged=True)
             before = _select(state, rows)
+            evaluation = evaluate(x[rows], gradient=False, slots=rows, logged=True)
             state = _put(state, rows, before, self.track_best(x[rows], before, evaluation))
-        begin &= ~state["fooled"]
-        moved = chosen(begin, state["source"], x)
+        moved = chosen(begin & ~state["fooled"], state["source"], x)
         active: dict[Attack, list[int]] = defaultdict(list)
         for n, (k, fooled) in enumerate(zip(to_list(number), to_list(state["fooled"]), strict=True)):
             if not fooled:
                 active[self.stages[k].attack].append(n)
-        for attack in dict.fromkeys(stage.attack for stage in self.stages):
-            if active[attack]:
-                rows = to_device(active[attack], x.device)
-                before = _select(state, rows)
-                images, after = self._member_step(attack, rows, moved[rows], before, evaluate)
-                moved, state = moved.index_put((rows,), images), _put(state, rows, before, after)
+        for attack, slots in active.items():
+            rows = to_device(slots, x.device)
+            before = _select(state, rows)
+            images, after, _ = super().step(moved[rows], before, _evaluate_slots(evaluate, rows, attack))
+            moved, state = moved.index_put((rows,), images), _put(state, rows, before, after)
         return chosen(state["fooled"], x, moved), state, state["fooled"]
-
-    def _member_step(
-        self, attack: Attack, rows: Tensor, x: Tensor, state: State, evaluate: Evaluate
-    ) -> tuple[Tensor, State]:
-        """Return the next images and state of the slots ``rows``, which share the active member ``attack``."""
-        evaluation = evaluate(x, gradient=attack.backwards_per_step > 0, slots=rows, logged=True)
-        state = self.track_best(x, state, evaluation)
-        done = state["fooled"]
-        if all(to_list(done)):
-            return x, state
-        moved, state = self.update(x, state, evaluation, ~done)
-        return chosen(done, x, moved), state
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Move the images by the active member, which is the same for all of them."""
@@ -174,17 +154,14 @@ class Ensemble(BudgetAttack):
         fields = (to_list(state[key]) for key in ("seed", "goal", "label", "targeted", "eps"))
         for n, (i, seed, goal, label, targeted, eps) in enumerate(zip(to_list(number), *fields, strict=True)):
             rival = self.stages[i].rival
-            target = goal if targeted else None
-            if target is None and rival is not None:
-                target = int(state["rivals"][n, rival])
-            label = None if label < 0 else label
-            tasks.append(Task(n, "", seed, target=target, label=label, options={"eps": eps}))
+            target = goal if targeted else None if rival is None else int(state["rivals"][n, rival])
+            tasks.append(Task(n, "", seed, target=target, label=None if label < 0 else label, options={"eps": eps}))
         return tasks
 
     def _ends(self, state: State) -> Tensor:
         """Return the iterations after the stages ``(N, stages)``; an omitted stage has no iteration."""
         iterations = state["iterations"]
-        updates = to_device(self._updates, iterations.device)
+        updates = to_device([stage.updates for stage in self.stages], iterations.device)
         rival = to_device([-1 if stage.rival is None else stage.rival for stage in self.stages], iterations.device)
         omitted = ((rival > 0) & state["targeted"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
         share = torch.where(omitted, 0, updates).cumsum(1)
@@ -234,6 +211,11 @@ class Ensemble(BudgetAttack):
             "tried": list(dict.fromkeys(stage.member for stage, _ in ran)),
             "fewest": min((updates for stage, updates in ran if stage.attack.backwards_per_step), default=0),
         }
+
+
+def _evaluate_slots(evaluate: Evaluate, slots: Tensor, attack: Attack) -> Evaluate:
+    gradient = attack.backwards_per_step > 0
+    return Evaluate(lambda request: evaluate(request.x, gradient=gradient, slots=slots, logged=True))
 
 
 def _outputs(logits: Tensor, own: State) -> Outputs:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
-from lit_viz.attacks.norms import L2, LINF, Norm, NormName, norm_of
+from lit_viz.attacks.norms import L2, LINF, NormName, norm_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Margin
 from lit_viz.optim import Cosine, Evaluation, State
 from lit_viz.optim.rule import per_slot, unit
 from lit_viz.types import Task
 
-#: Default L2 length of the first step, from the authors' code.
-_ALPHA: Mapping[Norm, float] = {L2: 1.0, LINF: 10.0}
-#: Factor of the estimated distance, so that a linear boundary is crossed.
-_BEYOND = 1 + 1e-3
-#: Factor of the smallest success, since a success of equal length differs by rounding only.
-_SHORTER = 1 - 1e-6
+_ALPHA = {L2: 1.0, LINF: 10.0}  # default L2 length of the first step, from the authors' code
+_BEYOND = 1 + 1e-3  # factor of the estimated distance, so that a linear boundary is crossed
+_SHORTER = 1 - 1e-6  # factor of the smallest success: a success of equal length differs by rounding only
 
 
 class FMN(Attack):
@@ -42,7 +39,6 @@ class FMN(Attack):
         LitVizError: for invalid values.
     """
 
-    iterations: int = 100
     minimal: ClassVar[bool] = True
 
     def __init__(self, norm: NormName = "l2", alpha: float | None = None, gamma: float = 0.05) -> None:
@@ -63,16 +59,12 @@ class FMN(Attack):
         source = state["source"]
         g = masked_gradient(evaluation, x, rows)
         distance = self.norm.distance_to_boundary(evaluation.score, g)
-        estimate = _BEYOND * (self.size(x - source) + distance)
+        estimate = _BEYOND * (self.norm.length(x - source) + distance)
         gamma = self.gamma.lr * self.gamma.factor(state["iteration"].double() / state["iterations"])
         wider = torch.where(state["fooled"], state["eps"] * (1 + gamma), estimate)
         narrower = torch.minimum(state["eps"] * (1 - gamma), state["size"] * _SHORTER)
         fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         eps = torch.where(fooled, narrower, wider)
-        eps = torch.minimum(eps, self.size(torch.maximum(source, 1 - source)))  # the largest change within [0, 1]
+        eps = torch.minimum(eps, self.norm.length(torch.maximum(source, 1 - source)))  # the largest within [0, 1]
         moved = x + per_slot(self.alpha(state), x) * unit(g)
         return self.norm.project(moved, source, eps), {**state, "eps": eps}
-
-    def size(self, change: Tensor) -> Tensor:
-        """Return the lengths in the minimized norm ``(N,)``."""
-        return self.norm.length(change)

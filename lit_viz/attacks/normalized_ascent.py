@@ -13,8 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, TargetLogit
 from lit_viz.optim import Evaluation, LearningRate, State
-from lit_viz.optim.rule import per_slot, unit
-from lit_viz.optim.schedules import learning_rate
+from lit_viz.optim.rule import learning_rate, per_slot, unit
 from lit_viz.types import Task
 
 Space = Literal["pixels", "normalized"]
@@ -38,8 +37,6 @@ class NormalizedAscentAttack(Attack):
     Raises:
         LitVizError: for invalid values.
     """
-
-    iterations: int = 100
 
     def __init__(
         self,

@@ -32,8 +32,8 @@ class Norm(ABC):
     Attributes:
         name: in configurations and records.
         symbol: in figures and messages.
-        description: in words.
-        default_eps: radius in units of [0, 1] that attacks use unless another is given.
+        default_eps: default radius of attacks, in units of [0, 1].
+        universal_eps: default radius of universal perturbations.
         large_eps: radius at which every image can be misclassified.
         max_eps: largest meaningful radius.
         display_scale: factor from units of [0, 1] to displayed units.
@@ -41,8 +41,8 @@ class Norm(ABC):
 
     name: ClassVar[NormName]
     symbol: ClassVar[str]
-    description: ClassVar[str]
     default_eps: ClassVar[float]
+    universal_eps: ClassVar[float]
     large_eps: ClassVar[float]
     max_eps: ClassVar[float] = math.inf
     display_scale: ClassVar[float] = 1.0
@@ -65,70 +65,47 @@ class Norm(ABC):
 
     @abstractmethod
     def dual_length(self, gradient: Tensor) -> Tensor:
-        """Return the dual norm of each row of ``(N, ...)``, ``(N,)``: the rate of ascent along :meth:`steepest`."""
+        """Return the dual norm of each row, ``(N,)``: the rate of ascent along :meth:`steepest`."""
 
     @abstractmethod
     def steepest(self, gradient: Tensor) -> Tensor:
-        """Return the changes of norm 1 that raise the score most to first order; 0 where the gradient is 0, NaN where
-        it is NaN."""
+        """Return the changes of norm 1 that raise the score most to first order; 0 for gradient 0, NaN for NaN."""
 
     @abstractmethod
     def shorten(self, change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
-        """Return the nearest changes ``(N, ...)`` of length at most ``eps`` ``(N,)`` in the box ``low <= 0 <=
-        high``."""
+        """Return the nearest changes of length at most ``eps`` ``(N,)`` in the box ``low <= 0 <= high``."""
 
     @abstractmethod
     def random_change(self, draws: Draws, like: Tensor) -> Tensor:
-        """Return changes ``(N, ...)`` that are uniform in the unit ball, shaped like ``like``."""
+        """Return changes that are uniform in the unit ball, shaped like ``like`` ``(N, ...)``."""
 
     def value_bound(self, eps: float) -> float:
         """Return the bound on each value that defines the ball; infinite where no such bound does."""
         return math.inf
 
     def excess(self, change: Tensor, eps: float) -> float:
-        """Return the amount by which a change exceeds the ball, beyond :meth:`value_bound`; 0 or less inside.
-
-        Args:
-            change: ``(C, H, W)`` in levels.
-            eps: the radius in levels.
-        """
+        """Return the amount by which a change ``(C, H, W)`` exceeds the ball, beyond :meth:`value_bound`."""
         return 0.0
 
     def excess_removed(self, change: Tensor) -> Tensor:
-        """Return the reduction of :meth:`excess` when each value of ``change`` moves one level towards zero."""
+        """Return the reduction of :meth:`excess` when each value of ``change`` moves by 1 towards zero."""
         return torch.zeros_like(change)
 
     def project(self, x: Tensor, source: Tensor, eps: Tensor) -> Tensor:
-        """Return the nearest images in [0, 1] at a distance of at most eps from the sources.
-
-        Args:
-            x: images ``(N, C, H, W)``.
-            source: centers of the balls, in [0, 1].
-            eps: radii ``(N,)``.
-        """
+        """Return the nearest images ``(N, C, H, W)`` in [0, 1] at a distance of at most eps ``(N,)`` from the
+        sources."""
         low, high = (-source).clamp(max=0), (1 - source).clamp(min=0)
         return (source + self.shorten(x - source, low, high, eps)).clamp(0, 1)
 
     def random_start(self, source: Tensor, seeds: Sequence[int], restarts: Sequence[int], eps: Tensor) -> Tensor:
-        """Return images drawn uniformly from the balls, then projected into [0, 1].
-
-        Args:
-            source: centers ``(N, C, H, W)``.
-            seeds: of the tasks.
-            restarts: number of each start; each has its own draw.
-            eps: radii ``(N,)``.
-        """
+        """Return images drawn uniformly from the balls, then projected into [0, 1]; each restart has its own draw."""
         keys = [Key(seed, 0, restart) for seed, restart in zip(seeds, restarts, strict=True)]
         change = self.random_change(Draws(keys, source.device).scoped("attack"), source)
         return self.project(source + per_slot(eps, source) * change, source, eps)
 
     def distance_to_boundary(self, gap: Tensor, gradient: Tensor) -> Tensor:
-        """Return the distances ``|gap| / ||gradient||_dual`` ``(N,)`` at which a linear gap closes.
-
-        Args:
-            gap: differences of two logits ``(N,)``.
-            gradient: their gradients ``(N, C, H, W)``; the distance is infinite where a gradient is zero.
-        """
+        """Return the distances ``|gap| / ||gradient||_dual`` ``(N,)`` at which a linear gap of two logits closes;
+        infinite where the gradient is zero."""
         rate = self.dual_length(gradient)
         return torch.where(rate > 0, gap.abs() / rate, torch.inf)
 
@@ -138,8 +115,8 @@ class LInfNorm(Norm):
 
     name = "linf"
     symbol = "L∞"
-    description = "largest value"
     default_eps = 4 / 255  # RobustBench, ImageNet
+    universal_eps = 10 / 255  # Moosavi-Dezfooli et al. 2017, section 3.1
     large_eps = 0.5  # reaches mid-gray from any image
     max_eps = 1.0
     display_scale = 255.0
@@ -187,8 +164,8 @@ class L2Norm(Norm):
 
     name = "l2"
     symbol = "L2"
-    description = "Euclidean length"
     default_eps = 1.0
+    universal_eps = 2000 / 255  # Moosavi-Dezfooli et al. 2017, section 3.1
     large_eps = 100.0  # at 224 pixels, a quarter of the range in every value
 
     def length(self, change: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from lit_viz.attacks.budget import BudgetAttack
-from lit_viz.attacks.norms import L2, LINF, Norm, NormName
+from lit_viz.attacks.norms import L2, LINF, NormName
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
 from lit_viz.objectives.classes import AttackObjective
@@ -20,8 +20,7 @@ from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
 
-#: Default p, the paper's for ImageNet.
-_P: Mapping[Norm, float] = {LINF: 0.05, L2: 0.1}
+_P = {LINF: 0.05, L2: 0.1}  # default p, the paper's for ImageNet
 #: Iterations at which p is halved, of 10,000 (section 5).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _TINY = 1e-10
@@ -62,8 +61,6 @@ class Square(BudgetAttack):
         self, norm: NormName = "linf", eps: float | None = None, p: float | None = None, early_stop: bool = True
     ) -> None:
         super().__init__(norm, eps, early_stop)
-        if self.norm not in _P:
-            raise LitVizError(f"Square supports the norms {' and '.join(n.name for n in _P)}, got '{norm}'.")
         self.p = _P[self.norm] if p is None else p
         if not 0 < self.p <= 1:
             raise LitVizError(f"Square: p must be above 0 and at most 1, got {self.p}.")

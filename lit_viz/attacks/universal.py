@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_viz.attacks.budget import BudgetAttack
-from lit_viz.attacks.norms import L2, LINF, Norm, NormName, norm_of
+from lit_viz.attacks.norms import NormName, norm_of
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import ClippedCrossEntropy
@@ -18,8 +18,6 @@ from lit_viz.optim import Cosine, Evaluate, Evaluation, State
 from lit_viz.optim.rule import never, per_slot
 from lit_viz.types import Task
 
-#: Default radii (Moosavi-Dezfooli et al. 2017, section 3.1).
-_EPS: Mapping[Norm, float] = {LINF: 10 / 255, L2: 2000 / 255}
 #: First step in radii, and the final step relative to the first.
 _FIRST_STEP, _DECAY = 0.2, 0.1
 
@@ -43,13 +41,12 @@ class Universal(BudgetAttack):
     """
 
     objective: ClippedCrossEntropy
-    iterations: int = 100
     views: ClassVar[int] = 8
 
     def __init__(
         self, norm: NormName = "linf", eps: float | None = None, alpha: float | None = None, clip: float = 9.0
     ) -> None:
-        super().__init__(norm, _EPS.get(norm_of(norm)) if eps is None else eps, early_stop=False)
+        super().__init__(norm, norm_of(norm).universal_eps if eps is None else eps, early_stop=False)
         if alpha is not None and not 0 < alpha < math.inf:
             raise LitVizError(f"alpha must be positive, got {alpha}.")
         self.alpha = alpha
@@ -65,10 +62,8 @@ class Universal(BudgetAttack):
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Take a step and project; no perturbation is done before the final iteration."""
-        evaluation = evaluate(x)
         done = never(x)
-        moved, state = self.update(x, state, evaluation, ~done)
-        return moved, state, done
+        return *self.update(x, state, evaluate(x), ~done), done
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         """Return the next perturbations, in all rows."""

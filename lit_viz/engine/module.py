@@ -19,7 +19,8 @@ from lit_viz.engine.ranks import DevicesMode, JointDecision, LocalRequests, Rank
 from lit_viz.engine.slots import ITERATION, UNTIL
 from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, merge_final
 from lit_viz.errors import LitVizError
-from lit_viz.optim import Evaluation, StepRule
+from lit_viz.optim import Evaluate, Evaluation, StepRule
+from lit_viz.optim.evaluation import Request
 from lit_viz.types import Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
 
@@ -84,7 +85,7 @@ class ImageTraining(Method):
 
     def configure_optimizers(self) -> StepRuleOptimizer:
         """Return the optimizer of the step rule."""
-        return StepRuleOptimizer(self.slots, self.step_rule, self.evaluate, self.project)
+        return StepRuleOptimizer(self.slots, self.step_rule, Evaluate(self._evaluate), self.project)
 
     def on_fit_start(self) -> None:
         """Prepare the networks and restore the state of a checkpoint."""
@@ -163,19 +164,11 @@ class ImageTraining(Method):
 
     # Evaluation for the step rule
 
-    def evaluate(
-        self,
-        x: Tensor,
-        *,
-        gradient: bool = True,
-        slots: Tensor | None = None,
-        network: str = "plain",
-        logged: bool = False,
-    ) -> Evaluation:
-        """Score ``x`` for the step rule; see :class:`~lit_viz.optim.Evaluate`."""
+    def _evaluate(self, request: Request) -> Evaluation:
+        slots = request.slots
         rows = range(len(self.slots)) if slots is None else to_list(slots)
-        evaluation = self.score(x, rows, gradient=gradient, network=network)
-        self._step.add_evaluation(evaluation, slots, logged=logged or slots is None)
+        evaluation = self.score(request.x, rows, gradient=request.gradient, network=request.network)
+        self._step.add_evaluation(evaluation, slots, logged=request.logged)
         return evaluation
 
     # State for callbacks

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attacks import Attack, BudgetAttack, name_of
 from lit_viz.attacks.norms import NORMS
-from lit_viz.attacks.rounding.verification import Saved, save_and_verify
+from lit_viz.attacks.rounding import Saved, save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.outputs import top5
 from lit_viz.errors import LitVizError

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_viz.attacks import Universal, is_adversarial, name_of
 from lit_viz.attacks.norms import NORMS, lengths
-from lit_viz.attacks.rounding.verification import save_and_verify
+from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.rendering import MAGNIFIED, difference

@@ -1,10 +1,8 @@
 """Step rules for ascent, with separate state for every slot."""
 
-from lit_viz.optim.adapted import SGD, Adam, Adapted, NAdam, RMSprop
-from lit_viz.optim.ascent import GradientAscent, NormalizedAscent
+from lit_viz.optim.ascent import SGD, Adam, Adapted, GradientAscent, NAdam, NormalizedAscent, RMSprop
 from lit_viz.optim.evaluation import Evaluate, Evaluation
-from lit_viz.optim.rule import State, StepRule
-from lit_viz.optim.schedules import Constant, Cosine, LearningRate
+from lit_viz.optim.rule import Constant, Cosine, LearningRate, State, StepRule
 
 __all__ = [
     "SGD",

@@ -33,15 +33,11 @@ class _Graph(NamedTuple):
 class Evaluation:
     """Result of one evaluation of M images.
 
-    The backward is deferred until a gradient is requested, because success is tested on the forward. The graph of the
-    forward is kept until then.
+    Success is tested on the forward; the backward is deferred, and the graph kept, until a gradient is requested.
 
     Args:
         x: evaluated images ``(M, ...)``; a leaf that requires a gradient, if one will be requested.
-        score: ``(M,)``, with its graph.
-        logits: ``(M * views, K)``, with their graph.
-        metrics: ``(M,)`` each, by name.
-        activations: ``{layer: (M * views, ...)}`` of the layers read, with their graph.
+        score, logits, metrics, activations: with their graph, one row per view where an attribute has one per image.
         average_views: mean over the views of each image, ``(M * views, ...) -> (M, ...)``.
         sum_over_ranks: sum over the ranks that share the views; the other arguments then hold the share of this rank.
         on_backward: called after each backward with the images it is counted for, ``(M,)`` bool, or None for all.
@@ -50,7 +46,7 @@ class Evaluation:
         score: ``(M,)``, the mean objective over the views, less the priors.
         logits: ``(M, K)``, the mean over the views.
         metrics: ``(M,)`` each, by name: the objective and every prior.
-        activations: ``{layer: (M * views, ...)}``.
+        activations: ``{layer: (M * views, ...)}`` of the layers read.
     """
 
     def __init__(
@@ -166,8 +162,25 @@ class Evaluation:
         return self._graph
 
 
-class Evaluate(Protocol):
-    """Evaluation of the images in the slots, at the iteration of each slot."""
+class Request(NamedTuple):
+    """Arguments of :meth:`Evaluate.__call__`."""
+
+    x: Tensor
+    gradient: bool
+    slots: Tensor | None
+    network: str
+    logged: bool
+
+
+class Evaluate:
+    """Evaluation of the images in the slots, at the iteration of each slot.
+
+    Args:
+        run: function that evaluates a request.
+    """
+
+    def __init__(self, run: Callable[[Request], Evaluation]) -> None:
+        self._run = run
 
     def __call__(
         self,
@@ -188,7 +201,7 @@ class Evaluate(Protocol):
             logged: whether the rows of ``slots`` are the images x_k, so that their metrics are logged. Without
                 ``slots`` they always are.
         """
-        ...
+        return self._run(Request(x, gradient, slots, network, logged or slots is None))
 
 
 class Network(Protocol):
@@ -207,24 +220,17 @@ def bare_evaluate(
     Args:
         objective: objective to maximize.
         networks: networks by name.
-        goals: ``targets`` and, if the objective reads them, ``labels`` and ``targeted``, each ``(N,)`` (see
-            :class:`~lit_viz.objectives.Outputs`).
+        goals: fields of :class:`~lit_viz.objectives.Outputs`: ``targets``, ``labels`` and ``targeted``, each ``(N,)``.
         layers: layers whose activations are read.
     """
 
-    def evaluate(
-        x: Tensor,
-        *,
-        gradient: bool = True,
-        slots: Tensor | None = None,
-        network: str = "plain",
-        logged: bool = False,
-    ) -> Evaluation:
-        with torch.set_grad_enabled(gradient):
-            leaf = x.detach().requires_grad_(gradient)
-            logits, activations = networks[network](leaf, layers)
+    def run(request: Request) -> Evaluation:
+        slots = request.slots
+        with torch.set_grad_enabled(request.gradient):
+            leaf = request.x.detach().requires_grad_(request.gradient)
+            logits, activations = networks[request.network](leaf, layers)
             row_goals: Mapping[str, Any] = goals if slots is None else {name: row[slots] for name, row in goals.items()}
             score = evaluate_objective(objective, Outputs(logits, activations=activations, **row_goals))
         return Evaluation(leaf, score, logits, activations=activations)
 
-    return evaluate
+    return Evaluate(run)

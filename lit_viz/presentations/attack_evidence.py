@@ -7,15 +7,28 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from lit_viz.attacks import BudgetAttack, name_of
+from lit_viz.attacks.lattice import is_singleton
 from lit_viz.attacks.norms import format_distance
-from lit_viz.attacks.rounding.lattice import is_singleton
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks import transfer
-from lit_viz.evidence.attacks.diagnostics import Diagnosis, cost_of_stronger_attacks, diagnostics, stronger_attacks
+from lit_viz.evidence.attacks.diagnostics import (
+    Diagnosis,
+    cost_of_stronger_attacks,
+    diagnostics,
+    restarts_of,
+    stronger_attacks,
+)
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
-from lit_viz.evidence.attacks.restart_agreement import restarts_of
-from lit_viz.evidence.attacks.robustness import accuracy_label, attack_record, ensemble_breakdown, robust_accuracy
+from lit_viz.evidence.attacks.robustness import (
+    accuracy_label,
+    attack_record,
+    ensemble_breakdown,
+    robust_accuracy,
+    transfer_entry,
+    transfer_summary,
+    transfer_table,
+    transfers,
+)
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, has_several_radii
 from lit_viz.presentations.base import EvidenceSettings
@@ -150,8 +163,8 @@ def _write_transfer(
     outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, settings: EvidenceSettings
 ) -> None:
     """Write the predictions of held-out networks for the files."""
-    predictions = transfer.transfers(outcomes, classifier)
-    folder.merge_evidence({"transfer": transfer.as_record(predictions)})
-    settings.notify(f"evidence: {transfer.summary(predictions, count_fooled(outcomes))}")
+    predictions = transfers(outcomes, classifier)
+    folder.merge_evidence({"transfer": transfer_entry(predictions)})
+    settings.notify(f"evidence: {transfer_summary(predictions, count_fooled(outcomes))}")
     if predictions:
-        settings.notify(transfer.table(predictions))
+        settings.notify(transfer_table(predictions))

@@ -18,7 +18,7 @@ from lit_viz.attacks import DDN, PGD, NormalizedAscentAttack, run_attack
 from lit_viz.classifiers import Classifier
 
 from .clock import evidence_apart, timed
-from .material import EPS, PHOTOGRAPHS, WARM, as_handed, bare, loaded, photographs, prepared
+from .material import EPS, PHOTOGRAPHS, WARM, bare, loaded, photographs, plain_module, prepared
 from .references import Problem, references_of
 from .running import Plan, Result, evidence, ratios, table
 
@@ -27,26 +27,26 @@ _NAMES = {"pgd": "PGD", "stopping": "PGD, stopping in slots", "ddn": "DDN"}
 
 
 def peer(tool: str, attack: str, steps: int, count: int, batch: int) -> Result:
-    """Time an attack of another tool; return the successes and the median L2 norm as floats, and what is left in files.
+    """Time an attack of another tool; return the successes as floats and in files, and the median L2 norm as floats.
 
     Args:
         tool: ``torchattacks`` or ``foolbox``.
         attack: ``pgd`` or ``ddn``.
-        steps: an image.
-        count: photographs.
-        batch: that are attacked at once.
+        steps: iterations an image.
+        count: number of photographs.
+        batch: batch size.
     """
     net = loaded()
     x, labels = photographs(net, count)
-    module, y = as_handed(net), torch.tensor(labels)
-    attacked = _attacked(tool, attack, module, steps)
+    module, y = plain_module(net), torch.tensor(labels)
+    attack_batch = _attacked(tool, attack, module, steps)
     _attacked(tool, attack, module, min(steps, WARM))(x[:batch], y[:batch])
     rows = torch.arange(count).split(batch)
-    seconds, parts = timed(lambda: [attacked(x[some], y[some]) for some in rows])
-    found = torch.cat(parts).detach()
+    seconds, parts = timed(lambda: [attack_batch(x[batch_rows], y[batch_rows]) for batch_rows in rows])
+    examples = torch.cat(parts).detach()
     with torch.no_grad():
-        floats, files = (module(images).argmax(1) != y for images in (found, (found * 255).round() / 255))
-    l2 = float((found - x).flatten(1).norm(dim=1).median())
+        floats, files = (module(images).argmax(1) != y for images in (examples, (examples * 255).round() / 255))
+    l2 = float((examples - x).flatten(1).norm(dim=1).median())
     return {"seconds": seconds, "floats": int(floats.sum()), "files": int(files.sum()), "l2": l2}
 
 
@@ -62,7 +62,7 @@ def _attacked(tool: str, attack: str, module: Any, steps: int) -> Any:
     return run
 
 
-def ours(attack: str, steps: int, count: int) -> Result:
+def lit_viz(attack: str, steps: int, count: int) -> Result:
     """Time a run of ``pgd``, ``stopping`` (PGD that stops at the first success) or ``ddn``."""
     net = prepared()
     x, labels = photographs(net, count)
@@ -78,17 +78,17 @@ def unrounded(steps: int, count: int) -> Result:
     net = prepared()
     x, labels = photographs(net, count)
     fast = net.fast()
-    found, _ = run_attack(DDN(quantize=False), lambda images: fast(images)[0], x, labels, iterations=steps)
-    return {"l2": float((found - x).flatten(1).norm(dim=1).median())}
+    examples, _ = run_attack(DDN(quantize=False), lambda images: fast(images)[0], x, labels, iterations=steps)
+    return {"l2": float((examples - x).flatten(1).norm(dim=1).median())}
 
 
 def fooling(slots: int, steps: int, count: int) -> Result:
-    """Time the fooling recipe, four targets an image; ``exact``: F and FB are the images' own."""
+    """Time the fooling recipe, four targets an image; ``exact``: whether the counted evaluations are exact."""
     net = prepared()
     pairs = _pairs(net, count)
     given: Result = {"slots": slots, "log_at": "last", "curve_at": "last"}
     result, done = evidence_apart(
-        lambda n, k: lv.attack(net, *(some[:n] for some in pairs), iterations=k, **given), len(pairs[0]), steps
+        lambda n, k: lv.attack(net, *(values[:n] for values in pairs), iterations=k, **given), len(pairs[0]), steps
     )
     exact = all(
         r["forwards"] == r["iterations"] + 1 and r["backwards"] == r["iterations"]
@@ -99,19 +99,19 @@ def fooling(slots: int, steps: int, count: int) -> Result:
 
 
 def fooling_alone(steps: int, count: int) -> Result:
-    """Time a bare loop of the fooling recipe, a pair at a time."""
+    """Time a bare loop of the fooling recipe, one pair at a time."""
     net = loaded()
     plain, pairs = bare(net), _pairs(net, count)
 
-    def attacked(images: Tensor, label: int, target: int) -> None:
+    def attack_pair(images: Tensor, label: int, target: int) -> None:
         run_attack(NormalizedAscentAttack(), plain, images[None], [label], [target], iterations=steps)
 
-    attacked(pairs[0][0], pairs[1][0], pairs[2][0])
-    return {"seconds": timed(lambda: [attacked(*pair) for pair in zip(*pairs, strict=True)])[0]}
+    attack_pair(pairs[0][0], pairs[1][0], pairs[2][0])
+    return {"seconds": timed(lambda: [attack_pair(*pair) for pair in zip(*pairs, strict=True)])[0]}
 
 
 def _pairs(net: Classifier, count: int) -> tuple[Tensor, list[int], list[int]]:
-    """Return photographs, their classes and other ones to reach, four of these each."""
+    """Return photographs, their classes, and target classes, four for each photograph."""
     x, labels = photographs(net, count)
     targets = [(label + step) % 1000 for step in (111, 333, 555, 777) for label in labels]
     return x.repeat(4, 1, 1, 1), labels * 4, targets
@@ -127,9 +127,9 @@ def compare(plan: Plan) -> str:
         best = {t: plan.best_batch((4, 8, 16), "attacks.peer", tool=t, attack=attack, **few) for t in tools}
         runs = ("pgd", "stopping") if attack == "pgd" else ("ddn",)
         peers = {t: ("attacks.peer", {"tool": t, "attack": attack, "batch": best[t], **given}) for t in tools}
-        results = plan.in_turns({**{one: ("attacks.ours", {"attack": one, **given}) for one in runs}, **peers})
-        for one in runs:
-            rows += [_row(f"{_NAMES[one]}: {t} (batch {best[t]})", results[t], results[one], count) for t in tools]
+        results = plan.in_turns({**{name: ("attacks.lit_viz", {"attack": name, **given}) for name in runs}, **peers})
+        for name in runs:
+            rows += [_row(f"{_NAMES[name]}: {t} (batch {best[t]})", results[t], results[name], count) for t in tools]
     floats = plan.side("attacks.unrounded", **given)["l2"] / results["foolbox"][-1]["l2"]
     rows[-1][-1] += f"; median L2 {floats:.3f} of Foolbox's as floats"
     runs = {str(slots): ("attacks.fooling", {"slots": slots, **given}) for slots in (16, 1)}
@@ -144,6 +144,6 @@ def compare(plan: Plan) -> str:
 
 
 def _row(name: str, peers: list[Result], runs: list[Result], count: int) -> list[str]:
-    its, mine = peers[-1], runs[-1]
-    fooled = f"{its['floats']}, {mine['floats']} of {count}; {its['files']}, {mine['files']}"
+    other, own = peers[-1], runs[-1]
+    fooled = f"{other['floats']}, {own['floats']} of {count}; {other['files']}, {own['files']}"
     return [name, ratios(peers, runs), ratios(peers, runs, "evidence"), evidence(runs), fooled]

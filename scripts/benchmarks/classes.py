@@ -28,7 +28,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import encode_png, read_photograph
 
 from .clock import evidence_apart, timed
-from .material import CLASSES, as_handed, loaded, prepared
+from .material import CLASSES, loaded, plain_module, prepared
 from .running import Plan, Result, ratios, spread, table
 
 #: Tool and number of steps.
@@ -66,7 +66,7 @@ def lucent(classes: list[str], steps: int, seed: int) -> tuple[float, Sequence[T
     from lucent.optvis import param, render
 
     net = loaded()
-    module = as_handed(net)
+    module = plain_module(net)
 
     def optimize(target: int) -> Tensor:
         options: Result = {"thresholds": (steps,), "show_image": False, "progress": False, "preprocess": False}

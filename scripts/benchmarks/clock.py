@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Time of a run by part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_viz.presentations.universal_perturbation import UniversalPerturbationPr
 
 from .material import PHOTOGRAPHS, WARM
 
-#: Owner, name and part of a function whose time is counted.
+#: Owner, name and part of a timed function.
 Place = tuple[Any, str, str]
 
 #: Functions that compute evidence: verification of files, judges, comparison with Captum.
@@ -37,13 +37,13 @@ EVIDENCE: tuple[Place, ...] = (
 
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
     """Return seconds and result."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     result = action()
-    return time.perf_counter() - began, result
+    return time.perf_counter() - start, result
 
 
 class Clock:
-    """Counts each moment for the innermost part that is under way."""
+    """Sum the seconds of each part; nested calls count for the innermost part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -51,13 +51,13 @@ class Clock:
         self._since = time.perf_counter()
 
     def switch(self) -> None:
-        """Count what went by since the last switch."""
+        """Add the time since the last switch to the current part."""
         now = time.perf_counter()
         self.seconds[self._parts[-1]] += now - self._since
         self._since = now
 
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function with its time counted for the part."""
+        """Return the function, timed as the part."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             self.switch()
@@ -72,8 +72,8 @@ class Clock:
 
 
 @contextmanager
-def taken_apart(places: Sequence[Place]) -> Iterator[Clock]:
-    """Count the time of every run in the body by its parts; ``outside`` is what no part has."""
+def time_parts(places: Sequence[Place]) -> Iterator[Clock]:
+    """Time the body by part; ``outside`` is the remaining time."""
     before = [getattr(owner, name) for owner, name, _ in places]
     clock = Clock()
     for (owner, name, part), function in zip(places, before, strict=True):
@@ -87,11 +87,9 @@ def taken_apart(places: Sequence[Place]) -> Iterator[Clock]:
 
 
 def evidence_apart(start: Callable[[int, int], Any], images: int, iterations: int) -> tuple[dict[str, Any], Any]:
-    """Return ``seconds`` of a run without its evidence, and of its ``evidence``; and the run.
-
-    Before it a short run loads and warms up whatever the run needs.
-    """
+    """Return ``seconds`` of a run without its evidence, seconds of the ``evidence``, and the run; after a short run as
+    warm-up."""
     start(min(images, PHOTOGRAPHS), min(iterations, WARM))
-    with taken_apart(EVIDENCE) as clock:
-        done = start(images, iterations)
-    return {"seconds": clock.seconds["outside"], "evidence": clock.seconds["evidence"]}, done
+    with time_parts(EVIDENCE) as clock:
+        run = start(images, iterations)
+    return {"seconds": clock.seconds["outside"], "evidence": clock.seconds["evidence"]}, run

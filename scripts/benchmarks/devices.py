@@ -16,7 +16,7 @@ _RATE = re.compile(r"images? done: .*, ([\d.]+(?:e\+\d+)?) it/s")
 
 
 def run(processes: int, images: int, iterations: int) -> Result:
-    """Return the seconds that a run's updates took, from the first one on; loading and connecting are not timed."""
+    """Return the seconds of a run's updates, without loading and connecting."""
     with tempfile.TemporaryDirectory() as folder:
         classes = (CLASSES * (1 + images // len(CLASSES)))[:images]
         words = [sys.executable, "-m", "lit_viz", "visualize", *classes, "--iterations", str(iterations)]
@@ -24,15 +24,15 @@ def run(processes: int, images: int, iterations: int) -> Result:
         words += ["--trainer.accelerator", "cpu", "--devices", str(processes)]
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
         results = subprocess.run(words, env=one_thread, capture_output=True, text=True, check=True).stderr
-    found = _RATE.search(results)
-    assert found is not None, results
-    return {"seconds": images * iterations / float(found[1])}
+    rate = _RATE.search(results)
+    assert rate is not None, results
+    return {"seconds": images * iterations / float(rate[1])}
 
 
 def compare(plan: Plan) -> str:
-    """Return the table: of how many processes the machine has room for, at most."""
-    room = 2 if plan.quick else os.cpu_count() or 1
-    counts = [count for count in (2, 4, 8) if count <= room]
+    """Return the table, for at most as many processes as processors."""
+    most = 2 if plan.quick else os.cpu_count() or 1
+    counts = [count for count in (2, 4, 8) if count <= most]
     given = {"images": 4, "iterations": 2} if plan.quick else {"images": 16, "iterations": 50}
     sides = {str(n): ("devices.run", {"processes": n, **given}) for n in (1, *counts)}
     results = plan.in_turns(sides)

@@ -1,13 +1,12 @@
-"""How much of a run is the network? Whole runs against loops of as many forwards and backwards that do nothing else.
+"""Whole runs against loops with as many forwards and backwards.
 
-run     a run as users start it, without its evidence, which is timed apart: activations fused, allocator tuned; class
-        images look every 20th iteration and write their run folder, the others hand their results over. (Captum's
-        check of maps, which takes a quarter of a minute whatever the run, is timed by the comparison with Captum.)
-floor   the loop on the folded copy, activations not fused, with the allocator's setting
-bare    the loop on the network frozen and channels-last, as users write it: not folded, default allocator
+run     a run with default settings; evidence is timed separately, without the check against Captum. Class images log
+        every 20th iteration and write a run folder, the others have no folder.
+floor   the loop on the folded copy without fused activations, with the tuned allocator
+bare    the loop on the frozen, channels-last network: not folded, default allocator
 
-Once more the run without fused activations, as the floor is. RISE, occlusion and Square only ask for forwards, and so
-do their loops.
+The run is repeated without fused activations, to compare it with the floor. RISE, occlusion and Square, and their
+loops, have no backwards.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .running import Plan, Result, evidence, ratios, table
 
 @dataclass(frozen=True)
 class Work:
-    """What a method is given: iterations an image, how often each photograph, and the attack's own arguments."""
+    """Input of a method: iterations an image, repeats of each photograph, and arguments of the attack."""
 
     iterations: int
     times: int = 1
@@ -35,8 +34,8 @@ class Work:
 
 
 _BUDGET = {"norm": "linf", "eps": EPS, "early_stop": False}
-#: Some half a thousand evaluations each, but for class images. Methods of one evaluation get many photographs, for a
-#: run of few is mostly its start-up; attacks that stop at a success get four times as many as there are slots.
+#: About 500 evaluations each, more for class images. Methods of one evaluation get many photographs, to amortize the
+#: start-up; attacks that stop at a success get four times as many as there are slots.
 METHODS = {
     "class_images": Work(200),
     "normalized_ascent": Work(100, 4),
@@ -56,10 +55,10 @@ METHODS = {
     "occlusion": Work(170),
 }
 _QUICK = ("class_images", "pgd", "rise")
-#: Of a class image, a step: the default recipe's on the small network, one on the large.
+#: Views of a class image: those of the default recipe on the small network, one on the large.
 _VIEWS = {"lite0": 4, "resnet50": 1}
-#: Of the work, for a network whose evaluations take five times as long.
-_PART = {"lite0": 1, "resnet50": 4}
+#: Divisor of the work, for a network with five times slower evaluations.
+_DIVISOR = {"lite0": 1, "resnet50": 4}
 
 
 def run(network: str, method: str, fused: bool, quick: bool) -> Result:
@@ -68,7 +67,7 @@ def run(network: str, method: str, fused: bool, quick: bool) -> Result:
     if method == "class_images":
         result, done = _class_images(net, 2 if quick else METHODS[method].iterations, _VIEWS[network])
     else:
-        result, done = _photographs(net, method, _PART[network], quick)
+        result, done = _photographs(net, method, _DIVISOR[network], quick)
     return {**result, **{name: sum(record[name] for record in done.results) for name in ("forwards", "backwards")}}
 
 
@@ -83,10 +82,10 @@ def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Result,
         return evidence_apart(start, len(CLASSES), iterations)
 
 
-def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[Result, Any]:
-    """Run a method on a part of its work: of its photographs if each comes often, or iterations."""
+def _photographs(net: Classifier, method: str, divisor: int, quick: bool) -> tuple[Result, Any]:
+    """Run a method on a part of its photographs, or of its iterations if each photograph is used once."""
     work = METHODS[method]
-    times, iterations = (work.times // part, work.iterations) if work.times > 1 else (1, work.iterations // part)
+    times, iterations = (work.times // divisor, work.iterations) if work.times > 1 else (1, work.iterations // divisor)
     x, labels = photographs(net, 2 if quick else PHOTOGRAPHS * times)
     others = [(label + 111 * (1 + i // PHOTOGRAPHS)) % 1000 for i, label in enumerate(labels)]
 
@@ -94,7 +93,7 @@ def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[
         given: Result = {"iterations": iterations, "log_at": "last", "curve_at": "last"}
         if method not in ATTACKS:
             return lv.saliency(net, x[:images], labels[:images], method=method, check="none", **given)
-        target = others[:images] if method == "normalized_ascent" else None  # which goes to a class
+        target = others[:images] if method == "normalized_ascent" else None
         return lv.attack(net, x[:images], labels[:images], target, attack={method: work.arguments}, **given)
 
     return evidence_apart(start, len(x), 2 if quick else iterations)
@@ -103,11 +102,11 @@ def _photographs(net: Classifier, method: str, part: int, quick: bool) -> tuple[
 def network_alone(kind: str, network: str, **counts: int) -> Result:
     """Time a loop: the ``floor``, or ``bare``."""
     if kind == "bare":
-        asked = bare(loaded(network))
+        alone = bare(loaded(network))
     else:
         fast = prepared(network, own_kernels=False).fast()
-        asked = lambda x: fast(x)[0]  # noqa: E731
-    return {"seconds": timed(loop(asked, **counts))[0]}
+        alone = lambda x: fast(x)[0]  # noqa: E731
+    return {"seconds": timed(loop(alone, **counts))[0]}
 
 
 def compare(plan: Plan) -> str:

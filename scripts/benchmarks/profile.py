@@ -1,10 +1,8 @@
-"""Where does the time of an evaluation go? A run of each method, taken apart, against the bare network.
+"""Milliseconds of an evaluation by part, for a run of each method on EfficientNet-Lite0 without a folder.
 
-Each runs without a folder on EfficientNet-Lite0. The clock stands between the parts, which do not overlap: the
-network's forward; backwards, which also go back through views and parameterization; views and parameterization
-forwards; snapshots for logging; evidence (verifying what is saved, judges); the rest of the step (rule, state,
-slots); and what is outside the steps (start-up, Lightning, callbacks). The floor is the fast copy in a loop of as many
-inputs a batch. In milliseconds an evaluation.
+The parts do not overlap: forward of the network; backward of network, views and parameterization; forward of views and
+parameterization; snapshots; evidence (verification of files, judges); the rest of the step (rule, state, slots); and
+the time outside the steps (start-up, Lightning, callbacks). The floor is the fast copy in a loop of equal batches.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
 
-from .clock import EVIDENCE, taken_apart, timed
+from .clock import EVIDENCE, time_parts, timed
 from .material import loop, photographs, prepared
 from .running import Plan, Result, table
 
@@ -52,12 +50,12 @@ def run(name: str, iterations: int) -> Result:
     command, options = RUNS[name]
     given: dict[str, Any] = {"iterations": iterations, "slots": SLOTS, **options}
     if command == "visualize":
-        held_out_judge(net)  # which loads them
+        held_out_judge(net)  # loads them
         started = lambda: lv.visualize(net, list(range(SLOTS)), **given)  # noqa: E731
     else:
         given |= {"log_at": "last", "curve_at": "last"} | ({"check": "none"} if command == "saliency" else {})
         started = lambda: getattr(lv, command)(net, x, labels, **given)  # noqa: E731
-    with taken_apart(_PLACES) as clock:
+    with time_parts(_PLACES) as clock:
         done = started()
     counts = {key: sum(record[key] for record in done.results) for key in ("forwards", "backwards")}
     fast, batch = net.fast(), SLOTS * (4 if command == "visualize" else 1)

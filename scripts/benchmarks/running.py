@@ -56,7 +56,7 @@ class Plan:
     def side(self, function: str, **arguments: Any) -> Result:
         """Run ``module.function(**arguments)`` of this folder in a new process; in this one if ``quick``."""
         text = json.dumps(arguments)
-        output = answer(function, text) if self.quick else self._in_new_process(function, text)
+        output = call(function, text) if self.quick else self._in_new_process(function, text)
         print(f"  {function} {text}: {output}", file=sys.stderr, flush=True)
         result: Result = json.loads(output)
         return result
@@ -83,7 +83,7 @@ class Plan:
         return min(batches, key=lambda batch: self.side(function, batch=batch, **arguments)["seconds"])
 
 
-def answer(function: str, arguments: str) -> str:
+def call(function: str, arguments: str) -> str:
     """Run ``module.function`` of this folder in this process; arguments and result are JSON."""
     module, _, name = function.partition(".")
     return json.dumps(getattr(import_module(f"{__package__}.{module}"), name)(**json.loads(arguments)))

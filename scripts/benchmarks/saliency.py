@@ -1,8 +1,8 @@
 """Saliency maps: Captum, called as its documentation does and with its best batch size, against lit_viz.
 
 fast copy    the method's bare loop on the folded copy
-not folded   the same on the copy whose batch norms are kept, as where their inputs are read
-run          a whole run; Captum's cross-check of its maps, as many as a quarter of a minute allows, is timed apart
+not folded   the same on a copy with batch norms
+run          a whole run; the cross-check of its maps by Captum is timed separately
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from lit_viz.attributions import METHODS as KINDS
 from lit_viz.attributions import attribute
 
 from .clock import evidence_apart, timed
-from .material import PHOTOGRAPHS, as_handed, loaded, loop, photographs, prepared
+from .material import PHOTOGRAPHS, loaded, loop, photographs, plain_module, prepared
 from .running import Plan, Result, evidence, ratios, table
 
-#: Evaluations a map, and how often each photograph comes: a run of one evaluation each is mostly its start-up.
+#: Evaluations a map, and repeats of each photograph, to amortize the start-up of a method of one evaluation.
 METHODS = {"gradient": (1, 8), "smoothgrad": (32, 1), "integrated_gradients": (32, 1), "occlusion": (170, 1)}
 _SIGMA = 0.15
 
@@ -31,16 +31,16 @@ def captum(method: str, evaluations: int, count: int, batch: int) -> Result:
     """Time Captum."""
     net = loaded()
     x, labels = photographs(net, count)
-    module, targets = as_handed(net), torch.tensor(labels)
+    module, targets = plain_module(net), torch.tensor(labels)
     explain = _explain(method, module, evaluations, batch)
     rows = torch.arange(count).split(batch if method == "gradient" else 1)
-    for some in rows[:2]:  # warms up, as a short run does for the others
-        explain(x[some], targets[some])
-    return {"seconds": timed(lambda: [explain(x[some], targets[some]) for some in rows])[0]}
+    for batch_rows in rows[:2]:  # warm-up
+        explain(x[batch_rows], targets[batch_rows])
+    return {"seconds": timed(lambda: [explain(x[batch_rows], targets[batch_rows]) for batch_rows in rows])[0]}
 
 
 def _explain(method: str, module: nn.Module, evaluations: int, batch: int) -> Callable[[Tensor, Tensor], Any]:
-    """Return what explains some images to their classes."""
+    """Return the function from images and classes to maps."""
     together = min(batch, evaluations)
     if method == "gradient":
         return lambda x, y: attr.Saliency(module).attribute(x.requires_grad_(), y, abs=False)
@@ -50,7 +50,7 @@ def _explain(method: str, module: nn.Module, evaluations: int, batch: int) -> Ca
         return lambda x, y: tunnel.attribute(x.requires_grad_(), nt_type="smoothgrad", target=y, abs=False, **noise)
     if method == "integrated_gradients":
         rule: Result = {"n_steps": evaluations, "method": "gausslegendre", "internal_batch_size": together}
-        rule |= {"return_convergence_delta": True}  # the completeness error, which ours tells as well
+        rule |= {"return_convergence_delta": True}  # the completeness error, which lit_viz records too
         return lambda x, y: attr.IntegratedGradients(module).attribute(x, target=y, **rule)
     windows: Result = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "perturbations_per_eval": together}
     return lambda x, y: attr.Occlusion(module).attribute(x, target=y, **windows)
@@ -78,10 +78,10 @@ def method_alone(method: str, evaluations: int, count: int, folded: bool) -> Res
 
     def explain(evaluations: int) -> None:
         for rows in torch.arange(count).split(PHOTOGRAPHS):
-            some = rows.tolist()
-            attribute(KINDS[method](), network, x[some], [labels[i] for i in some], evaluations=evaluations)
+            classes = [labels[i] for i in rows.tolist()]
+            attribute(KINDS[method](), network, x[rows], classes, evaluations=evaluations)
 
-    loop(lambda images: network(images)[0], PHOTOGRAPHS, PHOTOGRAPHS, PHOTOGRAPHS)  # warms up, and so does this
+    loop(lambda images: network(images)[0], PHOTOGRAPHS, PHOTOGRAPHS, PHOTOGRAPHS)  # warm-up
     explain(min(evaluations, 2))
     return {"seconds": timed(lambda: explain(evaluations))[0]}
 

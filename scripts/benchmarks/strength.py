@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lit_viz.attacks import APGD, run_attack
 from lit_viz.classifiers import Classifier
 
-from .material import as_handed, photographs, prepared
+from .material import photographs, plain_module, prepared
 from .running import Plan, Result, table
 
 RADII = {  # /255
@@ -43,7 +43,7 @@ def robust(tool: str, against: str, radii: list[float], seeds: int, steps: int) 
     net = prepared()
     x, y = crops(net)
     targets = None if against == "apgd" else (y + 111 * (1 + torch.arange(len(y)) // BATCH)) % 1000
-    module = as_handed(net)
+    module = plain_module(net)
     attack = _lit_viz(net, steps) if tool == "lit_viz" else _torchattacks(net, against, steps)
     counts = []
     for radius in radii:

@@ -1,5 +1,4 @@
-"""Diagnostics of failed attacks: signs in the traces that the attack, not the network, is the reason, and stronger
-attacks.
+"""Diagnostics of failed attacks: signs that the attack, not the network, is the reason, and stronger attacks.
 
 After Croce & Hein 2020 (arXiv:2003.01690) and Pintor et al. 2022, "Indicators of Attack Failure" (arXiv:2106.09947).
 """
@@ -7,17 +6,18 @@ After Croce & Hein 2020 (arXiv:2003.01690) and Pintor et al. 2022, "Indicators o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_viz.attacks import PGD, Square, is_adversarial, run_attack
+from lit_viz.attacks import PGD, Attack, ClimbingAttack, Square, is_adversarial, run_attack
+from lit_viz.attacks.lattice import is_singleton
 from lit_viz.attacks.norms import L2, TOLERANCE, Norm
-from lit_viz.attacks.rounding.lattice import is_singleton
-from lit_viz.evidence.attacks.restart_agreement import RestartOf, restart_disagreement
 from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import pluralize
@@ -38,15 +38,13 @@ QUERIES, POINTS = 1000, 100
 LARGE_STEPS = 100
 _BATCH = 8
 
+#: From an iteration of a task to the number of its restart.
+RestartOf = Callable[[int], int]
+
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Result of a set of diagnostics.
-
-    Attributes:
-        reasons: signs of a failed attack, as clauses.
-        tried: names of the diagnostics.
-    """
+    """Signs of a failed attack, as clauses, and the names of the diagnostics that looked for them."""
 
     reasons: tuple[str, ...]
     tried: tuple[str, ...]
@@ -72,7 +70,7 @@ def diagnostics(
 
     Args:
         outcomes: of the run; their curves ``gradient_norm``, ``objective`` and ``margin`` are read.
-        restart_of: restart of an iteration (see :func:`~lit_viz.evidence.attacks.restart_agreement.restarts_of`).
+        restart_of: restart of an iteration (see :func:`restarts_of`).
         iterations: maximum of iterations an image.
         advice: remedy for an attack that ended too early.
         restart_length: iterations of a restart; infinite for an attack without gradients.
@@ -91,7 +89,7 @@ def diagnostics(
     counts = {
         "the ball of {} holds no other 8-bit image (a larger eps)": sum(map(_only_source_in_ball, done)),
         f"the file of {{}} equals the photograph ({advice}, or larger steps)": sum(
-            _unchanged(o) and not _only_source_in_ball(o) for o in failed
+            attack_record(o).l2 == 0 and not _only_source_in_ball(o) for o in failed
         ),
         "rounding to 8 bits undid the success of {}": sum(not _only_source_in_ball(o) for o in lost),
         f"{{}} had fewer than {_MIN_GRADIENTS} gradients{per_restart}": sum(map(short, examined)),
@@ -128,14 +126,10 @@ def _masked(outcome: Outcome) -> bool:
     return bool(norms) and norms.count(0) > MASKED * len(norms)
 
 
-def _unchanged(outcome: Outcome) -> bool:
-    return attack_record(outcome).l2 == 0
-
-
 def _only_source_in_ball(outcome: Outcome) -> bool:
     """Return whether eps is below one level of a single value."""
-    eps = attack_record(outcome).eps
-    return eps is not None and is_singleton(eps) and _unchanged(outcome)
+    record = attack_record(outcome)
+    return record.eps is not None and is_singleton(record.eps) and record.l2 == 0
 
 
 def _few_gradients(outcome: Outcome) -> bool:
@@ -197,6 +191,73 @@ def successes(outcome: Outcome) -> list[int]:
     return [k for k, margin in _in_ball(outcome, "margin") if margin > 0]
 
 
+def restarts_of(attack: Attack, iterations: int) -> RestartOf:
+    """Return the function from iteration to restart, for an attack of this number of iterations."""
+
+    @cache
+    def restart(k: int) -> int:
+        if not isinstance(attack, ClimbingAttack):
+            return 0
+        state = {"iteration": torch.tensor([k - 1]), "iterations": torch.tensor([iterations])}
+        return int(attack.restart_schedule.locate(state)[0])
+
+    return restart
+
+
+def restart_disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, final: int) -> list[str]:
+    """Return the disagreements between restarts, and between runs of one photograph with several seeds, as clauses.
+
+    Empty if every image is a success. Otherwise there are two signs that more restarts may succeed: a failed image
+    whose best margins differ between restarts by more than the best of them lacks; and a success only in the later half
+    of the restarts, or only with some seeds. ``final`` is the number of the final restart.
+    """
+    if all(attack_record(o).success_float for o in outcomes):
+        return []
+    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        record = attack_record(outcome)
+        groups[record.source or record.name, record.label, record.target, record.eps].append(outcome)
+    partial, wide = 0, []
+    for group in groups.values():
+        fooled = [bool(attack_record(o).success_float) for o in group]
+        if any(fooled):
+            partial += not all(fooled) or all(2 * _success_restart(o, restart_of) > final for o in group)
+            continue
+        best = [margin for o in group for margin in best_margins(o, restart_of)]
+        if len(best) > 1 and max(best) - min(best) > -max(best):
+            wide.append((max(best) - min(best), -max(best)))
+    reasons = []
+    if partial:
+        reasons.append(f"{pluralize(partial, 'image')} fooled only late or by some restarts (increase restarts)")
+    if wide:
+        spread, missing = max(wide)
+        reasons.append(
+            f"restarts of {pluralize(len(wide), 'image')} disagree (best margins differ by up to {spread:.3g}, "
+            f"{missing:.3g} are missing: increase restarts)"
+        )
+    return reasons
+
+
+def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
+    """Return the highest margin of each restart, in order.
+
+    The photograph belongs to no restart; nor does the final margin of several, which is that of the file.
+    """
+    margins: dict[int, list[float]] = defaultdict(list)
+    final = outcome.record.iterations or 0
+    several = final > 0 and restart_of(final) != restart_of(1)
+    for k, margin in outcome.curve("margin"):
+        if k > 0 and not (several and k == final):
+            margins[restart_of(k)].append(margin)
+    return [max(values) for _, values in sorted(margins.items())]
+
+
+def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
+    """Return the restart of the first success; the final one if only the success of the file is logged."""
+    first = (k for k, margin in outcome.curve("margin") if k > 0 and margin > 0)
+    return restart_of(next(first, outcome.record.iterations or 0))
+
+
 def robust_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the failures, as floats, whose ball holds another 8-bit image."""
     failed = [o for o in outcomes if o.record.status == "done" and not attack_record(o).success_float]
@@ -219,12 +280,7 @@ def stronger_attacks(
     """Run attacks that must not exceed a gradient attack, and one that must succeed.
 
     Random points of the ball and Square, both without gradients, on the failures; and PGD on all images, in a ball in
-    which every image can be misclassified.
-
-    Args:
-        outcomes: of a run with a budget.
-        network: images ``(N, C, H, W)`` in [0, 1] -> logits.
-        norm, eps: of its ball; the ``eps`` of a record takes precedence.
+    which every image can be misclassified. The ``eps`` of a record takes precedence over ``eps``.
     """
     by_points = by_square = 0
     square = Square(norm.name, eps)

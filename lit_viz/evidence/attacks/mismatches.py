@@ -10,17 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lit_viz.attacks.lattice import LEVELS, LatticeBall, image_of, levels_of
 from lit_viz.attacks.norms import NORMS, lengths
-from lit_viz.attacks.rounding.lattice import LEVELS, LatticeBall, image_of, levels_of
-from lit_viz.attacks.rounding.repair import Verifier
+from lit_viz.attacks.rounding import Verifier
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.methods.records import AdversarialRecord, AttackRecord
 from lit_viz.types import PerturbedImageRecord, Record
 
-#: Relative tolerance of a length, for another order of summation.
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-6  # relative, of a length, for another order of summation
 _BATCH = 16  # reduces the time of a file by a quarter
 
 
@@ -29,8 +28,7 @@ class RecordedFile:
     """An adversarial example in a file, with the recorded values.
 
     Attributes:
-        file: the PNG.
-        record: its record.
+        file, record: the PNG and its record.
         source: returns the photograph ``(C, H, W)`` in [0, 1], or None if it is missing.
         attack: record of the attack, with the ``norm`` and the radius ``eps`` of the ball, if it has a budget.
         tolerance: maximal difference, in levels, of the photograph to the one that was attacked.
@@ -56,12 +54,7 @@ class RecordedFile:
 
 
 def mismatches(files: Sequence[RecordedFile], classifier: Classifier, batch: int) -> tuple[list[str | None], int]:
-    """Compare files with their records, by the original network and the photographs.
-
-    Args:
-        files: the files.
-        classifier: the attacked classifier.
-        batch: maximal batch size.
+    """Compare files with their records, by the original network and the photographs, in batches of at most ``batch``.
 
     Returns:
         the mismatches of each file as a clause, None without any; and the number of missing photographs, whose
@@ -91,17 +84,8 @@ def evaluate_files(
     targeted: Sequence[bool],
     batch: int = _BATCH,
 ) -> list[tuple[bool, Tensor]]:
-    """Decode PNG files and evaluate the original network.
-
-    Args:
-        paths: N files of the classifier's channels and size.
-        classifier: the attacked classifier.
-        goals: class to reach, or to leave, of each file.
-        targeted: whether it is the class to reach.
-        batch: maximal batch size.
-
-    Returns:
-        for each file whether the prediction meets the goal, as if evaluated alone, and its logits ``(K,)``.
+    """Return for each PNG whether the original network's prediction meets the goal, as if evaluated alone, and its
+    logits ``(K,)``.
 
     Raises:
         LitVizError: a file is missing, damaged, or of another size than the classifier's input.

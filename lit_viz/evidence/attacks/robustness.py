@@ -1,15 +1,22 @@
-"""Robust accuracy by radius, and the breakdown of an ensemble by member."""
+"""Robust accuracy by radius, the breakdown of an ensemble by member, and transfer to held-out networks."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from lit_viz.evidence.summaries import wilson_interval
-from lit_viz.methods.records import AdversarialRecord
+import torch
+
+from lit_viz.classifiers import Classifier
+from lit_viz.evidence.judges import installed_judges, judge_logits
+from lit_viz.evidence.summaries import text_table, wilson_interval
+from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
+
+_MAX_ROWS = 40  # files in the terminal; evidence.json has all
 
 
 def attack_record(outcome: Outcome) -> AdversarialRecord:
@@ -30,11 +37,8 @@ def robust_accuracy(
     """Return ``(eps, accuracy, 95 % Wilson interval)`` by ascending radius.
 
     A photograph is robust if no file of it is a success; with several targets, for none of them. A photograph that is
-    misclassified without a perturbation is not robust.
-
-    Args:
-        outcomes: of the run; failed tasks are omitted.
-        members: of an ensemble whose successes count; all by default.
+    misclassified without a perturbation is not robust. Failed tasks are omitted. Of an ensemble, only the successes of
+    ``members`` count, if given.
     """
     by_radius: dict[float, dict[Hashable, bool]] = defaultdict(dict)
     for record in (attack_record(outcome) for outcome in outcomes if outcome.record.status != "failed"):
@@ -59,14 +63,8 @@ def accuracy_label(outcomes: Sequence[Outcome]) -> str:
 
 @dataclass(frozen=True)
 class MemberBreakdown:
-    """Result of one member of an ensemble.
-
-    Attributes:
-        member: name of the member.
-        tried: images that it attacked.
-        fooled: successes, as floats.
-        left: images without a success after it.
-    """
+    """Images that a member of an ensemble attacked, its successes as floats, and the images without a success after
+    it."""
 
     member: str
     tried: int
@@ -91,3 +89,102 @@ def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[MemberBreakdown]:
         attacked = sum(member in tried for _, tried in records)
         breakdown.append(MemberBreakdown(member, attacked, fooled, remaining))
     return breakdown
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Predictions of a held-out network for an adversarial example.
+
+    Attributes:
+        index, name: of the task; the name has the radius if the run has several.
+        judge: the held-out network.
+        before, after: predicted classes of the photograph and of the file.
+        right: whether the prediction of the photograph is the label; without a label, whether it is not the target.
+        fooled: whether the prediction of the file is the target; without a target, whether it is not the label.
+        mirrored: the same for the mirrored change, the control: any change of this size might fool the network.
+    """
+
+    index: int
+    name: str
+    judge: str
+    before: str
+    after: str
+    right: bool
+    fooled: bool
+    mirrored: bool
+
+
+def transfers(outcomes: Sequence[Outcome], classifier: Classifier) -> list[Transfer]:
+    """Evaluate the installed held-out networks on the photograph, the file and the mirrored change of each success."""
+    successes = [o for o in outcomes if isinstance(o.record, AdversarialRecord) and o.record.success_file]
+    several = has_several_radii(outcome.record for outcome in successes)
+    labels = classifier.labels
+    return [
+        _transfer(judge, outcome, labels, several) for judge in installed_judges(classifier) for outcome in successes
+    ]
+
+
+def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -> Transfer:
+    source, image, record = outcome.source(), outcome.image(), attack_record(outcome)
+    assert source is not None
+    assert image is not None
+    mirrored = (source + (image - source).flip(-1)).clamp(0, 1)
+    logits = judge_logits(judge, torch.stack([source.to(image), image, mirrored.to(image)]))
+    before, after, control = logits.argmax(1).tolist()
+    fooled, mirrored_fooled = (
+        predicted != record.label if record.target is None else predicted == record.target
+        for predicted in (after, control)
+    )
+    return Transfer(
+        index=record.index,
+        name=label_with_eps(record.name, record) if several else record.name,
+        judge=judge,
+        before=labels[before],
+        after=labels[after],
+        right=before != record.target if record.label is None else before == record.label,
+        fooled=fooled,
+        mirrored=mirrored_fooled,
+    )
+
+
+def transfer_counts(rows: Sequence[Transfer]) -> dict[str, dict[str, int]]:
+    """Return by judge the number of photographs that it classifies right and wrong, and of the right ones the number
+    whose file, and whose mirrored change, fools it."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in rows:
+        count = counts.setdefault(row.judge, {"right": 0, "fooled": 0, "mirrored": 0, "wrong": 0})
+        count["right" if row.right else "wrong"] += 1
+        count["fooled"] += row.right and row.fooled
+        count["mirrored"] += row.right and row.mirrored
+    return counts
+
+
+def transfer_summary(rows: Sequence[Transfer], successes: int) -> str:
+    """Return one line with the number of files that fool each judge, of those whose photograph it classifies right;
+    ``successes`` files fool the attacked network."""
+    if not rows:
+        reason = "no other network with these classes is installed" if successes else "no file fools the network"
+        return f"transfer: not evaluated: {reason}"
+    parts = []
+    for name, count in transfer_counts(rows).items():
+        note = f"; {count['wrong']} omitted, photograph misclassified" if count["wrong"] else ""
+        if count["right"]:
+            parts.append(f"{name} {count['fooled']} of {count['right']} (mirrored changes {count['mirrored']}{note})")
+        else:
+            parts.append(f"{name} no result (all {count['wrong']} photographs misclassified)")
+    return f"transfer: {', '.join(parts)}"
+
+
+def transfer_entry(rows: Sequence[Transfer]) -> dict[str, Any]:
+    """Return the entry of ``evidence.json``."""
+    return {"judges": transfer_counts(rows), "files": [asdict(row) for row in rows]}
+
+
+def transfer_table(rows: Sequence[Transfer]) -> str:
+    """Return a row a file with the predictions of each judge, for the photograph and for the file."""
+    by_file: dict[tuple[int, str], dict[str, str]] = {}
+    for row in rows:
+        verdict = "wrong" if not row.right else "fooled" if row.fooled else "not"
+        by_file.setdefault((row.index, row.name), {})[row.judge] = f"{row.before} -> {row.after} ({verdict})"
+    lines = [{"photograph": name, **predictions} for (_, name), predictions in by_file.items()]
+    return text_table(lines[:_MAX_ROWS], words=len(lines[0]))

@@ -8,8 +8,7 @@ import pytest
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS, PGD
-from lit_viz.evidence.attacks.diagnostics import diagnostics
-from lit_viz.evidence.attacks.restart_agreement import best_margins, restart_disagreement, restarts_of
+from lit_viz.evidence.attacks.diagnostics import best_margins, diagnostics, restart_disagreement, restarts_of
 from tests.conftest import amend_items, smooth_network
 from tests.evidence.attacks.test_diagnostics import Traced, images, wrapped
 

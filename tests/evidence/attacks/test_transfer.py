@@ -13,8 +13,8 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
-from lit_viz.evidence.attacks import transfer
-from lit_viz.evidence.attacks.transfer import Transfer, as_record, summary, table, transfers
+from lit_viz.evidence.attacks import robustness
+from lit_viz.evidence.attacks.robustness import Transfer, transfer_entry, transfer_summary, transfer_table, transfers
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
@@ -61,8 +61,8 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
         seen = (looks[name](pictures) * 5).long().clamp(0, 4)
         return torch.nn.functional.one_hot(seen, 5).float()
 
-    monkeypatch.setattr(transfer, "installed_judges", lambda classifier: tuple(looks))
-    monkeypatch.setattr(transfer, "judge_logits", logits)
+    monkeypatch.setattr(robustness, "installed_judges", lambda classifier: tuple(looks))
+    monkeypatch.setattr(robustness, "judge_logits", logits)
 
 
 def rows(smooth: Classifier, *outcomes: Outcome) -> dict[str, Transfer]:
@@ -100,18 +100,18 @@ def made(judge: str, right: bool, fooled: bool, index: int = 0) -> Transfer:
 
 def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() -> None:
     found = [made("a", True, True), made("a", True, False, 1), made("a", False, True, 2), made("b", True, False)]
-    assert summary(found, 3) == (
+    assert transfer_summary(found, 3) == (
         "transfer: a 1 of 2 (mirrored changes 0; 1 omitted, photograph misclassified), b 0 of 1 (mirrored changes 0)"
     )
-    assert as_record(found)["judges"]["a"] == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
-    lines = table(found).splitlines()
+    assert transfer_entry(found)["judges"]["a"] == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
+    lines = transfer_table(found).splitlines()
     assert [line.split()[0] for line in lines] == ["photograph", "photo0", "photo1", "photo2"]
     assert "hay -> quail (fooled)" in lines[1]
     assert "hay -> quail (not)" in lines[2]
     assert "(wrong)" in lines[3]
-    assert "no other network" in summary([], 3)
-    assert "no file fools" in summary([], 0)
-    assert summary([made("a", False, True), made("a", False, False, 1)], 2) == (
+    assert "no other network" in transfer_summary([], 3)
+    assert "no file fools" in transfer_summary([], 0)
+    assert transfer_summary([made("a", False, True), made("a", False, False, 1)], 2) == (
         "transfer: a no result (all 2 photographs misclassified)"
     )
 

@@ -357,11 +357,11 @@ def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Pa
 @pytest.mark.parametrize(
     ("attack", "classes", "target", "said"),
     [
-        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR requires 3 classes .* a network with 2: set --attack.loss ce"),
-        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR requires 4 classes in targeted .* with 3: set --attack.loss ce"),
+        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR requires 3 classes .* a network with 2: use the cross-entropy"),
+        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR requires 4 classes in targeted .* with 3: use the cross-entropy"),
         ({"apgd": {"loss": "dlr"}}, 3, "random", "DLR requires 4 classes in targeted"),
-        ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "with 2: leave out --attack.objective"),
-        ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "leave out --attack.objective"),
+        ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "with 2: use the cross-entropy"),
+        ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "use the cross-entropy"),
     ],
 )
 def test_too_few_classes_are_refused_before_a_run_is_replaced(

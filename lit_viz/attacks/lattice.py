@@ -21,7 +21,7 @@ _RADIUS = 1e-6  # relative to the radius
 
 def is_singleton(eps: float) -> bool:
     """Return whether a ball of this radius holds no 8-bit image but its center, in any norm."""
-    return float(eps) * LEVELS < 1 - TOLERANCE
+    return eps * LEVELS < 1 - TOLERANCE
 
 
 def levels_of(image: Tensor) -> Tensor:
@@ -42,21 +42,13 @@ def decoded_png(levels: Tensor) -> Tensor:
 
 
 class LatticeBall:
-    """Images on the lattice at a distance of at most eps from a source image.
+    """Images on the lattice at a distance of at most eps from a source image ``(C, H, W)``, which may be off it.
 
-    Args:
-        source: the center ``(C, H, W)`` in [0, 1]; it may be off the lattice.
-        norm: norm of the ball; None if all of [0, 1] is feasible.
-        eps: radius in units of [0, 1].
-
-    Attributes:
-        source: in levels.
-        low, high: bounds of each value, in levels.
+    Without ``norm`` and ``eps`` all of [0, 1] is feasible. ``source`` and the bounds ``low`` and ``high`` of each value
+    are in levels.
     """
 
     def __init__(self, source: Tensor, norm: Norm | None = None, eps: float | None = None) -> None:
-        if (norm is None) != (eps is None):
-            raise ValueError("LatticeBall needs both norm and eps, or neither")
         self.source = levels_of(source)
         self._radius = math.inf if eps is None else eps * LEVELS * (1 + _RADIUS)
         self._norm = norm
@@ -65,8 +57,7 @@ class LatticeBall:
         self.high = (self.source + bound).floor().clamp(max=LEVELS)
 
     def nearest(self, image: Tensor) -> Tensor:
-        """Return the nearest levels of an image ``(C, H, W)``, which may be slightly outside an L2 ball; NaN becomes
-        black."""
+        """Return the nearest levels of an image, which may be slightly outside an L2 ball; NaN becomes black."""
         return levels_of(image).nan_to_num(0.0).round().clamp(self.low, self.high)
 
     def contains(self, levels: Tensor) -> bool:
@@ -77,14 +68,10 @@ class LatticeBall:
     def shorten(self, levels: Tensor, gradient: Tensor) -> Tensor:
         """Return levels inside the ball, by moving some values one level towards the source.
 
-        Values are selected greedily by the least loss of margin for the removed excess, a knapsack problem: the loss
-        exceeds the optimum by at most that of one step (Dantzig 1957, doi:10.1287/opre.5.2.266). A single pass suffices
-        for the rounding of an image in a ball around a lattice image. If the ball holds no lattice image, the result is
-        the nearest to the source.
-
-        Args:
-            levels: ``(C, H, W)``.
-            gradient: of the margin by levels.
+        Values are selected greedily by the least loss of margin, from ``gradient``, for the removed excess, a knapsack
+        problem: the loss exceeds the optimum by at most that of one step (Dantzig 1957, doi:10.1287/opre.5.2.266). A
+        single pass suffices for the rounding of an image in a ball around a lattice image. If the ball holds no lattice
+        image, the result is the nearest to the source.
         """
         if self._norm is None:
             return levels

@@ -1,0 +1,347 @@
+"""Verification of adversarial examples as files: rounding to 8 bits, repair of lost successes, and evaluation of the
+decoded image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from lit_viz.attacks.base import is_adversarial
+from lit_viz.attacks.lattice import LEVELS, LatticeBall, decoded_png, image_of, levels_of
+from lit_viz.attacks.norms import Norm, lengths
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.isolation import dtype_of
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import decode, encode_jpeg
+from lit_viz.images.rendering import psnr, ssim
+from lit_viz.objectives import Margin, Outputs
+
+#: JPEG qualities in which a success is tested.
+JPEG_QUALITIES = (95, 75)
+CANDIDATES = 6  # evaluations of the fast copy in each climb
+CLIMBS = 6  # gradients at most: most images need one, a few that were shortened to nothing need all
+#: Factor of the linear prediction for the first candidate: the true gain is smaller, since the gradient rotates.
+_MARGIN_FACTOR = 1.7
+#: Minimal reduction of the number of moves, relative to the sufficient number, that justifies an evaluation.
+_REDUCTION = 1 / 8
+_GROWTH = 4  # maximal growth of the number of moves after a failure
+_SEARCHES = 2  # searches, where the original network rejects the result of the fast copy
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An adversarial example as its file holds it.
+
+    Attributes:
+        image: ``(C, H, W)`` float32 in [0, 1] on the CPU, bit-equal to the decoded PNG.
+        success: whether the image is in the ball and the original network's prediction of the PNG meets the goal.
+        logits: ``(K,)`` of the original network for the PNG.
+        repaired: sum of the level changes that restored a success; 0 without repair.
+        jpeg: by quality, whether the prediction of a JPEG of the image meets the goal.
+        distances: see :func:`distances`.
+    """
+
+    image: Tensor
+    success: bool
+    logits: Tensor
+    repaired: int
+    jpeg: Mapping[int, bool]
+    distances: Mapping[str, float]
+
+    def record_fields(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Return the prediction of the file and its success as record fields."""
+        predicted = int(self.logits.argmax())
+        return {
+            "predicted": predicted,
+            "predicted_name": labels[predicted],
+            "success_file": self.success,
+            "success_jpeg95": self.success and self.jpeg[95],
+            "success_jpeg75": self.success and self.jpeg[75],
+        }
+
+
+@torch.inference_mode(False)
+def save_and_verify(
+    classifier: Classifier,
+    images: Tensor,
+    sources: Tensor,
+    goals: Tensor,
+    targeted: Tensor,
+    float_success: Tensor,
+    *,
+    norm: Norm | None = None,
+    eps: Tensor | None = None,
+) -> list[Saved]:
+    """Round adversarial examples to 8 bits inside their balls, repair rounding failures, and verify the files.
+
+    Files are encoded and decoded in memory. Each result is independent of the rest of the batch.
+
+    Args:
+        classifier: the attacked classifier.
+        images, sources: results of the attack, and photographs ``(N, C, H, W)`` in [0, 1].
+        goals, targeted: ``(N,)`` class to reach, or to leave; whether it is the class to reach.
+        float_success: ``(N,)`` bool, success before rounding; only these images are repaired.
+        norm, eps: of the balls, with radii ``(N,)`` in units of [0, 1]; None for an attack without budget.
+    """
+    verifier = Verifier(classifier, goals, targeted)
+    images = images.detach().cpu().float()
+    radii = [None] * len(images) if eps is None else eps.tolist()
+    balls = [LatticeBall(source, norm, radius) for source, radius in zip(sources, radii, strict=True)]
+    levels = _round(images, balls, verifier)
+    files = torch.stack([decoded_png(rounded) for rounded in levels])
+    logits = verifier.logits(files)
+    inside = torch.tensor([ball.contains(rounded) for ball, rounded in zip(balls, levels, strict=True)])
+    rows = (float_success.cpu() & inside & ~verifier.success(logits)).nonzero()[:, 0].tolist()
+    margins, tolerances = verifier.margin(logits).tolist(), verifier.tolerance(logits).tolist()
+    failures = [RoundingFailure(images[n], levels[n], margins[n], tolerances[n], balls[n]) for n in rows]
+    repaired = [0] * len(images)
+    for n, result in zip(rows, repair(failures, verifier[rows]), strict=True):
+        if result is not None:
+            repaired[n] = int((result.levels - levels[n]).abs().sum())
+            files[n], logits[n] = result.image, result.logits
+    success = verifier.success(logits) & inside
+    jpeg: dict[int, list[bool]] = {}
+    for quality in JPEG_QUALITIES:
+        compressed = torch.stack([decode(encode_jpeg(image, quality)) for image in files])
+        jpeg[quality] = verifier.success(verifier.logits(compressed)).tolist()
+    return [
+        Saved(
+            image=files[n],
+            success=bool(success[n]),
+            logits=logits[n],
+            repaired=repaired[n],
+            jpeg={quality: met[n] for quality, met in jpeg.items()},
+            distances=distances(image_of(balls[n].source), files[n]),
+        )
+        for n in range(len(images))
+    ]
+
+
+def distances(source: Tensor, image: Tensor) -> dict[str, float]:
+    """Return the distances of a saved image to its photograph, both ``(C, H, W)`` in [0, 1].
+
+    The lengths in all norms in units of [0, 1]; ``l0``, the fraction of the C * H * W values that differ; ``psnr`` in
+    dB, infinite for equal images; ``ssim`` (Wang et al. 2004, doi:10.1109/TIP.2003.819861, equation 13; mean over the
+    channels and the positions of an 11-pixel Gaussian window), NaN for an image smaller than the window.
+    """
+    reference, levels = levels_of(source), levels_of(image)
+    change = levels - reference
+    return {
+        **{name: length / LEVELS for name, length in lengths(change).items()},
+        "l0": float((change != 0).double().mean()),
+        "ssim": ssim(levels.float() / LEVELS, reference.float() / LEVELS),
+        "psnr": psnr(levels.double() / LEVELS, reference.double() / LEVELS),
+    }
+
+
+def _round(images: Tensor, balls: Sequence[LatticeBall], verifier: Verifier) -> list[Tensor]:
+    """Return the nearest levels inside the balls."""
+    levels = [ball.nearest(image) for ball, image in zip(balls, images, strict=True)]
+    outside = [n for n, ball in enumerate(balls) if not ball.contains(levels[n])]
+    if outside:
+        gradients = verifier[outside].margin_gradient(torch.stack([image_of(levels[n]) for n in outside]))
+        for n, gradient in zip(outside, gradients, strict=True):
+            levels[n] = balls[n].shorten(levels[n], gradient)
+    return levels
+
+
+class Verifier:
+    """Predictions of a classifier, tested against the goals ``(N,)`` of N images."""
+
+    def __init__(self, classifier: Classifier, goals: Tensor, targeted: Tensor) -> None:
+        self.classifier, self.goals, self.targeted = classifier, goals.cpu(), targeted.cpu()
+
+    def __getitem__(self, rows: Sequence[int]) -> Verifier:
+        return Verifier(self.classifier, self.goals[rows], self.targeted[rows])
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the original network's logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1], on the CPU.
+
+        Rounding depends on the batch size. An image whose margin is within :meth:`tolerance` is evaluated again alone,
+        so that its verdict is the same in any batch.
+        """
+        logits = self.classifier.logits(images).cpu()
+        if len(images) > 1:
+            for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
+                logits[n] = self.classifier.logits(images[n : n + 1])[0]
+        return logits
+
+    def success(self, logits: Tensor) -> Tensor:
+        """Return which predictions meet their goals ``(N,)`` bool."""
+        return is_adversarial(logits, self.goals, self.targeted)
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """Return the margins in logits ``(N,)``, positive for a success."""
+        device = logits.device
+        return Margin()(Outputs(logits, self.goals.to(device), targeted=self.targeted.to(device)))
+
+    def tolerance(self, logits: Tensor) -> Tensor:
+        """Return the margins ``(N,)`` above which a verdict is the same in any batch.
+
+        The root of the machine epsilon of the network's numbers (3.5e-4 for float32), times the largest logit or 1:
+        about a thousand times the differences between batch sizes.
+        """
+        eps = max(torch.finfo(dtype).eps for dtype in (dtype_of(self.classifier.original), torch.float32))
+        return math.sqrt(eps) * logits.abs().amax(1).clamp(min=1)
+
+    def fast_margin(self, images: Tensor) -> Tensor:
+        """Return the margins ``(N,)`` of the fast copy, on the CPU."""
+        with torch.no_grad():
+            return self.margin(self.classifier.fast()(images)[0]).cpu()
+
+    def margin_gradient(self, images: Tensor) -> Tensor:
+        """Return the gradient of the margins by levels, ``(N, C, H, W)`` float64 on the CPU, by one backward.
+
+        Zero for a non-differentiable network, which Square can attack.
+        """
+        with torch.enable_grad():
+            leaf = images.detach().clone().requires_grad_()
+            try:
+                logits = self.classifier.fast()(leaf)[0]
+            except LitVizError:  # non-differentiable
+                return torch.zeros_like(leaf, dtype=torch.float64, device="cpu")
+            (gradient,) = torch.autograd.grad(self.margin(logits).sum(), leaf)
+        return gradient.cpu().double().nan_to_num(0.0, 0.0, 0.0) / LEVELS
+
+
+class RoundingFailure(NamedTuple):
+    """A success before rounding that is a failure after it.
+
+    Attributes:
+        image: ``(C, H, W)`` float32 in [0, 1], before rounding.
+        levels, margin: after rounding, inside the ball; with the margin of the original network.
+        tolerance: margin above which a verdict is the same in any batch.
+        ball: feasible levels.
+    """
+
+    image: Tensor
+    levels: Tensor
+    margin: float
+    tolerance: float
+    ball: LatticeBall
+
+
+class Repaired(NamedTuple):
+    """Levels ``(C, H, W)`` of a success, the ``image`` decoded from their file, and its ``logits`` ``(K,)``."""
+
+    levels: Tensor
+    image: Tensor
+    logits: Tensor
+
+
+_Evaluation = Literal["margin_gradient", "fast_margin", "logits"]  # methods of Verifier
+_Request = tuple[_Evaluation, Tensor]  # an evaluation that a search waits for, and its image
+_Candidate = tuple[Tensor, float]  # levels, and their margin by the fast copy
+
+
+def repair(failures: Sequence[RoundingFailure], verifier: Verifier) -> list[Repaired | None]:
+    """Return levels inside the balls whose files are a success; None where the search fails.
+
+    First, values that were rounded against the gradient at the unrounded image are rounded the other way, in order of
+    descending gradient. If this is not enough, any values move along the gradient at the best candidate by one level,
+    in the same order, repeatedly. A success of the fast copy is confirmed by the original network.
+
+    An image costs at most CLIMBS backwards, each with a forward, ``CLIMBS * CANDIDATES`` forwards of the fast copy, and
+    a forward of the original network; twice that if the networks disagree. The searches are evaluated in batches.
+    """
+    searches = [_search(failure, verifier[[m]]) for m, failure in enumerate(failures)]
+    results: list[Repaired | None] = [None] * len(failures)
+    requests = {m: next(search) for m, search in enumerate(searches)}
+    while requests:
+        # One method at a time; the original network comes after all others, so that its batch is large.
+        method = next(name for name in get_args(_Evaluation) if any(name == own for own, _ in requests.values()))
+        images = {m: image for m, (own, image) in requests.items() if own == method}
+        values = getattr(verifier[[*images]], method)(torch.stack([*images.values()]))
+        for m, value in zip(images, values, strict=True):
+            try:
+                requests[m] = searches[m].send(value)
+            except StopIteration as stop:
+                results[m] = stop.value
+                del requests[m]
+    return results
+
+
+def _search(failure: RoundingFailure, verifier: Verifier) -> Generator[_Request, Any, Repaired | None]:
+    """Search for one image, and confirm the result by the original network."""
+    required = failure.tolerance
+    for _ in range(_SEARCHES):
+        levels, fast_margin = yield from _ascend(failure, required)
+        if not fast_margin >= required:
+            break
+        image = decoded_png(levels)
+        logits = yield "logits", image
+        margin = float(verifier.margin(logits[None]))
+        if margin > 0:
+            return Repaired(levels, image, logits)
+        required += fast_margin - margin
+    return None
+
+
+def _ascend(failure: RoundingFailure, required: float) -> Generator[_Request, Any, _Candidate]:
+    """Climb along several gradients; return the first candidate with the required margin, or the best one."""
+    candidate = failure.levels, failure.margin
+    gradient = yield "margin_gradient", failure.image
+    lowered = gradient * (levels_of(failure.image) - failure.levels) > 0  # by rounding
+    reached, candidate = yield from _climb(candidate, gradient, gradient.abs() * lowered, failure.ball, required)
+    for _ in range(CLIMBS - 1):
+        if reached:
+            break
+        gradient = yield "margin_gradient", image_of(candidate[0])
+        reached, candidate = yield from _climb(candidate, gradient, gradient.abs(), failure.ball, required)
+    return candidate
+
+
+def _climb(
+    start: _Candidate, gradient: Tensor, priority: Tensor, ball: LatticeBall, required: float
+) -> Generator[_Request, Any, tuple[bool, _Candidate]]:
+    """Move the k values of highest positive priority by a level along the gradient, and search for the smallest k that
+    reaches the required margin; return whether one does, and the candidate."""
+    direction = gradient.sign()
+    after = start[0] + direction
+    feasible = ((after >= ball.low) & (after <= ball.high) & (priority > 0)).flatten().nonzero()[:, 0]
+    order = feasible[priority.flatten()[feasible].argsort(descending=True, stable=True)]
+    gains = gradient.abs().flatten()[order]
+    predicted = torch.cat([gains.new_zeros(1), gains.cumsum(0)])  # gain of k moves by the linear model
+    reached, best, tried = False, start, [(0, start[1])]
+    for _ in range(CANDIDATES):
+        count = _next_count(tried, predicted, required)
+        if count is None:
+            break
+        moves = torch.zeros_like(direction).flatten()
+        moves[order[:count]] = direction.flatten()[order[:count]]
+        levels = ball.shorten(start[0] + moves.view_as(direction), gradient)
+        margin = float((yield "fast_margin", image_of(levels)))
+        tried.append((count, margin))
+        if margin >= required or (not reached and margin > best[1]):
+            reached, best = margin >= required, (levels, margin)
+    return reached, best
+
+
+def _next_count(tried: Sequence[tuple[int, float]], predicted: Tensor, required: float) -> int | None:
+    """Return the next number of moves to evaluate, or None to stop.
+
+    The margin is modelled as linear in the gain ``predicted`` of k moves, at index k: interpolated between the largest
+    failing number and the smallest sufficient one, or extrapolated from the two largest failing ones, of the numbers
+    ``tried`` with their margins.
+    """
+    sufficient = min((k for k, margin in tried if margin >= required), default=None)
+    failing = sorted(point for point in tried if not point[1] >= required)
+    k, margin = failing[-1]
+    other = failing[-2] if len(failing) > 1 else None
+    if sufficient is not None:
+        other = (sufficient, dict(tried)[sufficient])
+    if other is None:
+        gain = _MARGIN_FACTOR * (required - margin)
+    else:
+        rate = (other[1] - margin) / float(predicted[other[0]] - predicted[k])
+        gain = float(predicted[k]) + ((required - margin) / rate if rate > 0 else float(predicted[k]))
+    count = min(int((predicted[1:] <= gain).sum()) + 1, len(predicted) - 1)
+    if sufficient is None:
+        count = min(count, _GROWTH * k or count)
+        return count if count > k else None
+    return count if k < count < sufficient * (1 - _REDUCTION) else None
