@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +27,7 @@ import lit_viz as lv
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.engine.module import ImageTraining
 from lit_viz.launch import trainer as training
 from lit_viz.launch.argv import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
@@ -245,13 +245,13 @@ def kinked_network() -> nn.Module:
 
 #: Runs a method: arguments are the smooth network, the network with rectifiers, and the iterations.
 Run = Callable[[Classifier, Classifier, int], Any]
-SLOTS, ITERATIONS = 8, (4, 8)
+SLOTS, ITERATIONS = 8, 6
 
 
 def runs() -> dict[str, Run]:
     """Return the runs by name, each with SLOTS images at once."""
     x = (torch.rand(SLOTS, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
-    common: dict[str, Any] = {"slots": SLOTS, "wandb": "disabled"}
+    common: dict[str, Any] = {"slots": SLOTS, "wandb": "disabled", "log_at": "last"}
 
     def attack(name: str) -> Run:
         how = {"attack": {name: {"eps": 1e-4}} if name in ("pgd", "apgd", "square", "ensemble") else name}
@@ -272,8 +272,9 @@ def runs() -> dict[str, Run]:
     def command_line(words: str) -> Run:
         """Return a run of a command line, which loads the network itself."""
         command = COMMANDS[words.split()[0]]
-        options = "--classifier tests.conftest:smooth_network --classifier.size 16 --wandb disabled --curve-at last"
-        arguments = rewrite_arguments([*words.split()[1:], *options.split()], command)
+        network = "--classifier tests.conftest:smooth_network --classifier.size 16"
+        options = f"{words} {network} --wandb disabled --log-at last --curve-at last"
+        arguments = rewrite_arguments(options.split()[1:], command)
         return lambda smooth, kinked, k: execute(
             MethodCLI(command, [*with_config_first(command, arguments), "--iterations", str(k)])
         )
@@ -300,21 +301,28 @@ def main() -> None:
         strategy = SingleDeviceStrategy(device=DEVICE, accelerator=_Accelerator())
         return {**trainer_options(options), "accelerator": "auto", "strategy": strategy}
 
-    training.trainer_options = device_options
-    report: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    def counting_step(module: ImageTraining, batch: int, batch_idx: int) -> dict[str, Any]:
+        outputs = training_step(module, batch, batch_idx)
+        counts.append(len(synchronizations))
+        return outputs
+
+    training_step = ImageTraining.training_step
+    training.trainer_options, ImageTraining.training_step = device_options, counting_step  # type: ignore[method-assign]
+    report: dict[str, Any] = {}
+    counts: list[int] = []  # synchronizations until the end of each step
     with DeviceMode():
         smooth, kinked = load_classifier(smooth_network(), size=16), load_classifier(kinked_network(), size=16)
         for name, run in runs().items():
-            for iterations in ITERATIONS:
-                synchronizations.clear()
-                try:
-                    outcome = run(smooth, kinked, iterations)
-                except Exception:
-                    report[name].append({"error": traceback.format_exc()})
-                    continue
-                records = [{key: record[key] for key in ("status", "iterations")} for record in outcome.results]
-                report[name].append({"records": records, "synchronizations": list(synchronizations)})
-    print(json.dumps({"steps": ITERATIONS[1] - ITERATIONS[0], "runs": report}))
+            synchronizations.clear()
+            counts.clear()
+            try:
+                outcome = run(smooth, kinked, ITERATIONS)
+            except Exception:
+                report[name] = {"error": traceback.format_exc()}
+                continue
+            statuses = [record["status"] for record in outcome.results]
+            report[name] = {"statuses": statuses, "counts": list(counts), "where": list(synchronizations)}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

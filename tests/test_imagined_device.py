@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
+from statistics import median
 
 import pytest
 from torch.utils import backend_registration
 
 from tests.cli.test_main import ROOT
 
-#: Largest number of synchronizations per step. A step of the ensemble runs several attacks; attacks record a curve
-#: point in every iteration.
-LIMITS = {"attack": 16, "attack ensemble": 24, "saliency": 6, "visualize": 8}
+#: Largest number of synchronizations per step of eight images. A step of the ensemble runs several attacks; attacks
+#: record a curve point in every iteration.
+LIMITS = {"attack": 12, "attack ensemble": 16, "saliency": 4, "visualize": 6}
 
 
 @pytest.mark.skipif(
@@ -29,11 +31,10 @@ def test_runs_on_another_device() -> None:
     process = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout.splitlines()[-1])
-    assert len(report["runs"]) > 25
-    for name, runs in report["runs"].items():
-        for run in runs:
-            assert "error" not in run, f"{name}: {run['error']}"
-            assert {record["status"] for record in run["records"]} == {"done"}, name
-        short, long = (len(run["synchronizations"]) for run in runs)
-        per_step = (long - short) / report["steps"]
+    assert len(report) > 25
+    for name, run in report.items():
+        assert "error" not in run, f"{name}: {run['error']}"
+        assert set(run["statuses"]) == {"done"}, name
+        steps = [after - before for before, after in pairwise(run["counts"])][:-1]  # without start and final evidence
+        per_step = median(steps or [0])  # images that end early are saved in some steps
         assert per_step <= LIMITS.get(name, LIMITS[name.split()[0]]), f"{name}: {per_step} synchronizations per step"
