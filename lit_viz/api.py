@@ -9,24 +9,17 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
+from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands import Command
-from lit_viz.launch.commands.attack import Attack, class_path_of, radii_of
-from lit_viz.launch.commands.saliency import Saliency, class_paths
+from lit_viz.launch.commands.attack import Attack, attack_path, radii_of
+from lit_viz.launch.commands.base import Command, class_paths
+from lit_viz.launch.commands.saliency import Saliency
 from lit_viz.launch.commands.visualize import Visualize
-from lit_viz.launch.config import MethodCLI, read_config
+from lit_viz.launch.config import MethodCLI, read_config, set_option
 from lit_viz.launch.execute import check as check_run
 from lit_viz.launch.execute import execute
-from lit_viz.launch.inputs import (
-    image_inputs,
-    initial_image,
-    photograph_options,
-    set_option,
-    to_class,
-    to_option,
-    to_plain,
-)
+from lit_viz.launch.inputs import image_inputs, initial_image, photograph_options, to_class, to_option, to_plain
 from lit_viz.launch.resume import load_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Run
@@ -119,7 +112,7 @@ def saliency(
         **photograph_options(files, targets, labels),
         "iterations": iterations,
         "check": check,
-        "model__method": class_paths(method),
+        "model__method": class_paths(method, METHODS, "saliency method"),
         "model__tolerance": tolerance,
     }
     return _launch(Saliency(array), network, config, out, arguments, options)
@@ -164,7 +157,7 @@ def attack(
     """
     network = _to_classifier(classifier)
     array, files = image_inputs(images, network)
-    class_path = class_path_of(attack)
+    class_path = attack_path(attack)
     radii = [] if eps is None else radii_of(to_plain(eps))
     budget = {"eps": radii[0] if len(radii) == 1 else None, "norm": norm}
     if given := {key: value for key, value in budget.items() if value is not None}:
@@ -198,8 +191,7 @@ def check(
         LitVizError: the folder is not a run, the weights are not those of the run, or an option does not apply to it.
     """
     cli = load_run(folder)
-    network = _stored_classifier(classifier, cli)
-    return check_run(cli, network, faithfulness=faithfulness, trust=trust)
+    return check_run(cli, _stored_classifier(classifier, cli), faithfulness=faithfulness, trust=trust)
 
 
 def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None, **options: Any) -> Run:
@@ -234,13 +226,8 @@ def _launch(
     for name, value in options.items():
         set_option(merged, name, to_option(name, value))
     # A resume loads the network by its name, or compares these values with those of the given module.
-    merged["classifier"] = {
-        "name": network.name,
-        "weights": network.weights,
-        "mean": list(network.mean),
-        "std": list(network.std),
-        "size": list(network.size),
-    }
+    sizes = {name: list(getattr(network, name)) for name in ("mean", "std", "size")}
+    merged["classifier"] = {"name": network.name, "weights": network.weights, **sizes}
     return execute(MethodCLI(command, merged), network)
 
 

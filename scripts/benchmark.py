@@ -33,7 +33,7 @@ from pathlib import Path
 
 from benchmarks import COMPARISONS, GROUPS, environment, running
 
-from lit_viz.cli.main import errors_reported
+from lit_viz.cli import errors_reported
 
 
 def parsed() -> argparse.Namespace:

@@ -34,7 +34,7 @@ from lit_viz.attacks import Attack, Ensemble, name_of
 from lit_viz.attacks.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.attacks.norms import format_distance
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
-from lit_viz.cli.main import errors_reported
+from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.summaries import text_table
 from lit_viz.launch.resume import load_run

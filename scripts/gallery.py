@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lit_viz.cli.main import errors_reported
+from lit_viz.cli import errors_reported
 
 WIDTH = 1400  # pixels, at most
 PROGRAMS = {"lit-viz": [sys.executable, "-m", "lit_viz"], "python": [sys.executable]}

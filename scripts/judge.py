@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.outputs import group_summary, prediction_summary
-from lit_viz.cli.main import errors_reported
+from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group
 from lit_viz.images.reading import read_png

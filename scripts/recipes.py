@@ -25,14 +25,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.cli.main import errors_reported
+from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.summaries import wilson_interval
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import read_photograph
-from lit_viz.launch.argv import rewrite_arguments
+from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import MethodCLI, config_argument
 from lit_viz.launch.execute import cost, execute, format_cost, utc_now

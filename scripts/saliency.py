@@ -3,7 +3,7 @@
 python scripts/saliency.py --config configs/saliency/compare_methods.yaml packaged:chelsea packaged:coffee
 """
 
-from lit_viz.cli.main import script
+from lit_viz.cli import script
 
 if __name__ == "__main__":
     script("saliency")

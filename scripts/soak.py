@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lit_viz.cli.main import errors_reported
+from lit_viz.cli import errors_reported
 
 NETWORK = ["--classifier.size", "64", "--wandb", "disabled", "--checkpoint-every", "5", "--trainer.accelerator", "cpu"]
 PHOTOGRAPHS = [

@@ -27,14 +27,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.cli.main import errors_reported
+from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
-from lit_viz.launch.argv import rewrite_arguments
+from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, with_config_first
+from lit_viz.launch.config import MethodCLI, with_config
 from lit_viz.launch.execute import cost, execute, format_cost, utc_now
 from lit_viz.presentations.base import format_value
 from lit_viz.runs.folder import RunFolder
@@ -124,7 +124,7 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
     """Return one run for each combination of the options that are not task options, with that combination."""
     inside = {axis.option: list(axis.values) for axis in axes if axis.option in OF_TASK.values()}
     outside = [axis for axis in axes if axis.option not in inside]
-    words = with_config_first(COMMAND, rewrite_arguments(words, COMMAND))
+    words = with_config(COMMAND, rewrite_arguments(words, COMMAND))
     if "--vary" in words:
         raise LitVizError("--vary must not be combined with --sweep: use --sweep for iterations and lr, too")
     planned = []

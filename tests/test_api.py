@@ -17,8 +17,8 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png, fitted, from_pil, read_photograph
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from tests.cli.test_main import records
 from tests.conftest import NAMES, Around, smooth_network
+from tests.test_cli import records
 
 
 def photographs(count: int = 3) -> Tensor:
@@ -302,5 +302,5 @@ def test_a_picture_to_start_from_is_read_as_its_file_is(tmp_path: Path) -> None:
 
 def test_no_radius_is_not_the_usual_one() -> None:
     network = load_classifier(smooth_network(), size=16)
-    with pytest.raises(LitVizError, match="names no radius"):
+    with pytest.raises(LitVizError, match="must have at least one radius, got none"):
         lv.attack(network, torch.rand(1, 3, 16, 16), attack="pgd", eps=[])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.launch.argv import rewrite_arguments
+from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, config_folder, with_config_first
+from lit_viz.launch.config import MethodCLI, config_folder, with_config
 from scripts import recipes
 from scripts.gallery import Card, cards
 from scripts.sweep import parse_arguments, runs
@@ -34,7 +34,7 @@ def parsed(words: list[str]) -> MethodCLI:
     command = COMMANDS[words[0]]
     return MethodCLI(
         command,
-        with_config_first(command, rewrite_arguments(words[1:], command)),
+        with_config(command, rewrite_arguments(words[1:], command)),
     )
 
 

@@ -36,7 +36,7 @@ import lit_viz as lv
 from lit_viz import attacks, attributions, images, methods, objectives, optim
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import METHODS
-from lit_viz.cli.main import main
+from lit_viz.cli import main
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.rng import Draws, Key, generator_for
 from lit_viz.types import Task

@@ -14,8 +14,8 @@ import torch
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.saliency.cross_check import NOT_CHECKED
-from tests.cli.test_main import ROOT, SMALL, records
 from tests.conftest import smooth_network
+from tests.test_cli import ROOT, SMALL, records
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,7 +15,7 @@ from statistics import median_low
 import pytest
 from torch.utils import backend_registration
 
-from tests.cli.test_main import ROOT
+from tests.test_cli import ROOT
 
 #: Largest number of synchronizations per step of eight images. A step of the ensemble runs several attacks; attacks
 #: record a curve point in every iteration.

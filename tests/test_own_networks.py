@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError
-from tests.cli.test_main import lit_viz, records, sentence
+from tests.test_cli import lit_viz, records, sentence
 
 NETS = """
 from types import SimpleNamespace

@@ -25,9 +25,9 @@ from lit_viz.optim import Adam, Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.rule import never
 from lit_viz.rng import Draws
 from lit_viz.types import Task
-from tests.cli.test_main import SMALL, lit_viz, records
 from tests.conftest import Train, tasks_for
 from tests.test_api import photographs
+from tests.test_cli import SMALL, lit_viz, records
 
 HERE = __name__
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity
 import scripts.recipes as recipes
 from lit_viz.classifiers import Classifier
 from scripts.recipes import Made, main, planned, spread
-from tests.cli.test_main import SMALL, records
+from tests.test_cli import SMALL, records
 
 OWN = SMALL[1]
 FEW = [*SMALL, "--model.views", "1", "--iterations", "2"]

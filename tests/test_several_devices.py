@@ -17,10 +17,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.cli.test_main import ROOT, SMALL, contents, lit_viz, records, wait_for
 from tests.engine.test_distributed import environment, free_port, torchrun
 from tests.loggers.wandb_server import WandbServer
 from tests.slurm import HERE, Slurm, slurm
+from tests.test_cli import ROOT, SMALL, contents, lit_viz, records, wait_for
 
 pytestmark = pytest.mark.slow  # every process takes seconds to start
 

@@ -16,7 +16,7 @@ from lit_viz.launch.commands.visualize import varied
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
 from scripts.sweep import label_of, main, parse_arguments, sweep
-from tests.cli.test_main import SMALL, lit_viz, records, sentence
+from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
 @pytest.fixture(autouse=True)

@@ -22,12 +22,14 @@ from lit_viz.classifiers.fast import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.launch.arguments import PARSER_ERRORS, ClassifierOptions, parser_error
 from lit_viz.launch.commands.base import Command
-from lit_viz.launch.options import PARSER_ERRORS, ClassifierOptions, parser_error
 from lit_viz.loggers import WandbMode
 from lit_viz.runs.layout import RECORDED
 from lit_viz.utils.files import read_yaml
 
+#: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
+_SUPPLIED_ARGUMENTS = {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images", "init", "picture"}
 #: Trainer arguments that lit_viz sets itself, or that have no meaning for a run.
 _FIXED_TRAINER_ARGUMENTS = {
     "max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "callbacks", "logger", "plugins", "fast_dev_run",
@@ -52,12 +54,8 @@ def _add_common_arguments(parser: LightningArgumentParser, command: Command) -> 
     add("--iterations", type=int | None, default=command.iterations, help="updates per image; evaluations per map")
     add("--seed", type=int, default=0, help="seed of the run; task i uses seed + i")
     add("--slots", type=int, default=command.slots, help="batch size: images optimized at the same time")
-    add(
-        "--log_at",
-        type=str | int,
-        default=command.log_at,
-        help="iterations to save: 1,50,200, every:10, geometric, last",
-    )
+    log_help = "iterations to save: 1,50,200, every:10, geometric, last"
+    add("--log_at", type=str | int, default=command.log_at, help=log_help)
     add("--curve_at", type=str | int, default=command.curve_at, help="iterations whose metrics are logged")
     add("--out", type=str | None, default=None, help="run folder [runs/<method>/<UTC time>_<first target>]")
     add("--overwrite", action="store_true", help="replace an existing run")
@@ -66,27 +64,11 @@ def _add_common_arguments(parser: LightningArgumentParser, command: Command) -> 
     add("--wandb", type=WandbMode, default="auto", help="W&B mode; auto is online if there is an API key, else offline")
     add("--project", type=str | None, default=None, help="W&B project; null: WANDB_PROJECT, else lit_viz")
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
-    add(
-        "--devices_mode",
-        type=DevicesMode,
-        default="images",
-        help="devices share the images, or the views of each image",
-    )
+    mode_help = "devices share the images, or the views of each image"
+    add("--devices_mode", type=DevicesMode, default="images", help=mode_help)
     compile_help = "torch.compile the network, for GPUs; reduce-overhead replays CUDA graphs"
     add("--compile", type=CompileMode | None, default=None, help=compile_help)
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
-
-
-def _format_help(parser: LightningArgumentParser, method: str) -> None:
-    """Remove docstring markup from the help and set the titles of its groups."""
-    for action in parser._actions:
-        for pattern, replacement in _MARKUP:
-            action.help = action.help and re.sub(pattern, replacement, action.help)
-        if action.dest == "classifier":
-            action.metavar, action.help = "NAME", "short for --classifier.name"
-    titles = {"classifier": "The network", "model": method, "trainer": "Lightning's Trainer: devices and precision"}
-    for name, title in titles.items():
-        (parser.groups or {})[name].title = title
 
 
 class MethodCLI(LightningCLI):
@@ -94,7 +76,7 @@ class MethodCLI(LightningCLI):
 
     Args:
         command: the method.
-        args: arguments as :func:`~lit_viz.launch.argv.rewrite_arguments` returns them, or options by name.
+        args: arguments as :func:`~lit_viz.launch.arguments.rewrite_arguments` returns them, or options by name.
 
     Attributes:
         config: resolved configuration, plain values.
@@ -106,7 +88,7 @@ class MethodCLI(LightningCLI):
 
     def __init__(self, command: Command, args: Sequence[str] | Mapping[str, Any]) -> None:
         self.command = command
-        positional = command.positional.upper()
+        prog = f"lit-viz {command.name}"
         super().__init__(
             command.module,
             run=False,
@@ -115,13 +97,13 @@ class MethodCLI(LightningCLI):
             auto_configure_optimizers=False,
             parser_kwargs={
                 "exit_on_error": False,
-                "prog": f"lit-viz {command.name}",
-                "usage": f"lit-viz {command.name} [{positional} ...] [--classifier NAME] [--out RUN] ...",
+                "prog": prog,
+                "usage": f"{prog} [{command.positional.upper()} ...] [--classifier NAME] [--out RUN] ...",
                 "description": (
                     f"{command.__doc__} {command.shorts} Options that are not given are taken from --config NAME "
                     f"[{command.default_config}]; its values are the defaults below. Example: {command.example}"
                 ),
-                # For the help only: with_config_first() selects the configuration of a run.
+                # For the help only: with_config() selects the configuration of a run.
                 "default_config_files": [str(find_config(command.name, command.default_config))] * ("--help" in args),
             },
         )
@@ -131,17 +113,24 @@ class MethodCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the command, the classifier, the method and the Trainer."""
+        module = self.command.module
         self.command.add_arguments(parser)
         _add_common_arguments(parser, self.command)
         parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
-        parser.add_class_arguments(
-            self.command.module, "model", skip=set(self.command.own), instantiate=False, sub_configs=True
-        )
+        parser.add_class_arguments(module, "model", skip=set(_SUPPLIED_ARGUMENTS), instantiate=False, sub_configs=True)
         for options in self.command.flat:
             (parser.groups or {})["model"].add_class_arguments(options, "model", as_group=False, sub_configs=True)
         parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_FIXED_TRAINER_ARGUMENTS), instantiate=False)
         parser.set_defaults({"trainer.devices": 1})
-        _format_help(parser, f"The method ({self.command.module.__name__})")
+        for action in parser._actions:
+            for pattern, replacement in _MARKUP:
+                action.help = action.help and re.sub(pattern, replacement, action.help)
+            if action.dest == "classifier":
+                action.metavar, action.help = "NAME", "short for --classifier.name"
+        groups = parser.groups or {}
+        groups["classifier"].title = "The network"
+        groups["model"].title = f"The method ({module.__name__})"
+        groups["trainer"].title = "Lightning's Trainer: devices and precision"
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments or dictionary, never ``sys.argv``."""
@@ -192,11 +181,7 @@ def config_folder() -> Path:
 
 
 def find_config(method: str, name: str) -> Path:
-    """Return the file of a configuration, which is given by its path or by the name of a packaged one.
-
-    Raises:
-        LitVizError: there is no such configuration.
-    """
+    """Return the file of a configuration, which is given by its path or by the name of a packaged one."""
     if Path(name).is_file():
         return Path(name)
     packaged = {path.stem: path for path in sorted((config_folder() / method).glob("*.yaml"))}
@@ -207,48 +192,45 @@ def find_config(method: str, name: str) -> Path:
 
 
 def read_config(method: str, name: str) -> dict[str, Any]:
-    """Return the options of a configuration; of a run's ``config.yaml``, those that apply to another run.
-
-    Args:
-        method: name of the command.
-        name: as in :func:`find_config`.
-    """
+    """Return the options of a configuration; of a run's ``config.yaml``, those that apply to another run."""
     path = find_config(method, name)
     options = read_yaml(path)
-    if RECORDED in options:
-        other = (options[RECORDED] or {}).get("method")
-        if other != method:
-            raise LitVizError(f"{path} is the configuration of a {other} run, not {method}: use lit-viz {other}")
-        options = {key: value for key, value in options.items() if key not in _RUN_KEYS}
-    return options
+    if RECORDED not in options:
+        return options
+    other = (options[RECORDED] or {}).get("method")
+    if other != method:
+        raise LitVizError(f"{path} is the configuration of a {other} run, not {method}: use lit-viz {other}")
+    return {key: value for key, value in options.items() if key not in _RUN_KEYS}
 
 
 def config_argument(method: str, name: str) -> str:
-    """Return the value of the parser's ``--config``: the file, or of a run's ``config.yaml`` its options as text."""
-    path = find_config(method, name)
-    return yaml.safe_dump(read_config(method, name)) if RECORDED in read_yaml(path) else str(path)
+    """Return the value of the parser's ``--config``, the options of a configuration as text."""
+    return yaml.safe_dump(read_config(method, name), sort_keys=False)
 
 
-def with_config_first(command: Command, arguments: Sequence[str]) -> list[str]:
-    """Return arguments with ``--config`` first, so that other options override it wherever they stand.
+def with_config(command: Command, arguments: Sequence[str]) -> list[str]:
+    """Return arguments with the content of each ``--config``, by default that of the command."""
+    if "--config" not in arguments:
+        arguments = ["--config", command.config_for(arguments), *arguments]
+    return [
+        config_argument(command.name, word) if option == "--config" else word
+        for option, word in zip(["", *arguments], arguments, strict=False)
+    ]
 
-    Without ``--config`` the default one is added. The parts of the method follow, before options of these parts.
 
-    Args:
-        command: the method.
-        arguments: as :func:`~lit_viz.launch.argv.rewrite_arguments` returns them.
-    """
-    names: list[str] = []
-    parts: list[str] = []
-    others: list[str] = []
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if argument == "--config" and rest:
-            names.append(rest.pop(0))
-        elif re.fullmatch(r"--model\.\w+\+?", argument) and rest:
-            parts += [argument, rest.pop(0)]
-        else:
-            others.append(argument)
-    configs = [config_argument(command.name, name) for name in names or [command.config_for(arguments)]]
-    return [*(word for config in configs for word in ("--config", config)), *parts, *others]
+def set_option(options: dict[str, Any], name: str, value: Any) -> None:
+    """Set an option in a nested configuration."""
+    *path, last = name.split("__")
+    for key in path:
+        options = _init_args(options, key)
+        if isinstance(options.get(key), str):  # a part without arguments
+            options[key] = {"class_path": options[key]}
+        options = options.setdefault(key, {})
+    value = str(value) if isinstance(value, Path) else value
+    _init_args(options, last)[last] = value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _init_args(options: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the arguments of a part if the options are those of a part."""
+    is_part = "class_path" in options and key not in ("class_path", "init_args")
+    return options.setdefault("init_args", {}) if is_part else options

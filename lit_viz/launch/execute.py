@@ -25,12 +25,12 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
 from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.style import save_figure, with_notebook_png
-from lit_viz.launch.commands import Command
+from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import MethodCLI
 from lit_viz.launch.resume import check_identity, is_finished, open_or_create, provenance, trim_to_checkpoint
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.presentations import METHOD_FILES
-from lit_viz.presentations.base import EvidenceSettings, Presentation
+from lit_viz.presentations.base import EvidenceSettings
 from lit_viz.report.page import REPORT, write_report
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.layout import run_lock
@@ -43,47 +43,29 @@ from lit_viz.utils.process import is_rank_zero, tune_allocator
 if TYPE_CHECKING:
     from lit_viz.loggers.wandb import WandbImages
 
-
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
-#: Runs in which this process has taken part as another rank than zero.
+#: Runs in which this process has taken part with a rank other than zero.
 _FOLLOWED_RUNS: list[str | None] = []
 #: Limit for the comparison with Captum at the end of a run; `lit-viz check` has none.
 _CAPTUM_SECONDS = 15.0
 
 
 def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Notify | None = None) -> Run:
-    """Run a configuration to its end, or continue the run in its folder.
-
-    Args:
-        cli: parsed configuration.
-        classifier: a loaded classifier; loaded as configured unless given.
-        notify: receives messages for the terminal; None for none, and for no progress bar.
-
-    Returns:
-        The outcomes; without outcomes on ranks other than zero.
-
-    Raises:
-        LitVizError: an error that the user can fix; finished images are kept.
-        Interrupted: SIGINT or SIGTERM; the run can be resumed.
-    """
+    """Run a configuration to its end, or continue the run in its folder."""
     config = cli.config
     cli.command.check(config)
     if abs(config.seed) >= _SEED_LIMIT:
         raise LitVizError(f"--seed must have at most 18 digits, got {config.seed}")
     if classifier is not None:
         classifier.refresh()
-    with (
-        _gradients_enabled(),
-        tempfile.TemporaryDirectory() as scratch,
-        failures_reported(config),
-    ):
+    with _gradients_enabled(), tempfile.TemporaryDirectory() as scratch, failures_reported(config):
         trainer = build_trainer(config, scratch)  # first, because it may fail
         tune_allocator()
         if not is_rank_zero():
             if is_distributed(config.trainer):
                 return _follow(trainer, cli, classifier)
             if _FOLLOWED_RUNS and config.out is not None:  # Lightning has started this script once per rank
-                return _run_without_outcomes(cli)
+                return _run(cli, ())
         with nullcontext() if config.out is None else run_lock(config.out):
             if config.out is None:
                 return _run_in_memory(trainer, cli, classifier, notify)
@@ -97,18 +79,19 @@ def _run_in_memory(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     outcomes = remembered(memory.results, memory.snapshots)
     settings = EvidenceSettings(cli.config, _CAPTUM_SECONDS, notify or _ignore)
     cli.command.presentation(cli.config).verify(module, outcomes, None, settings)
-    return Run(outcomes, None, partial(_figure, cli))
+    return _run(cli, outcomes)
 
 
 def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None, notify: Notify | None) -> Run:
     """Create or open the run folder, and run the configuration in it."""
+    config = cli.config
     folder, is_resumed = open_or_create(cli)
     replaces = not is_resumed and RunFolder.is_run(folder.path)
     is_new = not is_resumed and not replaces
     try:
         if is_new:
             folder.write_config(cli.dump(provenance(cli.command, None)))
-        classifier = classifier or _load_classifier(cli.config, trainer.strategy.root_device)
+        classifier = classifier or _load_classifier(config, trainer.strategy.root_device)
         stored_tasks = folder.queue() if is_resumed else []
         module, tasks = _build(cli, classifier, stored_tasks)
         if replaces:  # only now that the new run is valid
@@ -120,34 +103,33 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
         if is_new:
             folder.discard()  # otherwise the corrected command would need --overwrite
         raise
-    presentation = cli.command.presentation(cli.config)
-    figure = folder.path / f"figure.{cli.config.figure}"
+    presentation = cli.command.presentation(config)
     finished = is_finished(folder, tasks)
     if finished and (folder.path / REPORT).exists():
-        run = _load_outcomes(folder, cli)
-        if not figure.exists():
-            _draw(run, figure, presentation)
+        run = _run(cli, filed(folder), folder)
+        if not (folder.path / f"figure.{config.figure}").exists():
+            _draw(cli, run)
         return run
     if not finished:
         module.validate_tasks(tasks)
         with translate_write_errors(folder.path):
             (folder.path / REPORT).unlink(missing_ok=True)  # a report marks a complete run
-    wandb = _open_wandb(folder, cli.config, notify or _ignore)
+    wandb = _open_wandb(folder, config, notify or _ignore)
     try:
         if not finished:  # a finished run without a report was killed before its evidence
             trim_to_checkpoint(folder)
             views = [] if wandb is None else [wandb]
             callbacks = [RunWriter(folder), *views, Notes(notify), Progress(quiet=notify is None)]
-            fit(trainer, cli.config, module, tasks, callbacks, None if wandb is None else wandb.logger)
-        run = _load_outcomes(folder, cli)
+            fit(trainer, config, module, tasks, callbacks, None if wandb is None else wandb.logger)
+        run = _run(cli, filed(folder), folder)
         try:
-            _draw(run, figure, presentation)
-            settings = EvidenceSettings(cli.config, _CAPTUM_SECONDS, notify or _ignore)
+            _draw(cli, run)
+            settings = EvidenceSettings(config, _CAPTUM_SECONDS, notify or _ignore)
             presentation.verify(module, run.outcomes, folder, settings)
             write_report(folder, presentation)
         except KeyboardInterrupt as interrupt:
-            message = stopped_before_evidence(cli.config)
-            raise Interrupted(message, exit_status=interrupt_exit_status(interrupt)) from interrupt
+            exit_status = interrupt_exit_status(interrupt)
+            raise Interrupted(stopped_before_evidence(config), exit_status=exit_status) from interrupt
         if wandb is not None:
             wandb.finish()
     finally:
@@ -163,11 +145,11 @@ def _follow(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None) 
         folder = RunFolder.open(config.out)
         tasks = folder.queue()
         if tasks and is_finished(folder, tasks):  # no tasks: rank zero is just creating the folder
-            return _run_without_outcomes(cli)
+            return _run(cli, ())
     module = cli.command.build(config, cli.parts, classifier or _load_classifier(config, trainer.strategy.root_device))
     _FOLLOWED_RUNS.append(config.out)
     fit(trainer, config, module)
-    return _run_without_outcomes(cli)
+    return _run(cli, ())
 
 
 def _build(
@@ -201,21 +183,7 @@ def check(
     trust: bool = False,
     notify: Notify | None = None,
 ) -> bool:
-    """Compute all evidence for the outcomes in a run folder, and write it there.
-
-    Args:
-        cli: configuration of the run folder (see :func:`~lit_viz.launch.resume.load_run`).
-        classifier: a loaded classifier; loaded as configured unless given.
-        faithfulness: also measure insertion, deletion, sensitivity and randomization of saliency maps.
-        trust: also run stronger attacks on images that the attack did not fool.
-        notify: receives messages for the terminal.
-
-    Returns:
-        True if no check has failed.
-
-    Raises:
-        LitVizError: the weights are not those of the run, it has no results, or an option does not apply to it.
-    """
+    """Compute all evidence for the outcomes in a run folder, and write it there."""
     command, config = cli.command, cli.config
     for option, requested in {"faithfulness": faithfulness, "trust": trust}.items():
         if requested and option not in command.evidence_options:
@@ -251,11 +219,7 @@ class Cost(NamedTuple):
 
 
 def cost(cli: MethodCLI) -> Cost:
-    """Return the cost of a configuration, from the time of one evaluation on this machine's CPU.
-
-    Raises:
-        LitVizError: as :func:`execute`.
-    """
+    """Return the cost of a configuration, from the time of one evaluation on this machine's CPU."""
     cli.command.check(cli.config)
     tune_allocator()
     module, tasks = _build(cli, _load_classifier(cli.config))
@@ -266,15 +230,11 @@ def cost(cli: MethodCLI) -> Cost:
 def format_cost(costs: Sequence[Cost]) -> str:
     """Return the total cost of one or several runs in one line."""
     images, steps, evaluations, seconds = (sum(column) for column in zip(*costs, strict=True))
-    counts = {"image": images, "step": steps, "evaluation": evaluations}
-    if len(costs) > 1:
-        counts = {"run": len(costs), **counts}
-    if seconds < 1.5:
-        duration = "a second or less"
-    else:
-        duration = f"about {seconds:.0f} seconds" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
+    runs = {"run": len(costs)} if len(costs) > 1 else {}
+    counts = {**runs, "image": images, "step": steps, "evaluation": evaluations}
     total = ", ".join(pluralize(number, noun) for noun, number in counts.items())
-    return f"{total}: {duration} on this machine's CPU, if every image uses all of its iterations"
+    duration = f"{seconds / 60:.1f} minutes" if seconds > 100 else pluralize(max(1, round(seconds)), "second")
+    return f"{total}: about {duration} on this machine's CPU, if every image uses all of its iterations"
 
 
 # -- helpers
@@ -304,21 +264,18 @@ def _ignore(message: str) -> None:
     pass
 
 
-def _run_without_outcomes(cli: MethodCLI) -> Run:
-    return Run([], None, partial(_figure, cli))
-
-
-def _load_outcomes(folder: RunFolder, cli: MethodCLI) -> Run:
-    return Run(filed(folder), folder.path, partial(_figure, cli))
+def _run(cli: MethodCLI, outcomes: Sequence[Outcome], folder: RunFolder | None = None) -> Run:
+    return Run(outcomes, None if folder is None else folder.path, partial(_figure, cli))
 
 
 def _figure(cli: MethodCLI, outcomes: Sequence[Outcome]) -> Figure:
     return with_notebook_png(cli.command.presentation(cli.config).figure(outcomes, cli.config))
 
 
-def _draw(run: Run, figure: Path, presentation: Presentation) -> None:
+def _draw(cli: MethodCLI, run: Run) -> None:
     """Write the animation, if an image changes over the iterations, and then the figure."""
-    changes = presentation.evolutions(run.outcomes)
+    figure = Path(cli.config.out, f"figure.{cli.config.figure}")
+    changes = cli.command.presentation(cli.config).evolutions(run.outcomes)
     if any(evolution.is_animated for evolution in changes):
         save_evolution(changes, figure.with_name("evolution.gif"))
     save_figure(run.figure(), figure)

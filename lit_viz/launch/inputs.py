@@ -1,4 +1,4 @@
-"""Normalization of the values that Python users pass: images, classes, and options."""
+"""Conversion of the values that Python users pass: images, classes, and options."""
 
 from __future__ import annotations
 
@@ -24,35 +24,21 @@ _PLAIN_TYPES = (str, int, float, list, tuple, dict, Path, np.generic, np.ndarray
 
 
 def image_inputs(images: Any, classifier: Classifier) -> tuple[Tensor | None, list[str]]:
-    """Split images into array and file names.
-
-    Args:
-        images: ``(N, C, H, W)`` in [0, 1], a list of ``(C, H, W)``, or files and folders.
-        classifier: determines channels and size.
-
-    Returns:
-        Checked copy of the images, or None for files; names of the files, ``array:<index>`` for images.
-
-    Raises:
-        LitVizError: images of another type, shape, size or range.
-    """
-    if isinstance(images, (str, Path)):
-        return None, [str(images)]
+    """Split images into array and file names."""
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
     if not isinstance(images, Tensor):
-        images = list(images) if isinstance(images, Iterable) else [images]
-        if not images or not all(isinstance(image, (Tensor, np.ndarray)) for image in images):
-            for image in images:
-                if not isinstance(image, (str, Path)):
-                    raise LitVizError(
-                        f"images must be a tensor (N, C, H, W) in [0, 1] or files and folders, got "
-                        f"{type(image).__name__}: convert images with torchvision's to_tensor"
-                    )
-            return None, [str(image) for image in images]
-        if len({tuple(image.shape) for image in images}) > 1:
+        items = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
+        if not items or not all(isinstance(item, (Tensor, np.ndarray)) for item in items):
+            if wrong := [type(item).__name__ for item in items if not isinstance(item, (str, Path))]:
+                raise LitVizError(
+                    f"images must be a tensor (N, C, H, W) in [0, 1] or files and folders, got {wrong[0]}: convert "
+                    "images with torchvision's to_tensor"
+                )
+            return None, [str(item) for item in items]
+        if len({tuple(item.shape) for item in items}) > 1:
             raise LitVizError("images must have one size, the classifier's: resize them, or pass files")
-        images = torch.stack([torch.as_tensor(image) for image in images])
+        images = torch.stack([torch.as_tensor(item) for item in items])
     expected = (classifier.channels, *classifier.size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
         raise LitVizError(
@@ -65,15 +51,7 @@ def image_inputs(images: Any, classifier: Classifier) -> tuple[Tensor | None, li
 
 
 def initial_image(image: Any, classifier: Classifier) -> tuple[Tensor | None, str | None]:
-    """Split the initial image of a class visualization into array and file name.
-
-    Args:
-        image: file, ``packaged:NAME``, PIL image, or ``(C, H, W)`` in [0, 1].
-        classifier: determines the channels.
-
-    Raises:
-        LitVizError: an image of another type, shape or range.
-    """
+    """Split the initial image of a class visualization into array and file name."""
     if image is None or isinstance(image, (str, Path)):
         return None, None if image is None else str(image)
     name = f"{ARRAY_PREFIX}0"
@@ -95,7 +73,7 @@ def initial_image(image: Any, classifier: Classifier) -> tuple[Tensor | None, st
 def _check_range(images: Tensor) -> Tensor:
     """Return a copy of images that are in [0, 1]."""
     if bool(images.isnan().any()):
-        raise LitVizError("images must not contain NaN.")
+        raise LitVizError("images must not contain NaN")
     low, high = float(images.min()), float(images.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise LitVizError(
@@ -107,16 +85,7 @@ def _check_range(images: Tensor) -> Tensor:
 
 
 def photograph_options(files: Sequence[str], targets: Any, labels: Any) -> dict[str, Any]:
-    """Return the options ``photographs``, ``target`` and ``labels``.
-
-    Args:
-        files: file names.
-        targets: one class for all photographs, or one per photograph.
-        labels: one class for all photographs, one per photograph, or the name of a source of labels.
-
-    Raises:
-        LitVizError: an invalid class, or another number of classes than photographs.
-    """
+    """Return the options ``photographs``, ``target`` and ``labels``."""
     rows: list[dict[str, Any]] = [{"file": file} for file in files]
     targets, labels = to_plain(targets), to_plain(labels)
     for key, classes in (("target", targets), ("label", labels)):
@@ -135,7 +104,7 @@ def photograph_options(files: Sequence[str], targets: Any, labels: Any) -> dict[
 
 
 def _is_yaml_string(value: Any) -> bool:
-    """Return whether a value is a string that the parser, which reads YAML, does not take for something else."""
+    """Return whether a value is a string that the parser, which reads YAML, does not convert to another type."""
     try:
         return isinstance(value, str) and bool(yaml.safe_load(value) == value)
     except yaml.YAMLError:
@@ -149,11 +118,7 @@ def to_plain(value: Any) -> Any:
 
 
 def to_class(value: Any) -> str | int:
-    """Return a class name or index.
-
-    Raises:
-        LitVizError: it is neither.
-    """
+    """Return a class name or index."""
     if isinstance(value, str):
         return value
     try:
@@ -165,11 +130,7 @@ def to_class(value: Any) -> str | int:
 
 
 def to_option(name: str, value: Any) -> Any:
-    """Return the value of an option in the form of the command line, for iterations, channels and layers.
-
-    Raises:
-        LitVizError: an object that a configuration file cannot hold.
-    """
+    """Return the value of an option in the form of the command line, for iterations, channels and layers."""
     if name == "layer" and isinstance(value, (int, np.integer)):  # of a Sequential
         return str(value)
     if name in ("log_at", "curve_at", "channel") and isinstance(value, (list, tuple, range, np.ndarray, Tensor)):
@@ -180,27 +141,3 @@ def to_option(name: str, value: Any) -> Any:
             f"{type(value).__name__}: a run stores its configuration"
         )
     return value
-
-
-def set_option(options: dict[str, Any], name: str, value: Any) -> None:
-    """Set an option in a nested configuration.
-
-    Args:
-        options: configuration, modified in place.
-        name: option with dots as double underscores; arguments of a part may omit ``init_args``.
-        value: its value.
-    """
-    *path, last = name.split("__")
-    for key in path:
-        options = _init_args(options, key)
-        if isinstance(options.get(key), str):  # a part without arguments
-            options[key] = {"class_path": options[key]}
-        options = options.setdefault(key, {})
-    value = str(value) if isinstance(value, Path) else value
-    _init_args(options, last)[last] = value.item() if getattr(value, "ndim", None) == 0 else value
-
-
-def _init_args(options: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the arguments of a part if the options are those of a part."""
-    is_part = "class_path" in options and key not in ("class_path", "init_args")
-    return options.setdefault("init_args", {}) if is_part else options

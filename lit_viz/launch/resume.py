@@ -17,10 +17,10 @@ from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import check_run_state
 from lit_viz.errors import LitVizError
-from lit_viz.launch.argv import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS, Command
-from lit_viz.launch.config import MethodCLI
-from lit_viz.launch.inputs import set_option
+from lit_viz.launch.arguments import rewrite_arguments
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.commands.base import Command
+from lit_viz.launch.config import MethodCLI, set_option
 from lit_viz.presentations import METHOD_FILES
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.layout import RECORDED
@@ -42,19 +42,10 @@ _NEW_RUN_OPTIONS = ("config", "out", "overwrite", "resume", "count", "print_conf
 
 
 def load_run(path: str | Path, arguments: Sequence[str] = (), **options: Any) -> MethodCLI:
-    """Return the configuration of a run folder, set to continue the run.
-
-    Args:
-        path: run folder.
-        arguments: command-line arguments that override the stored options.
-        options: options that override the stored ones, with dots as double underscores.
-
-    Raises:
-        LitVizError: the folder is not a run, or an option does not apply to an existing run.
-    """
+    """Return the configuration of a run folder, set to continue the run."""
     folder = RunFolder.open(path)
     stored = folder.config
-    method = (stored.pop(RECORDED, None) or {}).get("method")
+    method: Any = (stored.pop(RECORDED, None) or {}).get("method")
     if method not in COMMANDS:
         raise LitVizError(f"the method of {folder.path} must be one of {', '.join(COMMANDS)}, got {method}")
     command = COMMANDS[method]
@@ -69,24 +60,19 @@ def load_run(path: str | Path, arguments: Sequence[str] = (), **options: Any) ->
 
 
 def open_or_create(cli: MethodCLI) -> tuple[RunFolder, bool]:
-    """Return the run folder of a configuration, and whether it holds a run to continue.
-
-    Raises:
-        LitVizError: the folder cannot be used, or an option differs from the run to continue.
-    """
+    """Return the run folder of a configuration, and whether it holds a run to continue."""
     config = cli.config
     if not (config.resume and RunFolder.is_run(config.out)):
         return RunFolder.create(config.out, config.overwrite, METHOD_FILES), False
     folder = RunFolder.open(config.out)
     before, now = (_image_options(options) for options in (folder.config, yaml.safe_load(cli.parser.dump(config))))
-    changeable = _CHANGEABLE | set(cli.command.changeable)
-    for key in now:
-        if key in before and key not in changeable:  # a run of an earlier lit_viz may lack options
-            for name, old, new in _differences(before[key], now[key], key):
-                raise LitVizError(
-                    f"--{name} can't be changed: {folder.path} was started with {old}, got {new}; "
-                    f"{command_line('resume', folder.path)} continues it unchanged"
-                )
+    # Runs of an earlier version may lack options.
+    for key in [key for key in now if key in before and key not in _CHANGEABLE | set(cli.command.changeable)]:
+        for name, old, new in _differences(before[key], now[key], key):
+            raise LitVizError(
+                f"--{name} can't be changed: {folder.path} was started with {old}, got {new}; "
+                f"{command_line('resume', folder.path)} continues it unchanged"
+            )
     return folder, True
 
 
@@ -106,8 +92,8 @@ def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, A
 
 
 def provenance(command: Command, classifier: Classifier | None) -> dict[str, Any]:
-    """Return what config.yaml records about a run beside its options: method, versions, and the classifier's
-    identity once it is loaded."""
+    """Return what config.yaml records in addition to the options: method, versions, and the identity of the classifier
+    once it is loaded."""
     packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
     recorded: dict[str, Any] = {
         "method": command.name,
@@ -122,11 +108,7 @@ def provenance(command: Command, classifier: Classifier | None) -> dict[str, Any
 
 
 def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is_resumed: bool) -> None:
-    """Record the identity of the classifier; of a resumed run, compare it to the recorded one.
-
-    Raises:
-        LitVizError: the weights, or the logits of the probe images, differ from the recorded ones.
-    """
+    """Record the identity of the classifier; of a resumed run, compare it to the recorded one."""
     recorded = provenance(cli.command, classifier)
     before = folder.recorded if is_resumed else {}
     weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
@@ -138,19 +120,13 @@ def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is
             f"{folder.path} was started with other weights (sha256 {weights[:12]}..., got {now[:12]}...): use the same "
             "file, or start another run"
         )
-    if not _are_close(before.get("probe_logits") or [], recorded["probe_logits"]):
-        raise LitVizError(
-            f"{folder.path} was started with a network of the same weights but other logits: use the same layers and "
-            "hooks, or start another run"
-        )
-
-
-def _are_close(before: Sequence[float | None], now: Sequence[float | None]) -> bool:
-    """Return whether recorded logits are equal, except for rounding on another machine."""
-    return all(
-        old is None or (new is not None and math.isclose(old, new, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE))
-        for old, new in zip(before, now, strict=False)
-    )
+    logits: list[Sequence[float | None]] = [before.get("probe_logits") or [], recorded["probe_logits"]]
+    for old, new in zip(*logits, strict=False):
+        if old is not None and (new is None or not math.isclose(old, new, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)):
+            raise LitVizError(
+                f"{folder.path} was started with a network of the same weights but other logits: use the same layers "
+                "and hooks, or start another run"
+            )
 
 
 def trim_to_checkpoint(folder: RunFolder) -> None:
@@ -161,7 +137,7 @@ def trim_to_checkpoint(folder: RunFolder) -> None:
         folder.trim((), {})
         return
     state = check_run_state(checkpoint["lit_viz"])
-    recorded = _recorded_tasks(folder)
+    recorded = {record.index for record in folder.records()}
     if state["finished"].keys() - recorded:
         state["finished"] = {index: status for index, status in state["finished"].items() if index in recorded}
         AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
@@ -174,13 +150,9 @@ def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
     checkpoint = _last_checkpoint(folder)
     if checkpoint is None or len(check_run_state(checkpoint["lit_viz"])["finished"]) != len(tasks):
         return False
-    return _recorded_tasks(folder) >= {task.index for task in tasks}
+    return {record.index for record in folder.records()} >= {task.index for task in tasks}
 
 
 def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
     path = folder.path / LAST_CHECKPOINT
     return AtomicCheckpointIO().load_checkpoint(path) if path.exists() else None
-
-
-def _recorded_tasks(folder: RunFolder) -> set[int]:
-    return {record.index for record in folder.records()}

@@ -44,15 +44,7 @@ class Interrupted(LitVizError):
 
 
 def build_trainer(config: Any, scratch: str) -> pl.Trainer:
-    """Return the Trainer of a run.
-
-    Args:
-        config: configuration of the run.
-        scratch: root folder for a run without a run folder.
-
-    Raises:
-        LitVizError: the devices are not available, or ``checkpoint_every`` is less than 1.
-    """
+    """Return the Trainer of a run."""
     if config.checkpoint_every is not None and config.checkpoint_every < 1:
         raise LitVizError(f"--checkpoint-every must be at least 1, got {config.checkpoint_every}")
     # Lightning's own SLURM requeueing saves a second checkpoint within a signal handler; scripts/slurm.sh requeues.
@@ -86,26 +78,12 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     logger: Any = None,
 ) -> None:
-    """Optimize the images of the tasks, from the last checkpoint if the run is resumed.
-
-    Args:
-        trainer: from :func:`build_trainer`.
-        config: configuration of the run.
-        module: the method.
-        tasks: queue; needed on rank 0 only.
-        callbacks: callbacks beside the checkpoints.
-        logger: logger of Lightning.
-
-    Raises:
-        Interrupted: SIGINT or SIGTERM.
-        LitVizError: another rank has ended.
-    """
+    """Optimize the images of the tasks, from the last checkpoint if the run is resumed."""
     module.devices_mode, module.compile_mode = config.devices_mode, config.compile
     checkpoint = None if config.out is None else Path(config.out) / LAST_CHECKPOINT
     resumed = checkpoint if checkpoint is not None and config.resume and checkpoint.exists() else None
-    trainer.callbacks.extend(  # type: ignore[attr-defined]
-        [*callbacks, Checkpoints(checkpoint, every_steps=config.checkpoint_every)]
-    )
+    checkpoints = Checkpoints(checkpoint, every_steps=config.checkpoint_every)
+    trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
     trainer.logger = logger
     queue = TaskQueue(tasks)
     with _lightning_messages_ignored(), _sigint_handler_restored():
@@ -124,17 +102,17 @@ def fit(
         except Exception as error:
             kill_ranks(trainer)
             if trainer.world_size > 1 and is_rank_failure(error):
-                raise LitVizError(
-                    f"another process of the run has ended; finished images are kept{resume_hint(config)}"
-                ) from error
+                message = f"another process of the run has ended; finished images are kept{resume_hint(config)}"
+                raise LitVizError(message) from error
             raise
     stopped = module.decision.signal or module.requests.signal  # a request of the last step has no joint decision
-    if stopped and not module.decision.unfinished:
-        raise Interrupted(stopped_before_evidence(config), exit_status=128 + stopped)
-    if stopped:
+    if not stopped:
+        return
+    message = stopped_before_evidence(config)
+    if module.decision.unfinished:
         saved = "" if config.out is None else ", progress is saved"
         message = f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{resume_hint(config)}"
-        raise Interrupted(message, exit_status=128 + stopped)
+    raise Interrupted(message, exit_status=128 + stopped)
 
 
 @contextmanager
@@ -160,8 +138,7 @@ def stopped_before_evidence(config: Any) -> str:
 
 
 def resume_hint(config: Any) -> str:
-    """Return ``; continue with: lit-viz resume RUN``, or how to continue in Python if the run was given arrays or a
-    module."""
+    """Return ``; continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module."""
     if config.out is None or not is_rank_zero():
         return ""
     if has_array_images(vars(config)):
@@ -190,9 +167,8 @@ def _lightning_messages_ignored() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "GPU available but not used")
-        warnings.filterwarnings("ignore", "The `srun` command is available")
-        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+        for start in ("GPU available but not used", "The `srun` command", r"Found \d+ module\(s\) in eval mode"):
+            warnings.filterwarnings("ignore", start)
         try:
             with torch_warnings_ignored():
                 yield

@@ -20,7 +20,7 @@ from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.saliency_evidence import figure_of_localization
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
-from tests.cli.test_main import ROOT, SMALL, lit_viz, records, sentence
+from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
 
 RED, BLUE = (0.85, 0.2, 0.15), (0.1, 0.3, 0.6)
 BARE = Seeds(smoothing=0)

@@ -11,7 +11,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.runs.results import Run
-from tests.cli.test_main import ROOT, SMALL, lit_viz, records
+from tests.test_cli import ROOT, SMALL, lit_viz, records
 
 DIVERSE = {"class_path": "lit_viz.images.DiverseInput", "init_args": {"probability": 1.0, "low": 0.3}}
 NOISE = {"class_path": "lit_viz.images.Noise", "init_args": {"sd": 0.5}}

@@ -1,10 +1,42 @@
-"""The methods as commands: what the command line, the scripts and the Python functions launch alike."""
+"""The methods as commands, which the command line, the scripts and the Python functions launch."""
 
-from lit_viz.launch.commands.attack import Attack
-from lit_viz.launch.commands.base import Command
-from lit_viz.launch.commands.saliency import Saliency
-from lit_viz.launch.commands.visualize import Visualize
+from __future__ import annotations
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (Visualize(), Saliency(), Attack())}
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = ["COMMANDS", "Command"]
+if TYPE_CHECKING:
+    from lit_viz.launch.commands.base import Command
+
+#: Arguments and summary of each method in ``lit-viz --help``. The class ``Name`` is defined in the module ``name``.
+SUMMARIES = {
+    "visualize": ("tarantula goldfish", "class images; --layer NAME --channel 3,14-20: channels"),
+    "saliency": ("PHOTO_OR_FOLDER ...", "saliency maps, cross-checked with Captum"),
+    "attack": ("PHOTO --target stingray", "adversarial examples, verified in the saved file"),
+}
+
+
+class _Commands(Mapping[str, "Command"]):
+    """The commands by name; a command is imported on first access, because it imports torch."""
+
+    def __getitem__(self, name: str) -> Command:
+        if name not in SUMMARIES:
+            raise KeyError(name)
+        return _command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SUMMARIES)
+
+    def __len__(self) -> int:
+        return len(SUMMARIES)
+
+
+@cache
+def _command(name: str) -> Command:
+    command: Command = getattr(import_module(f"{__name__}.{name}"), name.capitalize())()
+    return command
+
+
+COMMANDS: Mapping[str, Command] = _Commands()

@@ -1,49 +1,50 @@
-"""What a command adds to the engine: its arguments, tasks, module and presentation."""
+"""Base classes of the commands: their options, tasks, module and presentation."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
+from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.presentations.base import Presentation
 from lit_viz.types import Task
 
 
 class Command(ABC):
-    """A method as users launch it.
+    """A method as users launch it; its docstring is the description in the help.
 
     Attributes:
-        name: of the subcommand and of the folder in ``configs/``.
-        module: the LightningModule.
-        default_config: the configuration in ``configs/<name>/`` that holds unless another is given.
-        positional: the option that bare words of the command line go to.
-        example: a command line that works as it stands.
-        shorts: what the command's own short options are, in a sentence.
-        demo: the words that ``lit-viz demo`` gives the command.
-        own: arguments of the module that the command gives itself, so that they are no options.
-        flat: dataclasses of arguments of the module whose fields are options of the module.
-        flags: options of the command without a value.
-        changeable: options of the command that a resume may change.
-        evidence_options: options of ``lit-viz check`` that apply to the command's runs.
-        iterations, slots, log_at, curve_at: the defaults.
+        name: name of the subcommand and of its folder in ``configs/``.
+        module: class of the method.
+        default_config: configuration in ``configs/<name>/`` that is used unless another is given.
+        positional: option that receives the positional arguments.
+        example: a complete command line.
+        shorts: description of the short options.
+        demo: arguments in ``lit-viz demo``.
+        flat: dataclasses of arguments of the method whose fields are options of the method.
+        flags: options without a value.
+        changeable: options that a resume may change.
+        evidence_options: options of ``lit-viz check`` that apply to the runs.
+        iterations, slots, log_at, curve_at: default values.
     """
 
     name: ClassVar[str]
-    module: ClassVar[type[ImageTraining]]
+    module: ClassVar[type[Any]]
     default_config: ClassVar[str]
     positional: ClassVar[str]
     example: ClassVar[str]
     shorts: ClassVar[str]
     demo: ClassVar[tuple[str, ...]]
-    own: ClassVar[frozenset[str]]
     flat: ClassVar[tuple[type, ...]] = ()
     flags: ClassVar[tuple[str, ...]] = ()
     changeable: ClassVar[tuple[str, ...]] = ()
@@ -54,15 +55,14 @@ class Command(ABC):
     curve_at: ClassVar[str] = "every:10"
 
     def option(self, name: str, value: str) -> tuple[str, str]:
-        """Return the parser's option and value of a short option of the command; other options are unchanged."""
+        """Return the parser's option and value of a short option; other options are unchanged."""
         return name, value
 
     def config_for(self, options: Collection[str]) -> str:
-        """Return the configuration in ``configs/<name>/`` that holds where these options, and no configuration, are
-        named; the default one unless the command has another for them."""
+        """Return the configuration that is used with these options if none is given."""
         return self.default_config
 
-    def settle(self, config: Namespace) -> None:  # noqa: B027 - most have nothing to settle
+    def settle(self, config: Namespace) -> None:  # noqa: B027
         """Apply the command's own options to the configuration, before its parts are instantiated."""
 
     @abstractmethod
@@ -71,21 +71,101 @@ class Command(ABC):
 
     @abstractmethod
     def check(self, config: Namespace) -> None:
-        """Refuse a configuration that makes no run, before anything is loaded."""
+        """Validate a configuration before anything is loaded."""
 
     @abstractmethod
     def tasks(
         self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
     ) -> tuple[Sequence[Task], Sequence[str]]:
-        """Return the queue, and sentences worth saying about it."""
+        """Return the queue, and notes for the user."""
 
     @abstractmethod
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
-        """Return the module."""
+        """Return the method with its instantiated parts."""
 
     @abstractmethod
     def presentation(self, config: Namespace) -> Presentation:
-        """Return the presentation of the outcomes of a configuration."""
+        """Return the presentation of the outcomes."""
+
+
+class PhotographCommand(Command):
+    """A command whose tasks start from photographs.
+
+    Attributes:
+        default_target: target of a photograph unless ``--target`` is given.
+
+    Args:
+        images: photographs ``(N, C, H, W)`` in [0, 1] from Python; the file ``array:3`` is the fourth.
+    """
+
+    positional = "photographs"
+    iterations = None
+    slots = 16  # one input each: the fastest batch on CPUs
+    log_at = "geometric"
+    default_target: ClassVar[Literal["label", "none"]]
+
+    def __init__(self, images: Tensor | None = None) -> None:
+        self.images = images
+
+    def settle(self, config: Namespace) -> None:
+        """Make a list of a single photograph."""
+        if isinstance(config.photographs, str):
+            config.photographs = [config.photographs]
+
+    def add_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add the photographs, their labels, targets and fitting."""
+        add = parser.add_argument
+        # Items are not typed: jsonargparse would copy the whole list for each item.
+        add(
+            "--photographs",
+            type=list | str,
+            default=[],
+            help="files, folders, packaged:NAME, or a CSV file that lists them",
+        )
+        add(
+            "--target",
+            type=list[str | int] | str | int | None,
+            default=None,
+            help="class names or indices, label, predicted, random, least-likely, or a CSV file (file,target)",
+        )
+        labels_help = "true labels: predicted, folders, or a CSV file (file,label)"
+        add("--labels", type=str, default="predicted", help=labels_help)
+        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="how a photograph is fitted")
+
+    def check(self, config: Namespace) -> None:
+        """Reject a run without photographs."""
+        if not config.photographs:
+            raise LitVizError(f"no photograph was given: try {self.example}")
+
+    def queue(
+        self, config: Namespace, classifier: Classifier, variants: Sequence[Mapping[str, Any]] = ({},)
+    ) -> tuple[list[Task], list[str]]:
+        """Return a task per variant, photograph and target, ordered by variant, and notes for the user."""
+        tasks, notes = photograph_tasks(
+            config.photographs,
+            classifier,
+            target=config.target,
+            labels=config.labels,
+            seed=config.seed,
+            default=self.default_target,
+        )
+        return [
+            replace(task, index=task.index + i * len(tasks), options={**task.options, **variant})
+            for i, variant in enumerate(variants)
+            for task in tasks
+        ], notes
+
+    def build(
+        self,
+        config: Namespace,
+        parts: Mapping[str, Any],
+        classifier: Classifier,
+        module: type[Any] | None = None,
+    ) -> ImageTraining:
+        """Return the method, by default of the class :attr:`module`."""
+        options = {name: config[name] for name in ("fit", "iterations", "slots", "log_at", "curve_at")}
+        method: ImageTraining = (module or self.module)(classifier, **parts, images=self.images, **options)
+        return method
 
 
 def import_class(path: str) -> Any:
@@ -94,23 +174,25 @@ def import_class(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def class_path(name: str, classes: Mapping[str, type], what: str) -> str:
-    """Return the import path of a class given by its short name; a dotted path is unchanged.
+def class_paths(given: Any, classes: Mapping[str, type], noun: str) -> list[dict[str, Any]]:
+    """Return class paths and arguments of ``name``, ``name,name``, a list of names, or ``{name: arguments}``."""
+    names = given.split(",") if isinstance(given, str) else given
+    names = list(names) if isinstance(names, (Mapping, list, tuple)) else [names]
+    paths: list[dict[str, Any]] = [{"class_path": _class_path(name, classes, noun)} for name in names]
+    if isinstance(given, Mapping):
+        for path, arguments in zip(paths, given.values(), strict=True):
+            path["init_args"] = dict(arguments or {})
+    return paths
 
-    Args:
-        name: in any case, with dashes or underscores.
-        classes: classes by name.
-        what: they are: ``attack``.
 
-    Raises:
-        LitVizError: no class has this name; the message lists the names.
-    """
+def _class_path(name: str, classes: Mapping[str, type], noun: str) -> str:
+    """Return the import path of a class given by its short name, in any case; a dotted path is unchanged."""
     if not isinstance(name, str):
-        raise LitVizError(f"{what}s are named, with their arguments as {{name: {{...}}}}, not {type(name).__name__}.")
+        raise LitVizError(f"{noun} must be a name or {{name: {{argument: value}}}}, got {type(name).__name__}")
     if "." in name:
         return name.strip()
     key = name.strip().lower().replace("-", "_")
     if key not in classes:
-        near = did_you_mean(key, classes) or f": there are {', '.join(classes)}."
-        raise LitVizError(f"there is no {what} {name.strip()!r}{near}")
+        near = did_you_mean(key, classes) or f": choose one of {', '.join(classes)}"
+        raise LitVizError(f"there is no {noun} {name.strip()!r}{near}")
     return f"{classes[key].__module__}.{classes[key].__name__}"

@@ -33,22 +33,13 @@ def photograph_tasks(
     """Return a task per photograph and target, ordered by photograph, and notes for the user.
 
     Labels and targets that depend on a prediction are resolved later, by :func:`~lit_viz.methods.targets.resolve`. A
-    photograph without a valid label or target becomes one task with the reason as its option ``error``.
-
-    Args:
-        given: see :func:`~lit_viz.images.listing.photographs`.
-        classifier: classifier with the classes of labels and targets.
-        target: see :func:`targets_for`.
-        labels: see :func:`labels_for`.
-        seed: seed of the run; that of a task is ``seed + index``.
-        default: default target: the label (saliency), or none (an untargeted attack).
-
-    Raises:
-        LitVizError: an unknown word, class or file; or no photograph can be used.
+    photograph without a valid label or target becomes one task with the reason as its option ``error``. A label or
+    target in the table that lists the photographs takes precedence.
     """
     listing = photographs(given)
-    label_of = labels_for(labels, listing, classifier)
-    targets_of = targets_for(target, listing, classifier, default)
+    read = _reader(classifier)
+    label_of = _labels(labels, listing, read)
+    targets_of = _targets(target, listing, classifier, read, default)
     tasks: list[Task] = []
     for entry, name in zip(listing.entries, listing.names(), strict=True):
         first = _first(entry, name, len(tasks), seed + len(tasks))
@@ -75,7 +66,7 @@ def _first(entry: Entry, name: str, index: int, seed: int) -> Task:
 
 
 def _with_target(first: Task, i: int, target: Target, classifier: Classifier) -> Task:
-    """Return the task of a photograph's i-th target, resolved as far as it does not depend on a prediction."""
+    """Return the task of a photograph's i-th target, resolved unless it depends on a prediction."""
     task = replace(first, index=first.index + i, seed=first.seed + i)
     if isinstance(target, str):
         task = replace(task, options={**task.options, "target": target})
@@ -84,26 +75,15 @@ def _with_target(first: Task, i: int, target: Target, classifier: Classifier) ->
     return resolve(task, None, classifier.labels)
 
 
-def labels_for(labels: str, listing: Listing, classifier: Classifier) -> Callable[[Entry], tuple[int | None, str]]:
-    """Return a function from a photograph to its label (None: to be predicted) and the source of the label.
+_Read = Callable[[Entry, str, str | int], int]
 
-    A label in the table that lists the photographs takes precedence.
 
-    Args:
-        labels: ``"predicted"``; ``"folders"``: the name of a photograph's folder is its class (name, index, or for
-            ImageNet's 1000 classes the WordNet id ``n01443537``); or a CSV file with the columns ``file,label``.
-        listing: all photographs.
-        classifier: classifier with the classes of the labels.
-
-    Raises:
-        LitVizError: ``labels`` is none of these, or the CSV file cannot be used; the function raises if a photograph
-            has no label.
-    """
-    read = _reader(classifier)
+def _labels(labels: str, listing: Listing, read: _Read) -> Callable[[Entry], tuple[int | None, str]]:
+    """Return a function from a photograph to its label (None: to be predicted) and the source of the label."""
     table = _table(labels, "label", listing)
     if table is None and labels not in ("predicted", "folders"):
         hint = did_you_mean(labels, ("predicted", "folders"))
-        raise LitVizError(f"labels {labels!r} are unknown: choose predicted, folders or a CSV file (file,label){hint}")
+        raise LitVizError(f"--labels must be predicted, folders or a CSV file (file,label), got {labels!r}{hint}")
 
     def label_of(entry: Entry) -> tuple[int | None, str]:
         if entry.label is not None:
@@ -115,34 +95,21 @@ def labels_for(labels: str, listing: Listing, classifier: Classifier) -> Callabl
     return label_of
 
 
-def targets_for(
+def _targets(
     targets: Sequence[str | int] | str | int | None,
     listing: Listing,
     classifier: Classifier,
+    read: _Read,
     default: Literal["label", "none"],
 ) -> Callable[[Entry], list[Target]]:
-    """Return a function from a photograph to its targets.
-
-    What a table that lists photographs says itself comes first.
-
-    Args:
-        targets: one or several: a class by name, index or WordNet id; one of ``TARGET_RULES`` (see
-            :func:`~lit_viz.methods.targets.resolve`); ``"none"``; a CSV file with the columns ``file,target``; None or
-            an empty list is the default.
-        listing: all photographs.
-        classifier: classifier with the classes of the targets.
-        default: default target.
-
-    Raises:
-        LitVizError: an unknown or ambiguous class, an index out of range, or a CSV file that cannot be used; the
-            function raises if a photograph has no target.
-    """
-    read = _reader(classifier)
+    """Return a function from a photograph to its targets."""
 
     def parse(entry: Entry, word: str | int) -> Target:
         return word if isinstance(word, str) and word in _OPEN else read(entry, "target", word)
 
     def reading(word: str | int) -> Callable[[Entry], Target]:
+        if not isinstance(word, (str, int)):
+            raise LitVizError(f"a target must be the name or index of a class, got {word!r}")
         table = _table(str(word), "target", listing)
         if table is not None:
             return lambda entry: parse(entry, _cell(table, entry))
@@ -151,10 +118,7 @@ def targets_for(
 
     words = [targets] if isinstance(targets, (str, int)) else list(targets or [default])
     if default == "label" and "none" in words:
-        raise LitVizError("a map is always of a class: leave out --target none for that of the label.")
-    for word in words:
-        if not isinstance(word, (str, int)):
-            raise LitVizError(f"a target is the name or index of a class, not {word!r}")
+        raise LitVizError("--target of a saliency map must be a class, got none: leave it out for the label")
     readings = [reading(word) for word in words]
     return lambda entry: (
         [reading(entry) for reading in readings] if entry.target is None else [parse(entry, entry.target)]
@@ -162,11 +126,7 @@ def targets_for(
 
 
 def class_of(classifier: Classifier, word: str | int) -> int:
-    """Return the index of a class given by name, index, or WordNet id where the classes are ImageNet's 1000.
-
-    Raises:
-        LitVizError: unknown, ambiguous or out of range.
-    """
+    """Return the index of a class given by name, index, or WordNet id if the classes are ImageNet's 1000."""
     if isinstance(word, str) and re.fullmatch(r"n\d{8}", word) and _is_imagenet(classifier.labels):
         index = _wordnet_ids().get(word)
         if index is not None:
@@ -188,7 +148,7 @@ def _wordnet_ids() -> Mapping[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
-def _reader(classifier: Classifier) -> Callable[[Entry, str, str | int], int]:
+def _reader(classifier: Classifier) -> _Read:
     """Return a function that parses the label, folder or target of a photograph; its error names the photograph."""
 
     @cache  # errors too: the search for similar names is slow, and a thousand photographs may share a folder
@@ -222,6 +182,6 @@ def _cell(table: Mapping[str, str | LitVizError], entry: Entry) -> str:
 
 def _folder(entry: Entry) -> str:
     if entry.path.startswith(PACKAGED_PREFIX):
-        raise LitVizError(f"{entry.path} lies in no folder that could be its class: give its label in a CSV file")
+        raise LitVizError(f"{entry.path} has no folder with the name of its class: give its label in a CSV file")
     parent = Path(entry.path).parent
     return parent.name if parent.name not in ("", "..") else parent.resolve().name

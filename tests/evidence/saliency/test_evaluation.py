@@ -30,7 +30,7 @@ from lit_viz.evidence.saliency.metrics import Curve, Stage, replacement_curve
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Run
-from tests.cli.test_main import ROOT, SMALL, lit_viz
+from tests.test_cli import ROOT, SMALL, lit_viz
 
 QUICK = Settings(steps=4, samples=2, stages=2)
 KEYS = {"index", "name", "method", "target_name", "deletion", "insertion", "max_sensitivity", "randomization"}

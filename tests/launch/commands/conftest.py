@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.test_main import ROOT
+from tests.test_cli import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from lit_viz.launch.config import MethodCLI
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations.base import summary_by_class
-from tests.cli.test_main import SMALL, lit_viz, sentence
+from tests.test_cli import SMALL, lit_viz, sentence
 
 
 def photographs(count: int = 4) -> Tensor:
@@ -39,9 +39,9 @@ def files(tmp_path: Path) -> list[str]:
     [
         ("-8/255,4/255", "eps of --eps must be 0 or more and finite, got -0.0313725"),
         ("4/255,4", "eps of --eps must be at most 1, got 4: write 4/255"),
-        ("4/255,x", "--eps: 'x' is no number"),
-        ("4/255,", "--eps: '' is no number"),
-        ("1/255,4/255,1/255", "they must differ, got 1/255, 4/255, 1/255"),
+        ("4/255,x", "got '4/255,x'"),
+        ("4/255,", "got '4/255,'"),
+        ("1/255,4/255,1/255", "the radii of --eps must differ, got 1/255, 4/255, 1/255"),
     ],
 )
 @pytest.mark.parametrize("attack", ["pgd", "universal"])
@@ -130,7 +130,7 @@ def test_the_images_of_a_class_stand_in_one_row() -> None:
 
 
 def test_a_map_is_of_a_class(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match="a map is always of a class"):
+    with pytest.raises(LitVizError, match="must be a class, got none"):
         lv.saliency(smooth, photographs(), "none")
 
 

@@ -17,7 +17,8 @@ from torch import nn
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.labels import imagenet_labels
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands.photographs import add_photograph_arguments
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.commands.base import PhotographCommand
 from lit_viz.launch.commands.queue import class_of, photograph_tasks
 from lit_viz.methods.targets import needs_logits
 from lit_viz.types import Task
@@ -172,7 +173,7 @@ def test_a_photograph_without_a_label_fails_alone(tmp_path: Path) -> None:
     assert "b.jpg is no class: class index must be between" in wrong.options["error"]
     assert "d.jpg is no class: unknown class 'chery'; did you mean 'cherry'?" in misspelt.options["error"]
     assert "a.jpg is no class: unknown class 'misc'" in misc.options["error"]
-    assert "lies in no folder" in packaged.options["error"]
+    assert "has no folder with the name of its class" in packaged.options["error"]
     assert [(t.index, t.seed) for t in tasks] == [(i, 10 + i) for i in range(6)]
     assert (misc.name, misc.source) == ("a", str(tmp_path / "misc" / "a.jpg"))
     assert not any(needs_logits(t) for t in (wrong, misspelt, misc, packaged))
@@ -223,8 +224,8 @@ def test_a_label_that_holds_a_comma(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        ("folder", "labels 'folder' are unknown: .* did you mean 'folders'"),
-        ("truth.txt", "labels 'truth.txt' are unknown"),
+        ("folder", "got 'folder'; did you mean 'folders'"),
+        ("truth.txt", "got 'truth.txt'"),
         ("nowhere.csv", "the table nowhere.csv can't be read"),
     ],
 )
@@ -295,7 +296,7 @@ def test_a_random_target_of_one_class_fails(tmp_path: Path) -> None:
 @pytest.fixture
 def parser() -> LightningArgumentParser:
     parser = LightningArgumentParser(exit_on_error=False)
-    add_photograph_arguments(parser)
+    PhotographCommand.add_arguments(COMMANDS["attack"], parser)  # type: ignore[arg-type]
     return parser
 
 
@@ -342,7 +343,7 @@ def test_a_long_list_is_not_copied_for_each_of_its_items(
 def test_what_names_no_photograph_or_class_is_told() -> None:
     with pytest.raises(LitVizError, match=r"must be named by strings, got 6"):
         photograph_tasks([6], FRUIT)  # type: ignore[list-item]
-    with pytest.raises(LitVizError, match=r"the name or index of a class, not None"):
+    with pytest.raises(LitVizError, match=r"the name or index of a class, got None"):
         photograph_tasks(["packaged:chelsea"], FRUIT, target=[None])  # type: ignore[list-item]
 
 

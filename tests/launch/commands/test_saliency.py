@@ -15,7 +15,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import RunFolder
-from tests.cli.test_main import SMALL, lit_viz, records, sentence
+from tests.test_cli import SMALL, lit_viz, records, sentence
 
 GREY = np.full((30, 40), 120, np.uint8)
 
@@ -148,10 +148,10 @@ def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
     ("words", "said"),
     [
         (["nowhere.jpg"], "there is no photograph or folder 'nowhere.jpg'"),
-        ([], "no photograph was named"),
+        ([], "no photograph was given"),
         (["packaged:chelsea", "--method", "smothgrad"], "did you mean 'smoothgrad'"),
         (["packaged:chelsea", "--target", "bananna"], "unknown class 'bananna'"),
-        (["packaged:chelsea", "--labels", "folder"], "labels 'folder' are unknown"),
+        (["packaged:chelsea", "--labels", "folder"], "got 'folder'"),
         (["packaged:chelsea", "--method.sigma", "-1", "--method", "smoothgrad"], "sigma"),
         (["packaged:chelsea", "--tolerance", "0"], "--tolerance must be positive, got 0.0"),
         (

@@ -23,8 +23,8 @@ from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from scripts.judge import judge
-from tests.cli.test_main import SMALL, lit_viz, records, sentence
 from tests.conftest import NAMES, smooth_network
+from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
 def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +88,7 @@ def test_attacks_and_saliency_methods_train_no_class_image(
 
 
 def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match="--vary lr: Still has no learning rate"):
+    with pytest.raises(LitVizError, match="--vary lr requires a step rule with a learning rate, got Still"):
         lv.visualize(smooth, [1], iterations=2, model__step_rule=f"{__name__}.Still", vary={"lr": [0.01, 0.5]})
 
 
@@ -136,7 +136,7 @@ def test_an_objective_that_asks_for_no_class_is_not_called_by_one(
     run = tmp_path / "run"
     fixed = ["--model.objective", "Logit", "--model.objective.target", "2"]
     lit_viz("visualize", "0", *SMALL, *fixed, "--iterations", "2", "--out", str(run))
-    assert "the objective asks for no class: 0 left out" in capsys.readouterr().err
+    assert "the objective has no class: 0 ignored" in capsys.readouterr().err
     (record,) = records(run)
     assert (record["name"], record["target"]) == ("Logit", None)
     with pytest.raises(LitVizError, match="must be a class of Smooth, from 0 to 4, got 7"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import SMALL, lit_viz, records
+from tests.test_cli import SMALL, lit_viz, records
 
 
 def test_deepdream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,8 @@ from lit_viz.launch.commands.visualize import channels, place
 from lit_viz.launch.config import MethodCLI, find_config
 from lit_viz.launch.execute import default_folder
 from lit_viz.objectives import Objective, Outputs
-from tests.cli.test_main import ROOT, SMALL, lit_viz, records, sentence
 from tests.conftest import smooth_network
+from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
 
 FEW = [*SMALL, "--iterations", "6", "--log-at", "0,3", "--model.size", "16"]
 
@@ -131,12 +131,12 @@ def test_a_layer_goes_into_the_objective_of_a_recipe(
 def test_an_objective_that_takes_no_layer_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     of = ["--model.objective", "tests.launch.commands.test_visualize_layers.Brightest"]
     lit_viz("visualize", "--layer", "features.3", *of, *FEW, "--out", str(tmp_path / "run"), expect=1)
-    assert "Brightest takes none: leave out --layer" in sentence(capsys)
+    assert "requires an objective that reads a layer, got Brightest" in sentence(capsys)
     of = ["--model.objective", '{"class_path": "Layer", "init_args": {"layer": "features.0"}}']
     lit_viz("visualize", "--layer", "features.3", *of, *FEW, "--out", str(tmp_path / "run"), expect=1)
-    assert "Layer takes no channel" in sentence(capsys)
+    assert "--channel requires an objective such as Channel, got Layer" in sentence(capsys)
     lit_viz("visualize", "--layer", "features.3", "--neuron", "centre", *of, *FEW, expect=1)
-    assert "the objective has no Channel" in sentence(capsys)
+    assert "requires an objective with a Channel" in sentence(capsys)
     assert not (tmp_path / "run").exists()
 
 
@@ -152,16 +152,16 @@ class Brightest(Objective):
     [
         (["--layer", "fetures.3", "--channel", "1"], "did you mean 'features"),
         (["--layer", "features.3", "--channel", "12"], "must be between 0 and 11, got 12"),
-        (["--layer", "features.3", "--channel", "a-b"], "names no channels"),
+        (["--layer", "features.3", "--channel", "a-b"], "--channel must be numbers and ranges"),
         (["--layer", "features.3", "--channel", "5-3"], "write 3-5"),
         (["--layer", "features.3", "--channel", "1", "--neuron", "9,9"], "must be between 0,0 and 3,3, got 9,9"),
-        (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "is no place"),
-        (["--layer", "features.3", "--channel", "null", "--neuron", "1,1"], "name it by --channel"),
+        (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "or centre, got left"),
+        (["--layer", "features.3", "--channel", "null", "--neuron", "1,1"], "--neuron requires --channel"),
         (["--layer", "features.3", "--channel", "1", "--axis", "feature"], "--axis requires a layer of tokens"),
         (["--layer", "head", "--channel", "1", "--neuron", "centre"], "--neuron requires a layer with positions"),
-        (["tarantula", "--layer", "features.3", "--channel", "1"], "a run shows classes or a layer"),
-        (["--neuron", "1,1"], "name it by --layer"),
-        (["--channel", "1", "0"], "--channel names channels of a layer"),
+        (["tarantula", "--layer", "features.3", "--channel", "1"], "a run must have classes or a layer"),
+        (["--neuron", "1,1"], "require --layer"),
+        (["--channel", "1", "0"], "--channel requires --layer"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -179,7 +179,7 @@ def test_channels_and_places_are_read() -> None:
     assert place("3,14") == [3, 14]
     assert place("centre") is None
     for words in ("3-", "-3", "", "3,,4"):
-        with pytest.raises(LitVizError, match="names no channels"):
+        with pytest.raises(LitVizError, match="--channel must be numbers and ranges"):
             channels(words, 20)
 
 
@@ -198,7 +198,7 @@ def test_the_same_from_python(smooth: Classifier) -> None:
     run = lv.visualize(smooth, layer="features.3", channel="2,4", iterations=2, model__size=16)
     assert [record["channel"] for record in run.results] == [2, 4]
     assert run.images.shape == (2, 3, 16, 16)
-    with pytest.raises(LitVizError, match="no class was named"):
+    with pytest.raises(LitVizError, match="no class was given"):
         lv.visualize(smooth)
 
 

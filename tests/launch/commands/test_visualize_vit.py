@@ -7,7 +7,7 @@ from pathlib import Path
 from lit_viz.figures.sheet import channel_grid
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import filed
-from tests.cli.test_main import lit_viz, records
+from tests.test_cli import lit_viz, records
 
 VIT = [
     "--classifier", "tests.objectives.test_token_layers:vit_network",

@@ -12,34 +12,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from lit_viz.cli.console import print_results
 from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status
-from lit_viz.launch.argv import rewrite_arguments
-from lit_viz.utils.formatting import notify
+from lit_viz.launch.commands import COMMANDS, SUMMARIES
+from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
 from lit_viz.utils.process import is_rank_zero
 
-_HELP = """\
-usage: lit-viz COMMAND ...
+if TYPE_CHECKING:
+    from rich.console import Console
 
-See what an image classifier has learned by optimizing the input image against the frozen network.
-
-  lit-viz demo                            all methods on packaged images, offline
-  lit-viz visualize tarantula goldfish    class images; --layer NAME --channel 3,14-20: channels
-  lit-viz saliency PHOTO_OR_FOLDER ...    saliency maps, cross-checked with Captum
-  lit-viz attack PHOTO --target stingray  adversarial examples, verified in the saved file
-  lit-viz check RUN                       compute all evidence of a run
-  lit-viz resume RUN                      continue a run, or print the results of a finished one
-  lit-viz classes tarant                  find a class by a part of its name
-  lit-viz layers CLASSIFIER               list the layers of a network
-
-Options of a command: lit-viz COMMAND --help. Configurations, with papers and costs: configs/.
-"""
+    from lit_viz.presentations.base import Presentation
+    from lit_viz.runs.results import Run
+    from lit_viz.types import Record
 
 #: Help by command; methods have a parser with its own help.
 _USAGES = {
@@ -49,6 +39,16 @@ usage: lit-viz demo [--out RUN] [--iterations N] ...
 Run all methods on packaged images, offline. The options are those of the methods.
 
 Example: lit-viz demo --out runs/first --iterations 20
+""",
+    "check": """\
+usage: lit-viz check RUN [--faithfulness] [--trust]
+
+Verify the images of a run with all available evidence.
+--faithfulness  measure saliency maps: deletion and insertion, sensitivity, randomization of the network's
+                layers. A map of n evaluations costs 198 forwards and 14 n evaluations.
+--trust         run random points, Square and a large radius on images that an attack with a budget did not fool
+
+Example: lit-viz check runs/fooled --trust
 """,
     "resume": """\
 usage: lit-viz resume RUN [--slots N] [--devices N] [--wandb MODE] ...
@@ -63,16 +63,6 @@ the images are fixed. These options may change:
 --figure FORMAT      png, pdf or svg; --check, --explain as in the command of the run
 
 Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline
-""",
-    "check": """\
-usage: lit-viz check RUN [--faithfulness] [--trust]
-
-Verify the images of a run with all available evidence.
---faithfulness  measure saliency maps: deletion and insertion, sensitivity, randomization of the network's
-                layers. A map of n evaluations costs 198 forwards and 14 n evaluations.
---trust         run random points, Square and a large radius on images that an attack with a budget did not fool
-
-Example: lit-viz check runs/fooled --trust
 """,
     "classes": """\
 usage: lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...
@@ -89,8 +79,25 @@ List the layers of a network and their outputs.
 Example: lit-viz layers torchvision/resnet18 --classifier.weights none
 """,
 }
+#: Arguments and summaries of all commands.
+_SUMMARIES = {
+    "demo": ("", "all methods on packaged images, offline"),
+    **SUMMARIES,
+    "check": ("RUN", "compute all evidence of a run"),
+    "resume": ("RUN", "continue a run, or print the results of a finished one"),
+    "classes": ("tarant", "find a class by a part of its name"),
+    "layers": ("CLASSIFIER", "list the layers of a network"),
+}
+_HELP = """\
+usage: lit-viz COMMAND ...
 
-_METHODS = ("visualize", "saliency", "attack")
+See what an image classifier has learned by optimizing the input image against the frozen network.
+
+{}
+
+Options of a command: lit-viz COMMAND --help. Configurations, with papers and costs: configs/.""".format(
+    "\n".join(f"  {f'lit-viz {name} {words}':<40}{summary}" for name, (words, summary) in _SUMMARIES.items())
+)
 _HELP_OPTIONS = {"--help", "-h"}
 
 
@@ -150,7 +157,7 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 
 def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(_HELP, end="")
+        print(_HELP)
         return
     name, *rest = arguments
     if name == "--version":
@@ -159,10 +166,10 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"lit_viz {__version__}")
         return
     commands: dict[str, Callable[[list[str]], None]] = {
-        **{method: partial(_method, method) for method in _METHODS},
+        **{method: partial(_method, method) for method in SUMMARIES},
         "demo": _demo,
-        "resume": _resume,
         "check": _check,
+        "resume": _resume,
         "classes": _classes,
         "layers": _layers,
     }
@@ -195,19 +202,19 @@ def _unfreeze() -> None:
         gc.unfreeze()
 
 
-# -- methods
+# -- commands
 
 
 def _method(name: str, arguments: list[str]) -> None:
     with _gc_paused():
-        from lit_viz.launch.commands import COMMANDS
-        from lit_viz.launch.config import MethodCLI, with_config_first
+        from lit_viz.launch.arguments import rewrite_arguments
+        from lit_viz.launch.config import MethodCLI, with_config
         from lit_viz.launch.execute import cost, default_folder, execute, format_cost
 
     command = COMMANDS[name]
     arguments = rewrite_arguments(arguments, command)
     is_help = _HELP_OPTIONS & set(arguments)
-    cli = MethodCLI(command, ["--help"] if is_help else with_config_first(command, arguments))
+    cli = MethodCLI(command, ["--help"] if is_help else with_config(command, arguments))
     command.check(cli.config)
     values = getattr(cli.config, command.positional)
     if values and not {f"--{command.positional}", "--config"} & set(arguments):
@@ -218,21 +225,24 @@ def _method(name: str, arguments: list[str]) -> None:
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
-    print_results(command.presentation(cli.config), execute(cli, notify=notify))
+    _print_results(command.presentation(cli.config), execute(cli, notify=notify))
 
 
-# -- other commands
-
-
-def _resume(arguments: list[str]) -> None:
-    if not arguments or arguments[0].startswith("-"):
-        raise _usage_error("resume")
+def _demo(arguments: list[str]) -> None:
     with _gc_paused():
-        from lit_viz.launch.execute import execute
-        from lit_viz.launch.resume import load_run
+        from lit_viz.launch.execute import utc_now
 
-    cli = load_run(arguments[0], arguments[1:])
-    print_results(cli.command.presentation(cli.config), execute(cli, notify=notify))
+    split = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--out=") else [word])]
+    out = f"runs/demo/{utc_now()}"
+    if "--out" in split:
+        place = split.index("--out")
+        if place + 1 == len(split):
+            raise LitVizError("--out expects a value")
+        out = split[place + 1]
+        split = split[:place] + split[place + 2 :]
+    for name, command in COMMANDS.items():
+        notify(f"lit-viz {name} {' '.join(command.demo)}")
+        _method(name, [*command.demo, "--out", f"{out}/{name}", *split])
 
 
 def _check(arguments: list[str]) -> None:
@@ -256,12 +266,23 @@ def _check(arguments: list[str]) -> None:
             print(f"{name} {folders[0]}/{file}")
 
 
+def _resume(arguments: list[str]) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        raise _usage_error("resume")
+    with _gc_paused():
+        from lit_viz.launch.execute import execute
+        from lit_viz.launch.resume import load_run
+
+    cli = load_run(arguments[0], arguments[1:])
+    _print_results(cli.command.presentation(cli.config), execute(cli, notify=notify))
+
+
 def _classes(arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.classifiers.loading import class_names
-        from lit_viz.launch.options import parse_classifier_options
+        from lit_viz.launch.arguments import parse_classifier_options
 
-        options, positionals = parse_classifier_options(rewrite_arguments(arguments))
+        options, positionals = parse_classifier_options(arguments)
         labels = class_names(**options)  # imports torchvision or timm
     part = " ".join(positionals).casefold().replace("_", " ")
     matches = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
@@ -275,11 +296,10 @@ def _layers(arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.classifiers import layer_names, load_classifier
         from lit_viz.classifiers.layouts import layouts
-        from lit_viz.launch.options import parse_classifier_options
+        from lit_viz.launch.arguments import parse_classifier_options
 
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--classifier", *arguments]
-    options, positionals = parse_classifier_options(rewrite_arguments(arguments))
+    is_named = arguments and not arguments[0].startswith("-")
+    options, positionals = parse_classifier_options(["--classifier", *arguments] if is_named else arguments)
     classifier = load_classifier(options.pop("name"), **options)
     if positionals:
         raise LitVizError(f"lit-viz layers takes one network, got also {positionals[0]}")
@@ -289,23 +309,90 @@ def _layers(arguments: list[str]) -> None:
         print(f"{name:<40} {type(modules[name]).__name__:<24} {outputs.get(name, 'not called')}")
 
 
-def _demo(arguments: list[str]) -> None:
-    with _gc_paused():
-        from lit_viz.launch.commands import COMMANDS
-        from lit_viz.launch.execute import utc_now
-
-    split = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--out=") else [word])]
-    out = f"runs/demo/{utc_now()}"
-    if "--out" in split:
-        place = split.index("--out")
-        if place + 1 == len(split):
-            raise LitVizError("--out expects a value")
-        out = split[place + 1]
-        split = split[:place] + split[place + 2 :]
-    for command in COMMANDS.values():
-        notify(f"lit-viz {command.name} {' '.join(command.demo)}")
-        _method(command.name, [*command.demo, "--out", f"{out}/{command.name}", *split])
-
-
 def _usage_error(command: str) -> LitVizError:
     return LitVizError(_USAGES[command].partition("\n")[0])
+
+
+# -- results
+
+#: Maximum number of rows; results.jsonl has all of them.
+_MAX_ROWS = 40
+#: Columns of text; values longer than the width are wrapped.
+_TEXT_COLUMNS = ("photograph", "class", "target", "method", "status", "image", "seen as")
+_TEXT_WIDTH = 12
+#: Columns that are omitted on a narrow terminal, in this order.
+_OPTIONAL_COLUMNS = (
+    "seconds", "status", "evaluations", "iterations", "before", "L2", "target", "method", "probability", "after",
+)  # fmt: skip
+
+
+def _print_results(presentation: Presentation, run: Run) -> None:
+    """Print the results, the errors and the files of a run, on rank zero only; exit with 1 if a task has failed."""
+    if not is_rank_zero():
+        return
+    from rich.console import Console
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=150)
+
+    def print_line(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    records = [outcome.record for outcome in run.outcomes]
+    failed = [record for record in records if record.status == "failed"]
+    if len(records) <= _MAX_ROWS:
+        _print_table(console, presentation.table(records), records)
+    else:
+        classes = presentation.summary(records)
+        _print_table(console, classes[:_MAX_ROWS])
+        more = f"; {len(classes) - _MAX_ROWS} more classes" if len(classes) > _MAX_ROWS else ""
+        print_line(f"all images are in results.jsonl{more}")
+    errors = dict.fromkeys(f"{record.name}: {record.error}" for record in failed)  # without duplicates
+    for error in list(errors)[:_MAX_ROWS]:
+        print_line(error)
+    if failed or len(records) > 1:
+        print_line(f"{pluralize(len(records), 'image')}: {status_summary(records)}")
+    if run.folder is not None:
+        figures, evolutions = (sorted(run.folder.glob(f"{name}.*")) for name in ("figure", "evolution"))
+        print_line(f"\nresults  {run.folder}")
+        for figure in figures:
+            print_line(f"figure   {figure}")
+        print_line(f"report   {run.folder}/report.html")
+        files = " and ".join(file.name for file in [*figures, *evolutions])
+        wandb = ", or the run in W&B" if (run.folder / "wandb").is_dir() else ""
+        print_line(f"next     open {files}{wandb}; verify: {command_line('check', run.folder)}")
+    if failed:
+        sys.exit(1)
+
+
+def _print_table(console: Console, rows: Sequence[Mapping[str, str]], records: Sequence[Record] | None = None) -> None:
+    """Print rows as a table; with records, add their index and duration."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if records is not None:
+        seconds = ["-" if record.seconds is None else f"{record.seconds:.1f}" for record in records]
+        rows = [
+            {"": str(record.index), **row, "seconds": duration}
+            for record, row, duration in zip(records, rows, seconds, strict=True)
+        ]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = _visible_columns(rows, console.width)
+    for column in columns:
+        is_text = column in _TEXT_COLUMNS
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for row in rows:
+        table.add_row(*(Text(row[column]) for column in columns))
+    console.print(table)
+
+
+def _visible_columns(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Return the columns that fit into a terminal of a width in characters."""
+    columns = list(next(iter(rows), {}))
+    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
+    widths = {column: min(n, _TEXT_WIDTH) if column in _TEXT_COLUMNS else n for column, n in widths.items()}
+    for optional in _OPTIONAL_COLUMNS:
+        if sum(widths[column] + 2 for column in columns) - 2 <= width:
+            break
+        columns = [column for column in columns if column != optional]
+    return columns
