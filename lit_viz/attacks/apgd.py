@@ -54,7 +54,7 @@ class APGD(ClimbingAttack):
     ) -> None:
         super().__init__(norm, eps, random_start, restarts, early_stop)
         if loss not in get_args(Loss):
-            raise LitVizError(f"loss must be ce or dlr, got '{loss}'.")
+            raise LitVizError(f"loss must be ce or dlr, got '{loss}'")
         self.objective = CrossEntropy() if loss == "ce" else DLR()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

@@ -101,7 +101,7 @@ class Attack(StepRule):
         if isinstance(self.objective, AttackObjective) and (
             error := self.objective.class_count_error(classifier.num_classes, targeted=targeted)
         ):
-            raise LitVizError(f"{error}: use the cross-entropy.")
+            raise LitVizError(f"{error}: use the cross-entropy")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the state that every attack has.
@@ -116,7 +116,7 @@ class Attack(StepRule):
         """
         for task in tasks:
             if task.target is None and task.label is None:
-                raise LitVizError(f"{task.name} needs a true label or a target, got neither.")
+                raise LitVizError(f"{task.name} needs a true label or a target, got neither")
         device = x.device
         return {
             "source": x.clone(),

@@ -51,9 +51,9 @@ class BudgetAttack(Attack):
             LitVizError: it is negative, not finite, or above the range of a pixel.
         """
         if not 0 <= eps < math.inf:
-            raise LitVizError(f"eps of {owner} must be 0 or more and finite, got {eps:g}: try 0.0157 (4/255).")
+            raise LitVizError(f"eps of {owner} must be 0 or more and finite, got {eps:g}: try 0.0157 (4/255)")
         if eps > self.norm.max_eps:
-            raise LitVizError(f"eps of {owner} must be at most {self.norm.max_eps:g}, got {eps:g}: write {eps:g}/255.")
+            raise LitVizError(f"eps of {owner} must be at most {self.norm.max_eps:g}, got {eps:g}: write {eps:g}/255")
         return eps
 
     def record_fields(self, state: State) -> dict[str, Any]:
@@ -83,9 +83,9 @@ class ClimbingAttack(BudgetAttack):
     def __init__(self, norm: NormName, eps: float | None, random_start: bool, restarts: int, early_stop: bool) -> None:
         super().__init__(norm, eps, early_stop)
         if restarts < 1:
-            raise LitVizError(f"restarts must be at least 1, got {restarts}.")
+            raise LitVizError(f"restarts must be at least 1, got {restarts}")
         if restarts > 1 and not random_start:
-            raise LitVizError(f"restarts must be 1 without random_start, got {restarts}.")
+            raise LitVizError(f"restarts must be 1 without random_start, got {restarts}")
         self.random_start = random_start
         self.restart_schedule = RestartSchedule(restarts)
 

@@ -51,9 +51,9 @@ class CarliniWagner(Attack):
 
     def __init__(self, c: float = 1e-3, steps: int = 9, lr: float = 0.01) -> None:
         if not 0 < c < math.inf:
-            raise LitVizError(f"CarliniWagner: c must be positive, got {c}.")
+            raise LitVizError(f"CarliniWagner: c must be positive, got {c}")
         if steps < 1:
-            raise LitVizError(f"CarliniWagner: steps must be at least 1, got {steps}.")
+            raise LitVizError(f"CarliniWagner: steps must be at least 1, got {steps}")
         self.c = c
         self.restart_schedule = RestartSchedule(steps, "values of c")
         self.adam = Adam(lr, eps=_ADAM_EPS)

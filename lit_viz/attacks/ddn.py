@@ -40,9 +40,9 @@ class DDN(Attack):
 
     def __init__(self, init_norm: float = 1.0, gamma: float = 0.05, alpha: float = 1.0, quantize: bool = True) -> None:
         if not 0 < init_norm < math.inf:
-            raise LitVizError(f"DDN: init_norm must be positive, got {init_norm}.")
+            raise LitVizError(f"DDN: init_norm must be positive, got {init_norm}")
         if not 0 < gamma < 1:
-            raise LitVizError(f"DDN: gamma must be between 0 and 1, got {gamma}.")
+            raise LitVizError(f"DDN: gamma must be between 0 and 1, got {gamma}")
         self.init_norm = init_norm
         self.gamma = gamma
         self.alpha = Cosine(alpha, final=0.01)

@@ -44,9 +44,9 @@ class DeepFool(Attack):
 
     def __init__(self, norm: NormName = "l2", overshoot: float = 0.02, classes: int = 10) -> None:
         if not 0 <= overshoot < math.inf:
-            raise LitVizError(f"DeepFool: overshoot must be 0 or more, got {overshoot}.")
+            raise LitVizError(f"DeepFool: overshoot must be 0 or more, got {overshoot}")
         if classes < 2:
-            raise LitVizError(f"DeepFool: classes must be at least 2, got {classes}.")
+            raise LitVizError(f"DeepFool: classes must be at least 2, got {classes}")
         self.norm = norm_of(norm)
         self.overshoot = overshoot
         self.classes, self.backwards_per_step = classes, classes - 1

@@ -70,7 +70,7 @@ class Ensemble(BudgetAttack):
         super().__init__(norm, eps)
         for name, value in (("classes", classes), ("queries", queries)):
             if value < 1:
-                raise LitVizError(f"Ensemble: {name} must be at least 1, got {value}.")
+                raise LitVizError(f"Ensemble: {name} must be at least 1, got {value}")
         self.classes, self.queries, self.restarts = classes, queries, restarts
         self.objective = Margin()
         self._set_stages(classes)

@@ -43,7 +43,7 @@ class FMN(Attack):
 
     def __init__(self, norm: NormName = "l2", alpha: float | None = None, gamma: float = 0.05) -> None:
         if not 0 < gamma < 1:
-            raise LitVizError(f"FMN: gamma must be between 0 and 1, got {gamma}.")
+            raise LitVizError(f"FMN: gamma must be between 0 and 1, got {gamma}")
         self.norm = norm_of(norm)
         self.alpha = Cosine(_ALPHA[self.norm] if alpha is None else alpha, final=0.01)
         self.gamma = Cosine(gamma, final=0.02)

@@ -46,7 +46,7 @@ class NormalizedAscentAttack(Attack):
         objective: Objective | None = None,
     ) -> None:
         if space not in get_args(Space):
-            raise LitVizError(f"space must be pixels or normalized, got '{space}'.")
+            raise LitVizError(f"space must be pixels or normalized, got '{space}'")
         self.lr = learning_rate(_RATES[space] if lr is None else lr)
         self.space = space
         self.clamp = clamp
@@ -66,7 +66,7 @@ class NormalizedAscentAttack(Attack):
             LitVizError: normalized space without a bound classifier.
         """
         if self.space == "normalized" and self.scale is None:
-            raise LitVizError("space 'normalized' needs a classifier: call bind first, or set space='pixels'.")
+            raise LitVizError("space 'normalized' needs a classifier: call bind first, or set space='pixels'")
         return {**super().init(x, tasks), **self.lr.init(x, tasks)}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:

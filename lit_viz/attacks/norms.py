@@ -230,7 +230,7 @@ def norm_of(name: str) -> Norm:
         LitVizError: for an unknown name.
     """
     if name not in NORMS:
-        raise LitVizError(f"norm must be {' or '.join(NORMS)}, got '{name}'.")
+        raise LitVizError(f"norm must be {' or '.join(NORMS)}, got '{name}'")
     return NORMS[name]
 
 

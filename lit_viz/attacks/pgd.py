@@ -57,11 +57,11 @@ class PGD(ClimbingAttack):
     ) -> None:
         super().__init__(norm, eps, random_start, restarts, early_stop)
         if alpha is not None and not 0 < alpha < math.inf:
-            raise LitVizError(f"alpha must be positive, got {alpha}.")
+            raise LitVizError(f"alpha must be positive, got {alpha}")
         if not 0 <= momentum < math.inf:
-            raise LitVizError(f"momentum must be 0 or more, got {momentum}.")
+            raise LitVizError(f"momentum must be 0 or more, got {momentum}")
         if nesterov and momentum == 0:
-            raise LitVizError(f"momentum must be positive for nesterov, got {momentum}.")
+            raise LitVizError(f"momentum must be positive for nesterov, got {momentum}")
         self.alpha = alpha
         self.momentum = momentum
         self.nesterov = nesterov

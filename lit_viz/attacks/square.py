@@ -63,7 +63,7 @@ class Square(BudgetAttack):
         super().__init__(norm, eps, early_stop)
         self.p = _P[self.norm] if p is None else p
         if not 0 < self.p <= 1:
-            raise LitVizError(f"Square: p must be above 0 and at most 1, got {self.p}.")
+            raise LitVizError(f"Square: p must be above 0 and at most 1, got {self.p}")
         self.objective = SquareLoss()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

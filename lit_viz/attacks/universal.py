@@ -48,13 +48,13 @@ class Universal(BudgetAttack):
     ) -> None:
         super().__init__(norm, norm_of(norm).universal_eps if eps is None else eps, early_stop=False)
         if alpha is not None and not 0 < alpha < math.inf:
-            raise LitVizError(f"alpha must be positive, got {alpha}.")
+            raise LitVizError(f"alpha must be positive, got {alpha}")
         self.alpha = alpha
         self.objective = ClippedCrossEntropy(clip)
 
     def bind(self, classifier: Classifier) -> None:
         """Reject use as an attack of one photograph."""
-        raise LitVizError("Universal attacks many photographs at once: use it with UniversalPerturbation.")
+        raise LitVizError("Universal attacks many photographs at once: use it with UniversalPerturbation")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the radii ``eps`` ``(N,)``; a task's option ``eps`` overrides the attack's."""

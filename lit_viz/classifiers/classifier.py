@@ -169,7 +169,7 @@ class Classifier:
         if state.logits.numel() and state.logits.shape[1] != self.num_classes:
             raise LitVizError(
                 f"{self.name} was loaded with {self.num_classes} classes and gives {state.logits.shape[1]} logits now: "
-                "load it again."
+                "load it again"
             )
         if self._state is None or not state.equals(self._state):
             self._state, self._copies = state, {}

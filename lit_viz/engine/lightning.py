@@ -71,7 +71,7 @@ class AtomicCheckpointIO(CheckpointIO):
         except Exception as error:  # several types, depending on the damage
             raise LitVizError(
                 f"the checkpoint {path} can't be read ({type(error).__name__}): "
-                "start the run again with --overwrite, or in another folder."
+                "start the run again with --overwrite, or in another folder"
             ) from error
         return checkpoint
 
@@ -106,7 +106,7 @@ def trainer_options(options: Any) -> dict[str, Any]:
     given: dict[str, Any] = options.as_dict()
     if torch.backends.mps.is_available():  # Lightning would select it by default
         if given["accelerator"] in ("mps", "gpu"):
-            raise LitVizError("GPUs of Apple have no float64 and are not supported: use --trainer.accelerator cpu.")
+            raise LitVizError("GPUs of Apple have no float64 and are not supported: use --trainer.accelerator cpu")
         given["accelerator"] = "cpu"
     if not is_distributed(options):
         return given

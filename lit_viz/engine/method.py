@@ -47,12 +47,12 @@ class LogSchedule:
         numbers = number.split(",")
         if not all(n.isdecimal() for n in numbers) or kind not in ("", "every"):
             raise LitVizError(
-                f"a log schedule must be a list such as 1,50,100,200, every:10, geometric or last, got '{text}'."
+                f"a log schedule must be a list such as 1,50,100,200, every:10, geometric or last, got '{text}'"
             )
         if kind == "":
             return cls(iterations=frozenset(map(int, numbers)))
         if len(numbers) != 1 or int(number) == 0:
-            raise LitVizError(f"every: in a log schedule requires one number of at least 1, got '{text}'.")
+            raise LitVizError(f"every: in a log schedule requires one number of at least 1, got '{text}'")
         return cls(every=int(number))
 
     def due(self, iteration: int, last: int) -> bool:
@@ -249,4 +249,4 @@ def check_at_least_one(**options: int) -> None:
     """Raise :class:`LitVizError` if the value of an option is less than 1."""
     for name, value in options.items():
         if value < 1:
-            raise LitVizError(f"--{name} must be at least 1, got {value}.")
+            raise LitVizError(f"--{name} must be at least 1, got {value}")

@@ -284,6 +284,6 @@ def check_run_state(state: dict[str, Any]) -> dict[str, Any]:
     if state["version"] != CHECKPOINT_VERSION:
         raise LitVizError(
             f"the checkpoint must have version {CHECKPOINT_VERSION}, got {state['version']}: "
-            "resume it with the lit_viz release recorded in its config.yaml."
+            "resume it with the lit_viz release recorded in its config.yaml"
         )
     return state

@@ -175,7 +175,7 @@ class JointDecision:
         if ranks.mode == "views" and len({status.digest for status in statuses}) > 1:
             raise LitVizError(
                 "images must be equal on all ranks in --devices-mode views, and differ: "
-                "use devices of one kind, or --devices-mode images."
+                "use devices of one kind, or --devices-mode images"
             )
         updates = [status.updates for status in statuses]
         return cls(

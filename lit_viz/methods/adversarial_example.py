@@ -69,7 +69,7 @@ class AdversarialExample(AttackTraining):
         """Return the task with label and target, which must differ unless the label is predicted."""
         task = check_goal(super().resolve_task(task, logits))
         if task.target is not None and task.target == task.label and task.label_source != "predicted":
-            raise LitVizError(f"{task.name}: the target must differ from the label {task.target_name}.")
+            raise LitVizError(f"{task.name}: the target must differ from the label {task.target_name}")
         return task
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:

@@ -65,7 +65,7 @@ class PictureOptions:
     def __post_init__(self) -> None:
         check_at_least_one(**{"model.group": self.group})
         if not 0.1 <= self.shown <= 1:
-            raise LitVizError(f"--model.shown must be in [0.1, 1], got {self.shown}.")
+            raise LitVizError(f"--model.shown must be in [0.1, 1], got {self.shown}")
 
 
 class ClassVisualization(ImageTraining):
@@ -163,7 +163,7 @@ class ClassVisualization(ImageTraining):
             except (RuntimeError, AssertionError, ValueError) as error:  # depends on the network
                 raise LitVizError(
                     f"{net.name} takes no images of {size[0]} x {size[1]} pixels: give --model.native false, "
-                    f"for inputs of {net.size[0]} x {net.size[1]}."
+                    f"for inputs of {net.size[0]} x {net.size[1]}"
                 ) from error
             members = torch.arange(self.group)
             outputs = Outputs(logits, zeros, activations, channels=zeros, members=members, inputs=self.group)
@@ -179,9 +179,9 @@ class ClassVisualization(ImageTraining):
         if source.startswith(ARRAY_PREFIX):
             raise LitVizError(
                 "the initial image of this run is an array: resume it in Python, by lv.visualize with this array as "
-                "init and resume=True."
+                "init and resume=True"
             )
-        raise LitVizError(f"the initial photograph of this run, {source}, cannot be read: restore the file.")
+        raise LitVizError(f"the initial photograph of this run, {source}, cannot be read: restore the file")
 
     def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
         """Return whether both tasks are in the same octave at every iteration."""
@@ -217,7 +217,7 @@ class ClassVisualization(ImageTraining):
         if self.ranks.shares_views and (self.group > 1 or self.objective.couples):
             raise LitVizError(
                 "--devices_mode views requires independent views, and the objective or the group couples them: "
-                "give --devices_mode images."
+                "give --devices_mode images"
             )
         network = self.make_network(self.objective.layers, device, residual_gradient=self.residual_gradient)
         self._evaluator = Evaluator(

@@ -60,7 +60,7 @@ class PhotographTraining(ImageTraining):
         """Require the images of tasks that have no file."""
         if self.images is None and any(task.source is None and "image" in task.options for task in tasks):
             raise LitVizError(
-                "the photographs of this run are arrays: resume it in Python, with the original call and resume=True."
+                "the photographs of this run are arrays: resume it in Python, with the original call and resume=True"
             )
 
     def start(self, task: Task) -> Tensor:

@@ -69,13 +69,13 @@ class SaliencyMap(PhotographTraining):
     ) -> None:
         methods = [copy.copy(m) for m in (method if isinstance(method, (list, tuple)) else [method])]
         if not methods:
-            raise LitVizError("at least one saliency method is required: try --method gradient.")
+            raise LitVizError("at least one saliency method is required: try --method gradient")
         if tolerance is not None and not tolerance > 0:
-            raise LitVizError(f"--tolerance must be positive, got {tolerance}: try 0.02.")
+            raise LitVizError(f"--tolerance must be positive, got {tolerance}: try 0.02")
         check_at_least_one(batch=batch)
         self.methods = {name_of(m): m for m in methods}
         if len(self.methods) < len(methods):
-            raise LitVizError("each saliency method must be named once per run: use two runs.")
+            raise LitVizError("each saliency method must be named once per run: use two runs")
         for m in methods:
             m.bind(classifier)
             m.tolerance, m.batch = tolerance, batch

@@ -67,5 +67,5 @@ def check_goal(task: Task) -> Task:
         LitVizError: it has neither a label nor a target.
     """
     if task.goal is None:
-        raise LitVizError(f"{task.name} has neither a label nor a target: use --labels or --target.")
+        raise LitVizError(f"{task.name} has neither a label nor a target: use --labels or --target")
     return task

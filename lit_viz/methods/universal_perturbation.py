@@ -147,7 +147,7 @@ class UniversalPerturbation(AttackTraining):
             reason = f" ({failed[0][1]})" if failed else ""
             raise LitVizError(
                 "a universal perturbation requires a readable photograph that is classified correctly, and not as the "
-                f"target, got none{reason}."
+                f"target, got none{reason}"
             )
         photographs = PhotographSet(tasks, pixels, all_logits, goal, targeted, counted, trained_on, failed)
         self._photographs[task.index] = photographs

@@ -67,13 +67,13 @@ class Adapted(StepRule):
 
     def __init__(self, optimizer: type[torch.optim.Optimizer], lr: float | LearningRate, **options: Any) -> None:
         if optimizer is torch.optim.LBFGS:
-            raise LitVizError("LBFGS is not supported, its line search couples all images: use Adam, SGD or RMSprop.")
+            raise LitVizError("LBFGS is not supported, its line search couples all images: use Adam, SGD or RMSprop")
         self.optimizer, self.options = optimizer, options
         self.lr = learning_rate(lr)
         try:
             self._make_optimizer([torch.zeros(1)], [1.0])
         except (ValueError, TypeError) as error:
-            raise LitVizError(f"invalid options of {optimizer.__name__}: {first_line(error)}.") from error
+            raise LitVizError(f"invalid options of {optimizer.__name__}: {first_line(error)}") from error
         self._keys: tuple[str, ...] | None = None  # of the optimizer's state, once it is known
         self._cpu_keys: tuple[str, ...] = ()  # of these, what torch keeps and reads on the CPU
 

@@ -131,7 +131,7 @@ class Evaluation:
                 total, x if at is None else activations[at], retain_graph=keep, allow_unused=at is not None
             )
         if gradient is None:
-            raise LitVizError(f"the score does not depend on layer {at!r}: choose a layer on the path to the logits.")
+            raise LitVizError(f"the score does not depend on layer {at!r}: choose a layer on the path to the logits")
         gradient = self._sum_over_ranks(gradient)
         self._on_backward(counted)
         if at is None and score_fn is None and self._gradient is None:

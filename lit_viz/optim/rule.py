@@ -52,7 +52,7 @@ class LearningRate(ABC):
 
     def __init__(self, lr: float) -> None:
         if not (lr > 0 and math.isfinite(lr)):
-            raise LitVizError(f"the learning rate must be positive and finite, got {lr}: try 0.05.")
+            raise LitVizError(f"the learning rate must be positive and finite, got {lr}: try 0.05")
         self.lr = lr
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Cosine(LearningRate):
     def __init__(self, lr: float, final: float = 0.0) -> None:
         super().__init__(lr)
         if not 0 <= final <= 1:
-            raise LitVizError(f"final, a fraction of the learning rate, must be in [0, 1], got {final}.")
+            raise LitVizError(f"final, a fraction of the learning rate, must be in [0, 1], got {final}")
         self.final = final
 
     def factor(self, progress: Tensor) -> Tensor:

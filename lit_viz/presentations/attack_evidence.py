@@ -44,7 +44,7 @@ def verify_attack(
 ) -> bool:
     """Write the evidence of a run and print it; return whether all files agree with their records."""
     if settings.trust and not isinstance(module.attack, BudgetAttack):
-        raise LitVizError(f"{name_of(module.attack)} has no budget for stronger attacks: leave out --trust.")
+        raise LitVizError(f"{name_of(module.attack)} has no budget for stronger attacks: leave out --trust")
     mismatched = _verify_files(module.classifier, outcomes, folder, settings)
     valid = [outcome for outcome in outcomes if outcome.record.index not in mismatched]
     if members := ensemble_breakdown(outcomes):

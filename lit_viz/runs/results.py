@@ -190,7 +190,7 @@ class Run:
         arrays = [outcome.array() for outcome in self.outcomes]
         if len({array.shape for array in arrays if array is not None}) > 1:
             raise LitVizError(
-                "the raw maps of these methods have different shapes: take run.outcomes[0].array() ..., or run.maps."
+                "the raw maps of these methods have different shapes: take run.outcomes[0].array() ..., or run.maps"
             )
         return _stack(arrays)
 

@@ -98,7 +98,7 @@ def evaluate_files(
         images = [read_png(path) for path in paths[rows]]
         for path, image in zip(paths[rows], images, strict=True):
             if image.shape != shape:
-                raise LitVizError(f"{path} must have the shape {shape} of {classifier.name}, got {tuple(image.shape)}.")
+                raise LitVizError(f"{path} must have the shape {shape} of {classifier.name}, got {tuple(image.shape)}")
         verifier = Verifier(classifier, torch.tensor(goals[rows]), torch.tensor(targeted[rows]))
         logits = verifier.logits(torch.stack(images))
         results += zip(verifier.success(logits).tolist(), logits, strict=True)
