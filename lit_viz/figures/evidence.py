@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_viz.attributions import title_of
 from lit_viz.attributions.reducers import reduce_channels, reducer
+from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
+from lit_viz.evidence.saliency.cross_check import CrossCheck
 from lit_viz.figures.layout import (
     CELL,
     GAP,
@@ -37,8 +37,9 @@ from lit_viz.figures.layout import (
 )
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
 from lit_viz.figures.style import COLORS, GRAY, INK
-from lit_viz.images.reading import Box
 from lit_viz.images.rendering import clip_limits, heat
+from lit_viz.localization.localization import Localization, LocalizedMap
+from lit_viz.runs.results import Outcome
 
 #: Maximum number of maps in a figure.
 MOST = 20
@@ -47,71 +48,49 @@ _VERDICT = 0.5  # widths of the columns of the gates and the table in inches
 _GATE_VALUES = 1.25
 _TABLE_HEAD = 1.4
 _REDUCER = reducer("max_abs")  # in a sum, differences in two channels could cancel
-_VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1]), None: ("not checked", GRAY)}
+_VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1])}
 _BLUE, _ORANGE, _GREEN = COLORS[:3]
 _LINE = 1.6  # width of the outline of a box in points
 
 
-@dataclass(frozen=True)
-class Gate:
-    """Comparison of a map with a tolerance."""
-
-    name: str
-    difference: float  # largest, relative to the maximum of the reference
-    allowed: float
-    passed: bool
-
-
-@dataclass(frozen=True)
-class EvidenceRow:
-    """One map and its reference."""
-
-    name: str  # of the photograph or its class
-    method: str
-    attribution: Tensor | NDArray[np.floating]  # (C, H, W), or (1, H, W) for spatial methods
-    reference: Tensor | NDArray[np.floating]  # Captum's, of the same shape
-    gates: Sequence[Gate] = ()
-    similarity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # metrics of this map and controls
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether all gates passed; None without gates."""
-        return all(gate.passed for gate in self.gates) if self.gates else None
-
-
-def evidence_figure(rows: Sequence[EvidenceRow], verdicts: Sequence[bool | None] = ()) -> Figure:
+def evidence_figure(result: CrossCheck, outcomes: Sequence[Outcome]) -> Figure | None:
     """Draw each map, Captum's and their difference on one scale, with gates and similarity metrics beneath.
 
-    The difference is computed before the channels are reduced, so that it contains all channels.
-
-    Args:
-        rows: maps; of more than :data:`MOST`, failed ones take precedence.
-        verdicts: of all maps of the run, for the caption; those of ``rows`` if not given.
+    The difference is computed before the channels are reduced, so that it contains all channels. Of more than
+    :data:`MOST` maps, failed ones take precedence. None is returned if no map was compared.
     """
-    drawn = sorted(rows, key=lambda row: row.passed is not False)[:MOST] if len(rows) > MOST else rows
-    verdicts = verdicts or [row.passed for row in rows]
+    by_index = {outcome.record.index: outcome for outcome in outcomes}
+    rows = [
+        (by_index[index], agreement, reference)
+        for index, (agreement, reference) in result.agreements.items()
+        if reference is not None
+    ]
+    if not rows:
+        return None
+    drawn = sorted(rows, key=lambda row: row[1].passed)[:MOST] if len(rows) > MOST else rows
     blocks, clipped = [], False
-    for row in drawn:
-        attributions = [torch.as_tensor(values).double() for values in (row.attribution, row.reference)]
-        attributions.append(attributions[0] - attributions[1])
+    for outcome, agreement, reference in drawn:
+        delivered = outcome.array()
+        assert delivered is not None
+        attributions = [delivered.double(), reference.double(), delivered.double() - reference.double()]
         maps = [reduce_channels(attribution, "max_abs")[0] for attribution in attributions]
         scale = Scale.of(maps[:2], _REDUCER, shared=True)
-        blocks.append(_comparison(row, maps, scale))
+        blocks.append(_comparison(outcome, agreement, maps, scale, result.half))
         clipped |= scale.clipped
-    checked = [verdict for verdict in verdicts if verdict is not None]
-    verdict = f"{sum(checked)} of {len(checked)} checked maps passed." if checked else "No map was checked."
+    passed = [agreement.passed for agreement, _ in result.agreements.values()]
     return compose(
         wrap(blocks, 1 if len(blocks) <= 2 else 2 if len(blocks) <= 6 else 3, 2.5 * GAP),
-        f"{selection(len(drawn), len(verdicts), 'maps, failed maps first')}{verdict} Maps: {_REDUCER.description}. "
-        f"Each row of maps shares one scale; {clipping(clipped)}. Gates compare the largest difference, relative to "
-        "the maximum.",
+        f"{selection(len(drawn), len(passed), 'maps, failed maps first')}{sum(passed)} of {len(passed)} checked maps "
+        f"passed. Maps: {_REDUCER.description}. Each row of maps shares one scale; {clipping(clipped)}. Gates compare "
+        "the largest difference, relative to the maximum.",
     )
 
 
-def _comparison(row: EvidenceRow, maps: Sequence[Tensor], scale: Scale) -> Grid:
-    word, color = _VERDICTS[row.passed]
-    name = Text(f"{row.method} · {row.name}", _WIDTH - 0.9, TITLE, weight="bold")
-    heading = Grid([[name, Text(word, 0.9 - GAP, TITLE, align="right", weight="bold", color=color)]])
+def _comparison(outcome: Outcome, agreement: Agreement, maps: Sequence[Tensor], scale: Scale, half: str | None) -> Grid:
+    verdict, color = _VERDICTS[agreement.passed]
+    method = title_of(getattr(outcome.record, "method", ""))
+    name = Text(f"{method} · {outcome.name}", _WIDTH - 0.9, TITLE, weight="bold")
+    heading = Grid([[name, Text(verdict, 0.9 - GAP, TITLE, align="right", weight="bold", color=color)]])
     notes = [map_notes(values) for values in maps]
     if math.isfinite(largest := float(maps[-1].max())):
         notes[-1] = [f"largest: {number(largest)}"]
@@ -120,31 +99,36 @@ def _comparison(row: EvidenceRow, maps: Sequence[Tensor], scale: Scale) -> Grid:
     ]
     captions = [Text(title, CELL, color=GRAY) for title in ("lit_viz", "Captum", "difference")]
     compared = Grid([[*captions, None], [*images, ColorBar(scale.labels(), scale.signed)]], gap=(GAP, 0.3 * GAP))
-    return stack(heading, compared, _gates(row.gates), _table(row.similarity), gap=0.6 * GAP)
+    allowed = FORMULA_TOLERANCE + agreement.rounding
+    delivered = "map as delivered" if half is None else f"map in {half}"
+    gates = [
+        _gate("formula in float64", agreement.formula, allowed, agreement.formula_passed),
+        _gate(delivered, agreement.delivered, agreement.allowed, agreement.delivered_passed),
+    ]
+    return stack(heading, compared, Grid(gates, gap=0), _table(agreement), gap=0.6 * GAP)
 
 
-def _gates(gates: Sequence[Gate]) -> Grid:
-    rows = []
-    for gate in gates:
-        word, color = _VERDICTS[gate.passed]
-        values = f"{number(gate.difference)} {'≤' if gate.passed else '>'} {number(gate.allowed)}"
-        name = Text(gate.name, _WIDTH - _VERDICT - _GATE_VALUES)
-        verdict = Text(word, _VERDICT, weight="bold", color=color)
-        rows.append([verdict, name, Text(values, _GATE_VALUES, align="right")])
-    return Grid(rows, gap=0)
+def _gate(name: str, difference: float, allowed: float, passed: bool) -> list[Block]:
+    verdict, color = _VERDICTS[passed]
+    values = f"{number(difference)} {'≤' if passed else '>'} {number(allowed)}"
+    return [
+        Text(verdict, _VERDICT, weight="bold", color=color),
+        Text(name, _WIDTH - _VERDICT - _GATE_VALUES),
+        Text(values, _GATE_VALUES, align="right"),
+    ]
 
 
-def _table(similarity: Mapping[str, Mapping[str, float]]) -> Grid:
-    """Return one line per map and one right-aligned column per metric."""
-    names = list(dict.fromkeys(name for metrics in similarity.values() for name in metrics))
-    width = (_WIDTH - _TABLE_HEAD) / max(1, len(names)) - GAP
-    rows: list[list[Block | None]] = [[None, *(Text(name, width, align="right", color=GRAY) for name in names)]]
-    for line, (name, metrics) in enumerate(similarity.items()):
-        color = GRAY if line else INK
-        values = [_decimals(metrics[metric]) if metric in metrics else "" for metric in names]
-        rows.append([Text(name, _TABLE_HEAD, color=color)])
-        rows[-1] += [Text(value, width, align="right", color=color) for value in values]
-    return Grid(rows if names else [], gap=(GAP, 0))
+def _table(agreement: Agreement) -> Grid:
+    """Return the similarity of the map and its controls, one line each, with a right-aligned column per metric."""
+    width = (_WIDTH - _TABLE_HEAD) / 3 - GAP
+    metrics = [Text(name, width, align="right", color=GRAY) for name in ("Spearman", "SSIM", "top 10 % IoU")]
+    rows: list[list[Block | None]] = [[None, *metrics]]
+    for name, found in {"this map": agreement.similarity, **agreement.controls}.items():
+        color = INK if found is agreement.similarity else GRAY
+        values = [_decimals(value) for value in (found.spearman, found.ssim, found.top_iou)]
+        cells = [Text(value, width, align="right", color=color) for value in values]
+        rows.append([Text(name, _TABLE_HEAD, color=color), *cells])
+    return Grid(rows, gap=(GAP, 0))
 
 
 def _decimals(value: float) -> str:
@@ -154,70 +138,56 @@ def _decimals(value: float) -> str:
     return number(value) if 0 < abs(value) < 0.00005 else f"{value:.4f}"
 
 
-@dataclass(frozen=True)
-class LocalizationPanel:
-    """Localization by one map; boxes are (left, top, right, bottom) in pixels of the image."""
-
-    name: str  # of the class
-    photograph: Tensor
-    values: Tensor  # (H, W)
-    seeds: NDArray[np.int8] | None = None  # (H, W): 1 foreground, -1 background, 0 neither
-    mask: NDArray[np.bool_] | None = None
-    box: Box | None = None  # of the mask
-    truth: Sequence[Box] = ()  # reference boxes; parts outside the image are not drawn
-    subtitle: str = ""
-    notes: Sequence[str] = ()  # beneath the box: IoU or error
-
-
-def localization_figure(
-    panels: Sequence[LocalizationPanel], foreground: float, background: float, total: int | None = None
-) -> Figure:
+def localization_figure(result: Localization) -> Figure | None:
     """Draw one row per map: photograph, map, seeds, mask and boxes; more than six rows are arranged in two columns.
 
-    Args:
-        panels: results, of which :data:`MOST` are drawn.
-        foreground, background: quantiles of the map that bound the seeds.
-        total: number of maps reported in the caption; ``len(panels)`` if not given.
+    None is returned without a map; of many maps, the first are drawn.
     """
-    drawn = panels[:MOST]
-    length = math.ceil(len(drawn) / (1 if len(drawn) <= 6 else 2)) or 1
+    if not result.panels:
+        return None
+    drawn = result.panels[:MOST]
+    length = math.ceil(len(drawn) / (1 if len(drawn) <= 6 else 2))
     header: list[Block | None] = [Text("", HEAD), *titles(["photograph", "map", "seeds", "mask", "box"], CELL)]
-    rows = [_localized(panel) for panel in drawn]
-    columns = [Grid([header, *rows[first : first + length]]) for first in range(0, max(len(rows), 1), length)]
-    reference = ", reference boxes dashed in green" if any(panel.truth for panel in drawn) else ""
+    rows = [_localized(outcome, found) for outcome, found in drawn]
+    columns = [Grid([header, *rows[first : first + length]]) for first in range(0, len(rows), length)]
+    reference = ", reference boxes dashed in green" if any(found.reference for _, found in drawn) else ""
     caption = (
-        f"{selection(len(drawn), total or len(panels), 'maps')}Each map has its own scale; {clipping(True)}. Seeds: "
-        f"object in orange, from the {100 * foreground:g} % quantile of the blurred map; background in blue, up to its "
-        f"{100 * background:g} % quantile. Mask: largest connected component of the graph cut. Box: bounding box of "
-        f"the mask in orange{reference}."
+        f"{selection(len(drawn), len(result.maps), 'maps')}Each map has its own scale; {clipping(True)}. Seeds: object "
+        f"in orange, from the {100 * result.seeds.foreground:g} % quantile of the blurred map; background in blue, up "
+        f"to its {100 * result.seeds.background:g} % quantile. Mask: largest connected component of the graph cut. "
+        f"Box: bounding box of the mask in orange{reference}."
     )
     return compose(Grid([columns], gap=GROUP_GAP), caption)
 
 
-def _localized(panel: LocalizationPanel) -> list[Block | None]:
-    photograph = pixels(panel.photograph)
+def _localized(outcome: Outcome, found: LocalizedMap) -> list[Block | None]:
+    photograph = pixels(found.photograph.pixels)
     seeds = mask = None
-    if panel.seeds is not None and panel.mask is not None:
+    if found.segment is not None:
         dark = np.repeat(photograph.mean(2, keepdims=True) * 0.35, 3, axis=2).astype(np.uint8)
         colored = dark.copy()
-        for where, color in ((panel.seeds > 0, _ORANGE), (panel.seeds < 0, _BLUE)):
+        for where, color in ((found.segment.seeds > 0, _ORANGE), (found.segment.seeds < 0, _BLUE)):
             colored[where] = [round(255 * share) for share in to_rgb(color)]
-        seeds, mask = Cell(colored), Cell(np.where(panel.mask[..., None], photograph, dark))
+        seeds, mask = Cell(colored), Cell(np.where(found.segment.mask[..., None], photograph, dark))
+    notes = [*([] if found.iou is None else [f"IoU {found.iou:.2f}"]), found.error or ""]
     return [
-        head(panel.name, notes=panel.subtitle),
+        head(outcome.name, notes=title_of(getattr(outcome.record, "method", ""))),
         Cell(photograph),
-        Cell(pixels(heat(panel.values, clip_limits([panel.values])[0])), map_notes(panel.values)),
+        Cell(pixels(heat(found.values, clip_limits([found.values])[0])), map_notes(found.values)),
         seeds,
         mask,
-        Cell(photograph, panel.notes, lines=5, annotate=partial(_draw_boxes, panel)),
+        Cell(photograph, notes, lines=5, annotate=partial(_draw_boxes, found)),
     ]
 
 
-def _draw_boxes(panel: LocalizationPanel, axes: Axes) -> None:
+def _draw_boxes(found: LocalizedMap, axes: Axes) -> None:
     """Outline the boxes, reference boxes last: an equal box would hide them."""
     inset = _LINE / 2 / 72 * axes.images[0].get_size()[1] / CELL  # half a line in pixels: lines stay inside the box
-    boxes = [] if panel.box is None else [(panel.box, _ORANGE, "-")]
-    for (left, top, right, bottom), color, line in [*boxes, *((box, _GREEN, "--") for box in panel.truth)]:
+    boxes = [] if found.segment is None else [(found.segment.box, _ORANGE, "-")]
+    for box in found.reference:
+        left, top, right, bottom = found.photograph.from_original(box).tolist()
+        boxes.append(((left, top, right, bottom), _GREEN, "--"))
+    for (left, top, right, bottom), color, line in boxes:
         corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k extends from k - 0.5 to k + 0.5
         width, height = right - left - 2 * inset, bottom - top - 2 * inset
         axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linestyle=line, lw=_LINE))

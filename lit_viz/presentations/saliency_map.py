@@ -98,11 +98,11 @@ class SaliencyMapPresentation(Presentation):
         for note in notes:
             notify(note)
         if references is not None:
-            from lit_viz.presentations.saliency_evidence import figure_of_localization  # imports Captum
+            from lit_viz.figures.evidence import localization_figure  # imports Captum
 
             reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
             localization = localize_run(outcomes, reducers, truth, folder)
-            if folder is not None and (figure := figure_of_localization(localization)) is not None:
+            if folder is not None and (figure := localization_figure(localization)) is not None:
                 save_figure(figure, folder.path / "localization.png")
             notify(localization.sentence())
         if settings.faithfulness:
@@ -182,7 +182,7 @@ def _compare_with_captum(
     module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
 ) -> bool:
     from lit_viz.evidence.saliency.cross_check import cross_check, verdicts, write_cross_check  # imports Captum
-    from lit_viz.presentations.saliency_evidence import figure_of_cross_check
+    from lit_viz.figures.evidence import evidence_figure
 
     settings.notify(f"evidence: comparing {pluralize(len(outcomes), 'map')} with Captum")
     certificate = cross_check(
@@ -203,7 +203,7 @@ def _compare_with_captum(
     if folder is not None:
         folder.amend(outcome.record for outcome in outcomes if outcome.record.index in by_index)
         write_cross_check(folder, certificate, outcomes)
-        if (figure := figure_of_cross_check(certificate, outcomes)) is not None:
+        if (figure := evidence_figure(certificate, outcomes)) is not None:
             save_figure(figure, folder.path / "evidence.png")
     settings.notify(certificate.sentence(None if folder is None else str(folder.path)))
     return certificate.passed is not False

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from lit_viz.errors import LitVizError
+from lit_viz.figures.evidence import localization_figure
 from lit_viz.images.reading import Photograph, read_photograph
 from lit_viz.localization.localization import Seeds, box_in_original, localize, localize_run, mask_in_original, segment
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations.saliency_evidence import figure_of_localization
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
@@ -312,7 +312,7 @@ def test_a_run_is_compared_with_reference_boxes(tmp_path):
     assert set(np.unique(mask)) == {0, 255}
     disc = distance((128, 256), 124, 68) < 28
     assert ((mask > 0) & disc).sum() / ((mask > 0) | disc).sum() > 0.9
-    assert figure_of_localization(run) is not None
+    assert localization_figure(run) is not None
 
 
 def test_an_iou_of_half_is_correct():
