@@ -295,7 +295,7 @@ def _classes(arguments: list[str]) -> None:
 def _layers(arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.classifiers import layer_names, load_classifier
-        from lit_viz.classifiers.layouts import layouts
+        from lit_viz.classifiers.layers import layouts
         from lit_viz.launch.arguments import parse_classifier_options
 
     is_named = arguments and not arguments[0].startswith("-")

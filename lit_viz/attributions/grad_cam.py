@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from lit_viz.attributions.base import add_rows, gather_rows
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import check_layers, timm_types
-from lit_viz.classifiers.layouts import Layout, layouts
-from lit_viz.classifiers.probe import probe_images
+from lit_viz.classifiers.layers import Layout, check_layers, layouts, timm_types
+from lit_viz.classifiers.outputs import probe_images
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, SupportsIndex
@@ -10,24 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.fast import Backprop, CompileMode, FrozenNetwork, fast_copy
-from lit_viz.classifiers.isolation import device_of
+from lit_viz.classifiers.isolation import Original
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
-from lit_viz.classifiers.probe import (
-    LOGITS_TOLERANCE,
-    normalize,
-    original_logits,
-    probe_logits,
-    relative_difference,
-)
-from lit_viz.classifiers.weights import fingerprint
+from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, relative_difference
 from lit_viz.errors import LitVizError
 
 #: Value of ``Classifier.weights`` for a network that was passed as a module.
 GIVEN_WEIGHTS = "given"
 
 
-class Classifier:
+class Classifier(Original):
     """A trained image classifier with its labels and preprocessing; the network is never changed.
 
     Created by :func:`~lit_viz.classifiers.load_classifier`. It is no ``nn.Module``, so that a trainer does not move,
@@ -39,7 +33,7 @@ class Classifier:
         labels: K class names.
         mean, std: of the normalization ``(x - mean) / std``, one value per channel, in units of [0, 1].
         size: height and width of the input in pixels.
-        channels: of the input.
+        channels, num_classes: C of the input and K of the logits.
         weights: ``DEFAULT``, the path of a file, ``none``, or ``given`` for a module.
         sha256: of the weights file, or None.
         notes: messages for the user, also about the fast copies created so far.
@@ -58,13 +52,8 @@ class Classifier:
         sha256: str | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        self.name = name
-        self.original = original
+        super().__init__(name, original, mean, std, size, len(labels))
         self.labels = tuple(labels)
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-        self.size = size
-        self.channels = len(self.mean)
         self.weights = weights
         self.sha256 = sha256
         self.notes = tuple(notes)
@@ -76,36 +65,9 @@ class Classifier:
         shape = f"{self.channels} x {height} x {width}"
         return f"Classifier({self.name!r}, {shape}, {self.num_classes} classes, weights={self.weights!r})"
 
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.labels)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the original network."""
-        return device_of(self.original)
-
     def index_of(self, target: str | SupportsIndex) -> int:
         """Return the index of a class given by name or index; see :func:`~lit_viz.classifiers.labels.find_class`."""
         return find_class(target, self.labels)
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """Return ``(x - mean) / std`` for images ``(N, C, H, W)`` in [0, 1]."""
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise LitVizError(f"{self.name} takes images (N, {self.channels}, H, W), got shape {tuple(x.shape)}")
-        return normalize(x, self.mean, self.std)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the original network's logits, float32 ``(N, K)`` on the device of ``x``.
-
-        Runs in eval mode, without a gradient, on the network's own device; also allowed in inference mode.
-
-        Args:
-            x: images ``(N, C, H, W)`` in [0, 1], on any device.
-        """
-        self.normalize(x[:0])  # checks the shape
-        return original_logits(self.original, self.mean, self.std, x)
 
     def fast(
         self,
@@ -124,10 +86,10 @@ class Classifier:
             keep: names of layers whose output or input statistics are read; they are neither folded nor fused.
             device: of the copy; by default that of the original.
             dtype: of its weights; half precision only for searches that are verified in float32.
-            backprop: backward of its rectifiers (see :data:`~lit_viz.classifiers.fast.rectifiers.Backprop`). Without
+            backprop: backward of its rectifiers (see :data:`~lit_viz.classifiers.fast.backward.Backprop`). Without
                 rectifiers it is the gradient.
             residual_gradient: factor of the gradient through residual branches; below 1 it depends less on this network
-                (see :mod:`~lit_viz.classifiers.fast.residual`). Logits do not change.
+                (see :func:`~lit_viz.classifiers.fast.frozen.scale_branches`). Logits do not change.
             compiled: mode of ``torch.compile``, instead of lit_viz's own kernels for CPUs. The copy is used uncompiled
                 if that fails and where layers are read.
 
@@ -145,8 +107,7 @@ class Classifier:
             self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
             self._state = self._state or self._current_state()
             self._copies[key] = fast_copy(
-                self.original, self.mean, self.std, self.size,
-                name=self.name, classes=self.num_classes, keep=kept, device=target, dtype=dtype, backprop=backprop,
+                self, keep=kept, device=target, dtype=dtype, backprop=backprop,
                 residual_gradient=residual_gradient, compiled=compiled,
             )  # fmt: skip
             self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
@@ -187,12 +148,8 @@ class Classifier:
             "probe_logits": [value if math.isfinite(value) else None for value in largest],
         }
 
-    def probe_logits(self) -> Tensor:
-        """Return the original network's logits ``(2, K)`` of the probe images; empty if its forward raises."""
-        return probe_logits(self.original, self.mean, self.std, self.size, self.num_classes)
-
     def _current_state(self) -> _State:
-        return _State(fingerprint(self.original), repr(self.original), self.probe_logits())
+        return _State(_fingerprint(self.original), repr(self.original), self.probe_logits())
 
 
 class _State(NamedTuple):
@@ -204,6 +161,14 @@ class _State(NamedTuple):
 
     def equals(self, other: _State) -> bool:
         """Return whether it is the same network; the last bits of the logits may depend on the number of threads."""
-        both_empty = not self.logits.numel() and not other.logits.numel()
-        equal = both_empty or relative_difference(self.logits, other.logits) <= LOGITS_TOLERANCE
-        return self[:2] == other[:2] and equal
+        return self[:2] == other[:2] and relative_difference(self.logits, other.logits) <= LOGITS_TOLERANCE
+
+
+def _fingerprint(network: nn.Module) -> str:
+    """Return the hexadecimal sha256 of the names and values in a network's state dict."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -7,17 +7,91 @@ import random
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lit_viz.classifiers.outputs import logits_of, logits_without_graph, probe_images
 from lit_viz.errors import LitVizError, NetworkError, first_line
 
 _LOCK = threading.RLock()
+_PROBE_SIDE = 64  # pixels; the smallest side of reduced probe images
+
+
+class Original:
+    """The user's network with its preprocessing; attributes as of :class:`~lit_viz.classifiers.Classifier`."""
+
+    def __init__(
+        self,
+        name: str,
+        original: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: tuple[int, int],
+        num_classes: int = 0,
+    ) -> None:
+        self.name, self.original = name, original
+        self.mean, self.std, self.size = tuple(mean), tuple(std), size
+        self.channels, self.num_classes = len(self.mean), num_classes
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return device_of(self.original)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return ``(x - mean) / std`` for images ``(N, C, H, W)`` in [0, 1]; always a new tensor."""
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise LitVizError(f"{self.name} takes images (N, {self.channels}, H, W), got shape {tuple(x.shape)}")
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the network's logits in eval mode, float32 ``(N, K)`` on the device of ``x``, without a gradient.
+
+        ``x`` are images ``(N, C, H, W)`` in [0, 1], on any device.
+        """
+        with torch.inference_mode(False), torch.no_grad(), full_float32(), state_preserved(self.original) as network:
+            images = self.normalize(x.to(self.device, dtype_of(network)))
+            with network_errors_wrapped(x):
+                output = network(images)
+            return logits_of(output, len(x)).to(x.device, torch.float32)
+
+    def probe(self) -> tuple[Tensor, Tensor]:
+        """Return normalized probe images ``(2, C, h, w)`` and their logits ``(2, K)``.
+
+        The images have a third of the input's side if the network accepts that size, which is cheaper.
+        """
+        height, width = (max(side // 3, min(side, _PROBE_SIDE)) for side in self.size)
+        small, full = (
+            self.normalize(probe_images(self.channels, size).to(self.device, dtype_of(self.original)))
+            for size in ((height, width), self.size)
+        )
+        with state_preserved(self.original) as network:
+            with suppress(Exception):  # many networks accept one size only and raise any kind of error
+                logits = logits_without_graph(network, small)
+                if logits.shape == (2, self.num_classes):
+                    return small, logits
+            return full, logits_without_graph(network, full)
+
+    def probe_logits(self) -> Tensor:
+        """Return the logits ``(2, K)`` of the probe images; empty if the forward raises.
+
+        The random generators are seeded, so that a network that draws random numbers returns the same logits.
+        """
+        with torch.inference_mode(False), torch.no_grad(), full_float32(), random_state_preserved(self.original):
+            torch.default_generator.manual_seed(0)
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(0)
+            try:
+                return self.probe()[1].clone()
+            except Exception:  # from the user's code; the caller that needs the logits raises it again
+                return torch.empty(0)
 
 
 @contextmanager
@@ -29,13 +103,13 @@ def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
     :meth:`~torch.nn.Module.train`.
     """
     with random_state_preserved(module):
-        training = [
-            (m, m.training) for m in module.modules() if hasattr(m, "training")
-        ]  # missing in frozen TorchScript
+        training = [(m, m.training) for m in module.modules() if hasattr(m, "training")]  # not in frozen TorchScript
         parameters = [(p, p.requires_grad, p.grad) for p in module.parameters() if not p.is_inference()]
-        named_buffers = [(m, name, b) for m in module.modules() for name, b in m._buffers.items()]
-        missing = [(m, name) for m, name, b in named_buffers if b is None]
-        buffers = [(m, name, b, b.detach().clone(), _version(b)) for m, name, b in named_buffers if b is not None]
+        buffers = [
+            (m, name, b, None if b is None else b.detach().clone())
+            for m in module.modules()
+            for name, b in m._buffers.items()
+        ]
         try:
             for submodule, _ in training:
                 submodule.training = False
@@ -48,29 +122,11 @@ def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
             for parameter, requires_grad, gradient in parameters:
                 parameter.requires_grad_(requires_grad)
                 parameter.grad = gradient
-            for owner, name, buffer, before, version in buffers:
-                _restore(owner, name, buffer, before, version)
-            for owner, name in missing:
-                owner._buffers[name] = None
-
-
-def _restore(owner: nn.Module, name: str, buffer: Tensor, before: Tensor, version: int) -> None:
-    owner._buffers[name] = buffer  # a forward may have assigned another tensor
-    # Writes through .data do not change the version.
-    if _version(buffer) != version or buffer.is_inference() or not _equal(buffer, before):
-        with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-            buffer.copy_(before)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _equal(value: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal, with NaN equal to NaN."""
-    if torch.equal(value, other):
-        return True
-    return value.is_floating_point() and bool(((value == other) | (value.isnan() & other.isnan())).all())
+            for owner, name, buffer, before in buffers:
+                owner._buffers[name] = buffer  # a forward may have assigned another tensor
+                if buffer is not None and before is not None and not torch.equal(buffer, before):
+                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                        buffer.copy_(before)
 
 
 @contextmanager
@@ -111,69 +167,47 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in phrases)
 
 
-_IGNORED_WARNINGS = (  # of torch, when scripted or exported networks are copied or read
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    r"The \.grad attribute of a Tensor that is not a leaf",
-    r"'torch\.load' received a zip file that looks like a TorchScript archive",
-)
-
-
 @contextmanager
 def torch_warnings_ignored() -> Iterator[None]:
-    """Ignore torch's warnings about kinds of networks that users can't act on."""
+    """Ignore torch's warnings about scripted and exported networks that are copied or read."""
     with warnings.catch_warnings():
-        for message in _IGNORED_WARNINGS:
-            warnings.filterwarnings("ignore", message)
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
+        warnings.filterwarnings("ignore", r"'torch\.load' received a zip file that looks like a TorchScript archive")
         yield
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Compute in full float32 in the body, without TF32 or bfloat16 in convolutions and matrix products."""
-    cudnn = torch.backends.cudnn
+    backends = torch.backends
     try:
-        convolutions, products = cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    except RuntimeError:  # the newer settings are in use, and reading the older ones raises
-        with _full_fp32_precision():
+        convolutions, products = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    except RuntimeError:  # the settings of torch 2.9 are in use, and reading the older ones raises
+        owners = (backends.cudnn, backends.mkldnn)
+        kinds = [getattr(owner, kind, None) for owner in owners for kind in ("conv", "matmul")]
+        before = [(kind, kind.fp32_precision) for kind in (*kinds, backends.cuda.matmul) if kind is not None]
+        try:
+            for kind, _ in before:
+                kind.fp32_precision = "ieee"
             yield
+        finally:
+            for kind, precision in before:
+                kind.fp32_precision = precision
         return
     try:
-        cudnn.allow_tf32 = False
+        backends.cudnn.allow_tf32 = False
         if products != "highest":
             torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        cudnn.allow_tf32 = convolutions
+        backends.cudnn.allow_tf32 = convolutions
         if products != "highest":
             torch.set_float32_matmul_precision(products)
 
 
-@contextmanager
-def _full_fp32_precision() -> Iterator[None]:
-    """Do the same with the settings of torch 2.9 and later, one per backend and operation."""
-    backends = torch.backends
-    kinds = [getattr(owner, kind, None) for owner in (backends.cudnn, backends.mkldnn) for kind in ("conv", "matmul")]
-    before = [(kind, kind.fp32_precision) for kind in (*kinds, backends.cuda.matmul) if kind is not None]
-    try:
-        for kind, _ in before:
-            kind.fp32_precision = "ieee"
-        yield
-    finally:
-        for kind, precision in before:
-            kind.fp32_precision = precision
-
-
 def private_copy(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy of ``module`` that shares no layer, parameter or buffer with it.
-
-    Args:
-        module: the user's module.
-        memo: as of ``copy.deepcopy``.
-
-    Raises:
-        ValueError: its ``__deepcopy__`` returns shared parts.
-        Exception: any error of its attributes.
-    """
+    """Return a deep copy of ``module`` that shares no layer, parameter or buffer with it, or raise any error."""
     network = copy.deepcopy(module, memo)
     parts, copied = (
         {id(part) for part in (*root.modules(), *root.parameters(), *root.buffers())} for root in (module, network)
@@ -201,18 +235,8 @@ def memo_without_hooks(module: nn.Module) -> dict[int, Any]:
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert a private network to a real dtype, complex weights to the same precision; return it.
-
-    ``Module.to(dtype)`` drops the imaginary part of complex weights.
-    """
-    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-
-    def convert(tensor: Tensor) -> Tensor:
-        if tensor.is_complex():
-            return tensor.to(complex_dtype)
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-    network._apply(convert)  # type: ignore[no-untyped-call]
+    """Convert the real weights of a network to a dtype; ``Module.to`` would drop the imaginary part of complex ones."""
+    network._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)  # type: ignore[no-untyped-call]
     return network
 
 

@@ -45,13 +45,6 @@ def read_labels(labels: Sequence[str] | str | Path) -> tuple[str, ...]:
     return names
 
 
-def check_count(labels: tuple[str, ...], classes: int, name: str) -> tuple[str, ...]:
-    """Return the labels; raise :class:`LitVizError` unless their number is the number of classes."""
-    if len(labels) != classes:
-        raise LitVizError(f"labels must be one per class: {name} has {classes} classes, got {len(labels)} labels")
-    return labels
-
-
 def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
     """Return the index of a class.
 
@@ -91,17 +84,13 @@ def _normalized(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def _synonyms(label: str) -> list[str]:
-    return [_normalized(part) for part in label.split(",")]
-
-
 # Some releases of torchvision rename one of ImageNet's two cranes and maillots. The original name stays ambiguous.
 _HOMONYMS = {"crane bird": "crane", "maillot tank suit": "maillot"}
 
 _MATCHES: tuple[Callable[[str], Sequence[str]], ...] = (
     lambda label: [_normalized(label), _HOMONYMS.get(label, "")],
-    lambda label: _synonyms(label)[:1],
-    _synonyms,
+    lambda label: [_normalized(label.split(",")[0])],
+    lambda label: [_normalized(synonym) for synonym in label.split(",")],
 )
 
 

@@ -1,29 +1,34 @@
-"""Layers by name: list them, and read their outputs and input statistics in a forward."""
+"""Layers by name: list them, read their outputs and input statistics in a forward, and detect their layouts."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.hooks import RemovableHandle
 
+from lit_viz.classifiers.isolation import Original
+from lit_viz.classifiers.outputs import probe_images
 from lit_viz.errors import LitVizError, did_you_mean
 
 CONV2D_SAME = "timm.layers.conv2d_same.Conv2dSame"
 _STATISTICS = ":statistics"  # suffix of a layer's name
+#: Possible strides, in pixels, of patches and of stages of convolutions.
+_STRIDES = tuple(factor << power for factor in (1, 3, 5, 7) for power in range(9))
+Kind = Literal["maps", "grid", "tokens", "vector", "other"]
 
 
 def timm_types(path: str) -> tuple[type[Any], ...]:
-    """Return a class of timm as an argument of ``isinstance``, without importing timm, which takes a second.
+    """Return a class of timm, by its dotted path, as an argument of ``isinstance``.
 
-    The result is empty while timm is not imported; no instance can exist then.
-
-    Args:
-        path: dotted, such as ``timm.layers.conv2d_same.Conv2dSame``.
+    The result is empty while timm is not imported (which takes a second); no instance can exist then.
     """
     module, _, name = path.rpartition(".")
     return (getattr(sys.modules[module], name),) if module in sys.modules else ()
@@ -66,25 +71,32 @@ def check_layers(names: Collection[str], network: nn.Module) -> None:
 
 
 @contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Remove these hooks after the body."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def reading(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of the named layers in the body's forward, with their graph.
 
     Of a layer that is called several times the last output is collected, of a tuple its first tensor. A name of
-    :func:`statistics_of` collects the statistics of the layer's input.
-
-    Raises:
-        LitVizError: the network has no such layer, or the forward does not call it.
+    :func:`statistics_of` collects the statistics of the layer's input. Unknown layers and those that the forward does
+    not call raise :class:`LitVizError`.
     """
     check_layers(names, network)
     with _collecting({name: network.get_submodule(layer_of(name)) for name in names}) as outputs:
         yield outputs
     for name in names:
         if name not in outputs:
-            raise unreadable(name)
+            raise _unreadable(name)
 
 
-def unreadable(layer: str) -> LitVizError:
-    """Return the error for a layer without an output."""
+def _unreadable(layer: str) -> LitVizError:
     return LitVizError(f"layer {layer!r} can't be read: a forward doesn't call it, or it returns no tensor")
 
 
@@ -121,11 +133,8 @@ def _collecting(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         else layer.register_forward_hook(read_output(name))
         for name, layer in layers.items()
     ]
-    try:
+    with hooked(handles):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def activation_statistics(x: Tensor) -> Tensor:
@@ -151,3 +160,109 @@ class _Statistics(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         of_mean, of_variance = (gradient / x[0, 0].numel()).view(len(x), 2, *mean.shape[1:]).unbind(1)
         return torch.addcmul(of_mean - 2 * of_variance * mean, x, 2 * of_variance)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Layout of a layer's output for one image of the classifier's size.
+
+    Attributes:
+        shape: without the batch dimension.
+        kind: ``maps`` (C, H, W), ``grid`` (H, W, D) channels-last, ``tokens`` (T, D), ``vector`` (D,), or ``other``,
+            where rows are not images (attention windows) or the dimensions differ.
+        prefix: number of leading tokens without a place: class token and registers.
+    """
+
+    shape: tuple[int, ...]
+    kind: Kind
+    prefix: int = 0
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether "channel" may mean a feature of all tokens or all features of a token."""
+        return self.kind in ("tokens", "grid")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels or features; 0 if unknown."""
+        return {"maps": self.shape[0], "other": 0}.get(self.kind, self.shape[-1]) if self.shape else 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens with a place; 0 if there are none."""
+        places = {"tokens": self.shape[:1], "grid": self.shape[:2]}.get(self.kind, (0,))
+        return int(torch.Size(places).numel()) - self.prefix
+
+    def __str__(self) -> str:
+        """Return ``80 x 14 x 14, 80 channels``."""
+        shape = " x ".join(map(str, self.shape))
+        if self.kind == "other":
+            return shape
+        if not self.has_tokens:
+            return f"{shape}, {self.channels} channels"
+        prefix = f" after {self.prefix} without a place" if self.prefix else ""
+        return f"{shape}, {self.channels} features of {self.tokens} tokens{prefix}"
+
+
+def layouts(classifier: Original) -> dict[str, Layout]:
+    """Return the layouts of all layers that a forward calls, in the order of the calls.
+
+    If a layer has as many features as places along a side, features are the last dimension in transformers and the
+    first in other networks.
+    """
+    network, size = classifier.original, classifier.size
+    prefix = prefix_tokens(network)
+    patches = getattr(getattr(network, "patch_embed", None), "num_patches", 0)  # of timm's transformers
+    with reading_all(network) as outputs:
+        classifier.logits(probe_images(classifier.channels, size)[:1])
+    return {name: layout_of(output, size, prefix, patches) for name, output in outputs.items()}
+
+
+def layout(classifier: Original, layer: str) -> Layout:
+    """Return the layout of one layer; raise :class:`LitVizError` if the network does not have or call it."""
+    check_layers([layer], classifier.original)
+    available = layouts(classifier)
+    if layer not in available:
+        raise _unreadable(layer)
+    return available[layer]
+
+
+def layout_of(output: Tensor, size: Sequence[int], prefix: int = 0, patches: int = 0) -> Layout:
+    """Return the layout of a layer's output, with its batch dimension, for one image of a size (H, W).
+
+    Tokens are ``prefix`` without a place (see :func:`prefix_tokens`) and ``patches`` with one, 0 if unknown.
+    """
+    rows, *shape = output.shape
+    if rows != 1 or not 1 <= len(shape) <= 3:
+        return Layout(tuple(output.shape), "other")
+    if len(shape) == 1:
+        return Layout(tuple(shape), "vector")
+    if len(shape) == 3:
+        first, last = _is_map(shape[:2], size), _is_map(shape[1:], size)
+        return Layout(tuple(shape), "grid" if first and (not last or prefix or patches) else "maps")
+    tokens = shape[0]
+    if patches and tokens in (patches, patches + prefix):
+        prefix = tokens - patches
+    elif isqrt(tokens) ** 2 == tokens and isqrt(max(tokens - prefix, 0)) ** 2 != tokens - prefix:
+        prefix = 0  # the patches alone, which form a square
+    return Layout(tuple(shape), "tokens", prefix)
+
+
+def _is_map(sides: Sequence[int], size: Sequence[int]) -> bool:
+    """Return whether these may be the sides of a map of the input (H, W): its proportions, exactly or rounded."""
+    pairs = list(zip(sides, size, strict=True))
+    exact = sides[0] * size[1] == sides[1] * size[0]
+    return exact or any(all(abs(length / stride - side) < 1 for side, length in pairs) for stride in _STRIDES)
+
+
+def prefix_tokens(network: nn.Module) -> int:
+    """Return the number of class tokens and registers before a transformer's patches.
+
+    It is timm's ``num_prefix_tokens``, else 1 for modules with ``class_token`` (torchvision) or ``cls_token``, else 0.
+    """
+    for module in network.modules():
+        if isinstance(number := getattr(module, "num_prefix_tokens", None), int):
+            return number
+        if any(isinstance(getattr(module, name, None), Tensor) for name in ("class_token", "cls_token")):
+            return 1
+    return 0

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS, Classifier
 from lit_viz.classifiers.isolation import (
+    Original,
     device_of,
     dtype_of,
     private_copy,
@@ -22,9 +23,8 @@ from lit_viz.classifiers.isolation import (
     random_state_preserved,
     state_preserved,
 )
-from lit_viz.classifiers.labels import check_count, imagenet_labels, numbered_labels, read_labels
-from lit_viz.classifiers.outputs import logits_of
-from lit_viz.classifiers.probe import detect_probability_head, probe_images, relative_difference
+from lit_viz.classifiers.labels import imagenet_labels, numbered_labels, read_labels
+from lit_viz.classifiers.outputs import detect_probability_head, logits_of, probe_images, relative_difference
 from lit_viz.classifiers.sources import Source, find_source
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights
 from lit_viz.errors import LitVizError, first_line
@@ -67,18 +67,35 @@ def load_classifier(
         LitVizError: the name is unknown, weights are missing, damaged or don't match, ``size`` is required, or the
             outputs are no logits.
     """
+    is_given = isinstance(classifier, nn.Module)
     with torch.inference_mode(False), random_state_preserved():
-        loaded = _from_module(classifier, weights) if isinstance(classifier, nn.Module) else _load(classifier, weights)
-        module = loaded.module
+        loaded = _load(classifier, weights)
+        module, source, name = loaded.module, loaded.source, loaded.source.name
         if device is not None:
             try:
                 target = torch.empty(0, device=device).device
             except (RuntimeError, AssertionError) as error:  # unknown, missing, or torch is built without it
                 raise LitVizError(f"device {str(device)!r} is not available ({first_line(error)})") from error
             if target != device_of(module):
-                given = isinstance(classifier, nn.Module)
-                module = (_copied(module, "moving it to another device") if given else module).to(torch.device(device))
-        return _described(loaded, module, labels, mean, std, size)
+                module = (_copied(module, "moving it to another device") if is_given else module).to(target)
+        if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+            raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
+        if source.size is None:
+            source = replace(source, **_module_preprocessing(module))
+        means, stds = mean if mean is not None else source.mean, std if std is not None else source.std
+        tested = _tested(name, module, means, stds, _checked_size(size if size is not None else source.size, name))
+    classes, notes = tested.num_classes, []
+    if means is None and stds is None:
+        notes.append(f"{name} gets images in [0, 1] as they are: if it was trained on others, give mean= and std=")
+    if loaded.weights == "DEFAULT" and loaded.sha256 is None:
+        notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
+    names = tuple(source.labels) if source.labels and len(source.labels) == classes else numbered_labels(classes)
+    if labels is not None and len(names := read_labels(labels)) != classes:
+        raise LitVizError(f"labels must be one per class: {name} has {classes} classes, got {len(names)} labels")
+    return Classifier(
+        name, module, labels=names, mean=tested.mean, std=tested.std, size=tested.size,
+        weights=loaded.weights, sha256=loaded.sha256, notes=notes,
+    )  # fmt: skip
 
 
 def class_names(
@@ -97,51 +114,42 @@ class _Loaded:
     module: nn.Module
     source: Source
     weights: str
-    sha256: str | None
+    sha256: str | None = None
 
 
-def _load(name: str, weights: str | Path | None) -> _Loaded:
-    source = find_source(name)
+def _load(classifier: str | nn.Module, weights: str | Path | None) -> _Loaded:
+    if isinstance(classifier, nn.Module):  # which keeps its mode
+        given = classifier
+        source = Source(type(given).__name__, lambda classes: given, lambda: (given, None))
+        if weights is None or weights in ("DEFAULT", "none", GIVEN_WEIGHTS):
+            return _Loaded(given, source, GIVEN_WEIGHTS)
+        return _with_file(_copied(given, "loading a file into it"), source, Path(weights))
+    source = find_source(classifier)
     # Seeded, so that all ranks and resumed runs have the same random network; the caller restores the state.
     torch.default_generator.manual_seed(0)
     if weights == "DEFAULT":
         module, path = source.publish()
         loaded = _Loaded(module, source, "DEFAULT", sha256(path) if path else None)
     elif weights is None or weights == "none":
-        loaded = _Loaded(source.build(None), source, "none", None)
+        loaded = _Loaded(source.build(None), source, "none")
     else:
-        loaded = _with_file(source.build(None), source, Path(str(weights)))
-    loaded.module.eval()  # a given module keeps its mode
+        loaded = _with_file(source.build(None), source, Path(weights))
+    loaded.module.eval()
     return loaded
 
 
-def _from_module(module: nn.Module, weights: str | Path | None) -> _Loaded:
-    name = type(module).__name__
-    source = Source(name, lambda classes: module, lambda: (module, None))
-    if weights is None or weights in ("DEFAULT", "none", GIVEN_WEIGHTS):
-        return _Loaded(module, source, GIVEN_WEIGHTS, None)
-    return _with_file(_copied(module, "loading a file into it"), source, Path(weights))
-
-
 def _with_file(module: nn.Module, source: Source, path: Path) -> _Loaded:
+    """Load a file, also of a fine-tuned network that differs only in its number of classes."""
     file = f"weights file {str(path)!r}"
-    state = fit_keys(read_weights(path), module, file)
-    module = _with_classes_of(state, module, source)
-    fill(module, state, file)
-    return _Loaded(module, source, str(path), sha256(path))
-
-
-def _with_classes_of(state: dict[str, torch.Tensor], module: nn.Module, source: Source) -> nn.Module:
-    """Rebuild a fine-tuned network whose file differs only in the number of classes."""
-    expected = module.state_dict()
+    state, expected = fit_keys(read_weights(path), module, file), module.state_dict()
     wrong = [key for key, tensor in state.items() if tensor.shape != expected[key].shape]
     classes = {state[key].shape[:1] for key in wrong}
-    if len(classes) != 1 or any(state[key].shape[1:] != expected[key].shape[1:] for key in wrong):
-        return module
-    (shape,) = classes
-    rebuilt = source.build(shape[0]) if len(shape) else module
-    fits = all(state[key].shape == tensor.shape for key, tensor in rebuilt.state_dict().items() if key in state)
-    return rebuilt if fits else module
+    if len(classes) == 1 and all(state[key].shape[1:] == expected[key].shape[1:] != state[key].shape for key in wrong):
+        rebuilt = source.build(*classes.pop())
+        if all(state[key].shape == tensor.shape for key, tensor in rebuilt.state_dict().items() if key in state):
+            module = rebuilt
+    fill(module, state, file)
+    return _Loaded(module, source, str(path), sha256(path))
 
 
 def _copied(module: nn.Module, purpose: str) -> nn.Module:
@@ -151,39 +159,6 @@ def _copied(module: nn.Module, purpose: str) -> nn.Module:
         raise LitVizError(
             f"{type(module).__name__} can't be copied before {purpose}: do that before load_classifier"
         ) from error
-
-
-def _described(
-    loaded: _Loaded,
-    module: nn.Module,
-    labels: Sequence[str] | str | Path | None,
-    mean: PerChannel | None,
-    std: PerChannel | None,
-    size: int | Sequence[int] | None,
-) -> Classifier:
-    """Return the classifier with given, published or default preprocessing and labels."""
-    source, name = loaded.source, loaded.source.name
-    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
-        raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
-    if source.size is None:
-        source = replace(source, **_module_preprocessing(module))
-    input_size = _checked_size(size if size is not None else source.size, name)
-    draft, classes = _tested(
-        name, module, mean if mean is not None else source.mean, std if std is not None else source.std, input_size
-    )
-    notes = []
-    if mean is None and std is None and source.mean is None:
-        notes.append(f"{name} gets images in [0, 1] as they are: if it was trained on others, give mean= and std=")
-    if loaded.weights == "DEFAULT" and loaded.sha256 is None:
-        notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
-    if labels is not None:
-        names = check_count(read_labels(labels), classes, name)
-    else:
-        names = tuple(source.labels) if source.labels and len(source.labels) == classes else numbered_labels(classes)
-    return Classifier(
-        name, module, labels=names, mean=draft.mean, std=draft.std, size=input_size,
-        weights=loaded.weights, sha256=loaded.sha256, notes=notes,
-    )  # fmt: skip
 
 
 def _module_preprocessing(module: nn.Module) -> dict[str, Any]:
@@ -216,40 +191,25 @@ def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int
 
 def _tested(
     name: str, module: nn.Module, mean: PerChannel | None, std: PerChannel | None, size: tuple[int, int]
-) -> tuple[Classifier, int]:
-    """Return the classifier, with as many channels as the network accepts, and its number of classes."""
-    likely = _likely_channels(module, size, mean)
+) -> Original:
+    """Return the tested network, with as many channels as it accepts."""
+    # The first layer can't be identified in every network, and may follow a space-to-depth, so others are tried.
+    first = next((layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)), 0)
     errors = []
-    if likely not in (1, 3):
-        errors.append(LitVizError(f"{name} must take images of 1 (gray) or 3 (RGB) channels, got {likely}"))
-    # The first layer can't be identified in every network, so other numbers are tried as well.
-    for channels in dict.fromkeys((likely, 3, 1)):
-        if channels not in (1, 3):
-            continue
+    given = len(mean) if isinstance(mean, Sequence) else 0
+    for channels in dict.fromkeys(number for number in (first, given, 3, 1) if number in (1, 3)):
         try:
             means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
             if not all(value > 0 for value in stds):
                 raise LitVizError(f"std must be positive, got {stds}")
-            draft = Classifier(name, module, labels=(), mean=means, std=stds, size=size)
-            return draft, _test(draft)
+            tested = Original(name, module, means, stds, size)
+            tested.num_classes = _test(tested)
+            return tested
         except LitVizError as error:
             errors.append(error)
+    if first not in (0, 1, 3) and not given:
+        raise LitVizError(f"{name} must take images of 1 (gray) or 3 (RGB) channels, got {first}") from errors[0]
     raise errors[0]
-
-
-def _likely_channels(module: nn.Module, size: tuple[int, int], mean: PerChannel | None) -> int:
-    """Return the likely number of image channels, from the first convolution, the mean, or the first linear layer."""
-    convolutions = [layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    first = next(filter(None, convolutions), None)
-    if first in (1, 3):
-        return first
-    if isinstance(mean, Sequence) and (len(mean) > 1 or first is None):  # the convolution may follow a space-to-depth
-        return len(mean)
-    if first is not None:
-        return first
-    linear = next((layer for layer in module.modules() if isinstance(layer, nn.Linear)), None)
-    pixels = size[0] * size[1]
-    return linear.in_features // pixels if linear is not None and linear.in_features % pixels == 0 else 3
 
 
 def _per_channel(option: str, values: PerChannel | None, default: float, channels: int) -> tuple[float, ...]:
@@ -261,7 +221,7 @@ def _per_channel(option: str, values: PerChannel | None, default: float, channel
     return given * channels if len(given) == 1 else given
 
 
-def _test(classifier: Classifier) -> int:
+def _test(classifier: Original) -> int:
     """Run the network on probe images; return the number of classes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Network outputs: the logits in what a forward returns, and prediction summaries for records."""
+"""Network outputs: logits in what a forward returns, final probabilities, prediction summaries, and probe images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError
+
+#: Largest relative difference between the logits of equal networks; different kernels round differently.
+LOGITS_TOLERANCE = 1e-4
+# Autograd nodes that do not change values.
+_SHAPING_NODES = (
+    "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "ReshapeAlias", "Alias", "Clone", "ToCopy", "Expand",
+)  # fmt: skip
 
 
 def logits_of(output: Any, images: int) -> Tensor:
@@ -27,14 +34,13 @@ def logits_of(output: Any, images: int) -> Tensor:
     Raises:
         LitVizError: for any other output.
     """
-    scores = scores_in(output)
+    scores = _scores_in(output)
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        kind = f"a {type(output).__name__}"
         if isinstance(output, Tensor):
             kind = f"a tensor of {output.dtype}"
         elif isinstance(output, Mapping):
-            kind = f"a {type(output).__name__} with the keys {', '.join(map(repr, output))}"
-        else:
-            kind = f"a {type(output).__name__}"
+            kind += f" with the keys {', '.join(map(repr, output))}"
         raise LitVizError(f"the network must return logits (N, K), got {kind}")
     if scores.ndim < 2 and images and scores.numel() % images == 0:
         scores = scores.reshape(images, -1)
@@ -43,7 +49,7 @@ def logits_of(output: Any, images: int) -> Tensor:
     return torch.cat([-scores, scores], dim=1) / 2 if scores.shape[1] == 1 else scores
 
 
-def scores_in(output: Any) -> Any:
+def _scores_in(output: Any) -> Any:
     """Return the element of a network's output that should hold the logits, unchecked."""
     if isinstance(output, Tensor):
         return output
@@ -54,12 +60,41 @@ def scores_in(output: Any) -> Any:
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
+def logits_without_graph(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits ``(N, K)`` of normalized images; ``x`` is not modified."""
+    with torch.no_grad():
+        return logits_of(network(x.clone()), len(x))
+
+
 def differentiable_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a copy of ``x`` that requires a gradient, and its logits with their graph."""
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
         output = network(leaf * 1)  # a leaf can't be changed in place by the network
         return leaf, logits_of(output, len(x))
+
+
+def detect_probability_head(network: nn.Module, x: Tensor) -> tuple[Tensor, str | None]:
+    """Return the logits ``(N, K)`` of normalized images, and a description of a final softmax or sigmoid, or None."""
+    try:
+        with torch.enable_grad():
+            output = network(x.clone().requires_grad_() * 1)
+    except Exception:  # quantized layers have no gradient; any other error is raised again
+        output = network(x)
+    scores, logits = _scores_in(output), logits_of(output, len(x)).detach()
+    node = scores.grad_fn
+    while node is not None and type(node).__name__.startswith(_SHAPING_NODES) and node.next_functions:
+        node = node.next_functions[0][0]
+    last = type(node).__name__.removesuffix("0").removesuffix("Backward")
+    if last in ("Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid"):
+        return logits, f"ends in {last.lower()}"
+    if scores.ndim == 2 and scores.shape[1] > 1:  # rows of a network without a graph
+        values, ones = scores.detach().double(), scores.new_ones(len(scores), dtype=torch.float64)
+        if values.min() >= 0 and values.max() <= 1 and torch.allclose(values.sum(1), ones, atol=1e-3, rtol=0):
+            return logits, "returns probabilities (its rows sum to 1)"
+        if values.max() <= 0 and torch.allclose(values.exp().sum(1), ones, atol=1e-3, rtol=0):
+            return logits, "returns log-probabilities (the exponentials of its rows sum to 1)"
+    return logits, None
 
 
 def prediction_summary(logits: Tensor, target: int) -> dict[str, float]:
@@ -86,3 +121,25 @@ def top5(logits: Tensor, labels: Sequence[str]) -> tuple[tuple[str, float], ...]
     """Return label and probability of the five most probable classes, in order of rank; all, if there are fewer."""
     probabilities, order = torch.softmax(logits, 0).tolist(), logits.argsort(descending=True, stable=True).tolist()
     return tuple((labels[i], probabilities[i]) for i in order[:5])
+
+
+def probe_images(channels: int, size: tuple[int, int]) -> Tensor:
+    """Return two fixed images ``(2, channels, *size)`` in [0, 1], for comparisons: dark noise and a smooth pattern."""
+    noise = 0.5 * torch.rand(channels, *size, generator=torch.Generator().manual_seed(0))
+    down, right = torch.linspace(0, 3, size[0])[:, None], torch.linspace(0, 4, size[1])
+    phases = torch.arange(channels).view(-1, 1, 1)
+    return torch.stack([noise, 0.5 + 0.5 * torch.sin(down + right + phases)])
+
+
+def relative_difference(value: Tensor, reference: Tensor) -> float:
+    """Return ``max |value - reference| / max |reference|``.
+
+    Equal infinities are ignored. The result is infinite where shapes differ or any other value is not finite.
+    """
+    if value.shape != reference.shape or not value.numel():
+        return 0.0 if value.shape == reference.shape else math.inf
+    value, reference = value.double(), reference.double()
+    equal = value == reference  # true for equal infinities
+    largest = reference.masked_fill(reference.isinf() & equal, 0).abs().max().clamp_min(1e-30)
+    difference = (value - reference).masked_fill(equal, 0).abs().max() / largest
+    return difference.item() if difference.isfinite() else math.inf

@@ -18,17 +18,11 @@ from typing import Any
 from torch import nn
 
 from lit_viz.classifiers.labels import imagenet_labels
-from lit_viz.classifiers.weights import (
-    fill,
-    fill_by_order,
-    fit_keys,
-    hugging_face_file,
-    read_weights,
-    torch_hub_file,
-)
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.classifiers.weights import fill, fit_keys, hugging_face_file, read_weights, torch_hub_file
+from lit_viz.errors import LitVizError, did_you_mean, first_line
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+_FORMS = "efficientnet_lite0, torchvision/NAME, timm/NAME or package.module:factory"
 
 
 @dataclass(frozen=True)
@@ -52,10 +46,8 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """Return the source of a classifier.
-
-    Args:
-        name: ``efficientnet_lite0`` (1, 2), ``torchvision/NAME``, ``timm/NAME`` or ``package.module:factory``.
+    """Return the source of a classifier: ``efficientnet_lite0`` (1, 2), ``torchvision/NAME``, ``timm/NAME`` or
+    ``package.module:factory``.
 
     Raises:
         LitVizError: unknown; similar names are listed.
@@ -73,13 +65,9 @@ def find_source(name: str) -> Source:
     import timm
 
     available = [f"torchvision/{n}" for n in _torchvision_names()] + [f"timm/{n}" for n in timm.list_models()]
-    same = [n for n in available if n.split("/")[1] == name]
-    if same:
-        hint = "; did you mean " + " or ".join(map(repr, same)) + "?"
-    else:
-        hint = did_you_mean(name, [*_EMBEDDED_SIZES, *available])
-    hint = hint or "; give efficientnet_lite0, torchvision/NAME, timm/NAME or package.module:factory"
-    raise LitVizError(f"unknown classifier {name!r}{hint}")
+    same = " or ".join(repr(n) for n in available if n.split("/")[1] == name)
+    hint = f"; did you mean {same}?" if same else did_you_mean(name, [*_EMBEDDED_SIZES, *available])
+    raise LitVizError(f"unknown classifier {name!r}{hint or f'; give {_FORMS}'}")
 
 
 def _embedded(name: str) -> Source:
@@ -95,7 +83,8 @@ def _embedded(name: str) -> Source:
             raise LitVizError(f"the weights of {name} are in a package that is not installed: {pip}") from error
         path = Path(getattr(module, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path())
         network = build(None)
-        fill_by_order(network, read_weights(path), str(path))
+        # The file has the tensors in the order of timm's network, under other keys.
+        fill(network, dict(zip(network.state_dict(), read_weights(path).values(), strict=True)), str(path))
         return network, path
 
     side = _EMBEDDED_SIZES[name]
@@ -197,15 +186,13 @@ def _call_factory(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # an import runs the user's code
-        hint = ""
+        reason, hint = f"{type(error).__name__}: {first_line(error)}", ""
         if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or name):
             file = Path(module_name.removesuffix(".py") + ".py")
             hint = f": run the command in the folder of its file, now {Path.cwd()}"
             if file.is_file():
                 hint = f": name it as a module, {file.stem}:{attribute}, in the folder of {file.name}"
-        raise LitVizError(
-            f"{module_name!r} of classifier {name!r} can't be imported ({_summary(error)}){hint}"
-        ) from error
+        raise LitVizError(f"{module_name!r} of classifier {name!r} can't be imported ({reason}){hint}") from error
     factory = getattr(module, attribute, None)
     if factory is None:
         raise LitVizError(f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}")
@@ -213,30 +200,21 @@ def _call_factory(name: str) -> Any:
         return factory
     if not callable(factory):
         raise LitVizError(f"{name} must be a network or a function that builds it, got {type(factory).__name__!r}")
-    if required := _required_arguments(factory):
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:  # "missing a required argument: 'classes'"
         raise LitVizError(
-            f"{name} must be callable without arguments, but requires {', '.join(required)}: name a function such as "
-            f"def build(): return {attribute}({', '.join(f'{a}=...' for a in required)})"
-        )
+            f"{name} must be callable without arguments ({first_line(error)}): name a function such as "
+            f"def build(): return {attribute}(...)"
+        ) from error
+    except ValueError:  # no signature
+        pass
     try:
         return factory()
     except LitVizError:
         raise
     except Exception as error:  # the user's code
-        raise LitVizError(f"{name} raised an error ({_summary(error)})") from error
-
-
-def _required_arguments(factory: Callable[..., Any]) -> list[str]:
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
-
-
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".: ")
+        raise LitVizError(f"{name} raised an error ({type(error).__name__}: {first_line(error)})") from error
 
 
 @contextmanager

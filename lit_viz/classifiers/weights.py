@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickle
 import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -27,16 +26,6 @@ _TIMEOUT = 20.0  # seconds without an answer of a server
 _ALTERNATIVES = "give a file by --classifier.weights FILE, or use efficientnet_lite0, which needs no download"
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Return the hexadecimal sha256 of the names and values in a network's state dict."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        if isinstance(value, Tensor) and value.layout == torch.strided:
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a ``.safetensors`` file, a state dict, a dict that holds one, or a Lightning checkpoint.
 
@@ -46,66 +35,55 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         LitVizError: the file is missing, empty, damaged, without weights, or a pickle that would run code.
     """
     path = Path(path)
+    file = f"weights file {str(path)!r}"
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "doesn't exist"
-        raise LitVizError(f"weights file {str(path)!r} {state}: give the path of a .pth, .safetensors or .ckpt file")
+        raise LitVizError(f"{file} {state}: give the path of a .pth, .safetensors or .ckpt file")
     if path.stat().st_size == 0:
-        raise LitVizError(f"weights file {str(path)!r} is empty: copy or download it again")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state_dict = _state_dict(content, path)
-    for key, tensor in state_dict.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise LitVizError(f"weights must be finite, but weights file {str(path)!r} has other values in {key}")
-    return state_dict
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+        raise LitVizError(f"{file} is empty: copy or download it again")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path) from error
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-
-def _read_torch(path: Path) -> Any:
-    try:
+            return state_dict_of(load_file(path), file)
         # Options of timm's training script are a Namespace, and hyperparameters of Lightning often contain paths.
         with torch.serialization.safe_globals([argparse.Namespace, type(Path())]), torch_warnings_ignored():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if re.search("unsupported global|unsupported class|unrecognized function", str(error), re.IGNORECASE):
-            raise LitVizError(
-                f"weights file {str(path)!r} contains Python objects, whose loading could run code: if you trust it, "
-                "load it by torch.load(FILE, weights_only=False) and save the state_dict() alone"
-            ) from error
-        raise _damaged(path) from error
+            return state_dict_of(torch.load(path, map_location="cpu", weights_only=True), file)
+    except LitVizError:
+        raise
     except Exception as error:  # a damaged file may raise any error
+        problem = "is damaged or no weights file: copy or download it again"
+        unsafe = re.search("unsupported global|unsupported class|unrecognized function", str(error), re.IGNORECASE)
         if "TorchScript" in str(error):
-            raise LitVizError(
-                f"weights file {str(path)!r} is a TorchScript archive: save the state_dict() of the network instead"
-            ) from error
-        raise _damaged(path) from error
+            problem = "is a TorchScript archive: save the state_dict() of the network instead"
+        elif isinstance(error, pickle.UnpicklingError) and unsafe:
+            problem = (
+                "contains Python objects, whose loading could run code: if you trust it, load it by "
+                "torch.load(FILE, weights_only=False) and save the state_dict() alone"
+            )
+        raise LitVizError(f"{file} {problem}") from error
 
 
-def _damaged(path: Path) -> LitVizError:
-    return LitVizError(f"weights file {str(path)!r} is damaged or no weights file: copy or download it again")
+def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
+    """Return the only, or usual, state dict in the content of a file.
 
-
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    Raises:
+        LitVizError: there is none, or several, or values are not finite.
+    """
     if not isinstance(content, Mapping):
-        raise LitVizError(
-            f"weights file {str(path)!r} must contain a state dict, got a {type(content).__name__}: "
-            "save net.state_dict()"
-        )
+        raise LitVizError(f"{source} must contain a state dict, got a {type(content).__name__}: save net.state_dict()")
     inner = {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
-    usual = next((inner[key] for key in _NESTED if key in inner), None) or _tensors(content)
-    if not usual and len(inner) != 1:
-        keys = ", ".join(map(str, [*(inner or content)][:_MAX_LISTED]))
-        number = f"several, under {keys}" if inner else f"none ({keys})"
-        raise LitVizError(f"weights file {str(path)!r} must contain one state dict, got {number}")
-    return usual or next(iter(inner.values()))
+    state = next((inner[key] for key in _NESTED if key in inner), None) or _tensors(content)
+    if not state:
+        if len(inner) != 1:
+            keys = ", ".join(map(str, [*(inner or content)][:_MAX_LISTED]))
+            number = f"several, under {keys}" if inner else f"none ({keys})"
+            raise LitVizError(f"{source} must contain one state dict, got {number}")
+        state = next(iter(inner.values()))
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise LitVizError(f"weights must be finite, but {source} has other values in {key}")
+    return state
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
@@ -118,11 +96,6 @@ def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> di
     Next to a prefix, the file may contain other tensors (a loss, a metric); without one the keys must match exactly.
     Missing ``num_batches_tracked`` are ignored.
 
-    Args:
-        state: tensors of a file.
-        network: that receives them.
-        source: description of the file, for messages.
-
     Raises:
         LitVizError: keys do not match (they are listed), or several prefixes match.
     """
@@ -131,20 +104,22 @@ def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> di
     found = {key[: -len(first)] for key in state if first and key.endswith(first)}
     prefixes = ["", *sorted(prefix for prefix in found if prefix.endswith("."))]
     stripped = {p: {k[len(p) :]: v for k, v in state.items() if k.startswith(p)} for p in prefixes}
-    complete = [
-        p for p, tensors in stripped.items() if not _missing(tensors, expected) and tensors.keys() <= expected.keys()
-    ]
+    missing = {
+        p: [k for k in expected if k not in tensors and not k.endswith("num_batches_tracked")]
+        for p, tensors in stripped.items()
+    }
+    complete = [p for p, tensors in stripped.items() if not missing[p] and tensors.keys() <= expected.keys()]
     if len(complete) > 1 and "" not in complete:
         under = " and ".join(map(repr, complete))
         raise LitVizError(f"{source} contains the network several times, under {under}: save the one to load alone")
     if complete:
         tensors = stripped["" if "" in complete else complete[0]]
         return {key: tensors.get(key, tensor) for key, tensor in expected.items()}
-    closest = min(stripped.values(), key=lambda tensors: len(_missing(tensors, expected)))
+    closest = min(stripped, key=lambda p: len(missing[p]))
     raise LitVizError(
         f"the keys of {source} don't match the network"
-        + _listed("missing in the file", _missing(closest, expected))
-        + _listed("not in the network", sorted(set(closest) - set(expected)))
+        + _listed("missing in the file: ", missing[closest])
+        + _listed("not in the network: ", sorted(set(stripped[closest]) - set(expected)))
         + ": give the network that was trained, or a package.module:factory that builds it"
     )
 
@@ -168,59 +143,42 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     network.load_state_dict(state)
 
 
-def fill_by_order(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load the tensors of ``state`` in place by their order, independently of their keys."""
-    expected = network.state_dict()
-    if len(expected) != len(state):
-        raise LitVizError(f"{source} must contain {len(expected)} tensors, got {len(state)}")
-    fill(network, dict(zip(expected, state.values(), strict=True)), source)
-
-
-def _missing(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    return [k for k in expected if k not in tensors and not k.endswith("num_batches_tracked")]
-
-
 def _listed(title: str, entries: list[str]) -> str:
-    if not entries:
-        return ""
     more = f" and {len(entries) - _MAX_LISTED} more" if len(entries) > _MAX_LISTED else ""
-    return f"; {title}{': ' if title else ''}{', '.join(entries[:_MAX_LISTED])}{more}"
+    return f"; {title}{', '.join(entries[:_MAX_LISTED])}{more}" if entries else ""
 
 
 def torch_hub_file(url: str, name: str) -> Path:
     """Return the file of ``url`` in torch hub's cache; download it if it is missing.
 
-    Args:
-        url: of the weights.
-        name: of the classifier, for the message.
-
     Raises:
-        LitVizError: it can't be downloaded. The message has the file, the folder and an alternative.
+        LitVizError: the weights of the classifier ``name`` can't be downloaded. The message has the file, the folder
+            and an alternative.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / Path(urlparse(url).path).name
     if path.is_file():
         return path
     checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    timeout = socket.getdefaulttimeout()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _timeout():
-            torch.hub.download_url_to_file(url, str(path), checksum and checksum.group(1), progress=False)
+        socket.setdefaulttimeout(_TIMEOUT)
+        torch.hub.download_url_to_file(url, str(path), checksum and checksum.group(1), progress=False)
     except (OSError, RuntimeError) as error:  # no network, no such file, disk full, damaged download
         raise LitVizError(
             f"the weights of {name} can't be downloaded ({_reason(error)}): put {path.name} from {url} into "
             f"{folder}, {_ALTERNATIVES}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
     return path
 
 
 def hugging_face_file(repository: str, filename: str | None, name: str) -> Path:
     """Return a weights file of a Hugging Face repository from the hub's cache; download it if it is missing.
 
-    Args:
-        repository: such as ``timm/resnet18.a1_in1k``.
-        filename: of the weights; None for ``model.safetensors``, else ``pytorch_model.bin``.
-        name: of the classifier, for the message.
+    Without a ``filename`` it is ``model.safetensors``, else ``pytorch_model.bin``.
 
     Raises:
         LitVizError: as :func:`torch_hub_file`.
@@ -252,16 +210,6 @@ def hugging_face_file(repository: str, filename: str | None, name: str) -> Path:
             f"repository {repository} is not in {folder}; download it on a machine with a network and give it as "
             f"weights=FILE, {_ALTERNATIVES}"
         ) from error
-
-
-@contextmanager
-def _timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _reason(error: Exception) -> str:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.loading import class_names
-from lit_viz.classifiers.outputs import prediction_summary
-from lit_viz.classifiers.probe import LOGITS_TOLERANCE, probe_images, relative_difference
+from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
 from lit_viz.images.canvas import resize
 
 #: Networks installed as packages, which need no download.

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import statistics_of
-from lit_viz.classifiers.layouts import Layout, layout, layouts
+from lit_viz.classifiers.layers import Layout, layout, layouts, statistics_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list

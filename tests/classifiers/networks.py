@@ -9,7 +9,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lit_viz.classifiers.fast.convolution import FastConvolution
+from lit_viz.classifiers.fast.folding import FrozenBatchNorm
+
 Net = TypeVar("Net", bound=nn.Module)
+
+
+def merged(frozen: nn.Module, original: nn.Module) -> tuple[int, int]:
+    """Return how many batch norms and activations of a network are merged into convolutions of its fast copy."""
+    kept, norms = (
+        sum(isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm)) for module in network.modules())
+        for network in (frozen, original)
+    )
+    fused = sum(isinstance(m, FastConvolution) and m.activation is not None for m in frozen.modules())
+    return norms - kept, fused
 
 
 def scripted(module: nn.Module) -> torch.jit.ScriptModule:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.classifiers.labels import check_count, find_class, imagenet_labels, numbered_labels, read_labels
+from lit_viz.classifiers.labels import find_class, imagenet_labels, numbered_labels, read_labels
 from lit_viz.errors import LitVizError
 
 ANIMALS = ["tench, Tinca tinca", "great white shark, shark", "hammerhead, shark", "ox"]
@@ -81,11 +81,6 @@ def test_a_bad_labels_file_is_rejected(tmp_path: Path, content: bytes | None, wo
         file.write_bytes(content)
     with pytest.raises(LitVizError, match=rf"labels.txt' .*{words}.*one name per line"):
         read_labels(file)
-
-
-def test_the_number_of_labels_must_match() -> None:
-    with pytest.raises(LitVizError, match="one per class: net has 3 classes, got 2 labels"):
-        check_count(("a", "b"), 3, "net")
 
 
 def test_a_name_without_labels_suggests_a_labels_file() -> None:

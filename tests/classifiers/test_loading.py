@@ -153,7 +153,10 @@ def test_a_factory_in_the_current_folder(factories: str, factory: str) -> None:
     ("factory", "words"),
     [
         ("mak", "has no 'mak'; did you mean .*'make'"),
-        ("needing", r"requires classes: name a function .* def build\(\): return needing\(classes=\.\.\.\)$"),
+        (
+            "needing",
+            r"missing a required argument: 'classes'\): name a function .* def build\(\): return needing\(\.\.\.\)$",
+        ),
         ("number", "must be a network or a function that builds it, got 'int'"),
         ("wrong", r"must return a torch.nn.Module, got str"),
         ("raising", r"raised an error \(ValueError: no such thing\)"),

@@ -12,7 +12,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.layouts import Layout, channels_last, layout, layout_of, layouts, prefix_tokens
+from lit_viz.classifiers.layers import Layout, layout, layout_of, layouts, prefix_tokens
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization
@@ -89,34 +89,13 @@ def test_layouts_of_transformers(vit: Classifier, swin: Classifier) -> None:
     assert all(len(found.shape) > 0 for found in layouts(swin).values())
 
 
-class Cubes(nn.Module):
-    """Gives (4, 4, 4) twice: as channels first, and as channels last; takes images of any size, or of one."""
-
-    def __init__(self, any_size: bool) -> None:
-        super().__init__()
-        self.any_size = any_size
-        self.first, self.last, self.head = nn.Conv2d(3, 4, 8, stride=8), nn.LayerNorm(4), nn.Linear(4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert self.any_size or x.shape[-1] == 32
-        out: Tensor = self.head(self.last(self.first(x).permute(0, 2, 3, 1)).mean((1, 2)))
-        return out
-
-
-def test_features_as_many_as_places_are_told_apart_by_a_wider_image() -> None:
-    known = layouts(loaded(Cubes(any_size=True)))
-    assert {name: known[name].kind for name in ("first", "last")} == {"first": "maps", "last": "grid"}
-    known = layouts(loaded(Cubes(any_size=False)))
-    assert known["last"].kind == "maps"  # nothing tells them apart, and most networks are convolutional
+def test_as_many_features_as_places_are_last_in_transformers_only() -> None:
+    convolutional = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(64, 5))
+    assert layout(loaded(convolutional), "0") == Layout((4, 4, 4), "maps")
     sixteen = SwinTransformer(
         img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(1, 1), num_heads=(1, 2), num_classes=5
     )
     assert layout(loaded(sixteen), "layers.0") == Layout((16, 16, 16), "grid")
-
-
-def test_sides_that_are_rounded_are_a_map_of_the_image() -> None:
-    assert channels_last((28, 37, 64), (224, 300))
-    assert not channels_last((64, 28, 37), (224, 300))
 
 
 def test_patches_are_counted_not_guessed() -> None:
@@ -126,12 +105,22 @@ def test_patches_are_counted_not_guessed() -> None:
     assert layout(classifier, "patch_embed") == Layout((80, 24), "tokens", 0)
 
 
-def test_channels_last_is_told_by_the_shape_of_the_input() -> None:
-    assert channels_last((7, 7, 768), (224, 224))
-    assert not channels_last((768, 7, 7), (224, 224))
-    assert not channels_last((7, 7, 7), (224, 224))
-    assert channels_last((6, 8, 12), (192, 256))
-    assert not channels_last((12, 6, 8), (192, 256))
+@pytest.mark.parametrize(
+    ("shape", "size", "kind"),
+    [
+        ((7, 7, 768), (224, 224), "grid"),
+        ((768, 7, 7), (224, 224), "maps"),
+        ((7, 7, 7), (224, 224), "maps"),
+        ((6, 8, 12), (192, 256), "grid"),
+        ((12, 6, 8), (192, 256), "maps"),
+        ((28, 37, 64), (224, 300), "grid"),  # rounded sides
+        ((64, 28, 37), (224, 300), "maps"),
+    ],
+)
+def test_channels_last_is_detected_by_the_shape_of_the_input(
+    shape: tuple[int, ...], size: tuple[int, int], kind: str
+) -> None:
+    assert layout_of(torch.zeros(1, *shape), size).kind == kind
 
 
 def test_registers_and_class_tokens_are_known() -> None:

@@ -4,18 +4,15 @@ Common arguments of its modules: ``network`` is a private copy in eval mode, cha
 normalized images that it accepts; ``keep`` are names of layers that are neither changed nor merged with others.
 """
 
-from lit_viz.classifiers.fast.copying import SWITCHES, Switches, fast_copy
-from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, mark_compiled_step
-from lit_viz.classifiers.fast.rectifiers import Backprop, is_rectifier
-from lit_viz.classifiers.fast.residual import check_residual_gradient
-from lit_viz.classifiers.fast.rows import sparse_backward
+from lit_viz.classifiers.fast.backward import Backprop, is_rectifier, sparse_backward
+from lit_viz.classifiers.fast.copying import SWITCHES, fast_copy
+from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, check_residual_gradient, mark_compiled_step
 
 __all__ = [
     "SWITCHES",
     "Backprop",
     "CompileMode",
     "FrozenNetwork",
-    "Switches",
     "check_residual_gradient",
     "fast_copy",
     "is_rectifier",

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_viz.classifiers.fast.folding import is_plain_convolution, links
-from lit_viz.classifiers.fast.kernels import NONE, Activation, Geometry, Kernel, computable
-from lit_viz.classifiers.fast.rectifiers import Rectifier, rectifier_gradient, rectifier_gradient_rows
-from lit_viz.classifiers.fast.rows import (
+from lit_viz.classifiers.fast.backward import (
+    Activation,
+    Rectifier,
+    activation_of,
     mark_exclusive,
     nonzero_rows,
     pop_exclusive,
@@ -24,28 +24,24 @@ from lit_viz.classifiers.fast.rows import (
     scatter_rows,
     sparse_backward,
 )
-from lit_viz.classifiers.fast.sub_pixel import is_sub_pixel, sub_pixel_gradient
+from lit_viz.classifiers.fast.folding import Link, is_plain_convolution, links
+from lit_viz.classifiers.fast.kernels import Geometry, Kernel, computable, is_sub_pixel, sub_pixel_gradient
 from lit_viz.classifiers.layers import CONV2D_SAME, timm_types
 from lit_viz.classifiers.outputs import differentiable_logits
 
 #: Largest fraction of rows with a gradient at which a row-sparse backward is faster, measured on EfficientNet-Lite0 and
 #: ResNet-50: where most convolutions pass their rows directly to each other, and elsewhere.
 _THRESHOLD_IN_CHAINS, _THRESHOLD = 0.8, 0.4
-
-ACTIVATED = "_lit_viz_activated"  # attribute of an output to which the fused activation was applied
+_ACTIVATED = "_lit_viz_activated"  # attribute of an output to which the fused activation was applied
 
 
 class FastConvolution(nn.Conv2d):
     """Computes ``act(conv(x))``; shares the attributes of ``conv``.
 
     For inputs that :func:`usable` rejects, it is the plain convolution without the activation.
-
-    Args:
-        conv: the convolution; see :func:`replaceable`.
-        activation: fused into it. The output is then marked with :data:`ACTIVATED`.
     """
 
-    def __init__(self, conv: nn.Conv2d, activation: Activation = NONE) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: Activation | None = None) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)
         self.activation = activation
@@ -67,8 +63,8 @@ class FastConvolution(nn.Conv2d):
             return plain
         kernel = self._kernel(self._same_padding(x) if kernel_pads else ())
         y = _convolve(x, kernel, self.activation, self.threshold, self.sole_reader)
-        if self.activation != NONE:
-            setattr(y, ACTIVATED, True)
+        if self.activation is not None:
+            setattr(y, _ACTIVATED, True)
         return y
 
     def _kernel(self, same: tuple[int, ...]) -> Kernel:
@@ -94,24 +90,53 @@ class FastConvolution(nn.Conv2d):
         return tuple(pad_same_arg(list(x.shape[2:]), list(self.kernel_size), list(self.stride)))
 
 
+class FusedActivation(nn.Module):
+    """The activation after a fused convolution: the identity for marked tensors, the activation for others.
+
+    A shared module is called in several places (ResNet has one ReLU per block), some of which do not follow a fused
+    convolution.
+    """
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = (activation,)  # in a tuple, so that it is no named submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of ``x``."""
+        return x if x.__dict__.pop(_ACTIVATED, False) else self.activation[0](x)
+
+
 def usable(x: Tensor) -> bool:
     """Return whether the kernel accepts ``x``: images that oneDNN can compute."""
     return x.dim() == 4 and computable(x)
 
 
-def replaceable(module: nn.Module) -> bool:
-    """Return whether a module is a convolution that :class:`FastConvolution` can replace."""
+def _replaceable(module: nn.Module) -> bool:
     if not is_plain_convolution(module):
         return False
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
-def replace_convolutions(network: nn.Module, keep: Collection[str]) -> int:
-    """Replace the convolutions of ``network`` that have no fused activation; return their number."""
-    layers = [(n, m) for n, m in network.named_modules() if n and n not in keep and replaceable(m)]
+def replace_convolutions(network: nn.Module, keep: Collection[str]) -> None:
+    """Replace the convolutions of ``network`` that have no fused activation."""
+    layers = [(n, m) for n, m in network.named_modules() if n and n not in keep and _replaceable(m)]
     for name, convolution in layers:
         network.set_submodule(name, FastConvolution(convolution))
-    return len(layers)
+
+
+def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
+    """Fuse the rectifiers of ``network`` in place; return the pairs (convolution, activation)."""
+    found, _ = links(network, x, _replaceable, lambda module: activation_of(module) is not None)
+    pairs = [pair for pair in found if not {*pair} & set(keep)]
+    rectifiers = {pair.reader: network.get_submodule(pair.reader) for pair in pairs}
+    for writer, reader in pairs:
+        convolution: nn.Conv2d = network.get_submodule(writer)  # type: ignore[assignment]
+        network.set_submodule(writer, FastConvolution(convolution, activation_of(rectifiers[reader])))
+    replaced = {module: FusedActivation(module) for module in rectifiers.values()}
+    for name, module in list(network.named_modules(remove_duplicate=False)):  # a module may have several names
+        if module in replaced:
+            network.set_submodule(name, replaced[module])
+    return pairs
 
 
 def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> None:
@@ -148,10 +173,10 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, kernel: Kernel, activation: Activation, threshold: float, sole_reader: bool
+        ctx: Any, x: Tensor, kernel: Kernel, activation: Activation | None, threshold: float, sole_reader: bool
     ) -> Tensor:
         y = kernel(x, activation)
-        ctx.save_for_backward(x, *([] if activation == NONE else [y]))
+        ctx.save_for_backward(x, *([] if activation is None else [y]))
         ctx.kernel, ctx.activation, ctx.threshold = kernel, activation, threshold
         record_source(ctx, x, sole_reader)
         return y
@@ -159,18 +184,17 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         x, *activated = ctx.saved_tensors
-        top, backprop = ctx.activation.top, ctx.activation.backprop
         exclusive = pop_exclusive(gradient)
         sparse = nonzero_rows(gradient, ctx.threshold)
         if sparse is None:
             for y in activated:
-                gradient = rectifier_gradient(gradient, y, top, backprop, inplace=exclusive)
+                gradient = ctx.activation.gradient(gradient, y, inplace=exclusive)
             result = input_gradient(gradient, x, ctx.kernel)
         elif len(sparse[0]):
             rows, gradient = sparse
             for y in activated:
-                gradient = rectifier_gradient_rows(gradient, y, rows, top, backprop)
-            part = input_gradient(gradient, x[: len(rows)], ctx.kernel)  # of x only the shape is read
+                gradient = ctx.activation.gradient_rows(gradient, y, rows)
+            part = input_gradient(gradient, x[: len(rows)], ctx.kernel)
             result = scatter_rows(part, rows, len(x), placeholder=ctx.sole_reader)
         else:
             result = torch.zeros_like(x)
@@ -194,7 +218,7 @@ def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
 def _convolve(
     x: Tensor,
     kernel: Kernel,
-    activation: Activation = NONE,
+    activation: Activation | None = None,
     threshold: float = _THRESHOLD,
     sole_reader: bool = False,
 ) -> Tensor:

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
-from lit_viz.classifiers.fast.convolution import find_chains, replace_convolutions
+from lit_viz.classifiers.fast.backward import Backprop, hidden_nonlinearity, replace_rectifiers
+from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes
+from lit_viz.classifiers.fast.convolution import find_chains, fuse_activations, replace_convolutions
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
-from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork
-from lit_viz.classifiers.fast.fusing import fuse_activations
+from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, residual_branches
 from lit_viz.classifiers.fast.kernels import kernels_available, replace_linears
-from lit_viz.classifiers.fast.rectifiers import Backprop, hidden_nonlinearity, replace_rectifiers
-from lit_viz.classifiers.fast.residual import residual_branches
 from lit_viz.classifiers.isolation import (
+    Original,
     cast,
-    device_of,
     dtype_of,
     full_float32,
     memo_without_hooks,
@@ -35,13 +32,11 @@ from lit_viz.classifiers.isolation import (
     state_preserved,
     torch_warnings_ignored,
 )
-from lit_viz.classifiers.layers import layer_names, reading_all
-from lit_viz.classifiers.outputs import differentiable_logits
-from lit_viz.classifiers.probe import (
+from lit_viz.classifiers.layers import hooked, layer_names, reading_all
+from lit_viz.classifiers.outputs import (
     LOGITS_TOLERANCE,
+    differentiable_logits,
     logits_without_graph,
-    original_logits,
-    probe,
     probe_images,
     relative_difference,
 )
@@ -76,29 +71,9 @@ class _NonDifferentiable(_Rejected):
     """The logits have no gradient with respect to the input."""
 
 
-@dataclass(frozen=True)
-class _Target:
-    """The network to copy, and the properties of the copy."""
-
-    module: nn.Module
-    mean: Sequence[float]
-    std: Sequence[float]
-    size: tuple[int, int]
-    name: str
-    keep: frozenset[str]
-    device: torch.device
-    dtype: torch.dtype
-    own_kernels: bool
-
-
 def fast_copy(
-    module: nn.Module,
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: tuple[int, int],
+    classifier: Original,
     *,
-    name: str,
-    classes: int,
     keep: frozenset[str],
     device: torch.device,
     dtype: torch.dtype,
@@ -106,41 +81,28 @@ def fast_copy(
     residual_gradient: float = 1.0,
     compiled: CompileMode | None = None,
 ) -> FrozenNetwork:
-    """Return the verified fast copy of a module; its notes list the steps that were not possible.
+    """Return the verified fast copy of a network; its notes list the steps that were not possible.
 
-    Args:
-        module: the original, whose state is preserved.
-        mean, std: of the normalization, one value per channel.
-        size: height and width of the input in pixels.
-        name: of the network, for messages.
-        classes: number of classes.
-        keep: names of layers that are read; neither folded nor fused.
-        device, dtype: of the copy.
-        backprop: backward of the rectifiers.
-        residual_gradient: factor of the gradient through residual branches.
-        compiled: mode of ``torch.compile``, instead of the own kernels.
-
-    Raises:
-        LitVizError: ``backprop`` is not ``plain`` and the network can't be given another backward.
+    Arguments and errors are those of :meth:`~lit_viz.classifiers.Classifier.fast`.
     """
-    own_kernels = compiled is None and SWITCHES.kernels and kernels_available()
-    own_kernels = own_kernels and device.type == "cpu" and dtype == torch.float32
-    target = _Target(module, mean, std, size, name, keep, device, dtype, own_kernels)
+    module, name, mean, std = classifier.original, classifier.name, classifier.mean, classifier.std
     with torch.inference_mode(False), full_float32(), random_state_preserved(module), torch_warnings_ignored():
-        x, expected = probe(module, mean, std, size, classes)
+        x, expected = classifier.probe()
         try:
             plain, draws = _plain_copy(module, x, expected)
-            if backprop != "plain":
-                _replace_backward(plain, x, backprop)
-            else:
+            if backprop == "plain":
                 _check_gradient(plain, x)
+            else:
+                _replace_backward(plain, x, backprop)
             branches = residual_branches(plain, x) if residual_gradient != 1 else []
             if draws:
                 note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
                 copied = FrozenNetwork(_moved(plain, device, dtype), mean, std, draws=True, notes=[note])
             else:
-                copied = _optimized(target, plain, x)
-                _verify(target, copied)
+                own_kernels = compiled is None and device.type == "cpu" and dtype == torch.float32
+                own_kernels = own_kernels and SWITCHES.kernels and kernels_available()
+                copied = _optimized(classifier, plain, x, keep, device, dtype, own_kernels)
+                _verify(classifier, copied, dtype)
         except _Rejected as reason:
             if backprop != "plain":
                 method = "guided backpropagation" if backprop == "guided" else backprop
@@ -150,17 +112,15 @@ def fast_copy(
             notes = [f"{name} is used as it is, which is slower: {reason}"]
             if residual_gradient != 1:
                 notes.append(f"{name} is used as it is: residual_gradient has no effect")
-            non_differentiable = isinstance(reason, _NonDifferentiable)
-            return FrozenNetwork(
-                module, mean, std, is_original=True, non_differentiable=non_differentiable, notes=notes
-            )
+            no_gradient = isinstance(reason, _NonDifferentiable)
+            return FrozenNetwork(module, mean, std, is_original=True, non_differentiable=no_gradient, notes=notes)
         if branches:
             copied.scale_branches(branches, residual_gradient)
         elif residual_gradient != 1:
             note = f"{name} has no residual branches that end in a layer: residual_gradient has no effect"
             copied.notes = (*copied.notes, note)
         if compiled is not None:
-            _compile(target, copied, compiled)
+            _compile(classifier, copied, compiled)
         return copied
 
 
@@ -175,11 +135,11 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Modu
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except Exception as error:  # any error of the user's modules and attributes
         raise _Rejected(f"it can't be copied ({first_line(error)})") from error
-    before = random_state(x.device)
-    with state_preserved(module):
+    before, calls = random_state(x.device), list[nn.Module]()
+    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    with state_preserved(module), hooked([p.register_forward_pre_hook(lambda p, _: calls.append(p)) for p in parts]):
         try:
-            with _recording_calls(module) as calls:
-                logits = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
+            logits = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # most often a view of a tensor that is not contiguous in channels-last
             raise _Rejected(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
         draws = not torch.equal(before, random_state(x.device))
@@ -188,19 +148,6 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Modu
     if not draws and relative_difference(logits, expected) > LOGITS_TOLERANCE:
         raise _Rejected("a copy of it (without its hooks, channels-last) gives other logits")
     return network, draws
-
-
-@contextmanager
-def _recording_calls(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """Collect the submodules of ``module`` that are called in the body."""
-    calls: list[nn.Module] = []
-    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    handles = [part.register_forward_pre_hook(lambda part, args: calls.append(part)) for part in parts]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
@@ -217,7 +164,7 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None
     except Exception as error:  # any error of the user's code or its compiler
         raise _Rejected(first_line(error)) from error
     if hidden is not None:
-        raise _Rejected(f"{hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
+        raise _Rejected(f"it computes {hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
     if relative_difference(logits, expected) > LOGITS_TOLERANCE:
         raise _Rejected("its logits change when its rectifier modules are replaced")
 
@@ -232,110 +179,109 @@ def _check_gradient(network: nn.Module, x: Tensor) -> None:
     raise _NonDifferentiable("its forward gives no gradient")
 
 
-def _optimized(target: _Target, plain: nn.Module, x: Tensor) -> FrozenNetwork:
+def _optimized(
+    classifier: Original,
+    plain: nn.Module,
+    x: Tensor,
+    keep: frozenset[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    own_kernels: bool,
+) -> FrozenNetwork:
     """Return the folded, moved and fused network."""
-    keep, device, dtype = target.keep, target.device, target.dtype
     notes: list[str] = []
-    folded = fused = 0
     outputs = _layer_outputs(plain, x)
     try:
-        network, folded = _folded(plain, x, keep)
+        network = _folded(plain, x, keep)
         # Rounded once to the dtype of the copy, also if the original is in half precision.
         network = cast(network.to(x.device), torch.promote_types(x.dtype, dtype))
     except _Rejected as reason:
         network = copy.deepcopy(plain)
-        notes.append(f"the batch norms of {target.name} are not folded, which is slower: {reason}")
-    modified = _modified_layers(network, x.to(dtype_of(network)), outputs)
+        notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
+    modified = set() if own_kernels else _modified_layers(network, x.to(dtype_of(network)), outputs)
     network = _moved(network, device, dtype)
     images = x.to(device, dtype, memory_format=torch.channels_last)
     try:
         logits_without_graph(network, images)
     except Exception as error:  # most often a cast in the user's code
         raise _Rejected(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
-    if target.own_kernels:
+    if own_kernels:
         try:
-            network, fused = _with_kernels(network, images, keep)
+            network = _with_kernels(network, images, keep)
         except _Rejected as reason:
-            notes.append(f"the activations of {target.name} are not fused, which is slower: {reason}")
+            notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
         if SWITCHES.chunking:
-            _chunk(network, images, keep)
+            network = _chunked(network, images, keep)
         modified = _modified_layers(network, images, outputs)
         set_chunk_bytes(network)
     # A kept container may end in a layer that was folded or fused: its layers have to be kept as well.
     inside = {n for n in layer_names(plain) for k in modified & keep if n.startswith(k + ".")}
     if not inside <= keep:
-        return _optimized(replace(target, keep=keep | inside), plain, x)
-    return FrozenNetwork(
-        network, target.mean, target.std,
-        modified_layers=modified, kept=keep, notes=notes, folded=folded, fused=fused,
-    )  # fmt: skip
+        return _optimized(classifier, plain, x, keep | inside, device, dtype, own_kernels)
+    return FrozenNetwork(network, classifier.mean, classifier.std, modified_layers=modified, kept=keep, notes=notes)
 
 
-def _folded(plain: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
-    """Return the folded network in float64, verified, and the number of folded batch norms."""
+def _folded(plain: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
+    """Return the folded network in float64, verified."""
     if not SWITCHES.folding or not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules()):
-        return copy.deepcopy(plain), 0
+        return copy.deepcopy(plain)
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # MPS has no float64
     try:
         network, exact_x = cast(copy.deepcopy(plain).to(device), torch.float64), x.to(device, torch.float64)
         expected = logits_without_graph(network, exact_x)
-        pairs = foldable_pairs(plain, x, keep)  # in the network's own dtype, which is faster
-        fold_batch_norms(network, pairs)
+        fold_batch_norms(network, foldable_pairs(plain, x, keep))  # pairs in the network's own dtype, which is faster
         logits = logits_without_graph(network, exact_x)
     except Exception as error:  # any error of the user's code in float64
         raise _Rejected(f"it doesn't run in float64, in which folding is verified ({first_line(error)})") from error
     difference = relative_difference(logits, expected)
     if difference > FOLDED_TOLERANCE:
         raise _Rejected(f"in float64 the folded logits differ by {difference:.1e} of the largest")
-    return network, len(pairs)
+    return network
 
 
-def _with_kernels(network: nn.Module, x: Tensor, keep: Collection[str]) -> tuple[nn.Module, int]:
-    """Return the network with own kernels and fused activations, verified, and the number of fused activations."""
+def _with_kernels(network: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
+    """Return the network with own kernels and fused activations, verified."""
     candidate = copy.deepcopy(network)
-    pairs = fuse_activations(candidate, x, keep) if SWITCHES.fusion else []
-    replaced = replace_convolutions(candidate, keep) + replace_linears(candidate)
+    if SWITCHES.fusion:
+        fuse_activations(candidate, x, keep)
+    replace_convolutions(candidate, keep)
+    replace_linears(candidate)
     if SWITCHES.folding:
-        replaced += freeze_batch_norms(candidate)
-    if not replaced and not pairs:
-        return network, 0
+        freeze_batch_norms(candidate)
     replace_rectifiers(candidate, "plain")
     difference = _difference(candidate, x, _logits_and_gradient(network, x), KERNEL_TOLERANCE, GRADIENT_TOLERANCE)
     if difference is not None:
         raise _Rejected(difference)
     if SWITCHES.sparse_rows:
         find_chains(candidate, x, keep)
-    return candidate, len(pairs)
+    return candidate
 
 
-def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
-    """Compute wide layers in chunks, if chunks of one image give the same results as the whole batch."""
-    layers = chunk_bottlenecks(network, x, keep)
-    if not layers:
-        return
-    set_chunk_bytes(network, math.inf)
-    whole = _logits_and_gradient(network, x)
-    set_chunk_bytes(network, 0)
-    if _difference(network, x, whole, LOGITS_TOLERANCE, KERNEL_TOLERANCE) is not None:
-        undo_chunking(network, layers)
+def _chunked(network: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
+    """Return the network with wide layers in chunks, if chunks of one image give the results of the whole batch."""
+    candidate = copy.deepcopy(network)
+    if not chunk_bottlenecks(candidate, x, keep):
+        return network
+    difference = _difference(candidate, x, _logits_and_gradient(network, x), LOGITS_TOLERANCE, KERNEL_TOLERANCE)
+    return candidate if difference is None else network
 
 
-def _verify(target: _Target, copied: FrozenNetwork) -> None:
+def _verify(classifier: Original, copied: FrozenNetwork, dtype: torch.dtype) -> None:
     """Compare the copy with the original at the full input size, for which other kernels may be selected."""
-    if target.dtype not in (torch.float32, torch.float64):
+    if dtype not in (torch.float32, torch.float64):
         return  # searches in half precision are verified by the original
-    x = probe_images(len(target.mean), target.size)[1:].to(device_of(target.module))
-    tolerance = max(KERNEL_TOLERANCE, math.sqrt(torch.finfo(dtype_of(target.module)).eps))
+    x = probe_images(classifier.channels, classifier.size)[1:].to(classifier.device)
+    tolerance = max(KERNEL_TOLERANCE, math.sqrt(torch.finfo(dtype_of(classifier.original)).eps))
     with torch.no_grad():
         logits = copied(x)[0]
-    if relative_difference(logits, original_logits(target.module, target.mean, target.std, x)) > tolerance:
+    if relative_difference(logits, classifier.logits(x)) > tolerance:
         raise _Rejected("a fast copy of it gives other logits")
 
 
-def _compile(target: _Target, copied: FrozenNetwork, mode: CompileMode) -> None:
+def _compile(classifier: Original, copied: FrozenNetwork, mode: CompileMode) -> None:
     """Compile the copy, unless that fails or changes its results; add a note."""
-    dtype = copied.scale.dtype
-    x = probe_images(len(target.mean), target.size).to(copied.scale.device, dtype)
+    name, dtype, device = classifier.name, copied.scale.dtype, copied.scale.device
+    x = probe_images(classifier.channels, classifier.size).to(device, dtype)
     expected = _logits_and_gradient(copied, x)
     tolerance = max(KERNEL_TOLERANCE, math.sqrt(torch.finfo(dtype).eps))
     try:
@@ -345,10 +291,10 @@ def _compile(target: _Target, copied: FrozenNetwork, mode: CompileMode) -> None:
         difference = first_line(error)
     if difference is not None:
         copied.compile_as(None)
-        copied.notes = (*copied.notes, f"{target.name} is not compiled, which is slower: {difference}")
-    elif x.device.type == "cpu":
+        copied.notes = (*copied.notes, f"{name} is not compiled, which is slower: {difference}")
+    elif device.type == "cpu":
         slower = "on a CPU this is slower than lit_viz's own kernels, which it replaces (omit --compile)"
-        copied.notes = (*copied.notes, f"{target.name} is compiled: {slower}")
+        copied.notes = (*copied.notes, f"{name} is compiled: {slower}")
 
 
 def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

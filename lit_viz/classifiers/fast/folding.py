@@ -5,7 +5,7 @@ Also :func:`links`, which finds the pairs of layers that can be merged.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from lit_viz.classifiers.layers import CONV2D_SAME, timm_types
+from lit_viz.classifiers.layers import CONV2D_SAME, hooked, timm_types
 
 _NORM = "timm.layers.norm_act.BatchNormAct2d"
 
@@ -81,42 +81,21 @@ def links(
 
     handles = [m.register_forward_hook(write(name)) for name, m in network.named_modules() if writes(m)]
     handles += [m.register_forward_pre_hook(read(name)) for name, m in network.named_modules() if reads(m)]
-    try:
-        with (
-            torch.no_grad(),
-            torch.compiler.set_stance("force_eager"),
-            _Uses() as uses,
-        ):  # compiled code is not observed
-            network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    # Compiled code is not observed.
+    with hooked(handles), torch.no_grad(), torch.compiler.set_stance("force_eager"), _Uses() as uses:
+        network(x)
     found = [link for link, state in candidates if writer_calls[link.writer] == 1 and uses.counts[state] == 1]
     return found, reader_calls
 
 
-class NormActivation(nn.Module):
-    """The remainder of timm's ``BatchNormAct2d`` after folding; its layers keep their names."""
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.drop, self.act = norm.drop, norm.act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the activation of ``x``."""
-        return self.act(self.drop(x))  # type: ignore[no-any-return]
-
-
-class FrozenBatchNorm(nn.Module):
-    """A batch norm in eval mode that is not folded, as a scale and a shift; its layers keep their names.
+class FrozenBatchNorm(nn.Sequential):
+    """A batch norm in eval mode that is not folded, as a scale and a shift; the dropout and activation of timm's stay.
 
     torch's backward of a batch norm is slower, because it also handles statistics that change.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        for name, layer in norm.named_children():  # of timm's: dropout and activation
-            self.add_module(name, layer)
+        super().__init__(OrderedDict(norm.named_children()))
         scale, shift = _scale_and_shift(norm)
         self.weight = nn.Parameter(scale.view(-1, 1, 1), requires_grad=False)
         self.bias = nn.Parameter(shift.view(-1, 1, 1), requires_grad=False)
@@ -124,7 +103,7 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(N, C, H, W)``, normalized and, if the norm has an activation, activated."""
         x = torch.addcmul(self.bias, x, self.weight)
-        for layer in self.children():
+        for layer in self:
             x = layer(x)
         return x
 
@@ -134,8 +113,6 @@ def is_plain_convolution(module: nn.Module) -> bool:
 
     Subclasses with another forward (weight standardization) and parametrized weights are excluded.
     """
-    if not isinstance(module, nn.Conv2d):
-        return False
     return _has_forward_of(module, nn.Conv2d, CONV2D_SAME) and "weight" in module._parameters
 
 
@@ -159,8 +136,8 @@ def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str]) -> list
 def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
     """Fold batch norms of ``network``, which is in float64, in place.
 
-    ``w' = w g / sqrt(v + eps)`` and ``b' = (b - m) g / sqrt(v + eps) + beta``. An identity, or the activation alone,
-    takes the name of the batch norm.
+    ``w' = w g / sqrt(v + eps)`` and ``b' = (b - m) g / sqrt(v + eps) + beta``. The dropout and activation of timm's
+    batch norms stay in a container of the same name, which is empty for others.
     """
     for writer, reader in pairs:
         conv: nn.Conv2d = network.get_submodule(writer)  # type: ignore[assignment]
@@ -170,15 +147,14 @@ def fold_batch_norms(network: nn.Module, pairs: Iterable[Link]) -> None:
         conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
         bias = shift if conv.bias is None else conv.bias * scale + shift
         conv.bias = nn.Parameter(bias, requires_grad=False)
-        network.set_submodule(reader, NormActivation(norm) if isinstance(norm, timm_types(_NORM)) else nn.Identity())
+        network.set_submodule(reader, nn.Sequential(OrderedDict(norm.named_children())))
 
 
-def freeze_batch_norms(network: nn.Module) -> int:
-    """Replace the remaining batch norms of ``network``; return their number."""
-    norms = [(name, layer) for name, layer in network.named_modules() if name and _is_plain_batch_norm(layer)]
-    for name, norm in norms:
-        network.set_submodule(name, FrozenBatchNorm(norm))
-    return len(norms)
+def freeze_batch_norms(network: nn.Module) -> None:
+    """Replace the remaining batch norms of ``network``."""
+    for name, layer in list(network.named_modules()):
+        if name and _is_plain_batch_norm(layer):
+            network.set_submodule(name, FrozenBatchNorm(layer))  # type: ignore[arg-type]
 
 
 @torch.no_grad()

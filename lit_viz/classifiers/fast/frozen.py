@@ -1,16 +1,18 @@
-"""The frozen network: evaluated by all methods, differentiable in the images alone."""
+"""The frozen network: evaluated by all methods, differentiable in the images alone, with modified gradients."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map
 
-from lit_viz.classifiers.fast.residual import scale_branches
+from lit_viz.classifiers.fast.backward import upstream
 from lit_viz.classifiers.isolation import (
     device_of,
     dtype_of,
@@ -18,8 +20,8 @@ from lit_viz.classifiers.isolation import (
     random_state_preserved,
     state_preserved,
 )
-from lit_viz.classifiers.layers import is_statistics, layer_of, reading
-from lit_viz.classifiers.outputs import logits_of
+from lit_viz.classifiers.layers import hooked, is_statistics, layer_names, layer_of, reading
+from lit_viz.classifiers.outputs import differentiable_logits, logits_of
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
 #: Modes of ``torch.compile``. ``reduce-overhead`` and ``max-autotune`` replay CUDA graphs.
@@ -41,8 +43,10 @@ class FrozenNetwork(nn.Module):
         non_differentiable: whether it is known to give no gradient.
         draws: whether the network draws random numbers in eval mode; the global random state is then preserved.
         notes: messages about the copy.
-        folded, fused: number of batch norms and activations merged into convolutions.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,
@@ -56,33 +60,23 @@ class FrozenNetwork(nn.Module):
         non_differentiable: bool = False,
         draws: bool = False,
         notes: Sequence[str] = (),
-        folded: int = 0,
-        fused: int = 0,
     ) -> None:
         super().__init__()
+        self.is_original = is_original
         # The original is no submodule, so that a trainer does not move, train or save it.
         self._original: tuple[nn.Module, ...] = (network,) if is_original else ()
-        self._own = (
-            None if is_original else network
-        )  # the name is part of the keys of random draws (randomization test)
+        # The name of the copy is part of the keys of random draws (randomization test).
+        self._own = None if is_original else network
         self._compiled: Compiled | None = None
         self.non_differentiable = non_differentiable
         self.modified_layers, self.draws, self.notes = frozenset(modified_layers), draws, tuple(notes)
         self.kept = None if kept is None else frozenset(kept)
-        self.folded, self.fused = folded, fused
         scale = 1 / torch.tensor(std, dtype=torch.float64)
         shift = -torch.tensor(mean, dtype=torch.float64) * scale
         dtype, device = dtype_of(network), device_of(network)
         self.register_buffer("scale", scale.view(1, -1, 1, 1).to(device, dtype), persistent=False)
         self.register_buffer("shift", shift.view(1, -1, 1, 1).to(device, dtype), persistent=False)
-        self.scale: Tensor
-        self.shift: Tensor
         super().train(False)
-
-    @property
-    def is_original(self) -> bool:
-        """Whether the network is the user's module."""
-        return self._own is None
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and the activations of the named layers.
@@ -129,16 +123,14 @@ class FrozenNetwork(nn.Module):
 
     def scale_branches(self, branches: Sequence[str], factor: float) -> None:
         """Multiply the gradient of residual branches by a factor; only for copies."""
-        assert self._own is not None
-        scale_branches(self._own, branches, factor)
+        scale_branches(self.get_submodule("_own"), branches, factor)
 
     def compile_as(self, mode: CompileMode | None) -> None:
         """Compile the network in a mode, or use it uncompiled (None); only for copies.
 
         Forwards that read layers always run uncompiled, because layers are read by hooks.
         """
-        assert self._own is not None
-        self._compiled = None if mode is None else Compiled(self._own, mode)
+        self._compiled = None if mode is None else Compiled(self.get_submodule("_own"), mode)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Do nothing: a frozen network stays in eval mode."""
@@ -180,20 +172,12 @@ def _replacing_outputs(
 
     outputs = [name for name in layers if not is_statistics(name)]
     handles = [network.get_submodule(name).register_forward_hook(replace(name)) for name in outputs]
-    try:
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Compiled:
-    """A network compiled once for an image size and any batch size.
-
-    Args:
-        network: in eval mode and frozen.
-        mode: of ``torch.compile``, which runs in the first call.
-    """
+    """A network, in eval mode and frozen, compiled once for an image size and any batch size."""
 
     def __init__(self, network: nn.Module, mode: CompileMode) -> None:
         # A graph may be used for several backwards, so its saved tensors can't be reused. The setting is read in every
@@ -245,3 +229,60 @@ class GradientScaling:
         powers = (1 - exponents).clamp(max=126)  # scales the largest value to [1, 2), except subnormal numbers
         self._factor = torch.ldexp(torch.ones_like(largest), powers)
         return gradient * self._factor[:, None]
+
+
+def check_residual_gradient(factor: float) -> float:
+    """Return the factor of :func:`scale_branches`; raise :class:`LitVizError` unless it is above 0 and at most 1."""
+    if not 0 < factor <= 1:
+        raise LitVizError(f"residual_gradient must be above 0 and at most 1, got {factor}")
+    return factor
+
+
+def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
+    """Return the names of the layers whose output is added to a tensor that it was computed from, in forward order.
+
+    The additions are searched in the backward graph, so their form in the code does not matter. Blocks with a computed
+    shortcut (a change of size) and layers that are called more than once are excluded.
+    """
+    writers: dict[Node, str] = {}  # the last of several layers that pass a tensor on
+    calls: Counter[str] = Counter()
+
+    def record(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            calls[name] += 1
+            if isinstance(output, Tensor) and output.grad_fn is not None:
+                writers[output.grad_fn] = name
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(record(name)) for name in layer_names(network)]
+    with hooked(handles):
+        _, logits = differentiable_logits(network, x)
+    ends: set[Node] = set()
+    for node in upstream(logits.grad_fn):
+        if type(node).__name__ == "AddBackward0":
+            terms = [term for term, _ in node.next_functions if term is not None]
+            ends |= {end for end in terms if any(term is not end and term in upstream(end) for term in terms)}
+    return [name for node, name in writers.items() if node in ends and calls[name] == 1]
+
+
+def scale_branches(network: nn.Module, layers: Sequence[str], factor: float) -> None:
+    """Multiply the gradient of these layers' outputs by a factor; their values stay.
+
+    The output of a residual branch is more specific to the network than its shortcut. A gradient that passes through
+    the shortcuts more than through the branches transfers better (skip gradient method: Wu et al. 2020, "Skip
+    Connections Matter", arXiv:2002.05990).
+    """
+    for name in layers:
+        network.get_submodule(name).register_forward_hook(_ScaledGradient(factor))
+
+
+class _ScaledGradient:
+    """Forward hook; a module would add a layer with a name of its own, and a closure could not be copied."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient * self.factor)  # type: ignore[no-untyped-call]

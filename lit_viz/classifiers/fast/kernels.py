@@ -1,9 +1,11 @@
-"""oneDNN kernels with constant weights, for float32 on CPUs: convolution and linear layer.
+"""oneDNN kernels with constant weights, for float32 on CPUs: convolution, its gradient, and linear layer.
 
 - Weights are reordered into oneDNN's layout once instead of at every call. In small batches, late layers otherwise
   spend as long on their weights as on the images.
 - The gradient of a convolution with stride 1 is a convolution with the transposed kernel. oneDNN's own backward is slow
   in depthwise layers.
+- The gradient of an image is a sub-pixel convolution. It is bit-equal in every batch size; that of oneDNN's own
+  backward is not for few channels, and it is slower for large kernels (ResNet-50).
 - The linear kernel computes a row independently of the batch size. The default library sums in another order for one
   row than for sixteen.
 """
@@ -11,16 +13,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_viz.classifiers.fast.rectifiers import Backprop
+from lit_viz.classifiers.fast.backward import Activation
 
-#: Channels of an image, with or without an alpha channel.
-FEW_CHANNELS = 4
+_FEW_CHANNELS = 4  # of an image, with or without an alpha channel
 
 
 def kernels_available() -> bool:
@@ -33,22 +36,6 @@ def computable(x: Tensor) -> bool:
     """Return whether the kernels accept ``x``: float32 on the CPU, no autocast, oneDNN enabled."""
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return on_cpu and bool(torch.backends.mkldnn.enabled) and x.numel() > 0
-
-
-class Activation(NamedTuple):
-    """An activation applied to a kernel's result."""
-
-    name: str  # oneDNN's name: none, relu or hardtanh
-    limits: tuple[float, ...] = ()  # of hardtanh
-    backprop: Backprop = "plain"
-
-    @property
-    def top(self) -> float:
-        """Largest output of the rectifier."""
-        return self.limits[1] if self.limits else math.inf
-
-
-NONE = Activation("none")
 
 
 class Geometry(NamedTuple):
@@ -77,12 +64,14 @@ class Kernel:
         """Copy and pickle without the reordered weight, which supports neither."""
         return Kernel, (self.weight, self.bias, self.geometry)
 
-    def __call__(self, x: Tensor, activation: Activation = NONE) -> Tensor:
+    def __call__(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """Return ``act(conv(x))``."""
         stride, padding, dilation, groups = self.geometry
-        limits = list(activation.limits)
+        name, limits = ("none" if activation is None else "relu"), list[float]()
+        if activation is not None and activation.top < math.inf:
+            name, limits = "hardtanh", [0.0, activation.top]
         return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
-            x, self._weight_for(x), self.bias, padding, stride, dilation, groups, activation.name, limits, None
+            x, self._weight_for(x), self.bias, padding, stride, dilation, groups, name, limits, None
         )
 
     @cached_property
@@ -93,7 +82,7 @@ class Kernel:
         """
         weight, (stride, padding, dilation, groups) = self.weight, self.geometry
         reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True))
-        if set(stride) != {1} or min(reach) < 0 or (groups == 1 and weight.shape[1] <= FEW_CHANNELS):
+        if set(stride) != {1} or min(reach) < 0 or (groups == 1 and weight.shape[1] <= _FEW_CHANNELS):
             return None
         swapped = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1).flip(2, 3)
         return Kernel(swapped, None, Geometry(stride, reach, dilation, groups))
@@ -114,6 +103,59 @@ class Kernel:
         return self.weight if self._packed[1] is None else self._packed[1]
 
 
+def is_sub_pixel(weight: Tensor, geometry: Geometry) -> bool:
+    """Return whether the sub-pixel form applies: few input channels, one group, no dilation, a spatial kernel."""
+    few = geometry.groups == 1 and weight.shape[1] <= _FEW_CHANNELS
+    return few and geometry.dilation == (1, 1) and max(weight.shape[2:]) > 1
+
+
+def sub_pixel_gradient(gradient: Tensor, weight: Tensor, geometry: Geometry, shape: Sequence[int]) -> Tensor:
+    """Return the gradient by a sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158, section 3)."""
+    y, x = (
+        _axis(weight.shape[i], geometry.stride[i - 2], geometry.padding[i - 2], shape[i], gradient.shape[i])
+        for i in (2, 3)
+    )
+    kernels = F.pad(weight, (0, 1, 0, 1))[:, :, y.taps[:, None, :, None], x.taps[:, None]]
+    kernels = kernels.permute(2, 3, 1, 0, 4, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+    phases: Tensor = torch.ops.aten.convolution(  # unlike conv2d, not affected by autocast around the backward
+        gradient, kernels, None, [y.stride, x.stride], [y.padding, x.padding], [1, 1], False, [0, 0], 1
+    )
+    phases = phases[:, :, y.first : y.first + y.blocks, x.first : x.first + x.blocks]
+    # A pixel shuffle with the channels innermost, which moves whole rows of a block.
+    rows = phases.permute(0, 2, 3, 1).reshape(-1, y.blocks, x.blocks, y.block, x.block * shape[1]).transpose(2, 3)
+    pixels = rows.reshape(-1, y.blocks * y.block, x.blocks * x.block, shape[1])
+    return pixels.permute(0, 3, 1, 2)[:, :, : shape[2], : shape[3]]
+
+
+class _Axis(NamedTuple):
+    """One axis of a sub-pixel convolution."""
+
+    taps: Tensor  # (block, U): index of the kernel's row for each phase and offset; the last index is a zero row
+    stride: int
+    padding: int
+    first: int  # index of the first result that is kept
+    blocks: int
+    block: int  # pixels per block
+
+
+def _axis(kernel: int, stride: int, padding: int, size: int, outputs: int) -> _Axis:
+    """Return the layout of one axis, from ``outputs`` values of a gradient to ``size`` pixels.
+
+    Pixel ``i = block q + r`` receives ``gradient[p] kernel[i + padding - stride p]`` from every ``p``. With
+    ``p = (block / stride) q + u`` this is ``kernel[r + padding - stride u]``, equal for all ``q``: each phase ``r`` is
+    a channel. A block has at least two pixels, because an image's channels alone do not fill oneDNN's registers.
+    """
+    block = max(stride, 2)
+    lowest, highest = -((kernel - 1 - padding) // stride), (block - 1 + padding) // stride  # of u
+    r, u = torch.arange(block, device="cpu"), torch.arange(lowest, highest + 1, device="cpu")
+    taps = r[:, None] + padding - stride * u
+    blocks, step = -(-size // block), block // stride
+    zeros = max(-lowest, step * (blocks - 1) + highest - (outputs - 1), 0)
+    zeros += -(zeros + lowest) % step  # the first block starts at a multiple of the step
+    taps = taps.where((taps >= 0) & (taps < kernel), kernel)
+    return _Axis(taps, step, zeros, (zeros + lowest) // step, blocks, block)
+
+
 class FastLinear(nn.Linear):
     """Computes ``x @ weight.T + bias`` by oneDNN; shares the attributes of ``linear``."""
 
@@ -128,12 +170,11 @@ class FastLinear(nn.Linear):
         return _linear(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
 
 
-def replace_linears(network: nn.Module) -> int:
-    """Replace the linear layers of ``network``; return their number."""
-    layers = [(name, layer) for name, layer in network.named_modules() if name and type(layer) is nn.Linear]
-    for name, linear in layers:
-        network.set_submodule(name, FastLinear(linear))
-    return len(layers)
+def replace_linears(network: nn.Module) -> None:
+    """Replace the linear layers of ``network``."""
+    for name, layer in list(network.named_modules()):
+        if name and type(layer) is nn.Linear:
+            network.set_submodule(name, FastLinear(layer))
 
 
 class _Linear(torch.autograd.Function):

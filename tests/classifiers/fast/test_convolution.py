@@ -9,10 +9,9 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lit_viz.classifiers.fast.backward import Activation, Rectifier, sparse_backward
 from lit_viz.classifiers.fast.convolution import FastConvolution, find_chains, replace_convolutions
-from lit_viz.classifiers.fast.kernels import NONE, Activation, kernels_available
-from lit_viz.classifiers.fast.rectifiers import Rectifier
-from lit_viz.classifiers.fast.rows import sparse_backward
+from lit_viz.classifiers.fast.kernels import kernels_available
 from tests.classifiers.networks import conv_net, scripted
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
@@ -52,7 +51,7 @@ def fast_and_plain(kind: Any, options: dict[str, Any]) -> tuple[FastConvolution,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         conv = kind(out_channels=6, **options).requires_grad_(False)
-    return FastConvolution(conv, NONE), copy.deepcopy(conv).double()
+    return FastConvolution(conv), copy.deepcopy(conv).double()
 
 
 def image(channels: int, size: tuple[int, int]) -> Tensor:
@@ -154,17 +153,16 @@ def test_only_plain_convolutions_that_are_not_kept_are_replaced() -> None:
         nn.Conv2d(8, 8, 3, groups=8, padding=1, padding_mode="reflect"),
     )
     weight = net[0].weight
-    assert replace_convolutions(net, ("2",)) == 4
+    replace_convolutions(net, ("2",))
     assert [i for i, m in enumerate(net) if isinstance(m, FastConvolution)] == [0, 1, 3, 4]
     assert net[0].weight is weight
-    assert replace_convolutions(net, ("2",)) == 0
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")
 def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back() -> None:
     net = conv_net()
     fast = copy.deepcopy(net)
-    assert replace_convolutions(fast, ()) == 2
+    replace_convolutions(fast, ())
     x = image(3, (9, 9))
     assert torch.equal(copy.deepcopy(fast).double()(x.double()), copy.deepcopy(net).double()(x.double()))
     with torch.autocast("cpu", torch.bfloat16):
@@ -174,28 +172,27 @@ def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back() -> None:
     assert "_convolution_pointwise" not in called.names
 
 
+ACTIVATIONS = {"none": None, "relu": Activation(), "hardtanh": Activation(6.0)}
+
+
 def chain(*activations: str) -> nn.Sequential:
     """Fused convolutions, one after the other; every value of the activations is past a kink for some pixels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        limits = {"hardtanh": (0.0, 6.0)}
         convolutions = [nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False) for _ in activations]
     for convolution in convolutions:
         convolution.weight.mul_(6)
-    return nn.Sequential(
-        *(FastConvolution(c, Activation(a, limits.get(a, ()))) for c, a in zip(convolutions, activations, strict=True))
-    )
+    return nn.Sequential(*(FastConvolution(c, ACTIVATIONS[a]) for c, a in zip(convolutions, activations, strict=True)))
 
 
 def exact_chain(net: nn.Sequential) -> list[Any]:
     """The same steps in float64, by torch."""
-    bound = {"none": lambda y: y, "relu": torch.relu, "hardtanh": lambda y: y.clamp(0, 6)}
-    return [
-        lambda x, m=m: bound[m.activation.name](
-            torch.conv2d(x, m.weight.double(), m.bias.double(), padding=1)  # type: ignore[union-attr]
-        )
-        for m in net
-    ]
+
+    def step(m: Any) -> Any:
+        conv = lambda x: torch.conv2d(x, m.weight.double(), m.bias.double(), padding=1)  # noqa: E731
+        return conv if m.activation is None else lambda x: conv(x).clamp(0, m.activation.top)
+
+    return [step(m) for m in net]
 
 
 WIRINGS: dict[str, Any] = {
@@ -231,7 +228,7 @@ class Wired(nn.Module):
         self.convolutions = chain("relu", "hardtanh", "relu")
         if inplace is not None:  # the activations apart
             for n, rectifier in enumerate((nn.ReLU(inplace), nn.ReLU6(inplace), nn.ReLU(inplace))):
-                alone = FastConvolution(self.convolutions[n], NONE)  # type: ignore[arg-type]
+                alone = FastConvolution(self.convolutions[n])  # type: ignore[arg-type]
                 self.convolutions[n] = nn.Sequential(alone, Rectifier(rectifier, "plain"))
         self.wire = wiring
 

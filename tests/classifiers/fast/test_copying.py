@@ -14,7 +14,7 @@ from lit_viz.classifiers import Classifier, layer_names, load_classifier
 from lit_viz.classifiers.fast import convolution
 from lit_viz.classifiers.fast import copying as copying_module
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Residual, conv_net, scripted, trained
+from tests.classifiers.networks import Residual, conv_net, merged, scripted, trained
 from tests.conftest import Around, smooth_network
 
 
@@ -39,7 +39,7 @@ def test_the_float64_copy_agrees_with_the_original_to_float64(net: nn.Module) ->
     x64 = x.double().requires_grad_()
     logits, _ = frozen(x64)
     (gradient,) = torch.autograd.grad(weighted(logits), x64)
-    assert frozen.folded == 2
+    assert merged(frozen, net)[0] == 2
     assert torch.allclose(logits, expected, rtol=1e-10, atol=1e-12)
     assert torch.allclose(gradient, slope, rtol=1e-10, atol=1e-12)
 
@@ -55,7 +55,7 @@ def test_the_float32_copy_agrees_to_float32(net: nn.Module) -> None:
 
 def test_the_embedded_network_is_folded_and_fused_whole(lite0: Classifier) -> None:
     frozen = lite0.fast()
-    assert (frozen.folded, frozen.fused, frozen.notes) == (49, 33, ())
+    assert (*merged(frozen, lite0.original), frozen.notes) == (49, 33, ())
     x = torch.rand(2, 3, 224, 224)
     expected = lite0.logits(x)
     assert (frozen(x)[0] - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -64,7 +64,7 @@ def test_the_embedded_network_is_folded_and_fused_whole(lite0: Classifier) -> No
 def test_resnet50_is_folded_whole() -> None:
     net = trained(torchvision.models.resnet50()).eval()
     frozen = load_classifier(net, size=64).fast()
-    assert (frozen.folded, frozen.fused, frozen.notes) == (53, 33, ())
+    assert (*merged(frozen, net), frozen.notes) == (53, 33, ())
 
 
 def test_the_copy_is_private_frozen_and_without_user_hooks() -> None:
@@ -174,7 +174,7 @@ def test_a_stored_activation_is_copied() -> None:
     net(torch.rand(1, 3, 16, 16))
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(net)
-    assert load_classifier(net, size=16).fast().folded == 2
+    assert merged(load_classifier(net, size=16).fast(), net)[0] == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
@@ -184,7 +184,7 @@ def test_weight_and_spectral_norm_stay_and_only_their_layer_is_not_folded(wrap: 
     wrap(net[3])
     classifier = load_classifier(net, size=16)
     frozen = classifier.fast()
-    assert (frozen.folded, frozen.notes) == (1, ())
+    assert (merged(frozen, net)[0], frozen.notes) == (1, ())
     x = torch.rand(1, 3, 16, 16)
     assert torch.allclose(frozen(x)[0], classifier.logits(x), atol=1e-5)
     assert classifier.fast(dtype=torch.float64)(x)[0].dtype == torch.float64
@@ -196,7 +196,7 @@ def test_a_fold_that_changes_the_logits_is_undone(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(copying_module, "fold_batch_norms", wrong)
     frozen = load_classifier(conv_net(), size=16).fast()
-    assert frozen.folded == 0
+    assert merged(frozen, conv_net())[0] == 0
     assert "not folded, which is slower: in float64 the folded logits differ by" in frozen.notes[0]
     assert torch.equal(frozen._own[0].weight, conv_net()[0].weight)  # type: ignore[index]
 
@@ -206,7 +206,7 @@ def test_a_wrong_kernel_is_not_used(broken: str, what: str, monkeypatch: pytest.
     right = getattr(convolution, broken)
     monkeypatch.setattr(convolution, broken, lambda *args: right(*args) * 1.1)
     frozen = load_classifier(conv_net(), size=16).fast()
-    assert (frozen.folded, frozen.fused) == (2, 0)
+    assert merged(frozen, conv_net()) == (2, 0)
     assert f"not fused, which is slower: another kernel gives other {what}" in frozen.notes[0]
 
 
@@ -240,7 +240,7 @@ def test_an_output_changed_in_place_after_its_activation_is_not_fused() -> None:
 
 def test_a_network_that_fails_in_float64_is_not_folded() -> None:
     frozen = load_classifier(Around(conv_net(), lambda net, x: net(x.float())), size=16).fast()
-    assert (frozen.folded, frozen.fused) == (0, 0)
+    assert merged(frozen, conv_net()) == (0, 0)
     assert "doesn't run in float64" in frozen.notes[0]
 
 
@@ -283,7 +283,7 @@ def test_every_layer_reads_as_in_the_original_when_it_is_kept(make: Any) -> None
         frozen = classifier.fast(keep=[name])
         assert torch.allclose(frozen(x, [name])[1][name], expected[name], atol=1e-5), name
     everything = classifier.fast(keep=names)
-    assert (everything.folded, everything.fused) == (0, 0)
+    assert merged(everything, net) == (0, 0)
     assert all(torch.allclose(y, expected[k], atol=1e-5) for k, y in everything(x, names)[1].items())
 
 
@@ -319,7 +319,7 @@ def test_activations_between_fused_convolutions_have_their_own_gradient() -> Non
     expected = torch.autograd.grad(weighted(exact_net[3:](between)), [between, exact_leaf])
     logits, activations = frozen(leaf, ["2"])
     ours = torch.autograd.grad(weighted(logits), [activations["2"], leaf])
-    assert frozen.fused == 2
+    assert merged(frozen, net)[1] == 2
     for gradient, slope in zip(ours, expected, strict=True):
         assert torch.allclose(gradient.double(), slope, rtol=1e-4, atol=1e-5 * slope.abs().max().item())
 

@@ -109,7 +109,8 @@ def test_a_frozen_batch_norm_has_equal_values_and_gradient(norm: nn.BatchNorm2d)
     expected = net(x)
     (exact_gradient,) = torch.autograd.grad(expected, x, weights)
     names = [name for name, _ in net.named_modules()]
-    assert freeze_batch_norms(net) == 1
+    freeze_batch_norms(net)
+    assert isinstance(net[0], FrozenBatchNorm)
     assert [name for name, _ in net.named_modules()] == names
     y = net(x)
     assert torch.allclose(y, expected, rtol=0, atol=1e-12)
@@ -118,11 +119,11 @@ def test_a_frozen_batch_norm_has_equal_values_and_gradient(norm: nn.BatchNorm2d)
 
 def test_a_batch_norm_without_running_statistics_is_not_frozen() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).eval()
-    assert freeze_batch_norms(net) == 0
+    freeze_batch_norms(net)
+    assert isinstance(net[0], nn.BatchNorm2d)
 
 
 def test_the_norms_of_a_fast_copy_that_are_kept_are_frozen() -> None:
     net = load_classifier(conv_net(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     kept = net.fast(keep=["1", "4"])
-    assert kept.folded == 0
     assert sum(isinstance(m, FrozenBatchNorm) for m in kept.modules()) == 2

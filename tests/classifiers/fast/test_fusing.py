@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.fast import convolution
-from lit_viz.classifiers.fast.convolution import FastConvolution
+from lit_viz.classifiers.fast.backward import Backprop, replace_rectifiers
+from lit_viz.classifiers.fast.convolution import FastConvolution, fuse_activations
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs
-from lit_viz.classifiers.fast.fusing import fuse_activations
 from lit_viz.classifiers.fast.kernels import kernels_available
-from lit_viz.classifiers.fast.rectifiers import Backprop, replace_rectifiers
-from tests.classifiers.networks import Residual, conv_net
+from tests.classifiers.networks import Residual, conv_net, merged
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 
@@ -123,7 +122,7 @@ def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back(monkeypatch:
 def test_a_network_is_left_unfused_where_the_kernel_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_viz.classifiers.fast.copying.kernels_available", lambda: False)
     frozen = load_classifier(conv_net(), size=16).fast()
-    assert (frozen.folded, frozen.fused, frozen.notes) == (2, 0, ())
+    assert (*merged(frozen, conv_net()), frozen.notes) == (2, 0, ())
 
 
 @pytest.mark.parametrize("keep", ["0", "1"])

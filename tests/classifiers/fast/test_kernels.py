@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_viz.classifiers.fast.convolution import FastConvolution
-from lit_viz.classifiers.fast.kernels import NONE, Geometry, Kernel, kernels_available
+from lit_viz.classifiers.fast.kernels import Geometry, Kernel, kernels_available
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 
@@ -32,7 +32,7 @@ class Layouts(TorchDispatchMode):
 def fast(**options: Any) -> FastConvolution:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return FastConvolution(nn.Conv2d(8, 6, 3, **options).requires_grad_(False), NONE)
+        return FastConvolution(nn.Conv2d(8, 6, 3, **options).requires_grad_(False))
 
 
 def image(images: int, side: int) -> Tensor:

@@ -9,8 +9,8 @@ import torchvision
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast.residual import residual_branches, scale_branches
-from tests.classifiers.networks import Lockable, Residual, conv_net, trained
+from lit_viz.classifiers.fast.frozen import residual_branches, scale_branches
+from tests.classifiers.networks import Lockable, Residual, conv_net, merged, trained
 
 LABELS = ["apple", "banana", "cherry", "date"]
 
@@ -97,7 +97,7 @@ def test_the_fast_copy_scales_branches_and_keeps_its_logits() -> None:
     net = trained(Residual())
     classifier = classifier_of(net)
     plain, damped = classifier.fast(), classifier.fast(residual_gradient=0.3)
-    assert damped.folded == plain.folded == 2
+    assert merged(damped, net)[0] == merged(plain, net)[0] == 2
     expected = trained(Residual()).double()
     expected.load_state_dict({name: value.double() for name, value in net.state_dict().items()})
     scale_branches(expected, ["bn2"], 0.3)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import convolution as of_convolutions
-from lit_viz.classifiers.fast.rows import nonzero_rows, runs, scatter_rows, select_rows, sparse_backward
+from lit_viz.classifiers.fast.backward import nonzero_rows, runs, scatter_rows, select_rows, sparse_backward
 
 
 def input_gradients(lite0: Classifier, read_rows: Tensor, sparse: bool) -> Tensor:
