@@ -47,8 +47,8 @@ class Chunked(nn.Module):
         return torch.cat([compute(part) for part in torch.split(x, images)])
 
 
-def chunk_bottlenecks(network: nn.Module, x: Tensor, keep: Collection[str]) -> bool:
-    """Replace the layers of ``network`` that are wide inside, in place; return whether there are any.
+def chunk_bottlenecks(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[str]:
+    """Replace the layers of ``network`` that are wide inside, in place; return their names.
 
     Until :func:`set_chunk_bytes` is called they compute one image at a time, so that two images show any difference.
     Inside of them only the last chunk can be read, so layers around a kept layer are not replaced.
@@ -59,7 +59,13 @@ def chunk_bottlenecks(network: nn.Module, x: Tensor, keep: Collection[str]) -> b
     innermost = [name for name in wide if not _any_inside(name, wide)]
     for name in innermost:
         network.set_submodule(name, Chunked(network.get_submodule(name), widenings[name]))
-    return bool(innermost)
+    return innermost
+
+
+def undo_chunking(network: nn.Module, names: Collection[str]) -> None:
+    """Undo :func:`chunk_bottlenecks`."""
+    for name in names:
+        network.set_submodule(name, network.get_submodule(name).whole[0])  # type: ignore[index, arg-type]
 
 
 def set_chunk_bytes(network: nn.Module, chunk_bytes: float = CHUNK_BYTES) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.fast.backward import Backprop, hidden_nonlinearity, replace_rectifiers
-from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes
+from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
 from lit_viz.classifiers.fast.convolution import find_chains, fuse_activations, replace_convolutions
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, residual_branches
@@ -211,7 +211,7 @@ def _optimized(
         except _Rejected as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
         if SWITCHES.chunking:
-            network = _chunked(network, images, keep)
+            _chunk(network, images, keep)
         modified = _modified_layers(network, images, outputs)
         set_chunk_bytes(network)
     # A kept container may end in a layer that was folded or fused: its layers have to be kept as well.
@@ -257,13 +257,12 @@ def _with_kernels(network: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Mo
     return candidate
 
 
-def _chunked(network: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
-    """Return the network with wide layers in chunks, if chunks of one image give the results of the whole batch."""
-    candidate = copy.deepcopy(network)
-    if not chunk_bottlenecks(candidate, x, keep):
-        return network
-    difference = _difference(candidate, x, _logits_and_gradient(network, x), LOGITS_TOLERANCE, KERNEL_TOLERANCE)
-    return candidate if difference is None else network
+def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
+    """Compute wide layers in chunks, if chunks of one image give the same results as the whole batch."""
+    whole = _logits_and_gradient(network, x)
+    layers = chunk_bottlenecks(network, x, keep)
+    if layers and _difference(network, x, whole, LOGITS_TOLERANCE, KERNEL_TOLERANCE) is not None:
+        undo_chunking(network, layers)
 
 
 def _verify(classifier: Original, copied: FrozenNetwork, dtype: torch.dtype) -> None:
