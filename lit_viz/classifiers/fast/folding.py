@@ -154,7 +154,7 @@ def freeze_batch_norms(network: nn.Module) -> None:
     """Replace the remaining batch norms of ``network``."""
     for name, layer in list(network.named_modules()):
         if name and _is_plain_batch_norm(layer):
-            network.set_submodule(name, FrozenBatchNorm(layer))  # type: ignore[arg-type]
+            network.set_submodule(name, FrozenBatchNorm(layer))
 
 
 @torch.no_grad()
