@@ -36,12 +36,11 @@ from lit_viz.attacks.norms import format_distance
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.evidence.summaries import text_table
 from lit_viz.launch.resume import load_run
 from lit_viz.methods import AdversarialExample
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, filed
-from lit_viz.utils.formatting import Notify, notify
+from lit_viz.utils.formatting import Notify, notify, text_table
 
 TOLERANCE = 1e-5  # of a radius, for float32
 

@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.summaries import wilson_interval
+from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from lit_viz.attributions.base import Attribution, Estimator, add_rows, attribute, gather_rows, keys
+from lit_viz.attributions.base import Attribution, Estimator, Sampling, add_rows, attribute, gather_rows, keys
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
 from lit_viz.attributions.grad_cam import GradCAM, GuidedGradCAM
 from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
-from lit_viz.attributions.sampling import Sampling
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 
 #: Saliency methods by their names in commands, records and figures.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -19,6 +20,10 @@ from lit_viz.rng import Key
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
 
+#: Samples between two tests of the tolerance. Small samples can have a small variance by chance, and the number of
+#: evaluations of a map must not depend on the batch.
+EVERY = 8
+
 
 class Attribution(StepRule):
     """Base class of saliency methods.
@@ -26,8 +31,8 @@ class Attribution(StepRule):
     ``x`` is the image, which is not modified. The state accumulates the map, so that it is available after any number
     of evaluations (:meth:`attribution`) with an error estimate (:meth:`uncertainty`). One iteration is one evaluation.
 
-    Subclass :class:`Estimator` for a sum over evaluations, and :class:`~lit_viz.attributions.sampling.Sampling` for a
-    mean over random samples. A subclass of this class implements :meth:`step` and :meth:`attribution`.
+    Subclass :class:`Estimator` for a sum over evaluations, and :class:`Sampling` for a mean over random samples. A
+    subclass of this class implements :meth:`step` and :meth:`attribution`.
 
     Attributes:
         evaluations: default number of evaluations per map.
@@ -60,6 +65,9 @@ class Attribution(StepRule):
         Raises:
             LitVizError: if the method does not apply to the classifier.
         """
+        for network in self.networks:
+            if network != "plain":
+                classifier.fast(backprop=network)
 
     def record_fields(self) -> dict[str, Any]:
         """Return the method's fields of the record of a map; called after :meth:`bind`."""
@@ -72,6 +80,10 @@ class Attribution(StepRule):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the common part of the state: the seeds of the tasks ``(N,)``."""
         return {"seed": to_device([task.seed for task in tasks], x.device)}
+
+    def zero_map(self, x: Tensor) -> Tensor:
+        """Return zeros in the shape of the maps of ``x``."""
+        return torch.zeros_like(x[:, :1] if self.spatial else x)
 
     def advance(self, state: State) -> Tensor:
         """Return the number of evaluations of the next step per slot ``(N,)``, at most until the next snapshot."""
@@ -100,10 +112,9 @@ class Attribution(StepRule):
 
     def converged(self, x: Tensor, state: State) -> Tensor:
         """Return which maps satisfy the tolerance, ``(N,)`` bool; all False without one."""
-        if self.tolerance is None:
+        if self.tolerance is None or (error := self.uncertainty(x, state).get("error")) is None:
             return never(x)
-        error = self.uncertainty(x, state).get("error")
-        return never(x) if error is None else (error <= self.tolerance) & (state["iteration"] > 0)
+        return (error <= self.tolerance) & (state["iteration"] > 0)
 
 
 class Estimator(Attribution):
@@ -134,6 +145,79 @@ class Estimator(Attribution):
             numbers: ``(M,)``, number of each evaluation within its map, from 0.
             evaluate: evaluates the network.
         """
+
+
+class Sampling(Estimator):
+    """Base class of maps that are the mean of independent samples, one per evaluation.
+
+    Subclasses implement :meth:`samples`. The uncertainty is the standard error, relative to the map's maximum.
+
+    Attributes:
+        skipped: number of evaluations at the start that give no sample.
+    """
+
+    skipped: ClassVar[int] = 0
+
+    @abstractmethod
+    def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
+        """Compute one sample per evaluation, ``(M, ...)``, zero if skipped; arguments as for :meth:`accumulate`."""
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return zero means, and zero sums of squared deviations ``(N,)``, averaged over the pixels."""
+        return {**super().init(x, tasks), "mean": self.zero_map(x), "squares": x.new_zeros(len(x))}
+
+    def advance(self, state: State) -> Tensor:
+        """Return the number of samples of the next step; with a tolerance, at most until it is tested."""
+        advance = super().advance(state)
+        return advance if self.tolerance is None else torch.minimum(advance, EVERY - state["iteration"] % EVERY)
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        """Compute samples and update the means."""
+        samples = self.samples(x, state, slots, numbers, evaluate)
+        state["mean"], residuals = welford_update(state["mean"], slots, numbers, samples, self.skipped)
+        squares = torch.linalg.vector_norm(residuals.flatten(1), dim=1).square() / residuals[0].numel()
+        state["squares"] = add_rows(state["squares"], slots, squares)
+        return state
+
+    def attribution(self, x: Tensor, state: State) -> Tensor:
+        """Return the mean."""
+        return state["mean"]
+
+    def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        """Return ``standard_error`` in units of the map, and ``error``, the same relative to the map's maximum.
+
+        The standard error is ``sqrt(s^2 / n)`` with the unbiased variance s^2 of the samples, as root mean square over
+        the pixels; infinite for fewer than two samples.
+        """
+        count = (state["iteration"] - self.skipped).to(x.dtype)
+        variance = state["squares"] / (count * (count - 1))
+        standard_error = torch.where(count >= 2, variance.sqrt(), torch.inf)
+        return {"standard_error": standard_error, "error": relative(standard_error, state["mean"])}
+
+    def converged(self, x: Tensor, state: State) -> Tensor:
+        """Return which maps satisfy the tolerance, every ``EVERY`` evaluations."""
+        return super().converged(x, state) & (state["iteration"] % EVERY == 0)
+
+
+def welford_update(
+    mean: Tensor, slots: Tensor, numbers: Tensor, rows: Tensor, skipped: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Update means ``(N, ...)`` with rows ``(M, ...)``, in order; return the means and the recursive residuals.
+
+    The update of Welford 1962 (Technometrics 4:419): with ``d`` the difference of the k-th row and the mean of the
+    previous ones, the mean changes by ``d / k``. The squared residuals ``d sqrt((k - 1) / k)`` sum to the sum of
+    squared deviations from the mean. The first ``skipped`` rows of each mean are ignored; their residual is zero.
+    """
+    mean, residuals = mean.clone(), torch.empty_like(rows, dtype=mean.dtype, memory_format=torch.contiguous_format)
+    for row, residual, n, number in zip(rows, residuals, to_list(slots), to_list(numbers), strict=True):
+        k = number + 1 - skipped
+        if k < 1:
+            residual.zero_()
+            continue
+        residual.copy_(row).sub_(mean[n])
+        mean[n].add_(residual, alpha=1 / k)
+        residual.mul_(math.sqrt((k - 1) / k))
+    return mean, residuals
 
 
 def keys(state: State, slots: Tensor, numbers: Tensor) -> list[Key]:
@@ -191,9 +275,7 @@ def attribute(
     Returns:
         The maps (see :meth:`Attribution.attribution`) and their uncertainty.
     """
-    networks: dict[str, Network] = dict(
-        network if isinstance(network, Mapping) else dict.fromkeys(method.networks, network)
-    )
+    networks = dict(network if isinstance(network, Mapping) else dict.fromkeys(map(str, method.networks), network))
     classes = torch.as_tensor(targets, device=x.device)
     seeds = range(len(x)) if seeds is None else seeds
     tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, classes, strict=True))]

@@ -16,7 +16,7 @@ from lit_viz.attributions.base import Attribution
 from lit_viz.errors import LitVizError
 from lit_viz.images.filters import gaussian_blur
 from lit_viz.objectives import LogProbability, Objective
-from lit_viz.optim import Evaluate, State
+from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never, per_slot, unit
 from lit_viz.types import Task
 
@@ -39,9 +39,8 @@ class ExtremalPerturbation(Attribution):
     ascends the gradient along masks of equal area, with a length that is independent of the scale of the score. One
     evaluation with its backward per iteration.
 
-    Difference to the paper: there a penalty on the sorted values of the mask enforces the final area. Here the area
-    shrinks over the first half of the iterations, so the least important pixels are removed first; a small initial mask
-    away from the object would have no gradient. After shrinking, the best mask is kept.
+    The paper enforces the final area by a penalty on the sorted values of the mask. Here the area shrinks over the
+    first half of the iterations, so that the initial mask has a gradient; then the best mask is kept.
 
     The score is the log probability. Logits can exceed that of the image by far, and a mask optimized for the logit
     follows whatever raises it.
@@ -91,9 +90,7 @@ class ExtremalPerturbation(Attribution):
             "blurs": pyramid(x, self.blur, _LEVELS),
         }
 
-    def advance(self, state: State) -> Tensor:
-        """Return one evaluation per slot."""
-        return torch.ones_like(state["iteration"])
+    advance = StepRule.advance  # one evaluation per slot
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Evaluate the perturbed images, and update the masks."""
@@ -107,7 +104,8 @@ class ExtremalPerturbation(Attribution):
             (gain,) = torch.autograd.grad(inputs, weights, evaluation.gradient, retain_graph=True)
             (growth,) = torch.autograd.grad(mask.sum(), weights)
         # b compensates the change of area, unless all masks are 0 or 1.
-        gradient = gain - growth * (_total(gain) / _total(growth)).nan_to_num(0, 0, 0)
+        total_gain, total_growth = (values.sum((1, 2, 3), keepdim=True) for values in (gain, growth))
+        gradient = gain - growth * (total_gain / total_growth).nan_to_num(0, 0, 0)
         cells = math.prod(weights.shape[1:])
         velocity = torch.lerp(math.sqrt(cells) * unit(gradient).to(x.dtype), state["velocity"], _MOMENTUM)
         score = evaluation.score.to(x.dtype)
@@ -146,6 +144,10 @@ class ExtremalPerturbation(Attribution):
     def _mask(self, weights: Tensor, offset: Tensor) -> Tensor:
         return smoothed((weights - offset).sigmoid(), self.sigma / self.cell)
 
+    def _covered(self, weights: Tensor, offset: Tensor) -> Tensor:
+        """Compute the area of the masks ``(N, 1, 1, 1)``, as a fraction of the image."""
+        return self._mask(weights, offset).mean((1, 2, 3), keepdim=True)
+
     def _track_offset(self, weights: Tensor, area: Tensor, before: Tensor) -> Tensor:
         """Compute the offset ``(N, 1, 1, 1)`` of masks of approximately this area, near the offset of the last step.
 
@@ -173,26 +175,13 @@ class ExtremalPerturbation(Attribution):
             offset = offset + width * (2 * larger.to(offset.dtype) - 1)
         return offset
 
-    def _covered(self, weights: Tensor, offset: Tensor) -> Tensor:
-        """Compute the area of the masks ``(N, 1, 1, 1)``, as a fraction of the image."""
-        return self._mask(weights, offset).mean((1, 2, 3), keepdim=True)
-
-
-def _total(values: Tensor) -> Tensor:
-    return values.sum((1, 2, 3), keepdim=True)
-
 
 def smoothed(mask: Tensor, sigma: float, temperature: float = _TEMPERATURE) -> Tensor:
-    """Compute the smooth max-convolution ``m(u) = smax over v of k(u - v) mask(v)`` (of the paper).
+    """Compute the smooth max-convolution ``m(u) = smax over v of k(u - v) mask(v)`` of masks ``(N, 1, h, w)``.
 
-    ``smax f = sum of f exp(f / T) / sum of exp(f / T)``. ``k(d) = exp(-max(0, |d| / sigma - 1)^2 / 4)`` is 1 up to
-    sigma, so it dilates the mask, and decreases like a Gaussian beyond. ``v`` is in the square of radius ``4 sigma``
-    around u; the border is replicated, so that no position is preferred.
-
-    Args:
-        mask: ``(N, 1, h, w)`` in [0, 1].
-        sigma: in cells of the mask.
-        temperature: T, at least 0.02 in float32; the limit 0 is the maximum, large values approach the mean.
+    ``smax f = sum of f exp(f / T) / sum of exp(f / T)``; T is at least 0.02 in float32. ``k(d) = exp(-max(0, |d| /
+    sigma - 1)^2 / 4)`` is 1 up to sigma, in cells, so it dilates the mask, and decreases like a Gaussian beyond. ``v``
+    is in the square of radius ``4 sigma`` around u; the border is replicated, so that no position is preferred.
     """
     weights, index = _kernel(sigma, mask.dtype, mask.device)
     terms = F.pad(mask, [len(index) // 2] * 4, mode="replicate") * weights.view(1, -1, 1, 1)
@@ -217,12 +206,7 @@ def _kernel(sigma: float, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 
 
 def _window_sum(maps: Tensor, index: Tensor) -> Tensor:
-    """Compute ``sum over v of maps[index(v)](u + v)``, ``(2, N, 1, h, w)``.
-
-    Args:
-        maps: ``(2, N, D, h + 2 r, w + 2 r)``.
-        index: ``(2 r + 1, 2 r + 1)``, index into D for each offset v.
-    """
+    """Compute ``sum over v of maps[index(v)](u + v)``: ``(2, N, D, h + 2 r, w + 2 r)`` -> ``(2, N, 1, h, w)``."""
     if maps.is_cpu:
         return _WindowSum.apply(maps, index)  # type: ignore[no-any-return, no-untyped-call]
     weight = (index == torch.arange(maps.shape[2], device=index.device).view(-1, 1, 1))[None].to(maps)
@@ -271,12 +255,8 @@ def pyramid(x: Tensor, blur: float, levels: int) -> Tensor:
 
 
 def perturbed(blurs: Tensor, mask: Tensor) -> Tensor:
-    """Blur images at each pixel by ``1 - mask`` times the largest blur (as in the paper).
-
-    Args:
-        blurs: ``(N, levels + 1, C, H, W)`` of :func:`pyramid`; neighboring levels are interpolated.
-        mask: ``(N, 1, H, W)`` in [0, 1].
-    """
+    """Blur images at each pixel by ``1 - mask`` ``(N, 1, H, W)`` times the largest blur, between levels of the
+    :func:`pyramid`."""
     last = blurs.shape[1] - 1
     depth = (1 - mask) * last
     above = depth.detach().floor().clamp(0, last - 1)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.attributions.base import add_rows, gather_rows
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import Layout, check_layers, layouts, timm_types
 from lit_viz.classifiers.outputs import probe_images
 from lit_viz.errors import LitVizError
-from lit_viz.optim import Evaluate, State
-from lit_viz.types import Task
+from lit_viz.optim import Evaluate
 
 #: Function from the output of a layer to feature maps ``(N, C, h, w)``.
 Reshape = Callable[[Tensor], Tensor]
@@ -60,6 +58,7 @@ class GradCAM(Gradient):
             raise LitVizError(f"layer {layer!r} can't be read: a forward doesn't call it, or it returns no tensor")
         self.layers = (layer,)
         self._maps = self.reshape or _maps_of(classifier, layer, layouts_by_name[layer])
+        super().bind(classifier)
 
     @property
     def reads_feature_maps(self) -> bool:
@@ -70,24 +69,14 @@ class GradCAM(Gradient):
         """Return the layer."""
         return {"layer": self.layers[0] if self.layers else None}
 
-    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return zero maps."""
-        return {**super().init(x, tasks), "map": torch.zeros_like(x[:, :1])}
-
-    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate the map of the image."""
-        state["map"] = add_rows(state["map"], slots, self._class_activation(gather_rows(x, slots), slots, evaluate))
-        return state
-
-    def _class_activation(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        """Compute the maps ``(M, 1, H, W)`` of ``x``."""
+    def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
+        """Evaluate the maps ``(M, 1, H, W)``."""
         (layer,) = self.layers
         evaluation = evaluate(x, slots=slots)
         gradient = self._maps(evaluation.backward(at=layer))
         weights = gradient.mean((2, 3), keepdim=True)
         cam = (weights * self._maps(evaluation.activations[layer])).sum(1, keepdim=True)
-        cam = cam.relu() if self.relu else cam
-        return F.interpolate(cam, x.shape[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(cam.relu() if self.relu else cam, x.shape[2:], mode="bilinear", align_corners=False)
 
 
 class GuidedGradCAM(GradCAM):
@@ -105,30 +94,13 @@ class GuidedGradCAM(GradCAM):
     def __init__(self, layer: str | None = None, reshape: Reshape | None = None) -> None:
         super().__init__(layer, reshape=reshape)
 
-    def bind(self, classifier: Classifier) -> None:
-        """Select the layer, and create the guided copy, so that unsupported networks are rejected."""
-        super().bind(classifier)
-        classifier.fast(backprop="guided")
-
-    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return zero maps."""
-        return {**super().init(x, tasks), "map": torch.zeros_like(x)}
-
-    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate the image in both copies."""
-        images = gather_rows(x, slots)
-        cam = self._class_activation(images, slots, evaluate)
-        gradient = evaluate(images, slots=slots, network="guided").gradient
-        state["map"] = add_rows(state["map"], slots, gradient * cam)
-        return state
+    def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
+        """Evaluate the product of the maps of both copies."""
+        return super().evaluate_map(x, slots, evaluate) * Gradient.evaluate_map(self, x, slots, evaluate)
 
 
 def _identity(output: Tensor) -> Tensor:
     return output
-
-
-def _channels_first(output: Tensor) -> Tensor:
-    return output.permute(0, 3, 1, 2)
 
 
 def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout]) -> str:
@@ -136,13 +108,13 @@ def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout])
     network = classifier.original
     if isinstance(network, timm_types(_VIT)):
         return f"blocks.{len(network.blocks) - 1}.norm1"
-    spatial = [name for name, layout in layouts_by_name.items() if _positions(layout) > 1]
-    last = next((name for name in reversed(spatial) if _affects_logits(classifier, name)), None)
-    if last is None:
-        raise LitVizError(
-            f"Grad-CAM requires a layer with feature maps (N, C, h, w), and {classifier.name} has none: use gradient"
-        )
-    return last
+    for name, layout in reversed(list(layouts_by_name.items())):
+        sides = {"maps": layout.shape[1:], "grid": layout.shape[:2], "tokens": layout.shape[:1]}
+        if min(sides.get(layout.kind, (0,))) > 1 and _affects_logits(classifier, name):
+            return name
+    raise LitVizError(
+        f"Grad-CAM requires a layer with feature maps (N, C, h, w), and {classifier.name} has none: use gradient"
+    )
 
 
 def _affects_logits(classifier: Classifier, layer: str) -> bool:
@@ -153,17 +125,13 @@ def _affects_logits(classifier: Classifier, layer: str) -> bool:
         return torch.autograd.grad(logits.sum(), activations[layer], allow_unused=True)[0] is not None
 
 
-def _positions(layout: Layout) -> int:
-    """Return the number of positions of an output along its shorter side."""
-    sides = {"maps": layout.shape[1:], "grid": layout.shape[:2], "tokens": layout.shape[:1]}
-    return min(sides.get(layout.kind, (0,)))
-
-
 def _maps_of(classifier: Classifier, layer: str, layout: Layout) -> Reshape:
     """Return the conversion of the output of a layer to feature maps."""
     network = classifier.original
-    if layout.kind in ("maps", "grid"):
-        return _identity if layout.kind == "maps" else _channels_first
+    if layout.kind == "maps":
+        return _identity
+    if layout.kind == "grid":
+        return lambda output: output.permute(0, 3, 1, 2)
     if layout.kind == "tokens" and isinstance(network, timm_types(_VIT)):
         size: tuple[int, int] = network.patch_embed.grid_size
         prefix: int = network.num_prefix_tokens

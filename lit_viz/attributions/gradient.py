@@ -4,35 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, add_rows, gather_rows
-from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import Backprop
-from lit_viz.optim import Evaluate, State
+from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.types import Task
 
 
 class Gradient(Estimator):
     """``d score / d x`` (Simonyan et al. 2014, arXiv:1312.6034, section 3; their map is its maximum absolute value over
-    the channels). Exact after one evaluation."""
+    the channels). Exact after one evaluation.
+
+    Subclasses with another map of one evaluation override :meth:`evaluate_map`.
+    """
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return zero maps."""
-        return {**super().init(x, tasks), "map": torch.zeros_like(x)}
+        return {**super().init(x, tasks), "map": self.zero_map(x)}
 
-    def advance(self, state: State) -> Tensor:
-        """Return one evaluation per slot."""
-        return torch.ones_like(state["iteration"])
+    advance = StepRule.advance  # one evaluation per slot
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate the gradient at the image."""
-        state["map"] = add_rows(state["map"], slots, evaluate(gather_rows(x, slots), slots=slots).gradient)
+        """Evaluate the maps of the images."""
+        state["map"] = add_rows(state["map"], slots, self.evaluate_map(gather_rows(x, slots), slots, evaluate))
         return state
 
+    def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
+        """Evaluate the gradient in the last network copy at images ``x`` ``(M, ...)`` of the slots ``(M,)``."""
+        return evaluate(x, slots=slots, network=self.networks[-1]).gradient
+
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the gradient."""
+        """Return the evaluated map."""
         return state["map"]
 
     def converged(self, x: Tensor, state: State) -> Tensor:
@@ -59,18 +62,6 @@ class GuidedBackprop(Gradient):
     """
 
     networks: tuple[Backprop, ...] = ("guided",)
-
-    def bind(self, classifier: Classifier) -> None:
-        """Create the network copy, so that unsupported networks are rejected before the run."""
-        for network in self.networks:
-            classifier.fast(backprop=network)
-
-    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate the gradient at the image in the copy with modified rectifiers."""
-        (network,) = self.networks
-        gradient = evaluate(gather_rows(x, slots), slots=slots, network=network).gradient
-        state["map"] = add_rows(state["map"], slots, gradient)
-        return state
 
 
 class Deconvolution(GuidedBackprop):

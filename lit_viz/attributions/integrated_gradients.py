@@ -49,16 +49,16 @@ class IntegratedGradients(Estimator):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the baselines and zero maps."""
-        one = x.new_zeros(len(x))
+        zero = x.new_zeros(len(x))
         return {
             **super().init(x, tasks),
             "baseline": self.baseline(x, [task.seed for task in tasks]),
-            "difference": one,
+            "difference": zero,
             "sum": torch.zeros_like(x),
-            "weight": one.clone(),
-            "rules": torch.zeros_like(one, dtype=torch.long),
+            "weight": zero.clone(),
+            "rules": torch.zeros_like(zero, dtype=torch.long),
             "map": torch.zeros_like(x),
-            "change": torch.full_like(one, torch.inf),
+            "change": torch.full_like(zero, torch.inf),
         }
 
     def advance(self, state: State) -> Tensor:
@@ -102,18 +102,19 @@ class IntegratedGradients(Estimator):
         residual = (self.attribution(x, state).flatten(1).sum(1) - state["difference"]).abs()
         completeness = torch.where(state["iteration"] > 0, residual, torch.inf)
         error = relative(completeness, state["difference"])
-        return {
-            "completeness": completeness,
-            "error": error if self.tolerance is None else torch.maximum(error, state["change"]),
-        }
+        change = error if self.tolerance is None else torch.maximum(error, state["change"])
+        return {"completeness": completeness, "error": change}
 
     def nodes(self, evaluations: int) -> int:
         """Return the number of nodes of the rule of the map after a number of evaluations."""
-        return evaluations if self.tolerance is None else growing(evaluations)[-1]
+        return self._rules(evaluations)[-1]
+
+    def _rules(self, evaluations: int) -> list[int]:
+        return [evaluations] if self.tolerance is None else growing(evaluations)
 
     def _locate(self, iterations: int, number: int) -> tuple[Rule, int]:
         """Return the rule of an evaluation and its index in the rule."""
-        *complete, last = [iterations] if self.tolerance is None else growing(iterations)
+        *complete, last = self._rules(iterations)
         for size in complete:
             if number < size:
                 return gauss_legendre(size), number
@@ -157,12 +158,11 @@ def _complete_rules(x: Tensor, state: State, slots: Tensor) -> State:
     mask = per_slot(completed, x) > 0
     current = torch.where(mask, _partial_map(x, state), state["map"])
     change = relative((current - state["map"]).flatten(1).abs().amax(1), current)
-    has_previous = completed & (state["rules"] > 0)
     return {
         **state,
         "sum": state["sum"].masked_fill(mask, 0.0),
         "weight": state["weight"].masked_fill(completed, 0.0),
         "rules": state["rules"] + completed,
         "map": current,
-        "change": torch.where(has_previous, change, state["change"]),
+        "change": torch.where(completed & (state["rules"] > 0), change, state["change"]),
     }

@@ -30,7 +30,7 @@ class Occlusion(Estimator):
     window are zero.
 
     Args:
-        window: side in pixels, or height and width (in general, one number per dimension except the channels).
+        window: side in pixels, or height and width.
         stride: at most the window; default: half of it.
         baseline: replacement of the window; see :class:`~lit_viz.attributions.baselines.Baseline`.
         sigma: of the blurred baseline, in pixels.
@@ -46,36 +46,28 @@ class Occlusion(Estimator):
         baseline: Kind | float = "mean",
         sigma: float = 10.0,
     ) -> None:
-        self._given = window, stride
-        self.windows, self.strides = self._window_and_stride(_WINDOW if window is None else window, stride)
+        self.default_window, self.stride = window is None, stride
         self.baseline = Baseline(baseline, sigma)
+        self._set_window(_WINDOW if window is None else window)
 
-    @staticmethod
-    def _window_and_stride(
-        window: int | Sequence[int], stride: int | Sequence[int] | None
-    ) -> tuple[list[int], list[int]]:
-        """Return the sides of the window and its strides, one per dimension."""
-        windows = _as_list(window)
-        strides = [max(1, side // 2) for side in windows] if stride is None else _as_list(stride)
-        if len(strides) == 1:
-            strides = strides * len(windows)
-        if len(windows) != len(strides) or not all(1 <= s <= w for w, s in zip(windows, strides, strict=True)):
+    def _set_window(self, window: int | Sequence[int]) -> None:
+        """Set the sides of the window and the strides, ``[height, width]`` each."""
+        self.windows = _pair(window)
+        self.strides = [max(1, side // 2) for side in self.windows] if self.stride is None else _pair(self.stride)
+        if not all(1 <= stride <= side for stride, side in zip(self.strides, self.windows, strict=True)):
             raise LitVizError(
-                f"stride of Occlusion must be between 1 and the window, got window {window} and stride {stride}"
+                f"stride of Occlusion must be between 1 and the window, got window {window} and stride {self.stride}"
             )
-        return windows, strides
 
     def bind(self, classifier: Classifier) -> None:
         """Set the default window for the classifier's input size, and count its windows."""
-        if self._given[0] is None:
-            self.windows, self.strides = self._window_and_stride(
-                max(1, round(min(classifier.size) / _FRACTION)), self._given[1]
-            )
+        if self.default_window:
+            self._set_window(max(1, round(min(classifier.size) / _FRACTION)))
         self.evaluations = self.default_evaluations((classifier.channels, *classifier.size))
 
     def default_evaluations(self, shape: Sequence[int]) -> int:
         """Return the number of windows + 1."""
-        return 1 + math.prod(count for _, _, _, count in self._grid(shape))
+        return 1 + math.prod(self._grid(shape))
 
     @property
     def fixed(self) -> bool:
@@ -84,14 +76,13 @@ class Occlusion(Estimator):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the baselines, and zero sums of score decreases and windows."""
-        empty = torch.zeros_like(x[:, :1] if x.ndim > 2 else x)
         return {
             **super().init(x, tasks),
             "baseline": self.baseline(x, [task.seed for task in tasks]),
             "score": x.new_zeros(len(x)),
             "total": torch.full((len(x),), self.default_evaluations(x.shape[1:]), device=x.device),
-            "losses": empty,
-            "windows": empty.clone(),
+            "losses": self.zero_map(x),
+            "windows": self.zero_map(x),
         }
 
     def advance(self, state: State) -> Tensor:
@@ -106,7 +97,7 @@ class Occlusion(Estimator):
         first = to_device([m for m, k in enumerate(to_list(numbers)) if k == 0], x.device, torch.long)
         if len(first):
             state["score"] = state["score"].index_copy(0, slots[first], scores[first])
-        losses = (state["score"][slots] - scores).view(-1, *[1] * (x.ndim - 1))
+        losses = (state["score"][slots] - scores).view(-1, 1, 1, 1)
         state["losses"] = add_rows(state["losses"], slots, losses * hidden)
         state["windows"] = add_rows(state["windows"], slots, hidden)
         return state
@@ -120,32 +111,26 @@ class Occlusion(Estimator):
         return state["iteration"] >= state["total"]
 
     def masks(self, x: Tensor, numbers: Tensor) -> Tensor:
-        """Return the replaced pixels of evaluations, bool ``(M, 1, H, W)`` for images; none in evaluation 0."""
-        grid = self._grid(x.shape[1:])
-        positions = torch.unravel_index((numbers - 1).clamp_min(0), [count for _, _, _, count in grid])
-        hidden = numbers.view(-1, *[1] * (x.ndim - 1)) > 0
-        for axis, (position, size) in enumerate(zip(positions, grid, strict=True), x.ndim - len(grid)):
-            length, window, stride, _ = size
+        """Return the replaced pixels of evaluations, bool ``(M, 1, H, W)``; none in evaluation 0."""
+        positions = torch.unravel_index((numbers - 1).clamp_min(0), self._grid(x.shape[1:]))
+        covered = []
+        for position, length, side, stride in zip(positions, x.shape[2:], self.windows, self.strides, strict=True):
             offset = torch.arange(length, device=x.device) - stride * position[:, None]
-            shape = [len(numbers) if d == 0 else length if d == axis else 1 for d in range(x.ndim)]
-            hidden = hidden & ((offset >= 0) & (offset < window)).view(shape)
-        return hidden
+            covered.append((offset >= 0) & (offset < side))
+        rows, columns = covered
+        return ((numbers > 0)[:, None, None] & rows[:, :, None] & columns[:, None])[:, None]
 
-    def _grid(self, shape: Sequence[int]) -> list[tuple[int, int, int, int]]:
-        """Return length, window, stride and number of windows of each dimension except the channels."""
-        lengths = shape[1:] if len(shape) > 1 else shape
-        windows, strides = (v * len(lengths) if len(v) == 1 else v for v in (self.windows, self.strides))
-        if len(windows) != len(lengths) or any(w > length for w, length in zip(windows, lengths, strict=True)):
-            raise LitVizError(
-                f"window of Occlusion must be at most the input of {_by(lengths)}, got {_by(self.windows)}"
-            )
-        sizes = zip(lengths, windows, strides, strict=True)
-        return [(length, w, s, 1 + math.ceil((length - w) / s)) for length, w, s in sizes]
+    def _grid(self, shape: Sequence[int]) -> list[int]:
+        """Return the number of windows down and across an input ``(C, H, W)``."""
+        if len(shape) != 3 or any(side > length for side, length in zip(self.windows, shape[1:], strict=True)):
+            window = " x ".join(map(str, self.windows))
+            raise LitVizError(f"window of Occlusion must be at most the input {tuple(shape)}, got {window} pixels")
+        sizes = zip(shape[1:], self.windows, self.strides, strict=True)
+        return [1 + math.ceil((length - side) / stride) for length, side, stride in sizes]
 
 
-def _as_list(value: int | Sequence[int]) -> list[int]:
-    return [value] if isinstance(value, int) else list(value)
-
-
-def _by(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes)) + " pixels"
+def _pair(value: int | Sequence[int]) -> list[int]:
+    pair = [value] * 2 if isinstance(value, int) else list(value)
+    if len(pair) != 2:
+        raise LitVizError(f"window and stride of Occlusion must be a side or (height, width), got {value}")
+    return pair

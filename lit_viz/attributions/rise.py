@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.attributions.base import gather_rows, keys, relative
-from lit_viz.attributions.sampling import Sampling
+from lit_viz.attributions.base import Sampling, gather_rows, keys, relative
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, Probability
 from lit_viz.optim import Evaluate, State
@@ -70,15 +69,9 @@ class RISE(Sampling):
 
 
 def masks(keys: Sequence[Key], x: Tensor, grid: int, p: float) -> Tensor:
-    """Draw masks ``(M, 1, H, W)`` in [0, 1] with mean ``p`` at every pixel (section 3.2 of the paper).
+    """Draw a mask ``(1, H, W)`` in [0, 1] with mean ``p`` at every pixel per key (section 3.2 of the paper).
 
-    A binary grid is upsampled bilinearly to one cell more than the image, and cropped at a random position.
-
-    Args:
-        keys: one per mask.
-        x: tensor with the device, dtype, height and width of the images.
-        grid: cells along a side.
-        p: probability that a cell is 1.
+    A binary grid is upsampled bilinearly to one cell more than the images ``x``, and cropped at a random position.
     """
     draws = Draws(keys, x.device).scoped("rise")
     cells = (draws.uniform("cells", shape=(1, grid, grid)) < p).to(x.dtype)

@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import gather_rows, keys
-from lit_viz.attributions.sampling import Sampling, welford_update
+from lit_viz.attributions.base import Sampling, gather_rows, keys, welford_update
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws, Key
@@ -51,7 +50,7 @@ class SmoothGradSquared(SmoothGrad):
 class VarGrad(SmoothGrad):
     """Unbiased variance of the gradient over noisy copies (Adebayo et al. 2018, arXiv:1810.03292); unsigned.
 
-    The square of the k-th recursive residual (:func:`~lit_viz.attributions.sampling.welford_update`) has the variance
+    The square of the k-th recursive residual (:func:`~lit_viz.attributions.base.welford_update`) has the variance
     as its expectation, and the mean of the squares over k = 2 ... n is the sample variance with divisor n - 1 (Welford
     1962). The residuals are uncorrelated (Brown, Durbin and Evans 1975, J. R. Stat. Soc. B 37:149) and, for Gaussian
     gradients, independent. The spread of the n - 1 squares therefore gives the standard error: exactly for Gaussian
@@ -72,14 +71,6 @@ class VarGrad(SmoothGrad):
 
 
 def noise(keys: Sequence[Key], x: Tensor, sigma: float) -> Tensor:
-    """Draw the noise of evaluations; public so that reference implementations can use the same noise.
-
-    Args:
-        keys: M keys, ``Key(seed of the task, number of the evaluation from 0)``.
-        x: tensor with the device, dtype and shape ``(N, ...)`` of the images.
-        sigma: standard deviation.
-
-    Returns:
-        ``(M, ...)``.
-    """
+    """Draw the noise ``(M, ...)`` of evaluations: keys ``Key(seed of the task, number of the evaluation from 0)``,
+    images ``x`` ``(N, ...)``, standard deviation ``sigma``."""
     return Draws(keys, x.device).scoped("smoothgrad").noise("noise", x.shape[1:]).to(x.dtype).mul_(sigma)

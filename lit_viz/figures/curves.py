@@ -197,7 +197,7 @@ def robustness_figure(
 
     Args:
         curves: by name, (eps, rate, low, high) per radius; eps in [0, 1] for L∞; the interval is for example
-            :func:`lit_viz.evidence.summaries.wilson_interval`.
+            :func:`lit_viz.evidence.attacks.robustness.wilson_interval`.
         norm: of eps; an eps of ``L∞`` is displayed in /255.
         what: label of the rate: ``robust accuracy``, ``success``.
         caption: of the figure.

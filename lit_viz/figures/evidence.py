@@ -15,8 +15,7 @@ from torch import Tensor
 
 from lit_viz.attributions import title_of
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
-from lit_viz.evidence.saliency.cross_check import CrossCheck
+from lit_viz.evidence.saliency.cross_check import FORMULA_TOLERANCE, Agreement, CrossCheck
 from lit_viz.figures.layout import (
     CELL,
     GAP,

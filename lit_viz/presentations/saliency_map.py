@@ -181,7 +181,7 @@ def _error_text(record: Record) -> str:
 def _compare_with_captum(
     module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
 ) -> bool:
-    from lit_viz.evidence.saliency.cross_check import cross_check, verdicts, write_cross_check  # imports Captum
+    from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
     from lit_viz.figures.evidence import evidence_figure
 
     settings.notify(f"evidence: comparing {pluralize(len(outcomes), 'map')} with Captum")
@@ -193,7 +193,7 @@ def _compare_with_captum(
         half=half_precision(settings.config),
         notify=settings.notify,
     )
-    by_index = verdicts(certificate)
+    by_index = certificate.verdicts()
     for outcome in outcomes:
         record = outcome.record
         if isinstance(record, SaliencyRecord):
@@ -202,7 +202,7 @@ def _compare_with_captum(
             outcome.amend(extra={**record.extra, "captum": None})
     if folder is not None:
         folder.amend(outcome.record for outcome in outcomes if outcome.record.index in by_index)
-        write_cross_check(folder, certificate, outcomes)
+        certificate.write(folder, outcomes)
         if (figure := evidence_figure(certificate, outcomes)) is not None:
             save_figure(figure, folder.path / "evidence.png")
     settings.notify(certificate.sentence(None if folder is None else str(folder.path)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.attacks.mismatches import RecordedFile
-from lit_viz.evidence.summaries import wilson_interval
+from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.figures.attack import AttackPanel, UniversalPanel, universal_figure
 from lit_viz.figures.evolution import Evolution
 from lit_viz.images.reading import read_png

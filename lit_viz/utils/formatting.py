@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from lit_viz.utils.process import is_rank_zero
@@ -66,3 +67,24 @@ def probability_text(probability: float) -> str:
     if 0 <= probability < 0.005:
         return "p < 0.01"
     return "p > 0.99" if probability >= 0.995 else f"p = {probability:.2f}"
+
+
+def text_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
+    """Return a table for the terminal; columns are in order of appearance, missing cells empty.
+
+    Args:
+        rows: texts by column.
+        words: number of left-aligned columns at the beginning; the others are right-aligned.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(row.get(column, "") for column in columns))
+    text = StringIO()
+    Console(file=text, width=170, markup=False, highlight=False).print(table)
+    return text.getvalue().rstrip("\n")

@@ -83,8 +83,7 @@ def test_integrated_gradients(baseline: str | float) -> None:
 def test_occlusion(window: int, stride: int | None) -> None:
     x = photographs()
     method = Occlusion(window, stride)
-    sides = [method.windows * 2, method.strides * 2]
-    windows, strides = ((3, *side[:2]) for side in sides)
+    windows, strides = ((3, *sides) for sides in (method.windows, method.strides))
     occlusion = captum.attr.Occlusion(SMOOTH)
     reference = occlusion.attribute(x, windows, strides=strides, target=TARGETS, baselines=mean_colour(x))
     assert distance(our(method).expand_as(x), reference) < 1e-12

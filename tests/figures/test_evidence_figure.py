@@ -7,8 +7,7 @@ import torch
 from matplotlib.colors import to_hex
 
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.evidence.saliency.agreement import Agreement, Similarity
-from lit_viz.evidence.saliency.cross_check import CrossCheck
+from lit_viz.evidence.saliency.cross_check import Agreement, CrossCheck, Similarity
 from lit_viz.figures.evidence import MOST, evidence_figure, localization_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS

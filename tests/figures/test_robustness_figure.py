@@ -1,6 +1,6 @@
 import pytest
 
-from lit_viz.evidence.summaries import wilson_interval
+from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.figures.curves import robustness_figure
 from lit_viz.figures.style import COLORS, save_figure
 from tests.figures.helpers import LONG, assert_no_overlap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,11 +11,12 @@ from typing import Any
 import torch
 
 from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges, judge_logits
-from lit_viz.evidence.summaries import text_table, wilson_interval
 from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
+from lit_viz.utils.formatting import text_table
 
 _MAX_ROWS = 40  # files in the terminal; evidence.json has all
 
@@ -29,6 +31,32 @@ def attack_record(outcome: Outcome) -> AdversarialRecord:
 def photograph_of(record: Record) -> Hashable:
     """Return the identity of a record's photograph, which tasks of several radii and targets share."""
     return record.source, record.name
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (Wilson 1927, eq. 1; Newcombe 1998, method 3).
+
+    Args:
+        successes: number of successes.
+        n: number of trials.
+        z: quantile of the normal distribution; 1.96 for 95 %.
+
+    Returns:
+        (low, high) in [0, 1]; (0, 1) without trials.
+
+    Raises:
+        LitVizError: ``successes`` is not in [0, n].
+    """
+    if not 0 <= successes <= n:
+        raise LitVizError(f"successes must be between 0 and {n}, got {successes}")
+    if n == 0:
+        return 0.0, 1.0
+    share = successes / n
+    center = share + z**2 / (2 * n)
+    margin = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = ((center + sign * margin) / (1 + z**2 / n) for sign in (-1, 1))
+    # Exact at the ends, despite rounding.
+    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
 
 
 def robust_accuracy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -44,18 +44,13 @@ from lit_viz.rng import Key
 
 _BATCH = 8  # inputs per forward pass, so that memory does not grow with the number of samples
 #: Attributes that a subclass may override without changing what the method computes. The objective is compared apart.
-_SETTINGS = {"about", "batch", "evaluations", "objective", "reducer", "tolerance", "uncertainty"}
+_SETTINGS = {"batch", "evaluations", "objective", "record_fields", "reducer", "tolerance", "uncertainty"}
 
 
 class OriginalNetwork(nn.Module):
-    """A frozen copy of the original network for Captum, in eval mode, neither folded nor fused.
+    """A frozen copy of the original network in eval mode: images ``(N, C, H, W)`` in [0, 1] -> logits ``(N, K)``.
 
-    For Captum's hooks, activations are not in place and a ReLU6 is a subclass of ReLU.
-
-    Args:
-        classifier: classifier to copy.
-        dtype: of the copy.
-        hooked: whether Captum adds hooks to rectifiers.
+    For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is a subclass of ReLU.
 
     Raises:
         LitVizError: the network can't be copied.
@@ -69,17 +64,17 @@ class OriginalNetwork(nn.Module):
             network = private_copy(classifier.original, memo)
         except Exception as error:  # raised by the network's own code
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
-        for module in network.modules():
-            if hooked and hasattr(module, "inplace"):
+        for module in network.modules() if hooked else ():
+            if hasattr(module, "inplace"):
                 setattr(module, "inplace", False)  # noqa: B010 - not an attribute of every module type
             for name, child in module.named_children():
-                if hooked and is_rectifier(child) and not isinstance(child, nn.ReLU):
+                if is_rectifier(child) and not isinstance(child, nn.ReLU):
                     module._modules[name] = _ReLU6()
         self.network = cast(network, dtype).eval().requires_grad_(False)
         self._normalize = classifier.normalize
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits ``(N, K)`` of images in [0, 1]."""
+        """Return the logits."""
         return logits_of(self.network(self._normalize(x)), len(x))
 
 
@@ -126,8 +121,13 @@ class CaptumReference:
     @property
     def layer(self) -> nn.Module:
         """The layer of the copy that the method reads."""
-        (name,) = self.method.layers
-        return self.network.network.get_submodule(name)
+        return self.network.network.get_submodule(self.method.layers[0])
+
+    @property
+    def baseline(self) -> Tensor:
+        """The baseline of the method."""
+        assert isinstance(self.method, (IntegratedGradients, Occlusion))
+        return self.method.baseline(self.x, [self.seed])
 
     def with_rounding(self, seed: int, steps: int = 1) -> CaptumReference:
         """Return the reference with photograph and weights perturbed by random rounding errors."""
@@ -135,9 +135,7 @@ class CaptumReference:
 
     def with_evaluations(self, limit: int) -> CaptumReference:
         """Return the reference with at most ``limit`` evaluations; occlusion keeps its number of windows."""
-        if isinstance(self.method, Occlusion):
-            return self
-        return replace(self, evaluations=min(self.evaluations, limit))
+        return self if isinstance(self.method, Occlusion) else replace(self, evaluations=min(self.evaluations, limit))
 
     @property
     def formula_rounding(self) -> float:
@@ -180,10 +178,8 @@ def _captum_method(method: Attribution) -> Callable[[CaptumReference], Any] | No
     base = next((kind for kind in classes if kind in _CAPTUM_METHODS), None)
     if base is None or not isinstance(method.objective, Logit):
         return None
-    names = {
-        name for kind in classes[: classes.index(base)] for name in vars(kind) if not name.startswith(("__", "_abc_"))
-    }
-    overridden = {name for name in names - _SETTINGS if hasattr(base, name)}
+    names = {name for kind in classes[: classes.index(base)] for name in vars(kind)}
+    overridden = {n for n in names - _SETTINGS if hasattr(base, n) and not n.startswith(("__", "_abc_"))}
     return None if overridden else _CAPTUM_METHODS[base]
 
 
@@ -191,14 +187,6 @@ def _add_rounding(values: Tensor, seed: int, steps: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     unit = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
     return (values.double() * (1 + steps * (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
-
-
-def _gradient(r: CaptumReference) -> Any:
-    return attr.Saliency(r.network).attribute(r.x, r.target, abs=False)
-
-
-def _input_x_gradient(r: CaptumReference) -> Any:
-    return attr.InputXGradient(r.network).attribute(r.x, r.target)
 
 
 def _noise_tunnel(kind: str) -> Callable[[CaptumReference], Tensor]:
@@ -212,16 +200,10 @@ def _noise_tunnel(kind: str) -> Callable[[CaptumReference], Tensor]:
             logits: Tensor = r.network(x + torch.stack([next(samples) for _ in range(len(x))]))
             return logits
 
-        result: Tensor = attr.NoiseTunnel(attr.Saliency(forward)).attribute(
-            r.x,
-            nt_type=kind,
-            nt_samples=r.evaluations,
-            nt_samples_batch_size=_BATCH,
-            stdevs=0.0,
-            target=r.target,
-            abs=False,
-        )
         n = r.evaluations
+        tunnel = attr.NoiseTunnel(attr.Saliency(forward))
+        options = {"nt_samples": n, "nt_samples_batch_size": _BATCH, "stdevs": 0.0, "target": r.target, "abs": False}
+        result: Tensor = tunnel.attribute(r.x, nt_type=kind, **options)
         return result * (n / (n - 1) if kind == "vargrad" and n > 1 else 1.0)  # Captum's variance is biased
 
     return compute
@@ -229,33 +211,18 @@ def _noise_tunnel(kind: str) -> Callable[[CaptumReference], Tensor]:
 
 def _integrated_gradients(r: CaptumReference) -> Any:
     assert isinstance(r.method, IntegratedGradients)
-    return attr.IntegratedGradients(r.network).attribute(
-        r.x,
-        r.method.baseline(r.x, [r.seed]),
-        r.target,
-        n_steps=r.method.nodes(r.evaluations),
-        method="gausslegendre",
-        internal_batch_size=_BATCH,
-    )
-
-
-def _guided(kind: type[Any]) -> Callable[[CaptumReference], Any]:
-    return lambda r: kind(r.network).attribute(r.x, r.target)
+    steps = {"n_steps": r.method.nodes(r.evaluations), "method": "gausslegendre", "internal_batch_size": _BATCH}
+    return attr.IntegratedGradients(r.network).attribute(r.x, r.baseline, r.target, **steps)
 
 
 def _grad_cam(r: CaptumReference) -> Any:
     assert isinstance(r.method, GradCAM)
     if not r.method.reads_feature_maps:
         return None
+    if isinstance(r.method, GuidedGradCAM):
+        return attr.GuidedGradCam(r.network, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
     cam: Any = attr.LayerGradCam(r.network, r.layer).attribute(r.x, r.target, relu_attributions=r.method.relu)
     return attr.LayerAttribution.interpolate(cam, tuple(r.x.shape[2:]), "bilinear")
-
-
-def _guided_grad_cam(r: CaptumReference) -> Any:
-    assert isinstance(r.method, GuidedGradCAM)
-    if not r.method.reads_feature_maps:
-        return None
-    return attr.GuidedGradCam(r.network, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
 
 
 def _occlusion(r: CaptumReference) -> Any:
@@ -266,29 +233,25 @@ def _occlusion(r: CaptumReference) -> Any:
         raise LitVizError(f"Captum needs all {windows} windows of occlusion, got {r.evaluations}")
     result: Any = attr.Occlusion(r.network).attribute(
         r.x,
-        sliding_window_shapes=(shape[0], *_pair(r.method.windows)),
-        strides=(shape[0], *_pair(r.method.strides)),
-        baselines=r.method.baseline(r.x, [r.seed]),
+        sliding_window_shapes=(shape[0], *r.method.windows),
+        strides=(shape[0], *r.method.strides),
+        baselines=r.baseline,
         target=r.target,
         perturbations_per_eval=_BATCH,
     )
     return result[:, :1]
 
 
-def _pair(sides: Sequence[int]) -> Sequence[int]:
-    return list(sides) * 2 if len(sides) == 1 else sides
-
-
 _CAPTUM_METHODS: dict[type[Attribution], Callable[[CaptumReference], Any]] = {
-    Gradient: _gradient,
-    InputXGradient: _input_x_gradient,
+    Gradient: lambda r: attr.Saliency(r.network).attribute(r.x, r.target, abs=False),
+    InputXGradient: lambda r: attr.InputXGradient(r.network).attribute(r.x, r.target),
     SmoothGrad: _noise_tunnel("smoothgrad"),
     SmoothGradSquared: _noise_tunnel("smoothgrad_sq"),
     VarGrad: _noise_tunnel("vargrad"),
     IntegratedGradients: _integrated_gradients,
-    GuidedBackprop: _guided(attr.GuidedBackprop),
-    Deconvolution: _guided(attr.Deconvolution),
+    GuidedBackprop: lambda r: attr.GuidedBackprop(r.network).attribute(r.x, r.target),
+    Deconvolution: lambda r: attr.Deconvolution(r.network).attribute(r.x, r.target),
     GradCAM: _grad_cam,
-    GuidedGradCAM: _guided_grad_cam,
+    GuidedGradCAM: _grad_cam,
     Occlusion: _occlusion,
 }

@@ -1,40 +1,283 @@
-"""Cross-check of the maps of a run with Captum."""
+"""Agreement of saliency maps with Captum: two gates per map, and negative controls."""
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lit_viz.attributions import Attribution
-from lit_viz.classifiers import Classifier
+from lit_viz.attributions import Attribution, attribute
+from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.evidence.saliency.agreement import Agreement, check_map, randomize
-from lit_viz.evidence.saliency.captum_reference import is_in_captum
+from lit_viz.evidence.saliency.captum_reference import CaptumReference, is_in_captum
+from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
+from lit_viz.images.rendering import rank_correlation, ssim
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.optim.evaluation import Network
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.formatting import Notify, command_line
 
+#: Gate of the formula in float64: largest difference, relative to the map's maximum.
+FORMULA_TOLERANCE = 1e-8
+#: Gate of the delivered float32 map: multiple of the error of Captum's own float32 maps, and an additional tolerance.
+DELIVERED_FACTOR, DELIVERED_SLACK = 2.0, 1e-6
+#: Upper limit of the second gate. A larger tolerance would pass maps of another class or of a randomized network.
+MAX_ALLOWED = 0.2
 #: Reasons in the records of maps without a comparison: the method is missing, or the time limit was reached.
 NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
 #: Number of passed and of failed maps whose reference is kept for the figure.
 MAX_REFERENCES = 20
+_TOP = 0.1  # share of the pixels that count as the most salient
+_FORMULA_EVALUATIONS = 16  # the formula does not depend on their number, and float64 is slow
+_CONTROL_EVALUATIONS = 8
+# Captum's float32 maps with rounding errors added to photograph and weights. Where the first ones do not allow the
+# delivered map, more are computed, with larger errors: a kink of a ReLU may affect one map in ten.
+_ROUNDED_MAPS, _MORE_ROUNDED_MAPS, _MORE_ROUNDING_STEPS = 2, 8, 16
+_TIE_NOISE = 1e-3  # separates equal neighbors, between which a max-pooling chooses by rounding even in float64
 _RELATIVE_COST = 20  # estimated duration of a comparison, relative to that of the map
 _FIRST_LIMIT = 4  # factor of the time limit for the first map
 _NOTICE_SECONDS = 10.0  # before the remaining time is reported
 
 
+def largest_difference(values: Tensor, reference: Tensor) -> float:
+    """Return ``max |values - reference| / max |reference|``: 0 for equal maps, infinite for non-finite values."""
+    difference = (values.double() - reference.double()).abs().max()
+    largest = reference.double().abs().max()
+    if not bool(difference.isfinite()):
+        return math.inf
+    return 0.0 if difference == 0 else float(difference / largest) if largest > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Similarity of a map ``(C, H, W)`` to a reference.
+
+    Attributes:
+        difference: largest difference, relative to the reference's maximum.
+        spearman: rank correlation of the values.
+        ssim: structural similarity of the maximum absolute values over the channels.
+        top_iou: intersection over union of the 10 % most salient pixels.
+    """
+
+    difference: float
+    spearman: float
+    ssim: float
+    top_iou: float
+
+    @classmethod
+    def of(cls, values: Tensor, reference: Tensor) -> Similarity:
+        """Compare ``values`` with ``reference``; NaN for maps that are not finite."""
+        if not bool(values.isfinite().all() and reference.isfinite().all()):
+            return cls(math.inf, math.nan, math.nan, math.nan)
+        reduced, expected = (a.double().abs().amax(0) for a in (values, reference))
+        span = float(expected.max()) or 1.0
+        count = max(1, round(_TOP * expected.numel()))
+        top, expected_top = (set(a.flatten().topk(count).indices.tolist()) for a in (reduced, expected))
+        return cls(
+            difference=largest_difference(values, reference),
+            spearman=rank_correlation(values, reference),
+            ssim=ssim((reduced / span).float()[None], (expected / span).float()[None]),
+            top_iou=len(top & expected_top) / len(top | expected_top),
+        )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Comparison of one map with Captum. Differences are relative to the maximum of Captum's float64 map.
+
+    Attributes:
+        formula: difference of lit_viz's formula from Captum's, both in float64.
+        delivered: difference of the delivered float32 map.
+        captum_float32: largest difference of Captum's own float32 maps.
+        similarity: of the delivered map.
+        controls: similarity of maps that must not agree, by name.
+        rounding: error of Captum's own formula in float64.
+    """
+
+    formula: float
+    delivered: float
+    captum_float32: float
+    similarity: Similarity
+    controls: Mapping[str, Similarity] = field(default_factory=dict)
+    rounding: float = 0.0
+
+    @property
+    def formula_passed(self) -> bool:
+        """Whether the formulas are equal."""
+        return self.formula <= FORMULA_TOLERANCE + self.rounding
+
+    @property
+    def allowed(self) -> float:
+        """Largest allowed difference of the delivered map.
+
+        It is no constant, since at the kinks of a ReLU the last bit decides whether a pixel's gradient passes.
+        """
+        return min(DELIVERED_FACTOR * self.captum_float32 + DELIVERED_SLACK, MAX_ALLOWED)
+
+    @property
+    def delivered_passed(self) -> bool:
+        """Whether the delivered map is as accurate as Captum's own float32 maps."""
+        return self.delivered <= self.allowed
+
+    @property
+    def decided(self) -> bool:
+        """Whether float32 distinguishes the map from a wrong one; not if Captum's own maps differ as much."""
+        return self.delivered == math.inf or self.delivered <= MAX_ALLOWED or self.allowed < MAX_ALLOWED
+
+    @property
+    def passed(self) -> bool:
+        """Whether both gates are passed."""
+        return self.formula_passed and self.delivered_passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as in ``evidence.json``."""
+        return {
+            "passed": self.passed,
+            "formula": {"difference": self.formula, "passed": self.formula_passed},
+            "delivered": {
+                "difference": self.delivered,
+                "allowed": self.allowed,
+                "captum_float32": self.captum_float32,
+                "passed": self.delivered_passed,
+            },
+            "similarity": vars(self.similarity),
+            "controls": {name: vars(similarity) for name, similarity in self.controls.items()},
+        }
+
+
+def check_map(
+    method: Attribution,
+    classifier: Classifier,
+    photograph: Tensor,
+    target: int,
+    seed: int,
+    delivered: Tensor,
+    evaluations: int,
+    randomized: Callable[[], Classifier],
+) -> tuple[Agreement, Tensor] | None:
+    """Compare a delivered map with Captum elementwise.
+
+    The first gate compares the formulas in float64 on the original network. If they differ, the comparison is
+    repeated on the photograph with a little noise, since equal neighbors tie in a max-pooling. The second gate
+    compares the delivered map with Captum's float64 map; it allows twice the difference of Captum's float32 maps.
+
+    Args:
+        method: bound to the classifier.
+        classifier: the network.
+        photograph: ``(C, H, W)`` in [0, 1], as the network sees it.
+        target: class index.
+        seed: of the task.
+        delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
+        evaluations: number of evaluations of the map.
+        randomized: returns the classifier with randomized weights for a control (see :func:`randomize`).
+
+    Returns:
+        the comparison and Captum's float64 map; None if Captum lacks the method.
+
+    Raises:
+        LitVizError: the comparison is undecided, since Captum's own float32 maps differ too much, or impossible.
+    """
+    if classifier.fast().draws:
+        raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
+    photograph = photograph.to(classifier.device)
+    exact = CaptumReference(method, classifier, photograph[None].double(), target, seed, evaluations)
+    expected = exact.compute()
+    if expected is None:
+        return None
+    single = replace(exact, x=photograph[None].float())
+
+    def float32_error(*references: CaptumReference) -> float:
+        maps = [reference.compute() for reference in references]
+        return max(largest_difference(values, expected) for values in maps if values is not None)
+
+    few = exact.with_evaluations(_FORMULA_EVALUATIONS)
+    networks = _float64_networks(few)
+    agreement = Agreement(
+        formula=_formula_difference(few, networks, expected if few.evaluations == evaluations else None),
+        delivered=largest_difference(delivered[None], expected),
+        captum_float32=float32_error(single, *(single.with_rounding(k) for k in range(1, 1 + _ROUNDED_MAPS))),
+        similarity=Similarity.of(delivered, expected[0]),
+        controls=_controls(exact, expected[0], randomized),
+        rounding=few.formula_rounding,
+    )
+    if not agreement.formula_passed:
+        noise = torch.rand(few.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(few.x)
+        untied = replace(few, x=(few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1))
+        agreement = replace(agreement, formula=_formula_difference(untied, networks, None))
+    if not agreement.delivered_passed and agreement.delivered < MAX_ALLOWED:
+        seeds = range(1 + _ROUNDED_MAPS, 1 + _ROUNDED_MAPS + _MORE_ROUNDED_MAPS)
+        error = float32_error(*(single.with_rounding(k, _MORE_ROUNDING_STEPS) for k in seeds))
+        agreement = replace(agreement, captum_float32=max(agreement.captum_float32, error))
+    if not agreement.decided:
+        raise LitVizError(
+            f"not decided, since Captum's own float32 maps differ by {agreement.captum_float32:.0%} (flat areas, kinks)"
+        )
+    return agreement, expected[0]
+
+
+def _formula_difference(reference: CaptumReference, networks: Mapping[str, Network], expected: Tensor | None) -> float:
+    """Return the difference of lit_viz's formula from ``expected``, or from Captum's map if that is None."""
+    r = reference
+    values, _ = attribute(r.method, networks, r.x, [r.target], evaluations=r.evaluations, seeds=[r.seed])
+    expected = r.compute() if expected is None else expected
+    assert expected is not None
+    return largest_difference(values.cpu(), expected)
+
+
+def _float64_networks(reference: CaptumReference) -> Mapping[str, Network]:
+    """Return the fast copies in float64; Captum's copy replaces one that exists in float32 only."""
+    method, classifier = reference.method, reference.classifier
+    copies: dict[str, Network] = {
+        name: classifier.fast(method.layers, dtype=torch.float64, backprop=name) for name in method.networks
+    }
+    plain = copies.get("plain")
+    if not isinstance(plain, FrozenNetwork) or plain.scale.dtype == torch.float64 or method.layers:
+        return copies
+    return {**copies, "plain": lambda x, layers=(): (reference.network(x), {})}
+
+
+def _controls(
+    reference: CaptumReference, expected: Tensor, randomized: Callable[[], Classifier]
+) -> dict[str, Similarity]:
+    """Return the similarity of maps that must not agree: of another class, of a randomized network, and noise."""
+    classes = reference.classifier.num_classes
+    cheap = replace(reference, x=reference.x.float()).with_evaluations(_CONTROL_EVALUATIONS)
+    maps = {
+        "another class": replace(cheap, target=(reference.target + classes // 2) % classes).compute(),
+        "randomized network": replace(cheap, classifier=randomized()).compute(),
+        "random map": random_map(expected[None]),
+    }
+    return {name: Similarity.of(values[0], expected) for name, values in maps.items() if values is not None}
+
+
+def randomize(classifier: Classifier) -> Classifier:
+    """Return the classifier with random weights of the same mean and standard deviation per parameter."""
+    network = copy.deepcopy(classifier.original)
+    for name, layer in network.named_modules():
+        randomize_layer(layer, name, seed=0)
+    return load_classifier(
+        network,
+        labels=list(classifier.labels),
+        mean=list(classifier.mean),
+        std=list(classifier.std),
+        size=classifier.size,
+    )
+
+
 @dataclass(frozen=True)
 class CrossCheck:
-    """Result of a cross-check.
+    """Comparison of the maps of a run.
 
     Attributes:
         agreements: comparison by task index, with Captum's float64 map if the figure may show it.
@@ -63,6 +306,34 @@ class CrossCheck:
         parts += [reason for reason in counts if reason not in (NOT_IN_CAPTUM, NOT_CHECKED)][:1]
         advice = f" ({command_line('check', folder)} checks them)" if folder and counts[NOT_CHECKED] else ""
         return f"evidence: {', '.join(parts) or 'no map to check'}{advice}"
+
+    def verdicts(self) -> dict[int, dict[str, Any]]:
+        """Return the field ``captum`` of the records by task index; ``passed`` is None without a comparison."""
+        names = ("passed", "formula", "delivered", "allowed")
+        checked = {
+            i: {name: getattr(agreement, name) for name in names} for i, (agreement, _) in self.agreements.items()
+        }
+        return {**checked, **{i: {"passed": None, "why": reason} for i, reason in self.unchecked.items()}}
+
+    def write(self, folder: RunFolder, outcomes: Sequence[Outcome]) -> None:
+        """Write the part ``captum`` of ``evidence.json``."""
+        names = {
+            record.index: {
+                "index": record.index,
+                "name": record.name,
+                "method": record.method,
+                "target_name": record.target_name,
+            }
+            for record in records_of(outcomes, SaliencyRecord)
+        }
+        part = {
+            "version": metadata.version("captum"),
+            "passed": self.passed,
+            **({} if self.half is None else {"precision": self.half}),
+            "maps": [{**names[i], **agreement.to_dict()} for i, (agreement, _) in self.agreements.items()],
+            "unchecked": [{**names[i], "unchecked": reason} for i, reason in self.unchecked.items()],
+        }
+        folder.merge_evidence({"captum": part})
 
 
 def cross_check(
@@ -126,57 +397,20 @@ def cross_check(
         agreements[index] = agreement, reference if kept[agreement.passed] <= MAX_REFERENCES else None
         evaluations += count
         elapsed = time.monotonic() - start
-        if seconds is None and elapsed > _NOTICE_SECONDS and not notified:
+        remaining = elapsed * (total / max(1, evaluations) - 1)
+        if seconds is None and not notified and min(elapsed, remaining) > _NOTICE_SECONDS:
             notified = True
-            remaining = elapsed * (total / max(1, evaluations) - 1)
-            if remaining > _NOTICE_SECONDS:
-                notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
+            notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
     return CrossCheck(agreements, unchecked, half)
 
 
 def _order(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, SaliencyRecord]]:
     """Return the finished maps: the first of each method before any second, those with few evaluations first."""
-    done = [(o, o.record) for o in outcomes if isinstance(o.record, SaliencyRecord) and o.record.status == "done"]
     counts: Counter[str] = Counter()
-    rounds = []
-    for _, record in done:
-        rounds.append(counts[record.method])
-        counts[record.method] += 1
-    order = sorted(range(len(done)), key=lambda place: (rounds[place], done[place][1].iterations or 0))
-    return [done[place] for place in order]
-
-
-def verdicts(result: CrossCheck) -> dict[int, dict[str, Any]]:
-    """Return the field ``captum`` of the records by task index; ``passed`` is None for maps without a comparison."""
-    checked = {
-        index: {
-            "passed": agreement.passed,
-            "formula": agreement.formula,
-            "delivered": agreement.delivered,
-            "allowed": agreement.allowed,
-        }
-        for index, (agreement, _) in result.agreements.items()
-    }
-    return {**checked, **{index: {"passed": None, "why": reason} for index, reason in result.unchecked.items()}}
-
-
-def write_cross_check(folder: RunFolder, result: CrossCheck, outcomes: Sequence[Outcome]) -> None:
-    """Write the part ``captum`` of ``evidence.json``."""
-    names = {
-        record.index: {
-            "index": record.index,
-            "name": record.name,
-            "method": record.method,
-            "target_name": record.target_name,
-        }
-        for record in (outcome.record for outcome in outcomes)
-        if isinstance(record, SaliencyRecord)
-    }
-    part = {
-        "version": metadata.version("captum"),
-        "passed": result.passed,
-        **({} if result.half is None else {"precision": result.half}),
-        "maps": [{**names[index], **agreement.to_dict()} for index, (agreement, _) in result.agreements.items()],
-        "unchecked": [{**names[index], "unchecked": reason} for index, reason in result.unchecked.items()],
-    }
-    folder.merge_evidence({"captum": part})
+    ranked: list[tuple[int, int, int, Outcome, SaliencyRecord]] = []
+    for outcome in outcomes:
+        record = outcome.record
+        if isinstance(record, SaliencyRecord) and record.status == "done":
+            ranked.append((counts[record.method], record.iterations or 0, len(ranked), outcome, record))
+            counts[record.method] += 1
+    return [(outcome, record) for *_, outcome, record in sorted(ranked, key=lambda entry: entry[:3])]

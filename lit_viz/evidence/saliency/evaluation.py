@@ -24,11 +24,11 @@ from lit_viz.evidence.saliency.metrics import (
     cascading_randomization,
     is_pointing_hit,
     last_unchanged,
+    map_similarity,
     max_sensitivity,
     random_map,
     replacement_curve,
 )
-from lit_viz.evidence.summaries import text_table
 from lit_viz.images.reading import Box
 from lit_viz.localization.localization import photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
@@ -36,7 +36,7 @@ from lit_viz.methods.records import SaliencyRecord
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import Notify
+from lit_viz.utils.formatting import Notify, text_table
 
 #: Control maps: noise, and the map shifted by half an image.
 _CONTROLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
@@ -53,9 +53,7 @@ _LEGEND = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Parameters of the saliency metrics.
-
-    By default a map of n evaluations takes 198 forward passes and ``14 n`` evaluations of its method.
+    """Parameters of the saliency metrics. By default a map takes 198 forward passes, and 14 further maps.
 
     Attributes:
         steps: of deletion and insertion.
@@ -123,36 +121,36 @@ class MapMetrics:
 
     def row(self) -> dict[str, float | None]:
         """Return the row of the table."""
-        deletions, insertions = (
-            {f"{sign} {name}": areas[place] for name, areas in self.controls.items()}
-            for place, sign in enumerate(("↓", "↑"))
-        )
+        areas: dict[str, float | None] = {}
+        for place, (name, curve) in enumerate({"deletion ↓": self.deletion, "insertion ↑": self.insertion}.items()):
+            areas[name] = curve.area
+            areas |= {f"{name[-1]} {control}": values[place] for control, values in self.controls.items()}
         first, last = (self.stages[place].spearman if self.stages else None for place in (0, -1))
-        return {
-            **{"deletion ↓": self.deletion.area, **deletions, "insertion ↑": self.insertion.area, **insertions},
-            **{"sensitivity ↓": self.sensitivity, "top randomized": first, "all randomized": last},
-            **({} if self.pointing_hit is None else {"hit": float(self.pointing_hit)}),
-        }
+        hit = {} if self.pointing_hit is None else {"hit": float(self.pointing_hit)}
+        return {**areas, "sensitivity ↓": self.sensitivity, "top randomized": first, "all randomized": last, **hit}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as in ``evidence.json``."""
+        curves = {
+            name: {
+                "area": _to_json(curve.area),
+                **{control: _to_json(areas[place]) for control, areas in self.controls.items()},
+                "curve": [_to_json(value) for value in curve.scores.tolist()],
+            }
+            for place, (name, curve) in enumerate({"deletion": self.deletion, "insertion": self.insertion}.items())
+        }
         return {
             "index": self.record.index,
             "name": self.record.name,
             "method": self.record.method,
             "target_name": self.record.target_name,
-            "deletion": self._curve(self.deletion, 0),
-            "insertion": self._curve(self.insertion, 1),
+            **curves,
             "max_sensitivity": _to_json(self.sensitivity),
             "randomization": [{key: _to_json(value) for key, value in vars(stage).items()} for stage in self.stages],
             "points_at_box": self.pointing_hit,
             "left_out": self.omitted,
             "remarks": self.remarks,
         }
-
-    def _curve(self, curve: Curve, place: int) -> dict[str, Any]:
-        areas = {name: _to_json(control[place]) for name, control in self.controls.items()}
-        return {"area": _to_json(curve.area), **areas, "curve": [_to_json(value) for value in curve.scores.tolist()]}
 
 
 def _to_json(value: Any) -> Any:
@@ -166,61 +164,42 @@ def evaluate_maps(
     outcomes: Sequence[Outcome],
     methods: Mapping[str, Attribution],
     classifier: Classifier,
-    folder: RunFolder | None,
+    folder: RunFolder | None = None,
     *,
     reducer: str | None = None,
     settings: Settings = DEFAULT,
     truth: Mapping[str, ReferenceBoxes] | None = None,
-    notify: Notify,
-) -> None:
-    """Compute and report the metrics of a run's maps, and write the part ``faithfulness`` of ``evidence.json``.
+    notify: Notify = lambda _: None,
+) -> list[MapMetrics]:
+    """Compute and report the metrics of the finished maps of a run.
 
     Args:
-        outcomes, methods, classifier, reducer, settings: see :func:`compute_map_metrics`.
-        folder: run folder; None writes nothing.
+        outcomes: of the run.
+        methods: by name, bound to the classifier.
+        classifier: the network.
+        folder: run folder, for the part ``faithfulness`` of ``evidence.json``.
+        reducer: of the channels; the method's default if None.
+        settings: parameters of the metrics.
         truth: reference boxes by the ``source`` of the photograph, for the pointing game.
         notify: receives the cost, the table and the remarks.
     """
-    boxes = {outcome.record.index: reference_boxes_in_image(outcome, truth or {}) for outcome in outcomes}
-    boxes = {index: found for index, found in boxes.items() if found}
-    metrics = compute_map_metrics(
-        outcomes, methods, classifier, reducer=reducer, settings=settings, boxes=boxes, notify=notify
-    )
+    done = [o for o in outcomes if isinstance(o.record, SaliencyRecord) and o.record.status == "done"]
+    costs = [settings.cost(outcome.record.iterations or 0) for outcome in done]
+    forwards, evaluations = (sum(cost[place] for cost in costs) for place in (0, 1))
+    notify(f"saliency metrics of {len(done)} maps: {forwards} forward passes, {evaluations} evaluations of the methods")
+    metrics = [
+        _MeasuredMap(outcome, methods, classifier, settings).metrics(
+            reducer, reference_boxes_in_image(outcome, truth or {})
+        )
+        for outcome in done
+    ]
     if folder is not None:
         maps = [entry.to_dict() for entry in metrics]
         folder.merge_evidence({"faithfulness": {"settings": asdict(settings), "maps": maps}})
     notify(table(metrics))
     for remark in dict.fromkeys(remark for entry in metrics for remark in entry.remarks):
         notify(remark)
-
-
-def compute_map_metrics(
-    outcomes: Sequence[Outcome],
-    methods: Mapping[str, Attribution],
-    classifier: Classifier,
-    *,
-    reducer: str | None = None,
-    settings: Settings = DEFAULT,
-    boxes: Mapping[int, Sequence[Box]] | None = None,
-    notify: Notify = lambda line: None,
-) -> list[MapMetrics]:
-    """Return the metrics of the finished maps of a saliency run.
-
-    Args:
-        outcomes: of the run.
-        methods: by name, bound to the classifier.
-        classifier: the network.
-        reducer: of the channels; the method's default if None.
-        settings: parameters of the metrics.
-        boxes: reference boxes in pixels of the classifier's input by task index, for the pointing game.
-        notify: receives the cost.
-    """
-    done = [o for o in outcomes if isinstance(o.record, SaliencyRecord) and o.record.status == "done"]
-    costs = [settings.cost(outcome.record.iterations or 0) for outcome in done]
-    forwards, evaluations = (sum(cost[place] for cost in costs) for place in (0, 1))
-    notify(f"saliency metrics of {len(done)} maps: {forwards} forward passes, {evaluations} evaluations of the methods")
-    measured = (_MeasuredMap(outcome, methods, classifier, settings) for outcome in done)
-    return [m.metrics(reducer, None if boxes is None else boxes.get(m.record.index)) for m in measured]
+    return metrics
 
 
 def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxes]) -> list[Box]:
@@ -243,20 +222,16 @@ class _MeasuredMap:
     def __init__(
         self, outcome: Outcome, methods: Mapping[str, Attribution], classifier: Classifier, settings: Settings
     ) -> None:
-        photograph, attribution = outcome.source(), outcome.array()
-        assert isinstance(outcome.record, SaliencyRecord)
+        record, photograph, attribution = outcome.record, outcome.source(), outcome.array()
+        assert isinstance(record, SaliencyRecord)
         assert photograph is not None
         assert attribution is not None
-        self.record, self.method = outcome.record, methods[outcome.record.method]
+        self.record, self.method = record, methods[record.method]
         self.classifier, self.settings, self.network = classifier, settings, classifier.fast()
         self.x, self.attribution = photograph.float().to(classifier.device), attribution
-        self.seed, self.target, self.evaluations = (
-            self.record.seed or 0,
-            self.record.target,
-            self.record.iterations or 0,
-        )
+        self.seed, self.evaluations = record.seed or 0, record.iterations or 0
 
-    def metrics(self, reducer: str | None, boxes: Sequence[Box] | None) -> MapMetrics:
+    def metrics(self, reducer: str | None, boxes: Sequence[Box]) -> MapMetrics:
         saliency = reduce_channels(self.attribution, reducer or self.method.reducer)[0]
         deletion, insertion = self.curves(saliency)
         controls = {name: self.curves(control(saliency, self.seed)) for name, control in _CONTROLS.items()}
@@ -277,21 +252,22 @@ class _MeasuredMap:
             controls={name: (deleted.area, inserted.area) for name, (deleted, inserted) in controls.items()},
             sensitivity=sensitivity,
             stages=stages,
-            pointing_hit=None if boxes is None else is_pointing_hit(saliency, boxes),
+            pointing_hit=is_pointing_hit(saliency, boxes) if boxes else None,
             omitted=omitted,
         )
 
+    def curves(self, saliency: Tensor) -> tuple[Curve, Curve]:
+        kinds = self.settings.deleted, self.settings.inserted
+        blank, blurred = (Baseline(kind)(self.x[None], [self.seed])[0] for kind in kinds)
+        deletion, insertion = (
+            replacement_curve(self.score, start, end, saliency, steps=self.settings.steps)
+            for start, end in ((self.x, blank), (blurred, self.x))
+        )
+        return deletion, insertion
+
     def score(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)[0]
-        return logits.softmax(1)[:, self.target]
-
-    def curves(self, saliency: Tensor) -> tuple[Curve, Curve]:
-        x, steps = self.x, self.settings.steps
-        blank, blurred = (
-            Baseline(kind)(x[None], [self.seed])[0] for kind in (self.settings.deleted, self.settings.inserted)
-        )
-        deletion = replacement_curve(self.score, x, blank, saliency, steps=steps)
-        return deletion, replacement_curve(self.score, blurred, x, saliency, steps=steps)
+        return logits.softmax(1)[:, self.record.target]
 
     def sensitivity(self) -> float:
         draws = Draws([Key(self.seed, 0, view) for view in range(self.settings.samples)], self.x.device)
@@ -300,43 +276,42 @@ class _MeasuredMap:
         return max_sensitivity(explain, self.x, self.attribution, scoped, radius=self.settings.radius)
 
     def randomization(self) -> list[Stage]:
-        return cascading_randomization(
-            lambda networks: self.maps(networks, self.x[None])[0],
-            self.copies(layer_names(self.classifier.original)),  # named layers are not folded into others
-            self.attribution,
-            seed=self.seed,
-            stages=self.settings.stages,
-        )
+        networks = self.copies(layer_names(self.classifier.original))  # named layers are not folded into others
+        stages = cascading_randomization(networks, self.seed, self.settings.stages)
+        return [
+            Stage(layer, count, *map_similarity(self.maps(copies, self.x[None])[0], self.attribution))
+            for layer, count, copies in stages
+        ]
 
     def copies(self, keep: Sequence[str]) -> dict[str, FrozenNetwork]:
         return {name: self.classifier.fast(keep, backprop=name) for name in self.method.networks}
 
     def maps(self, networks: Mapping[str, FrozenNetwork], images: Tensor) -> Tensor:
         """Return maps computed like the delivered one, with its random draws."""
-        assert self.target is not None
-        targets, seeds = [self.target] * len(images), [self.seed] * len(images)
+        assert self.record.target is not None
+        targets, seeds = [self.record.target] * len(images), [self.seed] * len(images)
         maps, _ = attribute(self.method, networks, images, targets, evaluations=self.evaluations, seeds=seeds)
         return maps.cpu()
 
 
-_Row = tuple[str, str, str, dict[str, float | None]]
-
-
 def table(metrics: Sequence[MapMetrics]) -> str:
     """Return a table with a row per map, and a row of means per method with several maps."""
-    rows: list[_Row] = [(m.record.name, m.record.method, m.record.target_name or "-", m.row()) for m in metrics]
-    columns = list(dict.fromkeys(column for *_, values in rows for column in values))
+    rows = [((m.record.name, m.record.method, m.record.target_name or "-"), m.row()) for m in metrics]
     by_method: dict[str, list[dict[str, float | None]]] = defaultdict(list)
-    for _, method, _, values in rows:
-        by_method[method].append(values)
-    means: list[_Row] = [
-        (f"mean of {len(of_method)}", method, "", {column: _mean(of_method, column) for column in columns})
+    for (_, method, _), row in rows:
+        by_method[method].append(row)
+    columns = dict.fromkeys(column for _, row in rows for column in row)
+    means = [
+        ((f"mean of {len(of_method)}", method, ""), {column: _mean(of_method, column) for column in columns})
         for method, of_method in by_method.items()
         if len(of_method) > 1
     ]
     cells = [
-        {"photograph": name, "method": method, "class": target, **{c: _format(values.get(c)) for c in columns}}
-        for name, method, target, values in [*rows[:_MAX_ROWS], *means]
+        {
+            **dict(zip(("photograph", "method", "class"), names, strict=True)),
+            **{column: _format(row.get(column)) for column in columns},
+        }
+        for names, row in [*rows[:_MAX_ROWS], *means]
     ]
     return f"{text_table(cells, words=3)}\n{_LEGEND}"
 

@@ -17,10 +17,8 @@ from lit_viz.images.reading import Box
 from lit_viz.images.rendering import rank_correlation, ssim
 from lit_viz.rng import Draws, Key
 
-#: Score of images: ``(M, C, H, W)`` -> ``(M,)``.
-Score = Callable[[Tensor], Tensor]
-#: Saliency maps of images: ``(M, C, H, W)`` -> ``(M, ...)``.
-Explain = Callable[[Tensor], Tensor]
+#: Function of images ``(M, C, H, W)``: their scores ``(M,)``, or their maps ``(M, ...)``.
+ImageFunction = Callable[[Tensor], Tensor]
 
 #: Largest distance of a hit from the box in pixels (Zhang et al. 2018, arXiv:1608.00507, section 4.1).
 POINTING_TOLERANCE = 15.0
@@ -53,7 +51,7 @@ def saliency_order(saliency: Tensor) -> Tensor:
 
 @torch.no_grad()
 def replacement_curve(
-    score: Score, start: Tensor, end: Tensor, saliency: Tensor, *, steps: int = 32, batch: int = 16
+    score: ImageFunction, start: Tensor, end: Tensor, saliency: Tensor, *, steps: int = 32, batch: int = 16
 ) -> Curve:
     """Return the score while pixels of ``start`` are replaced by those of ``end``, the most salient first.
 
@@ -81,7 +79,7 @@ def replacement_curve(
 
 
 def max_sensitivity(
-    explain: Explain, x: Tensor, attribution: Tensor, draws: Draws, *, radius: float = 0.02, batch: int = 8
+    explain: ImageFunction, x: Tensor, attribution: Tensor, draws: Draws, *, radius: float = 0.02, batch: int = 8
 ) -> float:
     """Return ``max |A(x + d) - A(x)| / |A(x)|`` over random perturbations ``d`` of a photograph.
 
@@ -130,9 +128,6 @@ def random_map(reference: Tensor, seed: int = 0) -> Tensor:
     return noise / noise.abs().max() * reference.double().abs().max().cpu()
 
 
-# -- Cascading randomization
-
-
 @dataclass(frozen=True)
 class Stage:
     """Similarity of the map of a partly randomized network to that of the trained one.
@@ -150,48 +145,30 @@ class Stage:
     ssim: float
 
 
-def cascading_randomization(
-    explain: Callable[[Mapping[str, FrozenNetwork]], Tensor],
-    networks: Mapping[str, FrozenNetwork],
-    attribution: Tensor,
-    *,
-    seed: int = 0,
-    stages: int = 6,
-) -> list[Stage]:
-    """Randomize the layers of a network from the top down and compare its map with that of the trained network.
-
-    A map that does not change depends on the photograph and the architecture only (Adebayo et al. 2018,
-    arXiv:1810.03292, section 3.1). Takes one map per stage.
-
-    Args:
-        explain: computes the map with the given networks.
-        networks: networks of the method by name; they are copied.
-        attribution: map of the trained network ``(C, H, W)``.
-        seed: of the random weights.
-        stages: number of comparisons; the first randomizes the uppermost layer, the last all layers.
-
-    Raises:
-        LitVizError: a network can't be copied.
-    """
-    return [
-        Stage(layer, count, *map_similarity(explain(randomized), attribution))
-        for layer, count, randomized in randomized_networks(networks, seed, stages)
-    ]
-
-
 def last_unchanged(stages: Sequence[Stage]) -> Stage | None:
     """Return the last stage before the first change of the map; None if the first stage changes it."""
     unchanged = list(takewhile(lambda stage: stage.spearman >= UNCHANGED, stages))
     return unchanged[-1] if unchanged else None
 
 
-def randomized_networks(
+def cascading_randomization(
     networks: Mapping[str, FrozenNetwork], seed: int, stages: int
 ) -> Iterator[tuple[str, int, Mapping[str, FrozenNetwork]]]:
-    """Yield per stage the lowest randomized layer, the number of randomized layers, and the networks.
+    """Randomize the layers of a network from the top down (Adebayo et al. 2018, arXiv:1810.03292, section 3.1).
 
-    The yielded networks are modified in place by the next stage. Draws depend on the parameter's name, so that
-    networks that differ in their backward pass only remain equal.
+    A map that does not change depends on the photograph and the architecture only. The draws depend on the parameter's
+    name, so that networks that differ in their backward pass only remain equal.
+
+    Args:
+        networks: networks of the method by name; they are copied.
+        seed: of the random weights.
+        stages: number of stages; the first randomizes the uppermost layer, the last all layers.
+
+    Yields:
+        The lowest randomized layer, the number of randomized layers, and the networks, which the next stage modifies.
+
+    Raises:
+        LitVizError: a network can't be copied.
     """
     for network in networks.values():
         if next(network.parameters(), None) is None:

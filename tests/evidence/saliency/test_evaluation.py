@@ -22,7 +22,7 @@ from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.evidence.saliency.evaluation import (
     MapMetrics,
     Settings,
-    compute_map_metrics,
+    evaluate_maps,
     reference_boxes_in_image,
     table,
 )
@@ -47,7 +47,7 @@ def explained(smooth: Classifier, method: str = "gradient", **options: Any) -> R
 def metrics_of(smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> MapMetrics:
     method = METHODS[name]()
     method.bind(smooth)
-    (found,) = compute_map_metrics(outcomes, {name: method}, smooth, **{"settings": QUICK, **options})
+    (found,) = evaluate_maps(outcomes, {name: method}, smooth, **{"settings": QUICK, **options})
     return found
 
 
@@ -137,11 +137,11 @@ def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path) -> None:
     run = explained(smooth)
     place = divmod(int(run.maps[0].argmax()), 16)
     box = (place[1], place[0], place[1] + 1, place[0] + 1)
-    found = metrics_of(smooth, [*failed.outcomes, *run.outcomes], boxes={0: [box]})
+    truth = {str(run.outcomes[0].record.source): ReferenceBoxes((box,), None, tmp_path)}
+    found = metrics_of(smooth, [*failed.outcomes, *run.outcomes], truth=truth)
     assert found.pointing_hit is True
     assert found.row()["hit"] == 1
-    assert metrics_of(smooth, run.outcomes, boxes={1: [box]}).pointing_hit is None
-    assert metrics_of(smooth, run.outcomes, boxes={0: []}).pointing_hit is False
+    assert metrics_of(smooth, run.outcomes).pointing_hit is None
 
 
 def test_reference_boxes_are_cropped_to_the_image(smooth: Classifier, tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from lit_viz.evidence.saliency.metrics import (
     last_unchanged,
     map_similarity,
     max_sensitivity,
-    randomized_networks,
     replacement_curve,
     saliency_order,
 )
@@ -227,13 +226,24 @@ def parameters(network: FrozenNetwork) -> dict[str, Tensor]:
 # -- cascading randomization
 
 
+def stages_of(
+    explain: Callable[[Mapping[str, FrozenNetwork]], Tensor],
+    networks: Mapping[str, FrozenNetwork],
+    map_: Tensor,
+    stages: int,
+    seed: int = 0,
+) -> list[Stage]:
+    found = cascading_randomization(networks, seed, stages)
+    return [Stage(layer, count, *map_similarity(explain(drawn), map_)) for layer, count, drawn in found]
+
+
 def test_layers_are_randomized_from_the_top_down() -> None:
     network = smooth_network()
     nn.init.uniform_(network.features[1].weight, generator=torch.Generator().manual_seed(0))
     networks = whole(load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
     before, upwards = parameters(networks["plain"]), ["features.0", "features.1", "features.3", "head"]
     seen = []
-    for layer, count, drawn in randomized_networks(networks, seed=0, stages=4):
+    for layer, count, drawn in cascading_randomization(networks, seed=0, stages=4):
         now = parameters(drawn["plain"])
         changed = {name.rpartition(".")[0] for name in now if not torch.equal(now[name], before[name])}
         assert changed == set(upwards[-count:])
@@ -251,14 +261,16 @@ def test_randomization_preserves_mean_and_standard_deviation() -> None:
         network[0].weight.data.mul_(3).add_(2)
     networks = whole(load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
     state = torch.get_rng_state()
-    last = {stages: parameters(list(randomized_networks(networks, 0, stages))[-1][2]["plain"]) for stages in (1, 2, 9)}
+    last = {
+        stages: parameters(list(cascading_randomization(networks, 0, stages))[-1][2]["plain"]) for stages in (1, 2, 9)
+    }
     assert torch.equal(torch.get_rng_state(), state)
     old, new = parameters(networks["plain"])["0.weight"], last[2]["0.weight"]
     assert float(new.mean()) == pytest.approx(float(old.mean()), rel=0.02)
     assert float(new.std()) == pytest.approx(float(old.std()), rel=0.05)
     assert abs(rank_correlation(new, old)) < 0.1
     assert all(torch.equal(last[2][name], last[9][name]) for name in last[2])
-    (another,) = list(randomized_networks(networks, 1, 2))[-1:]
+    (another,) = list(cascading_randomization(networks, 1, 2))[-1:]
     assert not torch.equal(parameters(another[2]["plain"])["0.weight"], new)
 
 
@@ -266,7 +278,7 @@ def test_draws_depend_on_the_name_only() -> None:
     layers = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
     networks = whole(load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
-    few, many = (parameters(list(randomized_networks(networks, 0, stages))[-1][2]["plain"]) for stages in (2, 5))
+    few, many = (parameters(list(cascading_randomization(networks, 0, stages))[-1][2]["plain"]) for stages in (2, 5))
     assert all(torch.equal(few[name], many[name]) for name in few)
     kernels = [few[f"{i}.weight"] for i in range(4)]
     assert all(abs(rank_correlation(kernels[0], other)) < 0.5 for other in kernels[1:])
@@ -277,7 +289,7 @@ def test_copies_with_another_backward_remain_equal() -> None:
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
     ).eval()
     classifier = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
-    for _, _, drawn in randomized_networks(whole(classifier, "plain", "guided"), 0, 3):
+    for _, _, drawn in cascading_randomization(whole(classifier, "plain", "guided"), 0, 3):
         plain, guided = (parameters(drawn[name]) for name in ("plain", "guided"))
         assert plain.keys() == guided.keys()
         assert all(torch.equal(plain[name], guided[name]) for name in plain)
@@ -287,12 +299,12 @@ def test_copies_with_another_backward_remain_equal() -> None:
 def test_a_network_without_fast_copy_is_rejected() -> None:
     is_original = FrozenNetwork(nn.Conv2d(3, 2, 1), [0.5] * 3, [0.5] * 3, is_original=True)
     with pytest.raises(LitVizError, match="can't be copied"):
-        cascading_randomization(gradient, {"plain": is_original}, photograph())
+        next(cascading_randomization({"plain": is_original}, 0, 1))
 
 
 def test_a_map_independent_of_the_network_is_unchanged(smooth: Classifier) -> None:
     edges = photograph().diff(dim=-1)
-    stages = cascading_randomization(lambda networks: edges, whole(smooth), edges, stages=3)
+    stages = stages_of(lambda networks: edges, whole(smooth), edges, stages=3)
     assert [(stage.layer, stage.layers) for stage in stages] == [("head", 1), ("features.3", 2), ("features.0", 4)]
     assert all(stage.spearman == pytest.approx(1) and stage.ssim == pytest.approx(1) for stage in stages)
     assert last_unchanged(stages) == stages[-1]
@@ -300,7 +312,7 @@ def test_a_map_independent_of_the_network_is_unchanged(smooth: Classifier) -> No
 
 def test_a_gradient_changes_at_the_first_stage(smooth: Classifier) -> None:
     networks = whole(smooth)
-    stages = cascading_randomization(gradient, networks, gradient(networks), stages=4)
+    stages = stages_of(gradient, networks, gradient(networks), stages=4)
     assert len(stages) == 4
     assert last_unchanged(stages) is None
     assert all(stage.spearman < 0.9 for stage in stages)
@@ -309,8 +321,8 @@ def test_a_gradient_changes_at_the_first_stage(smooth: Classifier) -> None:
 def test_the_map_of_a_linear_network_is_its_random_weight() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
     networks = whole(load_classifier(network, labels=NAMES, mean=[0.0] * 3, std=[1.0] * 3, size=16))
-    (stage,) = cascading_randomization(gradient, networks, gradient(networks), seed=3, stages=1)
-    ((_, _, drawn),) = randomized_networks(networks, 3, 1)
+    (stage,) = stages_of(gradient, networks, gradient(networks), seed=3, stages=1)
+    ((_, _, drawn),) = cascading_randomization(networks, 3, 1)
     old, new = (
         parameters(found["plain"])["1.weight"][TARGET].view(3, 16, 16).abs().amax(0) for found in (networks, drawn)
     )
