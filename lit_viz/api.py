@@ -19,10 +19,19 @@ from lit_viz.launch.commands.visualize import Visualize
 from lit_viz.launch.config import MethodCLI, read_config, set_option
 from lit_viz.launch.execute import check as check_run
 from lit_viz.launch.execute import execute
-from lit_viz.launch.inputs import image_inputs, initial_image, photograph_options, to_class, to_option, to_plain
+from lit_viz.launch.inputs import (
+    image_inputs,
+    initial_image,
+    photograph_options,
+    to_class,
+    to_option,
+    to_path,
+    to_plain,
+)
 from lit_viz.launch.resume import load_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Run
+from lit_viz.utils.formatting import Notify, is_notebook, notify
 
 
 def visualize(
@@ -32,7 +41,8 @@ def visualize(
     iterations: int | None = None,
     init: Tensor | Image.Image | str | Path | None = None,
     out: str | Path | None = None,
-    config: str | None = None,
+    config: str | Path | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> Run:
     """Optimize images that maximize the logit of a class, or the activation of a layer.
@@ -44,6 +54,7 @@ def visualize(
         init: initial image: a file, ``packaged:NAME``, a PIL image, or ``(C, H, W)`` in [0, 1]. Default: noise.
         out: run folder. Default: nothing is written.
         config: YAML file or name of a packaged configuration.
+        progress: show progress and messages. Default: in notebooks.
         options: other options of ``lit-viz visualize``, with dots as double underscores: ``model__views=8, seed=3``.
 
     Returns:
@@ -63,9 +74,8 @@ def visualize(
     plain = to_plain(targets)
     classes = [] if plain is None else plain if isinstance(plain, list) else [plain]
     command = Visualize(image)
-    config = config or command.config_for([f"--{option}" for option in options])
     arguments = {"targets": [to_class(target) for target in classes], "iterations": iterations, "init": name}
-    return _launch(command, network, config, out, arguments, options)
+    return _launch(command, network, config, out, arguments, options, progress)
 
 
 def saliency(
@@ -79,7 +89,8 @@ def saliency(
     tolerance: float | None = None,
     check: str = "captum",
     out: str | Path | None = None,
-    config: str = "gradient",
+    config: str | Path | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> Run:
     """Compute saliency maps: the relevance of each pixel for a class.
@@ -97,6 +108,7 @@ def saliency(
         check: ``captum`` compares as many maps with Captum as 15 seconds allow; ``none`` compares none.
         out: run folder. Default: nothing is written.
         config: YAML file or name of a packaged configuration.
+        progress: show progress and messages. Default: in notebooks.
         options: other options of ``lit-viz saliency``, with dots as double underscores.
 
     Returns:
@@ -115,7 +127,7 @@ def saliency(
         "model__method": class_paths(method, METHODS, "saliency method"),
         "model__tolerance": tolerance,
     }
-    return _launch(Saliency(array), network, config, out, arguments, options)
+    return _launch(Saliency(array), network, config, out, arguments, options, progress)
 
 
 def attack(
@@ -129,7 +141,8 @@ def attack(
     norm: str | None = None,
     iterations: int | None = None,
     out: str | Path | None = None,
-    config: str = "normalized_ascent",
+    config: str | Path | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> Run:
     """Compute adversarial examples. A success counts if the image, rounded to 8 bits, fools the original network.
@@ -146,6 +159,7 @@ def attack(
         iterations: maximum number of updates per image. Default: the attack's.
         out: run folder. Default: nothing is written.
         config: YAML file or name of a packaged configuration.
+        progress: show progress and messages. Default: in notebooks.
         options: other options of ``lit-viz attack``, with dots as double underscores.
 
     Returns:
@@ -165,7 +179,7 @@ def attack(
     arguments = {**photograph_options(files, target, labels), "iterations": iterations, "model__attack": class_path}
     if len(radii) > 1:
         options["radii"] = radii
-    return _launch(Attack(array), network, config, out, arguments, options)
+    return _launch(Attack(array), network, config, out, arguments, options, progress)
 
 
 def check(
@@ -174,6 +188,7 @@ def check(
     *,
     faithfulness: bool = False,
     trust: bool = False,
+    progress: bool | None = None,
 ) -> bool:
     """Compute all evidence for the images in a run folder, and write it to ``evidence.json``.
 
@@ -183,6 +198,7 @@ def check(
         faithfulness: also compute saliency metrics (see
             :func:`~lit_viz.evidence.saliency.evaluation.compute_map_metrics`). They do not change the returned value.
         trust: also run stronger attacks on images that an attack with a budget did not fool.
+        progress: show messages. Default: in notebooks.
 
     Returns:
         True if no check has failed.
@@ -190,36 +206,46 @@ def check(
     Raises:
         LitVizError: the folder is not a run, the weights are not those of the run, or an option does not apply to it.
     """
-    cli = load_run(folder)
-    return check_run(cli, _stored_classifier(classifier, cli), faithfulness=faithfulness, trust=trust)
+    cli = load_run(to_path("folder", folder))
+    network = _stored_classifier(classifier, cli)
+    return check_run(cli, network, faithfulness=faithfulness, trust=trust, notify=_notify(progress))
 
 
-def resume(folder: str | Path, classifier: Classifier | nn.Module | None = None, **options: Any) -> Run:
+def resume(
+    folder: str | Path,
+    classifier: Classifier | nn.Module | None = None,
+    *,
+    progress: bool | None = None,
+    **options: Any,
+) -> Run:
     """Continue a run from its last checkpoint, or return the results of a finished run.
 
     Args:
         folder: run folder.
         classifier: the network, if the run was started with a module.
+        progress: show progress and messages. Default: in notebooks.
         options: options to change, with dots as double underscores: ``slots=4, trainer__accelerator="cpu"``.
 
     Raises:
         LitVizError: the folder is not a run, the weights are not those of the run, or an option can't be changed.
     """
-    cli = load_run(folder, **options)
-    return execute(cli, _stored_classifier(classifier, cli))
+    cli = load_run(to_path("folder", folder), **options)
+    return execute(cli, _stored_classifier(classifier, cli), notify=_notify(progress))
 
 
 def _launch(
     command: Command,
     network: Classifier,
-    config: str,
+    config: str | Path | None,
     out: str | Path | None,
     arguments: Mapping[str, Any],
     options: Mapping[str, Any],
+    progress: bool | None,
 ) -> Run:
     """Run a configuration with arguments, unless they are None, and options, where None is a value."""
-    merged = read_config(command.name, config)
-    given = {"out": None if out is None else str(out), **arguments}
+    name = command.config_for([f"--{option}" for option in options]) if config is None else to_path("config", config)
+    merged = read_config(command.name, name)
+    given = {"out": None if out is None else to_path("out", out), **arguments}
     for name, value in given.items():
         if value is not None:
             set_option(merged, name, value)
@@ -228,7 +254,11 @@ def _launch(
     # A resume loads the network by its name, or compares these values with those of the given module.
     sizes = {name: list(getattr(network, name)) for name in ("mean", "std", "size")}
     merged["classifier"] = {"name": network.name, "weights": network.weights, **sizes}
-    return execute(MethodCLI(command, merged), network)
+    return execute(MethodCLI(command, merged), network, notify=_notify(progress))
+
+
+def _notify(progress: bool | None) -> Notify | None:
+    return notify if (is_notebook() if progress is None else progress) else None
 
 
 def _to_classifier(classifier: Classifier | nn.Module | str) -> Classifier:

@@ -13,11 +13,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
@@ -103,17 +103,35 @@ _HELP_OPTIONS = {"--help", "-h"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Exit status: 0, 1 after an error, or 128 + the number of the signal."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        _run_process()
+        return
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for terminals without Unicode
     with errors_reported("lit-viz"):
-        _dispatch(arguments)
+        _dispatch(list(arguments))
+
+
+def _run_process() -> None:
+    """Run the command of this process. A signal while Python ends does not change the exit status of the command."""
+    status: Any = 0
+    try:
+        main(sys.argv[1:])
+    except SystemExit as end:
+        status = end.code or 0
+        raise
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(status))
 
 
 def script(command: str) -> None:
     """Run a method's command with the arguments of this process."""
-    main([command, *sys.argv[1:]])
+    sys.argv.insert(1, command)
+    main()
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -304,3 +307,63 @@ def test_no_radius_is_not_the_usual_one() -> None:
     network = load_classifier(smooth_network(), size=16)
     with pytest.raises(LitVizError, match="must have at least one radius, got none"):
         lv.attack(network, torch.rand(1, 3, 16, 16), attack="pgd", eps=[])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net: lv.visualize(net, [1], slots=None), "--slots must not be null"),
+        (lambda net: lv.visualize(net, [1], seed=None), "--seed must not be null"),
+        (lambda net: lv.visualize(net, [1], config=3), "config must be a path, got 3"),  # type: ignore[arg-type]
+        (lambda net: lv.visualize(net, [1], out=5), "out must be a path, got 5"),  # type: ignore[arg-type]
+        (lambda net: lv.visualize(net, [1], trainer=3), "trainer must be a mapping of options, got 3"),
+        (lambda net: lv.visualize(net, object()), "a class must be a name or an index, got <object"),  # type: ignore[arg-type]
+        (lambda net: lv.saliency(net, photographs(), labels=object()), "a class must be a name or an index"),  # type: ignore[arg-type]
+        (lambda net: lv.saliency(net, photographs().to_sparse()), r"must be dense tensors .* got torch.sparse_coo"),
+        (lambda net: lv.saliency(net, photographs().to("meta")), "must be dense tensors with values, got .* on meta"),
+        (lambda net: lv.saliency(net, np.array([object()])), "must be numbers, got an array of object"),  # type: ignore[arg-type]
+        (lambda net: lv.saliency(net, photographs(), tolerance="a"), "model.tolerance: expected float, got 'a'"),  # type: ignore[arg-type]
+        (lambda net: lv.attack(net, photographs(), attack={"pgd": 3}), "arguments of attack 'pgd' must be a mapping"),  # type: ignore[dict-item]
+        (lambda net: lv.attack(net, photographs(), attack="pgd", eps=object()), "--eps must be numbers"),  # type: ignore[arg-type]
+        (lambda net: lv.check(5), "folder must be a path, got 5"),  # type: ignore[arg-type]
+        (lambda net: lv.resume(None), "folder must be a path, got None"),  # type: ignore[arg-type]
+    ],
+)
+def test_values_of_another_type_give_a_one_line_error(call: Any, message: str, smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match=message):
+        call(smooth)
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_progress_is_shown_on_request_and_in_notebooks(
+    in_folder: bool, smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    how: dict[str, Any] = {"iterations": 2, "config": "small"}
+    how |= {"out": tmp_path / "run", "wandb": "disabled"} if in_folder else {}
+    lv.visualize(smooth, 1, **how)
+    assert capsys.readouterr() == ("", "")
+    lv.visualize(smooth, 1, progress=True, **how, **({"overwrite": True} if in_folder else {}))
+    assert "1 of 1 image done" in capsys.readouterr().err
+    lines: list[str] = []
+
+    class Handle:
+        update = staticmethod(lambda data, raw: lines.append(data["text/plain"]))
+
+    display = ModuleType("IPython.display")
+    display.display = lambda *_, **__: Handle()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    lv.visualize(smooth, 1, **how, **({"overwrite": True} if in_folder else {}))
+    assert lines[0].startswith("0/1 images · iteration")
+    assert "1 of 1 image done" in capsys.readouterr().err
+
+
+def test_lightning_prints_no_messages_beside_the_package_lightning(
+    smooth: Classifier, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing ``lightning`` redirects the messages of ``pytorch_lightning`` to its own loggers."""
+    logger = logging.getLogger("lightning.fabric.utilities.rank_zero")
+    logging.getLogger("lightning.fabric").setLevel(logging.INFO)
+    monkeypatch.setattr("lightning_utilities.core.rank_zero.log", logger)
+    lv.visualize(smooth, 1, iterations=1, config="small")
+    assert caplog.messages == []

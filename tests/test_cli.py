@@ -699,3 +699,13 @@ def test_columns_are_omitted_on_a_narrow_terminal(width: int, columns: str) -> N
     assert first.startswith("7  a photograph")
     assert "145/255" in first
     assert all(len(line) <= width for line in file.getvalue().splitlines())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["vizualise"], 1)])
+def test_a_signal_while_python_ends_keeps_the_exit_status(words: list[str], status: int, number: int) -> None:
+    code = f"import os, sys, atexit; atexit.register(os.kill, os.getpid(), {int(number)})\n"
+    code += f"sys.argv = {['lit-viz', *words]}\nimport lit_viz.cli; lit_viz.cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert (done.stdout + done.stderr).count("\n") == 1

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from lit_viz.engine.module import ImageTraining, RunProgress
-from lit_viz.utils.formatting import Notify, pluralize
+from lit_viz.utils.formatting import Notify, is_notebook, pluralize
 
 _MIN_IMAGES_FOR_RATE = 32  # below it, images per second are not shown
 _REFRESH_SECONDS = 0.1
@@ -39,7 +39,8 @@ class Notes(Callback):
 class Progress(Callback):
     """Show finished images, iteration, mean probability or objective, speed and remaining time on stderr.
 
-    If stderr is not a terminal, one line is printed at the start and one at the end.
+    A notebook shows a line that is updated. If stderr is neither a terminal nor a notebook, one line is printed at the
+    start and one at the end.
 
     Args:
         quiet: show nothing.
@@ -50,6 +51,7 @@ class Progress(Callback):
         self.quiet = quiet
         self.console = console or Console(stderr=True)
         self._bar: Bar | None = None
+        self._display: Any = None  # of IPython
         self._bar_task = TaskID(0)
         self._started = self._refreshed = 0.0
         self._start: RunProgress
@@ -61,6 +63,12 @@ class Progress(Callback):
             return
         progress = self._start = cast(ImageTraining, pl_module).progress()
         self._started = time.monotonic()
+        if is_notebook():
+            from IPython.display import display
+
+            self._display = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._refresh(progress)
+            return
         if not self.console.is_terminal:
             updates = pluralize(progress.updates_total, "update")
             self._print(f"{pluralize(progress.total, 'image')}, {updates} at most")
@@ -75,7 +83,7 @@ class Progress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Refresh the bar, at most ten times per second."""
-        if self._bar is not None and time.monotonic() - self._refreshed >= _REFRESH_SECONDS:
+        if (self._bar or self._display) and time.monotonic() - self._refreshed >= _REFRESH_SECONDS:
             self._refresh(cast(ImageTraining, pl_module).progress())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,14 +95,17 @@ class Progress(Callback):
         self._end(pl_module, "done, then stopped")
 
     def _refresh(self, progress: RunProgress) -> None:
+        self._refreshed = time.monotonic()
+        images = f"{progress.ended}/{progress.total} images"
+        if self._display is not None:
+            self._display.update({"text/plain": f"{images} · {self._state(progress)}"}, raw=True)
         if self._bar is None:
             return
-        self._refreshed = time.monotonic()
         self._bar.update(
             self._bar_task,
             completed=progress.updates_done,
             total=max(progress.updates_total, 1),
-            images=f"{progress.ended}/{progress.total} images",
+            images=images,
             state=self._state(progress),
         )
         self._bar.refresh()
@@ -125,6 +136,9 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if self._display is not None:
+            self._refresh(cast(ImageTraining, module).progress())
+            self._display = None
         if self.quiet or not self._started:
             return
         progress = cast(ImageTraining, module).progress()

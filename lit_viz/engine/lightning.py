@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from lit_viz.errors import LitVizError
 from lit_viz.types import Task
-from lit_viz.utils.files import atomic_write
+from lit_viz.utils.files import write_bytes
 from lit_viz.utils.process import launcher_topology
 
 
@@ -53,10 +54,9 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write the checkpoint; on a full disk the previous one is kept."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            torch.save(checkpoint, temporary)
+        content = BytesIO()  # torch hides the reason if it cannot write a file
+        torch.save(checkpoint, content)
+        write_bytes(path, content.getvalue())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

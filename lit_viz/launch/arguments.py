@@ -138,7 +138,7 @@ def parser_error(error: Exception, parser: ArgumentParser) -> LitVizError:
         return LitVizError(f"unrecognized option --{match[1]}{did_you_mean(match[1], options) or see}")
     if match := re.search(r"class_path '([\w.]+)':\s*Option '(\w+)' is not accepted", text):
         return LitVizError(_unknown_argument(match[1], match[2], f"{parser.prog} {option}.help"))
-    begin = ("Expected a", "No module", "module")
+    begin = ("Expected", "No module", "module")
     reasons = [line.partition(". Got value")[0] for line in lines if line.startswith(begin)]
     reasons = [reason for reason in dict.fromkeys(reasons) if "NoneType" not in reason and " a path but" not in reason]
     if not reasons:
@@ -147,7 +147,7 @@ def parser_error(error: Exception, parser: ArgumentParser) -> LitVizError:
     value = given[1] if given else ""
     is_readable = given and not re.search(r"Namespace\(|NestedArg\(| object at 0x", value)
     got = f", got {value!r}" if is_readable else ""
-    expected = " or ".join(reasons).replace("Expected a ", "")
+    expected = re.sub(r"Expected (?:an? )?", "", " or ".join(reasons))
     expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*?)\]", r"\1\2", expected)
     choices = re.findall(r"'([\w.-]+)'", expected)
     if "dot import path" in expected:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import re
+from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +144,9 @@ class MethodCLI(LightningCLI):
                     self.config = parser.parse_args([word for word in args if word not in print_config])
                 if self.config.out == "":
                     raise LitVizError("--out must not be empty")
+                for action in parser._actions:
+                    if action.default not in (None, SUPPRESS) and self.config.get(action.dest, "") is None:
+                        raise LitVizError(f"--{action.dest} must not be null")
                 self.command.settle(self.config)
                 if print_config:  # includes what the command has resolved
                     parser.parse_args(["--config", parser.dump(self.config), *print_config])

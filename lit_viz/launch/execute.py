@@ -20,6 +20,7 @@ from lit_viz.callbacks.progress import Notes, Progress
 from lit_viz.callbacks.run_writer import Memory, RunWriter
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
+from lit_viz.classifiers.isolation import is_out_of_memory
 from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
@@ -289,7 +290,13 @@ def _load_classifier(config: Namespace, device: torch.device | None = None) -> C
             f"the run was started with a Python module ({options['name']}): continue in Python with "
             "lit_viz.resume(folder, network) or check(folder, network)"
         )
-    classifier = load_classifier(options.pop("name"), **options)
+    name = options.pop("name")
+    try:
+        classifier = load_classifier(name, **options)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise LitVizError(f"out of memory while {name} is loaded: its weights need more than there is") from error
     if device is not None and device != classifier.device and classifier.device.type == "cpu":
         with suppress(Exception):  # modules that support the CPU only raise various exceptions
             classifier.original.to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -26,7 +26,7 @@ _PLAIN_TYPES = (str, int, float, list, tuple, dict, Path, np.generic, np.ndarray
 def image_inputs(images: Any, classifier: Classifier) -> tuple[Tensor | None, list[str]]:
     """Split images into array and file names."""
     if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images)
+        images = _tensor(images)
     if not isinstance(images, Tensor):
         items = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
         if not items or not all(isinstance(item, (Tensor, np.ndarray)) for item in items):
@@ -38,7 +38,7 @@ def image_inputs(images: Any, classifier: Classifier) -> tuple[Tensor | None, li
             return None, [str(item) for item in items]
         if len({tuple(item.shape) for item in items}) > 1:
             raise LitVizError("images must have one size, the classifier's: resize them, or pass files")
-        images = torch.stack([torch.as_tensor(item) for item in items])
+        images = torch.stack([_tensor(item) for item in items])
     expected = (classifier.channels, *classifier.size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
         raise LitVizError(
@@ -57,9 +57,7 @@ def initial_image(image: Any, classifier: Classifier) -> tuple[Tensor | None, st
     name = f"{ARRAY_PREFIX}0"
     if isinstance(image, Image.Image):
         return from_pil(image, classifier.channels), name
-    # torch takes no views with negative strides
-    array = np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image
-    pixels = torch.as_tensor(array) if isinstance(array, (Tensor, np.ndarray)) else torch.empty(0)
+    pixels = _tensor(image) if isinstance(image, (Tensor, np.ndarray)) else torch.empty(0)
     pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
     if pixels.ndim != 3 or len(pixels) != classifier.channels or not pixels.numel() or not pixels.is_floating_point():
         got = f"{pixels.dtype} {tuple(pixels.shape)}" if pixels.numel() else type(image).__name__
@@ -70,8 +68,18 @@ def initial_image(image: Any, classifier: Classifier) -> tuple[Tensor | None, st
     return _check_range(pixels), name
 
 
+def _tensor(array: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    if isinstance(array, Tensor):
+        return array
+    if array.dtype.kind not in "bfiu":
+        raise LitVizError(f"images must be numbers, got an array of {array.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(array))  # torch takes no views with negative strides
+
+
 def _check_range(images: Tensor) -> Tensor:
     """Return a copy of images that are in [0, 1]."""
+    if images.layout != torch.strided or images.is_meta:
+        raise LitVizError(f"images must be dense tensors with values, got {images.layout} on {images.device}")
     if bool(images.isnan().any()):
         raise LitVizError("images must not contain NaN")
     low, high = float(images.min()), float(images.max())
@@ -114,7 +122,18 @@ def _is_yaml_string(value: Any) -> bool:
 def to_plain(value: Any) -> Any:
     """Return one value or a list of values from a tensor, array or sequence."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    return value if value is None or isinstance(value, (str, int, float)) else list(value)
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+def to_path(name: str, value: Any) -> str:
+    """Return a path as text.
+
+    Raises:
+        LitVizError: it is no path.
+    """
+    if not isinstance(value, (str, Path)):
+        raise LitVizError(f"{name} must be a path, got {value!r}")
+    return str(value)
 
 
 def to_class(value: Any) -> str | int:
@@ -131,6 +150,8 @@ def to_class(value: Any) -> str | int:
 
 def to_option(name: str, value: Any) -> Any:
     """Return the value of an option in the form of the command line, for iterations, channels and layers."""
+    if name in ("classifier", "model", "trainer") and not isinstance(value, Mapping):
+        raise LitVizError(f"{name} must be a mapping of options, got {value!r}")
     if name == "layer" and isinstance(value, (int, np.integer)):  # of a Sequential
         return str(value)
     if name in ("log_at", "curve_at", "channel") and isinstance(value, (list, tuple, range, np.ndarray, Tensor)):

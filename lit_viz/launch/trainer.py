@@ -34,9 +34,13 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
 from lit_viz.images.listing import has_array_images
 from lit_viz.launch.resume import LAST_CHECKPOINT
+from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.process import is_rank_zero
+
+# The package `lightning`, if it is imported too, redirects the messages of `pytorch_lightning` to its own loggers.
+_LIGHTNING_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning", "lightning.pytorch", "lightning.fabric")
 
 
 class Interrupted(LitVizError):
@@ -124,6 +128,8 @@ def failures_reported(config: Any) -> Iterator[None]:
         yield
     except NetworkError as error:
         raise LitVizError(f"{error}: use {fewer} if the batch is too large{resume_hint(config)}") from error
+    except SystemExit as error:
+        raise LitVizError(f"the network's code ended Python with status {error.code}{resume_hint(config)}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -139,8 +145,8 @@ def stopped_before_evidence(config: Any) -> str:
 
 def resume_hint(config: Any) -> str:
     """Return ``; continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module."""
-    if config.out is None or not is_rank_zero():
-        return ""
+    if config.out is None or not RunFolder.is_run(config.out) or not is_rank_zero():
+        return ""  # a folder without a first step is discarded
     if has_array_images(vars(config)):
         return "; continue in Python with the same call and resume=True"
     if config.classifier.weights == GIVEN_WEIGHTS:
@@ -162,7 +168,7 @@ def _sigint_handler_restored() -> Iterator[None]:
 @contextmanager
 def _lightning_messages_ignored() -> Iterator[None]:
     """Ignore messages of Lightning about devices and about networks in eval mode."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    loggers = [logging.getLogger(name) for name in _LIGHTNING_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

@@ -17,8 +17,6 @@ from typing import Any
 
 from lit_viz.errors import LitVizError
 
-# Messages of torch's zip writer on a full disk: it swallows the OSError.
-_TORCH_DISK_FULL = ("unexpected pos", "PytorchStreamWriter failed")
 _TEMPORARY = ".part"
 # Flushes a file system to disk, given a descriptor of one of its folders.
 _SYNCFS: Callable[[int], int] | None = ctypes.CDLL(None, use_errno=True).syncfs if sys.platform == "linux" else None
@@ -110,25 +108,18 @@ def _sync_folder(path: Path) -> None:
 
 @contextmanager
 def translate_write_errors(path: str | Path) -> Iterator[None]:
-    """Convert errors of the system, also those hidden by torch, to a LitVizError that names the file."""
+    """Convert errors of the system to a LitVizError that names the file."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        if is_disk_full(error):
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LitVizError(
                 f"disk full while writing {path}; the previous file is kept: free some space and resume the run"
             ) from error
-        if not isinstance(error, OSError) or error.strerror is None:
+        if error.strerror is None:
             raise
         hint = ": lift the limit (ulimit -f) and resume the run" if error.errno == errno.EFBIG else ""
         raise LitVizError(f"{path} can't be written ({error.strerror}){hint}") from error
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error means that the disk, or the user's quota, is full."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_DISK_FULL)
 
 
 def sha256(path: str | Path) -> str:
@@ -229,6 +220,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise LitVizError(f"the configuration {path} can't be read ({reason}): give a YAML file") from error
+    if _size(content, {}) > _MAX_YAML_NODES:
+        raise LitVizError(f"the configuration {path} must have at most {_MAX_YAML_NODES} values with its aliases")
     if not isinstance(content, dict):
         raise LitVizError(f"the configuration {path} must be a mapping of options: see configs/ for examples")
     return content
+
+
+#: Maximum number of values in a YAML file. Few bytes of nested aliases may stand for more than any memory holds.
+_MAX_YAML_NODES = 10**6
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """Return the number of values in a tree of lists and mappings; infinite if it contains itself."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # for aliases of this value inside of it
+        known[id(value)] = 1 + sum(
+            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]

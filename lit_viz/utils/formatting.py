@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
@@ -25,6 +26,12 @@ def notify(message: str) -> None:
     from rich.console import Console
 
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def is_notebook() -> bool:
+    """Return whether the code runs in a notebook, which shows the outputs of a kernel."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
 
 def command_line(name: str, folder: object) -> str:

@@ -23,6 +23,8 @@ from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.launch import execute as execute_module
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.config import MethodCLI, with_config
 from lit_viz.launch.resume import load_run
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, resume_hint
 from lit_viz.methods import ClassVisualization
@@ -181,16 +183,18 @@ def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path)
         build_trainer(Namespace({**vars(config()), "checkpoint_every": steps}), str(tmp_path))
 
 
-def test_a_run_from_a_picture_of_python_goes_on_in_python() -> None:
-    begun = Namespace({**vars(config()), "out": "runs/x", "init": "array:0"})
+def test_a_run_from_an_array_is_continued_in_python(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    begun = Namespace({**vars(config()), "out": str(tmp_path), "init": "array:0"})
     assert resume_hint(begun) == "; continue in Python with the same call and resume=True"
 
 
-def test_too_little_memory_is_one_sentence() -> None:
-    said = Namespace({**vars(config()), "out": "runs/x"})
+def test_exhausted_memory_is_a_one_line_error(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    said = Namespace({**vars(config()), "out": str(tmp_path)})
     with (
         pytest.raises(
-            LitVizError, match=r"out of CPU memory: use fewer --slots \(now 8\).*resume runs/x and fewer --slots"
+            LitVizError, match=r"out of CPU memory: use fewer --slots \(now 8\).*resume .* and fewer --slots"
         ),
         failures_reported(said),
     ):
@@ -202,3 +206,20 @@ def test_too_little_memory_is_one_sentence() -> None:
             raise RuntimeError(words)
     with pytest.raises(RuntimeError, match="size mismatch"), failures_reported(config()):
         raise RuntimeError("size mismatch")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SystemExit(3)])
+def test_a_discarded_folder_is_not_resumed(error: BaseException, tmp_path: Path, monkeypatch: Any) -> None:
+    """Too little memory for the weights was answered by fewer slots, and by the resume of a folder that is gone."""
+    monkeypatch.setattr(execute_module, "load_classifier", lambda *_, **__: (_ for _ in ()).throw(error))
+    cli = MethodCLI(COMMANDS["visualize"], with_config(COMMANDS["visualize"], ["--out", str(tmp_path / "run")]))
+    with pytest.raises(LitVizError) as caught:
+        execute_module.execute(cli)
+    reasons = {
+        MemoryError: "out of memory while efficientnet_lite0 is loaded",
+        SystemExit: "ended Python with status 3",
+    }
+    assert reasons[type(error)] in str(caught.value)
+    assert "slots" not in str(caught.value)
+    assert "resume" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

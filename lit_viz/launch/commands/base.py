@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from types import NoneType
 from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
@@ -180,7 +181,9 @@ def class_paths(given: Any, classes: Mapping[str, type], noun: str) -> list[dict
     names = list(names) if isinstance(names, (Mapping, list, tuple)) else [names]
     paths: list[dict[str, Any]] = [{"class_path": _class_path(name, classes, noun)} for name in names]
     if isinstance(given, Mapping):
-        for path, arguments in zip(paths, given.values(), strict=True):
+        for path, (name, arguments) in zip(paths, given.items(), strict=True):
+            if not isinstance(arguments, (Mapping, NoneType)):
+                raise LitVizError(f"arguments of {noun} {name!r} must be a mapping, got {arguments!r}")
             path["init_args"] = dict(arguments or {})
     return paths
 
