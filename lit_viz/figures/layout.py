@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -24,7 +26,7 @@ from lit_viz.figures.style import GRAY, INK, RULE, style, text_width, wrap_text
 from lit_viz.images.reading import to_uint8
 from lit_viz.types import Picture
 
-SMALL, NORMAL, TITLE, HEADING = 7.0, 7.5, 8.0, 10.0  # font sizes in points
+TINY, SMALL, NORMAL, TITLE, HEADING = 6.0, 7.0, 7.5, 8.0, 10.0  # font sizes in points
 CELL, SMALL_CELL = 1.4, 1.15  # widths of images in inches
 HEAD = 1.3  # width of the text on the left of a row in inches
 MARGIN = 0.15
@@ -39,6 +41,7 @@ _MIN_DPI = 120  # legible text in figures of small images
 _DOTS = 450  # per image: sharp in print and on high-density screens
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
 _FRAME = 0.5  # line width in points
+_FOOTER: ContextVar[str] = ContextVar("footer", default="")
 
 
 class Block(Protocol):
@@ -238,13 +241,25 @@ def selection(count: int, total: int, noun: str) -> str:
     return f"{count} of {total} {noun}. " if total > count else ""
 
 
+@contextmanager
+def footer(text: str) -> Iterator[None]:
+    """Add a small line to all figures composed within the block, such as the network and the settings."""
+    token = _FOOTER.set(text)
+    try:
+        yield
+    finally:
+        _FOOTER.reset(token)
+
+
 def compose(root: Grid, caption: str = "") -> Figure:
-    """Draw a grid and a caption beneath it into a new figure of whole dots."""
+    """Draw a grid, and a caption and the :func:`footer` beneath it, into a new figure of whole dots."""
     with style():
-        width = max(root.width, _NARROWEST if caption else 0.0)
-        text = Text(caption.strip(), width, lines=12, color=GRAY)
+        caption, settings = caption.strip(), _FOOTER.get()
+        width = max(root.width, _NARROWEST if caption or settings else 0.0)
+        small = Text(settings, width, TINY, lines=4, color=GRAY)
+        text = stack(Text(caption, width, lines=12, color=GRAY), small, gap=0.4 * GAP)
         dpi = _sharp_dpi(list(root.cells()))
-        height = root.height + (2 * GAP if root.height and caption else 0.0) + text.height
+        height = root.height + (2 * GAP if root.height and text.height else 0.0) + text.height
         size = [math.ceil(round((inches + 2 * MARGIN) * dpi, 6)) / dpi for inches in (width, height)]
         figure = Figure(figsize=(size[0], size[1]), dpi=dpi)
         text.draw(figure, MARGIN, size[1] - MARGIN - text.height, width)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from functools import partial
+from inspect import signature
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,8 @@ import torch
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
+from lit_viz.attacks import BudgetAttack
+from lit_viz.attacks.norms import format_distance
 from lit_viz.callbacks.progress import Notes, Progress
 from lit_viz.callbacks.run_writer import Memory, RunWriter
 from lit_viz.classifiers import Classifier, load_classifier
@@ -25,6 +28,7 @@ from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
 from lit_viz.figures.evolution import save_evolution
+from lit_viz.figures.layout import footer
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import MethodCLI
@@ -32,7 +36,7 @@ from lit_viz.launch.resume import check_identity, is_finished, open_or_create, p
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.presentations import METHOD_FILES
 from lit_viz.presentations.base import EvidenceSettings
-from lit_viz.report.page import REPORT, write_report
+from lit_viz.report.page import REPORT, format_value, write_report
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.layout import run_lock
 from lit_viz.runs.results import Outcome, Run, filed, remembered
@@ -59,7 +63,12 @@ def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Not
         raise LitVizError(f"--seed must have at most 18 digits, got {config.seed}")
     if classifier is not None:
         classifier.refresh()
-    with _gradients_enabled(), tempfile.TemporaryDirectory() as scratch, failures_reported(config):
+    with (
+        _gradients_enabled(),
+        tempfile.TemporaryDirectory() as scratch,
+        failures_reported(config),
+        footer(settings_line(cli)),
+    ):
         trainer = build_trainer(config, scratch)  # first, because it may fail
         tune_allocator()
         if not is_rank_zero():
@@ -195,7 +204,7 @@ def check(
         classifier = _load_classifier(config)
     else:
         classifier.refresh()
-    with _gradients_enabled(), run_lock(folder.path), failures_reported(config):
+    with _gradients_enabled(), run_lock(folder.path), failures_reported(config), footer(settings_line(cli)):
         check_identity(folder, cli, classifier, is_resumed=True)
         outcomes = filed(folder)
         if not outcomes:
@@ -270,7 +279,38 @@ def _run(cli: MethodCLI, outcomes: Sequence[Outcome], folder: RunFolder | None =
 
 
 def _figure(cli: MethodCLI, outcomes: Sequence[Outcome]) -> Figure:
-    return with_notebook_png(cli.command.presentation(cli.config).figure(outcomes, cli.config))
+    with footer(settings_line(cli)):
+        return with_notebook_png(cli.command.presentation(cli.config).figure(outcomes, cli.config))
+
+
+def settings_line(cli: MethodCLI) -> str:
+    """Return the network, the parts of the method with their numbers, and the seed in one line.
+
+    Of several parts, such as transforms, only arguments other than the defaults are named.
+    """
+    config = cli.config
+    described = []
+    for name, value in cli.parts.items():
+        several, configured = isinstance(value, (list, tuple)), config.model.get(name)
+        for part, options in zip(value, configured, strict=True) if several else [(value, configured)]:
+            if type(part).__module__ != "builtins":
+                described.append(_describe(part, getattr(options, "init_args", None) or {}, several))
+    numbers = {"iteration": config.iterations, "view": cli.parts.get("views")}
+    counts = [pluralize(number, noun) for noun, number in numbers.items() if number is not None]
+    return " · ".join([config.classifier.name, ", ".join(described), *counts, f"seed {config.seed}"])
+
+
+def _describe(part: Any, options: Any, omit_defaults: bool) -> str:
+    shown = []
+    for parameter in signature(type(part)).parameters.values():
+        configured = options.get(parameter.name)
+        value = getattr(part, parameter.name, None) if configured is None else configured
+        is_default = omit_defaults and value == parameter.default
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not is_default:
+            is_radius = parameter.name == "eps" and isinstance(part, BudgetAttack)
+            text = format_distance(value, part.norm.name) if is_radius else format_value(value)
+            shown.append(f"{parameter.name} {text}")
+    return type(part).__name__ + (f" ({', '.join(shown)})" if shown else "")
 
 
 def _draw(cli: MethodCLI, run: Run) -> None:
