@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
@@ -20,6 +19,7 @@ from lit_viz.launch.config import MethodCLI, read_config, set_option
 from lit_viz.launch.execute import check as check_run
 from lit_viz.launch.execute import execute
 from lit_viz.launch.inputs import (
+    ImageLike,
     image_inputs,
     initial_image,
     photograph_options,
@@ -39,7 +39,7 @@ def visualize(
     targets: Sequence[str | int] | str | int = (),
     *,
     iterations: int | None = None,
-    init: Tensor | Image.Image | str | Path | None = None,
+    init: ImageLike | None = None,
     out: str | Path | None = None,
     config: str | Path | None = None,
     progress: bool | None = None,
@@ -51,7 +51,7 @@ def visualize(
         classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
         targets: class names or indices, one image each; none for a layer: ``layer="blocks.3.2", channel="3,14-20"``.
         iterations: updates per image. Default: the configuration's.
-        init: initial image: a file, ``packaged:NAME``, a PIL image, or ``(C, H, W)`` in [0, 1]. Default: noise.
+        init: initial image, as in :func:`saliency`. Default: noise.
         out: run folder. Default: nothing is written.
         config: YAML file or name of a packaged configuration.
         progress: show progress and messages. Default: in notebooks.
@@ -70,7 +70,7 @@ def visualize(
         (1, 3, 224, 224)
     """
     network = _to_classifier(classifier)
-    image, name = initial_image(init, network)
+    image, name = initial_image(init)
     plain = to_plain(targets)
     classes = [] if plain is None else plain if isinstance(plain, list) else [plain]
     command = Visualize(image)
@@ -80,7 +80,7 @@ def visualize(
 
 def saliency(
     classifier: Classifier | nn.Module | str,
-    images: Tensor | str | Path | Sequence[str | Path],
+    images: ImageLike | Iterable[ImageLike],
     targets: Sequence[str | int] | str | int | None = None,
     *,
     method: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = "gradient",
@@ -97,7 +97,9 @@ def saliency(
 
     Args:
         classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
-        images: ``(N, C, H, W)`` in [0, 1] of the classifier's size, or files and folders.
+        images: one or a list of: files, folders, Pillow images, and arrays or tensors ``(H, W, C)``, ``(C, H, W)`` or
+            ``(N, ...)``, uint8 or floating-point in [0, 1]. They are fitted to the classifier's size as files are
+            (``fit="crop"``, ``"squash"`` or ``"pad"``); floating-point images of this size are unchanged.
         targets: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
         method: one or several names of :data:`lit_viz.attributions.METHODS`, or names with arguments:
@@ -119,7 +121,7 @@ def saliency(
         LitVizError: unknown class, method or option, images out of range, or existing run folder.
     """
     network = _to_classifier(classifier)
-    array, files = image_inputs(images, network)
+    pictures, files = image_inputs(images)
     arguments = {
         **photograph_options(files, targets, labels),
         "iterations": iterations,
@@ -127,12 +129,12 @@ def saliency(
         "model__method": class_paths(method, METHODS, "saliency method"),
         "model__tolerance": tolerance,
     }
-    return _launch(Saliency(array), network, config, out, arguments, options, progress)
+    return _launch(Saliency(pictures), network, config, out, arguments, options, progress)
 
 
 def attack(
     classifier: Classifier | nn.Module | str,
-    images: Tensor | str | Path | Sequence[str | Path],
+    images: ImageLike | Iterable[ImageLike],
     labels: Sequence[str | int] | str = "predicted",
     target: Sequence[str | int] | str | int | None = None,
     *,
@@ -170,7 +172,7 @@ def attack(
         LitVizError: unknown class, attack or option, images out of range, or existing run folder.
     """
     network = _to_classifier(classifier)
-    array, files = image_inputs(images, network)
+    pictures, files = image_inputs(images)
     class_path = attack_path(attack)
     radii = [] if eps is None else radii_of(to_plain(eps))
     budget = {"eps": radii[0] if len(radii) == 1 else None, "norm": norm}
@@ -179,7 +181,7 @@ def attack(
     arguments = {**photograph_options(files, target, labels), "iterations": iterations, "model__attack": class_path}
     if len(radii) > 1:
         options["radii"] = radii
-    return _launch(Attack(array), network, config, out, arguments, options, progress)
+    return _launch(Attack(pictures), network, config, out, arguments, options, progress)
 
 
 def check(

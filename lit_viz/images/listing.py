@@ -13,7 +13,7 @@ from typing import Any
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import PACKAGED_PREFIX, missing_file_error, packaged_photograph
-from lit_viz.utils.files import non_utf8_name_error, utf8_name
+from lit_viz.utils.files import check_regular, non_utf8_name_error, utf8_name
 from lit_viz.utils.formatting import pluralize
 
 #: Prefix of images passed from Python as arrays, followed by their index.
@@ -201,6 +201,7 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
     """
     rows: list[dict[str, str]] = []
     line = 0
+    check_regular(file)
     try:
         with Path(file).open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.utils.files import check_regular
 
 #: How a picture is fitted to a size: largest centered box, stretched, or with gray borders.
 Fit = Literal["crop", "squash", "pad"]
@@ -42,8 +44,14 @@ PACKAGED_PREFIX = "packaged:"
 #: Weights of R, G and B in gray images: ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
 _BORDER = 128  # gray, of 255
-_LARGE = 20_000_000  # pixels; larger JPEG files are decoded at 1/2, 1/4 or 1/8, at least twice the requested size
+_LARGE = 20_000_000  # pixels; larger files are downsampled to at least twice the requested size when they are decoded
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_LIMIT = "LIT_VIZ_MAX_PIXELS"  # environment variable: limit of the pixels of a file, in place of Pillow's
+
+if _LIMIT in os.environ:
+    if not os.environ[_LIMIT].isdecimal():
+        raise LitVizError(f"{_LIMIT} must be a number of pixels such as 200000000, got {os.environ[_LIMIT]!r}")
+    Image.MAX_IMAGE_PIXELS = int(os.environ[_LIMIT])
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,9 @@ class Photograph:
         return flat.view(*flat.shape[:-1], -1, 2), step, torch.tensor([x0, y0], dtype=torch.float64)
 
 
-def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, fit: Fit = "crop") -> Photograph:
+def read_photograph(
+    source: str | Path | Tensor, size: tuple[int, int], channels: int = 3, fit: Fit = "crop"
+) -> Photograph:
     """Read a photograph and fit it to the classifier's input.
 
     EXIF rotation is applied, transparency is composited on white, 16 bits are scaled to 8 (65535 becomes 255), and all
@@ -91,7 +101,8 @@ def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, 
     bicubic with antialiasing; an image of the requested size is not resampled.
 
     Args:
-        path: file, or ``"packaged:chelsea"`` for a photograph of scikit-image (see ``PACKAGED``).
+        source: file; ``"packaged:chelsea"`` for a photograph of scikit-image (see ``PACKAGED``); or a picture
+            ``(C, H, W)``, uint8 or in [0, 1], C = 3 or 1. A picture of the requested shape is not rounded.
         size: (height, width) of the result.
         channels: 3 or 1.
         fit: ``"crop"``: largest centered box with the requested aspect ratio. ``"squash"``: whole picture, stretched.
@@ -102,26 +113,23 @@ def read_photograph(path: str | Path, size: tuple[int, int], channels: int = 3, 
     """
     if fit not in get_args(Fit):
         raise LitVizError(f"fit must be crop, squash or pad, got {fit!r}{did_you_mean(fit, get_args(Fit))}")
-    with _translate_image_errors(path):
-        planes, original_size = _decode(_locate(path), size)
+    if isinstance(source, Tensor) and source.is_floating_point() and source.shape == (channels, *size):
+        return Photograph(source, "", size, (0.0, 0.0, size[1], size[0]))
+    with _translate_image_errors(source):
+        planes, original_size = _picture(source) if isinstance(source, Tensor) else _decode(_locate(source), size)
         placement = _place(original_size, size, fit)
         rgb = np.stack([placement.apply(plane) for plane in planes])
-    levels = np.rint(_to_channels(rgb, channels)).clip(0, 255).astype(np.float32)
-    return Photograph(torch.from_numpy(levels) / 255, str(path), original_size, placement.box)
+    gray = np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
+    levels = np.rint(gray).clip(0, 255).astype(np.float32)
+    path = "" if isinstance(source, Tensor) else str(source)
+    return Photograph(torch.from_numpy(levels) / 255, path, original_size, placement.box)
 
 
-def from_pil(picture: Image.Image, channels: int = 3) -> Tensor:
-    """Convert a Pillow image to ``(C, H, W)`` in [0, 1], with the same rules as for files."""
-    with _translate_image_errors("init"):
-        rgb = np.stack(list(_planes(ImageOps.exif_transpose(picture))))
-    return torch.from_numpy(_to_channels(rgb, channels).astype(np.float32)) / 255
-
-
-def fitted(picture: Tensor, size: tuple[int, int], fit: Fit = "crop") -> Tensor:
-    """Fit a picture ``(C, H, W)`` in [0, 1] to (height, width) like a photograph, without rounding."""
-    placement = _place((picture.shape[1], picture.shape[2]), size, fit)
-    planes = [placement.apply(plane) for plane in picture.cpu().float().mul(255).numpy()]
-    return torch.from_numpy(np.stack(planes).clip(0, 255)) / 255
+def from_pil(image: Image.Image) -> Tensor:
+    """Convert a Pillow image to a picture ``(3, H, W)`` as files are: uint8, or in [0, 1] if it has other levels."""
+    with _translate_image_errors("the Pillow image"):
+        levels = torch.from_numpy(np.stack(list(_planes(ImageOps.exif_transpose(image)))))
+    return levels.byte() if bool((levels == levels.round()).all()) else levels / 255
 
 
 def packaged_photograph(name: str) -> Path:
@@ -214,21 +222,37 @@ def _locate(path: str | Path) -> Path:
         raise LitVizError(f"{path} is a folder, not a photograph")
     if not file.exists():
         raise LitVizError(missing_file_error(file))
-    if file.is_file() and file.stat().st_size == 0:
+    check_regular(file)
+    if file.stat().st_size == 0:
         raise LitVizError(f"the photograph {path} is empty (0 bytes)")
     return file
+
+
+def _picture(picture: Tensor) -> tuple[Iterator[_Plane], tuple[int, int]]:
+    levels = picture.float() if picture.dtype == torch.uint8 else picture.float() * 255
+    return iter(levels.expand(3, -1, -1).numpy()), (picture.shape[1], picture.shape[2])
 
 
 def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[int, int]]:
     """Return the planes R, G, B and (height, width) of the picture; the planes can be downsampled."""
     with Image.open(file) as opened:
         width, height = opened.size
-        if opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED:
-            width, height = height, width
-        drafted = width * height > _LARGE and opened.draft(opened.mode, (2 * max(size), 2 * max(size))) is not None
-        upright = ImageOps.exif_transpose(opened)
-        # Pillow's size of a TIFF file includes the rotation; that of other formats does not.
-        return _planes(upright), (height, width) if drafted else (upright.height, upright.width)
+        factor = min(opened.size) // (2 * max(size)) if width * height > _LARGE else 1
+        drafted = factor > 1 and opened.draft(opened.mode, (2 * max(size), 2 * max(size))) is not None
+        opened.load()
+        rotated = opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED  # TIFF files are rotated by load()
+        image = opened if drafted or factor < 2 else _reduce(opened, factor)
+        return _planes(ImageOps.exif_transpose(image)), (width, height) if rotated else (height, width)
+
+
+def _reduce(image: Image.Image, factor: int) -> Image.Image:
+    """Downsample before the conversion to float, which takes four times the memory."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode not in ("L", "RGB", "F"):
+        image = image.convert("I" if image.mode.startswith("I") else "RGB")
+    size = (image.width // factor, image.height // factor)
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def _planes(image: Image.Image) -> Iterator[_Plane]:
@@ -254,13 +278,8 @@ def _planes(image: Image.Image) -> Iterator[_Plane]:
             yield np.asarray(color, np.float32)
 
 
-def _to_channels(rgb: npt.NDArray[np.floating], channels: int) -> npt.NDArray[np.floating]:
-    """Return planes ``(3, H, W)`` unchanged, or their luma ``(1, H, W)`` for one channel."""
-    return np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
-
-
 @contextmanager
-def _translate_image_errors(path: str | Path) -> Iterator[None]:
+def _translate_image_errors(path: str | Path | Tensor) -> Iterator[None]:
     """Convert exceptions and warnings of Pillow to a LitVizError; its decoders raise many types on invalid files."""
     try:
         with warnings.catch_warnings():
@@ -273,7 +292,9 @@ def _translate_image_errors(path: str | Path) -> Iterator[None]:
         raise LitVizError(f"{path} is not an image that Pillow can read") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise LitVizError(f"{path} is too large (more than {limit} million pixels): downsize it first") from error
+        raise LitVizError(
+            f"{path} must have at most {limit} million pixels: downsize it, or set {_LIMIT} in the environment"
+        ) from error
     except Exception as error:
         cause = "is truncated: the file is incomplete" if "truncated" in str(error) else f"can't be read: {error}"
         raise LitVizError(f"the photograph {path} {cause}") from error

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,82 +14,89 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.reading import from_pil
+
+#: An image: a file or folder, ``packaged:NAME``, a Pillow image, or an array or tensor ``(H, W, C)``, ``(C, H, W)`` or
+#: ``(N, ...)``, uint8 or floating-point in [0, 1], of any size.
+ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
 
 #: Types of option values that a configuration file can hold, after conversion.
 _PLAIN_TYPES = (str, int, float, list, tuple, dict, Path, np.generic, np.ndarray, Tensor, NoneType)
 
 
-def image_inputs(images: Any, classifier: Classifier) -> tuple[Tensor | None, list[str]]:
-    """Split images into array and file names."""
-    if isinstance(images, np.ndarray):
-        images = _tensor(images)
-    if not isinstance(images, Tensor):
-        items = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
-        if not items or not all(isinstance(item, (Tensor, np.ndarray)) for item in items):
-            if wrong := [type(item).__name__ for item in items if not isinstance(item, (str, Path))]:
-                raise LitVizError(
-                    f"images must be a tensor (N, C, H, W) in [0, 1] or files and folders, got {wrong[0]}: convert "
-                    "images with torchvision's to_tensor"
-                )
-            return None, [str(item) for item in items]
-        if len({tuple(item.shape) for item in items}) > 1:
-            raise LitVizError("images must have one size, the classifier's: resize them, or pass files")
-        images = torch.stack([_tensor(item) for item in items])
-    expected = (classifier.channels, *classifier.size)
-    if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
-        raise LitVizError(
-            f"images for {classifier.name} must be floating-point (N, {', '.join(map(str, expected))}) in [0, 1], got "
-            f"{images.dtype} {tuple(images.shape)}: resize them, or pass files"
-        )
-    if not len(images):
+def image_inputs(images: ImageLike | Iterable[ImageLike]) -> tuple[list[Tensor], list[str]]:
+    """Split one or several images into pictures and names.
+
+    Returns:
+        Pictures as :func:`~lit_viz.images.reading.read_photograph` takes them, and the name of each image: a file, or
+        ``array:<index of the picture>``.
+    """
+    is_list = isinstance(images, Iterable) and not isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor))
+    listed: Any = images if is_list else [images]
+    pictures: list[Tensor] = []
+    names: list[str] = []
+    for image in listed:
+        if isinstance(image, (str, Path)):
+            names.append(str(image))
+        else:
+            batch = _pictures(image)
+            names += [f"{ARRAY_PREFIX}{len(pictures) + index}" for index in range(len(batch))]
+            pictures += batch
+    if not names:
         raise LitVizError("there must be at least one image, got 0")
-    return _check_range(images), [f"{ARRAY_PREFIX}{index}" for index in range(len(images))]
+    return pictures, names
 
 
-def initial_image(image: Any, classifier: Classifier) -> tuple[Tensor | None, str | None]:
-    """Split the initial image of a class visualization into array and file name."""
-    if image is None or isinstance(image, (str, Path)):
-        return None, None if image is None else str(image)
-    name = f"{ARRAY_PREFIX}0"
+def initial_image(image: ImageLike | None) -> tuple[Tensor | None, str | None]:
+    """Split the initial image of a class visualization into a picture and a name, as :func:`image_inputs`."""
+    if image is None:
+        return None, None
+    pictures, names = image_inputs(image)
+    if len(names) > 1:
+        raise LitVizError(f"init must be one image, got {len(names)}")
+    return next(iter(pictures), None), names[0]
+
+
+def _pictures(image: Any) -> list[Tensor]:
+    """Convert a Pillow image, or an array or tensor with one or several images, to pictures ``(C, H, W)``."""
     if isinstance(image, Image.Image):
-        return from_pil(image, classifier.channels), name
-    pixels = _tensor(image) if isinstance(image, (Tensor, np.ndarray)) else torch.empty(0)
-    pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
-    if pixels.ndim != 3 or len(pixels) != classifier.channels or not pixels.numel() or not pixels.is_floating_point():
-        got = f"{pixels.dtype} {tuple(pixels.shape)}" if pixels.numel() else type(image).__name__
-        raise LitVizError(
-            f"init must be a file, packaged:NAME, a PIL image, or floating-point ({classifier.channels}, H, W) in "
-            f"[0, 1], got {got}"
-        )
-    return _check_range(pixels), name
+        return [from_pil(image)]
+    values = image.detach() if isinstance(image, Tensor) else None
+    if isinstance(image, np.ndarray) and (image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating)):
+        dtype = image.dtype if image.dtype in (np.uint8, np.float64) else np.float32
+        values = torch.from_numpy(np.array(image, dtype=dtype, order="C"))
+    if values is not None and values.layout == torch.strided and not values.is_meta:
+        images = values[None] if values.ndim == 3 else values[None, None] if values.ndim == 2 else values
+        if images.ndim == 4 and images.numel() and (images.dtype == torch.uint8 or images.is_floating_point()):
+            first, last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
+            if last and (not first or images.dtype == torch.uint8):
+                images, first = images.movedim(3, 1), True
+            if first:
+                return [_checked(picture) for picture in images]
+    actual = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
+    if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
+        actual += f", {image.layout} on {image.device}"
+    raise LitVizError(
+        "an image must be a file, a Pillow image, or an array or tensor (H, W, C), (C, H, W) or (N, ...) with 1 or 3 "
+        f"channels, uint8 or floating-point, got {actual}"
+    )
 
 
-def _tensor(array: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    if isinstance(array, Tensor):
-        return array
-    if array.dtype.kind not in "bfiu":
-        raise LitVizError(f"images must be numbers, got an array of {array.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(array))  # torch takes no views with negative strides
-
-
-def _check_range(images: Tensor) -> Tensor:
-    """Return a copy of images that are in [0, 1]."""
-    if images.layout != torch.strided or images.is_meta:
-        raise LitVizError(f"images must be dense tensors with values, got {images.layout} on {images.device}")
-    if bool(images.isnan().any()):
-        raise LitVizError("images must not contain NaN")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -1e-6 and high <= 1 + 1e-6):
-        raise LitVizError(
-            f"images must be in [0, 1], got {low:.3g} to {high:.3g}: pass them without normalization, which the "
-            "classifier applies"
-        )
+def _checked(picture: Tensor) -> Tensor:
+    """Return a copy of a picture in [0, 1]; 8-bit pictures have any values."""
     with torch.inference_mode(False):  # inference tensors cannot be optimized
-        return images.detach().clone().clamp_(0, 1)
+        copy = picture.cpu().clone(memory_format=torch.contiguous_format)
+    if copy.dtype == torch.uint8:
+        return copy
+    low, high = float(copy.min()), float(copy.max())
+    if not (low >= -1e-6 and high <= 1 + 1e-6):  # also rejects NaN
+        raise LitVizError(
+            f"floating-point images must be in [0, 1], got {low:.3g} to {high:.3g}: pass them without normalization, "
+            "which the classifier applies, or as uint8"
+        )
+    return (copy if copy.dtype == torch.float64 else copy.float()).clamp_(0, 1)
 
 
 def photograph_options(files: Sequence[str], targets: Any, labels: Any) -> dict[str, Any]:

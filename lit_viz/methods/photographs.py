@@ -35,7 +35,7 @@ class PhotographTraining(ImageTraining):
     Args:
         classifier, step_rule: see :class:`~lit_viz.engine.method.Method`.
         fit: how photographs are fitted to the input size of the classifier.
-        images: ``(N, C, H, W)`` in [0, 1], in place of files; the task's option ``image`` is the index.
+        images: pictures ``(C, H, W)`` in place of files; the task's option ``image`` is the index.
         limits: other arguments of :class:`~lit_viz.engine.method.Method`.
     """
 
@@ -47,7 +47,7 @@ class PhotographTraining(ImageTraining):
         step_rule: StepRule,
         *,
         fit: Fit = "crop",
-        images: Tensor | None = None,
+        images: Sequence[Tensor] | Tensor = (),
         log_at: str = "geometric",
         **limits: Any,
     ) -> None:
@@ -58,24 +58,23 @@ class PhotographTraining(ImageTraining):
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require the images of tasks that have no file."""
-        if self.images is None and any(task.source is None and "image" in task.options for task in tasks):
+        if not len(self.images) and any(task.source is None and "image" in task.options for task in tasks):
             raise LitVizError(
                 "the photographs of this run are arrays: resume it in Python, with the original call and resume=True"
             )
 
     def start(self, task: Task) -> Tensor:
-        """Return the photograph ``(C, H, W)``; on the 8-bit lattice if it is read from a file.
+        """Return the photograph ``(C, H, W)``, on the 8-bit lattice unless it is a floating-point picture of this size.
 
         Raises:
             LitVizError: it can't be read, or its label or target is invalid.
         """
         if (error := task.options.get("error")) is not None:
             raise LitVizError(error)
-        if task.source is None:
-            assert self.images is not None
-            return self.images[task.options["image"]]
-        photograph = read_photograph(task.source, self.classifier.size, self.classifier.channels, self.fit)
-        self._crops[task.index] = photograph.original_size, photograph.box
+        source = self.images[task.options["image"]] if task.source is None else task.source
+        photograph = read_photograph(source, self.classifier.size, self.classifier.channels, self.fit)
+        if task.source is not None or photograph.original_size != self.classifier.size:
+            self._crops[task.index] = photograph.original_size, photograph.box
         return photograph.pixels
 
     def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
@@ -146,7 +145,7 @@ class PhotographTraining(ImageTraining):
                 self.set_photograph_logits(n, evaluation.logits[m])
 
     def crop_fields(self, n: int) -> dict[str, Any]:
-        """Return the record fields that locate a photograph in the original image; empty for an array."""
+        """Return the record fields that locate a photograph in the original image; empty for a picture of this size."""
         options = self.slots.tasks[n].options
         return {key: options[key] for key in ("original_size", "original_box") if key in options}
 

@@ -131,6 +131,12 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def check_regular(path: str | Path) -> None:
+    """Raise a LitVizError for a FIFO, device or socket, whose content may have no end; a missing file is accepted."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise LitVizError(f"{path} must be a regular file, got a folder, FIFO, device or socket")
+
+
 def utf8_name(path: str | Path) -> str:
     """Return a path with its invalid UTF-8 bytes replaced, so that records and configurations can store it."""
     return os.fsencode(path).decode("utf-8", "replace")
@@ -215,6 +221,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping with the safe loader."""
     import yaml
 
+    check_regular(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

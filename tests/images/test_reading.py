@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,7 +13,8 @@ from PIL import Image
 
 from lit_viz.errors import LitVizError
 from lit_viz.images import packaged_photograph, read_photograph, to_uint8
-from lit_viz.images.reading import PACKAGED
+from lit_viz.images.reading import PACKAGED, from_pil
+from lit_viz.images.reading import _planes as planes
 
 FITS = ["crop", "squash", "pad"]
 
@@ -189,18 +193,73 @@ def test_a_thin_picture_is_read(tmp_path: Path) -> None:
         assert read_photograph(path, (16, 16), fit=fit).pixels.shape == (3, 16, 16)
 
 
-def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Image.open(packaged_photograph("chelsea")).convert("RGB")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
+def test_large_files_are_downsampled_when_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, mode: str
+) -> None:
+    image = Image.open(packaged_photograph("chelsea")).convert("RGB").resize((1801, 1200))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    elif mode == "RGBA":
+        image.putalpha(128)
+    image = image if mode in (image.mode, "RGB") else image.convert(mode)
+    if (suffix in ("jpg", "webp") and mode not in ("RGB", "L")) or (suffix == "tif" and mode == "RGBA"):
+        pytest.skip("the format has no such mode")
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = _save(tmp_path / "large.jpg", small.resize((1804, 1200)), exif=exif, quality=95)
+    path = _save(tmp_path / f"large.{suffix}", image, exif=exif, quality=95)
     whole = read_photograph(path, (64, 64))
     monkeypatch.setattr("lit_viz.images.reading._LARGE", 1000)
-    drafted = read_photograph(path, (64, 64))
-    assert drafted.original_size == whole.original_size == (1804, 1200)
-    assert drafted.box == whole.box
-    assert not torch.equal(drafted.pixels, whole.pixels)
-    assert (drafted.pixels - whole.pixels).abs().mean() < 1.5 / 255
+    monkeypatch.setattr("lit_viz.images.reading._planes", lambda image: sizes.append(image.size) or planes(image))
+    sizes: list[tuple[int, int]] = []
+    reduced = read_photograph(path, (64, 64))
+    assert 128 <= min(sizes[0]) <= max(sizes[0]) < 500
+    assert reduced.original_size == whole.original_size == (1801, 1200)
+    assert reduced.box == whole.box
+    assert (reduced.pixels - whole.pixels).abs().mean() < (3 if suffix == "jpg" else 1.5) / 255
+
+
+def test_the_limit_of_pixels_is_raised_by_the_environment(tmp_path: Path) -> None:
+    path = _save(tmp_path / "a.png", Image.new("L", (100, 100)))
+    script = "import sys; from lit_viz.images import read_photograph; print(read_photograph(sys.argv[1], (8, 8)).box)"
+    for limit, expected in (
+        ("9999", "at most 0 million pixels"),
+        ("10000", "(0.0, 0.0, 100.0, 100.0)"),
+        ("1e9", "got '1e9'"),
+    ):
+        environment = {**os.environ, "LIT_VIZ_MAX_PIXELS": limit}
+        command = [sys.executable, "-c", script, str(path)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert expected in result.stdout + result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="requires FIFOs and devices")
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "link.png").symlink_to("fifo.png")
+    for path in (tmp_path / "fifo.png", tmp_path / "link.png", "/dev/zero"):
+        with pytest.raises(LitVizError, match=f"{path} must be a regular file"):
+            read_photograph(path, (8, 8))
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_fitted_as_files_are(tmp_path: Path, fit: str, channels: int) -> None:
+    levels = _levels(33, 47)
+    expected = read_photograph(_save(tmp_path / "a.png", Image.fromarray(levels)), (20, 30), channels, fit)
+    picture = torch.from_numpy(levels).permute(2, 0, 1)
+    for source in (picture, picture.float() / 255, picture.double() / 255, from_pil(Image.fromarray(levels))):
+        photograph = read_photograph(source, (20, 30), channels, fit)
+        assert torch.equal(photograph.pixels, expected.pixels)
+        assert (photograph.original_size, photograph.box) == ((33, 47), expected.box)
+
+
+def test_floating_point_pictures_of_the_requested_shape_are_unchanged() -> None:
+    picture = torch.rand(3, 20, 30, dtype=torch.float64)
+    photograph = read_photograph(picture, (20, 30))
+    assert photograph.pixels is picture
+    assert photograph.box == (0, 0, 30, 20)
 
 
 def _broken(path: Path, kind: str) -> Path:
@@ -244,7 +303,9 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limi
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # Pillow warns above it and raises above twice of it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(LitVizError, match=r"bomb\.png is too large"):
+        with pytest.raises(
+            LitVizError, match=r"bomb\.png must have at most 0 million pixels: downsize it, or set LIT_VIZ_MAX_PIXELS"
+        ):
             read_photograph(path, (8, 8))
 
 

@@ -96,7 +96,7 @@ class PhotographCommand(Command):
         default_target: target of a photograph unless ``--target`` is given.
 
     Args:
-        images: photographs ``(N, C, H, W)`` in [0, 1] from Python; the file ``array:3`` is the fourth.
+        images: pictures ``(C, H, W)`` from Python; the file ``array:3`` is the fourth.
     """
 
     positional = "photographs"
@@ -105,7 +105,7 @@ class PhotographCommand(Command):
     log_at = "geometric"
     default_target: ClassVar[Literal["label", "none"]]
 
-    def __init__(self, images: Tensor | None = None) -> None:
+    def __init__(self, images: Sequence[Tensor] = ()) -> None:
         self.images = images
 
     def settle(self, config: Namespace) -> None:
@@ -131,7 +131,7 @@ class PhotographCommand(Command):
         )
         labels_help = "true labels: predicted, folders, or a CSV file (file,label)"
         add("--labels", type=str, default="predicted", help=labels_help)
-        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="how a photograph is fitted")
+        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="or squash, or pad with gray")
 
     def check(self, config: Namespace) -> None:
         """Reject a run without photographs."""

@@ -19,7 +19,7 @@ from lit_viz.engine.method import LogSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.images.canvas import make_canvas
-from lit_viz.images.reading import fitted, read_photograph
+from lit_viz.images.reading import read_photograph
 from lit_viz.launch.commands.base import Command
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
@@ -46,7 +46,7 @@ class Visualize(Command):
     flat = (PictureOptions,)
 
     def __init__(self, init: Tensor | None = None) -> None:
-        self.init = init  # (C, H, W) in [0, 1], from Python
+        self.init = init  # (C, H, W), from Python
 
     def config_for(self, options: Collection[str]) -> str:
         """Return the configuration for channels if a layer is given."""
@@ -63,7 +63,7 @@ class Visualize(Command):
         add("--axis", type=Axis | None, default=None, help="meaning of a channel in a layer of tokens")
         add("--init", type=str | None, default=None, help="initial photograph, or packaged:NAME [noise]")
         add("--vary", type=dict[str, list[int | float]], default={}, help="values of iterations and lr, an image each")
-        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="how the photograph is fitted")
+        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="or squash, or pad with gray")
 
     def settle(self, config: Namespace) -> None:
         """Pass the layer to the objective; an objective of classes is replaced by one of the layer's channels."""
@@ -178,10 +178,9 @@ class Visualize(Command):
         if config.init is None:
             return None
         _, canvas = make_canvas(classifier, parts["size"], parts["oversample"])
-        if self.init is not None:
-            return fitted(self.init, (canvas.height, canvas.width), config.fit)
+        source = config.init if self.init is None else self.init
         try:
-            return read_photograph(config.init, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
+            return read_photograph(source, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
         except LitVizError:
             if config.out is None or not config.resume or not Path(config.out, "queue.jsonl").exists():
                 raise
