@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from lit_viz.attacks.norms import L2, LINF
-from lit_viz.figures.layout import GAP, NORMAL, Block, Grid, Plot, Text, compose
-from lit_viz.figures.style import COLORS, GRAY, RULE
+from lit_viz.attacks.norms import L2, LINF, Norm
+from lit_viz.evidence.attacks.robustness import RobustAccuracy
+from lit_viz.figures.layout import CELL, GAP, NORMAL, SMALL, Block, Cell, Grid, Plot, Text, compose, pixels, stack
+from lit_viz.figures.style import COLORS, GRAY, INK, RULE
+from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize
 
 Curve = Sequence[tuple[int, float]]  # (iteration, value) in order of iteration
@@ -185,44 +187,59 @@ def _plot_strip(
         axes.tick_params(bottom=False, labelbottom=False)
 
 
+@dataclass(frozen=True)
+class RobustnessExample:
+    """A photograph, with its adversarial file of the smallest radius, if there is one, and notes beneath both."""
+
+    original: Picture
+    before: str
+    result: Picture | None = None
+    after: str = ""
+
+
 def robustness_figure(
-    curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
-    norm: str = "L∞",
+    curves: Mapping[str, Sequence[RobustAccuracy]],
+    norm: Norm = LINF,
     what: str = "robust accuracy",
     caption: str = "",
+    verdict: tuple[bool, str] | None = None,
+    examples: Sequence[RobustnessExample] = (),
 ) -> Figure:
-    """Draw a rate against the radius of the perturbation, with the confidence interval of the last curve as a band.
+    """Draw the share of robust photographs against the radius, with counts and the 95 % interval of the last curve.
 
     Earlier curves are thicker, so that coinciding curves remain visible.
 
     Args:
-        curves: by name, (eps, rate, low, high) per radius; eps in [0, 1] for L∞; the interval is for example
-            :func:`lit_viz.evidence.attacks.robustness.wilson_interval`.
-        norm: of eps; an eps of ``L∞`` is displayed in /255.
-        what: label of the rate: ``robust accuracy``, ``success``.
+        curves: robust photographs per radius, by name.
+        norm: norm of the radius.
+        what: label of the share.
         caption: of the figure.
+        verdict: whether the attack can be trusted, with the reasons.
+        examples: photographs; the first four are drawn, each above its adversarial file.
     """
-    scale = 255.0 if norm == "L∞" else 1.0
-    points = {
-        name: np.array(sorted(curve), dtype=float).reshape(-1, 4) * [scale, 1, 1, 1] for name, curve in curves.items()
-    }
+    points = {name: sorted(curve, key=lambda point: point.eps) for name, curve in curves.items()}
     lines = {name: _line(place, len(points)) for place, name in enumerate(points)}
-    by_end = sorted(points, key=lambda name: -points[name][-1, 1] if len(points[name]) else 1.0)
+    by_end = sorted(points, key=lambda name: -points[name][-1].share if points[name] else 1.0)
 
     def plot(axes: Axes) -> None:
         for name in by_end:
-            eps, rate, low, high = points[name].T
-            line = lines[name]
-            if name == list(points)[-1]:
+            line, curve = lines[name], points[name]
+            eps, share = [norm.display_scale * point.eps for point in curve], [point.share for point in curve]
+            axes.plot(eps, share, clip_on=False, marker="o", ms=line["lw"] + 2.1, mec="white", mew=0.5, **line)
+            if name == list(points)[-1] and curve:
+                low, high = zip(*(point.interval for point in curve), strict=True)
                 axes.fill_between(eps, low, high, color=line["color"], alpha=0.15, linewidth=0)
-            axes.plot(eps, rate, clip_on=False, marker="o", ms=line["lw"] + 2.1, mec="white", mew=0.5, **line)
+                for point, x in zip(curve, eps, strict=True):
+                    label, place, top = f"{point.robust} of {point.total}", (x, point.share), point.share > 0.9
+                    offset, va = ((0, -5), "top") if top else ((0, 4), "bottom")
+                    axes.annotate(label, place, offset, textcoords="offset points", ha="center", va=va, size=SMALL)
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_ylabel(what, size=NORMAL)
-        radii = sorted({float(eps) for curve in points.values() for eps in curve[:, 0]})
+        radii = sorted({norm.display_scale * point.eps for curve in points.values() for point in curve})
         if all(after - before > radii[-1] / 12 for before, after in pairwise(radii)):  # labels do not touch
             axes.set_xticks(radii, [f"{radius:.3g}" for radius in radii])
-        axes.set_xlabel(f"eps, {norm}{' (/255)' if norm == 'L∞' else ''}", size=NORMAL)
+        axes.set_xlabel(f"eps, {norm.axis_label}", size=NORMAL)
 
     def draw_sample(name: str, axes: Axes) -> None:
         axes.plot([0, 1], [0.5, 0.5], **lines[name])
@@ -237,7 +254,21 @@ def robustness_figure(
         gap=(0.07, 0.04),
     )
     curve = Plot(max(2.0, key.height), plot, 3.2, below=0.4)
-    return compose(Grid([[Text("", 0.35), curve, key]], gap=(GAP, 0)), caption)
+    chart = Grid([[Text("", 0.35), curve, key]], gap=(GAP, 0))
+    trusted, reasons = verdict or (True, "")
+    text = Text(reasons, max(chart.width, 4 * CELL), NORMAL, 6, weight="bold", color=INK if trusted else COLORS[1])
+    return compose(stack(chart, text, _examples(examples[:4]), gap=2 * GAP), caption)
+
+
+def _examples(examples: Sequence[RobustnessExample]) -> Grid:
+    originals = [Cell(pixels(example.original), example.before.split("\n")) for example in examples]
+    results: list[Block | None] = [
+        Text(example.after, CELL, lines=3, color=GRAY)
+        if example.result is None
+        else Cell(pixels(example.result), example.after.split("\n"))
+        for example in examples
+    ]
+    return Grid([originals, results] if examples else [])
 
 
 def _line(place: int, count: int) -> dict[str, Any]:

@@ -133,9 +133,9 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
             fit(trainer, config, module, tasks, callbacks, None if wandb is None else wandb.logger)
         run = _run(cli, filed(folder), folder)
         try:
-            _draw(cli, run)
             settings = EvidenceSettings(config, _CAPTUM_SECONDS, notify or _ignore)
             presentation.verify(module, run.outcomes, folder, settings)
+            _draw(cli, run)  # the figure shows evidence
             write_report(folder, presentation)
         except KeyboardInterrupt as interrupt:
             exit_status = interrupt_exit_status(interrupt)

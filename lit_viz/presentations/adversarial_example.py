@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.attacks.lattice import is_singleton
-from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
+from lit_viz.attacks.norms import L2, LINF, NORMS, Norm, format_distance
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
-from lit_viz.evidence.attacks.diagnostics import successes
-from lit_viz.evidence.attacks.robustness import accuracy_label, ensemble_breakdown, photograph_of, robust_accuracy
+from lit_viz.evidence.attacks.diagnostics import Diagnosis, successes
+from lit_viz.evidence.attacks.robustness import (
+    accuracy_label,
+    attack_record,
+    ensemble_breakdown,
+    photograph_of,
+    robust_accuracy,
+)
 from lit_viz.figures.attack import AttackPanel, attack_figure
-from lit_viz.figures.curves import Trace, robustness_figure
+from lit_viz.figures.curves import RobustnessExample, Trace, robustness_figure
 from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
@@ -88,7 +94,8 @@ class AdversarialExamplePresentation(Presentation):
         curve."""
         if config.radii:
             norms = [record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None]
-            return figure_of_radii(outcomes, NORMS[(norms or [LINF.name])[0]].symbol)
+            trust = RunFolder.open(config.out).evidence().get("trust") if config.out else None
+            return figure_of_radii(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
         return figure_of_attack(outcomes)
 
     def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
@@ -171,30 +178,57 @@ def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:
     return attack_figure(panels, members=ensemble_breakdown(outcomes))
 
 
-def figure_of_radii(outcomes: Sequence[Outcome], norm: str) -> Figure:
-    """Return the share that resists by radius; of an ensemble a curve after each of its members.
+def figure_of_radii(outcomes: Sequence[Outcome], norm: Norm, trust: Mapping[str, Any] | None = None) -> Figure:
+    """Return the share of robust photographs by radius, of an ensemble after each member, with verdict and examples.
 
     Args:
         outcomes: of several radii.
-        norm: that they limit: ``L2`` or ``L∞``.
+        norm: of the radii.
+        trust: diagnosis of the attack, as in ``evidence.json``.
     """
     records = records_of(outcomes, AdversarialRecord)
     name = next((record.attack for record in records), "attack")
     members = [left.member for left in ensemble_breakdown(outcomes)]
     curves = {f"after {m}": robust_accuracy(outcomes, members[: i + 1]) for i, m in enumerate(members)}
-    points = {
-        of: [(eps, share, *interval) for eps, share, interval in curve]
-        for of, curve in (curves or {name: robust_accuracy(outcomes)}).items()
-    }
     goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
     for record in records:
         if record.status != "failed" and record.eps is not None:
             goals[photograph_of(record), record.eps].add(record.target)
-    count, targets = len({whose for whose, _ in goals}), max(map(len, goals.values()), default=1)
-    each = f" (robust: for all {targets} targets)" if targets > 1 else ""
-    alone = "; below 1/255, the source is the only 8-bit image" if any(is_singleton(eps) for _, eps in goals) else ""
-    caption = f"{pluralize(count, 'photograph')} at each radius{each}; band: 95 % Wilson interval{alone}"
-    return robustness_figure(points, norm, accuracy_label(outcomes), caption)
+    targets = max(map(len, goals.values()), default=1)
+    each = " and target" if targets > 1 else ""
+    singleton = any(is_singleton(eps) for _, eps in goals)
+    alone = " Below 1/255, the photograph is the only 8-bit image." if singleton else ""
+    caption = (
+        f"Robust: no 8-bit file that the attack made, at any radius{each}, fools the network at a distance within eps. "
+        f"Band: 95 % Wilson interval.{alone}"
+    )
+    diagnosis = None if trust is None else Diagnosis(tuple(trust["reasons"]), tuple(trust["tried"]))
+    verdict = None if diagnosis is None else (not diagnosis.reasons, diagnosis.sentence)
+    curves = curves or {name: robust_accuracy(outcomes)}
+    return robustness_figure(curves, norm, accuracy_label(outcomes), caption, verdict, _examples(outcomes, norm))
+
+
+def _examples(outcomes: Sequence[Outcome], norm: Norm) -> list[RobustnessExample]:
+    """Return each photograph with its adversarial file of the smallest radius, if there is one."""
+    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.record.status == "done" and isinstance(outcome.record, AdversarialRecord):
+            groups[photograph_of(outcome.record)].append(outcome)
+    examples = []
+    for group in groups.values():
+        attacked = sorted((attack_record(o).eps or 0.0, i, o) for i, o in enumerate(group))
+        eps, _, outcome = next((entry for entry in attacked if attack_record(entry[2]).success_file), attacked[-1])
+        source, image = outcome.pictures()
+        record = attack_record(outcome)
+        if source is None:
+            continue
+        before = f"{record.name}\n{record.predicted_before_name or ''}"
+        if record.success_file:
+            after = f"{record.predicted_name}\nfooled at eps {norm.format(eps)}"
+            examples.append(RobustnessExample(source, before, image, after))
+        else:
+            examples.append(RobustnessExample(source, before, after=f"not fooled up to eps {norm.format(eps)}"))
+    return examples
 
 
 def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:

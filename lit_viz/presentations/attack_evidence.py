@@ -112,13 +112,20 @@ def _write_robustness(outcomes: Sequence[Outcome], folder: RunFolder, settings: 
     norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
     label, curve = accuracy_label(outcomes), robust_accuracy(outcomes)
     points = [
-        {"eps": format_distance(eps, norm), "share": share, "low": low, "high": high}
-        for eps, share, (low, high) in curve
+        {
+            "eps": format_distance(point.eps, norm),
+            "robust": point.robust,
+            "photographs": point.total,
+            "share": point.share,
+            "low": point.interval[0],
+            "high": point.interval[1],
+        }
+        for point in curve
     ]
     folder.merge_evidence({"robustness": {"what": label, "norm": norm, "points": points}})
-    for eps, share, (low, high) in curve:
-        note = ", for no other 8-bit file lies so near" if is_singleton(eps) else ""
-        settings.notify(f"eps {format_distance(eps, norm)}: {label} {share:.0%} (95 %: {low:.0%} to {high:.0%}){note}")
+    for point in curve:
+        note = ", since the ball holds no other 8-bit image" if is_singleton(point.eps) else ""
+        settings.notify(f"eps {format_distance(point.eps, norm)}: {label} {point.text}{note}")
 
 
 def _write_diagnosis(

@@ -132,7 +132,7 @@ def _robustness(part: Evidence) -> list[EvidenceItem]:
     rows = [
         {
             "eps": point["eps"],
-            part["what"]: f"{point['share']:.0%}",
+            part["what"]: f"{point['robust']} of {point['photographs']}",
             "95 % (Wilson)": f"{point['low']:.0%} to {point['high']:.0%}",
         }
         for point in part["points"]

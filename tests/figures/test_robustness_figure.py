@@ -1,39 +1,63 @@
-import pytest
+from __future__ import annotations
 
-from lit_viz.evidence.attacks.robustness import wilson_interval
-from lit_viz.figures.curves import robustness_figure
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from lit_viz.attacks.norms import L2
+from lit_viz.evidence.attacks.robustness import RobustAccuracy
+from lit_viz.figures.curves import RobustnessExample, robustness_figure
 from lit_viz.figures.style import COLORS, save_figure
 from tests.figures.helpers import LONG, assert_no_overlap
 
 
-def curves(count):
+def curves(count: int) -> dict[str, list[RobustAccuracy]]:
     return {
         f"network {n} {LONG if n % 2 else ''}": [
-            (eps / 255, share := round(0.9 / (1 + n + eps), 2), *wilson_interval(round(100 * share), 100))
-            for eps in (8, 0, 4)
+            RobustAccuracy(eps / 255, round(90 / (1 + n + eps)), 100) for eps in (8, 0, 4)
         ]
         for n in range(count)
     }
 
 
-def test_draws_rate_against_eps_with_interval():
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def test_draws_counts_against_eps_with_interval() -> None:
     figure = robustness_figure(curves(2))
-    line = next(line for line in figure.axes[0].lines if line.get_color() == COLORS[0])
-    made = sorted(curves(2)["network 0 "])
+    axes = figure.axes[0]
+    line = next(line for line in axes.lines if line.get_color() == COLORS[0])
+    points = sorted(curves(2)["network 0 "], key=lambda point: point.eps)
     assert line.get_xdata().tolist() == pytest.approx([0, 4, 8])
-    assert line.get_ydata().tolist() == [share for _, share, _, _ in made]
-    (of_last,) = figure.axes[0].collections
-    band, last = of_last.get_paths()[0].vertices, list(curves(2).values())[-1]
-    assert {round(y, 9) for _, y in band} == {round(end, 9) for _, _, low, high in last for end in (low, high)}
-    assert figure.axes[0].get_ylim() == (0, 1)
-    assert figure.axes[0].get_xlabel() == "eps, L∞ (/255)"
-    euclidean = robustness_figure({"a": [(0.5, 0.5, 0.4, 0.6)]}, norm="L2", what="success")
+    assert line.get_ydata().tolist() == [point.robust / 100 for point in points]
+    (collection,) = axes.collections
+    band, last = collection.get_paths()[0].vertices, list(curves(2).values())[-1]
+    assert {round(y, 9) for _, y in band} == {round(end, 9) for point in last for end in point.interval}
+    assert [text.get_text() for text in axes.texts] == ["45 of 100", "15 of 100", "9 of 100"]
+    assert axes.get_ylim() == (0, 1)
+    assert axes.get_xlabel() == "eps, L∞ (/255)"
+    euclidean = robustness_figure({"a": [RobustAccuracy(0.5, 1, 2)]}, L2, "success")
     assert euclidean.axes[0].lines[0].get_xdata().tolist() == [0.5]
     assert (euclidean.axes[0].get_xlabel(), euclidean.axes[0].get_ylabel()) == ("eps, L2", "success")
 
 
+def test_shows_the_verdict_and_four_photographs(tmp_path: Path) -> None:
+    image = torch.rand(3, 16, 16)
+    examples = [RobustnessExample(image, f"photograph {n}\ncat", image if n else None, f"note {n}") for n in range(6)]
+    figure = robustness_figure(curves(1), verdict=(False, "do not trust: masked gradients"), examples=examples)
+    assert "do not trust: masked gradients" in texts(figure)
+    assert all(f"photograph {n}" in texts(figure) and f"note {n}" in texts(figure) for n in range(4))
+    assert "photograph 4" not in texts(figure)
+    assert sum(bool(axes.images) for axes in figure.axes) == 7
+    assert_no_overlap(figure)
+    save_figure(figure, tmp_path / "figure.png")
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 13])
-def test_legend_does_not_overlap(tmp_path, count):
+def test_legend_does_not_overlap(tmp_path: Path, count: int) -> None:
     figure = robustness_figure(curves(count) | ({"empty": []} if count else {}))
     looks = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines]
     assert len(set(looks)) == len(looks)

@@ -19,6 +19,7 @@ from lit_viz.types import Record
 from lit_viz.utils.formatting import text_table
 
 _MAX_ROWS = 40  # files in the terminal; evidence.json has all
+_TOLERANCE = 1e-6  # relative, of a radius in float32
 
 
 def attack_record(outcome: Outcome) -> AdversarialRecord:
@@ -59,24 +60,58 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
     return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
 
 
-def robust_accuracy(
-    outcomes: Sequence[Outcome], members: Sequence[str] | None = None
-) -> list[tuple[float, float, tuple[float, float]]]:
-    """Return ``(eps, accuracy, 95 % Wilson interval)`` by ascending radius.
+@dataclass(frozen=True)
+class RobustAccuracy:
+    """Number of robust photographs at a radius ``eps``, of the ``total`` that were attacked at it."""
 
-    A photograph is robust if no file of it is a success; with several targets, for none of them. A photograph that is
-    misclassified without a perturbation is not robust. Failed tasks are omitted. Of an ensemble, only the successes of
-    ``members`` count, if given.
+    eps: float
+    robust: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Fraction of the photographs that are robust."""
+        return self.robust / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the share."""
+        return wilson_interval(self.robust, self.total)
+
+    @property
+    def text(self) -> str:
+        """The count with the interval of the share: ``1 of 8 (95 %: 2% to 47%)``."""
+        low, high = self.interval
+        return f"{self.robust} of {self.total} (95 %: {low:.0%} to {high:.0%})"
+
+
+def robust_accuracy(outcomes: Sequence[Outcome], members: Sequence[str] | None = None) -> list[RobustAccuracy]:
+    """Count the robust photographs by ascending radius.
+
+    A photograph is robust at a radius if it is classified correctly, and none of its files, of any target and radius,
+    is a success at a distance within this radius; the count cannot rise with the radius. Failed tasks are omitted. Of
+    an ensemble, only the successes of ``members`` count, if given.
     """
-    by_radius: dict[float, dict[Hashable, bool]] = defaultdict(dict)
+    photographs: dict[Hashable, list[AdversarialRecord]] = defaultdict(list)
     for record in (attack_record(outcome) for outcome in outcomes if outcome.record.status != "failed"):
         if record.eps is not None:
-            success = record.success_file and (members is None or record.by in members)
-            photographs, photograph = by_radius[record.eps], photograph_of(record)
-            robust = record.status == "done" and not success
-            photographs[photograph] = photographs.get(photograph, True) and robust
-    counts = [(eps, sum(robust.values()), len(robust)) for eps, robust in sorted(by_radius.items())]
-    return [(eps, robust / total, wilson_interval(robust, total)) for eps, robust, total in counts]
+            photographs[photograph_of(record)].append(record)
+    results = []
+    for eps in sorted({float(record.eps or 0) for records in photographs.values() for record in records}):
+        attacked = [records for records in photographs.values() if any(record.eps == eps for record in records)]
+        robust = sum(not any(_fools_within(eps, record, members) for record in records) for records in attacked)
+        results.append(RobustAccuracy(eps, robust, len(attacked)))
+    return results
+
+
+def _fools_within(eps: float, record: AdversarialRecord, members: Sequence[str] | None) -> bool:
+    """Return whether the photograph itself, or a file at a distance of at most ``eps``, is a success."""
+    if record.status != "done":
+        return True
+    if not record.success_file or (members is not None and record.by not in members):
+        return False
+    distance = None if record.norm is None else record.metrics.get(record.norm)
+    return (record.eps or 0) <= eps or (distance is not None and distance <= eps * (1 + _TOLERANCE))
 
 
 def accuracy_label(outcomes: Sequence[Outcome]) -> str:

@@ -71,18 +71,20 @@ def test_radii_are_told_in_their_own_unit_and_kept_as_evidence(
     assert told in (out / "report.html").read_text()
 
 
-def test_the_caption_counts_targets_and_not_tasks(files: list[str]) -> None:
-    """Of a photograph that was given twice, untargeted, it spoke of two targets."""
+def test_the_caption_names_several_targets(files: list[str]) -> None:
+    """A photograph that is given twice, untargeted, has one."""
     net = lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
     options: dict[str, Any] = {"attack": "pgd", "radii": [0.01, 0.1], "iterations": 3}
-
-    def caption(run: lv.Run) -> str:
-        return next(text.get_text() for text in run.figure().texts if "at each radius" in text.get_text())
-
     twice = [files[0], *files]
-    assert caption(lv.attack(net, twice, **options)).startswith("2 photographs at each radius; band")
-    said = caption(lv.attack(net, twice, labels=[3, 3, 3], target=[0, 1, 2], **options))
-    assert said.startswith("2 photographs at each radius (robust: for all 2 targets); band")
+
+    def texts(run: lv.Run) -> str:
+        return " ".join(text.get_text() for text in run.figure().texts)
+
+    assert "at any radius, fools" in texts(lv.attack(net, twice, **options))
+    several = lv.attack(net, twice, labels=[3, 3, 3], target=[0, 1, 2], **options)
+    assert "at any radius and target, fools" in texts(several)
+    (axes,) = (axes for axes in several.figure().axes if axes.get_ylabel())
+    assert {text.get_text().split(" of ")[1] for text in axes.texts} == {"2"}
 
 
 def test_a_universal_run_is_of_its_target_whatever_photograph_comes_first(files: list[str], tmp_path: Path) -> None:
