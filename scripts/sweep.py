@@ -37,10 +37,11 @@ from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import MethodCLI, with_config
 from lit_viz.launch.execute import cost, execute, format_cost, utc_now
 from lit_viz.presentations.base import format_value
+from lit_viz.presentations.class_visualization import grid_caption, image_caption
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import slug
+from lit_viz.types import Record, slug
 from lit_viz.utils.files import atomic_write
-from lit_viz.utils.formatting import notify, probability_text
+from lit_viz.utils.formatting import notify
 
 COMMAND = COMMANDS["visualize"]
 #: Task options, by their command-line names.
@@ -168,27 +169,18 @@ class SweptImage:
 
     image: int
     values: tuple[int, ...]
-    record: dict[str, Any]
+    record: Record
     file: Path | None
 
     @property
     def name(self) -> str:
         """Name of its class or layer."""
-        return str(self.record["target_name"] or self.record["name"])
+        return self.record.title
 
     @property
     def judges(self) -> dict[str, Any]:
         """Predictions of held-out networks."""
         return self.record.get("judges") or {}
-
-    @property
-    def caption(self) -> str:
-        """Caption below the image."""
-        if self.record["target"] is None:
-            return f"objective {self.record['objective_file']:.3g}"
-        correct = sum(judge["rank"] == 1 for judge in self.judges.values())
-        judges = f" · judges {correct}/{len(self.judges)}" if self.judges else ""
-        return probability_text(self.record["probability"]) + judges
 
 
 def read_images(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[SweptImage]:
@@ -211,14 +203,15 @@ def draw(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path) -> Non
     names = {picture.image: picture.name for picture in pictures}
     rows = [(image, values) for image in names for values in product(*(range(len(a.values)) for a in others))]
     grid = [[by_place.get((image, (*values, n))) for n in range(len(across.values))] for image, values in rows]
-    cells = [[Cell(pixels(cell.file), [cell.caption]) if cell and cell.file else None for cell in row] for row in grid]
+    cells = [
+        [Cell(pixels(cell.file), [image_caption(cell.record)]) if cell and cell.file else None for cell in row]
+        for row in grid
+    ]
     labels = [
         [names[image], *(f"{axis.name} {label_of(axis.values[n])}" for axis, n in zip(others, values, strict=True))]
         for image, values in rows
     ]
-    caption = "p: probability of the class."
-    if any(picture.judges for picture in pictures):
-        caption += " Judges: held-out networks that predict the class."
+    caption = grid_caption(picture.record for picture in pictures)
     figure = sweep_figure(labels, [f"{across.name} {label_of(value)}" for value in across.values], cells, caption)
     save_figure(figure, out / "figure.png")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
+from math import prod
 from typing import Any, ClassVar
 
 from jsonargparse import Namespace
@@ -13,7 +15,8 @@ from lit_viz.classifiers.outputs import prediction_summary
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.figures.evolution import Evolution, evolution_figure
-from lit_viz.figures.sheet import channel_grid
+from lit_viz.figures.layout import Cell, pixels
+from lit_viz.figures.sheet import channel_grid, sweep_figure
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import Judges
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
@@ -21,7 +24,7 @@ from lit_viz.presentations.base import EvidenceSettings, Presentation, Row, form
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record, Task
-from lit_viz.utils.formatting import pluralize, unique_labels
+from lit_viz.utils.formatting import pluralize, probability_text, unique_labels
 
 #: Tolerance of a probability, and relative one of an objective: the run evaluated the fast copy, in other batches.
 _TOLERANCE = 0.01
@@ -47,7 +50,10 @@ class ClassVisualizationPresentation(Presentation):
         return [{name: value for name, value in row.items() if name not in constant} for row in rows]
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
-        """Return the logged images over the curve of the probability or the objective; several channels as a grid."""
+        """Return the logged images over the curve of the probability or the objective; channels, and options that vary,
+        as a grid."""
+        if config.vary:
+            return _grid(outcomes, config.vary)
         records = [outcome.record for outcome in outcomes]
         if len(records) > 1 and all(isinstance(r, LayerImageRecord) and r.channel is not None for r in records):
             return channel_grid(outcomes)
@@ -96,6 +102,41 @@ class ClassVisualizationPresentation(Presentation):
             right = sum(verdict["judges"][name]["rank"] == 1 for verdict in verdicts)
             settings.notify(f"evidence: {name} sees the class in {right} of {len(done)}")
         return same == len(done)
+
+
+def _grid(outcomes: Sequence[Outcome], vary: Mapping[str, Sequence[float]]) -> Figure:
+    """Return a grid with a column for each value of the last option of ``vary``, and a row for each image and
+    combination of the others."""
+    *others, (across, columns) = vary.items()
+    combinations = list(product(*(values for _, values in others)))
+    rows: dict[tuple[int, int], list[Cell | None]] = {}
+    labels: dict[tuple[int, int], list[str]] = {}
+    for outcome in outcomes:
+        image, variant = divmod(outcome.record.index, prod(map(len, vary.values())))
+        row, column = divmod(variant, len(columns))
+        options = [f"{name} {value:g}" for (name, _), value in zip(others, combinations[row], strict=True)]
+        labels[image, row] = [outcome.record.title, *options]
+        cells = rows.setdefault((image, row), [None] * len(columns))
+        if (picture := outcome.pictures()[1]) is not None:
+            cells[column] = Cell(pixels(picture), [image_caption(outcome.record)])
+    titles = [f"{across} {value:g}" for value in columns]
+    return sweep_figure(list(labels.values()), titles, list(rows.values()), grid_caption(o.record for o in outcomes))
+
+
+def image_caption(record: Record) -> str:
+    """Return the probability of the class and the number of judges that predict it, or the objective of the file."""
+    if not isinstance(record, ClassImageRecord):
+        return f"objective {getattr(record, 'objective_file', None) or 0.0:.3g}"
+    correct = sum(judge["rank"] == 1 for judge in record.judges.values())
+    judges = f" · judges {correct} of {len(record.judges)}" if record.judges else ""
+    return probability_text(record.probability or 0.0) + judges
+
+
+def grid_caption(records: Iterable[Record]) -> str:
+    """Return the caption of a grid of images with :func:`image_caption`."""
+    images = [record for record in records if isinstance(record, ClassImageRecord)]
+    judges = " Judges: held-out networks that predict the class." if any(record.judges for record in images) else ""
+    return f"p: probability of the class.{judges}" if images else ""
 
 
 def _row(record: Record, judges: Sequence[str]) -> Row:

@@ -92,10 +92,19 @@ def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Classifier) -> None
         lv.visualize(smooth, [1], iterations=2, model__step_rule=f"{__name__}.Still", vary={"lr": [0.01, 0.5]})
 
 
-def test_rates_that_vary_are_told(smooth: Classifier) -> None:
-    run = lv.visualize(smooth, [1], iterations=2, model__views=1, vary={"lr": [0.01, 0.5]})
-    assert [record["lr"] for record in run.results] == [0.01, 0.5]
-    assert {"banana, lr 0.01", "banana, lr 0.5"} <= {text.get_text() for text in run.figure().texts}
+def test_varied_options_are_drawn_as_a_grid(smooth: Classifier) -> None:
+    options: dict[str, Any] = {"model__views": 1, "vary": {"lr": [0.01, 0.5], "iterations": [1, 2, 3]}}
+    run = lv.visualize(smooth, [1, 2], **options)
+    assert [record["lr"] for record in run.results] == [0.01] * 3 + [0.5] * 3 + [0.01] * 3 + [0.5] * 3
+    figure = run.figure()
+    texts = [text.get_text() for text in figure.texts]
+    for text, count in {"banana": 2, "cherry": 2, "lr 0.01": 2, "lr 0.5": 2}.items():
+        assert texts.count(text) == count
+    assert all(texts.count(f"iterations {k}") == 1 for k in (1, 2, 3))
+    drawn = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    assert len(drawn) == 12
+    for picture, image in zip(drawn, run.images, strict=True):
+        assert np.array_equal(picture, image.mul(255).round().byte().permute(1, 2, 0).numpy())
     layer = lv.visualize(
         smooth,
         iterations=2,
@@ -105,9 +114,9 @@ def test_rates_that_vary_are_told(smooth: Classifier) -> None:
         vary={"lr": [0.01, 0.5]},
         config="channels",
     )
-    said = [text.get_text() for text in layer.figure().texts]
-    assert "features.3 · 2 channels" in said
-    assert {"1, lr 0.01", "2, lr 0.5"} <= set(said)
+    texts = [text.get_text() for text in layer.figure().texts]
+    assert {"features.3_ch1", "features.3_ch2", "lr 0.01", "lr 0.5"} <= set(texts)
+    assert sum(text.startswith("objective ") for text in texts) == 4
 
 
 def test_images_of_one_class_are_told_apart_by_iterations_and_seed(smooth: Classifier, tmp_path: Path) -> None:
