@@ -106,7 +106,7 @@ def saliency(
             ``{"smoothgrad": {"sigma": 0.2}}``.
         labels: true classes, one per image, or their source as in ``--labels``.
         iterations: evaluations per map. Default: the method's.
-        tolerance: relative standard error at which a map is finished.
+        tolerance: relative error at which a map is finished.
         check: ``captum`` compares as many maps with Captum as 15 seconds allow; ``none`` compares none.
         out: run folder. Default: nothing is written.
         config: YAML file or name of a packaged configuration.

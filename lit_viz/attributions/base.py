@@ -15,7 +15,7 @@ from lit_viz.classifiers.fast import Backprop
 from lit_viz.objectives import Logit, Objective
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.evaluation import Network, bare_evaluate
-from lit_viz.optim.rule import never
+from lit_viz.optim.rule import never, norm
 from lit_viz.rng import Key
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
@@ -23,6 +23,8 @@ from lit_viz.utils.device import to_device, to_list
 #: Samples between two tests of the tolerance. Small samples can have a small variance by chance, and the number of
 #: evaluations of a map must not depend on the batch.
 EVERY = 8
+#: Largest relative error that is estimated.
+MAX_ERROR = 4.0
 
 
 class Attribution(StepRule):
@@ -105,8 +107,8 @@ class Attribution(StepRule):
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """Estimate the error of the maps, ``(N,)`` per name; empty for exact methods.
 
-        The key ``error`` is relative to the maximum of the map as drawn and compared with ``tolerance``; infinite if it
-        can't be estimated yet. Other keys are fields of the record, such as ``standard_error`` and ``completeness``.
+        The key ``error`` is relative and compared with ``tolerance``; infinite if it can't be estimated yet. Other keys
+        are fields of the record, such as ``standard_error`` and ``completeness``.
         """
         return {}
 
@@ -150,13 +152,17 @@ class Estimator(Attribution):
 class Sampling(Estimator):
     """Base class of maps that are the mean of independent samples, one per evaluation.
 
-    Subclasses implement :meth:`samples`. The uncertainty is the standard error, relative to the map's maximum.
+    Subclasses implement :meth:`samples`. The uncertainty is the L2 error of the map, relative to the L2 norm of the
+    limit map of unlimited samples. Both are estimated from the samples: with the variance V of the mean, summed over
+    the pixels, the expectation of the mean's squared norm is that of the limit plus V.
 
     Attributes:
         skipped: number of evaluations at the start that give no sample.
+        fewest: number of samples from which the error is estimated.
     """
 
     skipped: ClassVar[int] = 0
+    fewest: ClassVar[int] = 4
 
     @abstractmethod
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
@@ -165,6 +171,10 @@ class Sampling(Estimator):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return zero means, and zero sums of squared deviations ``(N,)``, averaged over the pixels."""
         return {**super().init(x, tasks), "mean": self.zero_map(x), "squares": x.new_zeros(len(x))}
+
+    def pattern(self, maps: Tensor) -> Tensor:
+        """Return the part of maps whose error is estimated; a linear projection, by default the identity."""
+        return maps
 
     def advance(self, state: State) -> Tensor:
         """Return the number of samples of the next step; with a tolerance, at most until it is tested."""
@@ -175,8 +185,7 @@ class Sampling(Estimator):
         """Compute samples and update the means."""
         samples = self.samples(x, state, slots, numbers, evaluate)
         state["mean"], residuals = welford_update(state["mean"], slots, numbers, samples, self.skipped)
-        squares = torch.linalg.vector_norm(residuals.flatten(1), dim=1).square() / residuals[0].numel()
-        state["squares"] = add_rows(state["squares"], slots, squares)
+        state["squares"] = add_rows(state["squares"], slots, _mean_square(self.pattern(residuals)))
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
@@ -184,19 +193,26 @@ class Sampling(Estimator):
         return state["mean"]
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """Return ``standard_error`` in units of the map, and ``error``, the same relative to the map's maximum.
+        """Return ``standard_error`` in units of the map, and ``error``, the same relative to the limit map.
 
         The standard error is ``sqrt(s^2 / n)`` with the unbiased variance s^2 of the samples, as root mean square over
-        the pixels; infinite for fewer than two samples.
+        the pixels; infinite for fewer than two samples. ``error`` is infinite for fewer than ``fewest``, and above
+        ``MAX_ERROR``, where noise conceals the limit.
         """
-        count = (state["iteration"] - self.skipped).to(x.dtype)
-        variance = state["squares"] / (count * (count - 1))
-        standard_error = torch.where(count >= 2, variance.sqrt(), torch.inf)
-        return {"standard_error": standard_error, "error": relative(standard_error, state["mean"])}
+        count = (state["iteration"] - self.skipped).double()
+        variance = torch.where(count >= 2, state["squares"] / (count * (count - 1)), torch.inf)
+        signal = _mean_square(self.pattern(state["mean"]).double()) - variance
+        resolved = (count >= self.fewest) & (signal * MAX_ERROR**2 >= variance)
+        error = torch.where(resolved, (variance / signal).sqrt(), torch.inf).masked_fill(variance == 0, 0.0)
+        return {"standard_error": variance.sqrt().to(x.dtype), "error": error.to(x.dtype)}
 
     def converged(self, x: Tensor, state: State) -> Tensor:
         """Return which maps satisfy the tolerance, every ``EVERY`` evaluations."""
         return super().converged(x, state) & (state["iteration"] % EVERY == 0)
+
+
+def _mean_square(maps: Tensor) -> Tensor:
+    return norm(maps).square() / maps[0].numel()
 
 
 def welford_update(

@@ -34,8 +34,8 @@ class IntegratedGradients(Estimator):
     weighted mean over the evaluated nodes, an estimate along the whole path.
 
     With a tolerance, rules of 8, 16, 32 ... nodes follow each other, and the map is that of the last complete rule; the
-    last rule takes the remaining evaluations. A map has converged when both its largest change since the previous rule
-    and its completeness error are within the tolerance.
+    last rule takes the remaining evaluations. A map has converged when both its largest change since the previous rule,
+    relative to its maximum, and its relative completeness error are within the tolerance.
 
     Args:
         baseline: see :class:`~lit_viz.attributions.baselines.Baseline`.
@@ -94,16 +94,15 @@ class IntegratedGradients(Estimator):
         return torch.where(per_slot(state["rules"], x) > 0, state["map"], _partial_map(x, state))
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """Return ``completeness``, ``|sum(map) - (score(x) - score(b))|`` in units of the score, and ``error``.
-
-        ``error`` is the completeness error relative to that difference; with a tolerance, at least the largest change
-        between rules relative to the map's maximum.
-        """
+        """Return ``completeness``, ``|sum(map) - (score(x) - score(b))|`` in units of the score, and ``error``, the
+        same relative to the difference of the scores."""
         residual = (self.attribution(x, state).flatten(1).sum(1) - state["difference"]).abs()
         completeness = torch.where(state["iteration"] > 0, residual, torch.inf)
-        error = relative(completeness, state["difference"])
-        change = error if self.tolerance is None else torch.maximum(error, state["change"])
-        return {"completeness": completeness, "error": change}
+        return {"completeness": completeness, "error": relative(completeness, state["difference"])}
+
+    def converged(self, x: Tensor, state: State) -> Tensor:
+        """Return which maps satisfy the tolerance, in their completeness and in the change since the previous rule."""
+        return super().converged(x, state) & (state["change"] <= (self.tolerance or 0.0))
 
     def nodes(self, evaluations: int) -> int:
         """Return the number of nodes of the rule of the map after a number of evaluations."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.attributions.base import Sampling, gather_rows, keys, relative
+from lit_viz.attributions.base import Sampling, gather_rows, keys
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, Probability
 from lit_viz.optim import Evaluate, State
@@ -60,12 +60,9 @@ class RISE(Sampling):
         scores = evaluate(gather_rows(x, slots) * visible, gradient=False, slots=slots).score
         return scores.view(-1, 1, 1, 1).to(x.dtype) * visible / self.p
 
-    def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """Return the standard error of the mean; ``error`` is relative to the maximum of the map minus its minimum, as
-        it is drawn."""
-        uncertainty = super().uncertainty(x, state)
-        above_least = state["mean"] - state["mean"].amin((-2, -1), keepdim=True)
-        return {**uncertainty, "error": relative(uncertainty["standard_error"], above_least)}
+    def pattern(self, maps: Tensor) -> Tensor:
+        """Return the maps less their mean over the pixels, since every pixel contains the mean score."""
+        return maps - maps.mean((-2, -1), keepdim=True)
 
 
 def masks(keys: Sequence[Key], x: Tensor, grid: int, p: float) -> Tensor:

@@ -26,7 +26,7 @@ class SmoothGrad(Sampling):
         sigma: standard deviation of the noise, for images in [0, 1]; the paper recommends 0.1 to 0.2.
     """
 
-    evaluations = 32
+    evaluations = 128
 
     def __init__(self, sigma: float = 0.15) -> None:
         if not 0 < sigma < math.inf:
@@ -41,6 +41,8 @@ class SmoothGrad(Sampling):
 
 class SmoothGradSquared(SmoothGrad):
     """Mean of the squared gradient over noisy copies (Hooker et al. 2019, arXiv:1806.10758); unsigned."""
+
+    evaluations = 32
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         """Compute the squared gradients."""
@@ -57,7 +59,9 @@ class VarGrad(SmoothGrad):
     gradients, and up to terms of order log(n) / n otherwise. The first gradient gives no sample.
     """
 
+    evaluations = 32
     skipped: ClassVar[int] = 1
+    fewest: ClassVar[int] = 8
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the state of the mean of the squares, and a zero mean of the gradient."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_viz.attributions.base import MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import (
@@ -38,6 +39,13 @@ from lit_viz.types import Picture
 ScaleOf = Literal["shared", "map"]
 #: Maximum number of photographs in a figure.
 MOST = 60
+#: Meaning of the errors of maps.
+_ERRORS = {
+    "±": "estimated L2 error of the map before the reduction, relative to the norm of the map of unlimited samples; "
+    "above 100% the map is mostly noise",
+    "not resolved": f"the error exceeds {MAX_ERROR:.0%} or can't be estimated: give more --iterations",
+    "gap": "sum of the map less the change of the score from the baseline, relative to the latter",
+}
 _FAINT = 0.3  # a map below this share of the shared limit is nearly black
 
 
@@ -101,8 +109,8 @@ def saliency_figure(
         series += _series(drawn, method, reducers[method], scale, overlays, width)
     caption = selection(len(drawn), total or len(panels), "photographs")
     caption += _caption([one.scale for one in series if one.scale], reducers, scale)
-    if any("±" in error for panel in panels for error in panel.uncertainty.values()):
-        caption += " ±: standard error, relative to the map's maximum."
+    errors = " ".join(error for panel in drawn for error in panel.uncertainty.values())
+    caption += "".join(f" {mark}: {meaning}." for mark, meaning in _ERRORS.items() if mark in errors)
     grid = _columns_of_maps(drawn, series, width) if by_method else _rows_of_maps(drawn, series, width, columns)
     return compose(grid, caption)
 

@@ -86,7 +86,7 @@ class SaliencyRecord(Record):
 
     @property
     def relative_error(self) -> float | None:
-        """Uncertainty relative to the map's maximum; None for an exact method, NaN if it is unknown."""
+        """Relative error or completeness gap; None for an exact method, NaN if it can't be estimated."""
         if "relative_error" not in self.metrics:
             return None
         error = self.metrics["relative_error"]

@@ -71,7 +71,7 @@ class SaliencyMap(PhotographTraining):
         if not methods:
             raise LitVizError("at least one saliency method is required: try --method gradient")
         if tolerance is not None and not tolerance > 0:
-            raise LitVizError(f"--tolerance must be positive, got {tolerance}: try 0.02")
+            raise LitVizError(f"--tolerance must be positive, got {tolerance}: try 0.5")
         check_at_least_one(batch=batch)
         self.methods = {name_of(m): m for m in methods}
         if len(self.methods) < len(methods):

@@ -244,7 +244,9 @@ def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) 
         named = label_with_eps(record.name, record) if several else record.name
         seen = [record.predicted_before, record.predicted]
         noise = [record.seed or 0] * 2  # equal noise, so that the maps differ by the images only
-        maps, _ = attribute(SmoothGrad(), classifier.fast(), torch.stack([source, image]), seen, seeds=noise)
+        maps, _ = attribute(
+            SmoothGrad(), classifier.fast(), torch.stack([source, image]), seen, evaluations=32, seeds=noise
+        )
         for name, picture, of, map_ in zip(("original", "attacked"), (source, image), seen, maps, strict=True):
             label = f"{name}, seen as {classifier.labels[of]}"
             panels.append(SaliencyPanel(named, picture, {title_of("smoothgrad"): map_}, label))

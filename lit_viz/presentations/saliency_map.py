@@ -89,10 +89,13 @@ class SaliencyMapPresentation(Presentation):
         is_skipped = settings.ends_run and config.check == "none"
         agrees = is_skipped or _compare_with_captum(module, outcomes, folder, settings)
         tolerance = config.model.tolerance
-        errors = [record.relative_error or 0.0 for record in records_of(outcomes, SaliencyRecord)]
-        above = sum(tolerance is not None and error > tolerance for error in errors)
+        errors = [(r, e) for r in records_of(outcomes, SaliencyRecord) if (e := r.relative_error) is not None]
+        above = sum(tolerance is not None and not error <= tolerance for _, error in errors)
         if above:
             notify(f"tolerance: {above} of {len(outcomes)} maps ended above {tolerance:g}: give more --iterations")
+        noisy = Counter(r.method for r, error in errors if "standard_error" in r.metrics and not error <= 1)
+        for method, count in noisy.items():
+            notify(f"{method}: {pluralize(count, 'map')} mostly noise (error above 100%): give more --iterations")
         references = reference_boxes(config)
         truth, notes = match_boxes(references or (), (str(o.record.source) for o in outcomes if o.record.source))
         for note in notes:
@@ -150,7 +153,7 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
         title, error = title_of(outcome.record.method), _error_text(outcome.record)
         maps[title] = attribution
         if error != "-":
-            errors[title] = error if "±" in error else f"error {error}"
+            errors[title] = error
     record = outcomes[0].record
     return SaliencyPanel(
         name=str(record.target_name),
@@ -173,9 +176,13 @@ def _subtitle(record: Record, is_repeated: bool) -> str:
 
 
 def _error_text(record: Record) -> str:
+    """Return the relative error of the samples, or the completeness gap, as the figure explains it."""
     if not isinstance(record, SaliencyRecord) or record.relative_error is None:
         return "-"
-    return f"± {record.relative_error:.1%}" if math.isfinite(record.relative_error) else "unknown"
+    if not math.isfinite(record.relative_error):
+        return "not resolved"
+    sign = "gap" if "completeness" in record.metrics else "±"
+    return f"{sign} {record.relative_error:.{1 if record.relative_error < 0.1 else 0}%}"
 
 
 def _compare_with_captum(

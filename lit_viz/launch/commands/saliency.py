@@ -27,7 +27,7 @@ class Saliency(PhotographCommand):
     default_config = "gradient"
     shorts = (
         f"--method NAME is one or several, with commas, of {', '.join(METHODS)}; --method.OPTION VALUE is an option of "
-        "the method (--method.sigma 0.2); --tolerance 0.02, --reducer and --batch apply to all."
+        "the method (--method.sigma 0.2); --tolerance 0.5, --reducer and --batch apply to all."
     )
     example = "lit-viz saliency packaged:chelsea --method smoothgrad"
     flags = ("--overlays", "--localize")
