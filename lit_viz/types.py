@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -91,7 +91,7 @@ class Item(Generic[Value]):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Row(Mapping[str, Any]):
+class Row:
     """A typed line of a JSON Lines file: its keys are the names of the fields, in their order.
 
     Attributes:
@@ -150,21 +150,6 @@ class Row(Mapping[str, Any]):
     @classmethod
     def _parts(cls) -> list[Field[Any]]:
         return [part for part in fields(cls) if part.name not in ("extra", "nulls")]
-
-    # Mapping access, until every reader uses attributes.
-
-    @cached_property
-    def _items(self) -> dict[str, Any]:
-        return self.to_dict()
-
-    def __getitem__(self, key: str) -> Any:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -117,7 +117,7 @@ def compare(
         for reference in references_of(attack)
         if reference.supports(problem)
     ]
-    if not any(outcome.record["status"] == "done" for outcome in outcomes):
+    if not any(outcome.record.status == "done" for outcome in outcomes):
         notify("compare: the run has no attacked image")
     elif not solvable:
         members = "; attack with its members in separate runs" if isinstance(attack, Ensemble) else ""
@@ -139,12 +139,12 @@ def problems(
     """Group the outcomes by radius and mode, with the problem of each group."""
     groups: dict[tuple[float | None, bool], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.record["status"] == "done" and outcome.source() is not None:
-            groups[outcome.record.get("eps"), outcome.record["target"] is not None].append(outcome)
+        if outcome.record.status == "done" and outcome.source() is not None:
+            groups[attack_record(outcome).eps, outcome.record.target is not None].append(outcome)
     pairs = []
     for (eps, targeted), group in groups.items():
         images = torch.stack([source for outcome in group if (source := outcome.source()) is not None])
-        classes = torch.tensor([outcome.record["target" if targeted else "label"] for outcome in group])
+        classes = torch.tensor([outcome.record.target if targeted else outcome.record.label for outcome in group])
         device, count = classifier.device, classifier.num_classes
         pairs.append((Problem(attack, iterations, eps, images.to(device), classes.to(device), targeted, count), group))
     return pairs
@@ -171,9 +171,11 @@ def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome]
     rounded = (examples.clamp(0, 1) * LEVELS).round() / LEVELS
     balls = [LatticeBall(image, None if problem.eps is None else norm, problem.eps) for image in problem.images]
     inside = [ball.contains(levels_of(image)) for ball, image in zip(balls, rounded, strict=True)]
-    files = torch.tensor([bool(outcome.record["success_file"]) for outcome in group], device=success.device)
+    files = torch.tensor([bool(attack_record(outcome).success_file) for outcome in group], device=success.device)
     both = success & files
-    run_lengths = [float(o.record[norm.name]) for o, counts in zip(group, both.tolist(), strict=True) if counts]
+    run_lengths = [
+        float(o.record.metrics[norm.name] or 0.0) for o, counts in zip(group, both.tolist(), strict=True) if counts
+    ]
     return replace(
         result,
         float_successes=int(success.sum()),

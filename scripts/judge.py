@@ -7,8 +7,6 @@ python scripts/judge.py RUN torchvision/squeezenet1_0=squeezenet1_0.pth         
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,11 +19,12 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group
 from lit_viz.images.reading import read_png
 from lit_viz.runs.folder import RunFolder
+from lit_viz.types import Record
 
 
-def target(record: Mapping[str, Any], classifier: Classifier) -> int:
+def target(record: Record, classifier: Classifier) -> int:
     """Return the class index of a record for a network: the same index if the label is the same, else by name."""
-    index, name = record["target"], record["target_name"]
+    index, name = record.target, record.target_name
     return index if index < len(classifier.labels) and classifier.labels[index] == name else classifier.index_of(name)
 
 
@@ -41,8 +40,8 @@ def judge(folder: str, names: list[str]) -> None:
     mean probability and the worst rank."""
     run = RunFolder.open(folder)
     group = (run.config.get("model") or {}).get("group", 1)
-    records = [record for record in run.records() if record["file"] and not record["array"]]
-    if not records or any(record["target"] is None for record in records):
+    records = [record for record in run.records() if record.file and not record.array]
+    if not records or any(record.target is None for record in records):
         raise LitVizError(f"{folder} must be a run of class visualizations")
     columns: dict[str, list[dict[str, float]]] = {}
     for name in names:
@@ -50,7 +49,7 @@ def judge(folder: str, names: list[str]) -> None:
         classifier = load_classifier(network, weights=weights or "DEFAULT")
         columns[network] = []
         for record in records:
-            pictures = split_group(read_png(run.path / record["file"]), group)
+            pictures = split_group(read_png(run.path / record.file), group)
             index = target(record, classifier)
             columns[network].append(
                 group_summary([prediction_summary(row, index) for row in logits_of(classifier, pictures)])
@@ -60,7 +59,7 @@ def judge(folder: str, names: list[str]) -> None:
         table.add_column(column)
     for row, record in enumerate(records):
         cells = [f"{column[row]['probability']:.2f} ({column[row]['rank']})" for column in columns.values()]
-        table.add_row(record["target_name"], *cells)
+        table.add_row(record.target_name, *cells)
     right = [sum(entry["rank"] == 1 for entry in column) for column in columns.values()]
     table.add_row("right", *(f"{count} of {len(records)}" for count in right), style="bold")
     Console(width=120).print(table)

@@ -18,7 +18,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +38,7 @@ from lit_viz.launch.execute import cost, execute, format_cost, utc_now
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.classes import Margin
 from lit_viz.runs.folder import RunFolder
+from lit_viz.types import Record
 from lit_viz.utils.formatting import notify
 
 COMMAND = COMMANDS["visualize"]
@@ -56,12 +56,12 @@ class Made:
 
     recipe: str
     folder: Path
-    records: Sequence[dict[str, Any]]
+    records: Sequence[Record]
     margins: dict[str, Tensor]
 
     def row(self, judges: Sequence[str]) -> list[str]:
         """Return the line of the table."""
-        seconds = sum(record["seconds"] for record in self.records) / len(self.records)
+        seconds = sum(record.seconds for record in self.records) / len(self.records)
         return [self.recipe, f"{seconds:.1f}", *(cell for name in judges for cell in self._judged(name))]
 
     def _judged(self, name: str) -> tuple[str, str]:
@@ -75,7 +75,7 @@ class Made:
         """Return the image with the number of judges that predict its class."""
         successes = [bool(margins[place] > 0) for margins in self.margins.values()]
         notes = [f"judges {sum(successes)}/{len(successes)}"] if successes else []
-        return Cell(pixels(self.folder / self.records[place]["file"]), notes)
+        return Cell(pixels(self.folder / self.records[place].file), notes)
 
 
 def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> MethodCLI:
@@ -94,17 +94,17 @@ def made(recipe: str, cli: MethodCLI, judges: Judges) -> Made:
     notify(f"{recipe}: {cli.config.out}")
     execute(cli, notify=notify)
     folder, records = Path(cli.config.out), RunFolder.open(cli.config.out).records()
-    if failed := [record["name"] for record in records if not record["file"]]:
+    if failed := [record.name for record in records if not record.file]:
         raise LitVizError(f"{recipe} has no image of {', '.join(failed)}: see {folder}/results.jsonl")
-    targets = torch.tensor([record["target"] for record in records])
+    targets = torch.tensor([record.target for record in records])
     others = {name: judge for name, judge in judges.items() if name != cli.config.classifier.name}
     margins = {name: Margin()(Outputs(logits(folder, records, judge), targets)) for name, judge in others.items()}
     return Made(recipe, folder, records, margins)
 
 
-def logits(folder: Path, records: Sequence[dict[str, Any]], judge: Classifier) -> Tensor:
+def logits(folder: Path, records: Sequence[Record], judge: Classifier) -> Tensor:
     """Return a judge's logits ``(N, K)`` of the images of a run."""
-    pictures = (read_photograph(folder / record["file"], judge.size).pixels for record in records)
+    pictures = (read_photograph(folder / record.file, judge.size).pixels for record in records)
     return torch.cat([judge.logits(picture[None]) for picture in pictures])
 
 
@@ -117,7 +117,7 @@ def compare(options: argparse.Namespace, classes: Sequence[int], judges: Judges)
     (options.out / "table.md").write_text(table, encoding="utf-8")
     shown = range(min(options.shown, len(classes)))
     caption = f"{len(shown)} of {len(classes)} classes drawn by seed {options.seed}. Judges are held-out networks."
-    names = [every[0].records[place]["target_name"] for place in shown]
+    names = [every[0].records[place].target_name for place in shown]
     cells = [[one.cell(place) for place in shown] for one in every]
     save_figure(sweep_figure([[one.recipe] for one in every], names, cells, caption), options.out / "sheet.png")
     print(f"{table}\ntable    {options.out / 'table.md'}\nsheet    {options.out / 'sheet.png'}")
@@ -129,7 +129,7 @@ def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -
     for recipe in options.recipes:
         one = made(recipe, planned(recipe, classes, options), judges)
         within, between = spread(features(one, measure), count)
-        rows = [[one.records[n * count]["target_name"], f"distance {apart:.2f}"] for n, apart in enumerate(within)]
+        rows = [[one.records[n * count].target_name, f"distance {apart:.2f}"] for n, apart in enumerate(within)]
         cells = [[one.cell(n * count + k) for k in range(count)] for n in range(len(within))]
         caption = f"Distance: 1 - cosine of the features of {measure.name}, mean over pairs. "
         caption += f"Between classes: {between:.2f}."

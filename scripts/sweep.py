@@ -36,7 +36,7 @@ from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import MethodCLI, with_config
 from lit_viz.launch.execute import cost, execute, format_cost, utc_now
-from lit_viz.presentations.base import format_value
+from lit_viz.presentations import format_value
 from lit_viz.presentations.class_visualization import grid_caption, image_caption
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, slug
@@ -163,7 +163,7 @@ class SweptImage:
     Attributes:
         image: index of its class.
         values: index of its value on each axis.
-        record: as in ``results.jsonl``.
+        record: its record.
         file: the image; None if it failed.
     """
 
@@ -180,7 +180,7 @@ class SweptImage:
     @property
     def judges(self) -> dict[str, Any]:
         """Predictions of held-out networks."""
-        return self.record.get("judges") or {}
+        return getattr(self.record, "judges", {})
 
 
 def read_images(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[SweptImage]:
@@ -190,9 +190,9 @@ def read_images(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> l
     variants = prod(len(axis.values) for axis in axes if axis.option not in chosen)
     images = []
     for record in run.records():
-        values = tuple(axis.values.index(options[record["index"]][axis.option]) for axis in axes)
-        file = folder / record["file"] if record["file"] else None
-        images.append(SweptImage(record["index"] // variants, values, record, file))
+        values = tuple(axis.values.index(options[record.index][axis.option]) for axis in axes)
+        file = folder / record.file if record.file else None
+        images.append(SweptImage(record.index // variants, values, record, file))
     return images
 
 
@@ -219,7 +219,7 @@ def draw(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path) -> Non
 def write_table(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path) -> None:
     """Print the table, and write it in full precision to ``sweep.csv``."""
     names = sorted({name for picture in pictures for name in picture.judges})
-    metric = "objective_file" if pictures[0].record["target"] is None else "probability"
+    metric = "objective_file" if pictures[0].record.target is None else "probability"
     header = ["image", *(axis.name for axis in axes), "status", metric, "rank", *names]
     table = Table(box=None, header_style="bold")
     for column in header:
@@ -228,11 +228,11 @@ def write_table(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path)
     for picture in pictures:
         record, judges = picture.record, picture.judges
         values = [label_of(axis.values[n]) for axis, n in zip(axes, picture.values, strict=True)]
-        first = [picture.name, *values, record["status"]]
+        first = [picture.name, *values, record.status]
         probabilities = [judges[n]["probability"] if n in judges else None for n in names]
-        lines.append([*first, record.get(metric), record.get("rank"), *probabilities])
+        lines.append([*first, record.metrics.get(metric), record.metrics.get("rank"), *probabilities])
         cells = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if n in judges else "-" for n in names]
-        table.add_row(*first, format_value(record.get(metric)), str(record.get("rank", "-")), *cells)
+        table.add_row(*first, format_value(record.metrics.get(metric)), str(record.metrics.get("rank", "-")), *cells)
     Console(width=140).print(table)
     with atomic_write(out / "sweep.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *lines])

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lit_viz.callbacks.run_writer import Memory
+from lit_viz.callbacks.saving import Memory
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.lightning import AtomicCheckpointIO, TaskQueue
 from lit_viz.engine.module import ImageTraining

@@ -32,7 +32,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import config_folder
-from lit_viz.runs.layout import run_lock
+from lit_viz.runs import run_lock
 from lit_viz.types import Record
 
 ROOT = Path(__file__).parents[1]

@@ -660,7 +660,7 @@ def universal_in_memory(tmp_path: Path) -> Any:
     run = lv.attack(classifier(16), x, attack="universal", eps=0.1, iterations=6, seed=1, held_out=0.25)
     return {
         **run_result(run, True),
-        "photographs": [dict(perturbed_image.record) for perturbed_image in run.outcomes[0].perturbed_images()],
+        "photographs": [perturbed_image.record.to_dict() for perturbed_image in run.outcomes[0].perturbed_images()],
     }
 
 

@@ -201,7 +201,7 @@ def test_an_own_map_is_shown_by_its_own_reducer(smooth: Classifier) -> None:
 def test_an_optimizer_leaves_other_states_alone(smooth: Classifier, train: Train) -> None:
     module = Remembering(smooth, Pixels(), Adam(0.05), iterations=3, slots=2)
     memory = train(module, tasks_for(smooth, [1, 2]))
-    assert {result.record["status"] for result in memory.results.values()} == {"done"}
+    assert {result.record.status for result in memory.results.values()} == {"done"}
 
 
 def test_the_reserved_state_key_is_rejected(smooth: Classifier) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.visualize import varied
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs import is_run
 from lit_viz.types import Task
 from scripts.sweep import label_of, main, parse_arguments, sweep
 from tests.test_cli import SMALL, lit_viz, records, sentence
@@ -165,7 +165,7 @@ def test_what_can_not_vary_in_a_run_is_one_sentence(
 ) -> None:
     lit_viz("visualize", "0", *FEW, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
     assert says in sentence(capsys)
-    assert not RunFolder.is_run(tmp_path / "run")
+    assert not is_run(tmp_path / "run")
 
 
 def test_vary_is_rejected_in_a_sweep(tmp_path: Path) -> None:

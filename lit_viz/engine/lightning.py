@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 from lit_viz.types import Task
 from lit_viz.utils.files import write_bytes
 from lit_viz.utils.process import launcher_topology
@@ -49,14 +50,21 @@ class TaskQueue(pl.LightningDataModule):
         return EndlessLoader()
 
 
+_DIGEST = 32  # bytes of the SHA-256 digest at the end of a checkpoint
+
+
 class AtomicCheckpointIO(CheckpointIO):
-    """Write a checkpoint next to its path and rename it, so that the previous one is valid until then."""
+    """Write a checkpoint next to its path and rename it, so that the previous one is valid until then.
+
+    The file ends with the digest of its content, which readers of zip files ignore.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write the checkpoint; on a full disk the previous one is kept."""
         content = BytesIO()  # torch hides the reason if it cannot write a file
         torch.save(checkpoint, content)
-        write_bytes(path, content.getvalue())
+        data = content.getvalue()
+        write_bytes(path, data + hashlib.sha256(data).digest())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -67,10 +75,13 @@ class AtomicCheckpointIO(CheckpointIO):
             LitVizError: the file is missing or damaged.
         """
         try:
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            data = Path(path).read_bytes()
+            if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
+                raise ValueError("wrong checksum")
+            checkpoint: dict[str, Any] = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # several types, depending on the damage
             raise LitVizError(
-                f"the checkpoint {path} can't be read ({type(error).__name__}): "
+                f"the checkpoint {path} is damaged ({first_line(error)}): "
                 "start the run again with --overwrite, or in another folder"
             ) from error
         return checkpoint

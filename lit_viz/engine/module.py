@@ -25,7 +25,7 @@ from lit_viz.types import Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
 
 #: Incremented when older checkpoints can no longer be resumed.
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 
 
 @dataclass(frozen=True)

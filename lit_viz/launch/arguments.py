@@ -37,7 +37,7 @@ def rewrite_arguments(arguments: Sequence[str], command: Any = None) -> list[str
     ``--config`` comes first, then the parts of the method, so that options override them wherever they stand. Without a
     :class:`~lit_viz.launch.commands.base.Command`, positional arguments become ``--bare``.
     """
-    flags = _FLAGS if command is None else (*_FLAGS, *command.flags)
+    flags = _FLAGS if command is None else (*_FLAGS, *command.presented("flags"))
     options: list[list[str]] = []
     targets: list[str] = []
     positionals: list[str] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.arguments import PARSER_ERRORS, ClassifierOptions, parser_error
 from lit_viz.launch.commands.base import Command
 from lit_viz.loggers import WandbMode
-from lit_viz.runs.layout import RECORDED
+from lit_viz.runs import RECORDED
 from lit_viz.utils.files import read_yaml
 
 #: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
@@ -167,11 +166,11 @@ class MethodCLI(LightningCLI):
         except PARSER_ERRORS as error:
             raise parser_error(error, self.parser) from error
 
-    def dump(self, recorded: Mapping[str, Any]) -> str:
-        """Return the resolved configuration as YAML, with the provenance of the run under the key ``recorded``."""
+    def dump(self) -> str:
+        """Return the resolved configuration as YAML."""
         with contextlib.redirect_stdout(io.StringIO()):
             text: str = self.parser.dump(self.config)
-        return text + yaml.safe_dump({RECORDED: json.loads(json.dumps(recorded))}, sort_keys=False, allow_unicode=True)
+        return text
 
 
 # -- configuration files

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from lit_viz.attacks import BudgetAttack
 from lit_viz.attacks.norms import format_distance
 from lit_viz.callbacks.progress import Notes, Progress
-from lit_viz.callbacks.run_writer import Memory, RunWriter
+from lit_viz.callbacks.saving import Memory, RunWriter
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.isolation import is_out_of_memory
@@ -32,13 +32,19 @@ from lit_viz.figures.layout import footer
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import MethodCLI
-from lit_viz.launch.resume import check_identity, is_finished, open_or_create, provenance, trim_to_checkpoint
+from lit_viz.launch.resume import (
+    check_identity,
+    is_finished,
+    method_files,
+    open_or_create,
+    provenance,
+    trim_to_checkpoint,
+)
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
-from lit_viz.presentations import METHOD_FILES
-from lit_viz.presentations.base import EvidenceSettings
+from lit_viz.presentations import EvidenceSettings, Presentation
 from lit_viz.report.page import REPORT, format_value, write_report
+from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.layout import run_lock
 from lit_viz.runs.results import Outcome, Run, filed, remembered
 from lit_viz.types import Task, slug
 from lit_viz.utils.files import translate_write_errors
@@ -96,19 +102,19 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     """Create or open the run folder, and run the configuration in it."""
     config = cli.config
     folder, is_resumed = open_or_create(cli)
-    replaces = not is_resumed and RunFolder.is_run(folder.path)
+    replaces = not is_resumed and is_run(folder.path)
     is_new = not is_resumed and not replaces
     try:
         if is_new:
-            folder.write_config(cli.dump(provenance(cli.command, None)))
+            folder.write_config(cli.dump(), provenance(cli.command, None))
         classifier = classifier or _load_classifier(config, trainer.strategy.root_device)
         stored_tasks = folder.queue() if is_resumed else []
         module, tasks = _build(cli, classifier, stored_tasks)
         if replaces:  # only now that the new run is valid
-            folder.clear(METHOD_FILES)
-        check_identity(folder, cli, classifier, is_resumed)
+            folder.clear(method_files())
         if not stored_tasks:
             folder.write_queue(tasks)
+        check_identity(folder, cli, classifier, is_resumed)
     except BaseException:
         if is_new:
             folder.discard()  # otherwise the corrected command would need --overwrite
@@ -124,7 +130,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
         module.validate_tasks(tasks)
         with translate_write_errors(folder.path):
             (folder.path / REPORT).unlink(missing_ok=True)  # a report marks a complete run
-    wandb = _open_wandb(folder, config, notify or _ignore)
+    wandb = _open_wandb(folder, config, presentation, notify or _ignore)
     try:
         if not finished:  # a finished run without a report was killed before its evidence
             trim_to_checkpoint(folder)
@@ -151,7 +157,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
 def _follow(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None) -> Run:
     """Take part in a run whose folder and outcomes belong to rank zero."""
     config = cli.config
-    if config.resume and RunFolder.is_run(config.out):
+    if config.resume and is_run(config.out):
         folder = RunFolder.open(config.out)
         tasks = folder.queue()
         if tasks and is_finished(folder, tasks):  # no tasks: rank zero is just creating the folder
@@ -174,7 +180,7 @@ def _build(
     return module, tasks
 
 
-def _open_wandb(folder: RunFolder, config: Namespace, notify: Notify) -> WandbImages | None:
+def _open_wandb(folder: RunFolder, config: Namespace, presentation: Presentation, notify: Notify) -> WandbImages | None:
     """Return the W&B callback of a run, or None if W&B is disabled."""
     if config.wandb == "disabled":
         return None  # saves half a second of imports
@@ -182,7 +188,7 @@ def _open_wandb(folder: RunFolder, config: Namespace, notify: Notify) -> WandbIm
     from lit_viz.loggers.wandb_run import open_run
 
     run = open_run(folder, config.project, folder.path.name, folder.config, config.wandb, notify)
-    return None if run is None else WandbImages(RunLogger(run, folder, notify), folder)
+    return None if run is None else WandbImages(RunLogger(run, folder, notify), folder, presentation)
 
 
 def check(
@@ -196,7 +202,7 @@ def check(
     """Compute all evidence for the outcomes in a run folder, and write it there."""
     command, config = cli.command, cli.config
     for option, requested in {"faithfulness": faithfulness, "trust": trust}.items():
-        if requested and option not in command.evidence_options:
+        if requested and option not in command.presented("evidence_options"):
             raise LitVizError(f"--{option} does not apply to {config.out}, a run of lit-viz {command.name}")
     tune_allocator()
     folder = RunFolder.open(config.out)

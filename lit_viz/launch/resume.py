@@ -21,9 +21,8 @@ from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import MethodCLI, set_option
-from lit_viz.presentations import METHOD_FILES
+from lit_viz.runs import RECORDED, is_run
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.layout import RECORDED
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
 
@@ -39,6 +38,11 @@ _CHANGEABLE = {
 }  # fmt: skip
 #: Options that only apply to a new run.
 _NEW_RUN_OPTIONS = ("config", "out", "overwrite", "resume", "count", "print_config")
+
+
+def method_files() -> tuple[str, ...]:
+    """Return the patterns of the files that only runs of some methods contain."""
+    return tuple(pattern for command in COMMANDS.values() for pattern in command.presented("files"))
 
 
 def load_run(path: str | Path, arguments: Sequence[str] = (), **options: Any) -> MethodCLI:
@@ -62,12 +66,12 @@ def load_run(path: str | Path, arguments: Sequence[str] = (), **options: Any) ->
 def open_or_create(cli: MethodCLI) -> tuple[RunFolder, bool]:
     """Return the run folder of a configuration, and whether it holds a run to continue."""
     config = cli.config
-    if not (config.resume and RunFolder.is_run(config.out)):
-        return RunFolder.create(config.out, config.overwrite, METHOD_FILES), False
+    if not (config.resume and is_run(config.out)):
+        return RunFolder.create(config.out, config.overwrite, method_files()), False
     folder = RunFolder.open(config.out)
     before, now = (_image_options(options) for options in (folder.config, yaml.safe_load(cli.parser.dump(config))))
     # Runs of an earlier version may lack options.
-    for key in [key for key in now if key in before and key not in _CHANGEABLE | set(cli.command.changeable)]:
+    for key in [key for key in now if key in before and key not in {*_CHANGEABLE, *cli.command.presented("resumable")}]:
         for name, old, new in _differences(before[key], now[key], key):
             raise LitVizError(
                 f"--{name} can't be changed: {folder.path} was started with {old}, got {new}; "
@@ -113,7 +117,7 @@ def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is
     before = folder.recorded if is_resumed else {}
     weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
     if weights is None:  # new, or killed while the network was loaded
-        folder.write_config(cli.dump(recorded))
+        folder.write_config(cli.dump(), recorded)
         return
     if weights != now:
         raise LitVizError(
@@ -130,29 +134,41 @@ def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is
 
 
 def trim_to_checkpoint(folder: RunFolder) -> None:
-    """Remove everything later than the last checkpoint from the folder, and tasks without a record from the
-    checkpoint; they are computed again."""
+    """Remove everything later than the last checkpoint from the folder, and tasks with lost files, rows or records
+    from the checkpoint; they are computed again."""
     checkpoint = _last_checkpoint(folder)
     if checkpoint is None:
         folder.trim((), {})
         return
     state = check_run_state(checkpoint["lit_viz"])
-    recorded = {record.index for record in folder.records()}
-    if state["finished"].keys() - recorded:
-        state["finished"] = {index: status for index, status in state["finished"].items() if index in recorded}
+    if lost := _lost_tasks(folder, checkpoint):
+        state["finished"] = {index: status for index, status in state["finished"].items() if index not in lost}
+        state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
         AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
-    iterations = {slot["task"]: int(slot["state"]["iteration"]) for slot in state["slots"]}
-    folder.trim(state["finished"].keys(), iterations)
+    folder.trim(state["finished"].keys(), _iterations(state))
 
 
 def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
-    """Return whether every task is finished in the last checkpoint and has a record."""
+    """Return whether every task is finished in the last checkpoint, and nothing of it is lost."""
     checkpoint = _last_checkpoint(folder)
     if checkpoint is None or len(check_run_state(checkpoint["lit_viz"])["finished"]) != len(tasks):
         return False
-    return {record.index for record in folder.records()} >= {task.index for task in tasks}
+    return not _lost_tasks(folder, checkpoint)
 
 
 def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
     path = folder.path / LAST_CHECKPOINT
     return AtomicCheckpointIO().load_checkpoint(path) if path.exists() else None
+
+
+def _lost_tasks(folder: RunFolder, checkpoint: Mapping[str, Any]) -> set[int]:
+    """Return the tasks whose rows, files or record are not as they were when the checkpoint was saved."""
+    state = checkpoint["lit_viz"]
+    written, measured = checkpoint["written"], folder.measure(state["finished"], _iterations(state))
+    lost = {index for index, counts in measured.items() if counts != written.get(index, [0, 0])}
+    return lost | (set(state["finished"]) - {record.index for record in folder.records()})
+
+
+def _iterations(state: Mapping[str, Any]) -> dict[int, int]:
+    """Return the iteration of each task in progress, by index."""
+    return {slot["task"]: int(slot["state"]["iteration"]) for slot in state["slots"]}

@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.environments import (  # type: ignore[attr-define
 )
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.saving import Checkpoints
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.isolation import is_out_of_memory, torch_warnings_ignored
 from lit_viz.engine.lightning import (
@@ -34,7 +34,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
 from lit_viz.images.listing import has_array_images
 from lit_viz.launch.resume import LAST_CHECKPOINT
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs import is_run
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.process import is_rank_zero
@@ -145,7 +145,7 @@ def stopped_before_evidence(config: Any) -> str:
 
 def resume_hint(config: Any) -> str:
     """Return ``; continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module."""
-    if config.out is None or not RunFolder.is_run(config.out) or not is_rank_zero():
+    if config.out is None or not is_run(config.out) or not is_rank_zero():
         return ""  # a folder without a first step is discarded
     if has_array_images(vars(config)):
         return "; continue in Python with the same call and resume=True"

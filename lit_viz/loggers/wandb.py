@@ -23,15 +23,14 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.images.reading import to_uint8
 from lit_viz.loggers.wandb_run import silent, sync_command
+from lit_viz.presentations import Presentation
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, Snapshot, Task
-from lit_viz.utils.formatting import Notify, label_with_target, notify, probability_text
+from lit_viz.utils.formatting import Notify, notify
 
 # More images in tables and grids make the page unusable in the browser; the artifact has all of them.
 _MAX_IMAGES = 256
 _GRID = 16  # tasks per grid
-#: Task options that appear in captions.
-_OPTIONS = {"method": "{}", "lr": "lr {:g}", "eps": "eps {:.3g}"}
 
 T = TypeVar("T")
 Curve = Sequence[tuple[int, float]]
@@ -112,12 +111,14 @@ class WandbImages(Callback):
     Args:
         logger: logger of the run.
         folder: run folder, from which grids, records and final images are read.
+        presentation: texts of the captions.
         separate: maximum number of tasks with their own keys.
     """
 
-    def __init__(self, logger: RunLogger, folder: RunFolder, separate: int = 32) -> None:
+    def __init__(self, logger: RunLogger, folder: RunFolder, presentation: Presentation, separate: int = 32) -> None:
         self.logger = logger
         self.folder = folder
+        self.presentation = presentation
         self.separate = separate
         self._pending: list[Sequence[Task]] = []  # tasks of each grid that is not logged yet
 
@@ -134,7 +135,7 @@ class WandbImages(Callback):
         """Log the snapshots of this step."""
         tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
         if len(tasks) <= self.separate:
-            self.logger.log_rows(map(_snapshot_row, outputs["snapshots"]))
+            self.logger.log_rows(_snapshot_row(snapshot, self.presentation) for snapshot in outputs["snapshots"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Log the grids of finished tasks; their frames are on the disk at this point."""
@@ -162,50 +163,30 @@ class WandbImages(Callback):
         finished = [grid for grid in self._pending if _is_finished(grid, module)]
         self._pending = [grid for grid in self._pending if grid not in finished]
         if finished:
-            self.logger.log_rows(_grid_rows(self.folder, finished))
+            self.logger.log_rows(_grid_rows(self.folder, finished, self.presentation))
 
 
-def _snapshot_row(snapshot: Snapshot) -> dict[str, Any]:
+def _snapshot_row(snapshot: Snapshot, presentation: Presentation) -> dict[str, Any]:
     key = snapshot.task.key
     row: dict[str, Any] = {"iteration": snapshot.iteration}
     row |= {f"{name}/{key}": value for name, value in snapshot.metrics.items()}
     if snapshot.image is not None:
-        row[f"image/{key}"] = wandb.Image(to_uint8(snapshot.image), caption=caption(snapshot))
+        row[f"image/{key}"] = wandb.Image(to_uint8(snapshot.image), caption=caption(snapshot, presentation))
     for name, image in snapshot.extra_images.items():
-        row[f"{name}/{key}"] = wandb.Image(to_uint8(image), caption=f"{name}: {_headline(snapshot)}")
+        row[f"{name}/{key}"] = wandb.Image(to_uint8(image), caption=f"{name}: {_headline(snapshot, presentation)}")
     return row
 
 
-def caption(snapshot: Snapshot) -> str:
+def caption(snapshot: Snapshot, presentation: Presentation) -> str:
     """Return ``tarantula - iteration 50 - p = 0.93 (rank 1)`` and, on a second line, the top five classes."""
     top5 = ", ".join(f"{name} {probability:.2f}" for name, probability in snapshot.top5)
-    return _headline(snapshot) + (f"\n{top5}" if top5 else "")
+    return _headline(snapshot, presentation) + (f"\n{top5}" if top5 else "")
 
 
-def _headline(snapshot: Snapshot) -> str:
+def _headline(snapshot: Snapshot, presentation: Presentation) -> str:
     metrics = snapshot.metrics if snapshot.file_metrics is None else snapshot.file_metrics
-    parts = [_task_name(snapshot.task), f"iteration {snapshot.iteration}", *_metric_texts(metrics)]
-    return " - ".join(parts)
-
-
-def _task_name(task: Task) -> str:
-    """Return source and target, and the options in which tasks of the same name may differ."""
-    options = [text.format(task.options[key]) for key, text in _OPTIONS.items() if key in task.options]
-    return ", ".join([label_with_target(task.name, task.target_name), *options])
-
-
-def _metric_texts(metrics: Mapping[str, float]) -> list[str]:
-    texts = []
-    if "fooling_rate" in metrics:
-        texts.append(f"fools {metrics['fooling_rate']:.0%}")
-    if "probability" in metrics:
-        rank = f" (rank {metrics['rank']:.0f})" if "rank" in metrics else ""
-        texts.append(probability_text(metrics["probability"]) + rank)
-    elif "objective" in metrics:
-        texts.append(f"objective {metrics['objective']:.3g}")
-    if metrics.get("margin", 0.0) > 0:
-        texts.append("fooled")
-    return texts
+    texts = presentation.metric_texts(metrics)
+    return " - ".join([presentation.task_name(snapshot.task), f"iteration {snapshot.iteration}", *texts])
 
 
 # -- more tasks than `separate`
@@ -216,7 +197,9 @@ def _is_finished(grid: Sequence[Task], module: LightningModule) -> bool:
     return all(task.index in finished for task in grid)
 
 
-def _grid_rows(folder: RunFolder, grids: Sequence[Sequence[Task]]) -> Iterator[dict[str, Any]]:
+def _grid_rows(
+    folder: RunFolder, grids: Sequence[Sequence[Task]], presentation: Presentation
+) -> Iterator[dict[str, Any]]:
     """Yield a row per grid and iteration. A task without a frame at an iteration shows its latest frame."""
     curves = folder.metrics([task.key for grid in grids for task in grid])
     records = {record.index: record for record in folder.records()}
@@ -230,7 +213,7 @@ def _grid_rows(folder: RunFolder, grids: Sequence[Sequence[Task]]) -> Iterator[d
                 if k >= task_frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
                     final = records[task.index].metrics if task.index in records else {}
                     metrics |= {name: value for name in metrics if isinstance(value := final.get(name), float)}
-                lines.append(" - ".join([_task_name(task), *_metric_texts(metrics)]))
+                lines.append(" - ".join([presentation.task_name(task), *presentation.metric_texts(metrics)]))
             image = tile([pixels(_latest(task_frames, k)) for _, task_frames in frames], side=2048)
             row: dict[str, Any] = {"iteration": k, f"image/grid/{name}": wandb.Image(image, caption="\n".join(lines))}
             for metric in {metric for task in grid for metric in curves[task.key]}:

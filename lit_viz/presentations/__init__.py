@@ -1,16 +1,173 @@
-"""What is shown of the outcomes of each method: tables, captions, figures and evidence, one method per file."""
+"""Presentations of the outcomes of a method: tables, captions, figures and evidence, one method per file."""
 
-from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from lit_viz.presentations.base import Presentation
-from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
-from lit_viz.presentations.saliency_map import SaliencyMapPresentation
-from lit_viz.presentations.universal_perturbation import UniversalPerturbationPresentation
+from __future__ import annotations
 
-PRESENTATIONS: tuple[type[Presentation], ...] = (
-    ClassVisualizationPresentation,
-    SaliencyMapPresentation,
-    AdversarialExamplePresentation,
-    UniversalPerturbationPresentation,
-)
-#: Patterns of the files that only runs of some methods contain.
-METHOD_FILES = tuple(pattern for kind in PRESENTATIONS for pattern in kind.files)
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import ClassVar, TypeVar
+
+from jsonargparse import Namespace
+from matplotlib.figure import Figure
+
+from lit_viz.engine.module import ImageTraining
+from lit_viz.figures.evolution import Evolution
+from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.results import Outcome
+from lit_viz.types import Record, Task
+from lit_viz.utils.formatting import Notify, label_with_target, probability_text
+
+R = TypeVar("R", bound=Record)
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class CardText:
+    """Texts of a card of the report: what was computed, the caption of the result, and a remark below the curves."""
+
+    subtitle: str = ""
+    caption: str = "image"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """Which evidence is computed.
+
+    Attributes:
+        config: configuration of the run.
+        seconds: time limit of the comparison with Captum at the end of a run; None (``lit-viz check``) for no limit.
+        notify: receives lines for the terminal.
+        faithfulness: whether saliency metrics are computed.
+        trust: whether stronger attacks are run on images that an attack did not fool.
+    """
+
+    config: Namespace
+    seconds: float | None
+    notify: Notify
+    faithfulness: bool = False
+    trust: bool = False
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether a run has just ended, so that its options select the evidence."""
+        return self.seconds is not None
+
+
+class Presentation(ABC):
+    """Presentation of the outcomes of a method.
+
+    Attributes:
+        title: heading of the report.
+        files: patterns of the files and folders that only runs of this method contain.
+        flags: options of the presentation without a value.
+        resumable: options of the presentation that a resume may change.
+        evidence_options: options of ``lit-viz check`` that apply to the method.
+        task_options: formats of the task options that captions state.
+    """
+
+    title: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
+    flags: ClassVar[tuple[str, ...]] = ()
+    resumable: ClassVar[tuple[str, ...]] = ()
+    evidence_options: ClassVar[tuple[str, ...]] = ()
+    task_options: ClassVar[Mapping[str, str]] = {}
+
+    def heading(self, records: Sequence[Record]) -> str:
+        """Return the heading of a report about these records."""
+        return self.title
+
+    def card(self, record: Record) -> CardText:
+        """Return the texts of a record's card in the report."""
+        return CardText()
+
+    @abstractmethod
+    def table(self, records: Sequence[Record]) -> list[Row]:
+        """Return a row per record, by column."""
+
+    def summary(self, records: Sequence[Record]) -> list[Row]:
+        """Return a row per class, by column, for runs with more images than rows of a table."""
+        return summary_by_class(records, lambda done: {"probability": median_of(done, lambda r: r.probability)})
+
+    @abstractmethod
+    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+        """Return the figure of a run."""
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        """Return the name of each record that distinguishes it in its run."""
+        return [record.title for record in records]
+
+    def curve(self, record: Record) -> str:
+        """Return the metric that is plotted below the logged images."""
+        return "probability"
+
+    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+        """Return the logged images of each task with its name and curve; no image is read."""
+        evolutions = []
+        for outcome, name in zip(outcomes, self.names([outcome.record for outcome in outcomes]), strict=True):
+            metric = self.curve(outcome.record)
+            evolutions.append(Evolution(name, outcome.frames(), outcome.curve(metric), metric))
+        return evolutions
+
+    def task_name(self, task: Task) -> str:
+        """Return the name of a task in captions."""
+        options = [text.format(task.options[key]) for key, text in self.task_options.items() if key in task.options]
+        return ", ".join([label_with_target(task.name, task.target_name), *options])
+
+    def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
+        """Return the metrics of a snapshot that its caption states."""
+        if "probability" in metrics:
+            rank = f" (rank {metrics['rank']:.0f})" if "rank" in metrics else ""
+            return [probability_text(metrics["probability"]) + rank]
+        return [f"objective {metrics['objective']:.3g}"] if "objective" in metrics else []
+
+    def verify(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+    ) -> bool:
+        """Compute the evidence of a run, and write it to its records and its folder.
+
+        Args:
+            module: the method.
+            outcomes: outcomes of the run.
+            folder: run folder, or None for a run in memory.
+            settings: which evidence is computed.
+
+        Returns:
+            False if the evidence contradicts a record.
+        """
+        return True
+
+
+def summary_by_class(records: Sequence[Record], columns: Callable[[Sequence[Record]], Row]) -> list[Row]:
+    """Return a row per class, the largest first: name, number of records, number of finished ones, and ``columns`` of
+    the finished ones."""
+    groups: dict[Hashable, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.target_name or record.label].append(record)
+    rows = []
+    for group in sorted(groups.values(), key=lambda group: (-len(group), _class_name(group))):
+        done = [record for record in group if record.status == "done"]
+        rows.append({"class": _class_name(group), "images": str(len(group)), "done": str(len(done)), **columns(done)})
+    return rows
+
+
+def _class_name(records: Sequence[Record]) -> str:
+    first = records[0]
+    if first.target_name or first.label is None:
+        return first.target_name or "-"
+    names = (record.label_name for record in records if isinstance(record, AdversarialRecord))
+    return next(filter(None, names), f"class {first.label}")
+
+
+def median_of(records: Iterable[R], value: Callable[[R], float | None], template: str = "{:.3f}") -> str:
+    """Return the formatted median of a value of the records, without None."""
+    values = [number for record in records if (number := value(record)) is not None]
+    return format_value(median(values) if values else None, template)
+
+
+def format_value(value: object, template: str = "{:.3f}") -> str:
+    """Return a formatted value; ``-`` for None."""
+    return "-" if value is None else template.format(value)

@@ -1,37 +1,51 @@
-"""Presentation of adversarial examples."""
+"""Presentation of adversarial examples: figure, verification of the files, robustness, diagnostics and transfer."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import torch
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
+from lit_viz.attacks import BudgetAttack, name_of
 from lit_viz.attacks.lattice import is_singleton
 from lit_viz.attacks.norms import L2, LINF, NORMS, Norm, format_distance
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
-from lit_viz.evidence.attacks.diagnostics import Diagnosis, successes
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.attacks.diagnostics import (
+    Diagnosis,
+    cost_of_stronger_attacks,
+    diagnostics,
+    restarts_of,
+    stronger_attacks,
+    successes,
+)
+from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.attacks.robustness import (
     accuracy_label,
     attack_record,
     ensemble_breakdown,
     photograph_of,
     robust_accuracy,
+    transfer_entry,
+    transfer_summary,
+    transfer_table,
+    transfers,
 )
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.curves import RobustnessExample, Trace, robustness_figure
-from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
-from lit_viz.presentations.attack_evidence import verify_attack
-from lit_viz.presentations.base import (
+from lit_viz.presentations import (
     CardText,
     EvidenceSettings,
     Presentation,
@@ -42,27 +56,56 @@ from lit_viz.presentations.base import (
 )
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import PerturbedImageRecord, Record, Task
-from lit_viz.utils.formatting import (
-    label_with_target,
-    pluralize,
-    probability_text,
-)
+from lit_viz.types import PerturbedImageRecord, Record
+from lit_viz.utils.formatting import label_with_target, pluralize, probability_text
+
+_FLOAT_NOTE = "Curves show the image before rounding to 8 bits; the table shows its file."
+_MAX_MISMATCHES = 10  # printed; evidence.json has all of them
 
 
-class AdversarialExamplePresentation(Presentation):
-    """Presentation of adversarial examples: the verdict on each file, and whether failures are credible."""
+class AttackPresentation(Presentation):
+    """Base class of the presentations of attacks.
+
+    Attributes:
+        caption: caption of the result in the report.
+    """
 
     title: ClassVar[str] = "Adversarial examples"
+    caption: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ("explained.*",)
+    flags: ClassVar[tuple[str, ...]] = ("--explain",)
+    resumable: ClassVar[tuple[str, ...]] = ("explain",)
+    evidence_options: ClassVar[tuple[str, ...]] = ("trust",)
+    task_options: ClassVar[Mapping[str, str]] = {"eps": "eps {:.3g}"}
 
     def card(self, record: Record) -> CardText:
         """Return target and radius."""
-        return attack_card(record, "adversarial image")
+        if not isinstance(record, AttackRecord):
+            return CardText()
+        parts = [f"target {record.target_name}"] if record.target_name else []
+        if record.eps is not None and record.norm is not None:
+            parts.append(f"eps {format_distance(record.eps, record.norm)}")
+        return CardText(", ".join(parts), self.caption, _FLOAT_NOTE)
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        """Return photographs and targets, with the radii if there are several."""
+        names = [label_with_target(record.name, record.target_name) for record in records]
+        if not has_several_radii(records):
+            return names
+        return [label_with_eps(name, record) for name, record in zip(names, records, strict=True)]
+
+
+class AdversarialExamplePresentation(AttackPresentation):
+    """Presentation of adversarial examples: the verdict on each file, and whether failures are credible."""
+
+    caption: ClassVar[str] = "adversarial image"
 
     def table(self, records: Sequence[Record]) -> list[Row]:
         """Return the prediction of each file, and with an ensemble its member."""
-        rows = [_as_adversarial(record) for record in records]
+        rows = [  # a task that failed before it started has a plain record
+            record if isinstance(record, AdversarialRecord) else AdversarialRecord.extend(record, attack="")
+            for record in records
+        ]
         is_ensemble = any(record.tried is not None for record in rows)
         several_radii = has_several_radii(rows)
         return [
@@ -95,16 +138,9 @@ class AdversarialExamplePresentation(Presentation):
         if config.radii:
             norms = [record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None]
             trust = RunFolder.open(config.out).evidence().get("trust") if config.out else None
-            return figure_of_radii(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
-        return figure_of_attack(outcomes)
-
-    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
-        """Return each photograph with its target, and its radius where there are several."""
-        return attack_evolutions(outcomes)
-
-    def task_name(self, task: Task) -> str:
-        """Return photograph, target and radius."""
-        return attack_task_name(super().task_name(task), task)
+            return _robustness_figure(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
+        panels = [panel for panel in map(_panel, outcomes) if panel is not None]
+        return attack_figure(panels, members=ensemble_breakdown(outcomes))
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
         """Return the probability, and whether the network is fooled."""
@@ -118,42 +154,20 @@ class AdversarialExamplePresentation(Presentation):
             return True
         assert isinstance(module, AdversarialExample)
         if settings.ends_run and settings.config.explain:
-            save_figure(figure_of_explanations(outcomes, module.classifier), folder.path / "explained.png")
-        return verify_attack(module, outcomes, folder, settings)
-
-
-_FLOAT_NOTE = "Curves show the image before rounding to 8 bits; the table shows its file."
-
-
-def attack_card(record: Record, caption: str) -> CardText:
-    """Return target and radius of an attack, with the caption of its result."""
-    if not isinstance(record, AttackRecord):
-        return CardText()
-    parts = [f"target {record.target_name}"] if record.target_name else []
-    if record.eps is not None and record.norm is not None:
-        parts.append(f"eps {format_distance(record.eps, record.norm)}")
-    return CardText(", ".join(parts), caption, _FLOAT_NOTE)
-
-
-def attack_evolutions(outcomes: Sequence[Outcome]) -> list[Evolution]:
-    """Return the logged images of an attack by photograph, target, and where there are several, radius."""
-    several_radii = has_several_radii(outcome.record for outcome in outcomes)
-    found = []
-    for outcome in outcomes:
-        name = label_with_target(outcome.record.name, outcome.record.target_name)
-        name = label_with_eps(name, outcome.record) if several_radii else name
-        found.append(Evolution(name, outcome.frames(), outcome.curve("probability")))
-    return found
-
-
-def attack_task_name(name: str, task: Task) -> str:
-    """Return a name with the radius of a task that has its own."""
-    return f"{name}, eps {task.options['eps']:.3g}" if "eps" in task.options else name
-
-
-def _as_adversarial(record: Record) -> AdversarialRecord:
-    """Return the record; one without values if the task failed before it started."""
-    return record if isinstance(record, AdversarialRecord) else AdversarialRecord.extend(record, attack="")
+            save_figure(_explanation_figure(outcomes, module.classifier), folder.path / "explained.png")
+        if settings.trust and not isinstance(module.attack, BudgetAttack):
+            raise LitVizError(f"{name_of(module.attack)} has no budget for stronger attacks: leave out --trust")
+        mismatched = _verify_files(module.classifier, outcomes, folder, settings)
+        valid = [outcome for outcome in outcomes if outcome.record.index not in mismatched]
+        if members := ensemble_breakdown(outcomes):
+            folder.merge_evidence({"survivors": [asdict(member) for member in members]})
+            settings.notify(f"evidence: as floats, {'; '.join(member.sentence for member in members)}")
+        if has_several_radii(outcome.record for outcome in _with_file(valid)):
+            _write_robustness(valid, folder, settings)
+        _write_diagnosis(module, valid, folder, settings)
+        if not settings.ends_run:
+            _write_transfer(outcomes, module.classifier, folder, settings)
+        return not mismatched
 
 
 def _row(record: AdversarialRecord) -> Row:
@@ -172,23 +186,14 @@ def _row(record: AdversarialRecord) -> Row:
     }
 
 
-def figure_of_attack(outcomes: Sequence[Outcome]) -> Figure:
-    """Return original, fooled image and their difference, in a row an image, over the traces."""
-    panels = [panel for panel in map(_panel, outcomes) if panel is not None]
-    return attack_figure(panels, members=ensemble_breakdown(outcomes))
+# -- figures
 
 
-def figure_of_radii(outcomes: Sequence[Outcome], norm: Norm, trust: Mapping[str, Any] | None = None) -> Figure:
-    """Return the share of robust photographs by radius, of an ensemble after each member, with verdict and examples.
-
-    Args:
-        outcomes: of several radii.
-        norm: of the radii.
-        trust: diagnosis of the attack, as in ``evidence.json``.
-    """
+def _robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: Mapping[str, Any] | None) -> Figure:
+    """Return the share of robust photographs by radius, of an ensemble after each member, with verdict and examples."""
     records = records_of(outcomes, AdversarialRecord)
     name = next((record.attack for record in records), "attack")
-    members = [left.member for left in ensemble_breakdown(outcomes)]
+    members = [part.member for part in ensemble_breakdown(outcomes)]
     curves = {f"after {m}": robust_accuracy(outcomes, members[: i + 1]) for i, m in enumerate(members)}
     goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
     for record in records:
@@ -231,8 +236,8 @@ def _examples(outcomes: Sequence[Outcome], norm: Norm) -> list[RobustnessExample
     return examples
 
 
-def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
-    """Return the maps of what the network sees, in each original and in each outcome."""
+def _explanation_figure(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
+    """Return saliency maps of the predicted class, for each original and each outcome."""
     panels = []
     several = has_several_radii(outcome.record for outcome in outcomes)
     for outcome in outcomes:
@@ -241,15 +246,14 @@ def figure_of_explanations(outcomes: Sequence[Outcome], classifier: Classifier) 
             continue
         if record.predicted is None or record.predicted_before is None:
             continue
-        named = label_with_eps(record.name, record) if several else record.name
-        seen = [record.predicted_before, record.predicted]
-        noise = [record.seed or 0] * 2  # equal noise, so that the maps differ by the images only
-        maps, _ = attribute(
-            SmoothGrad(), classifier.fast(), torch.stack([source, image]), seen, evaluations=32, seeds=noise
-        )
-        for name, picture, of, map_ in zip(("original", "attacked"), (source, image), seen, maps, strict=True):
-            label = f"{name}, seen as {classifier.labels[of]}"
-            panels.append(SaliencyPanel(named, picture, {title_of("smoothgrad"): map_}, label))
+        label = label_with_eps(record.name, record) if several else record.name
+        classes = [record.predicted_before, record.predicted]
+        seeds = [record.seed or 0] * 2  # equal noise, so that the maps differ by the images only
+        x = torch.stack([source, image])
+        maps, _ = attribute(SmoothGrad(), classifier.fast(), x, classes, evaluations=32, seeds=seeds)
+        for name, picture, index, map_ in zip(("original", "attacked"), (source, image), classes, maps, strict=True):
+            subtitle = f"{name}, seen as {classifier.labels[index]}"
+            panels.append(SaliencyPanel(label, picture, {title_of("smoothgrad"): map_}, subtitle))
     return saliency_figure(panels, scale="map", columns=4 if len(panels) <= 8 else 8)
 
 
@@ -258,20 +262,32 @@ def _panel(outcome: Outcome) -> AttackPanel | None:
     source, image = outcome.pictures()
     if image is None or source is None or not isinstance(record, AdversarialRecord):
         return None
-    skipped = record.status == "skipped"
     verdicts = {"in the file": record.success_file}
     if record.success_file:
         verdicts |= {"after JPEG 95": record.success_jpeg95, "after JPEG 75": record.success_jpeg75}
-    by = [f"by {record.by}"] if record.by else []
+    notes = [pluralize(record.iterations or 0, "iteration"), *([f"by {record.by}"] if record.by else [])]
+    trace: Trace | None = None
+    if record.status == "skipped":
+        verdicts = dict.fromkeys(verdicts)
+        notes = [f"skipped: {'target predicted' if record.target_name else 'misclassified'} before the attack"]
+    else:
+        trace = Trace(
+            probability=outcome.curve("probability"),
+            margin=outcome.curve("margin"),
+            l2=outcome.curve(L2.name),
+            linf=outcome.curve(LINF.name),
+            flip=next(iter(successes(outcome)), None),
+            goal=_goal_name(record),
+        )
     return AttackPanel(
         name=record.name,
         original=source,
         result=image,
         before=prediction_text(record, record.predicted_before_name, record.probability_before),
         after=prediction_text(record, record.predicted_name, record.probability),
-        verdicts={place: None if skipped else verdict for place, verdict in verdicts.items()},
-        notes=[_skipped(record)] if skipped else [pluralize(record.iterations or 0, "iteration"), *by],
-        trace=None if skipped else _trace(outcome, record),
+        verdicts=verdicts,
+        notes=notes,
+        trace=trace,
     )
 
 
@@ -288,16 +304,115 @@ def _goal_name(record: AdversarialRecord | PerturbedImageRecord) -> str:
     return record.target_name or record.label_name or "its label"
 
 
-def _skipped(record: AdversarialRecord) -> str:
-    return f"skipped: {'as asked for' if record.target_name else 'wrong'} from the start"
+# -- evidence
 
 
-def _trace(outcome: Outcome, record: AdversarialRecord) -> Trace:
-    return Trace(
-        probability=outcome.curve("probability"),
-        margin=outcome.curve("margin"),
-        l2=outcome.curve(L2.name),
-        linf=outcome.curve(LINF.name),
-        flip=next(iter(successes(outcome)), None),
-        goal=_goal_name(record),
+def find_mismatches(
+    files: Sequence[RecordedFile], classifier: Classifier, folder: RunFolder, settings: EvidenceSettings
+) -> list[str | None]:
+    """Return the difference of each file from its record, or None, and print the first ones."""
+    reasons, missing = mismatches(files, classifier, settings.config.slots)
+    different = [(file.file, reason) for file, reason in zip(files, reasons, strict=True) if reason is not None]
+    for path, reason in different[:_MAX_MISMATCHES]:
+        settings.notify(f"evidence: {path.relative_to(folder.path).as_posix()} is not as recorded: {reason}")
+    if len(different) > _MAX_MISMATCHES:
+        settings.notify(f"evidence: {pluralize(len(different) - _MAX_MISMATCHES, 'further file')} not as recorded")
+    if missing:
+        settings.notify(f"evidence: {pluralize(missing, 'photograph')} missing, so their distances are not verified")
+    return reasons
+
+
+def _with_file(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [o for o in outcomes if o.record.status == "done" and o.record.file]
+
+
+def _count_fooled(outcomes: Sequence[Outcome]) -> int:
+    return sum(bool(record.success_file) for record in records_of(outcomes, AdversarialRecord))
+
+
+def _verify_files(
+    classifier: Classifier, outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings
+) -> set[int]:
+    """Compare the files with their records, and withdraw the successes of those that differ; return their indices."""
+    stored = _with_file(outcomes)
+    records = [attack_record(outcome) for outcome in stored]
+    files = [
+        RecordedFile(folder.path / str(record.file), record, outcome.source, record)
+        for outcome, record in zip(stored, records, strict=True)
+    ]
+    reasons = find_mismatches(files, classifier, folder, settings)
+    different = [outcome for outcome, reason in zip(stored, reasons, strict=True) if reason is not None]
+    for outcome in different:
+        outcome.amend(success_file=False, success_jpeg95=False, success_jpeg75=False)
+    folder.amend(outcome.record for outcome in different)
+    fooled = _count_fooled(stored)
+    attacked = sum(o.record.status == "done" for o in outcomes)
+    names = [outcome.record.name for outcome in different]
+    folder.merge_evidence({"files": {"read": len(stored), "fooled": fooled, "wrong": names}})
+    settings.notify(f"evidence: {fooled} of {attacked} files fool the original network, read back from the disk")
+    return {outcome.record.index for outcome in different}
+
+
+def _write_robustness(outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings) -> None:
+    """Write the robust accuracy by radius."""
+    norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
+    label, curve = accuracy_label(outcomes), robust_accuracy(outcomes)
+    points = [
+        {
+            "eps": format_distance(point.eps, norm),
+            "robust": point.robust,
+            "photographs": point.total,
+            "share": point.share,
+            "low": point.interval[0],
+            "high": point.interval[1],
+        }
+        for point in curve
+    ]
+    folder.merge_evidence({"robustness": {"what": label, "norm": norm, "points": points}})
+    for point in curve:
+        note = ", since the ball holds no other 8-bit image" if is_singleton(point.eps) else ""
+        settings.notify(f"eps {format_distance(point.eps, norm)}: {label} {point.text}{note}")
+
+
+def _write_diagnosis(
+    module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings
+) -> None:
+    """Write whether the failures of the attack are credible."""
+    attack, iterations = module.attack, module.iterations
+    advice = "an attack of more steps, such as pgd" if attack.fixed else "more iterations"
+    restart_length = iterations // attack.restart_schedule.count(iterations)
+    from_traces = diagnostics(
+        outcomes,
+        restarts_of(attack, iterations),
+        iterations,
+        advice,
+        restart_length=restart_length if attack.backwards_per_step else math.inf,
+        minimal=attack.minimal,
     )
+    stronger: Diagnosis | None = None
+    if settings.trust:
+        assert isinstance(attack, BudgetAttack)
+        settings.notify(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
+        network = module.classifier.fast()
+        stronger = stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
+    earlier = (folder.evidence().get("trust") or {}).get("harder")
+    if stronger is None and earlier is not None and not settings.ends_run:  # of the same files
+        stronger = Diagnosis(tuple(earlier["reasons"]), tuple(earlier["tried"]))
+    parts = [from_traces, *([] if stronger is None else [stronger])]
+    diagnosis = Diagnosis(
+        tuple(reason for part in parts for reason in part.reasons), tuple(name for part in parts for name in part.tried)
+    )
+    entry = {**vars(diagnosis), **({} if stronger is None else {"harder": vars(stronger)})}
+    folder.merge_evidence({"trust": entry})
+    settings.notify(f"evidence: {diagnosis.sentence}")
+
+
+def _write_transfer(
+    outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, settings: EvidenceSettings
+) -> None:
+    """Write the predictions of held-out networks for the files."""
+    predictions = transfers(outcomes, classifier)
+    folder.merge_evidence({"transfer": transfer_entry(predictions)})
+    settings.notify(f"evidence: {transfer_summary(predictions, _count_fooled(outcomes))}")
+    if predictions:
+        settings.notify(transfer_table(predictions))

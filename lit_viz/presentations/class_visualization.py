@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any, ClassVar
@@ -14,13 +13,13 @@ from matplotlib.figure import Figure
 from lit_viz.classifiers.outputs import prediction_summary
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
-from lit_viz.figures.evolution import Evolution, evolution_figure
+from lit_viz.figures.evolution import evolution_figure
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import channel_grid, sweep_figure
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import Judges
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
-from lit_viz.presentations.base import EvidenceSettings, Presentation, Row, format_value
+from lit_viz.presentations import EvidenceSettings, Presentation, Row, format_value
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record, Task
@@ -34,6 +33,7 @@ class ClassVisualizationPresentation(Presentation):
     """Presentation of images of classes, layers and channels."""
 
     title: ClassVar[str] = "Class images"
+    task_options: ClassVar[Mapping[str, str]] = {"lr": "lr {:g}"}
 
     def heading(self, records: Sequence[Record]) -> str:
         """Return the heading by the kind of the images."""
@@ -41,8 +41,8 @@ class ClassVisualizationPresentation(Presentation):
         return "Layer images" if is_layer else self.title
 
     def table(self, records: Sequence[Record]) -> list[Row]:
-        """Return the probability and rank of the target, for the network and for each judge; of an image without a
-        target the objective. Options that vary have a column."""
+        """Return probability and rank of the target, for the network and for each judge; of an image without a target
+        the objective. Options that vary have a column."""
         images = [record for record in records if isinstance(record, ClassImageRecord)]
         judges = sorted({name for record in images for name in record.judges})
         rows = [{**_row(record, judges), **_varying(record)} for record in records]
@@ -59,21 +59,14 @@ class ClassVisualizationPresentation(Presentation):
             return channel_grid(outcomes)
         return evolution_figure(self.evolutions(outcomes))
 
-    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
-        """Return the logged images by target, and what else distinguishes them."""
-        found = []
-        for outcome in outcomes:
-            has_objective = isinstance(outcome.record, LayerImageRecord) and outcome.record.objective_file is not None
-            metric = "objective" if has_objective else "probability"
-            name = label_with_lr(outcome.name, outcome.record)
-            found.append(Evolution(name, outcome.frames(), outcome.curve(metric), metric))
-        names = unique_labels([one.name for one in found], [outcome.record for outcome in outcomes])
-        return [replace(one, name=name) for one, name in zip(found, names, strict=True)]
+    def names(self, records: Sequence[Record]) -> list[str]:
+        """Return the targets, with learning rate, iterations and seed where they are needed to distinguish them."""
+        return unique_labels([label_with_lr(record.title, record) for record in records], records)
 
-    def task_name(self, task: Task) -> str:
-        """Return the target, and the learning rate if it varies."""
-        name = super().task_name(task)
-        return f"{name}, lr {task.options['lr']:g}" if "lr" in task.options else name
+    def curve(self, record: Record) -> str:
+        """Return the objective for an image without a target."""
+        has_objective = isinstance(record, LayerImageRecord) and record.objective_file is not None
+        return "objective" if has_objective else "probability"
 
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
@@ -93,14 +86,12 @@ class ClassVisualizationPresentation(Presentation):
         entries = [{"index": o.record.index, **verdict} for o, verdict in zip(done, verdicts, strict=True)]
         folder.merge_evidence({"pictures": {"read": len(done), "same": same, "verdicts": entries}})
         if not done:
-            settings.notify("evidence: there is no picture to look at again")
+            settings.notify("evidence: no finished image")
             return True
-        settings.notify(
-            f"evidence: the original network sees in {same} of {pluralize(len(done), 'file')} what the record says"
-        )
+        settings.notify(f"evidence: {same} of {pluralize(len(done), 'file')} classified as recorded")
         for name in dict.fromkeys(name for verdict in verdicts for name in verdict.get("judges", ())):
             right = sum(verdict["judges"][name]["rank"] == 1 for verdict in verdicts)
-            settings.notify(f"evidence: {name} sees the class in {right} of {len(done)}")
+            settings.notify(f"evidence: {name} predicts the class of {right} of {len(done)}")
         return same == len(done)
 
 
@@ -167,7 +158,7 @@ def _varying(record: Record) -> Row:
 
 
 def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> dict[str, Any]:
-    """Return the verdicts of the original network and the judges on the file of an outcome."""
+    """Return the predictions of the original network and the judges for the file of an outcome."""
     image, record = outcome.image(), outcome.record
     assert image is not None
     channel = record.channel if isinstance(record, LayerImageRecord) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar
 
 from jsonargparse import Namespace
@@ -14,17 +14,16 @@ from lit_viz.attributions import title_of
 from lit_viz.engine.method import half_precision
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.saliency.evaluation import evaluate_maps
-from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.localization.localization import localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.presentations import CardText, EvidenceSettings, Presentation, Row, format_value
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import Record, Task
+from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize, probability_text
 
 
@@ -33,6 +32,10 @@ class SaliencyMapPresentation(Presentation):
 
     title: ClassVar[str] = "Saliency maps"
     files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")
+    flags: ClassVar[tuple[str, ...]] = ("--overlays", "--localize")
+    resumable: ClassVar[tuple[str, ...]] = ("check",)
+    evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
+    task_options: ClassVar[Mapping[str, str]] = {"method": "{}"}
 
     def card(self, record: Record) -> CardText:
         """Return the method with its layer, and the class."""
@@ -42,7 +45,7 @@ class SaliencyMapPresentation(Presentation):
         return CardText(f"{method}, {record.target_name}", "map")
 
     def table(self, records: Sequence[Record]) -> list[Row]:
-        """Return what each map explains, and its relative error."""
+        """Return method, class and relative error of each map."""
         return [
             {
                 "photograph": record.name,
@@ -60,38 +63,30 @@ class SaliencyMapPresentation(Presentation):
         """Return the photographs over their maps; with several methods, beside them."""
         groups = _by_photograph(outcomes)
         reducers = {title_of(record.method): record.reducer for record in records_of(outcomes, SaliencyRecord)}
-        panels = saliency_panels(groups[:MOST])
+        classes = Counter(group[0].record.target_name for group in groups[:MOST])
+        panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in groups[:MOST]]
         return saliency_figure(panels, reducers, scale=config.scale, overlays=config.overlays, total=len(groups))
 
-    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
-        """Return the logged maps by class, and where there are several, method."""
-        methods = {record.method for record in records_of(outcomes, SaliencyRecord)}
-        found = []
-        for outcome in outcomes:
-            record = outcome.record
-            name = outcome.name
-            if isinstance(record, SaliencyRecord) and len(methods) > 1:
-                name += f", {title_of(record.method)}"
-            found.append(Evolution(name, outcome.frames(), outcome.curve("probability")))
-        return found
-
-    def task_name(self, task: Task) -> str:
-        """Return photograph, target and method."""
-        name = super().task_name(task)
-        return f"{name}, {task.options['method']}" if "method" in task.options else name
+    def names(self, records: Sequence[Record]) -> list[str]:
+        """Return the classes, with the methods if there are several."""
+        methods = [record.method if isinstance(record, SaliencyRecord) else None for record in records]
+        several = len({*methods} - {None}) > 1
+        return [
+            f"{record.title}, {title_of(method)}" if several and method else record.title
+            for record, method in zip(records, methods, strict=True)
+        ]
 
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
     ) -> bool:
-        """Compare the maps with Captum's, and where it is requested their boxes with reference boxes."""
+        """Compare the maps with Captum's, and on request their boxes with reference boxes."""
         assert isinstance(module, SaliencyMap)
         config, notify = settings.config, settings.notify
         is_skipped = settings.ends_run and config.check == "none"
         agrees = is_skipped or _compare_with_captum(module, outcomes, folder, settings)
         tolerance = config.model.tolerance
         errors = [(r, e) for r in records_of(outcomes, SaliencyRecord) if (e := r.relative_error) is not None]
-        above = sum(tolerance is not None and not error <= tolerance for _, error in errors)
-        if above:
+        if above := sum(tolerance is not None and not error <= tolerance for _, error in errors):
             notify(f"tolerance: {above} of {len(outcomes)} maps ended above {tolerance:g}: give more --iterations")
         noisy = Counter(r.method for r, error in errors if "standard_error" in r.metrics and not error <= 1)
         for method, count in noisy.items():
@@ -126,12 +121,6 @@ def reference_boxes(config: Namespace) -> Sequence[ReferenceBoxes] | None:
     if config.boxes is None:
         return () if config.localize else None
     return read_boxes(config.boxes)
-
-
-def saliency_panels(groups: Sequence[Sequence[Outcome]]) -> list[SaliencyPanel]:
-    """Return a panel for each photograph and class, with the maps of all methods."""
-    classes = Counter(group[0].record.target_name for group in groups)
-    return [_panel(group, classes[group[0].record.target_name] > 1) for group in groups]
 
 
 def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
@@ -185,6 +174,9 @@ def _error_text(record: Record) -> str:
     return f"{sign} {record.relative_error:.{1 if record.relative_error < 0.1 else 0}%}"
 
 
+# -- evidence
+
+
 def _compare_with_captum(
     module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
 ) -> bool:
@@ -192,7 +184,7 @@ def _compare_with_captum(
     from lit_viz.figures.evidence import evidence_figure
 
     settings.notify(f"evidence: comparing {pluralize(len(outcomes), 'map')} with Captum")
-    certificate = cross_check(
+    result = cross_check(
         outcomes,
         module.methods,
         module.classifier,
@@ -200,7 +192,7 @@ def _compare_with_captum(
         half=half_precision(settings.config),
         notify=settings.notify,
     )
-    by_index = certificate.verdicts()
+    by_index = result.verdicts()
     for outcome in outcomes:
         record = outcome.record
         if isinstance(record, SaliencyRecord):
@@ -209,8 +201,8 @@ def _compare_with_captum(
             outcome.amend(extra={**record.extra, "captum": None})
     if folder is not None:
         folder.amend(outcome.record for outcome in outcomes if outcome.record.index in by_index)
-        certificate.write(folder, outcomes)
-        if (figure := evidence_figure(certificate, outcomes)) is not None:
+        result.write(folder, outcomes)
+        if (figure := evidence_figure(result, outcomes)) is not None:
             save_figure(figure, folder.path / "evidence.png")
-    settings.notify(certificate.sentence(None if folder is None else str(folder.path)))
-    return certificate.passed is not False
+    settings.notify(result.sentence(None if folder is None else str(folder.path)))
+    return result.passed is not False

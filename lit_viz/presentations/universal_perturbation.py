@@ -17,26 +17,20 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.figures.attack import AttackPanel, UniversalPanel, universal_figure
-from lit_viz.figures.evolution import Evolution
 from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps
-from lit_viz.presentations.adversarial_example import attack_card, attack_evolutions, attack_task_name, prediction_text
-from lit_viz.presentations.attack_evidence import find_mismatches
-from lit_viz.presentations.base import CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.presentations import EvidenceSettings, Row, format_value
+from lit_viz.presentations.adversarial_example import AttackPresentation, find_mismatches, prediction_text
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import PerturbedImage, Record, Task
+from lit_viz.types import PerturbedImage, Record
 
 
-class UniversalPerturbationPresentation(Presentation):
+class UniversalPerturbationPresentation(AttackPresentation):
     """Presentation of universal perturbations: the share of fooled photographs."""
 
-    title: ClassVar[str] = "Adversarial examples"
-
-    def card(self, record: Record) -> CardText:
-        """Return target and radius."""
-        return attack_card(record, "perturbation")
+    caption: ClassVar[str] = "perturbation"
 
     def table(self, records: Sequence[Record]) -> list[Row]:
         """Return the fooling rates of each perturbation."""
@@ -46,14 +40,6 @@ class UniversalPerturbationPresentation(Presentation):
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return perturbations beside some photographs, over the curve of the fooling rate."""
         return universal_figure([panel for panel in map(_panel, outcomes) if panel is not None])
-
-    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
-        """Return each perturbation with its target, and its radius where there are several."""
-        return attack_evolutions(outcomes)
-
-    def task_name(self, task: Task) -> str:
-        """Return target and radius."""
-        return attack_task_name(super().task_name(task), task)
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
         """Return the fooling rate, and the probability or the objective."""
@@ -67,12 +53,40 @@ class UniversalPerturbationPresentation(Presentation):
         if folder is None:
             return True
         assert isinstance(module, UniversalPerturbation)
-        return verify_universal(module, outcomes, folder, settings)
+        config, notify = settings.config, settings.notify
+        if settings.trust:
+            notify("trust: not available for universal perturbations, no stronger attack is run")
+        read = 0
+        wrong: list[str] = []
+        rates: dict[str, list[str]] = {}
+        several = has_several_radii(outcome.record for outcome in outcomes)
+        for outcome in outcomes:
+            images = outcome.perturbed_images()
+            stored = [image for image in images if isinstance(image.image, Path)]
+            files = [_recorded_file(image, outcome.record) for image in stored]
+            reasons = find_mismatches(files, module.classifier, folder, settings)
+            read += len(files)
+            wrong += [image.record.name for image, reason in zip(stored, reasons, strict=True) if reason is not None]
+            for image in images:
+                if image.record.status == "failed":
+                    notify(f"{image.record.name}: {image.record.error}")
+            name = label_with_eps(outcome.name, outcome.record) if several else outcome.name
+            rates[name] = _rates(outcome.record) + _saturation(outcome, module.attack.objective.limit)
+            for line in rates[name]:
+                notify(f"evidence: {name}: {line}")
+        held_out = sum(record.held_out for record in records_of(outcomes, UniversalRecord))
+        if settings.ends_run and config.held_out and not held_out:
+            notify(f"--held-out {config.held_out:g} holds out no photograph: give more photographs")
+        if settings.ends_run and config.explain:
+            notify("--explain does not apply to universal perturbations: lit-viz saliency explains files")
+        folder.merge_evidence({"files": {"read": read, "wrong": wrong}, "universal": rates})
+        verdict = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
+        notify(f"evidence: {read} files read back from the disk, {verdict}")
+        return not wrong
 
 
 def _row(record: Record) -> Row:
     known = record if isinstance(record, UniversalRecord) else None
-    linf = None if known is None else known.linf
     return {
         "target": record.target_name or "any other",
         "status": record.status,
@@ -82,7 +96,7 @@ def _row(record: Record) -> Row:
         "of them fooled": format_value(known and known.held_out_fooling_rate, "{:.0%}"),
         "iterations": str(record.iterations),
         "L2": format_value(known and known.l2),
-        "Linf": format_distance(linf, LINF.name),
+        "Linf": format_distance(None if known is None else known.linf, LINF.name),
     }
 
 
@@ -90,54 +104,11 @@ def _eps(record: Record) -> Row:
     return {"eps": format_distance(record.eps, record.norm or L2.name) if isinstance(record, UniversalRecord) else "-"}
 
 
-def verify_universal(
-    module: UniversalPerturbation, outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings
-) -> bool:
-    """Re-read the files of all photographs and write the fooling rates; return whether all files agree."""
-    if settings.trust:
-        settings.notify(
-            "trust: diagnostics of single images don't apply to a universal perturbation, so no attack is run"
-        )
-    read = 0
-    wrong: list[str] = []
-    rates: dict[str, list[str]] = {}
-    several = has_several_radii(outcome.record for outcome in outcomes)
-    for outcome in outcomes:
-        perturbed_images = outcome.perturbed_images()
-        written = [image for image in perturbed_images if isinstance(image.image, Path)]
-        files = [_recorded_file(image, outcome.record) for image in written]
-        reasons = find_mismatches(files, module.classifier, folder, settings)
-        read += len(files)
-        wrong += [image.record.name for image, reason in zip(written, reasons, strict=True) if reason is not None]
-        for perturbed_image in perturbed_images:
-            if perturbed_image.record.status == "failed":
-                settings.notify(f"{perturbed_image.record.name}: {perturbed_image.record.error}")
-        name = label_with_eps(outcome.name, outcome.record) if several else outcome.name
-        rates[name] = _rates(outcome.record) + _saturation(outcome, module.attack.objective.limit)
-        for line in rates[name]:
-            settings.notify(f"evidence: {name}: {line}")
-    held_out = sum(record.held_out for record in records_of(outcomes, UniversalRecord))
-    if settings.ends_run and settings.config.held_out and not held_out:
-        settings.notify(f"--held-out {settings.config.held_out:g} of so few photographs are none: give more of them")
-    if settings.ends_run and settings.config.explain:
-        settings.notify("--explain draws maps of single images, and this run has none: lit-viz saliency explains files")
-    folder.merge_evidence({"files": {"read": read, "wrong": wrong}, "universal": rates})
-    verdict = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
-    settings.notify(f"evidence: {read} files read back from the disk, {verdict}")
-    return not wrong
-
-
-def _recorded_file(perturbed_image: PerturbedImage, perturbation: Record) -> RecordedFile:
+def _recorded_file(image: PerturbedImage, perturbation: Record) -> RecordedFile:
     """Return a photograph's file with its record. Of an array off the 8-bit lattice the stored photograph is rounded,
     by up to half a level."""
-    off = 0.5 if perturbed_image.record.source is None else 0.0
-    return RecordedFile(
-        Path(str(perturbed_image.image)),
-        perturbed_image.record,
-        partial(_read, perturbed_image.source),
-        perturbation,
-        off,
-    )
+    off = 0.5 if image.record.source is None else 0.0
+    return RecordedFile(Path(str(image.image)), image.record, partial(_read, image.source), perturbation, off)
 
 
 def _read(source: Tensor | Path | None) -> Tensor | None:
@@ -149,8 +120,8 @@ def _saturation(outcome: Outcome, limit: float) -> list[str]:
     if since is None:
         return []
     return [
-        f"learned nothing more from iteration {since} on, for the cross-entropy of every photograph had reached "
-        f"--attack.clip {limit:g}: more photographs would teach it, or a larger clip"
+        f"no gradient after iteration {since}: the cross-entropy of every photograph is at --attack.clip {limit:g}: "
+        "use more photographs or a larger clip"
     ]
 
 
@@ -202,11 +173,11 @@ def _panel(outcome: Outcome) -> UniversalPanel | None:
     )
 
 
-def _photograph(perturbed_image: PerturbedImage) -> AttackPanel | None:
-    record = perturbed_image.record
-    if perturbed_image.image is None or perturbed_image.source is None:
+def _photograph(image: PerturbedImage) -> AttackPanel | None:
+    record = image.record
+    if image.image is None or image.source is None:
         return None
     held_out = "\nheld out" if record.held_out else ""
     before = prediction_text(record, record.predicted_before_name, record.probability_before)
     after = prediction_text(record, record.predicted_name, record.probability)
-    return AttackPanel(record.name, perturbed_image.source, perturbed_image.image, before + held_out, after)
+    return AttackPanel(record.name, image.source, image.image, before + held_out, after)

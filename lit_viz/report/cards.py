@@ -16,7 +16,7 @@ from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.curves import Curve, is_geometric, spread
 from lit_viz.images.rendering import MAGNIFIED
 from lit_viz.methods.records import label_with_lr
-from lit_viz.presentations.base import CardText
+from lit_viz.presentations import CardText
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record
 

@@ -17,11 +17,11 @@ import jinja2
 from markupsafe import Markup
 
 from lit_viz.images.listing import has_array_images
-from lit_viz.presentations.base import Presentation
+from lit_viz.presentations import Presentation
 from lit_viz.report.cards import build_cards, file_in, image_uri, is_embeddable, printed_width
 from lit_viz.report.evidence import evidence_items, held_out_item
+from lit_viz.runs import RECORDED
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.layout import RECORDED
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import pluralize, status_summary

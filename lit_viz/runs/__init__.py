@@ -1,1 +1,153 @@
-"""The run folder: its layout, its files and the results that they contain."""
+"""The run folder: its files, which folders may become one, and its lock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lit_viz.errors import LitVizError
+from lit_viz.utils.files import remove_temporary_files, translate_write_errors
+
+#: Locked by the process that writes the run. The operating system releases the lock when the process ends.
+LOCK = ".lock"
+#: First line of ``config.yaml``. LightningCLI writes the file too; ``--overwrite`` deletes only runs of lit_viz.
+MARK = "# lit_viz run\n"
+#: Key of ``config.yaml`` for the provenance of the run (method, versions, network); it is no option.
+RECORDED = "recorded"
+
+CONFIG, QUEUE, METRICS, RESULTS, EVIDENCE = (
+    "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl", "evidence.json",
+)  # fmt: skip
+#: Patterns of the files that every method may write; ``--overwrite`` deletes these and those of the methods.
+_FILES = (
+    QUEUE, METRICS, RESULTS, "sources", "images", "arrays", "frames", "photographs", "figure.*", "evolution.*",
+    "evidence.*", "report.html", "checkpoints", "wandb",
+)  # fmt: skip
+
+
+@contextmanager
+def run_lock(path: str | Path) -> Iterator[None]:
+    """Lock a run folder while the block is executed, without links to other places or files of a killed process.
+
+    A missing folder is created, and removed with its parents if it is empty afterwards. A folder that is neither empty
+    nor a run, or that cannot be written, is not locked.
+
+    Args:
+        path: run folder.
+
+    Raises:
+        LitVizError: another process has locked the folder, it contains links to other places, or it cannot be created.
+    """
+    path = Path(path)
+    with _creation_errors(path):
+        exists = path.exists()
+        is_usable = os.access(path, os.W_OK) and (is_run(path) or is_empty(path))
+    if exists and not is_usable:
+        yield
+        return
+    created = [parent for parent in path.parents if not parent.exists()]
+    create_folder(path)
+    _check_links(path)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise LitVizError(
+            f"{path} is in use, another process is writing this run: wait until it ends, or choose another --out"
+        ) from error
+    try:
+        remove_temporary_files(path)
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):
+            for folder in (path, *created):
+                folder.rmdir()
+
+
+def _check_links(path: Path) -> None:
+    """Reject links out of a run folder, so that nothing outside is written, deleted or embedded."""
+    root = path.resolve()
+    for folder, folders, files in os.walk(path):
+        for entry in (Path(folder, name) for name in (*folders, *files)):
+            if entry.is_symlink() and not entry.resolve().is_relative_to(root):
+                raise LitVizError(f"a run folder must contain no links to other places, got {entry}: remove the link")
+
+
+def is_run(path: str | Path) -> bool:
+    """Return whether a path is a folder with a ``config.yaml``."""
+    try:
+        return (Path(path) / CONFIG).is_file()
+    except OSError:  # the name is too long, or the parent is not readable
+        return False
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether a path is a folder without files, apart from the lock."""
+    return path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())
+
+
+def create_folder(path: Path) -> None:
+    """Create a run folder and its parents.
+
+    Raises:
+        LitVizError: it cannot be created.
+    """
+    with _creation_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def check_new(path: Path, *, overwrite: bool, method_files: Sequence[str]) -> None:
+    """Check that a path can become a new run.
+
+    Raises:
+        LitVizError: it is a file, or a folder that is neither empty nor a run that may be overwritten.
+    """
+    if path.exists() and not path.is_dir():
+        raise LitVizError(f"{path} is a file: give a folder for the run by --out")
+    with translate_write_errors(path):
+        is_free = not path.is_dir() or is_empty(path)
+    if is_free:
+        return
+    if overwrite:
+        entries_to_delete(path, method_files)
+    elif is_run(path):
+        raise LitVizError(
+            f"{path} already holds a run: --resume continues it, --overwrite replaces it, or choose another --out"
+        )
+    else:
+        raise LitVizError(
+            f"{path} is not empty and not a run, so neither --overwrite nor --resume touches it: choose another --out"
+        )
+
+
+def entries_to_delete(path: Path, method_files: Sequence[str]) -> list[Path]:
+    """Return the entries of a run folder in the order of their deletion, ``config.yaml`` last.
+
+    Raises:
+        LitVizError: the folder is no run of lit_viz, or contains other files.
+    """
+    config = path / CONFIG
+    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(MARK):
+        raise LitVizError(f"{path} is not a lit_viz run, so --overwrite doesn't delete it: choose another --out")
+    patterns = (*_FILES, *method_files)
+    entries = [entry for entry in path.iterdir() if entry.name not in (LOCK, CONFIG)]
+    foreign = sorted(e.name for e in entries if not any(fnmatch(e.name, pattern) for pattern in patterns))
+    if foreign:
+        names = ", ".join(foreign[:3])
+        raise LitVizError(f"{path} also holds {names}, which is not of the run: move it away before --overwrite")
+    return [*sorted(entries), config]
+
+
+@contextmanager
+def _creation_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LitVizError(f"the run folder {path} can't be made ({error.strerror}): give another by --out") from error

@@ -7,6 +7,7 @@ each checkpoint everything is flushed to the disk. Only rank zero writes.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -17,39 +18,42 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+import yaml
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.images.reading import encode_png
-from lit_viz.runs import layout
-from lit_viz.runs.layout import (
+from lit_viz.runs import (
     CONFIG,
     EVIDENCE,
     MARK,
     METRICS,
-    METRICS_HEADER,
     QUEUE,
     RECORDED,
     RESULTS,
-    index_of,
-    iteration_of,
+    check_new,
+    create_folder,
+    entries_to_delete,
+    is_empty,
+    is_run,
 )
 from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Result, Snapshot, Task, key_of
 from lit_viz.utils.files import (
     append_bytes,
     complete_lines,
     json_line,
-    list_files,
-    list_folders,
     plain,
     read_yaml,
-    remove_temporary_files,
+    sha256,
     sync_filesystem,
     translate_write_errors,
-    truncate_after,
     write_bytes,
     write_text,
 )
+
+#: Folders of files whose names begin with the key of their task.
+_TASK_FOLDERS = ("sources", "images", "arrays", "photographs", "frames")
+_HEADER = ("task", "iteration", "metric", "value")  # of metrics.csv
 
 
 class RunFolder:
@@ -57,34 +61,27 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        written: by task index, number of rows of ``metrics.csv`` and size of the files in bytes; complete in a new run
+            and after :meth:`trim`.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._rows: list[str] = []  # of metrics.csv, until the next flush
-
-    @staticmethod
-    def is_run(path: str | Path) -> bool:
-        """Return whether a path is a folder with a ``config.yaml``."""
-        return layout.is_run(path)
+        self._rows: list[Sequence[Any]] = []  # of metrics.csv, until the next flush
+        self.written: dict[int, list[int]] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """Open an existing run.
 
         Raises:
-            LitVizError: ``path`` is not a run.
+            LitVizError: ``path`` is not a run, or its configuration or queue was changed.
         """
-        if not cls.is_run(path):
-            try:
-                (Path(path) / CONFIG).stat()
-                reason = "its config.yaml is not a file"
-            except (FileNotFoundError, NotADirectoryError):
-                reason = "it has no config.yaml" if Path(path).is_dir() else "there is no such folder"
-            except OSError as error:  # such as a name that is too long
-                reason = str(error.strerror)
-            raise LitVizError(f"{path} is not a lit_viz run ({reason}): give the folder that a run was written to")
-        return cls(path)
+        if not is_run(path):
+            raise LitVizError(f"{path} is not a lit_viz run: give the folder that a run was written to")
+        folder = cls(path)
+        folder._check_checksums()
+        return folder
 
     @classmethod
     def create(cls, path: str | Path, overwrite: bool = False, method_files: Sequence[str] = ()) -> RunFolder:
@@ -99,8 +96,8 @@ class RunFolder:
             LitVizError: the folder is not empty, or cannot be created.
         """
         path = Path(path)
-        layout.check_new(path, overwrite=overwrite, method_files=method_files)
-        layout.create_folder(path)
+        check_new(path, overwrite=overwrite, method_files=method_files)
+        create_folder(path)
         return cls(path)
 
     def clear(self, method_files: Sequence[str] = ()) -> None:
@@ -109,14 +106,9 @@ class RunFolder:
         Raises:
             LitVizError: the folder contains other files, or cannot be deleted.
         """
-        if layout.is_empty(self.path):
-            return
         with translate_write_errors(self.path):
-            for entry in layout.entries_to_delete(self.path, method_files):
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
+            for entry in [] if is_empty(self.path) else entries_to_delete(self.path, method_files):
+                _delete(entry)
 
     def discard(self) -> None:
         """Delete configuration and queue of a run that has failed before its first step."""
@@ -137,7 +129,7 @@ class RunFolder:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What the run recorded of itself: method, versions, network."""
+        """Provenance of the run: method, versions, network."""
         return self.config.get(RECORDED) or {}
 
     def queue(self) -> list[Task]:
@@ -152,22 +144,23 @@ class RunFolder:
                 raise ValueError("lines are missing")
             return tasks
         except (ValueError, TypeError) as error:
-            raise LitVizError(
-                f"{self.path / QUEUE} is damaged ({first_line(error)}), so it isn't known what the run was to "
-                "make: start it again with --overwrite, or in another folder"
-            ) from error
+            raise _damaged_queue(self.path / QUEUE, first_line(error)) from error
 
     def records(self) -> list[Record]:
-        """Return the records of finished tasks, in task order."""
+        """Return the records of finished tasks, in task order.
+
+        Raises:
+            LitVizError: a recorded file is outside the folder.
+        """
         by_index: dict[int, Record] = {}
-        for line in complete_lines(self.path / RESULTS):
-            if (record := _parse_record(line)) is not None:
-                by_index[record.index] = record
+        for record in map(Record.read, filter(_is_record, map(_parse_object, complete_lines(self.path / RESULTS)))):
+            _check_inside(record.file, record.array)
+            by_index[record.index] = record
         return [by_index[index] for index in sorted(by_index)]
 
     def frames(self, key: str) -> list[tuple[int, Path]]:
         """Return the logged images of a task (``task.key``) as (iteration, PNG file), in order."""
-        return sorted((iteration_of(file), file) for file in (self.path / "frames" / key).glob("iter_*.png"))
+        return sorted((_iteration_of(file), file) for file in (self.path / "frames" / key).glob("iter_*.png"))
 
     def metric_names(self) -> list[str]:
         """Return the names of all logged metrics, sorted."""
@@ -179,7 +172,7 @@ class RunFolder:
         for key, iteration, name, value in self._metric_rows():
             if name == metric:
                 by_task.setdefault(key, {})[int(iteration)] = float(value)
-        return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=index_of)}
+        return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=_index_of)}
 
     def metrics(self, keys: Collection[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
         """Return all metrics of some tasks: by ``task.key`` and name, (iteration, value) in order of iteration."""
@@ -192,13 +185,14 @@ class RunFolder:
     def _metric_rows(self) -> Iterator[list[str]]:
         self.flush()
         rows = csv.reader(complete_lines(self.path / METRICS))
-        yield from (row for row in rows if len(row) == 4 and row[1].isdecimal())
+        yield from (row for row in rows if len(row) == len(_HEADER) and row[1].isdecimal())
 
     def perturbed_images(self, key: str) -> list[PerturbedImage]:
         """Return the photographs of a universal perturbation (``task.key``) as files; none for other tasks."""
         lines = map(_parse_object, complete_lines(self.path / "photographs" / f"{key}.jsonl"))
         images = []
-        for record in (PerturbedImageRecord.from_dict(line) for line in lines if _is_record(line)):
+        for record in map(PerturbedImageRecord.from_dict, filter(_is_record, lines)):
+            _check_inside(record.file, record.original)
             file, original = (None if name is None else self.path / name for name in (record.file, record.original))
             images.append(PerturbedImage(record, file, original))
         return images
@@ -210,23 +204,35 @@ class RunFolder:
 
     # -- writing
 
-    def write_config(self, text: str) -> None:
-        """Write ``config.yaml``, marked as the configuration of a lit_viz run by its first line."""
-        write_text(self.path / CONFIG, text if text.startswith(MARK) else MARK + text)
+    def write_config(self, options: str, recorded: Mapping[str, Any] | None = None) -> None:
+        """Write ``config.yaml``, marked as the configuration of a lit_viz run by its first line.
+
+        Args:
+            options: resolved options as YAML.
+            recorded: provenance of the run. The checksums of options and queue are added.
+        """
+        queue = self.path / QUEUE
+        text = MARK + options
+        checksums = {"options": _digest(text), "queue": sha256(queue) if queue.exists() else None}
+        provenance = {RECORDED: plain({**(recorded or {}), "sha256": checksums})}
+        write_text(self.path / CONFIG, text + yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
+
+    def _check_checksums(self) -> None:
+        """Compare configuration and queue with their recorded checksums."""
+        checksums = self.recorded.get("sha256") or {}
+        options = _digest((self.path / CONFIG).read_text(encoding="utf-8").rpartition(f"\n{RECORDED}:\n")[0] + "\n")
+        if checksums.get("options", options) != options:
+            raise LitVizError(
+                f"{self.path / CONFIG} was changed after the start of the run: restore it, or start another run with "
+                f"--config {self.path / CONFIG}"
+            )
+        queue = self.path / QUEUE
+        if checksums.get("queue") is not None and not (queue.exists() and sha256(queue) == checksums["queue"]):
+            raise _damaged_queue(queue, "wrong checksum")
 
     def write_queue(self, tasks: Sequence[Task]) -> None:
         """Write the tasks; a resume reads them even if the photographs' folder has changed."""
         write_text(self.path / QUEUE, "".join(json_line(asdict(task)) for task in tasks))
-
-    def write_source(self, task: Task, image: Tensor) -> str:
-        """Write a photograph ``(C, H, W)`` in [0, 1] as the network saw it; return its relative path.
-
-        An image that is not on the 8-bit lattice is also written as an array.
-        """
-        levels = image.detach().cpu().double() * 255
-        if bool((levels - levels.round()).abs().max() > 1e-4):
-            self._write_array(f"sources/{task.key}.npy", image)
-        return self._write_png(f"sources/{task.key}.png", image)
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
         """Write the frames of a snapshot, and buffer its metrics until :meth:`flush`."""
@@ -235,16 +241,14 @@ class RunFolder:
             self._write_png(f"frames/{key}/iter_{iteration:06d}.png", snapshot.image)
         for name, image in snapshot.extra_images.items():
             self._write_png(f"frames/{key}.{name}/iter_{iteration:06d}.png", image)
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerows((key, iteration, name, f"{float(value):.9g}") for name, value in snapshot.metrics.items())
-        self._rows.append(text.getvalue())
+        self._rows += [(key, iteration, name, f"{float(value):.9g}") for name, value in snapshot.metrics.items()]
+        self.written.setdefault(snapshot.task.index, [0, 0])[0] += len(snapshot.metrics)
 
     def add_result(self, result: Result) -> Record:
         """Write image and array of a finished task, then its record; return the record."""
         key, file, array = result.task.key, None, None
         if result.source is not None:
-            self.write_source(result.task, result.source)
+            self._write_source(key, result.source)
         if result.image is not None:
             file = self._write_png(f"images/{key}.png", result.image)
         if result.array is not None:
@@ -259,13 +263,14 @@ class RunFolder:
         """Append the buffered metrics to ``metrics.csv``; after an error they remain buffered."""
         if not self._rows:
             return
-        path, text = self.path / METRICS, "".join(self._rows)
+        path = self.path / METRICS
         has_header = path.exists() and path.stat().st_size > 0
-        append_bytes(path, (text if has_header else METRICS_HEADER + text).encode(), sync=False)
+        append_bytes(path, _csv_bytes(self._rows if has_header else [_HEADER, *self._rows]), sync=False)
         self._rows.clear()
 
     def settle(self) -> None:
         """Flush metrics and file system, so that a checkpoint may refer to everything written so far."""
+        self._check_exists()
         self.flush()
         sync_filesystem(self.path)
 
@@ -278,44 +283,69 @@ class RunFolder:
     def amend(self, records: Iterable[Record]) -> None:
         """Replace the records of finished tasks by these."""
         amended = {record.index: record for record in records}
-        lines = (json_line(amended.get(record.index, record).to_dict()) for record in self.records())
-        write_text(self.path / RESULTS, "".join(lines))
+        self._write_records([amended.get(record.index, record) for record in self.records()])
 
     def merge_evidence(self, evidence: Mapping[str, Any]) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
         write_text(self.path / EVIDENCE, json.dumps(plain({**self.evidence(), **evidence}), indent=2) + "\n")
 
+    def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, list[int]]:
+        """Return :attr:`written` as it is on the disk, without what :meth:`trim` would delete."""
+        measured: dict[int, list[int]] = {index: [0, 0] for index in (*done, *iterations)}
+        is_kept = _kept(done, iterations)
+        for key, iteration, *_ in self._metric_rows():
+            if is_kept(key, int(iteration)):
+                measured[_index_of(key)][0] += 1
+        for folder in (self.path / name for name in _TASK_FOLDERS):
+            for path in folder.rglob("*"):
+                key = path.relative_to(folder).parts[0]
+                k = _iteration_of(path) if folder.name == "frames" else -1
+                if _index_of(key) in measured and is_kept(key, k) and path.is_file():
+                    measured[_index_of(key)][1] += path.stat().st_size
+        return measured
+
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
-        """Delete what was written after a checkpoint, because it will be computed again.
+        """Delete what is not part of a checkpoint, because it will be computed again.
 
         Args:
             done: indices of the tasks that are finished in the checkpoint; all of their files remain.
             iterations: by task index, the iteration of the tasks in progress; earlier rows and frames remain.
         """
         self._rows.clear()
-        done = frozenset(done)
-
-        def is_kept(index: int, iteration: int) -> bool:
-            return index in done or iteration < iterations.get(index, 0)
-
+        self.written = self.measure(done, iterations)
+        is_kept = _kept(done, iterations)
         with translate_write_errors(self.path):
-            for folder in (self.path, self.path / "checkpoints"):
-                remove_temporary_files(folder)
-            # Lines are in order of time, so that those of the checkpoint come first.
-            truncate_after(self.path / METRICS, lambda line: _is_kept_row(line, is_kept))
-            truncate_after(
-                self.path / RESULTS, lambda line: (record := _parse_record(line)) is not None and record.index in done
-            )
-            for file in (file for name in ("sources", "images", "arrays") for file in list_files(self.path / name)):
-                if _is_unfinished(file.name, done):
-                    file.unlink()
-            for table in list_files(self.path / "photographs"):
-                if _is_unfinished(table.name, done):
-                    shutil.rmtree(table.with_suffix(""), ignore_errors=True)
-                    table.unlink()
-            for folder in list_folders(self.path / "frames"):
-                if _is_unfinished(folder.name, done):
-                    _delete_frames(folder, is_kept)
+            folders = [self.path / name for name in _TASK_FOLDERS if name != "frames"]
+            frames = [path for path in (self.path / "frames").glob("*") if path.is_dir()]
+            if (self.path / METRICS).exists():
+                rows = [row for row in self._metric_rows() if is_kept(row[0], int(row[1]))]
+                write_bytes(self.path / METRICS, _csv_bytes([_HEADER, *rows]))
+            if (self.path / RESULTS).exists():
+                self._write_records([record for record in self.records() if record.index in done])
+            for path in [path for folder in folders for path in folder.glob("*")]:
+                if (index := _index_of(path.name)) >= 0 and index not in done:
+                    _delete(path)
+            for folder in frames:
+                for file in folder.glob("*"):
+                    if not is_kept(folder.name, _iteration_of(file)):
+                        _delete(file)
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
+
+    def _check_exists(self) -> None:
+        if not is_run(self.path):
+            raise LitVizError(f"the run folder {self.path} was deleted or moved during the run")
+
+    def _write_records(self, records: Sequence[Record]) -> None:
+        write_text(self.path / RESULTS, "".join(json_line(record.to_dict()) for record in records))
+
+    def _write_source(self, key: str, image: Tensor) -> None:
+        """Write a photograph ``(C, H, W)`` in [0, 1] as the network saw it, and off the 8-bit lattice also as an
+        array."""
+        levels = image.detach().cpu().double() * 255
+        if bool((levels - levels.round()).abs().max() > 1e-4):
+            self._write_array(f"sources/{key}.npy", image)
+        self._write_png(f"sources/{key}.png", image)
 
     def _write_perturbed_images(self, key: str, images: Sequence[PerturbedImage]) -> None:
         lines = []
@@ -326,27 +356,46 @@ class RunFolder:
                 file = self._write_png(f"{name}.png", image.image)
                 original = self._write_png(f"{name}.original.png", image.source)
             lines.append(json_line(image.record.amend(file=file, original=original).to_dict()))
-        write_text(self.path / "photographs" / f"{key}.jsonl", "".join(lines))
+        self._write(f"photographs/{key}.jsonl", "".join(lines).encode())
 
     def _write_png(self, relative: str, image: Tensor) -> str:
-        write_bytes(self.path / relative, encode_png(image), sync=False)
-        return relative
+        return self._write(relative, encode_png(image))
 
     def _write_array(self, relative: str, array: Tensor) -> str:
         content = io.BytesIO()  # NumPy raises no error if it writes a file on a full disk
         np.save(content, array.detach().cpu().float().numpy(), allow_pickle=False)
-        write_bytes(self.path / relative, content.getvalue(), sync=False)
+        return self._write(relative, content.getvalue())
+
+    def _write(self, relative: str, content: bytes) -> str:
+        """Write a file of a task, which begins with the task's key in one of the folders."""
+        self._check_exists()
+        path = self.path / relative
+        before = path.stat().st_size if path.exists() else 0
+        write_bytes(path, content, sync=False)
+        self.written.setdefault(_index_of(relative.split("/")[1]), [0, 0])[1] += len(content) - before
         return relative
-
-
-def _parse_record(line: str) -> Record | None:
-    """Return the record of a line of ``results.jsonl``; None if the line is damaged."""
-    values = _parse_object(line)
-    return Record.read(values) if _is_record(values) else None
 
 
 def _is_record(values: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
     return values is not None and isinstance(values.get("index"), int) and "name" in values
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _damaged_queue(path: Path, reason: str) -> LitVizError:
+    return LitVizError(
+        f"{path} is damaged ({reason}), so the tasks of the run are unknown: start it again with --overwrite, or in "
+        "another folder"
+    )
+
+
+def _check_inside(*names: Any) -> None:
+    """Check that recorded paths do not leave the run folder."""
+    for name in names:
+        if name is not None and (not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts):
+            raise LitVizError(f"a recorded file must be in the run folder, got {name!r}")
 
 
 def _parse_object(text: str) -> dict[str, Any] | None:
@@ -358,22 +407,38 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _is_kept_row(line: str, is_kept: Callable[[int, int], bool]) -> bool:
-    if line == METRICS_HEADER:
-        return True
-    key, _, rest = line.partition(",")
-    iteration = rest.partition(",")[0]
-    return rest.count(",") >= 2 and iteration.isdecimal() and is_kept(index_of(key), int(iteration))
+def _csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
-def _is_unfinished(name: str, done: Collection[int]) -> bool:
-    """Return whether a file or folder belongs to a task that is not done."""
-    return (index := index_of(name)) >= 0 and index not in done
+def _index_of(name: str) -> int:
+    """Return the task index at the start of a file name, as in ``0000_tarantula.png``; -1 for other names."""
+    number = name.partition("_")[0]
+    return int(number) if number.isdecimal() else -1
 
 
-def _delete_frames(folder: Path, is_kept: Callable[[int, int], bool]) -> None:
-    for file in list_files(folder):
-        if not is_kept(index_of(folder.name), iteration_of(file)):
-            file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+def _iteration_of(frame: Path) -> int:
+    """Return the iteration at the end of a frame's file name, as in ``iter_000050.png``; -1 for other names."""
+    number = frame.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def _kept(done: Collection[int], iterations: Mapping[int, int]) -> Callable[[str, int], bool]:
+    """Return whether the row or frame of a task at an iteration belongs to a checkpoint; see :meth:`RunFolder.trim`."""
+    finished = frozenset(done)
+
+    def is_kept(key: str, iteration: int) -> bool:
+        index = _index_of(key)
+        return index in finished or iteration < iterations.get(index, 0)
+
+    return is_kept
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a link or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

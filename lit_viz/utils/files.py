@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -149,29 +148,9 @@ def non_utf8_name_error(path: str | Path) -> str | None:
 
 
 def remove_temporary_files(folder: str | Path) -> None:
-    """Remove the temporary files that a killed process left in a folder."""
-    for path, is_folder in _entries(folder):
-        if not is_folder and path.name.startswith(".") and _TEMPORARY in path.name:
-            path.unlink(missing_ok=True)
-
-
-def list_files(folder: str | Path) -> list[Path]:
-    """List the files of a folder after removing temporary ones; empty if the folder is missing."""
-    remove_temporary_files(folder)
-    return [path for path, is_folder in _entries(folder) if not is_folder]
-
-
-def list_folders(folder: str | Path) -> list[Path]:
-    """List the folders in a folder; empty if it is missing."""
-    return [path for path, is_folder in _entries(folder) if is_folder]
-
-
-def _entries(folder: str | Path) -> list[tuple[Path, bool]]:
-    """Return (path, is a folder) of each entry, without a stat call per entry."""
-    if not Path(folder).is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return [(Path(entry.path), entry.is_dir()) for entry in entries]
+    """Remove the temporary files that a killed process left in a folder and its subfolders."""
+    for path in Path(folder).rglob(f".*{_TEMPORARY}*"):
+        path.unlink(missing_ok=True)
 
 
 def complete_lines(path: str | Path) -> Iterator[str]:
@@ -179,24 +158,6 @@ def complete_lines(path: str | Path) -> Iterator[str]:
     if Path(path).exists():
         with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as file:
             yield from (line for line in file if line.endswith("\n"))
-
-
-def truncate_after(path: str | Path, accept: Callable[[str], bool]) -> None:
-    """Truncate a text file, if it exists, after its last complete line that ``accept`` accepts.
-
-    Lines are read in reverse, so the cost depends on the removed part only.
-    """
-    path = Path(path)
-    if not path.exists() or path.stat().st_size == 0:  # empty files can't be mapped
-        return
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        size = content.rfind(b"\n") + 1
-        while size:
-            start = content.rfind(b"\n", 0, size - 1) + 1
-            if accept(content[start:size].decode(errors="replace")):
-                break
-            size = start
-    os.truncate(path, size)
 
 
 def json_line(record: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import lit_viz as lv
 from lit_viz.attacks import APGD, FMN, Attack, Ensemble, Square, run_attack
 from lit_viz.attacks.base import plain_evaluate
 from lit_viz.attacks.norms import NORMS, NormName
-from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.saving import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.diagnostics import successes
@@ -285,28 +285,28 @@ def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier,
     """Of images at different members too: the numbers of x_k come from its own evaluation."""
     tasks = queue(smooth, [0.0005, 0.02, 0.001, 0.05, 0.002])
     runs = [train(module(smooth, slots), tasks, precision="64-true") for slots in (1, 3, 8)]
-    assert {result.record["by"] for result in runs[0].results.values()} > {None}
+    assert {result.record.by for result in runs[0].results.values()} > {None}
     for i in range(5):
         alone = runs[0].results[i]
         for run in runs:
             record = run.results[i].record
             assert torch.equal(run.results[i].image, alone.image)
             for key in ("by", "tried", "iterations", "forwards", "success_float", "success_file"):
-                assert record[key] == alone.record[key]
+                assert getattr(record, key) == getattr(alone.record, key)
             # APGD returns to a point whose slope it knows, or not, where two scores are equal but for rounding.
-            assert abs(record["backwards"] - alone.record["backwards"]) <= 2
+            assert abs(record.backwards - alone.record.backwards) <= 2
             seen = run.snapshots[i]
             assert any(o.metrics.get("gradient_norm", 0.0) > 0 for o in seen)
-            assert [o.iteration for o in seen] == list(range(record["iterations"] + 1))
+            assert [o.iteration for o in seen] == list(range(record.iterations + 1))
             for one, other in zip(seen, runs[0].snapshots[i], strict=True):
                 assert {"margin", "probability"} <= one.metrics.keys()
-                assert "objective" in one.metrics or one.iteration == record["iterations"]
+                assert "objective" in one.metrics or one.iteration == record.iterations
                 assert one.metrics["margin"] == pytest.approx(other.metrics["margin"], abs=1e-6)
         for o in runs[0].snapshots[i][:-1]:  # also where a member is through, and the next one begins elsewhere
             logits = smooth.logits(o.image[None])
             assert o.metrics["margin"] == pytest.approx(float(margins(logits, [tasks[i].label or 0])), abs=1e-4)
-        if not alone.record["success_float"]:  # one more than its updates for each of five stages
-            assert alone.record["forwards"] == 40 + 5
+        if not alone.record.success_float:  # one more than its updates for each of five stages
+            assert alone.record.forwards == 40 + 5
 
 
 def test_resumes_in_the_middle_of_the_third_member(smooth: Classifier, train: Train, tmp_path: Path) -> None:
@@ -351,6 +351,6 @@ def test_the_run_says_what_each_member_left(smooth: Classifier, tmp_path: Path) 
 def test_an_image_outside_of_the_ball_is_no_silent_success(smooth: Classifier) -> None:
     """FMN goes there before it comes back."""
     run = lv.attack(smooth, noise(), attack={"ensemble": {"queries": 100, "classes": 2}}, eps=1 / 255, iterations=20)
-    failed = [o for o in run.outcomes if not o.record["success_float"]]
+    failed = [o for o in run.outcomes if not o.record.success_float]
     assert any(margin > 0 for o in failed for _, margin in o.curve("margin"))
     assert not any(successes(o) for o in failed)

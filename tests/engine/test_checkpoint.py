@@ -25,11 +25,10 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
     path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
     io.save_checkpoint({"iteration": 1}, path)
 
-    def full(content: Any, target: Path) -> None:
-        Path(target).write_bytes(b"half")
+    def full(target: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(LitVizError, match="disk full"):
         io.save_checkpoint({"iteration": 2}, path)
     assert io.load_checkpoint(path) == {"iteration": 1}
@@ -45,6 +44,20 @@ class Malicious:
 def test_a_damaged_or_dangerous_checkpoint_is_refused_in_a_sentence(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
-    with pytest.raises(LitVizError, match="can't be read"):
+    with pytest.raises(LitVizError, match="is damaged"):
         AtomicCheckpointIO().load_checkpoint(path)
     assert not Path("/tmp/lit_viz_was_here").exists()
+
+
+def test_any_changed_byte_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"image": torch.rand(4)}, path)
+    assert torch.load(path, weights_only=True)["image"].shape == (4,)  # other readers ignore the digest
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(LitVizError, match="is damaged"):
+            AtomicCheckpointIO().load_checkpoint(path)
+    torch.save({"image": torch.full((4,), torch.nan)}, path)  # saved by somebody else
+    with pytest.raises(LitVizError, match=r"is damaged \(wrong checksum\)"):
+        AtomicCheckpointIO().load_checkpoint(path)

@@ -93,7 +93,7 @@ def test_wandb_and_progress_bar_show_objective() -> None:
     from lit_viz.loggers.wandb import caption
 
     snapshot = Snapshot(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
-    assert caption(snapshot) == "features.3_ch5 - iteration 50 - objective 12.3"
+    assert caption(snapshot, ClassVisualizationPresentation()) == "features.3_ch5 - iteration 50 - objective 12.3"
     progress = RunProgress(4, 1, 0, 0, 120, 120, 400, 50, objective=12.345)
     bar = Progress()
     bar._start = progress

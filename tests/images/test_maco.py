@@ -170,7 +170,7 @@ def test_training_keeps_the_magnitude_and_finds_the_class(
 
 
 def test_a_run_is_continued_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path) -> None:
-    from lit_viz.callbacks.checkpoints import Checkpoints
+    from lit_viz.callbacks.saving import Checkpoints
 
     def method() -> ClassVisualization:
         crop = [RandomCrop(0.8, 1.0, shrink=0.3)]

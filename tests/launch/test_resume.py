@@ -15,6 +15,7 @@ import yaml
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
 from lit_viz.launch import execute as execute_module
 from lit_viz.launch.resume import LAST_CHECKPOINT
@@ -51,17 +52,52 @@ def spoil(run: Path) -> None:
 
 
 def told(run: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in RunFolder.open(run).records()]
+    return [{k: v for k, v in record.to_dict().items() if k != "seconds"} for record in RunFolder.open(run).records()]
 
 
-@pytest.mark.parametrize("damage", [lose(1), lose(0, 1, 2), spoil])
-def test_a_task_without_a_record_is_made_again(damage: Callable[[Path], None], run: Path, smooth: Classifier) -> None:
-    """The checkpoint calls all of them finished: a resume said "3 of 3 images done" and had two."""
-    before = told(run)
+def unlink(pattern: str) -> Callable[[Path], None]:
+    return lambda run: next(iter(sorted(run.glob(pattern)))).unlink()
+
+
+def cut(pattern: str) -> Callable[[Path], None]:
+    """Return a function that keeps the first half of a file."""
+
+    def edit(run: Path) -> None:
+        file = next(iter(sorted(run.glob(pattern))))
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    return edit
+
+
+def double_rows(run: Path) -> None:
+    lines = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text("".join(lines + lines[1:]))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lose(1),
+        lose(0, 1, 2),
+        spoil,
+        double_rows,
+        *(change(pattern) for change in (unlink, cut) for pattern in ("images/*", "frames/*/*", "metrics.csv")),
+    ],
+)
+def test_lost_results_are_computed_again(damage: Callable[[Path], None], run: Path, smooth: Classifier) -> None:
+    """Of tasks that are finished in the checkpoint."""
+    before, files = told(run), contents(run)
     damage(run)
     lv.resume(run, smooth)
     assert told(run) == before
-    assert {file.stem for file in (run / "images").iterdir()} == {f"{i:04d}_{name}" for i, name in enumerate(NAMES[:3])}
+    assert contents(run) == files
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Return the images, and the rows of the metrics in any order."""
+    images = {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("0*/*.png")}
+    images |= {file.name: file.read_bytes() for file in (run / "images").iterdir()}
+    return {**images, "rows": sorted((run / "metrics.csv").read_text().splitlines())}
 
 
 @pytest.mark.parametrize(
@@ -190,12 +226,12 @@ def test_a_checkpoint_of_another_version_changes_nothing(version: int, run: Path
     before = told(run)
     checkpoint = torch.load(run / LAST_CHECKPOINT, weights_only=True)
     checkpoint["lit_viz"] = {"version": version, "slots": []}
-    torch.save(checkpoint, run / LAST_CHECKPOINT)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, run / LAST_CHECKPOINT)
     with pytest.raises(LitVizError, match=f"the checkpoint must have version .*, got {version}"):
         lv.resume(run, smooth)
     assert told(run) == before
 
 
 def test_names_that_no_folder_has_are_one_sentence() -> None:
-    with pytest.raises(LitVizError, match=r"is not a lit_viz run \(File name too long\)"):
+    with pytest.raises(LitVizError, match=r"is not a lit_viz run: give the folder"):
         lv.resume("x" * 300)

@@ -15,8 +15,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 import lit_viz as lv
-from lit_viz.callbacks.checkpoints import Checkpoints
-from lit_viz.callbacks.run_writer import Memory
+from lit_viz.callbacks.saving import Checkpoints, Memory
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.engine.lightning import TaskQueue
@@ -105,7 +104,7 @@ def test_sixteen_bits_need_no_scaled_loss(smooth: Classifier, asked: list[tuple[
         enable_model_summary=False,
     )
     trainer.fit(module, datamodule=TaskQueue(tasks_for(smooth, [0, 1])))
-    assert [result.record["status"] for result in memory.results.values()] == ["done", "done"]
+    assert [result.record.status for result in memory.results.values()] == ["done", "done"]
     assert set(asked) == {(torch.float16, False)}
 
 

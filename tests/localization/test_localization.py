@@ -289,13 +289,13 @@ def test_a_run_is_compared_with_reference_boxes(tmp_path):
     }
     run = localize_run(of_run, {"gradient": "max_abs"}, truth, folder)
     a, b, c, d = folder.records()[:4]
-    assert a["iou"] > 0.9
-    assert iou(tuple(a["box"]), twice) == pytest.approx(a["iou"], abs=1e-6)
-    assert (b["box"], b["iou"]) == (None, 0.0)
-    assert c["iou"] is None
-    assert c["box"] == d["box"] == run.maps[3]["box_in_image"]
-    assert "box" not in folder.records()[4]
-    assert [one.record.get("box") for one in of_run] == [r.get("box") for r in folder.records()]
+    assert a.iou > 0.9
+    assert iou(tuple(a.box), twice) == pytest.approx(a.iou, abs=1e-6)
+    assert (b.box, b.iou) == (None, 0.0)
+    assert c.iou is None
+    assert c.box == d.box == run.maps[3]["box_in_image"]
+    assert folder.records()[4].box is None
+    assert [one.record.box for one in of_run] == [record.box for record in folder.records()]
     held = folder.evidence()["localization"]
     whole = 28 * 28 / 64**2
     assert held["corloc"] == {"gradient": {"corloc": 0.5, "whole_photograph": 0.0, "maps": 2}}

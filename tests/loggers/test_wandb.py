@@ -16,9 +16,12 @@ import wandb
 from PIL import Image
 
 import lit_viz as lv
-from lit_viz.callbacks.run_writer import Memory
+from lit_viz.callbacks.saving import Memory
 from lit_viz.loggers.wandb import RunLogger, WandbImages, caption
 from lit_viz.loggers.wandb_run import open_run
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, Result, Snapshot, Task
 
@@ -54,7 +57,7 @@ def snapshot(task, iteration):
 
 
 def images_of(run, folder, separate=32, notify=print):
-    return WandbImages(RunLogger(run, folder, notify), folder, separate)
+    return WandbImages(RunLogger(run, folder, notify), folder, ClassVisualizationPresentation(), separate)
 
 
 def fake_run(**methods):
@@ -226,7 +229,7 @@ def test_a_resume_does_not_log_finished_grids_again(tmp_path):
     for task in module.tasks[:17]:
         write_snapshots(folder, task, (0,))
         module.finished[task.index] = "done"
-    resumed = WandbImages(callback.logger, folder, separate=3)
+    resumed = WandbImages(callback.logger, folder, ClassVisualizationPresentation(), separate=3)
     resumed.on_train_start(None, module)
     module.finished[17] = "failed"  # before it had a picture
     resumed.on_train_end(None, module)
@@ -259,18 +262,19 @@ def test_means_skip_values_that_are_not_finite(tmp_path):
 
 
 def test_captions_name_target_and_options():
+    attack, saliency = AdversarialExamplePresentation(), SaliencyMapPresentation()
     attacked = Task(0, "quail", seed=0, target=6, target_name="stingray", options={"eps": 0.25})
-    assert caption(Snapshot(attacked, 7, {"probability": 0.126})) == (
+    assert caption(Snapshot(attacked, 7, {"probability": 0.126}), attack) == (
         "quail -> stingray, eps 0.25 - iteration 7 - p = 0.13"
     )
-    assert caption(Snapshot(Task(0, "quail", seed=0), 7, {})) == "quail - iteration 7"
-    mapped = Task(0, "quail", seed=0, options={"method": "smoothgrad", "lr": 0.05})
-    assert caption(Snapshot(mapped, 7, {})) == "quail, smoothgrad, lr 0.05 - iteration 7"
+    assert caption(Snapshot(Task(0, "quail", seed=0), 7, {}), attack) == "quail - iteration 7"
+    mapped = Task(0, "quail", seed=0, options={"method": "smoothgrad"})
+    assert caption(Snapshot(mapped, 7, {}), saliency) == "quail, smoothgrad - iteration 7"
 
 
 def test_the_final_image_of_an_attack_has_the_metrics_of_its_file():
     last = Snapshot(Task(0, "cat", 0), 9, {"probability": 0.9, "margin": -3.0}, file_metrics={"margin": 2.0})
-    assert caption(last) == "cat - iteration 9 - fooled"
+    assert caption(last, AdversarialExamplePresentation()) == "cat - iteration 9 - fooled"
 
 
 def test_file_metrics_of_an_attack_equal_its_record(smooth):
@@ -467,7 +471,8 @@ def test_a_process_with_a_bad_server_ends_in_time(tmp_path, status):
         "import sys, time; from lit_viz.loggers.wandb import *; from lit_viz.loggers.wandb_run import open_run\n"
         "print(time.time())\n"  # after the imports
         "folder = RunFolder.create(sys.argv[1]); run = open_run(folder); assert run.settings.mode == 'offline'\n"
-        "WandbImages(RunLogger(run, folder), folder).finish()"
+        "from lit_viz.presentations.class_visualization import ClassVisualizationPresentation\n"
+        "WandbImages(RunLogger(run, folder), folder, ClassVisualizationPresentation()).finish()"
     )
     environment = os.environ | {"WANDB_API_KEY": 40 * "a", "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
     command = [sys.executable, "-c", script, str(tmp_path / "run")]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import ATTACKS, DDN, PGD, Attack, NormalizedAscentAttack, run_attack
-from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.saving import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
@@ -59,9 +59,9 @@ def test_a_run_is_the_bare_loop_in_slots(smooth: Classifier, train: Train, name:
     )
     for i in range(5):
         result = memory.results[i]
-        assert result.record["iterations"] == int(state["iteration"][i])
-        assert result.record["success_float"] == bool(state["fooled"][i])
-        if result.record["repaired"] == 0:
+        assert result.record.iterations == int(state["iteration"][i])
+        assert result.record.success_float == bool(state["fooled"][i])
+        if result.record.repaired == 0:
             assert (result.image - outcomes[i]).abs().max() <= 0.5 / 255 + 1e-6
 
 
@@ -85,12 +85,12 @@ def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Classifier, train:
     made = Counts(smooth, NormalizedAscentAttack(lr=0.05), images=images(), slots=3)
     memory = train(made, queue(smooth, target=1))
     records = [result.record for result in memory.results.values()]
-    assert all(record["success_float"] for record in records)
-    assert len({record["iterations"] for record in records}) > 1
+    assert all(record.success_float for record in records)
+    assert len({record.iterations for record in records}) > 1
     for record in records:
-        assert (record["forwards"], record["backwards"]) == (record["iterations"] + 1, record["iterations"])
-    assert rows["forward"] == sum(record["forwards"] for record in records)
-    assert rows["backward"] == sum(record["backwards"] for record in records)
+        assert (record.forwards, record.backwards) == (record.iterations + 1, record.iterations)
+    assert rows["forward"] == sum(record.forwards for record in records)
+    assert rows["backward"] == sum(record.backwards for record in records)
 
 
 def test_the_record_tells_what_is_true_in_the_file(smooth: Classifier, train: Train) -> None:
@@ -100,24 +100,24 @@ def test_the_record_tells_what_is_true_in_the_file(smooth: Classifier, train: Tr
         assert torch.equal((image * 255).round() / 255, image)
         logits = smooth.logits(image[None])[0]
         goal = result.task.target
-        assert record["success_file"] == (int(logits.argmax()) == goal)
-        assert record["probability"] == pytest.approx(float(logits.softmax(0)[goal]), abs=1e-6)
+        assert record.success_file == (int(logits.argmax()) == goal)
+        assert record.probability == pytest.approx(float(logits.softmax(0)[goal]), abs=1e-6)
         others = logits.clone()
         others[goal] = -torch.inf
-        assert record["margin"] == pytest.approx(float(logits[goal] - others.max()), abs=1e-5)
+        assert record.margin == pytest.approx(float(logits[goal] - others.max()), abs=1e-5)
         change = image - images()[i]
-        assert record["linf"] == pytest.approx(float(change.abs().max()), abs=1e-6)
-        assert record["l2"] == pytest.approx(float(change.norm()), abs=1e-5)
-        assert record["linf"] <= 0.1 + 1e-6
+        assert record.linf == pytest.approx(float(change.abs().max()), abs=1e-6)
+        assert record.l2 == pytest.approx(float(change.norm()), abs=1e-5)
+        assert record.linf <= 0.1 + 1e-6
         assert torch.equal(result.source, images()[i])
-        assert record["predicted_before"] == result.task.label
+        assert record.predicted_before == result.task.label
 
 
 def test_frames_follow_the_image_and_the_flip_has_one_row(smooth: Classifier, train: Train) -> None:
     made = module(smooth, NormalizedAscentAttack(lr=0.05), log_at="every:1")
     memory = train(made, queue(smooth, target=1))
     for index, seen in memory.snapshots.items():
-        last = memory.results[index].record["iterations"]
+        last = memory.results[index].record.iterations
         assert [o.iteration for o in seen] == list(range(last + 1))
         assert torch.equal(seen[0].image, images()[index])
         assert torch.equal(seen[0].extra_images["difference"], torch.full((3, 16, 16), 0.5))
@@ -135,11 +135,11 @@ def test_what_is_wrong_from_the_start_is_no_success(smooth: Classifier, train: T
     ]
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     for result in memory.results.values():
-        assert result.record["status"] == "skipped"
-        assert "nothing to attack" in result.record["error"]
-        assert not result.record["success_float"]
-        assert not result.record["success_file"]
-        assert (result.record["iterations"], result.record["forwards"], result.record["backwards"]) == (0, 1, 0)
+        assert result.record.status == "skipped"
+        assert "nothing to attack" in result.record.error
+        assert not result.record.success_float
+        assert not result.record.success_file
+        assert (result.record.iterations, result.record.forwards, result.record.backwards) == (0, 1, 0)
 
 
 def test_a_task_that_asks_for_what_is_there_fails_alone(smooth: Classifier, train: Train) -> None:
@@ -147,17 +147,17 @@ def test_a_task_that_asks_for_what_is_there_fails_alone(smooth: Classifier, trai
     tasks[1] = Task(1, "same", 1, label=2, target=2, target_name="cherry", options={"image": 1})
     tasks[2] = Task(2, "nothing", 2, options={"image": 2})
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
-    statuses = [memory.results[i].record["status"] for i in range(5)]
+    statuses = [memory.results[i].record.status for i in range(5)]
     assert statuses == ["done", "failed", "failed", "done", "done"]
-    assert "the target must differ from the label cherry" in memory.results[1].record["error"]
-    assert "neither a label nor a target" in memory.results[2].record["error"]
+    assert "the target must differ from the label cherry" in memory.results[1].record.error
+    assert "neither a label nor a target" in memory.results[2].record.error
 
 
 def test_expectation_over_transforms_takes_views(smooth: Classifier, train: Train) -> None:
     made = module(smooth, PGD(eps=0.2, random_start=False), transforms=[Noise(0.05)], views=3, iterations=20)
     memory = train(made, queue(smooth, 2, target=1))
     for result in memory.results.values():
-        assert result.record["backwards"] == 3 * result.record["iterations"]
+        assert result.record.backwards == 3 * result.record.iterations
 
 
 def test_too_few_classes_for_a_loss_is_one_sentence(train: Train) -> None:
@@ -186,8 +186,8 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
     assert 4 in rest.results
     for index, result in rest.results.items():
         assert torch.equal(result.image, undisturbed.results[index].image)
-        same = {key: value for key, value in result.record.items() if key != "seconds"}
-        assert same == {k: v for k, v in undisturbed.results[index].record.items() if k != "seconds"}
+        same = {key: value for key, value in result.record.to_dict().items() if key != "seconds"}
+        assert same == {k: v for k, v in undisturbed.results[index].record.to_dict().items() if k != "seconds"}
 
 
 def test_a_part_of_the_residual_gradient_moves_the_image(train: Train) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.saving import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import (
@@ -66,7 +66,7 @@ def test_raises_the_probability_of_every_class(smooth: Classifier, train: Train)
         seen = memory.snapshots[index]
         assert [o.iteration for o in seen] == [0, 10, 20, 30]
         assert seen[-1].metrics["probability"] > 1.2 * seen[0].metrics["probability"]
-        assert result.record["rank"] <= seen[0].metrics["rank"]
+        assert result.record.rank <= seen[0].metrics["rank"]
         assert result.image.shape == (3, 16, 16)
 
 
@@ -87,8 +87,8 @@ def test_evaluations_are_counted_apart(smooth: Classifier, train: Train) -> None
     """k updates of B views cost k B forwards and backwards; a look costs one forward, the last score B."""
     memory = train(method(smooth, log_at="last", curve_at="last"), tasks_for(smooth, [0, 1, 2, 3]))
     for result in memory.results.values():
-        assert result.record["backwards"] == 6 * 2
-        assert result.record["forwards"] == 6 * 2 + 2 + 1
+        assert result.record.backwards == 6 * 2
+        assert result.record.forwards == 6 * 2 + 2 + 1
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_cost_is_known_beforehand(smooth: Classifier, train: Train) -> None:
     assert module.step_seconds(tasks) > 0
     memory = train(method(smooth), tasks)
     assert steps == 18  # seven images in three slots, six updates each
-    assert evaluations == sum(result.record["backwards"] for result in memory.results.values())
+    assert evaluations == sum(result.record.backwards for result in memory.results.values())
 
 
 def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Classifier, train: Train) -> None:
@@ -168,7 +168,7 @@ def test_iterations_may_vary_by_task(smooth: Classifier, train: Train) -> None:
 
     tasks = [replace(t, options={"iterations": 2 + i}) for i, t in enumerate(tasks_for(smooth, [0, 1, 2, 3, 4]))]
     memory = train(method(smooth), tasks)
-    assert [memory.results[i].record["iterations"] for i in range(5)] == [2, 3, 4, 5, 6]
+    assert [memory.results[i].record.iterations for i in range(5)] == [2, 3, 4, 5, 6]
 
 
 def test_an_image_that_breaks_is_reported_and_the_others_go_on(smooth: Classifier, train: Train) -> None:
@@ -180,11 +180,11 @@ def test_an_image_that_breaks_is_reported_and_the_others_go_on(smooth: Classifie
     module = method(smooth, Adam(0.3), objective=Breaks(), iterations=40, log_at="every:5")
     memory = train(module, tasks_for(smooth, [0, 1, 2]))
     records = {index: result.record for index, result in memory.results.items()}
-    assert [records[i]["status"] for i in range(3)] == ["done", "failed", "done"]
-    assert 0 < records[1]["iterations"] < 40
-    assert f"at iteration {records[1]['iterations'] + 1}" in records[1]["error"]
+    assert [records[i].status for i in range(3)] == ["done", "failed", "done"]
+    assert 0 < records[1].iterations < 40
+    assert f"at iteration {records[1].iterations + 1}" in records[1].error
     assert memory.results[1].image.isfinite().all()
-    assert records[0]["iterations"] == records[2]["iterations"] == 40
+    assert records[0].iterations == records[2].iterations == 40
 
 
 def test_a_score_that_never_was_a_number_is_not_laid_to_the_learning_rate(smooth: Classifier, train: Train) -> None:
@@ -193,8 +193,8 @@ def test_a_score_that_never_was_a_number_is_not_laid_to_the_learning_rate(smooth
             return super().__call__(outputs) * torch.where(outputs.targets == 1, torch.nan, 1.0)
 
     records = train(method(smooth, objective=Broken(), iterations=4), tasks_for(smooth, [0, 1])).results
-    assert records[0].record["status"] == "done"
-    assert records[1].record["error"].startswith("the scores of the network must be finite")
+    assert records[0].record.status == "done"
+    assert records[1].record.error.startswith("the scores of the network must be finite")
 
 
 def test_priors_are_subtracted_and_logged(smooth: Classifier, train: Train) -> None:
@@ -273,8 +273,10 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: An
     assert set(rest.results) == {2, 3, 4, 0, 1} - {i for i in (0, 1) if i not in rest.results}
     for index, result in rest.results.items():
         assert torch.equal(result.image, undisturbed.results[index].image)
-        same = {key: value for key, value in result.record.items() if key != "seconds"}
-        assert same == {key: value for key, value in undisturbed.results[index].record.items() if key != "seconds"}
+        same = {key: value for key, value in result.record.to_dict().items() if key != "seconds"}
+        assert same == {
+            key: value for key, value in undisturbed.results[index].record.to_dict().items() if key != "seconds"
+        }
     assert path.stat().st_size < 200_000
 
 

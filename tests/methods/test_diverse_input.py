@@ -31,11 +31,11 @@ def attacked(smooth: Classifier, *transforms: dict[str, Any]) -> Run:
 def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
     """No image stops before it fools by itself, and none goes on after; with views that decide some do."""
     outcomes = attacked(smooth, DIVERSE).outcomes
-    assert sum(o.record["success_float"] for o in outcomes) >= 4
+    assert sum(o.record.success_float for o in outcomes) >= 4
     for outcome in outcomes:
         *before, last = [margin for _, margin in outcome.curve("margin")]
         assert max(before) <= 0
-        assert outcome.record["success_float"] == outcome.record["success_file"] == (last > 0)
+        assert outcome.record.success_float == outcome.record.success_file == (last > 0)
     by_views = attacked(smooth, NOISE).results
     assert any(r.get("repaired") or r["status"] == "skipped" for r in by_views)  # what views saw is not in the file
 

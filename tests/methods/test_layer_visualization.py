@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.saving import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
@@ -46,13 +46,13 @@ def test_every_task_raises_its_own_channel(smooth: Classifier, train: Train) -> 
     memory = train(method(smooth, iterations=30), of_channels(0, 5, 11, 5))
     for index, channel in enumerate((0, 5, 11, 5)):
         record, seen = memory.results[index].record, memory.snapshots[index]
-        assert (record["layer"], record["channel"]) == ("features.3", channel)
+        assert (record.layer, record.channel) == ("features.3", channel)
         assert seen[-1].metrics["objective_file"] > seen[0].metrics["objective_file"] + 0.05
         assert "probability" not in seen[-1].metrics
-        assert "judges" not in record
+        assert "judges" not in record.to_dict()
         with torch.no_grad():
             maps = smooth.original.features[:4](smooth.normalize(memory.results[index].image[None]))
-        assert record["objective_file"] == pytest.approx(float(maps[0, channel].mean()), abs=1e-5)
+        assert record.objective_file == pytest.approx(float(maps[0, channel].mean()), abs=1e-5)
 
 
 def test_a_group_is_trained_beside_one_another_and_pictured_so(smooth: Classifier, train: Train) -> None:
@@ -65,8 +65,8 @@ def test_a_group_is_trained_beside_one_another_and_pictured_so(smooth: Classifie
     alone = train(method(smooth, log_at="0,3"), of_channels(1)).snapshots[0][0]
     assert torch.equal(images[0], alone.image)  # the first one starts as a single image does
     record = memory.results[1].record
-    assert record["backwards"] == 6 * 3 * 2
-    assert record["forwards"] == 6 * 3 * 2 + 3 * 2 + 3 * 3  # the last score, and three looks without views
+    assert record.backwards == 6 * 3 * 2
+    assert record.forwards == 6 * 3 * 2 + 3 * 2 + 3 * 3  # the last score, and three looks without views
     assert module.cost(of_channels(1, 4)) == (6, 2 * 6 * 3 * 2)
 
 
@@ -147,8 +147,8 @@ def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train)
     module.judges = judges
     (record,) = [result.record for result in train(module, tasks_for(smooth, [2])).results.values()]
     assert [tuple(picture.shape) for picture in asked] == [(3, 16, 16)] * 3
-    assert record["judges"]["judge"] == {"probability": pytest.approx(0.4), "rank": 3}
-    assert 0 < record["probability"] < 1
+    assert record.judges["judge"] == {"probability": pytest.approx(0.4), "rank": 3}
+    assert 0 < record.probability < 1
 
 
 def test_projections_reach_every_image_of_a_group(smooth: Classifier, train: Train) -> None:
@@ -299,7 +299,7 @@ def test_layers_that_are_read_are_not_folded_and_the_network_stays_a_guest(
     with torch.no_grad():
         maps = network.body[:place](kinked.normalize(memory.results[0].image[None]))
     network.train()
-    assert memory.results[0].record["objective_file"] == pytest.approx(float(maps[0, 2].mean()), abs=1e-5)
+    assert memory.results[0].record.objective_file == pytest.approx(float(maps[0, 2].mean()), abs=1e-5)
     assert network.training
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in network.parameters())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attributions import METHODS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
-from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.saving import Checkpoints
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
@@ -53,23 +53,23 @@ def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, tr
     ours = torch.stack([memory.results[i].array for i in range(5)])
     assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()  # arrays are float32
     for i, (_, result) in enumerate(sorted(memory.results.items())):
-        assert result.record["method"] == name
-        assert result.record["iterations"] == (count or method.evaluations)
+        assert result.record.method == name
+        assert result.record.iterations == (count or method.evaluations)
         if "error" in uncertainty:
-            assert result.record["relative_error"] == pytest.approx(float(uncertainty["error"][i]), rel=1e-6)
+            assert result.record.to_dict()["relative_error"] == pytest.approx(float(uncertainty["error"][i]), rel=1e-6)
 
 
 def test_evaluations_are_counted_and_none_is_wasted(smooth: Classifier, train: Train) -> None:
     """With targets given, a gradient costs one evaluation, and what the network says comes with it."""
     memory = train(module(smooth, Gradient()), queue())
     for i, result in memory.results.items():
-        assert (result.record["forwards"], result.record["backwards"]) == (1, 1)
+        assert (result.record.forwards, result.record.backwards) == (1, 1)
         logits = smooth.logits(images())[i]
-        assert result.record["probability"] == pytest.approx(float(logits.softmax(0)[i % 5]), abs=1e-6)
-        assert result.record["top5"][0][0] == smooth.labels[int(logits.argmax())]
+        assert result.record.probability == pytest.approx(float(logits.softmax(0)[i % 5]), abs=1e-6)
+        assert result.record.top5[0][0] == smooth.labels[int(logits.argmax())]
     memory = train(module(smooth, SmoothGrad(), iterations=9), queue(method="smoothgrad"))
     for result in memory.results.values():  # noisy copies only: the photograph itself is asked about once
-        assert (result.record["forwards"], result.record["backwards"]) == (9 + 1, 9)
+        assert (result.record.forwards, result.record.backwards) == (9 + 1, 9)
 
 
 def test_a_single_photograph_fills_the_batch(smooth: Classifier, train: Train) -> None:
@@ -102,8 +102,8 @@ def test_each_map_stops_at_its_tolerance(smooth: Classifier, train: Train) -> No
     memory = train(made, queue(method="integrated_gradients"))
     exact = train(module(smooth, IntegratedGradients(), iterations=200), queue(method="integrated_gradients"))
     for i, result in memory.results.items():
-        assert result.record["iterations"] < 200
-        assert result.record["relative_error"] <= 1e-3
+        assert result.record.iterations < 200
+        assert result.record.to_dict()["relative_error"] <= 1e-3
         error = (result.array - exact.results[i].array).abs().max() / exact.results[i].array.abs().max()
         assert error < 3e-3
 
@@ -115,7 +115,7 @@ def test_several_methods_run_one_after_another(smooth: Classifier, train: Train)
         for i in range(3)
     ]
     memory = train(module(smooth, [Gradient(), SmoothGrad()]), tasks)
-    assert [memory.results[i].record["iterations"] for i in range(6)] == [1, 1, 1, 32, 32, 32]
+    assert [memory.results[i].record.iterations for i in range(6)] == [1, 1, 1, 32, 32, 32]
     alone = train(module(smooth, SmoothGrad()), [Task(1, "i1", 1, target=1, options=tasks[4].options)])
     torch.testing.assert_close(memory.results[4].array, alone.results[1].array, rtol=1e-4, atol=1e-6)
 
@@ -132,7 +132,7 @@ def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Cl
     assert second.task.label == int(logits[1].argmax())
     assert second.task.target == int(logits[1].argmin())
     assert second.record.target_name == smooth.labels[int(logits[1].argmin())]
-    assert first.record["forwards"] == 2  # one to find the label
+    assert first.record.forwards == 2  # one to find the label
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad"])
@@ -143,10 +143,10 @@ def test_a_predicted_label_that_no_target_hangs_on_costs_nothing(smooth: Classif
     predicted = smooth.logits(images()).argmax(1).tolist()
     for i, result in told.items():
         assert (result.task.label, result.task.target) == (predicted[i], i % 5)
-        assert result.record["forwards"] == asked[i].record["forwards"]
+        assert result.record.forwards == asked[i].record.forwards
         assert asked[i].task.label is None
-        assert result.record["probability"] == asked[i].record["probability"]
-        assert result.record["top5"][0][0] == smooth.labels[predicted[i]]
+        assert result.record.probability == asked[i].record.probability
+        assert result.record.top5[0][0] == smooth.labels[predicted[i]]
 
 
 def test_a_broken_photograph_fails_alone(smooth: Classifier, train: Train, tmp_path: Path) -> None:
@@ -159,11 +159,11 @@ def test_a_broken_photograph_fails_alone(smooth: Classifier, train: Train, tmp_p
         for i, file in enumerate(files)
     ]
     memory = train(module(smooth, Gradient(), images=None), tasks)
-    assert [memory.results[i].record["status"] for i in range(4)] == ["done", "failed", "failed", "done"]
-    assert "is empty" in memory.results[1].record["error"]
-    assert "not an image" in memory.results[2].record["error"]
-    assert memory.results[3].record["original_size"] == [20, 30]
-    assert memory.results[3].record["original_box"] == [5, 0, 25, 20]
+    assert [memory.results[i].record.status for i in range(4)] == ["done", "failed", "failed", "done"]
+    assert "is empty" in memory.results[1].record.error
+    assert "not an image" in memory.results[2].record.error
+    assert memory.results[3].record.original_size == [20, 30]
+    assert memory.results[3].record.original_box == [5, 0, 25, 20]
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad", "integrated_gradients", "rise"])
@@ -187,8 +187,8 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
     for index, result in rest.results.items():
         assert torch.equal(result.array, undisturbed.results[index].array)
         assert result.task == undisturbed.results[index].task
-        same = {key: value for key, value in result.record.items() if key != "seconds"}
-        assert same == {k: v for k, v in undisturbed.results[index].record.items() if k != "seconds"}
+        same = {key: value for key, value in result.record.to_dict().items() if key != "seconds"}
+        assert same == {k: v for k, v in undisturbed.results[index].record.to_dict().items() if k != "seconds"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attacks import PGD, Universal
-from lit_viz.callbacks.checkpoints import Checkpoints
+from lit_viz.callbacks.saving import Checkpoints
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
@@ -89,7 +89,7 @@ def test_slots_change_neither_draws_nor_outcomes(smooth: Classifier, train: Trai
         for run in runs[1:]:
             torch.testing.assert_close(run.results[i].array, runs[0].results[i].array, rtol=0, atol=1e-6)
             for key in ("fooling_rate", "fooling_rate_float", "forwards", "backwards"):
-                assert run.results[i].record[key] == runs[0].results[i].record[key]
+                assert getattr(run.results[i].record, key) == getattr(runs[0].results[i].record, key)
             for one, other in zip(run.snapshots[i], runs[0].snapshots[i], strict=True):
                 assert one.metrics["fooling_rate"] == pytest.approx(other.metrics["fooling_rate"])
 
@@ -122,7 +122,7 @@ def test_what_is_said_of_the_photographs_is_true_of_their_files(
     counted = [n for n in range(6) if target is None or int(before[n]) != target]
     fooled = {}
     for perturbed_image in result.perturbed_images:
-        n = perturbed_image.record["index"]
+        n = perturbed_image.record.index
         expected = ((images()[n] + delta).clamp(0, 1) * 255).round() / 255
         assert perturbed_image.image.dtype == perturbed_image.source.dtype == torch.uint8  # a quarter of the memory
         image, source = perturbed_image.image / 255, perturbed_image.source / 255
@@ -131,15 +131,15 @@ def test_what_is_said_of_the_photographs_is_true_of_their_files(
         assert torch.equal(source, images()[n])
         seen = int(smooth.logits(image[None]).argmax())
         fooled[n] = seen == target if target is not None else seen != int(before[n])
-        assert perturbed_image.record["success_file"] == fooled[n]
-        assert perturbed_image.record["status"] == ("done" if n in counted else "skipped")
-        assert perturbed_image.record["predicted_name"] == smooth.labels[seen]
+        assert perturbed_image.record.success_file == fooled[n]
+        assert perturbed_image.record.status == ("done" if n in counted else "skipped")
+        assert perturbed_image.record.predicted_name == smooth.labels[seen]
     mine = [fooled[n] for n in counted if n != 3]
-    assert record["fooling_rate"] == pytest.approx(sum(mine) / len(mine))
-    assert record["held_out_fooling_rate"] == float(fooled[3])
-    assert (record["photographs"], record["trained_on"], record["held_out"]) == (6, len(mine), 1)
-    assert record["fooling_rate"] > 0
-    assert (record["forwards"], record["backwards"]) == (6 + 40 * 4 + 6, 40 * 4)
+    assert record.fooling_rate == pytest.approx(sum(mine) / len(mine))
+    assert record.held_out_fooling_rate == float(fooled[3])
+    assert (record.photographs, record.trained_on, record.held_out) == (6, len(mine), 1)
+    assert record.fooling_rate > 0
+    assert (record.forwards, record.backwards) == (6 + 40 * 4 + 6, 40 * 4)
 
 
 def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> None:
@@ -148,12 +148,12 @@ def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> No
     photographs[1] = {**photographs[1], "options": {"error": "it is no picture"}}
     broken = Task(0, "universal", 5, options={"photographs": photographs})
     result = train(module(smooth), [broken]).results[0]
-    assert result.record["trained_on"] == 3
-    assert [b.record["status"] for b in result.perturbed_images] == ["done", "failed", "done", "done"]
+    assert result.record.trained_on == 3
+    assert [b.record.status for b in result.perturbed_images] == ["done", "failed", "done", "done"]
     nothing = Task(0, "universal", 5, options={"photographs": photographs[1:2]})
     result = train(module(smooth), [nothing]).results[0]
-    assert result.record["status"] == "failed"
-    assert "got none (it is no picture)" in result.record["error"]
+    assert result.record.status == "failed"
+    assert "got none (it is no picture)" in result.record.error
 
 
 def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
         train(module(smooth), tasks, [Dies(tmp_path / "last.ckpt", every_steps=3)])
     rest = train(module(smooth), tasks, ckpt_path=tmp_path / "last.ckpt").results[0]
     assert torch.equal(rest.array, undisturbed.array)
-    same = {key: value for key, value in rest.record.items() if key != "seconds"}
-    assert same == {key: value for key, value in undisturbed.record.items() if key != "seconds"}
+    same = {key: value for key, value in rest.record.to_dict().items() if key != "seconds"}
+    assert same == {key: value for key, value in undisturbed.record.to_dict().items() if key != "seconds"}
 
 
 def test_a_part_of_the_views_is_looked_at_as_all_are() -> None:
@@ -249,7 +249,7 @@ def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> Non
     assert (record["trained_on"], record["held_out"]) == (4, 2)
     folder = RunFolder.open(tmp_path / "run")
     perturbed_images = folder.perturbed_images("0000_universal")
-    assert [b.record["index"] for b in perturbed_images] == list(range(6))
+    assert [b.record.index for b in perturbed_images] == list(range(6))
     assert all(Path(b.image).is_file() and Path(b.source).is_file() for b in perturbed_images)
     assert (tmp_path / "run" / "figure.png").stat().st_size > 0
     evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())

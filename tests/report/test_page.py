@@ -19,7 +19,7 @@ from PIL import Image
 import lit_viz as lv
 from lit_viz.images.reading import encode_png
 from lit_viz.methods.records import ClassImageRecord
-from lit_viz.presentations.base import CardText, Presentation
+from lit_viz.presentations import CardText, Presentation
 from lit_viz.report import page as report
 from lit_viz.report.cards import EXACT_BYTES, image_uri, plot_curves
 from lit_viz.report.evidence import evidence_items, held_out_item
@@ -34,8 +34,8 @@ EVIL = "<img src=x onerror=alert(1)>\"'&"
 def write_run(path: Path, count: int = 1, frames: int = 3, name: str = "cat", side: int = 4) -> RunFolder:
     """Write a run folder; each frame has another gray level."""
     folder = RunFolder.create(path)
-    recorded = "recorded:\n  method: visualize\n  torch: 2.6.0\n  weights_sha256: 0123abcd\n"
-    folder.write_config(f"iterations: 5\nclassifier:\n  name: tiny\n{recorded}")
+    recorded = {"method": "visualize", "torch": "2.6.0", "weights_sha256": "0123abcd"}
+    folder.write_config("iterations: 5\nclassifier:\n  name: tiny\n", recorded)
     records, rows = [], ["task,iteration,metric,value\n"]
     for index in range(count):
         key = key_of(index, name)

@@ -1,7 +1,9 @@
 import csv
 import ctypes
+import dataclasses
 import json
 import math
+import shutil
 import time
 
 import numpy as np
@@ -58,7 +60,6 @@ def test_a_run_is_not_overwritten_unless_asked(folder):
     before = tree(folder.path)
     replaced = RunFolder.create(folder.path, overwrite=True)
     assert tree(folder.path) == before  # until the new run is known to be possible
-    (folder.path / ".report.123.part.html").touch()  # of a process that was killed
     replaced.clear()
     assert tree(folder.path) == []
     replaced.clear()
@@ -120,18 +121,43 @@ def test_a_file_in_the_way(tmp_path):
 
 def test_open_refuses_what_is_not_a_run(folder, tmp_path):
     assert RunFolder.open(folder.path).path == folder.path
-    with pytest.raises(LitVizError, match=r"not a lit_viz run \(it has no config.yaml\)"):
+    with pytest.raises(LitVizError, match=r"not a lit_viz run: give the folder"):
         RunFolder.open(tmp_path)
-    with pytest.raises(LitVizError, match=r"not a lit_viz run \(there is no such folder\)"):
+    with pytest.raises(LitVizError, match=r"not a lit_viz run: give the folder"):
         RunFolder.open(tmp_path / "runn")
 
 
-def test_the_configuration_stays_what_the_caller_wrote(folder):
+def test_the_configuration_holds_the_options_as_given(folder):
     first, rest = (folder.path / "config.yaml").read_text().split("\n", 1)
     assert first.startswith("#")
-    assert rest == "seed: 7\n"
-    folder.write_config((folder.path / "config.yaml").read_text())
-    assert (folder.path / "config.yaml").read_text() == f"{first}\nseed: 7\n"
+    assert rest.startswith("seed: 7\nrecorded:\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("config.yaml", lambda text: text.replace("seed: 7", "seed: 8")),
+        ("queue.jsonl", lambda text: text[: text.rindex("{")]),
+        ("queue.jsonl", lambda text: text.replace("tarantula", "goldfish")),
+        ("queue.jsonl", None),
+    ],
+)
+def test_a_changed_configuration_or_queue_is_refused(folder, name, damage):
+    folder.write_queue([task(0), task(1)])
+    folder.write_config("seed: 7\n", {"method": "visualize"})
+    RunFolder.open(folder.path)
+    file = folder.path / name
+    file.unlink() if damage is None else file.write_text(damage(file.read_text()))
+    with pytest.raises(LitVizError, match=rf"{name} (was changed after the start|is damaged)"):
+        RunFolder.open(folder.path)
+
+
+def test_a_deleted_folder_is_not_created_again(folder):
+    shutil.rmtree(folder.path)
+    for write in (lambda: observe(folder, 0, 0), lambda: finish(folder, 0), folder.settle):
+        with pytest.raises(LitVizError, match="was deleted or moved during the run"):
+            write()
+    assert not folder.path.exists()
 
 
 # -- writing
@@ -140,8 +166,8 @@ def test_the_configuration_stays_what_the_caller_wrote(folder):
 def test_layout(folder):
     observe(folder, 0, 0)
     observe(folder, 0, 50)
-    folder.write_source(task(0), image(100 / 255))
-    folder.add_result(result(0, array=torch.zeros(3, 2, 2), name="cat/tabby, big"))
+    done = result(0, array=torch.zeros(3, 2, 2), name="cat/tabby, big")
+    folder.add_result(dataclasses.replace(done, source=image(100 / 255)))
     folder.finish()
     assert tree(folder.path) == [
         "arrays/0000_cat_tabby_big.npy",
@@ -151,16 +177,16 @@ def test_layout(folder):
         "images/0000_cat_tabby_big.png",
         "metrics.csv",
         "results.jsonl",
-        "sources/0000_tarantula.png",
+        "sources/0000_cat_tabby_big.png",
     ]
 
 
 def test_the_png_holds_the_rounded_bytes_and_the_array_the_floats(folder):
     pixels = torch.rand(3, 8, 5)
     record = folder.add_result(Result(task(0), Record.of(task(0)), pixels, array=pixels.double()))
-    read = np.asarray(Image.open(folder.path / record["file"]))
+    read = np.asarray(Image.open(folder.path / record.file))
     assert np.array_equal(read, np.round(pixels.numpy() * 255).astype(np.uint8).transpose(1, 2, 0))
-    array = np.load(folder.path / record["array"])
+    array = np.load(folder.path / record.array)
     assert array.dtype == np.float32
     assert np.array_equal(array, pixels.numpy())
 
@@ -180,8 +206,8 @@ def test_a_record_has_the_common_keys_first_and_then_the_methods(folder):
 
 def test_a_failed_task_has_a_record_without_files(folder):
     record = folder.add_result(Result(task(3), Record.of(task(3), status="failed", error="the file is no picture")))
-    assert (record["status"], record["file"], record["array"]) == ("failed", None, None)
-    assert folder.records() == [record]
+    assert (record.status, record.file, record.array) == ("failed", None, None)
+    assert [read.to_dict() for read in folder.records()] == [record.to_dict()]
 
 
 def test_image_and_array_are_on_the_disk_before_the_record(folder, monkeypatch):
@@ -283,7 +309,6 @@ def interrupted(folder):
         file.write("0001_tarantula,1,probabili")
     with (folder.path / "results.jsonl").open("a") as file:
         file.write('{"index": 0, "name": "tar')
-    (folder.path / "images" / ".0002_tarantula.1.part.png").touch()
     (folder.path / "images" / "my own.png").touch()
 
 
@@ -299,7 +324,7 @@ def test_trim_goes_back_to_the_checkpoint(folder):
         "0000_tarantula": [0, 1, 2, 3, 4, 5],
         "0001_tarantula": [0, 1],
     }
-    assert [record["index"] for record in folder.records()] == [0]
+    assert [record.index for record in folder.records()] == [0]
     assert tree(folder.path / "images") == ["0000_tarantula.png", "my own.png"]
     assert tree(folder.path / "arrays") == ["0000_tarantula.npy"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from lit_viz.errors import LitVizError
+from lit_viz.runs import LOCK, run_lock
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.layout import LOCK, run_lock
 
 HOLD = """
 import sys
-from lit_viz.runs.layout import run_lock
+from lit_viz.runs import run_lock
 with run_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -98,3 +99,47 @@ def test_a_run_that_can_not_be_written_can_be_read(tmp_path: Path, monkeypatch: 
 def test_a_name_that_is_too_long_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match=r"can't be made \(File name too long\)"), run_lock(tmp_path / ("x" * 300)):
         pass
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "images", ".lock", "frames/0000_x"])
+def test_links_to_other_places_are_refused(tmp_path: Path, name: str) -> None:
+    run, outside = made(tmp_path / "run"), tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "precious.txt").write_text("precious")
+    (run / "frames").mkdir()
+    (run / name).symlink_to("../" * (1 + name.count("/")) + "outside/precious.txt")
+    with pytest.raises(LitVizError, match=f"must contain no links to other places, got .*{name}"), run_lock(run):
+        pass
+    assert (outside / "precious.txt").read_text() == "precious"
+
+
+def test_links_inside_the_folder_are_accepted(tmp_path: Path) -> None:
+    """W&B creates links in its folder."""
+    run = made(tmp_path / "run")
+    (run / "wandb" / "run-1").mkdir(parents=True)
+    (run / "wandb" / "latest-run").symlink_to("run-1")
+    with run_lock(run):
+        pass
+
+
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    (run / "checkpoints").mkdir()
+    for name in (".evolution.12.part.gif", "checkpoints/.last.12.part.ckpt"):
+        (run / name).touch()
+    with run_lock(run):
+        assert sorted(path.name for path in run.rglob("*.*")) == [".lock", "config.yaml"]
+
+
+@pytest.mark.parametrize("name", ["../photos/x.png", "/etc/passwd", "images/../../x.png"])
+def test_recorded_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(made(tmp_path / "run"))
+    (folder.path / "results.jsonl").write_text(json.dumps({"index": 0, "name": "x", "file": name}) + "\n")
+    with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):
+        folder.records()
+    (folder.path / "photographs").mkdir()
+    (folder.path / "photographs" / "0000_x.jsonl").write_text(
+        json.dumps({"index": 0, "name": "x", "original": name}) + "\n"
+    )
+    with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):
+        folder.perturbed_images("0000_x")

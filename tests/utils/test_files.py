@@ -137,39 +137,12 @@ def test_a_line_broken_by_a_kill_is_passed_over(tmp_path):
     assert list(files.complete_lines(tmp_path / "missing")) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        ("a\nb\u2028b\nc\nc\nhal", "a\nb\u2028b\n"),
-        ("a\nb\nhal", "a\nb\n"),
-        ("c\nc\n", ""),
-        ("hal", ""),
-        ("", ""),
-        ("c\na", ""),
-    ],
-)
-def test_a_file_is_cut_after_the_last_whole_line_that_stays(tmp_path, text, left):
-    path = tmp_path / "lines"
-    path.write_bytes(text.encode())
-    files.truncate_after(path, lambda line: line != "c\n")
-    assert path.read_bytes() == left.encode()
-    files.truncate_after(tmp_path / "missing", lambda line: False)
-    assert not (tmp_path / "missing").exists()
-
-
-def test_what_is_cut_does_not_cost_what_stays(tmp_path):
-    path, asked = tmp_path / "lines", []
-    path.write_bytes(b"a\n" * 10_000 + b"c\n" * 2)
-    files.truncate_after(path, lambda line: bool(asked.append(line)) or line == "a\n")
-    assert asked == ["c\n", "c\n", "a\n"]
-
-
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / "0000_cat.png").touch()
     (tmp_path / ".0001_dog.99.part.png").touch()
-    assert [file.name for file in files.list_files(tmp_path)] == ["0000_cat.png"]
+    files.remove_temporary_files(tmp_path)
     assert names(tmp_path) == ["0000_cat.png"]
-    assert files.list_files(tmp_path / "missing") == []
+    files.remove_temporary_files(tmp_path / "missing")
 
 
 def test_records_are_strict_json():

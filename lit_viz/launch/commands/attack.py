@@ -19,8 +19,8 @@ from lit_viz.launch.commands.base import PhotographCommand, class_paths, import_
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.targets import is_targeted
 from lit_viz.methods.universal_perturbation import HELD_OUT
+from lit_viz.presentations import Presentation
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from lit_viz.presentations.base import Presentation
 from lit_viz.presentations.universal_perturbation import UniversalPerturbationPresentation
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
@@ -37,9 +37,7 @@ class Attack(PhotographCommand):
         "(--attack.restarts 5), as are --eps 4/255 and --norm linf or l2."
     )
     example = "lit-viz attack packaged:chelsea --target stingray"
-    flags = ("--explain",)
-    changeable = ("explain",)
-    evidence_options = ("trust",)
+    presentations = (AdversarialExamplePresentation, UniversalPerturbationPresentation)
     demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray")
     default_target = "none"
     curve_at = "every:1"

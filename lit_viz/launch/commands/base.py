@@ -17,7 +17,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.commands.queue import photograph_tasks
-from lit_viz.presentations.base import Presentation
+from lit_viz.presentations import Presentation
 from lit_viz.types import Task
 
 
@@ -33,9 +33,7 @@ class Command(ABC):
         shorts: description of the short options.
         demo: arguments in ``lit-viz demo``.
         flat: dataclasses of arguments of the method whose fields are options of the method.
-        flags: options without a value.
-        changeable: options that a resume may change.
-        evidence_options: options of ``lit-viz check`` that apply to the runs.
+        presentations: presentations of the outcomes; the first one is the default.
         iterations, slots, log_at, curve_at: default values.
     """
 
@@ -47,9 +45,7 @@ class Command(ABC):
     shorts: ClassVar[str]
     demo: ClassVar[tuple[str, ...]]
     flat: ClassVar[tuple[type, ...]] = ()
-    flags: ClassVar[tuple[str, ...]] = ()
-    changeable: ClassVar[tuple[str, ...]] = ()
-    evidence_options: ClassVar[tuple[str, ...]] = ()
+    presentations: ClassVar[tuple[type[Presentation], ...]]
     iterations: ClassVar[int | None] = 200
     slots: ClassVar[int] = 8
     log_at: ClassVar[str] = "every:10"
@@ -84,9 +80,13 @@ class Command(ABC):
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
         """Return the method with its instantiated parts."""
 
-    @abstractmethod
     def presentation(self, config: Namespace) -> Presentation:
         """Return the presentation of the outcomes."""
+        return self.presentations[0]()
+
+    def presented(self, attribute: str) -> tuple[str, ...]:
+        """Return the values of a class attribute of all presentations, such as ``flags``."""
+        return tuple(value for kind in self.presentations for value in getattr(kind, attribute))
 
 
 class PhotographCommand(Command):

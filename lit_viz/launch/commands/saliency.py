@@ -14,7 +14,6 @@ from lit_viz.classifiers import Classifier
 from lit_viz.launch.commands.base import PhotographCommand, class_paths
 from lit_viz.localization.localization import import_opencv
 from lit_viz.methods import SaliencyMap
-from lit_viz.presentations.base import Presentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation, reference_boxes
 from lit_viz.types import Task
 
@@ -30,9 +29,7 @@ class Saliency(PhotographCommand):
         "the method (--method.sigma 0.2); --tolerance 0.5, --reducer and --batch apply to all."
     )
     example = "lit-viz saliency packaged:chelsea --method smoothgrad"
-    flags = ("--overlays", "--localize")
-    changeable = ("check",)
-    evidence_options = ("faithfulness",)
+    presentations = (SaliencyMapPresentation,)
     demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods")
     default_target = "label"
     curve_at = "geometric"
@@ -73,7 +70,3 @@ class Saliency(PhotographCommand):
         """Return a task per method, photograph and target, ordered by method."""
         methods = parts["method"] if isinstance(parts["method"], (list, tuple)) else [parts["method"]]
         return self.queue(config, classifier, [{"method": name_of(method)} for method in methods])
-
-    def presentation(self, config: Namespace) -> Presentation:
-        """Return the presentation of saliency maps."""
-        return SaliencyMapPresentation()

@@ -25,7 +25,6 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
 from lit_viz.objectives.layers import Axis, check_channel
-from lit_viz.presentations.base import Presentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.types import Task
 
@@ -38,6 +37,7 @@ class Visualize(Command):
 
     name = "visualize"
     module = ClassVisualization
+    presentations = (ClassVisualizationPresentation,)
     default_config = "tarantula"
     positional = "targets"
     shorts = "--views N sets the views of an image per evaluation, --size N its side."
@@ -169,10 +169,6 @@ class Visualize(Command):
         )
         module.judges = held_out_judge(classifier)
         return module
-
-    def presentation(self, config: Namespace) -> Presentation:
-        """Return the presentation of class visualizations."""
-        return ClassVisualizationPresentation()
 
     def _photograph(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> Tensor | None:
         if config.init is None:

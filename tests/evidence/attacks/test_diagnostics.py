@@ -181,7 +181,7 @@ def attacked(classifier: Classifier, eps: float) -> Sequence[Outcome]:
 def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
     outcomes = attacked(wrapped(network()), 0.3)
     trust = diagnostics(outcomes)
-    assert not all(o.record["success_float"] for o in outcomes)
+    assert not all(o.record.success_float for o in outcomes)
     assert "masked gradients" in trust.sentence
 
 

@@ -75,7 +75,7 @@ def test_the_restarts_of_a_real_run() -> None:
     options = {"pgd": {"restarts": 3}}
     run = lv.attack(classifier, images(), labels, attack=options, eps=0.02, norm="linf", iterations=30)
     restart_of = restarts_of(PGD(restarts=3), 30)
-    failed = [o for o in run.outcomes if not o.record["success_float"]]
+    failed = [o for o in run.outcomes if not o.record.success_float]
     assert failed
     for outcome in failed:
         best = best_margins(outcome, restart_of)

@@ -113,7 +113,7 @@ def test_check_notices_another_photograph(folder: Path, tmp_path: Path, capsys: 
     lit_viz("check", str(run), expect=1)
     said = capsys.readouterr().err
     assert "images/0001_p1.png is not as recorded: outside its ball" in said
-    assert "1 photograph of the run not there any more: no distance is measured again" in said
+    assert "1 photograph missing, so their distances are not verified" in said
     assert "images/0002" not in said
     assert [record["success_file"] for record in records(run)] == [True, False, True]  # it fools as before
 
@@ -324,7 +324,7 @@ def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Cl
     said = " ".join(text.get_text().replace("\n", " ") for text in run.figure().texts)
     assert "2 of 2 fooled in the file" in said
     assert said.count("fooled at iteration") == 2
-    assert "skipped: wrong from the start" in said
+    assert "skipped: misclassified before the attack" in said
     assert [
         row["in the file"]
         for row in AdversarialExamplePresentation().table([outcome.record for outcome in run.outcomes])

@@ -16,7 +16,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.config import MethodCLI
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import AdversarialRecord
-from lit_viz.presentations.base import summary_by_class
+from lit_viz.presentations import summary_by_class
 from tests.test_cli import SMALL, lit_viz, sentence
 
 

@@ -31,7 +31,7 @@ def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFi
     run = tmp_path / "run"
     lit_viz("visualize", "0", "3", *SMALL, "--iterations", "12", "--out", str(run))
     lit_viz("check", str(run))
-    assert "sees in 2 of 2 files what the record says" in capsys.readouterr().err
+    assert "evidence: 2 of 2 files classified as recorded" in capsys.readouterr().err
     held = json.loads((run / "evidence.json").read_text())["pictures"]
     assert [verdict["probability"] for verdict in held["verdicts"]] == pytest.approx(
         [record["probability"] for record in records(run)], abs=1e-3
@@ -47,7 +47,7 @@ def test_where_no_picture_was_made_there_is_none_to_look_at(tmp_path: Path, caps
     broken = ["--classifier", "tests.launch.commands.test_visualize:broken_network", *SMALL[2:]]
     lit_viz("visualize", "0", *broken, "--iterations", "2", "--out", str(run), expect=1)
     lit_viz("check", str(run))
-    assert "evidence: there is no picture to look at again" in capsys.readouterr().err
+    assert "evidence: no finished image" in capsys.readouterr().err
 
 
 def broken_network() -> nn.Module:

@@ -57,7 +57,7 @@ def test_the_file_scores_what_the_record_says(tmp_path: Path, capsys: pytest.Cap
         maps = smooth_network().double().features[:4](((pixels - 0.5) / 0.25)[None])
     assert record["objective_file"] == pytest.approx(float(maps[0, 5].mean()), rel=1e-4)
     lit_viz("check", str(run))
-    assert "sees in 1 of 1 file what the record says" in capsys.readouterr().err
+    assert "evidence: 1 of 1 file classified as recorded" in capsys.readouterr().err
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(run / record["file"])
     lit_viz("check", str(run), expect=1)
     assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 0

@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from lit_viz.callbacks.run_writer import RunWriter
+from lit_viz.callbacks.saving import RunWriter
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.folder import RunFolder
@@ -68,7 +68,7 @@ def test_everything_observed_is_on_the_disk_at_the_end(folder):
     assert iterations(folder) == [0, 1, 2, 3, 4, 5]
     assert [k for k, _ in folder.frames("0000_tarantula")] == [0, 1, 2, 3, 4, 5]
     (record,) = folder.records()
-    assert record["iterations"] == 5
+    assert record.iterations == 5
 
 
 def test_scalars_are_kept_when_the_run_fails(folder):

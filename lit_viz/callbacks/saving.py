@@ -1,7 +1,9 @@
-"""Callbacks that receive the snapshots and results of a run."""
+"""Callbacks that keep the results of a run: run folder, memory and checkpoints."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import warnings
 from collections import defaultdict, deque
@@ -9,12 +11,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_viz.errors import LitVizError
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.ranks import LocalRequests
+from lit_viz.errors import LitVizError, Terminated
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Result, Snapshot
 from lit_viz.utils.process import single_thread_executor
@@ -57,8 +63,10 @@ class RunWriter(Callback):
             self._flushed = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Flush before a checkpoint, because a resumed run does not repeat what precedes it."""
+        """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add what was
+        written."""
         self.flush()
+        checkpoint["written"] = {index: list(counts) for index, counts in self.folder.written.items()}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Flush; a failure is a warning, so that it does not hide the exception."""
@@ -89,13 +97,10 @@ class RunWriter(Callback):
 
     def _write(self, write: Callable[[], object]) -> None:
         """Write, unless an earlier write failed."""
-        if self._failed:
-            return
-        try:
-            write()
-        except BaseException:
+        if not self._failed:
             self._failed = True
-            raise
+            write()
+            self._failed = False
 
     def _wait(self, pending: int) -> None:
         """Wait until at most ``pending`` writes are queued, and raise the error of a finished one."""
@@ -134,3 +139,72 @@ def _copy_images(item: Any) -> Any:
         elif name == "extra_images":
             copies[name] = {key: image.clone() for key, image in value.items()}
     return replace(item, **copies)
+
+
+class Checkpoints(Callback):
+    """Save a checkpoint periodically, at the end of the run, and when a signal stops it.
+
+    SIGINT and SIGTERM set a flag: at the end of the step the checkpoint is saved and the run stops. A second signal
+    stops at once. All ranks save and stop in the same step; rank 0 writes the state of all of them. This callback must
+    follow those that write files.
+
+    Args:
+        path: checkpoint file; None saves nothing and still handles signals.
+        every: seconds between two checkpoints, unless ``every_steps`` is given.
+        every_steps: steps between two checkpoints.
+    """
+
+    def __init__(self, path: Path | None, every: float = 30.0, every_steps: int | None = None) -> None:
+        self.path = path
+        self.every = every
+        self.every_steps = every_steps
+        self._requests = LocalRequests()
+        self._saved = time.monotonic()
+        self._previous_handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the signal handlers, in place of Lightning's, whose SIGTERM handler exits with status 0."""
+        assert isinstance(pl_module, ImageTraining)
+        self._requests = pl_module.requests
+        self._saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Request a checkpoint if it is due."""
+        if self.every_steps is not None:
+            self._requests.save |= (batch_idx + 1) % self.every_steps == 0
+        else:
+            self._requests.save |= time.monotonic() - self._saved >= self.every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if the ranks decided to, and at the end of the run."""
+        assert isinstance(pl_module, ImageTraining)
+        decision = pl_module.decision
+        stop = bool(decision.signal) or trainer.should_stop
+        if stop or decision.save:
+            if self.path is not None:
+                # Before should_stop is set: Lightning would resume such a checkpoint as finished.
+                trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+            decision.save = False
+        if stop:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the signal handlers."""
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers.clear()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Restore the signal handlers."""
+        self.on_train_end(trainer, pl_module)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._requests.signal:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self._requests.signal = number
