@@ -28,6 +28,7 @@ from lit_viz.launch.resume import load_run
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, resume_hint
 from lit_viz.methods import ClassVisualization
 from lit_viz.optim import Adam
+from lit_viz.runs.folder import RunFolder
 from tests.conftest import tasks_for
 
 
@@ -156,6 +157,7 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
     assert not joined  # it is finished
     for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt"):
         (folder / path).unlink()
+    RunFolder(folder).write_config(cli.dump())
     execute_module.execute(cli, smooth)
     assert len(joined) == 1
 

@@ -186,16 +186,6 @@ def test_the_method_provides_title_and_texts(tmp_path: Path) -> None:
     assert '<p class="note">a note</p>' in text
 
 
-@pytest.mark.parametrize("file", ["../secret.png", "{tmp_path}/secret.png"])
-def test_files_outside_the_run_folder_are_not_embedded(file: str, tmp_path: Path) -> None:
-    secret = encode_png(torch.rand(3, 4, 4))
-    (tmp_path / "secret.png").write_bytes(secret)
-    folder = write_run(tmp_path / "run")
-    record = record_of(0, "cat", file.format(tmp_path=tmp_path))
-    (folder.path / "results.jsonl").write_text(json.dumps(record) + "\n")
-    assert b64encode(secret).decode() not in page_of(folder)
-
-
 def test_the_page_needs_no_external_resource(tmp_path: Path) -> None:
     text = page_of(write_run(tmp_path / "run"))
     page = Elements(text)
