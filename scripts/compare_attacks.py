@@ -36,6 +36,7 @@ from lit_viz.attacks.norms import format_distance
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line
+from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.launch.resume import load_run
 from lit_viz.methods import AdversarialExample
 from lit_viz.runs.folder import RunFolder

@@ -113,12 +113,12 @@ def test_the_trace_of_an_image_ends_with_what_it_was_before_it_was_rounded(smoot
     labels, out = smooth.logits(x).argmax(1), tmp_path / "run"
     run = lv.attack(smooth, x, labels, attack="pgd", eps=0.9 / 255, iterations=4, out=out, wandb="disabled")
     for outcome in run.outcomes:
-        assert outcome.record["l2"] == outcome.record["linf"] == 0  # no other file lies so near
+        assert outcome.record.l2 == outcome.record.linf == 0  # no other file lies so near
         last = outcome.curve("linf")[-1][1]
         assert 0 < last <= 0.9 / 255 * (1 + 1e-4)
         fooled = outcome.curve("margin")[-1][1] > 0
-        assert fooled == outcome.record["success_float"]
-        assert outcome.record["margin"] < 0
+        assert fooled == outcome.record.success_float
+        assert outcome.record.margin < 0
 
 
 def test_the_images_of_a_class_stand_in_one_row() -> None:
