@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status
+from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status, printable
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
 from lit_viz.utils.process import is_rank_zero
@@ -354,7 +354,7 @@ def _print_results(presentation: Presentation, run: Run) -> None:
     console = console if console.is_terminal else Console(width=150)
 
     def print_line(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     records = [outcome.record for outcome in run.outcomes]
     failed = [record for record in records if record.status == "failed"]

@@ -15,6 +15,17 @@ NO_GRADIENT = (
 )
 
 
+# Escape sequences of terminals, other control characters but tabs and line ends, and marks that reorder text.
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def printable(text: str) -> str:
+    """Remove escape sequences and other control characters from text of files, such as names and labels."""
+    return _CONTROL.sub("", text)
+
+
 class LitVizError(Exception):
     """An error that the user can correct. The command line prints the message without a traceback.
 
@@ -24,7 +35,7 @@ class LitVizError(Exception):
     """
 
     def __init__(self, message: str, *, exit_status: int = 1) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_status = exit_status
 
 

@@ -399,6 +399,26 @@ def test_classes_finds_by_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == ["76", "tarantula"]
 
 
+def test_control_characters_of_labels_and_file_names_are_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    escape, run = "\x1b[31mred\x1b[0m\x07\x1b]0;title\x07\u202e", tmp_path / "run"
+    (tmp_path / "labels.txt").write_text("".join(f"{escape}{i}\n" for i in range(5)))
+    options = [*SMALL[:-2], "--classifier.labels", str(tmp_path / "labels.txt")]
+    lit_viz("classes", "red", *options)
+    assert capsys.readouterr().out.split() == [word for i in range(5) for word in (str(i), f"red{i}")]
+    picture = tmp_path / f"{escape}.png"
+    Image.new("RGB", (16, 16), "gray").save(picture)
+    (tmp_path / f"{escape}2.png").write_text("not an image")
+    lit_viz("saliency", str(tmp_path), *options, "--wandb", "disabled", "--check", "none", "--out", str(run), expect=1)
+    lit_viz("saliency", f"{escape}.jpg", *options, expect=1)
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err, (run / "report.html").read_text()):
+        assert "red" in text
+        assert not set(text) & {"\x1b", "\x07", "\u202e"}
+    assert {record["name"] for record in records(run)} == {"red", "red2"}
+
+
 @pytest.mark.parametrize(
     "path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )

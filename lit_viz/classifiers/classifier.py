@@ -15,7 +15,7 @@ from lit_viz.classifiers.isolation import Original
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
 from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, relative_difference
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, printable
 
 #: Value of ``Classifier.weights`` for a network that was passed as a module.
 GIVEN_WEIGHTS = "given"
@@ -53,7 +53,7 @@ class Classifier(Original):
         notes: Sequence[str] = (),
     ) -> None:
         super().__init__(name, original, mean, std, size, len(labels))
-        self.labels = tuple(labels)
+        self.labels = tuple(map(printable, labels))
         self.weights = weights
         self.sha256 = sha256
         self.notes = tuple(notes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, printable
 from lit_viz.images.reading import PACKAGED_PREFIX, missing_file_error, packaged_photograph
 from lit_viz.utils.files import check_regular, non_utf8_name_error, utf8_name
 from lit_viz.utils.formatting import pluralize
@@ -57,7 +57,7 @@ class Entry:
         path = Path(self.path.removeprefix(PACKAGED_PREFIX))
         folder = f"{path.parent.name}/".lstrip("/")
         names = (path.stem, path.name, folder + path.stem, folder + path.name)
-        return tuple(" ".join(name.split()) for name in names)
+        return tuple(printable(" ".join(name.split())) for name in names)
 
 
 @dataclass(frozen=True)

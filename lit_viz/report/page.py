@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from lit_viz.errors import printable
 from lit_viz.images.listing import has_array_images
 from lit_viz.presentations import Presentation
 from lit_viz.report.cards import build_cards, file_in, image_uri, is_embeddable, printed_width
@@ -154,6 +155,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # markup is of another type
     )
     environment.filters["format_value"] = format_value
     return environment

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from lit_viz.errors import printable
 from lit_viz.utils.process import is_rank_zero
 
 if TYPE_CHECKING:  # it imports torch, for which ``lit-viz --help`` should not wait
@@ -25,7 +26,7 @@ def notify(message: str) -> None:
         return
     from rich.console import Console
 
-    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def is_notebook() -> bool:
