@@ -69,11 +69,7 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
 def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:
     """Raise a LitVizError unless a component (an objective, a step rule ...) returned a tensor of one of the shapes.
 
-    Args:
-        component: its class is named in the error.
-        value: returned value; anything but a tensor is rejected.
-        shapes: valid shapes.
-        meaning: description of the expected value, such as ``a score for each input``.
+    ``meaning`` describes the expected value, such as ``a score for each input``.
     """
     actual = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
     if actual not in [tuple(shape) for shape in shapes]:

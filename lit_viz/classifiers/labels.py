@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.utils.files import check_regular
 
 
 @cache
@@ -32,6 +33,7 @@ def read_labels(labels: Sequence[str] | str | Path) -> tuple[str, ...]:
     """
     if not isinstance(labels, (str, Path)):
         return tuple(str(label) for label in labels)
+    check_regular(labels)
     try:
         lines = Path(labels).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -16,14 +16,9 @@ _MAX_GAP = 4  # pixels between the images of a group
 
 @dataclass(frozen=True)
 class Canvas:
-    """Shape of the optimized images and normalization of the classifier.
+    """Shape ``(C, H, W)`` of the optimized images, C = 3 or 1, and normalization of the classifier.
 
-    Args:
-        channels: 3, or 1 for a gray classifier.
-        height: in pixels.
-        width: in pixels.
-        mean: per channel; the input of the network is ``(image - mean) / std``.
-        std: per channel.
+    The input of the network is ``(image - mean) / std`` per channel.
     """
 
     channels: int
@@ -46,13 +41,7 @@ class Canvas:
 def make_canvas(
     classifier: Classifier, size: int | tuple[int, int] | None, oversample: float
 ) -> tuple[tuple[int, int], Canvas]:
-    """Compute (height, width) of the saved picture, and the optimized canvas.
-
-    Args:
-        classifier: defines channels and normalization, and the default size.
-        size: (height, width) of the picture, or its side.
-        oversample: side of the canvas relative to the picture, from 0.5 to 8.
-    """
+    """Return (height, width) of the saved picture, and the canvas; its sides are ``oversample`` times as long."""
     height, width = classifier.size if size is None else (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise LitVizError(f"size must be at least 1 x 1, got {height} x {width}")

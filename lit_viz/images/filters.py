@@ -126,9 +126,8 @@ def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         images: ``(N, C, H, W)``.
-        matrices: float64 ``(N * B, 3, 3)`` on the CPU; row n * B + b maps positions in view b of image n, (x, y, 1)
-            relative to the center, to positions in the image, both in pixels of the view. The identity shows the whole
-            image, stretched to ``size``.
+        matrices: float64 ``(N * B, 3, 3)`` on the CPU; row n * B + b maps positions (x, y, 1) in view b of image n to
+            positions in the image, in pixels of the view relative to the center. The identity is the whole image.
         size: (height, width) of the views ``(N * B, C, *size)``.
     """
     count, channels, height, width = images.shape

@@ -38,11 +38,8 @@ def has_array_images(options: Mapping[str, Any]) -> bool:
 class Entry:
     """A listed photograph.
 
-    Attributes:
-        path: path as given (in a folder: the folder and the relative path), or ``packaged:NAME``.
-        label, target: cells of the table that lists it; from Python, a number is an index.
-        listed_in: the table.
-        error: message if the photograph can't be used.
+    The path is as given, in a folder the folder and the relative path. Label and target are cells of the table
+    ``listed_in``; from Python, a number is an index. The error is that of a photograph that can't be used.
     """
 
     path: str
@@ -86,13 +83,9 @@ class Listing:
 def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
     """List photographs.
 
-    Args:
-        given: each item is a file of any suffix; a folder, whose images at any depth are listed in natural order
-            (``img2`` before ``img10``), without hidden files; ``packaged:NAME``; a CSV file with the column ``file``
-            and optionally ``label`` and ``target``, whose paths are relative to it; or a row as a mapping.
-
-    Raises:
-        LitVizError: if a file is missing, a folder is unreadable or has no image, or a CSV file is invalid.
+    Each item is a file of any suffix; a folder, whose images at any depth are listed in natural order (``img2`` before
+    ``img10``), without hidden files; ``packaged:NAME``; a CSV file with the column ``file`` and optionally ``label``
+    and ``target``, whose paths are relative to it; or a row as a mapping.
     """
     if not given:
         raise LitVizError("no photograph was given: give files, folders or a CSV file with a column file")
@@ -192,12 +185,7 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
 def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read the rows of a CSV file by column; column names are lower case, cells are stripped.
 
-    Args:
-        file: UTF-8, with or without a byte-order mark; the first line contains the column names.
-        columns: required columns; the first (``file``) must be filled in every row.
-
-    Raises:
-        LitVizError: if the file can't be read, lacks a column, or has no row or an invalid row.
+    The columns are required; the first (``file``) must be filled in every row.
     """
     rows: list[dict[str, str]] = []
     line = 0
@@ -234,9 +222,6 @@ def column_values(paths: Sequence[str], file: str, column: str) -> Mapping[str, 
 
     A row belongs to the photograph at its path, relative to the CSV file, otherwise to the only photograph whose path
     ends with it; a unique file name is therefore sufficient.
-
-    Raises:
-        LitVizError: as :func:`read_table`, or if a file is listed twice with different values.
     """
     cells: dict[str, str] = {}
     for row in read_table(file, ("file", column)):

@@ -30,16 +30,9 @@ _POSITIVE, _NEGATIVE = "#ca0020", "#0571b0"  # ColorBrewer RdBu, distinguishable
 def clip_limits(maps: Sequence[Tensor], quantile: float = 0.995, shared: bool = True) -> list[float]:
     """Compute the absolute value at which the color scale of each map ends.
 
-    The limit is a quantile of the absolute values of the finite pixels, or their maximum if the quantile is zero.
-    Gradients have a few outliers; without clipping, all other pixels would be black.
-
-    Args:
-        maps: ``(H, W)`` each, or one ``(N, H, W)`` tensor.
-        quantile: in [0, 1]; 1 clips nothing.
-        shared: compute one limit from the pixels of all maps, so that their colors are comparable.
-
-    Returns:
-        One limit per map; 0 for a map of zeros.
+    The limit is a quantile of the absolute values of the finite pixels, or their maximum if the quantile is zero; 0 for
+    a map of zeros. Gradients have a few outliers; without clipping, all other pixels would be black. ``shared`` limits
+    are computed from the pixels of all maps, so that their colors are comparable.
     """
     if not 0 <= quantile <= 1:
         raise LitVizError(f"quantile must be between 0 and 1, got {quantile:g}")
@@ -63,14 +56,9 @@ def _limit(values: NDArray[np.float64], quantile: float) -> float:
 
 
 def heat(values: Tensor, limit: float) -> Tensor:
-    """Map values to matplotlib's "hot" colors: black, red, yellow, white.
+    """Map values ``(H, W)`` in [0, limit] to matplotlib's "hot" colors ``(3, H, W)``: black, red, yellow, white.
 
-    Args:
-        values: ``(H, W)``; negative values are drawn as zero.
-        limit: values from this limit on are white; 0 draws all pixels black (see :func:`clip_limits`).
-
-    Returns:
-        ``(3, H, W)`` in [0, 1]; non-finite values are black.
+    Negative values are drawn as zero; non-finite values, and all values if the limit is 0, are black.
     """
     colors = _hot()
     indices = (_normalized(values, limit).clamp(0, 1) * colors.shape[1]).long().clamp(max=colors.shape[1] - 1)
@@ -99,17 +87,9 @@ def overlay(
     alpha: float = 0.9,
     colors: Callable[[Tensor, float], Tensor] = heat,
 ) -> Tensor:
-    """Blend the colors of a map over a darkened grayscale photograph.
+    """Blend the colors of a map over a darkened grayscale photograph ``(C, H, W)``.
 
-    Args:
-        photograph: ``(C, H, W)`` in [0, 1], C = 3 or 1.
-        values: ``(H, W)``.
-        limit: as for :func:`heat`.
-        alpha: opacity at the limit; opacity is proportional to the absolute value.
-        colors: :func:`heat` or :func:`signed_heat`.
-
-    Returns:
-        ``(3, H, W)`` in [0, 1]; non-finite values are black.
+    The opacity is proportional to the absolute value, ``alpha`` at the limit; non-finite values are black.
     """
     image = photograph.detach().cpu().float()
     gray = (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(0) if len(image) == 3 else image[0]
@@ -133,16 +113,9 @@ def _normalized(values: Tensor, limit: float) -> Tensor:
 
 
 def difference(image: Tensor, source: Tensor, times: float = 1.0) -> tuple[Tensor, float]:
-    """Compute the difference image ``0.5 + times * (image - source)``, clipped to [0, 1]; no change is mid-gray.
+    """Return the difference image ``0.5 + times * (image - source)`` ``(3, H, W)``, and the fraction of clipped values.
 
-    Args:
-        image: ``(C, H, W)`` in [0, 1], C = 3 or 1.
-        source: same shape.
-        times: magnification.
-
-    Returns:
-        ``(3, H, W)`` float32 in [0, 1], and the fraction of clipped values. Non-finite values count as clipped; NaN is
-        black.
+    The values are clipped to [0, 1]; no change is mid-gray. Non-finite values count as clipped; NaN is black.
     """
     change = times * (image.detach().cpu().double() - source.detach().cpu().double())
     in_range = change.abs() <= 0.5 + _TOLERANCE

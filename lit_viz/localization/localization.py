@@ -36,12 +36,10 @@ MAX_PANELS = 20
 
 @dataclass(frozen=True)
 class Seeds:
-    """Thresholds of the seeds.
+    """Thresholds of the seeds: quantiles of the map above and below which pixels are seeds.
 
-    Attributes:
-        foreground, background: quantiles of the map above and below which pixels are seeds.
-        smoothing: sigma of a Gaussian blur of the map, relative to the shorter side. It removes the noise of single
-            pixels, for which the paper averages the maps of ten crops.
+    ``smoothing`` is the sigma of a Gaussian blur of the map, relative to the shorter side. It removes the noise of
+    single pixels, for which the paper averages the maps of ten crops.
     """
 
     foreground: float = 0.95
@@ -69,13 +67,7 @@ SEEDS = Seeds()
 
 @dataclass(frozen=True)
 class Segment:
-    """A segmented object.
-
-    Attributes:
-        seeds: int8 ``(H, W)``: 1 foreground, -1 background, 0 neither.
-        mask: bool ``(H, W)``.
-        box: (x0, y0, x1, y1) of the mask in pixels of the image.
-    """
+    """A segmented object: seeds ``(H, W)`` as by :meth:`Seeds.of`, mask ``(H, W)``, and its box in the image."""
 
     seeds: NDArray[np.int8]
     mask: NDArray[np.bool_]
@@ -95,14 +87,6 @@ def segment(photograph: Tensor, values: Tensor, seeds: Seeds = SEEDS) -> Segment
 
     Foreground seeds are fixed. Background seeds only provide colors, since the map is also low inside objects. The
     result is deterministic.
-
-    Args:
-        photograph: ``(C, H, W)`` in [0, 1].
-        values: map ``(H, W)``; high values indicate the object.
-        seeds: thresholds.
-
-    Raises:
-        LitVizError: OpenCV is not installed or fails, or the map is constant or not finite.
     """
     cv2 = import_opencv()
     marked = seeds.of(values)
@@ -167,15 +151,7 @@ def _clip(box: Tensor, size: Sequence[int]) -> Box:
 
 @dataclass(frozen=True)
 class LocalizedMap:
-    """Localization by one map.
-
-    Attributes:
-        photograph: as the network receives it.
-        values: map ``(H, W)``.
-        segment: the object; None if there is none.
-        error: problem of the map or its reference boxes, if any.
-        reference: reference boxes in pixels of the original; may be empty.
-    """
+    """Localization by one map ``(H, W)``; the reference boxes are in pixels of the original."""
 
     photograph: Photograph
     values: Tensor
@@ -223,13 +199,7 @@ class LocalizedMap:
 
 @dataclass
 class Localization:
-    """Localization by the maps of a run.
-
-    Attributes:
-        seeds: thresholds of the seeds.
-        maps: entries of ``evidence.json``.
-        panels: the first maps with their outcomes, for the figure.
-    """
+    """Localization by the maps of a run: entries of ``evidence.json``, and the first maps for the figure."""
 
     seeds: Seeds
     maps: list[dict[str, Any]] = field(default_factory=list)
@@ -276,10 +246,10 @@ def localize_run(
     """Localize the object of each map of a run and add box and IoU to the records.
 
     Args:
-        outcomes: of the run; those without a map are skipped.
+        outcomes: of the run; outcomes without a map are skipped.
         reducers: channel reducer by method.
-        truth: reference boxes by ``source`` (see :func:`~lit_viz.localization.reference_boxes.match_boxes`).
-        folder: run folder for masks, records and the part ``localization`` of ``evidence.json``; None writes nothing.
+        truth: reference boxes by ``source`` (:func:`~lit_viz.localization.reference_boxes.match_boxes`).
+        folder: run folder for masks, records and evidence; None writes nothing.
         seeds: thresholds of the seeds.
     """
     version = import_opencv().__version__

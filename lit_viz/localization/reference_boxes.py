@@ -60,15 +60,11 @@ def iou(a: Box, b: Box) -> float:
 
 
 def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
-    """Read the reference boxes of photographs.
+    """Read the reference boxes of photographs from a Pascal VOC file (.xml), a folder of such files at any depth, or a
+    COCO instances file (.json).
 
-    Args:
-        path: a Pascal VOC file (.xml), a folder of such files at any depth, or a COCO instances file (.json). VOC
-            counts pixels from 1 and ``xmax`` is the last pixel inside (Everingham et al. 2010, development kit); COCO's
-            ``bbox`` is [x, y, width, height]. Crowds (``iscrowd``) are excluded.
-
-    Raises:
-        LitVizError: a file is missing or malformed, or two entries have the same photograph.
+    VOC counts pixels from 1 and ``xmax`` is the last pixel inside (Everingham et al. 2010, development kit); COCO's
+    ``bbox`` is [x, y, width, height]. Crowds (``iscrowd``) are excluded.
     """
     path = Path(path)
     files = sorted(path.rglob("*.xml")) if path.is_dir() else [path] if path.is_file() else []

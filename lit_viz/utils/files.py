@@ -26,11 +26,8 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces ``path`` when the block is complete.
 
     Readers of ``path`` get the previous or the new file, never a partial one. If the block raises, the temporary file
-    is removed. Missing folders are created. The temporary file has the suffix of ``path``.
-
-    Args:
-        path: file to write.
-        sync: flush the file to disk. Otherwise :func:`sync_filesystem` flushes it, which is faster for many files.
+    is removed. Missing folders are created. The temporary file has the suffix of ``path``. Without ``sync``,
+    :func:`sync_filesystem` must flush the file to disk, which is faster for many files.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
@@ -133,7 +130,7 @@ def sha256(path: str | Path) -> str:
 def check_regular(path: str | Path) -> None:
     """Raise a LitVizError for a FIFO, device or socket, whose content may have no end; a missing file is accepted."""
     if Path(path).exists() and not Path(path).is_file():
-        raise LitVizError(f"{path} must be a regular file, got a folder, FIFO, device or socket")
+        raise LitVizError(f"{path} must be a regular file, got a FIFO, device or socket")
 
 
 def utf8_name(path: str | Path) -> str:

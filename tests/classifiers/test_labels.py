@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,10 @@ def test_a_bad_labels_file_is_rejected(tmp_path: Path, content: bytes | None, wo
 def test_a_name_without_labels_suggests_a_labels_file() -> None:
     with pytest.raises(LitVizError, match=r"unknown class 'ox'; the classes have no names: give an index, or names by"):
         find_class("ox", numbered_labels(4))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="requires FIFOs")
+def test_a_fifo_is_no_labels_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.txt")
+    with pytest.raises(LitVizError, match="must be a regular file"):
+        read_labels(tmp_path / "labels.txt")
