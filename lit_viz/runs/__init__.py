@@ -78,6 +78,8 @@ def _check_links(path: Path) -> None:
         for entry in (Path(folder, name) for name in (*folders, *files)):
             if entry.is_symlink() and not entry.resolve().is_relative_to(root):
                 raise LitVizError(f"a run folder must contain no links to other places, got {entry}: remove the link")
+        if Path(folder) == path:  # W&B has links to its logs, and replaces links
+            folders[:] = [name for name in folders if name != "wandb"]
 
 
 def is_run(path: str | Path) -> bool:

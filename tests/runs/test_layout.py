@@ -114,10 +114,12 @@ def test_links_to_other_places_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_links_inside_the_folder_are_accepted(tmp_path: Path) -> None:
-    """W&B creates links in its folder."""
+    """As are those of W&B to its logs."""
     run = made(tmp_path / "run")
     (run / "wandb" / "run-1").mkdir(parents=True)
     (run / "wandb" / "latest-run").symlink_to("run-1")
+    (run / "wandb" / "run-1" / "debug.log").symlink_to(tmp_path / "debug.log")
+    (run / "latest").symlink_to("wandb")
     with run_lock(run):
         pass
 
