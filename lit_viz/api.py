@@ -31,7 +31,7 @@ from lit_viz.launch.inputs import (
 from lit_viz.launch.resume import load_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Run
-from lit_viz.utils.formatting import Notify, is_notebook, notify
+from lit_viz.utils.formatting import choose_notify
 
 
 def visualize(
@@ -185,18 +185,18 @@ def attack(
 
 
 def check(
-    folder: str | Path,
+    folder: str | Path | Run,
     classifier: Classifier | nn.Module | None = None,
     *,
     faithfulness: bool = False,
     trust: bool = False,
     progress: bool | None = None,
 ) -> bool:
-    """Compute all evidence for the images in a run folder, and write it to ``evidence.json``.
+    """Compute all evidence for the images of a run, and write it to ``evidence.json`` in its folder.
 
     Args:
-        folder: run folder.
-        classifier: the network, if the run was started with a module.
+        folder: run folder, or a run; the evidence of a run in memory is in ``run.evidence``.
+        classifier: the network, if the run in the folder was started with a module.
         faithfulness: also compute saliency metrics (see
             :func:`~lit_viz.evidence.saliency.evaluation.compute_map_metrics`). They do not change the returned value.
         trust: also run stronger attacks on images that an attack with a budget did not fool.
@@ -208,9 +208,11 @@ def check(
     Raises:
         LitVizError: the folder is not a run, the weights are not those of the run, or an option does not apply to it.
     """
+    if isinstance(folder, Run):
+        return folder.check(faithfulness=faithfulness, trust=trust, progress=progress)
     cli = load_run(to_path("folder", folder))
     network = _stored_classifier(classifier, cli)
-    return check_run(cli, network, faithfulness=faithfulness, trust=trust, notify=_notify(progress))
+    return check_run(cli, network, faithfulness=faithfulness, trust=trust, notify=choose_notify(progress))
 
 
 def resume(
@@ -232,7 +234,7 @@ def resume(
         LitVizError: the folder is not a run, the weights are not those of the run, or an option can't be changed.
     """
     cli = load_run(to_path("folder", folder), **options)
-    return execute(cli, _stored_classifier(classifier, cli), notify=_notify(progress))
+    return execute(cli, _stored_classifier(classifier, cli), notify=choose_notify(progress))
 
 
 def _launch(
@@ -256,11 +258,7 @@ def _launch(
     # A resume loads the network by its name, or compares these values with those of the given module.
     sizes = {name: list(getattr(network, name)) for name in ("mean", "std", "size")}
     merged["classifier"] = {"name": network.name, "weights": network.weights, **sizes}
-    return execute(MethodCLI(command, merged), network, notify=_notify(progress))
-
-
-def _notify(progress: bool | None) -> Notify | None:
-    return notify if (is_notebook() if progress is None else progress) else None
+    return execute(MethodCLI(command, merged), network, notify=choose_notify(progress))
 
 
 def _to_classifier(classifier: Classifier | nn.Module | str) -> Classifier:

@@ -425,3 +425,34 @@ def test_lightning_prints_no_messages_beside_the_package_lightning(
     monkeypatch.setattr("lightning_utilities.core.rank_zero.log", logger)
     lv.visualize(smooth, 1, iterations=1, config="small")
     assert caplog.messages == []
+
+
+def test_a_run_in_memory_has_the_evidence_of_a_run_in_a_folder(smooth: Classifier, tmp_path: Path) -> None:
+    x = photographs()
+    labels = smooth.logits(x).argmax(1)
+    how: dict[str, Any] = {"attack": "pgd", "eps": 0.02, "iterations": 6}
+    memory = lv.attack(smooth, x, labels, **how)
+    folder = lv.attack(smooth, x, labels, out=tmp_path / "run", wandb="disabled", **how)
+    before = memory.results
+    assert memory.evidence == folder.evidence
+    assert memory.results == before
+    assert memory.evidence.files_verified == 3
+    assert memory.evidence.trusted is (not memory.evidence.reasons)
+    assert lv.check(memory, trust=True)
+    assert "harder" in memory.evidence.content["trust"]
+    assert folder.check(trust=True)
+    assert folder.evidence.content == memory.evidence.content
+    with pytest.raises(LitVizError, match="--faithfulness does not apply to a run of lit-viz attack"):
+        memory.check(faithfulness=True)
+
+
+def test_the_evidence_of_saliency_maps_and_class_images_in_memory(smooth: Classifier) -> None:
+    maps = lv.saliency(smooth, photographs(), check="none")
+    assert maps.evidence.captum_checked == 0
+    assert maps.check()
+    assert (maps.evidence.captum_checked, maps.evidence.captum_passed) == (3, 3)
+    assert all(record["captum"]["passed"] for record in maps.results)
+    images = lv.visualize(smooth, [0, 1], iterations=3, config="small")
+    assert images.evidence.files_verified == 0
+    assert images.check()
+    assert (images.evidence.files_verified, images.evidence.files_different) == (2, 0)

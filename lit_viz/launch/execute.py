@@ -89,13 +89,14 @@ def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Not
 
 
 def _run_in_memory(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None, notify: Notify | None) -> Run:
-    module, tasks = _build(cli, classifier or _load_classifier(cli.config, trainer.strategy.root_device))
+    classifier = classifier or _load_classifier(cli.config, trainer.strategy.root_device)
+    module, tasks = _build(cli, classifier)
     memory = Memory()
     fit(trainer, cli.config, module, tasks, [memory, Notes(notify), Progress(quiet=notify is None)])
     outcomes = remembered(memory.results, memory.snapshots)
     settings = EvidenceSettings(cli.config, _CAPTUM_SECONDS, notify or _ignore)
     cli.command.presentation(cli.config).verify(module, outcomes, None, settings)
-    return _run(cli, outcomes)
+    return _run(cli, outcomes, None, classifier)
 
 
 def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None, notify: Notify | None) -> Run:
@@ -122,7 +123,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     presentation = cli.command.presentation(config)
     finished = is_finished(folder, tasks)
     if finished and (folder.path / REPORT).exists():
-        run = _run(cli, filed(folder), folder)
+        run = _run(cli, filed(folder), folder, classifier)
         if not (folder.path / f"figure.{config.figure}").exists():
             _draw(cli, run)
         return run
@@ -137,7 +138,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
             views = [] if wandb is None else [wandb]
             callbacks = [RunWriter(folder), *views, Notes(notify), Progress(quiet=notify is None)]
             fit(trainer, config, module, tasks, callbacks, None if wandb is None else wandb.logger)
-        run = _run(cli, filed(folder), folder)
+        run = _run(cli, filed(folder), folder, classifier)
         try:
             settings = EvidenceSettings(config, _CAPTUM_SECONDS, notify or _ignore)
             presentation.verify(module, run.outcomes, folder, settings)
@@ -199,11 +200,9 @@ def check(
     trust: bool = False,
     notify: Notify | None = None,
 ) -> bool:
-    """Compute all evidence for the outcomes in a run folder, and write it there."""
-    command, config = cli.command, cli.config
-    for option, requested in {"faithfulness": faithfulness, "trust": trust}.items():
-        if requested and option not in command.presented("evidence_options"):
-            raise LitVizError(f"--{option} does not apply to {config.out}, a run of lit-viz {command.name}")
+    """Compute all evidence for the outcomes in a run folder, and write it there; return whether no check has failed."""
+    config = cli.config
+    settings = _evidence_settings(cli, faithfulness, trust, notify)
     tune_allocator()
     folder = RunFolder.open(config.out)
     if classifier is None:
@@ -215,11 +214,49 @@ def check(
         outcomes = filed(folder)
         if not outcomes:
             raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
-        module = command.build(config, cli.parts, classifier)
-        settings = EvidenceSettings(config, None, notify or _ignore, faithfulness, trust)
-        passed = command.presentation(config).verify(module, outcomes, folder, settings)
-        write_report(folder, command.presentation(config))
+        module = cli.command.build(config, cli.parts, classifier)
+        passed = cli.command.presentation(config).verify(module, outcomes, folder, settings)
+        write_report(folder, cli.command.presentation(config))
     return passed
+
+
+def _check(
+    cli: MethodCLI,
+    classifier: Classifier,
+    run: Run,
+    *,
+    faithfulness: bool = False,
+    trust: bool = False,
+    notify: Notify | None = None,
+    at_end: bool = False,
+) -> bool:
+    """Compute the evidence of a run. The files of a run in memory are written to a temporary folder."""
+    if run.folder is not None:
+        passed = check(cli, classifier, faithfulness=faithfulness, trust=trust, notify=notify)
+        run.outcomes = filed(RunFolder(run.folder))
+        return passed
+    settings = _evidence_settings(cli, faithfulness, trust, notify, _CAPTUM_SECONDS if at_end else None)
+    classifier.refresh()
+    with _gradients_enabled(), tempfile.TemporaryDirectory() as scratch, failures_reported(cli.config):
+        folder = RunFolder(scratch)
+        folder.write_config(cli.dump(), provenance(cli.command, classifier))
+        run.write(folder)
+        outcomes = filed(folder)
+        module = cli.command.build(cli.config, cli.parts, classifier)
+        passed = cli.command.presentation(cli.config).verify(module, outcomes, folder, settings)
+        run._evidence = folder.evidence()
+        for outcome, verified in zip(run.outcomes, outcomes, strict=True):
+            outcome.record = verified.record.amend(file=None, array=None)
+    return passed
+
+
+def _evidence_settings(
+    cli: MethodCLI, faithfulness: bool, trust: bool, notify: Notify | None, seconds: float | None = None
+) -> EvidenceSettings:
+    for option, requested in {"faithfulness": faithfulness, "trust": trust}.items():
+        if requested and option not in cli.command.presented("evidence_options"):
+            raise LitVizError(f"--{option} does not apply to a run of lit-viz {cli.command.name}")
+    return EvidenceSettings(cli.config, seconds, notify or _ignore, faithfulness, trust)
 
 
 # -- cost
@@ -280,8 +317,15 @@ def _ignore(message: str) -> None:
     pass
 
 
-def _run(cli: MethodCLI, outcomes: Sequence[Outcome], folder: RunFolder | None = None) -> Run:
-    return Run(outcomes, None if folder is None else folder.path, partial(_figure, cli))
+def _run(
+    cli: MethodCLI,
+    outcomes: Sequence[Outcome],
+    folder: RunFolder | None = None,
+    classifier: Classifier | None = None,
+) -> Run:
+    path = None if folder is None else folder.path
+    verify = None if classifier is None else partial(_check, cli, classifier)
+    return Run(outcomes, path, partial(_figure, cli), verify)
 
 
 def _figure(cli: MethodCLI, outcomes: Sequence[Outcome]) -> Figure:

@@ -51,11 +51,11 @@ def build_trainer(config: Any, scratch: str) -> pl.Trainer:
     """Return the Trainer of a run."""
     if config.checkpoint_every is not None and config.checkpoint_every < 1:
         raise LitVizError(f"--checkpoint-every must be at least 1, got {config.checkpoint_every}")
-    # Lightning's own SLURM requeueing saves a second checkpoint within a signal handler; scripts/slurm.sh requeues.
-    is_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    slurm = [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
     try:
         with _lightning_messages_ignored():
+            # Lightning's own SLURM requeueing saves a checkpoint within a signal handler; scripts/slurm.sh requeues.
+            is_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+            slurm = [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
             trainer = pl.Trainer(
                 **trainer_options(config.trainer),
                 max_epochs=-1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import PerturbedImage, Picture, Record, Result, Snapshot
-from lit_viz.utils.formatting import pluralize, status_summary
+from lit_viz.utils.formatting import choose_notify, pluralize, status_summary
 
 R = TypeVar("R", bound=Record)
 Curve = Sequence[tuple[int, float]]
@@ -134,6 +135,12 @@ class _MemoryOutcome(Outcome):
     def curve(self, metric: str) -> Curve:
         return [(s.iteration, s.metrics[metric]) for s in self._snapshots if metric in s.metrics]
 
+    def write(self, folder: RunFolder) -> None:
+        """Write result and metrics, without the logged images, to a folder."""
+        for snapshot in self._snapshots:
+            folder.add_snapshot(replace(snapshot, image=None, extra_images={}))
+        folder.add_result(replace(self._result, record=self.record))
+
 
 def filed(folder: RunFolder) -> list[Outcome]:
     """Return the outcomes in a run folder, in task order."""
@@ -151,6 +158,45 @@ def records_of(outcomes: Iterable[Outcome], kind: type[R]) -> list[R]:
     return [outcome.record for outcome in outcomes if isinstance(outcome.record, kind)]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """The evidence of a run.
+
+    Attributes:
+        files_verified: number of files that were read and classified again.
+        files_different: number of files that differ from their records.
+        captum_checked, captum_passed: number of saliency maps compared with Captum, and of those that agree.
+        trusted: whether an attack shows no sign of having failed for its own reasons; None without a diagnosis.
+        reasons: signs of a failed attack.
+        content: all evidence, as in ``evidence.json``.
+    """
+
+    files_verified: int
+    files_different: int
+    captum_checked: int
+    captum_passed: int
+    trusted: bool | None
+    reasons: tuple[str, ...]
+    content: Mapping[str, Any]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Evidence:
+        """Return the content of ``evidence.json`` as a typed object."""
+        files, images = content.get("files") or {}, content.get("pictures") or {"read": 0, "same": 0}
+        maps = (content.get("captum") or {}).get("maps", ())
+        diagnosis = content.get("trust") or {"reasons": (), "tried": ()}
+        is_diagnosed = diagnosis["reasons"] or diagnosis["tried"]
+        return cls(
+            files_verified=files.get("read", 0) + images["read"],
+            files_different=len(files.get("wrong", ())) + images["read"] - images["same"],
+            captum_checked=len(maps),
+            captum_passed=sum(bool(entry["passed"]) for entry in maps),
+            trusted=not diagnosis["reasons"] if is_diagnosed else None,
+            reasons=tuple(diagnosis["reasons"]),
+            content=content,
+        )
+
+
 class Run:
     """The results of a run.
 
@@ -160,9 +206,14 @@ class Run:
     """
 
     def __init__(
-        self, outcomes: Sequence[Outcome], folder: Path | None, draw: Callable[[Sequence[Outcome]], Figure]
+        self,
+        outcomes: Sequence[Outcome],
+        folder: Path | None,
+        draw: Callable[[Sequence[Outcome]], Figure],
+        verify: Callable[..., bool] | None = None,
     ) -> None:
-        self.outcomes, self.folder, self._draw = outcomes, folder, draw
+        self.outcomes, self.folder, self._draw, self._verify = outcomes, folder, draw, verify
+        self._evidence: Mapping[str, Any] | None = None  # of a run in memory
 
     def __repr__(self) -> str:
         where = "kept in memory" if self.folder is None else str(self.folder)
@@ -207,6 +258,39 @@ class Run:
     def figure(self) -> Figure:
         """Return the figure of the run; a notebook displays it."""
         return self._draw(self.outcomes)
+
+    @property
+    def evidence(self) -> Evidence:
+        """The evidence of the end of the run, or of the last :meth:`check`.
+
+        The evidence of a run in memory is computed at the first access.
+        """
+        if self.folder is not None:
+            return Evidence.from_dict(RunFolder(self.folder).evidence())
+        if self._evidence is None and self._verify is not None:
+            self._verify(self, at_end=True)
+        return Evidence.from_dict(self._evidence or {})
+
+    def check(self, *, faithfulness: bool = False, trust: bool = False, progress: bool | None = None) -> bool:
+        """Compute all evidence of the run, as :func:`lit_viz.check` does.
+
+        Args:
+            faithfulness: also compute saliency metrics.
+            trust: also run stronger attacks on images that an attack with a budget did not fool.
+            progress: show messages. Default: in notebooks.
+
+        Returns:
+            True if no check has failed.
+        """
+        notify = choose_notify(progress)
+        return self._verify is None or self._verify(self, faithfulness=faithfulness, trust=trust, notify=notify)
+
+    def write(self, folder: RunFolder) -> None:
+        """Write the metrics and results of a run in memory to a folder."""
+        for outcome in self.outcomes:
+            if isinstance(outcome, _MemoryOutcome):
+                outcome.write(folder)
+        folder.flush()
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor:

@@ -35,6 +35,11 @@ def is_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+def choose_notify(progress: bool | None) -> Notify | None:
+    """Return :func:`notify` if progress is shown, by default in notebooks only."""
+    return notify if (is_notebook() if progress is None else progress) else None
+
+
 def command_line(name: str, folder: object) -> str:
     """Return a command that can be pasted into a shell, such as ``lit-viz resume 'my run'``."""
     return f"lit-viz {name} {shlex.quote(str(folder))}"
