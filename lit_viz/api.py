@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from lit_viz.attributions import METHODS
+from lit_viz.attacks import Attack as AttackRule
+from lit_viz.attributions import METHODS, Attribution
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.attack import Attack, attack_path, radii_of
@@ -83,7 +84,7 @@ def saliency(
     images: ImageLike | Iterable[ImageLike],
     targets: Sequence[str | int] | str | int | None = None,
     *,
-    method: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = "gradient",
+    method: str | Attribution | Sequence[str | Attribution] | Mapping[str, Mapping[str, Any]] = "gradient",
     labels: Sequence[str | int] | str = "predicted",
     iterations: int | None = None,
     tolerance: float | None = None,
@@ -102,8 +103,8 @@ def saliency(
             (``fit="crop"``, ``"squash"`` or ``"pad"``); floating-point images of this size are unchanged.
         targets: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
-        method: one or several names of :data:`lit_viz.attributions.METHODS`, or names with arguments:
-            ``{"smoothgrad": {"sigma": 0.2}}``.
+        method: one or several names of :data:`lit_viz.attributions.METHODS`, names with arguments
+            (``{"smoothgrad": {"sigma": 0.2}}``), or instances (``GradCAM(layer="blocks.6")``).
         labels: true classes, one per image, or their source as in ``--labels``.
         iterations: evaluations per map. Default: the method's.
         tolerance: relative error at which a map is finished.
@@ -138,7 +139,7 @@ def attack(
     labels: Sequence[str | int] | str = "predicted",
     target: Sequence[str | int] | str | int | None = None,
     *,
-    attack: str | Mapping[str, Mapping[str, Any]] = "normalized_ascent",
+    attack: str | AttackRule | Mapping[str, Mapping[str, Any]] = "normalized_ascent",
     eps: float | str | Sequence[float | str] | None = None,
     norm: str | None = None,
     iterations: int | None = None,
@@ -154,7 +155,8 @@ def attack(
         images: ``(N, C, H, W)`` in [0, 1] of the classifier's size, or files and folders.
         labels: true classes, one per image, or their source as in ``--labels``.
         target: target class, one for all images or one per image. Default: untargeted.
-        attack: a name of :data:`lit_viz.attacks.ATTACKS`, or a name with arguments: ``{"pgd": {"alpha": 0.01}}``.
+        attack: a name of :data:`lit_viz.attacks.ATTACKS`, a name with arguments (``{"pgd": {"alpha": 0.01}}``), or an
+            instance (``PGD(alpha=0.01)``).
         eps: radius in units of [0, 1], such as ``"4/255"``, for attacks with a budget; several give a robustness
             curve.
         norm: ``linf`` or ``l2``.
@@ -176,6 +178,8 @@ def attack(
     class_path = attack_path(attack)
     radii = [] if eps is None else radii_of(to_plain(eps))
     budget = {"eps": radii[0] if len(radii) == 1 else None, "norm": norm}
+    if isinstance(attack, AttackRule) and (eps is not None or norm is not None):
+        raise LitVizError("eps and norm must be arguments of the attack's instance")
     if given := {key: value for key, value in budget.items() if value is not None}:
         class_path["init_args"] = {**class_path.get("init_args", {}), **given}
     arguments = {**photograph_options(files, target, labels), "iterations": iterations, "model__attack": class_path}

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lit_viz as lv
+from lit_viz.attacks import PGD
+from lit_viz.attributions import GradCAM, SmoothGrad
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png, from_pil, read_photograph
@@ -456,3 +458,27 @@ def test_the_evidence_of_saliency_maps_and_class_images_in_memory(smooth: Classi
     assert images.evidence.files_verified == 0
     assert images.check()
     assert (images.evidence.files_verified, images.evidence.files_different) == (2, 0)
+
+
+def test_attacks_and_methods_may_be_instances(smooth: Classifier, tmp_path: Path) -> None:
+    x = photographs()
+    labels = smooth.logits(x).argmax(1)
+    pgd = PGD(alpha=0.01, eps=0.05)
+    expected = lv.attack(smooth, x, labels, attack={"pgd": {"alpha": 0.01}}, eps=0.05, iterations=4)
+    state = dict(vars(pgd))
+    for _ in range(2):
+        assert torch.equal(lv.attack(smooth, x, labels, attack=pgd, iterations=4).images, expected.images)
+    assert vars(pgd) == state
+    with pytest.raises(LitVizError, match="eps and norm must be arguments of the attack's instance"):
+        lv.attack(smooth, x, attack=pgd, eps=0.1)
+    maps = lv.saliency(smooth, x, 0, method=["gradient", SmoothGrad(sigma=0.3)], check="none").attributions
+    given = {"gradient": {}, "smoothgrad": {"sigma": 0.3}}
+    assert torch.equal(maps, lv.saliency(smooth, x, 0, method=given, check="none").attributions)
+    run = lv.saliency(smooth, x, 0, method=GradCAM(reshape=lambda a: a), out=tmp_path / "run", wandb="disabled")
+    assert run.check()
+    assert "GradCAM (instance)" in (tmp_path / "run" / "config.yaml").read_text()
+    for again in (lv.resume, lv.check):
+        with pytest.raises(LitVizError, match="started with an instance of GradCAM: continue in Python"):
+            again(tmp_path / "run", smooth)
+    how: dict[str, Any] = {"method": GradCAM(), "out": tmp_path / "run", "wandb": "disabled", "resume": True}
+    assert torch.equal(lv.saliency(smooth, x, 0, **how).maps, run.maps)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -209,19 +208,16 @@ def test_the_reserved_state_key_is_rejected(smooth: Classifier) -> None:
         lv.attack(smooth, photographs(), attack=f"{HERE}.Clashing")
 
 
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        (lambda net: lv.attack(net, photographs(), attack=SignSteps()), "attacks are named"),
-        (lambda net: lv.attack(net, photographs(), attack=["pgd"]), "attacks are named"),
-        (lambda net: lv.attack(net, photographs(), model__attack=SignSteps()), "got an instance of SignSteps"),
-        (lambda net: lv.saliency(net, photographs(), method=None), "saliency methods are named"),
-        (lambda net: lv.visualize(net, [1], model__objective=Logit()), "got an instance of Logit"),
-    ],
-)
-def test_what_is_no_name_is_one_sentence(call: Any, said: str, smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match=said):
-        call(smooth)
+def test_own_parts_as_instances(smooth: Classifier) -> None:
+    by_name = lv.attack(smooth, photographs(), attack=f"{HERE}.SignSteps", iterations=2)
+    for option in ("attack", "model__attack"):
+        run = lv.attack(smooth, photographs(), iterations=2, **{option: SignSteps()})
+        assert torch.equal(run.images, by_name.images)
+    assert lv.visualize(smooth, [1], iterations=1, model__objective=Logit()).results[0]["status"] == "done"
+    with pytest.raises(
+        LitVizError, match="saliency method must be a name, {name: arguments} or an instance, got NoneT"
+    ):
+        lv.saliency(smooth, photographs(), method=None)
 
 
 def test_arguments_of_parts_are_options_in_python_too(smooth: Classifier) -> None:

@@ -7,6 +7,7 @@ available under ``--trainer.``.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import re
 from argparse import SUPPRESS
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lit_viz.classifiers.fast import CompileMode
@@ -41,6 +43,8 @@ _FIXED_TRAINER_ARGUMENTS = {
 }  # fmt: skip
 #: Keys of a run's config.yaml that do not apply to another run.
 _RUN_KEYS = (RECORDED, "out", "overwrite", "resume", "count")
+#: Mark of a part in config.yaml that was passed as an instance in Python, after the name of its class.
+INSTANCE = " (instance)"
 #: Docstring markup, and its replacement in the help.
 _MARKUP = (
     (r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"),
@@ -162,15 +166,26 @@ class MethodCLI(LightningCLI):
         """Instantiate the parts; the module itself needs a loaded classifier."""
         try:
             with current_folder_importable():
-                self.parts = dict(self.parser.instantiate(self.config).model.items(branches=False))
+                parts = self.parser.instantiate(self.config).model.items(branches=False)
+            self.parts = {name: copy.copy(part) for name, part in parts}  # instances of the user are not modified
         except PARSER_ERRORS as error:
             raise parser_error(error, self.parser) from error
 
     def dump(self) -> str:
         """Return the resolved configuration as YAML."""
         with contextlib.redirect_stdout(io.StringIO()):
-            text: str = self.parser.dump(self.config)
+            text: str = self.parser.dump(without_instances(self.config), skip_validation=True)
         return text
+
+
+def without_instances(part: Any) -> Any:
+    """Return a configuration with a text in place of each instance that was passed in Python."""
+    if isinstance(part, Namespace):
+        return Namespace(**{name: without_instances(value) for name, value in vars(part).items()})  # type: ignore[no-untyped-call]
+    if isinstance(part, (list, tuple)):
+        return [without_instances(value) for value in part]
+    is_plain = part is None or isinstance(part, (str, int, float, dict, Path))
+    return part if is_plain else f"{type(part).__name__}{INSTANCE}"
 
 
 # -- configuration files

@@ -163,9 +163,6 @@ def to_option(name: str, value: Any) -> Any:
         return str(value)
     if name in ("log_at", "curve_at", "channel") and isinstance(value, (list, tuple, range, np.ndarray, Tensor)):
         return ",".join(map(str, np.asarray(value).ravel().tolist()))
-    if not isinstance(value, _PLAIN_TYPES):
-        raise LitVizError(
-            f"{name} must be the name of a class or {{'class_path': ..., 'init_args': {{...}}}}, got an instance of "
-            f"{type(value).__name__}: a run stores its configuration"
-        )
+    if not isinstance(value, _PLAIN_TYPES) and not name.startswith("model__"):
+        raise LitVizError(f"{name} must be a value of a configuration file, got {type(value).__name__}")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -20,7 +21,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.base import Command
-from lit_viz.launch.config import MethodCLI, set_option
+from lit_viz.launch.config import INSTANCE, MethodCLI, set_option
 from lit_viz.runs import RECORDED, is_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
@@ -52,6 +53,11 @@ def load_run(path: str | Path, arguments: Sequence[str] = (), **options: Any) ->
     method: Any = (stored.pop(RECORDED, None) or {}).get("method")
     if method not in COMMANDS:
         raise LitVizError(f"the method of {folder.path} must be one of {', '.join(COMMANDS)}, got {method}")
+    if instances := re.findall(rf"(\w+){re.escape(INSTANCE)}", str(stored.get("model"))):
+        raise LitVizError(
+            f"{folder.path} was started with an instance of {instances[0]}: continue in Python with the same call and "
+            "resume=True"
+        )
     command = COMMANDS[method]
     rewritten = rewrite_arguments(arguments, command)
     for name in [*options, *(word[2:].partition("=")[0] for word in rewritten if word.startswith("--"))]:
@@ -69,7 +75,7 @@ def open_or_create(cli: MethodCLI) -> tuple[RunFolder, bool]:
     if not (config.resume and is_run(config.out)):
         return RunFolder.create(config.out, config.overwrite, method_files()), False
     folder = RunFolder.open(config.out)
-    before, now = (_image_options(options) for options in (folder.config, yaml.safe_load(cli.parser.dump(config))))
+    before, now = (_image_options(options) for options in (folder.config, yaml.safe_load(cli.dump())))
     # Runs of an earlier version may lack options.
     for key in [key for key in now if key in before and key not in {*_CHANGEABLE, *cli.command.presented("resumable")}]:
         for name, old, new in _differences(before[key], now[key], key):

@@ -33,6 +33,7 @@ from lit_viz.engine.lightning import (
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
 from lit_viz.images.listing import has_array_images
+from lit_viz.launch.config import INSTANCE, without_instances
 from lit_viz.launch.resume import LAST_CHECKPOINT
 from lit_viz.runs import is_run
 from lit_viz.types import Task
@@ -147,7 +148,7 @@ def resume_hint(config: Any) -> str:
     """Return ``; continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module."""
     if config.out is None or not is_run(config.out) or not is_rank_zero():
         return ""  # a folder without a first step is discarded
-    if has_array_images(vars(config)):
+    if has_array_images(vars(config)) or INSTANCE in str(without_instances(config.model)):
         return "; continue in Python with the same call and resume=True"
     if config.classifier.weights == GIVEN_WEIGHTS:
         return f"; continue in Python with lit_viz.resume({str(config.out)!r}, network)"

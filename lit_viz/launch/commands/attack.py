@@ -15,7 +15,7 @@ from lit_viz.attacks.norms import LINF, format_distance
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands.base import PhotographCommand, class_paths, import_class
+from lit_viz.launch.commands.base import PhotographCommand, class_of_part, class_paths
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.targets import is_targeted
 from lit_viz.methods.universal_perturbation import HELD_OUT
@@ -113,15 +113,18 @@ class Attack(PhotographCommand):
 
 def _argument(config: Namespace, name: str) -> Any:
     """Return an argument of the attack; None if it has none of that name."""
-    return dict(config.model.attack.get("init_args") or {}).get(name)
+    attack = config.model.attack
+    return (
+        dict(attack.get("init_args") or {}).get(name) if isinstance(attack, Namespace) else getattr(attack, name, None)
+    )
 
 
 def _is_universal(config: Namespace) -> bool:
-    return issubclass(import_class(config.model.attack.class_path), Universal)
+    return issubclass(class_of_part(config.model.attack), Universal)
 
 
-def attack_path(given: str | Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the class path and arguments of an attack, given by its name or as ``{name: arguments}``."""
+def attack_path(given: Any) -> Any:
+    """Return the class path and arguments of an attack, given as ``name`` or ``{name: arguments}``; or its instance."""
     paths = class_paths(given, ATTACKS, "attack")
     if len(paths) != 1:
         raise LitVizError(f"a run must have one attack, got {len(paths)}")

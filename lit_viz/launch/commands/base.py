@@ -17,6 +17,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.commands.queue import photograph_tasks
+from lit_viz.optim import StepRule
 from lit_viz.presentations import Presentation
 from lit_viz.types import Task
 
@@ -169,17 +170,24 @@ class PhotographCommand(Command):
         return method
 
 
-def import_class(path: str) -> Any:
-    """Return the class of a dotted path."""
-    module, _, name = path.rpartition(".")
+def class_of_part(part: Any) -> Any:
+    """Return the class of a configured part: of its class path, or of the instance."""
+    if not isinstance(part, Namespace):
+        return type(part)
+    module, _, name = part.class_path.rpartition(".")
     return getattr(import_module(module), name)
 
 
-def class_paths(given: Any, classes: Mapping[str, type], noun: str) -> list[dict[str, Any]]:
-    """Return class paths and arguments of ``name``, ``name,name``, a list of names, or ``{name: arguments}``."""
+def class_paths(given: Any, classes: Mapping[str, type], noun: str) -> list[Any]:
+    """Return class paths and arguments of ``name``, ``name,name``, a list of names, or ``{name: arguments}``.
+
+    An instance of a step rule, alone or in the list, is unchanged.
+    """
     names = given.split(",") if isinstance(given, str) else given
     names = list(names) if isinstance(names, (Mapping, list, tuple)) else [names]
-    paths: list[dict[str, Any]] = [{"class_path": _class_path(name, classes, noun)} for name in names]
+    paths: list[Any] = [
+        name if isinstance(name, StepRule) else {"class_path": _class_path(name, classes, noun)} for name in names
+    ]
     if isinstance(given, Mapping):
         for path, (name, arguments) in zip(paths, given.items(), strict=True):
             if not isinstance(arguments, (Mapping, NoneType)):
@@ -191,7 +199,7 @@ def class_paths(given: Any, classes: Mapping[str, type], noun: str) -> list[dict
 def _class_path(name: str, classes: Mapping[str, type], noun: str) -> str:
     """Return the import path of a class given by its short name, in any case; a dotted path is unchanged."""
     if not isinstance(name, str):
-        raise LitVizError(f"{noun} must be a name or {{name: {{argument: value}}}}, got {type(name).__name__}")
+        raise LitVizError(f"{noun} must be a name, {{name: arguments}} or an instance, got {type(name).__name__}")
     if "." in name:
         return name.strip()
     key = name.strip().lower().replace("-", "_")
