@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -25,6 +25,9 @@ from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize, probability_text
+
+if TYPE_CHECKING:
+    from lit_viz.evidence.saliency.cross_check import CrossCheck  # imports Captum
 
 
 class SaliencyMapPresentation(Presentation):
@@ -83,7 +86,9 @@ class SaliencyMapPresentation(Presentation):
         assert isinstance(module, SaliencyMap)
         config, notify = settings.config, settings.notify
         is_skipped = settings.ends_run and config.check == "none"
-        agrees = is_skipped or _compare_with_captum(module, outcomes, folder, settings)
+        certificate = None if is_skipped else _compare_with_captum(module, outcomes, folder, settings)
+        if certificate is not None:
+            outcomes = [outcome for outcome in outcomes if outcome.record.index not in certificate.damaged]
         tolerance = config.model.tolerance
         errors = [(r, e) for r in records_of(outcomes, SaliencyRecord) if (e := r.relative_error) is not None]
         if above := sum(tolerance is not None and not error <= tolerance for _, error in errors):
@@ -113,7 +118,7 @@ class SaliencyMapPresentation(Presentation):
                 truth=truth,
                 notify=notify,
             )
-        return agrees
+        return certificate is None or certificate.passed is not False
 
 
 def reference_boxes(config: Namespace) -> Sequence[ReferenceBoxes] | None:
@@ -179,7 +184,7 @@ def _error_text(record: Record) -> str:
 
 def _compare_with_captum(
     module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
-) -> bool:
+) -> CrossCheck:
     from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
     from lit_viz.figures.evidence import evidence_figure
 
@@ -205,4 +210,4 @@ def _compare_with_captum(
         if (figure := evidence_figure(result, outcomes)) is not None:
             save_figure(figure, folder.path / "evidence.png")
     settings.notify(result.sentence(None if folder is None else str(folder.path)))
-    return result.passed is not False
+    return result

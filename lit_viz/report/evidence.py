@@ -144,11 +144,12 @@ def _captum(part: Evidence) -> list[EvidenceItem]:
     maps = part["maps"]
     reasons = Counter(entry["unchecked"] for entry in part["unchecked"])
     unchecked = "".join(f" {count}: {reason}." for reason, count in reasons.items())
+    unchecked += "".join(f" Damaged: {entry['damaged']}." for entry in part.get("damaged", ()))
     if not maps:
         return [EvidenceItem(f"No map was compared with Captum.{unchecked}")]
     passed = sum(entry["passed"] for entry in maps)
     text = f"{passed} of {len(maps)} compared maps agree with Captum {part['version']}.{unchecked}"
-    return [EvidenceItem(text, passed == len(maps), [_gates(entry) for entry in maps])]
+    return [EvidenceItem(text, part["passed"], [_gates(entry) for entry in maps])]
 
 
 def _gates(entry: Evidence) -> Row:

@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, attribute
+from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.captum_reference import CaptumReference, is_in_captum
 from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
-from lit_viz.images.rendering import rank_correlation, ssim
+from lit_viz.images.rendering import clip_limits, heat, rank_correlation, ssim
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.optim.evaluation import Network
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.utils.formatting import Notify, command_line
+from lit_viz.utils.formatting import Notify, command_line, pluralize
 
 #: Gate of the formula in float64: largest difference, relative to the map's maximum.
 FORMULA_TOLERANCE = 1e-8
@@ -47,6 +48,7 @@ _ROUNDED_MAPS, _MORE_ROUNDED_MAPS, _MORE_ROUNDING_STEPS = 2, 8, 16
 _TIE_NOISE = 1e-3  # separates equal neighbors, between which a max-pooling chooses by rounding even in float64
 _RELATIVE_COST = 20  # estimated duration of a comparison, relative to that of the map
 _FIRST_LIMIT = 4  # factor of the time limit for the first map
+_PICTURE_TOLERANCE = 4 / 255
 _NOTICE_SECONDS = 10.0  # before the remaining time is reported
 
 
@@ -282,23 +284,28 @@ class CrossCheck:
     Attributes:
         agreements: comparison by task index, with Captum's float64 map if the figure may show it.
         unchecked: reason by task index of the maps without a comparison.
+        damaged: reason by task index of the maps whose files do not belong to their record; they fail.
         half: half precision of the network that computed the maps, if any.
     """
 
     agreements: Mapping[int, tuple[Agreement, Tensor | None]]
     unchecked: Mapping[int, str]
+    damaged: Mapping[int, str] = field(default_factory=dict)
     half: str | None = None
 
     @property
     def passed(self) -> bool | None:
-        """Whether all compared maps agree; None if no map was compared."""
-        return all(agreement.passed for agreement, _ in self.agreements.values()) if self.agreements else None
+        """Whether no map is damaged and all compared maps agree; None if no map was compared."""
+        verdicts = [agreement.passed for agreement, _ in self.agreements.values()] + [False] * len(self.damaged)
+        return all(verdicts) if verdicts else None
 
     def sentence(self, folder: str | None = None) -> str:
         """Return the result in one line."""
         checked = len(self.agreements)
         failed = sum(not agreement.passed for agreement, _ in self.agreements.values())
         parts = [f"{checked - failed} of {checked} checked maps agree with Captum"] if checked else []
+        if self.damaged:
+            parts.append(f"{pluralize(len(self.damaged), 'map')} damaged ({next(iter(self.damaged.values()))})")
         counts = Counter(self.unchecked.values())
         parts += [f"{counts[reason]} {reason}" for reason in (NOT_IN_CAPTUM, NOT_CHECKED) if counts[reason]]
         if failed and self.half is not None:
@@ -313,7 +320,8 @@ class CrossCheck:
         checked = {
             i: {name: getattr(agreement, name) for name in names} for i, (agreement, _) in self.agreements.items()
         }
-        return {**checked, **{i: {"passed": None, "why": reason} for i, reason in self.unchecked.items()}}
+        reasons = ((None, self.unchecked), (False, self.damaged))
+        return {**checked, **{i: {"passed": p, "why": why} for p, of_maps in reasons for i, why in of_maps.items()}}
 
     def write(self, folder: RunFolder, outcomes: Sequence[Outcome]) -> None:
         """Write the part ``captum`` of ``evidence.json``."""
@@ -332,6 +340,7 @@ class CrossCheck:
             **({} if self.half is None else {"precision": self.half}),
             "maps": [{**names[i], **agreement.to_dict()} for i, (agreement, _) in self.agreements.items()],
             "unchecked": [{**names[i], "unchecked": reason} for i, reason in self.unchecked.items()],
+            **({"damaged": [{**names[i], "damaged": r} for i, r in self.damaged.items()]} if self.damaged else {}),
         }
         folder.merge_evidence({"captum": part})
 
@@ -351,13 +360,14 @@ def cross_check(
         outcomes: of the run.
         methods: by name, bound to the classifier.
         classifier: the network.
-        seconds: time limit. A map whose estimated duration exceeds it is not checked; the first map may take four
-            times as long. No limit if None.
+        seconds: time limit at the end of a run. A map whose estimated duration exceeds it is not checked; the first map
+            may take four times as long. If None, there is no limit, and the files are compared with their records.
         half: half precision of the network that computed the maps, if any.
         notify: receives the estimated remaining time once, if that is long.
     """
     agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
     unchecked: dict[int, str] = {}
+    damaged: dict[int, str] = {}
     kept: Counter[bool] = Counter()
     randomized = cache(lambda: randomize(classifier))
     queue = _order(outcomes)
@@ -365,6 +375,9 @@ def cross_check(
     start, evaluations, notified = time.monotonic(), 0, False
     for outcome, record in queue:
         index, method, count = record.index, methods[record.method], record.iterations or 0
+        if seconds is None and (damage := _damage(outcome, record)):
+            damaged[index] = damage
+            continue
         if not is_in_captum(method):
             unchecked[index] = NOT_IN_CAPTUM
             continue
@@ -401,7 +414,30 @@ def cross_check(
         if seconds is None and not notified and min(elapsed, remaining) > _NOTICE_SECONDS:
             notified = True
             notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
-    return CrossCheck(agreements, unchecked, half)
+    return CrossCheck(agreements, unchecked, damaged, half)
+
+
+def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:
+    """Return why the files of a map do not belong to its record; None if they do."""
+    files: list[Tensor] = []
+    for name, read in ((record.array, outcome.array), ("photograph", outcome.source), (record.file, outcome.image)):
+        try:
+            values = read()
+        except Exception as error:  # of NumPy and PIL, by the kind of the damage
+            return f"{record.name}: {name} can't be read: {first_line(error)}"
+        if values is None:
+            return f"{record.name}: {name} is missing"
+        files.append(values)
+    map_, photograph, picture = files
+    maximum = record.metrics.get("maximum")
+    has_maximum = maximum is not None and math.isclose(float(map_.abs().max()), maximum, rel_tol=1e-6)
+    if map_.shape[-2:] != photograph.shape[-2:] or not has_maximum:
+        return f"{record.name}: {record.array} is not the map of the record, whose maximum is {maximum}"
+    reduced = reduce_channels(map_, record.reducer)[0]
+    drawn = heat(reduced, clip_limits([reduced])[0])
+    if picture.shape != drawn.shape or float((picture - drawn).abs().max()) > _PICTURE_TOLERANCE:
+        return f"{record.name}: {record.file} is not the picture of its map"
+    return None
 
 
 def _order(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, SaliencyRecord]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +105,7 @@ def test_labels_targets_and_methods(tmp_path: Path) -> None:
         ((1, 1), (1, 0), (3, 3), (3, 0))
     ]  # fmt: skip
     assert {r["label_source"] for r in found} == {"folders"}
-    assert [r["iterations"] for r in found] == [1] * 4 + [32] * 4
+    assert [r["iterations"] for r in found] == [1] * 4 + [128] * 4
 
 
 def test_an_option_of_the_method_and_a_tolerance(tmp_path: Path) -> None:
@@ -129,6 +131,56 @@ def test_check_holds_a_finished_run_against_captum_and_notices_a_changed_map(tmp
     np.save(array, np.load(array) * np.float32(1.01))
     lit_viz("check", str(run), expect=1)
     assert not records(run)[0]["captum"]["passed"]
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "missing": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+}
+ARRAY_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "pickled": lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True),
+    "zeros": lambda path: np.save(path, 0 * np.load(path)),
+    "small": lambda path: np.save(path, np.load(path)[:, :4]),
+}
+PICTURE_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "another picture": lambda path: Image.new("RGB", (16, 16)).save(path)
+}
+
+
+@pytest.mark.parametrize(
+    ("folder_name", "damage"),
+    [
+        *[(name, kind) for name in ("arrays", "images", "sources") for kind in DAMAGES],
+        *[("arrays", kind) for kind in ARRAY_DAMAGES],
+        *[("images", kind) for kind in PICTURE_DAMAGES],
+    ],
+)
+def test_check_fails_by_name_on_a_damaged_file(
+    damaged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder_name: str, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(damaged_run, run)
+    path = sorted((run / folder_name).iterdir())[1]
+    (DAMAGES | ARRAY_DAMAGES | PICTURE_DAMAGES)[damage](path)
+    lit_viz("check", str(run), expect=1)
+    text = capsys.readouterr().err
+    assert "1 of 1 checked maps agree with Captum, 1 map damaged (" in text
+    assert ("photograph" if folder_name == "sources" else f"{folder_name}/{path.name}") in text
+    assert records(run)[1]["captum"]["passed"] is False
+    assert json.loads((run / "evidence.json").read_text())["captum"]["damaged"][0]["name"] == records(run)[1]["name"]
+
+
+@pytest.fixture(scope="module")
+def damaged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of two maps, to be copied and damaged."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in "xy":
+        Image.fromarray(GREY).save(folder / f"{name}.png")
+    words = ["--check", "none", "--out", str(folder / "run")]
+    lit_viz("saliency", str(folder / "x.png"), str(folder / "y.png"), *SMALL, *words)
+    return folder / "run"
 
 
 def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
