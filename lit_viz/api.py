@@ -12,6 +12,7 @@ from lit_viz.attacks import Attack as AttackRule
 from lit_viz.attributions import METHODS, Attribution
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
+from lit_viz.launch.arguments import parser_option
 from lit_viz.launch.commands.attack import Attack, attack_path, radii_of
 from lit_viz.launch.commands.base import Command, class_paths
 from lit_viz.launch.commands.saliency import Saliency
@@ -258,7 +259,8 @@ def _launch(
         if value is not None:
             set_option(merged, name, value)
     for name, value in options.items():
-        set_option(merged, name, to_option(name, value))
+        option = parser_option(f"--{name}", command, dashes="")[2:].replace(".", "__")
+        set_option(merged, option, to_option(name, value))
     # A resume loads the network by its name, or compares these values with those of the given module.
     sizes = {name: list(getattr(network, name)) for name in ("mean", "std", "size")}
     merged["classifier"] = {"name": network.name, "weights": network.weights, **sizes}

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -28,7 +28,26 @@ _SHORT = {
 }
 #: Options without a value of all commands.
 _FLAGS = ("--overwrite", "--resume", "--print_config", "--help", "-h", "--count")
-_REPLACED = {"--trainer.max_steps": "--iterations", "--trainer.max_epochs": "--iterations"}
+#: Names in other tools, and the option to use.
+_REPLACED = {
+    **dict.fromkeys(("--trainer.max_steps", "--trainer.max_epochs", "--steps"), "--iterations"),
+    "--epsilon": "--eps",
+    "--batch_size": "--slots",
+}
+
+
+def parser_option(name: str, command: Any = None, dashes: str = "--") -> str:
+    """Return the option of the parser for a short option; other options are unchanged.
+
+    Raises:
+        LitVizError: the option has another name here; ``dashes`` precede names in the message.
+    """
+    if name in _REPLACED:
+        raise LitVizError(f"{name} is not available: use {_REPLACED[name]}".replace("--", dashes))
+    for short, option in ({} if command is None else command.short).items():
+        if name == short or name.startswith(f"{short}."):
+            return f"{option}{name.removeprefix(short)}"
+    return _SHORT.get(name, name)
 
 
 def rewrite_arguments(arguments: Sequence[str], command: Any = None) -> list[str]:
@@ -54,18 +73,17 @@ def rewrite_arguments(arguments: Sequence[str], command: Any = None) -> list[str
             raise LitVizError(f"unrecognized option {given}: options begin with two dashes, such as --out")
         if given.startswith("--") and not given.startswith("--trainer."):
             given = given.replace("-", "_").replace("__", "--", 1)
-        if given in _REPLACED:
-            raise LitVizError(f"{given} is not available: use {_REPLACED[given]}")
         if given in flags and not equals:
             options.append([given])
             continue
-        name = _SHORT.get(given, given)
+        name = parser_option(given, command)
         if not equals and (not rest or rest[0].startswith("--")):
             near = get_close_matches(name, flags, cutoff=0.85)
             raise LitVizError(f"{given} expects a value{did_you_mean(name, near)}")
         value = value if equals else rest.pop(0)
         if command is not None:
-            name, value = command.option(name, value)
+            given, value = command.option(given, value)
+            name = parser_option(given, command)
         if name == "--target":
             targets.append(value)
         elif re.match(r"-(?![\d.e]*$)", value):  # the parser reads "--neuron -1,-1" as two options
@@ -118,7 +136,7 @@ def parse_classifier_options(arguments: Sequence[str]) -> tuple[dict[str, Any], 
     return config.classifier.as_dict(), config.bare
 
 
-def parser_error(error: Exception, parser: ArgumentParser) -> LitVizError:
+def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] = ()) -> LitVizError:
     """Return an exception of the parser in one line, with the nearest name of a mistyped option, value or class."""
     cause: BaseException | None = error
     while cause is not None:
@@ -135,6 +153,7 @@ def parser_error(error: Exception, parser: ArgumentParser) -> LitVizError:
     see = f": see {parser.prog} --help"
     if match := re.search(r"(?:nrecognized arguments:|ambiguous option:|^Option) '?-*([^\s']+)", text):
         options = [name[2:] for action in parser._actions for name in action.option_strings if name[-1] != "+"]
+        options += [name[2:] for name in short]
         return LitVizError(f"unrecognized option --{match[1]}{did_you_mean(match[1], options) or see}")
     if match := re.search(r"class_path '([\w.]+)':\s*Option '(\w+)' is not accepted", text):
         return LitVizError(_unknown_argument(match[1], match[2], f"{parser.prog} {option}.help"))
@@ -164,7 +183,7 @@ def _unknown_argument(class_path: str, name: str, help_command: str) -> str:
     part = getattr(import_module(module), class_name)
     if name == "eps" and issubclass(part, attacks.Attack):
         return attacks.without_radius(part)
-    near = did_you_mean(name, inspect.signature(part).parameters)
+    near = did_you_mean("alpha" if name == "lr" else name, inspect.signature(part).parameters)
     return f"{class_name} has no option {name}{near or f': see {help_command} {class_name}'}"
 
 

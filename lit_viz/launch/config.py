@@ -154,7 +154,7 @@ class MethodCLI(LightningCLI):
                 if print_config:  # includes what the command has resolved
                     parser.parse_args(["--config", parser.dump(self.config), *print_config])
         except PARSER_ERRORS as error:
-            raise parser_error(error, parser) from error
+            raise parser_error(error, parser, self.command.short) from error
 
     def _set_seed(self) -> None:
         pass
@@ -169,7 +169,7 @@ class MethodCLI(LightningCLI):
                 parts = self.parser.instantiate(self.config).model.items(branches=False)
             self.parts = {name: copy.copy(part) for name, part in parts}  # instances of the user are not modified
         except PARSER_ERRORS as error:
-            raise parser_error(error, self.parser) from error
+            raise parser_error(error, self.parser, self.command.short) from error
 
     def dump(self) -> str:
         """Return the resolved configuration as YAML."""
@@ -230,10 +230,42 @@ def with_config(command: Command, arguments: Sequence[str]) -> list[str]:
     """Return arguments with the content of each ``--config``, by default that of the command."""
     if "--config" not in arguments:
         arguments = ["--config", command.config_for(arguments), *arguments]
-    return [
+    words = [
         config_argument(command.name, word) if option == "--config" else word
         for option, word in zip(["", *arguments], arguments, strict=False)
     ]
+    for key, classes in command.listed.items():
+        words = _with_listed_options(words, key, classes)
+    return words
+
+
+def _with_listed_options(words: list[str], key: str, classes: Mapping[str, type]) -> list[str]:
+    """Move options of one of several parts, ``--model.method.smoothgrad.sigma 0.2``, into the list of parts.
+
+    Raises:
+        LitVizError: the part is not in the list.
+    """
+    option, pattern = f"--model.{key}", re.compile(rf"--model\.{key}\.({'|'.join(classes)})\.(\w+)")
+    own = {place: match for place, word in enumerate(words) if (match := pattern.fullmatch(word))}
+    if not own:
+        return words
+    if option in words:
+        value = yaml.safe_load(words[words.index(option) + 1])
+    else:
+        value = yaml.safe_load(words[words.index("--config") + 1])["model"][key]
+    values = value if isinstance(value, list) else [value]
+    parts: list[dict[str, Any]] = [{"class_path": part} if isinstance(part, str) else dict(part) for part in values]
+    for place, match in own.items():
+        named = [part for part in parts if part["class_path"].rpartition(".")[2] == classes[match[1]].__name__]
+        if not named:
+            raise LitVizError(f"--{key}.{match[1]}.{match[2]} requires --{key} {match[1]}")
+        for part in named:
+            part["init_args"] = {**part.get("init_args", {}), match[2]: yaml.safe_load(words[place + 1])}
+    others = [word for place, word in enumerate(words) if place not in own and place - 1 not in own]
+    if option in others:
+        place = others.index(option)
+        others = [*others[:place], *others[place + 2 :]]
+    return [*others[:2], option, json.dumps(parts if len(parts) > 1 else parts[0]), *others[2:]]
 
 
 def set_option(options: dict[str, Any], name: str, value: Any) -> None:

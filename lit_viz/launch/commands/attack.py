@@ -34,10 +34,11 @@ class Attack(PhotographCommand):
     default_config = "normalized_ascent"
     shorts = (
         f"--attack NAME is one of {', '.join(ATTACKS)}; --attack.OPTION VALUE is an option of the attack "
-        "(--attack.restarts 5), as are --eps 4/255 and --norm linf or l2."
+        "(--attack.restarts 5), as are --eps 4/255, --norm linf or l2, and --lr."
     )
     example = "lit-viz attack packaged:chelsea --target stingray"
     presentations = (AdversarialExamplePresentation, UniversalPerturbationPresentation)
+    short = {f"--{name}": f"--model.attack.{name}" for name in ("eps", "norm", "lr")} | {"--attack": "--model.attack"}
     demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray")
     default_target = "none"
     curve_at = "every:1"
@@ -52,16 +53,12 @@ class Attack(PhotographCommand):
         add("--explain", action="store_true", help="draw the saliency maps of original and result side by side")
 
     def option(self, name: str, value: str) -> tuple[str, str]:
-        """Translate ``--attack pgd``, ``--attack.restarts 5``, ``--eps 4/255`` and ``--norm linf``."""
+        """Translate ``pgd`` and ``4/255``; several radii are the option ``--radii``."""
         if name == "--attack":
-            return "--model.attack", attack_path(value)["class_path"]
+            return name, attack_path(value)["class_path"]
         if name == "--eps" and "," in value:
             return "--radii", json.dumps(radii_of(value))
-        if name in ("--eps", "--norm"):
-            name = f"--attack.{name[2:]}"
-        if name.startswith("--attack."):
-            return f"--model.{name[2:]}", _as_decimal(value)
-        return name, value
+        return name, _as_decimal(value) if name == "--eps" or name.startswith("--attack.") else value
 
     def check(self, config: Namespace) -> None:
         """Validate photographs, radii and the held-out fraction."""

@@ -35,6 +35,8 @@ class Command(ABC):
         demo: arguments in ``lit-viz demo``.
         flat: dataclasses of arguments of the method whose fields are options of the method.
         presentations: presentations of the outcomes; the first one is the default.
+        short: short options, and the options of the parser.
+        listed: arguments of the method that are one part or a list of parts, with the classes by name.
         iterations, slots, log_at, curve_at: default values.
     """
 
@@ -47,6 +49,8 @@ class Command(ABC):
     demo: ClassVar[tuple[str, ...]]
     flat: ClassVar[tuple[type, ...]] = ()
     presentations: ClassVar[tuple[type[Presentation], ...]]
+    short: ClassVar[Mapping[str, str]] = {}
+    listed: ClassVar[Mapping[str, Mapping[str, type]]] = {}
     iterations: ClassVar[int | None] = 200
     slots: ClassVar[int] = 8
     log_at: ClassVar[str] = "every:10"

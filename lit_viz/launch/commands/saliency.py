@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
@@ -26,10 +26,13 @@ class Saliency(PhotographCommand):
     default_config = "gradient"
     shorts = (
         f"--method NAME is one or several, with commas, of {', '.join(METHODS)}; --method.OPTION VALUE is an option of "
-        "the method (--method.sigma 0.2); --tolerance 0.5, --reducer and --batch apply to all."
+        "the method (--method.sigma 0.2), --method.NAME.OPTION VALUE of one of several; --tolerance 0.5, --reducer "
+        "and --batch apply to all."
     )
     example = "lit-viz saliency packaged:chelsea --method smoothgrad"
     presentations = (SaliencyMapPresentation,)
+    short: ClassVar = {f"--{name}": f"--model.{name}" for name in ("method", "tolerance", "reducer", "batch")}
+    listed: ClassVar = {"method": METHODS}
     demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods")
     default_target = "label"
     curve_at = "geometric"
@@ -51,12 +54,11 @@ class Saliency(PhotographCommand):
         )
 
     def option(self, name: str, value: str) -> tuple[str, str]:
-        """Translate ``--method smoothgrad``, ``--method.sigma 0.2`` and ``--tolerance 0.02``."""
-        if name == "--method":
-            paths = class_paths(value, METHODS, "saliency method")
-            return "--model.method", paths[0]["class_path"] if len(paths) == 1 else json.dumps(paths)
-        short = name.startswith("--method.") or name in ("--tolerance", "--reducer", "--batch")
-        return (f"--model.{name[2:]}" if short else name), value
+        """Translate the names of methods."""
+        if name != "--method":
+            return name, value
+        paths = class_paths(value, METHODS, "saliency method")
+        return name, paths[0]["class_path"] if len(paths) == 1 else json.dumps(paths)
 
     def check(self, config: Namespace) -> None:
         """Validate the photographs, and the requirements of localization."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
@@ -40,10 +40,11 @@ class Visualize(Command):
     presentations = (ClassVisualizationPresentation,)
     default_config = "tarantula"
     positional = "targets"
-    shorts = "--views N sets the views of an image per evaluation, --size N its side."
+    shorts = "--views N sets the views of an image per evaluation, --size N its side, --lr the learning rate."
     example = "lit-viz visualize tarantula goldfish --iterations 200"
     demo = ("tarantula", "goldfish", "hay", "zebra", "--slots", "4")
     flat = (PictureOptions,)
+    short: ClassVar = {"--lr": "--model.step_rule.lr"}
 
     def __init__(self, init: Tensor | None = None) -> None:
         self.init = init  # (C, H, W), from Python
