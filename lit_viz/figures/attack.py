@@ -111,7 +111,9 @@ def attack_figure(panels: Sequence[AttackPanel], members: Sequence[MemberBreakdo
         f"No image is rescaled. Differences: {outcome} minus original on mid-gray, unchanged and magnified "
         f"{MAGNIFIED:g} times; {'values outside [0, 1] are clipped' if any_clipped else 'no value is clipped'}. "
     )
-    return compose(Grid(rows), caption + ("Curves show images before rounding to 8 bits." if traces else ""))
+    return compose(
+        Grid(rows), caption + ("Curves show the image at each iteration, before rounding to 8 bits." if traces else "")
+    )
 
 
 def _verdicts(panel: AttackPanel) -> Grid:

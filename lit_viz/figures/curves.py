@@ -123,7 +123,7 @@ class Trace:
     margin: Curve = ()  # positive where the attack succeeds
     l2: Curve = ()  # norms of the perturbation, images in [0, 1]
     linf: Curve = ()
-    flip: int | None = None  # iteration of the first success
+    flip: int | None = None  # first logged iteration with a success
     goal: str = "the target"  # target class, or source class of an untargeted attack
 
     @property
@@ -155,7 +155,7 @@ def _heading(traces: Sequence[Trace]) -> Text:
     flips = [trace.flip for trace in traces if trace.flip is not None]
     if len(traces) > 1:
         first = "the first " if len(traces) == MOST else ""
-        text = f"{first}{len(traces)} images, one line each; dots: first success ({len(flips)} of {len(traces)})"
+        text = f"{first}{len(traces)} images, one line each; dots: first logged success ({len(flips)} of {len(traces)})"
         return Text(text, weight="bold", color=GRAY)
     if flips:
         return Text(f"fooled at iteration {flips[0]}, before rounding", weight="bold", color=COLORS[2])

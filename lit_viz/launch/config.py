@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import re
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence

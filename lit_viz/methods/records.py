@@ -128,7 +128,7 @@ class AdversarialRecord(AttackRecord):
         success_file: the 8-bit file fools the original network.
         success_jpeg95, success_jpeg75: the file still does after JPEG compression.
         repaired: values changed to restore a success that rounding had destroyed.
-        l0: changed values. ssim, psnr: similarity to the photograph.
+        l0: fraction of changed values. ssim, psnr: similarity to the photograph.
         predicted, predicted_name: prediction of the file.
         top5: most probable classes of the file.
         margin: margin of the file; positive if it fools the network.
@@ -148,7 +148,7 @@ class AdversarialRecord(AttackRecord):
     success_jpeg95: bool | None = optional()
     success_jpeg75: bool | None = optional()
     repaired: int | None = optional()
-    l0: int | None = optional()
+    l0: float | None = optional()
     ssim: float | None = optional()
     psnr: float | None = optional()
     predicted: int | None = optional()

@@ -59,7 +59,7 @@ from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import PerturbedImageRecord, Record
 from lit_viz.utils.formatting import label_with_target, pluralize, probability_text
 
-_FLOAT_NOTE = "Curves show the image before rounding to 8 bits; the table shows its file."
+_FLOAT_NOTE = "Curves show the image at each iteration, before rounding to 8 bits; the table shows the file."
 _MAX_MISMATCHES = 10  # printed; evidence.json has all of them
 
 

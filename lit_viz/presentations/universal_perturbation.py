@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -90,10 +91,8 @@ def _row(record: Record) -> Row:
     return {
         "target": record.target_name or "any other",
         "status": record.status,
-        "trained on": format_value(known and known.trained_on, "{}"),
-        "fooled in the file": format_value(known and known.fooling_rate, "{:.0%}"),
-        "held out": format_value(known and known.held_out, "{}"),
-        "of them fooled": format_value(known and known.held_out_fooling_rate, "{:.0%}"),
+        "fooled in the file": "-" if known is None else _count(known.fooling_rate, known.trained_on),
+        "held out": "-" if known is None else _count(known.held_out_fooling_rate, known.held_out),
         "iterations": str(record.iterations),
         "L2": format_value(known and known.l2),
         "Linf": format_distance(None if known is None else known.linf, LINF.name),
@@ -140,17 +139,20 @@ def saturated_since(curve: Sequence[tuple[int, float]], limit: float) -> int | N
 
 
 def _rates(record: Record) -> list[str]:
-    """Return the fooling rates with their Wilson intervals of 95 %."""
+    """Return the numbers of fooled photographs; of those held out with the 95 % Wilson interval, which is not valid for
+    photographs that the perturbation was optimized on."""
     if not isinstance(record, UniversalRecord):
         return []
-    lines = []
-    parts = [(record.trained_on, record.fooling_rate, "trained on")]
-    parts.append((record.held_out, record.held_out_fooling_rate, "held out"))
-    for n, rate, part in parts:
-        if n and rate is not None:
-            low, high = wilson_interval(round(rate * n), n)
-            lines.append(f"fools {rate:.0%} of {n} {part} (95 %: {low:.0%} to {high:.0%})")
+    lines = [f"fools {_count(record.fooling_rate, record.trained_on)} trained on"]
+    if record.held_out and record.held_out_fooling_rate is not None:
+        low, high = wilson_interval(round(record.held_out_fooling_rate * record.held_out), record.held_out)
+        count = _count(record.held_out_fooling_rate, record.held_out)
+        lines.append(f"fools {count} held out (95 %: {low:.0%} to {high:.0%})")
     return lines
+
+
+def _count(rate: float | None, n: int | None) -> str:
+    return f"{round(rate * n)} of {n}" if n and rate is not None and math.isfinite(rate) else "-"
 
 
 def _panel(outcome: Outcome) -> UniversalPanel | None:

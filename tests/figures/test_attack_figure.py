@@ -163,7 +163,7 @@ def test_many_images_share_a_plot_and_rows_are_limited():
     assert len(images(figure)) == 4 * 20
     assert len(plots(figure)) == 4
     assert caption(figure).startswith("20 of 30 images. 30 of 30 fooled in the file.")
-    assert "30 images, one line each; dots: first success (29 of 30)" in texts(figure)
+    assert "30 images, one line each; dots: first logged success (29 of 30)" in texts(figure)
     assert plots(figure)[0].get_xlim() == (0, 33)
     assert figure.dpi >= 120
     assert_no_overlap(figure)
