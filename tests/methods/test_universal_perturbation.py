@@ -287,9 +287,9 @@ def test_as_many_photographs_an_iteration_as_were_asked_for(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"attack": "pgd", "held_out": 0.5}, "take --attack universal"),
-        ({"attack": "universal", "held_out": 1.0}, "--held-out 1.0 is no part"),
-        ({"attack": "universal", "target": "random"}, "--target random is another class for each"),
+        ({"attack": "pgd", "held_out": 0.5}, "requires --attack universal"),
+        ({"attack": "universal", "held_out": 1.0}, "--held-out must be at least 0 and less than 1, got 1.0"),
+        ({"attack": "universal", "target": "random"}, "must be the same class for all photographs, got random"),
         ({"attack": {"universal": {"alpha": 0.0}}}, "alpha must be positive, got 0.0"),
         ({"attack": {"universal": {"clip": 0.0}}}, "limit of ClippedCrossEntropy must be positive"),
     ],
