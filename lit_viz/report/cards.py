@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,14 +47,6 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Images in one place of which the slider selects one, as (data URI, text alternative)."""
-
-    caption: str
-    images: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
 class CurvePlot:
     """A metric over the iterations as the coordinates of an inline SVG plot."""
 
@@ -65,34 +58,14 @@ class CurvePlot:
     iterations: tuple[int, int]  # first and last
 
 
-@dataclass(frozen=True)
-class TaskCard:
-    """A task with its images, curves and record."""
-
-    record: Record
-    title: str
-    text: CardText
-    row: Mapping[str, str]  # of the results table
-    curves: Sequence[CurvePlot]
-    stacks: Sequence[Stack]  # photograph, image and difference
-    labels: Sequence[str]  # by slider position
-    omitted: tuple[int, int]  # number of logged images that are not embedded, and of all logged images
-    perturbed: Sequence[tuple[str, str, str, str]]  # name, photograph, perturbed image and caption
-
-    @property
-    def has_source(self) -> bool:
-        """Whether the images are placed in a row beside the photograph."""
-        return bool(self.stacks) and self.stacks[0].caption == "photograph"
-
-
 def build_cards(
     folder: RunFolder,
     records: Sequence[Record],
     rows: Sequence[Mapping[str, str]],
     text: Callable[[Record], CardText],
     budget: float,
-) -> list[TaskCard]:
-    """Return the cards of some tasks.
+) -> list[dict[str, Any]]:
+    """Return the cards of some tasks, as ``card.html`` takes them.
 
     Args:
         folder: run folder.
@@ -116,7 +89,7 @@ def _card(
     metrics: Mapping[str, Curve],
     text: CardText,
     budget: float,
-) -> TaskCard:
+) -> dict[str, Any]:
     name = record.name
     perturbed = _perturbed(folder, record.key)
     source = file_in(folder.path, f"sources/{record.key}.png")
@@ -124,22 +97,22 @@ def _card(
     budget -= len(photograph) + sum(len(original) + len(image) for _, original, image, _ in perturbed)
     files = _files(folder, record)
     frames = _fit(files, budget)
-    stacks = [Stack("photograph", [(photograph, f"photograph {name}")])] if photograph else []
+    stacks = {"photograph": [(photograph, f"photograph {name}")]} if photograph else {}
     if frames:
-        stacks.append(Stack(text.caption, [(frame.image, f"{name}, iteration {frame.label}") for frame in frames]))
+        stacks[text.caption] = [(frame.image, f"{name}, iteration {frame.label}") for frame in frames]
     if differences := [(f.difference, f"difference at iteration {f.label}") for f in frames if f.difference]:
-        stacks.append(Stack(f"difference × {MAGNIFIED:g}", differences))
-    return TaskCard(
-        record=record,
-        title=label_with_lr(name, record),
-        text=text,
-        row=row,
-        curves=plot_curves(metrics, [frame.iteration for frame in frames]),
-        stacks=stacks,
-        labels=[frame.label for frame in frames],
-        omitted=(len(files) - len(frames), len(files)),
-        perturbed=perturbed,
-    )
+        stacks[f"difference × {MAGNIFIED:g}"] = differences
+    return {
+        "record": record,
+        "title": label_with_lr(name, record),
+        "text": text,
+        "row": row,
+        "curves": plot_curves(metrics, [frame.iteration for frame in frames]),
+        "stacks": stacks,  # images in one place by caption, of which the slider selects one
+        "labels": [frame.label for frame in frames],  # of the slider positions
+        "logged": len(files),
+        "perturbed": perturbed,
+    }
 
 
 def _files(folder: RunFolder, record: Record) -> list[tuple[int | None, Path, Path | None]]:

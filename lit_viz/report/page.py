@@ -6,7 +6,6 @@ import hashlib
 import shlex
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import chain, repeat
@@ -41,15 +40,6 @@ _THUMBNAIL = 96  # pixels
 _EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
 
 
-@dataclass(frozen=True)
-class RunFigure:
-    """A figure of the run."""
-
-    name: str
-    image: str  # data URI; empty if the figure is only named
-    width: int | None  # in CSS pixels; None for that of the file
-
-
 def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     """Write :data:`REPORT` into the folder of a finished run atomically and return its path.
 
@@ -59,7 +49,7 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     """
     config, records = folder.config, folder.records()
     recorded = config.get(RECORDED) or {}
-    command = str(recorded.get("method"))
+    command, network = str(recorded.get("method")), config.get("classifier") or {}
     rows = presentation.table(records)
     evidence_files = [folder.path / name for name in _EVIDENCE_FIGURES]
     evidence_figures, budget = _figures(evidence_files, FIGURE_BYTES)
@@ -90,7 +80,12 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
             figures=figures,
             repeat=f"lit-viz {command} --config {shlex.quote(str(folder.path / 'config.yaml'))} --out again",
             has_array_images=has_array_images(config),
-            versions=_versions(config, recorded),
+            versions={
+                "classifier": network.get("name"),
+                "weights": network.get("weights"),
+                "seed": config.get("seed"),
+                **recorded,
+            },
         )
     )
     path = folder.path / REPORT
@@ -98,16 +93,16 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     return path
 
 
-def _figures(paths: Sequence[Path], budget: int) -> tuple[list[RunFigure], int]:
-    """Return the existing figures, in twice their printed resolution, and the remaining budget in bytes."""
+def _figures(paths: Sequence[Path], budget: int) -> tuple[list[tuple[str, str, int | None]], int]:
+    """Return name, data URI in twice the printed resolution (empty above the budget) and width in CSS pixels of the
+    existing figures, and the remaining budget in bytes."""
     figures = []
     for path in filter(Path.is_file, paths):
-        width, image = printed_width(path), ""
-        if is_embeddable(path):
-            image = image_uri(path, width and 2 * width)
+        width = printed_width(path)
+        image = image_uri(path, width and 2 * width) if is_embeddable(path) else ""
         image = image if len(image) <= budget else ""
         budget -= len(image)
-        figures.append(RunFigure(path.name, image, width))
+        figures.append((path.name, image, width))
     return figures, budget
 
 
@@ -119,16 +114,6 @@ def _table(folder: RunFolder, records: Sequence[Record], rows: Rows) -> list[dic
         {"index": record.index, "name": record.name, "image": image, "cells": row}
         for record, row, image in zip(records[:MAX_ROWS], rows, images, strict=False)
     ]
-
-
-def _versions(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    network = config.get("classifier") or {}
-    return {
-        "classifier": network.get("name"),
-        "weights": network.get("weights"),
-        "seed": config.get("seed"),
-        **recorded,
-    }
 
 
 def format_value(value: Any) -> str:
