@@ -89,7 +89,7 @@ def saliency(
     labels: Sequence[str | int] | str = "predicted",
     iterations: int | None = None,
     tolerance: float | None = None,
-    check: str = "captum",
+    check: str = "auto",
     out: str | Path | None = None,
     config: str | Path | None = None,
     progress: bool | None = None,
@@ -109,7 +109,8 @@ def saliency(
         labels: true classes, one per image, or their source as in ``--labels``.
         iterations: evaluations per map. Default: the method's.
         tolerance: relative error at which a map is finished.
-        check: ``captum`` compares as many maps with Captum as 15 seconds allow; ``none`` compares none.
+        check: ``captum`` compares as many maps with Captum as 15 seconds allow, and ``none`` compares none; ``auto``
+            compares only if that takes no longer than the run.
         out: run folder. Default: nothing is written.
         config: YAML file or name of a packaged configuration.
         progress: show progress and messages. Default: in notebooks.

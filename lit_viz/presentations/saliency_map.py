@@ -29,6 +29,10 @@ from lit_viz.utils.formatting import pluralize, probability_text
 if TYPE_CHECKING:
     from lit_viz.evidence.saliency.cross_check import CrossCheck  # imports Captum
 
+#: Duration of the first comparison with Captum: copies of the network in float64, float32 and with random weights.
+_CHECK_SECONDS_PER_PARAMETER = 2e-6
+_NOT_CHECKED = "not checked, since it would take longer than the run: check='captum' checks"
+
 
 class SaliencyMapPresentation(Presentation):
     """Presentation of saliency maps: photographs with their maps, compared with Captum."""
@@ -79,13 +83,24 @@ class SaliencyMapPresentation(Presentation):
             for record, method in zip(records, methods, strict=True)
         ]
 
+    def _is_check_too_slow(self, module: SaliencyMap, outcomes: Sequence[Outcome], config: Namespace) -> bool:
+        """Return whether the comparison with Captum would take longer than the run; state so in the records."""
+        parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
+        seconds = sum(outcome.record.seconds or 0.0 for outcome in outcomes)
+        if config.check != "auto" or parameters * _CHECK_SECONDS_PER_PARAMETER <= seconds:
+            return False
+        for outcome in outcomes:
+            if isinstance(outcome.record, SaliencyRecord):
+                outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
+        return True
+
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
     ) -> bool:
         """Compare the maps with Captum's, and on request their boxes with reference boxes."""
         assert isinstance(module, SaliencyMap)
         config, notify = settings.config, settings.notify
-        is_skipped = settings.ends_run and config.check == "none"
+        is_skipped = settings.ends_run and (config.check == "none" or self._is_check_too_slow(module, outcomes, config))
         certificate = None if is_skipped else _compare_with_captum(module, outcomes, folder, settings)
         if certificate is not None:
             outcomes = [outcome for outcome in outcomes if outcome.record.index not in certificate.damaged]

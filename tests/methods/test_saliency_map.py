@@ -115,7 +115,7 @@ def test_several_methods_run_one_after_another(smooth: Classifier, train: Train)
         for i in range(3)
     ]
     memory = train(module(smooth, [Gradient(), SmoothGrad()]), tasks)
-    assert [memory.results[i].record.iterations for i in range(6)] == [1, 1, 1, 32, 32, 32]
+    assert [memory.results[i].record.iterations for i in range(6)] == [1, 1, 1, 128, 128, 128]
     alone = train(module(smooth, SmoothGrad()), [Task(1, "i1", 1, target=1, options=tasks[4].options)])
     torch.testing.assert_close(memory.results[4].array, alone.results[1].array, rtol=1e-4, atol=1e-6)
 

@@ -43,7 +43,12 @@ class Saliency(PhotographCommand):
         add = parser.add_argument
         add("--scale", type=Literal["shared", "map"], default="shared", help="color scale of the figure")
         add("--overlays", action="store_true", help="also draw the maps over the photographs")
-        add("--check", type=Literal["captum", "none"], default="captum", help="reference that maps are compared with")
+        add(
+            "--check",
+            type=Literal["auto", "captum", "none"],
+            default="captum",
+            help="reference that maps are compared with",
+        )
         add("--localize", action="store_true", help="also compute the object's box and mask, by a graph cut")
         add(
             "--boxes",

@@ -15,6 +15,7 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
+from lit_viz.presentations import saliency_map
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import RunFolder
 from tests.test_cli import SMALL, lit_viz, records, sentence
@@ -131,6 +132,16 @@ def test_check_holds_a_finished_run_against_captum_and_notices_a_changed_map(tmp
     np.save(array, np.load(array) * np.float32(1.01))
     lit_viz("check", str(run), expect=1)
     assert not records(run)[0]["captum"]["passed"]
+
+
+def test_python_compares_with_captum_if_that_takes_no_longer_than_the_run(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.rand(1, 3, 16, 16)
+    assert lv.saliency(smooth, images, 0).results[0]["captum"]["passed"]
+    monkeypatch.setattr(saliency_map, "_CHECK_SECONDS_PER_PARAMETER", 1.0)
+    assert lv.saliency(smooth, images, 0).results[0]["captum"]["why"].startswith("not checked, since it would take")
+    assert lv.saliency(smooth, images, 0, check="captum").results[0]["captum"]["passed"]
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
