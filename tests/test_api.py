@@ -179,6 +179,11 @@ def test_other_images_are_rejected_by_one_sentence(smooth: Classifier, image: An
         assert "\n" not in str(error.value)
 
 
+def test_images_from_python_have_no_folder(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="array:0 has no folder with the name of its class"):
+        lv.saliency(smooth, photographs(1), labels="folders")
+
+
 def test_classes_and_classifiers_are_validated(smooth: Classifier) -> None:
     run = lv.visualize(smooth, torch.tensor([0, 1]), iterations=np.int64(2), config="small")  # type: ignore[arg-type]
     assert [r["target"] for r in run.results] == [0, 1]

@@ -218,8 +218,6 @@ def _locate(path: str | Path) -> Path:
     if str(path).startswith(PACKAGED_PREFIX):
         return packaged_photograph(str(path).removeprefix(PACKAGED_PREFIX))
     file = Path(path)
-    if file.is_dir():
-        raise LitVizError(f"{path} is a folder, not a photograph")
     if not file.exists():
         raise LitVizError(missing_file_error(file))
     check_regular(file)
@@ -235,24 +233,28 @@ def _picture(picture: Tensor) -> tuple[Iterator[_Plane], tuple[int, int]]:
 
 def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[int, int]]:
     """Return the planes R, G, B and (height, width) of the picture; the planes can be downsampled."""
+    least = 2 * max(size)
     with Image.open(file) as opened:
         width, height = opened.size
-        factor = min(opened.size) // (2 * max(size)) if width * height > _LARGE else 1
-        drafted = factor > 1 and opened.draft(opened.mode, (2 * max(size), 2 * max(size))) is not None
+        is_large = width * height > _LARGE
+        drafted = is_large and opened.draft(opened.mode, (least, least)) is not None
         opened.load()
         rotated = opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED  # TIFF files are rotated by load()
-        image = opened if drafted or factor < 2 else _reduce(opened, factor)
+        image = _reduce(opened, least) if is_large and not drafted else opened
         return _planes(ImageOps.exif_transpose(image)), (width, height) if rotated else (height, width)
 
 
-def _reduce(image: Image.Image, factor: int) -> Image.Image:
-    """Downsample before the conversion to float, which takes four times the memory."""
+def _reduce(image: Image.Image, least: int) -> Image.Image:
+    """Downsample the shorter side to ``least`` pixels or more, before the conversion to float takes more memory."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode not in ("L", "RGB", "F"):
         image = image.convert("I" if image.mode.startswith("I") else "RGB")
-    size = (image.width // factor, image.height // factor)
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    factor = max(1, min(image.size) // least)
+    width, height = (side // factor for side in image.size)
+    if min(width, height) < least:  # a thin picture
+        width, height = (min(side, _LARGE // min(width, height)) for side in (width, height))
+    return image.resize((width, height), Image.Resampling.HAMMING, reducing_gap=2.0)  # without overshoot
 
 
 def _planes(image: Image.Image) -> Iterator[_Plane]:

@@ -128,9 +128,10 @@ def sha256(path: str | Path) -> str:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise a LitVizError for a FIFO, device or socket, whose content may have no end; a missing file is accepted."""
+    """Raise a LitVizError for a folder, and for a FIFO, device or socket, whose content may be endless."""
     if Path(path).exists() and not Path(path).is_file():
-        raise LitVizError(f"{path} must be a regular file, got a FIFO, device or socket")
+        kind = "folder" if Path(path).is_dir() else "FIFO, device or socket"
+        raise LitVizError(f"{path} must be a regular file, got a {kind}")
 
 
 def utf8_name(path: str | Path) -> str:

@@ -220,6 +220,16 @@ def test_large_files_are_downsampled_when_they_are_decoded(
     assert (reduced.pixels - whole.pixels).abs().mean() < (3 if suffix == "jpg" else 1.5) / 255
 
 
+def test_large_files_with_sharp_edges_and_thin_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = np.zeros((300, 300), np.uint16)
+    deep[:, 151:] = 65535
+    path = _save(tmp_path / "deep.png", Image.fromarray(deep))
+    thin = _save(tmp_path / "thin.png", Image.new("L", (9000, 2), 70))
+    monkeypatch.setattr("lit_viz.images.reading._LARGE", 1000)
+    assert _read(path, (16, 16)).min() == 0
+    assert (_read(thin, (16, 16)) == 70).all()
+
+
 def test_the_limit_of_pixels_is_raised_by_the_environment(tmp_path: Path) -> None:
     path = _save(tmp_path / "a.png", Image.new("L", (100, 100)))
     script = "import sys; from lit_viz.images import read_photograph; print(read_photograph(sys.argv[1], (8, 8)).box)"
@@ -293,7 +303,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         read_photograph(tmp_path / "tarantulla.png", (8, 8))
     with pytest.raises(LitVizError, match="there is no photograph"):
         read_photograph(tmp_path / "nowhere" / "a.png", (8, 8))
-    with pytest.raises(LitVizError, match="is a folder"):
+    with pytest.raises(LitVizError, match="must be a regular file, got a folder"):
         read_photograph(tmp_path, (8, 8))
 
 

@@ -181,7 +181,7 @@ def _cell(table: Mapping[str, str | LitVizError], entry: Entry) -> str:
 
 
 def _folder(entry: Entry) -> str:
-    if entry.path.startswith(PACKAGED_PREFIX):
+    if entry.path.startswith((PACKAGED_PREFIX, ARRAY_PREFIX)):
         raise LitVizError(f"{entry.path} has no folder with the name of its class: give its label in a CSV file")
     parent = Path(entry.path).parent
     return parent.name if parent.name not in ("", "..") else parent.resolve().name
