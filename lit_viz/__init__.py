@@ -18,10 +18,18 @@ if TYPE_CHECKING:
     from lit_viz.api import attack, check, resume, saliency, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.errors import LitVizError
+    from lit_viz.launch.data import ClassTasks, PhotographTasks
+    from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
     from lit_viz.runs.results import Run
 
 # Modules of the public names; imported on first use, so that `lit-viz --help` does not import torch.
 _MODULES = {
+    "AdversarialExample": "lit_viz.methods",
+    "ClassTasks": "lit_viz.launch.data",
+    "ClassVisualization": "lit_viz.methods",
+    "PhotographTasks": "lit_viz.launch.data",
+    "SaliencyMap": "lit_viz.methods",
+    "UniversalPerturbation": "lit_viz.methods",
     "attack": "lit_viz.api",
     "LitVizError": "lit_viz.errors",
     "Run": "lit_viz.runs.results",
@@ -32,7 +40,23 @@ _MODULES = {
     "visualize": "lit_viz.api",
 }
 
-__all__ = ["LitVizError", "Run", "__version__", "attack", "check", "load_classifier", "resume", "saliency", "visualize"]
+__all__ = [
+    "AdversarialExample",
+    "ClassTasks",
+    "ClassVisualization",
+    "LitVizError",
+    "PhotographTasks",
+    "Run",
+    "SaliencyMap",
+    "UniversalPerturbation",
+    "__version__",
+    "attack",
+    "check",
+    "load_classifier",
+    "resume",
+    "saliency",
+    "visualize",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_viz.attacks import Attack as AttackRule
 from lit_viz.attributions import METHODS, Attribution
-from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers import Classifier, as_classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import parser_option
 from lit_viz.launch.commands.attack import Attack, attack_path, radii_of
@@ -71,7 +71,7 @@ def visualize(
         >>> tuple(run.images.shape)
         (1, 3, 224, 224)
     """
-    network = _to_classifier(classifier)
+    network = as_classifier(classifier)
     image, name = initial_image(init)
     plain = to_plain(targets)
     classes = [] if plain is None else plain if isinstance(plain, list) else [plain]
@@ -123,7 +123,7 @@ def saliency(
     Raises:
         LitVizError: unknown class, method or option, images out of range, or existing run folder.
     """
-    network = _to_classifier(classifier)
+    network = as_classifier(classifier)
     pictures, files = image_inputs(images)
     arguments = {
         **photograph_options(files, targets, labels),
@@ -175,7 +175,7 @@ def attack(
     Raises:
         LitVizError: unknown class, attack or option, images out of range, or existing run folder.
     """
-    network = _to_classifier(classifier)
+    network = as_classifier(classifier)
     pictures, files = image_inputs(images)
     class_path = attack_path(attack)
     radii = [] if eps is None else radii_of(to_plain(eps))
@@ -268,14 +268,6 @@ def _launch(
     return execute(MethodCLI(command, merged), network, notify=choose_notify(progress))
 
 
-def _to_classifier(classifier: Classifier | nn.Module | str) -> Classifier:
-    if isinstance(classifier, Classifier):
-        return classifier
-    if not isinstance(classifier, (nn.Module, str)):
-        raise LitVizError(f"classifier must be an nn.Module, a name or a Classifier, got {classifier!r}")
-    return load_classifier(classifier)
-
-
 def _stored_classifier(classifier: Classifier | nn.Module | None, cli: MethodCLI) -> Classifier | None:
     """Return the classifier of an existing run; a module gets the recorded labels and normalization.
 
@@ -292,7 +284,7 @@ def _stored_classifier(classifier: Classifier | nn.Module | None, cli: MethodCLI
         recorded["labels"] = labels
     if isinstance(classifier, nn.Module):
         return load_classifier(classifier, **recorded)
-    classifier = _to_classifier(classifier)
+    classifier = as_classifier(classifier)
     for name, before in recorded.items():
         now = list(getattr(classifier, name))
         if now != before:

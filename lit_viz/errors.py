@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 import signal
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 #: Raised where a gradient is required of a classifier that has none.
 NO_GRADIENT = (
@@ -64,6 +66,15 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     if not near:
         return ""
     return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"
+
+
+def find_class(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
+    """Return the class with a short name, in any case and with dashes or underscores."""
+    key = name.strip().lower().replace("-", "_")
+    if key not in classes:
+        near = did_you_mean(key, classes) or f": choose one of {', '.join(classes)}"
+        raise LitVizError(f"there is no {noun} {name.strip()!r}{near}")
+    return classes[key]
 
 
 def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:

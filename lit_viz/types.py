@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -326,3 +326,22 @@ class Result:
     array: Tensor | None = None
     source: Tensor | None = None
     perturbed_images: Sequence[PerturbedImage] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the task is done, has failed or was skipped."""
+        return self.record.status != "unfinished"
+
+    def dump(self) -> dict[str, Any]:
+        """Return the result as plain values and tensors, for a checkpoint."""
+        perturbed = [(p.record.to_dict(), p.image, p.source) for p in self.perturbed_images]
+        return {**vars(self), "task": asdict(self.task), "record": self.record.to_dict(), "perturbed_images": perturbed}
+
+    @classmethod
+    def restore(cls, values: Mapping[str, Any]) -> Result:
+        """Return the result of :meth:`dump`."""
+        perturbed = [
+            PerturbedImage(PerturbedImageRecord.from_dict(p), *rest) for p, *rest in values["perturbed_images"]
+        ]
+        task, record = Task(**values["task"]), Record.read(values["record"])
+        return cls(**{**values, "task": task, "record": record, "perturbed_images": perturbed})

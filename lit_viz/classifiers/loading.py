@@ -98,6 +98,15 @@ def load_classifier(
     )  # fmt: skip
 
 
+def as_classifier(classifier: Classifier | nn.Module | str) -> Classifier:
+    """Return a classifier; a module or a name is loaded by :func:`load_classifier`."""
+    if isinstance(classifier, Classifier):
+        return classifier
+    if not isinstance(classifier, (nn.Module, str)):
+        raise LitVizError(f"classifier must be an nn.Module, a name or a Classifier, got {classifier!r}")
+    return load_classifier(classifier)
+
+
 def class_names(
     name: str, *, weights: str | Path | None = "DEFAULT", labels: str | Path | None = None, **options: Any
 ) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Parts of the Trainer that a run replaces: strategy, checkpoint format, data loader and private hooks."""
+"""Parts of Lightning that a run replaces: strategy, checkpoint format, data loader and private attributes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,24 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.plugins.io import CheckpointIO
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from torch import Tensor
 
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.types import Task
 from lit_viz.utils.files import write_bytes
 from lit_viz.utils.process import launcher_topology
+
+#: Private attributes of Lightning that lit_viz sets, overrides or reads, and why; a test checks that they exist.
+PRIVATE_ATTRIBUTES = {
+    "pytorch_lightning.loops.training_epoch_loop._TrainingEpochLoop._broadcast_sigterm_tensor": (
+        "the ranks would synchronize before every step; they exchange signals in their status instead"
+    ),
+    "pytorch_lightning.LightningModule._trainer": "the precision of a module that may have no Trainer",
+    "pytorch_lightning.cli.LightningCLI._set_seed": "the global random state is not changed",
+    "pytorch_lightning.cli.LightningCLI._add_instantiators": "hyperparameters are recorded in config.yaml",
+}
 
 
 class EndlessLoader:
@@ -34,20 +46,32 @@ class EndlessLoader:
 
 
 class TaskQueue(pl.LightningDataModule):
-    """The tasks of a run, in the order of their results."""
+    """The tasks of a run, in the order of their results.
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    Args:
+        tasks: the tasks. The method adds what depends on it, such as a task per saliency method.
+        images: pictures ``(C, H, W)`` in place of files; the option ``image`` of a task is the index.
+    """
+
+    def __init__(self, tasks: Sequence[Task], images: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.tasks = tuple(tasks)
+        self.tasks, self.images = tuple(tasks), images
 
     def setup(self, stage: str) -> None:
         """Broadcast the queue of rank 0, which alone has listed the photographs."""
         assert self.trainer is not None
-        self.tasks = self.trainer.strategy.broadcast(self.tasks)
+        module: Any = self.trainer.lightning_module
+        self.tasks = tuple(module.expand_tasks(self.trainer.strategy.broadcast(self.tasks)))
+        if self.images:
+            module.images = self.images
 
     def train_dataloader(self) -> EndlessLoader:
         """Return the endless loader."""
         return EndlessLoader()
+
+    def test_dataloader(self) -> list[int]:
+        """Return a single batch; the evidence is computed from the results of the module."""
+        return [0]
 
 
 _DIGEST = 32  # bytes of the SHA-256 digest at the end of a checkpoint
@@ -101,6 +125,9 @@ class LaunchOnlyStrategy(DDPStrategy):
         """Do nothing."""
 
 
+StrategyRegistry.register("lit_viz", LaunchOnlyStrategy, description="Several processes without DDP")
+
+
 def is_distributed(options: Any) -> bool:
     """Return whether the Trainer's options, torchrun or SLURM request more than one process."""
     return str(options.devices) not in ("1", "[0]") or options.num_nodes != 1 or launcher_topology() is not None
@@ -138,10 +165,15 @@ def kill_ranks(trainer: pl.Trainer) -> None:
         kill(signal.SIGKILL)
 
 
-def disable_step_barrier(trainer: pl.Trainer) -> None:
-    """Disable the synchronization of the ranks before every step.
+def adapt_trainer(trainer: pl.Trainer) -> None:
+    """Adapt a Trainer to the training of images.
 
-    Lightning broadcasts the SIGTERM of rank 0 there. Ranks exchange all signals in their status instead
-    (:mod:`lit_viz.engine.ranks`).
+    Raises:
+        LitVizError: the strategy would wrap the module.
     """
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, LaunchOnlyStrategy):
+        raise LitVizError(f"several devices require strategy='lit_viz', got {type(trainer.strategy).__name__}")
+    if isinstance(trainer.precision_plugin, MixedPrecision):
+        trainer.precision_plugin.scaler = None  # there is no scaled loss
+    # Lightning broadcasts the SIGTERM of rank 0 here before every step.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

@@ -9,18 +9,23 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.classifiers import Classifier, FrozenNetwork, as_classifier
 from lit_viz.classifiers.fast import CompileMode
 from lit_viz.engine.ranks import RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
-from lit_viz.types import Record, Snapshot, Task
+from lit_viz.types import Record, Result, Snapshot, Task
 
 #: Half precisions by Lightning's name.
-_HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+_HALF = {
+    "16-mixed": torch.float16,
+    "16-true": torch.float16,
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Method(pl.LightningModule):
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Classifier | nn.Module | str,
         step_rule: StepRule,
         *,
         iterations: int = 200,
@@ -120,7 +125,7 @@ class Method(pl.LightningModule):
     ) -> None:
         super().__init__()
         check_at_least_one(iterations=iterations, slots=slots, views=views)
-        self.classifier, self.step_rule = classifier, step_rule
+        self.classifier, self.step_rule = as_classifier(classifier), step_rule
         self.iterations, self.capacity, self.views = iterations, slots, views
         self.log_at, self.curve_at = LogSchedule.parse(log_at), LogSchedule.parse(curve_at)
         self.slots = Slots()
@@ -169,6 +174,15 @@ class Method(pl.LightningModule):
         """Create the network copies on the device."""
 
     # Tasks
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape ``(...)`` of the parameters of an image."""
+
+    def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return the tasks of a data module with what depends on the method; unchanged if they have it."""
+        return tasks
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Validate the task queue before training.
@@ -243,6 +257,14 @@ class Method(pl.LightningModule):
             snapshot: its final snapshot.
             common: record with the common fields and the metrics, to extend.
         """
+
+    def finished_metrics(self, record: Record) -> dict[str, float]:
+        """Return metrics of a finished task, whose means over the finished tasks are logged in every step."""
+        return {}
+
+    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
+        """Return the figures that ``trainer.test`` logs: the share of finished tasks, and what the method verifies."""
+        return {"done": sum(result.record.status == "done" for result in results) / max(len(results), 1)}
 
 
 def check_at_least_one(**options: int) -> None:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import mark_compiled_step
+from lit_viz.engine.lightning import adapt_trainer
 from lit_viz.engine.method import Method
 from lit_viz.engine.ranks import DevicesMode, JointDecision, LocalRequests, RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL
-from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, merge_final
+from lit_viz.engine.step import Ending, Queue, Step, StepRuleOptimizer, merge_final
 from lit_viz.errors import LitVizError
-from lit_viz.optim import Evaluate, Evaluation, StepRule
+from lit_viz.optim import Evaluate, Evaluation
 from lit_viz.optim.evaluation import Request
-from lit_viz.types import Snapshot, Task
+from lit_viz.types import Result, Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
 
 #: Incremented when older checkpoints can no longer be resumed.
 CHECKPOINT_VERSION = 4
+_SECONDS_BETWEEN_LOGS = 0.1
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,31 @@ class RunProgress:
 class ImageTraining(Method):
     """Train the images of a task queue, N slots at a time.
 
-    Subclasses implement the hooks of :class:`~lit_viz.engine.method.Method`.
+    Subclasses implement the hooks of :class:`~lit_viz.engine.method.Method`. Each step logs the mean ``objective`` and
+    ``probability`` of the batch, the number of ``images_done``, and for attacks the share that is ``fooled``.
 
     Args:
-        classifier, step_rule, limits: see :class:`~lit_viz.engine.method.Method`.
+        arguments, options: see :class:`~lit_viz.engine.method.Method`.
 
     Attributes:
         devices_mode: how several ranks share the work.
+        keep_results: whether :attr:`results` are kept in memory and in checkpoints.
         queue: tasks of this rank that wait for a slot.
         exchange: exchange of the rank status.
     """
 
-    def __init__(self, classifier: Classifier, step_rule: StepRule, **limits: Any) -> None:
-        super().__init__(classifier, step_rule, **limits)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints store images by task, not as a state dict
         self.devices_mode: DevicesMode = "images"
+        self.keep_results = True
+        self._results: dict[int, Result] = {}
+        self._logged = 0.0
+        self._sums: dict[str, tuple[float, int]] = {}  # of the metrics of finished tasks, with their number
         self.queue = Queue()
         self.exchange = RankExchange()
-        self._step: Step
+        self._step: Step | None = None
         self._updates_finished = self._updates_total = self._updates_made = 0
         self._restored: dict[str, Any] | None = None
         self._progress_metrics: dict[str, float] = {}
@@ -87,10 +94,16 @@ class ImageTraining(Method):
         """Return the optimizer of the step rule."""
         return StepRuleOptimizer(self.slots, self.step_rule, Evaluate(self._evaluate), self.project)
 
+    def setup(self, stage: str) -> None:
+        """Allocate the images of a full batch, for the model summary, and discard the state of an earlier run."""
+        if stage == "fit":
+            self.slots.clear(torch.zeros(min(self.capacity, len(self.tasks)), *self.image_shape))
+            self.exchange, self._results, self._sums = RankExchange(), {}, {}
+            self._updates_made, self._progress_metrics = 0, {}
+
     def on_fit_start(self) -> None:
         """Prepare the networks and restore the state of a checkpoint."""
-        if isinstance(self.trainer.precision_plugin, MixedPrecision):
-            self.trainer.precision_plugin.scaler = None  # there is no scaled loss
+        adapt_trainer(self.trainer)
         self.ranks = RankGroup.connect(self.devices_mode, self.trainer.world_size)
         self.prepare(self.device)
         entries: list[dict[str, Any]] = []
@@ -98,6 +111,7 @@ class ImageTraining(Method):
             entries = self._restored["slots"]
             self.exchange.finished = dict(self._restored["finished"])
             self.decision.updates = sum(int(entry["state"][ITERATION]) for entry in entries)
+            self._restored = None
         self._updates_finished = sum(self.last_iteration(task) for task in self.tasks if task.index in self.finished)
         self._updates_total = sum(map(self.last_iteration, self.tasks))
         self.queue = Queue(
@@ -113,9 +127,42 @@ class ImageTraining(Method):
             the ``snapshots`` and ``results`` since the last exchange between ranks; see
             :meth:`~lit_viz.engine.ranks.RankExchange.synchronize`.
         """
-        # Autocast would round images and step rules; only the network has half precision.
-        with torch.autocast(self.device.type, enabled=False):
-            return self._training_step()
+        # Autocast or a half default dtype would round images and step rules; only the network has half precision.
+        with torch.autocast(self.device.type, enabled=False), _default_dtype(self.image_dtype):
+            outputs = self._training_step()
+        for result in outputs["results"]:
+            if self.keep_results:
+                self._results[result.task.index] = result
+            for name, value in self.finished_metrics(result.record).items():
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = total + value, count + 1
+        if self._is_log_due(batch_idx) or outputs["results"]:
+            self.log_dict(self._means(), prog_bar=True, batch_size=1)
+            self._logged = time.monotonic()
+        return outputs
+
+    def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
+        """Check for early stopping after every step, because a run is a single epoch."""
+        for callback in self.trainer.early_stopping_callbacks:
+            if callback.monitor in self.trainer.callback_metrics:
+                callback.on_train_epoch_end(self.trainer, self)
+
+    def on_train_end(self) -> None:
+        """Keep the images that the Trainer has stopped before their last iteration, as ``unfinished`` results."""
+        if not self.keep_results or self.decision.signal or not self.decision.unfinished:  # equal on all ranks
+            return
+        entries, tasks = self.slots.dump(), list(self.slots.tasks)
+        with torch.no_grad(), _default_dtype(self.image_dtype):
+            finished = Step(self).finish({n: Ending(broken=False, done=False) for n in range(len(tasks))})
+        results = [replace(result, record=result.record.amend(status="unfinished")) for _, result in finished]
+        self._results |= {result.task.index: result for result in self.ranks.gather(results)}
+        for entry, task in zip(entries, tasks, strict=True):  # a later checkpoint continues them
+            self.slots.restore(entry, task, self.device)
+
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """Log the evidence of the results."""
+        with torch.inference_mode(False), torch.enable_grad():
+            self.log_dict(dict(self.evidence(self.results)), batch_size=1)
 
     def _training_step(self) -> dict[str, Any]:
         start = time.perf_counter()
@@ -125,18 +172,18 @@ class ImageTraining(Method):
         snapshots: list[Snapshot] = []
         if len(self.slots):
             due = self._due_snapshots(self.slots.x)
-            self._step = Step(self)
+            self._step = step = Step(self)
             self.slots.state[UNTIL] = self._next_logged()
             self.optimizers().step()  # type: ignore[union-attr]
-            snapshots = self._step.snapshots(due)
+            snapshots = step.snapshots(due)
             self._update_progress_metrics(snapshots)
-            endings = self._step.endings(self.optimizer.done)
+            endings = step.endings(self.optimizer.done)
             share = (time.perf_counter() - start) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
-            for snapshot, result in self._step.finish(endings):
+            for snapshot, result in step.finish(endings):
                 snapshots = merge_final(snapshots, snapshot)
                 results.append(result)
-            self._step.close()
+            step.close()
         if not self.exchange.is_due(snapshots, results):
             return {"snapshots": [], "results": []}
         status = RankStatus(
@@ -156,11 +203,17 @@ class ImageTraining(Method):
         """Save unfinished images by task and the finished tasks, without the classifier."""
         checkpoint["state_dict"] = {}
         entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
-        checkpoint["lit_viz"] = {"version": CHECKPOINT_VERSION, "slots": entries, "finished": dict(self.finished)}
+        state = {"slots": entries, "finished": dict(self.finished), "sums": dict(self._sums)}
+        checkpoint["lit_viz"] = {"version": CHECKPOINT_VERSION, **state}
+        if self.keep_results:
+            checkpoint["lit_viz"]["results"] = [result.dump() for result in self.results if result.is_finished]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the saved state until :meth:`on_fit_start`, where the device is known."""
         self._restored = check_run_state(checkpoint["lit_viz"])
+        self._sums = dict(self._restored.get("sums", {}))
+        results = map(Result.restore, self._restored.get("results", ()))
+        self._results = {result.task.index: result for result in results}
 
     # Evaluation for the step rule
 
@@ -168,6 +221,7 @@ class ImageTraining(Method):
         slots = request.slots
         rows = range(len(self.slots)) if slots is None else to_list(slots)
         evaluation = self.score(request.x, rows, gradient=request.gradient, network=request.network)
+        assert self._step is not None
         self._step.add_evaluation(evaluation, slots, logged=request.logged)
         return evaluation
 
@@ -176,8 +230,15 @@ class ImageTraining(Method):
     @property
     def tasks(self) -> Sequence[Task]:
         """The whole queue, in order."""
-        tasks: Sequence[Task] = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
+        tasks: Sequence[Task] | None = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
+        if tasks is None:
+            raise LitVizError("the data of a run must be a TaskQueue, such as lit_viz.ClassTasks")
         return tasks
+
+    @property
+    def results(self) -> list[Result]:
+        """The results in task order, on rank 0. Images that the Trainer stopped have the status ``unfinished``."""
+        return [result for _, result in sorted(self._results.items())]
 
     @property
     def optimizer(self) -> StepRuleOptimizer:
@@ -246,6 +307,24 @@ class ImageTraining(Method):
 
     # Logging
 
+    def _is_log_due(self, batch_idx: int) -> bool:
+        """Return whether a callback or logger reads the means of this step, or the last are older than 0.1 seconds;
+        logging takes a millisecond, several percent of a step on a GPU."""
+        trainer = self.trainer
+        every: int = getattr(trainer, "log_every_n_steps", 0)
+        logger_is_due = bool(trainer.loggers and every) and (batch_idx + 1) % max(every, 1) == 0
+        is_read = logger_is_due or trainer.should_stop or bool(trainer.early_stopping_callbacks)
+        return is_read or time.monotonic() - self._logged >= _SECONDS_BETWEEN_LOGS
+
+    def _means(self) -> dict[str, float | Tensor]:
+        """Return the means that a step logs; no value is read from the device."""
+        means: dict[str, float | Tensor] = dict(self._progress_metrics)
+        if self._step is not None and self._step.first is not None:
+            metrics = self._step.first.metrics
+            means |= {name: metrics[name].float().mean() for name in ("objective", "probability") if name in metrics}
+        means |= {name: total / count for name, (total, count) in self._sums.items()}
+        return {**means, "images_done": float(len(self.finished))}
+
     def _next_logged(self) -> Tensor:
         """Return the next logged iteration of each slot, ``(N,)``."""
         until = [
@@ -267,11 +346,21 @@ class ImageTraining(Method):
         return dict(zip(due, self.snapshots(images, due), strict=True))
 
     def _update_progress_metrics(self, snapshots: Sequence[Snapshot]) -> None:
-        """Keep the mean probability, or else the mean objective, for the progress bar."""
+        """Keep the mean probability, or else the mean objective, until the next snapshots."""
         for name in ("probability", "objective"):
             if values := [snapshot.metrics[name] for snapshot in snapshots if name in snapshot.metrics]:
                 self._progress_metrics = {name: sum(values) / len(values)}
                 return
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def check_run_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Slots(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.image = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.image = nn.Parameter(torch.empty(0))
         self.state: dict[str, Tensor] = {}
         self.tasks: list[Task] = []
         self.forwards: list[int] = []
@@ -78,6 +78,11 @@ class Slots(nn.Module):
             "targeted": to_device([task.target is not None for task in tasks], device),
             "channels": to_device([task.options.get("channel", -1) for task in tasks], device),
         }
+
+    def clear(self, x: Tensor) -> None:
+        """Remove all slots; ``x`` is allocated until the first are appended."""
+        self.keep([])
+        self._set(x, {})
 
     def append(self, tasks: Sequence[Task], x: Tensor, state: dict[str, Tensor]) -> None:
         """Append slots with zero counts."""

@@ -153,8 +153,11 @@ class Step:
         x: images before the step ``(N, ...)``.
         iteration: their iterations.
         scores: ``(N,)``, sum of the scores of each slot in the step.
+        first: first evaluation of the step.
         evaluated: first logged evaluation of x_k and its row, by slot.
     """
+
+    first: Evaluation | None = None
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -164,6 +167,7 @@ class Step:
 
     def add_evaluation(self, evaluation: Evaluation, slots: Tensor | None, *, logged: bool) -> None:
         """Add an evaluation of these slots, or of all; with ``logged``, its metrics are those of x_k."""
+        self.first = self.first or evaluation
         if slots is None:
             self.scores += evaluation.score
         else:

@@ -13,6 +13,7 @@ import json
 import re
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +123,9 @@ class MethodCLI(LightningCLI):
         self.command.add_arguments(parser)
         _add_common_arguments(parser, self.command)
         parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
-        parser.add_class_arguments(module, "model", skip=set(_SUPPLIED_ARGUMENTS), instantiate=False, sub_configs=True)
+        flat = {name for options in self.command.flat for name in signature(options).parameters}
+        skip: set[str | int] = {*_SUPPLIED_ARGUMENTS, *flat}
+        parser.add_class_arguments(module, "model", skip=skip, instantiate=False, sub_configs=True)
         for options in self.command.flat:
             (parser.groups or {})["model"].add_class_arguments(options, "model", as_group=False, sub_configs=True)
         parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_FIXED_TRAINER_ARGUMENTS), instantiate=False)

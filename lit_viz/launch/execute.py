@@ -120,6 +120,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
         if is_new:
             folder.discard()  # otherwise the corrected command would need --overwrite
         raise
+    module.keep_results = False  # they are in the folder
     presentation = cli.command.presentation(config)
     finished = is_finished(folder, tasks)
     if finished and (folder.path / REPORT).exists():
@@ -164,6 +165,7 @@ def _follow(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None) 
         if tasks and is_finished(folder, tasks):  # no tasks: rank zero is just creating the folder
             return _run(cli, ())
     module = cli.command.build(config, cli.parts, classifier or _load_classifier(config, trainer.strategy.root_device))
+    module.keep_results = config.out is None
     _FOLLOWED_RUNS.append(config.out)
     fit(trainer, config, module)
     return _run(cli, ())

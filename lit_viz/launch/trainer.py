@@ -25,7 +25,6 @@ from lit_viz.classifiers.isolation import is_out_of_memory, torch_warnings_ignor
 from lit_viz.engine.lightning import (
     AtomicCheckpointIO,
     TaskQueue,
-    disable_step_barrier,
     is_rank_failure,
     kill_ranks,
     trainer_options,
@@ -71,7 +70,6 @@ def build_trainer(config: Any, scratch: str) -> pl.Trainer:
     except Exception as error:  # exceptions of Lightning and of backends that are not installed
         devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
         raise LitVizError(f"{devices} is not available: {first_line(error)}") from error
-    disable_step_barrier(trainer)
     return trainer
 
 

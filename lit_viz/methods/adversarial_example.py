@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_viz.attacks import Attack, BudgetAttack, name_of
+from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, is_adversarial, name_of
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import Saved, save_and_verify
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.outputs import top5
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, find_class
+from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.photographs import LOGITS, AttackTraining
@@ -22,7 +23,7 @@ from lit_viz.methods.targets import check_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
-from lit_viz.types import Record, Snapshot, Task
+from lit_viz.types import Record, Result, Snapshot, Task
 from lit_viz.utils.device import to_list
 
 
@@ -34,8 +35,8 @@ class AdversarialExample(AttackTraining):
     perturbation. It counts as a success if its 8-bit file fools the original network.
 
     Args:
-        classifier: frozen classifier.
-        attack: step rule and objective.
+        classifier: frozen classifier, a module or a name.
+        attack: step rule and objective, or its name in :data:`~lit_viz.attacks.ATTACKS`.
         transforms: random transforms of every view, for images that fool in expectation (Athalye et al. 2018,
             arXiv:1707.07397). If one does not affect success (:class:`~lit_viz.images.DiverseInput`), success is tested
             on the image itself, by an additional forward.
@@ -48,12 +49,14 @@ class AdversarialExample(AttackTraining):
 
     def __init__(
         self,
-        classifier: Classifier,
-        attack: Attack,
+        classifier: Classifier | nn.Module | str,
+        attack: Attack | str = "normalized_ascent",
         transforms: Sequence[Transform] = (),
         views: int | None = None,
         **options: Any,
     ) -> None:
+        classifier = as_classifier(classifier)
+        attack = find_class(attack, ATTACKS, "attack")() if isinstance(attack, str) else attack
         attack.bind(classifier)
         super().__init__(classifier, attack, 1 if views is None else views, **options)
         self.notes += attack.notes
@@ -189,6 +192,25 @@ class AdversarialExample(AttackTraining):
             top5=snapshot.ranking,
         )
         return _skipped(record) if self.slots.iteration[n] == 0 and success_float else record
+
+    def finished_metrics(self, record: Record) -> dict[str, float]:
+        """Return whether the file fools the original network, unless the photograph did."""
+        if not isinstance(record, AdversarialRecord) or record.status != "done":
+            return {}
+        return {"fooled": float(bool(record.success_file))}
+
+    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
+        """Return the share of files that fool the original network, also as JPEG, and their mean distances."""
+        done = [r for r in results if r.image is not None and r.task.goal is not None and r.record.status == "done"]
+        if not done:
+            return super().evidence(results)
+        logits = self.classifier.logits(torch.stack([decode(encode_png(r.image)) for r in done if r.image is not None]))
+        goals = torch.tensor([r.task.goal for r in done]), torch.tensor([r.task.target is not None for r in done])
+        fooled = is_adversarial(logits.cpu(), *goals)
+        records = [r.record for r, is_fooled in zip(done, fooled.tolist(), strict=True) if is_fooled]
+        means = {n: sum(r.metrics[n] or 0.0 for r in records) / len(records) for n in ("l2", "linf") if records}
+        jpeg = sum(bool(getattr(r.record, "success_jpeg75", False)) for r in done) / len(done)
+        return {**super().evidence(results), "fooled": float(fooled.float().mean()), "fooled_jpeg75": jpeg, **means}
 
     def _photograph_fields(self, n: int) -> dict[str, Any]:
         logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
@@ -19,6 +20,7 @@ from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, check_shape
+from lit_viz.images import Blur, ColorShift, Flip, Fourier, Noise, RandomCrop, Rotate, Shear
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.parameterizations import Parameterization, encoding_error
@@ -27,9 +29,9 @@ from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
-from lit_viz.optim import Evaluation, StepRule
+from lit_viz.optim import Adam, Evaluation, StepRule
 from lit_viz.rng import Draws, Key
-from lit_viz.types import Record, Snapshot, Task
+from lit_viz.types import Record, Result, Snapshot, Task
 from lit_viz.utils.device import to_device
 
 #: Prediction summaries of held-out networks for an image and a class, by name.
@@ -68,6 +70,33 @@ class PictureOptions:
             raise LitVizError(f"--model.shown must be in [0.1, 1], got {self.shown}")
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Arguments of :class:`ClassVisualization` with a default."""
+
+    parameterization: Parameterization
+    step_rule: StepRule
+    transforms: Sequence[Transform] = ()
+    views: int = 1
+    residual_gradient: float = 1.0
+    picture: PictureOptions = PictureOptions()
+
+
+def default_recipe() -> Recipe:
+    """Return the recipe of ``ClassVisualization(net)``, that of ``configs/visualize/tarantula.yaml``."""
+    transforms = [
+        RandomCrop(low=0.4, high=1.0),
+        Shear(amount=0.2),
+        Rotate(degrees=15.0),
+        Flip(),
+        Blur(low=0.1, high=1.6, every=2),
+        ColorShift(scale=0.3, offset=0.15),
+        Noise(sd=0.1),
+    ]
+    picture = PictureOptions(oversample=1.43, shown=0.85)
+    return Recipe(Fourier(decay=1.15, sd=0.01, chroma=0.3), Adam(lr=0.035), transforms, 4, 0.5, picture)
+
+
 class ClassVisualization(ImageTraining):
     """Train images to maximize their target classes (Simonyan et al. 2014, arXiv:1312.6034, section 2), or units of a
     layer (Olah, Mordvintsev and Schubert 2017, "Feature Visualization").
@@ -76,9 +105,10 @@ class ClassVisualization(ImageTraining):
     ``score(x) = mean_v objective(net(transform_v(decode(x)))) - sum_p prior_p(decode(x))``.
 
     Args:
-        classifier: frozen classifier.
-        parameterization: parameters of the image, such as pixels or Fourier coefficients.
-        step_rule: update rule.
+        classifier: frozen classifier, a module or a name.
+        parameterization: parameters of the image, such as pixels or Fourier coefficients. By default the Fourier
+            coefficients of :func:`default_recipe`, which then also provides the other arguments that are not given.
+        step_rule: update rule; by default Adam.
         transforms: robustness transforms, applied in order to every view with separate draws.
         objective: objective to maximize.
         priors: penalties on the normalized image.
@@ -87,6 +117,7 @@ class ClassVisualization(ImageTraining):
         residual_gradient: factor in (0, 1] of the gradient through residual branches. Less than 1 improves the transfer
             to other networks (Wu et al. 2020, "Skip Connections Matter", arXiv:2002.05990).
         picture: sizes of the result, the canvas and the network input.
+        iterations: updates per image.
         init: initial photograph ``(C, H, W)`` of the canvas's size; by default noise.
         limits: other arguments of :class:`~lit_viz.engine.method.Method`.
 
@@ -99,18 +130,19 @@ class ClassVisualization(ImageTraining):
 
     def __init__(
         self,
-        classifier: Classifier,
-        parameterization: Parameterization,
-        step_rule: StepRule,
-        transforms: Sequence[Transform] = (),
+        classifier: Classifier | nn.Module | str,
+        parameterization: Parameterization | None = None,
+        step_rule: StepRule | None = None,
+        transforms: Sequence[Transform] | None = None,
         objective: Objective = Logit(),  # noqa: B008 - stateless
         priors: Sequence[Prior] = (),
         projections: Sequence[Projection] = (),
-        views: int = 1,
-        residual_gradient: float = 1.0,
-        picture: PictureOptions = PictureOptions(),
+        views: int | None = None,
+        residual_gradient: float | None = None,
+        picture: PictureOptions | None = None,
         *,
         init: Tensor | None = None,
+        iterations: int = 250,
         **limits: Any,
     ) -> None:
         if isinstance(step_rule, (Attack, Attribution)):
@@ -118,20 +150,28 @@ class ClassVisualization(ImageTraining):
             raise LitVizError(
                 f"--model.step_rule must be an optimizer, got {type(step_rule).__name__}: use it with lit-viz {command}"
             )
-        super().__init__(classifier, step_rule, views=views * picture.group, **limits)
+        given: dict[str, Any] = {
+            "step_rule": step_rule,
+            "transforms": transforms,
+            "views": views,
+            "residual_gradient": residual_gradient,
+            "picture": picture,
+        }
+        recipe = default_recipe()
+        if parameterization is not None:
+            recipe = Recipe(parameterization, recipe.step_rule)
+        recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+        picture, group = recipe.picture, recipe.picture.group
+        super().__init__(classifier, recipe.step_rule, views=recipe.views * group, iterations=iterations, **limits)
         for projection in projections:
-            projection.check(parameterization)
-        objective.bind(classifier)
-        self.parameterization, self.objective, self.init = parameterization, objective, init
-        self.transforms, self.priors, self.projections = Compose(list(transforms)), tuple(priors), tuple(projections)
-        self.picture, self.canvas = make_canvas(classifier, picture.size, picture.oversample)
-        self.shown, self.group, self.native, self.octaves = (
-            picture.shown,
-            picture.group,
-            picture.native,
-            picture.octaves,
-        )
-        self.residual_gradient = check_residual_gradient(residual_gradient)
+            projection.check(recipe.parameterization)
+        objective.bind(self.classifier)
+        self.parameterization, self.objective, self.init = recipe.parameterization, objective, init
+        self.transforms, self.priors, self.projections = Compose(recipe.transforms), tuple(priors), tuple(projections)
+        self.picture, self.canvas = make_canvas(self.classifier, picture.size, picture.oversample)
+        self.shown, self.native = picture.shown, picture.native
+        self.octaves, self.group = picture.octaves, group
+        self.residual_gradient = check_residual_gradient(recipe.residual_gradient)
         self.judges: Judges | None = None
         if init is not None:
             self.notes.append(self._init_note(init))
@@ -170,6 +210,11 @@ class ClassVisualization(ImageTraining):
             evaluate_objective(self.objective, outputs)
 
     # Tasks
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape ``(...)`` of the parameters of an image."""
+        return tuple(self.start(Task(0, "", 0)).shape)
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require the initial photograph of a resumed run."""
@@ -298,6 +343,20 @@ class ClassVisualization(ImageTraining):
             return ClassImageRecord.extend(common, top5=snapshot.ranking, judges=judges, **varying)
         layer, channel = task.options.get("layer"), task.options.get("channel")
         return LayerImageRecord.extend(common, top5=snapshot.ranking, layer=layer, channel=channel, **varying)
+
+    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
+        """Return mean probability of the target and share of images classified as it, by the original network, and the
+        share classified as it by each judge."""
+        figures: dict[str, list[float]] = defaultdict(list)
+        for result in results:
+            if result.image is None or result.task.target is None:
+                continue
+            logits, _ = self.evaluate_original(result.image, result.task)
+            own = prediction_summary(logits, result.task.target)
+            figures["probability"].append(own["probability"])
+            for name, summary in {"rank_1": own, **getattr(result.record, "judges", {})}.items():
+                figures[name].append(float(summary["rank"] == 1))
+        return {**super().evidence(results), **{name: sum(values) / len(values) for name, values in figures.items()}}
 
     def judge(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return the verdict of each judge on an image ``(C, H, W)``, or of a group, averaged."""

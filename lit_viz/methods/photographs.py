@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_viz.attacks import Attack, name_of
 from lit_viz.classifiers import Classifier
@@ -43,7 +43,7 @@ class PhotographTraining(ImageTraining):
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Classifier | nn.Module | str,
         step_rule: StepRule,
         *,
         fit: Fit = "crop",
@@ -55,6 +55,11 @@ class PhotographTraining(ImageTraining):
         self.fit, self.images = fit, images
         self._crops: dict[int, tuple[tuple[int, int], Box]] = {}  # original size and visible box, by task
         self._original_logits: dict[int, Tensor] = {}  # of the original network, by task
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape ``(C, H, W)`` of a photograph."""
+        return (self.classifier.channels, *self.classifier.size)
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require the images of tasks that have no file."""
@@ -169,7 +174,7 @@ class AttackTraining(PhotographTraining):
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Classifier | nn.Module | str,
         attack: Attack,
         views: int,
         *,

@@ -5,28 +5,29 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_viz.attributions import Attribution, Gradient, name_of
+from lit_viz.attributions import METHODS, Attribution, name_of
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.classifiers.isolation import full_float32
 from lit_viz.classifiers.outputs import prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
-from lit_viz.errors import LitVizError, check_shape
+from lit_viz.errors import LitVizError, check_shape, find_class
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.methods.targets import resolve
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
-from lit_viz.types import Record, Snapshot, Task
+from lit_viz.types import Record, Result, Snapshot, Task
 
 #: Names of uncertainties in records, where ``error`` is the message of a failed task.
 _METRIC_NAMES = {"error": "relative_error"}
@@ -39,8 +40,9 @@ class SaliencyMap(PhotographTraining):
     evaluations. Each attribution method of a photograph is a task.
 
     Args:
-        classifier: frozen classifier.
-        method: attribution method or methods; they are copied.
+        classifier: frozen classifier, a module or a name.
+        method: attribution method or methods, which are copied, or their names in
+            :data:`~lit_viz.attributions.METHODS`.
         reducer: reduction of an attribution ``(C, H, W)`` to the displayed map ``(H, W)``, a name in
             :data:`~lit_viz.attributions.reducers.REDUCERS`; by default that of the method.
         tolerance: relative error at which a map is done; by default it takes all its evaluations.
@@ -54,11 +56,12 @@ class SaliencyMap(PhotographTraining):
     """
 
     step_rule: _BatchMethod
+    cross_check: Callable[[SaliencyMap, Sequence[Result]], Mapping[str, float]] | None = None
 
     def __init__(
         self,
-        classifier: Classifier,
-        method: Attribution | list[Attribution] = Gradient(),  # noqa: B008 - copied below
+        classifier: Classifier | nn.Module | str,
+        method: Attribution | str | Sequence[Attribution | str] = "gradient",
         reducer: str | None = None,
         tolerance: float | None = None,
         batch: int = 16,
@@ -67,7 +70,9 @@ class SaliencyMap(PhotographTraining):
         curve_at: str = "geometric",
         **options: Any,
     ) -> None:
-        methods = [copy.copy(m) for m in (method if isinstance(method, (list, tuple)) else [method])]
+        classifier = as_classifier(classifier)
+        given = [method] if isinstance(method, (Attribution, str)) else method
+        methods = [find_class(m, METHODS, "saliency method")() if isinstance(m, str) else copy.copy(m) for m in given]
         if not methods:
             raise LitVizError("at least one saliency method is required: try --method gradient")
         if tolerance is not None and not tolerance > 0:
@@ -101,6 +106,19 @@ class SaliencyMap(PhotographTraining):
         return self.current.networks[0]
 
     # Tasks
+
+    def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return a task per method, by default of the label, unless the tasks have a method."""
+        if all("method" in task.options for task in tasks):
+            return tasks
+        expanded: list[Task] = []
+        for name in self.methods:
+            for task in tasks:
+                options = {**task.options, "method": name}
+                if task.target is None and options.get("target", "none") == "none":
+                    options["target"] = "label"
+                expanded.append(replace(task, index=len(expanded), options=options))
+        return expanded
 
     def last_iteration(self, task: Task) -> int:
         """Return the number of evaluations of a map."""
@@ -221,6 +239,11 @@ class SaliencyMap(PhotographTraining):
         count, total = int((~snapshot.array.isfinite()).sum()), snapshot.array.numel()
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"
         return record.amend(status="failed", error=error)
+
+    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
+        """Return the agreement with an independent implementation."""
+        figures = {} if self.cross_check is None else self.cross_check(self, results)
+        return {**super().evidence(results), **figures}
 
 
 class _BatchMethod(StepRule):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_viz.attacks import Universal, is_adversarial, name_of
 from lit_viz.attacks.norms import NORMS, lengths
@@ -24,7 +24,7 @@ from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
-from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Snapshot, Task
+from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Result, Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
 
 #: Option of a photograph's task: it is not trained on.
@@ -93,8 +93,8 @@ class UniversalPerturbation(AttackTraining):
     original network is fooled by the 8-bit image.
 
     Args:
-        classifier: frozen classifier.
-        attack: step rule and objective.
+        classifier: frozen classifier, a module or a name.
+        attack: step rule and objective; by default :class:`~lit_viz.attacks.Universal`.
         views: photographs per iteration.
         options: other arguments of :class:`~lit_viz.methods.photographs.AttackTraining`.
 
@@ -104,10 +104,20 @@ class UniversalPerturbation(AttackTraining):
 
     attack: Universal
 
-    def __init__(self, classifier: Classifier, attack: Universal, views: int = Universal.views, **options: Any) -> None:
-        super().__init__(classifier, attack, views, **options)
+    def __init__(
+        self,
+        classifier: Classifier | nn.Module | str,
+        attack: Universal | None = None,
+        views: int = Universal.views,
+        **options: Any,
+    ) -> None:
+        super().__init__(classifier, attack or Universal(), views, **options)
         self._photographs: dict[int, PhotographSet] = {}  # by task
         self._perturbed: dict[int, list[PerturbedImage]] = {}  # by finished slot
+
+    def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return a task per target for all photographs, unless the tasks list their photographs."""
+        return tasks if all("photographs" in task.options for task in tasks) else universal_tasks(tasks)
 
     def start(self, task: Task) -> Tensor:
         """Read the photographs and return a zero perturbation ``(C, H, W)``.
@@ -273,6 +283,58 @@ class UniversalPerturbation(AttackTraining):
             fooling_rate_float=_fooling_rate(images, "success_float", held_out=False),
             **(held_out_rates if held_out else {}),
         )
+
+    def finished_metrics(self, record: Record) -> dict[str, float]:
+        """Return the fooling rates of a perturbation in the files."""
+        if not isinstance(record, UniversalRecord):
+            return {}
+        rates = {"fooled": record.fooling_rate, "fooled_held_out": record.held_out_fooling_rate}
+        return {name: rate for name, rate in rates.items() if rate is not None}
+
+    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
+        """Return the mean fooling rates; the files were verified when the perturbation was finished."""
+        figures = super().evidence(results)
+        for name in ("fooled", "fooled_held_out"):
+            found = (self.finished_metrics(result.record).get(name) for result in results)
+            if rates := [rate for rate in found if rate is not None]:
+                figures[name] = sum(rates) / len(rates)
+        return figures
+
+
+def universal_tasks(
+    photographs: Sequence[Task], held_out: float = 0.0, seed: int = 0, radii: Sequence[float | None] = ()
+) -> list[Task]:
+    """Return a task per target and radius, each for all photographs, of which a fraction is held out."""
+    for task in photographs:
+        if (rule := task.options.get("target")) is not None and rule != "none":
+            raise LitVizError(f"--target of a universal attack must be the same class for all photographs, got {rule}")
+    usable = [task for task in photographs if "error" not in task.options]
+    tasks: list[Task] = []
+    for target, target_name in {task.target: task.target_name for task in usable}.items():
+        members = [task for task in photographs if "error" in task.options or task.target == target]
+        rows = [asdict(member) for member in _hold_out(members, held_out, seed)]
+        for radius in radii or [None]:
+            tasks.append(
+                Task(
+                    len(tasks),
+                    "universal" if target is None else f"universal {target_name}",
+                    seed + len(tasks),
+                    target=target,
+                    target_name=None if target is None else target_name,
+                    options={"photographs": rows, **({} if radius is None else {"eps": radius})},
+                )
+            )
+    return tasks
+
+
+def _hold_out(photographs: Sequence[Task], fraction: float, seed: int) -> list[Task]:
+    """Return the photographs, renumbered, with a random fraction marked as held out."""
+    order = Draws([Key(seed, 0)]).uniform("held out", shape=(len(photographs),))[0].argsort().tolist()
+    out = set(order[: round(fraction * len(photographs))])
+    return [
+        replace(task, index=i, options={**task.options, **({HELD_OUT: True} if i in out else {})})
+        for i, task in enumerate(photographs)
+    ]
 
 
 def _common_fields(task: Task) -> dict[str, Any]:

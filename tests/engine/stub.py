@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.method import Method
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, GradientAscent
 from lit_viz.types import Record, Snapshot, Task
+from tests.conftest import smooth_network
 
 
 def tasks(count: int, **options: Any) -> list[Task]:
     return [Task(index, f"task {index}", seed=10 + index, options=options) for index in range(count)]
+
+
+@cache
+def classifier() -> Classifier:
+    return load_classifier(smooth_network(), size=16)
 
 
 class StubMethod(Method):
@@ -23,7 +31,7 @@ class StubMethod(Method):
 
     def __init__(self, iterations: int = 4, slots: int = 2, fails: Sequence[int] = ()) -> None:
         super().__init__(
-            None,  # type: ignore[arg-type]
+            classifier(),
             GradientAscent(1.0),
             iterations=iterations,
             slots=slots,
@@ -32,6 +40,10 @@ class StubMethod(Method):
         )
         self.fails = fails
         self.filled: list[int] = []
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return (1,)
 
     def prepare(self, device: torch.device) -> None:
         pass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, without_radius
+from lit_viz.attacks import Attack as AttackRule
 from lit_viz.attacks.norms import LINF, format_distance
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
@@ -18,12 +19,22 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.base import PhotographCommand, class_of_part, class_paths
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.targets import is_targeted
-from lit_viz.methods.universal_perturbation import HELD_OUT
+from lit_viz.methods.universal_perturbation import universal_tasks
 from lit_viz.presentations import Presentation
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.universal_perturbation import UniversalPerturbationPresentation
-from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
+
+
+@dataclass
+class AttackOptions:
+    """Options of the method that the command line reads as classes.
+
+    Args:
+        attack: step rule and objective.
+    """
+
+    attack: AttackRule
 
 
 class Attack(PhotographCommand):
@@ -31,6 +42,7 @@ class Attack(PhotographCommand):
 
     name = "attack"
     module = AdversarialExample
+    flat = (AttackOptions,)
     default_config = "normalized_ascent"
     shorts = (
         f"--attack NAME is one of {', '.join(ATTACKS)}; --attack.OPTION VALUE is an option of the attack "
@@ -85,7 +97,7 @@ class Attack(PhotographCommand):
             attack.check_radius(radius, "--eps")
         if isinstance(attack, Universal):
             photographs, notes = self.queue(config, classifier)
-            return universal_tasks(photographs, config), notes
+            return universal_tasks(photographs, config.held_out, config.seed, config.radii), notes
         tasks, notes = self.queue(config, classifier, [{"eps": radius} for radius in config.radii] or [{}])
         for targeted in {is_targeted(task) for task in tasks}:
             attack.check_classes(classifier, targeted=targeted)
@@ -148,37 +160,3 @@ def _as_decimal(value: str) -> str:
         raise LitVizError(f"the denominator of a radius must not be 0, got {value}") from error
     except ValueError:
         return value
-
-
-def universal_tasks(photographs: Sequence[Task], config: Namespace) -> list[Task]:
-    """Return a task per target and radius, each for all photographs."""
-    for task in photographs:
-        if (rule := task.options.get("target")) is not None and rule != "none":
-            raise LitVizError(f"--target of a universal attack must be the same class for all photographs, got {rule}")
-    usable = [task for task in photographs if "error" not in task.options]
-    tasks: list[Task] = []
-    for target, target_name in {task.target: task.target_name for task in usable}.items():
-        members = [task for task in photographs if "error" in task.options or task.target == target]
-        rows = [asdict(member) for member in _hold_out(members, config.held_out, config.seed)]
-        for radius in config.radii or [None]:
-            tasks.append(
-                Task(
-                    len(tasks),
-                    "universal" if target is None else f"universal {target_name}",
-                    config.seed + len(tasks),
-                    target=target,
-                    target_name=None if target is None else target_name,
-                    options={"photographs": rows, **({} if radius is None else {"eps": radius})},
-                )
-            )
-    return tasks
-
-
-def _hold_out(photographs: Sequence[Task], fraction: float, seed: int) -> list[Task]:
-    """Return the photographs, renumbered, with a random fraction marked as held out."""
-    order = Draws([Key(seed, 0)]).uniform("held out", shape=(len(photographs),))[0].argsort().tolist()
-    out = set(order[: round(fraction * len(photographs))])
-    return [
-        replace(task, index=i, options={**task.options, **({HELD_OUT: True} if i in out else {})})
-        for i, task in enumerate(photographs)
-    ]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError, find_class
 from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.optim import StepRule
 from lit_viz.presentations import Presentation
@@ -33,7 +33,7 @@ class Command(ABC):
         example: a complete command line.
         shorts: description of the short options.
         demo: arguments in ``lit-viz demo``.
-        flat: dataclasses of arguments of the method whose fields are options of the method.
+        flat: classes whose arguments replace those of the method as options.
         presentations: presentations of the outcomes; the first one is the default.
         short: short options, and the options of the parser.
         listed: arguments of the method that are one part or a list of parts, with the classes by name.
@@ -206,8 +206,5 @@ def _class_path(name: str, classes: Mapping[str, type], noun: str) -> str:
         raise LitVizError(f"{noun} must be a name, {{name: arguments}} or an instance, got {type(name).__name__}")
     if "." in name:
         return name.strip()
-    key = name.strip().lower().replace("-", "_")
-    if key not in classes:
-        near = did_you_mean(key, classes) or f": choose one of {', '.join(classes)}"
-        raise LitVizError(f"there is no {noun} {name.strip()!r}{near}")
-    return f"{classes[key].__module__}.{classes[key].__name__}"
+    found: type = find_class(name, classes, noun)
+    return f"{found.__module__}.{found.__name__}"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lit_viz.attributions import METHODS, name_of
+from lit_viz.attributions import METHODS, Attribution, Gradient, name_of
 from lit_viz.classifiers import Classifier
 from lit_viz.launch.commands.base import PhotographCommand, class_paths
 from lit_viz.localization.localization import import_opencv
@@ -18,11 +18,23 @@ from lit_viz.presentations.saliency_map import SaliencyMapPresentation, referenc
 from lit_viz.types import Task
 
 
+class SaliencyOptions:
+    """Options of the method that the command line reads as classes.
+
+    Args:
+        method: attribution method or methods.
+    """
+
+    def __init__(self, method: Attribution | list[Attribution] = Gradient()) -> None:  # noqa: B008 - a default to parse
+        self.method = method
+
+
 class Saliency(PhotographCommand):
     """Saliency maps of photographs, cross-checked with Captum."""
 
     name = "saliency"
     module = SaliencyMap
+    flat = (SaliencyOptions,)
     default_config = "gradient"
     shorts = (
         f"--method NAME is one or several, with commas, of {', '.join(METHODS)}; --method.OPTION VALUE is an option of "

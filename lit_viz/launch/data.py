@@ -1,0 +1,107 @@
+"""Data modules for a Trainer: classes and photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from lit_viz.classifiers import Classifier, as_classifier
+from lit_viz.engine.lightning import TaskQueue
+from lit_viz.evidence.judges import held_out_judge
+from lit_viz.launch.commands.queue import photograph_tasks
+from lit_viz.launch.inputs import ImageLike, image_inputs, photograph_options, to_class, to_plain
+from lit_viz.methods import ClassVisualization, SaliencyMap
+from lit_viz.runs.results import remembered
+from lit_viz.types import Result, Task
+
+#: Limit for the comparison with Captum in the test stage.
+_CAPTUM_SECONDS = 15.0
+
+
+class ClassTasks(TaskQueue):
+    """A task per class, for :class:`~lit_viz.methods.ClassVisualization`.
+
+    Args:
+        classifier: classifier with the classes, a module or a name.
+        classes: class names or indices, one or several.
+        seed: seed of the first task; task i uses ``seed + i``.
+
+    Raises:
+        LitVizError: a class does not exist.
+    """
+
+    def __init__(
+        self, classifier: Classifier | nn.Module | str, classes: Sequence[str | int] | str | int, *, seed: int = 0
+    ) -> None:
+        classifier = as_classifier(classifier)
+        plain = to_plain(classes)
+        indices = [classifier.index_of(to_class(name)) for name in (plain if isinstance(plain, list) else [plain])]
+        labels = classifier.labels
+        super().__init__([Task(i, labels[n], seed + i, target=n, target_name=labels[n]) for i, n in enumerate(indices)])
+
+    def setup(self, stage: str) -> None:
+        """Add the held-out networks that judge finished images."""
+        super().setup(stage)
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        if isinstance(module, ClassVisualization) and module.judges is None:
+            module.judges = held_out_judge(module.classifier)
+
+
+class PhotographTasks(TaskQueue):
+    """A task per photograph, for saliency maps, adversarial examples and universal perturbations.
+
+    A saliency map explains the label unless a target is given; an attack without a target is untargeted.
+
+    Args:
+        classifier: classifier with the classes, a module or a name.
+        photographs: files and folders, Pillow images, or arrays and tensors of one or several images.
+        targets: target classes, one for all photographs or one per photograph.
+        labels: true classes, one per photograph, or their source: ``predicted``, ``folders`` or a CSV file.
+        seed: seed of the first task; task i uses ``seed + i``.
+
+    Raises:
+        LitVizError: a class does not exist, or no photograph can be read.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier | nn.Module | str,
+        photographs: ImageLike | Iterable[ImageLike],
+        targets: Sequence[str | int] | str | int | None = None,
+        labels: Sequence[str | int] | str = "predicted",
+        *,
+        seed: int = 0,
+    ) -> None:
+        classifier = as_classifier(classifier)
+        images, files = image_inputs(photographs)
+        given = photograph_options(files, targets, labels)
+        tasks, self.notes = photograph_tasks(
+            given["photographs"],
+            classifier,
+            target=given["target"],
+            labels=given["labels"] or "predicted",
+            seed=seed,
+            default="none",
+        )
+        super().__init__(tasks, images)
+
+    def setup(self, stage: str) -> None:
+        """Add the comparison of saliency maps with Captum."""
+        super().setup(stage)
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        if isinstance(module, SaliencyMap):
+            module.cross_check = _agreement_with_captum
+
+
+def _agreement_with_captum(module: SaliencyMap, results: Sequence[Result]) -> Mapping[str, float]:
+    """Return the number of maps that were compared with Captum, and the share of them that agree."""
+    from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
+
+    outcomes: Any = remembered({result.task.index: result for result in results}, {})
+    agreements = cross_check(outcomes, module.methods, module.classifier, seconds=_CAPTUM_SECONDS).agreements
+    passed = [agreement.passed for agreement, _ in agreements.values()]
+    return {"captum_checked": float(len(passed)), **({"captum_agree": sum(passed) / len(passed)} if passed else {})}
