@@ -1,34 +1,48 @@
-"""Kill runs at random times, resume them, and compare every bit with an uninterrupted run.
+"""Reliability campaign: interrupt, damage and misuse runs, resume them, and compare them with an undisturbed run.
 
-python scripts/soak.py                                  # every case, 3 kills each: some 20 minutes on two cores
-python scripts/soak.py --kills 50 --cases square ddn    # many on two cases
-python scripts/soak.py --processes 2                    # also kills one of two processes only
+python scripts/soak.py                              # every trial once per case: some ten minutes on two cores
+python scripts/soak.py --repeats 10                 # ten random moments per case
+python scripts/soak.py --trials kill damage --cases square
 
-A case is one step rule of each family, on EfficientNet-Lite0 at 64 pixels. Each runs once without interruption. Then it
-is started repeatedly, interrupted by SIGKILL or SIGTERM after a random fraction of that time (with several processes,
-by a SIGKILL of a random one), and resumed until it finishes. Images, arrays, frames, metrics and records, without their
-seconds, must equal those of the first run. The exit status is 1 at the first difference, whose folder is kept.
+A case is a step rule of each family on a small network. Images, arrays, frames, metrics and records, without their
+seconds, must equal those of the undisturbed run.
+
+kill       SIGKILL at a random time; the resumed run is equal
+signal     SIGINT or SIGTERM at a random time; exit status 130 or 143 within a minute; the resumed run is equal
+limit      the file size limit is reached, as on a full disk; one line of error; the resumed run is equal
+damage     a file of the folder is deleted, cut or changed; the resumed run is equal up to rounding, or refused
+hostile    unreadable photographs, pipes, links out of the folder; the run ends, and nothing outside is changed
+logger     the process of W&B is stopped during the run; the run ends within two minutes
+
+The table lists trials tried and survived. The exit status is 1 if one was not survived; its folder is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lit_viz.cli import errors_reported
+import torch
+from PIL import Image
+from torch import nn
 
-NETWORK = ["--classifier.size", "64", "--wandb", "disabled", "--checkpoint-every", "5", "--trainer.accelerator", "cpu"]
+from lit_viz.cli import main as lit_viz
+
 PHOTOGRAPHS = [
     "packaged:chelsea",
     "packaged:coffee",
@@ -36,10 +50,10 @@ PHOTOGRAPHS = [
     "packaged:astronaut",
     "packaged:motorcycle_left",
 ]
-ATTACK = ["attack", *PHOTOGRAPHS, "--target", "stingray", "--slots", "2", "--iterations", "40"]
+ATTACK = ["attack", *PHOTOGRAPHS, "--target", "3", "--slots", "2", "--iterations", "40"]
 SALIENCY = ["saliency", *PHOTOGRAPHS, "--slots", "2", "--iterations", "48", "--check", "none"]
 CASES = {
-    "adam": ["visualize", "1", "2", "3", "4", "5", "--slots", "2", "--iterations", "30"],
+    "adam": ["visualize", "0", "1", "2", "3", "4", "--slots", "2", "--iterations", "20", "--log-at", "every:10"],
     "normalized_ascent": [*ATTACK, "--attack", "normalized_ascent"],
     "apgd": [*ATTACK, "--attack", "apgd", "--eps", "1/255"],
     "ddn": [*ATTACK, "--attack", "ddn"],
@@ -48,24 +62,58 @@ CASES = {
     "rise": [*SALIENCY, "--method", "rise"],
     "extremal_perturbation": [*SALIENCY, "--method", "extremal_perturbation"],
 }
+COMMON = [
+    "--classifier", "scripts.soak:network", "--classifier.weights", "none", "--classifier.size", "32",
+    "--classifier.mean", "[0.5,0.5,0.5]", "--classifier.std", "[0.25,0.25,0.25]", "--checkpoint-every", "5",
+    "--trainer.accelerator", "cpu",
+]  # fmt: skip
+OFFLINE = ["--wandb", "disabled"]
 
 
-def start(words: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lit_viz", *words]
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
+def network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = nn.Linear(12, 5)
+        head.weight.data.mul_(8)
+        layers = (nn.Conv2d(3, 8, 3, 2, 1), nn.Softplus(), nn.Conv2d(8, 12, 3, 2, 1), nn.Tanh())
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
 
 
-def finish(words: list[str]) -> float:
-    """Run to completion and return the seconds."""
-    start_time = time.monotonic()
-    process = start(words)
-    _, errors = process.communicate()
-    if process.returncode != 0:
-        sys.exit(f"soak: {' '.join(words)} exited with {process.returncode}:\n{errors}")
-    return time.monotonic() - start_time
+# -- processes
+
+
+def start(words: Sequence[str], run: Path, limit: int | None = None) -> BaseProcess:
+    """Run a command in a forked process, which has torch imported already; its stderr is the file ``<run>.err``."""
+    process = get_context("fork").Process(target=_forked, args=(list(words), run.with_suffix(".err"), limit))
+    process.start()
+    return process
+
+
+def _forked(words: list[str], errors: Path, limit: int | None) -> None:
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with errors.open("w") as stream, redirect_stderr(stream), redirect_stdout(stream):
+        lit_viz(words)
+
+
+def wait(process: BaseProcess, seconds: float = 120) -> int | None:
+    """Return the exit status of a process, or None if it had to be killed."""
+    process.join(seconds)
+    status = process.exitcode
+    if status is None:
+        process.kill()
+        process.join()
+    return status
+
+
+def resume(run: Path) -> int | None:
+    return wait(start(["resume", str(run)], run))
+
+
+def is_one_line(run: Path) -> bool:
+    """Return whether the last command ended with a one-line error."""
+    text = run.with_suffix(".err").read_text(errors="replace")
+    return "Traceback" not in text and text.rstrip().rpartition("\n")[2].startswith("lit-viz: ")
 
 
 def contents(run: Path) -> dict[str, Any]:
@@ -80,55 +128,191 @@ def contents(run: Path) -> dict[str, Any]:
     return kept
 
 
-def interrupt(process: subprocess.Popen[str], draw: random.Random) -> str:
-    """Interrupt a run and return a description."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    others = [int(child) for child in children.read_text().split()] if children.exists() else []
-    number = draw.choice([signal.SIGKILL, signal.SIGTERM])
-    victim = draw.choice([process.pid, *others]) if number == signal.SIGKILL else process.pid
-    os.kill(victim, number)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        sys.exit("soak: the run did not exit within a minute after a process was killed")
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # orphans of the first process
-    return f"{number.name} to {'the first' if victim == process.pid else 'another'} process"
+def rounded(kept: dict[str, Any]) -> dict[str, Any]:
+    """Return contents up to rounding: a task that is computed again alone is in another batch."""
+    images = {name: content if name.endswith(".png") else None for name, content in kept.items()}
+    records = [
+        {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in record.items() if key != "top5"}
+        for record in kept["results.jsonl"]
+    ]
+    return {**images, "results.jsonl": records}
 
 
-def soak(case: str, words: list[str], kills: int, folder: Path, draw: random.Random) -> None:
-    """Run a case without interruption, then with kills."""
-    seconds = finish([*words, "--out", str(folder / "uninterrupted")])
-    expected = contents(folder / "uninterrupted")
-    run = folder / "interrupted"
-    for kill in range(kills):
-        shutil.rmtree(run, ignore_errors=True)
-        after = draw.uniform(0.2, 1.0) * seconds
-        process = start([*words, "--out", str(run)])
-        time.sleep(after)
-        how = interrupt(process, draw) if process.poll() is None else "not interrupted: already finished"
-        finish([*words, "--out", str(run), "--resume"])
-        actual = contents(run)
-        if actual != expected:
-            names = sorted(k for k in expected.keys() | actual.keys() if expected.get(k) != actual.get(k))
-            sys.exit(f"soak: {case}, {how} after {after:.1f} s: {', '.join(names[:5])} differ: see {folder}")
-        print(f"{case}: kill {kill + 1} of {kills}: equal ({how} after {after:.1f} of {seconds:.1f} s)", flush=True)
+# -- trials: each returns a description, and the failure (empty if the run survived)
+
+
+class Case:
+    """A command, its undisturbed run, and the time that the run took."""
+
+    def __init__(self, name: str, folder: Path, draw: random.Random) -> None:
+        self.words, self.folder, self.draw = [*CASES[name], *COMMON], folder, draw
+        self.undisturbed, self.run = folder / "undisturbed", folder / "run"
+        begin = time.monotonic()
+        if wait(start([*self.words, *OFFLINE, "--out", str(self.undisturbed)], self.undisturbed), 600) != 0:
+            sys.exit(f"soak: {name} failed without a disturbance: see {self.undisturbed.with_suffix('.err')}")
+        self.seconds = time.monotonic() - begin
+        self.expected = contents(self.undisturbed)
+
+    def start(self, *words: str, limit: int | None = None) -> BaseProcess:
+        shutil.rmtree(self.run, ignore_errors=True)
+        return start([*self.words, *(words or OFFLINE), "--out", str(self.run)], self.run, limit)
+
+    def difference(self) -> str:
+        """Resume the run, or start it if its folder is gone, and return in what it differs."""
+        process = start([*self.words, *OFFLINE, "--out", str(self.run), "--resume"], self.run)
+        if (status := wait(process)) != 0:
+            return f"the resumed run exited with {status}"
+        actual = contents(self.run)
+        keys = sorted(self.expected.keys() | actual.keys())
+        return ", ".join([key for key in keys if self.expected.get(key) != actual.get(key)][:5])
+
+
+def kill(case: Case) -> tuple[str, str]:
+    process = case.start()
+    time.sleep(after := case.draw.uniform(0, 1) * case.seconds)
+    process.kill()
+    process.join()
+    return f"after {after:.1f} s", case.difference()
+
+
+def stop(case: Case) -> tuple[str, str]:
+    number = case.draw.choice([signal.SIGINT, signal.SIGTERM])
+    process = case.start()
+    time.sleep(after := case.draw.uniform(0.1, 1) * case.seconds)
+    with suppress(ProcessLookupError):
+        os.kill(process.pid or 0, number)
+    status = wait(process, 60)
+    what = f"{number.name} after {after:.1f} s"
+    return what, f"exit status {status}" if status not in (0, 128 + number) else case.difference()
+
+
+def limit(case: Case) -> tuple[str, str]:
+    size = case.draw.choice([1000, 4000, 16000])
+    status = wait(case.start(limit=size))
+    wrong = status not in (0, 1) or (status == 1 and not is_one_line(case.run))
+    return f"{size} bytes", f"exit status {status}" if wrong else case.difference()
+
+
+def damage(case: Case) -> tuple[str, str]:
+    shutil.rmtree(case.run, ignore_errors=True)
+    shutil.copytree(case.undisturbed, case.run)
+    kept = ("*.jsonl", "*.csv", "config.yaml", "checkpoints/*", "images/*", "arrays/*", "frames/*/*", "sources/*")
+    file = case.draw.choice(sorted(file for pattern in kept for file in case.run.glob(pattern)))
+    content = bytearray(file.read_bytes())
+    how = case.draw.choice(["deleted", "cut", "changed"])
+    if how == "deleted":
+        file.unlink()
+    elif how == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[case.draw.randrange(len(content))] ^= 4
+        file.write_bytes(content)
+    what = f"{file.relative_to(case.run)} {how}"
+    status = resume(case.run)
+    if status == 1 and is_one_line(case.run):
+        return f"{what}: refused", ""
+    if status != 0:
+        return what, f"exit status {status}"
+    before, after = rounded(case.expected), rounded(contents(case.run))
+    return what, ", ".join([key for key in before if before[key] != after.get(key)][:5])
+
+
+def hostile(case: Case) -> tuple[str, str]:
+    shutil.rmtree(case.run, ignore_errors=True)
+    photographs, outside = case.folder / "photographs", case.folder / "outside"
+    for folder in (photographs, outside):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    (outside / "precious.txt").write_text("precious")
+    Image.new("RGB", (40, 40), "red").save(photographs / "good.png")
+    (photographs / "text.png").write_text("no image")
+    (photographs / "empty.jpg").touch()
+    os.mkfifo(photographs / "pipe.png")
+    (photographs / "link.png").symlink_to(photographs / "missing")
+    words = ["saliency", str(photographs), *COMMON, *OFFLINE, "--out", str(case.run)]
+    status = wait(start(words, case.run))
+    if status not in (0, 1) or "Traceback" in case.run.with_suffix(".err").read_text():
+        return "photographs", f"exit status {status}"
+    shutil.rmtree(case.run / "images")
+    (case.run / "images").symlink_to(outside)
+    (case.run / "results.jsonl").unlink()
+    status = resume(case.run)
+    (case.run / "images").unlink()
+    is_kept = [file.name for file in outside.iterdir()] == ["precious.txt"]
+    wrong = "" if is_kept else "files outside of the run folder were changed"
+    return "photographs and links", wrong or ("" if status == 1 and is_one_line(case.run) else f"exit status {status}")
+
+
+def logger(case: Case) -> tuple[str, str]:
+    process = case.start("--wandb", "offline")
+    stopped: list[int] = []
+    for _ in range(1200):
+        stopped = [pid for pid in _descendants(process.pid or 0) if "wandb" in _name(pid)]
+        if stopped or process.exitcode is not None:
+            break
+        time.sleep(0.05)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    status = wait(process)
+    for pid in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    what = f"{len(stopped)} process(es) stopped"
+    return what, f"exit status {status}" if status != 0 or not stopped else case.difference()
+
+
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [int(child) for child in children.read_text().split()] if children.exists() else []
+    return [*found, *(pid for child in found for pid in _descendants(child))]
+
+
+def _name(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+TRIALS: dict[str, Callable[[Case], tuple[str, str]]] = {
+    "kill": kill, "signal": stop, "limit": limit, "damage": damage, "hostile": hostile, "logger": logger,
+}  # fmt: skip
+
+
+def campaign(cases: Sequence[str], trials: Sequence[str], repeats: int, seed: int) -> bool:
+    """Execute the trials and print the table; return whether all were survived."""
+    draw = random.Random(seed)
+    tried: Counter[str] = Counter()
+    survived: Counter[str] = Counter()
+    for name in cases:
+        folder = Path(tempfile.mkdtemp(prefix=f"soak_{name}_"))
+        case = Case(name, folder, draw)
+        for trial in trials:
+            for _ in range(repeats):
+                what, wrong = TRIALS[trial](case)
+                tried[trial] += 1
+                survived[trial] += not wrong
+                print(f"{name}: {trial}, {what}: {wrong or 'survived'}", flush=True)
+                if wrong:
+                    shutil.copytree(case.run, folder / f"failed_{trial}_{tried[trial]}", symlinks=True)
+        if survived == tried:
+            shutil.rmtree(folder)
+        else:
+            print(f"see {folder}")
+    print("\n| trial | tried | survived |\n|---|---|---|")
+    for trial in trials:
+        print(f"| {trial} | {tried[trial]} | {survived[trial]} |")
+    return survived == tried
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--kills", type=int, default=3, help="kills of each case")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the times")
+    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--repeats", type=int, default=1, help="repetitions of each trial per case")
+    parser.add_argument("--seed", type=int, default=0, help="seed of times and damages")
     options = parser.parse_args()
-    draw = random.Random(options.seed)
-    with errors_reported("soak"):
-        for case in options.cases:
-            folder = Path(tempfile.mkdtemp(prefix=f"soak_{case}_"))
-            words = [*CASES[case], *NETWORK, "--trainer.devices", str(options.processes)]
-            soak(case, words, options.kills, folder, draw)
-            shutil.rmtree(folder)
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.exit(0 if campaign(options.cases, options.trials, options.repeats, options.seed) else 1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,18 @@
+"""A short version of the reliability campaign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts.soak import campaign
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", ["kill", "signal", "limit", "damage", "hostile"])
+def test_a_disturbed_run_survives(trial: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert campaign(["adam"], [trial], repeats=1, seed=0)
