@@ -152,11 +152,11 @@ def test_all_values_are_tried_before_one_is_trained(swept: str, says: str, tmp_p
 @pytest.mark.parametrize(
     ("vary", "says"),
     [
-        ('{"seed": [1]}', "of iterations and lr, not seed"),
-        ('{"lr": [0]}', "numbers above 0"),
-        ('{"lr": []}', "numbers above 0"),
-        ('{"lr": [1, 0.5, 1.0]}', "one of them twice"),
-        ('{"iterations": [2.5]}', "no whole numbers"),
+        ('{"seed": [1]}', "of iterations and lr, got seed"),
+        ('{"lr": [0]}', "takes positive values"),
+        ('{"lr": []}', "takes positive values"),
+        ('{"lr": [1, 0.5, 1.0]}', "values of --vary must differ"),
+        ('{"iterations": [2.5]}', "must be whole numbers, got [2.5]"),
         ('{"lr": ["x"]}', "vary"),
     ],
 )

@@ -44,7 +44,7 @@ RestartOf = Callable[[int], int]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Signs of a failed attack, as clauses, and the names of the diagnostics that looked for them."""
+    """Signs of a failed attack, as clauses, and the names of the diagnostics."""
 
     reasons: tuple[str, ...]
     tried: tuple[str, ...]
@@ -72,7 +72,7 @@ def diagnostics(
         outcomes: of the run; their curves ``gradient_norm``, ``objective`` and ``margin`` are read.
         restart_of: restart of an iteration (see :func:`restarts_of`).
         iterations: maximum of iterations an image.
-        advice: remedy for an attack that ended too early.
+        advice: remedy for too few iterations.
         restart_length: iterations of a restart; infinite for an attack without gradients.
         minimal: whether the attack minimizes the perturbation, so that a success may have too few gradients as well.
     """
@@ -187,7 +187,7 @@ def _final_tenth(trace: Sequence[tuple[int, float]]) -> float:
 
 
 def successes(outcome: Outcome) -> list[int]:
-    """Return the iterations whose image is a success as floats, inside the ball."""
+    """Return the iterations with a success as floats, inside the ball."""
     return [k for k, margin in _in_ball(outcome, "margin") if margin > 0]
 
 
@@ -259,7 +259,7 @@ def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
 
 
 def robust_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the failures, as floats, whose ball holds another 8-bit image."""
+    """Return the failures, as floats, with another 8-bit image in the ball."""
     failed = [o for o in outcomes if o.record.status == "done" and not attack_record(o).success_float]
     return [o for o in failed if not _only_source_in_ball(o)]
 

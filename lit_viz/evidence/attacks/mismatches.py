@@ -57,8 +57,8 @@ def mismatches(files: Sequence[RecordedFile], classifier: Classifier, batch: int
     """Compare files with their records, by the original network and the photographs, in batches of at most ``batch``.
 
     Returns:
-        the mismatches of each file as a clause, None without any; and the number of missing photographs, whose
-        distances are not compared.
+        the mismatches of each file as a clause, None without any; and the number of missing photographs;
+        their distances are not compared.
 
     Raises:
         LitVizError: a file is missing, damaged, or of another size than the classifier's input.

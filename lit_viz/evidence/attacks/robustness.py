@@ -211,8 +211,8 @@ def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool
 
 
 def transfer_counts(rows: Sequence[Transfer]) -> dict[str, dict[str, int]]:
-    """Return by judge the number of photographs that it classifies right and wrong, and of the right ones the number
-    whose file, and whose mirrored change, fools it."""
+    """Return by judge the number of photographs that it classifies right and wrong, and of the right ones the number of
+    files, and of mirrored changes, that fool it."""
     counts: dict[str, dict[str, int]] = {}
     for row in rows:
         count = counts.setdefault(row.judge, {"right": 0, "fooled": 0, "mirrored": 0, "wrong": 0})
@@ -223,7 +223,7 @@ def transfer_counts(rows: Sequence[Transfer]) -> dict[str, dict[str, int]]:
 
 
 def transfer_summary(rows: Sequence[Transfer], successes: int) -> str:
-    """Return one line with the number of files that fool each judge, of those whose photograph it classifies right;
+    """Return one line with the number of files that fool each judge, of the photographs that it classifies right;
     ``successes`` files fool the attacked network."""
     if not rows:
         reason = "no other network with these classes is installed" if successes else "no file fools the network"
