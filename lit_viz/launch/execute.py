@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -42,7 +43,7 @@ from lit_viz.launch.resume import (
 )
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.presentations import EvidenceSettings, Presentation
-from lit_viz.report.page import REPORT, format_value, write_report
+from lit_viz.report.page import REPORT, format_value, run_html, write_report
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, Run, filed, remembered
@@ -327,7 +328,29 @@ def _run(
 ) -> Run:
     path = None if folder is None else folder.path
     verify = None if classifier is None else partial(_check, cli, classifier)
-    return Run(outcomes, path, partial(_figure, cli), verify)
+    store = None if classifier is None else partial(_save, cli, classifier)
+    return Run(outcomes, path, partial(_figure, cli), verify, partial(_html, cli), store)
+
+
+def _html(cli: MethodCLI, run: Run) -> str:
+    return run_html(run, cli.command.presentation(cli.config))
+
+
+def _save(cli: MethodCLI, classifier: Classifier, run: Run, path: Path) -> Run:
+    """Write a run in memory to a new run folder, or copy its folder; return the run in the folder."""
+    folder = RunFolder.create(path)
+    if run.folder is not None:
+        shutil.copytree(run.folder, path, dirs_exist_ok=True)
+        return _run(cli, filed(folder), folder, classifier)
+    folder.write_config(cli.dump(), provenance(cli.command, classifier))
+    run.write(folder, frames=True)
+    folder.write_config(cli.dump(), provenance(cli.command, classifier))  # with the checksum of the queue
+    stored = _run(cli, filed(folder), folder, classifier)
+    _draw(cli, stored)
+    if run.evidence.content:
+        folder.merge_evidence(run.evidence.content)
+    write_report(folder, cli.command.presentation(cli.config))
+    return stored
 
 
 def _figure(cli: MethodCLI, outcomes: Sequence[Outcome]) -> Figure:
@@ -367,7 +390,7 @@ def _describe(part: Any, options: Any, omit_defaults: bool) -> str:
 
 def _draw(cli: MethodCLI, run: Run) -> None:
     """Write the animation, if an image changes over the iterations, and then the figure."""
-    figure = Path(cli.config.out, f"figure.{cli.config.figure}")
+    figure = Path(str(run.folder), f"figure.{cli.config.figure}")
     changes = cli.command.presentation(cli.config).evolutions(run.outcomes)
     if any(evolution.is_animated for evolution in changes):
         save_evolution(changes, figure.with_name("evolution.gif"))

@@ -217,9 +217,13 @@ def image_uri(path: Path, width: int | None = None) -> str:
         path: file.
         width: maximum width in pixels.
     """
-    media_type, data = _MEDIA_TYPES[path.suffix.lower()], path.read_bytes()
+    return data_uri(path.read_bytes(), _MEDIA_TYPES[path.suffix.lower()], width)
+
+
+def data_uri(data: bytes, media_type: str = "image/png", width: int | None = None) -> str:
+    """Return an encoded image as :func:`image_uri` does."""
     if media_type == "image/png" and len(data) > EXACT_BYTES:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(data)) as file:
             image = file.convert("RGB")
         image.thumbnail((width or image.width, image.height))
         buffer = io.BytesIO()

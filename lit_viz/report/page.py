@@ -16,12 +16,15 @@ import jinja2
 from markupsafe import Markup
 
 from lit_viz.errors import printable
+from lit_viz.figures.style import notebook_png
 from lit_viz.images.listing import has_array_images
+from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations import Presentation
-from lit_viz.report.cards import build_cards, file_in, image_uri, is_embeddable, printed_width
-from lit_viz.report.evidence import evidence_items, held_out_item
+from lit_viz.report.cards import build_cards, data_uri, file_in, image_uri, is_embeddable, printed_width
+from lit_viz.report.evidence import EvidenceItem, evidence_items, held_out_item
 from lit_viz.runs import RECORDED
 from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.results import Run, records_of
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import pluralize, status_summary
@@ -36,6 +39,7 @@ MAX_CARDS = 24
 TOTAL_BYTES, FIGURE_BYTES = 9_000_000, 4_000_000
 MAX_THUMBNAILS, MAX_ROWS = 200, 5000  # of the table of tasks without a card
 MAX_EVIDENCE_ROWS = 100
+MAX_RUN_ROWS = 20  # of the table in a notebook
 _THUMBNAIL = 96  # pixels
 _EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
 
@@ -91,6 +95,36 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     path = folder.path / REPORT
     write_text(path, page)
     return path
+
+
+def run_html(run: Run, presentation: Presentation) -> str:
+    """Return figure, table and verdicts of a run as an HTML fragment, which a notebook displays."""
+    records = [outcome.record for outcome in run.outcomes]
+    png, size = notebook_png(run.figure())
+    return (
+        _environment()
+        .get_template("run.html")
+        .render(
+            title=presentation.heading(records),
+            summary=status_summary(records),
+            figure=data_uri(png, width=2 * size["width"]),
+            width=size["width"],
+            rows=presentation.table(records),
+            max_run_rows=MAX_RUN_ROWS,
+            evidence=_verdicts(run, records),
+        )
+    )
+
+
+def _verdicts(run: Run, records: Sequence[Record]) -> list[EvidenceItem]:
+    """Return the evidence; of maps in memory the verdicts in their records, as a comparison takes seconds."""
+    verdicts = [record.captum or {} for record in records_of(run.outcomes, SaliencyRecord)]
+    checked = [bool(verdict["passed"]) for verdict in verdicts if verdict.get("passed") is not None]
+    if run.folder is None and verdicts:
+        text = f"{sum(checked)} of {len(checked)} compared maps agree with Captum."
+        return [EvidenceItem(text, all(checked)) if checked else EvidenceItem("No map was compared with Captum.")]
+    held_out = held_out_item(records)
+    return [*evidence_items(run.evidence.content), *([] if held_out is None else [held_out])]
 
 
 def _figures(paths: Sequence[Path], budget: int) -> tuple[list[tuple[str, str, int | None]], int]:

@@ -6,20 +6,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import PerturbedImage, Picture, Record, Result, Snapshot
-from lit_viz.utils.formatting import choose_notify, pluralize, status_summary
+from lit_viz.types import PerturbedImage, Picture, Record, Result, Snapshot, Task
+from lit_viz.utils.formatting import choose_notify, is_notebook, pluralize, status_summary
 
 R = TypeVar("R", bound=Record)
 Curve = Sequence[tuple[int, float]]
@@ -135,10 +137,15 @@ class _MemoryOutcome(Outcome):
     def curve(self, metric: str) -> Curve:
         return [(s.iteration, s.metrics[metric]) for s in self._snapshots if metric in s.metrics]
 
-    def write(self, folder: RunFolder) -> None:
-        """Write result and metrics, without the logged images, to a folder."""
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self._result.task
+
+    def write(self, folder: RunFolder, frames: bool) -> None:
+        """Write result, metrics and, if ``frames``, the logged images to a folder."""
         for snapshot in self._snapshots:
-            folder.add_snapshot(replace(snapshot, image=None, extra_images={}))
+            folder.add_snapshot(snapshot if frames else replace(snapshot, image=None, extra_images={}))
         folder.add_result(replace(self._result, record=self.record))
 
 
@@ -200,6 +207,9 @@ class Evidence:
 class Run:
     """The results of a run.
 
+    A run is a sequence of outcomes: ``run[0].frames()`` are the logged images as (iteration, image), and
+    ``run[0].curve("probability")`` is a metric as (iteration, value).
+
     Attributes:
         outcomes: the outcome of each task, in task order.
         folder: the run folder; None for a run in memory.
@@ -211,9 +221,22 @@ class Run:
         folder: Path | None,
         draw: Callable[[Sequence[Outcome]], Figure],
         verify: Callable[..., bool] | None = None,
+        render: Callable[[Run], str] | None = None,
+        store: Callable[[Run, Path], Run] | None = None,
     ) -> None:
         self.outcomes, self.folder, self._draw, self._verify = outcomes, folder, draw, verify
+        self._render, self._store = render, store
         self._evidence: Mapping[str, Any] | None = None  # of a run in memory
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+    def __getitem__(self, index: int) -> Outcome:
+        return self.outcomes[index]
+
+    def _repr_html_(self) -> str | None:
+        """Return figure, table and verdicts, which a notebook displays."""
+        return None if self._render is None or not self.outcomes else self._render(self)
 
     def __repr__(self) -> str:
         where = "kept in memory" if self.folder is None else str(self.folder)
@@ -259,6 +282,30 @@ class Run:
         """Return the figure of the run; a notebook displays it."""
         return self._draw(self.outcomes)
 
+    def show(self) -> None:
+        """Display figure, table and verdicts in a notebook; elsewhere open the figure in the image viewer."""
+        if is_notebook():
+            from IPython.display import display
+
+            display(self)  # type: ignore[no-untyped-call]
+        else:
+            buffer = BytesIO()
+            figure = self.figure()
+            figure.savefig(buffer, format="png", dpi=figure.dpi)
+            Image.open(buffer).show()
+
+    def save(self, folder: str | Path) -> Run:
+        """Write images, arrays, logged images, records, figure and report to a new run folder; return the run in it.
+
+        :func:`lit_viz.check` accepts the folder. A run in memory has no checkpoint to resume from.
+
+        Raises:
+            LitVizError: the folder exists, or the disk is full.
+        """
+        if self._store is None:
+            raise LitVizError("only rank 0 has the results of a run")
+        return self._store(self, Path(folder))
+
     @property
     def evidence(self) -> Evidence:
         """The evidence of the end of the run, or of the last :meth:`check`.
@@ -285,12 +332,13 @@ class Run:
         notify = choose_notify(progress)
         return self._verify is None or self._verify(self, faithfulness=faithfulness, trust=trust, notify=notify)
 
-    def write(self, folder: RunFolder) -> None:
-        """Write the metrics and results of a run in memory to a folder."""
-        for outcome in self.outcomes:
-            if isinstance(outcome, _MemoryOutcome):
-                outcome.write(folder)
-        folder.flush()
+    def write(self, folder: RunFolder, frames: bool = False) -> None:
+        """Write the queue, the metrics and the results of a run in memory to a folder."""
+        outcomes = [outcome for outcome in self.outcomes if isinstance(outcome, _MemoryOutcome)]
+        folder.write_queue([outcome.task for outcome in outcomes])
+        for outcome in outcomes:
+            outcome.write(folder, frames)
+        folder.finish()
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor:

@@ -1,0 +1,68 @@
+"""The HTML view of a run in a notebook, and saving a run in memory."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import lit_viz as lv
+from lit_viz.errors import LitVizError
+
+PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def attack(network: Any, **options: Any) -> Any:
+    return lv.attack(network, PHOTOGRAPHS, attack="pgd", iterations=3, **options)
+
+
+def test_the_view_has_figure_table_and_verdicts(smooth: Any) -> None:
+    run = attack(smooth)
+    page = run._repr_html_()
+    (image,) = re.findall(r'<img src="data:image/\w+;base64,([^"]+)" width="(\d+)"', page)
+    assert Image.open(BytesIO(b64decode(image[0]))).width >= int(image[1]) == round(96 * run.figure().get_figwidth())
+    assert page.count("<tr>") == 1 + 2
+    assert "Adversarial examples" in page
+    assert "2 files re-read and classified by the original network" in page
+    assert "<script" not in page
+
+
+def test_the_view_of_maps_has_the_result_of_the_comparison_with_captum(smooth: Any) -> None:
+    assert "2 of 2 compared maps agree with Captum." in lv.saliency(smooth, PHOTOGRAPHS)._repr_html_()
+    assert "No map was compared with Captum." in lv.saliency(smooth, PHOTOGRAPHS, check="none")._repr_html_()
+
+
+def test_a_run_is_a_sequence_of_outcomes(smooth: Any) -> None:
+    run = lv.visualize(smooth, [1, 2], iterations=4, model__views=1, log_at="every:2")
+    assert len(run) == 2
+    assert [outcome.name for outcome in run] == [run[0].name, run[1].name]
+    assert [iteration for iteration, _ in run[0].frames()] == [0, 2, 4]
+    assert len(run[-1].curve("probability")) > 1
+
+
+@pytest.mark.parametrize("method", ["attack", "visualize", "saliency"])
+def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -> None:
+    runs = {
+        "attack": lambda: attack(smooth),
+        "visualize": lambda: lv.visualize(smooth, [1, 2], iterations=2, model__views=1),
+        "saliency": lambda: lv.saliency(smooth, PHOTOGRAPHS, [1, 2]),
+    }
+    run = runs[method]()
+    saved = run.save(tmp_path / "run")
+    assert saved.folder == tmp_path / "run"
+    assert torch.allclose(saved.images, run.images, atol=0.5 / 255 + 1e-6)
+    assert [iteration for iteration, _ in saved[0].frames()] == [iteration for iteration, _ in run[0].frames()]
+    assert {"config.yaml", "figure.png", "report.html", "results.jsonl"} <= {
+        file.name for file in saved.folder.iterdir()
+    }
+    assert lv.check(tmp_path / "run", smooth)
+    copy = saved.save(tmp_path / "copy")
+    assert copy.images.equal(saved.images)
+    with pytest.raises(LitVizError, match="already holds a run"):
+        run.save(tmp_path / "run")
