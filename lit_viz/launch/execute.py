@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from copy import copy
 from datetime import datetime, timezone
 from functools import partial
 from inspect import signature
@@ -338,7 +339,9 @@ def _html(cli: MethodCLI, run: Run) -> str:
 
 def _save(cli: MethodCLI, classifier: Classifier, run: Run, path: Path) -> Run:
     """Write a run in memory to a new run folder, or copy its folder; return the run in the folder."""
-    folder = RunFolder.create(path)
+    folder, cli = RunFolder.create(path), copy(cli)
+    cli.config = cli.config.clone()
+    cli.config.out = str(path)
     if run.folder is not None:
         shutil.copytree(run.folder, path, dirs_exist_ok=True)
         return _run(cli, filed(folder), folder, classifier)
@@ -390,7 +393,7 @@ def _describe(part: Any, options: Any, omit_defaults: bool) -> str:
 
 def _draw(cli: MethodCLI, run: Run) -> None:
     """Write the animation, if an image changes over the iterations, and then the figure."""
-    figure = Path(str(run.folder), f"figure.{cli.config.figure}")
+    figure = Path(cli.config.out, f"figure.{cli.config.figure}")
     changes = cli.command.presentation(cli.config).evolutions(run.outcomes)
     if any(evolution.is_animated for evolution in changes):
         save_evolution(changes, figure.with_name("evolution.gif"))

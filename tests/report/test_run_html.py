@@ -62,6 +62,7 @@ def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -
         file.name for file in saved.folder.iterdir()
     }
     assert lv.check(tmp_path / "run", smooth)
+    assert saved.check()
     copy = saved.save(tmp_path / "copy")
     assert copy.images.equal(saved.images)
     with pytest.raises(LitVizError, match="already holds a run"):
