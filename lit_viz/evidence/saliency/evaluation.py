@@ -46,8 +46,9 @@ _CONTROLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
 _MAX_ROWS = 40  # of the printed table
 _LEGEND = (
     "deletion, insertion: mean probability of the class while pixels are replaced, the most salient first; also for a "
-    "random map and for the map moved by half an image. top, all randomized: Spearman correlation with the map of a "
-    "network whose uppermost layer, or all layers, are randomized."
+    "random map and for the map moved by half an image. sensitivity: largest relative L2 change of the map under small "
+    "random changes of the photograph. top, all randomized: Spearman correlation with the map of a network whose "
+    "uppermost layer, or all layers, are randomized. hit: the maximum is in or within 15 pixels of a reference box."
 )
 
 
@@ -242,7 +243,7 @@ class _MeasuredMap:
         else:
             sensitivity = self.sensitivity()
             try:
-                stages = self.randomization()
+                stages = self.randomization(reducer or self.method.reducer)
             except LitVizError as error:
                 omitted = str(error)
         return MapMetrics(
@@ -275,11 +276,11 @@ class _MeasuredMap:
         scoped = draws.scoped("max_sensitivity")
         return max_sensitivity(explain, self.x, self.attribution, scoped, radius=self.settings.radius)
 
-    def randomization(self) -> list[Stage]:
+    def randomization(self, reducer: str) -> list[Stage]:
         networks = self.copies(layer_names(self.classifier.original))  # named layers are not folded into others
         stages = cascading_randomization(networks, self.seed, self.settings.stages)
         return [
-            Stage(layer, count, *map_similarity(self.maps(copies, self.x[None])[0], self.attribution))
+            Stage(layer, count, *map_similarity(self.maps(copies, self.x[None])[0], self.attribution, reducer))
             for layer, count, copies in stages
         ]
 

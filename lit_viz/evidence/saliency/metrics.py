@@ -11,6 +11,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
+from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import FrozenNetwork
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import Box
@@ -193,10 +194,10 @@ def randomize_layer(layer: nn.Module, name: str, seed: int) -> None:
         parameter.copy_(parameter.mean() + parameter.std(unbiased=False) * noise)
 
 
-def map_similarity(values: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return rank correlation and SSIM of two maps ``(C, H, W)``, reduced to their largest absolute value over the
-    channels and divided by their maximum; NaN if ``values`` is not finite."""
-    first, second = (a.double().abs().amax(0) for a in (values, reference))
+def map_similarity(values: Tensor, reference: Tensor, reducer: str = "max_abs") -> tuple[float, float]:
+    """Return rank correlation and SSIM of two maps ``(C, H, W)``, reduced over the channels and divided by their
+    maximum; NaN if ``values`` is not finite."""
+    first, second = (reduce_channels(a.double(), reducer)[0] for a in (values, reference))
     if not bool(first.isfinite().all()):
         return math.nan, math.nan
     first, second = (a / (a.max() if a.max() > 0 else 1.0) for a in (first, second))

@@ -340,6 +340,14 @@ def test_stages_after_the_first_change_are_ignored() -> None:
 # -- similarity
 
 
+def test_map_similarity_compares_the_drawn_maps() -> None:
+    """The negative part of a map that is drawn by its positive part is not compared."""
+    map_ = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    changed = torch.where(map_ < 0, 10 * map_.flip(1).abs().neg(), map_)
+    assert map_similarity(changed, map_, "positive") == pytest.approx((1, 1))
+    assert map_similarity(changed, map_)[0] < 0.9
+
+
 def test_map_similarity_ignores_sign_and_scale() -> None:
     map_ = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert map_similarity(-1000 * map_, map_) == pytest.approx((1, 1))
