@@ -149,7 +149,9 @@ def localization_figure(result: Localization) -> Figure | None:
     header: list[Block | None] = [Text("", HEAD), *titles(["photograph", "map", "seeds", "mask", "box"], CELL)]
     rows = [_localized(outcome, found) for outcome, found in drawn]
     columns = [Grid([header, *rows[first : first + length]]) for first in range(0, len(rows), length)]
-    reference = ", reference boxes dashed in green" if any(found.reference for _, found in drawn) else ""
+    reference = ""
+    if any(found.reference for _, found in drawn):
+        reference = ", reference boxes dashed in green. IoU: with the best reference box of any class"
     caption = (
         f"{selection(len(drawn), len(result.maps), 'maps')}Each map has its own scale; {clipping(True)}. Seeds: object "
         f"in orange, from the {100 * result.seeds.foreground:g} % quantile of the blurred map; background in blue, up "
