@@ -145,9 +145,9 @@ def test_a_server_of_w_and_b_gets_all_that_all_processes_log(tmp_path: Path) -> 
     assert list(server.exits.values()) == [[1, 0]]
     assert [row["_step"] for row in rows] == list(range(len(rows)))
     shown = {(key, row["iteration"]): row[key] for row in rows for key in row if key.startswith("image/")}
-    assert shown.keys() == {(f"image/000{k}_class_{k}", at) for k in range(5) for at in (0, 50, 100, 150)}
+    assert shown.keys() == {(f"image/class_{k}", at) for k in range(5) for at in (0, 50, 100, 150)}
     for (key, at), told in shown.items():
-        frame = run / "frames" / key.removeprefix("image/") / f"iter_{at:06}.png"
+        frame = run / "frames" / f"000{key[-1]}_{key.removeprefix('image/')}" / f"iter_{at:06}.png"
         assert np.array_equal(read(BytesIO(server.files[told["path"]])), read(frame))
     assert {"artifact/results.jsonl", "artifact/images/0004_class_4.png"} <= server.files.keys()
 

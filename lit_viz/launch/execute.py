@@ -43,6 +43,7 @@ from lit_viz.launch.resume import (
     trim_to_checkpoint,
 )
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
+from lit_viz.loggers import COMPLETE, ID_FILE
 from lit_viz.presentations import EvidenceSettings, Presentation
 from lit_viz.report.page import REPORT, format_value, run_html, write_report
 from lit_viz.runs import is_run, run_lock
@@ -129,6 +130,10 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
         run = _run(cli, filed(folder), folder, classifier)
         if not (folder.path / f"figure.{config.figure}").exists():
             _draw(cli, run)
+        if (folder.path / ID_FILE).exists() and not (folder.path / COMPLETE).exists():
+            wandb = _open_wandb(folder, config, presentation, notify or _ignore)
+            if wandb is not None:
+                wandb.finish()
         return run
     if not finished:
         module.validate_tasks(tasks)
@@ -190,10 +195,12 @@ def _open_wandb(folder: RunFolder, config: Namespace, presentation: Presentation
     if config.wandb == "disabled":
         return None  # saves half a second of imports
     from lit_viz.loggers.wandb import RunLogger, WandbImages
-    from lit_viz.loggers.wandb_run import open_run
+    from lit_viz.loggers.wandb_run import open_run, rows_on_server
 
     run = open_run(folder, config.project, folder.path.name, folder.config, config.wandb, notify)
-    return None if run is None else WandbImages(RunLogger(run, folder, notify), folder, presentation)
+    if run is None:
+        return None
+    return WandbImages(RunLogger(run, folder, notify), folder, presentation, logged=rows_on_server(folder, run))
 
 
 def check(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from operator import itemgetter
+from queue import Full, Queue
 from statistics import fmean, median
 from typing import Any, TypeVar
 
@@ -21,26 +25,31 @@ from wandb.sdk.wandb_run import Run
 from lit_viz.errors import first_line
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
-from lit_viz.images.reading import to_uint8
-from lit_viz.loggers.wandb_run import silent, sync_command
+from lit_viz.loggers import COMPLETE
+from lit_viz.loggers.wandb_run import FINISH_SECONDS, silent, stop_service, sync_command
 from lit_viz.presentations import Presentation
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Record, Snapshot, Task
+from lit_viz.types import Record, Snapshot, Task, slug
+from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, notify
 
 # More images in tables and grids make the page unusable in the browser; the artifact has all of them.
 _MAX_IMAGES = 256
 _GRID = 16  # tasks per grid
+_MAX_CALLS = 64  # that wait for W&B
+_CALL_SECONDS = 10.0  # after which a call of a run that continues, or is stopped, is given up
 
 T = TypeVar("T")
 Curve = Sequence[tuple[int, float]]
+#: Creates a row, with its images, when it is logged.
+Row = Callable[[], Mapping[str, Any]]
 
 
 class RunLogger(WandbLogger):
     """Lightning's ``WandbLogger`` on the W&B run of a run folder.
 
-    The first error of W&B is reported in one line; after it, nothing is logged and the run continues. Metrics of
-    ``self.log`` get the prefix ``trainer/``.
+    A thread calls W&B, so that the run never waits for it. The first error of W&B, or a call that does not return in
+    time, is reported in one line; after it, nothing is logged and the run continues.
 
     Args:
         run: from :func:`~lit_viz.loggers.wandb_run.open_run`.
@@ -52,173 +61,239 @@ class RunLogger(WandbLogger):
 
     def __init__(self, run: Run, folder: RunFolder, notify: Notify = notify) -> None:
         super().__init__(experiment=run, save_dir=folder.path, project=run.project, prefix="trainer")
-        self._run: Run | None = run
+        self._run = run
         self._folder = folder
         self._notify = notify
         self._failed = False
+        self._metrics: dict[str, Any] = {}
+        self._calls: Queue[Callable[[Run], object] | None] = Queue(_MAX_CALLS)
+        self._returned = time.monotonic()
+        self._thread = threading.Thread(target=self._call_all, name="lit_viz-wandb", daemon=True)
+        self._thread.start()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics under ``trainer/``."""
-        self.safely(lambda run: WandbLogger.log_metrics(self, metrics, step))
+        """Add metrics of ``self.log`` to the next row, with the prefix ``trainer/``."""
+        values = {**metrics, **({} if step is None else {"global_step": step})}
+        self._metrics |= {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}": value for name, value in values.items()}
 
-    def log_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Log rows that have the key ``iteration``, without the prefix."""
+    def log_rows(self, rows: Iterable[Row]) -> None:
+        """Log rows that have the key ``iteration``."""
+        metrics, self._metrics = self._metrics, {}
 
         def log(run: Run) -> None:
-            for row in rows:
-                run.log(dict(row))
+            for place, row in enumerate(rows):
+                run.log({**row(), **(metrics if place == 0 else {})})
+                self._returned = time.monotonic()
 
-        self.safely(log)
+        self.submit(log)
 
-    def safely(self, action: Callable[[Run], object]) -> None:
-        """Apply a function to the W&B run unless the run is closed or has failed."""
-        if self._run is None or self._failed:
-            return
-        try:
-            with silent():
-                action(self._run)
-        except Exception as error:  # logging must not stop the run
-            self._report(error, "failed, the run continues without it")
+    def submit(self, call: Callable[[Run], object]) -> None:
+        """Call a function of the W&B run after the previous ones."""
+        if not self._calls.unfinished_tasks:
+            self._returned = time.monotonic()
+        while not self._failed and self._thread.is_alive():
+            with suppress(Full):
+                self._calls.put(call, timeout=0.1)
+                return
+            self._give_up_after(_CALL_SECONDS)
 
     def close(self, exit_code: int) -> None:
-        """Finish the W&B run, if it is open; a resume continues it."""
-        if self._run is None:
+        """Finish the W&B run, unless it is closed or has failed; a resume continues it."""
+        if self._failed or not self._thread.is_alive():
             return
-        try:
-            with silent():
-                self._run.finish(exit_code=exit_code)
-        except Exception as error:
-            self._report(error, "did not finish")
-        self._run = None
+        self._give_up_after(_CALL_SECONDS)
+        self.submit(lambda run: run.finish(exit_code=exit_code))
+        self.submit(lambda run: self._calls.put_nowait(None))
+        while self._thread.is_alive() and not self._failed:
+            self._thread.join(0.1)
+            self._give_up_after(FINISH_SECONDS + _CALL_SECONDS if exit_code == 0 else _CALL_SECONDS)
+        if exit_code == 0 and not self._failed:
+            write_text(self._folder.path / COMPLETE, "")
 
-    def _report(self, error: Exception, event: str) -> None:
+    def _call_all(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                with silent():
+                    call(self._run)
+            except Exception as error:  # logging must not stop the run
+                self._fail(f"failed, the run continues without it ({first_line(error)})")
+                if isinstance(error, (ConnectionError, HandleAbandonedError)):  # its service process has ended
+                    stop_service()  # otherwise wandb prints a traceback at exit
+                return
+            self._returned = time.monotonic()
+            self._calls.task_done()
+
+    def _give_up_after(self, seconds: float) -> None:
+        """Stop W&B if a call has not returned for this time."""
+        if self._calls.unfinished_tasks and time.monotonic() - self._returned > seconds:
+            self._fail("does not answer, the run continues without it")
+            stop_service()
+
+    def _fail(self, event: str) -> None:
         if not self._failed:
-            self._notify(f"W&B {event} ({first_line(error)}); later: {sync_command(self._folder)}")
-        self._failed = True
-        if isinstance(error, (ConnectionError, HandleAbandonedError)):  # its service process has ended
-            with suppress(Exception, SystemExit):
-                wandb.teardown()  # otherwise wandb prints a traceback at exit
+            self._failed = True
+            self._notify(f"W&B {event}; later: {sync_command(self._folder)}")
 
 
 class WandbImages(Callback):
     """Log the images and metrics of every snapshot, and the results at the end, to W&B.
 
-    Each row has the key ``iteration``. Up to ``separate`` tasks have their own keys, ``image/<task.key>``,
-    ``probability/<task.key>`` and so on. With more tasks, 16 consecutive tasks share ``image/grid/0000-0015`` and the
-    means of their metrics. A grid is read from the run folder when all of its tasks are finished; the first 256 tasks
-    have grids.
+    Rows are read from the run folder when a checkpoint is saved, so that W&B never has a row that a resume computes
+    again, and a resume logs the rows that W&B lacks. Each row has the key ``iteration``. Up to ``separate`` tasks have
+    their own keys, ``image/<name>``, ``probability/<name>`` and so on, with ``<task.key>`` if names are not unique.
+    With more tasks, 16 consecutive tasks share ``image/grid/0000-0015`` and the means of their metrics. A grid is
+    logged when all of its tasks, and those before, are finished; the first 256 tasks have grids.
 
     Args:
         logger: logger of the run.
-        folder: run folder, from which grids, records and final images are read.
-        presentation: texts of the captions.
+        folder: run folder, from which rows, records and final images are read.
+        presentation: texts of the captions and values of the summary.
         separate: maximum number of tasks with their own keys.
+        logged: number of rows that W&B already has; None for those of the folder.
     """
 
-    def __init__(self, logger: RunLogger, folder: RunFolder, presentation: Presentation, separate: int = 32) -> None:
+    def __init__(
+        self,
+        logger: RunLogger,
+        folder: RunFolder,
+        presentation: Presentation,
+        separate: int = 32,
+        logged: int | None = 0,
+    ) -> None:
         self.logger = logger
-        self.folder = folder
+        self.folder = RunFolder(folder.path)  # another thread reads it than the one that writes
         self.presentation = presentation
         self.separate = separate
-        self._pending: list[Sequence[Task]] = []  # tasks of each grid that is not logged yet
+        self._logged = logged
+        self._captions: dict[tuple[str, int], str] = {}  # of snapshots that are not logged yet
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Split the queue into grids. Grids that were finished before a resume have already been logged."""
-        tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
-        if len(tasks) > self.separate:
-            grids = [tasks[first : first + _GRID] for first in range(0, min(len(tasks), _MAX_IMAGES), _GRID)]
-            self._pending = [grid for grid in grids if not _is_finished(grid, pl_module)]
+        """Log the rows of the folder that W&B lacks."""
+        self._log(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the snapshots of this step."""
+        """Keep the captions of this step, whose classes are not in the run folder."""
         tasks: Sequence[Task] = pl_module.tasks  # type: ignore[assignment]
         if len(tasks) <= self.separate:
-            self.logger.log_rows(_snapshot_row(snapshot, self.presentation) for snapshot in outputs["snapshots"])
+            for snapshot in outputs["snapshots"]:
+                self._captions[snapshot.task.key, snapshot.iteration] = caption(snapshot, self.presentation)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Log the grids of finished tasks; their frames are on the disk at this point."""
-        self._log_grids(pl_module)
+        """Log the rows since the last checkpoint; they are on the disk at this point."""
+        self._log(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the remaining grids."""
-        self._log_grids(pl_module)
+        """Log the remaining rows."""
+        self._log(pl_module)
 
     def finish(self) -> None:
         """Log results table, figures, summary and artifact, and finish the W&B run.
 
         Call it when the run folder is complete (records, figure, evidence).
         """
-        records = self.folder.records()
-        if len(records) > self.separate:
-            self.logger.log_rows(_mean_rows(self.folder))
+        tasks, records = self.folder.queue(), self.folder.records()
+        rows = self._rows(tasks, [task.index for task in tasks])
+        if len(tasks) > self.separate:
+            rows += [partial(dict, row) for row in _mean_rows(self.folder)]
         last = max(((record.iterations or 0) for record in records), default=0)
-        self.logger.log_rows({"iteration": last, name: value} for name, value in _results(self.folder))
-        self.logger.safely(lambda run: run.summary.update(_summary(records)))
-        self.logger.safely(lambda run: run.log_artifact(_artifact(self.folder, run.id)))
+        rows += [partial(_result_row, last, name, create) for name, create in _results(self.folder)]
+        self._log_new(rows)
+        summary = {**_summary(records), **self.presentation.scalars(records, self.folder.evidence())}
+        self.logger.submit(lambda run: run.summary.update(summary))
+        self.logger.submit(lambda run: run.log_artifact(_artifact(self.folder, run.id)))
         self.logger.close(exit_code=0)
 
-    def _log_grids(self, module: LightningModule) -> None:
-        finished = [grid for grid in self._pending if _is_finished(grid, module)]
-        self._pending = [grid for grid in self._pending if grid not in finished]
-        if finished:
-            self.logger.log_rows(_grid_rows(self.folder, finished, self.presentation))
+    def _log(self, module: LightningModule) -> None:
+        tasks: Sequence[Task] = module.tasks  # type: ignore[assignment]
+        finished: Mapping[int, str] = module.finished  # type: ignore[assignment]
+        self._log_new(self._rows(tasks, finished))
 
+    def _log_new(self, rows: list[Row]) -> None:
+        if self._logged is not None and (new := rows[self._logged :]):
+            self.logger.log_rows(new)
+        self._logged = max(self._logged or 0, len(rows))
 
-def _snapshot_row(snapshot: Snapshot, presentation: Presentation) -> dict[str, Any]:
-    key = snapshot.task.key
-    row: dict[str, Any] = {"iteration": snapshot.iteration}
-    row |= {f"{name}/{key}": value for name, value in snapshot.metrics.items()}
-    if snapshot.image is not None:
-        row[f"image/{key}"] = wandb.Image(to_uint8(snapshot.image), caption=caption(snapshot, presentation))
-    for name, image in snapshot.extra_images.items():
-        row[f"{name}/{key}"] = wandb.Image(to_uint8(image), caption=f"{name}: {_headline(snapshot, presentation)}")
-    return row
+    def _rows(self, tasks: Sequence[Task], finished: Collection[int]) -> list[Row]:
+        """Return the rows of the snapshots in the folder, in an order that does not change when others follow."""
+        if len(tasks) <= self.separate:
+            by_key, names = {task.key: task for task in tasks}, _names(tasks)
+            snapshots = [(by_key[key], k, metrics) for key, k, metrics in self.folder.snapshots() if key in by_key]
+            return [
+                partial(
+                    _snapshot_row, self.folder, names[task.index], task, k, metrics, self._headline(task, k, metrics)
+                )
+                for task, k, metrics in snapshots
+            ]
+        rows: list[Row] = []
+        for first in range(0, min(len(tasks), _MAX_IMAGES), _GRID):
+            grid = _Grid(self.folder, tasks[first : first + _GRID], self.presentation)
+            if not all(task.index in finished for task in grid.tasks):
+                break
+            rows += [partial(grid.row, k) for k in grid.iterations]
+        return rows
+
+    def _headline(self, task: Task, iteration: int, metrics: Mapping[str, float]) -> str:
+        return self._captions.pop((task.key, iteration), None) or caption(
+            Snapshot(task, iteration, metrics), self.presentation
+        )
 
 
 def caption(snapshot: Snapshot, presentation: Presentation) -> str:
     """Return ``tarantula - iteration 50 - p = 0.93 (rank 1)`` and, on a second line, the top five classes."""
-    top5 = ", ".join(f"{name} {probability:.2f}" for name, probability in snapshot.top5)
-    return _headline(snapshot, presentation) + (f"\n{top5}" if top5 else "")
-
-
-def _headline(snapshot: Snapshot, presentation: Presentation) -> str:
     metrics = snapshot.metrics if snapshot.file_metrics is None else snapshot.file_metrics
     texts = presentation.metric_texts(metrics)
-    return " - ".join([presentation.task_name(snapshot.task), f"iteration {snapshot.iteration}", *texts])
+    headline = " - ".join([presentation.task_name(snapshot.task), f"iteration {snapshot.iteration}", *texts])
+    top5 = ", ".join(f"{name} {probability:.2f}" for name, probability in snapshot.top5)
+    return headline + (f"\n{top5}" if top5 else "")
+
+
+def _names(tasks: Sequence[Task]) -> list[str]:
+    """Return the name of each task in keys, by index: its own if names are unique, so that runs can be compared."""
+    names = [slug(task.name) for task in tasks]
+    return names if len(set(names)) == len(names) else [task.key for task in tasks]
+
+
+def _snapshot_row(
+    folder: RunFolder, name: str, task: Task, iteration: int, metrics: Mapping[str, float], caption: str
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"iteration": iteration, **{f"{metric}/{name}": value for metric, value in metrics.items()}}
+    for kind, file in folder.images_at(task.key, iteration).items():
+        text = caption if kind == "image" else f"{kind}: {caption.splitlines()[0]}"
+        row[f"{kind}/{name}"] = wandb.Image(str(file), caption=text)
+    return row
 
 
 # -- more tasks than `separate`
 
 
-def _is_finished(grid: Sequence[Task], module: LightningModule) -> bool:
-    finished: Mapping[int, str] = module.finished  # type: ignore[assignment]
-    return all(task.index in finished for task in grid)
+class _Grid:
+    """Consecutive tasks that share an image and the means of their metrics."""
 
+    def __init__(self, folder: RunFolder, tasks: Sequence[Task], presentation: Presentation) -> None:
+        self.folder, self.tasks, self.presentation = folder, tasks, presentation
+        self.frames = [(task, frames) for task in tasks if (frames := folder.frames(task.key))]
+        self.iterations = sorted({k for _, frames in self.frames for k, _ in frames})
+        self._curves: Mapping[str, Mapping[str, Curve]] = {}
 
-def _grid_rows(
-    folder: RunFolder, grids: Sequence[Sequence[Task]], presentation: Presentation
-) -> Iterator[dict[str, Any]]:
-    """Yield a row per grid and iteration. A task without a frame at an iteration shows its latest frame."""
-    curves = folder.metrics([task.key for grid in grids for task in grid])
-    records = {record.index: record for record in folder.records()}
-    for grid in grids:
-        name = f"{grid[0].index:04d}-{grid[-1].index:04d}"
-        frames = [(task, task_frames) for task in grid if (task_frames := folder.frames(task.key))]
-        for k in sorted({k for _, task_frames in frames for k, _ in task_frames}):
-            lines = [f"iteration {k}"]
-            for task, task_frames in frames:
-                metrics = {metric: _latest(curve, k) for metric, curve in curves[task.key].items()}
-                if k >= task_frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
-                    final = records[task.index].metrics if task.index in records else {}
-                    metrics |= {name: value for name in metrics if isinstance(value := final.get(name), float)}
-                lines.append(" - ".join([presentation.task_name(task), *presentation.metric_texts(metrics)]))
-            image = tile([pixels(_latest(task_frames, k)) for _, task_frames in frames], side=2048)
-            row: dict[str, Any] = {"iteration": k, f"image/grid/{name}": wandb.Image(image, caption="\n".join(lines))}
-            for metric in {metric for task in grid for metric in curves[task.key]}:
-                row |= _mean(f"{metric}/{name}", [c for task in grid if (c := curves[task.key].get(metric))], k)
-            yield row
+    def row(self, k: int) -> dict[str, Any]:
+        """Return the row of an iteration. A task without a frame at the iteration shows its latest frame."""
+        self._curves = self._curves or self.folder.metrics([task.key for task in self.tasks])
+        records = {record.index: record for record in self.folder.records()}
+        lines = [f"iteration {k}"]
+        for task, frames in self.frames:
+            metrics = {metric: _latest(curve, k) for metric, curve in self._curves[task.key].items()}
+            if k >= frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
+                final = records[task.index].metrics if task.index in records else {}
+                metrics |= {name: value for name in metrics if isinstance(value := final.get(name), float)}
+            lines.append(" - ".join([self.presentation.task_name(task), *self.presentation.metric_texts(metrics)]))
+        image = tile([pixels(_latest(frames, k)) for _, frames in self.frames], side=2048)
+        name = f"{self.tasks[0].index:04d}-{self.tasks[-1].index:04d}"
+        row: dict[str, Any] = {"iteration": k, f"image/grid/{name}": wandb.Image(image, caption="\n".join(lines))}
+        for metric in {metric for curves in self._curves.values() for metric in curves}:
+            row |= _mean(f"{metric}/{name}", [c for curves in self._curves.values() if (c := curves.get(metric))], k)
+        return row
 
 
 def _mean_rows(folder: RunFolder) -> Iterator[dict[str, Any]]:
@@ -245,13 +320,18 @@ def _latest(values: Sequence[tuple[int, T]], iteration: int) -> T:
 # -- results
 
 
-def _results(folder: RunFolder) -> Iterator[tuple[str, Any]]:
+def _results(folder: RunFolder) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield the results table and the images of a complete run folder, by key."""
-    yield "results", _table(folder)
+    yield "results", partial(_table, folder)
     for name, file in (("figure", "figure.png"), ("evolution", "evolution.gif"), ("evidence", "evidence.png")):
         path = folder.path / file
         if path.exists():
-            yield name, wandb.Video(str(path), format="gif") if path.suffix == ".gif" else wandb.Image(str(path))
+            is_video = path.suffix == ".gif"
+            yield name, partial(wandb.Video, str(path), format="gif") if is_video else partial(wandb.Image, str(path))
+
+
+def _result_row(iteration: int, name: str, create: Callable[[], Any]) -> dict[str, Any]:
+    return {"iteration": iteration, name: create()}
 
 
 def _summary(records: Sequence[Record]) -> dict[str, float]:

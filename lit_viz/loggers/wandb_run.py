@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import secrets
 import shlex
+import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import wandb
+from wandb.sdk import wandb_setup
 from wandb.sdk.lib.wbauth import authenticate_session
 from wandb.sdk.wandb_run import Run
 
 from lit_viz.errors import first_line
-from lit_viz.loggers import WandbMode
+from lit_viz.loggers import COMPLETE, ID_FILE, WandbMode
 from lit_viz.runs.folder import RunFolder
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, notify
+
+T = TypeVar("T")
 
 # An unreachable server delays a run by at most 15 s: the probe and the opening.
 _PROBE_SECONDS = 5.0
 _INIT_SECONDS = 8.0
 # Data that is not uploaded by then stays on the disk for `wandb sync`.
-_FINISH_SECONDS = 60.0
+FINISH_SECONDS = 60.0
 # Intervals at which rows are written to the disk and sent; with W&B's default of 15 s a kill would lose too many.
 _FLUSH_SECONDS = 0.5
 _SEND_SECONDS = 3.0
 
-_ID_FILE = "wandb/run_id.txt"
 _MODES: dict[str, WandbMode] = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
 
@@ -47,8 +52,8 @@ def open_run(
     """Open the W&B run of a run folder, or continue it if the folder already has one.
 
     The run is separate from a run that the user has open. Its files are in ``<folder>/wandb``, its id is in
-    ``wandb/run_id.txt``. Rows between the last checkpoint and an interruption are logged again after a resume, with
-    the same ``iteration``.
+    ``wandb/run_id.txt``. Tags, group and job type are those of ``WANDB_TAGS``, ``WANDB_RUN_GROUP`` and
+    ``WANDB_JOB_TYPE``. Offline files that are not synchronized are deleted: their rows are logged again.
 
     Args:
         folder: run folder.
@@ -69,7 +74,11 @@ def open_run(
     try:
         with silent():
             run_id = _stored_id(folder) or secrets.token_hex(4)
-            write_text(folder.path / _ID_FILE, run_id + "\n")
+            write_text(folder.path / ID_FILE, run_id + "\n")
+            (folder.path / COMPLETE).unlink(missing_ok=True)
+            for part in (folder.path / "wandb").glob("offline-run-*"):
+                if not any(part.glob("*.synced")):
+                    shutil.rmtree(part)
             arguments = {
                 "project": project or os.environ.get("WANDB_PROJECT") or "lit_viz",
                 "name": name,
@@ -79,16 +88,26 @@ def open_run(
             problem = _offline_reason() if mode == "online" else None
             if mode == "online" and problem is None:
                 try:
-                    return _init(folder, "online", arguments)
+                    return _within(_INIT_SECONDS + 1, partial(_init, folder, "online", arguments))
                 except Exception as error:  # server overloaded, no access to the project, version too old, ...
+                    if isinstance(error, TimeoutError):
+                        stop_service()
                     problem = first_line(error)
                     arguments["id"] = secrets.token_hex(4)  # wandb blocks the id of a failed run in this process
             if problem is not None:
                 notify(f"W&B is offline ({problem}); later: {sync_command(folder)}")
-            return _init(folder, "offline", arguments)
+            return _within(_INIT_SECONDS, partial(_init, folder, "offline", arguments))
     except Exception as error:  # logging must not stop the run
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")
         return None
+
+
+def rows_on_server(folder: RunFolder, run: Run) -> int | None:
+    """Return the number of rows that earlier processes have logged; None if it is unknown."""
+    if run.settings.mode != "offline":
+        return run.starting_step
+    parts = [part for part in (folder.path / "wandb").glob("*run-*") if part.is_dir() and not part.is_symlink()]
+    return 0 if len(parts) <= 1 else None
 
 
 def sync_command(folder: RunFolder) -> str:
@@ -96,8 +115,41 @@ def sync_command(folder: RunFolder) -> str:
     return f"wandb sync --id {_stored_id(folder)} {shlex.quote(str(folder.path / 'wandb'))}/*run-*"
 
 
+def stop_service() -> None:
+    """Kill W&B's service process, so that calls that wait for it end, also those at the exit of Python."""
+    with suppress(Exception):
+        wandb_setup.singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
+    with suppress(Exception, SystemExit):
+        _within(5.0, wandb.teardown)
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T:
+    """Return the result of a function that is called in another thread.
+
+    Raises:
+        TimeoutError: it takes longer.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except (Exception, SystemExit) as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return results[0]
+
+
 def _stored_id(folder: RunFolder) -> str:
-    file = folder.path / _ID_FILE
+    file = folder.path / ID_FILE
     return file.read_text().strip() if file.exists() else ""
 
 
@@ -120,7 +172,7 @@ def _init(folder: RunFolder, mode: Literal["online", "offline"], arguments: dict
         console="off",
         init_timeout=_INIT_SECONDS,
         login_timeout=_INIT_SECONDS,
-        finish_timeout=_FINISH_SECONDS,
+        finish_timeout=FINISH_SECONDS,
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=_FLUSH_SECONDS,
         x_file_stream_transmit_interval=_SEND_SECONDS,
@@ -129,6 +181,8 @@ def _init(folder: RunFolder, mode: Literal["online", "offline"], arguments: dict
         run = wandb.init(
             dir=str(folder.path), mode=mode, resume="allow", reinit="create_new", settings=settings, **arguments
         )
+    for handler in logging.getLogger("wandb").handlers:
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # a traceback per line on a full disk
     run.define_metric("iteration")
     run.define_metric("*", step_metric="iteration")
     return run

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -123,6 +123,12 @@ class Presentation(ABC):
             rank = f" (rank {metrics['rank']:.0f})" if "rank" in metrics else ""
             return [probability_text(metrics["probability"]) + rank]
         return [f"objective {metrics['objective']:.3g}"] if "objective" in metrics else []
+
+    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+        """Return the numbers by which runs are compared in a logger: their cost, and what the evidence says."""
+        counts = {"forwards": [r.forwards for r in records], "backwards": [r.backwards for r in records]}
+        cost = {f"cost/{name}": sum(filter(None, values)) for name, values in counts.items()}
+        return {**cost, "cost/seconds": sum(record.seconds or 0.0 for record in records)}
 
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings

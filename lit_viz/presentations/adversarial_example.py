@@ -142,6 +142,17 @@ class AdversarialExamplePresentation(AttackPresentation):
         panels = [panel for panel in map(_panel, outcomes) if panel is not None]
         return attack_figure(panels, members=ensemble_breakdown(outcomes))
 
+    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+        """Return the cost, the share of fooling files, the robust accuracy, and whether failures are credible."""
+        attacked = [r for r in records if isinstance(r, AdversarialRecord) and r.status == "done"]
+        points = (evidence.get("robustness") or {}).get("points", ())
+        scalars = {f"robust/eps {point['eps']}": point["share"] for point in points}
+        if attacked:
+            scalars["fooled/file"] = sum(bool(record.success_file) for record in attacked) / len(attacked)
+        if "trust" in evidence:
+            scalars["trust"] = float(not evidence["trust"]["reasons"])
+        return {**super().scalars(records, evidence), **scalars}
+
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
         """Return the probability, and whether the network is fooled."""
         return [*super().metric_texts(metrics), *(["fooled"] if metrics.get("margin", 0.0) > 0 else [])]

@@ -68,6 +68,12 @@ class ClassVisualizationPresentation(Presentation):
         has_objective = isinstance(record, LayerImageRecord) and record.objective_file is not None
         return "objective" if has_objective else "probability"
 
+    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+        """Return the cost, and the share of held-out networks that predict the class."""
+        ranks = [v["rank"] for r in records if isinstance(r, ClassImageRecord) for v in r.judges.values()]
+        agreement = {"judges/agreement": ranks.count(1) / len(ranks)} if ranks else {}
+        return {**super().scalars(records, evidence), **agreement}
+
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
     ) -> bool:

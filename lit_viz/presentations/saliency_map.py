@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -82,6 +82,12 @@ class SaliencyMapPresentation(Presentation):
             f"{record.title}, {title_of(method)}" if several and method else record.title
             for record, method in zip(records, methods, strict=True)
         ]
+
+    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+        """Return the cost, and the number of maps that were compared with Captum's and agree."""
+        verdicts = [r.captum["passed"] for r in records if isinstance(r, SaliencyRecord) and r.captum is not None]
+        checked = {"captum/passed": verdicts.count(True), "captum/checked": len(verdicts) - verdicts.count(None)}
+        return {**super().scalars(records, evidence), **checked}
 
     def _is_check_too_slow(self, module: SaliencyMap, outcomes: Sequence[Outcome], config: Namespace) -> bool:
         """Return whether the comparison with Captum would take longer than the run; state so in the records."""

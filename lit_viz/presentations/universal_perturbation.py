@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -41,6 +41,16 @@ class UniversalPerturbationPresentation(AttackPresentation):
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return perturbations beside some photographs, over the curve of the fooling rate."""
         return universal_figure([panel for panel in map(_panel, outcomes) if panel is not None])
+
+    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+        """Return the cost, and the mean fooling rates of the files."""
+        done = [record for record in records if isinstance(record, UniversalRecord)]
+        rates = {
+            "fooled/file": [r.fooling_rate for r in done if r.fooling_rate is not None],
+            "fooled/held_out": [r.held_out_fooling_rate for r in done if r.held_out_fooling_rate is not None],
+        }
+        means = {name: sum(values) / len(values) for name, values in rates.items() if values}
+        return {**super().scalars(records, evidence), **means}
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
         """Return the fooling rate, and the probability or the objective."""

@@ -14,6 +14,8 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -186,6 +188,22 @@ class RunFolder:
         self.flush()
         rows = csv.reader(complete_lines(self.path / METRICS))
         yield from (row for row in rows if len(row) == len(_HEADER) and row[1].isdecimal())
+
+    def snapshots(self) -> Iterator[tuple[str, int, dict[str, float]]]:
+        """Yield ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
+        for (key, iteration), rows in groupby(self._metric_rows(), key=itemgetter(0, 1)):
+            yield key, int(iteration), {name: float(value) for _, _, name, value in rows}
+
+    def images_at(self, key: str, iteration: int) -> dict[str, Path]:
+        """Return the logged images of a task at an iteration as files: ``image``, and further ones by name."""
+        name = f"iter_{iteration:06d}.png"
+        folders = {"image": key, **{path.name[len(key) + 1 :]: path.name for path in self._frames.glob(f"{key}.*")}}
+        files = {kind: self._frames / folder / name for kind, folder in folders.items()}
+        return {kind: file for kind, file in files.items() if file.exists()}
+
+    @property
+    def _frames(self) -> Path:
+        return self.path / "frames"
 
     def perturbed_images(self, key: str) -> list[PerturbedImage]:
         """Return the photographs of a universal perturbation (``task.key``) as files; none for other tasks."""

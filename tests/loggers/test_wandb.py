@@ -18,7 +18,7 @@ from PIL import Image
 import lit_viz as lv
 from lit_viz.callbacks.saving import Memory
 from lit_viz.loggers.wandb import RunLogger, WandbImages, caption
-from lit_viz.loggers.wandb_run import open_run
+from lit_viz.loggers.wandb_run import open_run, rows_on_server
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
@@ -39,8 +39,9 @@ def no_credentials(monkeypatch, tmp_path_factory):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(home / "wandb"))
 
 
-def new_folder(path):
+def new_folder(path, count=2):
     folder = RunFolder.create(path)
+    folder.write_queue(tasks(count))
     folder.write_config("seed: 0\n")
     return folder
 
@@ -56,8 +57,14 @@ def snapshot(task, iteration):
     return Snapshot(task, iteration, metrics, pixels, TOP5)
 
 
-def images_of(run, folder, separate=32, notify=print):
-    return WandbImages(RunLogger(run, folder, notify), folder, ClassVisualizationPresentation(), separate)
+def images_of(run, folder, separate=32, notify=print, logged=0):
+    return WandbImages(RunLogger(run, folder, notify), folder, ClassVisualizationPresentation(), separate, logged)
+
+
+def wait(callback):
+    """Wait until W&B has been called."""
+    while callback.logger._calls.unfinished_tasks and callback.logger._thread.is_alive():
+        time.sleep(0.01)
 
 
 def fake_run(**methods):
@@ -69,10 +76,16 @@ def fake_run(**methods):
     return run
 
 
-def log_snapshots(callback, queue, iterations):
+def log_snapshots(callback, folder, queue, iterations):
+    """Write and log snapshots, with a checkpoint at the end."""
     module = SimpleNamespace(tasks=queue, finished={})
     for step, k in enumerate(iterations):
-        callback.on_train_batch_end(None, module, {"snapshots": [snapshot(t, k) for t in queue]}, None, step)
+        made = [snapshot(task, k) for task in queue]
+        for one in made:
+            folder.add_snapshot(one)
+        callback.on_train_batch_end(None, module, {"snapshots": made}, None, step)
+    folder.flush()
+    callback.on_save_checkpoint(None, module, {})
 
 
 def segments(folder):
@@ -97,10 +110,12 @@ def offline(tmp_path_factory):
         patch.setenv("WANDB_MODE", "offline")
         folder, lines, queue = new_folder(tmp_path_factory.mktemp("wandb") / "run"), [], tasks(2)
         first = images_of(open_run(folder, config={"iterations": 100}, notify=lines.append), folder)
-        log_snapshots(first, queue, (0, 50))
+        log_snapshots(first, folder, queue, (0, 50))
         first.logger.close(exit_code=1)
-        second = images_of(open_run(folder, notify=lines.append), folder)
-        log_snapshots(second, queue, (100,))
+        before = inspect(segments(folder)[0])
+        run = open_run(folder, notify=lines.append)
+        second = images_of(run, folder, logged=rows_on_server(folder, run))
+        log_snapshots(second, folder, queue, (100,))
         for task in queue:
             others = {"top5": TOP5, "box": "none" if task.index else 3}
             record = Record.of(task, iterations=100, metrics={"probability": 1.0}, extra=others)
@@ -108,35 +123,35 @@ def offline(tmp_path_factory):
         folder.finish()
         second.finish()
         second.finish()
-    return SimpleNamespace(folder=folder, lines=lines, parts=[inspect(segment) for segment in segments(folder)])
+    (part,) = segments(folder)
+    return SimpleNamespace(folder=folder, lines=lines, before=before, records=inspect(part), files=part / "files")
 
 
-def test_a_row_holds_one_task_at_one_iteration(offline):
-    first, second = map(history, offline.parts)
-    assert [row["iteration"] for row in first] == [0, 0, 50, 50]
-    assert [row["iteration"] for row in second] == [100, 100, 100]
-    keys = [[key for key in row if key.startswith("probability/")] for row in first]
+def test_a_resume_logs_every_row_once(offline):
+    """Offline files that are not synchronized are replaced, since their rows are logged again."""
+    assert [row["iteration"] for row in history(offline.before)] == [0, 0, 50, 50]
+    rows = history(offline.records)
+    assert [row["iteration"] for row in rows] == [0, 0, 50, 50, 100, 100, 100]
+    keys = [[key for key in row if key.startswith("probability/")] for row in rows[:4]]
     assert keys == 2 * [["probability/0000_tarantula"], ["probability/0001_tarantula"]]
-    assert [row["probability/0001_tarantula"] for row in first[1::2]] == [0.0, 0.5]
-    assert first[0]["logit/0000_tarantula"] == 3.0
+    assert [row["probability/0001_tarantula"] for row in rows[1:4:2]] == [0.0, 0.5]
+    assert rows[0]["logit/0000_tarantula"] == 3.0
 
 
 def test_iteration_is_the_step_metric(offline):
-    metrics = [record["metric"] for record in offline.parts[0] if record["type"] == "metric"]
+    metrics = [record["metric"] for record in offline.records if record["type"] == "metric"]
     assert {(metric.get("glob_name"), metric.get("step_metric")) for metric in metrics} >= {("*", "iteration")}
 
 
 def test_images_and_captions_of_the_iterations(offline):
-    first = history(offline.parts[0])
-    shown = [row for row in first if "image/0000_tarantula.path" in row]
+    shown = [row for row in history(offline.before) if "image/0000_tarantula.path" in row]
     assert [row["image/0000_tarantula.caption"].splitlines() for row in shown] == [
         ["tarantula - iteration 0 - p < 0.01 (rank 1)", "tarantula 0.93, barn spider 0.04"],
         ["tarantula - iteration 50 - p = 0.50 (rank 1)", "tarantula 0.93, barn spider 0.04"],
     ]
-    start, later = (
-        np.asarray(Image.open(segments(offline.folder)[0] / "files" / row["image/0000_tarantula.path"]))
-        for row in shown
-    )
+    again = [row for row in history(offline.records) if "image/0000_tarantula.path" in row]
+    assert again[1]["image/0000_tarantula.caption"] == "tarantula - iteration 50 - p = 0.50 (rank 1)"
+    start, later = (np.asarray(Image.open(offline.files / row["image/0000_tarantula.path"])) for row in again[:2])
     expected = np.full((8, 8, 3), 51, np.uint8)
     expected[:2] = 230
     assert np.array_equal(start, expected)
@@ -145,27 +160,26 @@ def test_images_and_captions_of_the_iterations(offline):
 
 
 def test_a_resume_continues_the_same_run(offline):
-    runs = [record["run"] for part in offline.parts for record in part if record["type"] == "run"]
-    (run_id,) = {run["run_id"] for run in runs}
+    both = [*offline.before, *offline.records]
+    (run_id,) = {record["run"]["run_id"] for record in both if record["type"] == "run"}
     assert (offline.folder.path / "wandb" / "run_id.txt").read_text() == run_id + "\n"
-    exits = [
-        record["exit"].get("exit_code", 0) for part in offline.parts for record in part if record["type"] == "exit"
-    ]
-    assert exits == [1, 0]
+    assert [record["exit"].get("exit_code", 0) for record in both if record["type"] == "exit"] == [1, 0]
+    assert (offline.folder.path / "wandb" / "complete").exists()
 
 
 def test_a_finished_run_has_a_table_and_an_artifact(offline):
-    (row,) = [row for row in history(offline.parts[1]) if "results._type" in row]
-    table = json.loads((segments(offline.folder)[1] / "files" / row["results.path"]).read_text())
+    (row,) = [row for row in history(offline.records) if "results._type" in row]
+    table = json.loads((offline.files / row["results.path"]).read_text())
     assert table["columns"][:4] == ["image", "index", "name", "source"]
     assert len(table["data"]) == 2
     last = dict(zip(table["columns"], table["data"][1], strict=True))
     assert (last["probability"], last["box"], json.loads(last["top5"])[0][0]) == (1.0, "none", "tarantula")
-    artifacts = [record["artifact"] for record in offline.parts[1] if record["type"] == "artifact"]
+    artifacts = [record["artifact"] for record in offline.records if record["type"] == "artifact"]
     paths = {a["type"]: {entry["path"] for entry in a["manifest"]["contents"]} for a in artifacts}
     assert sum(path.endswith(".png") for path in paths["run_table"]) == 2
     assert paths["results"] == {
         "config.yaml",
+        "metrics.csv",
         "results.jsonl",
         "images/0000_tarantula.png",
         "images/0001_tarantula.png",
@@ -179,7 +193,7 @@ def test_explicit_offline_mode_prints_nothing_and_sets_no_variable(offline):
 
 def many(tmp_path, count):
     """Callback, folder, logged rows and a module without finished tasks."""
-    folder, run = new_folder(tmp_path / "run"), fake_run()
+    folder, run = new_folder(tmp_path / "run", count), fake_run()
     callback = images_of(run, folder, separate=3)
     module = SimpleNamespace(tasks=tasks(count), finished={})
     callback.on_train_start(None, module)
@@ -197,8 +211,8 @@ def test_many_tasks_share_grids(tmp_path):
     for task in module.tasks[:8]:  # the first wave
         write_snapshots(folder, task, (0, 50))
         module.finished[task.index] = "done"
-    log_snapshots(callback, module.tasks, (0,))
     callback.on_save_checkpoint(None, module, {})
+    wait(callback)
     assert logged == []
     for task in module.tasks[8:16]:
         write_snapshots(folder, task, (0, 50, 60) if task.index == 8 else (0, 50))
@@ -206,6 +220,7 @@ def test_many_tasks_share_grids(tmp_path):
     of_file = Record.of(module.tasks[9], metrics={"probability": 0.25})  # of another picture than the last iteration's
     folder.add_result(Result(module.tasks[9], of_file, snapshot(module.tasks[9], 50).image))
     callback.on_save_checkpoint(None, module, {})
+    wait(callback)
     assert [row["iteration"] for row in logged] == [0, 50, 60]
     assert {"image/grid/0000-0015", "probability/0000-0015"} < set(logged[0])
     assert [row["probability/0000-0015"] for row in logged] == pytest.approx([0, 0.5, (15 * 0.5 + 0.6) / 16])
@@ -216,11 +231,13 @@ def test_many_tasks_share_grids(tmp_path):
     assert lines[:2] == ["iteration 60", "tarantula - p = 0.50 (rank 1)"]
     assert lines[9:11] == ["tarantula - p = 0.60 (rank 1)", "tarantula - p = 0.25 (rank 1)"]
     callback.on_save_checkpoint(None, module, {})
+    wait(callback)
     assert len(logged) == 3
     for task in module.tasks[16:]:
         write_snapshots(folder, task, (0,))
         module.finished[task.index] = "done"
     callback.on_train_end(None, module)
+    wait(callback)
     assert [set(row) >= {"image/grid/0016-0017"} for row in logged[3:]] == [True]
 
 
@@ -229,15 +246,16 @@ def test_a_resume_does_not_log_finished_grids_again(tmp_path):
     for task in module.tasks[:17]:
         write_snapshots(folder, task, (0,))
         module.finished[task.index] = "done"
-    resumed = WandbImages(callback.logger, folder, ClassVisualizationPresentation(), separate=3)
+    resumed = images_of(callback.logger._run, folder, separate=3, logged=1)
     resumed.on_train_start(None, module)
     module.finished[17] = "failed"  # before it had a picture
     resumed.on_train_end(None, module)
+    wait(resumed)
     assert [[key for key in row if key.startswith("image")] for row in logged] == [["image/grid/0016-0017"]]
 
 
 def test_means_and_summary(tmp_path):
-    run, folder, queue = fake_run(), new_folder(tmp_path / "run"), tasks(4)
+    run, folder, queue = fake_run(), new_folder(tmp_path / "run", 4), tasks(4)
     for task in queue:
         write_snapshots(folder, task, (0, 50) if task.index else (0,))
         metrics, extra = {"probability": 0.1 * task.index}, {"success_file": task.index > 0}
@@ -248,11 +266,20 @@ def test_means_and_summary(tmp_path):
     means = {row["iteration"]: row["probability/mean"] for row in run.rows if "probability/mean" in row}
     assert means == {0: 0, 50: 3 * 0.5 / 4}
     assert run.rows[-1]["iteration"] == 50
-    assert run.summary == pytest.approx({"count/done": 4, "share/success_file": 0.75, "median/probability": 0.15})
+    assert run.summary == pytest.approx(
+        {
+            "count/done": 4,
+            "share/success_file": 0.75,
+            "median/probability": 0.15,
+            "cost/forwards": 0,
+            "cost/backwards": 0,
+            "cost/seconds": 0,
+        }
+    )
 
 
 def test_means_skip_values_that_are_not_finite(tmp_path):
-    run, folder, queue = fake_run(), new_folder(tmp_path / "run"), tasks(4)
+    run, folder, queue = fake_run(), new_folder(tmp_path / "run", 4), tasks(4)
     for task, value in zip(queue, (np.inf, -np.inf, 1.0, 2.0), strict=True):
         folder.add_snapshot(Snapshot(task, 0, {"logit": value, "margin": np.nan}))
         folder.add_result(Result(task, Record.of(task), None))
@@ -295,16 +322,40 @@ def test_file_metrics_of_an_attack_equal_its_record(smooth):
 
 def test_an_error_of_wandb_is_reported_once(tmp_path):
     def broken(*_, **__):
-        raise ConnectionResetError("the service died")
+        raise ValueError("the service died")
 
     lines = []
-    run = fake_run(log=broken, log_artifact=broken, finish=broken)
-    callback = images_of(run, new_folder(tmp_path / "run"), notify=lines.append)
-    log_snapshots(callback, tasks(2), (0, 50))
+    run, folder = fake_run(log=broken, log_artifact=broken, finish=broken), new_folder(tmp_path / "run")
+    callback = images_of(run, folder, notify=lines.append)
+    log_snapshots(callback, folder, tasks(2), (0, 50))
     callback.logger.log_metrics({"loss": 1.0})
     callback.finish()
     assert len(lines) == 1
     assert lines[0].startswith("W&B failed, the run continues without it (the service died); later: ")
+
+
+def test_a_call_that_does_not_return_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_viz.loggers.wandb._CALL_SECONDS", 0.3)
+    monkeypatch.setattr("lit_viz.loggers.wandb.stop_service", lambda: None)
+    lines, forever = [], threading.Event()
+    folder = new_folder(tmp_path / "run")
+    callback = images_of(fake_run(log=lambda row: forever.wait()), folder, notify=lines.append)
+    start = time.monotonic()
+    log_snapshots(callback, folder, tasks(2), (0, 50))
+    assert time.monotonic() - start < 0.3  # the run does not wait
+    callback.logger.close(exit_code=1)
+    assert time.monotonic() - start < 2
+    assert [line.split(";")[0] for line in lines] == ["W&B does not answer, the run continues without it"]
+    assert not (folder.path / "wandb" / "complete").exists()
+    forever.set()
+
+
+def test_names_are_keys_if_they_are_unique(tmp_path):
+    run, folder = fake_run(), new_folder(tmp_path / "run")
+    callback = images_of(run, folder)
+    log_snapshots(callback, folder, [Task(0, "goldfish", 0), Task(1, "hay", 1)], (0,))
+    wait(callback)
+    assert [key for row in run.rows for key in row if key.startswith("image/")] == ["image/goldfish", "image/hay"]
 
 
 # -- opening
@@ -488,7 +539,9 @@ def test_metrics_of_lightning_have_a_prefix(tmp_path):
     run = fake_run()
     logger = RunLogger(run, RunFolder(tmp_path))
     logger.log_metrics({"loss": 1.0}, step=7)
-    assert run.rows == [{"trainer/loss": 1.0, "trainer/global_step": 7}]
+    logger.log_rows([lambda: {"iteration": 3}])
+    logger.close(exit_code=1)
+    assert run.rows == [{"iteration": 3, "trainer/loss": 1.0, "trainer/global_step": 7}]
     assert logger.save_dir == str(tmp_path)
 
 
@@ -534,7 +587,7 @@ commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in 
 (service,) = [child for child, command in commands.items() if "wandb-core" in command]
 os.kill(service, signal.SIGTERM)
 time.sleep(1)
-logger.log_rows([{"iteration": 7}])
+logger.log_rows([lambda: {"iteration": 7}])
 logger.log_metrics({"loss": 1.0})
 logger.close(exit_code=143)
 """
