@@ -32,6 +32,7 @@ T = TypeVar("T")
 # An unreachable server delays a run by at most 15 s: the probe and the opening.
 _PROBE_SECONDS = 5.0
 _INIT_SECONDS = 8.0
+_OFFLINE_SECONDS = 15.0  # to start W&B's service, on a busy machine
 # Data that is not uploaded by then stays on the disk for `wandb sync`.
 FINISH_SECONDS = 60.0
 # Intervals at which rows are written to the disk and sent; with W&B's default of 15 s a kill would lose too many.
@@ -96,7 +97,7 @@ def open_run(
                     arguments["id"] = secrets.token_hex(4)  # wandb blocks the id of a failed run in this process
             if problem is not None:
                 notify(f"W&B is offline ({problem}); later: {sync_command(folder)}")
-            return _within(_INIT_SECONDS, partial(_init, folder, "offline", arguments))
+            return _within(_OFFLINE_SECONDS, partial(_init, folder, "offline", arguments))
     except Exception as error:  # logging must not stop the run
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")
         return None
