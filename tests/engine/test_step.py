@@ -90,11 +90,11 @@ def test_finished_images_leave_their_slots_with_a_result() -> None:
 )
 def test_a_broken_image_fails_with_its_last_finite_value(iteration: int, score: float, error: str) -> None:
     method, step = started(iteration)
-    scores = torch.tensor([score, 0.0])
+    scores = torch.tensor([0.0, score])
     step.add_evaluation(Evaluation(method.slots.x, scores, scores), None, logged=True)
-    advance(method, torch.tensor([[float("nan")], [1.0]]))
-    ((snapshot, result),) = step.finish({0: Ending(broken=True, done=False)})
-    assert (snapshot.iteration, snapshot.metrics) == (iteration, {"value": 0.0})
+    advance(method, torch.tensor([[0.0], [float("nan")]]))
+    ((snapshot, result),) = step.finish({1: Ending(broken=True, done=False)})
+    assert (snapshot.iteration, snapshot.metrics) == (iteration, {"value": 1.0})
     assert result.record.status == "failed"
     assert error in str(result.record.error)
 
