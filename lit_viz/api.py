@@ -10,7 +10,8 @@ from torch import nn
 
 from lit_viz.attacks import Attack as AttackRule
 from lit_viz.attributions import METHODS, Attribution
-from lit_viz.classifiers import Classifier, as_classifier, load_classifier
+from lit_viz.classifiers import Classifier, as_classifier
+from lit_viz.classifiers.loading import load
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import parser_option
 from lit_viz.launch.commands.attack import Attack, attack_path, radii_of
@@ -265,6 +266,7 @@ def _launch(
     # A resume loads the network by its name, or compares these values with those of the given module.
     sizes = {name: list(getattr(network, name)) for name in ("mean", "std", "size")}
     merged["classifier"] = {"name": network.name, "weights": network.weights, **sizes}
+    merged["classifier"]["multi_label"] = network.multi_label
     return execute(MethodCLI(command, merged), network, notify=choose_notify(progress))
 
 
@@ -282,11 +284,13 @@ def _stored_classifier(classifier: Classifier | nn.Module | None, cli: MethodCLI
     }
     if labels := RunFolder(cli.config.out).recorded.get("labels"):
         recorded["labels"] = labels
+    if options["multi_label"] is not None:
+        recorded["multi_label"] = options["multi_label"]
     if isinstance(classifier, nn.Module):
-        return load_classifier(classifier, **recorded)
+        return load(classifier, **recorded)
     classifier = as_classifier(classifier)
     for name, before in recorded.items():
-        now = list(getattr(classifier, name))
+        now = classifier.multi_label if name == "multi_label" else list(getattr(classifier, name))
         if now != before:
             values = "" if name == "labels" else f" {before}, got {now}"
             raise LitVizError(f"{cli.config.out} was started with other {name}{values}: pass the same network")

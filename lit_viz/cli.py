@@ -277,7 +277,7 @@ def _check(arguments: list[str]) -> None:
         from lit_viz.launch.resume import load_run
 
     faithfulness, trust = (flag in arguments for flag in flags)
-    if not check(load_run(folders[0]), faithfulness=faithfulness, trust=trust, notify=notify):
+    if not check(load_run(folders[0], notify=notify), faithfulness=faithfulness, trust=trust, notify=notify):
         sys.exit(1)
     for name, file in (("evidence", "evidence.json"), ("report  ", "report.html")):
         if Path(folders[0], file).exists():
@@ -291,7 +291,7 @@ def _resume(arguments: list[str]) -> None:
         from lit_viz.launch.execute import execute
         from lit_viz.launch.resume import load_run
 
-    cli = load_run(arguments[0], arguments[1:])
+    cli = load_run(arguments[0], arguments[1:], notify=notify)
     _print_results(cli.command.presentation(cli.config), execute(cli, notify=notify))
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from lit_viz.engine.module import ImageTraining, RunProgress
-from lit_viz.utils.formatting import Notify, is_notebook, pluralize
+from lit_viz.utils.formatting import Notify, is_notebook, pluralize, remark
 
 _MIN_IMAGES_FOR_RATE = 32  # below it, images per second are not shown
 _REFRESH_SECONDS = 0.1
@@ -22,7 +22,7 @@ class Notes(Callback):
     """Print the notes of classifier and method before the first step.
 
     Args:
-        notify: called with each note; None prints nothing.
+        notify: called with each note; None logs those of the classifier.
     """
 
     def __init__(self, notify: Notify | None) -> None:
@@ -31,9 +31,8 @@ class Notes(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the notes."""
         module = cast(ImageTraining, pl_module)
-        if self._notify is not None:
-            for note in (*module.classifier.notes, *module.notes):
-                self._notify(str(note))
+        for note in module.classifier.notes if self._notify is None else (*module.classifier.notes, *module.notes):
+            (self._notify or remark)(str(note))
 
 
 class Progress(Callback):

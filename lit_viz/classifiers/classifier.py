@@ -34,6 +34,7 @@ class Classifier(Original):
         mean, std: of the normalization ``(x - mean) / std``, one value per channel, in units of [0, 1].
         size: height and width of the input in pixels.
         channels, num_classes: C of the input and K of the logits.
+        multi_label: whether labels do not exclude each other, so that a probability is a sigmoid and no softmax.
         weights: ``DEFAULT``, the path of a file, ``none``, or ``given`` for a module.
         sha256: of the weights file, or None.
         notes: messages for the user, also about the fast copies created so far.
@@ -48,12 +49,14 @@ class Classifier(Original):
         mean: Sequence[float],
         std: Sequence[float],
         size: tuple[int, int],
+        multi_label: bool = False,
         weights: str = GIVEN_WEIGHTS,
         sha256: str | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         super().__init__(name, original, mean, std, size, len(labels))
         self.labels = tuple(map(printable, labels))
+        self.multi_label = multi_label
         self.weights = weights
         self.sha256 = sha256
         self.notes = tuple(notes)

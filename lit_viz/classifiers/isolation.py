@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.outputs import logits_of, logits_without_graph, probe_images
+from lit_viz.classifiers.outputs import forward, logits_of, logits_without_graph, probe_images
 from lit_viz.errors import LitVizError, NetworkError, first_line
 
 _LOCK = threading.RLock()
@@ -45,8 +45,7 @@ class Original:
 
     def normalize(self, x: Tensor) -> Tensor:
         """Return ``(x - mean) / std`` for images ``(N, C, H, W)`` in [0, 1]; always a new tensor."""
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise LitVizError(f"{self.name} takes images (N, {self.channels}, H, W), got shape {tuple(x.shape)}")
+        self._check(x)
         mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
@@ -55,11 +54,17 @@ class Original:
 
         ``x`` are images ``(N, C, H, W)`` in [0, 1], on any device.
         """
+        self._check(x)
         with torch.inference_mode(False), torch.no_grad(), full_float32(), state_preserved(self.original) as network:
             images = self.normalize(x.to(self.device, dtype_of(network)))
-            with network_errors_wrapped(x):
-                output = network(images)
+            with network_errors_wrapped(x.shape):
+                output = forward(network, images)
             return logits_of(output, len(x)).to(x.device, torch.float32)
+
+    def _check(self, x: Any) -> None:
+        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != self.channels:
+            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise LitVizError(f"{self.name} takes images (N, {self.channels}, H, W) as a tensor, got {got}")
 
     def probe(self) -> tuple[Tensor, Tensor]:
         """Return normalized probe images ``(2, C, h, w)`` and their logits ``(2, K)``.
@@ -151,14 +156,14 @@ def random_state(device: torch.device) -> Tensor:
 
 
 @contextmanager
-def network_errors_wrapped(x: Tensor) -> Iterator[None]:
-    """Raise :class:`NetworkError` for an exception of the network's code in a forward of ``x``."""
+def network_errors_wrapped(shape: Sequence[int]) -> Iterator[None]:
+    """Raise :class:`NetworkError` for an exception of the network's code in forwards of images of a shape."""
     try:
         yield
     except Exception as error:
         if isinstance(error, (LitVizError, NetworkError)) or is_out_of_memory(error):
             raise
-        raise NetworkError(f"the network fails on images of shape {tuple(x.shape)} ({first_line(error)})") from error
+        raise NetworkError(f"the network fails on images of shape {tuple(shape)} ({first_line(error)})") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

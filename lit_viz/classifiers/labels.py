@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import SupportsIndex
@@ -32,7 +32,13 @@ def read_labels(labels: Sequence[str] | str | Path) -> tuple[str, ...]:
         LitVizError: the file can't be read or is empty.
     """
     if not isinstance(labels, (str, Path)):
-        return tuple(str(label) for label in labels)
+        names = tuple(labels) if isinstance(labels, Iterable) else (labels,)
+        wrong = [name for name in names if not isinstance(name, (str, SupportsIndex))]
+        if wrong or not isinstance(labels, Iterable):
+            raise LitVizError(
+                f"labels must be names or a text file with one name per line, got {[*wrong, labels][0]!r}"
+            )
+        return tuple(str(name) for name in names)
     check_regular(labels)
     try:
         lines = Path(labels).read_text(encoding="utf-8-sig").splitlines()

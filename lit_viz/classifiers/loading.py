@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,19 @@ from lit_viz.classifiers.isolation import (
     random_state_preserved,
     state_preserved,
 )
-from lit_viz.classifiers.labels import imagenet_labels, numbered_labels, read_labels
-from lit_viz.classifiers.outputs import detect_probability_head, logits_of, probe_images, relative_difference
-from lit_viz.classifiers.sources import Source, find_source
-from lit_viz.classifiers.weights import fill, fit_keys, read_weights
+from lit_viz.classifiers.labels import numbered_labels, read_labels
+from lit_viz.classifiers.outputs import detect_probability_head, forward, logits_of, probe_images, relative_difference
+from lit_viz.classifiers.sources import Source, find_source, module_source
+from lit_viz.classifiers.weights import fill, fit_keys, read_weights, state_dict_of
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.utils.files import sha256
+from lit_viz.utils.formatting import remark
 
 # Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
 _BATCH_TOLERANCE = 0.05
 
+#: A file, ``DEFAULT``, ``none``, or a state dict.
+Weights = str | Path | Mapping[str, Any] | None
 #: One value for all channels, or one per channel.
 PerChannel = Sequence[float] | float
 
@@ -40,24 +43,29 @@ PerChannel = Sequence[float] | float
 def load_classifier(
     classifier: str | nn.Module = "efficientnet_lite0",
     *,
-    weights: str | Path | None = "DEFAULT",
+    weights: Weights = "DEFAULT",
     labels: Sequence[str] | str | Path | None = None,
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     size: int | Sequence[int] | None = None,
+    multi_label: bool | None = None,
     device: str | torch.device | None = None,
 ) -> Classifier:
-    """Load a trained image classifier.
+    """Load a trained image classifier; log what was assumed about it, such as a normalization that was not given.
 
     Args:
         classifier: ``efficientnet_lite0`` (also 1 and 2; no download), ``torchvision/NAME``, ``timm/NAME``,
             ``package.module:factory`` (importable, also from the current folder), or a module, which is used as it is.
         weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
-            or Lightning ``.ckpt`` file; ``"none"`` or None for random weights, always the same.
+            or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
         labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
-        mean, std: of the normalization, one value or one per channel, in units of [0, 1]; by default as published, else
+        mean, std: of the normalization, one value or one per channel, in units of [0, 1]; by default as published
+            (torchvision, timm), of the image processor of a Hugging Face network (its folder, or the hub's cache), else
             0 and 1.
         size: side, or (height, width), of the input in pixels; by default as published.
+        multi_label: whether labels do not exclude each other: a probability is then the sigmoid of a logit instead of
+            the softmax, and an attack flips the decision on one label. By default as in a Hugging Face configuration,
+            else False.
         device: of the network; by default unchanged. A given module is copied rather than moved.
 
     Returns:
@@ -67,6 +75,27 @@ def load_classifier(
         LitVizError: the name is unknown, weights are missing, damaged or don't match, ``size`` is required, or the
             outputs are no logits.
     """
+    loaded = load(
+        classifier, weights=weights, labels=labels, mean=mean, std=std, size=size, multi_label=multi_label,
+        device=device,
+    )  # fmt: skip
+    for note in loaded.notes:
+        remark(note)
+    return loaded
+
+
+def load(
+    classifier: str | nn.Module,
+    *,
+    weights: Weights = "DEFAULT",
+    labels: Sequence[str] | str | Path | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    size: int | Sequence[int] | None = None,
+    multi_label: bool | None = None,
+    device: str | torch.device | None = None,
+) -> Classifier:
+    """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints."""
     is_given = isinstance(classifier, nn.Module)
     with torch.inference_mode(False), random_state_preserved():
         loaded = _load(classifier, weights)
@@ -80,20 +109,30 @@ def load_classifier(
                 module = (_copied(module, "moving it to another device") if is_given else module).to(target)
         if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
             raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
-        if source.size is None:
-            source = replace(source, **_module_preprocessing(module))
+        own = source.size is None
+        source = module_source(module, source) if own else source
         means, stds = mean if mean is not None else source.mean, std if std is not None else source.std
         tested = _tested(name, module, means, stds, _checked_size(size if size is not None else source.size, name))
-    classes, notes = tested.num_classes, []
-    if means is None and stds is None:
-        notes.append(f"{name} gets images in [0, 1] as they are: if it was trained on others, give mean= and std=")
+    classes = tested.num_classes
+    notes = []
+    if (mean is None or std is None) and (own or loaded.weights not in ("DEFAULT", "none")):
+        values = [v if len(set(v)) > 1 else v[:1] for v in (tested.mean, tested.std)]
+        given = " and std ".join(", ".join(f"{number:g}" for number in value) for value in values)
+        notes.append(
+            f"{name}: images are normalized by mean {given} ({source.origin}); give mean= and std= if it was trained "
+            "with others"
+        )
     if loaded.weights == "DEFAULT" and loaded.sha256 is None:
         notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
+    if multi_label is None:
+        multi_label = source.multi_label
+    if multi_label:
+        notes.append(f"{name} is multi-label: a probability is a sigmoid, and an attack flips the decision on a label")
     names = tuple(source.labels) if source.labels and len(source.labels) == classes else numbered_labels(classes)
     if labels is not None and len(names := read_labels(labels)) != classes:
         raise LitVizError(f"labels must be one per class: {name} has {classes} classes, got {len(names)} labels")
     return Classifier(
-        name, module, labels=names, mean=tested.mean, std=tested.std, size=tested.size,
+        name, module, labels=names, mean=tested.mean, std=tested.std, size=tested.size, multi_label=bool(multi_label),
         weights=loaded.weights, sha256=loaded.sha256, notes=notes,
     )  # fmt: skip
 
@@ -115,7 +154,7 @@ def class_names(
     The network is not built if its published labels apply.
     """
     published = find_source(name).labels if labels is None and weights == "DEFAULT" else None
-    return tuple(published or load_classifier(name, weights=weights, labels=labels, **options).labels)
+    return tuple(published or load(name, weights=weights, labels=labels, **options).labels)
 
 
 @dataclass(frozen=True)
@@ -126,39 +165,46 @@ class _Loaded:
     sha256: str | None = None
 
 
-def _load(classifier: str | nn.Module, weights: str | Path | None) -> _Loaded:
+def _load(classifier: str | nn.Module, weights: Weights) -> _Loaded:
     if isinstance(classifier, nn.Module):  # which keeps its mode
         given = classifier
         source = Source(type(given).__name__, lambda classes: given, lambda: (given, None))
-        if weights is None or weights in ("DEFAULT", "none", GIVEN_WEIGHTS):
+        if weights is None or (isinstance(weights, str) and weights in ("DEFAULT", "none", GIVEN_WEIGHTS)):
             return _Loaded(given, source, GIVEN_WEIGHTS)
-        return _with_file(_copied(given, "loading a file into it"), source, Path(weights))
+        return _with_weights(_copied(given, "loading weights into it"), source, weights)
     source = find_source(classifier)
     # Seeded, so that all ranks and resumed runs have the same random network; the caller restores the state.
     torch.default_generator.manual_seed(0)
-    if weights == "DEFAULT":
+    if isinstance(weights, str) and weights == "DEFAULT":
         module, path = source.publish()
         loaded = _Loaded(module, source, "DEFAULT", sha256(path) if path else None)
-    elif weights is None or weights == "none":
+    elif weights is None or (isinstance(weights, str) and weights == "none"):
         loaded = _Loaded(source.build(None), source, "none")
     else:
-        loaded = _with_file(source.build(None), source, Path(weights))
+        loaded = _with_weights(source.build(None), source, weights)
     loaded.module.eval()
     return loaded
 
 
-def _with_file(module: nn.Module, source: Source, path: Path) -> _Loaded:
-    """Load a file, also of a fine-tuned network that differs only in its number of classes."""
-    file = f"weights file {str(path)!r}"
-    state, expected = fit_keys(read_weights(path), module, file), module.state_dict()
+def _with_weights(module: nn.Module, source: Source, weights: str | Path | Mapping[str, Any]) -> _Loaded:
+    """Load a state dict or file, also of a fine-tuned network that differs only in its number of classes."""
+    if isinstance(weights, (str, Path)):
+        path, origin = Path(weights), f"weights file {str(weights)!r}"
+        state, recorded, digest = read_weights(path), str(path), sha256(path)
+    elif isinstance(weights, Mapping):
+        origin = "the given state dict"
+        state, recorded, digest = state_dict_of(weights, origin), GIVEN_WEIGHTS, None
+    else:
+        raise LitVizError(f"weights must be a file, a state dict, DEFAULT or none, got {type(weights).__name__}")
+    state, expected = fit_keys(state, module, origin), module.state_dict()
     wrong = [key for key, tensor in state.items() if tensor.shape != expected[key].shape]
     classes = {state[key].shape[:1] for key in wrong}
     if len(classes) == 1 and all(state[key].shape[1:] == expected[key].shape[1:] != state[key].shape for key in wrong):
         rebuilt = source.build(*classes.pop())
         if all(state[key].shape == tensor.shape for key, tensor in rebuilt.state_dict().items() if key in state):
             module = rebuilt
-    fill(module, state, file)
-    return _Loaded(module, source, str(path), sha256(path))
+    fill(module, state, origin)
+    return _Loaded(module, source, recorded, digest)
 
 
 def _copied(module: nn.Module, purpose: str) -> nn.Module:
@@ -168,22 +214,6 @@ def _copied(module: nn.Module, purpose: str) -> nn.Module:
         raise LitVizError(
             f"{type(module).__name__} can't be copied before {purpose}: do that before load_classifier"
         ) from error
-
-
-def _module_preprocessing(module: nn.Module) -> dict[str, Any]:
-    """Return labels, mean, std and size stored in modules of timm, torchvision (ViT) and Hugging Face."""
-    config = getattr(module, "pretrained_cfg", None)
-    if isinstance(config, dict) and "input_size" in config:
-        labels = imagenet_labels() if config.get("num_classes") == 1000 else None
-        size = tuple(config["input_size"][1:])
-        return {"labels": labels, "mean": config.get("mean"), "std": config.get("std"), "size": size}
-    config = getattr(module, "config", None)
-    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
-    names = getattr(config, "id2label", None)
-    fields: dict[str, Any] = {"size": (side, side)} if isinstance(side, int) else {}
-    if isinstance(names, Mapping):
-        fields["labels"] = [names[i] for i in sorted(names, key=int)]
-    return fields
 
 
 def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
@@ -224,7 +254,12 @@ def _tested(
 def _per_channel(option: str, values: PerChannel | None, default: float, channels: int) -> tuple[float, ...]:
     if values is None:
         return (default,) * channels
-    given = (float(values),) if isinstance(values, (int, float)) else tuple(float(v) for v in values)
+    try:
+        given = tuple(map(float, [values] if isinstance(values, (int, float, str)) else values))
+    except (TypeError, ValueError) as error:
+        raise LitVizError(f"{option} must be a number or one per channel, got {values!r}") from error
+    if not all(map(math.isfinite, given)):
+        raise LitVizError(f"{option} must be finite, got {values!r}")
     if len(given) not in (1, channels):
         raise LitVizError(f"{option} must have one value per channel ({channels}), got {len(given)}")
     return given * channels if len(given) == 1 else given
@@ -243,13 +278,13 @@ def _test(classifier: Original) -> int:
             before = random_state(classifier.device)
             logits, probabilities = detect_probability_head(network, classifier.normalize(images))
             draws = not torch.equal(before, random_state(classifier.device))
-            single = [logits_of(network(classifier.normalize(image)), 1) for image in (images[:1], images[1:])]
+            single = [logits_of(forward(network, classifier.normalize(image)), 1) for image in images.split(1)]
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error
         except Exception as error:  # any error of the network
             reason = first_line(error)
             with suppress(Exception):
-                network(classifier.normalize(images[:1]))
+                forward(network, classifier.normalize(images[:1]))
                 reason = "it accepts one image, but batches of several are required"
             raise LitVizError(
                 f"{name} fails on images of shape (2, {channels}, {size[0]}, {size[1]}): give the size= it was trained "

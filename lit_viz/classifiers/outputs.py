@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -44,7 +44,7 @@ def logits_of(output: Any, images: int) -> Tensor:
         raise LitVizError(f"the network must return logits (N, K), got {kind}")
     if scores.ndim < 2 and images and scores.numel() % images == 0:
         scores = scores.reshape(images, -1)
-    if scores.ndim != 2:
+    if scores.ndim != 2 or not scores.shape[1]:
         raise LitVizError(f"the network must return logits (N, K), got a tensor of shape {tuple(scores.shape)}")
     return torch.cat([-scores, scores], dim=1) / 2 if scores.shape[1] == 1 else scores
 
@@ -60,17 +60,25 @@ def _scores_in(output: Any) -> Any:
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
+def forward(network: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """Return the output of a network; ``sys.exit`` in its code is an error like any other."""
+    try:
+        return network(x)
+    except SystemExit as error:
+        raise RuntimeError("it calls sys.exit") from error
+
+
 def logits_without_graph(network: nn.Module, x: Tensor) -> Tensor:
     """Return the logits ``(N, K)`` of normalized images; ``x`` is not modified."""
     with torch.no_grad():
-        return logits_of(network(x.clone()), len(x))
+        return logits_of(forward(network, x.clone()), len(x))
 
 
 def differentiable_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a copy of ``x`` that requires a gradient, and its logits with their graph."""
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
-        output = network(leaf * 1)  # a leaf can't be changed in place by the network
+        output = forward(network, leaf * 1)  # a leaf can't be changed in place by the network
         return leaf, logits_of(output, len(x))
 
 
@@ -78,9 +86,9 @@ def detect_probability_head(network: nn.Module, x: Tensor) -> tuple[Tensor, str 
     """Return the logits ``(N, K)`` of normalized images, and a description of a final softmax or sigmoid, or None."""
     try:
         with torch.enable_grad():
-            output = network(x.clone().requires_grad_() * 1)
+            output = forward(network, x.clone().requires_grad_() * 1)
     except Exception:  # quantized layers have no gradient; any other error is raised again
-        output = network(x)
+        output = forward(network, x)
     scores, logits = _scores_in(output), logits_of(output, len(x)).detach()
     node = scores.grad_fn
     while node is not None and type(node).__name__.startswith(_SHAPING_NODES) and node.next_functions:

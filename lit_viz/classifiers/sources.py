@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class Source:
         build: returns the network with random weights, for a number of classes or None for the published number.
         publish: returns the network with its published weights, and their file or None.
         labels, mean, std, size: as published; None if unknown. Labels apply only if their number matches.
+        origin: of mean and std, in a few words.
+        multi_label: whether labels do not exclude each other.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Source:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     size: tuple[int, int] | None = None
+    origin: str = "of the published weights"
+    multi_label: bool = False
 
 
 def find_source(name: str) -> Source:
@@ -170,6 +175,56 @@ def _timm(name: str) -> Source:
     return Source(name, build, publish, labels, config.mean, config.std, (height, width))
 
 
+_PROCESSOR = "preprocessor_config.json"  # of Hugging Face
+
+
+def module_source(module: nn.Module, source: Source) -> Source:
+    """Return the source of a module with what modules of timm, torchvision and Hugging Face tell of themselves."""
+    config = getattr(module, "pretrained_cfg", None)
+    if isinstance(config, dict) and "input_size" in config:
+        labels = imagenet_labels() if config.get("num_classes") == 1000 else None
+        size, mean, std = tuple(config["input_size"][1:]), config.get("mean"), config.get("std")
+        return replace(source, labels=labels, mean=mean, std=std, size=size, origin="of its pretrained_cfg")
+    config = getattr(module, "config", None)
+    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
+    names = getattr(config, "id2label", None)
+    known: dict[str, Any] = {"size": (side, side)} if isinstance(side, int) else {}
+    if isinstance(names, Mapping):
+        known["labels"] = [names[i] for i in sorted(names, key=int)]
+        known["multi_label"] = getattr(config, "problem_type", None) == "multi_label_classification"
+        known = {**_image_processor(str(getattr(config, "_name_or_path", ""))), **known}
+    elif type(module).__module__.startswith("torchvision.models."):
+        from torchvision.models import ResNet18_Weights
+
+        transforms = ResNet18_Weights.DEFAULT.transforms()  # the same for all of torchvision's classifiers
+        known |= {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
+    return replace(source, **{"origin": "none was given", **known})
+
+
+def _image_processor(name: str) -> dict[str, Any]:
+    """Return mean, std and size of the image processor of a Hugging Face network, in its folder or the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path: Any = Path(name, _PROCESSOR)
+    try:
+        path = path if path.is_file() else try_to_load_from_cache(name, _PROCESSOR)
+        options = json.loads(Path(path).read_text(encoding="utf-8"))
+        known: dict[str, Any] = {}
+        size = options.get("crop_size") or options.get("size")
+        size = size if isinstance(size, Mapping) else {"shortest_edge": size}
+        sides = size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))
+        if all(isinstance(side, int) for side in sides):
+            known["size"] = sides
+        # x in [0, 1] becomes scale x - shift, and then (value - mean) / std.
+        scale, shift = 255 * options.get("rescale_factor", 1 / 255), float(bool(options.get("rescale_offset")))
+        normalizes = options.get("do_normalize", True)
+        mean, std = (options["image_mean"], options["image_std"]) if normalizes else ([0.0] * 3, [1.0] * 3)
+        known["mean"], known["std"] = [(m + shift) / scale for m in mean], [s / scale for s in std]
+        return {**known, "origin": f"of its {_PROCESSOR}"}
+    except (OSError, TypeError, ValueError, KeyError):  # none, or not as expected
+        return {}
+
+
 def _factory(name: str) -> Source:
     def build(classes: int | None = None) -> nn.Module:
         with current_folder_importable():
@@ -183,9 +238,10 @@ def _factory(name: str) -> Source:
 
 def _call_factory(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    _check_foreign(module_name, name)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # an import runs the user's code
+    except (Exception, SystemExit) as error:  # an import runs the user's code
         reason, hint = f"{type(error).__name__}: {first_line(error)}", ""
         if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or name):
             file = Path(module_name.removesuffix(".py") + ".py")
@@ -198,6 +254,8 @@ def _call_factory(name: str) -> Any:
         raise LitVizError(f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}")
     if isinstance(factory, nn.Module):
         return factory
+    if inspect.isroutine(factory) or inspect.isclass(factory):
+        _check_foreign(factory.__module__ or "", name)
     if not callable(factory):
         raise LitVizError(f"{name} must be a network or a function that builds it, got {type(factory).__name__!r}")
     try:
@@ -213,16 +271,35 @@ def _call_factory(name: str) -> Any:
         return factory()
     except LitVizError:
         raise
-    except Exception as error:  # the user's code
+    except (Exception, SystemExit) as error:  # the user's code
         raise LitVizError(f"{name} raised an error ({type(error).__name__}: {first_line(error)})") from error
+
+
+def _check_foreign(module: str, name: str) -> None:
+    """Raise :class:`LitVizError` for a module of Python itself, whose functions build no network."""
+    if module.split(".")[0] in sys.stdlib_module_names:
+        raise LitVizError(f"classifier must not be of Python's standard library, got {name!r}")
+
+
+_RUN_FOLDERS: set[Path] = set()
+
+
+def exclude_from_imports(folder: str | Path) -> None:
+    """Never import from a run folder, which may have been received from others."""
+    run = Path(folder).resolve()
+    _RUN_FOLDERS.add(run)
+    sys.path[:] = [entry for entry in sys.path if not Path(entry).resolve().is_relative_to(run)]
 
 
 @contextmanager
 def current_folder_importable() -> Iterator[None]:
     """Add the current folder to Python's path in the body, for the user's own networks and parts."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
+    folder = Path.cwd()
+    if any(folder.is_relative_to(run) for run in _RUN_FOLDERS):
+        yield
+        return
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        sys.path.remove(str(folder))

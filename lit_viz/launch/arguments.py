@@ -114,6 +114,7 @@ class ClassifierOptions:
         mean: mean of the normalization, one number per channel; inferred unless given.
         std: standard deviation of the normalization, one number per channel; inferred unless given.
         size: input height and width; inferred unless given.
+        multi_label: whether labels do not exclude each other: a probability is a sigmoid; inferred unless given.
     """
 
     name: str = "efficientnet_lite0"
@@ -122,6 +123,7 @@ class ClassifierOptions:
     mean: float | list[float] | None = None
     std: float | list[float] | None = None
     size: int | tuple[int, int] | None = None
+    multi_label: bool | None = None
 
 
 def parse_classifier_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -11,6 +11,7 @@ import copy
 import io
 import json
 import re
+import sys
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lit_viz.classifiers.fast import CompileMode
@@ -34,6 +35,9 @@ from lit_viz.utils.files import read_yaml
 
 #: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
 _SUPPLIED_ARGUMENTS = {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images", "init", "picture"}
+with contextlib.suppress(TypeError):  # jsonargparse before 4.53 imports a class_path before it checks its base class
+    set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names))
+
 #: Trainer arguments that lit_viz sets itself, or that have no meaning for a run.
 _FIXED_TRAINER_ARGUMENTS = {
     "max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "callbacks", "logger", "plugins", "fast_dev_run",

@@ -23,9 +23,10 @@ from lit_viz.attacks import BudgetAttack
 from lit_viz.attacks.norms import format_distance
 from lit_viz.callbacks.progress import Notes, Progress
 from lit_viz.callbacks.saving import Memory, RunWriter
-from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.isolation import is_out_of_memory
+from lit_viz.classifiers.loading import load
 from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
@@ -417,7 +418,7 @@ def _load_classifier(config: Namespace, device: torch.device | None = None) -> C
         )
     name = options.pop("name")
     try:
-        classifier = load_classifier(name, **options)
+        classifier = load(name, **options)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -15,6 +15,7 @@ import yaml
 from lit_viz._version import __version__
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
+from lit_viz.classifiers.sources import exclude_from_imports
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import check_run_state
 from lit_viz.errors import LitVizError
@@ -25,7 +26,7 @@ from lit_viz.launch.config import INSTANCE, MethodCLI, set_option
 from lit_viz.runs import RECORDED, is_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Task
-from lit_viz.utils.formatting import command_line
+from lit_viz.utils.formatting import Notify, command_line, remark
 
 #: File of the last checkpoint, relative to the run folder.
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
@@ -37,6 +38,8 @@ _CHANGEABLE = {
     "out", "overwrite", "resume", "wandb", "project", "trainer", "devices_mode", "compile", "slots",
     "checkpoint_every", "figure", "count",
 }  # fmt: skip
+#: Packages whose classes and factories are not named when a configuration imports them.
+_LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}
 #: Options that only apply to a new run.
 _NEW_RUN_OPTIONS = ("config", "out", "overwrite", "resume", "count", "print_config")
 
@@ -46,8 +49,13 @@ def method_files() -> tuple[str, ...]:
     return tuple(pattern for command in COMMANDS.values() for pattern in command.presented("files"))
 
 
-def load_run(path: str | Path, arguments: Sequence[str] = (), **options: Any) -> MethodCLI:
-    """Return the configuration of a run folder, set to continue the run."""
+def load_run(
+    path: str | Path, arguments: Sequence[str] = (), *, notify: Notify | None = None, **options: Any
+) -> MethodCLI:
+    """Return the configuration of a run folder, set to continue the run.
+
+    Nothing is imported from the folder itself. One line names what the configuration imports beside known libraries.
+    """
     folder = RunFolder.open(path)
     stored = folder.config
     method: Any = (stored.pop(RECORDED, None) or {}).get("method")
@@ -66,7 +74,19 @@ def load_run(path: str | Path, arguments: Sequence[str] = (), **options: Any) ->
     for name, value in options.items():
         set_option(stored, name, value)
     stored |= {"out": str(folder.path), "resume": True, "overwrite": False, "count": False}
+    exclude_from_imports(folder.path)
+    if imports := ", ".join(sorted(set(_imports(stored)))):
+        (notify or remark)(f"{folder.path} names parts to import, which run as code: {imports}")
     return MethodCLI(command, ["--config", yaml.safe_dump(stored), *rewritten])
+
+
+def _imports(options: Any) -> Iterator[str]:
+    """Yield the classes and factories in stored options that are of no known library."""
+    if isinstance(options, Mapping):
+        names = [options.get("class_path"), options.get("name") if ":" in str(options.get("name")) else None]
+        yield from (str(name) for name in names if name and re.split(r"[.:]", str(name))[0] not in _LIBRARIES)
+    for value in options.values() if isinstance(options, Mapping) else options if isinstance(options, list) else ():
+        yield from _imports(value)
 
 
 def open_or_create(cli: MethodCLI) -> tuple[RunFolder, bool]:

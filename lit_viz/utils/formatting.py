@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shlex
 import sys
@@ -38,6 +39,12 @@ def is_notebook() -> bool:
 def choose_notify(progress: bool | None) -> Notify | None:
     """Return :func:`notify` if progress is shown, by default in notebooks only."""
     return notify if (is_notebook() if progress is None else progress) else None
+
+
+def remark(message: str) -> None:
+    """Log a message for users of the Python functions, on rank 0; Python prints it to stderr unless configured."""
+    if is_rank_zero():
+        logging.getLogger("lit_viz").warning(message)
 
 
 def command_line(name: str, folder: object) -> str:

@@ -97,7 +97,7 @@ def test_attributes() -> None:
 def test_images_of_a_wrong_shape_are_rejected() -> None:
     classifier = load_classifier(conv_net(), size=16)
     for shape in ((1, 1, 16, 16), (3, 16, 16)):
-        with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\), got shape"):
+        with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\) as a tensor, got shape"):
             classifier.logits(torch.rand(shape))
 
 

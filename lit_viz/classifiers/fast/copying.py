@@ -26,6 +26,7 @@ from lit_viz.classifiers.isolation import (
     dtype_of,
     full_float32,
     memo_without_hooks,
+    network_errors_wrapped,
     private_copy,
     random_state,
     random_state_preserved,
@@ -86,7 +87,13 @@ def fast_copy(
     Arguments and errors are those of :meth:`~lit_viz.classifiers.Classifier.fast`.
     """
     module, name, mean, std = classifier.original, classifier.name, classifier.mean, classifier.std
-    with torch.inference_mode(False), full_float32(), random_state_preserved(module), torch_warnings_ignored():
+    with (
+        torch.inference_mode(False),
+        full_float32(),
+        random_state_preserved(module),
+        torch_warnings_ignored(),
+        network_errors_wrapped((2, classifier.channels, *classifier.size)),
+    ):
         x, expected = classifier.probe()
         try:
             plain, draws = _plain_copy(module, x, expected)

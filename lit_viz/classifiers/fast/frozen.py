@@ -21,7 +21,7 @@ from lit_viz.classifiers.isolation import (
     state_preserved,
 )
 from lit_viz.classifiers.layers import hooked, is_statistics, layer_names, layer_of, reading
-from lit_viz.classifiers.outputs import differentiable_logits, logits_of
+from lit_viz.classifiers.outputs import differentiable_logits, forward, logits_of
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
 #: Modes of ``torch.compile``. ``reduce-overhead`` and ``max-autotune`` replay CUDA graphs.
@@ -112,8 +112,8 @@ class FrozenNetwork(nn.Module):
             images = images.to(dtype).contiguous(memory_format=memory_format)
             call = network if self._compiled is None or layers else self._compiled
             normalized = torch.addcmul(self.shift.to(images), images, self.scale.to(images))
-            with network_errors_wrapped(x):
-                output = call(normalized)
+            with network_errors_wrapped(x.shape):
+                output = forward(call, normalized)
         logits = logits_of(output, len(x))
         if torch.is_grad_enabled() and x.requires_grad and (self.non_differentiable or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lit_viz.attributions import Attribution, attribute
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
+from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.isolation import torch_warnings_ignored
+from lit_viz.classifiers.loading import load
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.captum_reference import CaptumReference, is_in_captum
 from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
@@ -268,12 +269,13 @@ def randomize(classifier: Classifier) -> Classifier:
     network = copy.deepcopy(classifier.original)
     for name, layer in network.named_modules():
         randomize_layer(layer, name, seed=0)
-    return load_classifier(
+    return load(
         network,
         labels=list(classifier.labels),
         mean=list(classifier.mean),
         std=list(classifier.std),
         size=classifier.size,
+        multi_label=classifier.multi_label,
     )
 
 

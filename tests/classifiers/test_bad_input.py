@@ -1,0 +1,94 @@
+"""Arguments and networks that are no classifier: each is one sentence, or works."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.classifiers import load_classifier
+from lit_viz.errors import LitVizError
+from tests.classifiers.networks import conv_net
+from tests.conftest import Around
+
+
+def test_weights_may_be_a_state_dict() -> None:
+    trained = {key: value + 1 for key, value in conv_net().state_dict().items()}
+    for network in (conv_net(), f"{__name__}:conv_net"):
+        classifier = load_classifier(network, weights={"state_dict": trained}, size=16)
+        assert torch.equal(classifier.original.state_dict()["0.weight"], trained["0.weight"])
+        assert (classifier.weights, classifier.sha256) == ("given", None)
+    with pytest.raises(LitVizError, match="keys of the given state dict don't match the network; missing in the file"):
+        load_classifier(conv_net(), weights={"a": torch.zeros(1)}, size=16)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weights": 3}, "weights must be a file, a state dict, DEFAULT or none, got int"),
+        ({"labels": 5}, "labels must be names or a text file with one name per line, got 5"),
+        ({"labels": [None] * 5}, "labels must be names or a text file with one name per line, got None"),
+        ({"mean": "a"}, "mean must be a number or one per channel, got 'a'"),
+        ({"mean": [0.5, None, 0.5]}, r"mean must be a number or one per channel, got \[0.5, None, 0.5\]"),
+        ({"std": float("nan")}, "std must be finite, got nan"),
+        ({"size": "a"}, r"size must be a side or \(height, width\) in pixels, got 'a'"),
+    ],
+)
+def test_invalid_arguments_are_one_sentence(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        load_classifier(conv_net(), **{"size": 16, **options})
+
+
+@pytest.mark.parametrize("x", [np.zeros((1, 3, 16, 16), np.float32), [[1.0]], None])
+def test_images_that_are_no_tensor_are_rejected(x: Any) -> None:
+    with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\) as a tensor, got (ndarray|list|NoneType)"):
+        load_classifier(conv_net(), size=16).logits(x)
+
+
+class Failing(nn.Module):
+    """Fails from its n-th forward on."""
+
+    def __init__(self, forwards: int, error: BaseException) -> None:
+        super().__init__()
+        self.body, self.left, self.error = conv_net(), forwards, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return self.body(x)
+
+
+@pytest.mark.parametrize("forwards", [0, 2, 4, 6, 9, 14, 20])
+@pytest.mark.parametrize(
+    ("error", "reason"), [(ValueError("no more"), "no more"), (SystemExit(3), "it calls sys.exit")]
+)
+def test_a_network_that_raises_or_exits_is_one_sentence(forwards: int, error: BaseException, reason: str) -> None:
+    def run() -> None:
+        classifier = load_classifier(Failing(forwards, error), size=16)
+        lv.attack(classifier, torch.rand(2, 3, 16, 16), attack="pgd", iterations=10, wandb="disabled")
+
+    with pytest.raises(LitVizError, match=reason):
+        run()
+
+
+def test_a_network_without_classes_is_rejected() -> None:
+    with pytest.raises(LitVizError, match=r"must return logits \(N, K\), got a tensor of shape \(2, 0\)"):
+        load_classifier(Around(conv_net(), lambda net, x: net(x)[:, :0]), size=16)
+
+
+@pytest.mark.parametrize("statement", ["raise SystemExit(2)", "def make(): raise SystemExit(2)"])
+def test_a_module_or_factory_that_exits_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    (tmp_path / "leaving.py").write_text(statement)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "leaving", raising=False)
+    with pytest.raises(LitVizError, match="SystemExit: 2"):
+        load_classifier("leaving:make", size=16)

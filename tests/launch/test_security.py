@@ -1,0 +1,81 @@
+"""What a configuration or a received run folder may execute."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier, load_classifier, sources
+from lit_viz.errors import LitVizError
+from lit_viz.launch.resume import load_run
+
+
+@pytest.mark.parametrize("name", ["http.server:test", "os:abort", "builtins:exit", "webbrowser:open", "own_os:abort"])
+def test_factories_of_the_standard_library_are_rejected(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_os.py").write_text("from os import abort")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LitVizError, match=f"classifier must not be of Python's standard library, got '{name}'"):
+        load_classifier(name, size=8)
+
+
+@pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "http.server.test", "torch.nn.Linear"])
+@pytest.mark.parametrize("part", ["attack", "transforms", "strategy"])
+def test_a_class_path_of_another_base_class_is_not_called(
+    part: str, path: str, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "abort", lambda: pytest.fail("called"))
+    monkeypatch.setattr(subprocess.Popen, "__init__", lambda *_, **__: pytest.fail("called"))
+    options: dict[str, Any] = {
+        "attack": {"attack": path},
+        "transforms": {"model__transforms": [{"class_path": path}]},
+        "strategy": {"trainer__strategy": {"class_path": path}},
+    }[part]
+    with pytest.raises(LitVizError):
+        lv.attack(smooth, torch.rand(1, 3, 16, 16), 0, **options)
+
+
+@pytest.fixture
+def received(tmp_path: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder with a module that its configuration names."""
+    folder = tmp_path / "received"
+    lv.saliency(smooth, torch.rand(1, 3, 16, 16), 0, out=folder, wandb="disabled", check="none")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["classifier"] |= {"name": "harmful:make", "weights": "DEFAULT"}
+    (folder / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
+    (folder / "harmful.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.setattr(sources, "_RUN_FOLDERS", set())
+    return folder
+
+
+@pytest.mark.parametrize("place", ["", "images"])
+@pytest.mark.parametrize("command", ["check", "resume"])
+def test_nothing_is_imported_from_a_run_folder(
+    command: str, place: str, received: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(received / place)
+    (Path.cwd() / "harmful.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.setattr(sys, "path", ["", str(received), *sys.path])
+    with pytest.raises(LitVizError, match="'harmful' of classifier 'harmful:make' can't be imported"):
+        getattr(lv, command)(received)
+
+
+def test_imports_of_a_run_are_named_before_they_happen(received: Path) -> None:
+    lines: list[str] = []
+    load_run(received, notify=lines.append)
+    assert lines == [f"{received} names parts to import, which run as code: harmful:make"]
+    config = yaml.safe_load((received / "config.yaml").read_text())
+    config["model"]["method"] = {"class_path": "my_parts.Map"}
+    (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
+    with pytest.raises(LitVizError):
+        load_run(received, notify=lines.append)
+    assert lines[1].endswith("run as code: harmful:make, my_parts.Map")
