@@ -99,7 +99,7 @@ class Attack(StepRule):
             LitVizError: it has too few.
         """
         if isinstance(self.objective, AttackObjective) and (
-            error := self.objective.class_count_error(classifier.num_classes, targeted=targeted)
+            error := self.objective.class_count_error(classifier.exclusive_classes, targeted=targeted)
         ):
             raise LitVizError(f"{error}: use the cross-entropy")
 

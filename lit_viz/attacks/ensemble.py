@@ -77,7 +77,7 @@ class Ensemble(BudgetAttack):
 
     def bind(self, classifier: Classifier) -> None:
         """Limit the targeted stages to the classes of the network."""
-        count = classifier.num_classes
+        count = classifier.exclusive_classes
         if count < max(DLR.classes):
             self.notes = (f"DLR needs {max(DLR.classes)} classes, got {count}: the ensemble omits apgd_dlr.",)
             self._set_stages(0)

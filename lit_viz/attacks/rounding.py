@@ -16,6 +16,7 @@ from lit_viz.attacks.lattice import LEVELS, LatticeBall, decoded_png, image_of, 
 from lit_viz.attacks.norms import Norm, lengths
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.isolation import dtype_of
+from lit_viz.classifiers.outputs import decision_logits
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import decode, encode_jpeg
 from lit_viz.images.rendering import psnr, ssim
@@ -173,12 +174,15 @@ class Verifier:
 
     def success(self, logits: Tensor) -> Tensor:
         """Return which predictions meet their goals ``(N,)`` bool."""
-        return is_adversarial(logits, self.goals, self.targeted)
+        return is_adversarial(self._decisions(logits), self.goals, self.targeted)
 
     def margin(self, logits: Tensor) -> Tensor:
         """Return the margins in logits ``(N,)``, positive for a success."""
         device = logits.device
-        return Margin()(Outputs(logits, self.goals.to(device), targeted=self.targeted.to(device)))
+        return Margin()(Outputs(self._decisions(logits), self.goals.to(device), targeted=self.targeted.to(device)))
+
+    def _decisions(self, logits: Tensor) -> Tensor:
+        return decision_logits(logits, self.goals.to(logits.device)) if self.classifier.multi_label else logits
 
     def tolerance(self, logits: Tensor) -> Tensor:
         """Return the margins ``(N,)`` above which a verdict is the same in any batch.

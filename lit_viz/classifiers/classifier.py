@@ -14,7 +14,7 @@ from lit_viz.classifiers.fast import Backprop, CompileMode, FrozenNetwork, fast_
 from lit_viz.classifiers.isolation import Original
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
-from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, relative_difference
+from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, prediction_summary, relative_difference, top5
 from lit_viz.errors import LitVizError, printable
 
 #: Value of ``Classifier.weights`` for a network that was passed as a module.
@@ -67,6 +67,19 @@ class Classifier(Original):
         height, width = self.size
         shape = f"{self.channels} x {height} x {width}"
         return f"Classifier({self.name!r}, {shape}, {self.num_classes} classes, weights={self.weights!r})"
+
+    @property
+    def exclusive_classes(self) -> int:
+        """Number of classes of a decision: K, or of a multi-label network 2, a label and its absence."""
+        return 2 if self.multi_label else self.num_classes
+
+    def prediction(self, logits: Tensor, target: int) -> dict[str, float]:
+        """Return logit, probability and rank of a class for logits ``(K,)``."""
+        return prediction_summary(logits, target, multi_label=self.multi_label)
+
+    def top5(self, logits: Tensor) -> tuple[tuple[str, float], ...]:
+        """Return label and probability of the five most probable classes for logits ``(K,)``."""
+        return top5(logits, self.labels, multi_label=self.multi_label)
 
     def index_of(self, target: str | SupportsIndex) -> int:
         """Return the index of a class given by name or index; see :func:`~lit_viz.classifiers.labels.find_class`."""

@@ -34,6 +34,8 @@ from lit_viz.utils.formatting import remark
 # Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
 _BATCH_TOLERANCE = 0.05
 
+_EXCLUSIVE = ", and multi_label=True if its labels do not exclude each other"
+
 #: A file, ``DEFAULT``, ``none``, or a state dict.
 Weights = str | Path | Mapping[str, Any] | None
 #: One value for all channels, or one per channel.
@@ -113,19 +115,17 @@ def load(
         source = module_source(module, source) if own else source
         means, stds = mean if mean is not None else source.mean, std if std is not None else source.std
         tested = _tested(name, module, means, stds, _checked_size(size if size is not None else source.size, name))
-    classes = tested.num_classes
+    classes, multi_label = tested.num_classes, source.multi_label if multi_label is None else multi_label
     notes = []
     if (mean is None or std is None) and (own or loaded.weights not in ("DEFAULT", "none")):
         values = [v if len(set(v)) > 1 else v[:1] for v in (tested.mean, tested.std)]
         given = " and std ".join(", ".join(f"{number:g}" for number in value) for value in values)
         notes.append(
             f"{name}: images are normalized by mean {given} ({source.origin}); give mean= and std= if it was trained "
-            "with others"
+            f"with others{_EXCLUSIVE if multi_label is None else ''}"
         )
     if loaded.weights == "DEFAULT" and loaded.sha256 is None:
         notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
-    if multi_label is None:
-        multi_label = source.multi_label
     if multi_label:
         notes.append(f"{name} is multi-label: a probability is a sigmoid, and an attack flips the decision on a label")
     names = tuple(source.labels) if source.labels and len(source.labels) == classes else numbered_labels(classes)
@@ -138,12 +138,12 @@ def load(
 
 
 def as_classifier(classifier: Classifier | nn.Module | str) -> Classifier:
-    """Return a classifier; a module or a name is loaded by :func:`load_classifier`."""
+    """Return a classifier; of a module or a name, the notes are printed by the run."""
     if isinstance(classifier, Classifier):
         return classifier
     if not isinstance(classifier, (nn.Module, str)):
         raise LitVizError(f"classifier must be an nn.Module, a name or a Classifier, got {classifier!r}")
-    return load_classifier(classifier)
+    return load(classifier)
 
 
 def class_names(
@@ -278,7 +278,7 @@ def _test(classifier: Original) -> int:
             before = random_state(classifier.device)
             logits, probabilities = detect_probability_head(network, classifier.normalize(images))
             draws = not torch.equal(before, random_state(classifier.device))
-            single = [logits_of(forward(network, classifier.normalize(image)), 1) for image in images.split(1)]
+            single = [logits_of(forward(network, classifier.normalize(image)), 1) for image in (images[:1], images[1:])]
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error
         except Exception as error:  # any error of the network
@@ -294,6 +294,7 @@ def _test(classifier: Original) -> int:
         raise LitVizError(
             f"{name} {probabilities}, but must return logits: remove its last layer, as by "
             "net.set_submodule('layer', torch.nn.Identity()), or return the scores before it"
+            + (_EXCLUSIVE.replace(", and", "; give") if "sigmoid" in probabilities else "")
         )
     if len(logits) != len(images):
         raise LitVizError(f"{name} must return one row of logits per image, got {len(logits)} for {len(images)} images")

@@ -105,13 +105,28 @@ def detect_probability_head(network: nn.Module, x: Tensor) -> tuple[Tensor, str 
     return logits, None
 
 
-def prediction_summary(logits: Tensor, target: int) -> dict[str, float]:
+def decision_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return logits ``(N, K)`` of the decisions on one label ``(N,)`` per row, for logits of a multi-label network.
+
+    The label has its logit z, one other class has 0, and the rest can't be predicted: the label is predicted where
+    z > 0, its softmax is the sigmoid of z, and its margin is z.
+    """
+    decisions = torch.full_like(logits, -1e9).scatter(1, (labels[:, None] + 1) % logits.shape[1], 0.0)
+    return decisions.scatter(1, labels[:, None], logits.gather(1, labels[:, None]))
+
+
+def probabilities(logits: Tensor, *, multi_label: bool = False) -> Tensor:
+    """Return the probabilities ``(..., K)``: the softmax of the logits, or of a multi-label network the sigmoids."""
+    return logits.sigmoid() if multi_label else logits.softmax(-1)
+
+
+def prediction_summary(logits: Tensor, target: int, *, multi_label: bool = False) -> dict[str, float]:
     """Return logit, probability and rank of a class for logits ``(K,)``.
 
-    Rank 1 is the largest logit; of equal logits the first is ahead, as in argmax. If the probability is NaN, the rank
-    is the last.
+    Rank 1 is the largest logit, also of a multi-label network; of equal logits the first is ahead, as in argmax. If the
+    probability is NaN, the rank is the last.
     """
-    value, probability = logits[target], float(torch.softmax(logits, 0)[target])
+    value, probability = logits[target], float(probabilities(logits, multi_label=multi_label)[target])
     ahead = int((logits[:target] >= value).sum() + (logits[target + 1 :] > value).sum())
     rank = len(logits) if math.isnan(probability) else ahead + 1
     return {"logit": float(value), "probability": probability, "rank": rank}
@@ -125,10 +140,10 @@ def group_summary(summaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def top5(logits: Tensor, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
+def top5(logits: Tensor, labels: Sequence[str], *, multi_label: bool = False) -> tuple[tuple[str, float], ...]:
     """Return label and probability of the five most probable classes, in order of rank; all, if there are fewer."""
-    probabilities, order = torch.softmax(logits, 0).tolist(), logits.argsort(descending=True, stable=True).tolist()
-    return tuple((labels[i], probabilities[i]) for i in order[:5])
+    values = probabilities(logits, multi_label=multi_label).tolist()
+    return tuple((labels[i], values[i]) for i in logits.argsort(descending=True, stable=True).tolist()[:5])
 
 
 def probe_images(channels: int, size: tuple[int, int]) -> Tensor:

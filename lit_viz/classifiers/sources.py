@@ -36,7 +36,7 @@ class Source:
         publish: returns the network with its published weights, and their file or None.
         labels, mean, std, size: as published; None if unknown. Labels apply only if their number matches.
         origin: of mean and std, in a few words.
-        multi_label: whether labels do not exclude each other.
+        multi_label: whether labels do not exclude each other; None if unknown.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Source:
     std: Sequence[float] | None = None
     size: tuple[int, int] | None = None
     origin: str = "of the published weights"
-    multi_label: bool = False
+    multi_label: bool | None = None
 
 
 def find_source(name: str) -> Source:
@@ -191,7 +191,8 @@ def module_source(module: nn.Module, source: Source) -> Source:
     known: dict[str, Any] = {"size": (side, side)} if isinstance(side, int) else {}
     if isinstance(names, Mapping):
         known["labels"] = [names[i] for i in sorted(names, key=int)]
-        known["multi_label"] = getattr(config, "problem_type", None) == "multi_label_classification"
+        if (problem := getattr(config, "problem_type", None)) is not None:
+            known["multi_label"] = problem == "multi_label_classification"
         known = {**_image_processor(str(getattr(config, "_name_or_path", ""))), **known}
     elif type(module).__module__.startswith("torchvision.models."):
         from torchvision.models import ResNet18_Weights

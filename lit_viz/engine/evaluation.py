@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import FrozenNetwork
+from lit_viz.classifiers.outputs import decision_logits
 from lit_viz.engine.ranks import InputShard, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError, check_shape
@@ -40,6 +41,7 @@ class Evaluator:
         layers: layers to read in addition to those of the objective.
         ranks: ranks that share the inputs.
         group: images per task.
+        decisions: whether the logits are those of the decision on the goal of each task (multi-label networks).
     """
 
     networks: Mapping[str, FrozenNetwork]
@@ -52,6 +54,7 @@ class Evaluator:
     layers: Sequence[str] = ()
     ranks: RankGroup = field(default_factory=RankGroup)
     group: int = 1
+    decisions: bool = False
 
     def __call__(
         self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True, network: str = "plain"
@@ -77,6 +80,8 @@ class Evaluator:
             logits, activations = self._forward(images, slots, rows, network, shard)
             members = [member for _ in rows for member in range(self.group) for _ in range(self.views // self.group)]
             goals = {**slots.goals(rows, x.device, self.views), "members": to_device(members, x.device)}
+            if self.decisions:
+                logits = decision_logits(logits, goals["targets"])
             outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)
             scores = evaluate_objective(self.objective, outputs)
             if gradient and not scores.requires_grad:

@@ -134,7 +134,7 @@ def provenance(command: Command, classifier: Classifier | None) -> dict[str, Any
     if classifier is None:
         return {**recorded, "weights_sha256": None}
     labels = {"labels": list(classifier.labels)} if classifier.weights == GIVEN_WEIGHTS else {}
-    return {**recorded, **classifier.identity(), **labels}
+    return {**recorded, **classifier.identity(), **labels, "multi_label": classifier.multi_label}
 
 
 def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is_resumed: bool) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, is_adversarial, name_of
+from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, name_of
 from lit_viz.attacks.norms import NORMS
-from lit_viz.attacks.rounding import Saved, save_and_verify
+from lit_viz.attacks.rounding import Saved, Verifier, save_and_verify
 from lit_viz.classifiers import Classifier, as_classifier
-from lit_viz.classifiers.outputs import top5
+from lit_viz.classifiers.outputs import decision_logits
 from lit_viz.errors import LitVizError, find_class
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
@@ -79,7 +79,7 @@ class AdversarialExample(AttackTraining):
         """Evaluate images, with their probability and margin as metrics."""
         evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
         if not self._tests_views:
-            evaluation.logits = self._logits(x, rows, network)
+            evaluation.logits = self._decisions(self._logits(x, rows, network), rows)
         if not self._tests_views or not self.transforms.transforms:
             self.store_photograph_logits(x, rows, evaluation)
         goals = self.slots.goals(rows, x.device)
@@ -99,6 +99,11 @@ class AdversarialExample(AttackTraining):
         self.slots.count_evaluations(rows, forwards=1)
         return logits
 
+    def _decisions(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return logits ``(N, K)`` of slots; of a multi-label network, those of the decision on their goals."""
+        goals = self.slots.goals(rows, logits.device)["targets"]
+        return decision_logits(logits, goals) if self.classifier.multi_label else logits
+
     def _replace_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation, network: str) -> None:
         """Test success at iteration 0 on the photograph itself instead of its views."""
         iteration = self.slots.iteration
@@ -109,7 +114,8 @@ class AdversarialExample(AttackTraining):
             for m, row in zip(missing, logits, strict=True):
                 self.set_photograph_logits(rows[m], row)
         if photographs:
-            known = self.slots.state[LOGITS][[rows[m] for m in photographs]].to(evaluation.logits)
+            slots = [rows[m] for m in photographs]
+            known = self._decisions(self.slots.state[LOGITS][slots].to(evaluation.logits), slots)
             evaluation.logits = evaluation.logits.index_put((torch.tensor(photographs, device=known.device),), known)
 
     def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
@@ -163,7 +169,7 @@ class AdversarialExample(AttackTraining):
                     lengths,
                     image.float(),
                     file_metrics=None if saved is None else self._file_metrics(n, saved),
-                    top5=() if saved is None else top5(saved.logits, self.classifier.labels),
+                    top5=() if saved is None else self.classifier.top5(saved.logits),
                     source=source.float(),
                     extra_images={"difference": difference(image, source, MAGNIFIED)[0]},
                 )
@@ -206,7 +212,7 @@ class AdversarialExample(AttackTraining):
             return super().evidence(results)
         logits = self.classifier.logits(torch.stack([decode(encode_png(r.image)) for r in done if r.image is not None]))
         goals = torch.tensor([r.task.goal for r in done]), torch.tensor([r.task.target is not None for r in done])
-        fooled = is_adversarial(logits.cpu(), *goals)
+        fooled = Verifier(self.classifier, *goals).success(logits.cpu())
         records = [r.record for r, is_fooled in zip(done, fooled.tolist(), strict=True) if is_fooled]
         means = {n: sum(r.metrics[n] or 0.0 for r in records) / len(records) for n in ("l2", "linf") if records}
         jpeg = sum(bool(getattr(r.record, "success_jpeg75", False)) for r in done) / len(done)
@@ -214,23 +220,22 @@ class AdversarialExample(AttackTraining):
 
     def _photograph_fields(self, n: int) -> dict[str, Any]:
         logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal
-        if logits is None:
+        if logits is None or goal is None:
             return {}
         predicted = int(logits.argmax())
         return {
             "predicted_before": predicted,
             "predicted_before_name": self.classifier.labels[predicted],
-            "probability_before": float(logits.softmax(0)[goal]),
+            "probability_before": self.classifier.prediction(logits, goal)["probability"],
         }
 
     def _file_metrics(self, n: int, saved: Saved) -> Mapping[str, float]:
         """Return the norms of the change, and probability and margin by the original network."""
         state = self.slots.state_of([n])
-        outputs = Outputs(saved.logits[None], state["goal"].cpu(), targeted=state["targeted"].cpu())
         return {
             **{name: saved.distances[name] for name in NORMS},
-            "probability": float(saved.logits.softmax(0)[int(state["goal"])]),
-            "margin": float(Margin()(outputs)),
+            "probability": self.classifier.prediction(saved.logits, int(state["goal"]))["probability"],
+            "margin": float(Verifier(self.classifier, state["goal"], state["targeted"]).margin(saved.logits[None])),
         }
 
 

@@ -15,7 +15,7 @@ from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.fast import check_residual_gradient
-from lit_viz.classifiers.outputs import group_summary, prediction_summary, top5
+from lit_viz.classifiers.outputs import group_summary
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
@@ -329,8 +329,8 @@ class ClassVisualization(ImageTraining):
         snapshots = []
         for n, group, values, score in zip(rows, groups, logits, scores, strict=True):
             target = self.slots.tasks[n].target
-            metrics = {"objective_file": float(score)} if target is None else prediction_summary(values, target)
-            snapshots.append(self.snapshot(n, metrics, join_group(group), top5=top5(values, self.classifier.labels)))
+            metrics = {"objective_file": float(score)} if target is None else self.classifier.prediction(values, target)
+            snapshots.append(self.snapshot(n, metrics, join_group(group), top5=self.classifier.top5(values)))
         return snapshots
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> VisualizationRecord:

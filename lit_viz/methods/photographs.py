@@ -106,7 +106,7 @@ class PhotographTraining(ImageTraining):
 
     def needs_original(self, task: Task) -> bool:
         """Return whether the original network must evaluate the photograph before training."""
-        return self.is_half or needs_logits(task)
+        return self.is_half or self.classifier.multi_label or needs_logits(task)
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, as far as they can be resolved.
@@ -212,6 +212,7 @@ class AttackTraining(PhotographTraining):
             make_inputs=self.make_inputs,
             views=self.views,
             ranks=self.ranks,
+            decisions=self.classifier.multi_label,
         )
 
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:

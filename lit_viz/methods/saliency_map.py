@@ -18,7 +18,6 @@ from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.classifiers.isolation import full_float32
-from lit_viz.classifiers.outputs import prediction_summary, top5
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.errors import LitVizError, check_shape, find_class
@@ -210,14 +209,14 @@ class SaliencyMap(PhotographTraining):
                 snapshots.append(self.snapshot(n, {}, photographs[m]))
                 continue
             logits, target = self.photograph_logits(n), self.slots.tasks[n].target
-            prediction = {} if logits is None or target is None else prediction_summary(logits, target)
+            prediction = {} if logits is None or target is None else self.classifier.prediction(logits, target)
             reduced = reduce_channels(maps[m], self.reducer or method.reducer)[0]
             snapshots.append(
                 self.snapshot(
                     n,
                     {**prediction, **dict(zip(names, metrics[m], strict=True))},
                     heat(reduced, clip_limits([reduced])[0]),
-                    top5=() if logits is None else top5(logits, self.classifier.labels),
+                    top5=() if logits is None else self.classifier.top5(logits),
                     array=maps[m],
                     source=photographs[m],
                 )

@@ -112,6 +112,8 @@ class UniversalPerturbation(AttackTraining):
         **options: Any,
     ) -> None:
         super().__init__(classifier, attack or Universal(), views, **options)
+        if self.classifier.multi_label:
+            raise LitVizError("a universal perturbation requires classes that exclude each other, got multi-label")
         self._photographs: dict[int, PhotographSet] = {}  # by task
         self._perturbed: dict[int, list[PerturbedImage]] = {}  # by finished slot
 

@@ -11,8 +11,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.outputs import probabilities
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
@@ -30,9 +32,11 @@ class _ClassScore(Objective):
     def __init__(self, target: int | None = None) -> None:
         self.target = target
         self.task_fields = frozenset({"target"} if target is None else ())
+        self.multi_label = False
 
     def bind(self, classifier: Classifier) -> None:
-        """Validate ``target``."""
+        """Validate ``target``, and read whether a probability is a sigmoid."""
+        self.multi_label = classifier.multi_label
         if self.target is not None and not 0 <= self.target < classifier.num_classes:
             raise LitVizError(
                 f"target of {type(self).__name__} must be a class of {classifier.name}, from 0 to "
@@ -55,19 +59,23 @@ class Logit(_ClassScore):
 
 
 class LogProbability(_ClassScore):
-    """Log of the softmax probability of the class: the negative cross-entropy, which also lowers the other classes."""
+    """Log of the probability of the class: the negative cross-entropy, which also lowers the other classes.
+
+    Of a multi-label network, the probability is the sigmoid of the logit, which lowers no other label.
+    """
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Compute the log-probabilities."""
-        return self._pick(torch.log_softmax(outputs.logits, dim=1), outputs.targets)
+        log = functional.logsigmoid(outputs.logits) if self.multi_label else outputs.logits.log_softmax(1)
+        return self._pick(log, outputs.targets)
 
 
 class Probability(_ClassScore):
-    """Softmax probability of the class."""
+    """Probability of the class: softmax, or of a multi-label network the sigmoid."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Compute the probabilities."""
-        return self._pick(torch.softmax(outputs.logits, dim=1), outputs.targets)
+        return self._pick(probabilities(outputs.logits, multi_label=self.multi_label), outputs.targets)
 
 
 class AttackObjective(Objective):

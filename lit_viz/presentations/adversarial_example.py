@@ -403,6 +403,8 @@ def _write_diagnosis(
     stronger: Diagnosis | None = None
     if settings.trust:
         assert isinstance(attack, BudgetAttack)
+        if module.classifier.multi_label:
+            raise LitVizError("--trust requires classes that exclude each other, got a multi-label network")
         settings.notify(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
         network = module.classifier.fast()
         stronger = stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)

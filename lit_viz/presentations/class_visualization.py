@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from lit_viz.classifiers.outputs import prediction_summary
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.figures.evolution import evolution_figure
@@ -174,7 +173,7 @@ def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> d
     if task.target is None:
         return {"objective_file": objective}
     return {
-        "probability": prediction_summary(logits, task.target)["probability"],
+        "probability": module.classifier.prediction(logits, task.target)["probability"],
         "judges": module.judge(image, task.target, judges),
     }
 

@@ -110,7 +110,8 @@ def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, clas
     rounding on another machine explains."""
     predicted, recorded = int(logits.argmax()), file.record.predicted
     assert recorded is not None
-    recorded_success = (recorded == file.goal) == file.targeted  # a file outside its ball may be predicted as the goal
+    is_goal = (file.record.probability or 0) > 0.5 if classifier.multi_label else recorded == file.goal
+    recorded_success = is_goal == file.targeted  # a file outside its ball may be predicted as the goal
     verifier = Verifier(classifier, torch.tensor([file.goal]), torch.tensor([file.targeted]))
     tolerance = float(verifier.tolerance(logits[None]))
     if success == recorded_success and not float(logits[predicted] - logits[recorded]) > tolerance:

@@ -17,6 +17,7 @@ from lit_viz.attributions import Attribution, attribute, title_of
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names
+from lit_viz.classifiers.outputs import probabilities
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.metrics import (
     Curve,
@@ -268,7 +269,7 @@ class _MeasuredMap:
 
     def score(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)[0]
-        return logits.softmax(1)[:, self.record.target]
+        return probabilities(logits, multi_label=self.classifier.multi_label)[:, self.record.target]
 
     def sensitivity(self) -> float:
         draws = Draws([Key(self.seed, 0, view) for view in range(self.settings.samples)], self.x.device)

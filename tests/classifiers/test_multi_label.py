@@ -1,0 +1,134 @@
+"""Networks whose labels do not exclude each other: probabilities are sigmoids, and attacks flip one decision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.outputs import decision_logits
+from lit_viz.errors import LitVizError
+from tests.conftest import smooth_network
+
+NAMES = ["ant", "bee", "cat", "dog", "elk"]
+
+
+class Balanced(nn.Module):
+    """Logits of both signs for each label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = smooth_network()
+        x = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+        with torch.no_grad():
+            logits = self.network((x - 0.5) / 0.25)
+        self.register_buffer("median", logits.median(0).values)
+        self.register_buffer("scale", logits.std(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.network(x) - self.median) / self.scale
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return load_classifier(Balanced().eval(), size=16, mean=[0.5] * 3, std=[0.25] * 3, labels=NAMES, multi_label=True)
+
+
+def photographs(count: int = 4) -> torch.Tensor:
+    return (torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+
+
+def test_decision_logits_have_the_sigmoid_as_softmax() -> None:
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 3, 0])
+    own = logits.gather(1, labels[:, None])[:, 0]
+    decisions = decision_logits(logits, labels)
+    torch.testing.assert_close(decisions.softmax(1).gather(1, labels[:, None])[:, 0], own.sigmoid())
+    assert torch.equal(decisions.argmax(1) == labels, own > 0)
+
+
+def test_maps_have_sigmoids_as_probabilities(classifier: Classifier) -> None:
+    x = photographs()
+    run = lv.saliency(classifier, x, "cat", method=["gradient", "rise"], iterations=8, check="none")
+    sigmoids = classifier.logits(x).sigmoid()
+    for record in run.results:
+        expected = sigmoids[record["index"] % 4]
+        assert record["probability"] == pytest.approx(float(expected[2]), abs=1e-4)
+        best = expected.argsort(descending=True)
+        assert [name for name, _ in record["top5"]] == [NAMES[i] for i in best]
+        assert [value for _, value in record["top5"]] == pytest.approx(expected[best].tolist(), abs=1e-4)
+        assert record["rank"] == best.tolist().index(2) + 1
+
+
+def test_class_images_have_sigmoids_as_probabilities(classifier: Classifier) -> None:
+    run = lv.visualize(classifier, ["dog"], iterations=5, config="small")
+    logits = classifier.logits(run.images)[0]
+    assert run.results[0]["probability"] == pytest.approx(float(logits[3].sigmoid()), abs=1e-3)
+
+
+@pytest.mark.parametrize("attack", ["normalized_ascent", "pgd", "apgd", "ddn", "fmn", "deepfool", "carlini_wagner"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_attacks_flip_the_decision_on_their_label(classifier: Classifier, attack: str, targeted: bool) -> None:
+    x = photographs(6)
+    logits = classifier.logits(x)
+    if targeted:
+        if attack == "deepfool":
+            pytest.skip("untargeted only")
+        goals = logits.argmin(1)
+        run = lv.attack(classifier, x, target=goals.tolist(), attack=attack)
+    else:
+        goals = torch.where(logits > 0, logits, torch.inf).argmin(1)  # not the most probable label
+        run = lv.attack(classifier, x, goals.tolist(), attack=attack)
+    after = classifier.logits(run.images)
+    flipped = 0
+    for n, record in enumerate(run.results):
+        before, now = float(logits[n, goals[n]]), float(after[n, goals[n]])
+        assert record["probability_before"] == pytest.approx(torch.sigmoid(torch.tensor(before)).item(), abs=1e-4)
+        assert record["probability"] == pytest.approx(torch.sigmoid(torch.tensor(now)).item(), abs=1e-4)
+        assert record["status"] == "done"
+        assert record["success_file"] == ((now > 0) == targeted)
+        assert record["margin"] == pytest.approx(now if targeted else -now, abs=1e-4)
+        assert record["predicted_name"] == NAMES[int(after[n].argmax())]
+        flipped += record["success_file"]
+    assert flipped >= 4  # of 6; the budget of some attacks is small
+
+
+def test_a_label_that_is_absent_is_skipped_by_an_untargeted_attack(classifier: Classifier) -> None:
+    x = photographs(1)
+    run = lv.attack(classifier, x, classifier.logits(x).argmin(1).tolist(), attack="pgd")
+    assert run.results[0]["status"] == "skipped"
+
+
+def test_a_run_records_multi_label_and_is_checked_and_resumed(classifier: Classifier, tmp_path: Path) -> None:
+    lv.attack(classifier, photographs(2), target="bee", attack="pgd", out=tmp_path / "run", wandb="disabled")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["classifier"]["multi_label"] is True
+    assert config["recorded"]["multi_label"] is True
+    assert lv.check(tmp_path / "run", Balanced().eval())
+    assert len(lv.resume(tmp_path / "run", classifier).results) == 2
+    exclusive = load_classifier(Balanced().eval(), size=16, mean=[0.5] * 3, std=[0.25] * 3, labels=NAMES)
+    with pytest.raises(LitVizError, match="was started with other multi_label True, got False"):
+        lv.resume(tmp_path / "run", exclusive)
+
+
+def test_methods_for_classes_that_exclude_each_other_are_rejected(classifier: Classifier, tmp_path: Path) -> None:
+    for options in ({"attack": "universal"}, {"attack": {"apgd": {"loss": "dlr"}}}):
+        with pytest.raises(LitVizError, match=r"requires (classes that exclude|3 classes)"):
+            lv.attack(classifier, photographs(2), ["ant", "ant"], **options)  # type: ignore[arg-type]
+
+
+def test_multi_label_is_read_from_a_hugging_face_configuration() -> None:
+    for problem, expected in (("multi_label_classification", True), ("single_label_classification", False)):
+        network = smooth_network()
+        network.config = SimpleNamespace(  # type: ignore[assignment]
+            image_size=16, id2label=dict(enumerate(NAMES)), problem_type=problem, _name_or_path=""
+        )
+        loaded = load_classifier(network)
+        assert loaded.multi_label is expected
+        assert any("is multi-label" in note for note in loaded.notes) is expected
+        assert load_classifier(network, multi_label=not expected).multi_label is not expected
