@@ -177,7 +177,7 @@ def test_a_module_requires_a_size_and_notes_missing_normalization() -> None:
         load_classifier(conv_net())
     classifier = load_classifier(conv_net(), size=16)
     assert (classifier.mean, classifier.std) == ((0.0,) * 3, (1.0,) * 3)
-    assert "as they are" in classifier.notes[0]
+    assert "normalized by mean 0 and std 1 (none was given)" in classifier.notes[0]
     assert load_classifier(conv_net(), size=16, mean=0.5, std=0.5).notes == ()
 
 
