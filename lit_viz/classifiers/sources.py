@@ -199,6 +199,7 @@ def module_source(module: nn.Module, source: Source) -> Source:
 
         transforms = ResNet18_Weights.DEFAULT.transforms()  # the same for all of torchvision's classifiers
         known |= {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
+        known["labels"] = imagenet_labels()
     return replace(source, **{"origin": "none was given", **known})
 
 

@@ -159,6 +159,8 @@ def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] 
         return LitVizError(f"unrecognized option --{match[1]}{did_you_mean(match[1], options) or see}")
     if match := re.search(r"class_path '([\w.]+)':\s*Option '(\w+)' is not accepted", text):
         return LitVizError(_unknown_argument(match[1], match[2], f"{parser.prog} {option}.help"))
+    if match := re.search(r"Importing '([\w.]+)' is not allowed", text):
+        return LitVizError(f"{option}: a class must not be of Python's standard library, got {match[1]}")
     begin = ("Expected", "No module", "module")
     reasons = [line.partition(". Got value")[0] for line in lines if line.startswith(begin)]
     reasons = [reason for reason in dict.fromkeys(reasons) if "NoneType" not in reason and " a path but" not in reason]
