@@ -151,8 +151,8 @@ def test_a_head_of_other_classes_in_a_named_architecture(tmp_path: Path) -> None
         ("{}", "must name a function that builds the network, such as {}:build"),
         ("{}.py:three", "name it as a module, {}:three, in the folder of {}.py"),
         ("nowhere_at_all:three", "run the command in the folder of its file, now {cwd}"),
-        ("{}:Net", "but requires classes: name a function such as def build(): return Net"),
-        ("{}:ending", "ends in Softmax (layer '1'), but must return logits: remove its last layer"),
+        ("{}:Net", "missing a required argument: 'classes'): name a function such as def build(): return Net"),
+        ("{}:ending", "ends in softmax, but must return logits: remove its last layer"),
         ("{}:three", "the input size of {}:three is required: give size="),
     ],
 )

@@ -40,7 +40,7 @@ def test_a_class_path_of_another_base_class_is_not_called(
         "transforms": {"model__transforms": [{"class_path": path}]},
         "strategy": {"trainer__strategy": {"class_path": path}},
     }[part]
-    words = "" if path.startswith("torch") else f"must not be of Python's standard library, got {path}$"
+    words = None if path.startswith("torch") else f"must not be of Python's standard library, got {path}$"
     with pytest.raises(LitVizError, match=words):
         lv.attack(smooth, torch.rand(1, 3, 16, 16), 0, **options)
 
@@ -51,6 +51,7 @@ def received(tmp_path: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "received"
     lv.saliency(smooth, torch.rand(1, 3, 16, 16), 0, out=folder, wandb="disabled", check="none")
     config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["recorded"].pop("sha256")
     config["classifier"] |= {"name": "harmful:make", "weights": "DEFAULT"}
     (folder / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
     (folder / "harmful.py").write_text("raise KeyboardInterrupt")
