@@ -352,7 +352,7 @@ class ClassVisualization(ImageTraining):
             if result.image is None or result.task.target is None:
                 continue
             logits, _ = self.evaluate_original(result.image, result.task)
-            own = prediction_summary(logits, result.task.target)
+            own = self.classifier.prediction(logits, result.task.target)
             figures["probability"].append(own["probability"])
             for name, summary in {"rank_1": own, **getattr(result.record, "judges", {})}.items():
                 figures[name].append(float(summary["rank"] == 1))
