@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -114,3 +115,11 @@ def test_no_modules_import_each_other() -> None:
 
 def test_the_top_level_has_few_modules() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_TOP_LEVEL_MODULES
+
+
+def test_contributing_names_files_that_exist() -> None:
+    root = PACKAGE.parent
+    names = set(re.findall(r"[\w/]+/\w+\.py\b", (root / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    missing = [name for name in names if not (root / name).is_file() and not (PACKAGE / name).is_file()]
+    assert names
+    assert not missing
