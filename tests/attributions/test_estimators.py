@@ -30,7 +30,7 @@ METHODS: dict[str, Callable[[], Attribution]] = {
     "occlusion": lambda: Occlusion(5, 3),
     "rise": lambda: RISE(grid=4),
 }
-SAMPLING = ["smoothgrad", "squared", "vargrad", "rise"]
+SAMPLING = ["smoothgrad", "squared", "vargrad"]
 
 every = pytest.mark.parametrize("name", METHODS)
 
@@ -115,7 +115,7 @@ def test_maps_that_forwards_suffice_for_ask_for_no_gradient() -> None:
 def test_a_tolerance_ends_early_and_is_kept(name: str) -> None:
     long, _ = mapped(METHODS[name](), evaluations=1500 if name in SAMPLING else 300)
     method, network = METHODS[name](), Counted(SMOOTH)
-    method.tolerance = {"integrated": 1e-6, "rise": 0.5}.get(name, 0.1)
+    method.tolerance = 1e-6 if name == "integrated" else 0.1
     map_, uncertainty = attribute(method, network, photographs(), TARGETS, seeds=[9, 8, 7], evaluations=1000)
     assert network.rows < 3 * 900
     assert (uncertainty["error"] <= method.tolerance).all()
