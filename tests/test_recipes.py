@@ -14,6 +14,7 @@ from torch.nn.functional import cosine_similarity
 
 import scripts.recipes as recipes
 from lit_viz.classifiers import Classifier
+from lit_viz.types import Record
 from scripts.recipes import Made, main, planned, spread
 from tests.test_cli import SMALL, records
 
@@ -47,7 +48,8 @@ def test_the_spread_is_the_mean_over_pairs() -> None:
 
 
 def test_a_line_has_counts_with_intervals_and_margins() -> None:
-    made = Made("x", Path(), [{"seconds": 1.0}, {"seconds": 2.0}] * 5, {"a": torch.tensor([1.0] * 8 + [-4.0] * 2)})
+    made_records = [Record(index=0, name="x", seconds=float(s)) for s in (1, 2)] * 5
+    made = Made("x", Path(), made_records, {"a": torch.tensor([1.0] * 8 + [-4.0] * 2)})
     # Wilson's interval of 8 of 10 is 49.0 to 94.3 % (Newcombe 1998).
     assert made.row(["a", "own"]) == ["x", "1.5", "8 of 10 (49-94 %)", "+0.0", "its own network", "-"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,9 @@ def _checked(picture: Tensor) -> Tensor:
     if copy.dtype == torch.uint8:
         return copy
     low, high = float(copy.min()), float(copy.max())
-    if not (low >= -1e-6 and high <= 1 + 1e-6):  # also rejects NaN
+    if math.isnan(low):
+        raise LitVizError("images must not contain NaN")
+    if low < -1e-6 or high > 1 + 1e-6:
         raise LitVizError(
             f"floating-point images must be in [0, 1], got {low:.3g} to {high:.3g}: pass them without normalization, "
             "which the classifier applies, or as uint8"

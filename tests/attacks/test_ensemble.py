@@ -278,7 +278,7 @@ def module(classifier: Classifier, slots: int, iterations: int = 40) -> Adversar
 
 
 def known(record: Any) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "seconds"}
+    return {key: value for key, value in record.to_dict().items() if key != "seconds"}
 
 
 def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier, train: Train) -> None:

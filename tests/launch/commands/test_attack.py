@@ -390,7 +390,6 @@ def test_radii_in_python_are_as_on_the_command_line(smooth: Classifier) -> None:
         radii("four")
 
 
-def test_values_that_are_no_numbers_are_said(smooth: Classifier) -> None:
-    """They were said to lie between nan and nan."""
+def test_images_with_nan_are_rejected(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match="images must not contain NaN"):
         lv.attack(smooth, torch.full((1, 3, 16, 16), torch.nan))

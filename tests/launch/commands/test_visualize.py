@@ -119,7 +119,7 @@ def test_varied_options_are_drawn_as_a_grid(smooth: Classifier) -> None:
     assert sum(text.startswith("objective ") for text in texts) == 4
 
 
-def test_images_of_one_class_are_told_apart_by_iterations_and_seed(smooth: Classifier, tmp_path: Path) -> None:
+def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Classifier, tmp_path: Path) -> None:
     how: dict[str, Any] = {"model__views": 1, "config": "small"}
     run = lv.visualize(smooth, [1, 1, 2], vary={"iterations": [2, 3]}, **how)
     seeds = [f"banana, {k} iterations, seed {seed}" for seed in (0, 1) for k in (2, 3)]
@@ -135,8 +135,13 @@ def test_images_of_one_class_are_told_apart_by_iterations_and_seed(smooth: Class
         )
     ] == NAMES[1:3]
     twice = lv.visualize(smooth, layer="features.3", channel="3,3,4", iterations=2, **how)
-    said = [text.get_text() for text in twice.figure().texts]
-    assert said == ["features.3 · 2 channels", "3, seed 0", "3, seed 1", "4"]
+    texts = [text.get_text() for text in twice.figure().texts]
+    assert [text for text in texts if text.startswith(("features.3", "3", "4"))] == [
+        "features.3 · 2 channels",
+        "3, seed 0",
+        "3, seed 1",
+        "4",
+    ]
 
 
 def test_an_objective_that_asks_for_no_class_is_not_called_by_one(
