@@ -33,7 +33,7 @@ LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 # Tolerance of probe logits: networks with rounded activations differ by more than rounding between machines.
 _TOLERANCE = 1e-2
 _PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
-#: Options that a resume may change, beside the command's own.
+#: Options that a resume may change, in addition to the command's own.
 _CHANGEABLE = {
     "out", "overwrite", "resume", "wandb", "project", "trainer", "devices_mode", "compile", "slots",
     "checkpoint_every", "figure", "count",
@@ -54,7 +54,7 @@ def load_run(
 ) -> MethodCLI:
     """Return the configuration of a run folder, set to continue the run.
 
-    Nothing is imported from the folder itself. One line names what the configuration imports beside known libraries.
+    Nothing is imported from the folder itself. One line names the imports of the configuration from other libraries.
     """
     folder = RunFolder.open(path)
     stored = folder.config
@@ -81,7 +81,7 @@ def load_run(
 
 
 def _imports(options: Any) -> Iterator[str]:
-    """Yield the classes and factories in stored options that are of no known library."""
+    """Yield the classes and factories in stored options of other libraries."""
     if isinstance(options, Mapping):
         names = [options.get("class_path"), options.get("name") if ":" in str(options.get("name")) else None]
         yield from (str(name) for name in names if name and re.split(r"[.:]", str(name))[0] not in _LIBRARIES)
@@ -160,26 +160,26 @@ def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is
 
 
 def trim_to_checkpoint(folder: RunFolder) -> None:
-    """Remove everything later than the last checkpoint from the folder, and tasks with lost files, rows or records
+    """Remove everything later than the last checkpoint from the folder, and tasks with missing files, rows or records
     from the checkpoint; they are computed again."""
     checkpoint = _last_checkpoint(folder)
     if checkpoint is None:
         folder.trim((), {})
         return
     state = check_run_state(checkpoint["lit_viz"])
-    if lost := _lost_tasks(folder, checkpoint):
-        state["finished"] = {index: status for index, status in state["finished"].items() if index not in lost}
-        state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
+    if incomplete := _incomplete_tasks(folder, checkpoint):
+        state["finished"] = {index: status for index, status in state["finished"].items() if index not in incomplete}
+        state["slots"] = [slot for slot in state["slots"] if slot["task"] not in incomplete]
         AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
     folder.trim(state["finished"].keys(), _iterations(state))
 
 
 def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
-    """Return whether every task is finished in the last checkpoint, and nothing of it is lost."""
+    """Return whether every task is finished in the last checkpoint, with all its files and rows."""
     checkpoint = _last_checkpoint(folder)
     if checkpoint is None or len(check_run_state(checkpoint["lit_viz"])["finished"]) != len(tasks):
         return False
-    return not _lost_tasks(folder, checkpoint)
+    return not _incomplete_tasks(folder, checkpoint)
 
 
 def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
@@ -187,12 +187,12 @@ def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
     return AtomicCheckpointIO().load_checkpoint(path) if path.exists() else None
 
 
-def _lost_tasks(folder: RunFolder, checkpoint: Mapping[str, Any]) -> set[int]:
-    """Return the tasks whose rows, files or record are not as they were when the checkpoint was saved."""
+def _incomplete_tasks(folder: RunFolder, checkpoint: Mapping[str, Any]) -> set[int]:
+    """Return the tasks with rows, files or a record that differ from those at the time of the checkpoint."""
     state = checkpoint["lit_viz"]
     written, measured = checkpoint["written"], folder.measure(state["finished"], _iterations(state))
-    lost = {index for index, counts in measured.items() if counts != written.get(index, [0, 0])}
-    return lost | (set(state["finished"]) - {record.index for record in folder.records()})
+    incomplete = {index for index, counts in measured.items() if counts != written.get(index, [0, 0])}
+    return incomplete | (set(state["finished"]) - {record.index for record in folder.records()})
 
 
 def _iterations(state: Mapping[str, Any]) -> dict[int, int]:
