@@ -18,8 +18,8 @@ from torch.utils import backend_registration
 from tests.test_cli import ROOT
 
 #: Largest number of synchronizations per step of eight images. A step of the ensemble runs several attacks; attacks
-#: record a curve point in every iteration. Images of DeepFool end in most steps, at one synchronization each step.
-LIMITS = {"attack": 12, "attack deepfool": 13, "attack ensemble": 16, "saliency": 4, "visualize": 6}
+#: record a curve point in every iteration.
+LIMITS = {"attack": 16, "attack ensemble": 24, "saliency": 6, "visualize": 8}
 
 
 @pytest.mark.skipif(
