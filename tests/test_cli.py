@@ -456,11 +456,11 @@ def _run_forked(command: list[str], errors: Path) -> None:
         main(command)
 
 
-def wait_for(condition: Callable[[], bool], process: BaseProcess) -> None:
+def wait_for(condition: Callable[[], bool], process: BaseProcess | subprocess.Popen[str]) -> None:
     for _ in range(20000):
         if condition():
             return
-        assert process.is_alive()
+        assert process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None
         time.sleep(0.01)
     raise AssertionError("timeout")
 
