@@ -155,7 +155,7 @@ def attack(
 
     Args:
         classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
-        images: ``(N, C, H, W)`` in [0, 1] of the classifier's size, or files and folders.
+        images: as in :func:`saliency`.
         labels: true classes, one per image, or their source as in ``--labels``.
         target: target class, one for all images or one per image. Default: untargeted.
         attack: a name of :data:`lit_viz.attacks.ATTACKS`, a name with arguments (``{"pgd": {"alpha": 0.01}}``), or an

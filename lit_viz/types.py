@@ -13,6 +13,8 @@ from torch import Tensor
 
 #: Image ``(C, H, W)`` in [0, 1], or the path of its file.
 Picture = Tensor | Path
+#: A metric as (iteration, value), in order of iteration.
+Curve = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)

@@ -456,11 +456,11 @@ def _run_forked(command: list[str], errors: Path) -> None:
         main(command)
 
 
-def wait_for(condition: Callable[[], bool], process: BaseProcess | subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], is_running: Callable[[], bool]) -> None:
     for _ in range(20000):
         if condition():
             return
-        assert process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None
+        assert is_running()
         time.sleep(0.01)
     raise AssertionError("timeout")
 
@@ -494,7 +494,7 @@ def test_a_killed_run_resumes_bit_by_bit(moment: str, undisturbed: dict[str, Any
         "in the middle": last.exists,
         "after the first results": lambda: results.exists() and last.exists() and mtime(last) > mtime(results),
     }
-    wait_for(conditions[moment], process)
+    wait_for(conditions[moment], process.is_alive)
     process.kill()
     process.join()
     assert last.exists() == (not moment.startswith("before"))
@@ -510,7 +510,7 @@ def mtime(path: Path) -> float:
 def test_a_signal_saves_the_run(number: int, status: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(run)
-    wait_for((run / "frames" / "0000_class_0" / "iter_000020.png").exists, process)
+    wait_for((run / "frames" / "0000_class_0" / "iter_000020.png").exists, process.is_alive)
     os.kill(process.pid or 0, number)
     process.join(200)
     assert process.exitcode == status

@@ -69,7 +69,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_same_bits(
 ) -> None:
     run = tmp_path / "run"
     process = begun(run)
-    wait_for((run / "checkpoints" / "last.ckpt").exists, process)
+    wait_for((run / "checkpoints" / "last.ckpt").exists, lambda: process.poll() is None)
     other = other_process(process)
     os.kill(process.pid if whom == "first" else other, signal.SIGKILL)
     began = time.monotonic()
@@ -90,7 +90,7 @@ def test_a_signal_to_one_stops_both_and_another_number_of_processes_goes_on(
 ) -> None:
     run = tmp_path / "run"
     process = begun(run)
-    wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, process)
+    wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGTERM)
     said = ended(process)
     assert process.returncode == 143, said
@@ -131,7 +131,7 @@ def test_a_server_of_w_and_b_gets_all_that_all_processes_log(tmp_path: Path) -> 
     with WandbServer() as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"}
         process = begun(run, "--wandb", "online", **online)
-        wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, process)
+        wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, lambda: process.poll() is None)
         os.kill(process.pid, signal.SIGTERM)
         said = ended(process)
         assert process.returncode == 143, said

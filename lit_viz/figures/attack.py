@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lit_viz.evidence.attacks.robustness import MemberBreakdown
-from lit_viz.figures.curves import MOST, Curve, Trace, plot_rate, trace_rows
+from lit_viz.figures.curves import MOST, Trace, plot_rate, trace_rows
 from lit_viz.figures.layout import (
     CELL,
     GAP,
@@ -33,7 +33,7 @@ from lit_viz.figures.scales import number
 from lit_viz.figures.style import COLORS, GRAY
 from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
-from lit_viz.types import Picture
+from lit_viz.types import Curve, Picture
 
 _LIMIT = 20  # maximum number of rows
 _VERDICT = 0.66  # width of "not fooled" in inches

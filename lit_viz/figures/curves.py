@@ -19,10 +19,8 @@ from lit_viz.attacks.norms import L2, LINF, Norm
 from lit_viz.evidence.attacks.robustness import RobustAccuracy
 from lit_viz.figures.layout import CELL, GAP, NORMAL, SMALL, Block, Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.style import COLORS, GRAY, INK, RULE
-from lit_viz.types import Picture
+from lit_viz.types import Curve, Picture
 from lit_viz.utils.formatting import pluralize
-
-Curve = Sequence[tuple[int, float]]  # (iteration, value) in order of iteration
 
 #: Height of the labels of an iteration axis in inches.
 AXIS = 0.36

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lit_viz.errors import LitVizError
-from lit_viz.figures.curves import AXIS, Curve, plot_metric, spread
+from lit_viz.figures.curves import AXIS, plot_metric, spread
 from lit_viz.figures.layout import (
     CELL,
     GAP,
@@ -33,7 +33,7 @@ from lit_viz.figures.layout import (
 )
 from lit_viz.figures.sheet import contact_sheet, grid_shape
 from lit_viz.figures.style import wrap_text
-from lit_viz.types import Picture
+from lit_viz.types import Curve, Picture
 from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import probability_text
 

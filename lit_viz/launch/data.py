@@ -13,11 +13,9 @@ from lit_viz.evidence.judges import held_out_judge
 from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.launch.inputs import ImageLike, image_inputs, photograph_options, to_class, to_plain
 from lit_viz.methods import ClassVisualization, SaliencyMap
+from lit_viz.presentations import CAPTUM_SECONDS
 from lit_viz.runs.results import remembered
 from lit_viz.types import Result, Task
-
-#: Limit for the comparison with Captum in the test stage.
-_CAPTUM_SECONDS = 15.0
 
 
 class ClassTasks(TaskQueue):
@@ -102,6 +100,6 @@ def _agreement_with_captum(module: SaliencyMap, results: Sequence[Result]) -> Ma
     from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
 
     outcomes: Any = remembered({result.task.index: result for result in results}, {})
-    agreements = cross_check(outcomes, module.methods, module.classifier, seconds=_CAPTUM_SECONDS).agreements
+    agreements = cross_check(outcomes, module.methods, module.classifier, seconds=CAPTUM_SECONDS).agreements
     passed = [agreement.passed for agreement, _ in agreements.values()]
     return {"captum_checked": float(len(passed)), **({"captum_agree": sum(passed) / len(passed)} if passed else {})}

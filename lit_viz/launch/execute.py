@@ -45,7 +45,7 @@ from lit_viz.launch.resume import (
 )
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers import COMPLETE, ID_FILE
-from lit_viz.presentations import EvidenceSettings, Presentation
+from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation
 from lit_viz.report.page import REPORT, format_value, run_html, write_report
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.folder import RunFolder
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
 #: Runs in which this process has taken part with a rank other than zero.
 _FOLLOWED_RUNS: list[str | None] = []
-#: Limit for the comparison with Captum at the end of a run; `lit-viz check` has none.
-_CAPTUM_SECONDS = 15.0
 
 
 def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Notify | None = None) -> Run:
@@ -98,7 +96,7 @@ def _run_in_memory(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     memory = Memory()
     fit(trainer, cli.config, module, tasks, [memory, Notes(notify), Progress(quiet=notify is None)])
     outcomes = remembered(memory.results, memory.snapshots)
-    settings = EvidenceSettings(cli.config, _CAPTUM_SECONDS, notify or _ignore)
+    settings = EvidenceSettings(cli.config, CAPTUM_SECONDS, notify or _ignore)
     cli.command.presentation(cli.config).verify(module, outcomes, None, settings)
     return _run(cli, outcomes, None, classifier)
 
@@ -149,7 +147,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
             fit(trainer, config, module, tasks, callbacks, None if wandb is None else wandb.logger)
         run = _run(cli, filed(folder), folder, classifier)
         try:
-            settings = EvidenceSettings(config, _CAPTUM_SECONDS, notify or _ignore)
+            settings = EvidenceSettings(config, CAPTUM_SECONDS, notify or _ignore)
             presentation.verify(module, run.outcomes, folder, settings)
             _draw(cli, run)  # the figure shows evidence
             write_report(folder, presentation)
@@ -247,12 +245,11 @@ def _check(
         passed = check(cli, classifier, faithfulness=faithfulness, trust=trust, notify=notify)
         run.outcomes = filed(RunFolder(run.folder))
         return passed
-    settings = _evidence_settings(cli, faithfulness, trust, notify, _CAPTUM_SECONDS if at_end else None)
+    settings = _evidence_settings(cli, faithfulness, trust, notify, CAPTUM_SECONDS if at_end else None)
     classifier.refresh()
     with _gradients_enabled(), tempfile.TemporaryDirectory() as scratch, failures_reported(cli.config):
         folder = RunFolder(scratch)
-        folder.write_config(cli.dump(), provenance(cli.command, classifier))
-        run.write(folder)
+        run.write(folder, cli.dump(), provenance(cli.command, classifier))
         outcomes = filed(folder)
         module = cli.command.build(cli.config, cli.parts, classifier)
         passed = cli.command.presentation(cli.config).verify(module, outcomes, folder, settings)
@@ -353,9 +350,7 @@ def _save(cli: MethodCLI, classifier: Classifier, run: Run, path: Path) -> Run:
     if run.folder is not None:
         shutil.copytree(run.folder, path, dirs_exist_ok=True)
         return _run(cli, filed(folder), folder, classifier)
-    folder.write_config(cli.dump(), provenance(cli.command, classifier))
-    run.write(folder, frames=True)
-    folder.write_config(cli.dump(), provenance(cli.command, classifier))  # with the checksum of the queue
+    run.write(folder, cli.dump(), provenance(cli.command, classifier), frames=True)
     stored = _run(cli, filed(folder), folder, classifier)
     _draw(cli, stored)
     if run.evidence.content:

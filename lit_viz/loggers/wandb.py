@@ -29,7 +29,7 @@ from lit_viz.loggers import COMPLETE
 from lit_viz.loggers.wandb_run import FINISH_SECONDS, silent, stop_service, sync_command
 from lit_viz.presentations import Presentation
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Record, Snapshot, Task, slug
+from lit_viz.types import Curve, Record, Snapshot, Task, slug
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, notify
 
@@ -40,7 +40,6 @@ _MAX_CALLS = 64  # that wait for W&B
 _CALL_SECONDS = 10.0  # after which a call of a run that continues, or is stopped, is given up
 
 T = TypeVar("T")
-Curve = Sequence[tuple[int, float]]
 #: Creates a row, with its images, when it is logged.
 Row = Callable[[], Mapping[str, Any]]
 

@@ -211,13 +211,10 @@ def _offline_reason() -> str | None:
         return first_line(error)
     if credentials is None:
         return "no API key: wandb login"
-    reasons: list[str | None] = []
-    # In a thread, because name resolution has no timeout.
-    key = getattr(credentials, "api_key", None)
-    probe = threading.Thread(target=lambda: reasons.append(_probe(url, key)), daemon=True)
-    probe.start()
-    probe.join(_PROBE_SECONDS)
-    return reasons[0] if reasons else f"{url} does not answer"
+    try:  # in a thread, because name resolution has no timeout
+        return _within(_PROBE_SECONDS, partial(_probe, url, getattr(credentials, "api_key", None)))
+    except Exception:  # TimeoutError, or an invalid answer
+        return f"{url} does not answer"
 
 
 def _probe(url: str, key: str | None) -> str | None:

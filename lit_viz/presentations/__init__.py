@@ -23,6 +23,9 @@ from lit_viz.utils.formatting import Notify, label_with_target, probability_text
 R = TypeVar("R", bound=Record)
 Row = dict[str, str]
 
+#: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
+CAPTUM_SECONDS = 15.0
+
 
 @dataclass(frozen=True)
 class CardText:

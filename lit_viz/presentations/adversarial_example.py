@@ -32,7 +32,7 @@ from lit_viz.evidence.attacks.robustness import (
     accuracy_label,
     attack_record,
     ensemble_breakdown,
-    photograph_of,
+    photograph_key,
     robust_accuracy,
     transfer_entry,
     transfer_summary,
@@ -209,7 +209,7 @@ def _robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: Mapping[s
     goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
     for record in records:
         if record.status != "failed" and record.eps is not None:
-            goals[photograph_of(record), record.eps].add(record.target)
+            goals[photograph_key(record), record.eps].add(record.target)
     targets = max(map(len, goals.values()), default=1)
     each = " and target" if targets > 1 else ""
     singleton = any(is_singleton(eps) for _, eps in goals)
@@ -229,7 +229,7 @@ def _examples(outcomes: Sequence[Outcome], norm: Norm) -> list[RobustnessExample
     groups: dict[Hashable, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.record.status == "done" and isinstance(outcome.record, AdversarialRecord):
-            groups[photograph_of(outcome.record)].append(outcome)
+            groups[photograph_key(outcome.record)].append(outcome)
     examples = []
     for group in groups.values():
         attacked = sorted((attack_record(o).eps or 0.0, i, o) for i, o in enumerate(group))

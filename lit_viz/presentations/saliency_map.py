@@ -89,26 +89,19 @@ class SaliencyMapPresentation(Presentation):
         checked = {"captum/passed": verdicts.count(True), "captum/checked": len(verdicts) - verdicts.count(None)}
         return {**super().scalars(records, evidence), **checked}
 
-    def _is_check_too_slow(self, module: SaliencyMap, outcomes: Sequence[Outcome], config: Namespace) -> bool:
-        """Return whether the comparison with Captum would take longer than the run; state so in the records."""
-        parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
-        seconds = sum(outcome.record.seconds or 0.0 for outcome in outcomes)
-        if config.check != "auto" or parameters * _CHECK_SECONDS_PER_PARAMETER <= seconds:
-            return False
-        for outcome in outcomes:
-            if isinstance(outcome.record, SaliencyRecord):
-                outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
-        return True
-
     def verify(
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
     ) -> bool:
         """Compare the maps with Captum's, and on request their boxes with reference boxes."""
         assert isinstance(module, SaliencyMap)
         config, notify = settings.config, settings.notify
-        is_skipped = settings.ends_run and (config.check == "none" or self._is_check_too_slow(module, outcomes, config))
-        certificate = None if is_skipped else _compare_with_captum(module, outcomes, folder, settings)
-        if certificate is not None:
+        certificate = None
+        if settings.ends_run and config.check == "auto" and _is_check_too_slow(module, outcomes):
+            for outcome in outcomes:
+                if isinstance(outcome.record, SaliencyRecord):
+                    outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
+        elif not (settings.ends_run and config.check == "none"):
+            certificate = _compare_with_captum(module, outcomes, folder, settings)
             outcomes = [outcome for outcome in outcomes if outcome.record.index not in certificate.damaged]
         tolerance = config.model.tolerance
         errors = [(r, e) for r in records_of(outcomes, SaliencyRecord) if (e := r.relative_error) is not None]
@@ -201,6 +194,12 @@ def _error_text(record: Record) -> str:
 
 
 # -- evidence
+
+
+def _is_check_too_slow(module: SaliencyMap, outcomes: Sequence[Outcome]) -> bool:
+    """Return whether the comparison with Captum would take longer than the run."""
+    parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
+    return parameters * _CHECK_SECONDS_PER_PARAMETER > sum(outcome.record.seconds or 0.0 for outcome in outcomes)
 
 
 def _compare_with_captum(

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from lit_viz.attacks.norms import NORMS
-from lit_viz.figures.curves import Curve, is_geometric, spread
+from lit_viz.figures.curves import is_geometric, spread
 from lit_viz.images.rendering import MAGNIFIED
 from lit_viz.methods.records import label_with_lr
 from lit_viz.presentations import CardText
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Record
+from lit_viz.types import Curve, Record
 
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".svg": "image/svg+xml"}
 #: Size in bytes up to which a file is embedded unchanged.

@@ -42,12 +42,14 @@ class EvidenceItem:
         return list(dict.fromkeys(column for row in self.rows for column in row))
 
 
-def evidence_items(evidence: Evidence) -> list[EvidenceItem]:
-    """Return the items of ``evidence.json``; a part without a description is only named."""
+def evidence_items(evidence: Evidence, records: Sequence[Record] = ()) -> list[EvidenceItem]:
+    """Return the items of ``evidence.json`` and the predictions in the records; a part without a description is only
+    named."""
     items: list[EvidenceItem] = []
     for name, part in evidence.items():
         items += _PARTS[name](part) if name in _PARTS else [EvidenceItem(f"Part {name} of evidence.json.")]
-    return items
+    held_out = held_out_item(records)
+    return items if held_out is None else [*items, held_out]
 
 
 def held_out_item(records: Sequence[Record]) -> EvidenceItem | None:

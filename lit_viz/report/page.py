@@ -21,7 +21,7 @@ from lit_viz.images.listing import has_array_images
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations import Presentation
 from lit_viz.report.cards import build_cards, data_uri, file_in, image_uri, is_embeddable, printed_width
-from lit_viz.report.evidence import EvidenceItem, evidence_items, held_out_item
+from lit_viz.report.evidence import EvidenceItem, evidence_items
 from lit_viz.runs import RECORDED
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Run, records_of
@@ -59,7 +59,6 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     evidence_figures, budget = _figures(evidence_files, FIGURE_BYTES)
     figures, budget = _figures(sorted(folder.path.glob("figure.*")), budget)
     style, script = _resource("report.css"), _resource("report.js")
-    held_out = held_out_item(records)
     page = (
         _environment()
         .get_template("page.html")
@@ -71,7 +70,7 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
             title=presentation.heading(records),
             name=folder.path.resolve().name,
             summary=f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}",
-            evidence=[*evidence_items(folder.evidence()), *([] if held_out is None else [held_out])],
+            evidence=evidence_items(folder.evidence(), records),
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
             cards=build_cards(
@@ -123,8 +122,7 @@ def _verdicts(run: Run, records: Sequence[Record]) -> list[EvidenceItem]:
     if run.folder is None and verdicts:
         text = f"{sum(checked)} of {len(checked)} compared maps agree with Captum."
         return [EvidenceItem(text, all(checked)) if checked else EvidenceItem("No map was compared with Captum.")]
-    held_out = held_out_item(records)
-    return [*evidence_items(run.evidence.content), *([] if held_out is None else [held_out])]
+    return evidence_items(run.evidence.content, records)
 
 
 def _figures(paths: Sequence[Path], budget: int) -> tuple[list[tuple[str, str, int | None]], int]:

@@ -20,11 +20,10 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import PerturbedImage, Picture, Record, Result, Snapshot, Task
+from lit_viz.types import Curve, PerturbedImage, Picture, Record, Result, Snapshot, Task
 from lit_viz.utils.formatting import choose_notify, is_notebook, pluralize, status_summary
 
 R = TypeVar("R", bound=Record)
-Curve = Sequence[tuple[int, float]]
 
 
 class Outcome(ABC):
@@ -332,10 +331,11 @@ class Run:
         notify = choose_notify(progress)
         return self._verify is None or self._verify(self, faithfulness=faithfulness, trust=trust, notify=notify)
 
-    def write(self, folder: RunFolder, frames: bool = False) -> None:
-        """Write the queue, the metrics and the results of a run in memory to a folder."""
+    def write(self, folder: RunFolder, options: str, recorded: Mapping[str, Any], frames: bool = False) -> None:
+        """Write a run in memory to a folder, with its configuration as in :meth:`RunFolder.write_config`."""
         outcomes = [outcome for outcome in self.outcomes if isinstance(outcome, _MemoryOutcome)]
         folder.write_queue([outcome.task for outcome in outcomes])
+        folder.write_config(options, recorded)  # with the checksum of the queue
         for outcome in outcomes:
             outcome.write(folder, frames)
         folder.finish()

@@ -29,7 +29,7 @@ def attack_record(outcome: Outcome) -> AdversarialRecord:
     return record
 
 
-def photograph_of(record: Record) -> Hashable:
+def photograph_key(record: Record) -> Hashable:
     """Return the identity of a record's photograph, which tasks of several radii and targets share."""
     return record.source, record.name
 
@@ -95,7 +95,7 @@ def robust_accuracy(outcomes: Sequence[Outcome], members: Sequence[str] | None =
     photographs: dict[Hashable, list[AdversarialRecord]] = defaultdict(list)
     for record in (attack_record(outcome) for outcome in outcomes if outcome.record.status != "failed"):
         if record.eps is not None:
-            photographs[photograph_of(record)].append(record)
+            photographs[photograph_key(record)].append(record)
     results = []
     for eps in sorted({float(record.eps or 0) for records in photographs.values() for record in records}):
         attacked = [records for records in photographs.values() if any(record.eps == eps for record in records)]
