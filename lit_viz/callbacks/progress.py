@@ -65,7 +65,7 @@ class Progress(Callback):
         if is_notebook():
             from IPython.display import display
 
-            self._display = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._display = display({"text/plain": ""}, raw=True, display_id=True)
             self._refresh(progress)
             return
         if not self.console.is_terminal:

@@ -286,7 +286,7 @@ class Run:
         if is_notebook():
             from IPython.display import display
 
-            display(self)  # type: ignore[no-untyped-call]
+            display(self)
         else:
             buffer = BytesIO()
             figure = self.figure()
