@@ -26,6 +26,7 @@ from lit_viz.errors import first_line
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.loggers import COMPLETE
+from lit_viz.loggers.base import CaptionedImage, ImageAdapter
 from lit_viz.loggers.wandb_run import FINISH_SECONDS, silent, stop_service, sync_command
 from lit_viz.presentations import Presentation
 from lit_viz.runs.folder import RunFolder
@@ -42,6 +43,35 @@ _CALL_SECONDS = 10.0  # after which a call of a run that continues, or is stoppe
 T = TypeVar("T")
 #: Creates a row, with its images, when it is logged.
 Row = Callable[[], Mapping[str, Any]]
+
+
+class WandbAdapter(ImageAdapter):
+    """Adapter to ``WandbLogger``.
+
+    Rows of another axis than the global step have its name as a key, which is the step metric of the other keys.
+    """
+
+    def __init__(self, logger: Any, axis: str | None = None) -> None:
+        super().__init__(logger, axis)
+        self._defined: set[str] = set()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log a row of scalars."""
+        self._log(metrics, step)
+
+    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
+        """Log a row of images."""
+        self._log({key: wandb.Image(image, caption=caption) for key, (image, caption) in images.items()}, step)
+
+    def _log(self, row: Mapping[str, Any], step: int) -> None:
+        if self.axis is None:
+            self.logger.log_metrics(row, step)
+            return
+        run = self.logger.experiment
+        for key in row.keys() - self._defined:
+            run.define_metric(key, step_metric=self.axis)
+        self._defined |= row.keys()
+        run.log({self.axis: step, **row})
 
 
 class RunLogger(WandbLogger):

@@ -1,0 +1,36 @@
+"""CSV: rows of the metrics, and image files beside them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from lit_viz.loggers.base import CaptionedImage, ImageAdapter
+
+
+class CSVAdapter(ImageAdapter):
+    """Adapter to ``CSVLogger``.
+
+    Rows of another axis than the global step have a column of its name. Images are files ``<key>/<step>.png`` in the
+    folder of the logger; ``images.csv`` lists them with their captions.
+    """
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add a row to ``metrics.csv``."""
+        axis = {} if self.axis is None else {self.axis: step}
+        self.logger.log_metrics({**axis, **metrics}, step)
+
+    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
+        """Write the files, and a row for each to ``images.csv``."""
+        folder = Path(self.logger.experiment.log_dir)  # creates it
+        for key, (image, caption) in images.items():
+            file = folder / f"{key}/{step:06d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+            is_new = not (folder / "images.csv").exists()
+            with (folder / "images.csv").open("a", newline="", encoding="utf-8") as stream:
+                rows = [(self.axis or "step", "key", "file", "caption")] if is_new else []
+                csv.writer(stream).writerows([*rows, (step, key, file.relative_to(folder), caption)])

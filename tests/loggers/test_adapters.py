@@ -1,0 +1,76 @@
+"""Adapters, read back by the readers of the loggers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers.logger import DummyLogger
+
+from lit_viz.loggers import adapter
+
+PIXELS = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+
+
+def log(logger: Any, axis: str | None) -> None:
+    """Log two iterations."""
+    logs = adapter(logger, axis)
+    for k in (0, 50):
+        logs.log_metrics({"probability/goldfish": k / 100}, k)
+        logs.log_images({"image/goldfish": (PIXELS + np.uint8(k), f"goldfish - iteration {k}\nhay 0.10")}, k)
+    logger.finalize("success")
+
+
+def test_csv(tmp_path: Path) -> None:
+    log(CSVLogger(tmp_path, name=None, version=""), "iteration")
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [(row["iteration"], row["probability/goldfish"]) for row in csv.DictReader(file)]
+    assert rows == [("0", "0.0"), ("50", "0.5")]
+    with (tmp_path / "images.csv").open() as file:
+        images = list(csv.DictReader(file))
+    assert [row["caption"].splitlines()[0] for row in images] == ["goldfish - iteration 0", "goldfish - iteration 50"]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / images[1]["file"])), PIXELS + np.uint8(50))
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log(TensorBoardLogger(tmp_path, name=None, version=""), "iteration")
+    events = reader.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("probability/goldfish")] == [(0, 0.0), (50, 0.5)]
+    images = events.Images("image/goldfish")
+    assert [image.step for image in images] == [0, 50]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(images[1].encoded_image_string))), PIXELS + np.uint8(50))
+    captions = events.Tensors("image/goldfish/caption/text_summary")
+    assert captions[1].tensor_proto.string_val == [b"goldfish - iteration 50  \nhay 0.10"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mlflow", "ignore::DeprecationWarning:mlflow")
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    logger = MLFlowLogger(tracking_uri=f"file:{tmp_path}")
+    log(logger, "iteration")
+    client, run_id = logger.experiment, logger.run_id
+    history = client.get_metric_history(run_id, "probability/goldfish")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 0.0), (50, 0.5)]
+    assert [file.path for file in client.list_artifacts(run_id, "captions/image/goldfish")] == [
+        "captions/image/goldfish/000000.txt",
+        "captions/image/goldfish/000050.txt",
+    ]
+
+
+def test_an_unknown_logger_gets_the_metrics() -> None:
+    rows = []
+
+    class Unknown(DummyLogger):
+        def log_metrics(self, metrics: Any, step: int) -> None:
+            rows.append((step, metrics))
+
+    log(Unknown(), "iteration")
+    assert rows == [(0, {"probability/goldfish": 0.0}), (50, {"probability/goldfish": 0.5})]
