@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lit_viz._version import __version__
 
 if TYPE_CHECKING:
+    from lit_viz import callbacks
     from lit_viz.api import attack, check, resume, saliency, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.errors import LitVizError
@@ -51,6 +52,7 @@ __all__ = [
     "UniversalPerturbation",
     "__version__",
     "attack",
+    "callbacks",
     "check",
     "load_classifier",
     "resume",
@@ -60,8 +62,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name == "callbacks":
+        return import_module("lit_viz.callbacks")
+    if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'lit_viz' has no attribute {name!r}")

@@ -157,7 +157,7 @@ def errors_reported(program: str) -> Iterator[None]:
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Raise :class:`~lit_viz.errors.Terminated` on SIGTERM, so that the stack is unwound as after Ctrl-C.
 
-    During training, :class:`~lit_viz.callbacks.saving.Checkpoints` handles the signal.
+    During training, :class:`~lit_viz.callbacks.saving.ExactCheckpoint` handles the signal.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

@@ -141,7 +141,7 @@ def _copy_images(item: Any) -> Any:
     return replace(item, **copies)
 
 
-class Checkpoints(Callback):
+class ExactCheckpoint(Callback):
     """Save a checkpoint periodically, at the end of the run, and when a signal stops it.
 
     SIGINT and SIGTERM set a flag: at the end of the step the checkpoint is saved and the run stops. A second signal
@@ -154,8 +154,8 @@ class Checkpoints(Callback):
         every_steps: steps between two checkpoints.
     """
 
-    def __init__(self, path: Path | None, every: float = 30.0, every_steps: int | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | Path | None, every: float = 30.0, every_steps: int | None = None) -> None:
+        self.path = None if path is None else Path(path)
         self.every = every
         self.every_steps = every_steps
         self._requests = LocalRequests()

@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.environments import (  # type: ignore[attr-define
 )
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lit_viz.callbacks.saving import Checkpoints
+from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.isolation import is_out_of_memory, torch_warnings_ignored
 from lit_viz.engine.lightning import (
@@ -85,14 +85,14 @@ def fit(
     module.devices_mode, module.compile_mode = config.devices_mode, config.compile
     checkpoint = None if config.out is None else Path(config.out) / LAST_CHECKPOINT
     resumed = checkpoint if checkpoint is not None and config.resume and checkpoint.exists() else None
-    checkpoints = Checkpoints(checkpoint, every_steps=config.checkpoint_every)
+    checkpoints = ExactCheckpoint(checkpoint, every_steps=config.checkpoint_every)
     trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
     trainer.logger = logger
     queue = TaskQueue(tasks)
     with _lightning_messages_ignored(), _sigint_handler_restored():
         try:
             trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
-        except SIGTERMException as error:  # before the Checkpoints callback has installed its handler
+        except SIGTERMException as error:  # before the ExactCheckpoint callback has installed its handler
             message = f"stopped before the first step{resume_hint(config)}"
             raise Interrupted(message, exit_status=128 + signal.SIGTERM) from error
         except SystemExit as error:  # Lightning's reaction to a KeyboardInterrupt

@@ -24,6 +24,13 @@ class ImageAdapter:
         self.logger = logger
         self.axis = axis
 
+    def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
+        """Log the metrics and images of one position on the axis."""
+        if metrics:
+            self.log_metrics(metrics, step)
+        if images:
+            self.log_images(images, step)
+
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log scalars by key at a position on the axis."""
         self.logger.log_metrics(dict(metrics), step)

@@ -27,10 +27,11 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.loggers import COMPLETE
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter
+from lit_viz.loggers.rows import caption, names_of
 from lit_viz.loggers.wandb_run import FINISH_SECONDS, silent, stop_service, sync_command
 from lit_viz.presentations import Presentation
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Curve, Record, Snapshot, Task, slug
+from lit_viz.types import Curve, Record, Snapshot, Task
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, notify
 
@@ -55,13 +56,18 @@ class WandbAdapter(ImageAdapter):
         super().__init__(logger, axis)
         self._defined: set[str] = set()
 
+    def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
+        """Log metrics and images as one row."""
+        media = {key: wandb.Image(image, caption=caption) for key, (image, caption) in images.items()}
+        self._log({**metrics, **media}, step)
+
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log a row of scalars."""
-        self._log(metrics, step)
+        self.log(metrics, {}, step)
 
     def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
         """Log a row of images."""
-        self._log({key: wandb.Image(image, caption=caption) for key, (image, caption) in images.items()}, step)
+        self.log({}, images, step)
 
     def _log(self, row: Mapping[str, Any], step: int) -> None:
         if self.axis is None:
@@ -247,7 +253,7 @@ class WandbImages(Callback):
     def _rows(self, tasks: Sequence[Task], finished: Collection[int]) -> list[Row]:
         """Return the rows of the snapshots in the folder, in an order that does not change when others follow."""
         if len(tasks) <= self.separate:
-            by_key, names = {task.key: task for task in tasks}, _names(tasks)
+            by_key, names = {task.key: task for task in tasks}, names_of(tasks)
             snapshots = [(by_key[key], k, metrics) for key, k, metrics in self.folder.snapshots() if key in by_key]
             return [
                 partial(
@@ -267,21 +273,6 @@ class WandbImages(Callback):
         return self._captions.pop((task.key, iteration), None) or caption(
             Snapshot(task, iteration, metrics), self.presentation
         )
-
-
-def caption(snapshot: Snapshot, presentation: Presentation) -> str:
-    """Return ``tarantula - iteration 50 - p = 0.93 (rank 1)`` and, on a second line, the top five classes."""
-    metrics = snapshot.metrics if snapshot.file_metrics is None else snapshot.file_metrics
-    texts = presentation.metric_texts(metrics)
-    headline = " - ".join([presentation.task_name(snapshot.task), f"iteration {snapshot.iteration}", *texts])
-    top5 = ", ".join(f"{name} {probability:.2f}" for name, probability in snapshot.top5)
-    return headline + (f"\n{top5}" if top5 else "")
-
-
-def _names(tasks: Sequence[Task]) -> list[str]:
-    """Return the name of each task in keys, by index: its own if names are unique, so that runs can be compared."""
-    names = [slug(task.name) for task in tasks]
-    return names if len(set(names)) == len(names) else [task.key for task in tasks]
 
 
 def _snapshot_row(

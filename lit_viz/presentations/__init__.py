@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from statistics import median
 from typing import Any, ClassVar, TypeVar
 
@@ -148,6 +149,23 @@ class Presentation(ABC):
             False if the evidence contradicts a record.
         """
         return True
+
+
+#: Modules of the presentations by method; the presentation of ``SaliencyMap`` is ``SaliencyMapPresentation``.
+_MODULES = {
+    "AdversarialExample": "adversarial_example",
+    "ClassVisualization": "class_visualization",
+    "SaliencyMap": "saliency_map",
+    "UniversalPerturbation": "universal_perturbation",
+}
+
+
+def presentation_of(method: str) -> Presentation:
+    """Return the presentation of a method by the name of its class; of unknown methods, that of class
+    visualizations."""
+    name = method if method in _MODULES else "ClassVisualization"
+    presentation: Presentation = getattr(import_module(f"{__name__}.{_MODULES[name]}"), f"{name}Presentation")()
+    return presentation
 
 
 def summary_by_class(records: Sequence[Record], columns: Callable[[Sequence[Record]], Row]) -> list[Row]:

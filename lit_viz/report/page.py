@@ -53,7 +53,7 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     """
     config, records = folder.config, folder.records()
     recorded = config.get(RECORDED) or {}
-    command, network = str(recorded.get("method")), config.get("classifier") or {}
+    command, network = str(recorded.get("method") or recorded.get("module")), config.get("classifier") or {}
     rows = presentation.table(records)
     evidence_files = [folder.path / name for name in _EVIDENCE_FIGURES]
     evidence_figures, budget = _figures(evidence_files, FIGURE_BYTES)
@@ -81,7 +81,9 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
             max_thumbnails=MAX_THUMBNAILS,
             max_rows=MAX_ROWS,
             figures=figures,
-            repeat=f"lit-viz {command} --config {shlex.quote(str(folder.path / 'config.yaml'))} --out again",
+            repeat=f"lit-viz {command} --config {shlex.quote(str(folder.path / 'config.yaml'))} --out again"
+            if "module" not in recorded  # of a plain Trainer
+            else "",
             has_array_images=has_array_images(config),
             versions={
                 "classifier": network.get("name"),

@@ -16,7 +16,7 @@ import lit_viz as lv
 from lit_viz.attacks import APGD, FMN, Attack, Ensemble, Square, run_attack
 from lit_viz.attacks.base import plain_evaluate
 from lit_viz.attacks.norms import NORMS, NormName
-from lit_viz.callbacks.saving import Checkpoints
+from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.diagnostics import successes
@@ -310,7 +310,7 @@ def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier,
 
 
 def test_resumes_in_the_middle_of_the_third_member(smooth: Classifier, train: Train, tmp_path: Path) -> None:
-    class Dies(Checkpoints):
+    class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 35:
                 raise RuntimeError("killed")

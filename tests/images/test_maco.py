@@ -170,13 +170,13 @@ def test_training_keeps_the_magnitude_and_finds_the_class(
 
 
 def test_a_run_is_continued_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path) -> None:
-    from lit_viz.callbacks.saving import Checkpoints
+    from lit_viz.callbacks.saving import ExactCheckpoint
 
     def method() -> ClassVisualization:
         crop = [RandomCrop(0.8, 1.0, shrink=0.3)]
         return ClassVisualization(smooth, MACO(), NAdam(0.5), crop, iterations=6, slots=2)
 
-    class Dies(Checkpoints):
+    class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: object, *args: object) -> None:
             if trainer.global_step == 4:  # type: ignore[attr-defined]
                 raise RuntimeError("killed")

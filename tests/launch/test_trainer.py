@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 import lit_viz as lv
-from lit_viz.callbacks.saving import Checkpoints, Memory
+from lit_viz.callbacks.saving import ExactCheckpoint, Memory
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.engine.lightning import TaskQueue
@@ -119,14 +119,14 @@ def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_signal_before_the_first_step_is_no_success(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = Checkpoints.on_train_start
+    start = ExactCheckpoint.on_train_start
 
-    def stopped(self: Checkpoints, *args: Any) -> None:
+    def stopped(self: ExactCheckpoint, *args: Any) -> None:
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # Lightning's, by now
         os.kill(os.getpid(), signal.SIGTERM)
         start(self, *args)
 
-    monkeypatch.setattr(Checkpoints, "on_train_start", stopped)
+    monkeypatch.setattr(ExactCheckpoint, "on_train_start", stopped)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="stopped before the first step") as stop:
         lv.visualize(smooth, [1], iterations=5)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import ATTACKS, DDN, PGD, Attack, NormalizedAscentAttack, run_attack
-from lit_viz.callbacks.saving import Checkpoints
+from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
@@ -172,7 +172,7 @@ def test_too_few_classes_for_a_loss_is_one_sentence(train: Train) -> None:
 
 @pytest.mark.parametrize("attack", [lambda: PGD(eps=0.02, early_stop=False), lambda: DDN(), lambda: ATTACKS["apgd"]()])
 def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path, attack: Any) -> None:
-    class Dies(Checkpoints):
+    class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
                 raise RuntimeError("killed")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.callbacks.saving import Checkpoints
+from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import (
@@ -255,7 +255,7 @@ def test_a_part_of_the_canvas_is_shown(smooth: Classifier, train: Train) -> None
 
 
 def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:
-    class Dies(Checkpoints):
+    class Dies(ExactCheckpoint):
         """Saves after every third step and dies, as by a kill, in the eighth."""
 
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:

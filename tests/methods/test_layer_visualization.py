@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_viz.callbacks.saving import Checkpoints
+from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
@@ -249,7 +249,7 @@ def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None
 
 
 def test_a_group_with_octaves_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:
-    class Dies(Checkpoints):
+    class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
                 raise RuntimeError("killed")

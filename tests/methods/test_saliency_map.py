@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attributions import METHODS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
-from lit_viz.callbacks.saving import Checkpoints
+from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
@@ -168,7 +168,7 @@ def test_a_broken_photograph_fails_alone(smooth: Classifier, train: Train, tmp_p
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad", "integrated_gradients", "rise"])
 def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path, name: str) -> None:
-    class Dies(Checkpoints):
+    class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 3:
                 raise RuntimeError("killed")

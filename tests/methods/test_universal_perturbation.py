@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attacks import PGD, Universal
-from lit_viz.callbacks.saving import Checkpoints
+from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
@@ -157,7 +157,7 @@ def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> No
 
 
 def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path) -> None:
-    class Dies(Checkpoints):
+    class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
                 raise RuntimeError("killed")

@@ -1,0 +1,80 @@
+"""Callback that writes the run folder of a plain Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lit_viz._version import __version__
+from lit_viz.callbacks.saving import RunWriter
+from lit_viz.engine.module import ImageTraining, check_run_state
+from lit_viz.engine.slots import ITERATION
+from lit_viz.presentations import presentation_of
+from lit_viz.report.page import write_report
+from lit_viz.runs import folder as runs
+
+
+class RunFolder(Callback):
+    """Write a run folder: the logged images, metrics, final images, records and ``report.html``.
+
+    Add it before checkpointing callbacks. With ``ckpt_path=``, the folder continues from the checkpoint.
+    :func:`lit_viz.log` accepts the folder; ``lit-viz check`` and ``resume`` require a run of the command line.
+
+    Args:
+        path: a missing or empty folder; with ``ckpt_path=``, that of the run.
+        overwrite: whether an existing run is replaced.
+
+    Raises:
+        LitVizError: the folder is not empty, or the disk is full.
+    """
+
+    def __init__(self, path: str | Path, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.overwrite = overwrite
+        self._writer: RunWriter | None = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Open the folder, and delete what is later than the checkpoint."""
+        if trainer.is_global_zero and trainer.training:
+            folder, state = runs.RunFolder.open(self.path), check_run_state(checkpoint["lit_viz"])
+            folder.trim(state["finished"], {slot["task"]: int(slot["state"][ITERATION]) for slot in state["slots"]})
+            self._writer = RunWriter(folder)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Create the folder, with the queue."""
+        if not trainer.is_global_zero or self._writer is not None:
+            return
+        assert isinstance(pl_module, ImageTraining)
+        folder = runs.RunFolder.create(self.path, self.overwrite)
+        folder.clear()
+        folder.write_queue(pl_module.tasks)
+        options = {"classifier": {"name": pl_module.classifier.name}}
+        recorded = {"module": type(pl_module).__name__, "lit_viz": __version__}
+        folder.write_config(yaml.safe_dump(options), recorded)
+        self._writer = RunWriter(folder)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Queue the snapshots and results of this step."""
+        if self._writer is not None:
+            self._writer.on_train_batch_end(trainer, pl_module, *args)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write everything before a checkpoint."""
+        if self._writer is not None:
+            self._writer.on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.on_exception(trainer, pl_module, exception)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish the folder, and write the report."""
+        if self._writer is not None:
+            self._writer.on_train_end(trainer, pl_module)
+            assert isinstance(pl_module, ImageTraining)
+            write_report(self._writer.folder, presentation_of(type(pl_module).__name__))
+            self._writer = None

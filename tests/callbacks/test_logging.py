@@ -1,0 +1,80 @@
+"""Image logging and run folders of a plain Trainer."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.figures.layout import pixels
+from lit_viz.runs.folder import RunFolder
+
+
+def fit(smooth: Classifier, tmp_path: Path, *callbacks: pl.Callback, **options: Any) -> Any:
+    module = lv.ClassVisualization(smooth, iterations=4, views=1, log_at="0,2,4", curve_at="every:1", slots=1)
+    options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu", **options}
+    ckpt_path = options.pop("ckpt_path", None)
+    trainer = pl.Trainer(
+        callbacks=list(callbacks),
+        default_root_dir=tmp_path,
+        max_epochs=-1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, lv.ClassTasks(smooth, ["apple", "date"]), ckpt_path=ckpt_path)
+    return module
+
+
+def test_images_of_a_plain_trainer_are_logged_over_iterations(smooth: Classifier, tmp_path: Path) -> None:
+    """To several loggers at once."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folders = tmp_path / "csv", tmp_path / "tensorboard"
+    loggers = [CSVLogger(folders[0], name=None, version=""), TensorBoardLogger(folders[1], name=None, version="")]
+    module = fit(smooth, tmp_path, lv.callbacks.ImageLogger(), logger=loggers)
+    with (folders[0] / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["probability/date"]]
+    assert [int(row["iteration"]) for row in rows] == [0, 1, 2, 3, 4]
+    assert float(rows[-1]["probability/date"]) == pytest.approx(module.results[1].record.probability)
+    with (folders[0] / "images.csv").open() as file:
+        images = list(csv.DictReader(file))
+    assert [(row["iteration"], row["key"]) for row in images] == [
+        (k, f"image/{name}") for name in ("apple", "date") for k in ("0", "2", "4")
+    ]
+    assert images[-1]["caption"].startswith("date - iteration 4 - p = ")
+    last = np.asarray(Image.open(folders[0] / images[-1]["file"]))
+    assert np.array_equal(last, pixels(module.results[1].image))
+    events = reader.EventAccumulator(str(folders[1])).Reload()
+    assert [image.step for image in events.Images("image/apple")] == [0, 2, 4]
+    assert [event.step for event in events.Scalars("probability/apple")] == [0, 1, 2, 3, 4]
+
+
+def test_only_the_first_images_are_logged(smooth: Classifier, tmp_path: Path) -> None:
+    fit(smooth, tmp_path, lv.callbacks.ImageLogger(max_images=1), logger=CSVLogger(tmp_path, name=None, version=""))
+    assert [path.name for path in (tmp_path / "image").iterdir()] == ["apple"]
+
+
+def test_the_run_folder_of_a_plain_trainer_continues(smooth: Classifier, tmp_path: Path) -> None:
+    run, checkpoint = tmp_path / "run", tmp_path / "last.ckpt"
+
+    class Stops(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step >= 6
+
+    callbacks = lv.callbacks.RunFolder(run), Stops(), lv.callbacks.ExactCheckpoint(checkpoint)
+    fit(smooth, tmp_path, *callbacks)
+    assert len(RunFolder(run).records()) == 1
+    module = fit(smooth, tmp_path, lv.callbacks.RunFolder(run), ckpt_path=checkpoint)
+    folder = RunFolder.open(run)
+    assert [record.name for record in folder.records()] == ["apple", "date"]
+    assert folder.curves("probability")["0001_date"][-1][0] == 4
+    assert (run / "report.html").exists()
+    assert np.array_equal(pixels(run / "images" / "0001_date.png"), pixels(module.results[1].image))
