@@ -1,34 +1,56 @@
-"""What the tests share: small networks that are fast, smooth and known, and a Trainer around a method."""
+"""Shared fixtures: small smooth networks, a Trainer around a method, and runs without drawing."""
 
 from __future__ import annotations
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a processor each: with more threads than those OpenMP's wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 
 from lit_viz.callbacks.saving import Memory
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.lightning import AtomicCheckpointIO, TaskQueue
 from lit_viz.engine.module import ImageTraining
+from lit_viz.images.reading import encode_png
 from lit_viz.types import Item, Task
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs but from their own tests (``-m gpu``): the others hold runs to the last bit, as processors do."""
+    """Hide GPUs from all but their own tests (``-m gpu``): the others compare runs bit by bit."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Write blank figures into run folders, since drawing takes most of a short run; modules marked ``draws`` draw."""
+    if request.node.get_closest_marker("draws"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_viz.launch.execute._draw", _draw_blank)
+        patch.setattr("lit_viz.figures.evidence.evidence_figure", lambda *_: Figure(figsize=(0.1, 0.1)))
+        yield
+
+
+def _draw_blank(cli: Any, run: Any) -> None:
+    folder = Path(cli.config.out)
+    (folder / f"figure.{cli.config.figure}").write_bytes(encode_png(torch.zeros(3, 1, 1)))
+    if any(change.is_animated for change in cli.command.presentation(cli.config).evolutions(run.outcomes)):
+        Image.new("RGB", (1, 1)).save(folder / "evolution.gif")
 
 
 NAMES = ["apple", "banana", "cherry", "date", "elder"]
@@ -89,7 +111,7 @@ Train = Callable[..., Memory]
 
 @pytest.fixture
 def train(tmp_path: Path) -> Train:
-    """Return a function that trains a module's tasks and returns what it told."""
+    """Return a function that trains a module's tasks and returns its results."""
 
     def run(
         module: ImageTraining, tasks: Sequence[Task], callbacks: Sequence[pl.Callback] = (), **options: Any

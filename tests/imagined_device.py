@@ -1,8 +1,8 @@
 """A simulated device: its tensors are stored in CPU memory, but do not mix with CPU tensors, as those of a GPU.
 
-It counts synchronizations: operations for which the CPU would wait. As a program, this module runs every method on the
-device and prints a report as JSON for test_imagined_device.py. It is a process of its own, because torch can't
-unregister a device.
+It counts synchronizations: operations for which the CPU would wait. As a program, this module executes the runs of the
+given names, or all, on the device and prints a report as JSON for test_imagined_device.py. It is a process of its own,
+because torch can't unregister a device.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -294,7 +294,8 @@ def runs() -> dict[str, Run]:
     }
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
+    """Run the named runs, or all of them."""
     trainer_options = training.trainer_options
 
     def device_options(options: Any) -> dict[str, Any]:
@@ -313,6 +314,8 @@ def main() -> None:
     with DeviceMode():
         smooth, kinked = load_classifier(smooth_network(), size=16), load_classifier(kinked_network(), size=16)
         for name, run in runs().items():
+            if names and name not in names:
+                continue
             synchronizations.clear()
             counts.clear()
             try:
@@ -327,5 +330,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     pl.seed_everything(0)
-    main()
+    main(sys.argv[1:])
     sys.exit(0)

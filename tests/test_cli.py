@@ -59,7 +59,7 @@ def lit_viz(*words: str, expect: int = 0) -> None:
 
 
 def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return stderr, which must be one line, beside the line that names what a run imports."""
+    """Return stderr, which must be one line, apart from the note about imports of a run."""
     lines = [line for line in capsys.readouterr().err.splitlines() if line and "names parts to import" not in line]
     assert len(lines) == 1, lines
     return lines[0]
@@ -129,7 +129,7 @@ def test_contents_of_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_record_describes_the_file(tmp_path: Path) -> None:
-    """The PNG is read and classified by the original network."""
+    """Re-read the PNG and classify it by the original network."""
     from lit_viz.images.reading import read_photograph
     from tests.conftest import NAMES, load_classifier, smooth_network
 
@@ -379,7 +379,7 @@ def test_help_shows_the_defaults_of_the_configuration(capsys: pytest.CaptureFixt
 
 
 def test_default_photographs_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["attack", "--target", "stingray", "--count"]
+    words = ["attack", *SMALL, "--target", "0", "--count"]
     lit_viz(*words)
     line = "no photographs given, using those of --config normalized_ascent: packaged:chelsea"
     assert line in capsys.readouterr().err
@@ -442,11 +442,16 @@ def test_unknown_options_in_python(tmp_path: Path) -> None:
 # -- interruption
 
 
+def interruptible(run: Path) -> list[str]:
+    """Return the command of a run of some seconds."""
+    words = ["visualize", "0", "1", "2", "3", "4", *SMALL, "--slots", "2", "--iterations", "24", "--views", "1"]
+    return [*words, "--checkpoint-every", "4", "--log-at", "every:8", "--out", str(run)]
+
+
 def start(run: Path, *words: str) -> BaseProcess:
-    """Start a run in a forked process, which has torch imported already; its stderr is the file ``<run>.err``."""
-    command = ["visualize", "0", "1", "2", "3", "4", *SMALL, "--slots", "2", "--iterations", "60"]
-    command += ["--checkpoint-every", "10", "--log-at", "every:20", "--out", str(run), *words]
-    process = get_context("fork").Process(target=_run_forked, args=(command, run.with_suffix(".err")))
+    """Start the run in a forked process, which has torch imported already; its stderr is the file ``<run>.err``."""
+    arguments = ([*interruptible(run), *words], run.with_suffix(".err"))
+    process = get_context("fork").Process(target=_run_forked, args=arguments)
     process.start()
     return process
 
@@ -478,9 +483,7 @@ def contents(run: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = start(run)
-    process.join(400)
-    assert process.exitcode == 0, run.with_suffix(".err").read_text()
+    lit_viz(*interruptible(run))
     return contents(run)
 
 
@@ -490,7 +493,7 @@ def test_a_killed_run_resumes_bit_by_bit(moment: str, undisturbed: dict[str, Any
     last, results = run / "checkpoints" / "last.ckpt", run / "results.jsonl"
     process = start(run, *(["--checkpoint-every", "100000"] if moment.startswith("before") else []))
     conditions = {
-        "before the first checkpoint": lambda: (run / "frames" / "0000_class_0" / "iter_000020.png").exists(),
+        "before the first checkpoint": lambda: (run / "frames" / "0000_class_0" / "iter_000008.png").exists(),
         "in the middle": last.exists,
         "after the first results": lambda: results.exists() and last.exists() and mtime(last) > mtime(results),
     }
@@ -510,7 +513,7 @@ def mtime(path: Path) -> float:
 def test_a_signal_saves_the_run(number: int, status: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(run)
-    wait_for((run / "frames" / "0000_class_0" / "iter_000020.png").exists, process.is_alive)
+    wait_for((run / "frames" / "0000_class_0" / "iter_000008.png").exists, process.is_alive)
     os.kill(process.pid or 0, number)
     process.join(200)
     assert process.exitcode == status
@@ -604,19 +607,36 @@ def test_a_run_in_python_equals_its_resume(tmp_path: Path) -> None:
     assert memory.figure().axes
 
 
-def test_names_with_markup_on_an_ascii_terminal(tmp_path: Path) -> None:
-    """Names in brackets are no markup of rich, and other characters are replaced. config.yaml is UTF-8."""
-    run = tmp_path / "run"
+def run_of_names_with_markup(tmp_path: Path) -> Path:
+    """Return a run whose names hold markup of rich and characters that are not ASCII."""
     (tmp_path / "labels.txt").write_text("a [/b]\nb [bold]\nc\nd\nÄffchen [red]\n", encoding="utf-8")
     Image.new("RGB", (16, 16), "red").save(tmp_path / "cät [b].png")
     words = ["--classifier.labels", str(tmp_path / "labels.txt"), "--target", "0", "--target", "1", "--target", "4"]
-    lit_viz("saliency", str(tmp_path / "cät [b].png"), *SMALL, *words, "--method", "smoothgrad", "--out", str(run))
+    words += ["--method", "smoothgrad", "--iterations", "4", "--check", "none", "--out", str(tmp_path / "run")]
+    lit_viz("saliency", str(tmp_path / "cät [b].png"), *SMALL, *words)
+    return tmp_path / "run"
+
+
+NAMES_ON_ASCII_TERMINAL = ("c?t [b]", "a [/b]", "b [bold]", "?ffchen [red]", "? ")  # the last is a plus-minus sign
+
+
+def test_names_with_markup_on_an_ascii_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, stream = run_of_names_with_markup(tmp_path), io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    lit_viz("resume", str(run))
+    stream.flush()
+    printed = stream.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert all(name in printed for name in NAMES_ON_ASCII_TERMINAL)
+
+
+@pytest.mark.slow
+def test_files_are_utf_8_in_any_locale(tmp_path: Path) -> None:
+    run = run_of_names_with_markup(tmp_path)
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "lit_viz", "resume", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **plain}, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("c?t [b]", "a [/b]", "b [bold]", "?ffchen [red]", "? "):  # the last is the plus-minus of the error
-        assert name in done.stdout
+    assert all(name in done.stdout for name in NAMES_ON_ASCII_TERMINAL)
 
 
 def test_next_steps_name_existing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

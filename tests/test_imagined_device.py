@@ -20,18 +20,21 @@ from tests.test_cli import ROOT
 #: Largest number of synchronizations per step of eight images. A step of the ensemble runs several attacks; attacks
 #: record a curve point in every iteration.
 LIMITS = {"attack": 16, "attack ensemble": 24, "saliency": 6, "visualize": 8}
+#: One run per command, which the fast test executes.
+FEW = ("attack by name", "saliency by name", "visualize Adam")
 
 
 @pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="requires a version of torch that supports device backends in Python",
 )
-def test_runs_on_another_device() -> None:
-    program = [sys.executable, "-m", "tests.imagined_device"]
+@pytest.mark.parametrize("names", [FEW, pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_runs_on_another_device(names: tuple[str, ...]) -> None:
+    program = [sys.executable, "-m", "tests.imagined_device", *names]
     process = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout.splitlines()[-1])
-    assert len(report) > 25
+    assert len(report) == len(names) if names else len(report) > 25
     for name, run in report.items():
         assert "error" not in run, f"{name}: {run['error']}"
         assert set(run["statuses"]) == {"done"}, name

@@ -48,11 +48,6 @@ _LARGE = 20_000_000  # pixels; larger files are downsampled to at least twice th
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _LIMIT = "LIT_VIZ_MAX_PIXELS"  # environment variable: limit of the pixels of a file, in place of Pillow's
 
-if _LIMIT in os.environ:
-    if not os.environ[_LIMIT].isdecimal():
-        raise LitVizError(f"{_LIMIT} must be a number of pixels such as 200000000, got {os.environ[_LIMIT]!r}")
-    Image.MAX_IMAGE_PIXELS = int(os.environ[_LIMIT])
-
 
 @dataclass(frozen=True)
 class Photograph:
@@ -280,10 +275,18 @@ def _planes(image: Image.Image) -> Iterator[_Plane]:
             yield np.asarray(color, np.float32)
 
 
+def _pixel_limit(value: str) -> int:
+    if not value.isdecimal():
+        raise LitVizError(f"{_LIMIT} must be a number of pixels such as 200000000, got {value!r}")
+    return int(value)
+
+
 @contextmanager
 def _translate_image_errors(path: str | Path | Tensor) -> Iterator[None]:
     """Convert exceptions and warnings of Pillow to a LitVizError; its decoders raise many types on invalid files."""
     try:
+        if _LIMIT in os.environ:
+            Image.MAX_IMAGE_PIXELS = _pixel_limit(os.environ[_LIMIT])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,10 +1,11 @@
-"""What every attack promises: its cost, the same outcome however it is batched, feasible images, no lost success."""
+"""Properties of every attack: cost, independence of the batch, feasible images, and returned successes."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from lit_viz.attacks.norms import L2
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample
+from lit_viz.optim import State
 from lit_viz.types import Task
 from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
 
@@ -60,6 +62,7 @@ MADE: dict[str, Callable[[], Attack]] = {
     "square, on": lambda: Square(eps=0.1, early_stop=False),
 }
 every = pytest.mark.parametrize("name", MADE)
+both_modes = pytest.mark.parametrize("targeted", [False, True])
 #: Attacks of one backward an update, but for starts and returns.
 one_backward = pytest.mark.parametrize("name", [*MADE][:14])
 with_gradient = pytest.mark.parametrize("name", [name for name in MADE if not name.startswith("square")])
@@ -72,47 +75,55 @@ TARGETS = [(label + 1 + n % 4) % 5 for n, label in enumerate(LABELS)]
 ITERATIONS = 20
 
 
-def attacked(name: str, rows: Sequence[int] = range(8), targeted: bool = False, **options: Any) -> tuple[Tensor, Any]:
-    rows = list(rows)
-    labels, targets = [LABELS[n] for n in rows], [TARGETS[n] for n in rows]
-    goals = {"labels": labels, "targets": targets if targeted else None}
-    keys = {"seeds": [10 + n for n in rows], "iterations": ITERATIONS}
-    return run_attack(MADE[name](), options.pop("network", CURVED), X[rows], **goals, **{**keys, **options})
+class Attacked(NamedTuple):
+    images: Tensor
+    state: State
+    network: Watched
+
+
+@cache
+def attacked(name: str, rows: Sequence[int] = tuple(range(8)), targeted: bool = False) -> Attacked:
+    """Attack these rows of X; the tests share the results."""
+    network = Watched(CURVED)
+    images, state = run_attack(
+        MADE[name](),
+        network,
+        X[list(rows)],
+        labels=[LABELS[n] for n in rows],
+        targets=[TARGETS[n] for n in rows] if targeted else None,
+        seeds=[10 + n for n in rows],
+        iterations=ITERATIONS,
+    )
+    return Attacked(images, state, network)
 
 
 @every
-@pytest.mark.parametrize("targeted", [False, True])
-def test_a_batch_changes_nothing(name: str, targeted: bool) -> None:
-    """Nobody waits for another, stops with another, or gives up with another."""
-    whole, state = attacked(name, targeted=targeted)
-    for size in (1, 3):
-        for first in range(0, 8, size):
-            rows = range(first, min(first + size, 8))
-            out, mine = attacked(name, rows, targeted)
-            torch.testing.assert_close(out, whole[rows.start : rows.stop], rtol=0, atol=1e-9)
-            for key in ("iteration", "fooled"):
-                assert torch.equal(mine[key], state[key][rows.start : rows.stop])
+@both_modes
+def test_results_do_not_depend_on_the_batch(name: str, targeted: bool) -> None:
+    whole = attacked(name, targeted=targeted)
+    for rows in ((0,), (1,), (2,), (3,), (4, 5, 6)):
+        part = attacked(name, rows, targeted)
+        torch.testing.assert_close(part.images, whole.images[list(rows)], rtol=0, atol=1e-9)
+        for key in ("iteration", "fooled"):
+            assert torch.equal(part.state[key], whole.state[key][list(rows)])
 
 
 @every
-@pytest.mark.parametrize("targeted", [False, True])
-def test_what_is_called_fooled_is(name: str, targeted: bool) -> None:
-    """Success seen is success returned, and the outcome is the image that was seen."""
-    out, state = attacked(name, targeted=targeted)
-    margin = margins(CURVED(out), LABELS, TARGETS if targeted else None)
+@both_modes
+def test_returned_image_is_the_success_that_was_found(name: str, targeted: bool) -> None:
+    images, state, _ = attacked(name, targeted=targeted)
+    margin = margins(CURVED(images), LABELS, TARGETS if targeted else None)
     assert torch.equal(state["fooled"], margin > 0)
     assert state["fooled"].any()
 
 
 @one_backward
-@pytest.mark.parametrize("targeted", [False, True])
-def test_costs(name: str, targeted: bool) -> None:
-    """k updates cost k + 1 forwards, and a backward each but for starts and for returns to a point whose slope is
-    known."""
+@both_modes
+def test_cost(name: str, targeted: bool) -> None:
+    """k updates cost k + 1 forwards and k backwards; none for a random start or a return to a known gradient."""
     attack = MADE[name]()
-    for n in range(8):
-        network = Watched(CURVED)
-        _, state = attacked(name, [n], targeted, network=network)
+    for n in range(4):
+        _, state, network = attacked(name, (n,), targeted)
         k = int(state["iteration"][0])
         free = 0
         if getattr(attack, "random_start", False):
@@ -129,21 +140,15 @@ def test_costs(name: str, targeted: bool) -> None:
 
 
 @every
-def test_an_image_that_is_done_is_not_asked_about_again(name: str) -> None:
-    network = Watched(CURVED)
-    _, state = attacked(name, targeted=True, network=network)
+def test_finished_images_are_not_evaluated(name: str) -> None:
+    _, state, network = attacked(name, (0, 1, 2, 3), targeted=True)
     assert network.forwards == int((state["iteration"] + 1).sum())
-    alone = []
-    for n in range(8):
-        single = Watched(CURVED)
-        attacked(name, [n], True, network=single)
-        alone.append(single.backwards)
-    assert network.backwards == sum(alone)
+    assert network.backwards == sum(attacked(name, (n,), True).network.backwards for n in range(4))
 
 
 @stopping
-@pytest.mark.parametrize("targeted", [False, True])
-def test_who_is_seen_as_wanted_costs_a_forward_and_stays(name: str, targeted: bool) -> None:
+@both_modes
+def test_a_success_at_the_start_costs_one_forward(name: str, targeted: bool) -> None:
     network = Watched(CURVED)
     others = [(label + 1) % 5 for label in LABELS]
     out, state = run_attack(MADE[name](), network, X, others, LABELS if targeted else None, iterations=6)
@@ -154,7 +159,7 @@ def test_who_is_seen_as_wanted_costs_a_forward_and_stays(name: str, targeted: bo
 
 
 @every
-def test_images_are_feasible_at_every_update(name: str) -> None:
+def test_images_are_feasible_in_every_iteration(name: str) -> None:
     attack, network = MADE[name](), Watched(CURVED)
     attack.early_stop = False
     black_white = X.round()
@@ -173,7 +178,7 @@ def test_images_are_feasible_at_every_update(name: str) -> None:
 
 
 @every
-def test_float32_is_feasible_too(name: str) -> None:
+def test_images_are_feasible_in_float32(name: str) -> None:
     network = Watched(lambda x: CURVED(x.double()).float())
     out, state = run_attack(MADE[name](), network, X.float(), LABELS, iterations=8)
     assert out.dtype == torch.float32
@@ -182,7 +187,7 @@ def test_float32_is_feasible_too(name: str) -> None:
 
 
 @with_gradient
-def test_without_a_gradient_the_image_stays(name: str) -> None:
+def test_images_do_not_move_without_a_gradient(name: str) -> None:
     network = Watched(lambda x: x.flatten(1)[:, :4] * 0 + torch.tensor([3.0, 2, 1, 0], dtype=torch.float64))
     out, state = run_attack(MADE[name](), network, X, [0] * 8, iterations=9)
     assert not state["fooled"].any()
@@ -193,16 +198,16 @@ def test_without_a_gradient_the_image_stays(name: str) -> None:
 
 
 @every
-def test_no_number_is_no_success(name: str) -> None:
+def test_nan_is_no_success(name: str) -> None:
     _, state = run_attack(MADE[name](), lambda x: x.flatten(1)[:, :5] * torch.nan, X, [1] * 8, iterations=3)
     assert not state["fooled"].any()
 
 
 @every
-def test_slots_differ_in_age(name: str) -> None:
-    """One image enters when the others are some updates old: what becomes of it is what becomes of it alone."""
+def test_results_do_not_depend_on_the_iterations_of_other_slots(name: str) -> None:
+    """Images enter the batch one after the other."""
     attack = MADE[name]()
-    alone, _ = attacked(name)
+    expected = attacked(name).images
     tasks = [Task(n, str(n), 10 + n, label=label) for n, label in enumerate(LABELS)]
 
     def entering(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -235,20 +240,20 @@ def test_slots_differ_in_age(name: str) -> None:
         x, state = x[~ended], {key: value[~ended] for key, value in state.items()}
         present = [n for n, gone in zip(present, ended.tolist(), strict=True) if not gone]
     assert sorted(out) == list(range(8))
-    torch.testing.assert_close(torch.stack([out[n] for n in range(8)]), alone, rtol=0, atol=1e-9)
+    torch.testing.assert_close(torch.stack([out[n] for n in range(8)]), expected, rtol=0, atol=1e-9)
 
 
 @every
-def test_the_global_random_state_is_left_alone(name: str) -> None:
+def test_global_random_state_is_preserved(name: str) -> None:
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()  # noqa: NPY002
-    attacked(name, [0])
+    attacked.__wrapped__(name, (0,))  # not cached
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
     assert torch.equal(torch.random.get_rng_state(), before[2])
 
 
 @every
-def test_neither_photographs_nor_states_nor_who_is_done_are_changed(name: str) -> None:
+def test_step_changes_no_input_in_place(name: str) -> None:
     x = X.clone()
     attack = MADE[name]()
     tasks = [Task(n, str(n), n, label=label) for n, label in enumerate(LABELS)]
@@ -268,10 +273,9 @@ def test_neither_photographs_nor_states_nor_who_is_done_are_changed(name: str) -
 
 
 @pytest.mark.parametrize("name", ["pgd, on", "apgd, on"])
-@pytest.mark.parametrize("targeted", [False, True])
-def test_who_goes_on_keeps_the_best(name: str, targeted: bool) -> None:
-    network = Watched(CURVED)
-    out, state = attacked(name, targeted=targeted, network=network)
+@both_modes
+def test_without_early_stop_the_best_image_is_returned(name: str, targeted: bool) -> None:
+    out, state, network = attacked(name, targeted=targeted)
     for n in range(8):
         labels, targets = [LABELS[n]] * ITERATIONS, [TARGETS[n]] * ITERATIONS if targeted else None
         logits = CURVED(torch.stack([images[n] for images in network.inputs[1:]]))
@@ -282,12 +286,12 @@ def test_who_goes_on_keeps_the_best(name: str, targeted: bool) -> None:
         assert torch.equal(out[n], torch.stack([images[n] for images in network.inputs])[1:][scores == best.max()][0])
 
 
-def test_a_success_is_kept_though_a_failure_scores_higher() -> None:
-    """The cross-entropy may be higher where the label is still on top; and the photograph itself is no try."""
+def test_a_success_is_better_than_a_failure_of_higher_score() -> None:
+    """The cross-entropy may be higher where the label is still predicted. The photograph itself does not count."""
     attack = PGD(early_stop=False)
     state = {**attack.init(X[:1], [Task(0, "image", 0, label=0)]), "iteration": torch.zeros(1, dtype=torch.long)}
-    shown = [[0.0, -1, -1], [1.0, 0, -9], [1.0, 1.1, -9], [1.0, 0.9, 0.9], [1.0, 1.2, -9]]
-    for k, (logits, best, fooled) in enumerate(zip(shown, [0, 1, 2, 2, 4], [0, 0, 1, 1, 1], strict=True)):
+    rows = [[0.0, -1, -1], [1.0, 0, -9], [1.0, 1.1, -9], [1.0, 0.9, 0.9], [1.0, 1.2, -9]]
+    for k, (logits, best, fooled) in enumerate(zip(rows, [0, 1, 2, 2, 4], [0, 0, 1, 1, 1], strict=True)):
         x = torch.full_like(X[:1], 0.1 * k)
         state["iteration"] = torch.tensor([k])
         evaluate = plain_evaluate(attack.objective, lambda x, row=logits: torch.tensor([row]).double(), state)
@@ -298,7 +302,7 @@ def test_a_success_is_kept_though_a_failure_scores_higher() -> None:
 
 
 @pytest.mark.parametrize("attack", [PGD(), PGD("l2"), APGD(), APGD("l2"), FGSM()])
-def test_a_task_may_have_its_own_radius(attack: Attack) -> None:
+def test_radius_of_a_task(attack: Attack) -> None:
     linear, x = Linear(), photographs(3, low=0.4, high=0.6)
     attack.early_stop = False
     radii = [0.01, 0.02, 0.05]
@@ -309,14 +313,14 @@ def test_a_task_may_have_its_own_radius(attack: Attack) -> None:
     torch.testing.assert_close(length, torch.tensor(radii, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-def test_a_task_may_have_its_own_rate() -> None:
+def test_learning_rate_of_a_task() -> None:
     rates = [{"lr": 0.1}, {"lr": 0.4}]
     network = Watched(CURVED)
     run_attack(NormalizedAscentAttack(clamp=False), network, X[:2], LABELS[:2], iterations=1, options=rates)
     torch.testing.assert_close((network.inputs[1] - X[:2]).flatten(1).norm(dim=1), torch.tensor([0.1, 0.4]).double())
 
 
-def test_ddn_begins_with_its_first_length() -> None:
+def test_ddn_starts_with_its_initial_norm() -> None:
     network, grey = Watched(CURVED), photographs(2, low=0.4, high=0.6)
     run_attack(DDN(0.3, quantize=False), network, grey, CURVED(grey).argmax(1).tolist(), iterations=1)
     change = (network.inputs[1] - grey).flatten(1).norm(dim=1)
@@ -360,14 +364,13 @@ def test_names() -> None:
         (lambda: run_attack(APGD(loss="dlr"), Linear(), X, [0] * 8), "DLR requires 3 classes"),
     ],
 )
-def test_refusals(make: Callable[[], object], words: str) -> None:
+def test_invalid_arguments_are_rejected(make: Callable[[], object], words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         make()
 
 
 @pytest.mark.parametrize("attack", [PGD(restarts=50), APGD(restarts=50), CarliniWagner(steps=50)])
-def test_parts_that_the_iterations_are_too_few_for_are_said(attack: Attack, smooth: Classifier) -> None:
-    """Fifty restarts were made five in silence."""
+def test_too_few_iterations_for_the_restarts_are_noted(attack: Attack, smooth: Classifier) -> None:
     (note,) = AdversarialExample(smooth, attack, iterations=10).notes
     assert note.startswith("10 iterations allow 5 of 50 ")
     assert attack.restart_schedule.count(10) == 5

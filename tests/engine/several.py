@@ -1,24 +1,18 @@
-"""Runs of all methods in each of the processes that torchrun starts; rank 0 saves the outcomes.
-
-python -m torch.distributed.run --nproc_per_node 2 tests/engine/several.py FILE
-"""
+"""Runs of all methods in each of several processes; rank 0 saves the outcomes."""
 
 from __future__ import annotations
 
 import os
-import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from conftest import NAMES, smooth_network
-
 import lit_viz as lv
 from lit_viz.errors import LitVizError
+from tests.conftest import NAMES, smooth_network
 
 Case = tuple[str, str, int]  # method, devices mode, slots
 
@@ -76,7 +70,13 @@ def only_on_the_first() -> Any:
     return smooth_network()
 
 
-if __name__ == "__main__":
-    outcomes = {case: given(case) for case in cases()}
-    if all(outcomes.values()):
-        torch.save(outcomes, sys.argv[1])
+def run_rank(rank: int, size: int, port: int, file: Path) -> None:
+    """Run all cases as one of the processes that torchrun would start; its stderr is the file ``<file>.<rank>``."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0}
+    names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    torch.set_num_threads(1)
+    with file.with_suffix(f".{rank}").open("w") as stream, redirect_stderr(stream):
+        outcomes = {case: given(case) for case in cases()}
+        if all(outcomes.values()):
+            torch.save(outcomes, file)

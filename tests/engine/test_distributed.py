@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_viz.engine.ranks import InputShard, RankGroup
 from lit_viz.utils.process import launcher_topology
-from tests.engine.several import Case, cases, given
+from tests.engine.several import Case, cases, given, run_rank
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,10 +41,14 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Any]:
-    file = tmp_path_factory.mktemp("several") / "outcomes.pt"
-    command = torchrun(str(Path(__file__).with_name("several.py")), str(file))
-    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    file, port = tmp_path_factory.mktemp("several") / "outcomes.pt", free_port()
+    ranks = [get_context("fork").Process(target=run_rank, args=(rank, 2, port, file)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+    errors = [file.with_suffix(f".{rank}").read_text()[-3000:] for rank in range(2)]
+    assert [process.exitcode for process in ranks] == [0, 0], errors
     outcomes: dict[Case, Any] = torch.load(file, weights_only=False)
     return outcomes
 

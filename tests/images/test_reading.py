@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -230,18 +229,15 @@ def test_large_files_with_sharp_edges_and_thin_files_are_read(tmp_path: Path, mo
     assert (_read(thin, (16, 16)) == 70).all()
 
 
-def test_the_limit_of_pixels_is_raised_by_the_environment(tmp_path: Path) -> None:
+def test_read_photograph_limits_pixels_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _save(tmp_path / "a.png", Image.new("L", (100, 100)))
-    script = "import sys; from lit_viz.images import read_photograph; print(read_photograph(sys.argv[1], (8, 8)).box)"
-    for limit, expected in (
-        ("9999", "at most 0 million pixels"),
-        ("10000", "(0.0, 0.0, 100.0, 100.0)"),
-        ("1e9", "got '1e9'"),
-    ):
-        environment = {**os.environ, "LIT_VIZ_MAX_PIXELS": limit}
-        command = [sys.executable, "-c", script, str(path)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert expected in result.stdout + result.stderr
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    for limit, message in (("9999", "at most 0 million pixels"), ("1e9", "LIT_VIZ_MAX_PIXELS must be .* got '1e9'")):
+        monkeypatch.setenv("LIT_VIZ_MAX_PIXELS", limit)
+        with pytest.raises(LitVizError, match=message):
+            read_photograph(path, (8, 8))
+    monkeypatch.setenv("LIT_VIZ_MAX_PIXELS", "10000")
+    assert read_photograph(path, (8, 8)).box == (0, 0, 100, 100)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="requires FIFOs and devices")
