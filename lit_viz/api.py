@@ -26,7 +26,7 @@ from lit_viz.launch.inputs import (
     image_inputs,
     initial_image,
     photograph_options,
-    to_class,
+    to_classes,
     to_option,
     to_path,
     to_plain,
@@ -41,6 +41,7 @@ def visualize(
     classifier: Classifier | nn.Module | str,
     targets: Sequence[str | int] | str | int = (),
     *,
+    against: Sequence[str | int] | str | int | None = None,
     iterations: int | None = None,
     init: ImageLike | None = None,
     out: str | Path | None = None,
@@ -53,6 +54,8 @@ def visualize(
     Args:
         classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
         targets: class names or indices, one image each; none for a layer: ``layer="blocks.3.2", channel="3,14-20"``.
+        against: classes that the targets are contrasted with, one for all or one per target: the objective is
+            ``z_target - gamma * z_against``, with ``gamma=1`` by default.
         iterations: updates per image. Default: the configuration's.
         init: initial image, as in :func:`saliency`. Default: noise.
         out: run folder. Default: nothing is written.
@@ -74,10 +77,13 @@ def visualize(
     """
     network = as_classifier(classifier)
     image, name = initial_image(init)
-    plain = to_plain(targets)
-    classes = [] if plain is None else plain if isinstance(plain, list) else [plain]
     command = Visualize(image)
-    arguments = {"targets": [to_class(target) for target in classes], "iterations": iterations, "init": name}
+    arguments = {
+        "targets": [] if targets is None else to_classes(targets),
+        "against": None if against is None else to_classes(against),
+        "iterations": iterations,
+        "init": name,
+    }
     return _launch(command, network, config, out, arguments, options, progress)
 
 
@@ -86,6 +92,7 @@ def saliency(
     images: ImageLike | Iterable[ImageLike],
     targets: Sequence[str | int] | str | int | None = None,
     *,
+    against: Sequence[str | int] | str | int | None = None,
     method: str | Attribution | Sequence[str | Attribution] | Mapping[str, Mapping[str, Any]] = "gradient",
     labels: Sequence[str | int] | str = "predicted",
     iterations: int | None = None,
@@ -105,6 +112,9 @@ def saliency(
             (``fit="crop"``, ``"squash"`` or ``"pad"``); floating-point images of this size are unchanged.
         targets: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
+        against: class that the target is contrasted with, one for all images or one per image: name, index or
+            ``runner-up``, the most probable class other than the target. The explained score is
+            ``z_target - gamma * z_against``, with ``gamma=1`` by default.
         method: one or several names of :data:`lit_viz.attributions.METHODS`, names with arguments
             (``{"smoothgrad": {"sigma": 0.2}}``), or instances (``GradCAM(layer="blocks.6")``).
         labels: true classes, one per image, or their source as in ``--labels``.
@@ -127,7 +137,7 @@ def saliency(
     network = as_classifier(classifier)
     pictures, files = image_inputs(images)
     arguments = {
-        **photograph_options(files, targets, labels),
+        **photograph_options(files, targets, labels, against),
         "iterations": iterations,
         "check": check,
         "model__method": class_paths(method, METHODS, "saliency method"),

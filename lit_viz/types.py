@@ -26,7 +26,7 @@ class Task:
         name: short readable name; files of the task are called ``<index>_<name>``.
         seed: seed of all its draws; by default the run's seed + index.
         target: class index to reach, or None.
-        target_name: name of the target.
+        target_name: name of the target, ``stingray vs. eagle ray`` if it is contrasted with another class.
         source: path of the photograph to start from, or None.
         label, label_source: true class of the photograph and its origin, or None.
         options: other values that vary between the tasks of a run (layer, channel, lr ...), plain values only.

@@ -277,6 +277,7 @@ def attribute(
     *,
     evaluations: int | None = None,
     seeds: Sequence[int] | None = None,
+    against: Sequence[int] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute maps with a plain loop, without a run; the reference implementation for tests of runs.
 
@@ -287,6 +288,7 @@ def attribute(
         targets: ``(N,)`` class indices.
         evaluations: per map; default: :meth:`Attribution.default_evaluations`.
         seeds: of the draws, one per row; default 0, 1, 2 ...
+        against: ``(N,)`` indices of classes that the targets are contrasted with.
 
     Returns:
         The maps (see :meth:`Attribution.attribution`) and their uncertainty.
@@ -297,7 +299,10 @@ def attribute(
     tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, classes, strict=True))]
     total = method.default_evaluations(x.shape[1:]) if evaluations is None else evaluations
 
-    evaluate = bare_evaluate(method.objective, networks, {"targets": classes}, method.layers)
+    goals = {"targets": classes}
+    if against is not None:
+        goals["against"] = torch.as_tensor(against, device=x.device)
+    evaluate = bare_evaluate(method.objective, networks, goals, method.layers)
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
     last = torch.full_like(count, total)
     state = {**method.init(x, tasks), "iteration": count, "iterations": last, "until": last}

@@ -69,7 +69,8 @@ class Slots(nn.Module):
 
     def goals(self, rows: Sequence[int], device: torch.device, views: int = 1) -> dict[str, Tensor]:
         """Return the goals of these slots, ``(len(rows) * views,)`` each, as :class:`~lit_viz.objectives.Outputs` takes
-        them: the class to reach, or to leave if ``targeted`` is False; the true class and the channel, -1 if unknown.
+        them: the class to reach, or to leave if ``targeted`` is False; the true class, the channel and the class that
+        the target is contrasted with, -1 if there is none.
         """
         tasks = [self.tasks[n] for n in rows for _ in range(views)]
         return {
@@ -77,6 +78,7 @@ class Slots(nn.Module):
             "labels": to_device([-1 if task.label is None else task.label for task in tasks], device),
             "targeted": to_device([task.target is not None for task in tasks], device),
             "channels": to_device([task.options.get("channel", -1) for task in tasks], device),
+            "against": to_device([task.options.get("against", -1) for task in tasks], device),
         }
 
     def clear(self, x: Tensor) -> None:

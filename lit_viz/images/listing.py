@@ -24,7 +24,7 @@ SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
-_COLUMNS = ("file", "label", "target")
+_COLUMNS = ("file", "label", "target", "against")
 
 
 def has_array_images(options: Mapping[str, Any]) -> bool:
@@ -38,13 +38,15 @@ def has_array_images(options: Mapping[str, Any]) -> bool:
 class Entry:
     """A listed photograph.
 
-    The path is as given, in a folder the folder and the relative path. Label and target are cells of the table
-    ``listed_in``; from Python, a number is an index. The error is that of a photograph that can't be used.
+    The path is as given, in a folder the folder and the relative path. Label, target and the class that the target is
+    contrasted with are cells of the table ``listed_in``; from Python, a number is an index. The error is that of a
+    photograph that can't be used.
     """
 
     path: str
     label: str | int | None = None
     target: str | int | None = None
+    against: str | int | None = None
     listed_in: str | None = None
     error: str | None = None
 
@@ -84,8 +86,8 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
     """List photographs.
 
     Each item is a file of any suffix; a folder, whose images at any depth are listed in natural order (``img2`` before
-    ``img10``), without hidden files; ``packaged:NAME``; a CSV file with the column ``file`` and optionally ``label``
-    and ``target``, whose paths are relative to it; or a row as a mapping.
+    ``img10``), without hidden files; ``packaged:NAME``; a CSV file with the column ``file`` and optionally ``label``,
+    ``target`` and ``against``, whose paths are relative to it; or a row as a mapping.
     """
     if not given:
         raise LitVizError("no photograph was given: give files, folders or a CSV file with a column file")
@@ -128,16 +130,18 @@ def _entry(path: Path) -> Entry:
 
 def _entry_of_row(row: Mapping[str, Any]) -> Entry:
     if "file" not in row or any(key not in _COLUMNS for key in row):
-        raise LitVizError(f"a photograph must be a mapping of file, label and target, got {dict(row)}")
-    cells = (row.get("label"), row.get("target"))  # numbers are indices, also if classes have numbers as names
-    label, target = (value if value is None or isinstance(value, int) else str(value) for value in cells)
-    return Entry(str(row["file"]), label, target, "the list of photographs")
+        raise LitVizError(f"a photograph must be a mapping of file, label, target and against, got {dict(row)}")
+    # Numbers are indices, also if classes have numbers as names.
+    cells = (row.get(column) for column in _COLUMNS[1:])
+    label, target, against = (value if value is None or isinstance(value, int) else str(value) for value in cells)
+    return Entry(str(row["file"]), label, target, against, "the list of photographs")
 
 
 def _entry_of_cells(row: Mapping[str, str], table: Path) -> Entry:
     name = row["file"]
     path = name if name.startswith(PACKAGED_PREFIX) else str(table.parent / name)
-    return Entry(path, row.get("label") or None, row.get("target") or None, str(table))
+    label, target, against = (row.get(column) or None for column in _COLUMNS[1:])
+    return Entry(path, label, target, against, str(table))
 
 
 def _images_in(folder: Path) -> tuple[list[Path], list[str]]:

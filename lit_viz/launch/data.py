@@ -11,11 +11,12 @@ from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.launch.commands.queue import photograph_tasks
-from lit_viz.launch.inputs import ImageLike, image_inputs, photograph_options, to_class, to_plain
+from lit_viz.launch.inputs import ImageLike, image_inputs, photograph_options, to_classes
 from lit_viz.methods import ClassVisualization, SaliencyMap
+from lit_viz.methods.targets import class_tasks
 from lit_viz.presentations import CAPTUM_SECONDS
 from lit_viz.runs.results import remembered
-from lit_viz.types import Result, Task
+from lit_viz.types import Result
 
 
 class ClassTasks(TaskQueue):
@@ -24,6 +25,7 @@ class ClassTasks(TaskQueue):
     Args:
         classifier: classifier with the classes, a module or a name.
         classes: class names or indices, one or several.
+        against: classes that they are contrasted with, one for all or one per class.
         seed: seed of the first task; task i uses ``seed + i``.
 
     Raises:
@@ -31,13 +33,15 @@ class ClassTasks(TaskQueue):
     """
 
     def __init__(
-        self, classifier: Classifier | nn.Module | str, classes: Sequence[str | int] | str | int, *, seed: int = 0
+        self,
+        classifier: Classifier | nn.Module | str,
+        classes: Sequence[str | int] | str | int,
+        *,
+        against: Sequence[str | int] | str | int | None = None,
+        seed: int = 0,
     ) -> None:
-        classifier = as_classifier(classifier)
-        plain = to_plain(classes)
-        indices = [classifier.index_of(to_class(name)) for name in (plain if isinstance(plain, list) else [plain])]
-        labels = classifier.labels
-        super().__init__([Task(i, labels[n], seed + i, target=n, target_name=labels[n]) for i, n in enumerate(indices)])
+        targets, contrasts = to_classes(classes), None if against is None else to_classes(against)
+        super().__init__(class_tasks(as_classifier(classifier), targets, contrasts, seed))
 
     def setup(self, stage: str) -> None:
         """Add the held-out networks that judge finished images."""
@@ -58,6 +62,8 @@ class PhotographTasks(TaskQueue):
         photographs: files and folders, Pillow images, or arrays and tensors of one or several images.
         targets: target classes, one for all photographs or one per photograph.
         labels: true classes, one per photograph, or their source: ``predicted``, ``folders`` or a CSV file.
+        against: classes that the targets of saliency maps are contrasted with, one for all photographs or one per
+            photograph, or ``runner-up``.
         seed: seed of the first task; task i uses ``seed + i``.
 
     Raises:
@@ -71,15 +77,17 @@ class PhotographTasks(TaskQueue):
         targets: Sequence[str | int] | str | int | None = None,
         labels: Sequence[str | int] | str = "predicted",
         *,
+        against: Sequence[str | int] | str | int | None = None,
         seed: int = 0,
     ) -> None:
         classifier = as_classifier(classifier)
         images, files = image_inputs(photographs)
-        given = photograph_options(files, targets, labels)
+        given = photograph_options(files, targets, labels, against)
         tasks, self.notes = photograph_tasks(
             given["photographs"],
             classifier,
             target=given["target"],
+            against=given.get("against"),
             labels=given["labels"] or "predicted",
             seed=seed,
             default="none",

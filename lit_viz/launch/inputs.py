@@ -102,11 +102,11 @@ def _checked(picture: Tensor) -> Tensor:
     return (copy if copy.dtype == torch.float64 else copy.float()).clamp_(0, 1)
 
 
-def photograph_options(files: Sequence[str], targets: Any, labels: Any) -> dict[str, Any]:
-    """Return the options ``photographs``, ``target`` and ``labels``."""
+def photograph_options(files: Sequence[str], targets: Any, labels: Any, against: Any = None) -> dict[str, Any]:
+    """Return the options ``photographs``, ``target``, ``labels`` and ``against``."""
     rows: list[dict[str, Any]] = [{"file": file} for file in files]
-    targets, labels = to_plain(targets), to_plain(labels)
-    for key, classes in (("target", targets), ("label", labels)):
+    targets, labels, against = to_plain(targets), to_plain(labels), to_plain(against)
+    for key, classes in (("target", targets), ("label", labels), ("against", against)):
         if classes is None or _is_yaml_string(classes):
             continue
         per_file = classes if isinstance(classes, list) else [classes] * len(files)
@@ -118,6 +118,7 @@ def photograph_options(files: Sequence[str], targets: Any, labels: Any) -> dict[
         "photographs": rows if any(len(row) > 1 for row in rows) else list(files),
         "target": targets if _is_yaml_string(targets) else None,
         "labels": labels if isinstance(labels, str) else None,
+        **({"against": against} if _is_yaml_string(against) else {}),
     }
 
 
@@ -156,6 +157,12 @@ def to_class(value: Any) -> str | int:
     except TypeError:
         pass
     raise LitVizError(f"a class must be a name or an index, got {value!r}")
+
+
+def to_classes(value: Any) -> list[str | int]:
+    """Return one or several class names or indices as a list."""
+    plain = to_plain(value)
+    return [to_class(word) for word in (plain if isinstance(plain, list) else [plain])]
 
 
 def to_option(name: str, value: Any) -> Any:

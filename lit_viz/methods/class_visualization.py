@@ -27,6 +27,7 @@ from lit_viz.images.parameterizations import Parameterization, encoding_error
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
+from lit_viz.methods.targets import contrast_fields
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Adam, Evaluation, StepRule
@@ -340,6 +341,7 @@ class ClassVisualization(ImageTraining):
         if task.target is not None:
             assert snapshot.image is not None
             judges = self.judge(snapshot.image, task.target, self.judges)
+            varying |= contrast_fields(task, self.objective)
             return ClassImageRecord.extend(common, top5=snapshot.ranking, judges=judges, **varying)
         layer, channel = task.options.get("layer"), task.options.get("channel")
         return LayerImageRecord.extend(common, top5=snapshot.ranking, layer=layer, channel=channel, **varying)

@@ -21,6 +21,7 @@ class VisualizationRecord(Record, abstract=True):
     Attributes:
         top5: most probable classes.
         lr: learning rate, if it varies between the tasks.
+        against, gamma: index and weight of the class that the target is contrasted with.
         rank: rank of the target, from 1.
         objective: mean objective of the last views.
         objective_file: objective of the file without transforms, of an image without a target.
@@ -28,6 +29,8 @@ class VisualizationRecord(Record, abstract=True):
 
     top5: Ranking
     lr: float | None = optional()
+    against: int | None = optional()
+    gamma: float | None = optional()
 
     rank = Item[float]("metrics")
     objective = Item[float]("metrics")
@@ -69,6 +72,7 @@ class SaliencyRecord(Record):
         layer: the layer that the method reads, if it reads one.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
+        against, gamma: index and weight of the class that the target is contrasted with.
         original_size, original_box: size of the original photograph, and the part that the network received.
         captum: verdict of the comparison with Captum.
         box, iou: box of the object in the original, and its overlap with the true one.
@@ -78,6 +82,8 @@ class SaliencyRecord(Record):
     settings: Mapping[str, Any] = flattened()
     reducer: str
     top5: Ranking
+    against: int | None = optional()
+    gamma: float | None = optional()
     original_size: Sequence[int] | None = optional()
     original_box: Sequence[float] | None = optional()
     captum: Mapping[str, Any] | None = optional()

@@ -24,7 +24,8 @@ from lit_viz.errors import LitVizError, check_shape, find_class
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.methods.targets import resolve
+from lit_viz.methods.targets import RUNNER_UP, contrast_fields, resolve
+from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.types import Record, Result, Snapshot, Task
 
@@ -46,6 +47,8 @@ class SaliencyMap(PhotographTraining):
             :data:`~lit_viz.attributions.reducers.REDUCERS`; by default that of the method.
         tolerance: relative error at which a map is done; by default it takes all its evaluations.
         batch: inputs per step over all slots, also if there is a single photograph.
+        gamma: weight of the class that a task's option ``against`` names (see
+            :class:`~lit_viz.objectives.classes.ClassScore`).
         iterations: evaluations per map; by default that of each method.
         curve_at: iterations at which the metrics are logged.
         options: other arguments of :class:`~lit_viz.methods.photographs.PhotographTraining`.
@@ -64,6 +67,7 @@ class SaliencyMap(PhotographTraining):
         reducer: str | None = None,
         tolerance: float | None = None,
         batch: int = 16,
+        gamma: float = 1.0,
         *,
         iterations: int | None = None,
         curve_at: str = "geometric",
@@ -83,6 +87,8 @@ class SaliencyMap(PhotographTraining):
         for m in methods:
             m.bind(classifier)
             m.tolerance, m.batch = tolerance, batch
+            if gamma != 1 and isinstance(m.objective, ClassScore):
+                m.objective = type(m.objective)(m.objective.target, gamma)
         most = max(m.evaluations for m in methods) if iterations is None else iterations
         super().__init__(classifier, _BatchMethod(self.methods), iterations=most, curve_at=curve_at, **options)
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
@@ -135,8 +141,9 @@ class SaliencyMap(PhotographTraining):
         self.step_rule.select(self.slots.tasks[0])
 
     def needs_original(self, task: Task) -> bool:
-        """Return whether the target depends on the original network; a predicted label is resolved at the end."""
-        return self.is_half or (task.target is None and super().needs_original(task))
+        """Return whether the goal depends on the original network; a predicted label is resolved at the end."""
+        is_open = task.target is None or task.options.get("against") == RUNNER_UP
+        return self.is_half or (is_open and super().needs_original(task))
 
     def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
         """Return the number of batches of evaluations, and the maximum number of evaluations."""
@@ -231,6 +238,7 @@ class SaliencyMap(PhotographTraining):
             settings=self.current.record_fields(),
             reducer=self.reducer or self.current.reducer,
             top5=snapshot.ranking,
+            **contrast_fields(self.slots.tasks[n], self.current.objective),
             **self.crop_fields(n),
         )
         if snapshot.array is None or bool(snapshot.array.isfinite().all()):

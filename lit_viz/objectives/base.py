@@ -27,6 +27,7 @@ class Outputs:
         targeted: ``(M,)`` bool, True where ``targets`` is the class to reach, False where it is the class to leave (an
             untargeted attack). None means all True.
         channels: ``(M,)`` int64, channel of each input's task; -1 if it has none.
+        against: ``(M,)`` int64, class that the target is contrasted with; -1 if there is none.
         members: ``(M,)`` int64, index of the input's image in the group of its task. None means one image per task.
         inputs: number of inputs per task; M is a multiple.
     """
@@ -37,6 +38,7 @@ class Outputs:
     labels: Tensor | None = None
     targeted: Tensor | None = None
     channels: Tensor | None = None
+    against: Tensor | None = None
     members: Tensor | None = None
     inputs: int = 1
 

@@ -6,6 +6,7 @@ untargeted rows, which leave it.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -22,15 +23,21 @@ from lit_viz.utils.device import to_list
 _EPS = 1e-12  # smallest denominator of DLR
 
 
-class _ClassScore(Objective):
-    """Base class of scores of one class.
+class ClassScore(Objective):
+    """Base class of scores of one class, or of the contrast ``f(c) - gamma f(d)`` of the class c with another class d.
+
+    The class d is the one that a task is contrasted with, if it has one (for Grad-CAM, Finer-CAM: Zhang et al. 2025,
+    arXiv:2501.11309).
 
     Args:
         target: class index; default: the target of each task.
+        gamma: weight of the class that a target is contrasted with, at least 0.
     """
 
-    def __init__(self, target: int | None = None) -> None:
-        self.target = target
+    def __init__(self, target: int | None = None, gamma: float = 1.0) -> None:
+        if not 0 <= gamma < math.inf:
+            raise LitVizError(f"gamma of {type(self).__name__} must be at least 0, got {gamma}: 1 is usual")
+        self.target, self.gamma = target, gamma
         self.task_fields = frozenset({"target"} if target is None else ())
         self.multi_label = False
 
@@ -43,11 +50,15 @@ class _ClassScore(Objective):
                 f"{classifier.num_classes - 1}, got {self.target}"
             )
 
-    def _pick(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return _select(scores, targets) if self.target is None else scores[:, self.target]
+    def _pick(self, scores: Tensor, outputs: Outputs) -> Tensor:
+        picked = _select(scores, outputs.targets) if self.target is None else scores[:, self.target]
+        against = outputs.against
+        if against is None or all(index < 0 for index in to_list(against)):
+            return picked
+        return picked - self.gamma * torch.where(against >= 0, _select(scores, against.clamp(min=0)), 0)
 
 
-class Logit(_ClassScore):
+class Logit(ClassScore):
     """Logit of the class: S_c of Simonyan et al. 2014 (arXiv:1312.6034, section 2).
 
     Raising it does not lower the other classes.
@@ -55,10 +66,10 @@ class Logit(_ClassScore):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the logits."""
-        return self._pick(outputs.logits, outputs.targets)
+        return self._pick(outputs.logits, outputs)
 
 
-class LogProbability(_ClassScore):
+class LogProbability(ClassScore):
     """Log of the probability of the class: the negative cross-entropy, which also lowers the other classes.
 
     Of a multi-label network, the probability is the sigmoid of the logit, which lowers no other label.
@@ -67,15 +78,15 @@ class LogProbability(_ClassScore):
     def __call__(self, outputs: Outputs) -> Tensor:
         """Compute the log-probabilities."""
         log = functional.logsigmoid(outputs.logits) if self.multi_label else outputs.logits.log_softmax(1)
-        return self._pick(log, outputs.targets)
+        return self._pick(log, outputs)
 
 
-class Probability(_ClassScore):
+class Probability(ClassScore):
     """Probability of the class: softmax, or of a multi-label network the sigmoid."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Compute the probabilities."""
-        return self._pick(probabilities(outputs.logits, multi_label=self.multi_label), outputs.targets)
+        return self._pick(probabilities(outputs.logits, multi_label=self.multi_label), outputs)
 
 
 class AttackObjective(Objective):

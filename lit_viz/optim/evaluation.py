@@ -220,7 +220,7 @@ def bare_evaluate(
     Args:
         objective: objective to maximize.
         networks: networks by name.
-        goals: fields of :class:`~lit_viz.objectives.Outputs`: ``targets``, ``labels`` and ``targeted``, each ``(N,)``.
+        goals: fields of :class:`~lit_viz.objectives.Outputs`, such as ``targets`` and ``labels``, each ``(N,)``.
         layers: layers whose activations are read.
     """
 

@@ -70,6 +70,7 @@ def test_goals_repeat_per_view_and_mark_missing_values() -> None:
         "labels": [5, 5, 3, 3],
         "targeted": [True, True, False, False],
         "channels": [-1, -1, 7, 7],
+        "against": [-1, -1, -1, -1],
     }
 
 

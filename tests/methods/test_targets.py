@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,6 +45,17 @@ def test_a_known_label_is_kept_and_asks_the_network_only_where_it_must() -> None
     asked = {wish: resolve(one, LOGITS, NAMES) for wish, one in known.items()}
     assert (asked["predicted"].target, asked["predicted"].label) == (2, 4)
     assert asked["random"] == done["random"]
+
+
+def test_contrasted_classes_follow_the_target() -> None:
+    runner_up = Task(0, "photo", 0, target=2, label=2, options={"against": "runner-up"})
+    assert needs_logits(runner_up)
+    done = resolve(runner_up, LOGITS, NAMES)
+    assert (done.options["against"], done.target_name) == (4, "cherry vs. elder")
+    assert resolve(done, LOGITS, NAMES) == done
+    assert resolve(replace(runner_up, target=1), LOGITS, NAMES).options["against"] == 2
+    with pytest.raises(LitVizError, match="another class than the target, got cherry for both"):
+        resolve(replace(runner_up, options={"against": 2}), None, NAMES)
 
 
 def test_a_label_that_nobody_predicts_stays_unknown() -> None:

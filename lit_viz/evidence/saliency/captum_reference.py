@@ -50,13 +50,23 @@ _SETTINGS = {"batch", "evaluations", "objective", "record_fields", "reducer", "t
 class OriginalNetwork(nn.Module):
     """A frozen copy of the original network in eval mode: images ``(N, C, H, W)`` in [0, 1] -> logits ``(N, K)``.
 
+    If the target is contrasted with another class (``against``), ``gamma`` times its logit is subtracted from each.
+
     For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is a subclass of ReLU.
 
     Raises:
         LitVizError: the network can't be copied.
     """
 
-    def __init__(self, classifier: Classifier, dtype: torch.dtype, *, hooked: bool = False) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        dtype: torch.dtype,
+        *,
+        hooked: bool = False,
+        against: int | None = None,
+        gamma: float = 1.0,
+    ) -> None:
         super().__init__()
         # Without a fast copy, the network's own hooks change its output and must be kept.
         memo = {} if classifier.fast().is_original else memo_without_hooks(classifier.original)
@@ -71,11 +81,12 @@ class OriginalNetwork(nn.Module):
                 if is_rectifier(child) and not isinstance(child, nn.ReLU):
                     module._modules[name] = _ReLU6()
         self.network = cast(network, dtype).eval().requires_grad_(False)
-        self._normalize = classifier.normalize
+        self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        return logits_of(self.network(self._normalize(x)), len(x))
+        logits = logits_of(self.network(self._normalize(x)), len(x))
+        return logits if self.against is None else logits - self.gamma * logits[:, self.against, None]
 
 
 class _ReLU6(nn.ReLU):
@@ -94,6 +105,7 @@ class CaptumReference:
         target: class index.
         seed: of the task's random draws.
         evaluations: number of evaluations of the map.
+        against: index of the class that the target is contrasted with, if any.
         noise_seed: if not 0, perturb photograph and weights by float32 rounding errors of this seed.
         noise_steps: largest perturbation, in units of the float32 epsilon.
     """
@@ -104,6 +116,7 @@ class CaptumReference:
     target: int
     seed: int
     evaluations: int
+    against: int | None = None
     noise_seed: int = 0
     noise_steps: int = 1
 
@@ -111,7 +124,8 @@ class CaptumReference:
     def network(self) -> OriginalNetwork:
         """The copy of the network."""
         hooked = isinstance(self.method, (GuidedBackprop, GuidedGradCAM))
-        network = OriginalNetwork(self.classifier, self.x.dtype, hooked=hooked)
+        gamma = getattr(self.method.objective, "gamma", 1.0)
+        network = OriginalNetwork(self.classifier, self.x.dtype, hooked=hooked, against=self.against, gamma=gamma)
         if self.noise_seed:
             for parameter in network.parameters():
                 real = torch.view_as_real(parameter) if parameter.is_complex() else parameter

@@ -168,6 +168,7 @@ def check_map(
     delivered: Tensor,
     evaluations: int,
     randomized: Callable[[], Classifier],
+    against: int | None = None,
 ) -> tuple[Agreement, Tensor] | None:
     """Compare a delivered map with Captum elementwise.
 
@@ -184,6 +185,7 @@ def check_map(
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         evaluations: number of evaluations of the map.
         randomized: returns the classifier with randomized weights for a control (see :func:`randomize`).
+        against: index of the class that the target is contrasted with, if any.
 
     Returns:
         the comparison and Captum's float64 map; None if Captum lacks the method.
@@ -194,7 +196,7 @@ def check_map(
     if classifier.fast().draws:
         raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
     photograph = photograph.to(classifier.device)
-    exact = CaptumReference(method, classifier, photograph[None].double(), target, seed, evaluations)
+    exact = CaptumReference(method, classifier, photograph[None].double(), target, seed, evaluations, against)
     expected = exact.compute()
     if expected is None:
         return None
@@ -232,7 +234,10 @@ def check_map(
 def _formula_difference(reference: CaptumReference, networks: Mapping[str, Network], expected: Tensor | None) -> float:
     """Return the difference of lit_viz's formula from ``expected``, or from Captum's map if that is None."""
     r = reference
-    values, _ = attribute(r.method, networks, r.x, [r.target], evaluations=r.evaluations, seeds=[r.seed])
+    against = None if r.against is None else [r.against]
+    values, _ = attribute(
+        r.method, networks, r.x, [r.target], evaluations=r.evaluations, seeds=[r.seed], against=against
+    )
     expected = r.compute() if expected is None else expected
     assert expected is not None
     return largest_difference(values.cpu(), expected)
@@ -396,8 +401,9 @@ def cross_check(
         try:
             with torch_warnings_ignored():
                 result = check_map(
-                    method, classifier, photograph, record.target, record.seed, delivered, count, randomized
-                )
+                    method, classifier, photograph, record.target, record.seed, delivered, count, randomized,
+                    record.against,
+                )  # fmt: skip
         except LitVizError as error:
             unchecked[index] = str(error)
             continue

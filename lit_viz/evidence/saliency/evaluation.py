@@ -292,7 +292,10 @@ class _MeasuredMap:
         """Return maps computed like the delivered one, with its random draws."""
         assert self.record.target is not None
         targets, seeds = [self.record.target] * len(images), [self.seed] * len(images)
-        maps, _ = attribute(self.method, networks, images, targets, evaluations=self.evaluations, seeds=seeds)
+        against = None if self.record.against is None else [self.record.against] * len(images)
+        maps, _ = attribute(
+            self.method, networks, images, targets, evaluations=self.evaluations, seeds=seeds, against=against
+        )
         return maps.cpu()
 
 

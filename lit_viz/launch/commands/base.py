@@ -151,6 +151,7 @@ class PhotographCommand(Command):
             config.photographs,
             classifier,
             target=config.target,
+            against=config.get("against"),
             labels=config.labels,
             seed=config.seed,
             default=self.default_target,

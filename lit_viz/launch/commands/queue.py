@@ -13,7 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values, photographs
 from lit_viz.images.reading import PACKAGED_PREFIX
-from lit_viz.methods.targets import TARGET_RULES, resolve
+from lit_viz.methods.targets import RUNNER_UP, TARGET_RULES, resolve
 from lit_viz.types import Task
 
 #: A class index, or one of _OPEN.
@@ -26,6 +26,7 @@ def photograph_tasks(
     classifier: Classifier,
     *,
     target: Sequence[str | int] | str | int | None = None,
+    against: str | int | None = None,
     labels: str = "predicted",
     seed: int = 0,
     default: Literal["label", "none"] = "label",
@@ -33,13 +34,14 @@ def photograph_tasks(
     """Return a task per photograph and target, ordered by photograph, and notes for the user.
 
     Labels and targets that depend on a prediction are resolved later, by :func:`~lit_viz.methods.targets.resolve`. A
-    photograph without a valid label or target becomes one task with the reason as its option ``error``. A label or
-    target in the table that lists the photographs takes precedence.
+    photograph without a valid class becomes one task with the reason as its option ``error``. A class in the table that
+    lists the photographs takes precedence.
     """
     listing = photographs(given)
     read = _reader(classifier)
     label_of = _labels(labels, listing, read)
     targets_of = _targets(target, listing, classifier, read, default)
+    contrast_of = _contrast(against, listing, classifier, read)
     tasks: list[Task] = []
     for entry, name in zip(listing.entries, listing.names(), strict=True):
         first = _first(entry, name, len(tasks), seed + len(tasks))
@@ -47,7 +49,9 @@ def photograph_tasks(
             if entry.error is not None:
                 raise LitVizError(entry.error)
             label, source = label_of(entry)
-            labelled = replace(first, label=label, label_source=source)
+            contrast = contrast_of(entry)
+            options = first.options if contrast is None else {**first.options, "against": contrast}
+            labelled = replace(first, label=label, label_source=source, options=options)
             tasks += [_with_target(labelled, i, target, classifier) for i, target in enumerate(targets_of(entry))]
         except LitVizError as error:
             tasks.append(replace(first, options={**first.options, "error": str(error)}))
@@ -123,6 +127,20 @@ def _targets(
     return lambda entry: (
         [reading(entry) for reading in readings] if entry.target is None else [parse(entry, entry.target)]
     )
+
+
+def _contrast(
+    against: str | int | None, listing: Listing, classifier: Classifier, read: _Read
+) -> Callable[[Entry], int | str | None]:
+    """Return a function from a photograph to the class that its target is contrasted with."""
+    table = _table(str(against), "against", listing)
+    fixed = class_of(classifier, against) if against not in (None, RUNNER_UP) and table is None else against
+
+    def contrast_of(entry: Entry) -> int | str | None:
+        word = entry.against if entry.against is not None else fixed if table is None else _cell(table, entry)
+        return word if word in (None, RUNNER_UP) else read(entry, "contrasted class", word)
+
+    return contrast_of
 
 
 def class_of(classifier: Classifier, word: str | int) -> int:

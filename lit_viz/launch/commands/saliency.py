@@ -38,12 +38,12 @@ class Saliency(PhotographCommand):
     default_config = "gradient"
     shorts = (
         f"--method NAME is one or several, with commas, of {', '.join(METHODS)}; --method.OPTION VALUE is an option of "
-        "the method (--method.sigma 0.2), --method.NAME.OPTION VALUE of one of several; --tolerance 0.5, --reducer "
-        "and --batch apply to all."
+        "the method (--method.sigma 0.2), --method.NAME.OPTION VALUE of one of several; --tolerance 0.5, --reducer, "
+        "--batch and --gamma apply to all."
     )
     example = "lit-viz saliency packaged:chelsea --method smoothgrad"
     presentations = (SaliencyMapPresentation,)
-    short: ClassVar = {f"--{name}": f"--model.{name}" for name in ("method", "tolerance", "reducer", "batch")}
+    short: ClassVar = {f"--{name}": f"--model.{name}" for name in ("method", "tolerance", "reducer", "batch", "gamma")}
     listed: ClassVar = {"method": METHODS}
     demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods")
     default_target = "label"
@@ -53,6 +53,8 @@ class Saliency(PhotographCommand):
         """Add options of photographs, the display of maps, localization and the Captum check."""
         super().add_arguments(parser)
         add = parser.add_argument
+        against_help = "class that the target is contrasted with, runner-up, or a CSV file (file,against)"
+        add("--against", type=str | int | None, default=None, help=against_help)
         add("--scale", type=Literal["shared", "map"], default="shared", help="color scale of the figure")
         add("--overlays", action="store_true", help="also draw the maps over the photographs")
         add(

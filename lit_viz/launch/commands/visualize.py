@@ -23,6 +23,7 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.launch.commands.base import Command
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.methods.targets import class_tasks
 from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
@@ -44,7 +45,7 @@ class Visualize(Command):
     example = "lit-viz visualize tarantula goldfish --iterations 200"
     demo = ("tarantula", "goldfish", "hay", "zebra", "--slots", "4")
     flat = (PictureOptions,)
-    short: ClassVar = {"--lr": "--model.step_rule.lr"}
+    short: ClassVar = {"--lr": "--model.step_rule.lr", "--gamma": "--model.objective.gamma"}
 
     def __init__(self, init: Tensor | None = None) -> None:
         self.init = init  # (C, H, W), from Python
@@ -57,6 +58,8 @@ class Visualize(Command):
         """Add targets, layer and channels, and the initial photograph."""
         add = parser.add_argument
         add("--targets", type=list[str | int], default=[], help="class names or indices")
+        against_help = "class that the target is contrasted with, one for all targets or one per target"
+        add("--against", type=list[str | int] | str | int | None, default=None, help=against_help)
         layer_help = "layer to visualize instead of classes; default channels: 0-7"
         add("--layer", type=str | None, default=None, help=layer_help)
         add("--channel", type=str | int | None, default=None, help="3,14-20, or all; null: the whole layer")
@@ -141,7 +144,9 @@ class Visualize(Command):
         if "target" in objective.task_fields:
             if not config.targets:
                 raise LitVizError(f"no class was given: try {self.example}")
-            return [_class_task(i, target, config, classifier) for i, target in enumerate(config.targets)]
+            return class_tasks(classifier, config.targets, config.against, config.seed, config.init)
+        if config.against is not None:
+            raise LitVizError(f"--against requires an objective of classes, got {type(objective).__name__}")
         layer = config.layer or next((layer_of(name) for name in objective.layers), None)
         if "channel" not in objective.task_fields:
             name = layer or type(objective).__name__
@@ -182,12 +187,6 @@ class Visualize(Command):
             if config.out is None or not config.resume or not Path(config.out, "queue.jsonl").exists():
                 raise
             return None  # finished tasks do not need it; the method rejects unfinished ones
-
-
-def _class_task(index: int, name: str | int, config: Namespace, classifier: Classifier) -> Task:
-    target = classifier.index_of(name)
-    label = classifier.labels[target]
-    return Task(index, label, config.seed + index, target=target, target_name=label, source=config.init)
 
 
 def _is_one_of(path: str, *kinds: type) -> bool:

@@ -144,6 +144,27 @@ def test_python_compares_with_captum_if_that_takes_no_longer_than_the_run(
     assert lv.saliency(smooth, images, 0, check="captum").results[0]["captum"]["passed"]
 
 
+def test_target_against_another_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x", "y"):
+        Image.fromarray(GREY).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.csv").write_text("file,target,against\nx.png,0,3\ny.png,0,\n")
+    run = tmp_path / "run"
+    lit_viz("saliency", str(tmp_path / "list.csv"), *SMALL, "--against", "1", "--gamma", "0.5", "--out", str(run))
+    assert [(r["target_name"], r["against"], r["gamma"]) for r in records(run)] == [
+        ("class 0 vs. class 3", 3, 0.5),
+        ("class 0 vs. class 1", 1, 0.5),
+    ]
+    assert all(r["captum"]["passed"] for r in records(run))
+    assert "class 0 vs. class 3" in capsys.readouterr().out
+    lit_viz("check", str(run))
+    edited = (run / "results.jsonl").read_text().replace('"against": 3', '"against": 2')
+    (run / "results.jsonl").write_text(edited)
+    lit_viz("check", str(run), expect=1)
+    words = ["--against", "2", "--gamma", "0.5", "--out", str(run), "--resume"]
+    lit_viz("saliency", str(tmp_path / "list.csv"), *SMALL, *words, expect=1)
+    assert "--against can't be changed" in capsys.readouterr().err
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
