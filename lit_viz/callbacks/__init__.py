@@ -1,4 +1,4 @@
-"""Lightning callbacks: image logging, run folder, checkpoint and progress."""
+"""Lightning callbacks: image logging, run folder, checkpoint, progress, and probes of a network in training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_viz.callbacks.logging import ImageLogger
+    from lit_viz.callbacks.probes import ClassVisualizationProbe, RobustnessProbe, SaliencyProbe
     from lit_viz.callbacks.run_folder import RunFolder
     from lit_viz.callbacks.saving import ExactCheckpoint
 
 # Modules of the public callbacks; imported on first use, as in lit_viz itself.
-_MODULES = {"ExactCheckpoint": "saving", "ImageLogger": "logging", "RunFolder": "run_folder"}
+_MODULES = {
+    "ClassVisualizationProbe": "probes",
+    "ExactCheckpoint": "saving",
+    "ImageLogger": "logging",
+    "RobustnessProbe": "probes",
+    "RunFolder": "run_folder",
+    "SaliencyProbe": "probes",
+}
 
-__all__ = ["ExactCheckpoint", "ImageLogger", "RunFolder"]
+__all__ = [
+    "ClassVisualizationProbe",
+    "ExactCheckpoint",
+    "ImageLogger",
+    "RobustnessProbe",
+    "RunFolder",
+    "SaliencyProbe",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -222,6 +222,26 @@ def private_copy(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mo
     return network
 
 
+def eager_copy(module: nn.Module) -> nn.Module:
+    """Return a deep copy of a module in training, without the user's hooks and without ``torch.compile``.
+
+    It shares nothing with the module, not even compiled code, whose cache is limited.
+    """
+    memo = memo_without_hooks(module)
+    for part in reversed(list(module.modules())):  # inner parts before those that contain them
+        if (original := part._modules.get("_orig_mod")) is not None:
+            memo[id(part)] = copy.deepcopy(original, memo)
+        elif getattr(part, "_compiler_ctx", None) is not None:  # Lightning's record of a compiled LightningModule
+            memo[id(part._compiler_ctx)] = {}
+    network = private_copy(module, memo)
+    for part in network.modules():
+        part._compiled_call_impl = None
+        if getattr(part, "_compiler_ctx", None) is not None:
+            for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
+                vars(part).pop(name, None)
+    return network
+
+
 def memo_without_hooks(module: nn.Module) -> dict[int, Any]:
     """Return a ``deepcopy`` memo in which every table of hooks is copied already, without the user's hooks.
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor
 
+from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.types import Task
 from lit_viz.utils.files import write_bytes
@@ -31,6 +35,10 @@ PRIVATE_ATTRIBUTES = {
     "pytorch_lightning.cli.LightningCLI._set_seed": "the global random state is not changed",
     "pytorch_lightning.cli.LightningCLI._add_instantiators": "hyperparameters are recorded in config.yaml",
 }
+
+
+# The package `lightning`, if it is imported too, redirects the messages of `pytorch_lightning` to its own loggers.
+_LIGHTNING_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning", "lightning.pytorch", "lightning.fabric")
 
 
 class EndlessLoader:
@@ -177,3 +185,21 @@ def adapt_trainer(trainer: pl.Trainer) -> None:
         trainer.precision_plugin.scaler = None  # there is no scaled loss
     # Lightning broadcasts the SIGTERM of rank 0 here before every step.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+@contextmanager
+def messages_ignored() -> Iterator[None]:
+    """Ignore messages of Lightning about devices and about networks in eval mode."""
+    loggers = [logging.getLogger(name) for name in _LIGHTNING_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for start in ("GPU available but not used", "The `srun` command", r"Found \d+ module\(s\) in eval mode"):
+            warnings.filterwarnings("ignore", start)
+        try:
+            with torch_warnings_ignored():
+                yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -60,6 +60,7 @@ class Evolution:
     frames: Sequence[tuple[int, Picture]]  # (iteration, image) in order
     curve: Curve = ()
     metric: str = "probability"  # "objective" for tasks without a class
+    unit: str = "iteration"  # or "epoch", of an animation
 
     @property
     def is_animated(self) -> bool:
@@ -177,7 +178,7 @@ def _animate(
             shown = [picture for k, picture in task.frames if k <= iteration] or [task.frames[0][1]]
             canvas.paste(_resized(pixels(shown[-1]), size), (left, top + head - 4))
         ended = any(task.frames[-1][0] < iteration for task in tasks)
-        label = f"iteration {iteration}{' or the last one' if ended else ''}"
+        label = f"{tasks[0].unit} {iteration}{' or the last one' if ended else ''}"
         draw.text((_GAP, rows * step[1] + _GAP + text // 2), label, _GRAY, font=font, anchor="lm")
         yield _quantized(canvas)
 

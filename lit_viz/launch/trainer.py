@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +19,13 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.classifiers.isolation import is_out_of_memory, torch_warnings_ignored
+from lit_viz.classifiers.isolation import is_out_of_memory
 from lit_viz.engine.lightning import (
     AtomicCheckpointIO,
     TaskQueue,
     is_rank_failure,
     kill_ranks,
+    messages_ignored,
     trainer_options,
 )
 from lit_viz.engine.module import ImageTraining
@@ -39,9 +38,6 @@ from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.process import is_rank_zero
 
-# The package `lightning`, if it is imported too, redirects the messages of `pytorch_lightning` to its own loggers.
-_LIGHTNING_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning", "lightning.pytorch", "lightning.fabric")
-
 
 class Interrupted(LitVizError):
     """SIGINT or SIGTERM stopped the run. With a run folder, the finished steps are saved."""
@@ -52,7 +48,7 @@ def build_trainer(config: Any, scratch: str) -> pl.Trainer:
     if config.checkpoint_every is not None and config.checkpoint_every < 1:
         raise LitVizError(f"--checkpoint-every must be at least 1, got {config.checkpoint_every}")
     try:
-        with _lightning_messages_ignored():
+        with messages_ignored():
             # Lightning's own SLURM requeueing saves a checkpoint within a signal handler; scripts/slurm.sh requeues.
             is_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
             slurm = [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
@@ -89,7 +85,7 @@ def fit(
     trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
     trainer.logger = logger
     queue = TaskQueue(tasks)
-    with _lightning_messages_ignored(), _sigint_handler_restored():
+    with messages_ignored(), _sigint_handler_restored():
         try:
             trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
         except SIGTERMException as error:  # before the ExactCheckpoint callback has installed its handler
@@ -162,21 +158,3 @@ def _sigint_handler_restored() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _lightning_messages_ignored() -> Iterator[None]:
-    """Ignore messages of Lightning about devices and about networks in eval mode."""
-    loggers = [logging.getLogger(name) for name in _LIGHTNING_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for start in ("GPU available but not used", "The `srun` command", r"Found \d+ module\(s\) in eval mode"):
-            warnings.filterwarnings("ignore", start)
-        try:
-            with torch_warnings_ignored():
-                yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

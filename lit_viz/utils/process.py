@@ -6,10 +6,13 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _MIB = 1 << 20
+_RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
 _SETTINGS = (
     # Blocks below this size are taken from the heap. Older releases of glibc accept at most 32 MiB.
     (_M_MMAP_THRESHOLD, (1024 * _MIB, 32 * _MIB)),
@@ -86,3 +89,14 @@ def is_rank_zero() -> bool:
     if launched is not None:
         return launched[0] == 0
     return os.environ.get("NODE_RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+@contextmanager
+def single_process() -> Iterator[None]:
+    """Hide the launcher's environment variables in the body: a run in it is a single process of rank 0."""
+    launched = [name for name in os.environ if name in _RANK_VARIABLES or name.startswith(("TORCHELASTIC_", "SLURM_"))]
+    hidden = {name: os.environ.pop(name) for name in launched}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -1,0 +1,136 @@
+"""What a network learned, when: the run folders of the epochs of a training in one figure and animation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lit_viz.attacks.norms import format_distance
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.attacks.robustness import RobustAccuracy, accuracy_label, attack_record, robust_accuracy
+from lit_viz.figures.curves import spread
+from lit_viz.figures.evolution import Evolution, save_evolution
+from lit_viz.figures.layout import NORMAL, Cell, Plot, Text, compose, pixels, stack
+from lit_viz.figures.sheet import sweep_figure
+from lit_viz.figures.style import COLORS, GRAY, save_figure
+from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.results import Outcome, filed
+from lit_viz.utils.formatting import probability_text
+
+_MOST_EPOCHS, _MOST_TASKS = 10, 16
+_PREFIX = "epoch_"
+
+
+def epoch_folder(folder: str | Path, epoch: int) -> Path:
+    """Return the run folder of an epoch, counted from 1."""
+    return Path(folder) / f"{_PREFIX}{epoch:04d}"
+
+
+def read_epochs(folder: str | Path) -> dict[int, list[Outcome]]:
+    """Return the outcomes in the run folders of a probe, by epoch.
+
+    Raises:
+        LitVizError: there are none.
+    """
+    epochs = {}
+    for path in sorted(Path(folder).glob(f"{_PREFIX}*")):
+        if outcomes := filed(RunFolder.open(path)):
+            epochs[int(path.name.removeprefix(_PREFIX))] = outcomes
+    if not epochs:
+        raise LitVizError(f"{folder} contains no run folders {_PREFIX}0001 ...: give the folder out= of a probe")
+    return epochs
+
+
+def epoch_figure(folder: str | Path) -> Figure:
+    """Draw what a probe has found by epoch: an image per class or photograph, or the robust accuracy.
+
+    Args:
+        folder: ``out`` of a probe (:class:`~lit_viz.callbacks.probes.Probe`).
+
+    Raises:
+        LitVizError: it contains no run folders.
+    """
+    epochs = read_epochs(folder)
+    if isinstance(next(iter(epochs.values()))[0].record, AdversarialRecord):
+        return _robustness_figure(epochs)
+    shown = [list(epochs)[place] for place in spread(len(epochs), _MOST_EPOCHS)]
+    evolutions = _evolutions(epochs)[:_MOST_TASKS]
+    cells = [[_cell(evolution, epoch) for epoch in shown] for evolution in evolutions]
+    columns = [f"epoch {epoch}" for epoch in shown]
+    has_probability = any(evolution.curve for evolution in evolutions)
+    caption = "p: probability of the class, by the network of the epoch." if has_probability else ""
+    return sweep_figure([[evolution.name] for evolution in evolutions], columns, cells, caption)
+
+
+def save_epochs(folder: str | Path) -> list[Path]:
+    """Write :func:`epoch_figure` as ``epochs.png``, and images of several epochs as ``epochs.gif``; return the paths.
+
+    Raises:
+        LitVizError: the folder contains no run folders, or the disk is full.
+    """
+    epochs = read_epochs(folder)
+    saved = [save_figure(epoch_figure(folder), Path(folder) / "epochs.png")]
+    is_robustness = isinstance(next(iter(epochs.values()))[0].record, AdversarialRecord)
+    if len(epochs) > 1 and not is_robustness:
+        saved += filter(None, [save_evolution(_evolutions(epochs), Path(folder) / "epochs.gif")])
+    return saved
+
+
+def _evolutions(epochs: dict[int, list[Outcome]]) -> list[Evolution]:
+    """Return the images and the probability of each task by epoch."""
+    by_task: dict[int, list[tuple[int, Outcome]]] = {}
+    for epoch, outcomes in epochs.items():
+        for outcome in outcomes:
+            if outcome.record.file is not None:
+                by_task.setdefault(outcome.record.index, []).append((epoch, outcome))
+    evolutions = []
+    for entries in by_task.values():
+        frames = [(epoch, picture) for epoch, o in entries if (picture := o.pictures()[1]) is not None]
+        curve = [(epoch, o.record.probability) for epoch, o in entries if o.record.probability is not None]
+        evolutions.append(Evolution(entries[0][1].name, frames, curve, unit="epoch"))
+    return evolutions
+
+
+def _cell(evolution: Evolution, epoch: int) -> Cell | None:
+    picture, probability = dict(evolution.frames).get(epoch), dict(evolution.curve).get(epoch)
+    notes = [] if probability is None else [probability_text(probability)]
+    return None if picture is None else Cell(pixels(picture), notes)
+
+
+def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
+    """Draw the accuracy and the accuracy under attack against the epoch, with 95 % intervals."""
+    first = next(iter(epochs.values()))
+    record = attack_record(first[0])
+    clean = {epoch: _accuracy(outcomes) for epoch, outcomes in epochs.items()}
+    robust = {epoch: robust_accuracy(outcomes)[-1] for epoch, outcomes in epochs.items()}
+    radius = format_distance(record.eps or 0.0, record.norm or "linf")
+    curves = {"accuracy": clean, f"{accuracy_label(first)}, eps {radius}": robust}
+    key = [Text(name, color=COLORS[place], weight="bold") for place, name in enumerate(curves)]
+    plot = Plot(1.8, partial(_plot_shares, list(curves.values())), 3.6, below=0.4)
+    caption = f"{record.attack}, {clean[max(clean)].total} images; shaded: 95 % interval."
+    return compose(stack(*key, plot, gap=0.06), caption)
+
+
+def _accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy:
+    """Return the number of images that are classified correctly before the attack."""
+    attacked = [outcome.record for outcome in outcomes if outcome.record.status != "failed"]
+    return RobustAccuracy(0.0, sum(record.status == "done" for record in attacked), len(attacked))
+
+
+def _plot_shares(curves: Sequence[dict[int, RobustAccuracy]], axes: Axes) -> None:
+    for place, curve in enumerate(curves):
+        epochs, points = list(curve), list(curve.values())
+        low, high = zip(*(point.interval for point in points), strict=True)
+        axes.fill_between(epochs, low, high, color=COLORS[place], alpha=0.15, linewidth=0)
+        shares = [point.share for point in points]
+        axes.plot(epochs, shares, "o-", color=COLORS[place], ms=3.5, mec="white", mew=0.5, clip_on=False)
+    axes.set_ylim(0, 1)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_xlabel("epoch", size=NORMAL, color=GRAY)
+    axes.set_ylabel("share of the images", size=NORMAL, color=GRAY)

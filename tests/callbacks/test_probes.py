@@ -1,0 +1,382 @@
+"""Probes: a training with probes is the training without them, bit for bit, and what they log and write."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.compile import from_compiled
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lit_viz as lv
+from lit_viz.callbacks.probes import Probe, small_recipe
+from lit_viz.classifiers.isolation import eager_copy
+from lit_viz.errors import LitVizError
+from lit_viz.figures.epochs import epoch_figure, epoch_folder
+from lit_viz.launch.commands.visualize import Visualize
+from lit_viz.launch.config import MethodCLI, read_config
+from lit_viz.runs.folder import RunFolder
+from tests.test_lightning import described
+
+NAMES = ["zero", "one", "two"]
+Build = Callable[[], Any]
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers, devices and logging intervals
+
+
+class Net(nn.Module):
+    """Dropout, batch norm, and random numbers in every forward, also in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten())
+        self.head = nn.Linear(4 * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x)) + 1e-3 * torch.rand(3, device=x.device)
+
+
+class Training(pl.LightningModule):
+    """A classifier in training that records its loss curve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+        self.losses: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, labels = batch
+        images = images + 0.01 * random.random() + 0.01 * float(np.random.rand())  # noqa: NPY002 - global state
+        loss = nn.functional.cross_entropy(self(images).float(), labels)
+        self.losses.append(float(loss))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val", self(batch[0]).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def data() -> TensorDataset:
+    generator = torch.Generator().manual_seed(1)
+    return TensorDataset(torch.rand(24, 1, 8, 8, generator=generator), torch.arange(24) % 3)
+
+
+def probes(**options: Any) -> list[Probe]:
+    options = {"every_n_epochs": 1, "iterations": 2, "labels": NAMES, **options}
+    loader = DataLoader(data(), 4, shuffle=True)
+    return [
+        lv.callbacks.ClassVisualizationProbe(["two"], **options),
+        lv.callbacks.SaliencyProbe(loader, method="smoothgrad", limit=2, **options),
+        lv.callbacks.RobustnessProbe(loader, eps=0.1, limit=3, **options),
+    ]
+
+
+def train(
+    folder: Path, callbacks: list[Any], build: Build = Training, **options: Any
+) -> tuple[dict[str, Any], pl.Trainer]:
+    """Return the final state of a training and its Trainer."""
+    pl.seed_everything(3, verbose=False)
+    module = build()
+    trainer = pl.Trainer(
+        **{
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": folder,
+            "num_sanity_val_steps": 0,
+            "callbacks": callbacks,
+            **options,
+        }
+    )
+    trainer.fit(module, DataLoader(data(), 8, shuffle=True), DataLoader(data(), 12))
+    original = getattr(module, "_orig_mod", module)
+    state = {
+        "weights": original.state_dict(),
+        "optimizer": trainer.optimizers[0].state_dict()["state"],
+        "gradients": [p.grad for p in original.parameters()],
+        "losses": original.losses,
+        "mode": [m.training for m in original.modules()],
+        "frozen": [p.requires_grad for p in original.parameters()],
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1],  # noqa: NPY002
+        "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "settings": [
+            torch.get_num_threads(),
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.is_grad_enabled(),
+            torch.get_default_dtype(),
+        ],
+    }
+    return state, trainer
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    """Compare nested values bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, np.ndarray):
+        assert np.array_equal(a, b)
+    else:
+        assert a == b
+
+
+def compiled_module() -> Any:
+    return torch.compile(Training(), backend="eager")
+
+
+def compiled_network() -> Training:
+    module = Training()
+    module.net = torch.compile(module.net, backend="eager")
+    return module
+
+
+def compiled_in_place() -> Training:
+    module = Training()
+    module.net.features.compile(backend="eager")
+    return module
+
+
+class Uncopyable(Training):
+    """A module with an attribute that can't be copied: the probes get the module itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.iterator: Iterator[int] = iter(range(3))
+        self.generator = (n for n in range(3))
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Build]] = {
+    "plain": ({}, {}, Training),
+    "bf16": ({}, {"precision": "bf16-mixed"}, Training),
+    "validation": ({"hook": "validation_epoch_end"}, {}, Training),
+    "network": ({"network": "net"}, {"deterministic": True}, Training),
+    "function": ({"network": lambda module: module.net, "max_seconds": 0.001}, {}, Training),
+    "uncopyable": ({}, {}, Uncopyable),
+    "compiled": ({}, {}, compiled_module),
+    "compiled network": ({"network": "net"}, {}, compiled_network),
+    "compiled in place": ({}, {}, compiled_in_place),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "compiled" else ()) for case in CASES]
+)
+def test_training_is_unchanged(case: str, tmp_path: Path, deterministic: None) -> None:
+    options, trainer_options, build = CASES[case]
+    plain, _ = train(tmp_path, [], build, **trainer_options)
+    callbacks = probes(**options)
+    probed, _ = train(tmp_path, callbacks, build, **trainer_options)
+    assert_equal(plain, probed)
+    for probe in callbacks:
+        assert list(probe.seconds) == [1, 2]
+        assert not probe.failures
+
+
+def test_averaged_weights_are_probed_and_training_is_unchanged(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    def network(module: pl.LightningModule) -> nn.Module:
+        seen.append(module.net.head.weight.detach().clone())
+        return module.net
+
+    plain, _ = train(tmp_path, [WeightAveraging()])
+    callbacks = probes(hook="validation_epoch_end", network=network)[:1]
+    averaging = WeightAveraging()
+    probed, _ = train(tmp_path, [*callbacks, averaging])
+    assert_equal(plain, probed)
+    assert torch.equal(seen[-1], averaging._average_model.module.net.head.weight)
+
+
+def test_logs_and_run_folders(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path / "logs", name="", version="")
+    callbacks = probes()
+    for probe in callbacks:
+        probe.out = tmp_path / probe.name
+    train(tmp_path, callbacks, logger=logger)
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if any(row[key] for key in row if key.startswith("probe/"))]
+    assert {row["step"] for row in rows} == {"3", "6"}  # three batches per epoch
+    final = {key: value for row in rows if row["step"] == "6" for key, value in row.items() if value}
+    assert 0 <= float(final["probe/robust_accuracy"]) <= float(final["probe/accuracy"]) <= 1
+    assert float(final["probe/seconds"]) == pytest.approx(sum(probe.seconds[2] for probe in callbacks))
+    with (tmp_path / "logs" / "images.csv").open() as file:
+        images = list(csv.DictReader(file))
+    keys = [row["key"] for row in images if row["step"] == "6"]
+    assert keys[:3] == ["probe/class/two", "probe/saliency/0000", "probe/saliency/0001"]
+    folder = RunFolder.open(epoch_folder(tmp_path / "class", 2))
+    (record,) = folder.records()
+    assert (record.target_name, record.iterations) == ("two", 2)
+    assert float(final["probe/probability/two"]) == pytest.approx(record.probability)
+    assert folder.config["global_step"] == 6
+    for probe in callbacks:
+        assert (tmp_path / probe.name / "epochs.png").exists()
+        assert (tmp_path / probe.name / "epochs.gif").exists() == (probe.name != "robustness")
+    titles = [text.get_text() for text in epoch_figure(tmp_path / "class").texts]
+    assert {"two", "epoch 1", "epoch 2"} <= set(titles)
+
+
+def test_images_of_a_loader_are_network_inputs(tmp_path: Path) -> None:
+    images, labels = data().tensors
+    given = [
+        lv.callbacks.RobustnessProbe((images, labels), 1, eps=0.05, mean=0.4, std=0.3, iterations=2),
+        lv.callbacks.RobustnessProbe(
+            DataLoader(TensorDataset((images - 0.4) / 0.3, labels), 5), 1, eps=0.05, mean=0.4, std=0.3, iterations=2
+        ),
+    ]
+    train(tmp_path, given, max_epochs=1)
+    first, second = (torch.stack(list(probe._tasks.images)) for probe in given)
+    assert torch.allclose(first, second, atol=1e-6)
+    assert [task.label for task in given[1]._tasks.tasks] == labels.tolist()
+
+
+class Broken(pl.LightningModule):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no forward\nat all")
+
+
+def test_a_failure_is_one_warning(tmp_path: Path) -> None:
+    plain, _ = train(tmp_path, [])
+    broken = lv.callbacks.ClassVisualizationProbe(["two"], 1, network=lambda module: Broken(), size=8)
+    with pytest.warns(UserWarning, match="ClassVisualizationProbe failed after epoch 1, training continues") as caught:
+        probed, _ = train(tmp_path, [broken])
+    assert len([w for w in caught if "failed after" in str(w.message)]) == 1
+    assert list(broken.failures) == [1, 2]
+    assert_equal(plain, probed)
+
+
+def test_ctrl_c_reaches_the_training(tmp_path: Path) -> None:
+    """Also the callbacks of the user, as a KeyboardInterrupt, and the handler of the signal is restored."""
+    received: list[BaseException] = []
+
+    class Watch(pl.Callback):
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            received.append(exception)
+
+    class Interrupting(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:  # in the class visualization only
+                signal.raise_signal(signal.SIGINT)
+            return super().forward(x)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            train(tmp_path, [*probes(network=lambda module: Interrupting(), iterations=3)[:1], Watch()])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [type(error) for error in received] == [KeyboardInterrupt]
+
+
+def test_invalid_arguments() -> None:
+    for options, message in (
+        ({"every_n_epochs": 0}, "every_n_epochs must be at least 1, got 0"),
+        ({"max_fraction": -1}, "max_fraction must be positive, got -1"),
+        ({"hook": "epoch"}, "hook must be train_epoch_end or validation_epoch_end, got 'epoch'"),
+    ):
+        with pytest.raises(LitVizError, match=message):
+            lv.callbacks.ClassVisualizationProbe([0], **options)
+    with pytest.raises(LitVizError, match="DDN minimizes the perturbation"):
+        lv.callbacks.RobustnessProbe(torch.rand(1, 1, 8, 8), attack="ddn")
+
+
+def test_the_recipe_of_small_images_is_that_of_the_configuration() -> None:
+    parts, recipe = MethodCLI(Visualize(), read_config("visualize", "small")).parts, small_recipe()
+    assert parts["views"] == recipe["views"]
+    for name in ("parameterization", "step_rule"):
+        assert described(parts[name]) == described(recipe[name])
+    for name in ("transforms", "priors"):
+        assert list(map(described, parts[name])) == list(map(described, recipe[name]))
+
+
+def test_a_copy_has_no_hooks_and_no_compiled_code() -> None:
+    module = compiled_network()
+    module.net.register_forward_hook(lambda *_: pytest.fail("the hook of the user was called"))
+    copy = eager_copy(module)
+    assert type(copy.net) is Net
+    whole = from_compiled(compiled_module())
+    assert eager_copy(whole).forward.__func__ is Training.forward
+    assert whole.forward is vars(whole)["forward"]  # the module itself is still compiled
+    copy.eval()(torch.rand(1, 1, 8, 8))
+
+
+SCRIPT = """
+import json, sys, warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+sys.path.insert(0, {root!r})
+
+import pytorch_lightning as pl, torch
+
+import lit_viz as lv
+from tests.callbacks.test_probes import Broken, Probe, probes, train
+
+
+class Digest(pl.Callback):
+    def on_train_end(self, trainer, module):
+        weights = [float(value.double().sum()) for value in module.state_dict().values()]
+        epochs = [list(probe.seconds) for probe in trainer.callbacks if isinstance(probe, Probe)]
+        state = [module.losses, weights, torch.get_rng_state().tolist(), epochs]
+        Path({out!r}, sys.argv[1] + str(trainer.global_rank)).write_text(json.dumps(state))
+
+
+broken = lv.callbacks.ClassVisualizationProbe([0], 1, network=lambda module: Broken(), size=8)
+callbacks = {{"plain": [], "probed": [*probes(), broken]}}
+train(Path({out!r}), [*callbacks[sys.argv[1]], Digest()], devices=2, strategy="ddp")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    """Rank 0 probes while the other waits; both train as without probes, also if a probe fails."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(root=str(Path(__file__).parents[2]), out=str(tmp_path)))
+    states = {}
+    for name in ("plain", "probed"):
+        subprocess.run([sys.executable, script, name], check=True, timeout=300, capture_output=True, cwd=tmp_path)
+        states[name] = [json.loads((tmp_path / f"{name}{rank}").read_text()) for rank in (0, 1)]
+    for rank in (0, 1):
+        plain, probed = states["plain"][rank], states["probed"][rank]
+        assert plain[:3] == probed[:3]
+        assert probed[3] == [[1, 2]] * 4
+    assert states["plain"][0][0] != states["plain"][1][0]  # losses of different batches
