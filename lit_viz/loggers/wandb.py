@@ -39,7 +39,8 @@ from lit_viz.utils.formatting import Notify, notify
 _MAX_IMAGES = 256
 _GRID = 16  # tasks per grid
 _MAX_CALLS = 64  # that wait for W&B
-_CALL_SECONDS = 10.0  # after which a call of a run that continues, or is stopped, is given up
+_CALL_SECONDS = 10.0  # after which a call of a run that continues is given up
+_EXIT_SECONDS = 8.0  # the same for a run that is stopped
 
 T = TypeVar("T")
 #: Creates a row, with its images, when it is logged.
@@ -102,6 +103,7 @@ class RunLogger(WandbLogger):
         self._failed = False
         self._metrics: dict[str, Any] = {}
         self._calls: Queue[Callable[[Run], object] | None] = Queue(_MAX_CALLS)
+        self._limit = _CALL_SECONDS
         self._returned = time.monotonic()
         self._thread = threading.Thread(target=self._call_all, name="lit_viz-wandb", daemon=True)
         self._thread.start()
@@ -130,18 +132,22 @@ class RunLogger(WandbLogger):
             with suppress(Full):
                 self._calls.put(call, timeout=0.1)
                 return
-            self._give_up_after(_CALL_SECONDS)
+            self._give_up_if_late()
 
     def close(self, exit_code: int) -> None:
         """Finish the W&B run, unless it is closed or has failed; a resume continues it."""
         if self._failed or not self._thread.is_alive():
             return
-        self._give_up_after(_CALL_SECONDS)
+        if exit_code != 0:
+            self._limit = min(self._limit, _EXIT_SECONDS)
+        self._give_up_if_late()
         self.submit(lambda run: run.finish(exit_code=exit_code))
         self.submit(lambda run: self._calls.put_nowait(None))
+        if exit_code == 0:
+            self._limit += FINISH_SECONDS
         while self._thread.is_alive() and not self._failed:
             self._thread.join(0.1)
-            self._give_up_after(FINISH_SECONDS + _CALL_SECONDS if exit_code == 0 else _CALL_SECONDS)
+            self._give_up_if_late()
         if exit_code == 0 and not self._failed:
             write_text(self._folder.path / COMPLETE, "")
 
@@ -158,9 +164,9 @@ class RunLogger(WandbLogger):
             self._returned = time.monotonic()
             self._calls.task_done()
 
-    def _give_up_after(self, seconds: float) -> None:
-        """Stop W&B if a call has not returned for this time."""
-        if self._calls.unfinished_tasks and time.monotonic() - self._returned > seconds:
+    def _give_up_if_late(self) -> None:
+        """Stop W&B if a call has not returned for the time limit."""
+        if self._calls.unfinished_tasks and time.monotonic() - self._returned > self._limit:
             self._fail("does not answer, the run continues without it")
             stop_service()
 

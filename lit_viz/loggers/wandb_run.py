@@ -9,10 +9,11 @@ import secrets
 import shlex
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -29,10 +30,12 @@ from lit_viz.utils.formatting import Notify, notify
 
 T = TypeVar("T")
 
-# An unreachable server delays a run by at most 15 s: the probe and the opening.
-_PROBE_SECONDS = 5.0
-_INIT_SECONDS = 8.0
-_OFFLINE_SECONDS = 15.0  # to start W&B's service, on a busy machine
+# An opening takes at most 15 s in total. The server has 10 s, a killed service 2 s, and an offline run what remains: on
+# a busy machine the start of the service takes several seconds.
+_START_SECONDS = 15.0
+_PROBE_SECONDS = 4.0
+_INIT_SECONDS = 6.0
+_STOP_SECONDS = 2.0
 # Data that is not uploaded by then stays on the disk for `wandb sync`.
 FINISH_SECONDS = 60.0
 # Intervals at which rows are written to the disk and sent; with W&B's default of 15 s a kill would lose too many.
@@ -72,6 +75,7 @@ def open_run(
         mode = _MODES.get(os.environ.get("WANDB_MODE", "").lower(), "online")
     if mode == "disabled":
         return None
+    end = time.monotonic() + _START_SECONDS
     try:
         with silent():
             run_id = _stored_id(folder) or secrets.token_hex(4)
@@ -89,7 +93,7 @@ def open_run(
             problem = _offline_reason() if mode == "online" else None
             if mode == "online" and problem is None:
                 try:
-                    return _within(_INIT_SECONDS + 1, partial(_init, folder, "online", arguments))
+                    return _within(_INIT_SECONDS, partial(_init, folder, "online", arguments))
                 except Exception as error:  # server overloaded, no access to the project, version too old, ...
                     if isinstance(error, TimeoutError):
                         stop_service()
@@ -97,8 +101,10 @@ def open_run(
                     arguments["id"] = secrets.token_hex(4)  # wandb blocks the id of a failed run in this process
             if problem is not None:
                 notify(f"W&B is offline ({problem}); later: {sync_command(folder)}")
-            return _within(_OFFLINE_SECONDS, partial(_init, folder, "offline", arguments))
+            return _within(end - time.monotonic(), partial(_init, folder, "offline", arguments))
     except Exception as error:  # logging must not stop the run
+        if isinstance(error, TimeoutError):
+            stop_service()
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")
         return None
 
@@ -121,7 +127,7 @@ def stop_service() -> None:
     with suppress(Exception):
         wandb_setup.singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
     with suppress(Exception, SystemExit):
-        _within(5.0, wandb.teardown)
+        _within(_STOP_SECONDS, wandb.teardown)
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:
@@ -178,7 +184,7 @@ def _init(folder: RunFolder, mode: Literal["online", "offline"], arguments: dict
         x_transaction_log_flush_interval=_FLUSH_SECONDS,
         x_file_stream_transmit_interval=_SEND_SECONDS,
     )
-    with _without_telemetry() if mode == "offline" else nullcontext():
+    with _without_telemetry():
         run = wandb.init(
             dir=str(folder.path), mode=mode, resume="allow", reinit="create_new", settings=settings, **arguments
         )
@@ -191,7 +197,8 @@ def _init(folder: RunFolder, mode: Literal["online", "offline"], arguments: dict
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Stop wandb from sending usage data, which without a network delays the opening of an offline run by 10 s."""
+    """Stop wandb from sending usage data. A server that does not answer would delay the opening of an offline run by
+    10 s, and the exit of Python by more than a minute."""
     before = os.environ.get("WANDB_ERROR_REPORTING")
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     try:

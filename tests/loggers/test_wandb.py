@@ -1,12 +1,15 @@
 import base64
+import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
@@ -400,7 +403,12 @@ asked = []
 
 
 def server(answer):
-    """A server on a free port that answers every request with a status, or never."""
+    """A server on a free port that answers every request with a status, never, or a byte at a time.
+
+    ``trickle`` does so from the second request on, the first being the probe.
+    """
+    if answer == "trickle":
+        return trickling_server()
     if answer is None:
         listening = socket.create_server(("127.0.0.1", 0))
         closers.append(listening.close)
@@ -419,6 +427,32 @@ def server(answer):
     http = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=http.serve_forever, daemon=True).start()
     closers.extend([http.server_close, http.shutdown])  # in reverse: a closed socket would keep the thread spinning
+    return http.server_port
+
+
+def trickling_server():
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            if asked[first + 1 :]:
+                with suppress(OSError):
+                    for byte in itertools.repeat(32):
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.5)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    first = len(asked)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    closers.extend([http.server_close, http.shutdown])
     return http.server_port
 
 
@@ -491,6 +525,29 @@ def test_the_server_is_probed_first(tmp_path, opened, monkeypatch, status, mode,
 
 
 @pytest.mark.usefixtures("key")
+def test_an_opening_that_does_not_return_is_given_up_in_time(tmp_path, monkeypatch):
+    """The service is killed, since it would delay the exit of Python."""
+    point_to(monkeypatch, server(200))
+    started, stopped, forever = [], [], threading.Event()
+
+    def start(folder, mode, arguments):
+        started.append(mode)
+        forever.wait()
+
+    monkeypatch.setattr("lit_viz.loggers.wandb_run._init", start)
+    monkeypatch.setattr("lit_viz.loggers.wandb_run.stop_service", lambda: stopped.append(started[-1]))
+    monkeypatch.setattr("lit_viz.loggers.wandb_run._START_SECONDS", 1.0)
+    monkeypatch.setattr("lit_viz.loggers.wandb_run._INIT_SECONDS", 0.5)
+    lines, begin = [], time.monotonic()
+    assert open_run(new_folder(tmp_path / "run"), notify=lines.append) is None
+    assert time.monotonic() - begin < 1.5
+    assert started == stopped == ["online", "offline"]
+    assert [line.split(" (")[0] for line in lines] == ["W&B is offline", lines[1]]
+    assert lines[1].startswith("W&B is off: no answer within")
+    forever.set()
+
+
+@pytest.mark.usefixtures("key")
 def test_offline_when_opening_fails_after_the_probe(tmp_path, monkeypatch):
     port = server(200)
     point_to(monkeypatch, port)
@@ -514,9 +571,9 @@ def test_offline_when_opening_fails_after_the_probe(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [None, 404, 500])
+@pytest.mark.parametrize("status", [None, 404, 500, "trickle"])
 def test_a_process_with_a_bad_server_ends_in_time(tmp_path, status):
-    """Servers without an answer, without the API, and with internal errors."""
+    """Servers without an answer, without the API, with internal errors, and with endless answers."""
     port = server(status)
     script = (
         "import sys, time; from lit_viz.loggers.wandb import *; from lit_viz.loggers.wandb_run import open_run\n"
@@ -573,31 +630,42 @@ def test_the_silent_setting_is_restored(tmp_path):
     assert wandb.setup().settings.silent == before
 
 
-KILL_SERVICE = """
+SIGNAL_SERVICE = """
 import os, signal, sys, time
 from pathlib import Path
+from lit_viz.loggers import wandb as module
 from lit_viz.loggers.wandb import RunLogger
 from lit_viz.loggers.wandb_run import open_run
 from lit_viz.runs.folder import RunFolder
 
+module._EXIT_SECONDS = 2.0
 folder = RunFolder.create(sys.argv[1])
 logger = RunLogger(open_run(folder, mode="offline"), folder, notify=print)
 lists = [(thread / "children").read_text() for thread in Path("/proc/self/task").iterdir()]
 commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in " ".join(lists).split()}
 (service,) = [child for child, command in commands.items() if "wandb-core" in command]
-os.kill(service, signal.SIGTERM)
+os.kill(service, int(sys.argv[2]))
 time.sleep(1)
 logger.log_rows([lambda: {"iteration": 7}])
 logger.log_metrics({"loss": 1.0})
+start = time.monotonic()
 logger.close(exit_code=143)
+assert time.monotonic() - start < 5
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_run_continues_when_the_service_of_wandb_is_killed(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "event"),
+    [
+        (signal.SIGTERM, "failed, the run continues without it ("),
+        (signal.SIGSTOP, "does not answer, the run continues"),
+    ],
+)
+def test_a_run_continues_when_the_service_of_wandb_is_killed_or_frozen(tmp_path, number, event):
     """SLURM signals every process of a job, including W&B's service."""
-    command = [sys.executable, "-c", KILL_SERVICE, str(tmp_path / "run")]
+    command = [sys.executable, "-c", SIGNAL_SERVICE, str(tmp_path / "run"), str(int(number))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
-    assert line.startswith("W&B failed, the run continues without it (")
+    assert line.startswith(f"W&B {event}")
