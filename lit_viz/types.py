@@ -68,9 +68,9 @@ Value = TypeVar("Value")
 Extended = TypeVar("Extended", bound="Record")
 
 
-def optional() -> Any:
+def optional(**metadata: Any) -> Any:
     """Return a field of a :class:`Row` whose key may be absent."""
-    return field(default=None, metadata={"optional": True})
+    return field(default=None, metadata={"optional": True, **metadata})
 
 
 def flattened() -> Any:
@@ -218,6 +218,11 @@ class Record(Row):
         """Return the keys that every record of this kind has in addition to the common keys."""
         own = [part for part in cls._parts() if not {"optional", "flattened"} & part.metadata.keys()]
         return frozenset(part.name for part in own) - {part.name for part in Record._parts()}
+
+    def without_evidence(self) -> dict[str, Any]:
+        """Return the row without ``extra`` and the fields that evidence replaces after the run."""
+        replaced = {part.name for kind in Record.kinds for part in kind._parts() if "evidence" in part.metadata}
+        return {key: value for key, value in self.to_dict().items() if key not in self.extra.keys() | replaced}
 
     @property
     def key(self) -> str:

@@ -63,10 +63,10 @@ class RunWriter(Callback):
             self._flushed = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add what was
-        written."""
+        """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add its
+        checksums."""
         self.flush()
-        checkpoint["written"] = {index: list(counts) for index, counts in self.folder.written.items()}
+        checkpoint["written"] = dict(self.folder.written)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Flush; a failure is a warning, so that it does not hide the exception."""

@@ -25,7 +25,7 @@ from lit_viz.types import Result, Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
 
 #: Incremented when older checkpoints can no longer be resumed.
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 _SECONDS_BETWEEN_LOGS = 0.1
 
 

@@ -36,12 +36,11 @@ from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import MethodCLI
 from lit_viz.launch.resume import (
+    LastCheckpoint,
     check_identity,
-    is_finished,
     method_files,
     open_or_create,
     provenance,
-    trim_to_checkpoint,
 )
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers import COMPLETE, ID_FILE
@@ -124,7 +123,8 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
         raise
     module.keep_results = False  # they are in the folder
     presentation = cli.command.presentation(config)
-    finished = is_finished(folder, tasks)
+    checkpoint = LastCheckpoint(folder)
+    finished = checkpoint.is_finished(tasks)
     if finished and (folder.path / REPORT).exists():
         run = _run(cli, filed(folder), folder, classifier)
         if not (folder.path / f"figure.{config.figure}").exists():
@@ -141,7 +141,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     wandb = _open_wandb(folder, config, presentation, notify or _ignore)
     try:
         if not finished:  # a finished run without a report was killed before its evidence
-            trim_to_checkpoint(folder)
+            checkpoint.restore()
             views = [] if wandb is None else [wandb]
             callbacks = [RunWriter(folder), *views, Notes(notify), Progress(quiet=notify is None)]
             fit(trainer, config, module, tasks, callbacks, None if wandb is None else wandb.logger)
@@ -168,7 +168,7 @@ def _follow(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None) 
     if config.resume and is_run(config.out):
         folder = RunFolder.open(config.out)
         tasks = folder.queue()
-        if tasks and is_finished(folder, tasks):  # no tasks: rank zero is just creating the folder
+        if tasks and LastCheckpoint(folder).is_finished(tasks):  # no tasks: rank zero is just creating the folder
             return _run(cli, ())
     module = cli.command.build(config, cli.parts, classifier or _load_classifier(config, trainer.strategy.root_device))
     module.keep_results = config.out is None

@@ -159,40 +159,41 @@ def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is
             )
 
 
-def trim_to_checkpoint(folder: RunFolder) -> None:
-    """Remove everything later than the last checkpoint from the folder, and tasks with missing files, rows or records
-    from the checkpoint; they are computed again."""
-    checkpoint = _last_checkpoint(folder)
-    if checkpoint is None:
-        folder.trim((), {})
-        return
-    state = check_run_state(checkpoint["lit_viz"])
-    if incomplete := _incomplete_tasks(folder, checkpoint):
-        state["finished"] = {index: status for index, status in state["finished"].items() if index not in incomplete}
-        state["slots"] = [slot for slot in state["slots"] if slot["task"] not in incomplete]
-        AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
-    folder.trim(state["finished"].keys(), _iterations(state))
+class LastCheckpoint:
+    """The last checkpoint of a run folder, compared once with the rows, files and records in the folder.
 
+    Attributes:
+        incomplete: tasks whose rows, files or record are not those of the time of the checkpoint.
 
-def is_finished(folder: RunFolder, tasks: Sequence[Task]) -> bool:
-    """Return whether every task is finished in the last checkpoint, with all its files and rows."""
-    checkpoint = _last_checkpoint(folder)
-    if checkpoint is None or len(check_run_state(checkpoint["lit_viz"])["finished"]) != len(tasks):
-        return False
-    return not _incomplete_tasks(folder, checkpoint)
+    Raises:
+        LitVizError: the checkpoint is damaged, or of another version.
+    """
 
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._path = folder, folder.path / LAST_CHECKPOINT
+        self._checkpoint: dict[str, Any] = {"lit_viz": {"finished": {}, "slots": []}, "written": {}}
+        if self._path.exists():
+            self._checkpoint = AtomicCheckpointIO().load_checkpoint(self._path)
+            check_run_state(self._checkpoint["lit_viz"])
+        self._state = self._checkpoint["lit_viz"]
+        self._on_disk = folder.measure(self._state["finished"], _iterations(self._state))
+        written = self._checkpoint["written"]
+        self.incomplete = {index for index, checksum in self._on_disk.items() if checksum != written.get(index, 0)}
 
-def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
-    path = folder.path / LAST_CHECKPOINT
-    return AtomicCheckpointIO().load_checkpoint(path) if path.exists() else None
+    def is_finished(self, tasks: Sequence[Task]) -> bool:
+        """Return whether every task is finished and complete."""
+        return len(self._state["finished"]) == len(tasks) and not self.incomplete
 
-
-def _incomplete_tasks(folder: RunFolder, checkpoint: Mapping[str, Any]) -> set[int]:
-    """Return the tasks with rows, files or a record that differ from those at the time of the checkpoint."""
-    state = checkpoint["lit_viz"]
-    written, measured = checkpoint["written"], folder.measure(state["finished"], _iterations(state))
-    incomplete = {index for index, counts in measured.items() if counts != written.get(index, [0, 0])}
-    return incomplete | (set(state["finished"]) - {record.index for record in folder.records()})
+    def restore(self) -> None:
+        """Remove everything later than the checkpoint from the folder, and the incomplete tasks from both; they are
+        computed again."""
+        state = self._state
+        if self.incomplete:
+            state["finished"] = {i: status for i, status in state["finished"].items() if i not in self.incomplete}
+            state["slots"] = [slot for slot in state["slots"] if slot["task"] not in self.incomplete]
+            AtomicCheckpointIO().save_checkpoint(self._checkpoint, self._path)
+        self._folder.trim(state["finished"].keys(), _iterations(state))
+        self._folder.written = {i: sum_ for i, sum_ in self._on_disk.items() if i not in self.incomplete}
 
 
 def _iterations(state: Mapping[str, Any]) -> dict[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lit_viz.attacks.norms import format_distance
@@ -45,7 +45,7 @@ class ClassImageRecord(VisualizationRecord):
         judges: probability and rank of the target by held-out network.
     """
 
-    judges: Mapping[str, Mapping[str, Any]]
+    judges: Mapping[str, Mapping[str, Any]] = field(metadata={"evidence": True})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,9 +86,9 @@ class SaliencyRecord(Record):
     gamma: float | None = optional()
     original_size: Sequence[int] | None = optional()
     original_box: Sequence[float] | None = optional()
-    captum: Mapping[str, Any] | None = optional()
-    box: Sequence[float] | None = optional()
-    iou: float | None = optional()
+    captum: Mapping[str, Any] | None = optional(evidence=True)
+    box: Sequence[float] | None = optional(evidence=True)
+    iou: float | None = optional(evidence=True)
 
     @property
     def relative_error(self) -> float | None:
@@ -150,9 +150,9 @@ class AdversarialRecord(AttackRecord):
     original_size: Sequence[int] | None = optional()
     original_box: Sequence[float] | None = optional()
     success_float: bool | None = optional()
-    success_file: bool | None = optional()
-    success_jpeg95: bool | None = optional()
-    success_jpeg75: bool | None = optional()
+    success_file: bool | None = optional(evidence=True)
+    success_jpeg95: bool | None = optional(evidence=True)
+    success_jpeg75: bool | None = optional(evidence=True)
     repaired: int | None = optional()
     l0: float | None = optional()
     ssim: float | None = optional()

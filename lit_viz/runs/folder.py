@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -63,14 +64,14 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        written: by task index, number of rows of ``metrics.csv`` and size of the files in bytes; complete in a new run
-            and after :meth:`trim`.
+        written: by task index, sum of the CRC-32 of its rows in ``metrics.csv``, its files and its record; complete in
+            a new run, and in a resumed one if it was set to those that remain.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._rows: list[Sequence[Any]] = []  # of metrics.csv, until the next flush
-        self.written: dict[int, list[int]] = {}
+        self._rows: list[Sequence[str]] = []  # of metrics.csv, until the next flush
+        self.written: dict[int, int] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -259,8 +260,9 @@ class RunFolder:
             self._write_png(f"frames/{key}/iter_{iteration:06d}.png", snapshot.image)
         for name, image in snapshot.extra_images.items():
             self._write_png(f"frames/{key}.{name}/iter_{iteration:06d}.png", image)
-        self._rows += [(key, iteration, name, f"{float(value):.9g}") for name, value in snapshot.metrics.items()]
-        self.written.setdefault(snapshot.task.index, [0, 0])[0] += len(snapshot.metrics)
+        rows = [(key, str(iteration), name, f"{float(value):.9g}") for name, value in snapshot.metrics.items()]
+        self._rows += rows
+        self._add_checksum(key, *map(_row_checksum, rows))
 
     def add_result(self, result: Result) -> Record:
         """Write image and array of a finished task, then its record; return the record."""
@@ -275,6 +277,7 @@ class RunFolder:
             self._write_perturbed_images(key, result.perturbed_images)
         record = result.record.amend(file=file, array=array)
         append_bytes(self.path / RESULTS, json_line(record.to_dict()).encode(), sync=False)
+        self._add_checksum(key, _record_checksum(record))
         return record
 
     def flush(self) -> None:
@@ -307,19 +310,22 @@ class RunFolder:
         """Replace these parts of ``evidence.json``; the other parts remain."""
         write_text(self.path / EVIDENCE, json.dumps(plain({**self.evidence(), **evidence}), indent=2) + "\n")
 
-    def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, list[int]]:
+    def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, int]:
         """Return :attr:`written` as it is on the disk, without what :meth:`trim` would delete."""
-        measured: dict[int, list[int]] = {index: [0, 0] for index in (*done, *iterations)}
+        measured = dict.fromkeys((*done, *iterations), 0)
         is_kept = _kept(done, iterations)
-        for key, iteration, *_ in self._metric_rows():
-            if is_kept(key, int(iteration)):
-                measured[_index_of(key)][0] += 1
-        for folder in (self.path / name for name in _TASK_FOLDERS):
-            for path in folder.rglob("*"):
-                key = path.relative_to(folder).parts[0]
-                k = _iteration_of(path) if folder.name == "frames" else -1
-                if _index_of(key) in measured and is_kept(key, k) and path.is_file():
-                    measured[_index_of(key)][1] += path.stat().st_size
+        for row in self._metric_rows():
+            if is_kept(row[0], int(row[1])):
+                measured[_index_of(row[0])] += _row_checksum(row)
+        for path in (path for name in _TASK_FOLDERS for path in (self.path / name).rglob("*")):
+            relative = path.relative_to(self.path)
+            folder, key = relative.parts[:2]
+            k = _iteration_of(path) if folder == "frames" else -1
+            if _index_of(key) in measured and is_kept(key, k) and path.is_file():
+                measured[_index_of(key)] += _file_checksum(relative.as_posix(), path.read_bytes())
+        for record in self.records():
+            if record.index in done:
+                measured[record.index] += _record_checksum(record)
         return measured
 
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
@@ -330,7 +336,6 @@ class RunFolder:
             iterations: by task index, the iteration of the tasks in progress; earlier rows and frames remain.
         """
         self._rows.clear()
-        self.written = self.measure(done, iterations)
         is_kept = _kept(done, iterations)
         with translate_write_errors(self.path):
             folders = [self.path / name for name in _TASK_FOLDERS if name != "frames"]
@@ -388,10 +393,14 @@ class RunFolder:
         """Write a file of a task, which begins with the task's key in one of the folders."""
         self._check_exists()
         path = self.path / relative
-        before = path.stat().st_size if path.exists() else 0
+        replaced = _file_checksum(relative, path.read_bytes()) if path.exists() else 0
         write_bytes(path, content, sync=False)
-        self.written.setdefault(_index_of(relative.split("/")[1]), [0, 0])[1] += len(content) - before
+        self._add_checksum(relative.split("/")[1], _file_checksum(relative, content), -replaced)
         return relative
+
+    def _add_checksum(self, name: str, *checksums: int) -> None:
+        index = _index_of(name)
+        self.written[index] = self.written.get(index, 0) + sum(checksums)
 
 
 def _is_record(values: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
@@ -400,6 +409,18 @@ def _is_record(values: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _row_checksum(row: Sequence[str]) -> int:
+    return zlib.crc32("\0".join(row).encode())
+
+
+def _file_checksum(relative: str, content: bytes) -> int:
+    return zlib.crc32(content, zlib.crc32(relative.encode()))
+
+
+def _record_checksum(record: Record) -> int:
+    return zlib.crc32(json_line(dict(sorted(record.without_evidence().items()))).encode())
 
 
 def _damaged_queue(path: Path, reason: str) -> LitVizError:

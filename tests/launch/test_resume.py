@@ -69,6 +69,18 @@ def cut(pattern: str) -> Callable[[Path], None]:
     return edit
 
 
+def flip(pattern: str) -> Callable[[Path], None]:
+    """Return a function that changes a byte of a file."""
+
+    def edit(run: Path) -> None:
+        file = next(iter(sorted(run.glob(pattern))))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+
+    return edit
+
+
 def double_rows(run: Path) -> None:
     lines = (run / "metrics.csv").read_text().splitlines(keepends=True)
     (run / "metrics.csv").write_text("".join(lines + lines[1:]))
@@ -81,7 +93,8 @@ def double_rows(run: Path) -> None:
         lose(0, 1, 2),
         spoil,
         double_rows,
-        *(change(pattern) for change in (unlink, cut) for pattern in ("images/*", "frames/*/*", "metrics.csv")),
+        flip("results.jsonl"),
+        *(change(pattern) for change in (unlink, cut, flip) for pattern in ("images/*", "frames/*/*", "metrics.csv")),
     ],
 )
 def test_lost_results_are_computed_again(damage: Callable[[Path], None], run: Path, smooth: Classifier) -> None:
