@@ -123,7 +123,7 @@ def read_photograph(
 def from_pil(image: Image.Image) -> Tensor:
     """Convert a Pillow image to a picture ``(3, H, W)`` as files are: uint8, or in [0, 1] if it has other levels."""
     with _translate_image_errors("the Pillow image"):
-        levels = torch.from_numpy(np.stack(list(_planes(ImageOps.exif_transpose(image)))))
+        levels = torch.from_numpy(np.stack(list(_planes(ImageOps.exif_transpose(_scale_deep_gray(image))))))
     return levels.byte() if bool((levels == levels.round()).all()) else levels / 255
 
 
@@ -235,8 +235,33 @@ def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[
         drafted = is_large and opened.draft(opened.mode, (least, least)) is not None
         opened.load()
         rotated = opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED  # TIFF files are rotated by load()
-        image = _reduce(opened, least) if is_large and not drafted else opened
+        image = _scale_deep_gray(opened)
+        image = _reduce(image, least) if is_large and not drafted else image
         return _planes(ImageOps.exif_transpose(image)), (width, height) if rotated else (height, width)
+
+
+def _scale_deep_gray(image: Image.Image) -> Image.Image:
+    """Convert gray levels of more than 8 bits to mode F in [0, 255]; Pillow's conversion to 8 bits clips them."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    limit = 1.0 if image.mode == "F" else 65535.0
+    # 32-bit integers are often arrays of 8-bit levels. (Earlier versions of Pillow read 16-bit PNG files as I.)
+    if image.mode == "I" and image.format != "PNG" and high <= 255:
+        limit = 255.0
+    if not (low >= 0 and high <= limit):
+        raise ValueError(
+            f"values of Pillow mode {image.mode} must be in [0, {limit:g}], got [{low:g}, {high:g}]: save it with "
+            "8 or 16 bits"
+        )
+    levels = np.multiply(values, 255 / limit, dtype=np.float32, casting="unsafe")
+    # Pillow inverts TIFF files in which 0 is white only up to 8 bits.
+    if getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
+        np.subtract(255, levels, out=levels)
+    scaled = Image.fromarray(levels)
+    scaled.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return scaled
 
 
 def _reduce(image: Image.Image, least: int) -> Image.Image:
@@ -244,7 +269,7 @@ def _reduce(image: Image.Image, least: int) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode not in ("L", "RGB", "F"):
-        image = image.convert("I" if image.mode.startswith("I") else "RGB")
+        image = image.convert("RGB")
     factor = max(1, min(image.size) // least)
     width, height = (side // factor for side in image.size)
     if min(width, height) < least:  # a thin picture
@@ -253,18 +278,9 @@ def _reduce(image: Image.Image, least: int) -> Image.Image:
 
 
 def _planes(image: Image.Image) -> Iterator[_Plane]:
-    """Yield the planes R, G and B of an image of any mode as float32 ``(H, W)`` in [0, 255], one at a time."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        # Pillow's conversion of these modes to 8 bits clips, so 16-bit images would be white.
-        values, limit = np.asarray(image), 1.0 if image.mode == "F" else 65535.0
-        low, high = float(values.min()), float(values.max())
-        if not (low >= 0 and high <= limit):
-            raise ValueError(
-                f"values of Pillow mode {image.mode} must be in [0, {limit:g}], got [{low:g}, {high:g}]: save it with "
-                "8 or 16 bits"
-            )
-        gray = (values.astype(np.float64) * (255 / limit)).astype(np.float32)
-        yield from (gray, gray, gray)
+    """Yield the planes R, G and B of an image as float32 ``(H, W)`` in [0, 255], one at a time."""
+    if image.mode == "F":
+        yield from (np.asarray(image),) * 3
     elif image.has_transparency_data:
         *colors, alpha = image.convert("RGBA").split()
         opacity: _Plane = np.asarray(alpha, np.float32) / np.float32(255)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -164,6 +165,37 @@ def test_integer_and_float_grey(tmp_path: Path) -> None:
     unit = np.random.default_rng(0).random((20, 30), np.float32)
     found = _read(_save(tmp_path / "b.tif", Image.fromarray(unit)), channels=1)[..., 0]
     assert np.abs(found - unit * 255).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int16])
+def test_wide_integers_that_hold_8_bit_values_are_read_as_8_bits(tmp_path: Path, dtype: type) -> None:
+    levels = _levels()[..., 0]
+    levels[0, 0] = 255
+    wide = Image.fromarray(levels.astype(np.int32))
+    assert torch.equal(from_pil(wide)[0], torch.from_numpy(levels))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, levels.astype(dtype), photometric="minisblack")
+    assert np.array_equal(_read(path, channels=1)[..., 0], levels)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_tiff_files_in_which_0_is_white_are_inverted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    deep = np.zeros((300, 300), np.uint16)
+    deep[:, 150:] = 65535
+    deep[0, :2] = 257, 200 * 257
+    for values in (deep, (deep / 65535).astype(np.float32), (deep // 257).astype(np.uint8)):
+        path = tmp_path / f"{values.dtype}.tif"
+        tifffile.imwrite(path, values, photometric="miniswhite")
+        with monkeypatch.context() as patch:
+            if large:
+                patch.setattr("lit_viz.images.reading._LARGE", 1000)
+                found = _read(path, (10, 10))
+                assert (found[:, :4] == 255).all()
+                assert (found[:, 6:] == 0).all()
+            else:
+                assert np.array_equal(_read(path, (300, 300), 1)[..., 0], 255 - deep // 257)
 
 
 @pytest.mark.parametrize("worst", [-1.0, 300.0, np.nan])
