@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ PerChannel = Sequence[float] | float
 
 
 def load_classifier(
-    classifier: str | nn.Module = "efficientnet_lite0",
+    classifier: str | nn.Module | Enum = "efficientnet_lite0",
     *,
     weights: Weights = "DEFAULT",
     labels: Sequence[str] | str | Path | None = None,
@@ -51,23 +52,28 @@ def load_classifier(
     std: PerChannel | None = None,
     size: int | Sequence[int] | None = None,
     multi_label: bool | None = None,
+    processor: Any = None,
     device: str | torch.device | None = None,
 ) -> Classifier:
     """Load a trained image classifier; log what was assumed about it, such as a normalization that was not given.
 
     Args:
-        classifier: ``efficientnet_lite0`` (also 1 and 2; no download), ``torchvision/NAME``, ``timm/NAME``,
-            ``package.module:factory`` (importable, also from the current folder), or a module, which is used as it is.
+        classifier: ``efficientnet_lite0`` (also 1 and 2; no download); ``torchvision/NAME``, or a member of its
+            ``Weights``; ``timm/NAME``; ``transformers/ORG/NAME`` or ``timm/hf-hub:ORG/NAME`` of the Hugging Face Hub,
+            or a folder saved as there; ``package.module:factory`` (importable, also from the current folder); or a
+            module, which is used as it is. Of a module without ``forward``, such as a Lightning module, the only
+            network in it is used.
         weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
             or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
         labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
         mean, std: of the normalization, one value or one per channel, in units of [0, 1]; by default as published
-            (torchvision, timm), of the image processor of a Hugging Face network (its folder, or the hub's cache), else
-            0 and 1.
+            (torchvision, timm), or of the image processor of a Hugging Face network, else 0 and 1.
         size: side, or (height, width), of the input in pixels; by default as published.
         multi_label: whether labels do not exclude each other: a probability is then the sigmoid of a logit instead of
             the softmax, and an attack flips the decision on one label. By default as in a Hugging Face configuration,
             else False.
+        processor: image processor of a Hugging Face network, for its mean, std and size; by default the one in its
+            folder or in the cache of the Hub.
         device: of the network; by default unchanged. A given module is copied rather than moved.
 
     Returns:
@@ -79,7 +85,7 @@ def load_classifier(
     """
     loaded = load(
         classifier, weights=weights, labels=labels, mean=mean, std=std, size=size, multi_label=multi_label,
-        device=device,
+        processor=processor, device=device,
     )  # fmt: skip
     for note in loaded.notes:
         remark(note)
@@ -87,7 +93,7 @@ def load_classifier(
 
 
 def load(
-    classifier: str | nn.Module,
+    classifier: str | nn.Module | Enum,
     *,
     weights: Weights = "DEFAULT",
     labels: Sequence[str] | str | Path | None = None,
@@ -95,10 +101,13 @@ def load(
     std: PerChannel | None = None,
     size: int | Sequence[int] | None = None,
     multi_label: bool | None = None,
+    processor: Any = None,
     device: str | torch.device | None = None,
 ) -> Classifier:
     """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints."""
     is_given = isinstance(classifier, nn.Module)
+    if isinstance(classifier, Enum):
+        classifier = f"torchvision/{classifier}"
     with torch.inference_mode(False), random_state_preserved():
         loaded = _load(classifier, weights)
         module, source, name = loaded.module, loaded.source, loaded.source.name
@@ -112,7 +121,7 @@ def load(
         if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
             raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
         own = source.size is None
-        source = module_source(module, source) if own else source
+        source = module_source(module, source, processor) if own or processor is not None else source
         means, stds = mean if mean is not None else source.mean, std if std is not None else source.std
         tested = _tested(name, module, means, stds, _checked_size(size if size is not None else source.size, name))
     classes, multi_label = tested.num_classes, source.multi_label if multi_label is None else multi_label
@@ -137,11 +146,11 @@ def load(
     )  # fmt: skip
 
 
-def as_classifier(classifier: Classifier | nn.Module | str) -> Classifier:
+def as_classifier(classifier: Classifier | nn.Module | str | Enum) -> Classifier:
     """Return a classifier; of a module or a name, the notes are printed by the run."""
     if isinstance(classifier, Classifier):
         return classifier
-    if not isinstance(classifier, (nn.Module, str)):
+    if not isinstance(classifier, (nn.Module, str, Enum)):
         raise LitVizError(f"classifier must be an nn.Module, a name or a Classifier, got {classifier!r}")
     return load(classifier)
 
@@ -167,7 +176,7 @@ class _Loaded:
 
 def _load(classifier: str | nn.Module, weights: Weights) -> _Loaded:
     if isinstance(classifier, nn.Module):  # which keeps its mode
-        given = classifier
+        given = _network_of(classifier)
         source = Source(type(given).__name__, lambda classes: given, lambda: (given, None))
         if weights is None or (isinstance(weights, str) and weights in ("DEFAULT", "none", GIVEN_WEIGHTS)):
             return _Loaded(given, source, GIVEN_WEIGHTS)
@@ -184,6 +193,20 @@ def _load(classifier: str | nn.Module, weights: Weights) -> _Loaded:
         loaded = _with_weights(source.build(None), source, weights)
     loaded.module.eval()
     return loaded
+
+
+def _network_of(module: nn.Module) -> nn.Module:
+    """Return a module, or its only submodule with parameters if it has no forward."""
+    forward_name = getattr(module.forward, "__qualname__", "")  # TorchScript's has none
+    if forward_name not in ("_forward_unimplemented", "LightningModule.forward"):
+        return module
+    networks = {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
+    if len(networks) != 1:
+        raise LitVizError(
+            f"{type(module).__name__} must define forward or contain one network, got {', '.join(networks) or 'none'}"
+            + (f": give one of them, such as its .{next(iter(networks))}" if networks else "")
+        )
+    return next(iter(networks.values()))
 
 
 def _with_weights(module: nn.Module, source: Source, weights: str | Path | Mapping[str, Any]) -> _Loaded:

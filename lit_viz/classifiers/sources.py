@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +17,14 @@ from typing import Any
 
 from torch import nn
 
+from lit_viz.classifiers.hub import processor_options, repository_network, stored_processor
 from lit_viz.classifiers.labels import imagenet_labels
-from lit_viz.classifiers.weights import fill, fit_keys, hugging_face_file, read_weights, torch_hub_file
+from lit_viz.classifiers.weights import WEIGHTS_FILES, fill, fit_keys, read_weights, repository_file, torch_hub_file
 from lit_viz.errors import LitVizError, did_you_mean, first_line
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
-_FORMS = "efficientnet_lite0, torchvision/NAME, timm/NAME or package.module:factory"
+_FORMS = "efficientnet_lite0, torchvision/NAME, timm/NAME, transformers/ORG/NAME, a folder or package.module:factory"
+_SCHEMES = ("hf-hub:", "hf_hub:", "local-dir:")  # of timm, for networks that are not its own
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """Return the source of a classifier: ``efficientnet_lite0`` (1, 2), ``torchvision/NAME``, ``timm/NAME`` or
-    ``package.module:factory``.
+    """Return the source of a classifier by its name; see :func:`~lit_viz.classifiers.load_classifier`.
 
     Raises:
         LitVizError: unknown; similar names are listed.
@@ -63,6 +63,15 @@ def find_source(name: str) -> Source:
         return _torchvision(name)
     if name.startswith("timm/"):
         return _timm(name)
+    if name.startswith("transformers/"):
+        return _repository(name, name.removeprefix("transformers/"))
+    if name and Path(name).is_dir():
+        return _repository(name, name)
+    if name.endswith(".onnx"):
+        raise LitVizError(
+            f"classifier must be a PyTorch network, got the ONNX file {name!r}: give the network that was exported, or "
+            "a package.module:factory that converts the file"
+        )
     if ":" in name:
         return _factory(name)
     if (file := Path(name.removesuffix(".py") + ".py")).is_file():
@@ -106,11 +115,16 @@ def _torchvision(name: str) -> Source:
     import torchvision
 
     architecture = name.split("/", 1)[1]
-    names = _torchvision_names()
-    if architecture not in names:
-        hint = did_you_mean(architecture, names) or f"; it has {', '.join(names[:3])} and {len(names) - 3} more"
+    weights_of = {n: torchvision.models.get_model_weights(n) for n in _torchvision_names()}
+    members = {str(member): (n, member) for n, weights in weights_of.items() for member in weights}
+    if architecture in members:
+        architecture, published = members[architecture]
+    elif architecture in weights_of:
+        published = weights_of[architecture].DEFAULT
+    else:
+        names = [*weights_of, *members]
+        hint = did_you_mean(architecture, names) or f"; it has {', '.join(names[:3])} and {len(weights_of) - 3} more"
         raise LitVizError(f"torchvision has no classifier {architecture!r}{hint}")
-    published: Any = torchvision.models.get_model_weights(architecture).DEFAULT
     transforms = published.transforms()
     options: dict[str, Any] = {}  # that torchvision derives from the published weights
     if architecture in ("googlenet", "inception_v3"):
@@ -146,6 +160,8 @@ def _timm(name: str) -> Source:
     import timm
 
     architecture = name.split("/", 1)[1]
+    if architecture.startswith(_SCHEMES):
+        return _repository(name, architecture.split(":", 1)[1])
     if not timm.is_model(architecture):
         raise LitVizError(f"timm has no model {architecture!r}{did_you_mean(architecture, timm.list_models())}")
     try:
@@ -161,7 +177,7 @@ def _timm(name: str) -> Source:
         if config is None or not config.has_weights:
             raise LitVizError(f"timm publishes no weights of {architecture!r}: give weights=FILE, or weights='none'")
         if config.hf_hub_id:
-            path = hugging_face_file(config.hf_hub_id, config.hf_hub_filename, name)
+            path = repository_file(config.hf_hub_id, [config.hf_hub_filename or WEIGHTS_FILES[0]], name)
         else:
             path = torch_hub_file(str(config.url), name)
         if not config.custom_load:
@@ -175,56 +191,47 @@ def _timm(name: str) -> Source:
     return Source(name, build, publish, labels, config.mean, config.std, (height, width))
 
 
-_PROCESSOR = "preprocessor_config.json"  # of Hugging Face
+def _repository(name: str, repository: str) -> Source:
+    build, publish = repository_network(name, repository)
+    return Source(name, build, publish)
 
 
-def module_source(module: nn.Module, source: Source) -> Source:
-    """Return the source of a module with what modules of timm, torchvision and Hugging Face tell of themselves."""
-    config = getattr(module, "pretrained_cfg", None)
-    if isinstance(config, dict) and "input_size" in config:
-        labels = imagenet_labels() if config.get("num_classes") == 1000 else None
-        size, mean, std = tuple(config["input_size"][1:]), config.get("mean"), config.get("std")
-        return replace(source, labels=labels, mean=mean, std=std, size=size, origin="of its pretrained_cfg")
+def module_source(module: nn.Module, source: Source, processor: Any = None) -> Source:
+    """Return the source of a module with what modules of timm, torchvision and Hugging Face tell of themselves.
+
+    ``processor`` is the image processor of a Hugging Face network, by default the one stored with it.
+    """
     config = getattr(module, "config", None)
-    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
-    names = getattr(config, "id2label", None)
-    known: dict[str, Any] = {"size": (side, side)} if isinstance(side, int) else {}
-    if isinstance(names, Mapping):
-        known["labels"] = [names[i] for i in sorted(names, key=int)]
-        if (problem := getattr(config, "problem_type", None)) is not None:
-            known["multi_label"] = problem == "multi_label_classification"
-        known = {**_image_processor(str(getattr(config, "_name_or_path", ""))), **known}
+    trained = getattr(module, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
+    known: dict[str, Any] = {}
+    if isinstance(trained, dict) and "input_size" in trained:
+        known = {"mean": trained.get("mean"), "std": trained.get("std"), "size": tuple(trained["input_size"][1:])}
+        known |= {"labels": _timm_labels(trained), "origin": "of its pretrained_cfg"}
     elif type(module).__module__.startswith("torchvision.models."):
         from torchvision.models import ResNet18_Weights
 
         transforms = ResNet18_Weights.DEFAULT.transforms()  # the same for all of torchvision's classifiers
-        known |= {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
+        known = {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
         known["labels"] = imagenet_labels()
+    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
+    if isinstance(side, int) or (isinstance(side, (list, tuple)) and len(side) == 2):
+        known["size"] = (side, side) if isinstance(side, int) else tuple(side)
+    names = getattr(config, "id2label", None)
+    if isinstance(names, Mapping):
+        labels = [names[i] for i in sorted(names, key=int)]
+        known["labels"] = None if labels == [f"LABEL_{i}" for i in range(len(labels))] else labels
+        if (problem := getattr(config, "problem_type", None)) is not None:
+            known["multi_label"] = problem == "multi_label_classification"
+        processor = processor or stored_processor(config)
+    if processor is not None:
+        known |= processor_options(processor, getattr(config, "num_channels", 3))
     return replace(source, **{"origin": "none was given", **known})
 
 
-def _image_processor(name: str) -> dict[str, Any]:
-    """Return mean, std and size of the image processor of a Hugging Face network, in its folder or the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path: Any = Path(name, _PROCESSOR)
-    try:
-        path = path if path.is_file() else try_to_load_from_cache(name, _PROCESSOR)
-        options = json.loads(Path(path).read_text(encoding="utf-8"))
-        known: dict[str, Any] = {}
-        size = options.get("crop_size") or options.get("size")
-        size = size if isinstance(size, Mapping) else {"shortest_edge": size}
-        sides = size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))
-        if all(isinstance(side, int) for side in sides):
-            known["size"] = sides
-        # x in [0, 1] becomes scale x - shift, and then (value - mean) / std.
-        scale, shift = 255 * options.get("rescale_factor", 1 / 255), float(bool(options.get("rescale_offset")))
-        normalizes = options.get("do_normalize", True)
-        mean, std = (options["image_mean"], options["image_std"]) if normalizes else ([0.0] * 3, [1.0] * 3)
-        known["mean"], known["std"] = [(m + shift) / scale for m in mean], [s / scale for s in std]
-        return {**known, "origin": f"of its {_PROCESSOR}"}
-    except (OSError, TypeError, ValueError, KeyError):  # none, or not as expected
-        return {}
+def _timm_labels(config: Mapping[str, Any]) -> Sequence[str] | None:
+    descriptions = config.get("label_descriptions") or {}  # of WordNet's identifiers
+    names = [descriptions.get(name, name) for name in config.get("label_names") or ()]
+    return names or (imagenet_labels() if config.get("num_classes") == 1000 else None)
 
 
 def _factory(name: str) -> Source:

@@ -8,7 +8,7 @@ import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError
+
+#: Names of the weights in a folder or repository of the Hugging Face Hub.
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")  # usual keys of a state dict in a file
 _MAX_LISTED = 5  # keys in an error
@@ -175,29 +178,37 @@ def torch_hub_file(url: str, name: str) -> Path:
     return path
 
 
-def hugging_face_file(repository: str, filename: str | None, name: str) -> Path:
-    """Return a weights file of a Hugging Face repository from the hub's cache; download it if it is missing.
+def repository_file(repository: str, filenames: Sequence[str], name: str) -> Path:
+    """Return the first of some files that a folder, or a repository of the Hugging Face Hub, contains.
 
-    Without a ``filename`` it is ``model.safetensors``, else ``pytorch_model.bin``.
+    Files of a repository are read from the hub's cache, and downloaded if they are missing there.
 
     Raises:
-        LitVizError: as :func:`torch_hub_file`.
+        LitVizError: as :func:`torch_hub_file`, or the folder contains none of the files.
     """
+    if (folder := Path(repository)).is_dir():
+        found = [folder / filename for filename in filenames if (folder / filename).is_file()]
+        if not found:
+            raise LitVizError(
+                f"folder {repository!r} must contain {' or '.join(filenames)}: save the network by save_pretrained "
+                "(transformers) or timm.models.save_for_hf, with its weights in one file"
+            )
+        return found[0]
     from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    filenames = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
-    for path in [try_to_load_from_cache(repository, candidate) for candidate in filenames]:
-        if isinstance(path, str):
-            return Path(path)
     try:
-        # The hub's client retries for more than half a minute, so the connection is tested first.
-        request = urllib.request.Request(hf_hub_url(repository, filenames[0]), method="HEAD")
-        with suppress(urllib.error.HTTPError):  # the server is reachable, and the hub's client reports the reason
-            urllib.request.urlopen(request, timeout=_TIMEOUT).close()
-        for candidate in filenames:
+        for path in [try_to_load_from_cache(repository, filename) for filename in filenames]:
+            if isinstance(path, str):
+                return Path(path)
+        if not constants.HF_HUB_OFFLINE:
+            # The hub's client retries for more than half a minute, so the connection is tested first.
+            request = urllib.request.Request(hf_hub_url(repository, filenames[0]), method="HEAD")
+            with suppress(urllib.error.HTTPError):  # the server is reachable, and the hub's client reports the reason
+                urllib.request.urlopen(request, timeout=_TIMEOUT).close()
+        for filename in filenames:
             try:
-                return Path(hf_hub_download(repository, candidate))
+                return Path(hf_hub_download(repository, filename))
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError as error:
@@ -205,10 +216,11 @@ def hugging_face_file(repository: str, filename: str | None, name: str) -> Path:
         raise missing
     except (OSError, RuntimeError, ValueError, EntryNotFoundError) as error:
         folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+        what = "the weights" if filenames[0] in WEIGHTS_FILES else filenames[0]
         raise LitVizError(
-            f"the weights of {name} can't be downloaded ({_reason(error)}): {filenames[0]} of the Hugging Face "
-            f"repository {repository} is not in {folder}; download it on a machine with a network and give it as "
-            f"weights=FILE, {_ALTERNATIVES}"
+            f"{what} of {name} can't be downloaded ({_reason(error)}): {filenames[0]} of the Hugging Face repository "
+            f"{repository} is not in {folder}; download the repository on a machine with a network and give its "
+            f"folder as the name, {_ALTERNATIVES}"
         ) from error
 
 

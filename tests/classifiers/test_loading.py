@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.sources import find_source
 from lit_viz.errors import LitVizError
 from lit_viz.utils.files import sha256
 from tests.classifiers.networks import conv_net
@@ -108,7 +111,7 @@ def test_random_weights_are_the_same_every_time() -> None:
         ("timm/resnet18.a9_in1k", "timm has no weights 'resnet18.a9_in1k'; did you mean .*a1_in1k'"),
         ("vgg16", "unknown classifier 'vgg16'; did you mean 'torchvision/vgg16' or 'timm/vgg16'"),
         ("efficientnet_lite_0", "did you mean .*'efficientnet_lite0'"),
-        ("qqqq", "give efficientnet_lite0, torchvision/NAME, timm/NAME or package.module:factory"),
+        ("qqqq", "give efficientnet_lite0, torchvision/NAME, .*, a folder or package.module:factory"),
         ("", "unknown classifier ''"),
     ],
 )
@@ -285,3 +288,55 @@ def test_quantized_layers_without_a_gradient_are_rejected() -> None:
 def test_a_network_of_one_image_at_a_time_is_rejected() -> None:
     with pytest.raises(LitVizError, match="it accepts one image, but batches of several are required"):
         load_classifier(Around(conv_net(), lambda net, x: net(*x.split(1))), size=16)
+
+
+def test_the_only_network_of_a_module_without_a_forward_is_used() -> None:
+    class Training(pl.LightningModule):
+        def __init__(self, **networks: nn.Module) -> None:
+            super().__init__()
+            self.loss = nn.CrossEntropyLoss(weight=torch.ones(5))
+            for name, network in networks.items():
+                setattr(self, name, network)
+
+    network = timm.create_model("test_resnet", num_classes=5)
+    classifier = load_classifier(Training(net=network))
+    assert classifier.original is network
+    assert (classifier.size, classifier.name) == ((160, 160), "ResNet")
+    with pytest.raises(
+        LitVizError, match=r"one network, got student, teacher: give one of them, such as its .student$"
+    ):
+        load_classifier(Training(student=conv_net(), teacher=conv_net()), size=16)
+    with pytest.raises(LitVizError, match=r"Training must define forward or contain one network, got none$"):
+        load_classifier(Training(), size=16)
+
+    class WithForward(Training):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.net(x)
+
+    doubled = load_classifier(WithForward(net=conv_net()), size=16)
+    x = torch.rand(1, 3, 16, 16)
+    assert torch.equal(doubled.logits(x), 2 * load_classifier(conv_net(), size=16).logits(x))
+
+
+def test_weights_of_torchvision_are_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torchvision.models.MobileNet_V3_Large_Weights.IMAGENET1K_V1  # not the default
+    source = find_source("torchvision/ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1")
+    assert (source.size, source.labels[85]) == ((384, 384), "quail")
+    other = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
+    classifier = load_classifier(other, weights="none")
+    assert (classifier.name, classifier.size) == ("torchvision/SqueezeNet1_1_Weights.IMAGENET1K_V1", (224, 224))
+    assert classifier.mean == (0.485, 0.456, 0.406)
+    urls: list[str] = []
+    monkeypatch.setattr("lit_viz.classifiers.sources.torch_hub_file", lambda url, name: urls.append(url) or Path("no"))
+    with pytest.raises(LitVizError, match="weights file 'no' doesn't exist"):
+        load_classifier(weights)
+    assert urls == [weights.url]
+    with pytest.raises(LitVizError, match=r"torchvision has no classifier .*_V3'; did you mean 'ResNet50_Weights.IMAG"):
+        load_classifier("torchvision/ResNet50_Weights.IMAGENET1K_V3")
+    with pytest.raises(LitVizError, match=r"torchvision has no classifier 'FCN_ResNet50_Weights.COCO"):
+        load_classifier(torchvision.models.segmentation.FCN_ResNet50_Weights.DEFAULT)
+
+
+def test_an_onnx_file_is_rejected_with_a_suggestion() -> None:
+    with pytest.raises(LitVizError, match=r"got the ONNX file 'net.onnx': give the network that was exported, or a"):
+        load_classifier("net.onnx")

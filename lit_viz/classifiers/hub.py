@@ -1,0 +1,215 @@
+"""Networks of the Hugging Face Hub, or of a folder saved as there: of transformers or timm. No code of them is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.classifiers.weights import WEIGHTS_FILES, read_weights, repository_file
+from lit_viz.errors import LitVizError, first_line
+
+_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
+_SIDE = 64  # pixels of the pictures that measure an image processor
+
+#: Functions as of a :class:`~lit_viz.classifiers.sources.Source`.
+Build = Callable[[int | None], nn.Module]
+Publish = Callable[[], tuple[nn.Module, Path | None]]
+
+
+def repository_network(name: str, repository: str) -> tuple[Build, Publish]:
+    """Return the functions that build the network of a repository, or folder, and load its weights.
+
+    Args:
+        name: of the classifier, for messages.
+        repository: ``ORG/NAME`` of the Hugging Face Hub, or a folder.
+
+    Raises:
+        LitVizError: there is no such repository, its configuration is damaged, of an unknown kind or requires code, or
+            transformers is not installed.
+    """
+    config = _read_config(repository, name)
+    if "model_type" in config:
+        return _transformers(name, repository)
+    if "architecture" in config:
+        return _timm(name, repository)
+    raise LitVizError(f"{_CONFIG} of {name} must have a model_type (transformers) or architecture (timm), got neither")
+
+
+def _read_config(repository: str, name: str) -> dict[str, Any]:
+    def reject_code(options: dict[str, Any]) -> dict[str, Any]:
+        # transformers downloads attention kernels that a configuration names.
+        kernels = {key for key, value in options.items() if key.endswith("attn_implementation") and value}
+        for key in {"auto_map", *kernels} & options.keys():
+            if options[key] not in ("eager", "sdpa"):
+                raise LitVizError(
+                    f"{name} requires code of its repository ({key} in {_CONFIG}), which is never executed: load the "
+                    "network in Python and give it as a module"
+                )
+        return options
+
+    path = repository_file(repository, [_CONFIG], name)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"), object_hook=reject_code)
+    except (OSError, ValueError) as error:
+        raise LitVizError(f"{_CONFIG} of {name} can't be read ({first_line(error)})") from error
+    if not isinstance(config, dict):
+        raise LitVizError(f"{_CONFIG} of {name} must be a mapping, got a {type(config).__name__}")
+    return config
+
+
+def _folder(repository: str, name: str) -> tuple[Path, Path]:
+    """Return a folder with the configuration and the weights of one revision, and the file of the weights."""
+    weights = repository_file(repository, WEIGHTS_FILES, name)
+    read_weights(weights)  # for its error messages
+    _read_config(repository, name)  # of the revision of the weights, if these have just been downloaded
+    return weights.parent, weights
+
+
+def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError as error:
+        raise LitVizError(
+            f"{name} requires transformers, which is not installed: pip install 'lit-viz[transformers]'"
+        ) from error
+    local = {"local_files_only": True, "trust_remote_code": False}
+
+    def build(classes: int | None) -> nn.Module:
+        with _errors_translated(name, "transformers"), _quiet():
+            config = AutoConfig.from_pretrained(repository_file(repository, [_CONFIG], name).parent, **local)
+            if classes is not None:
+                config.num_labels = classes
+            network: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+        return network.float()
+
+    def publish() -> tuple[nn.Module, Path | None]:
+        folder, weights = _folder(repository, name)
+        with _errors_translated(name, "transformers"), _quiet():
+            network, info = AutoModelForImageClassification.from_pretrained(
+                folder, output_loading_info=True, use_safetensors=weights.suffix == ".safetensors", **local
+            )
+        if missing := sorted(map(str, info["missing_keys"])):
+            raise LitVizError(
+                f"the weights of {name} must be of a trained classifier, but have no {missing[0]} "
+                f"({len(missing)} missing keys): give one that was fine-tuned for image classification"
+            )
+        return network.float(), weights
+
+    return build, publish
+
+
+def _timm(name: str, repository: str) -> tuple[Build, Publish]:
+    import timm
+
+    def create(folder: Path, classes: int | None, pretrained: bool) -> Any:
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        with _errors_translated(name, "timm"):
+            return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **options)
+
+    def publish() -> tuple[nn.Module, Path | None]:
+        folder, weights = _folder(repository, name)
+        network = create(folder, None, True)
+        trained = network.pretrained_cfg["num_classes"]
+        if network.num_classes != trained:  # the last layer of timm is random then
+            raise LitVizError(
+                f"{_CONFIG} of {name} must have the num_classes of its weights, {trained}, got {network.num_classes}"
+            )
+        return network, weights
+
+    return lambda classes: create(repository_file(repository, [_CONFIG], name).parent, classes, False), publish
+
+
+@contextmanager
+def _errors_translated(name: str, library: str) -> Iterator[None]:
+    """Raise :class:`LitVizError` for an exception of a library, whose configurations may raise any."""
+    try:
+        yield
+    except LitVizError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise LitVizError(f"{library} can't load {name} as an image classifier ({reason})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide progress bars and messages of transformers, which are errors here where they matter."""
+    from transformers.utils import logging
+
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
+
+
+def stored_processor(config: Any) -> Any:
+    """Return the image processor in the folder or in the cache of a Hugging Face configuration, or None."""
+    name = str(getattr(config, "_name_or_path", ""))
+    if not name:
+        return None
+    try:
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # there is none, it requires code, or it is damaged
+        if Path(name, _PROCESSOR).is_file():
+            raise LitVizError(f"{_PROCESSOR} in {name} can't be used ({first_line(error)})") from error
+        return None
+
+
+def processor_options(processor: Any, channels: int) -> dict[str, Any]:
+    """Return size, mean and std of an image processor, measured on a black and a white picture.
+
+    This includes what classes of processors do beside their options, such as a second division by the standard
+    deviation (EfficientNet).
+
+    Raises:
+        LitVizError: it is no image processor, fails, or exchanges color channels.
+    """
+    try:
+        try:
+            values = _processed(processor, channels)
+        except Exception:
+            values = _processed(processor, 3)  # with options for three channels, of a gray network
+        height, width = values.shape[2:]
+        black, white, color = values[:, :, height // 2, width // 2]
+        std = 1 / (white - black)
+        mean = 0.0 - black * std
+        if not (std > 0).all():
+            raise ValueError(f"its std is {std.tolist()}")
+    except Exception as error:
+        raise LitVizError(
+            f"processor must be an image processor of transformers for {channels} channels, got "
+            f"{type(processor).__name__} ({first_line(error)})"
+        ) from error
+    if not torch.allclose((color * std + mean) * 255, _colors(len(std))[2].double(), atol=1):
+        raise LitVizError(
+            f"{type(processor).__name__} must scale each color channel by itself, but it exchanges them (BGR): give a "
+            "network that does so in its forward, as by x.flip(1), with mean=, std= and size="
+        )
+    if channels == 1 and len(mean.unique()) == len(std.unique()) == 1:
+        mean, std = mean[:1], std[:1]
+    means, stds = ([float(f"{value:.6g}") for value in tensor.tolist()] for tensor in (mean, std))
+    return {"mean": means, "std": stds, "size": (height, width), "origin": "of its image processor"}
+
+
+def _processed(processor: Any, channels: int) -> Tensor:
+    pictures = [level.view(-1, 1, 1).expand(-1, _SIDE, _SIDE) for level in _colors(channels)]
+    values: Tensor = processor(images=pictures, return_tensors="pt")["pixel_values"]
+    return values.double()
+
+
+def _colors(channels: int) -> Tensor:
+    """Return black, white and a color with other levels in each channel, ``(3, C)``."""
+    return torch.tensor([[0, 0, 0], [255, 255, 255], [200, 100, 50]], dtype=torch.uint8)[:, :channels]
