@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import METHODS
+from lit_viz.attributions.attention import AttentionMap
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch import trainer as training
@@ -282,7 +283,7 @@ def runs() -> dict[str, Run]:
     rules = ("Adam", "NAdam", "SGD")
     return {
         **{f"attack {name}": attack(name) for name in ATTACKS},
-        **{f"saliency {name}": saliency(name) for name in METHODS},
+        **{f"saliency {name}": saliency(name) for name, kind in METHODS.items() if not issubclass(kind, AttentionMap)},
         **{f"visualize {rule}": class_images({"model__step_rule": f"lit_viz.optim.{rule}"}) for rule in rules},
         "visualize maco": class_images({"config": "maco"}),
         "attack by name": command_line("attack packaged:chelsea packaged:coffee --attack pgd --attack.eps 1e-4"),

@@ -40,6 +40,7 @@ from lit_viz.cli import main
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.rng import Draws, Key, generator_for
 from lit_viz.types import Task
+from tests.classifiers.networks import Attending
 
 pytestmark = pytest.mark.draws
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,14 @@ class Net(nn.Module):
 
 def network() -> nn.Module:
     return Net().eval()
+
+
+def transformer() -> Any:
+    """Return a classifier of two transformer blocks with 3 x 3 patches of 4 pixels."""
+    net = Attending((12, 12))
+    for n, parameter in enumerate(net.parameters()):
+        parameter.data = (wave(*parameter.shape, frequency=2.3 + 0.31 * n, phase=n) * 0.6).float()
+    return lv.load_classifier(net, labels=LABELS, mean=MEAN, std=STD, size=12)
 
 
 def classifier(size: int = 8) -> Any:
@@ -164,13 +173,13 @@ def run_attack(attack: Any, steps: int, side: int = 8, **goals: Any) -> dict[str
     return {"images": outcome, "success": state["fooled"], **rows}
 
 
-def run_attribution(method: Any, evaluations: int | None = None, side: int = 8) -> dict[str, Any]:
+def run_attribution(method: Any, evaluations: int | None = None, of: Any = None) -> dict[str, Any]:
     """Compute maps without an engine; return them and their uncertainty."""
-    of = classifier(side)
+    of = of or classifier()
     method.bind(of)
     asked = {name: frozen(of, method.layers, name) for name in method.networks}
     maps, uncertainty = attributions.attribute(
-        method, asked, photographs(2, side), torch.tensor([3, 1]), evaluations=evaluations
+        method, asked, photographs(2, of.size[0]), torch.tensor([3, 1]), evaluations=evaluations
     )
     return {"maps": maps, **uncertainty}
 
@@ -329,10 +338,24 @@ ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "grad_cam": ({}, None),
     "grad_cam layer": ({"layer": LAYER, "relu": False}, None),
     "guided_grad_cam": ({}, None),
+    "grad_cam_plus_plus": ({}, None),
+    "layer_cam": ({}, None),
+    "hires_cam": ({"relu": False}, None),
+    "attention_rollout": ({}, None),
+    "attention_gradient": ({}, None),
+    "legrad": ({}, None),
+    "grad_cam tokens": ({}, None),
     "occlusion": ({"window": 3, "stride": 2}, None),
     "rise": ({"grid": 3, "p": 0.4}, 12),
     "extremal_perturbation": ({"area": 0.3, "sigma": 1.5, "cell": 2, "blur": 2.0}, 12),
 }
+#: Cases on the transformer.
+ATTENTION_CASES = ("attention_rollout", "attention_gradient", "legrad", "grad_cam tokens")
+#: Methods of the command case, in their order.
+SALIENCY_NAMES = (
+    "gradient", "input_x_gradient", "smoothgrad", "smoothgrad_squared", "vargrad", "integrated_gradients",
+    "guided_backprop", "deconvolution", "grad_cam", "guided_grad_cam", "occlusion", "rise", "extremal_perturbation",
+)  # fmt: skip
 
 ATTACK_OBJECTIVES: dict[str, Make] = {
     "cross-entropy": lambda: objectives.CrossEntropy(),
@@ -521,7 +544,8 @@ def part_cases() -> dict[str, Callable[[], Any]]:
 
     def attribution(name: str) -> Any:
         options, evaluations = ATTRIBUTION_CASES[name]
-        return run_attribution(METHODS[name.split()[0]](**options), evaluations)
+        method = METHODS[name.split()[0]](**options)
+        return run_attribution(method, evaluations, transformer() if name in ATTENTION_CASES else None)
 
     kinds: list[tuple[str, dict[str, Make], Callable[[Any], Any]]] = [
         ("step rule", STEP_RULES, step_rule_case),
@@ -636,7 +660,7 @@ def visualize_in_memory(tmp_path: Path) -> Any:
 
 def saliency_in_memory(tmp_path: Path) -> Any:
     x = photographs(2, 16).float()
-    names = list(METHODS)
+    names = [*SALIENCY_NAMES]
     run = lv.saliency(classifier(16), x, "banana", method=names, labels=[1, 2], iterations=12, check="none")
     options = {"occlusion": {"window": 5, "stride": 3}, "integrated_gradients": {"baseline": "mean"}}
     few = lv.saliency(classifier(16), x, "predicted", method=options, check="none", seed=5)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from lit_viz.attributions.attention_gradient import AttentionGradient
+from lit_viz.attributions.attention_rollout import AttentionRollout
 from lit_viz.attributions.base import Attribution, Estimator, Sampling, add_rows, attribute, gather_rows, keys
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
-from lit_viz.attributions.grad_cam import GradCAM, GuidedGradCAM
+from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
 from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
+from lit_viz.attributions.legrad import LeGrad
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
@@ -23,6 +26,12 @@ METHODS: dict[str, type[Attribution]] = {
     "deconvolution": Deconvolution,
     "grad_cam": GradCAM,
     "guided_grad_cam": GuidedGradCAM,
+    "grad_cam_plus_plus": GradCAMPlusPlus,
+    "layer_cam": LayerCAM,
+    "hires_cam": HiResCAM,
+    "attention_rollout": AttentionRollout,
+    "attention_gradient": AttentionGradient,
+    "legrad": LeGrad,
     "occlusion": Occlusion,
     "rise": RISE,
     "extremal_perturbation": ExtremalPerturbation,
@@ -37,6 +46,10 @@ _TITLES = {
     "vargrad": "VarGrad",
     "grad_cam": "Grad-CAM",
     "guided_grad_cam": "guided Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "layer_cam": "LayerCAM",
+    "hires_cam": "HiResCAM",
+    "legrad": "LeGrad",
     "rise": "RISE",
 }
 
@@ -54,16 +67,22 @@ def name_of(method: Attribution) -> str:
 __all__ = [
     "METHODS",
     "RISE",
+    "AttentionGradient",
+    "AttentionRollout",
     "Attribution",
     "Deconvolution",
     "Estimator",
     "ExtremalPerturbation",
     "GradCAM",
+    "GradCAMPlusPlus",
     "Gradient",
     "GuidedBackprop",
     "GuidedGradCAM",
+    "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "LayerCAM",
+    "LeGrad",
     "Occlusion",
     "Sampling",
     "SmoothGrad",

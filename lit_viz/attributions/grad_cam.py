@@ -1,4 +1,4 @@
-"""Grad-CAM and guided Grad-CAM: feature maps weighted by their mean gradient."""
+"""Grad-CAM and variants: feature maps weighted by their gradient."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_viz.attributions.gradient import Gradient
+from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_grid
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import Layout, check_layers, layouts, timm_types
-from lit_viz.classifiers.outputs import probe_images
+from lit_viz.classifiers.attention import attention_layers
+from lit_viz.classifiers.layers import Layout, check_layers, layouts
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate
 
 #: Function from the output of a layer to feature maps ``(N, C, h, w)``.
 Reshape = Callable[[Tensor], Tensor]
-_VIT = "timm.models.vision_transformer.VisionTransformer"
 
 
 class GradCAM(Gradient):
     """``ReLU(sum over c of w_c A_c)``, upsampled to the input (Selvaraju et al. 2017, arXiv:1610.02391, section 3).
 
     ``A`` ``(N, C, h, w)`` are the feature maps of a layer, and ``w_c`` is the mean of ``d score / d A_c`` over the
-    positions. The backward stops at the layer. Upsampling is bilinear.
+    positions. The backward stops at the layer. Upsampling is bilinear. Subclasses override :meth:`weights`.
 
     Args:
         layer: name; default: the last layer before the logits that has feature maps (then positions are pooled). In
-            timm's ``VisionTransformer`` it is the first norm of the last block, because only the class token reaches
-            the score after it; in timm's ``SwinTransformer`` it is the last norm, which gives the CAM of Zhou et al.
-            2016.
+            transformers with attention between all tokens it is the layer before the last attention (the first norm of
+            the last block), because only the class token reaches the score after it; in timm's ``SwinTransformer`` it
+            is the last norm, which gives the CAM of Zhou et al. 2016.
         relu: keep positive values only; otherwise the map is signed.
         reshape: function from the output of the layer to feature maps ``(N, C, h, w)``. Not required for feature maps,
-            channels-last maps ``(N, h, w, C)`` and the tokens of timm's ``VisionTransformer``.
+            channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last are the patches.
+        grid: rows and columns of the patches of tokens; by default those of the convolution that embeds them.
     """
 
     spatial = True
 
-    def __init__(self, layer: str | None = None, relu: bool = True, reshape: Reshape | None = None) -> None:
-        self.layer, self.relu, self.reshape = layer, relu, reshape
+    def __init__(
+        self, layer: str | None = None, relu: bool = True, reshape: Reshape | None = None, grid: Grid = None
+    ) -> None:
+        self.layer, self.relu, self.reshape, self.grid = layer, relu, reshape, parse_grid(grid)
         self.layers = () if layer is None else (layer,)
         self._maps: Reshape = _identity if reshape is None else reshape
 
@@ -57,7 +60,7 @@ class GradCAM(Gradient):
         if layer not in layouts_by_name:
             raise LitVizError(f"layer {layer!r} can't be read: a forward doesn't call it, or it returns no tensor")
         self.layers = (layer,)
-        self._maps = self.reshape or _maps_of(classifier, layer, layouts_by_name[layer])
+        self._maps = self.reshape or self._maps_of(classifier, layer, layouts_by_name)
         super().bind(classifier)
 
     @property
@@ -73,10 +76,63 @@ class GradCAM(Gradient):
         """Evaluate the maps ``(M, 1, H, W)``."""
         (layer,) = self.layers
         evaluation = evaluate(x, slots=slots)
-        gradient = self._maps(evaluation.backward(at=layer))
-        weights = gradient.mean((2, 3), keepdim=True)
-        cam = (weights * self._maps(evaluation.activations[layer])).sum(1, keepdim=True)
+        gradient, maps = self._maps(evaluation.backward(at=layer)), self._maps(evaluation.activations[layer])
+        cam = (self.weights(maps, gradient) * maps).sum(1, keepdim=True)
         return F.interpolate(cam.relu() if self.relu else cam, x.shape[2:], mode="bilinear", align_corners=False)
+
+    def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
+        """Return the weights of feature maps, given their gradient; each ``(M, C, h, w)``, or sides of 1."""
+        return gradient.mean((2, 3), keepdim=True)
+
+    def _maps_of(self, classifier: Classifier, layer: str, layouts_by_name: Mapping[str, Layout]) -> Reshape:
+        """Return the conversion of the output of a layer to feature maps."""
+        layout = layouts_by_name[layer]
+        if layout.kind == "maps":
+            return _identity
+        if layout.kind == "grid":
+            return lambda output: output.permute(0, 3, 1, 2)
+        if layout.kind == "tokens":
+            rows, columns = patch_grid(classifier, layout.shape[0], layouts_by_name, self.grid)
+            return lambda tokens: tokens[:, -rows * columns :].transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+        shape = layout.shape if layout.kind == "other" else (1, *layout.shape)
+        raise LitVizError(
+            f"Grad-CAM requires feature maps (N, C, h, w), got {shape} from layer {layer!r} of {classifier.name}: "
+            "choose another layer, or in Python give GradCAM a reshape= function"
+        )
+
+
+class GradCAMPlusPlus(GradCAM):
+    """Grad-CAM++: :class:`GradCAM` with the weights ``sum over positions of a relu(g)`` (Chattopadhay et al. 2018,
+    arXiv:1710.11063, equations 11 and 19).
+
+    ``a = g^2 / (2 g^2 + g^3 sum over positions of A)`` for feature maps A with gradient g of the score, which the paper
+    passes through an exponential: its higher derivatives are powers of g, and its value, a factor of the map, is
+    omitted.
+    """
+
+    def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
+        """Return the weights ``(M, C, 1, 1)``."""
+        denominator = 2 + gradient * maps.sum((2, 3), keepdim=True)
+        alpha = torch.where((gradient == 0) | (denominator == 0), 0.0, 1 / denominator)
+        return (alpha * gradient.relu()).sum((2, 3), keepdim=True)
+
+
+class LayerCAM(GradCAM):
+    """LayerCAM: :class:`GradCAM` with the positive part of the gradient at each position as weights (Jiang et al. 2021,
+    IEEE TIP 30:5875, equation 7)."""
+
+    def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
+        """Return the weights ``(M, C, h, w)``."""
+        return gradient.relu()
+
+
+class HiResCAM(GradCAM):
+    """HiResCAM: :class:`GradCAM` with the gradient at each position as weights (Draelos and Carin 2020,
+    arXiv:2011.08891, equation 6)."""
+
+    def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
+        """Return the weights ``(M, C, h, w)``."""
+        return gradient
 
 
 class GuidedGradCAM(GradCAM):
@@ -85,14 +141,14 @@ class GuidedGradCAM(GradCAM):
     The iteration evaluates the image twice: in the plain copy of the network, down to the layer, and in the guided one.
 
     Args:
-        layer, reshape: see :class:`GradCAM`.
+        layer, reshape, grid: see :class:`GradCAM`.
     """
 
     spatial = False
     networks = ("plain", "guided")
 
-    def __init__(self, layer: str | None = None, reshape: Reshape | None = None) -> None:
-        super().__init__(layer, reshape=reshape)
+    def __init__(self, layer: str | None = None, reshape: Reshape | None = None, grid: Grid = None) -> None:
+        super().__init__(layer, reshape=reshape, grid=grid)
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
         """Evaluate the product of the maps of both copies."""
@@ -105,40 +161,24 @@ def _identity(output: Tensor) -> Tensor:
 
 def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout]) -> str:
     """Return the last layer in forward order whose output has several positions and affects the logits."""
-    network = classifier.original
-    if isinstance(network, timm_types(_VIT)):
-        return f"blocks.{len(network.blocks) - 1}.norm1"
-    for name, layout in reversed(list(layouts_by_name.items())):
+    attention = attention_layers(classifier)
+    inside = tuple(f"{name}." for name in attention.layers)
+    names = list(layouts_by_name)
+    if attention.problem is None:
+        names = names[: next(i for i, name in enumerate(names) if f"{name}.".startswith(inside[-1]))]
+    for name in reversed([name for name in names if not name.startswith(inside)]):
+        layout = layouts_by_name[name]
         sides = {"maps": layout.shape[1:], "grid": layout.shape[:2], "tokens": layout.shape[:1]}
-        if min(sides.get(layout.kind, (0,))) > 1 and _affects_logits(classifier, name):
+        if min(sides.get(layout.kind, (0,))) > 1 and _affects_logits(classifier, name, layout):
             return name
     raise LitVizError(
         f"Grad-CAM requires a layer with feature maps (N, C, h, w), and {classifier.name} has none: use gradient"
     )
 
 
-def _affects_logits(classifier: Classifier, layer: str) -> bool:
-    """Return whether the logits depend on the output of a layer, which can be part of another head."""
-    images = probe_images(classifier.channels, classifier.size)[:1]
-    with torch.enable_grad():
-        logits, activations = classifier.original_network()(images.requires_grad_(), layers=[layer])
-        return torch.autograd.grad(logits.sum(), activations[layer], allow_unused=True)[0] is not None
-
-
-def _maps_of(classifier: Classifier, layer: str, layout: Layout) -> Reshape:
-    """Return the conversion of the output of a layer to feature maps."""
-    network = classifier.original
-    if layout.kind == "maps":
-        return _identity
-    if layout.kind == "grid":
-        return lambda output: output.permute(0, 3, 1, 2)
-    if layout.kind == "tokens" and isinstance(network, timm_types(_VIT)):
-        size: tuple[int, int] = network.patch_embed.grid_size
-        prefix: int = network.num_prefix_tokens
-        if layout.shape[0] == prefix + size[0] * size[1]:
-            return lambda tokens: tokens[:, prefix:].transpose(1, 2).reshape(len(tokens), -1, *size)
-    shape = layout.shape if layout.kind == "other" else (1, *layout.shape)
-    raise LitVizError(
-        f"Grad-CAM requires feature maps (N, C, h, w), got {shape} from layer {layer!r} of {classifier.name}: choose "
-        "another layer, or in Python give GradCAM a reshape= function"
-    )
+def _affects_logits(classifier: Classifier, layer: str, layout: Layout) -> bool:
+    """Return whether the logits depend on the output of a layer, and not on a single token of it."""
+    gradient = logit_gradient(classifier, layer)
+    if gradient is None:
+        return False
+    return int((gradient[0] != 0).any(0 if layout.kind == "maps" else -1).sum()) != 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lit_viz.utils.device import to_list
 
 #: Function of a batch, such as logits -> scores or views -> images.
 BatchFunction = Callable[[Tensor], Tensor]
+_Name = TypeVar("_Name", str, str | None)
 
 
 def identity(batch: Tensor) -> Tensor:
@@ -125,20 +126,43 @@ class Evaluation:
         with torch.enable_grad():
             score = score if score_fn is None else self._average_views(score_fn(logits))
             total = (score if rows is None else torch.where(rows, score, 0)).sum()
-        # On GPUs autograd would use another thread, where the settings of torch.compile do not hold.
-        with sparse_backward(rows), torch.autograd.set_multithreading_enabled(False):
-            (gradient,) = torch.autograd.grad(
-                total, x if at is None else activations[at], retain_graph=keep, allow_unused=at is not None
-            )
-        if gradient is None:
-            raise LitVizError(f"the score does not depend on layer {at!r}: choose a layer on the path to the logits")
-        gradient = self._sum_over_ranks(gradient)
+        with sparse_backward(rows):
+            gradient = self._differentiate(total, {at: x if at is None else activations[at]}, keep)[at]
         self._on_backward(counted)
         if at is None and score_fn is None and self._gradient is None:
             self._gradient, self._gradient_rows = gradient, counted
         if not keep:
             self.close()
         return gradient
+
+    def gradients_at(self, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Compute the gradients of the score at the activations of layers that were read; counts one backward.
+
+        Raises:
+            LitVizError: the score does not depend on a layer.
+        """
+        _, score, _, activations = self._require_graph()
+        with torch.enable_grad():
+            total = score.sum()
+        gradients = self._differentiate(total, {layer: activations[layer] for layer in layers}, keep=False)
+        self._on_backward(None)
+        self.close()
+        return gradients
+
+    def _differentiate(self, total: Tensor, inputs: Mapping[_Name, Tensor], keep: bool) -> dict[_Name, Tensor]:
+        """Return the gradients of ``total`` at inputs by name: layers, or None for the images."""
+        # On GPUs autograd would use another thread, where the settings of torch.compile do not hold.
+        with torch.autograd.set_multithreading_enabled(False):
+            found = torch.autograd.grad(
+                total, list(inputs.values()), retain_graph=keep, allow_unused=None not in inputs
+            )
+        gradients = dict(zip(inputs, found, strict=True))
+        for name, gradient in gradients.items():
+            if gradient is None:
+                raise LitVizError(
+                    f"the score does not depend on layer {name!r}: choose a layer on the path to the logits"
+                )
+        return {name: self._sum_over_ranks(gradient) for name, gradient in gradients.items()}
 
     def average_views(self, function: BatchFunction) -> Tensor:
         """Return the mean over the views of a function of the logits, ``(M,)``; no evaluation is counted."""

@@ -14,8 +14,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import lit_viz.attributions
 from lit_viz.attributions.base import attribute
-from lit_viz.attributions.grad_cam import GradCAM, GuidedGradCAM
+from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from tests.attributions.test_guided import MEAN, STD, TARGETS, Normalized, made
@@ -77,20 +78,30 @@ def test_guided_grad_cam_is_captums(net: nn.Module, size: int, layer: str | None
     assert same(ours, captums.attribute(x.clone().requires_grad_(), TARGETS, interpolate_mode="bilinear").detach())
 
 
-def by_definition(net: nn.Module, layer: str, maps: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def mean_gradient(activation: Tensor, slope: Tensor) -> Tensor:
+    return slope.flatten(2).mean(2)[..., None, None].expand_as(slope)
+
+
+def by_definition(
+    net: nn.Module,
+    layer: str,
+    maps: Callable[[Tensor], Tensor],
+    x: Tensor,
+    weights: Callable[[Tensor, Tensor], Tensor] = mean_gradient,
+) -> Tensor:
     """Return Grad-CAM with the gradient that a hook of autograd sees."""
     net = copy.deepcopy(net).double().eval()
     seen: list[Tensor] = []
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        seen.append(output.detach())
+        seen.append(output.detach().clone())  # it may be changed in place later
         output.register_hook(seen.append)
 
     net.get_submodule(layer).register_forward_hook(hook)
     mean, std = (torch.tensor(values, dtype=x.dtype).view(3, 1, 1) for values in (MEAN, STD))
     net(((x - mean) / std).requires_grad_()).gather(1, torch.tensor(TARGETS)[:, None]).sum().backward()
     activation, slope = (maps(tensor) for tensor in seen)
-    cam = torch.einsum("nchw,nc->nhw", activation, slope.flatten(2).mean(2)).relu()[:, None]
+    cam = torch.einsum("nchw,nchw->nhw", activation, weights(activation, slope)).relu()[:, None]
     return F.interpolate(cam, x.shape[2:], mode="bilinear", align_corners=False)
 
 
@@ -131,6 +142,46 @@ def test_tokens_of_timms_transformers_are_known(net: nn.Module, size: Any, layer
     assert same(ours, by_definition(net, layer, maps, x))
 
 
+def plus_plus(activation: Tensor, slope: Tensor) -> Tensor:
+    """Return equations 11 and 19 of the paper, channel by channel."""
+    weights = torch.zeros_like(slope)
+    for n, c in torch.cartesian_prod(*map(torch.arange, slope.shape[:2])).tolist():
+        g, total = slope[n, c], activation[n, c].sum()
+        alpha = (g**2 / (2 * g**2 + total * g**3)).nan_to_num(0.0)
+        weights[n, c] = (alpha * g.clamp(min=0)).sum()
+    return weights
+
+
+VARIANTS = {
+    GradCAMPlusPlus: plus_plus,
+    LayerCAM: lambda activation, slope: slope.clamp(min=0),
+    HiResCAM: lambda activation, slope: slope,
+}
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_variants_of_grad_cam_are_their_definitions(kind: type[GradCAM]) -> None:
+    x = torch.rand(2, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for net, layer, maps in ((vit(), "blocks.1.norm1", grid(1)), (conv_net(), "4", lambda maps: maps)):
+        ours = our(kind(layer), classifier_of(net, (32, 48)), x)
+        assert same(ours, by_definition(net, layer, maps, x, VARIANTS[kind]))
+
+
+@pytest.mark.parametrize("name", ["GradCAM", "GradCAMPlusPlus", "LayerCAM", "HiResCAM"])
+def test_variants_of_grad_cam_are_those_of_pytorch_grad_cam(name: str) -> None:
+    """It scales the positive part of each map to [0, 1], in float32."""
+    package = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    x, net = photographs(32), made(torchvision.models.resnet18)
+    model = Normalized(net)
+    with getattr(package, name)(model=model, target_layers=[model.net.layer2]) as cam:
+        theirs = torch.from_numpy(cam(x.clone().requires_grad_(), [ClassifierOutputTarget(t) for t in TARGETS]))
+    ours = our(getattr(lit_viz.attributions, name)("layer2"), classifier_of(net, 32), x)[:, 0]
+    ours = ours - ours.amin((1, 2), keepdim=True)
+    assert (ours / ours.amax((1, 2), keepdim=True) - theirs).abs().max() < 0.01
+
+
 def test_the_last_block_of_a_transformer_gives_nothing() -> None:
     """Only the class token leaves it, which is why the default is the norm before its attention."""
     assert our(GradCAM("blocks.1"), classifier_of(vit(), (32, 48)), torch.rand(2, 3, 32, 48)).abs().max() == 0
@@ -145,6 +196,8 @@ def test_the_last_block_of_a_transformer_gives_nothing() -> None:
         (torchvision.models.mobilenet_v2(), 64, "features"),
         (Lockable(conv_net()), 16, "inner.5"),
         (torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4]), 32, "permute"),
+        (torchvision.models.VisionTransformer(16, 8, 2, 2, 12, 24), 16, "encoder.layers.encoder_layer_1.ln_1"),
+        (timm.models.MlpMixer(img_size=16, patch_size=8, num_blocks=1, embed_dim=12), 16, "norm"),
     ],
 )
 def test_the_default_is_the_last_layer_before_places_are_pooled(net: nn.Module, size: int, layer: str) -> None:
@@ -196,8 +249,6 @@ def linear() -> nn.Module:
         (linear(), None, r"^Grad-CAM requires a layer with feature maps .*, and Sequential has none: use gradient"),
         (conv_net(), "7", r"got \(1, 8\) from layer '7' of Sequential: choose another layer, or in Python give"),
         (conv_net(), "33", "no layer '33'"),
-        (torchvision.models.VisionTransformer(16, 8, 1, 2, 12, 24), None, r"got \(1, 5, 12\) from layer 'encoder'"),
-        (timm.models.MlpMixer(img_size=16, patch_size=8, num_blocks=1, embed_dim=12), None, r"got \(1, 4, 12\)"),
     ],
 )
 def test_what_has_no_feature_maps_is_refused(net: nn.Module, layer: str | None, sentence: str) -> None:

@@ -125,3 +125,60 @@ class Lockable(nn.Module):
 
     def __deepcopy__(self, memo: Any) -> Lockable:
         raise TypeError("cannot pickle '_thread.lock' object")
+
+
+class Attending(nn.Module):
+    """A vision transformer of two blocks: ``prefix`` tokens without a place, patches of 4 pixels, 5 classes.
+
+    The head reads the first token, the mean of the patches (``pool="mean"``), or two heads read the first two tokens.
+    """
+
+    def __init__(
+        self, size: tuple[int, int] = (16, 24), prefix: int = 1, pool: str = "first", fused: bool = True
+    ) -> None:
+        super().__init__()
+        self.pool, tokens = pool, prefix + size[0] * size[1] // 16
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            self.embed = nn.Conv2d(3, 8, 4, 4)
+            self.prefix = nn.Parameter(torch.randn(1, prefix, 8))
+            self.position = nn.Parameter(torch.randn(1, tokens, 8) / 2)
+            self.blocks = nn.Sequential(AttendingBlock(fused), AttendingBlock(fused))
+            self.norm, self.head, self.head_dist = nn.LayerNorm(8), nn.Linear(8, 5), nn.Linear(8, 5)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(len(x), -1, -1), patches], 1) + self.position
+        tokens = self.norm(self.blocks(tokens))
+        if self.pool == "distilled":
+            return (self.head(tokens[:, 0]) + self.head_dist(tokens[:, 1])) / 2
+        return self.head(tokens[:, 0] if self.pool == "first" else tokens[:, self.prefix.shape[1] :].mean(1))
+
+
+class AttendingBlock(nn.Module):
+    """Pre-norm attention of two heads, fused or not, and a perceptron."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.attention, self.norm1, self.norm2 = SelfAttention(fused), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused, self.qkv, self.out = fused, nn.Linear(8, 24), nn.Linear(8, 8)
+        nn.init.normal_(self.qkv.weight, std=0.8)  # that attention is not nearly uniform
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        if self.fused:
+            mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        else:
+            mixed = (query @ key.transpose(2, 3) / 2).softmax(dim=-1) @ value
+        return self.out(mixed.transpose(1, 2).flatten(2))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attributions import METHODS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
+from lit_viz.attributions.attention import AttentionMap
 from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
@@ -39,7 +40,12 @@ def module(classifier: Classifier, method: Attribution, **options: Any) -> Salie
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in METHODS if n not in ("guided_backprop", "deconvolution", "guided_grad_cam")]
+    "name",
+    [
+        name
+        for name, kind in METHODS.items()
+        if name not in ("guided_backprop", "deconvolution", "guided_grad_cam") and not issubclass(kind, AttentionMap)
+    ],
 )
 def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, train: Train, name: str) -> None:
     """Five photographs in two slots, of different age, several evaluations at a time, against one loop over all."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map
 
+from lit_viz.classifiers.attention import reading_attention, scoring_blocks
 from lit_viz.classifiers.fast.backward import upstream
 from lit_viz.classifiers.isolation import (
     device_of,
@@ -20,7 +21,17 @@ from lit_viz.classifiers.isolation import (
     random_state_preserved,
     state_preserved,
 )
-from lit_viz.classifiers.layers import hooked, is_statistics, layer_names, layer_of, reading
+from lit_viz.classifiers.layers import (
+    attention_of,
+    block_logits_of,
+    hooked,
+    is_attention,
+    is_block_logits,
+    is_statistics,
+    layer_names,
+    layer_of,
+    reading,
+)
 from lit_viz.classifiers.outputs import differentiable_logits, forward, logits_of
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
@@ -86,7 +97,8 @@ class FrozenNetwork(nn.Module):
         Args:
             x: images ``(N, C, H, W)`` in [0, 1].
             layers: names as in :func:`~lit_viz.classifiers.layer_names`, or of
-                :func:`~lit_viz.classifiers.layers.statistics_of`. Of a layer that is called several times, the last
+                :func:`~lit_viz.classifiers.layers.statistics_of`, :func:`~lit_viz.classifiers.layers.attention_of` and
+                :func:`~lit_viz.classifiers.layers.block_logits_of`. Of a layer that is called several times, the last
                 output is returned.
 
         Returns:
@@ -99,10 +111,15 @@ class FrozenNetwork(nn.Module):
             other_input = is_statistics(layer) and self.kept is not None and layer_of(layer) not in self.kept
             if layer in self.modified_layers or other_input:
                 raise LitVizError(f"layer {layer!r} is folded in this copy: make it with fast(keep=[{layer!r}])")
+        attention = [layer_of(name) for name in layers if is_attention(name)]
+        blocks = [layer_of(name) for name in dict.fromkeys(layers) if is_block_logits(name)]
+        outputs = [name for name in layers if not (is_attention(name) or is_block_logits(name))]
         with (
             self._running() as network,
-            reading(network, layers) as activations,
-            _replacing_outputs(network, activations, layers, x.device),
+            reading(network, outputs) as activations,
+            _replacing_outputs(network, activations, outputs, x.device),
+            reading_attention(network, attention, x.device) as maps,
+            scoring_blocks(network, blocks),
         ):
             memory_format = torch.contiguous_format if self.is_original else torch.channels_last
             dtype = dtype_of(network)
@@ -114,12 +131,15 @@ class FrozenNetwork(nn.Module):
             normalized = torch.addcmul(self.shift.to(images), images, self.scale.to(images))
             with network_errors_wrapped(x.shape):
                 output = forward(call, normalized)
-        logits = logits_of(output, len(x))
+        logits = logits_of(output, len(x) * (1 + len(blocks)))
         if torch.is_grad_enabled() and x.requires_grad and (self.non_differentiable or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
         if logits.dtype != torch.float64:
             logits = logits.float() if scaling is None else scaling.output(logits.float())
-        return logits.to(x.device), {name: activation.to(x.device) for name, activation in activations.items()}
+        logits, *block_logits = logits.to(x.device).chunk(1 + len(blocks))
+        activations |= {attention_of(name): values for name, values in maps}
+        activations |= zip(map(block_logits_of, blocks), block_logits, strict=True)
+        return logits, {name: activation.to(x.device) for name, activation in activations.items()}
 
     def scale_branches(self, branches: Sequence[str], factor: float) -> None:
         """Multiply the gradient of residual branches by a factor; only for copies."""

@@ -1,0 +1,92 @@
+"""Base class of saliency methods that read the attention maps of a transformer."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_viz.attributions.gradient import Gradient
+from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_grid
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.attention import attention_layers
+from lit_viz.classifiers.layers import attention_of, layouts
+from lit_viz.errors import LitVizError
+from lit_viz.optim import Evaluate
+
+
+class AttentionMap(Gradient):
+    """Base class of maps of the relevance of a transformer's patches, upsampled bilinearly to the input.
+
+    Tokens are the class token, distillation token and registers, then the patches in reading order. Every layer must
+    compute self-attention between all tokens, by :func:`torch.nn.functional.scaled_dot_product_attention`,
+    :class:`torch.nn.MultiheadAttention` or a softmax of ``(N, heads, T, T)``. Maps are not negative.
+
+    Subclasses implement :meth:`relevance`.
+
+    Args:
+        grid: rows and columns of the patches; by default those of the convolution that embeds them.
+    """
+
+    spatial = True
+    reducer: ClassVar[str] = "above_least"
+
+    def __init__(self, grid: Grid = None) -> None:
+        self.grid = parse_grid(grid)
+        self._patches = self.grid or (1, 1)
+        self._pooled: Sequence[float] = ()
+
+    def bind(self, classifier: Classifier) -> None:
+        """Find the attention layers, the grid of the patches, and the tokens that the logits depend on.
+
+        Raises:
+            LitVizError: if attention is not between all tokens, or the grid of the patches is unknown.
+        """
+        found = attention_layers(classifier)
+        if found.problem is not None:
+            raise LitVizError(
+                f"{type(self).__name__} requires attention maps (N, heads, T, T) of all T tokens in every layer of "
+                f"{classifier.name}, got {found.problem}: use grad_cam"
+            )
+        self._patches = patch_grid(classifier, found.tokens, layouts(classifier), self.grid)
+        self.attention, self.blocks = tuple(map(attention_of, found.layers)), found.blocks
+        self.layers, self._tokens = self.attention, found.tokens
+        self._pooled = _pooling(classifier, found.blocks[-1], found.tokens, math.prod(self._patches))
+        super().bind(classifier)
+
+    def record_fields(self) -> dict[str, Any]:
+        """Return the grid of the patches."""
+        return {"grid": list(self._patches)}
+
+    @abstractmethod
+    def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
+        """Compute the relevance ``(M, T)`` of the tokens of images ``x`` ``(M, ...)``."""
+
+    def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
+        """Evaluate the maps ``(M, 1, H, W)``."""
+        rows, columns = self._patches
+        patches = self.relevance(x, slots, evaluate)[:, -rows * columns :]
+        patches = patches.reshape(-1, 1, rows, columns)
+        return F.interpolate(patches, x.shape[2:], mode="bilinear", align_corners=False)
+
+    def pooling(self, x: Tensor) -> Tensor:
+        """Return the weights ``(M, T)`` of the tokens in the pooling before the head.
+
+        The class token, the distillation token and the mean of the patches have equal weights, those of them that the
+        logits depend on.
+        """
+        return x.new_tensor(self._pooled).expand(len(x), -1)
+
+
+def _pooling(classifier: Classifier, block: str, tokens: int, patches: int) -> list[float]:
+    gradient, prefix = logit_gradient(classifier, block), tokens - patches
+    reached = [False] * tokens if gradient is None else (gradient[0] != 0).any(-1).tolist()
+    if not any(reached):  # a new head of zeros
+        reached = [n == 0 for n in range(tokens)]
+    share = any(reached[prefix:]) / patches
+    weights = [*map(float, reached[:prefix]), *[share] * patches]
+    return [weight / sum(weights) for weight in weights]

@@ -1,0 +1,68 @@
+"""LeGrad: gradient of every block's class score at its attention map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.attention import AttentionMap
+from lit_viz.attributions.tokens import Grid
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.layers import block_logits_of, layouts
+from lit_viz.errors import LitVizError
+from lit_viz.objectives import Logit, Objective, Outputs
+from lit_viz.optim import Evaluate
+
+
+class LeGrad(AttentionMap):
+    """``sum over l of relu(d s_l / d A_l)``, averaged over heads and queries (Bousselham et al. 2024, arXiv:2404.03214,
+    section 3).
+
+    ``A_l`` is the attention map of block l, and ``s_l`` the score of its mean token: the final norm and the head are
+    applied to the mean over all tokens of its output. The map is not normalized.
+
+    Args:
+        grid: see :class:`~lit_viz.attributions.attention.AttentionMap`.
+    """
+
+    def __init__(self, grid: Grid = None) -> None:
+        super().__init__(grid)
+        self.objective = _BlockScores(Logit(), ())
+
+    def bind(self, classifier: Classifier) -> None:
+        """Find the blocks of the attention layers.
+
+        Raises:
+            LitVizError: if a block does not return all tokens; see also :meth:`AttentionMap.bind`.
+        """
+        super().bind(classifier)
+        layouts_by_name = layouts(classifier)
+        for block in self.blocks:
+            shape = layouts_by_name[block].shape if block in layouts_by_name else ()
+            if len(shape) != 2 or shape[0] != self._tokens:
+                raise LitVizError(
+                    f"LeGrad requires blocks of {self._tokens} tokens, got {shape} from block {block!r} of "
+                    f"{classifier.name}: use attention_gradient"
+                )
+        logits = tuple(map(block_logits_of, self.blocks))
+        self.layers = (*self.attention, *logits)
+        self.objective = _BlockScores(Logit(), logits)
+
+    def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
+        """Evaluate the gradients of all blocks in one backward."""
+        gradients = evaluate(x, slots=slots).gradients_at(self.attention)
+        return torch.stack([gradient.relu().mean((1, 2)) for gradient in gradients.values()]).sum(0)
+
+
+class _BlockScores(Objective):
+    """Sum of an objective over the logits of blocks. Gradients stay within a block."""
+
+    def __init__(self, objective: Objective, layers: Sequence[str]) -> None:
+        self.objective, self.layers = objective, tuple(layers)
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        logits = (outputs.activations[layer] for layer in self.layers)
+        return torch.stack([self.objective(replace(outputs, logits=values)) for values in logits]).sum(0)

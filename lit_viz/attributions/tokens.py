@@ -1,0 +1,72 @@
+"""Tokens of a transformer: the grid of its patches, and the influence of a layer on the logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.layers import Layout, prefix_tokens
+from lit_viz.classifiers.outputs import probe_images
+from lit_viz.errors import LitVizError
+
+#: Rows and columns of patches, such as (14, 14) or "14,14"; None for those of the network.
+Grid = Sequence[int] | str | None
+
+
+def parse_grid(grid: Grid) -> tuple[int, int] | None:
+    """Return rows and columns; raise :class:`LitVizError` unless they are two positive integers."""
+    if grid is None:
+        return None
+    try:
+        rows, columns = map(int, grid.split(",") if isinstance(grid, str) else grid)
+    except ValueError as error:
+        raise LitVizError(f"grid must be rows,columns such as 14,14, got {grid!r}") from error
+    if min(rows, columns) < 1:
+        raise LitVizError(f"rows and columns of grid must be positive, got {grid!r}")
+    return rows, columns
+
+
+def patch_grid(
+    classifier: Classifier, tokens: int, layouts_by_name: Mapping[str, Layout], given: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """Return rows and columns of the patches, which are the last of ``tokens`` tokens.
+
+    They are ``given``, or else those of the convolution that embeds the patches: of all convolutions the largest map
+    with at most as many positions as tokens. Without such a convolution they have the proportions of the input.
+
+    Raises:
+        LitVizError: if there are fewer tokens than patches, or no grid is found.
+    """
+    if given is not None:
+        if math.prod(given) > tokens:
+            raise LitVizError(f"grid must have at most the {tokens} tokens of {classifier.name}, got {given}")
+        return given
+    modules = dict(classifier.original.named_modules())
+    convolutions = [layout for name, layout in layouts_by_name.items() if isinstance(modules[name], nn.Conv2d)]
+    grids = [layout.shape[1:] for layout in convolutions if len(layout.shape) == 3]
+    fitting = [(rows, columns) for rows, columns in grids if rows * columns <= tokens < 2 * rows * columns]
+    if fitting:
+        return max(fitting, key=math.prod)
+    height, width = classifier.size
+    patches = max(0, tokens - prefix_tokens(classifier.original))
+    rows, columns = (round(math.sqrt(patches * ratio)) for ratio in (height / width, width / height))
+    if patches < 2 or rows * columns != patches:
+        raise LitVizError(
+            f"the rows and columns of the {tokens} tokens of {classifier.name} are unknown: give --method.grid "
+            "ROWS,COLUMNS"
+        )
+    return rows, columns
+
+
+def logit_gradient(classifier: Classifier, layer: str) -> Tensor | None:
+    """Return the gradient of a sum of the logits at the output of a layer, for one image; None without influence."""
+    images = probe_images(classifier.channels, classifier.size)[:1]
+    with torch.enable_grad():
+        logits, activations = classifier.original_network()(images.requires_grad_(), layers=[layer])
+        score = (logits * torch.arange(1, 1 + classifier.num_classes)).sum()  # equal weights might cancel out
+        gradient: Tensor | None = torch.autograd.grad(score, activations[layer], allow_unused=True)[0]
+    return gradient

@@ -1,0 +1,185 @@
+"""Attention maps: read them in a forward, and find the attention layers and blocks of a transformer.
+
+An attention map is the softmax ``(N, heads, queries, keys)`` that weights the values. Fused kernels do not return it,
+so attention is computed explicitly while maps are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map, tree_map_only
+
+from lit_viz.classifiers.isolation import Original
+from lit_viz.classifiers.layers import hooked, layer_names
+from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, probe_images, relative_difference
+
+_SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
+
+
+class _ExplicitAttention(TorchFunctionMode):
+    """Computes attention without fused kernels, and replaces each attention map by ``on_map`` of it."""
+
+    def __init__(self, on_map: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.on_map = on_map
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and not (kwargs.get("is_causal") or kwargs.get("enable_gqa")):
+            return self._scaled_dot_product(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._multi_head(*args, **kwargs)
+        output = func(*args, **kwargs)
+        return self.on_map(output) if func in _SOFTMAX and output.ndim == 4 else output
+
+    def _scaled_dot_product(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        *_: Any,
+        scale: float | None = None,
+        **options: Any,
+    ) -> Tensor:
+        logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if attn_mask is not None:
+            is_bool = attn_mask.dtype == torch.bool
+            logits = logits.masked_fill(~attn_mask, -math.inf) if is_bool else logits + attn_mask
+        return self.on_map(logits.softmax(-1)) @ value
+
+    def _multi_head(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        width: int,
+        heads: int,
+        weight: Tensor,
+        bias: Tensor | None,
+        *rest: Any,
+        attn_mask: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        """Compute :class:`nn.MultiheadAttention` for ``(T, N, D)``, without its rarer options."""
+        biases = (None,) * 3 if bias is None else bias.chunk(3)
+        inputs = zip((query, key, value), weight.chunk(3), biases, strict=True)
+        projected = (F.linear(x, w, b).view(*x.shape[:2], heads, -1).permute(1, 2, 0, 3) for x, w, b in inputs)
+        mixed = self._scaled_dot_product(*projected, attn_mask)
+        return F.linear(mixed.permute(2, 0, 1, 3).flatten(2), *rest[4:6]), None
+
+
+@contextmanager
+def reading_attention(
+    network: nn.Module, layers: Sequence[str], device: torch.device | None = None
+) -> Iterator[list[tuple[str, Tensor]]]:
+    """Collect the attention maps that the named layers compute in the body's forward, with their graph.
+
+    A map belongs to the innermost named layer. The forward continues from the collected map, which is on ``device`` and
+    requires a gradient where gradients are enabled.
+    """
+    running: list[str] = []
+    maps: list[tuple[str, Tensor]] = []
+
+    def record(values: Tensor) -> Tensor:
+        if not running:
+            return values
+        collected = values.to(device)
+        if torch.is_grad_enabled() and not collected.requires_grad:
+            collected.requires_grad_()
+        maps.append((running[-1], collected))
+        return collected.to(values.device)
+
+    def enter(name: str) -> Any:
+        return lambda module, args: running.append(name)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        running.pop()
+
+    modules = [(name, network.get_submodule(name)) for name in layers]
+    handles = [module.register_forward_pre_hook(enter(name)) for name, module in modules]
+    handles += [module.register_forward_hook(leave) for _, module in modules]
+    with hooked(handles), _ExplicitAttention(record) if layers else nullcontext():
+        yield maps
+
+
+@contextmanager
+def scoring_blocks(network: nn.Module, blocks: Sequence[str]) -> Iterator[None]:
+    """Append the mean token of each block to the batch after the last block, in the body's forward.
+
+    For blocks with outputs ``(N, T, D)``, rows ``N (1 + b)`` to ``N (2 + b)`` of the logits are those of block b, as if
+    its mean token were every token of the last block. Gradients do not pass from a block to the one before it.
+    """
+    means: list[Tensor] = []
+
+    def detach(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+
+    def collect(module: nn.Module, args: Any, output: Any) -> Any:
+        tokens = output if isinstance(output, Tensor) else output[0]
+        means.append(tokens.mean(1, keepdim=True).expand_as(tokens))
+        if len(means) < len(blocks):
+            return output
+        rows = torch.cat([tokens, *means])
+        return tree_map(lambda leaf: rows if leaf is tokens else leaf, output)
+
+    modules = [network.get_submodule(name) for name in blocks]
+    handles = [module.register_forward_pre_hook(detach, with_kwargs=True) for module in modules]
+    with hooked(handles + [module.register_forward_hook(collect) for module in modules]):
+        yield
+
+
+@dataclass(frozen=True)
+class AttentionLayers:
+    """Attention layers of a network.
+
+    Attributes:
+        layers: names, in the order of the forward.
+        blocks: name of the block of each layer.
+        tokens: number of tokens T; the patches are the last ones.
+        problem: description of the attention maps if they do not relate all tokens in every layer, or are not readable.
+    """
+
+    layers: tuple[str, ...]
+    blocks: tuple[str, ...]
+    tokens: int
+    problem: str | None
+
+
+def attention_layers(classifier: Original) -> AttentionLayers:
+    """Find the attention layers of a network, and whether their maps relate all tokens, unlike those of windows."""
+    network, x = classifier.original, probe_images(classifier.channels, classifier.size)[:1]
+    with reading_attention(network, layer_names(network)) as maps:
+        logits = classifier.logits(x)
+    names, shapes = tuple(name for name, _ in maps), [tuple(values.shape) for _, values in maps]
+    tokens = shapes[0][-1] if shapes else 0
+    partial = [shape for shape in shapes if shape[0] != 1 or shape[2:] != (tokens, tokens)]
+    problem = None
+    if not shapes:
+        problem = "none"
+    elif partial:
+        problem = f"shape {partial[0]} for one image"
+    elif len(set(names)) < len(names):
+        problem = "several maps of one layer"
+    elif relative_difference(logits, classifier.logits(x)) > LOGITS_TOLERANCE:
+        problem = "other logits where they are read"
+    return AttentionLayers(names, tuple(_block(name, names) for name in names), tokens, problem)
+
+
+def _block(layer: str, layers: Sequence[str]) -> str:
+    """Return the outermost layer that contains no attention layer but this one."""
+    parts = layer.split(".")
+    ancestors = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    others = [f"{other}." for other in layers if other != layer]
+    return next(name for name in ancestors if not any(other.startswith(f"{name}.") for other in others))

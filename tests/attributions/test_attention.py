@@ -1,0 +1,336 @@
+"""Attention rollout, attention times gradient and LeGrad against their definitions, elementwise in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import lit_viz as lv
+from lit_viz.attributions import AttentionGradient, AttentionRollout, LeGrad
+from lit_viz.attributions.attention import AttentionMap
+from lit_viz.attributions.base import attribute
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.errors import LitVizError
+from tests.attributions.test_guided import MEAN, STD, TARGETS, made
+from tests.classifiers.networks import Attending, conv_net
+
+METHODS = [AttentionRollout, AttentionGradient, LeGrad]
+
+
+def classifier_of(net: nn.Module, size: Any) -> Classifier:
+    return load_classifier(net.eval(), size=size, mean=MEAN, std=STD)
+
+
+def photographs(size: tuple[int, int]) -> Tensor:
+    return torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+def normalized(x: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values, dtype=x.dtype).view(3, 1, 1) for values in (MEAN, STD))
+    return (x - mean) / std
+
+
+def our(method: AttentionMap, classifier: Classifier, x: Tensor) -> Tensor:
+    method.bind(classifier)
+    return attribute(method, classifier.fast(method.layers, dtype=torch.float64), x, TARGETS)[0]
+
+
+class Trace:
+    """What a forward of one image leaves: attention maps, tokens after each block, and the logits."""
+
+    def __init__(self, tail: Callable[[Tensor], Tensor]) -> None:
+        self.tail, self.maps, self.tokens = tail, list[Tensor](), list[Tensor]()
+        self.logits = torch.empty(0)
+
+
+def by_definition(kind: type[AttentionMap], trace: Trace, target: int, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return the relevance ``(T,)`` of the tokens, with matrices of all tokens; the mean over groups of rows."""
+    count = trace.maps[0].shape[-1]
+    identity = torch.eye(count, dtype=torch.float64)
+    if kind is LeGrad:
+        total = torch.zeros(count, dtype=torch.float64)
+        for attention, tokens in zip(trace.maps, trace.tokens, strict=True):
+            score = trace.tail(tokens.mean(1))[0, target]
+            total += torch.autograd.grad(score, attention, retain_graph=True)[0][0].clamp(min=0).mean((0, 1))
+        return total
+    product = identity
+    gradients = torch.autograd.grad(trace.logits[0, target], trace.maps, retain_graph=True)
+    for attention, gradient in zip(trace.maps, gradients, strict=True):
+        if kind is AttentionRollout:
+            product = (identity + attention[0].detach().mean(0)) / 2 @ product
+        else:
+            product = product + (attention[0].detach() * gradient[0]).clamp(min=0).mean(0) @ product
+    product = product if kind is AttentionRollout else product - identity
+    return torch.stack([product[list(group)].mean(0) for group in rows]).mean(0)
+
+
+def expected(
+    kind: type[AttentionMap],
+    trace: Callable[[Tensor], Trace],
+    x: Tensor,
+    rows: Sequence[Sequence[int]],
+    grid: tuple[int, int],
+) -> Tensor:
+    places = grid[0] * grid[1]
+    maps = [by_definition(kind, trace(normalized(row[None])), t, rows) for row, t in zip(x, TARGETS, strict=True)]
+    patches = torch.stack([tokens[len(tokens) - places :].view(1, *grid) for tokens in maps])
+    return F.interpolate(patches, x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def same(ours: Tensor, reference: Tensor) -> bool:
+    assert ours.shape == reference.shape
+    assert reference.abs().max() > 0
+    return bool((ours - reference).abs().max() <= 1e-8 * reference.abs().max())
+
+
+def written_out(net: Attending, x: Tensor) -> Trace:
+    """Return the trace of the forward, computed from the weights."""
+    weights = {name: value.double() for name, value in net.state_dict().items()}
+
+    def linear(name: str, values: Tensor) -> Tensor:
+        return values @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(name: str, values: Tensor) -> Tensor:
+        centred = values - values.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def heads(tokens: Tensor) -> Tensor:
+        return linear("head", tokens)
+
+    def mixed_heads(tokens: Tensor) -> Tensor:
+        return (linear("head", tokens) + linear("head_dist", tokens)) / 2
+
+    tail = mixed_heads if net.pool == "distilled" else heads
+    trace = Trace(lambda tokens: tail(norm("norm", tokens)))
+    squares = x.unfold(2, 4, 4).unfold(3, 4, 4)  # (1, 3, rows, columns, 4, 4)
+    patches = torch.einsum("nchwij,dcij->nhwd", squares, weights["embed.weight"]) + weights["embed.bias"]
+    tokens = torch.cat([weights["prefix"], patches.flatten(1, 2)], 1) + weights["position"]
+    tokens.requires_grad_()
+    for block in ("blocks.0", "blocks.1"):
+        query, key, value = linear(f"{block}.attention.qkv", norm(f"{block}.norm1", tokens)).chunk(3, dim=2)
+        logits = torch.einsum("nqhd,nkhd->nhqk", query.unflatten(2, (2, 4)), key.unflatten(2, (2, 4))) / 4**0.5
+        attention = logits.exp() / logits.exp().sum(-1, keepdim=True)
+        mixed = torch.einsum("nhqk,nkhd->nqhd", attention, value.unflatten(2, (2, 4))).flatten(2)
+        tokens = tokens + linear(f"{block}.attention.out", mixed)
+        hidden = linear(f"{block}.mlp.0", norm(f"{block}.norm2", tokens))
+        hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+        tokens = tokens + linear(f"{block}.mlp.2", hidden)
+        trace.maps.append(attention)
+        trace.tokens.append(tokens)
+    final = norm("norm", tokens)
+    if net.pool == "distilled":
+        trace.logits = (linear("head", final[:, 0]) + linear("head_dist", final[:, 1])) / 2
+    else:
+        pooled = final[:, 0] if net.pool == "first" else final[:, weights["prefix"].shape[1] :].mean(1)
+        trace.logits = heads(pooled)
+    return trace
+
+
+@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize(
+    ("options", "size", "rows"),
+    [
+        ({}, (16, 24), [[0]]),
+        ({"fused": False, "prefix": 5}, (24, 16), [[0]]),
+        ({"prefix": 2, "pool": "distilled"}, (16, 16), [[0], [1]]),
+        ({"prefix": 0, "pool": "mean"}, (8, 24), [range(12)]),
+    ],
+    ids=["class token", "registers, not fused", "distillation token", "mean of the patches"],
+)
+def test_maps_are_those_of_two_blocks_written_out(
+    kind: type[AttentionMap], options: dict[str, Any], size: tuple[int, int], rows: Any
+) -> None:
+    net, x = Attending(size, **options), photographs(size)
+    torch.testing.assert_close(written_out(net, normalized(x[:1])).logits, net.double()(normalized(x[:1])))
+    ours = our(kind(), classifier_of(net.float(), size), x)
+    assert same(ours, expected(kind, lambda x: written_out(net, x), x, rows, (size[0] // 4, size[1] // 4)))
+
+
+def timm_trace(net: Any, x: Tensor) -> Trace:
+    trace = Trace(lambda tokens: net.head(net.fc_norm(net.norm(tokens))))
+    for block in net.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda module, args, output: trace.maps.append(output))
+        block.register_forward_hook(lambda module, args, output: trace.tokens.append(output))
+    trace.logits = net(x)
+    return trace
+
+
+def torchvision_trace(net: Any, x: Tensor) -> Trace:
+    def attend(attention: Any) -> Callable[..., Any]:
+        def forward(tokens: Tensor, *args: Any, **options: Any) -> tuple[Tensor, None]:
+            query, key, value = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=2)
+            query, key, value = (part.unflatten(2, (2, 6)).transpose(1, 2) for part in (query, key, value))
+            trace.maps.append((query @ key.transpose(2, 3) / 6**0.5).softmax(3))
+            return attention.out_proj((trace.maps[-1] @ value).transpose(1, 2).flatten(2)), None
+
+        return forward
+
+    trace = Trace(lambda tokens: net.heads(net.encoder.ln(tokens)))
+    for block in net.encoder.layers:
+        block.self_attention.forward = attend(block.self_attention)
+        block.register_forward_hook(lambda module, args, output: trace.tokens.append(output))
+    trace.logits = net(x)
+    return trace
+
+
+def hugging_face_trace(net: Any, x: Tensor) -> Trace:
+    base = net.base_model
+    heads = [head for name, head in net.named_children() if "classifier" in name]
+    trace = Trace(lambda tokens: torch.stack([head(base.layernorm(tokens)) for head in heads]).mean(0))
+    net.set_attn_implementation("eager")
+    for block in base.layers:
+        block.register_forward_hook(lambda module, args, output: trace.tokens.append(output))
+    with pytest.MonkeyPatch.context() as patch:  # its softmax rounds to float32
+        patch.setattr(nn.functional, "softmax", lambda x, dim, dtype: x.softmax(dim))
+        output = net(x, output_attentions=True)
+    trace.maps, trace.logits = list(output.attentions), output.logits
+    return trace
+
+
+def timm_vit(**options: Any) -> nn.Module:
+    sizes = {"img_size": (32, 48), "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
+    return made(timm.models.VisionTransformer, **sizes, **options)
+
+
+def torchvision_vit() -> nn.Module:
+    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 24}
+    net = made(torchvision.models.VisionTransformer, **sizes)
+    nn.init.normal_(net.heads.head.weight, generator=torch.Generator().manual_seed(1))  # a new head is zero
+    return net
+
+
+def hugging_face_vit(name: str) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name.removesuffix('WithTeacher').removesuffix('ForImageClassification')}Config")(
+        hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=32, patch_size=8
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        config.num_labels = 5
+        net: nn.Module = getattr(transformers, name)(config).eval()
+    return net
+
+
+LIBRARIES: dict[str, tuple[Callable[[], nn.Module], Callable[..., Trace], tuple[int, int], Any]] = {
+    "timm": (timm_vit, timm_trace, (32, 48), [[0]]),
+    "timm, registers and mean": (
+        lambda: timm_vit(reg_tokens=2, global_pool="avg"), timm_trace, (32, 48), [range(3, 27)],
+    ),
+    "torchvision": (torchvision_vit, torchvision_trace, (32, 32), [[0]]),
+    "transformers ViT": (lambda: hugging_face_vit("ViTForImageClassification"), hugging_face_trace, (32, 32), [[0]]),
+    "transformers DeiT": (
+        lambda: hugging_face_vit("DeiTForImageClassificationWithTeacher"), hugging_face_trace, (32, 32), [[0], [1]],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_maps_are_those_of_the_libraries_own_attention(library: str) -> None:
+    make, trace, size, rows = LIBRARIES[library]
+    net = make()
+    classifier, x = classifier_of(net, size), photographs(size)
+    for kind in METHODS:
+        reference = expected(
+            kind,
+            lambda x: trace(copy.deepcopy(net).double().requires_grad_(True), x),
+            x, rows, (size[0] // 8, size[1] // 8),
+        )  # fmt: skip
+        assert same(our(kind(), classifier, x), reference)
+
+
+def test_two_resolutions_of_one_network() -> None:
+    net = timm_vit(dynamic_img_size=True)
+    method = LeGrad()
+    for size in ((32, 48), (48, 40), (32, 48)):
+        method.bind(classifier_of(net, size))
+        assert method.record_fields() == {"grid": [size[0] // 8, size[1] // 8]}
+        assert our(method, classifier_of(net, size), photographs(size)).shape == (2, 1, *size)
+
+
+class Unfolded(nn.Module):
+    """Patches without a convolution, and an unknown number of tokens before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Attending((16, 24), prefix=4)
+        self.net.embed = nn.Sequential(nn.Unfold(4, stride=4), nn.Unflatten(2, (4, 6)), nn.Flatten(2))
+        self.width = nn.Linear(48, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.width(self.net.embed[0](x).transpose(1, 2))
+        tokens = torch.cat([self.net.prefix.expand(len(x), -1, -1), patches], 1) + self.net.position
+        return self.net.head(self.net.norm(self.net.blocks(tokens))[:, 0])
+
+
+def test_a_grid_that_is_named() -> None:
+    classifier, x = classifier_of(Unfolded(), (16, 24)), photographs((16, 24))
+    with pytest.raises(
+        LitVizError, match=r"of the 28 tokens of Unfolded are unknown: give --method.grid ROWS,COLUMNS$"
+    ):
+        AttentionRollout().bind(classifier)
+    assert torch.equal(our(AttentionRollout("4,6"), classifier, x), our(AttentionRollout((4, 6)), classifier, x))
+    for grid, words in (("5,6", "at most the 28 tokens"), ("4", "must be rows,columns"), ((0, 6), "must be positive")):
+        with pytest.raises(LitVizError, match=words):
+            AttentionRollout(grid).bind(classifier)
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    net = timm_vit().train()
+    classifier, before = classifier_of(net, (32, 48)), copy.deepcopy(net.state_dict())
+    net.train()
+    for kind in METHODS:
+        our(kind(), classifier, photographs((32, 48)))
+    assert all(m.training and not m._forward_hooks and not m._forward_pre_hooks for m in net.modules())
+    assert all(block.attn.fused_attn for block in net.blocks)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+
+
+def timm_swin() -> nn.Module:
+    sizes = {"img_size": 32, "patch_size": 2, "embed_dim": 8, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4}
+    return made(timm.models.SwinTransformer, **sizes)
+
+
+def hugging_face_swin() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4
+    )
+    net: nn.Module = transformers.SwinForImageClassification(config)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "got"),
+    [
+        (timm_swin, r"shape \(16, 2, 16, 16\) for one image"),
+        (lambda: torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4]), r"shape \(4, 2, 16, 16\)"),
+        (hugging_face_swin, r"shape \(16, 2, 16, 16\) for one image"),
+        (conv_net, "got none from Sequential"),
+    ],
+)
+def test_windows_and_networks_without_attention_are_refused(make: Callable[[], nn.Module], got: str) -> None:
+    with pytest.raises(LitVizError, match=r"requires attention maps \(N, heads, T, T\) of all T tokens"):
+        LeGrad().bind(classifier_of(make(), 32))
+    with pytest.raises(
+        LitVizError, match=got.replace("got none from Sequential", "of Sequential, got none: use grad_cam")
+    ):
+        AttentionRollout().bind(classifier_of(make(), 32))
+
+
+def test_a_run_gives_the_maps_of_the_loop() -> None:
+    classifier, x = classifier_of(Attending(), (16, 24)), photographs((16, 24)).float()
+    names = ["attention_rollout", "attention_gradient", "legrad", "layer_cam"]
+    run = lv.saliency(classifier, x, TARGETS, method=names, check="none")
+    for kind, arrays in zip(METHODS, torch.stack(list(run.attributions)).view(4, 2, 1, 16, 24), strict=False):
+        torch.testing.assert_close(arrays.double(), our(kind(), classifier, x.double()), rtol=1e-3, atol=1e-6)
