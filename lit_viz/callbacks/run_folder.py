@@ -41,6 +41,7 @@ class RunFolder(Callback):
         if trainer.is_global_zero and trainer.training:
             folder, state = runs.RunFolder.open(self.path), check_run_state(checkpoint["lit_viz"])
             folder.trim(state["finished"], {slot["task"]: int(slot["state"][ITERATION]) for slot in state["slots"]})
+            folder.written = dict(checkpoint["written"])
             self._writer = RunWriter(folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
