@@ -97,9 +97,11 @@ class SaliencyMapPresentation(Presentation):
         config, notify = settings.config, settings.notify
         certificate = None
         if settings.ends_run and config.check == "auto" and _is_check_too_slow(module, outcomes):
-            for outcome in outcomes:
-                if isinstance(outcome.record, SaliencyRecord):
-                    outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
+            maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
+            for outcome in maps:
+                outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
+            if folder is not None:
+                folder.amend(outcome.record for outcome in maps)
         elif not (settings.ends_run and config.check == "none"):
             certificate = _compare_with_captum(module, outcomes, folder, settings)
             outcomes = [outcome for outcome in outcomes if outcome.record.index not in certificate.damaged]

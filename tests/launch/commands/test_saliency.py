@@ -135,12 +135,14 @@ def test_check_holds_a_finished_run_against_captum_and_notices_a_changed_map(tmp
 
 
 def test_python_compares_with_captum_if_that_takes_no_longer_than_the_run(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     images = torch.rand(1, 3, 16, 16)
     assert lv.saliency(smooth, images, 0).results[0]["captum"]["passed"]
     monkeypatch.setattr(saliency_map, "_CHECK_SECONDS_PER_PARAMETER", 1.0)
     assert lv.saliency(smooth, images, 0).results[0]["captum"]["why"].startswith("not checked, since it would take")
+    lv.saliency(smooth, images, 0, out=tmp_path / "run", wandb="disabled")
+    assert records(tmp_path / "run")[0]["captum"]["why"].startswith("not checked, since it would take")
     assert lv.saliency(smooth, images, 0, check="captum").results[0]["captum"]["passed"]
 
 
