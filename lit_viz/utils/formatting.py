@@ -77,7 +77,8 @@ def pluralize(count: int, noun: str) -> str:
 def status_summary(records: Iterable[Record]) -> str:
     """Return the number of records per status: ``3 done, 1 skipped, 2 failed``; zeros are omitted."""
     counts = Counter(record.status for record in records)
-    return ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])
+    order = ("done", "unfinished", "skipped", "failed")
+    return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
 
 
 def probability_text(probability: float) -> str:
