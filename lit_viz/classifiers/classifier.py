@@ -37,7 +37,7 @@ class Classifier(Original):
         multi_label: whether labels do not exclude each other, so that a probability is a sigmoid and no softmax.
         weights: ``DEFAULT``, the path of a file, ``none``, or ``given`` for a module.
         sha256: of the weights file, or None.
-        notes: messages for the user, also about the fast copies created so far.
+        notes: messages for the user, also about the fast copies that were requested since the last :meth:`refresh`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Classifier(Original):
         self.multi_label = multi_label
         self.weights = weights
         self.sha256 = sha256
-        self.notes = tuple(notes)
+        self._own_notes = self.notes = tuple(notes)
         self._copies: dict[object, FrozenNetwork] = {}
         self._state: _State | None = None  # of the original, at the last check
 
@@ -126,7 +126,7 @@ class Classifier(Original):
                 self, keep=kept, device=target, dtype=dtype, backprop=backprop,
                 residual_gradient=residual_gradient, compiled=compiled,
             )  # fmt: skip
-            self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
+        self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 
     def original_network(self) -> FrozenNetwork:
@@ -134,7 +134,7 @@ class Classifier(Original):
         return FrozenNetwork(self.original, self.mean, self.std, is_original=True)
 
     def refresh(self) -> None:
-        """Discard the copies if the network has changed; called at the start of every run.
+        """Discard notes about copies, and the copies if the network has changed; called at the start of every run.
 
         Compared are the weights (torch does not count changes by fused optimizers and ``.data``), the layers, and the
         logits of the probe images, which also depend on hooks, attributes and buffers.
@@ -142,6 +142,7 @@ class Classifier(Original):
         Raises:
             LitVizError: the number of classes has changed.
         """
+        self.notes = self._own_notes
         state = self._current_state()
         if state.logits.numel() and state.logits.shape[1] != self.num_classes:
             raise LitVizError(

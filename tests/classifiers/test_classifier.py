@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from lit_viz.classifiers import layer_names, load_classifier
+from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names, load_classifier
 from lit_viz.errors import LitVizError
 from tests.classifiers.networks import Lockable, conv_net
 
@@ -83,6 +84,22 @@ def test_a_network_that_casts_is_used_as_it_is() -> None:
     x = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(classifier.fast()(x)[0].float(), classifier.logits(x))
     assert any("used as it is" in note and "float32" in note for note in classifier.notes)
+
+
+def test_notes_about_copies_are_those_of_the_current_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def copied(classifier: Classifier, dtype: torch.dtype, **_: Any) -> FrozenNetwork:
+        return FrozenNetwork(classifier.original, classifier.mean, classifier.std, notes=[f"copied in {dtype}"])
+
+    monkeypatch.setattr("lit_viz.classifiers.classifier.fast_copy", copied)
+    classifier = load_classifier(conv_net(), size=16)
+    own = classifier.notes
+    classifier.fast()
+    classifier.fast(dtype=torch.float64)
+    assert classifier.notes == (*own, "copied in torch.float32", "copied in torch.float64")
+    classifier.refresh()
+    assert classifier.notes == own
+    classifier.fast()  # cached
+    assert classifier.notes == (*own, "copied in torch.float32")
 
 
 def test_attributes() -> None:
