@@ -115,6 +115,13 @@ def decision_logits(logits: Tensor, labels: Tensor) -> Tensor:
     return decisions.scatter(1, labels[:, None], logits.gather(1, labels[:, None]))
 
 
+#: What captions state of a multi-label network.
+MULTI_LABEL_CAPTION = (
+    "Multi-label network: p is the sigmoid of one logit; probabilities of several labels do not sum to 1. "
+    "Fooled: the decision on one label, p > 0.5, is reversed."
+)
+
+
 def probabilities(logits: Tensor, *, multi_label: bool = False) -> Tensor:
     """Return the probabilities ``(..., K)``: the softmax of the logits, or of a multi-label network the sigmoids."""
     return logits.sigmoid() if multi_label else logits.softmax(-1)

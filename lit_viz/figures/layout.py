@@ -41,7 +41,7 @@ _MIN_DPI = 120  # legible text in figures of small images
 _DOTS = 450  # per image: sharp in print and on high-density screens
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
 _FRAME = 0.5  # line width in points
-_FOOTER: ContextVar[str] = ContextVar("footer", default="")
+_FOOTER: ContextVar[tuple[str, str]] = ContextVar("footer", default=("", ""))
 
 
 class Block(Protocol):
@@ -242,9 +242,10 @@ def selection(count: int, total: int, noun: str) -> str:
 
 
 @contextmanager
-def footer(text: str) -> Iterator[None]:
-    """Add a small line to all figures composed within the block, such as the network and the settings."""
-    token = _FOOTER.set(text)
+def footer(text: str, caption: str = "") -> Iterator[None]:
+    """Add a small line to all figures composed within the block, such as the network and the settings, and sentences to
+    their captions."""
+    token = _FOOTER.set((text, caption))
     try:
         yield
     finally:
@@ -254,7 +255,8 @@ def footer(text: str) -> Iterator[None]:
 def compose(root: Grid, caption: str = "") -> Figure:
     """Draw a grid, and a caption and the :func:`footer` beneath it, into a new figure of whole dots."""
     with style():
-        caption, settings = caption.strip(), _FOOTER.get()
+        settings, added = _FOOTER.get()
+        caption = f"{caption.strip()} {added}".strip()
         width = max(root.width, _NARROWEST if caption or settings else 0.0)
         small = Text(settings, width, TINY, lines=4, color=GRAY)
         text = stack(Text(caption, width, lines=12, color=GRAY), small, gap=0.4 * GAP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import copy
 from datetime import datetime, timezone
 from functools import partial
@@ -27,6 +27,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.isolation import is_out_of_memory
 from lit_viz.classifiers.loading import load
+from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION
 from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, interrupt_exit_status
@@ -74,7 +75,6 @@ def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Not
         _gradients_enabled(),
         tempfile.TemporaryDirectory() as scratch,
         failures_reported(config),
-        footer(settings_line(cli)),
     ):
         trainer = build_trainer(config, scratch)  # first, because it may fail
         tune_allocator()
@@ -148,7 +148,8 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
         run = _run(cli, filed(folder), folder, classifier)
         try:
             settings = EvidenceSettings(config, CAPTUM_SECONDS, notify or _ignore)
-            presentation.verify(module, run.outcomes, folder, settings)
+            with _captions(cli, classifier):
+                presentation.verify(module, run.outcomes, folder, settings)
             _draw(cli, run)  # the figure shows evidence
             write_report(folder, presentation)
         except KeyboardInterrupt as interrupt:
@@ -219,7 +220,7 @@ def check(
         classifier = _load_classifier(config)
     else:
         classifier.refresh()
-    with _gradients_enabled(), run_lock(folder.path), failures_reported(config), footer(settings_line(cli)):
+    with _gradients_enabled(), run_lock(folder.path), failures_reported(config), _captions(cli, classifier):
         check_identity(folder, cli, classifier, is_resumed=True)
         outcomes = filed(folder)
         if not outcomes:
@@ -335,11 +336,11 @@ def _run(
     path = None if folder is None else folder.path
     verify = None if classifier is None else partial(_check, cli, classifier)
     store = None if classifier is None else partial(_save, cli, classifier)
-    return Run(outcomes, path, partial(_figure, cli), verify, partial(_html, cli), store)
+    return Run(outcomes, path, partial(_figure, cli, classifier), verify, partial(_html, cli, classifier), store)
 
 
-def _html(cli: MethodCLI, run: Run) -> str:
-    return run_html(run, cli.command.presentation(cli.config))
+def _html(cli: MethodCLI, classifier: Classifier | None, run: Run) -> str:
+    return run_html(run, cli.command.presentation(cli.config), _output_caption(classifier))
 
 
 def _save(cli: MethodCLI, classifier: Classifier, run: Run, path: Path) -> Run:
@@ -359,9 +360,18 @@ def _save(cli: MethodCLI, classifier: Classifier, run: Run, path: Path) -> Run:
     return stored
 
 
-def _figure(cli: MethodCLI, outcomes: Sequence[Outcome]) -> Figure:
-    with footer(settings_line(cli)):
+def _figure(cli: MethodCLI, classifier: Classifier | None, outcomes: Sequence[Outcome]) -> Figure:
+    with _captions(cli, classifier):
         return with_notebook_png(cli.command.presentation(cli.config).figure(outcomes, cli.config))
+
+
+def _captions(cli: MethodCLI, classifier: Classifier | None) -> AbstractContextManager[None]:
+    """Add the settings, and of a multi-label network the meaning of its outputs, to the captions of figures."""
+    return footer(settings_line(cli), _output_caption(classifier))
+
+
+def _output_caption(classifier: Classifier | None) -> str:
+    return MULTI_LABEL_CAPTION if classifier is not None and classifier.multi_label else ""
 
 
 def settings_line(cli: MethodCLI) -> str:

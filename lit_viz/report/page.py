@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION
 from lit_viz.errors import printable
 from lit_viz.figures.style import notebook_png
 from lit_viz.images.listing import has_array_images
@@ -70,6 +71,7 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
             title=presentation.heading(records),
             name=folder.path.resolve().name,
             summary=f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}",
+            remark=MULTI_LABEL_CAPTION if recorded.get("multi_label") else "",
             evidence=evidence_items(folder.evidence(), records),
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
@@ -98,8 +100,8 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     return path
 
 
-def run_html(run: Run, presentation: Presentation) -> str:
-    """Return figure, table and verdicts of a run as an HTML fragment, which a notebook displays."""
+def run_html(run: Run, presentation: Presentation, remark: str = "") -> str:
+    """Return figure, table, a remark and verdicts of a run as an HTML fragment, which a notebook displays."""
     records = [outcome.record for outcome in run.outcomes]
     png, size = notebook_png(run.figure())
     return (
@@ -111,6 +113,7 @@ def run_html(run: Run, presentation: Presentation) -> str:
             figure=data_uri(png, width=2 * size["width"]),
             width=size["width"],
             rows=presentation.table(records),
+            remark=remark,
             max_run_rows=MAX_RUN_ROWS,
             evidence=_verdicts(run, records),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from torch import nn
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.outputs import decision_logits
+from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION, decision_logits
 from lit_viz.errors import LitVizError
 from tests.conftest import smooth_network
 
@@ -65,6 +66,14 @@ def test_maps_have_sigmoids_as_probabilities(classifier: Classifier) -> None:
         assert record["rank"] == best.tolist().index(2) + 1
 
 
+def test_captions_state_what_probability_and_fooled_mean(classifier: Classifier, smooth: Classifier) -> None:
+    for network, expected in ((classifier, True), (smooth, False)):
+        run = lv.attack(network, photographs(1), attack="pgd", iterations=1)
+        texts = " ".join(" ".join(text.get_text() for text in run.figure().texts).split())
+        assert (MULTI_LABEL_CAPTION in texts) is expected
+        assert (MULTI_LABEL_CAPTION in unescape(str(run._repr_html_()))) is expected
+
+
 def test_class_images_have_sigmoids_as_probabilities(classifier: Classifier) -> None:
     run = lv.visualize(classifier, ["dog"], iterations=5, config="small")
     logits = classifier.logits(run.images)[0]
@@ -109,6 +118,7 @@ def test_a_run_records_multi_label_and_is_checked_and_resumed(classifier: Classi
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["classifier"]["multi_label"] is True
     assert config["recorded"]["multi_label"] is True
+    assert MULTI_LABEL_CAPTION in unescape((tmp_path / "run" / "report.html").read_text())
     assert lv.check(tmp_path / "run", Balanced().eval())
     assert len(lv.resume(tmp_path / "run", classifier).results) == 2
     exclusive = load_classifier(Balanced().eval(), size=16, mean=[0.5] * 3, std=[0.25] * 3, labels=NAMES)
