@@ -26,7 +26,8 @@ WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 _NESTED = ("state_dict", "model_state_dict", "model", "net")  # usual keys of a state dict in a file
 _MAX_LISTED = 5  # keys in an error
 _TIMEOUT = 20.0  # seconds without an answer of a server
-_ALTERNATIVES = "give a file by --classifier.weights FILE, or use efficientnet_lite0, which needs no download"
+_NO_DOWNLOAD = "or use efficientnet_lite0, which needs no download"
+_ALTERNATIVES = f"give a file by --classifier.weights FILE, {_NO_DOWNLOAD}"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -84,6 +85,8 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
             raise LitVizError(f"{source} must contain one state dict, got {number}")
         state = next(iter(inner.values()))
     for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise LitVizError(f"weights must be dense tensors with values, but {source} has another kind in {key}")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise LitVizError(f"weights must be finite, but {source} has other values in {key}")
     return state
@@ -131,7 +134,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load ``state``, which has the keys of ``network``, in place.
 
     Raises:
-        LitVizError: shapes do not match; they are listed.
+        LitVizError: shapes do not match (they are listed), or numbers are integers or complex.
     """
     expected = network.state_dict()
     wrong = [
@@ -143,6 +146,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         raise LitVizError(
             f"the shapes in {source} don't match the network" + _listed("", wrong) + ": build it as it was trained"
         )
+    for key, tensor in state.items():
+        if expected[key].is_floating_point() and not tensor.is_floating_point():
+            raise LitVizError(f"weights must be real floating-point numbers, but {source} has {tensor.dtype} in {key}")
     network.load_state_dict(state)
 
 
@@ -216,11 +222,12 @@ def repository_file(repository: str, filenames: Sequence[str], name: str) -> Pat
         raise missing
     except (OSError, RuntimeError, ValueError, EntryNotFoundError) as error:
         folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-        what = "the weights" if filenames[0] in WEIGHTS_FILES else filenames[0]
+        weights = filenames[0] in WEIGHTS_FILES
+        what = f"the weights of {name}" if weights else name
         raise LitVizError(
-            f"{what} of {name} can't be downloaded ({_reason(error)}): {filenames[0]} of the Hugging Face repository "
-            f"{repository} is not in {folder}; download the repository on a machine with a network and give its "
-            f"folder as the name, {_ALTERNATIVES}"
+            f"{what} can't be downloaded ({_reason(error)}): {filenames[0]} of the "
+            f"Hugging Face repository {repository} is not in {folder}; download the repository on a machine with a "
+            f"network and give its folder as the name, {_ALTERNATIVES if weights else _NO_DOWNLOAD}"
         ) from error
 
 

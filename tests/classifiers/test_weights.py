@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,27 @@ def test_shapes_that_do_not_match_are_listed(tmp_path: Path) -> None:
     torch.save(conv_net(channels=1).state_dict(), tmp_path / "grey.pth")
     with pytest.raises(LitVizError, match=r"0.weight is \(8, 1, 3, 3\) in the file and \(8, 3, 3, 3\) in the network"):
         load_classifier(f"{__name__}:conv_net", weights=tmp_path / "grey.pth", size=16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            lambda tensor: tensor.to("meta"),
+            "dense tensors with values, but the given state dict has another kind",
+        ),
+        (lambda tensor: tensor.to_sparse(), "must be dense tensors with values"),
+        (
+            lambda tensor: tensor.int(),
+            "real floating-point numbers, but the given state dict has torch.int32 in 8",
+        ),
+        (lambda tensor: tensor.to(torch.complex64), "torch.complex64 in 8.weight"),
+    ],
+)
+def test_other_kinds_of_tensors_are_rejected(kind: Callable[[Tensor], Tensor], words: str) -> None:
+    state = conv_net().state_dict()
+    with pytest.raises(LitVizError, match=words):
+        load_classifier(conv_net(), weights={**state, "8.weight": kind(state["8.weight"])}, size=16)
 
 
 def test_two_networks_in_one_file_are_ambiguous() -> None:
