@@ -324,7 +324,7 @@ def _layers(arguments: list[str]) -> None:
     modules = dict(classifier.original.named_modules())
     outputs = layouts(classifier)
     for name in layer_names(classifier.original):
-        print(f"{name:<40} {type(modules[name]).__name__:<24} {outputs.get(name, 'not called')}")
+        print(f"{name:<40} {type(modules[name]).__name__:<24} {outputs.get(name, 'not called, or no tensor')}")
 
 
 def _usage_error(command: str) -> LitVizError:

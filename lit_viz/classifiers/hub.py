@@ -30,8 +30,8 @@ def repository_network(name: str, repository: str) -> tuple[Build, Publish]:
         repository: ``ORG/NAME`` of the Hugging Face Hub, or a folder.
 
     Raises:
-        LitVizError: there is no such repository, its configuration is damaged, of an unknown kind or requires code, or
-            transformers is not installed.
+        LitVizError: the repository can't be downloaded, its configuration is damaged, of another library or requires
+            code, or transformers is not installed.
     """
     config = _read_config(repository, name)
     if "model_type" in config:

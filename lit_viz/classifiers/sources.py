@@ -70,7 +70,7 @@ def find_source(name: str) -> Source:
     if name.endswith(".onnx"):
         raise LitVizError(
             f"classifier must be a PyTorch network, got the ONNX file {name!r}: give the network that was exported, or "
-            "a package.module:factory that converts the file"
+            "a package.module:factory that converts the file, such as by onnx2torch"
         )
     if ":" in name:
         return _factory(name)
@@ -197,35 +197,35 @@ def _repository(name: str, repository: str) -> Source:
 
 
 def module_source(module: nn.Module, source: Source, processor: Any = None) -> Source:
-    """Return the source of a module with what modules of timm, torchvision and Hugging Face tell of themselves.
+    """Return the source of a module with the labels and the preprocessing of its library.
 
     ``processor`` is the image processor of a Hugging Face network, by default the one stored with it.
     """
     config = getattr(module, "config", None)
     trained = getattr(module, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
-    known: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
     if isinstance(trained, dict) and "input_size" in trained:
-        known = {"mean": trained.get("mean"), "std": trained.get("std"), "size": tuple(trained["input_size"][1:])}
-        known |= {"labels": _timm_labels(trained), "origin": "of its pretrained_cfg"}
+        properties = {"mean": trained.get("mean"), "std": trained.get("std"), "size": tuple(trained["input_size"][1:])}
+        properties |= {"labels": _timm_labels(trained), "origin": "of its pretrained_cfg"}
     elif type(module).__module__.startswith("torchvision.models."):
         from torchvision.models import ResNet18_Weights
 
         transforms = ResNet18_Weights.DEFAULT.transforms()  # the same for all of torchvision's classifiers
-        known = {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
-        known["labels"] = imagenet_labels()
+        properties = {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
+        properties["labels"] = imagenet_labels()
     side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
     if isinstance(side, int) or (isinstance(side, (list, tuple)) and len(side) == 2):
-        known["size"] = (side, side) if isinstance(side, int) else tuple(side)
+        properties["size"] = (side, side) if isinstance(side, int) else tuple(side)
     names = getattr(config, "id2label", None)
     if isinstance(names, Mapping):
         labels = [names[i] for i in sorted(names, key=int)]
-        known["labels"] = None if labels == [f"LABEL_{i}" for i in range(len(labels))] else labels
+        properties["labels"] = None if labels == [f"LABEL_{i}" for i in range(len(labels))] else labels
         if (problem := getattr(config, "problem_type", None)) is not None:
-            known["multi_label"] = problem == "multi_label_classification"
+            properties["multi_label"] = problem == "multi_label_classification"
         processor = processor or stored_processor(config)
     if processor is not None:
-        known |= processor_options(processor, getattr(config, "num_channels", 3))
-    return replace(source, **{"origin": "none was given", **known})
+        properties |= processor_options(processor, getattr(config, "num_channels", 3))
+    return replace(source, **{"origin": "none was given", **properties})
 
 
 def _timm_labels(config: Mapping[str, Any]) -> Sequence[str] | None:

@@ -108,7 +108,8 @@ class ClassifierOptions:
     """The classifier.
 
     Args:
-        name: efficientnet_lite0, torchvision/NAME, timm/NAME, or package.module:factory.
+        name: efficientnet_lite0, torchvision/NAME, timm/NAME, transformers/ORG/NAME or timm/hf-hub:ORG/NAME of the
+            Hugging Face Hub, a folder saved as there, or package.module:factory.
         weights: DEFAULT (published weights), a file (.pth, .safetensors, .ckpt), or none.
         labels: text file with one class name per line; inferred unless given.
         mean: mean of the normalization, one number per channel; inferred unless given.

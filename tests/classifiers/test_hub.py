@@ -175,7 +175,7 @@ def test_a_repository_in_the_cache_needs_no_network(
     with pytest.raises(LitVizError) as caught:
         load_classifier("transformers/someone/vit")
     assert str(caught.value).startswith(
-        "config.json of transformers/someone/vit can't be downloaded (Name or service not known)"
+        "transformers/someone/vit can't be downloaded (Name or service not known): config.json of the Hugging Face"
     )
     snapshot = tmp_path / "models--someone--vit" / "snapshots" / ("0" * 40)
     _save(snapshot, "transformers-vit")
