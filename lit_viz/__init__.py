@@ -16,7 +16,7 @@ from lit_viz._version import __version__
 
 if TYPE_CHECKING:
     from lit_viz import callbacks
-    from lit_viz.api import attack, check, resume, saliency, visualize
+    from lit_viz.api import attack, check, log, resume, saliency, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.errors import LitVizError
     from lit_viz.launch.data import ClassTasks, PhotographTasks
@@ -34,6 +34,7 @@ _MODULES = {
     "attack": "lit_viz.api",
     "LitVizError": "lit_viz.errors",
     "Run": "lit_viz.runs.results",
+    "log": "lit_viz.api",
     "load_classifier": "lit_viz.classifiers",
     "check": "lit_viz.api",
     "resume": "lit_viz.api",
@@ -55,6 +56,7 @@ __all__ = [
     "callbacks",
     "check",
     "load_classifier",
+    "log",
     "resume",
     "saliency",
     "visualize",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from lit_viz.attacks import Attack as AttackRule
@@ -31,10 +32,12 @@ from lit_viz.launch.inputs import (
     to_path,
     to_plain,
 )
+from lit_viz.launch.logs import log_run
 from lit_viz.launch.resume import load_run
+from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Run
-from lit_viz.utils.formatting import choose_notify
+from lit_viz.utils.formatting import choose_notify, remark
 
 
 def visualize(
@@ -252,6 +255,46 @@ def resume(
     """
     cli = load_run(to_path("folder", folder), **options)
     return execute(cli, _stored_classifier(classifier, cli), notify=choose_notify(progress))
+
+
+def log(
+    folder: str | Path | Run,
+    to: str | Logger | Sequence[Logger] = "wandb",
+    *,
+    project: str | None = None,
+    tags: Sequence[str] = (),
+    group: str | None = None,
+    job_type: str | None = None,
+    wandb: WandbMode = "auto",
+    progress: bool | None = None,
+) -> list[str]:
+    """Log a run folder: metrics and images at their iterations, results, evidence and summary.
+
+    Repeating it adds only what a logger lacks: W&B and MLflow continue the run whose id is in the run folder,
+    TensorBoard and CSV write their files in the run folder anew.
+
+    Args:
+        folder: run folder, or a run that has one.
+        to: ``wandb``, ``tensorboard``, ``mlflow``, ``csv``, or several separated by commas; or loggers of Lightning,
+            which receive everything.
+        project: W&B project or MLflow experiment.
+        tags: tags in W&B and MLflow.
+        group: W&B group.
+        job_type: W&B job type.
+        wandb: mode of W&B: ``auto``, ``online`` or ``offline``.
+        progress: show messages. Default: in notebooks.
+
+    Returns:
+        Where each logger shows the run.
+
+    Raises:
+        LitVizError: the folder is not a run or is in use, there is no such logger, or a logger fails.
+    """
+    path = folder.folder if isinstance(folder, Run) else to_path("folder", folder)
+    if path is None:
+        raise LitVizError("a run in memory can't be logged: run.save(folder) writes a run folder")
+    settings = LoggerSettings(project, list(tags), group, job_type, wandb)
+    return log_run(path, to, settings, choose_notify(progress) or remark)
 
 
 def _launch(

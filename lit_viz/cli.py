@@ -58,11 +58,24 @@ the images are fixed. These options may change:
 --slots N            images optimized at the same time
 --devices N          and every other --trainer option, such as --trainer.accelerator cpu
 --devices-mode MODE  devices share the images, or the views of each image
---wandb MODE         auto, online, offline or disabled; --project NAME
+--logger NAMES       wandb,tensorboard,mlflow,csv; --wandb MODE, --project NAME, --tags A,B
 --checkpoint-every N steps between checkpoints
 --figure FORMAT      png, pdf or svg; --check, --explain as in the command of the run
 
 Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline
+""",
+    "log": """\
+usage: lit-viz log RUN --to wandb,tensorboard,mlflow,csv [--project NAME] [--tags A,B] [--wandb MODE] ...
+
+Log a run folder: metrics and images at their iterations, results, evidence and summary. Use it after an offline
+run, a service that did not answer, or to add a logger. A logger receives what it lacks.
+--to NAMES           wandb: online, as the run with the id in the run folder; tensorboard, csv: files in the run
+                     folder; mlflow: the store of MLFLOW_TRACKING_URI, or MLflow's default
+--project NAME       W&B project or MLflow experiment
+--tags A,B           tags in W&B and MLflow; --group NAME and --job-type NAME: of W&B
+--wandb MODE         auto, online or offline
+
+Example: lit-viz log runs/fooled --to wandb,tensorboard
 """,
     "classes": """\
 usage: lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...
@@ -85,6 +98,7 @@ _SUMMARIES = {
     **SUMMARIES,
     "check": ("RUN", "compute all evidence of a run"),
     "resume": ("RUN", "continue a run, or print the results of a finished one"),
+    "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
     "classes": ("tarant", "find a class by a part of its name"),
     "layers": ("CLASSIFIER", "list the layers of a network"),
 }
@@ -188,6 +202,7 @@ def _dispatch(arguments: list[str]) -> None:
         "demo": _demo,
         "check": _check,
         "resume": _resume,
+        "log": _log,
         "classes": _classes,
         "layers": _layers,
     }
@@ -295,6 +310,18 @@ def _resume(arguments: list[str]) -> None:
     _print_results(cli.command.presentation(cli.config), execute(cli, notify=notify))
 
 
+def _log(arguments: list[str]) -> None:
+    with _gc_paused():
+        from lit_viz.launch.arguments import parse_logger_options
+        from lit_viz.launch.logs import log_run, settings_of
+
+    options, folders = parse_logger_options(arguments)
+    if len(folders) != 1 or options.to is None:
+        raise _usage_error("log")
+    for place in log_run(folders[0], options.to, settings_of(options), notify):
+        print(f"logged   {place}")
+
+
 def _classes(arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.classifiers.loading import class_names
@@ -377,8 +404,9 @@ def _print_results(presentation: Presentation, run: Run) -> None:
             print_line(f"figure   {figure}")
         print_line(f"report   {run.folder}/report.html")
         files = " and ".join(file.name for file in [*figures, *evolutions])
-        wandb = ", or the run in W&B" if (run.folder / "wandb").is_dir() else ""
-        print_line(f"next     open {files}{wandb}; verify: {command_line('check', run.folder)}")
+        logs = {"wandb": ", or the run in W&B", "tensorboard": f", or tensorboard --logdir {run.folder}/tensorboard"}
+        loggers = "".join(text for name, text in logs.items() if (run.folder / name).is_dir())
+        print_line(f"next     open {files}{loggers}; verify: {command_line('check', run.folder)}")
     if failed:
         sys.exit(1)
 

@@ -1,7 +1,9 @@
-"""Callback that logs images to any logger."""
+"""Callbacks that log images to any logger: of a plain Trainer, and of a run folder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -9,7 +11,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lit_viz.engine.module import ImageTraining
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import ImageAdapter
-from lit_viz.loggers.rows import caption, log_snapshot, names_of
+from lit_viz.loggers.rows import FolderRows, caption, log_snapshot, names_of
+from lit_viz.loggers.thread import LoggerThread
 from lit_viz.presentations import presentation_of
 
 
@@ -57,3 +60,50 @@ class ImageLogger(Callback):
             images = {} if snapshot.image is None else {"image": snapshot.image, **snapshot.extra_images}
             for logs in self._adapters:
                 log_snapshot(logs, self._names[snapshot.task.index], snapshot, images, text)
+
+
+class FolderLogger(Callback):
+    """Log the rows of a run folder, and its results at the end.
+
+    Rows are read from the folder when a checkpoint is saved, so that a logger never has a row that a resume computes
+    again, and a resume logs the rows that the logger lacks.
+
+    Args:
+        rows: rows of the folder.
+        threads: the loggers.
+    """
+
+    def __init__(self, rows: FolderRows, threads: Sequence[LoggerThread]) -> None:
+        self.rows = rows
+        self.threads = threads
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the rows of the folder that the loggers lack."""
+        self._log(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Log the rows since the last checkpoint; they are on the disk at this point."""
+        self._log(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the remaining rows."""
+        self._log(pl_module)
+
+    def finish(self) -> None:
+        """Log the rest of a complete run folder (records, figure, evidence), and finish the runs of the loggers."""
+        rows, results = self.rows.all(), self.rows.results()
+        for thread in self.threads:
+            thread.log_rows([*rows, lambda adapter: adapter.log_results(results)])
+            thread.submit(partial(thread.adapter.log_summary, results))
+        self.close(success=True)
+
+    def close(self, success: bool) -> None:
+        """Finish the runs of the loggers that are still open."""
+        for thread in self.threads:
+            thread.close(success)
+
+    def _log(self, module: LightningModule) -> None:
+        finished: Mapping[int, str] = module.finished  # type: ignore[assignment]
+        rows = self.rows.rows(finished)
+        for thread in self.threads:
+            thread.log_rows(rows)

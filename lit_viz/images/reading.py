@@ -10,16 +10,17 @@ import importlib.util
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, did_you_mean
@@ -165,10 +166,13 @@ def to_uint8(image: Tensor) -> npt.NDArray[np.uint8]:
     return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
 
 
-def encode_png(image: Tensor) -> bytes:
-    """Encode an image ``(C, H, W)`` in [0, 1] as PNG with 8 bits, gray for C = 1."""
+def encode_png(image: Tensor, text: Mapping[str, str] | None = None) -> bytes:
+    """Encode an image ``(C, H, W)`` in [0, 1] as PNG with 8 bits, gray for C = 1, and texts by name in the file."""
+    info = PngInfo()
+    for name, value in (text or {}).items():
+        info.add_itxt(name, value)
     # Level 1 takes a third of the time for 10 % larger files.
-    return _encode(image, "PNG", compress_level=1)
+    return _encode(image, "PNG", compress_level=1, pnginfo=info)
 
 
 def encode_jpeg(image: Tensor, quality: int) -> bytes:
@@ -199,7 +203,7 @@ def _levels(image: Tensor) -> npt.NDArray[np.uint8]:
     return array
 
 
-def _encode(image: Tensor, format: str, **options: int) -> bytes:
+def _encode(image: Tensor, format: str, **options: Any) -> bytes:
     levels = _levels(image)
     buffer = io.BytesIO()
     Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(buffer, format=format, **options)

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -15,6 +15,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.loggers.base import WandbMode
 from lit_viz.utils.files import non_utf8_name_error
 
 #: Exceptions of the parser for invalid arguments.
@@ -137,6 +138,29 @@ def parse_classifier_options(arguments: Sequence[str]) -> tuple[dict[str, Any], 
     except PARSER_ERRORS as error:
         raise parser_error(error, parser) from error
     return config.classifier.as_dict(), config.bare
+
+
+def add_logger_options(add: Callable[..., Any]) -> None:
+    """Add the options of loggers."""
+    add("--wandb", type=WandbMode, default="auto", help="W&B mode; auto is online if there is an API key, else offline")
+    project_help = "W&B project or MLflow experiment; null: WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME, else lit_viz"
+    add("--project", type=str | None, default=None, help=project_help)
+    add("--tags", type=list[str] | str | None, default=None, help="tags in W&B and MLflow: a,b; null: WANDB_TAGS")
+    add("--group", type=str | None, default=None, help="W&B group; null: WANDB_RUN_GROUP")
+    add("--job_type", type=str | None, default=None, help="W&B job type; null: WANDB_JOB_TYPE")
+
+
+def parse_logger_options(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return the options of ``lit-viz log``, and its positional arguments."""
+    parser = ArgumentParser(exit_on_error=False, prog="lit-viz log")
+    parser.add_argument("--bare", type=list[str], default=[])
+    parser.add_argument("--to", type=str | None, default=None)
+    add_logger_options(parser.add_argument)
+    try:
+        config = parser.parse_args(rewrite_arguments(arguments))
+    except PARSER_ERRORS as error:
+        raise parser_error(error, parser) from error
+    return config, config.bare
 
 
 def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] = ()) -> LitVizError:

@@ -27,9 +27,8 @@ from lit_viz.classifiers.fast import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.launch.arguments import PARSER_ERRORS, ClassifierOptions, parser_error
+from lit_viz.launch.arguments import PARSER_ERRORS, ClassifierOptions, add_logger_options, parser_error
 from lit_viz.launch.commands.base import Command
-from lit_viz.loggers import WandbMode
 from lit_viz.runs import RECORDED
 from lit_viz.utils.files import read_yaml
 
@@ -71,8 +70,8 @@ def _add_common_arguments(parser: LightningArgumentParser, command: Command) -> 
     add("--overwrite", action="store_true", help="replace an existing run")
     add("--resume", action="store_true", help="continue an existing run; start it if there is none")
     add("--count", action="store_true", help="print the number of evaluations and the estimated time only")
-    add("--wandb", type=WandbMode, default="auto", help="W&B mode; auto is online if there is an API key, else offline")
-    add("--project", type=str | None, default=None, help="W&B project; null: WANDB_PROJECT, else lit_viz")
+    add("--logger", type=str, default="wandb", help="loggers of the run folder: wandb,tensorboard,mlflow,csv, or none")
+    add_logger_options(add)
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
     mode_help = "devices share the images, or the views of each image"
     add("--devices_mode", type=DevicesMode, default="images", help=mode_help)

@@ -12,7 +12,7 @@ from functools import partial
 from inspect import signature
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -36,6 +36,7 @@ from lit_viz.figures.layout import footer
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import MethodCLI
+from lit_viz.launch.logs import incomplete_loggers, open_loggers, run_loggers, settings_of
 from lit_viz.launch.resume import (
     LastCheckpoint,
     check_identity,
@@ -44,8 +45,7 @@ from lit_viz.launch.resume import (
     provenance,
 )
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
-from lit_viz.loggers import COMPLETE, ID_FILE
-from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation
+from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings
 from lit_viz.report.page import REPORT, format_value, run_html, write_report
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.folder import RunFolder
@@ -54,9 +54,6 @@ from lit_viz.types import Task, slug
 from lit_viz.utils.files import translate_write_errors
 from lit_viz.utils.formatting import Notify, command_line, pluralize
 from lit_viz.utils.process import is_rank_zero, tune_allocator
-
-if TYPE_CHECKING:
-    from lit_viz.loggers.wandb import WandbImages
 
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
 #: Runs in which this process has taken part with a rank other than zero.
@@ -67,6 +64,7 @@ def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Not
     """Run a configuration to its end, or continue the run in its folder."""
     config = cli.config
     cli.command.check(config)
+    run_loggers(config)  # first, because it may fail
     if abs(config.seed) >= _SEED_LIMIT:
         raise LitVizError(f"--seed must have at most 18 digits, got {config.seed}")
     if classifier is not None:
@@ -123,31 +121,26 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
         raise
     module.keep_results = False  # they are in the folder
     presentation = cli.command.presentation(config)
-    checkpoint = LastCheckpoint(folder)
+    checkpoint, names, send = LastCheckpoint(folder), run_loggers(config), notify or _ignore
     finished = checkpoint.is_finished(tasks)
     if finished and (folder.path / REPORT).exists():
         run = _run(cli, filed(folder), folder, classifier)
         if not (folder.path / f"figure.{config.figure}").exists():
             _draw(cli, run)
-        if (folder.path / ID_FILE).exists() and not (folder.path / COMPLETE).exists():
-            wandb = _open_wandb(folder, config, presentation, notify or _ignore)
-            if wandb is not None:
-                wandb.finish()
+        open_loggers(folder, incomplete_loggers(folder, names), settings_of(config), presentation, send).finish()
         return run
     if not finished:
         module.validate_tasks(tasks)
         with translate_write_errors(folder.path):
             (folder.path / REPORT).unlink(missing_ok=True)  # a report marks a complete run
-    wandb = _open_wandb(folder, config, presentation, notify or _ignore)
+        checkpoint.restore()
+    log = open_loggers(folder, names, settings_of(config), presentation, send)
     try:
         if not finished:  # a finished run without a report was killed before its evidence
-            checkpoint.restore()
-            views = [] if wandb is None else [wandb]
-            callbacks = [RunWriter(folder), *views, Notes(notify), Progress(quiet=notify is None)]
-            fit(trainer, config, module, tasks, callbacks, None if wandb is None else wandb.logger)
+            fit(trainer, config, module, tasks, [RunWriter(folder), log, Notes(notify), Progress(quiet=notify is None)])
         run = _run(cli, filed(folder), folder, classifier)
         try:
-            settings = EvidenceSettings(config, CAPTUM_SECONDS, notify or _ignore)
+            settings = EvidenceSettings(config, CAPTUM_SECONDS, send)
             with _captions(cli, classifier):
                 presentation.verify(module, run.outcomes, folder, settings)
             _draw(cli, run)  # the figure shows evidence
@@ -155,11 +148,9 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
         except KeyboardInterrupt as interrupt:
             exit_status = interrupt_exit_status(interrupt)
             raise Interrupted(stopped_before_evidence(config), exit_status=exit_status) from interrupt
-        if wandb is not None:
-            wandb.finish()
+        log.finish()
     finally:
-        if wandb is not None:
-            wandb.logger.close(exit_code=1)  # no effect after finish()
+        log.close(success=False)  # no effect after finish()
     return run
 
 
@@ -188,19 +179,6 @@ def _build(
     tasks, notes = cli.command.tasks(cli.config, cli.parts, classifier)
     module.notes += notes
     return module, tasks
-
-
-def _open_wandb(folder: RunFolder, config: Namespace, presentation: Presentation, notify: Notify) -> WandbImages | None:
-    """Return the W&B callback of a run, or None if W&B is disabled."""
-    if config.wandb == "disabled":
-        return None  # saves half a second of imports
-    from lit_viz.loggers.wandb import RunLogger, WandbImages
-    from lit_viz.loggers.wandb_run import open_run, rows_on_server
-
-    run = open_run(folder, config.project, folder.path.name, folder.config, config.wandb, notify)
-    if run is None:
-        return None
-    return WandbImages(RunLogger(run, folder, notify), folder, presentation, logged=rows_on_server(folder, run))
 
 
 def check(

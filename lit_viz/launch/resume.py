@@ -35,8 +35,8 @@ _TOLERANCE = 1e-2
 _PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 #: Options that a resume may change, in addition to the command's own.
 _CHANGEABLE = {
-    "out", "overwrite", "resume", "wandb", "project", "trainer", "devices_mode", "compile", "slots",
-    "checkpoint_every", "figure", "count",
+    "out", "overwrite", "resume", "logger", "wandb", "project", "tags", "group", "job_type", "trainer",
+    "devices_mode", "compile", "slots", "checkpoint_every", "figure", "count",
 }  # fmt: skip
 #: Packages whose classes and factories are not named when a configuration imports them.
 _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}

@@ -75,7 +75,6 @@ def fit(
     module: ImageTraining,
     tasks: Sequence[Task] = (),
     callbacks: Sequence[pl.Callback] = (),
-    logger: Any = None,
 ) -> None:
     """Optimize the images of the tasks, from the last checkpoint if the run is resumed."""
     module.devices_mode, module.compile_mode = config.devices_mode, config.compile
@@ -83,7 +82,6 @@ def fit(
     resumed = checkpoint if checkpoint is not None and config.resume and checkpoint.exists() else None
     checkpoints = ExactCheckpoint(checkpoint, every_steps=config.checkpoint_every)
     trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
-    trainer.logger = logger
     queue = TaskQueue(tasks)
     with messages_ignored(), _sigint_handler_restored():
         try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Literal
+from importlib.util import find_spec
+from typing import Any
 
+from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.loggers.base import ImageAdapter
 
-#: How a run is logged to W&B.
-WandbMode = Literal["auto", "online", "offline", "disabled"]
-#: Id of the W&B run of a run folder, and the mark of a W&B run that has all rows.
-ID_FILE, COMPLETE = "wandb/run_id.txt", "wandb/complete"
+#: Loggers of a run folder by name: their names in messages. A logger has the folder of its name in the run folder.
+LOGGERS = {"wandb": "W&B", "tensorboard": "TensorBoard", "mlflow": "MLflow", "csv": "CSV"}
 
 #: Module and class of the adapter by class of the logger.
 _ADAPTERS = {
@@ -36,3 +36,19 @@ def adapter(logger: Any, axis: str | None = None) -> ImageAdapter:
             known: ImageAdapter = getattr(import_module(f"{__name__}.{module}"), name)(logger, axis)
             return known
     return ImageAdapter(logger, axis)
+
+
+def logger_names(names: str) -> list[str]:
+    """Return the names in ``wandb,tensorboard``; none for ``none``.
+
+    Raises:
+        LitVizError: there is no such logger, or its package is not installed.
+    """
+    chosen = [name.strip().lower() for name in names.split(",") if name.strip().lower() not in ("", "none")]
+    for name in chosen:
+        if name not in LOGGERS:
+            hint = did_you_mean(name, LOGGERS) or f": choose from {', '.join(LOGGERS)}, none"
+            raise LitVizError(f"there is no logger {name!r}{hint}")
+        if name != "csv" and find_spec(name) is None:
+            raise LitVizError(f"the logger {name} requires the package {name}: pip install 'lit-viz[{name}]'")
+    return list(dict.fromkeys(chosen))

@@ -2,14 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from lit_viz.runs.folder import RunFolder
 
 #: Image ``(H, W, 3)`` uint8, and its caption.
 CaptionedImage = tuple[NDArray[np.uint8], str]
+#: How a run is logged to W&B.
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+
+@dataclass(frozen=True)
+class LoggerSettings:
+    """Settings of the loggers of a run folder.
+
+    Attributes:
+        project: W&B project, MLflow experiment. Default: ``WANDB_PROJECT`` or ``MLFLOW_EXPERIMENT_NAME``, or
+            ``lit_viz``.
+        tags: tags of the run in W&B and MLflow.
+        group, job_type: of the W&B run.
+        wandb: mode of W&B.
+    """
+
+    project: str | None = None
+    tags: Sequence[str] = ()
+    group: str | None = None
+    job_type: str | None = None
+    wandb: WandbMode = "auto"
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What is logged at the end of a run.
+
+    Attributes:
+        folder: the complete run folder.
+        summary: numbers by which runs are compared.
+        iteration: the last iteration.
+    """
+
+    folder: RunFolder
+    summary: Mapping[str, float]
+    iteration: int
+
+    def files(self) -> Iterator[tuple[Path, str]]:
+        """Yield each file of the artifact, and its folder in it."""
+        for pattern in ("config.yaml", "results.jsonl", "metrics.csv", "evidence.*", "figure.*", "evolution.*"):
+            yield from ((file, "") for file in sorted(self.folder.path.glob(pattern)))
+        for name in ("images", "sources", "arrays", "photographs"):
+            files = (file for file in sorted((self.folder.path / name).rglob("*")) if file.is_file())
+            yield from ((file, str(file.parent.relative_to(self.folder.path))) for file in files)
 
 
 class ImageAdapter:
@@ -18,7 +68,12 @@ class ImageAdapter:
     Args:
         logger: logger of Lightning.
         axis: name of the axis of the steps; None for the global step of the Trainer.
+
+    Attributes:
+        rows_logged: number of rows of the run that the logger already has.
     """
+
+    rows_logged = 0
 
     def __init__(self, logger: Any, axis: str | None = None) -> None:
         self.logger = logger
@@ -37,3 +92,34 @@ class ImageAdapter:
 
     def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
         """Log images by key at a position on the axis; an unknown logger does not receive them."""
+
+    # Runs in a folder
+
+    def open(self) -> None:
+        """Connect to the logger, before anything else."""
+
+    def log_results(self, results: RunResults) -> None:
+        """Log the figures of a complete run, as its last row."""
+        paths = [results.folder.path / name for name in ("figure.png", "evidence.png")]
+        images = {p.stem: (np.asarray(Image.open(p).convert("RGB")), p.stem) for p in paths if p.exists()}
+        self.log_images(images, results.iteration)
+
+    def log_summary(self, results: RunResults) -> None:
+        """Log the summary of a complete run; repeating it changes nothing."""
+        self.log_metrics(results.summary, results.iteration)
+
+    def close(self, success: bool) -> None:
+        """Finish the run of the logger; a resume continues it."""
+        self.logger.finalize("success" if success else "failed")
+
+    def abandon(self, error: BaseException | None) -> None:
+        """Release a logger after an error, or None if it does not answer."""
+
+    def calls(self) -> AbstractContextManager[None]:
+        """Return the context of all calls."""
+        return nullcontext()
+
+    @property
+    def place(self) -> str:
+        """Where the run can be seen."""
+        return str(self.logger.save_dir)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
 
-from lit_viz.loggers.base import CaptionedImage, ImageAdapter
+from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings
+from lit_viz.runs.folder import RunFolder
+from lit_viz.utils.formatting import Notify
 
 
 class CSVAdapter(ImageAdapter):
@@ -34,3 +38,16 @@ class CSVAdapter(ImageAdapter):
             with (folder / "images.csv").open("a", newline="", encoding="utf-8") as stream:
                 rows = [(self.axis or "step", "key", "file", "caption")] if is_new else []
                 csv.writer(stream).writerows([*rows, (step, key, file.relative_to(folder), caption)])
+
+    @property
+    def place(self) -> str:
+        """Where the run can be seen."""
+        return f"{self.logger.log_dir}metrics.csv"
+
+
+def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
+    """Return the adapter of a run folder, whose files are written anew."""
+    shutil.rmtree(folder.path / "csv", ignore_errors=True)
+    logger = CSVLogger(folder.path, name="csv", version="")
+    logger.log_hyperparams(folder.config)
+    return CSVAdapter(logger, "iteration")

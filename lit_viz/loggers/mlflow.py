@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from lit_viz.loggers.base import CaptionedImage, ImageAdapter
+import mlflow
+from mlflow.exceptions import MlflowException
+from pytorch_lightning.loggers import MLFlowLogger
+
+from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults
+from lit_viz.runs.folder import RunFolder
+from lit_viz.utils.files import write_text
+from lit_viz.utils.formatting import Notify
 
 
 class MLflowAdapter(ImageAdapter):
@@ -21,6 +31,69 @@ class MLflowAdapter(ImageAdapter):
         for key, (image, caption) in images.items():
             client.log_image(run_id, image, key=_valid(key), step=step)
             client.log_text(run_id, caption, f"captions/{_valid(key)}/{step:06d}.txt")
+
+
+class _RunAdapter(MLflowAdapter):
+    """Adapter of a run folder: continues its MLflow run, and logs what that run lacks."""
+
+    def __init__(self, folder: RunFolder, settings: LoggerSettings) -> None:
+        experiment = settings.project or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lit_viz"
+        self._id_file = folder.path / "mlflow" / "run_id.txt"
+        self._config = folder.config
+        self._steps: dict[str, set[int]] = {}  # that the MLflow run already has, by key
+        self._is_new = True
+        options: dict[str, Any] = {
+            "tracking_uri": mlflow.get_tracking_uri(),
+            "run_name": folder.path.resolve().name,
+            "tags": dict.fromkeys(settings.tags, ""),
+        }
+        super().__init__(MLFlowLogger(experiment, **options), "iteration")
+
+    def open(self) -> None:
+        """Continue the run if the store has it, otherwise create it."""
+        stored = self._id_file.read_text().strip() if self._id_file.exists() else None
+        try:
+            if stored is not None:
+                self.logger._mlflow_client.update_run(stored, status="RUNNING")
+                self.logger._run_id, self._is_new = stored, False
+        except MlflowException:  # another store
+            self._is_new = True
+        write_text(self._id_file, f"{self.logger.run_id}\n")
+        if self._is_new:
+            self.logger.log_hyperparams(self._config)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log the scalars that the run lacks."""
+        client, run_id = self.logger.experiment, self.logger.run_id
+        for key in () if self._is_new else [key for key in metrics if key not in self._steps]:
+            self._steps[key] = {metric.step for metric in client.get_metric_history(run_id, _valid(key))}
+        new = {key: value for key, value in metrics.items() if step not in self._steps.get(key, ())}
+        if new:
+            super().log_metrics(new, step)
+
+    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
+        """Log the images that the run lacks; a caption is logged after its image."""
+        client, run_id = self.logger.experiment, self.logger.run_id
+        for key in () if self._is_new else [key for key in images if key not in self._steps]:
+            captions = client.list_artifacts(run_id, f"captions/{_valid(key)}")
+            self._steps[key] = {int(Path(file.path).stem) for file in captions if not file.is_dir}
+        super().log_images({key: item for key, item in images.items() if step not in self._steps.get(key, ())}, step)
+
+    def log_summary(self, results: RunResults) -> None:
+        """Log the summary, and the files of the run as artifacts."""
+        super().log_summary(results)
+        for file, place in results.files():
+            self.logger.experiment.log_artifact(self.logger.run_id, str(file), place or None)
+
+    @property
+    def place(self) -> str:
+        """Where the run can be seen."""
+        return f"run {self.logger.run_id} in {self.logger._tracking_uri}"
+
+
+def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
+    """Return the adapter of a run folder, in the store of ``MLFLOW_TRACKING_URI`` or MLflow's default."""
+    return _RunAdapter(folder, settings)
 
 
 def _valid(key: str) -> str:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from operator import itemgetter
+from statistics import fmean, median
+from typing import TypeVar
 
 from lit_viz.figures.layout import pixels
-from lit_viz.loggers.base import ImageAdapter
+from lit_viz.figures.sheet import tile
+from lit_viz.loggers.base import ImageAdapter, RunResults
+from lit_viz.loggers.thread import LogRow
 from lit_viz.presentations import Presentation
-from lit_viz.types import Picture, Snapshot, Task, slug
+from lit_viz.runs.folder import RunFolder, top5_of
+from lit_viz.types import Curve, Picture, Record, Snapshot, Task, slug
+
+_GRID = 16  # tasks per grid
+_MAX_IN_GRIDS = 256  # tasks; more grids make the page of a logger unusable
+
+T = TypeVar("T")
 
 
 def names_of(tasks: Sequence[Task]) -> list[str]:
@@ -41,3 +57,135 @@ def log_snapshot(
     texts = {kind: caption if kind == "image" else f"{kind}: {caption.splitlines()[0]}" for kind in images}
     captioned = {f"{kind}/{name}": (pixels(image), texts[kind]) for kind, image in images.items()}
     adapter.log(metrics, captioned, snapshot.iteration)
+
+
+class FolderRows:
+    """The rows of a run folder, in an order that does not change when others follow.
+
+    Up to ``separate`` tasks have their own keys, ``image/<name>``, ``probability/<name>`` and so on. With more tasks,
+    16 consecutive tasks share ``image/grid/0000-0015`` and the means of their metrics. A grid is a row when all of its
+    tasks, and those before, are finished; the first 256 tasks have grids.
+
+    Args:
+        folder: run folder with a queue.
+        presentation: texts of the captions.
+        separate: maximum number of tasks with their own keys.
+    """
+
+    def __init__(self, folder: RunFolder, presentation: Presentation, separate: int = 32) -> None:
+        self.folder = RunFolder(folder.path)  # another thread reads it than the one that writes
+        self.presentation = presentation
+        self.tasks = self.folder.queue()
+        self.is_separate = len(self.tasks) <= separate
+
+    def rows(self, finished: Collection[int]) -> list[LogRow]:
+        """Return the rows of the snapshots in the folder; ``finished`` are the indices of finished tasks."""
+        if self.is_separate:
+            by_key, names = {task.key: task for task in self.tasks}, names_of(self.tasks)
+            records = {record.key: record for record in self.folder.records()}
+            snapshots = [
+                Snapshot(by_key[key], k, metrics, file_metrics=_file_metrics(records.get(key), k, metrics))
+                for key, k, metrics in self.folder.snapshots()
+                if key in by_key
+            ]
+            return [partial(self._log_snapshot, names[s.task.index], s) for s in snapshots]
+        rows: list[LogRow] = []
+        for first in range(0, min(len(self.tasks), _MAX_IN_GRIDS), _GRID):
+            grid = _Grid(self.folder, self.tasks[first : first + _GRID], self.presentation)
+            if not all(task.index in finished for task in grid.tasks):
+                break
+            rows += [partial(grid.log, k) for k in grid.iterations]
+        return rows
+
+    def all(self) -> list[LogRow]:
+        """Return the rows of a complete run: snapshots, and with many tasks means over all of them."""
+        rows = self.rows([task.index for task in self.tasks])
+        if not self.is_separate:
+            rows += [partial(_log_means, *row) for row in _mean_rows(self.folder)]
+        return rows
+
+    def results(self) -> RunResults:
+        """Return the results of a complete run."""
+        records = self.folder.records()
+        last = max(((record.iterations or 0) for record in records), default=0)
+        scalars = self.presentation.scalars(records, self.folder.evidence())
+        return RunResults(self.folder, {**_summary(records), **scalars}, last)
+
+    def _log_snapshot(self, name: str, snapshot: Snapshot, adapter: ImageAdapter) -> None:
+        images = self.folder.images_at(snapshot.task.key, snapshot.iteration)
+        top5 = top5_of(images["image"]) if "image" in images else ()
+        log_snapshot(adapter, name, snapshot, images, caption(replace(snapshot, top5=top5), self.presentation))
+
+
+def _file_metrics(record: Record | None, iteration: int, metrics: Mapping[str, float]) -> dict[str, float] | None:
+    """Return the metrics of the file at the last iteration of a finished task; it may differ from the last image."""
+    if record is None or record.iterations != iteration:
+        return None
+    return {**metrics, **{name: v for name in metrics if isinstance(v := record.metrics.get(name), float)}}
+
+
+class _Grid:
+    """Consecutive tasks that share an image and the means of their metrics."""
+
+    def __init__(self, folder: RunFolder, tasks: Sequence[Task], presentation: Presentation) -> None:
+        self.folder, self.tasks, self.presentation = folder, tasks, presentation
+        self.frames = [(task, frames) for task in tasks if (frames := folder.frames(task.key))]
+        self.iterations = sorted({k for _, frames in self.frames for k, _ in frames})
+        self._curves: Mapping[str, Mapping[str, Curve]] = {}
+
+    def log(self, k: int, adapter: ImageAdapter) -> None:
+        """Log the row of an iteration. A task without a frame at the iteration shows its latest frame."""
+        self._curves = self._curves or self.folder.metrics([task.key for task in self.tasks])
+        records = {record.index: record for record in self.folder.records()}
+        lines = [f"iteration {k}"]
+        for task, frames in self.frames:
+            metrics = {metric: _latest(curve, k) for metric, curve in self._curves[task.key].items()}
+            if k >= frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
+                final = records[task.index].metrics if task.index in records else {}
+                metrics |= {name: value for name in metrics if isinstance(value := final.get(name), float)}
+            lines.append(" - ".join([self.presentation.task_name(task), *self.presentation.metric_texts(metrics)]))
+        image = tile([pixels(_latest(frames, k)) for _, frames in self.frames], side=2048)
+        name = f"{self.tasks[0].index:04d}-{self.tasks[-1].index:04d}"
+        means: dict[str, float] = {}
+        for metric in sorted({metric for curves in self._curves.values() for metric in curves}):
+            means |= _mean(f"{metric}/{name}", [c for curves in self._curves.values() if (c := curves.get(metric))], k)
+        adapter.log(means, {f"image/grid/{name}": (image, "\n".join(lines))}, k)
+
+
+def _log_means(iteration: int, means: Mapping[str, float], adapter: ImageAdapter) -> None:
+    adapter.log(means, {}, iteration)
+
+
+def _mean_rows(folder: RunFolder) -> Iterator[tuple[int, Mapping[str, float]]]:
+    """Yield each iteration with the mean of each metric over all tasks."""
+    rows: dict[int, dict[str, float]] = defaultdict(dict)
+    for metric in folder.metric_names():  # one at a time, because all curves of many tasks need much memory
+        curves = list(folder.curves(metric).values())
+        for k in {k for curve in curves for k, _ in curve}:
+            rows[k] |= _mean(f"{metric}/mean", curves, k)
+    yield from sorted(rows.items())
+
+
+def _mean(key: str, curves: Iterable[Curve], iteration: int) -> dict[str, float]:
+    """Return the mean of the latest values under a key, without infinite and missing values; empty if there is none."""
+    values = [value for curve in curves if math.isfinite(value := _latest(curve, iteration))]
+    return {key: fmean(values)} if values else {}
+
+
+def _latest(values: Sequence[tuple[int, T]], iteration: int) -> T:
+    """Return the last value up to an iteration, or the first value if there is none."""
+    return values[max(bisect_right(values, iteration, key=itemgetter(0)) - 1, 0)][1]
+
+
+def _summary(records: Sequence[Record]) -> dict[str, float]:
+    """Return the number of tasks by status, the share of true flags, and the median of the numbers of done tasks."""
+    flags: dict[str, list[bool]] = defaultdict(list)
+    numbers: dict[str, list[float]] = defaultdict(list)
+    for key, value in (item for record in records if record.status == "done" for item in record.to_dict().items()):
+        if isinstance(value, bool):
+            flags[f"share/{key}"].append(value)
+        elif isinstance(value, float) and math.isfinite(value):
+            numbers[f"median/{key}"].append(value)
+    counts = Counter(f"count/{record.status}" for record in records)
+    shares = {key: fmean(values) for key, values in flags.items()}
+    return {**counts, **shares, **{key: median(values) for key, values in numbers.items()}}

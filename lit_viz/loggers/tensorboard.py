@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 
-from lit_viz.loggers.base import CaptionedImage, ImageAdapter
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults
+from lit_viz.runs.folder import RunFolder
+from lit_viz.utils.formatting import Notify
 
 
 class TensorBoardAdapter(ImageAdapter):
@@ -16,3 +21,18 @@ class TensorBoardAdapter(ImageAdapter):
         for key, (image, caption) in images.items():
             writer.add_image(key, image, step, dataformats="HWC")
             writer.add_text(f"{key}/caption", caption.replace("\n", "  \n"), step)  # a line break in Markdown
+
+    def log_summary(self, results: RunResults) -> None:
+        """Log the summary with the configuration, so that TensorBoard's table of hyperparameters compares runs."""
+        self.logger.log_hyperparams(results.folder.config, dict(results.summary), results.iteration)
+
+    @property
+    def place(self) -> str:
+        """Where the run can be seen."""
+        return f"tensorboard --logdir {self.logger.log_dir}"
+
+
+def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
+    """Return the adapter of a run folder, whose event files are written anew."""
+    shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
+    return TensorBoardAdapter(TensorBoardLogger(folder.path, name="tensorboard", version=""), "iteration")

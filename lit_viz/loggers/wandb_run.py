@@ -6,13 +6,12 @@ import base64
 import logging
 import os
 import secrets
-import shlex
 import shutil
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -23,12 +22,16 @@ from wandb.sdk.lib.wbauth import authenticate_session
 from wandb.sdk.wandb_run import Run
 
 from lit_viz.errors import first_line
-from lit_viz.loggers import COMPLETE, ID_FILE, WandbMode
+from lit_viz.loggers.base import LoggerSettings, WandbMode
+from lit_viz.loggers.thread import FINISH_SECONDS
 from lit_viz.runs.folder import RunFolder
 from lit_viz.utils.files import write_text
-from lit_viz.utils.formatting import Notify, notify
+from lit_viz.utils.formatting import Notify, command_line, notify
 
 T = TypeVar("T")
+
+#: File of the id of the W&B run, relative to the run folder.
+ID_FILE = "wandb/run_id.txt"
 
 # An opening takes at most 15 s in total. The server has 10 s, a killed service 2 s, and an offline run what remains: on
 # a busy machine the start of the service takes several seconds.
@@ -36,8 +39,6 @@ _START_SECONDS = 15.0
 _PROBE_SECONDS = 4.0
 _INIT_SECONDS = 6.0
 _STOP_SECONDS = 2.0
-# Data that is not uploaded by then stays on the disk for `wandb sync`.
-FINISH_SECONDS = 60.0
 # Intervals at which rows are written to the disk and sent; with W&B's default of 15 s a kill would lose too many.
 _FLUSH_SECONDS = 0.5
 _SEND_SECONDS = 3.0
@@ -45,32 +46,23 @@ _SEND_SECONDS = 3.0
 _MODES: dict[str, WandbMode] = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
 
-def open_run(
-    folder: RunFolder,
-    project: str | None = None,
-    name: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    mode: WandbMode = "auto",
-    notify: Notify = notify,
-) -> Run | None:
+def open_run(folder: RunFolder, settings: LoggerSettings, notify: Notify = notify) -> Run | None:
     """Open the W&B run of a run folder, or continue it if the folder already has one.
 
     The run is separate from a run that the user has open. Its files are in ``<folder>/wandb``, its id is in
-    ``wandb/run_id.txt``. Tags, group and job type are those of ``WANDB_TAGS``, ``WANDB_RUN_GROUP`` and
-    ``WANDB_JOB_TYPE``. Offline files that are not synchronized are deleted: their rows are logged again.
+    ``wandb/run_id.txt``. Tags, group and job type are by default those of ``WANDB_TAGS``, ``WANDB_RUN_GROUP`` and
+    ``WANDB_JOB_TYPE``. Earlier offline files are deleted: an offline run is written anew with all rows.
 
     Args:
         folder: run folder.
-        project: W&B project. Default: ``WANDB_PROJECT``, or ``lit_viz``.
-        name: name of the W&B run.
-        config: configuration of the W&B run.
-        mode: ``"auto"`` follows ``WANDB_MODE`` and is otherwise online; ``"online"`` ignores ``WANDB_MODE``. Both fall
-            back to offline if there is no API key or no server answers within 15 s.
+        settings: settings of the run. The mode ``"auto"`` follows ``WANDB_MODE`` and is otherwise online; ``"online"``
+            ignores ``WANDB_MODE``. Both fall back to offline if there is no API key or no server answers within 15 s.
         notify: receives one line if the mode falls back.
 
     Returns:
         The run, or None if W&B is disabled or cannot write offline files.
     """
+    mode = settings.wandb
     if mode == "auto":
         mode = _MODES.get(os.environ.get("WANDB_MODE", "").lower(), "online")
     if mode == "disabled":
@@ -80,15 +72,16 @@ def open_run(
         with silent():
             run_id = _stored_id(folder) or secrets.token_hex(4)
             write_text(folder.path / ID_FILE, run_id + "\n")
-            (folder.path / COMPLETE).unlink(missing_ok=True)
             for part in (folder.path / "wandb").glob("offline-run-*"):
-                if not any(part.glob("*.synced")):
-                    shutil.rmtree(part)
+                shutil.rmtree(part)
             arguments = {
-                "project": project or os.environ.get("WANDB_PROJECT") or "lit_viz",
-                "name": name,
-                "config": dict(config or {}),
+                "project": settings.project or os.environ.get("WANDB_PROJECT") or "lit_viz",
+                "name": folder.path.resolve().name,
+                "config": folder.config,
                 "id": run_id,
+                "tags": list(settings.tags) or None,
+                "group": settings.group,
+                "job_type": settings.job_type,
             }
             problem = _offline_reason() if mode == "online" else None
             if mode == "online" and problem is None:
@@ -100,26 +93,13 @@ def open_run(
                     problem = first_line(error)
                     arguments["id"] = secrets.token_hex(4)  # wandb blocks the id of a failed run in this process
             if problem is not None:
-                notify(f"W&B is offline ({problem}); later: {sync_command(folder)}")
+                notify(f"W&B is offline ({problem}); later: {command_line('log', folder.path)} --to wandb")
             return _within(end - time.monotonic(), partial(_init, folder, "offline", arguments))
     except Exception as error:  # logging must not stop the run
         if isinstance(error, TimeoutError):
             stop_service()
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")
         return None
-
-
-def rows_on_server(folder: RunFolder, run: Run) -> int | None:
-    """Return the number of rows that earlier processes have logged; None if it is unknown."""
-    if run.settings.mode != "offline":
-        return run.starting_step
-    parts = [part for part in (folder.path / "wandb").glob("*run-*") if part.is_dir() and not part.is_symlink()]
-    return 0 if len(parts) <= 1 else None
-
-
-def sync_command(folder: RunFolder) -> str:
-    """Return the shell command that uploads the W&B files of a run folder as one W&B run."""
-    return f"wandb sync --id {_stored_id(folder)} {shlex.quote(str(folder.path / 'wandb'))}/*run-*"
 
 
 def stop_service() -> None:

@@ -27,6 +27,7 @@ CONFIG, QUEUE, METRICS, RESULTS, EVIDENCE = (
 _FILES = (
     QUEUE, METRICS, RESULTS, "sources", "images", "arrays", "frames", "photographs", "figure.*", "evolution.*",
     "evidence.*", "report.html", "checkpoints", "wandb",
+    "tensorboard", "mlflow", "csv",
 )  # fmt: skip
 
 

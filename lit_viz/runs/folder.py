@@ -22,6 +22,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import yaml
+from PIL import Image
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, first_line
@@ -56,6 +57,7 @@ from lit_viz.utils.files import (
 
 #: Folders of files whose names begin with the key of their task.
 _TASK_FOLDERS = ("sources", "images", "arrays", "photographs", "frames")
+_TOP5 = "top5"  # text in the PNG files of logged images
 _HEADER = ("task", "iteration", "metric", "value")  # of metrics.csv
 
 
@@ -257,7 +259,8 @@ class RunFolder:
         """Write the frames of a snapshot, and buffer its metrics until :meth:`flush`."""
         key, iteration = snapshot.task.key, snapshot.iteration
         if snapshot.image is not None:
-            self._write_png(f"frames/{key}/iter_{iteration:06d}.png", snapshot.image)
+            top5 = {_TOP5: json.dumps([(name, round(p, 4)) for name, p in snapshot.top5])} if snapshot.top5 else None
+            self._write_png(f"frames/{key}/iter_{iteration:06d}.png", snapshot.image, top5)
         for name, image in snapshot.extra_images.items():
             self._write_png(f"frames/{key}.{name}/iter_{iteration:06d}.png", image)
         rows = [(key, str(iteration), name, f"{float(value):.9g}") for name, value in snapshot.metrics.items()]
@@ -381,8 +384,8 @@ class RunFolder:
             lines.append(json_line(image.record.amend(file=file, original=original).to_dict()))
         self._write(f"photographs/{key}.jsonl", "".join(lines).encode())
 
-    def _write_png(self, relative: str, image: Tensor) -> str:
-        return self._write(relative, encode_png(image))
+    def _write_png(self, relative: str, image: Tensor, text: Mapping[str, str] | None = None) -> str:
+        return self._write(relative, encode_png(image, text))
 
     def _write_array(self, relative: str, array: Tensor) -> str:
         content = io.BytesIO()  # NumPy raises no error if it writes a file on a full disk
@@ -401,6 +404,14 @@ class RunFolder:
     def _add_checksum(self, name: str, *checksums: int) -> None:
         index = _index_of(name)
         self.written[index] = self.written.get(index, 0) + sum(checksums)
+
+
+def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
+    """Return the most probable classes of a logged image as (name, probability), which its file contains; may be
+    empty."""
+    with Image.open(frame) as file:
+        text = getattr(file, "text", {}).get(_TOP5)
+    return tuple((name, probability) for name, probability in json.loads(text or "[]"))
 
 
 def _is_record(values: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:

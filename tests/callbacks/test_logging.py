@@ -77,4 +77,6 @@ def test_the_run_folder_of_a_plain_trainer_continues(smooth: Classifier, tmp_pat
     assert [record.name for record in folder.records()] == ["apple", "date"]
     assert folder.curves("probability")["0001_date"][-1][0] == 4
     assert (run / "report.html").exists()
+    lv.log(run, "csv")
+    assert (run / "csv" / "image" / "date" / "000004.png").exists()
     assert np.array_equal(pixels(run / "images" / "0001_date.png"), pixels(module.results[1].image))

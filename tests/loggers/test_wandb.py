@@ -19,9 +19,13 @@ import wandb
 from PIL import Image
 
 import lit_viz as lv
+from lit_viz.callbacks.logging import FolderLogger
 from lit_viz.callbacks.saving import Memory
-from lit_viz.loggers.wandb import RunLogger, WandbImages, caption
-from lit_viz.loggers.wandb_run import open_run, rows_on_server
+from lit_viz.loggers.base import LoggerSettings
+from lit_viz.loggers.rows import FolderRows, caption
+from lit_viz.loggers.thread import LoggerThread
+from lit_viz.loggers.wandb import open_adapter
+from lit_viz.loggers.wandb_run import open_run
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
@@ -60,21 +64,34 @@ def snapshot(task, iteration):
     return Snapshot(task, iteration, metrics, pixels, TOP5)
 
 
-def images_of(run, folder, separate=32, notify=print, logged=0):
-    return WandbImages(RunLogger(run, folder, notify), folder, ClassVisualizationPresentation(), separate, logged)
+OFFLINE = LoggerSettings(wandb="offline")
+
+
+def opened_log(monkeypatch, run, folder, separate=32, notify=print):
+    """Return the callback of a run folder with a given W&B run."""
+    with monkeypatch.context() as patched:
+        patched.setattr("lit_viz.loggers.wandb.open_run", lambda *_: run)
+        return offline_log(folder, separate, notify)
+
+
+def offline_log(folder, separate=32, notify=print):
+    thread = LoggerThread("wandb", open_adapter(folder, OFFLINE, notify), folder, notify)
+    return FolderLogger(FolderRows(folder, ClassVisualizationPresentation(), separate), [thread])
 
 
 def wait(callback):
     """Wait until W&B has been called."""
-    while callback.logger._calls.unfinished_tasks and callback.logger._thread.is_alive():
+    (thread,) = callback.threads
+    while thread._calls.unfinished_tasks and thread._thread.is_alive():
         time.sleep(0.01)
 
 
 def fake_run(**methods):
     """A W&B run that keeps rows and summary."""
     rows, summary = [], {}
-    run = SimpleNamespace(project="p", id="x", rows=rows, summary=summary, log=rows.append)
-    run.log_artifact = run.finish = lambda *_, **__: None
+    run = SimpleNamespace(project="p", id="x", rows=rows, summary=summary, log=rows.append, dir="d", url="u")
+    run.settings, run.starting_step = SimpleNamespace(mode="online"), 0
+    run.log_artifact = run.finish = run.define_metric = lambda *_, **__: None
     vars(run).update(methods)
     return run
 
@@ -82,11 +99,9 @@ def fake_run(**methods):
 def log_snapshots(callback, folder, queue, iterations):
     """Write and log snapshots, with a checkpoint at the end."""
     module = SimpleNamespace(tasks=queue, finished={})
-    for step, k in enumerate(iterations):
-        made = [snapshot(task, k) for task in queue]
-        for one in made:
-            folder.add_snapshot(one)
-        callback.on_train_batch_end(None, module, {"snapshots": made}, None, step)
+    for k in iterations:
+        for task in queue:
+            folder.add_snapshot(snapshot(task, k))
     folder.flush()
     callback.on_save_checkpoint(None, module, {})
 
@@ -112,12 +127,12 @@ def offline(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         folder, lines, queue = new_folder(tmp_path_factory.mktemp("wandb") / "run"), [], tasks(2)
-        first = images_of(open_run(folder, config={"iterations": 100}, notify=lines.append), folder)
+        first = offline_log(folder, notify=lines.append)
         log_snapshots(first, folder, queue, (0, 50))
-        first.logger.close(exit_code=1)
+        first.close(success=False)
         before = inspect(segments(folder)[0])
-        run = open_run(folder, notify=lines.append)
-        second = images_of(run, folder, logged=rows_on_server(folder, run))
+        second = offline_log(folder, notify=lines.append)
+        second.on_train_start(None, SimpleNamespace(finished={}))
         log_snapshots(second, folder, queue, (100,))
         for task in queue:
             others = {"top5": TOP5, "box": "none" if task.index else 3}
@@ -131,7 +146,7 @@ def offline(tmp_path_factory):
 
 
 def test_a_resume_logs_every_row_once(offline):
-    """Offline files that are not synchronized are replaced, since their rows are logged again."""
+    """Offline files are written anew."""
     assert [row["iteration"] for row in history(offline.before)] == [0, 0, 50, 50]
     rows = history(offline.records)
     assert [row["iteration"] for row in rows] == [0, 0, 50, 50, 100, 100, 100]
@@ -153,7 +168,9 @@ def test_images_and_captions_of_the_iterations(offline):
         ["tarantula - iteration 50 - p = 0.50 (rank 1)", "tarantula 0.93, barn spider 0.04"],
     ]
     again = [row for row in history(offline.records) if "image/0000_tarantula.path" in row]
-    assert again[1]["image/0000_tarantula.caption"] == "tarantula - iteration 50 - p = 0.50 (rank 1)"
+    assert [row["image/0000_tarantula.caption"] for row in again[:2]] == [
+        row["image/0000_tarantula.caption"] for row in shown
+    ]
     start, later = (np.asarray(Image.open(offline.files / row["image/0000_tarantula.path"])) for row in again[:2])
     expected = np.full((8, 8, 3), 51, np.uint8)
     expected[:2] = 230
@@ -178,9 +195,9 @@ def test_a_finished_run_has_a_table_and_an_artifact(offline):
     last = dict(zip(table["columns"], table["data"][1], strict=True))
     assert (last["probability"], last["box"], json.loads(last["top5"])[0][0]) == (1.0, "none", "tarantula")
     artifacts = [record["artifact"] for record in offline.records if record["type"] == "artifact"]
-    paths = {a["type"]: {entry["path"] for entry in a["manifest"]["contents"]} for a in artifacts}
-    assert sum(path.endswith(".png") for path in paths["run_table"]) == 2
-    assert paths["results"] == {
+    paths = [(a["type"], {entry["path"] for entry in a["manifest"]["contents"]}) for a in artifacts]
+    assert sorted(sum(p.endswith(".png") for p in files) for kind, files in paths if kind == "run_table") == [2, 6]
+    assert dict(paths)["results"] == {
         "config.yaml",
         "metrics.csv",
         "results.jsonl",
@@ -189,18 +206,29 @@ def test_a_finished_run_has_a_table_and_an_artifact(offline):
     }
 
 
+def test_a_finished_run_has_a_table_of_its_iterations(offline):
+    (row,) = [row for row in history(offline.records) if "iterations._type" in row]
+    table = json.loads((offline.files / row["iterations.path"]).read_text())
+    assert table["columns"] == ["task", "iteration", "image", "probability", "prediction"]
+    assert [[*row[:2], *row[3:]] for row in table["data"]] == [
+        ["tarantula", k, k / 100, "tarantula"] for _ in range(2) for k in (0, 50, 100)
+    ]
+
+
 def test_explicit_offline_mode_prints_nothing_and_sets_no_variable(offline):
     assert offline.lines == []
     assert "WANDB_MODE" not in os.environ
 
 
-def many(tmp_path, count):
-    """Callback, folder, logged rows and a module without finished tasks."""
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """Callback, folder, logged rows and a module of 18 tasks, none finished."""
+    count = 18
     folder, run = new_folder(tmp_path / "run", count), fake_run()
-    callback = images_of(run, folder, separate=3)
+    callback = opened_log(monkeypatch, run, folder, separate=3)
     module = SimpleNamespace(tasks=tasks(count), finished={})
     callback.on_train_start(None, module)
-    return callback, folder, run.rows, module
+    return callback, folder, run, module
 
 
 def write_snapshots(folder, task, iterations):
@@ -209,8 +237,9 @@ def write_snapshots(folder, task, iterations):
     folder.flush()
 
 
-def test_many_tasks_share_grids(tmp_path):
-    callback, folder, logged, module = many(tmp_path, 18)
+def test_many_tasks_share_grids(many):
+    callback, folder, run, module = many
+    logged = run.rows
     for task in module.tasks[:8]:  # the first wave
         write_snapshots(folder, task, (0, 50))
         module.finished[task.index] = "done"
@@ -244,20 +273,21 @@ def test_many_tasks_share_grids(tmp_path):
     assert [set(row) >= {"image/grid/0016-0017"} for row in logged[3:]] == [True]
 
 
-def test_a_resume_does_not_log_finished_grids_again(tmp_path):
-    callback, folder, logged, module = many(tmp_path, 18)
+def test_a_resume_does_not_log_finished_grids_again(many, monkeypatch):
+    _, folder, run, module = many
     for task in module.tasks[:17]:
         write_snapshots(folder, task, (0,))
         module.finished[task.index] = "done"
-    resumed = images_of(callback.logger._run, folder, separate=3, logged=1)
+    run.starting_step = 1
+    resumed = opened_log(monkeypatch, run, folder, separate=3)
     resumed.on_train_start(None, module)
     module.finished[17] = "failed"  # before it had a picture
     resumed.on_train_end(None, module)
     wait(resumed)
-    assert [[key for key in row if key.startswith("image")] for row in logged] == [["image/grid/0016-0017"]]
+    assert [[key for key in row if key.startswith("image")] for row in run.rows] == [["image/grid/0016-0017"]]
 
 
-def test_means_and_summary(tmp_path):
+def test_means_and_summary(tmp_path, monkeypatch):
     run, folder, queue = fake_run(), new_folder(tmp_path / "run", 4), tasks(4)
     for task in queue:
         write_snapshots(folder, task, (0, 50) if task.index else (0,))
@@ -265,7 +295,7 @@ def test_means_and_summary(tmp_path):
         record = Record.of(task, iterations=50, metrics=metrics, extra=extra)
         folder.add_result(Result(task, record, snapshot(task, 50).image))
     folder.finish()
-    images_of(run, folder, separate=3).finish()
+    opened_log(monkeypatch, run, folder, separate=3).finish()
     means = {row["iteration"]: row["probability/mean"] for row in run.rows if "probability/mean" in row}
     assert means == {0: 0, 50: 3 * 0.5 / 4}
     assert run.rows[-1]["iteration"] == 50
@@ -281,13 +311,13 @@ def test_means_and_summary(tmp_path):
     )
 
 
-def test_means_skip_values_that_are_not_finite(tmp_path):
+def test_means_skip_values_that_are_not_finite(tmp_path, monkeypatch):
     run, folder, queue = fake_run(), new_folder(tmp_path / "run", 4), tasks(4)
     for task, value in zip(queue, (np.inf, -np.inf, 1.0, 2.0), strict=True):
         folder.add_snapshot(Snapshot(task, 0, {"logit": value, "margin": np.nan}))
         folder.add_result(Result(task, Record.of(task), None))
     folder.finish()
-    images_of(run, folder, separate=3).finish()
+    opened_log(monkeypatch, run, folder, separate=3).finish()
     assert run.rows[0] == {"iteration": 0, "logit/mean": 1.5}
 
 
@@ -323,40 +353,40 @@ def test_file_metrics_of_an_attack_equal_its_record(smooth):
         assert seen[record["index"]].file_metrics["probability"] == record["probability"]
 
 
-def test_an_error_of_wandb_is_reported_once(tmp_path):
+def test_an_error_of_wandb_is_reported_once(tmp_path, monkeypatch):
     def broken(*_, **__):
         raise ValueError("the service died")
 
     lines = []
     run, folder = fake_run(log=broken, log_artifact=broken, finish=broken), new_folder(tmp_path / "run")
-    callback = images_of(run, folder, notify=lines.append)
+    callback = opened_log(monkeypatch, run, folder, notify=lines.append)
     log_snapshots(callback, folder, tasks(2), (0, 50))
-    callback.logger.log_metrics({"loss": 1.0})
     callback.finish()
-    assert len(lines) == 1
-    assert lines[0].startswith("W&B failed, the run continues without it (the service died); later: ")
+    later = f"lit-viz log {folder.path} --to wandb"
+    assert lines == [f"W&B failed (the service died), nothing more is logged; later: {later}"]
 
 
 def test_a_call_that_does_not_return_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_viz.loggers.wandb._CALL_SECONDS", 0.3)
+    monkeypatch.setattr("lit_viz.loggers.thread._CALL_SECONDS", 0.3)
     monkeypatch.setattr("lit_viz.loggers.wandb.stop_service", lambda: None)
     lines, forever = [], threading.Event()
     folder = new_folder(tmp_path / "run")
-    callback = images_of(fake_run(log=lambda row: forever.wait()), folder, notify=lines.append)
+    callback = opened_log(monkeypatch, fake_run(log=lambda row: forever.wait()), folder, notify=lines.append)
     start = time.monotonic()
     log_snapshots(callback, folder, tasks(2), (0, 50))
     assert time.monotonic() - start < 0.3  # the run does not wait
-    callback.logger.close(exit_code=1)
+    callback.close(success=False)
     assert time.monotonic() - start < 2
-    assert [line.split(";")[0] for line in lines] == ["W&B does not answer, the run continues without it"]
+    assert [line.split(";")[0] for line in lines] == ["W&B does not answer, nothing more is logged"]
     assert not (folder.path / "wandb" / "complete").exists()
     forever.set()
 
 
-def test_names_are_keys_if_they_are_unique(tmp_path):
-    run, folder = fake_run(), new_folder(tmp_path / "run")
-    callback = images_of(run, folder)
-    log_snapshots(callback, folder, [Task(0, "goldfish", 0), Task(1, "hay", 1)], (0,))
+def test_names_are_keys_if_they_are_unique(tmp_path, monkeypatch):
+    run, folder, queue = fake_run(), new_folder(tmp_path / "run"), [Task(0, "goldfish", 0), Task(1, "hay", 1)]
+    folder.write_queue(queue)
+    callback = opened_log(monkeypatch, run, folder)
+    log_snapshots(callback, folder, queue, (0,))
     wait(callback)
     assert [key for row in run.rows for key in row if key.startswith("image/")] == ["image/goldfish", "image/hay"]
 
@@ -374,16 +404,16 @@ def opened(monkeypatch):
 
 def test_offline_without_a_key(tmp_path, opened):
     lines = []
-    open_run(new_folder(tmp_path / "run"), notify=lines.append)
+    open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert opened == ["offline"]
     (line,) = lines
-    assert line.startswith("W&B is offline (no API key: wandb login); later: wandb sync ")
+    assert line.startswith("W&B is offline (no API key: wandb login); later: lit-viz log ")
 
 
 def test_offline_with_a_malformed_key(tmp_path, opened, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "abc")
     lines = []
-    open_run(new_folder(tmp_path / "run"), notify=lines.append)
+    open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert opened == ["offline"]
     assert "40" in lines[0]
 
@@ -395,7 +425,7 @@ def test_offline_with_a_malformed_key(tmp_path, opened, monkeypatch):
 def test_modes(tmp_path, opened, monkeypatch, variable, mode, expected):
     monkeypatch.setenv("WANDB_MODE", variable)
     lines = []
-    open_run(new_folder(tmp_path / "run"), mode=mode, notify=lines.append)
+    open_run(new_folder(tmp_path / "run"), LoggerSettings(wandb=mode), lines.append)
     assert (opened, lines) == (expected, [])
 
 
@@ -485,7 +515,7 @@ def test_offline_with_a_closed_port(tmp_path, opened, monkeypatch):
     closers.pop()()
     url = point_to(monkeypatch, port)
     lines, start = [], time.monotonic()
-    open_run(new_folder(tmp_path / "run"), notify=lines.append)
+    open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert time.monotonic() - start < 2
     assert opened == ["offline"]
     assert f"W&B is offline ({url} does not answer)" in lines[0]
@@ -497,7 +527,7 @@ def test_offline_with_a_silent_server(tmp_path, opened, monkeypatch):
     point_to(monkeypatch, port)
     monkeypatch.setattr("lit_viz.loggers.wandb_run._PROBE_SECONDS", 0.2)
     lines = []
-    open_run(new_folder(tmp_path / "run"), notify=lines.append)
+    open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert opened == ["offline"]
     assert "does not answer" in lines[0]
 
@@ -516,7 +546,7 @@ def test_the_server_is_probed_first(tmp_path, opened, monkeypatch, status, mode,
     port = server(status)
     url = point_to(monkeypatch, port)
     lines = []
-    open_run(new_folder(tmp_path / "run"), notify=lines.append)
+    open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert opened == [mode]
     assert [line.split(";")[0] for line in lines] == ([f"W&B is offline ({url} {why})"] if why else [])
     path, authorization, query = asked[-1]
@@ -539,7 +569,7 @@ def test_an_opening_that_does_not_return_is_given_up_in_time(tmp_path, monkeypat
     monkeypatch.setattr("lit_viz.loggers.wandb_run._START_SECONDS", 1.0)
     monkeypatch.setattr("lit_viz.loggers.wandb_run._INIT_SECONDS", 0.5)
     lines, begin = [], time.monotonic()
-    assert open_run(new_folder(tmp_path / "run"), notify=lines.append) is None
+    assert open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append) is None
     assert time.monotonic() - begin < 1.5
     assert started == stopped == ["online", "offline"]
     assert [line.split(" (")[0] for line in lines] == ["W&B is offline", lines[1]]
@@ -562,11 +592,11 @@ def test_offline_when_opening_fails_after_the_probe(tmp_path, monkeypatch):
     folder = new_folder(tmp_path / "my run")
     (folder.path / "wandb").mkdir()
     (folder.path / "wandb" / "run_id.txt").write_text("cafe0123\n")
-    open_run(folder, notify=lines.append)
+    open_run(folder, LoggerSettings(), lines.append)
     (online, first), (offline, second) = started
     assert (online, first, offline) == ("online", "cafe0123", "offline")
     assert second != first  # wandb rejects the id of a run that it failed to open
-    later = f"wandb sync --id cafe0123 '{folder.path / 'wandb'}'/*run-*"
+    later = f"lit-viz log '{folder.path}' --to wandb"
     assert lines == [f"W&B is offline (you may not write to this project); later: {later}"]
 
 
@@ -576,11 +606,15 @@ def test_a_process_with_a_bad_server_ends_in_time(tmp_path, status):
     """Servers without an answer, without the API, with internal errors, and with endless answers."""
     port = server(status)
     script = (
-        "import sys, time; from lit_viz.loggers.wandb import *; from lit_viz.loggers.wandb_run import open_run\n"
+        "import sys, time\n"
+        "from lit_viz.launch.logs import *\n"
+        "import lit_viz.loggers.wandb\n"
         "print(time.time())\n"  # after the imports
-        "folder = RunFolder.create(sys.argv[1]); run = open_run(folder); assert run.settings.mode == 'offline'\n"
-        "from lit_viz.presentations.class_visualization import ClassVisualizationPresentation\n"
-        "WandbImages(RunLogger(run, folder), folder, ClassVisualizationPresentation()).finish()"
+        "folder = RunFolder.create(sys.argv[1])\n"
+        "folder.write_queue([]); folder.write_config('seed: 0\\n')\n"
+        "log = open_loggers(folder, ['wandb'], LoggerSettings(), presentation_of('ClassVisualization'), notify)\n"
+        "assert log.threads[0].adapter._run.settings.mode == 'offline'\n"
+        "log.finish()"
     )
     environment = os.environ | {"WANDB_API_KEY": 40 * "a", "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
     command = [sys.executable, "-c", script, str(tmp_path / "run")]
@@ -592,29 +626,22 @@ def test_a_process_with_a_bad_server_ends_in_time(tmp_path, status):
     assert line.startswith("W&B is offline (")
 
 
-def test_metrics_of_lightning_have_a_prefix(tmp_path):
-    run = fake_run()
-    logger = RunLogger(run, RunFolder(tmp_path))
-    logger.log_metrics({"loss": 1.0}, step=7)
-    logger.log_rows([lambda: {"iteration": 3}])
-    logger.close(exit_code=1)
-    assert run.rows == [{"iteration": 3, "trainer/loss": 1.0, "trainer/global_step": 7}]
-    assert logger.save_dir == str(tmp_path)
-
-
-def test_project_from_the_environment(tmp_path, monkeypatch):
+def test_settings_of_the_run(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr("lit_viz.loggers.wandb_run._init", lambda folder, mode, arguments: opened.append(arguments))
-    open_run(new_folder(tmp_path / "a"), mode="offline")
+    open_run(new_folder(tmp_path / "a"), OFFLINE)
     monkeypatch.setenv("WANDB_PROJECT", "spiders")
-    open_run(new_folder(tmp_path / "b"), mode="offline")
-    open_run(new_folder(tmp_path / "c"), "mine", mode="offline")
+    open_run(new_folder(tmp_path / "b"), OFFLINE)
+    open_run(new_folder(tmp_path / "c"), LoggerSettings("mine", ["x", "y"], "group", "job", "offline"))
     assert [arguments["project"] for arguments in opened] == ["lit_viz", "spiders", "mine"]
+    assert [opened[2][name] for name in ("tags", "group", "job_type")] == [["x", "y"], "group", "job"]
+    assert (opened[0]["tags"], opened[0]["config"]["seed"], opened[0]["name"]) == (None, 0, "a")
 
 
 def test_an_invalid_setting_is_named(tmp_path):
-    code = "from lit_viz.loggers.wandb_run import open_run; from lit_viz.runs.folder import RunFolder\n"
-    code += f"print(open_run(RunFolder.create({str(tmp_path / 'run')!r}), mode='offline', notify=print))"
+    new_folder(tmp_path / "run")
+    code = "from lit_viz.loggers.wandb_run import *; from lit_viz.runs.folder import RunFolder\n"
+    code += f"print(open_run(RunFolder({str(tmp_path / 'run')!r}), LoggerSettings(wandb='offline'), print))"
     wrong = {**os.environ, "WANDB_CONSOLE": "bogus"}  # wandb reads it once per process
     output = subprocess.run([sys.executable, "-c", code], env=wrong, capture_output=True, text=True, check=True).stdout
     assert output.startswith("W&B is off: 1 validation error for Settings console ")
@@ -624,32 +651,33 @@ def test_an_invalid_setting_is_named(tmp_path):
 def test_the_silent_setting_is_restored(tmp_path):
     before = wandb.setup().settings.silent
     folder = new_folder(tmp_path / "run")
-    logger = RunLogger(open_run(folder, mode="offline"), folder)
+    log = offline_log(folder)
     assert wandb.setup().settings.silent == before
-    logger.close(exit_code=0)
+    log.close(success=True)
     assert wandb.setup().settings.silent == before
 
 
 SIGNAL_SERVICE = """
 import os, signal, sys, time
 from pathlib import Path
-from lit_viz.loggers import wandb as module
-from lit_viz.loggers.wandb import RunLogger
-from lit_viz.loggers.wandb_run import open_run
+from lit_viz.loggers import thread as module
+from lit_viz.loggers.base import LoggerSettings
+from lit_viz.loggers.thread import LoggerThread
+from lit_viz.loggers.wandb import open_adapter
 from lit_viz.runs.folder import RunFolder
 
 module._EXIT_SECONDS = 2.0
 folder = RunFolder.create(sys.argv[1])
-logger = RunLogger(open_run(folder, mode="offline"), folder, notify=print)
+folder.write_config("seed: 0\\n")
+logger = LoggerThread("wandb", open_adapter(folder, LoggerSettings(wandb="offline"), print), folder, print)
 lists = [(thread / "children").read_text() for thread in Path("/proc/self/task").iterdir()]
 commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in " ".join(lists).split()}
 (service,) = [child for child, command in commands.items() if "wandb-core" in command]
 os.kill(service, int(sys.argv[2]))
 time.sleep(1)
-logger.log_rows([lambda: {"iteration": 7}])
-logger.log_metrics({"loss": 1.0})
+logger.log_rows([lambda adapter: adapter.log({"loss": 1.0}, {}, 7)])
 start = time.monotonic()
-logger.close(exit_code=143)
+logger.close(success=False)
 assert time.monotonic() - start < 5
 """
 
@@ -658,8 +686,8 @@ assert time.monotonic() - start < 5
 @pytest.mark.parametrize(
     ("number", "event"),
     [
-        (signal.SIGTERM, "failed, the run continues without it ("),
-        (signal.SIGSTOP, "does not answer, the run continues"),
+        (signal.SIGTERM, "failed ("),
+        (signal.SIGSTOP, "does not answer, nothing more is logged"),
     ],
 )
 def test_a_run_continues_when_the_service_of_wandb_is_killed_or_frozen(tmp_path, number, event):

@@ -1,0 +1,119 @@
+"""The loggers of a run folder: during a run, and replayed from the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from pytorch_lightning.loggers import Logger
+
+from lit_viz.callbacks.logging import FolderLogger
+from lit_viz.errors import LitVizError, first_line
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.loggers import LOGGERS, adapter, logger_names
+from lit_viz.loggers.base import LoggerSettings
+from lit_viz.loggers.rows import FolderRows
+from lit_viz.loggers.thread import LoggerThread, complete_mark
+from lit_viz.methods.records import UniversalRecord
+from lit_viz.presentations import Presentation, presentation_of
+from lit_viz.report.page import REPORT
+from lit_viz.runs import run_lock
+from lit_viz.runs.folder import RunFolder
+from lit_viz.utils.formatting import Notify
+
+
+def run_loggers(config: Namespace) -> list[str]:
+    """Return the names of the loggers of a configuration.
+
+    Raises:
+        LitVizError: there is no such logger, or its package is not installed.
+    """
+    return [name for name in logger_names(config.logger) if name != "wandb" or config.wandb != "disabled"]
+
+
+def open_loggers(
+    folder: RunFolder, names: Sequence[str], settings: LoggerSettings, presentation: Presentation, notify: Notify
+) -> FolderLogger:
+    """Return the callback that logs a run folder to these loggers; one that cannot be opened is left out."""
+    threads = []
+    for name in names:
+        try:
+            opened = import_module(f"lit_viz.loggers.{name}").open_adapter(folder, settings, notify)
+        except Exception as error:  # logging must not stop the run
+            notify(f"{LOGGERS[name]} is off: {first_line(error)}")
+            continue
+        if opened is not None:
+            threads.append(LoggerThread(name, opened, folder, notify))
+    return FolderLogger(FolderRows(folder, presentation), threads)
+
+
+def settings_of(config: Any) -> LoggerSettings:
+    """Return the settings of the loggers in a configuration."""
+    tags = config.tags.split(",") if isinstance(config.tags, str) else config.tags or ()
+    return LoggerSettings(config.project, list(tags), config.group, config.job_type, config.wandb)
+
+
+def incomplete_loggers(folder: RunFolder, names: Sequence[str]) -> list[str]:
+    """Return the loggers that lack the end of a finished run."""
+    return [name for name in names if (folder.path / name).is_dir() and not complete_mark(folder, name).exists()]
+
+
+def log_run(
+    path: str | Path, to: str | Logger | Sequence[Logger], settings: LoggerSettings, notify: Notify
+) -> list[str]:
+    """Log a run folder to loggers, and return where each can be seen.
+
+    Args:
+        path: run folder.
+        to: names of loggers, ``wandb,tensorboard``, or loggers of Lightning, which receive all rows.
+        settings: settings of the loggers that are given by name.
+        notify: receives lines about errors.
+
+    Raises:
+        LitVizError: the folder is not a run or is in use, there is no such logger, or a logger fails.
+    """
+    folder = RunFolder.open(path)
+    presentation = _presentation(folder)
+    rows = FolderRows(folder, presentation)
+    is_complete = (folder.path / REPORT).exists()
+    if not isinstance(to, str):
+        adapters = [adapter(logger, "iteration") for logger in ([to] if isinstance(to, Logger) else to)]
+        for logs in adapters:
+            for row in rows.all() if is_complete else rows.rows(_finished(folder)):
+                row(logs)
+            if is_complete:
+                logs.log_results(rows.results())
+                logs.log_summary(rows.results())
+            logs.logger.finalize("success")
+        return [logs.place for logs in adapters]
+    names = logger_names(to)
+    if not names:
+        raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
+    with run_lock(folder.path):
+        log = open_loggers(folder, names, settings, presentation, notify)
+        if is_complete:
+            log.finish()
+        else:
+            for thread in log.threads:
+                thread.log_rows(log.rows.rows(_finished(folder)))
+            log.close(success=False)
+    logged = {thread.name: thread.adapter.place for thread in log.threads if not thread.failed}
+    if missing := [LOGGERS[name] for name in names if name not in logged]:
+        raise LitVizError(f"{path} was not logged to {', '.join(missing)}")
+    return list(logged.values())
+
+
+def _finished(folder: RunFolder) -> list[int]:
+    return [record.index for record in folder.records()]
+
+
+def _presentation(folder: RunFolder) -> Presentation:
+    """Return the presentation of a run folder; nothing that its configuration names is imported."""
+    recorded = folder.recorded
+    if any(isinstance(record, UniversalRecord) for record in folder.records()):
+        return presentation_of("UniversalPerturbation")
+    command = COMMANDS.get(str(recorded.get("method")))
+    return presentation_of(str(recorded.get("module")) if command is None else command.module.__name__)

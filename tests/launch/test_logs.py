@@ -1,0 +1,181 @@
+"""Loggers of a run folder: during the run, after a resume, and replayed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.cli import main
+from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import LitVizError
+from lit_viz.launch.trainer import Interrupted
+from lit_viz.runs.folder import RunFolder
+from tests.loggers.wandb_server import WandbServer
+
+OPTIONS = {"config": "small", "iterations": 4, "log_at": "0,2,4", "curve_at": "every:1", "slots": 1}
+ITERATIONS = [(name, k) for name in ("apple", "date") for k in range(5)]
+
+
+def visualize(smooth: Classifier, out: Path, **options: Any) -> Any:
+    return lv.visualize(smooth, ["apple", "date"], out=out, **{**OPTIONS, **options})
+
+
+def csv_rows(run: Path) -> list[tuple[str, int]]:
+    with (run / "csv" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [
+        (name, int(row["iteration"])) for row in rows for name in ("apple", "date") if row.get(f"probability/{name}")
+    ]
+
+
+@pytest.mark.parametrize("names", ["csv,tensorboard"])
+def test_several_loggers_get_every_row_once_over_a_resume(
+    names: str, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = tmp_path / "run"
+    step = ImageTraining.training_step
+
+    def interrupted(self: Any, batch: int, batch_idx: int) -> Any:
+        if batch_idx == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageTraining, "training_step", interrupted)
+        with pytest.raises(Interrupted):
+            visualize(smooth, run, logger=names)
+    assert csv_rows(run) == ITERATIONS[: len(csv_rows(run))]
+    lv.resume(run, smooth)
+    assert csv_rows(run) == ITERATIONS
+    events = reader.EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("probability/date")] == [0, 1, 2, 3, 4]
+    assert [image.step for image in events.Images("image/date")] == [0, 2, 4]
+    assert {"figure"} <= set(events.Tags()["images"])
+    assert {"cost/forwards", "judges/agreement"} & set(events.Tags()["scalars"]) == {"cost/forwards"}
+    assert all((run / name / "complete").exists() for name in names.split(","))
+
+
+@pytest.fixture(scope="module")
+def stored(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run: Path = tmp_path_factory.mktemp("stored") / "run"
+    visualize(smooth, run, logger="none")
+    return run
+
+
+def test_a_replay_equals_the_log_of_the_run(stored: Path, smooth: Classifier, tmp_path: Path) -> None:
+    visualize(smooth, tmp_path / "run", logger="csv")
+    lv.log(stored, "csv")
+    for name in ("images.csv", "image/date/000002.png"):
+        assert (stored / "csv" / name).read_bytes() == (tmp_path / "run" / "csv" / name).read_bytes()
+    assert csv_rows(stored) == csv_rows(tmp_path / "run") == ITERATIONS
+
+
+def test_a_replay_into_a_logger_of_the_user(stored: Path, tmp_path: Path) -> None:
+    (place,) = lv.log(stored, CSVLogger(tmp_path, name="own", version=""))
+    with Path(place).open() as file:
+        assert sum(bool(row["probability/date"]) for row in csv.DictReader(file)) == 5
+
+
+def test_captions_of_a_replay_name_the_most_probable_classes(stored: Path) -> None:
+    lv.log(stored, "csv")
+    with (stored / "csv" / "images.csv").open() as file:
+        first, second = next(iter(csv.DictReader(file)))["caption"].splitlines()
+    assert first.startswith("apple - iteration 0 - p ")
+    assert len(second.split(", ")) == 5
+
+
+def test_w_and_b_gets_an_offline_run_once(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same run, with images at their iterations, evidence and artifact."""
+    with WandbServer() as server:
+        import wandb
+
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+        settings = wandb.setup().settings
+        before, settings.base_url = settings.base_url, server.url
+        try:
+            main(["log", str(stored), "--to", "wandb", "--wandb", "offline"])
+            run_id = (stored / "wandb" / "run_id.txt").read_text().strip()
+            for _ in range(2):
+                main(["log", str(stored), "--to", "wandb", "--tags", "a,b", "--wandb", "online"])
+        finally:
+            settings.base_url = before
+            wandb.teardown()
+    (rows,) = server.history.values()
+    assert list(server.history) == [run_id]
+    points = [(key.split("/")[1], row["iteration"]) for row in rows for key in row if key.startswith("probability/")]
+    assert points == ITERATIONS
+    shown = {(key, row["iteration"]): row[key] for row in rows for key in row if key.startswith("image/")}
+    assert shown.keys() == {(f"image/{name}", k) for name in ("apple", "date") for k in (0, 2, 4)}
+    frame = np.asarray(Image.open(stored / "frames" / "0001_date" / "iter_000002.png").convert("RGB"))
+    path = shown["image/date", 2]["path"]
+    (stored / "uploaded.png").write_bytes(server.files[path])
+    assert np.array_equal(np.asarray(Image.open(stored / "uploaded.png").convert("RGB")), frame)
+    assert [sorted({"results", "iterations", "figure"} & row.keys()) for row in rows][-1] == [
+        "figure",
+        "iterations",
+        "results",
+    ]
+    assert {"artifact/results.jsonl", "artifact/images/0001_date.png"} <= server.files.keys()
+    assert f"logged   {server.url}" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mlflow", "ignore::DeprecationWarning:mlflow")
+def test_mlflow_gets_what_it_lacks(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"file:{tmp_path}")
+    try:
+        for _ in range(2):
+            (place,) = lv.log(stored, "mlflow", tags=["a"])
+        client, run_id = mlflow.MlflowClient(), (stored / "mlflow" / "run_id.txt").read_text().strip()
+        (run,) = client.search_runs([client.get_experiment_by_name("lit_viz").experiment_id])
+        history = client.get_metric_history(run_id, "probability/date")
+        captions = client.list_artifacts(run_id, "captions/image/date")
+        pictures = [file.path for file in client.list_artifacts(run_id, "images")]
+        files = [file.path for file in client.list_artifacts(run_id)]
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert run_id in place
+    assert (run.info.run_id, run.info.status, "a" in run.data.tags) == (run_id, "FINISHED", True)
+    assert run.data.params["seed"] == "0"
+    assert [metric.step for metric in history] == [0, 1, 2, 3, 4]
+    assert len(captions) == 3
+    assert len([name for name in pictures if re.search(r"image.date.step.2.timestamp.*png$", name)]) == 1
+    assert {"results.jsonl", "config.yaml", "figure.png"} <= set(files)
+
+
+def test_a_logger_that_is_not_installed_ends_before_the_run(smooth: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match=r"there is no logger 'tensorbord'; did you mean 'tensorboard'\?"):
+        visualize(smooth, tmp_path / "run", logger="wandb,tensorbord")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unfinished_run_is_logged_as_far_as_it_is(stored: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for name in ("config.yaml", "queue.jsonl", "metrics.csv"):
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_bytes((stored / name).read_bytes())
+    lines = (stored / "results.jsonl").read_text().splitlines(keepends=True)
+    (folder.path / "results.jsonl").write_text(lines[0])
+    lv.log(folder.path, "csv")
+    assert csv_rows(folder.path) == ITERATIONS
+    assert not (folder.path / "csv" / "complete").exists()
+    assert json.loads(lines[0])["index"] == 0
