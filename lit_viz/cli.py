@@ -77,6 +77,13 @@ run, a service that did not answer, or to add a logger. A logger receives what i
 
 Example: lit-viz log runs/fooled --to wandb,tensorboard
 """,
+    "epochs": """\
+usage: lit-viz epochs FOLDER
+
+Draw what a probe has found in a training by epoch, from its folder out=: epochs.png and epochs.gif.
+
+Example: lit-viz epochs runs/probes/classes
+""",
     "classes": """\
 usage: lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...
 
@@ -99,6 +106,7 @@ _SUMMARIES = {
     "check": ("RUN", "compute all evidence of a run"),
     "resume": ("RUN", "continue a run, or print the results of a finished one"),
     "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
+    "epochs": ("FOLDER", "draw what a probe has found in a training by epoch"),
     "classes": ("tarant", "find a class by a part of its name"),
     "layers": ("CLASSIFIER", "list the layers of a network"),
 }
@@ -203,6 +211,7 @@ def _dispatch(arguments: list[str]) -> None:
         "check": _check,
         "resume": _resume,
         "log": _log,
+        "epochs": _epochs,
         "classes": _classes,
         "layers": _layers,
     }
@@ -320,6 +329,16 @@ def _log(arguments: list[str]) -> None:
         raise _usage_error("log")
     for place in log_run(folders[0], options.to, settings_of(options), notify):
         print(f"logged   {place}")
+
+
+def _epochs(arguments: list[str]) -> None:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise _usage_error("epochs")
+    with _gc_paused():
+        from lit_viz.figures.epochs import save_epochs
+
+    for name, path in zip(("figure   ", "animation"), save_epochs(arguments[0]), strict=False):
+        print(f"{name} {path}")
 
 
 def _classes(arguments: list[str]) -> None:

@@ -60,8 +60,10 @@ def test_the_command_is_valid(card: Card) -> None:
     program, *words = card.words
     if program == "python":
         script, *words = words
-        assert script in ("scripts/sweep.py", "scripts/recipes.py")
-        if script == "scripts/sweep.py":
+        assert script in ("scripts/sweep.py", "scripts/recipes.py", "scripts/train_with_probes.py")
+        if script == "scripts/train_with_probes.py":
+            assert not words
+        elif script == "scripts/sweep.py":
             axes, out, rest = parse_arguments(words)
             assert runs(axes, rest, out or "runs/sweep")
         else:

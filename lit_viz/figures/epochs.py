@@ -15,7 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, accuracy_label, attack_record, robust_accuracy
 from lit_viz.figures.curves import spread
 from lit_viz.figures.evolution import Evolution, save_evolution
-from lit_viz.figures.layout import NORMAL, Cell, Plot, Text, compose, pixels, stack
+from lit_viz.figures.layout import NORMAL, Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import COLORS, GRAY, save_figure
 from lit_viz.methods.records import AdversarialRecord
@@ -61,8 +61,13 @@ def epoch_figure(folder: str | Path) -> Figure:
         return _robustness_figure(epochs)
     shown = [list(epochs)[place] for place in spread(len(epochs), _MOST_EPOCHS)]
     evolutions = _evolutions(epochs)[:_MOST_TASKS]
-    cells = [[_cell(evolution, epoch) for epoch in shown] for evolution in evolutions]
     columns = [f"epoch {epoch}" for epoch in shown]
+    cells = [[_cell(evolution, epoch) for epoch in shown] for evolution in evolutions]
+    photographs = [outcome.pictures()[0] for outcome in epochs[shown[-1]]][:_MOST_TASKS]
+    if any(photograph is not None for photograph in photographs):
+        columns = ["image", *columns]
+        first = [None if photograph is None else Cell(pixels(photograph)) for photograph in photographs]
+        cells = [[photograph, *row] for photograph, row in zip(first, cells, strict=True)]
     has_probability = any(evolution.curve for evolution in evolutions)
     caption = "p: probability of the class, by the network of the epoch." if has_probability else ""
     return sweep_figure([[evolution.name] for evolution in evolutions], columns, cells, caption)
@@ -114,7 +119,7 @@ def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
     key = [Text(name, color=COLORS[place], weight="bold") for place, name in enumerate(curves)]
     plot = Plot(1.8, partial(_plot_shares, list(curves.values())), 3.6, below=0.4)
     caption = f"{record.attack}, {clean[max(clean)].total} images; shaded: 95 % interval."
-    return compose(stack(*key, plot, gap=0.06), caption)
+    return compose(Grid([[Text("", 0.3), stack(*key, gap=0.03)], [None, plot]]), caption)
 
 
 def _accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy:

@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.compile import from_compiled
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -284,8 +285,11 @@ def test_a_failure_is_one_warning(tmp_path: Path) -> None:
     assert_equal(plain, probed)
 
 
-def test_ctrl_c_reaches_the_training(tmp_path: Path) -> None:
-    """Also the callbacks of the user, as a KeyboardInterrupt, and the handler of the signal is restored."""
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SIGTERMException)], ids=["INT", "TERM"]
+)
+def test_signals_reach_the_training(number: int, kind: type[BaseException], tmp_path: Path) -> None:
+    """The callbacks of the user receive the exception that they receive without a probe."""
     received: list[BaseException] = []
 
     class Watch(pl.Callback):
@@ -295,16 +299,16 @@ def test_ctrl_c_reaches_the_training(tmp_path: Path) -> None:
     class Interrupting(Net):
         def forward(self, x: Tensor) -> Tensor:
             if x.requires_grad:  # in the class visualization only
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
             return super().forward(x)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     try:
         with pytest.raises(SystemExit):
             train(tmp_path, [*probes(network=lambda module: Interrupting(), iterations=3)[:1], Watch()])
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert [type(error) for error in received] == [KeyboardInterrupt]
+        signal.signal(number, before)
+    assert [type(error) for error in received] == [kind]
 
 
 def test_invalid_arguments() -> None:
@@ -319,13 +323,13 @@ def test_invalid_arguments() -> None:
         lv.callbacks.RobustnessProbe(torch.rand(1, 1, 8, 8), attack="ddn")
 
 
-def test_the_recipe_of_small_images_is_that_of_the_configuration() -> None:
+def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior() -> None:
     parts, recipe = MethodCLI(Visualize(), read_config("visualize", "small")).parts, small_recipe()
     assert parts["views"] == recipe["views"]
     for name in ("parameterization", "step_rule"):
         assert described(parts[name]) == described(recipe[name])
-    for name in ("transforms", "priors"):
-        assert list(map(described, parts[name])) == list(map(described, recipe[name]))
+    assert list(map(described, parts["transforms"])) == list(map(described, recipe["transforms"]))
+    assert [type(prior) for prior in parts["priors"]] == [type(prior) for prior in recipe["priors"]]
 
 
 def test_a_copy_has_no_hooks_and_no_compiled_code() -> None:
