@@ -53,6 +53,12 @@ def _draw_blank(cli: Any, run: Any) -> None:
         Image.new("RGB", (1, 1)).save(folder / "evolution.gif")
 
 
+@pytest.fixture
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reduce the queries of the stronger attacks (``--trust``) to 100 per image."""
+    monkeypatch.setattr("lit_viz.evidence.attacks.diagnostics.QUERIES", 100)
+
+
 NAMES = ["apple", "banana", "cherry", "date", "elder"]
 
 

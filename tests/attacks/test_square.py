@@ -1,4 +1,4 @@
-"""Square: no gradient is asked for, its proposals are the paper's, and on linear networks the optimum is known."""
+"""Square: no gradients, the proposals of the paper, and the optimum of linear networks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def grey(count: int = 2, height: int = 6, width: int = 5) -> Tensor:
 
 @both
 @targeted
-def test_nothing_but_forwards(norm: NormName, targeted: bool) -> None:
-    """Not even a graph is made; k updates cost k + 1 forwards."""
+def test_only_forwards_are_computed(norm: NormName, targeted: bool) -> None:
+    """Without an autograd graph; k updates cost k + 1 forwards."""
 
     class Strict(Watched):
         def __call__(self, x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def test_most_of_the_optimum_in_euclidean_length_is_reached() -> None:
 
 
 @both
-def test_a_known_margin_is_crossed_if_the_ball_reaches_over_it(norm: NormName) -> None:
+def test_a_known_margin_is_crossed_if_the_ball_contains_the_boundary(norm: NormName) -> None:
     linear, x = Linear(shape=(1, 6, 5)), grey(3)
     labels = linear(x).argmax(1).tolist()
     weight = linear.between(1, 0)
@@ -84,7 +84,7 @@ def test_a_known_margin_is_crossed_if_the_ball_reaches_over_it(norm: NormName) -
 
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_proposals_lie_in_the_ball_and_in_the_picture(norm: NormName, dtype: torch.dtype) -> None:
+def test_proposals_are_feasible(norm: NormName, dtype: torch.dtype) -> None:
     x = (1.4 * X - 0.2).clamp(0, 1).to(dtype)  # a few pixels are black or white
     network = Watched(lambda x: CURVED(x.double()).to(dtype))
     out, _ = run_attack(Square(norm, EPS[norm], early_stop=False), network, x, LABELS, iterations=60)
@@ -98,7 +98,7 @@ def test_proposals_lie_in_the_ball_and_in_the_picture(norm: NormName, dtype: tor
 
 
 @both
-def test_the_ball_is_used_to_its_border(norm: NormName) -> None:
+def test_proposals_lie_on_the_boundary_of_the_ball(norm: NormName) -> None:
     network = Watched(CURVED)
     x = photographs(2, low=0.45, high=0.55)
     run_attack(Square(norm, 0.3, early_stop=False), network, x, CURVED(x).argmax(1).tolist(), iterations=40)
@@ -227,14 +227,14 @@ def test_squares_become_smaller_as_in_the_paper(norm: NormName) -> None:
 
 
 @both
-def test_draws_belong_to_the_seed(norm: NormName) -> None:
-    def asked(seed: int, rows: int = 1) -> list[Tensor]:
+def test_draws_depend_on_the_seed_only(norm: NormName) -> None:
+    def proposals(seed: int, rows: int = 1) -> list[Tensor]:
         network = Watched(CURVED)
         seeds = [seed, *range(100, 99 + rows)]
         run_attack(Square(norm, early_stop=False), network, X[:rows], LABELS[:rows], iterations=12, seeds=seeds)
         return [images[:1] for images in network.inputs[1:]]
 
-    for alone, again, beside, other in zip(asked(3), asked(3), asked(3, 4), asked(4), strict=True):
+    for alone, again, beside, other in zip(proposals(3), proposals(3), proposals(3, 4), proposals(4), strict=True):
         assert torch.equal(alone, again)
         torch.testing.assert_close(alone, beside, rtol=0, atol=1e-12)
         assert not torch.equal(alone, other)
@@ -242,7 +242,7 @@ def test_draws_belong_to_the_seed(norm: NormName) -> None:
 
 @both
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 9), (13, 5)])
-def test_any_shape_will_do(norm: NormName, shape: tuple[int, int]) -> None:
+def test_images_of_any_shape(norm: NormName, shape: tuple[int, int]) -> None:
     linear = Linear(shape=(3, *shape))
     x = photographs(2, *shape)
     out, _ = run_attack(Square(norm, 0.2, early_stop=False), linear, x, linear(x).argmax(1).tolist(), iterations=30)
@@ -259,6 +259,6 @@ def test_any_shape_will_do(norm: NormName, shape: tuple[int, int]) -> None:
         ({"norm": "l1"}, "norm must be"),
     ],
 )
-def test_refusals(options: dict[str, float], words: str) -> None:
+def test_invalid_arguments_are_rejected(options: dict[str, float], words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         Square(**options)

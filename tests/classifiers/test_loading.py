@@ -25,6 +25,7 @@ from tests.classifiers.networks import conv_net
 from tests.conftest import Around
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
+SLOW = pytest.mark.slow
 
 
 def test_the_embedded_default_is_bit_equal_to_timms_network_filled_by_order(lite0: Classifier) -> None:
@@ -85,7 +86,9 @@ def test_squeezenet_predicts_the_quail(dtype: str) -> None:
     assert logits.argmax().item() == classifier.index_of("quail") == 85
 
 
-@pytest.mark.parametrize("architecture", ["vgg16", "squeezenet1_0", "vit_b_16"])
+@pytest.mark.parametrize(
+    "architecture", ["squeezenet1_0", pytest.param("vgg16", marks=SLOW), pytest.param("vit_b_16", marks=SLOW)]
+)
 def test_torchvision_architectures(architecture: str) -> None:
     classifier = load_classifier(f"torchvision/{architecture}", weights="none")
     assert (classifier.size, classifier.mean) == ((224, 224), (0.485, 0.456, 0.406))

@@ -67,7 +67,7 @@ def test_layers_are_read_uncompiled(traced: None, monkeypatch: pytest.MonkeyPatc
     frozen = classifier.fast(keep=["head"], compiled="default")
     monkeypatch.setattr(frozen, "_compiled", None)
     expected = frozen(photographs(2), layers=["head"])
-    monkeypatch.setattr(frozen, "_compiled", lambda x: pytest.fail("asked"))
+    monkeypatch.setattr(frozen, "_compiled", lambda x: pytest.fail("called"))
     logits, activations = frozen(photographs(2), layers=["head"])
     assert torch.equal(logits, expected[0])
     assert torch.equal(activations["head"], expected[1]["head"])
@@ -92,7 +92,9 @@ def test_compiled_code_with_other_results_is_not_used(traced: None, monkeypatch:
     assert "other logits" in frozen.notes[-1]
 
 
-@pytest.mark.parametrize("attack", ["pgd", "deepfool", "carlini_wagner"])
+@pytest.mark.parametrize(
+    "attack", ["pgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepfool", "carlini_wagner"))]
+)
 def test_runs_have_the_same_outcomes(traced: None, smooth: Classifier, attack: str) -> None:
     runs = [
         lv.attack(
@@ -119,7 +121,7 @@ def test_a_run_compiles_only_what_it_trains_with(traced: None, monkeypatch: pyte
     monkeypatch.setattr("lit_viz.engine.module.mark_compiled_step", lambda: steps.append(None))
     lv.saliency(load_classifier(smooth_network(), size=16), photographs(2), compile="max-autotune", iterations=3)
     assert made == ["max-autotune"]
-    assert steps  # CUDA graphs hear of each
+    assert steps  # required by CUDA graphs
 
 
 @pytest.mark.slow

@@ -61,6 +61,7 @@ def test_the_embedded_network_is_folded_and_fused_whole(lite0: Classifier) -> No
     assert (frozen(x)[0] - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_resnet50_is_folded_whole() -> None:
     net = trained(torchvision.models.resnet50()).eval()
     frozen = load_classifier(net, size=64).fast()

@@ -1,4 +1,4 @@
-"""What is small in float16 comes back as it does in float32."""
+"""Gradients that underflow in float16 equal those of float32."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def gradient(classifier: Classifier, dtype: torch.dtype, weights: Tensor) -> Ten
     return scaled_gradient
 
 
-@pytest.mark.parametrize("network", ["smooth", "lite0"])
+@pytest.mark.parametrize("network", ["smooth", pytest.param("lite0", marks=pytest.mark.slow)])
 def test_small_gradients_survive_float16(network: str, request: pytest.FixtureRequest) -> None:
-    """Rows of very unlike sizes at once, one of them zero; unscaled, the smaller ones are zero or noise."""
+    """Rows of different magnitudes, one of them zero; unscaled, the small ones are zero or noise."""
     classifier = request.getfixturevalue(network)
     weights = torch.tensor([1.0, 1e-5, 1e-20, 0.0])
     half, exact = (gradient(classifier, dtype, weights) for dtype in (torch.float16, torch.float32))
@@ -33,7 +33,7 @@ def test_small_gradients_survive_float16(network: str, request: pytest.FixtureRe
 
 
 def test_subnormal_gradients_stay_finite(smooth: Classifier) -> None:
-    """Below float32's usual numbers, whose scale would be none."""
+    """Below the normal numbers of float32."""
     scaled_gradient = gradient(smooth, torch.float16, torch.tensor([1e-40, 1e-44, 1.0]))
     assert scaled_gradient.isfinite().all()
     assert scaled_gradient[2].any()

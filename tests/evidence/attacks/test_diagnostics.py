@@ -1,4 +1,4 @@
-"""A verdict on attacks: networks whose gradients lie are not trusted, plain ones are."""
+"""Diagnostics of attacks: networks with masked gradients are not trusted, plain ones are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import amend_items, smooth_network
 
 
 class Traced(Outcome):
-    """An outcome that is nothing but its curves."""
+    """An outcome with curves only."""
 
     def __init__(self, success: bool, **curves: list[float]) -> None:
         length = max(map(len, curves.values()), default=1) - 1
@@ -51,7 +51,7 @@ class Traced(Outcome):
 
 
 class Pictured(Traced):
-    """An outcome that is its photograph."""
+    """An outcome with a photograph only."""
 
     def __init__(self, photograph: Tensor, success_float: bool = True, **record: Any) -> None:
         super().__init__(success_float)
@@ -75,11 +75,11 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(False, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0] * 20), "still rising"),
         (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 0.5, -1.0]), "was not returned"),
         (Traced(True, gradient_norm=[1.0] * 20, objective=RISE, margin=[-1.0, 0.5]), ""),
-        # Of few iterations the last one tells.
+        # Of few iterations the final one decides.
         (Traced(False, gradient_norm=[1.0] * 6, objective=RISE[:6], margin=[-1.0] * 6), "still rising"),
         (Traced(False, gradient_norm=[1.0] * 2, objective=RISE[:2], margin=[-1.0] * 2), "still rising"),
         (Traced(False, gradient_norm=[1.0] * 6, objective=[0.0, 5, 8, 9.5, 9.9, 10], margin=[-1.0] * 6), ""),
-        # Where an image starts at random or fools already, no slope is asked for; of the last only the file is logged.
+        # Random starts and successes have no gradient; of the final image only the file is logged.
         (Traced(True, gradient_norm=[0.0, 0.0], objective=[0.0, 1.0], margin=[-1.0, 0.5]), ""),
         (Traced(True, gradient_norm=[0.0, 1.0, 1.0, 0.0], objective=FLAT, margin=[-1.0, -1.0, -1.0, -0.1]), ""),
         (Traced(True, gradient_norm=[1.0] * 8 + [0.0] * 12, objective=FLAT, margin=[-1.0] * 8 + [1.0] * 12), ""),
@@ -117,7 +117,7 @@ def test_free_signals(outcome: Outcome, said: str) -> None:
 
 
 def test_few_slopes_in_each_part_are_said_of_the_successes_of_minimal_attacks_too() -> None:
-    """Nothing spoke against sixty iterations of which nine values of c had six each."""
+    """Sixty iterations of nine values of c have six gradients each."""
     fell = Traced(True, margin=[-1.0] + [0.5] * 60).with_record(backwards=40)
     failed = Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19)
     said = "fewer than 10 gradients in each restart (more iterations, or fewer restarts)"
@@ -171,6 +171,11 @@ def images(n: int = 6) -> Tensor:
     return (noise * 255).round() / 255
 
 
+def logits_of(classifier: Classifier) -> Callable[[Tensor], Tensor]:
+    network = classifier.fast()
+    return lambda x: network(x)[0]
+
+
 def attacked(classifier: Classifier, eps: float) -> Sequence[Outcome]:
     labels = classifier.logits(images()).argmax(1).tolist()
     run = lv.attack(classifier, images(), labels, attack={"pgd": {"random_start": False}}, eps=eps, norm="linf")
@@ -185,35 +190,38 @@ def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
     assert "masked gradients" in trust.sentence
 
 
+@pytest.mark.usefixtures("few_queries")
 def test_harder_tries_find_what_rounded_activations_hide() -> None:
     classifier = wrapped(Rounded())
     outcomes = attacked(classifier, 0.3)
-    trust = stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], LINF, 0.3)
-    assert "Square with 1000 queries fooled" in trust.sentence
+    trust = stronger_attacks(outcomes, logits_of(classifier), LINF, 0.3)
+    assert "Square with 100 queries fooled" in trust.sentence
     assert "at a radius of 0.5, where all must" in trust.sentence
 
 
+@pytest.mark.usefixtures("few_queries")
 def test_a_plain_network_is_trusted() -> None:
     classifier = wrapped(smooth_network())
     outcomes = attacked(classifier, 0.03)
     assert diagnostics(outcomes) == Diagnosis((), ("gradients", "final scores", "missed successes"))
-    trust = stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], LINF, 0.03)
+    trust = stronger_attacks(outcomes, logits_of(classifier), LINF, 0.03)
     assert trust.reasons == ()
 
 
+@pytest.mark.usefixtures("few_queries")
 def test_an_adversarially_trained_network_is_trusted() -> None:
-    """Half of the pictures are brighter on the left; trained against PGD of 0.05 in a few steps."""
+    """Half of the images are brighter on the left; the network is trained against PGD of 0.05 in a few steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Softplus(), nn.Flatten(), nn.Linear(16, 2))
-        x = torch.rand(64, 3, 16, 16) * 0.6 + 0.2
-        y = torch.arange(64) % 2
+        x = torch.rand(32, 3, 16, 16) * 0.6 + 0.2
+        y = torch.arange(32) % 2
         x[y == 0, :, :, :8] += 0.15
         x[y == 1, :, :, 8:] += 0.15
         optimizer = torch.optim.Adam(network.parameters(), 0.02)
-        for step in range(60):
+        for step in range(40):
             hard, _ = run_attack(
-                PGD(eps=0.05, early_stop=False), network, x, y.tolist(), iterations=5, seeds=[step] * 64
+                PGD(eps=0.05, early_stop=False), network, x, y.tolist(), iterations=3, seeds=[step] * 32
             )
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(hard), y).backward()
@@ -225,7 +233,7 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
     )
     assert sum(r["success_float"] for r in run.results) <= 2
     assert diagnostics(run.outcomes).reasons == ()
-    assert stronger_attacks(run.outcomes, lambda a: classifier.fast()(a)[0], LINF, 0.05).reasons == ()
+    assert stronger_attacks(run.outcomes, logits_of(classifier), LINF, 0.05).reasons == ()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -234,8 +242,7 @@ def test_all_must_fall_at_a_large_radius(norm: Any, network: Callable[[], nn.Mod
     classifier = wrapped(network())
     labels = classifier.logits(images()).argmax(1).tolist()
     outcomes = [Pictured(x, label=y) for x, y in zip(images(), labels, strict=True)]
-    copy = classifier.fast()
-    said = stronger_attacks(outcomes, lambda x: copy(x)[0], NORMS[norm], 0.1)
+    said = stronger_attacks(outcomes, logits_of(classifier), NORMS[norm], 0.1)
     assert bool(said.reasons) != trusted
     assert trusted or "fooled at a radius of" in said.sentence
 
@@ -243,21 +250,22 @@ def test_all_must_fall_at_a_large_radius(norm: Any, network: Callable[[], nn.Mod
 def test_real_weights_fall_at_a_large_radius(lite0: Classifier) -> None:
     names = ("chelsea", "coffee", "rocket", "astronaut")
     photographs = torch.stack([read_photograph(f"packaged:{name}", lite0.size).pixels for name in names])
-    seen = lite0.logits(photographs).argmax(1).tolist()
+    predicted = lite0.logits(photographs).argmax(1).tolist()
     network = lite0.fast()
-    asked: list[int] = []
+    evaluated: list[int] = []
 
     def counted(x: Tensor) -> Tensor:
-        asked.append(len(x))
+        evaluated.append(len(x))
         return network(x)[0]
 
     for norm in NORMS.values():
-        asked.clear()
-        outcomes = [Pictured(x, label=y) for x, y in zip(photographs, seen, strict=True)]
+        evaluated.clear()
+        outcomes = [Pictured(x, label=y) for x, y in zip(photographs, predicted, strict=True)]
         assert stronger_attacks(outcomes, counted, norm, norm.large_eps / 100).reasons == ()
-        assert sum(asked) <= 4 * 10  # a few steps do
+        assert sum(evaluated) <= 4 * 10  # a few steps suffice
 
 
+@pytest.mark.usefixtures("few_queries")
 def test_every_image_is_tried_harder_in_its_own_ball() -> None:
     classifier = wrapped(smooth_network())
     labels = classifier.logits(images()).argmax(1).tolist()
@@ -265,21 +273,21 @@ def test_every_image_is_tried_harder_in_its_own_ball() -> None:
     def said(eps: float, default: float, **more: Any) -> str:
         known = {"success_float": False, "eps": eps, **more}
         outcomes = [Pictured(x, label=y, **known) for x, y in zip(images(), labels, strict=True)]
-        return stronger_attacks(outcomes, lambda x: classifier.fast()(x)[0], LINF, default).sentence
+        return stronger_attacks(outcomes, logits_of(classifier), LINF, default).sentence
 
     assert "trust: no sign" in said(0.001, 0.4)
-    assert "Square with 1000 queries fooled 6 images" in said(0.4, 0.001)
+    assert "Square with 100 queries fooled 6 images" in said(0.4, 0.001)
 
 
-def test_targets_and_none_in_one_run() -> None:
+@pytest.mark.usefixtures("few_queries")
+def test_stronger_attacks_on_targeted_and_untargeted_images() -> None:
     classifier = wrapped(smooth_network())
     labels = classifier.logits(images()).argmax(1).tolist()
     outcomes = [
         Pictured(x, label=y, target=None if i % 2 else (y + 1) % 5)
         for i, (x, y) in enumerate(zip(images(), labels, strict=True))
     ]
-    network = classifier.fast()
-    assert stronger_attacks(outcomes, lambda x: network(x)[0], LINF, 0.002).reasons == ()
+    assert stronger_attacks(outcomes, logits_of(classifier), LINF, 0.002).reasons == ()
 
 
 def test_gradients_that_were_not_logged_are_not_said_to_be_trusted() -> None:
@@ -296,7 +304,6 @@ def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
 
 
 def test_nothing_to_judge_and_nothing_done_are_no_reasons_to_trust() -> None:
-    """A run whose only photograph had failed was trusted, and an attack that hadn't moved it."""
     assert diagnostics([]).sentence == "no diagnosis: no attacked image"
     still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
     amend_items(still, l2=0.0)

@@ -186,7 +186,8 @@ PICTURE_DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize(
     ("folder_name", "damage"),
     [
-        *[(name, kind) for name in ("arrays", "images", "sources") for kind in DAMAGES],
+        *[("arrays", kind) for kind in DAMAGES],
+        *[(name, kind) for name in ("images", "sources") for kind in ("missing", "truncated")],
         *[("arrays", kind) for kind in ARRAY_DAMAGES],
         *[("images", kind) for kind in PICTURE_DAMAGES],
     ],
@@ -248,7 +249,7 @@ def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
         (["packaged:chelsea", "--method", "grad_cam", "--method.layer", "features.9"], "features."),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(
+def test_invalid_options_give_a_one_line_error(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
