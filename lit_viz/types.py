@@ -78,6 +78,12 @@ def flattened() -> Any:
     return field(default_factory=dict, metadata={"flattened": True})
 
 
+def nested(kind: type[Row], *, by_name: bool = False, optional: bool = False) -> Any:
+    """Return a field of a :class:`Row` that holds rows of another kind: one, a list, or with ``by_name`` a mapping."""
+    metadata = {"kind": kind, "by_name": by_name, **({"optional": True} if optional else {})}
+    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
+
+
 class Item(Generic[Value]):
     """Attribute of a :class:`Row` that is an item of its flattened field ``home``; None if it is absent."""
 
@@ -117,7 +123,7 @@ class Row:
         homes = {name: value.home for kind in cls.__mro__ for name, value in vars(kind).items() if type(value) is Item}
         places = {part.name: place for place, part in enumerate(parts) if "flattened" not in part.metadata}
         made: dict[str, Any] = {"extra": {}, **{part.name: {} for part in parts if part.name not in places}}
-        place = 0
+        place = -1
         for key, value in values.items():
             if key in places:
                 place = places[key]
@@ -127,6 +133,9 @@ class Row:
             else:
                 following = parts[place + 1].name if place + 1 < len(parts) else "extra"
                 made["extra" if following in places else following][key] = value
+        for part in parts:
+            if part.name in made and "kind" in part.metadata:
+                made[part.name] = _nested_rows(made[part.name], part.metadata["kind"], part.metadata["by_name"])
         return cls.make(**made)
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,6 +161,14 @@ class Row:
     @classmethod
     def _parts(cls) -> list[Field[Any]]:
         return [part for part in fields(cls) if part.name not in ("extra", "nulls")]
+
+
+def _nested_rows(value: Any, kind: type[Row], by_name: bool) -> Any:
+    if isinstance(value, list):
+        return [kind.from_dict(item) for item in value]
+    if by_name:
+        return {name: kind.from_dict(item) for name, item in value.items()}
+    return None if value is None else kind.from_dict(value)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

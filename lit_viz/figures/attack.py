@@ -9,7 +9,6 @@ from functools import partial
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.evidence.attacks.robustness import MemberBreakdown
 from lit_viz.figures.curves import MOST, Trace, plot_rate, trace_rows
 from lit_viz.figures.layout import (
     CELL,
@@ -33,6 +32,7 @@ from lit_viz.figures.scales import number
 from lit_viz.figures.style import COLORS, GRAY
 from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
+from lit_viz.runs.evidence import EnsembleMember
 from lit_viz.types import Curve, Picture
 
 _LIMIT = 20  # maximum number of rows
@@ -74,7 +74,7 @@ class UniversalPanel:
     photographs: Sequence[AttackPanel]
 
 
-def attack_figure(panels: Sequence[AttackPanel], members: Sequence[MemberBreakdown] = ()) -> Figure:
+def attack_figure(panels: Sequence[AttackPanel], members: Sequence[EnsembleMember] = ()) -> Figure:
     """Draw one row per image: original, result and differences; beneath, the curves of the attack.
 
     No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified.
@@ -153,7 +153,7 @@ def _clipped(share: float) -> str:
     return "< 0.01 % clipped" if share < 1e-4 else f"{number(100 * share)} % clipped"
 
 
-def _table(members: Sequence[MemberBreakdown]) -> Grid:
+def _table(members: Sequence[EnsembleMember]) -> Grid:
     rows = [("ensemble member", "attacked", "fooled", "remaining")]
     rows += [(m.member, str(m.tried), str(m.fooled), str(m.left)) for m in members]
     return Grid(

@@ -130,9 +130,9 @@ def _table(agreement: Agreement) -> Grid:
     return Grid(rows, gap=(GAP, 0))
 
 
-def _decimals(value: float) -> str:
+def _decimals(value: float | None) -> str:
     """Format with four decimals, or with three significant digits if the decimals would all be zero."""
-    if math.isnan(value):
+    if value is None or math.isnan(value):
         return "undefined"
     return number(value) if 0 < abs(value) < 0.00005 else f"{value:.4f}"
 

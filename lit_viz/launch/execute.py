@@ -332,8 +332,8 @@ def _save(cli: MethodCLI, classifier: Classifier, run: Run, path: Path) -> Run:
     run.write(folder, cli.dump(), provenance(cli.command, classifier), frames=True)
     stored = _run(cli, filed(folder), folder, classifier)
     _draw(cli, stored)
-    if run.evidence.content:
-        folder.merge_evidence(run.evidence.content)
+    if run.evidence.to_dict():
+        folder.merge_evidence(run.evidence)
     write_report(folder, cli.command.presentation(cli.config))
     return stored
 

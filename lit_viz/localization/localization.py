@@ -24,6 +24,7 @@ from lit_viz.images.filters import gaussian_blur
 from lit_viz.images.reading import Box, Photograph, encode_png, to_uint8
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.runs.evidence import Evidence, LocalizationEvidence, LocalizedObject
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.files import write_bytes
@@ -180,29 +181,26 @@ class LocalizedMap:
             return None
         return 0.0 if box is None else max(iou(box, reference) for reference in self.reference)
 
-    def entry(self, record: SaliencyRecord, mask: str | None) -> dict[str, Any]:
-        """Return the entry of ``evidence.json``."""
-        return {
-            "index": record.index,
-            "name": record.name,
-            "method": record.method,
-            "target_name": record.target_name,
-            "box": _round(self.box),
-            "box_in_image": _round(None if self.segment is None else self.segment.box),
-            "mask": mask,
-            "true_boxes": [_round(box) for box in self.reference],
-            "iou": self.iou,
-            "iou_whole": self.baseline_iou,
-            "error": self.error,
-        }
+    def evidence(self, record: SaliencyRecord, mask: str | None) -> LocalizedObject:
+        """Return the object as in ``evidence.json``."""
+        return LocalizedObject.of(
+            record,
+            box=_round(self.box),
+            box_in_image=_round(None if self.segment is None else self.segment.box),
+            mask=mask,
+            true_boxes=[_round(box) for box in self.reference],
+            iou=self.iou,
+            iou_whole=self.baseline_iou,
+            error=self.error,
+        )
 
 
 @dataclass
 class Localization:
-    """Localization by the maps of a run: entries of ``evidence.json``, and the first maps for the figure."""
+    """Localization by the maps of a run: the objects, and the first maps for the figure."""
 
     seeds: Seeds
-    maps: list[dict[str, Any]] = field(default_factory=list)
+    maps: list[LocalizedObject] = field(default_factory=list)
     panels: list[tuple[Outcome, LocalizedMap]] = field(default_factory=list)
 
     def corloc(self) -> dict[str, dict[str, Any]]:
@@ -210,14 +208,14 @@ class Localization:
 
         ``whole_photograph`` is the CorLoc of a box around the whole input of the network, as a baseline.
         """
-        by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        by_method: dict[str, list[LocalizedObject]] = defaultdict(list)
         for entry in self.maps:
-            if entry["iou"] is not None:
-                by_method[entry["method"]].append(entry)
+            if entry.iou is not None:
+                by_method[entry.method].append(entry)
         return {
             method: {
-                "corloc": sum(entry["iou"] >= CORRECT_IOU for entry in entries) / len(entries),
-                "whole_photograph": sum(entry["iou_whole"] >= CORRECT_IOU for entry in entries) / len(entries),
+                "corloc": sum((entry.iou or 0.0) >= CORRECT_IOU for entry in entries) / len(entries),
+                "whole_photograph": sum((entry.iou_whole or 0.0) >= CORRECT_IOU for entry in entries) / len(entries),
                 "maps": len(entries),
             }
             for method, entries in by_method.items()
@@ -225,8 +223,8 @@ class Localization:
 
     def sentence(self) -> str:
         """Return the result in one line."""
-        errors = [f"{entry['name']}: {entry['error']}" for entry in self.maps if entry["error"]]
-        boxes = sum(entry["box"] is not None for entry in self.maps)
+        errors = [f"{entry.name}: {entry.error}" for entry in self.maps if entry.error]
+        boxes = sum(entry.box is not None for entry in self.maps)
         parts = [f"boxes of {boxes} of {len(self.maps)} maps"]
         parts += [
             f"{method} CorLoc {r['corloc']:.0%} of {r['maps']} (whole photographs: {r['whole_photograph']:.0%})"
@@ -268,13 +266,15 @@ def localize_run(
             mask = f"masks/{record.key}.png"
             pixels = torch.from_numpy(mask_in_original(found.photograph, found.segment.mask))
             write_bytes(folder.path / mask, encode_png(pixels[None].float()))
-        result.maps.append(found.entry(record, mask))
+        result.maps.append(found.evidence(record, mask))
         if len(result.panels) < MAX_PANELS:
             result.panels.append((outcome, found))
     if folder is not None:
         folder.amend(amended)
-        settings = {**asdict(seeds), "right_from_iou": CORRECT_IOU, "opencv": version}
-        folder.merge_evidence({"localization": {**settings, "corloc": result.corloc(), "maps": result.maps}})
+        evidence = LocalizationEvidence(
+            seeds=asdict(seeds), right_from_iou=CORRECT_IOU, opencv=version, corloc=result.corloc(), maps=result.maps
+        )
+        folder.merge_evidence(Evidence(localization=evidence))
     return result
 
 

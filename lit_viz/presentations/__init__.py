@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from statistics import median
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from lit_viz.engine.module import ImageTraining
 from lit_viz.figures.evolution import Evolution
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record, Task
@@ -128,7 +129,7 @@ class Presentation(ABC):
             return [probability_text(metrics["probability"]) + rank]
         return [f"objective {metrics['objective']:.3g}"] if "objective" in metrics else []
 
-    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         """Return the numbers by which runs are compared in a logger: their cost, and what the evidence says."""
         counts = {"forwards": [r.forwards for r in records], "backwards": [r.backwards for r in records]}
         cost = {f"cost/{name}": sum(filter(None, values)) for name, values in counts.items()}

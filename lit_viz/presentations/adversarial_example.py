@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jsonargparse import Namespace
@@ -34,7 +33,7 @@ from lit_viz.evidence.attacks.robustness import (
     ensemble_breakdown,
     photograph_key,
     robust_accuracy,
-    transfer_entry,
+    transfer_evidence,
     transfer_summary,
     transfer_table,
     transfers,
@@ -53,6 +52,14 @@ from lit_viz.presentations import (
     format_value,
     median_of,
     summary_by_class,
+)
+from lit_viz.runs.evidence import (
+    DiagnosisEvidence,
+    DiagnosisPart,
+    Evidence,
+    FileEvidence,
+    RobustnessEvidence,
+    RobustnessPoint,
 )
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
@@ -137,20 +144,20 @@ class AdversarialExamplePresentation(AttackPresentation):
         curve."""
         if config.radii:
             norms = [record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None]
-            trust = RunFolder.open(config.out).evidence().get("trust") if config.out else None
+            trust = RunFolder.open(config.out).evidence().trust if config.out else None
             return _robustness_figure(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
         panels = [panel for panel in map(_panel, outcomes) if panel is not None]
         return attack_figure(panels, members=ensemble_breakdown(outcomes))
 
-    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         """Return the cost, the share of fooling files, the robust accuracy, and whether failures are credible."""
         attacked = [r for r in records if isinstance(r, AdversarialRecord) and r.status == "done"]
-        points = (evidence.get("robustness") or {}).get("points", ())
-        scalars = {f"robust/eps {point['eps']}": point["share"] for point in points}
+        points = () if evidence.robustness is None else evidence.robustness.points
+        scalars = {f"robust/eps {point.eps}": point.share for point in points}
         if attacked:
             scalars["fooled/file"] = sum(bool(record.success_file) for record in attacked) / len(attacked)
-        if "trust" in evidence:
-            scalars["trust"] = float(not evidence["trust"]["reasons"])
+        if evidence.trust is not None:
+            scalars["trust"] = float(not evidence.trust.reasons)
         return {**super().scalars(records, evidence), **scalars}
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
@@ -171,7 +178,7 @@ class AdversarialExamplePresentation(AttackPresentation):
         mismatched = _verify_files(module.classifier, outcomes, folder, settings)
         valid = [outcome for outcome in outcomes if outcome.record.index not in mismatched]
         if members := ensemble_breakdown(outcomes):
-            folder.merge_evidence({"survivors": [asdict(member) for member in members]})
+            folder.merge_evidence(Evidence(survivors=members))
             settings.notify(f"evidence: as floats, {'; '.join(member.sentence for member in members)}")
         if has_several_radii(outcome.record for outcome in _with_file(valid)):
             _write_robustness(valid, folder, settings)
@@ -200,7 +207,7 @@ def _row(record: AdversarialRecord) -> Row:
 # -- figures
 
 
-def _robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: Mapping[str, Any] | None) -> Figure:
+def _robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisEvidence | None) -> Figure:
     """Return the share of robust photographs by radius, of an ensemble after each member, with verdict and examples."""
     records = records_of(outcomes, AdversarialRecord)
     name = next((record.attack for record in records), "attack")
@@ -218,7 +225,7 @@ def _robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: Mapping[s
         f"Robust: no 8-bit file that the attack made, at any radius{each}, fools the network at a distance within eps. "
         f"Band: 95 % Wilson interval.{alone}"
     )
-    diagnosis = None if trust is None else Diagnosis(tuple(trust["reasons"]), tuple(trust["tried"]))
+    diagnosis = None if trust is None else Diagnosis(tuple(trust.reasons), tuple(trust.tried))
     verdict = None if diagnosis is None else (not diagnosis.reasons, diagnosis.sentence)
     curves = curves or {name: robust_accuracy(outcomes)}
     return robustness_figure(curves, norm, accuracy_label(outcomes), caption, verdict, _examples(outcomes, norm))
@@ -359,7 +366,7 @@ def _verify_files(
     fooled = _count_fooled(stored)
     attacked = sum(o.record.status == "done" for o in outcomes)
     names = [outcome.record.name for outcome in different]
-    folder.merge_evidence({"files": {"read": len(stored), "fooled": fooled, "wrong": names}})
+    folder.merge_evidence(Evidence(files=FileEvidence(read=len(stored), fooled=fooled, wrong=names)))
     settings.notify(f"evidence: {fooled} of {attacked} files fool the original network, read back from the disk")
     return {outcome.record.index for outcome in different}
 
@@ -369,17 +376,17 @@ def _write_robustness(outcomes: Sequence[Outcome], folder: RunFolder, settings: 
     norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
     label, curve = accuracy_label(outcomes), robust_accuracy(outcomes)
     points = [
-        {
-            "eps": format_distance(point.eps, norm),
-            "robust": point.robust,
-            "photographs": point.total,
-            "share": point.share,
-            "low": point.interval[0],
-            "high": point.interval[1],
-        }
+        RobustnessPoint(
+            eps=format_distance(point.eps, norm),
+            robust=point.robust,
+            photographs=point.total,
+            share=point.share,
+            low=point.interval[0],
+            high=point.interval[1],
+        )
         for point in curve
     ]
-    folder.merge_evidence({"robustness": {"what": label, "norm": norm, "points": points}})
+    folder.merge_evidence(Evidence(robustness=RobustnessEvidence(what=label, norm=norm, points=points)))
     for point in curve:
         note = ", since the ball holds no other 8-bit image" if is_singleton(point.eps) else ""
         settings.notify(f"eps {format_distance(point.eps, norm)}: {label} {point.text}{note}")
@@ -408,15 +415,15 @@ def _write_diagnosis(
         settings.notify(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
         network = module.classifier.fast()
         stronger = stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
-    earlier = (folder.evidence().get("trust") or {}).get("harder")
-    if stronger is None and earlier is not None and not settings.ends_run:  # of the same files
-        stronger = Diagnosis(tuple(earlier["reasons"]), tuple(earlier["tried"]))
+    earlier = folder.evidence().trust
+    if stronger is None and earlier is not None and earlier.harder is not None and not settings.ends_run:
+        stronger = Diagnosis(tuple(earlier.harder.reasons), tuple(earlier.harder.tried))  # of the same files
     parts = [from_traces, *([] if stronger is None else [stronger])]
     diagnosis = Diagnosis(
         tuple(reason for part in parts for reason in part.reasons), tuple(name for part in parts for name in part.tried)
     )
-    entry = {**vars(diagnosis), **({} if stronger is None else {"harder": vars(stronger)})}
-    folder.merge_evidence({"trust": entry})
+    harder = None if stronger is None else DiagnosisPart(**vars(stronger))
+    folder.merge_evidence(Evidence(trust=DiagnosisEvidence(**vars(diagnosis), harder=harder)))
     settings.notify(f"evidence: {diagnosis.sentence}")
 
 
@@ -425,7 +432,7 @@ def _write_transfer(
 ) -> None:
     """Write the predictions of held-out networks for the files."""
     predictions = transfers(outcomes, classifier)
-    folder.merge_evidence({"transfer": transfer_entry(predictions)})
+    folder.merge_evidence(Evidence(transfer=transfer_evidence(predictions)))
     settings.notify(f"evidence: {transfer_summary(predictions, _count_fooled(outcomes))}")
     if predictions:
         settings.notify(transfer_table(predictions))

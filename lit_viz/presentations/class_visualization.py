@@ -19,6 +19,7 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import Judges
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
 from lit_viz.presentations import EvidenceSettings, Presentation, Row, format_value
+from lit_viz.runs.evidence import Evidence, ImageEvidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record, Task
@@ -67,7 +68,7 @@ class ClassVisualizationPresentation(Presentation):
         has_objective = isinstance(record, LayerImageRecord) and record.objective_file is not None
         return "objective" if has_objective else "probability"
 
-    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         """Return the cost, and the share of held-out networks that predict the class."""
         ranks = [v["rank"] for r in records if isinstance(r, ClassImageRecord) for v in r.judges.values()]
         agreement = {"judges/agreement": ranks.count(1) / len(ranks)} if ranks else {}
@@ -89,7 +90,7 @@ class ClassVisualizationPresentation(Presentation):
                 outcome.amend(judges=verdict["judges"])
         folder.amend(outcome.record for outcome in done)
         entries = [{"index": o.record.index, **verdict} for o, verdict in zip(done, verdicts, strict=True)]
-        folder.merge_evidence({"pictures": {"read": len(done), "same": same, "verdicts": entries}})
+        folder.merge_evidence(Evidence(pictures=ImageEvidence(read=len(done), same=same, verdicts=entries)))
         if not done:
             settings.notify("evidence: no finished image")
             return True

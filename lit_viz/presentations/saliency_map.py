@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, re
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations import CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
@@ -83,7 +84,7 @@ class SaliencyMapPresentation(Presentation):
             for record, method in zip(records, methods, strict=True)
         ]
 
-    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         """Return the cost, and the number of maps that were compared with Captum's and agree."""
         verdicts = [r.captum["passed"] for r in records if isinstance(r, SaliencyRecord) and r.captum is not None]
         checked = {"captum/passed": verdicts.count(True), "captum/checked": len(verdicts) - verdicts.count(None)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import EvidenceSettings, Row, format_value
 from lit_viz.presentations.adversarial_example import AttackPresentation, find_mismatches, prediction_text
+from lit_viz.runs.evidence import Evidence, FileEvidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import PerturbedImage, Record
@@ -42,7 +43,7 @@ class UniversalPerturbationPresentation(AttackPresentation):
         """Return perturbations beside some photographs, over the curve of the fooling rate."""
         return universal_figure([panel for panel in map(_panel, outcomes) if panel is not None])
 
-    def scalars(self, records: Sequence[Record], evidence: Mapping[str, Any]) -> dict[str, float]:
+    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         """Return the cost, and the mean fooling rates of the files."""
         done = [record for record in records if isinstance(record, UniversalRecord)]
         rates = {
@@ -90,7 +91,7 @@ class UniversalPerturbationPresentation(AttackPresentation):
             notify(f"--held-out {config.held_out:g} holds out no photograph: give more photographs")
         if settings.ends_run and config.explain:
             notify("--explain does not apply to universal perturbations: lit-viz saliency explains files")
-        folder.merge_evidence({"files": {"read": read, "wrong": wrong}, "universal": rates})
+        folder.merge_evidence(Evidence(files=FileEvidence(read=read, wrong=wrong), universal=rates))
         verdict = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
         notify(f"evidence: {read} files read back from the disk, {verdict}")
         return not wrong

@@ -1,4 +1,4 @@
-"""The evidence of a run in words and tables: the parts of ``evidence.json`` and the judges' predictions."""
+"""The evidence of a run in words and tables: its parts, and the judges' predictions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,24 @@ from typing import Any
 from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.scales import number
 from lit_viz.methods.records import ClassImageRecord, label_with_lr
+from lit_viz.runs.evidence import (
+    CaptumEvidence,
+    DiagnosisEvidence,
+    EnsembleMember,
+    Evidence,
+    FileEvidence,
+    ImageEvidence,
+    LocalizationEvidence,
+    MapAgreement,
+    MapEvidence,
+    MetricsEvidence,
+    RobustnessEvidence,
+    TransferEvidence,
+)
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize
 
-Evidence = Mapping[str, Any]
-Row = Mapping[str, str]
+TableRow = Mapping[str, str]
 
 _MAX_NAMES = 10
 _VERDICTS = {True: "passed", False: "failed", None: "no verdict"}
@@ -28,7 +41,7 @@ class EvidenceItem:
 
     text: str
     passed: bool | None = None  # None for a measurement without a verdict
-    rows: Sequence[Row] = ()  # of a table, by column
+    rows: Sequence[TableRow] = ()  # of a table, by column
     notes: Sequence[str] = ()  # below the table
 
     @property
@@ -43,11 +56,10 @@ class EvidenceItem:
 
 
 def evidence_items(evidence: Evidence, records: Sequence[Record] = ()) -> list[EvidenceItem]:
-    """Return the items of ``evidence.json`` and the predictions in the records; a part without a description is only
-    named."""
-    items: list[EvidenceItem] = []
-    for name, part in evidence.items():
-        items += _PARTS[name](part) if name in _PARTS else [EvidenceItem(f"Part {name} of evidence.json.")]
+    """Return the items of the evidence and of the predictions in the records; unknown parts are only named."""
+    parts = {name: getattr(evidence, name) for name in _PARTS}
+    items = [_PARTS[name](part) for name, part in parts.items() if part is not None]
+    items += [EvidenceItem(f"Part {name} of evidence.json.") for name in evidence.extra]
     held_out = held_out_item(records)
     return items if held_out is None else [*items, held_out]
 
@@ -76,126 +88,122 @@ def _prediction(verdict: Mapping[str, Any]) -> str:
     return "-" if probability is None else f"{probability:.2f} (rank {verdict['rank']})"
 
 
-def _files(part: Evidence) -> list[EvidenceItem]:
-    read, mismatches = part["read"], part["wrong"]
+def _files(part: FileEvidence) -> EvidenceItem:
+    read, mismatches = part.read, part.wrong
     if not read and not mismatches:
-        return [EvidenceItem("No file was verified.")]
-    adversarial = f"; {part['fooled']} of them adversarial" if "fooled" in part else ""
+        return EvidenceItem("No file was verified.")
+    adversarial = "" if part.fooled is None else f"; {part.fooled} of them adversarial"
     more = f" and {len(mismatches) - _MAX_NAMES} more" if len(mismatches) > _MAX_NAMES else ""
     outcome = f"Mismatches: {', '.join(mismatches[:_MAX_NAMES])}{more}." if mismatches else "All match their records."
     text = f"{pluralize(read, 'file')} re-read and classified by the original network{adversarial}. {outcome}"
-    return [EvidenceItem(text, not mismatches)]
+    return EvidenceItem(text, not mismatches)
 
 
-def _images(part: Evidence) -> list[EvidenceItem]:
-    read, same = part["read"], part["same"]
-    text = f"{same} of {read} files, re-read, are classified by the original network as recorded."
-    return [EvidenceItem(text, same == read) if read else EvidenceItem("No image was verified.")]
+def _images(part: ImageEvidence) -> EvidenceItem:
+    text = f"{part.same} of {part.read} files, re-read, are classified by the original network as recorded."
+    return EvidenceItem(text, part.same == part.read) if part.read else EvidenceItem("No image was verified.")
 
 
-def _diagnostics(part: Evidence) -> list[EvidenceItem]:
-    if not part["tried"]:
-        return [EvidenceItem("No attack was diagnosed.")]
-    reasons = f"The robustness is not reliable: {'; '.join(part['reasons'])}." if part["reasons"] else ""
+def _diagnostics(part: DiagnosisEvidence) -> EvidenceItem:
+    if not part.tried:
+        return EvidenceItem("No attack was diagnosed.")
+    reasons = f"The robustness is not reliable: {'; '.join(part.reasons)}." if part.reasons else ""
     verdict = reasons or "No sign of a failure of the attack itself."
-    return [EvidenceItem(f"{verdict} Checks: {', '.join(part['tried'])}.", not reasons)]
+    return EvidenceItem(f"{verdict} Checks: {', '.join(part.tried)}.", not reasons)
 
 
-def _ensemble(part: Sequence[Evidence]) -> list[EvidenceItem]:
-    members = [f"{m['member']} succeeded on {m['fooled']} of {m['tried']}, {m['left']} remain" for m in part]
-    return [EvidenceItem(f"Attacks of the ensemble in order: {'; '.join(members)}.")]
+def _ensemble(part: Sequence[EnsembleMember]) -> EvidenceItem:
+    members = [f"{m.member} succeeded on {m.fooled} of {m.tried}, {m.left} remain" for m in part]
+    return EvidenceItem(f"Attacks of the ensemble in order: {'; '.join(members)}.")
 
 
-def _transfer(part: Evidence) -> list[EvidenceItem]:
+def _transfer(part: TransferEvidence) -> EvidenceItem:
     rows = [
         {
             "network": name,
-            "correct on the photograph": str(counts["right"]),
-            "fooled by the file": str(counts["fooled"]),
-            "fooled by the mirrored perturbation": str(counts["mirrored"]),
-            "excluded (misclassified before)": str(counts["wrong"]),
+            "correct on the photograph": str(counts.right),
+            "fooled by the file": str(counts.fooled),
+            "fooled by the mirrored perturbation": str(counts.mirrored),
+            "excluded (misclassified before)": str(counts.wrong),
         }
-        for name, counts in part["judges"].items()
+        for name, counts in part.judges.items()
     ]
     if rows:
-        return [EvidenceItem("Transfer of the adversarial files to held-out networks.", rows=rows)]
+        return EvidenceItem("Transfer of the adversarial files to held-out networks.", rows=rows)
     text = "Transfer was not measured: no held-out network with these classes is installed, or no file is adversarial."
-    return [EvidenceItem(text)]
+    return EvidenceItem(text)
 
 
-def _universal(part: Evidence) -> list[EvidenceItem]:
-    return [
-        EvidenceItem(f"{name} {', and '.join(rates)}." if rates else f"{name} was evaluated on no photograph.")
-        for name, rates in part.items()
-    ]
+def _universal(part: Mapping[str, Sequence[str]]) -> EvidenceItem:
+    rows = [{"perturbation": name, "photographs": "; ".join(rates) or "none evaluated"} for name, rates in part.items()]
+    return EvidenceItem("Fooling rates of the universal perturbations.", rows=rows)
 
 
-def _robustness(part: Evidence) -> list[EvidenceItem]:
+def _robustness(part: RobustnessEvidence) -> EvidenceItem:
     rows = [
         {
-            "eps": point["eps"],
-            part["what"]: f"{point['robust']} of {point['photographs']}",
-            "95 % (Wilson)": f"{point['low']:.0%} to {point['high']:.0%}",
+            "eps": point.eps,
+            part.what: f"{point.robust} of {point.photographs}",
+            "95 % (Wilson)": f"{point.low:.0%} to {point.high:.0%}",
         }
-        for point in part["points"]
+        for point in part.points
     ]
-    return [EvidenceItem(f"Robustness by radius, {NORMS[part['norm']]} norm.", rows=rows)]
+    return EvidenceItem(f"Robustness by radius, {NORMS[part.norm]} norm.", rows=rows)
 
 
-def _captum(part: Evidence) -> list[EvidenceItem]:
-    maps = part["maps"]
-    reasons = Counter(entry["unchecked"] for entry in part["unchecked"])
+def _captum(part: CaptumEvidence) -> EvidenceItem:
+    reasons = Counter(entry.unchecked for entry in part.unchecked)
     unchecked = "".join(f" {count}: {reason}." for reason, count in reasons.items())
-    unchecked += "".join(f" Damaged: {entry['damaged']}." for entry in part.get("damaged", ()))
-    if not maps:
-        return [EvidenceItem(f"No map was compared with Captum.{unchecked}")]
-    passed = sum(entry["passed"] for entry in maps)
-    text = f"{passed} of {len(maps)} compared maps agree with Captum {part['version']}.{unchecked}"
-    return [EvidenceItem(text, part["passed"], [_gates(entry) for entry in maps])]
+    unchecked += "".join(f" Damaged: {entry.damaged}." for entry in part.damaged or ())
+    if not part.maps:
+        return EvidenceItem(f"No map was compared with Captum.{unchecked}")
+    passed = sum(entry.passed for entry in part.maps)
+    text = f"{passed} of {len(part.maps)} compared maps agree with Captum {part.version}.{unchecked}"
+    return EvidenceItem(text, part.passed, [_gates(entry) for entry in part.maps])
 
 
-def _gates(entry: Evidence) -> Row:
+def _gates(entry: MapAgreement) -> TableRow:
     """Return both gates of a map, and its similarity beside that of the most similar control."""
-    controls = [_float(control["spearman"]) for control in entry["controls"].values()]
+    controls = [_float(control.spearman) for control in entry.controls.values()]
     return {
         "map": _map_name(entry),
-        "method": entry["method"],
-        "verdict": _VERDICTS[entry["passed"]],
-        "formula in float64: difference": number(_float(entry["formula"]["difference"])),
-        "delivered map: difference": number(_float(entry["delivered"]["difference"])),
-        "allowed": number(_float(entry["delivered"]["allowed"])),
-        "Spearman": f"{_float(entry['similarity']['spearman']):.4f}",
+        "method": entry.method,
+        "verdict": _VERDICTS[entry.passed],
+        "formula in float64: difference": number(_float(entry.formula.difference)),
+        "delivered map: difference": number(_float(entry.delivered.difference)),
+        "allowed": number(_float(entry.delivered.allowed)),
+        "Spearman": f"{_float(entry.similarity.spearman):.4f}",
         "most similar control": f"{max(controls, default=math.nan):.4f}",
     }
 
 
-def _map_name(entry: Evidence) -> str:
-    return f"{entry['name']}, {entry['target_name'] or '-'}"
+def _map_name(entry: MapEvidence) -> str:
+    return f"{entry.name}, {entry.target_name or '-'}"
 
 
 def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _saliency_metrics(part: Evidence) -> list[EvidenceItem]:
+def _saliency_metrics(part: MetricsEvidence) -> EvidenceItem:
     rows = [
         {
             "map": _map_name(entry),
-            "method": entry["method"],
-            **_areas("deletion ↓", entry["deletion"]),
-            **_areas("insertion ↑", entry["insertion"]),
-            "sensitivity ↓": _decimals(entry["max_sensitivity"]),
+            "method": entry.method,
+            **_areas("deletion ↓", entry.deletion),
+            **_areas("insertion ↑", entry.insertion),
+            "sensitivity ↓": _decimals(entry.max_sensitivity),
         }
-        for entry in part["maps"]
+        for entry in part.maps
     ]
     text = (
         "Saliency metrics: mean probability of the class while pixels are replaced in order of saliency, for each map "
         "and its controls, and maximum sensitivity."
     )
-    return [EvidenceItem(text, rows=rows, notes=[remark for entry in part["maps"] for remark in entry["remarks"]])]
+    return EvidenceItem(text, rows=rows, notes=[remark for entry in part.maps for remark in entry.remarks])
 
 
-def _areas(metric: str, curves: Evidence) -> Row:
+def _areas(metric: str, curves: Mapping[str, Any]) -> TableRow:
     areas = {name: _decimals(area) for name, area in curves.items() if name != "curve"}
     return {f"{metric} {'' if name == 'area' else name}".strip(): area for name, area in areas.items()}
 
@@ -204,18 +212,19 @@ def _decimals(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _localization(part: Evidence) -> list[EvidenceItem]:
-    maps, threshold = part["maps"], part["right_from_iou"]
-    overlaps = [entry["iou"] for entry in maps if entry["iou"] is not None]
-    text = f"Boxes from {sum(entry['box'] is not None for entry in maps)} of {len(maps)} maps."
+def _localization(part: LocalizationEvidence) -> EvidenceItem:
+    maps, threshold = part.maps, part.right_from_iou
+    overlaps = [entry.iou for entry in maps if entry.iou is not None]
+    text = f"Boxes from {sum(entry.box is not None for entry in maps)} of {len(maps)} maps."
     if overlaps:
         correct = sum(overlap >= threshold for overlap in overlaps)
         share = f"{correct} of {len(overlaps)} (median {median(overlaps):.2f})"
         text += f" IoU with a reference box ≥ {threshold:g} for {share}."
-    return [EvidenceItem(text)]
+    return EvidenceItem(text)
 
 
-_PARTS: Mapping[str, Callable[[Any], list[EvidenceItem]]] = {
+#: In the order of the page.
+_PARTS: Mapping[str, Callable[[Any], EvidenceItem]] = {
     "files": _files,
     "pictures": _images,
     "trust": _diagnostics,

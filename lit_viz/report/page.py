@@ -127,7 +127,7 @@ def _verdicts(run: Run, records: Sequence[Record]) -> list[EvidenceItem]:
     if run.folder is None and verdicts:
         text = f"{sum(checked)} of {len(checked)} compared maps agree with Captum."
         return [EvidenceItem(text, all(checked)) if checked else EvidenceItem("No map was compared with Captum.")]
-    return evidence_items(run.evidence.content, records)
+    return evidence_items(run.evidence, records)
 
 
 def _figures(paths: Sequence[Path], budget: int) -> tuple[list[tuple[str, str, int | None]], int]:

@@ -41,6 +41,7 @@ from lit_viz.runs import (
     is_empty,
     is_run,
 )
+from lit_viz.runs.evidence import Evidence
 from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Result, Snapshot, Task, key_of
 from lit_viz.utils.files import (
     append_bytes,
@@ -218,10 +219,10 @@ class RunFolder:
             images.append(PerturbedImage(record, file, original))
         return images
 
-    def evidence(self) -> dict[str, Any]:
-        """Return the content of ``evidence.json``; empty if it is missing."""
+    def evidence(self) -> Evidence:
+        """Return the content of ``evidence.json``; without parts if it is missing."""
         path = self.path / EVIDENCE
-        return (_parse_object(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
+        return Evidence.from_dict((_parse_object(path.read_text(encoding="utf-8")) if path.exists() else None) or {})
 
     # -- writing
 
@@ -309,9 +310,10 @@ class RunFolder:
         amended = {record.index: record for record in records}
         self._write_records([amended.get(record.index, record) for record in self.records()])
 
-    def merge_evidence(self, evidence: Mapping[str, Any]) -> None:
+    def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
-        write_text(self.path / EVIDENCE, json.dumps(plain({**self.evidence(), **evidence}), indent=2) + "\n")
+        merged = {**self.evidence().to_dict(), **evidence.to_dict()}
+        write_text(self.path / EVIDENCE, json.dumps(plain(merged), indent=2) + "\n")
 
     def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, int]:
         """Return :attr:`written` as it is on the disk, without what :meth:`trim` would delete."""

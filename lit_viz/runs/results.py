@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Curve, PerturbedImage, Picture, Record, Result, Snapshot, Task
 from lit_viz.utils.formatting import choose_notify, is_notebook, pluralize, status_summary
@@ -164,45 +165,6 @@ def records_of(outcomes: Iterable[Outcome], kind: type[R]) -> list[R]:
     return [outcome.record for outcome in outcomes if isinstance(outcome.record, kind)]
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The evidence of a run.
-
-    Attributes:
-        files_verified: number of files that were read and classified again.
-        files_different: number of files that differ from their records.
-        captum_checked, captum_passed: number of saliency maps compared with Captum, and of those that agree.
-        trusted: whether an attack shows no sign of having failed for its own reasons; None without a diagnosis.
-        reasons: signs of a failed attack.
-        content: all evidence, as in ``evidence.json``.
-    """
-
-    files_verified: int
-    files_different: int
-    captum_checked: int
-    captum_passed: int
-    trusted: bool | None
-    reasons: tuple[str, ...]
-    content: Mapping[str, Any]
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Evidence:
-        """Return the content of ``evidence.json`` as a typed object."""
-        files, images = content.get("files") or {}, content.get("pictures") or {"read": 0, "same": 0}
-        maps = (content.get("captum") or {}).get("maps", ())
-        diagnosis = content.get("trust") or {"reasons": (), "tried": ()}
-        is_diagnosed = diagnosis["reasons"] or diagnosis["tried"]
-        return cls(
-            files_verified=files.get("read", 0) + images["read"],
-            files_different=len(files.get("wrong", ())) + images["read"] - images["same"],
-            captum_checked=len(maps),
-            captum_passed=sum(bool(entry["passed"]) for entry in maps),
-            trusted=not diagnosis["reasons"] if is_diagnosed else None,
-            reasons=tuple(diagnosis["reasons"]),
-            content=content,
-        )
-
-
 class Run:
     """The results of a run.
 
@@ -225,7 +187,7 @@ class Run:
     ) -> None:
         self.outcomes, self.folder, self._draw, self._verify = outcomes, folder, draw, verify
         self._render, self._store = render, store
-        self._evidence: Mapping[str, Any] | None = None  # of a run in memory
+        self._evidence: Evidence | None = None  # of a run in memory
 
     def __len__(self) -> int:
         return len(self.outcomes)
@@ -312,10 +274,10 @@ class Run:
         The evidence of a run in memory is computed at the first access.
         """
         if self.folder is not None:
-            return Evidence.from_dict(RunFolder(self.folder).evidence())
+            return RunFolder(self.folder).evidence()
         if self._evidence is None and self._verify is not None:
             self._verify(self, at_end=True)
-        return Evidence.from_dict(self._evidence or {})
+        return self._evidence or Evidence()
 
     def check(self, *, faithfulness: bool = False, trust: bool = False, progress: bool | None = None) -> bool:
         """Compute all evidence of the run, as :func:`lit_viz.check` does.

@@ -164,7 +164,9 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Convert a value to JSON types: tensors to numbers and lists, NaN and infinity to None."""
+    """Convert a value to JSON types: rows to mappings, tensors to numbers and lists, NaN and infinity to None."""
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -7,7 +7,7 @@ import torch
 from matplotlib.colors import to_hex
 
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.evidence.saliency.cross_check import Agreement, CrossCheck, Similarity
+from lit_viz.evidence.saliency.cross_check import Agreement, CrossCheck
 from lit_viz.figures.evidence import MOST, evidence_figure, localization_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS
@@ -15,6 +15,7 @@ from lit_viz.images.reading import Photograph
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.localization.localization import SEEDS, Localization, LocalizedMap, Segment
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.runs.evidence import Similarity
 from lit_viz.runs.results import remembered
 from lit_viz.types import Result, Task
 from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, images, texts
@@ -24,8 +25,8 @@ AGREEMENT = Agreement(
     formula=2e-15,
     delivered=1e-7,
     captum_float32=1e-7,
-    similarity=Similarity(0.0, 0.99987, 1.0, 1.0),
-    controls={"another class": Similarity(1.0, -1e-7, math.nan, 0.0)},
+    similarity=Similarity(difference=0.0, spearman=0.99987, ssim=1.0, top_iou=1.0),
+    controls={"another class": Similarity(difference=1.0, spearman=-1e-7, ssim=math.nan, top_iou=0.0)},
 )
 BROKEN = replace(AGREEMENT, delivered=0.25)
 

@@ -293,19 +293,19 @@ def test_a_run_is_compared_with_reference_boxes(tmp_path):
     assert iou(tuple(a.box), twice) == pytest.approx(a.iou, abs=1e-6)
     assert (b.box, b.iou) == (None, 0.0)
     assert c.iou is None
-    assert c.box == d.box == run.maps[3]["box_in_image"]
+    assert c.box == d.box == run.maps[3].box_in_image
     assert folder.records()[4].box is None
     assert [one.record.box for one in of_run] == [record.box for record in folder.records()]
-    held = folder.evidence()["localization"]
+    held = folder.evidence().localization
     whole = 28 * 28 / 64**2
-    assert held["corloc"] == {"gradient": {"corloc": 0.5, "whole_photograph": 0.0, "maps": 2}}
-    assert [entry["iou_whole"] for entry in held["maps"]] == [pytest.approx(whole), pytest.approx(whole), None, None]
-    assert (held["foreground"], held["background"], held["opencv"]) == (0.95, 0.3, cv2.__version__)
-    assert "c.d.xml ignored: annotated at 65 x 64 pixels, got 64 x 64" in held["maps"][2]["error"]
+    assert held.corloc == {"gradient": {"corloc": 0.5, "whole_photograph": 0.0, "maps": 2}}
+    assert [entry.iou_whole for entry in held.maps] == [pytest.approx(whole), pytest.approx(whole), None, None]
+    assert (held.seeds["foreground"], held.seeds["background"], held.opencv) == (0.95, 0.3, cv2.__version__)
+    assert "c.d.xml ignored: annotated at 65 x 64 pixels, got 64 x 64" in held.maps[2].error
     assert run.sentence().startswith(
         "evidence: boxes of 3 of 4 maps, gradient CorLoc 50% of 2 (whole photographs: 0%), n1: no box: 4096 of 4096"
     )
-    masks = {entry["index"]: entry["mask"] for entry in held["maps"]}
+    masks = {entry.index: entry.mask for entry in held.maps}
     assert masks == {0: "masks/0000_n0.png", 1: None, 2: "masks/0002_n2.png", 3: "masks/0003_n3.png"}
     mask = np.asarray(Image.open(tmp_path / masks[0]))
     assert mask.shape == (128, 256)

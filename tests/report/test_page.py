@@ -24,8 +24,10 @@ from lit_viz.report import page as report
 from lit_viz.report.cards import EXACT_BYTES, image_uri, plot_curves
 from lit_viz.report.evidence import evidence_items, held_out_item
 from lit_viz.report.page import format_value, write_report
+from lit_viz.runs.evidence import Evidence, FileEvidence, ImageEvidence, TransferCounts, TransferEvidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import key_of
+from lit_viz.utils.files import plain
 from tests.browser import needs_browser, probe, probe_page
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
@@ -171,7 +173,7 @@ def test_cards_of_several_radii_are_distinguishable(smooth: Any, tmp_path: Path)
 
 def test_text_is_escaped(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", name=EVIL)
-    folder.merge_evidence({"files": {"read": 1, "wrong": [EVIL]}, EVIL: 1})
+    folder.merge_evidence(Evidence(files=FileEvidence(read=1, wrong=[EVIL]), extra={EVIL: 1}))
     page = Elements(page_of(folder))
     assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
     assert all(str(image["src"]).startswith("data:image/") for image in page.of("img"))
@@ -267,19 +269,30 @@ def test_the_page_contains_the_command_that_repeats_the_run(tmp_path: Path) -> N
 
 
 def test_evidence_in_words() -> None:
-    gates = {"formula": {"difference": 1e-9}, "delivered": {"difference": 0.5, "allowed": 0.1}}
-    likeness = {
-        "similarity": {"spearman": 0.9},
-        "controls": {"random map": {"spearman": 0.2}, "other": {"spearman": None}},
+    def similarity(spearman: float | None) -> dict[str, float | None]:
+        return {"difference": 0.5, "spearman": spearman, "ssim": 0.5, "top_iou": 0.5}
+
+    record = {"index": 0, "name": "dog", "method": "gradient", "target_name": None}
+    agreement = {
+        **record,
+        "passed": False,
+        "formula": {"difference": 1e-9, "passed": True},
+        "delivered": {"difference": 0.5, "allowed": 0.1, "captum_float32": 0.05, "passed": False},
+        "similarity": similarity(0.9),
+        "controls": {"random map": similarity(0.2), "other": similarity(None)},
     }
-    map_ = {"name": "dog", "method": "gradient", "target_name": None, "passed": False, **gates, **likeness}
-    evidence = {
+    unchecked = [{**record, "unchecked": "not in Captum"}]
+    content = {
         "files": {"read": 3, "fooled": 2, "wrong": ["dog"]},
         "trust": {"reasons": ["it is masked"], "tried": ["restarts"]},
-        "captum": {"version": "1", "passed": False, "maps": [map_], "unchecked": [{"unchecked": "not in Captum"}]},
+        "captum": {"version": "1", "passed": False, "maps": [agreement], "unchecked": unchecked},
         "pictures": {"read": 2, "same": 2},
         "transfer": {"judges": {}},
         "more": 1,
+    }
+    evidence = Evidence.from_dict(content)
+    assert plain(evidence) == content | {"pictures": {"read": 2, "same": 2, "verdicts": []}} | {
+        "transfer": {"judges": {}, "files": []}
     }
     judged = ClassImageRecord(
         index=3,
@@ -302,15 +315,15 @@ def test_evidence_in_words() -> None:
         "Part more of evidence.json.",
     ):
         assert text in texts
-    assert [item.verdict for item in items] == ["failed", "failed", "failed", "passed", "no verdict", "no verdict"]
-    assert items[2].rows[0]["most similar control"] == "0.2000"
+    assert [item.verdict for item in items] == ["failed", "passed", "failed", "no verdict", "failed", "no verdict"]
+    assert items[4].rows[0]["most similar control"] == "0.2000"
     assert held_out.text == "Held-out networks: other predicts the class for 0 of 1."
     assert held_out.rows == [{"class": "3 dog, lr 0.1", "this network": "0.75 (rank 1)", "other": "0.50 (rank 2)"}]
     assert held_out.verdict == "no verdict"
 
 
 def test_evidence_of_no_file_has_no_verdict() -> None:
-    items = evidence_items({"files": {"read": 0, "wrong": []}, "pictures": {"read": 0, "same": 0}})
+    items = evidence_items(Evidence(files=FileEvidence(read=0, wrong=[]), pictures=ImageEvidence(read=0, same=0)))
     assert [item.verdict for item in items] == ["no verdict"] * 2
     assert [item.text for item in items] == ["No file was verified.", "No image was verified."]
 
@@ -318,8 +331,9 @@ def test_evidence_of_no_file_has_no_verdict() -> None:
 def test_the_page_shows_verdicts_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "MAX_EVIDENCE_ROWS", 1)
     folder = write_run(tmp_path / "run")
-    counts = {"right": 3, "fooled": 2, "mirrored": 1, "wrong": 0}
-    folder.merge_evidence({"files": {"read": 1, "wrong": []}, "transfer": {"judges": {"a<b": counts, "c": counts}}})
+    counts = TransferCounts(right=3, fooled=2, mirrored=1, wrong=0)
+    transfer = TransferEvidence(judges={"a<b": counts, "c": counts})
+    folder.merge_evidence(Evidence(files=FileEvidence(read=1, wrong=[]), transfer=transfer))
     text = page_of(folder)
     assert re.findall(r'aria-label="(passed|no verdict)"', text) == ["passed", "no verdict"]
     assert "<tr><td>a&lt;b</td><td>3</td><td>2</td><td>1</td><td>0</td></tr>" in text

@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges, judge_logits
 from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
+from lit_viz.runs.evidence import EnsembleMember, TransferCounts, TransferEvidence
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.formatting import text_table
@@ -124,23 +124,7 @@ def accuracy_label(outcomes: Sequence[Outcome]) -> str:
     return "not fooled" if predicted or any(targeted) else "robust accuracy"
 
 
-@dataclass(frozen=True)
-class MemberBreakdown:
-    """Images that a member of an ensemble attacked, its successes as floats, and the images without a success after
-    it."""
-
-    member: str
-    tried: int
-    fooled: int
-    left: int
-
-    @property
-    def sentence(self) -> str:
-        """The result in one line."""
-        return f"{self.member} fooled {self.fooled} of {self.tried}, {self.left} remain"
-
-
-def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[MemberBreakdown]:
+def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
     """Return the result of each member of an ensemble, in order; empty for other attacks."""
     done = [attack_record(outcome) for outcome in outcomes if outcome.record.status == "done"]
     records = [(record.by, record.tried) for record in done if record.tried is not None]
@@ -150,7 +134,7 @@ def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[MemberBreakdown]:
         fooled = sum(by == member for by, _ in records)
         remaining -= fooled
         attacked = sum(member in tried for _, tried in records)
-        breakdown.append(MemberBreakdown(member, attacked, fooled, remaining))
+        breakdown.append(EnsembleMember(member=member, tried=attacked, fooled=fooled, left=remaining))
     return breakdown
 
 
@@ -210,16 +194,19 @@ def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool
     )
 
 
-def transfer_counts(rows: Sequence[Transfer]) -> dict[str, dict[str, int]]:
+def transfer_counts(rows: Sequence[Transfer]) -> dict[str, TransferCounts]:
     """Return by judge the number of photographs that it classifies right and wrong, and of the right ones the number of
     files, and of mirrored changes, that fool it."""
-    counts: dict[str, dict[str, int]] = {}
+    by_judge: dict[str, list[Transfer]] = defaultdict(list)
     for row in rows:
-        count = counts.setdefault(row.judge, {"right": 0, "fooled": 0, "mirrored": 0, "wrong": 0})
-        count["right" if row.right else "wrong"] += 1
-        count["fooled"] += row.right and row.fooled
-        count["mirrored"] += row.right and row.mirrored
-    return counts
+        by_judge[row.judge].append(row)
+    return {judge: _counts(transfers) for judge, transfers in by_judge.items()}
+
+
+def _counts(rows: Sequence[Transfer]) -> TransferCounts:
+    right = [row for row in rows if row.right]
+    fooled, mirrored = sum(row.fooled for row in right), sum(row.mirrored for row in right)
+    return TransferCounts(right=len(right), fooled=fooled, mirrored=mirrored, wrong=len(rows) - len(right))
 
 
 def transfer_summary(rows: Sequence[Transfer], successes: int) -> str:
@@ -230,17 +217,17 @@ def transfer_summary(rows: Sequence[Transfer], successes: int) -> str:
         return f"transfer: not evaluated: {reason}"
     parts = []
     for name, count in transfer_counts(rows).items():
-        note = f"; {count['wrong']} omitted, photograph misclassified" if count["wrong"] else ""
-        if count["right"]:
-            parts.append(f"{name} {count['fooled']} of {count['right']} (mirrored changes {count['mirrored']}{note})")
+        note = f"; {count.wrong} omitted, photograph misclassified" if count.wrong else ""
+        if count.right:
+            parts.append(f"{name} {count.fooled} of {count.right} (mirrored changes {count.mirrored}{note})")
         else:
-            parts.append(f"{name} no result (all {count['wrong']} photographs misclassified)")
+            parts.append(f"{name} no result (all {count.wrong} photographs misclassified)")
     return f"transfer: {', '.join(parts)}"
 
 
-def transfer_entry(rows: Sequence[Transfer]) -> dict[str, Any]:
-    """Return the entry of ``evidence.json``."""
-    return {"judges": transfer_counts(rows), "files": [asdict(row) for row in rows]}
+def transfer_evidence(rows: Sequence[Transfer]) -> TransferEvidence:
+    """Return the counts by judge and the predictions."""
+    return TransferEvidence(judges=transfer_counts(rows), files=[asdict(row) for row in rows])
 
 
 def transfer_table(rows: Sequence[Transfer]) -> str:

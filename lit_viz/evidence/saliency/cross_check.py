@@ -26,6 +26,15 @@ from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
 from lit_viz.images.rendering import clip_limits, heat, rank_correlation, ssim
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.optim.evaluation import Network
+from lit_viz.runs.evidence import (
+    CaptumEvidence,
+    DeliveredGate,
+    Evidence,
+    FormulaGate,
+    MapAgreement,
+    Similarity,
+    UncheckedMap,
+)
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.formatting import Notify, command_line, pluralize
@@ -62,37 +71,20 @@ def largest_difference(values: Tensor, reference: Tensor) -> float:
     return 0.0 if difference == 0 else float(difference / largest) if largest > 0 else math.inf
 
 
-@dataclass(frozen=True)
-class Similarity:
-    """Similarity of a map ``(C, H, W)`` to a reference.
-
-    Attributes:
-        difference: largest difference, relative to the reference's maximum.
-        spearman: rank correlation of the values.
-        ssim: structural similarity of the maximum absolute values over the channels.
-        top_iou: intersection over union of the 10 % most salient pixels.
-    """
-
-    difference: float
-    spearman: float
-    ssim: float
-    top_iou: float
-
-    @classmethod
-    def of(cls, values: Tensor, reference: Tensor) -> Similarity:
-        """Compare ``values`` with ``reference``; NaN for maps that are not finite."""
-        if not bool(values.isfinite().all() and reference.isfinite().all()):
-            return cls(math.inf, math.nan, math.nan, math.nan)
-        reduced, expected = (a.double().abs().amax(0) for a in (values, reference))
-        span = float(expected.max()) or 1.0
-        count = max(1, round(_TOP * expected.numel()))
-        top, expected_top = (set(a.flatten().topk(count).indices.tolist()) for a in (reduced, expected))
-        return cls(
-            difference=largest_difference(values, reference),
-            spearman=rank_correlation(values, reference),
-            ssim=ssim((reduced / span).float()[None], (expected / span).float()[None]),
-            top_iou=len(top & expected_top) / len(top | expected_top),
-        )
+def similarity_of(values: Tensor, reference: Tensor) -> Similarity:
+    """Return the similarity of ``values`` to ``reference``, maps ``(C, H, W)``."""
+    if not bool(values.isfinite().all() and reference.isfinite().all()):
+        return Similarity(difference=math.inf, spearman=math.nan, ssim=math.nan, top_iou=math.nan)
+    reduced, expected = (a.double().abs().amax(0) for a in (values, reference))
+    span = float(expected.max()) or 1.0
+    count = max(1, round(_TOP * expected.numel()))
+    top, expected_top = (set(a.flatten().topk(count).indices.tolist()) for a in (reduced, expected))
+    return Similarity(
+        difference=largest_difference(values, reference),
+        spearman=rank_correlation(values, reference),
+        ssim=ssim((reduced / span).float()[None], (expected / span).float()[None]),
+        top_iou=len(top & expected_top) / len(top | expected_top),
+    )
 
 
 @dataclass(frozen=True)
@@ -143,20 +135,21 @@ class Agreement:
         """Whether both gates are passed."""
         return self.formula_passed and self.delivered_passed
 
-    def to_dict(self) -> dict[str, Any]:
+    def evidence(self, record: SaliencyRecord) -> MapAgreement:
         """Return the comparison as in ``evidence.json``."""
-        return {
-            "passed": self.passed,
-            "formula": {"difference": self.formula, "passed": self.formula_passed},
-            "delivered": {
-                "difference": self.delivered,
-                "allowed": self.allowed,
-                "captum_float32": self.captum_float32,
-                "passed": self.delivered_passed,
-            },
-            "similarity": vars(self.similarity),
-            "controls": {name: vars(similarity) for name, similarity in self.controls.items()},
-        }
+        return MapAgreement.of(
+            record,
+            passed=self.passed,
+            formula=FormulaGate(difference=self.formula, passed=self.formula_passed),
+            delivered=DeliveredGate(
+                difference=self.delivered,
+                allowed=self.allowed,
+                captum_float32=self.captum_float32,
+                passed=self.delivered_passed,
+            ),
+            similarity=self.similarity,
+            controls=self.controls,
+        )
 
 
 def check_map(
@@ -212,7 +205,7 @@ def check_map(
         formula=_formula_difference(few, networks, expected if few.evaluations == evaluations else None),
         delivered=largest_difference(delivered[None], expected),
         captum_float32=float32_error(single, *(single.with_rounding(k) for k in range(1, 1 + _ROUNDED_MAPS))),
-        similarity=Similarity.of(delivered, expected[0]),
+        similarity=similarity_of(delivered, expected[0]),
         controls=_controls(exact, expected[0], randomized),
         rounding=few.formula_rounding,
     )
@@ -266,7 +259,7 @@ def _controls(
         "randomized network": replace(cheap, classifier=randomized()).compute(),
         "random map": random_map(expected[None]),
     }
-    return {name: Similarity.of(values[0], expected) for name, values in maps.items() if values is not None}
+    return {name: similarity_of(values[0], expected) for name, values in maps.items() if values is not None}
 
 
 def randomize(classifier: Classifier) -> Classifier:
@@ -332,24 +325,17 @@ class CrossCheck:
 
     def write(self, folder: RunFolder, outcomes: Sequence[Outcome]) -> None:
         """Write the part ``captum`` of ``evidence.json``."""
-        names = {
-            record.index: {
-                "index": record.index,
-                "name": record.name,
-                "method": record.method,
-                "target_name": record.target_name,
-            }
-            for record in records_of(outcomes, SaliencyRecord)
-        }
-        part = {
-            "version": metadata.version("captum"),
-            "passed": self.passed,
-            **({} if self.half is None else {"precision": self.half}),
-            "maps": [{**names[i], **agreement.to_dict()} for i, (agreement, _) in self.agreements.items()],
-            "unchecked": [{**names[i], "unchecked": reason} for i, reason in self.unchecked.items()],
-            **({"damaged": [{**names[i], "damaged": r} for i, r in self.damaged.items()]} if self.damaged else {}),
-        }
-        folder.merge_evidence({"captum": part})
+        records = {record.index: record for record in records_of(outcomes, SaliencyRecord)}
+        damaged = [UncheckedMap.of(records[i], damaged=reason) for i, reason in self.damaged.items()]
+        evidence = CaptumEvidence(
+            version=metadata.version("captum"),
+            passed=self.passed,
+            precision=self.half,
+            maps=[agreement.evidence(records[i]) for i, (agreement, _) in self.agreements.items()],
+            unchecked=[UncheckedMap.of(records[i], unchecked=reason) for i, reason in self.unchecked.items()],
+            damaged=damaged or None,
+        )
+        folder.merge_evidence(Evidence(captum=evidence))
 
 
 def cross_check(

@@ -35,6 +35,7 @@ from lit_viz.localization.localization import photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.rng import Draws, Key
+from lit_viz.runs.evidence import Evidence, MetricsEvidence, SaliencyMetrics
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Notify, text_table
@@ -131,7 +132,7 @@ class MapMetrics:
         hit = {} if self.pointing_hit is None else {"hit": float(self.pointing_hit)}
         return {**areas, "sensitivity ↓": self.sensitivity, "top randomized": first, "all randomized": last, **hit}
 
-    def to_dict(self) -> dict[str, Any]:
+    def evidence(self) -> SaliencyMetrics:
         """Return the metrics as in ``evidence.json``."""
         curves = {
             name: {
@@ -141,18 +142,15 @@ class MapMetrics:
             }
             for place, (name, curve) in enumerate({"deletion": self.deletion, "insertion": self.insertion}.items())
         }
-        return {
-            "index": self.record.index,
-            "name": self.record.name,
-            "method": self.record.method,
-            "target_name": self.record.target_name,
+        return SaliencyMetrics.of(
+            self.record,
             **curves,
-            "max_sensitivity": _to_json(self.sensitivity),
-            "randomization": [{key: _to_json(value) for key, value in vars(stage).items()} for stage in self.stages],
-            "points_at_box": self.pointing_hit,
-            "left_out": self.omitted,
-            "remarks": self.remarks,
-        }
+            max_sensitivity=_to_json(self.sensitivity),
+            randomization=[{key: _to_json(value) for key, value in vars(stage).items()} for stage in self.stages],
+            points_at_box=self.pointing_hit,
+            left_out=self.omitted,
+            remarks=self.remarks,
+        )
 
 
 def _to_json(value: Any) -> Any:
@@ -196,8 +194,8 @@ def evaluate_maps(
         for outcome in done
     ]
     if folder is not None:
-        maps = [entry.to_dict() for entry in metrics]
-        folder.merge_evidence({"faithfulness": {"settings": asdict(settings), "maps": maps}})
+        maps = [entry.evidence() for entry in metrics]
+        folder.merge_evidence(Evidence(faithfulness=MetricsEvidence(settings=asdict(settings), maps=maps)))
     notify(table(metrics))
     for remark in dict.fromkeys(remark for entry in metrics for remark in entry.remarks):
         notify(remark)

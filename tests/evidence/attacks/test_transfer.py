@@ -14,7 +14,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks import robustness
-from lit_viz.evidence.attacks.robustness import Transfer, transfer_entry, transfer_summary, transfer_table, transfers
+from lit_viz.evidence.attacks.robustness import Transfer, transfer_evidence, transfer_summary, transfer_table, transfers
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
@@ -103,7 +103,7 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() ->
     assert transfer_summary(found, 3) == (
         "transfer: a 1 of 2 (mirrored changes 0; 1 omitted, photograph misclassified), b 0 of 1 (mirrored changes 0)"
     )
-    assert transfer_entry(found)["judges"]["a"] == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
+    assert transfer_evidence(found).judges["a"].to_dict() == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
     lines = transfer_table(found).splitlines()
     assert [line.split()[0] for line in lines] == ["photograph", "photo0", "photo1", "photo2"]
     assert "hay -> quail (fooled)" in lines[1]

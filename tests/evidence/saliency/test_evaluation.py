@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def test_expensive_maps_are_not_recomputed(smooth: Classifier) -> None:
     found = metrics_of(smooth, explained(smooth, "rise").outcomes, "rise")
     assert found.sensitivity is None
     assert found.stages == []
-    assert found.to_dict()["deletion"]["area"] > 0
+    assert found.evidence().deletion["area"] > 0
     assert found.remarks == [
         "sensitivity and randomization of RISE omitted: they take 4 more maps of 1000 evaluations each"
     ]
@@ -232,10 +232,10 @@ def test_the_remark_names_the_randomized_layers(stages: Sequence[float], said: s
 
 
 def test_evidence_is_valid_json() -> None:
-    record: Mapping[str, Any] = made("gradient", float("nan"), [float("nan"), 0.5]).to_dict()
-    json.dumps(record, allow_nan=False)
-    assert record["randomization"][0]["spearman"] is None
-    assert record["deletion"]["area"] is None
+    evidence = made("gradient", float("nan"), [float("nan"), 0.5]).evidence()
+    json.dumps(evidence.to_dict(), allow_nan=False)
+    assert evidence.randomization[0]["spearman"] is None
+    assert evidence.deletion["area"] is None
 
 
 def test_only_saliency_maps_have_metrics(smooth: Classifier, tmp_path: Path) -> None:

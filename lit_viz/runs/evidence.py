@@ -1,0 +1,293 @@
+"""The evidence of a run, the content of ``evidence.json``: one class per part, whose fields are the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lit_viz.types import Row, flattened, nested, optional
+
+OfMap = TypeVar("OfMap", bound="MapEvidence")
+
+# -- class images and adversarial files
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEvidence(Row):
+    """Adversarial files that were read and classified again; ``wrong`` are the names of those that differ."""
+
+    read: int
+    fooled: int | None = optional()
+    wrong: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEvidence(Row):
+    """Class images that were read and classified again, the number of those classified as recorded, and predictions."""
+
+    read: int
+    same: int
+    verdicts: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleMember(Row):
+    """Images that a member of an ensemble attacked, its successes as floats, and the images without a success after
+    it."""
+
+    member: str
+    tried: int
+    fooled: int
+    left: int
+
+    @property
+    def sentence(self) -> str:
+        """The result in one line."""
+        return f"{self.member} fooled {self.fooled} of {self.tried}, {self.left} remain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessPoint(Row):
+    """Robust photographs at a radius, and their share with its 95 % Wilson interval."""
+
+    eps: str
+    robust: int
+    photographs: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessEvidence(Row):
+    """Robustness by radius; ``what`` is the name of the share."""
+
+    what: str
+    norm: str
+    points: Sequence[RobustnessPoint] = nested(RobustnessPoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisPart(Row):
+    """Signs of a failed attack, and the names of the diagnostics."""
+
+    reasons: Sequence[str]
+    tried: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisEvidence(DiagnosisPart):
+    """The complete diagnosis; ``harder`` are the results of the stronger attacks, if they were run."""
+
+    harder: DiagnosisPart | None = nested(DiagnosisPart, optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferCounts(Row):
+    """Photographs that a held-out network classifies right and wrong, and the files and mirrored changes of the right
+    ones that fool it."""
+
+    right: int
+    fooled: int
+    mirrored: int
+    wrong: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferEvidence(Row):
+    """Transfer to held-out networks: counts by network, and predictions by file and network."""
+
+    judges: Mapping[str, TransferCounts] = nested(TransferCounts, by_name=True)
+    files: Sequence[Mapping[str, Any]] = ()
+
+
+# -- saliency maps
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapEvidence(Row):
+    """A saliency map in a part of the evidence."""
+
+    index: int
+    name: str
+    method: str
+    target_name: str | None
+
+    @classmethod
+    def of(cls: type[OfMap], record: Any, **values: Any) -> OfMap:
+        """Return the evidence for the map of a record."""
+        return cls(**{name: getattr(record, name) for name in ("index", "name", "method", "target_name")}, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Row):
+    """Similarity of a map ``(C, H, W)`` to a reference; NaN, or None in the file, for maps that are not finite.
+
+    Attributes:
+        difference: largest difference, relative to the reference's maximum.
+        spearman: rank correlation of the values.
+        ssim: structural similarity of the maximum absolute values over the channels.
+        top_iou: intersection over union of the 10 % most salient pixels.
+    """
+
+    difference: float | None
+    spearman: float | None
+    ssim: float | None
+    top_iou: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormulaGate(Row):
+    """Difference of the formulas in float64, relative to the maximum of Captum's map."""
+
+    difference: float | None
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveredGate(Row):
+    """Difference of the delivered map, the largest one allowed, and the error of Captum's own float32 maps."""
+
+    difference: float | None
+    allowed: float | None
+    captum_float32: float | None
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapAgreement(MapEvidence):
+    """Comparison of a map with Captum; ``controls`` are the similarities of maps that must not agree."""
+
+    passed: bool
+    formula: FormulaGate = nested(FormulaGate)
+    delivered: DeliveredGate = nested(DeliveredGate)
+    similarity: Similarity = nested(Similarity)
+    controls: Mapping[str, Similarity] = nested(Similarity, by_name=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncheckedMap(MapEvidence):
+    """The reason why a map was not compared, or the damage of its file."""
+
+    unchecked: str | None = optional()
+    damaged: str | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptumEvidence(Row):
+    """Comparison of the maps with Captum; ``precision`` is the half precision of the network, if any."""
+
+    version: str
+    passed: bool | None
+    precision: str | None = optional()
+    maps: Sequence[MapAgreement] = nested(MapAgreement)
+    unchecked: Sequence[UncheckedMap] = nested(UncheckedMap)
+    damaged: Sequence[UncheckedMap] | None = nested(UncheckedMap, optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaliencyMetrics(MapEvidence):
+    """Metrics of a map: areas by name and the curve of ``deletion`` and ``insertion``, and the reason for omissions."""
+
+    deletion: Mapping[str, Any]
+    insertion: Mapping[str, Any]
+    max_sensitivity: float | None
+    randomization: Sequence[Mapping[str, Any]]
+    points_at_box: bool | None
+    left_out: str | None
+    remarks: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsEvidence(Row):
+    """Saliency metrics of the maps, and their parameters."""
+
+    settings: Mapping[str, Any]
+    maps: Sequence[SaliencyMetrics] = nested(SaliencyMetrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizedObject(MapEvidence):
+    """Box and mask of the object in a map, and their overlap with the reference boxes."""
+
+    box: Sequence[float] | None
+    box_in_image: Sequence[float] | None
+    mask: str | None
+    true_boxes: Sequence[Sequence[float] | None]
+    iou: float | None
+    iou_whole: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationEvidence(Row):
+    """Localization by the maps; a box is correct from the IoU ``right_from_iou``."""
+
+    seeds: Mapping[str, Any] = flattened()
+    right_from_iou: float
+    opencv: str
+    corloc: Mapping[str, Mapping[str, Any]]
+    maps: Sequence[LocalizedObject] = nested(LocalizedObject)
+
+
+# -- all parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(Row):
+    """The evidence of a run. A part that was not computed is None.
+
+    Attributes:
+        files, pictures: verified adversarial files and class images.
+        universal: fooling rates in words, by universal perturbation.
+        survivors: members of an ensemble.
+        robustness: robustness by radius.
+        trust: diagnosis of failed attacks.
+        transfer: predictions of held-out networks for adversarial files.
+        captum: comparison of saliency maps with Captum.
+        localization: objects found by saliency maps.
+        faithfulness: saliency metrics.
+    """
+
+    files: FileEvidence | None = nested(FileEvidence, optional=True)
+    pictures: ImageEvidence | None = nested(ImageEvidence, optional=True)
+    universal: Mapping[str, Sequence[str]] | None = optional()
+    survivors: Sequence[EnsembleMember] | None = nested(EnsembleMember, optional=True)
+    robustness: RobustnessEvidence | None = nested(RobustnessEvidence, optional=True)
+    trust: DiagnosisEvidence | None = nested(DiagnosisEvidence, optional=True)
+    transfer: TransferEvidence | None = nested(TransferEvidence, optional=True)
+    captum: CaptumEvidence | None = nested(CaptumEvidence, optional=True)
+    localization: LocalizationEvidence | None = nested(LocalizationEvidence, optional=True)
+    faithfulness: MetricsEvidence | None = nested(MetricsEvidence, optional=True)
+
+    @property
+    def files_verified(self) -> int:
+        """Number of files that were read and classified again."""
+        return sum(part.read for part in (self.files, self.pictures) if part is not None)
+
+    @property
+    def files_different(self) -> int:
+        """Number of files that differ from their records."""
+        images = 0 if self.pictures is None else self.pictures.read - self.pictures.same
+        return images + (0 if self.files is None else len(self.files.wrong))
+
+    @property
+    def captum_checked(self) -> int:
+        """Number of saliency maps compared with Captum."""
+        return 0 if self.captum is None else len(self.captum.maps)
+
+    @property
+    def captum_passed(self) -> int:
+        """Number of saliency maps that agree with Captum."""
+        return 0 if self.captum is None else sum(agreement.passed for agreement in self.captum.maps)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Signs of a failed attack."""
+        return () if self.trust is None else tuple(self.trust.reasons)
+
+    @property
+    def trusted(self) -> bool | None:
+        """Whether an attack shows no sign of having failed for its own reasons; None without a diagnosis."""
+        return None if self.trust is None or not (self.trust.reasons or self.trust.tried) else not self.reasons
