@@ -319,7 +319,7 @@ def test_an_iou_of_half_is_correct():
     size = (64, 64)
     one = Kept(0, "a.png", peak(size, 30, 34, 8)[None].float(), discs(size, (30, 34, 14)))
     (found,) = localize_run([one], {"gradient": "sum"}, {}).maps
-    x0, y0, x1, y1 = found["box"]
+    x0, y0, x1, y1 = found.box
     exactly = ReferenceBoxes(((x0, y0, x1 + (x1 - x0), y1),), None, Path("a.xml"))
     beyond = ReferenceBoxes(((x0, y0, x1 + (x1 - x0) + 0.1, y1),), None, Path("a.xml"))
     assert [
