@@ -161,7 +161,8 @@ def stored_processor(config: Any) -> Any:
     try:
         from transformers import AutoImageProcessor
 
-        return AutoImageProcessor.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+        with _quiet():
+            return AutoImageProcessor.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # there is none, it requires code, or it is damaged
         if Path(name, _PROCESSOR).is_file():
             raise LitVizError(f"{_PROCESSOR} in {name} can't be used ({first_line(error)})") from error

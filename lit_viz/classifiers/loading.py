@@ -26,7 +26,7 @@ from lit_viz.classifiers.isolation import (
 )
 from lit_viz.classifiers.labels import numbered_labels, read_labels
 from lit_viz.classifiers.outputs import detect_probability_head, forward, logits_of, probe_images, relative_difference
-from lit_viz.classifiers.sources import Source, find_source, module_source
+from lit_viz.classifiers.sources import Source, find_source, module_source, networks_in
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights, state_dict_of
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.utils.files import sha256
@@ -200,7 +200,7 @@ def _network_of(module: nn.Module) -> nn.Module:
     forward_name = getattr(module.forward, "__qualname__", "")  # TorchScript's has none
     if forward_name not in ("_forward_unimplemented", "LightningModule.forward"):
         return module
-    networks = {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
+    networks = networks_in(module)
     if len(networks) != 1:
         raise LitVizError(
             f"{type(module).__name__} must define forward or contain one network, got {', '.join(networks) or 'none'}"

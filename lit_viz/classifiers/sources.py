@@ -199,8 +199,12 @@ def _repository(name: str, repository: str) -> Source:
 def module_source(module: nn.Module, source: Source, processor: Any = None) -> Source:
     """Return the source of a module with the labels and the preprocessing of its library.
 
-    ``processor`` is the image processor of a Hugging Face network, by default the one stored with it.
+    A Lightning module has those of the only network in it. ``processor`` is the image processor of a Hugging Face
+    network, by default the one stored with it.
     """
+    if any(base.__name__ == "LightningModule" for base in type(module).__mro__):
+        networks = networks_in(module)
+        module = next(iter(networks.values())) if len(networks) == 1 else module
     config = getattr(module, "config", None)
     trained = getattr(module, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
     properties: dict[str, Any] = {}
@@ -213,7 +217,8 @@ def module_source(module: nn.Module, source: Source, processor: Any = None) -> S
         transforms = ResNet18_Weights.DEFAULT.transforms()  # the same for all of torchvision's classifiers
         properties = {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
         properties["labels"] = imagenet_labels()
-    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
+    vision = getattr(config, "vision_config", config)  # of networks of images and text
+    side = getattr(module, "image_size", None) or getattr(vision, "image_size", None)
     if isinstance(side, int) or (isinstance(side, (list, tuple)) and len(side) == 2):
         properties["size"] = (side, side) if isinstance(side, int) else tuple(side)
     names = getattr(config, "id2label", None)
@@ -224,8 +229,13 @@ def module_source(module: nn.Module, source: Source, processor: Any = None) -> S
             properties["multi_label"] = problem == "multi_label_classification"
         processor = processor or stored_processor(config)
     if processor is not None:
-        properties |= processor_options(processor, getattr(config, "num_channels", 3))
+        properties |= processor_options(processor, getattr(vision, "num_channels", 3))
     return replace(source, **{"origin": "none was given", **properties})
+
+
+def networks_in(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the direct submodules with parameters."""
+    return {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
 
 
 def _timm_labels(config: Mapping[str, Any]) -> Sequence[str] | None:

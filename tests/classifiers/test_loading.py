@@ -316,6 +316,7 @@ def test_the_only_network_of_a_module_without_a_forward_is_used() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * self.net(x)
 
+    assert load_classifier(WithForward(net=network)).mean == (0.5,) * 3
     doubled = load_classifier(WithForward(net=conv_net()), size=16)
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(doubled.logits(x), 2 * load_classifier(conv_net(), size=16).logits(x))

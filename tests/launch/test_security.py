@@ -45,6 +45,9 @@ def test_a_class_path_of_another_base_class_is_not_called(
         lv.attack(smooth, torch.rand(1, 3, 16, 16), 0, **options)
 
 
+HUB = "timm/hf-hub:someone/vit"  # data, no code
+
+
 @pytest.fixture
 def received(tmp_path: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder with a module that its configuration names."""
@@ -76,6 +79,9 @@ def test_imports_of_a_run_are_named_before_they_happen(received: Path) -> None:
     load_run(received, notify=lines.append)
     assert lines == [f"{received} names parts to import, which run as code: harmful:make"]
     config = yaml.safe_load((received / "config.yaml").read_text())
+    (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config | {"classifier": {"name": HUB}}))
+    load_run(received, notify=lines.append)
+    assert len(lines) == 1
     config["model"]["method"] = {"class_path": "my_parts.Map"}
     (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
     with pytest.raises(LitVizError):
