@@ -259,7 +259,7 @@ def resume(
 
 def log(
     folder: str | Path | Run,
-    to: str | Logger | Sequence[Logger] = "wandb",
+    to: str | Logger | Sequence[str | Logger] = "wandb",
     *,
     project: str | None = None,
     tags: Sequence[str] = (),
@@ -275,8 +275,8 @@ def log(
 
     Args:
         folder: run folder, or a run that has one.
-        to: ``wandb``, ``tensorboard``, ``mlflow``, ``csv``, or several separated by commas; or loggers of Lightning,
-            which receive everything.
+        to: ``wandb``, ``tensorboard``, ``mlflow`` or ``csv``, or a logger of Lightning, which receives everything; one
+            or several.
         project: W&B project or MLflow experiment.
         tags: tags in W&B and MLflow.
         group: W&B group.
@@ -285,7 +285,7 @@ def log(
         progress: show messages. Default: in notebooks.
 
     Returns:
-        Where each logger shows the run.
+        The location of the run in each logger, or the command that shows it.
 
     Raises:
         LitVizError: the folder is not a run or is in use, there is no such logger, or a logger fails.

@@ -91,6 +91,8 @@ class FolderLogger(Callback):
 
     def finish(self) -> None:
         """Log the rest of a complete run folder (records, figure, evidence), and finish the runs of the loggers."""
+        if not self.threads:
+            return
         rows, results = self.rows.all(), self.rows.results()
         for thread in self.threads:
             thread.log_rows([*rows, lambda adapter: adapter.log_results(results)])
@@ -104,6 +106,6 @@ class FolderLogger(Callback):
 
     def _log(self, module: LightningModule) -> None:
         finished: Mapping[int, str] = module.finished  # type: ignore[assignment]
-        rows = self.rows.rows(finished)
+        rows = self.rows.rows(finished) if self.threads else ()
         for thread in self.threads:
             thread.log_rows(rows)

@@ -70,7 +70,8 @@ def _add_common_arguments(parser: LightningArgumentParser, command: Command) -> 
     add("--overwrite", action="store_true", help="replace an existing run")
     add("--resume", action="store_true", help="continue an existing run; start it if there is none")
     add("--count", action="store_true", help="print the number of evaluations and the estimated time only")
-    add("--logger", type=str, default="wandb", help="loggers of the run folder: wandb,tensorboard,mlflow,csv, or none")
+    logger_help = "loggers of the run folder: wandb,tensorboard,mlflow,csv, or none"
+    add("--logger", type=list[str] | str, default="wandb", help=logger_help)
     add_logger_options(add)
     add("--figure", type=Literal["png", "pdf", "svg"], default="png", help="format of the figure")
     mode_help = "devices share the images, or the views of each image"

@@ -62,13 +62,13 @@ def incomplete_loggers(folder: RunFolder, names: Sequence[str]) -> list[str]:
 
 
 def log_run(
-    path: str | Path, to: str | Logger | Sequence[Logger], settings: LoggerSettings, notify: Notify
+    path: str | Path, to: str | Logger | Sequence[str | Logger], settings: LoggerSettings, notify: Notify
 ) -> list[str]:
-    """Log a run folder to loggers, and return where each can be seen.
+    """Log a run folder to loggers, and return the location of each run.
 
     Args:
         path: run folder.
-        to: names of loggers, ``wandb,tensorboard``, or loggers of Lightning, which receive all rows.
+        to: names of loggers, ``wandb,tensorboard`` or a list, or loggers of Lightning, which receive all rows.
         settings: settings of the loggers that are given by name.
         notify: receives lines about errors.
 
@@ -79,18 +79,17 @@ def log_run(
     presentation = _presentation(folder)
     rows = FolderRows(folder, presentation)
     is_complete = (folder.path / REPORT).exists()
-    if not isinstance(to, str):
-        adapters = [adapter(logger, "iteration") for logger in ([to] if isinstance(to, Logger) else to)]
-        for logs in adapters:
-            for row in rows.all() if is_complete else rows.rows(_finished(folder)):
-                row(logs)
-            if is_complete:
-                logs.log_results(rows.results())
-                logs.log_summary(rows.results())
-            logs.logger.finalize("success")
-        return [logs.place for logs in adapters]
-    names = logger_names(to)
-    if not names:
+    requested = [to] if isinstance(to, (str, Logger)) else to
+    adapters = [adapter(logger, "iteration") for logger in requested if isinstance(logger, Logger)]
+    for logs in adapters:
+        for row in rows.all() if is_complete else rows.rows(_finished(folder)):
+            row(logs)
+        if is_complete:
+            logs.log_results(rows.results())
+            logs.log_summary(rows.results())
+        logs.logger.finalize("success")
+    names = logger_names([name for word in requested if isinstance(word, str) for name in word.split(",")])
+    if not (names or adapters):
         raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
     with run_lock(folder.path):
         log = open_loggers(folder, names, settings, presentation, notify)
@@ -103,7 +102,7 @@ def log_run(
     logged = {thread.name: thread.adapter.place for thread in log.threads if not thread.failed}
     if missing := [LOGGERS[name] for name in names if name not in logged]:
         raise LitVizError(f"{path} was not logged to {', '.join(missing)}")
-    return list(logged.values())
+    return [*(logs.place for logs in adapters), *logged.values()]
 
 
 def _finished(folder: RunFolder) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -24,7 +25,7 @@ _ADAPTERS = {
 def adapter(logger: Any, axis: str | None = None) -> ImageAdapter:
     """Return the adapter of a logger of Lightning, which logs metrics and images.
 
-    An unknown logger receives the metrics only.
+    Loggers without an adapter receive the metrics only.
 
     Args:
         logger: one of ``trainer.loggers``.
@@ -38,13 +39,14 @@ def adapter(logger: Any, axis: str | None = None) -> ImageAdapter:
     return ImageAdapter(logger, axis)
 
 
-def logger_names(names: str) -> list[str]:
-    """Return the names in ``wandb,tensorboard``; none for ``none``.
+def logger_names(names: str | Sequence[str]) -> list[str]:
+    """Return the names in ``wandb,tensorboard`` or in a list; none for ``none``.
 
     Raises:
         LitVizError: there is no such logger, or its package is not installed.
     """
-    chosen = [name.strip().lower() for name in names.split(",") if name.strip().lower() not in ("", "none")]
+    words = names.split(",") if isinstance(names, str) else names
+    chosen = [name for word in words if (name := word.strip().lower()) not in ("", "none")]
     for name in chosen:
         if name not in LOGGERS:
             hint = did_you_mean(name, LOGGERS) or f": choose from {', '.join(LOGGERS)}, none"

@@ -1,4 +1,4 @@
-"""Base class of the adapters, which also serves loggers that are unknown."""
+"""Base class of the adapters, which is the adapter of all other loggers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ImageAdapter:
         self.logger.log_metrics(dict(metrics), step)
 
     def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
-        """Log images by key at a position on the axis; an unknown logger does not receive them."""
+        """Log images by key at a position on the axis; other loggers do not receive them."""
 
     # Runs in a folder
 
@@ -121,5 +121,5 @@ class ImageAdapter:
 
     @property
     def place(self) -> str:
-        """Where the run can be seen."""
+        """Location of the run, or the command that shows it."""
         return str(self.logger.save_dir)

@@ -1,4 +1,4 @@
-"""CSV: rows of the metrics, and image files beside them."""
+"""CSV: rows of metrics, and image files."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class CSVAdapter(ImageAdapter):
 
     @property
     def place(self) -> str:
-        """Where the run can be seen."""
+        """Location of the run, or the command that shows it."""
         return f"{self.logger.log_dir}metrics.csv"
 
 
 def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
-    """Return the adapter of a run folder, whose files are written anew."""
+    """Return the adapter of a run folder, whose earlier files are deleted."""
     shutil.rmtree(folder.path / "csv", ignore_errors=True)
     logger = CSVLogger(folder.path, name="csv", version="")
     logger.log_hyperparams(folder.config)

@@ -87,7 +87,7 @@ class _RunAdapter(MLflowAdapter):
 
     @property
     def place(self) -> str:
-        """Where the run can be seen."""
+        """Location of the run, or the command that shows it."""
         return f"run {self.logger.run_id} in {self.logger._tracking_uri}"
 
 

@@ -28,11 +28,11 @@ class TensorBoardAdapter(ImageAdapter):
 
     @property
     def place(self) -> str:
-        """Where the run can be seen."""
+        """Location of the run, or the command that shows it."""
         return f"tensorboard --logdir {self.logger.log_dir}"
 
 
 def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
-    """Return the adapter of a run folder, whose event files are written anew."""
+    """Return the adapter of a run folder, whose earlier event files are deleted."""
     shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
     return TensorBoardAdapter(TensorBoardLogger(folder.path, name="tensorboard", version=""), "iteration")

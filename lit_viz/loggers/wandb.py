@@ -101,7 +101,7 @@ class _RunAdapter(WandbAdapter):
 
     @property
     def place(self) -> str:
-        """Where the run can be seen."""
+        """Location of the run, or the command that shows it."""
         return self._place
 
 

@@ -51,7 +51,7 @@ def open_run(folder: RunFolder, settings: LoggerSettings, notify: Notify = notif
 
     The run is separate from a run that the user has open. Its files are in ``<folder>/wandb``, its id is in
     ``wandb/run_id.txt``. Tags, group and job type are by default those of ``WANDB_TAGS``, ``WANDB_RUN_GROUP`` and
-    ``WANDB_JOB_TYPE``. Earlier offline files are deleted: an offline run is written anew with all rows.
+    ``WANDB_JOB_TYPE``. Earlier offline files are deleted, because an offline run has all rows.
 
     Args:
         folder: run folder.
