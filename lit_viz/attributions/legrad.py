@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from lit_viz.attributions.tokens import Grid
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import block_logits_of, layouts
 from lit_viz.errors import LitVizError
-from lit_viz.objectives import Logit, Objective, Outputs
+from lit_viz.objectives import Logit, Outputs
 from lit_viz.optim import Evaluate
 
 
@@ -30,7 +29,7 @@ class LeGrad(AttentionMap):
 
     def __init__(self, grid: Grid = None) -> None:
         super().__init__(grid)
-        self.objective = _BlockScores(Logit(), ())
+        self.objective = _BlockLogits(())
 
     def bind(self, classifier: Classifier) -> None:
         """Find the blocks of the attention layers.
@@ -49,7 +48,7 @@ class LeGrad(AttentionMap):
                 )
         logits = tuple(map(block_logits_of, self.blocks))
         self.layers = (*self.attention, *logits)
-        self.objective = _BlockScores(Logit(), logits)
+        self.objective = _BlockLogits(logits)
 
     def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
         """Evaluate the gradients of all blocks in one backward."""
@@ -57,12 +56,13 @@ class LeGrad(AttentionMap):
         return torch.stack([gradient.relu().mean((1, 2)) for gradient in gradients.values()]).sum(0)
 
 
-class _BlockScores(Objective):
-    """Sum of an objective over the logits of blocks. Gradients stay within a block."""
+class _BlockLogits(Logit):
+    """Sum over blocks of the logit of the class. Gradients stay within a block."""
 
-    def __init__(self, objective: Objective, layers: Sequence[str]) -> None:
-        self.objective, self.layers = objective, tuple(layers)
+    def __init__(self, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        logits = (outputs.activations[layer] for layer in self.layers)
-        return torch.stack([self.objective(replace(outputs, logits=values)) for values in logits]).sum(0)
+        logits = torch.stack([outputs.activations[layer] for layer in self.layers]).sum(0)
+        return self._pick(logits, outputs)

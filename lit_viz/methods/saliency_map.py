@@ -88,7 +88,7 @@ class SaliencyMap(PhotographTraining):
             m.bind(classifier)
             m.tolerance, m.batch = tolerance, batch
             if gamma != 1 and isinstance(m.objective, ClassScore):
-                m.objective = type(m.objective)(m.objective.target, gamma)
+                m.objective = m.objective.with_gamma(gamma)
         most = max(m.evaluations for m in methods) if iterations is None else iterations
         super().__init__(classifier, _BatchMethod(self.methods), iterations=most, curve_at=curve_at, **options)
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer

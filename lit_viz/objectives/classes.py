@@ -6,9 +6,10 @@ untargeted rows, which leave it.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from lit_viz.utils.device import to_list
 _EPS = 1e-12  # smallest denominator of DLR
 
 
+_Score = TypeVar("_Score", bound="ClassScore")
+
+
 class ClassScore(Objective):
     """Base class of scores of one class, or of the contrast ``f(c) - gamma f(d)`` of the class c with another class d.
 
@@ -35,11 +39,20 @@ class ClassScore(Objective):
     """
 
     def __init__(self, target: int | None = None, gamma: float = 1.0) -> None:
-        if not 0 <= gamma < math.inf:
-            raise LitVizError(f"gamma of {type(self).__name__} must be at least 0, got {gamma}: 1 is usual")
-        self.target, self.gamma = target, gamma
+        self.target, self.gamma = target, self._checked(gamma)
         self.task_fields = frozenset({"target"} if target is None else ())
         self.multi_label = False
+
+    def with_gamma(self: _Score, gamma: float) -> _Score:
+        """Return a copy with another weight of the class that a target is contrasted with."""
+        changed = copy.copy(self)
+        changed.gamma = self._checked(gamma)
+        return changed
+
+    def _checked(self, gamma: float) -> float:
+        if not 0 <= gamma < math.inf:
+            raise LitVizError(f"gamma of {type(self).__name__} must be at least 0, got {gamma}: 1 is usual")
+        return gamma
 
     def bind(self, classifier: Classifier) -> None:
         """Validate ``target``, and read whether a probability is a sigmoid."""

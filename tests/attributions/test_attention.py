@@ -248,6 +248,23 @@ def test_maps_are_those_of_the_libraries_own_attention(library: str) -> None:
         assert same(our(kind(), classifier, x), reference)
 
 
+def test_legrad_of_a_class_against_another() -> None:
+    classifier, x = classifier_of(net := Attending(), (16, 24)), photographs((16, 24))
+    method = LeGrad()
+    method.bind(classifier)
+    method.objective = method.objective.with_gamma(0.5)
+    ours, _ = attribute(method, classifier.fast(method.layers, dtype=torch.float64), x, TARGETS, against=[1, 2])
+
+    def contrasted(x: Tensor) -> Trace:
+        trace = written_out(net, x)
+        weight = torch.eye(5, dtype=torch.float64)
+        weight[1, 3], weight[2, 0] = -0.5, -0.5  # column c: the score of class c against its other class
+        trace.tail = lambda tokens, tail=trace.tail: tail(tokens) @ weight
+        return trace
+
+    assert same(ours, expected(LeGrad, contrasted, x, [[0]], (4, 6)))
+
+
 def test_two_resolutions_of_one_network() -> None:
     net = timm_vit(dynamic_img_size=True)
     method = LeGrad()
@@ -334,3 +351,13 @@ def test_a_run_gives_the_maps_of_the_loop() -> None:
     run = lv.saliency(classifier, x, TARGETS, method=names, check="none")
     for kind, arrays in zip(METHODS, torch.stack(list(run.attributions)).view(4, 2, 1, 16, 24), strict=False):
         torch.testing.assert_close(arrays.double(), our(kind(), classifier, x.double()), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers ViT"])
+def test_other_methods_agree_with_captum_on_transformers(library: str) -> None:
+    make, _, size, _ = LIBRARIES[library]
+    methods = ["gradient", "smoothgrad", "integrated_gradients"]
+    x = photographs(size)[:1].float()
+    run = lv.saliency(classifier_of(make(), size), x, TARGETS[:1], method=methods, iterations=6, check="captum")
+    assert [result["captum"]["passed"] for result in run.results] == [True] * 3
