@@ -21,6 +21,8 @@ import yaml
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
@@ -214,6 +216,8 @@ class Probe(Callback):
             self.failures[epoch] = str(error)
 
     def _run(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
+            raise LitVizError(f"the network must be complete on rank 0, got {type(trainer.strategy).__name__}")
         classifier = self._classifier(pl_module)
         module, tasks = self.method(classifier), self.tasks(classifier)
         results = self._fit(module, tasks)
@@ -227,6 +231,14 @@ class Probe(Callback):
 
     def _classifier(self, pl_module: LightningModule) -> Classifier:
         network: Any = pl_module
+        if self.network is None and not is_overridden("forward", pl_module):
+            names = ", ".join(
+                name for name, child in pl_module.named_children() if any(True for _ in child.parameters())
+            )
+            raise LitVizError(
+                f"{type(pl_module).__name__} must define forward: give network=, the name of its classifier, "
+                f"one of: {names}"
+            )
         if isinstance(self.network, str):
             network = pl_module.get_submodule(self.network)
         elif self.network is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import signal
 import subprocess
@@ -20,12 +21,14 @@ from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.compile import from_compiled
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
 from lit_viz.callbacks.probes import Probe, small_recipe
 from lit_viz.classifiers.isolation import eager_copy
+from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
 from lit_viz.launch.commands.visualize import Visualize
@@ -131,6 +134,8 @@ def train(
             torch.backends.cudnn.benchmark,
             torch.is_grad_enabled(),
             torch.get_default_dtype(),
+            rank_zero_only.rank,
+            dict(os.environ),
         ],
     }
     return state, trainer
@@ -188,7 +193,7 @@ def deterministic() -> Iterator[None]:
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Build]] = {
     "plain": ({}, {}, Training),
-    "bf16": ({}, {"precision": "bf16-mixed"}, Training),
+    "bf16": ({"max_fraction": 0.5}, {"precision": "bf16-mixed"}, Training),
     "validation": ({"hook": "validation_epoch_end"}, {}, Training),
     "network": ({"network": "net"}, {"deterministic": True}, Training),
     "function": ({"network": lambda module: module.net, "max_seconds": 0.001}, {}, Training),
@@ -200,7 +205,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Build]] = {
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow if case == "compiled" else ()) for case in CASES]
+    "case",
+    [
+        pytest.param(
+            case, marks=pytest.mark.slow if case.startswith("compiled") and case != "compiled in place" else ()
+        )
+        for case in CASES
+    ],
 )
 def test_training_is_unchanged(case: str, tmp_path: Path, deterministic: None) -> None:
     options, trainer_options, build = CASES[case]
@@ -228,7 +239,7 @@ def test_averaged_weights_are_probed_and_training_is_unchanged(tmp_path: Path) -
     assert torch.equal(seen[-1], averaging._average_model.module.net.head.weight)
 
 
-def test_logs_and_run_folders(tmp_path: Path) -> None:
+def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logger = CSVLogger(tmp_path / "logs", name="", version="")
     callbacks = probes()
     for probe in callbacks:
@@ -252,6 +263,10 @@ def test_logs_and_run_folders(tmp_path: Path) -> None:
     for probe in callbacks:
         assert (tmp_path / probe.name / "epochs.png").exists()
         assert (tmp_path / probe.name / "epochs.gif").exists() == (probe.name != "robustness")
+    main(["epochs", str(tmp_path / "class")])
+    assert capsys.readouterr().out.split() == [
+        "figure", str(tmp_path / "class" / "epochs.png"), "animation", str(tmp_path / "class" / "epochs.gif")
+    ]  # fmt: skip
     titles = [text.get_text() for text in epoch_figure(tmp_path / "class").texts]
     assert {"two", "epoch 1", "epoch 2"} <= set(titles)
 
@@ -283,6 +298,33 @@ def test_a_failure_is_one_warning(tmp_path: Path) -> None:
     assert len([w for w in caught if "failed after" in str(w.message)]) == 1
     assert list(broken.failures) == [1, 2]
     assert_equal(plain, probed)
+
+
+class Forwardless(Training):
+    forward = pl.LightningModule.forward
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+def test_a_module_without_forward(tmp_path: Path) -> None:
+    probe = lv.callbacks.ClassVisualizationProbe(["two"], 1, labels=NAMES)
+    with pytest.warns(UserWarning, match=r"Forwardless must define forward: .* one of: net"):
+        train(tmp_path, [probe], Forwardless)
+
+
+def test_the_time_limit_stops_a_probe(tmp_path: Path) -> None:
+    probe = lv.callbacks.RobustnessProbe(
+        data().tensors, 1, eps=1e-6, iterations=10**6, max_seconds=0.2, out=tmp_path / "out"
+    )
+    train(tmp_path, [probe], max_epochs=1)
+    assert not probe.failures
+    records = RunFolder.open(epoch_folder(tmp_path / "out", 1)).records()
+    assert {record.status for record in records} <= {"done", "skipped"}
+    assert max(record.iterations for record in records) < 10**6
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lit_viz.utils import process
-from lit_viz.utils.process import single_thread_executor
+from lit_viz.utils.process import is_rank_zero, launcher_topology, single_process, single_thread_executor
 
 ON_GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
@@ -90,3 +90,14 @@ def test_the_executor_uses_one_thread_and_other_threads_are_unchanged() -> None:
             assert default_thread_count() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_single_process_does_not_see_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with single_process():
+        assert launcher_topology() is None
+        assert is_rank_zero()
+    assert launcher_topology() == (2, 1)
+    assert not is_rank_zero()
