@@ -63,13 +63,13 @@ def _filled(app: Any, page: str, source: list[str]) -> None:
 
 
 def _target(path: str) -> str:
-    """Return the place of a file of the repository in the site, as a link of a page in docs/."""
+    """Return the place of a file of the repository in the site, as a link of any page."""
     to = posixpath.normpath(path)
     if to == "configs":
-        return "configs.md"
+        return "/configs.md"
     if to.startswith("configs/"):
         return f"#{to.removesuffix('.yaml').replace('/', '-')}"
-    return _PAGES.get(to) or to.removeprefix("docs/")  # of what is in neither the strict build says so
+    return f"/{_PAGES.get(to) or to.removeprefix('docs/')}"  # of what is in neither the strict build says so
 
 
 def _configurations() -> str:
