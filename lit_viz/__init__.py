@@ -19,18 +19,26 @@ if TYPE_CHECKING:
     from lit_viz.api import attack, check, log, resume, saliency, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.errors import LitVizError
-    from lit_viz.launch.data import ClassTasks, PhotographTasks
-    from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
+    from lit_viz.launch.data import (
+        AdversarialExample,
+        ClassTasks,
+        ClassVisualization,
+        PhotographTasks,
+        SaliencyMap,
+        TaskQueue,
+        UniversalPerturbation,
+    )
     from lit_viz.runs.results import Run
 
 # Modules of the public names; imported on first use, so that `lit-viz --help` does not import torch.
 _MODULES = {
-    "AdversarialExample": "lit_viz.methods",
+    "AdversarialExample": "lit_viz.launch.data",
     "ClassTasks": "lit_viz.launch.data",
-    "ClassVisualization": "lit_viz.methods",
+    "ClassVisualization": "lit_viz.launch.data",
     "PhotographTasks": "lit_viz.launch.data",
-    "SaliencyMap": "lit_viz.methods",
-    "UniversalPerturbation": "lit_viz.methods",
+    "SaliencyMap": "lit_viz.launch.data",
+    "TaskQueue": "lit_viz.launch.data",
+    "UniversalPerturbation": "lit_viz.launch.data",
     "attack": "lit_viz.api",
     "LitVizError": "lit_viz.errors",
     "Run": "lit_viz.runs.results",
@@ -50,6 +58,7 @@ __all__ = [
     "PhotographTasks",
     "Run",
     "SaliencyMap",
+    "TaskQueue",
     "UniversalPerturbation",
     "__version__",
     "attack",

@@ -22,6 +22,9 @@ from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
 from lit_viz.launch.commands.visualize import Visualize
 from lit_viz.launch.config import MethodCLI, read_config
 from lit_viz.methods.class_visualization import Recipe, default_recipe
+from lit_viz.presentations import presentation_of
+from lit_viz.runs.evidence import Evidence
+from lit_viz.types import Task
 
 ROOT = Path(__file__).parents[1]
 Fit = Callable[..., pl.Trainer]
@@ -89,8 +92,7 @@ def test_saliency_maps_of_several_methods(smooth: Classifier, fit: Fit) -> None:
     expected = smooth.logits(photographs()).argmax(1).tolist()
     assert [result.record.target for result in module.results] == expected * 2
     (figures,) = trainer.test(module, tasks)
-    assert figures["captum_checked"] > 0
-    assert figures["captum_agree"] == 1
+    assert figures["captum/passed"] == figures["captum/checked"] > 0
 
 
 def test_adversarial_examples(smooth: Classifier, fit: Fit) -> None:
@@ -120,6 +122,31 @@ def test_files_and_an_unknown_name(smooth: Classifier, fit: Fit) -> None:
     assert module.results[0].record.target_name == "date"
     with pytest.raises(lv.LitVizError, match=r"there is no attack 'pgdd'; did you mean 'pgd'"):
         lv.AdversarialExample(smooth, attack="pgdd")
+
+
+def test_the_test_stage_of_any_tasks_logs_what_a_run_logs(smooth: Classifier, fit: Fit) -> None:
+    """Not only of the data modules for classes and photographs."""
+    tasks = lv.TaskQueue([Task(0, "x", 0, target=1, source="packaged:chelsea")])
+    module = lv.SaliencyMap(smooth)
+    (figures,) = fit(module, tasks).test(module, tasks)
+    run = lv.saliency(smooth, "packaged:chelsea", 1, check="captum")
+    expected = presentation_of("SaliencyMap").scalars([outcome.record for outcome in run.outcomes], Evidence())
+    assert figures.keys() == {*expected, "done"}
+    assert all(figures[name] == expected[name] for name in expected.keys() - {"cost/seconds"})
+    assert figures["captum/passed"] == 1
+    image = lv.ClassVisualization(smooth, iterations=2)
+    images = lv.TaskQueue([Task(0, "apple", 0, target=0)])
+    fit(image, images)
+    assert image.judges is not None
+
+
+def test_a_trainer_of_the_package_lightning_rejects_the_module(smooth: Classifier) -> None:
+    """Its LightningModule is another class; the sentence is Lightning's own, and in the documentation."""
+    package = pytest.importorskip("lightning.pytorch")
+    trainer = package.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(TypeError) as error:
+        trainer.fit(lv.ClassVisualization(smooth), lv.ClassTasks(smooth, ["apple"]))
+    assert str(error.value) in (ROOT / "docs" / "lightning.md").read_text().replace("\n", " ")
 
 
 def test_a_trainer_without_tasks_is_rejected(smooth: Classifier, fit: Fit) -> None:

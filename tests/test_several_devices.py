@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -204,3 +205,40 @@ def test_a_job_on_slurm_is_put_back_into_the_queue_and_goes_on_to_the_same_bits(
     assert cluster.job(job)["Restarts"] == "1"
     assert "Traceback" not in output.read_text()
     assert contents(run) == long_undisturbed
+
+
+PLAIN_TRAINER = """
+import sys
+import pytorch_lightning as pl
+import torch
+import lit_viz as lv
+from tests.conftest import NAMES, smooth_network
+
+net = lv.load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+module, tasks = lv.ClassVisualization(net, iterations=4, slots=1), lv.ClassTasks(net, NAMES)
+options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+several = {"devices": 2, "strategy": "lit_viz"} if sys.argv[1] == "2" else {"devices": 1}
+trainer = pl.Trainer(accelerator="cpu", **several, **options)
+trainer.fit(module, tasks)
+(figures,) = trainer.test(module, tasks, verbose=False)
+if trainer.is_global_zero:
+    torch.save((torch.stack([result.image for result in module.results]), figures, trainer.world_size), sys.argv[2])
+"""
+
+
+def test_a_plain_trainer_shares_the_images(tmp_path: Path) -> None:
+    """The devices compute the images of one device, whose batches are the same with one slot."""
+    script = tmp_path / "train.py"
+    script.write_text(PLAIN_TRAINER)
+    saved = []
+    for devices in ("1", "2"):
+        process = start([sys.executable, str(script), devices, str(tmp_path / devices)], PYTHONPATH=str(ROOT))
+        said = ended(process)
+        assert process.returncode == 0, said
+        saved.append(torch.load(tmp_path / devices))
+    (expected, one, _), (images, two, world_size) = saved
+    assert world_size == 2
+    assert torch.equal(images, expected)
+    assert {k: v for k, v in one.items() if k != "cost/seconds"} == {
+        k: v for k, v in two.items() if k != "cost/seconds"
+    }

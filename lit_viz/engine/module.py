@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -69,11 +69,16 @@ class ImageTraining(Method):
         devices_mode: how several ranks share the work.
         keep_results: whether :attr:`results` are kept in memory and in checkpoints.
         queue: tasks of this rank that wait for a slot.
+        verify: verification of results by higher layers, whose figures the test stage logs.
+        add_evidence: sets :attr:`verify` at the start of a stage.
         exchange: exchange of the rank status.
     """
 
+    add_evidence: ClassVar[Callable[[ImageTraining], None] | None] = None
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.verify: Callable[[Sequence[Result]], Mapping[str, float]] | None = None
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints store images by task, not as a state dict
         self.devices_mode: DevicesMode = "images"
@@ -96,6 +101,8 @@ class ImageTraining(Method):
 
     def setup(self, stage: str) -> None:
         """Allocate the images of a full batch, for the model summary, and discard the state of an earlier run."""
+        if (add_evidence := type(self).add_evidence) is not None:
+            add_evidence(self)
         if stage == "fit":
             self.slots.clear(torch.zeros(min(self.capacity, len(self.tasks)), *self.image_shape))
             self.exchange, self._results, self._sums = RankExchange(), {}, {}
@@ -162,7 +169,8 @@ class ImageTraining(Method):
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Log the evidence of the results."""
         with torch.inference_mode(False), torch.enable_grad():
-            self.log_dict(dict(self.evidence(self.results)), batch_size=1)
+            figures = {} if self.verify is None else self.verify(self.results)
+            self.log_dict({**figures, **self.evidence(self.results)}, batch_size=1)
 
     def _training_step(self) -> dict[str, Any]:
         start = time.perf_counter()

@@ -1,22 +1,36 @@
-"""Data modules for a Trainer: classes and photographs."""
+"""Methods and data modules for a Trainer, with the evidence of the command line in the test stage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
 
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.launch.inputs import ImageLike, image_inputs, photograph_options, to_classes
-from lit_viz.methods import ClassVisualization, SaliencyMap
+from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.methods.targets import class_tasks
-from lit_viz.presentations import CAPTUM_SECONDS
+from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, presentation_of
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.results import remembered
 from lit_viz.types import Result
+
+__all__ = [
+    "AdversarialExample",
+    "ClassTasks",
+    "ClassVisualization",
+    "PhotographTasks",
+    "SaliencyMap",
+    "TaskQueue",
+    "UniversalPerturbation",
+]
 
 
 class ClassTasks(TaskQueue):
@@ -42,14 +56,6 @@ class ClassTasks(TaskQueue):
     ) -> None:
         targets, contrasts = to_classes(classes), None if against is None else to_classes(against)
         super().__init__(class_tasks(as_classifier(classifier), targets, contrasts, seed))
-
-    def setup(self, stage: str) -> None:
-        """Add the held-out networks that judge finished images."""
-        super().setup(stage)
-        assert self.trainer is not None
-        module = self.trainer.lightning_module
-        if isinstance(module, ClassVisualization) and module.judges is None:
-            module.judges = held_out_judge(module.classifier)
 
 
 class PhotographTasks(TaskQueue):
@@ -94,20 +100,27 @@ class PhotographTasks(TaskQueue):
         )
         super().__init__(tasks, images)
 
-    def setup(self, stage: str) -> None:
-        """Add the comparison of saliency maps with Captum."""
-        super().setup(stage)
-        assert self.trainer is not None
-        module = self.trainer.lightning_module
-        if isinstance(module, SaliencyMap):
-            module.cross_check = _agreement_with_captum
+
+def _add_evidence(module: ImageTraining) -> None:
+    """Let a module compute the evidence of the command line, whatever its data."""
+    if isinstance(module, ClassVisualization) and module.judges is None:
+        module.judges = held_out_judge(module.classifier)
+    module.verify = partial(_verify, module)
 
 
-def _agreement_with_captum(module: SaliencyMap, results: Sequence[Result]) -> Mapping[str, float]:
-    """Return the number of maps that were compared with Captum, and the share of them that agree."""
-    from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
-
+def _verify(module: ImageTraining, results: Sequence[Result]) -> Mapping[str, float]:
+    """Verify the results as the end of a run does, and return the numbers that loggers of runs have."""
+    presentation = presentation_of(type(module).__name__)
+    options: Any = SimpleNamespace(
+        check="captum",
+        boxes=None,
+        localize=False,
+        model=SimpleNamespace(tolerance=None),
+        trainer=SimpleNamespace(precision=module.trainer.precision),
+    )
     outcomes: Any = remembered({result.task.index: result for result in results}, {})
-    agreements = cross_check(outcomes, module.methods, module.classifier, seconds=CAPTUM_SECONDS).agreements
-    passed = [agreement.passed for agreement, _ in agreements.values()]
-    return {"captum_checked": float(len(passed)), **({"captum_agree": sum(passed) / len(passed)} if passed else {})}
+    presentation.verify(module, outcomes, None, EvidenceSettings(options, CAPTUM_SECONDS, notify=lambda _: None))
+    return presentation.scalars([outcome.record for outcome in outcomes], Evidence())
+
+
+ImageTraining.add_evidence = staticmethod(_add_evidence)

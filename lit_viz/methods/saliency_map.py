@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from lit_viz.methods.records import SaliencyRecord
 from lit_viz.methods.targets import RUNNER_UP, contrast_fields, resolve
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
-from lit_viz.types import Record, Result, Snapshot, Task
+from lit_viz.types import Record, Snapshot, Task
 
 #: Names of uncertainties in records, where ``error`` is the message of a failed task.
 _METRIC_NAMES = {"error": "relative_error"}
@@ -58,7 +58,6 @@ class SaliencyMap(PhotographTraining):
     """
 
     step_rule: _BatchMethod
-    cross_check: Callable[[SaliencyMap, Sequence[Result]], Mapping[str, float]] | None = None
 
     def __init__(
         self,
@@ -246,11 +245,6 @@ class SaliencyMap(PhotographTraining):
         count, total = int((~snapshot.array.isfinite()).sum()), snapshot.array.numel()
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"
         return record.amend(status="failed", error=error)
-
-    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        """Return the agreement with an independent implementation."""
-        figures = {} if self.cross_check is None else self.cross_check(self, results)
-        return {**super().evidence(results), **figures}
 
 
 class _BatchMethod(StepRule):
