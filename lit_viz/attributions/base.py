@@ -159,10 +159,12 @@ class Sampling(Estimator):
     Attributes:
         skipped: number of evaluations at the start that give no sample.
         fewest: number of samples from which the error is estimated.
+        coarse: whether samples have few independent values, so that the error is known within a factor of 2 only.
     """
 
     skipped: ClassVar[int] = 0
     fewest: ClassVar[int] = 4
+    coarse: ClassVar[bool] = False
 
     @abstractmethod
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:

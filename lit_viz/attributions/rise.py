@@ -33,6 +33,7 @@ class RISE(Sampling):
 
     evaluations = 1000
     spatial: ClassVar[bool] = True
+    coarse: ClassVar[bool] = True
     reducer: ClassVar[str] = "above_least"  # every pixel contains the mean score
     objective: Objective = Probability()
 

@@ -44,6 +44,7 @@ _ERRORS = {
     "±": "estimated L2 error of the map before the reduction, relative to the norm of the map of unlimited samples; "
     "above 100% the map is mostly noise",
     "not resolved": f"the error exceeds {MAX_ERROR:.0%} or can't be estimated: give more --iterations",
+    "±*": "the same, known within a factor of 2 from 256 samples on, and too low for fewer (few independent values)",
     "gap": "sum of the map less the change of the score from the baseline, relative to the latter",
 }
 _FAINT = 0.3  # a map below this share of the shared limit is nearly black
