@@ -243,10 +243,8 @@ def hostile(case: Case) -> tuple[str, str]:
 def logger(case: Case) -> tuple[str, str]:
     process = case.start("--wandb", "offline")
     stopped: list[int] = []
-    for _ in range(1200):
+    while not stopped and process.exitcode is None:
         stopped = [pid for pid in _descendants(process.pid or 0) if "wandb" in _name(pid)]
-        if stopped or process.exitcode is not None:
-            break
         time.sleep(0.05)
     time.sleep(after := case.draw.uniform(0, 0.5) * case.seconds)
     for pid in stopped:
