@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.attention_gradient import AttentionGradient
 from lit_viz.attributions.attention_rollout import AttentionRollout
 from lit_viz.attributions.base import Attribution, Estimator, Sampling, add_rows, attribute, gather_rows, keys
@@ -68,6 +69,7 @@ __all__ = [
     "METHODS",
     "RISE",
     "AttentionGradient",
+    "AttentionMap",
     "AttentionRollout",
     "Attribution",
     "Deconvolution",
