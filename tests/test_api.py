@@ -43,12 +43,12 @@ def test_a_label_for_all_or_one_an_image(given: Any, smooth: Classifier) -> None
 
 
 @pytest.mark.parametrize("given", [0.7, True, torch.tensor([0.7, 1.0, 2.0]), [None, 0, 1], torch.eye(3), 99])
-def test_what_is_no_class_is_one_sentence(given: Any, smooth: Classifier) -> None:
+def test_invalid_classes_give_a_one_line_error(given: Any, smooth: Classifier) -> None:
     with pytest.raises(LitVizError):
         lv.attack(smooth, photographs(), given, iterations=1)
 
 
-def test_arguments_that_say_nothing_are_none(smooth: Classifier) -> None:
+def test_empty_arguments(smooth: Classifier) -> None:
     assert lv.attack(smooth, photographs(1), attack={"pgd": None}, iterations=1).results  # type: ignore[dict-item]
     assert lv.saliency(smooth, photographs(1), method={"gradient": None}, check="none").results  # type: ignore[dict-item]
     for wrong in (
@@ -59,7 +59,7 @@ def test_arguments_that_say_nothing_are_none(smooth: Classifier) -> None:
             wrong()
 
 
-def test_a_class_image_starts_from_a_picture_that_is_handed_over(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_class_image_starts_from_a_given_image(smooth: Classifier, tmp_path: Path) -> None:
     """Only files were taken, and a tensor ended in a traceback of torch."""
     picture = photographs(1)[0]
     (tmp_path / "picture.png").write_bytes(encode_png(picture))
@@ -99,7 +99,7 @@ def test_numbers_may_be_lists_and_layers_numbers(smooth: Classifier) -> None:
 
 
 @pytest.mark.parametrize("name", ["null", "~", "#c", "[x]", "- a", "1e3", "yes"])
-def test_a_name_is_a_name_whatever_yaml_reads_in_it(name: str) -> None:
+def test_class_names_are_not_parsed_as_yaml(name: str) -> None:
     net = network(labels=[*NAMES[:4], name])
     run = lv.saliency(net, photographs(1), name, check="none")
     assert (run.results[0]["target"], run.results[0]["target_name"]) == (4, name)
@@ -172,7 +172,7 @@ def test_gray_images_and_classifiers_of_one_channel(smooth: Classifier) -> None:
         ([], "at least one image, got 0"),
     ],
 )
-def test_other_images_are_rejected_by_one_sentence(smooth: Classifier, image: Any, message: str) -> None:
+def test_invalid_images_give_a_one_line_error(smooth: Classifier, image: Any, message: str) -> None:
     calls = [lambda: lv.saliency(smooth, image, 0), lambda: lv.attack(smooth, image, 0)]
     for call in calls + [lambda: lv.visualize(smooth, 0, init=image, config="small")] * (image is not None):
         with pytest.raises(LitVizError, match=message) as error:
@@ -192,7 +192,7 @@ def test_classes_and_classifiers_are_validated(smooth: Classifier) -> None:
         lv.saliency(smooth_network, photographs())  # type: ignore[arg-type]
 
 
-def test_a_run_goes_on_with_the_network_as_it_was_described(tmp_path: Path) -> None:
+def test_resume_and_check_reject_another_preprocessing(tmp_path: Path) -> None:
     """Another mean was accepted without a word, and a bare module was taken with none."""
     run, net = tmp_path / "run", network()
     lv.visualize(net, [0, 1], iterations=3, config="small", out=run, wandb="disabled")
@@ -204,7 +204,7 @@ def test_a_run_goes_on_with_the_network_as_it_was_described(tmp_path: Path) -> N
     assert len(lv.resume(run, net.original).results) == 2
 
 
-def test_other_layers_make_another_copy() -> None:
+def test_changed_layers_change_the_fast_copy() -> None:
     """A network whose activation was exchanged was explained as it had been."""
     net, x = network(), photographs(1)
     before = lv.saliency(net, x, 0, check="none").attributions
@@ -231,7 +231,7 @@ class Binary(nn.Module):
 
 
 @pytest.mark.parametrize("end", ["layer", "function"])
-def test_a_sigmoid_is_refused_however_it_is_called(end: str) -> None:
+def test_a_final_sigmoid_is_rejected(end: str) -> None:
     """Of one output a probability was read as a logit: class 1 always won."""
     assert load_classifier(Binary("none"), size=16).num_classes == 2
     with pytest.raises(LitVizError, match=r"(?i)ends in sigmoid.*must return logits"):
@@ -240,12 +240,12 @@ def test_a_sigmoid_is_refused_however_it_is_called(end: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("function", [torch.softmax, torch.log_softmax])
-def test_a_softmax_by_a_function_is_refused_in_any_precision(function: Any, dtype: torch.dtype) -> None:
+def test_a_functional_softmax_is_rejected_in_any_precision(function: Any, dtype: torch.dtype) -> None:
     with pytest.raises(LitVizError, match="must return logits"):
         load_classifier(Around(smooth_network(classes=100), lambda net, x: function(net(x), 1)).to(dtype), size=16)
 
 
-def test_threads_hand_the_network_back_as_it_came() -> None:
+def test_concurrent_runs_preserve_the_network() -> None:
     module = smooth_network().train()
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
@@ -263,14 +263,14 @@ def test_threads_hand_the_network_back_as_it_came() -> None:
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in module.named_buffers())
 
 
-def test_occlusion_fits_its_window_to_the_picture(smooth: Classifier) -> None:
+def test_occlusion_adapts_its_window_to_small_images(smooth: Classifier) -> None:
     """At 32 pixels a window of 32 hid everything at once."""
     run = lv.saliency(smooth, photographs(1), 0, method="occlusion")
     assert run.maps[0].unique().numel() > 10
     assert run.results[0]["captum"]["passed"]
 
 
-def test_maps_are_reduced_as_their_records_say(smooth: Classifier) -> None:
+def test_maps_are_reduced_by_the_reducer_of_their_record(smooth: Classifier) -> None:
     """They were largest absolute values whatever the figure showed."""
     run = lv.saliency(smooth, photographs(1), 0, method=["gradient", "occlusion", "rise"], iterations=40, check="none")
     assert [record["reducer"] for record in run.results] == ["max_abs", "positive", "above_least"]
@@ -282,7 +282,7 @@ def test_maps_are_reduced_as_their_records_say(smooth: Classifier) -> None:
     assert torch.equal(by_norm.maps[0], gradient.norm(dim=0))
 
 
-def test_grad_cam_reads_the_last_layer_also_where_a_rectifier_is_shared() -> None:
+def test_grad_cam_reads_the_last_layer_with_a_shared_rectifier() -> None:
     class Net(nn.Module):
         def __init__(self, shared: bool) -> None:
             super().__init__()
@@ -302,7 +302,7 @@ def test_grad_cam_reads_the_last_layer_also_where_a_rectifier_is_shared() -> Non
     assert torch.allclose(maps[0], maps[1], atol=1e-6)
 
 
-def test_a_network_that_was_handed_over_is_asked_for(tmp_path: Path) -> None:
+def test_resume_requires_the_python_module_of_the_run(tmp_path: Path) -> None:
     """It was looked for by its class's name among the known ones."""
     lv.visualize(network(), [0], iterations=1, config="small", out=tmp_path / "run", wandb="disabled")
     for again in (lv.resume, lv.check):
@@ -310,7 +310,7 @@ def test_a_network_that_was_handed_over_is_asked_for(tmp_path: Path) -> None:
             again(tmp_path / "run")
 
 
-def test_the_table_of_several_radii_tells_them_apart(smooth: Classifier) -> None:
+def test_the_table_of_several_radii_has_a_column_eps(smooth: Classifier) -> None:
     x = photographs(1)
     label = smooth.logits(x).argmax(1)
     run = lv.attack(smooth, x, label, attack="pgd", radii=[0.01, 0.3], iterations=4)
@@ -319,7 +319,7 @@ def test_the_table_of_several_radii_tells_them_apart(smooth: Classifier) -> None
     assert "eps" not in AdversarialExamplePresentation().table(recorded[:1])[0]
 
 
-def test_what_is_checked_in_inference_mode_has_gradients(smooth: Classifier, tmp_path: Path) -> None:
+def test_check_in_inference_mode(smooth: Classifier, tmp_path: Path) -> None:
     """Captum was said to fail on the network, and so it stood in the records."""
     lv.saliency(smooth, photographs(), out=tmp_path / "run", check="none", wandb="disabled")
     with torch.inference_mode():
@@ -327,7 +327,7 @@ def test_what_is_checked_in_inference_mode_has_gradients(smooth: Classifier, tmp
     assert all(record["captum"]["passed"] for record in records(tmp_path / "run"))
 
 
-def test_what_began_from_a_photograph_needs_it_no_more(smooth: Classifier, tmp_path: Path) -> None:
+def test_finished_runs_do_not_need_their_initial_photograph(smooth: Classifier, tmp_path: Path) -> None:
     picture, run = tmp_path / "picture.png", tmp_path / "run"
     picture.write_bytes(encode_png(photographs()[0]))
     lv.visualize(smooth, [1], init=str(picture), iterations=3, out=run, wandb="disabled")
@@ -345,12 +345,12 @@ def test_what_began_from_a_photograph_needs_it_no_more(smooth: Classifier, tmp_p
     assert not (tmp_path / "new").exists()
 
 
-def test_a_path_is_an_option_of_a_resume_too(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_resume_accepts_paths_as_options(smooth: Classifier, tmp_path: Path) -> None:
     lv.visualize(smooth, [1], iterations=3, out=tmp_path / "run", wandb="disabled")
     assert lv.resume(tmp_path / "run", smooth, project=Path("mine")).results
 
 
-def test_attacks_with_one_target_are_told_apart_where_they_emerge(smooth: Classifier) -> None:
+def test_evolutions_of_attacks_have_distinct_names(smooth: Classifier) -> None:
     run = lv.attack(smooth, photographs(), target=2, labels=0, attack="pgd", iterations=3)
     assert [one.name for one in AdversarialExamplePresentation().evolutions(run.outcomes)][:2] == [
         "image 0 -> cherry",
@@ -358,7 +358,7 @@ def test_attacks_with_one_target_are_told_apart_where_they_emerge(smooth: Classi
     ]
 
 
-def test_a_picture_to_start_from_is_read_as_its_file_is(tmp_path: Path) -> None:
+def test_an_initial_image_is_read_as_its_file(tmp_path: Path) -> None:
     """Transparency on white, all 16 bits; and NumPy's mirrored views."""
     clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     deep = Image.fromarray(np.full((16, 16), 30000, np.uint16))
@@ -372,7 +372,7 @@ def test_a_picture_to_start_from_is_read_as_its_file_is(tmp_path: Path) -> None:
     assert len(lv.visualize(network, 1, init=mirrored, iterations=1, config="small").results) == 1
 
 
-def test_no_radius_is_not_the_usual_one() -> None:
+def test_an_empty_list_of_radii_is_rejected() -> None:
     network = load_classifier(smooth_network(), size=16)
     with pytest.raises(LitVizError, match="must have at least one radius, got none"):
         lv.attack(network, torch.rand(1, 3, 16, 16), attack="pgd", eps=[])

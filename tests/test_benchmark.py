@@ -37,7 +37,7 @@ class Counted(torch.autograd.Function):
 @pytest.mark.parametrize(
     ("forwards", "backwards"), [(7, 7), (9, 4), (5, 0), (3, 9)], ids=["FB", "more F", "F only", "more B"]
 )
-def test_a_loop_asks_as_often_as_the_run(forwards: int, backwards: int) -> None:
+def test_the_bare_loop_evaluates_as_often_as_the_run(forwards: int, backwards: int) -> None:
     run = loop(Counted.apply, forwards, backwards, batch=2)
     Counted.forwards = Counted.backwards = 0  # what came before warms up
     run()
@@ -95,7 +95,7 @@ def test_the_page_has_a_place_for_every_table() -> None:
     assert sorted(marks) == sorted(COMPARISONS)
 
 
-def test_a_registry_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_registry_gives_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "PEERS", {"no-such-peer": "1"})
     monkeypatch.setattr(environment, "_NEEDED", ())
     monkeypatch.setenv("PIP_NO_INDEX", "1")

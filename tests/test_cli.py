@@ -87,7 +87,7 @@ def test_short_options_become_dotted_options() -> None:
     ]
 
 
-def test_values_may_begin_with_a_dash() -> None:
+def test_values_with_a_leading_dash() -> None:
     assert rewrite_arguments(["-1", "--seed", "-3"], VISUALIZE) == ["--seed", "-3", "--targets", '["-1"]']
     assert rewrite_arguments(["--neuron", "-1,-1"], VISUALIZE) == ["--neuron=-1,-1"]
     assert rewrite_arguments(["-h"], VISUALIZE) == ["-h"]
@@ -488,7 +488,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("moment", ["before the first checkpoint", "in the middle", "after the first results"])
-def test_a_killed_run_resumes_bit_by_bit(moment: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_equal(moment: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     last, results = run / "checkpoints" / "last.ckpt", run / "results.jsonl"
     process = start(run, *(["--checkpoint-every", "100000"] if moment.startswith("before") else []))

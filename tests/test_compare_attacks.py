@@ -109,7 +109,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-def test_peers_are_asked_the_same(smooth: Classifier, fakes: tuple[Given, Any], targeted: bool) -> None:
+def test_libraries_get_the_same_arguments(smooth: Classifier, fakes: tuple[Given, Any], targeted: bool) -> None:
     run = attacked(smooth, "pgd", targeted=targeted, eps=0.05)
     compared(smooth, run, "pgd", eps=0.05)
     assert [(g["package"], g["name"]) for g in fakes[0]] == [
@@ -149,7 +149,7 @@ def test_peers_are_asked_the_same(smooth: Classifier, fakes: tuple[Given, Any], 
         ("normalized_ascent", {}, True, []),
     ],
 )
-def test_who_is_asked(
+def test_counterparts_of_each_attack(
     smooth: Classifier,
     fakes: tuple[Given, Any],
     name: str,
@@ -178,7 +178,7 @@ def test_a_backward_for_every_class_is_not_waited_for(fakes: tuple[Given, Any]) 
     assert [one.reference for one in compared(many, run, "deepfool")] == ["foolbox L2DeepFoolAttack"]
 
 
-def test_the_row_says_what_the_original_network_sees(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+def test_rows_are_evaluated_by_the_original_network(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
     """A peer whose images are half a level short of ours on the way: true as floats or not, and rounded again."""
     run = attacked(smooth, "ddn", iterations=100)
     ours = run.images
@@ -208,7 +208,7 @@ def test_the_row_says_what_the_original_network_sees(smooth: Classifier, fakes: 
     assert row.endswith("0.500")
 
 
-def test_what_rounding_undoes_is_told(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
     """Just across the boundary by a step of one size for all values: some round down."""
     run = attacked(smooth, "ddn", iterations=100)
     source, labels = images(), smooth.logits(images()).argmax(1)
@@ -242,7 +242,7 @@ def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) 
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_what_lies_beyond_the_radius_is_no_success(smooth: Classifier, fakes: tuple[Given, Any], norm: str) -> None:
+def test_images_beyond_the_radius_are_no_success(smooth: Classifier, fakes: tuple[Given, Any], norm: str) -> None:
     """Two of four inside, by the last bits of float32 or by far; one of the two others by a level of one value."""
     eps = 20 / 255 if norm == "linf" else 20 / 255 * 768**0.5
     source = ((0.25 + 0.5 * images()) * 255).round() / 255
@@ -264,7 +264,7 @@ def test_what_lies_beyond_the_radius_is_no_success(smooth: Classifier, fakes: tu
     assert int(fooled.sum()) > int(fooled[:2].sum()) > 0
 
 
-def test_peers_get_a_copy_and_change_nothing_of_ours(fakes: tuple[Given, Any]) -> None:
+def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
     network = smooth_network()
     network.train()
     network.head.bias.requires_grad_(False)
@@ -300,7 +300,7 @@ def test_peers_get_a_copy_and_change_nothing_of_ours(fakes: tuple[Given, Any]) -
     assert not mine & {id(t) for t in (*lent[0].parameters(), *lent[0].buffers())}
 
 
-def test_a_peer_that_breaks_is_told_and_the_others_go_on(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+def test_a_failing_library_is_reported_and_skipped(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
     def breaks(network: nn.Module, x: Tensor, told: dict[str, Any]) -> Tensor:
         if "alpha" in told:
             raise ValueError("no such thing\nat all")
@@ -325,7 +325,7 @@ def test_a_network_that_cannot_be_copied_is_not_lent(fakes: tuple[Given, Any]) -
     assert fakes[0] == []
 
 
-def test_that_nobody_can_be_asked_is_said(smooth: Classifier) -> None:
+def test_an_attack_without_a_counterpart_is_reported(smooth: Classifier) -> None:
     said: list[str] = []
     run = attacked(smooth, "normalized_ascent")
     compare(run.outcomes, smooth, ATTACKS["normalized_ascent"](), 20, said.append)
@@ -339,7 +339,7 @@ def test_that_nobody_can_be_asked_is_said(smooth: Classifier) -> None:
     ]
 
 
-def test_without_the_packages_it_is_said_how_to_have_them(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_give_an_install_command(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("foolbox", "torchattacks"):
         monkeypatch.setitem(sys.modules, name, None)
     said: list[str] = []
@@ -377,7 +377,7 @@ def test_a_run_folder_is_compared(smooth: Classifier, fakes: tuple[Given, Any], 
         ("square", {"eps": 26 / 255}, 100),
     ],
 )
-def test_real_peers_find_what_we_find(smooth: Classifier, name: str, given: dict[str, Any], iterations: int) -> None:
+def test_results_agree_with_the_installed_libraries(smooth: Classifier, name: str, given: dict[str, Any], iterations: int) -> None:
     for package in ("foolbox", "torchattacks"):
         pytest.importorskip(package)
     run = attacked(smooth, name, iterations=iterations, **given)

@@ -62,7 +62,7 @@ def test_the_index_is_the_readme_and_functions_are_described(site: Path) -> None
     assert "Command: lit-viz visualize" in re.sub(r"<[^>]+>", "", (site / "configs.html").read_text(encoding="utf-8"))
 
 
-def test_nothing_comes_from_elsewhere(site: Path) -> None:
+def test_pages_load_nothing_from_other_sites(site: Path) -> None:
     asked = r"""<(?:script|img|iframe)[^>]+src="(https?:)?//|<link[^>]+href="(https?:)?//"""
     for page in site.rglob("*.html"):
         assert not re.search(asked, page.read_text(encoding="utf-8")), page

@@ -173,7 +173,7 @@ def test_early_stopping_is_checked_after_every_step(smooth: Classifier, fit: Fit
     assert trainer.global_step == 1
 
 
-def test_a_checkpoint_of_the_trainer_continues_to_the_same_bits(smooth: Classifier, fit: Fit, tmp_path: Path) -> None:
+def test_resuming_from_a_checkpoint_of_the_trainer_is_bit_equal(smooth: Classifier, fit: Fit, tmp_path: Path) -> None:
     def start() -> tuple[Any, TaskQueue]:
         return lv.ClassVisualization(smooth, iterations=6, slots=1), lv.ClassTasks(smooth, ["apple", "date"])
 

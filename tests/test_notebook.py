@@ -60,7 +60,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", BLANKS)
-def test_a_blank_says_what_belongs_there(name: str) -> None:
+def test_blanks_of_the_notebook_raise_an_instruction(name: str) -> None:
     scope: dict[str, Any] = {}
     if "YOUR CHOICE" in CODE[name]:
         with pytest.raises(AssertionError, match=f"^{name.upper()} must be a .+"):

@@ -138,7 +138,7 @@ class Halved(Summed):
         ("step_rule", "Unending", r"whether each slot is done, shape \(2,\), got NoneType"),
     ],
 )
-def test_an_own_part_that_returns_the_wrong_thing_is_named(
+def test_custom_parts_with_invalid_results_are_rejected(
     part: str, name: str, said: str | None, smooth: Classifier
 ) -> None:
     """These were errors of torch, far from the part."""
@@ -148,18 +148,18 @@ def test_an_own_part_that_returns_the_wrong_thing_is_named(
         lv.visualize(smooth, [0, 1], iterations=3, **options)
 
 
-def test_an_own_map_of_the_wrong_shape_is_named(smooth: Classifier) -> None:
+def test_a_custom_map_of_the_wrong_shape_is_rejected(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match=r"Halved must return a map of each photograph"):
         lv.saliency(smooth, photographs(), method=f"{HERE}.Halved", check="none")
 
 
-def test_an_own_attack_is_named_by_its_path(smooth: Classifier) -> None:
+def test_a_custom_attack_by_its_class_path(smooth: Classifier) -> None:
     run = lv.attack(smooth, photographs(), attack=f"{HERE}.SignSteps", iterations=30)
     assert all(record["success_file"] for record in run.results if record["status"] == "done")
     assert {record["attack"] for record in run.results} == {"SignSteps"}
 
 
-def test_a_module_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_of_the_current_folder_is_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_attacks.py").write_text(f"from {HERE} import SignSteps\n\nclass Mine(SignSteps): pass\n")
     root = Path(__file__).parents[1]
     monkeypatch.chdir(tmp_path)
@@ -182,25 +182,25 @@ def test_a_module_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: py
         ),
     ],
 )
-def test_a_path_that_leads_nowhere_is_one_sentence(
+def test_an_invalid_class_path_gives_a_one_line_error(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lit_viz(*words, *SMALL, expect=1)
     assert said in capsys.readouterr().err
 
 
-def test_an_option_of_a_part_may_stand_before_it(tmp_path: Path) -> None:
+def test_options_of_a_part_may_precede_it(tmp_path: Path) -> None:
     lit_viz("attack", "packaged:chelsea", *SMALL, "--eps", "0.2", "--attack", "pgd", "--out", str(tmp_path / "run"))
     assert records(tmp_path / "run")[0]["eps"] == 0.2
 
 
-def test_an_own_map_is_shown_by_its_own_reducer(smooth: Classifier) -> None:
+def test_a_custom_method_uses_its_reducer(smooth: Classifier) -> None:
     run = lv.saliency(smooth, photographs(1), method=f"{HERE}.Summed", check="none")
     assert run.results[0]["reducer"] == "sum"
     assert reducer("sum").description in " ".join(text.get_text() for text in run.figure().texts).replace("\n", " ")
 
 
-def test_an_optimizer_leaves_other_states_alone(smooth: Classifier, train: Train) -> None:
+def test_the_optimizer_preserves_other_state_entries(smooth: Classifier, train: Train) -> None:
     module = Remembering(smooth, Pixels(), Adam(0.05), iterations=3, slots=2)
     memory = train(module, tasks_for(smooth, [1, 2]))
     assert {result.record.status for result in memory.results.values()} == {"done"}
@@ -211,7 +211,7 @@ def test_the_reserved_state_key_is_rejected(smooth: Classifier) -> None:
         lv.attack(smooth, photographs(), attack=f"{HERE}.Clashing")
 
 
-def test_own_parts_as_instances(smooth: Classifier) -> None:
+def test_custom_parts_as_instances(smooth: Classifier) -> None:
     by_name = lv.attack(smooth, photographs(), attack=f"{HERE}.SignSteps", iterations=2)
     for option in ("attack", "model__attack"):
         run = lv.attack(smooth, photographs(), iterations=2, **{option: SignSteps()})
@@ -221,7 +221,7 @@ def test_own_parts_as_instances(smooth: Classifier) -> None:
         lv.saliency(smooth, photographs(), method=None)
 
 
-def test_arguments_of_parts_are_options_in_python_too(smooth: Classifier) -> None:
+def test_arguments_of_parts_are_options_in_python(smooth: Classifier) -> None:
     few = {"iterations": 1, "model__views": 1}
     rate = {"model__step_rule": "NAdam", "model__step_rule__lr": 0.1}
     slow, fast = (lv.visualize(smooth, [1], **few, model__step_rule__lr=lr).images for lr in (1e-6, 0.5))

@@ -21,7 +21,7 @@ def _draw(kind: str, draws: Draws, shape: tuple[int, ...]) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["uniform", "normal", "integers", "noise"])
-def test_a_row_depends_on_its_key_alone(kind: str, shape: tuple[int, ...]) -> None:
+def test_a_row_depends_on_its_key_only(kind: str, shape: tuple[int, ...]) -> None:
     together = _draw(kind, Draws(KEYS), shape)
     order = torch.randperm(len(KEYS)).tolist()
     assert torch.equal(_draw(kind, Draws([KEYS[n] for n in order]), shape), together[order])
@@ -38,7 +38,7 @@ def test_every_part_of_the_key_and_the_purpose_matter(kind: str) -> None:
     assert len(rows) == len(drawn)
 
 
-def test_seeds_that_agree_in_their_low_32_bits_draw_differently() -> None:
+def test_seeds_with_equal_low_32_bits_draw_differently() -> None:
     keys = [Key(5, 0), Key(5 + 7 * 2**32, 0), Key(-1, 0), Key(2**63, 0)]
     for shape in SHAPES:
         rows = Draws(keys).uniform("p", shape=shape).flatten(1) if shape else Draws(keys).uniform("p")[:, None]
@@ -109,7 +109,7 @@ def test_generator_is_a_function_of_key_and_purpose() -> None:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal", "noise"])
-def test_draws_do_not_depend_on_torchs_default_dtype(kind: str) -> None:
+def test_draws_do_not_depend_on_the_default_dtype(kind: str) -> None:
     """Lightning sets it to float64 under ``--trainer.precision 64-true``."""
     shape = (3, 16, 16)
     usual = getattr(Draws([Key(1, 2)]), kind)("probe", shape=shape)

@@ -65,7 +65,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("whom", ["first", "other"])
-def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_same_bits(
+def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
     whom: str, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -86,7 +86,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_same_bits(
     assert contents(run) == undisturbed
 
 
-def test_a_signal_to_one_stops_both_and_another_number_of_processes_goes_on(
+def test_a_signal_stops_all_processes_and_another_number_resumes(
     undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -105,7 +105,7 @@ def test_a_signal_to_one_stops_both_and_another_number_of_processes_goes_on(
         assert mine["logit"] == pytest.approx(its["logit"], rel=0.05)
 
 
-def test_what_one_process_can_not_do_ends_all_with_its_message(tmp_path: Path) -> None:
+def test_an_error_of_one_process_ends_all(tmp_path: Path) -> None:
     run = tmp_path / "run"
     began = time.monotonic()
     command = [sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run)]
@@ -126,7 +126,7 @@ def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path) -> N
     assert contents(run) == undisturbed
 
 
-def test_a_server_of_w_and_b_gets_all_that_all_processes_log(tmp_path: Path) -> None:
+def test_wandb_receives_the_logs_of_all_processes(tmp_path: Path) -> None:
     """The run is stopped and resumed in between."""
     run = tmp_path / "run"
     with WandbServer() as server:
@@ -184,7 +184,7 @@ def long_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 
 @pytest.mark.skipif(not HERE, reason="needs SLURM, and to be root")
 @pytest.mark.parametrize("why", ["preempted", "out of time"])
-def test_a_job_on_slurm_is_put_back_into_the_queue_and_goes_on_to_the_same_bits(
+def test_a_requeued_slurm_job_resumes_bit_equal(
     why: str, cluster: Slurm, long_undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"

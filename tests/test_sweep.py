@@ -42,7 +42,7 @@ def test_every_combination_of_a_task_has_its_seed_and_an_index_of_its_own() -> N
     assert varied(tasks, {}) == tasks
 
 
-def test_one_run_has_what_tasks_can_have_and_its_pictures_are_those_of_runs_of_their_own(tmp_path: Path) -> None:
+def test_task_options_vary_within_one_run(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     sweep(["0", "3", *FEW, "--sweep", "model.step_rule.lr=0.05,0.4", "--sweep", "iterations=4,9", "--out", str(out)])
     assert [path.name for path in sorted(out.iterdir())] == ["figure.png", "run", "sweep.csv"]
@@ -142,7 +142,7 @@ def test_invalid_sweeps_are_rejected(words: str, message: str) -> None:
         ("model.objective=Logit,{class_path: Layer, init_args: {layer: nose}}", "has no layer 'nose'"),
     ],
 )
-def test_all_values_are_tried_before_one_is_trained(swept: str, says: str, tmp_path: Path) -> None:
+def test_all_values_are_validated_before_training(swept: str, says: str, tmp_path: Path) -> None:
     """The first runs were trained, and what was wrong with the last was said at its turn."""
     with pytest.raises(LitVizError, match=re.escape(says)):
         sweep(["2", *FEW, "--iterations", "3", "--sweep", swept, "--out", str(tmp_path / "sweep")])
@@ -160,7 +160,7 @@ def test_all_values_are_tried_before_one_is_trained(swept: str, says: str, tmp_p
         ('{"lr": ["x"]}', "vary"),
     ],
 )
-def test_what_can_not_vary_in_a_run_is_one_sentence(
+def test_invalid_varying_options_give_a_one_line_error(
     vary: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lit_viz("visualize", "0", *FEW, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
@@ -173,7 +173,7 @@ def test_vary_is_rejected_in_a_sweep(tmp_path: Path) -> None:
         sweep(["0", *FEW, "--sweep", "lr=0.1,0.2", "--vary", '{"iterations": [2]}', "--out", str(tmp_path / "s")])
 
 
-def test_ctrl_c_is_one_sentence(
+def test_an_interrupt_gives_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:

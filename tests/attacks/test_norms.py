@@ -58,7 +58,7 @@ def test_a_projected_image_stays(ball: NormName) -> None:
     torch.testing.assert_close(NORMS[ball].project(once, source, EPS), once, rtol=0, atol=1e-12)
 
 
-def test_a_projection_is_rounded_the_same_way_whatever_is_beside_it() -> None:
+def test_a_projection_does_not_depend_on_the_batch() -> None:
     generator = torch.Generator().manual_seed(0)
     eps = torch.ones(2)
     for _ in range(100):

@@ -91,7 +91,7 @@ def test_a_palette_that_another_program_made_of_a_png_is_read_as_colours(tmp_pat
 # -- rounding
 
 
-def test_rounding_is_to_the_nearest_level_and_what_is_saved_is_what_was_asked():
+def test_rounding_to_the_nearest_level_equals_the_saved_file():
     source = lattice_images(2, 3, 5, 4)
     image = (source + 0.03 * random(*source.shape) - 0.015).clamp(0, 1)
     net = linear(random(3, 5, 4, seed=1) - 0.5)
@@ -118,7 +118,7 @@ def test_a_rounded_image_stays_in_the_linf_ball_around_the_source_as_given(eps, 
         assert inside or not saved.success
 
 
-def test_eps_may_be_off_by_its_last_bits():
+def test_eps_tolerates_rounding_errors():
     source = torch.zeros(1, 1, 2, 2)
     for level in (1, 2, 4, 8, 16, 33, 37, 57):
         for eps in (level / 255, level * (1 / 255)):
@@ -190,7 +190,7 @@ def killed(values: int, seed: int) -> tuple[Classifier, Tensor, Tensor]:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_lost_success_is_won_back_by_the_fewest_levels(seed, dtype):
+def test_a_success_lost_by_rounding_is_repaired_by_the_fewest_levels(seed, dtype):
     net, image, source = killed(64, seed)
     (lost,) = verify(net, image.to(dtype), source, float_success=torch.tensor([False]))
     (saved,) = verify(net, image.to(dtype), source)
@@ -203,7 +203,7 @@ def test_a_lost_success_is_won_back_by_the_fewest_levels(seed, dtype):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_repair_never_leaves_the_linf_ball_and_uses_only_what_is_free_in_it(seed):
+def test_a_repair_stays_in_the_linf_ball(seed):
     net, image, source = killed(64, seed)
     (lost,) = verify(net, image, source, 1.5 / 255, float_success=torch.tensor([False]))
     (saved,) = verify(net, image, source, 1.5 / 255)
@@ -250,7 +250,7 @@ def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
     assert won >= 0.7 * possible > 15  # greedy: the best of few values is hard to find
 
 
-def test_saturated_values_have_nowhere_to_go():
+def test_saturated_values_are_not_moved():
     source = torch.tensor([1.0, 1.0, 0.0, 128 / 255]).view(1, 1, 2, 2)
     net = linear(torch.tensor([5.0, 4.0, -3.0, 1.0]).view(1, 2, 2), -(9 + 130.5 / 255))
     (saved,) = verify(net, source + torch.tensor([0.0, 0.0, 0.0, 2.49 / 255]).view(1, 1, 2, 2), source)
@@ -294,13 +294,13 @@ def curved(f: Callable[[Tensor], Tensor], size: int, change: float) -> Saved:
     return verify(net, image, source)[0]
 
 
-def test_where_the_slope_is_lost_too_the_roundings_are_undone():
+def test_roundings_are_undone_without_a_gradient():
     saved = curved(lambda t: t.relu() ** 2 - 5.5, 3, 0.4)  # flat at the photograph
     assert saved.success
     assert saved.repaired == 3
 
 
-def test_where_the_slope_promises_too_much_the_number_of_moves_is_doubled_and_bisected():
+def test_the_number_of_moves_is_doubled_and_bisected_if_the_gradient_overestimates():
     def f(t: Tensor) -> Tensor:
         return t - (t - 1).relu() / 2 - 0.4 * (t - 3.5).relu() + 0.9 * (t - 12.5).relu() - 2.62
 
@@ -309,7 +309,7 @@ def test_where_the_slope_promises_too_much_the_number_of_moves_is_doubled_and_bi
     assert saved.repaired == 8
 
 
-def test_where_a_level_each_is_not_enough_a_second_one_is_tried():
+def test_a_second_level_is_tried_if_one_does_not_suffice():
     saved = curved(lambda t: t - 1.5 + 5 * (0.3 - (t - 0.4).abs()).relu(), 1, 0.4)
     assert saved.success
     assert saved.repaired == 2
@@ -327,7 +327,7 @@ class Capped(nn.Module):
         return torch.stack([torch.zeros_like(margin), margin], 1) + 2
 
 
-def test_what_was_rounded_the_right_way_is_left_alone():
+def test_successful_roundings_are_unchanged():
     weight = torch.tensor([2.0] * 2 + [1.0] * 10)
     change = torch.tensor([0.55] * 2 + [0.4] * 10).view(1, 3, 1, 4)
     net = load_classifier(Capped(weight, -6.0), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=(1, 4))
@@ -337,13 +337,13 @@ def test_what_was_rounded_the_right_way_is_left_alone():
     assert torch.equal((saved.image * 255 - 100).round().flatten()[:2], torch.ones(2))
 
 
-def test_the_jpegs_of_a_batch_are_asked_about_each_for_its_own_goal():
+def test_each_jpeg_of_a_batch_has_its_own_goal():
     source = lattice_images(3, 1, 4, 4)
     found = verify(linear(torch.full((1, 4, 4), 0.1), 1.0), source, source, goals=torch.tensor([0, 1, 1]))
     assert [one.jpeg for one in found] == [{95: met, 75: met} for met in (False, True, True)]
 
 
-def test_a_jpeg_is_asked_about_on_its_own():
+def test_a_jpeg_is_classified_on_its_own():
     source = lattice_images(12, 1, 8, 8)
     weight = 2 * random(1, 8, 8) - 1
     image = (source + 6 / 255 * weight.sign()).clamp(0, 1)
@@ -361,7 +361,7 @@ def test_a_jpeg_is_asked_about_on_its_own():
     assert {(True, True, True), (True, True, False)} <= set(found)
 
 
-def test_what_failed_as_a_float_is_not_repaired_but_believed_if_the_file_succeeds():
+def test_a_float_failure_is_not_repaired_but_its_file_may_succeed():
     net, image, source = killed(64, 0)
     no = torch.tensor([False])
     assert verify(net, image, source, float_success=no)[0].repaired == 0
@@ -374,7 +374,7 @@ def test_what_failed_as_a_float_is_not_repaired_but_believed_if_the_file_succeed
 @pytest.mark.parametrize(
     ("goal", "targeted", "success"), [(0, True, True), (1, True, False), (0, False, False), (1, False, True)]
 )
-def test_a_tie_goes_to_the_class_that_argmax_names(goal, targeted, success):
+def test_a_tie_is_decided_as_by_argmax(goal, targeted, success):
     source = lattice_images(1, 1, 2, 2)
     (saved,) = verify(
         linear(torch.zeros(1, 2, 2)), source, source, goals=torch.tensor([goal]), targeted=torch.tensor([targeted])
@@ -448,7 +448,7 @@ def test_the_outcome_of_an_image_is_the_same_in_every_batch(lost, size):
         )
 
 
-def test_it_runs_in_inference_mode_and_leaves_the_images_alone(lost):
+def test_rounding_runs_in_inference_mode_and_preserves_the_images(lost):
     before = lost[1].clone()
     with torch.inference_mode():
         inside = [one.success for one in verified(lost, slice(None))]
@@ -457,7 +457,7 @@ def test_it_runs_in_inference_mode_and_leaves_the_images_alone(lost):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_on_the_disk_gives_the_same_answer(tmp_path, channels):
+def test_the_file_on_disk_has_the_same_prediction(tmp_path, channels):
     net = load_classifier(
         smooth_network(channels), labels=list("abcde"), mean=[0.5] * channels, std=[0.25] * channels, size=16
     )
@@ -491,7 +491,7 @@ class Rounding(nn.Module):
 
 
 @pytest.mark.parametrize(("margin", "alone"), [(1e-4, True), (-1e-4, True), (0.01, False), (-0.01, False)])
-def test_where_the_batch_may_decide_an_image_is_asked_about_alone(tmp_path, margin, alone):
+def test_an_image_near_the_boundary_is_classified_alone(tmp_path, margin, alone):
     weight, source = 2 * random(3, 4, 4, seed=1) - 1, lattice_images(3, 3, 4, 4)
     source[1:] = source[:1]
     error = math.copysign(2e-4, margin)  # enough to turn the verdict of a small one
@@ -512,7 +512,7 @@ def test_where_the_batch_may_decide_an_image_is_asked_about_alone(tmp_path, marg
     assert alone == all(torch.equal(one.logits, logits) for one in found)
 
 
-def test_what_the_original_denies_is_searched_for_again_or_given_up():
+def test_a_success_of_the_fast_copy_only_is_repaired_or_dropped():
     """A fast copy that promises too much, as no proven one would."""
     net, image, source = killed(64, 3)
     weight, bias = (parameter.data[1] for parameter in net.original[1].parameters())
@@ -523,7 +523,7 @@ def test_what_the_original_denies_is_searched_for_again_or_given_up():
         assert saved.success == success == bool(net.logits(saved.image[None]).argmax() == 1)
 
 
-def test_files_that_can_not_be_asked_about_are_one_sentence(tmp_path, smooth):
+def test_unclassifiable_files_give_a_one_line_error(tmp_path, smooth):
     path = tmp_path / "image.png"
     with pytest.raises(LitVizError, match="no photograph"):
         evaluate_files([path], smooth, [0], [True])
@@ -537,7 +537,7 @@ def test_files_that_can_not_be_asked_about_are_one_sentence(tmp_path, smooth):
             evaluate_files([path], smooth, [0], [True])
 
 
-def test_many_files_are_asked_about_in_batches_and_each_as_it_is_alone(tmp_path, smooth):
+def test_files_are_classified_in_batches_with_the_results_of_single_files(tmp_path, smooth):
     images = lattice_images(37, 3, 16, 16)
     paths = [tmp_path / f"{n}.png" for n in range(len(images))]
     for path, image in zip(paths, images, strict=True):
@@ -594,7 +594,7 @@ def test_equal_and_tiny_images():
     assert math.isnan(distances(image[:, :5], image[:, :5])["ssim"])
 
 
-def test_a_network_that_gives_no_gradient_has_no_slope_to_climb() -> None:
+def test_repair_of_a_network_without_gradient() -> None:
     class Silent(nn.Module):
         def __init__(self) -> None:
             super().__init__()

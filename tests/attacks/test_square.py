@@ -69,7 +69,7 @@ def test_most_of_the_optimum_in_euclidean_length_is_reached() -> None:
 
 
 @both
-def test_a_known_margin_is_crossed_if_the_ball_contains_the_boundary(norm: NormName) -> None:
+def test_a_boundary_inside_the_ball_is_crossed(norm: NormName) -> None:
     linear, x = Linear(shape=(1, 6, 5)), grey(3)
     labels = linear(x).argmax(1).tolist()
     weight = linear.between(1, 0)
@@ -178,7 +178,7 @@ def test_euclidean_proposals_trade_one_square_for_another() -> None:
     assert apart > 20
 
 
-def test_a_traded_square_gets_what_is_unused_too() -> None:
+def test_a_moved_square_receives_the_unused_norm() -> None:
     """What black and white have cut off is not lost: each channel's share of it is added to the squared length."""
     x = photographs(1, 9, 9)
     change, tile = (0.1 * (x - 0.5)[0], _tile(3).expand(3, 3, 3))
@@ -198,7 +198,7 @@ def test_a_traded_square_gets_what_is_unused_too() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 7, 10, 11])
-def test_tiles_are_the_papers(side: int) -> None:
+def test_tiles_equal_the_paper(side: int) -> None:
     """Two humps of opposite sign, ``sum over k of 1 / (n + 1 - k)^2``, k = 0 .. n - d, n half of the longer side."""
     expected = torch.zeros(side, side, dtype=torch.float64)
     for first, height, sign in ((0, side // 2, 1.0), (side // 2, side - side // 2, -1.0)):

@@ -99,21 +99,21 @@ def test_occlusion(window: int, stride: int | None) -> None:
     ],
     ids=["absolute", "softmax", "unnormalized", "another photograph"],
 )
-def test_a_wrong_gradient_is_told(wrong: Callable[[], Tensor]) -> None:
+def test_a_wrong_gradient_is_detected(wrong: Callable[[], Tensor]) -> None:
     assert distance(our(Gradient()), wrong()) > 1e-3
 
 
-def test_mean_of_absolute_gradients_is_told() -> None:
+def test_a_mean_of_absolute_gradients_is_detected() -> None:
     wrong = noise_tunnel("smoothgrad", absolute=True)
     assert distance(our(SmoothGrad(), evaluations=SAMPLES), wrong) > 1e-3
     assert distance(our(SmoothGrad(), evaluations=SAMPLES).abs(), wrong) > 1e-3
 
 
-def test_biased_variance_is_told() -> None:
+def test_a_biased_variance_is_detected() -> None:
     assert distance(our(VarGrad(), evaluations=SAMPLES), noise_tunnel("vargrad")) > 1e-2
 
 
-def test_the_objective_is_what_is_explained() -> None:
+def test_the_objective_is_explained() -> None:
     method = Gradient()
     method.objective = Probability()
     assert distance(our(method), saliency(photographs(), lambda x: torch.softmax(SMOOTH(x), 1))) < 1e-12

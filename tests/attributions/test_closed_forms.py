@@ -150,7 +150,7 @@ def test_integrated_gradients_of_a_quadratic_form_take_one_node() -> None:
     assert uncertainty["completeness"].max() < 1e-12
 
 
-def test_completeness_is_what_is_missing() -> None:
+def test_completeness_is_the_missing_sum() -> None:
     """x^4 takes two nodes; one node, in the middle, gives 4 (x / 2)^3 x = x^4 / 2."""
     network = Counted(lambda x: x.pow(4).sum(1, keepdim=True))
     _, uncertainty = attribute(IntegratedGradients(), network, INPUTS, [0, 0, 0], evaluations=1)
@@ -270,7 +270,7 @@ def test_masks_of_rise_have_the_moments_of_the_paper() -> None:
     assert float((second - P**2).abs().max()) > 0.15
 
 
-def test_masks_of_rise_are_shifted_across_whatever_they_are_down() -> None:
+def test_masks_of_rise_are_shifted_independently_in_both_directions() -> None:
     """Measured along the direction in which the moments would move, were both shifts one draw."""
     count = 12000
     drawn = masks([Key(1, k) for k in range(count)], torch.zeros(1, 3, HEIGHT, WIDTH, dtype=torch.float64), GRID, P)

@@ -72,7 +72,7 @@ def test_maps_have_their_shape_and_type(name: str) -> None:
 
 
 @every
-def test_nothing_is_found_before_the_first_evaluation(name: str) -> None:
+def test_the_map_is_zero_before_the_first_evaluation(name: str) -> None:
     map_, uncertainty = mapped(METHODS[name](), evaluations=0)
     assert map_.abs().max() == 0
     assert all(value.isinf().all() for value in uncertainty.values())
@@ -102,7 +102,7 @@ def test_no_evaluation_is_made_in_vain(name: str, evaluations: int, rows: int) -
     assert network.rows == 3 * rows
 
 
-def test_maps_that_forwards_suffice_for_ask_for_no_gradient() -> None:
+def test_forward_only_methods_compute_no_gradient() -> None:
     def forward(x: Tensor) -> Tensor:
         assert not x.requires_grad
         return SMOOTH(x)
@@ -160,7 +160,7 @@ def test_occlusion_counts_its_windows(smooth: Classifier) -> None:
     assert method.default_evaluations((3, 224, 224)) == 1 + 13 * 13
 
 
-def test_occlusion_goes_in_reading_order() -> None:
+def test_occlusion_moves_in_reading_order() -> None:
     maps = [mapped(Occlusion(5, 3), evaluations=count)[0][0, 0] for count in (2, 3, 6)]
     first, second, third = (map_ != 0 for map_ in maps)
     assert first[:5, :5].all()
@@ -192,6 +192,6 @@ def test_occlusion_goes_in_reading_order() -> None:
         ),
     ],
 )
-def test_refusals(make: Callable[[], object], words: str) -> None:
+def test_invalid_arguments_are_rejected(make: Callable[[], object], words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         make()

@@ -64,7 +64,7 @@ def test_the_mask_finds_the_only_region_that_counts() -> None:
 
 
 @pytest.mark.parametrize("area", [0.1, 0.25, 0.4])
-def test_the_area_is_met_and_its_error_told(area: float) -> None:
+def test_the_area_is_reached_and_its_error_reported(area: float) -> None:
     mask, error = located(area)
     assert float(mask.mean()) == pytest.approx(area, rel=0.1)
     assert float(error) == pytest.approx(abs(float(mask.mean()) - area), abs=1e-12)
@@ -125,7 +125,7 @@ def test_no_cell_is_preferred_for_lying_at_the_border() -> None:
     assert 0.95 < float(gain.min()) <= float(gain.max()) < 1.1
 
 
-def test_the_photograph_is_seen_in_the_mask_and_blurred_outside() -> None:
+def test_the_photograph_is_blurred_outside_the_mask() -> None:
     x = photographs()
     blurs = pyramid(x, 6.0, 4)
     for level in (0.0, 0.25, 0.5, 1.0):  # where the blur is one of the pyramid's
@@ -267,13 +267,13 @@ def test_a_mask_does_not_depend_on_the_others() -> None:
         torch.testing.assert_close(own["area_error"][0], error["area_error"][n], rtol=0, atol=1e-9)
 
 
-def test_nothing_is_found_before_the_first_evaluation() -> None:
+def test_the_map_is_zero_before_the_first_evaluation() -> None:
     masks, error = attribute(ExtremalPerturbation(), Counted(SMOOTH), photographs(), TARGETS, evaluations=0)
     assert masks.abs().max() == 0
     assert error["area_error"].isinf().all()
 
 
-def test_what_makes_no_mask_is_refused_in_a_sentence() -> None:
+def test_invalid_mask_options_give_a_one_line_error() -> None:
     with pytest.raises(LitVizError, match="area of ExtremalPerturbation must be between 0 and 1, got 10"):
         ExtremalPerturbation(area=10)
     with pytest.raises(LitVizError, match="must be positive, got 0"):

@@ -58,7 +58,7 @@ NETS = [
 @pytest.mark.filterwarnings("ignore:Setting .* hooks:UserWarning")
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize(("net", "size", "layer"), NETS)
-def test_grad_cam_is_captums(net: nn.Module, size: int, layer: str | None, relu: bool) -> None:
+def test_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None, relu: bool) -> None:
     x, method = photographs(size), GradCAM(layer, relu=relu)
     ours = our(method, classifier_of(net, size), x)
     model = Normalized(net)
@@ -70,7 +70,7 @@ def test_grad_cam_is_captums(net: nn.Module, size: int, layer: str | None, relu:
 
 @pytest.mark.filterwarnings("ignore:Setting .* hooks:UserWarning")
 @pytest.mark.parametrize(("net", "size", "layer"), NETS)
-def test_guided_grad_cam_is_captums(net: nn.Module, size: int, layer: str | None) -> None:
+def test_guided_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None) -> None:
     x, method = photographs(size), GuidedGradCAM(layer)
     ours = our(method, classifier_of(net, size), x)
     model = Normalized(net)
@@ -134,7 +134,7 @@ def grid(prefix: int) -> Callable[[Tensor], Tensor]:
     ],
     ids=["vit", "vit with registers", "vit without a class token", "swin"],
 )
-def test_tokens_of_timms_transformers_are_known(net: nn.Module, size: Any, layer: str, maps: Any) -> None:
+def test_tokens_of_timm_transformers_are_detected(net: nn.Module, size: Any, layer: str, maps: Any) -> None:
     x = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     method = GradCAM()
     ours = our(method, classifier_of(net, size), x)
@@ -251,12 +251,12 @@ def linear() -> nn.Module:
         (conv_net(), "33", "no layer '33'"),
     ],
 )
-def test_what_has_no_feature_maps_is_refused(net: nn.Module, layer: str | None, sentence: str) -> None:
+def test_a_network_without_feature_maps_is_rejected(net: nn.Module, layer: str | None, sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         GradCAM(layer).bind(classifier_of(net, 16))
 
 
-def test_a_layer_that_is_not_called_is_refused() -> None:
+def test_a_layer_that_is_not_called_is_rejected() -> None:
     net = conv_net()
     net[0].spare = nn.ReLU()
     with pytest.raises(LitVizError, match=r"^layer '0.spare' can't be read: a forward doesn't call it"):
@@ -285,7 +285,7 @@ class TwoHeads(nn.Module):
         return self.head(features.mean((2, 3))), self.mask(features)
 
 
-def test_a_layer_off_the_way_to_the_logits_is_not_the_default_and_is_refused_in_a_sentence() -> None:
+def test_a_layer_without_influence_on_the_logits_is_rejected() -> None:
     torch.manual_seed(3)
     classifier = classifier_of(TwoHeads(), 12)
     method = GradCAM()

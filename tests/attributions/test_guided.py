@@ -76,7 +76,7 @@ def wide(net: nn.Module) -> nn.Module:
     ("method", "reference"),
     [(GuidedBackprop(), captum.attr.GuidedBackprop), (Deconvolution(), captum.attr.Deconvolution)],
 )
-def test_it_is_captums(net: nn.Module, size: int, method: GuidedBackprop, reference: Any) -> None:
+def test_guided_methods_equal_captum(net: nn.Module, size: int, method: GuidedBackprop, reference: Any) -> None:
     x = torch.rand(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     classifier = load_classifier(net.eval(), size=size, mean=MEAN, std=STD)
     expected = reference(Normalized(net)).attribute(x.clone().requires_grad_(), TARGETS).detach()
@@ -89,7 +89,7 @@ def test_it_is_captums(net: nn.Module, size: int, method: GuidedBackprop, refere
     assert (plain - expected).abs().max() > 0.1 * expected.abs().max()
 
 
-def test_each_asks_the_copy_of_its_name_once() -> None:
+def test_each_method_evaluates_its_own_copy_once() -> None:
     asked: list[str] = []
     frozen = load_classifier(conv_net(), size=16).fast(backprop="guided")
 

@@ -17,12 +17,12 @@ def test_channels_are_reduced(how, value):
     assert torch.equal(reduce_channels(torch.stack([-PIXEL, PIXEL]), how)[1], reduce_channels(PIXEL, how)[0])
 
 
-def test_gradients_that_cancel_are_not_lost_by_default():
+def test_canceling_gradients_are_preserved_by_default():
     cancelling = torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1)
     assert reduce_channels(cancelling).item() == 1
 
 
-def test_a_spatial_map_keeps_what_speaks_for_the_class():
+def test_a_spatial_map_keeps_positive_evidence():
     spatial = torch.tensor([[[-2.0, 3.0]]])
     assert {how: reduce_channels(spatial, how).flatten().tolist() for how in REDUCERS} == {
         "max_abs": [2, 3],
@@ -34,12 +34,12 @@ def test_a_spatial_map_keeps_what_speaks_for_the_class():
     }
 
 
-def test_what_a_map_has_above_its_least_pixel_leaves_out_what_is_not_finite_and_other_maps():
+def test_above_least_ignores_nonfinite_pixels_and_other_maps():
     maps = torch.tensor([[[[0.5, 0.75], [math.nan, 0.625]]], [[[3.0, 1.0], [1.0, 2.0]]]])
     reduced = reduce_channels(maps, "above_least")
     assert reduced.nan_to_num(-1).tolist() == [[[0, 0.25], [-1, 0.125]], [[2, 0], [0, 1]]]
 
 
-def test_a_reducer_that_is_unknown_is_refused_with_the_near_name():
+def test_an_unknown_reducer_is_rejected_with_a_suggestion():
     with pytest.raises(LitVizError, match=r"must be one of max_abs, sum_abs.*did you mean 'max_abs'"):
         reduce_channels(PIXEL, "maxabs")

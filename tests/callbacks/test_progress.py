@@ -63,7 +63,7 @@ def test_a_log_file_gets_two_lines(clock):
     ]
 
 
-def test_a_terminal_shows_images_iteration_probability_speed_and_time_left(clock):
+def test_a_terminal_shows_images_iteration_probability_speed_and_remaining_time(clock):
     file, callback = on(terminal=True)
     module = Module()
     run(callback, module, clock, until=250, steps_a_second=16)
@@ -103,7 +103,7 @@ def test_an_exception_gives_the_terminal_back(clock):
 
 
 @pytest.mark.parametrize(("quiet", "rank"), [(True, 0), (False, 1)])
-def test_quiet_and_other_ranks_say_nothing(clock, quiet, rank):
+def test_quiet_runs_and_other_ranks_print_nothing(clock, quiet, rank):
     file, callback = on(terminal=True)
     callback.quiet = quiet
     trainer = SimpleNamespace(is_global_zero=rank == 0)

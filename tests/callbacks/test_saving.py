@@ -77,7 +77,7 @@ def test_scalars_are_kept_when_the_run_fails(folder):
     assert iterations(folder) == [0, 1, 2]
 
 
-def test_a_full_disk_does_not_hide_what_stopped_the_run(folder, monkeypatch):
+def test_a_full_disk_does_not_hide_the_first_error(folder, monkeypatch):
     def full():
         raise LitVizError("disk full")
 
@@ -103,7 +103,7 @@ def test_scalars_are_flushed_now_and_then_and_before_a_checkpoint(folder):
     raise AssertionError("the scalars were not flushed")
 
 
-def test_images_are_written_as_they_were_when_they_were_observed(folder):
+def test_images_are_written_as_of_their_snapshot(folder):
     slow, image = RunFolder.add_snapshot, torch.zeros(3, 4, 4)
 
     def late(self, snapshot):
@@ -120,7 +120,7 @@ def test_images_are_written_as_they_were_when_they_were_observed(folder):
     assert read_png(folder.frames("0000_tarantula")[0][1]).max() == 0
 
 
-def test_what_can_not_be_written_ends_the_run_and_nothing_later_is_written(folder, monkeypatch):
+def test_a_write_error_ends_the_run_and_later_writes(folder, monkeypatch):
     written = []
 
     def fails(self, result):

@@ -40,7 +40,7 @@ def test_weights_may_be_a_state_dict() -> None:
         ({"size": "a"}, r"size must be a side or \(height, width\) in pixels, got 'a'"),
     ],
 )
-def test_invalid_arguments_are_one_sentence(options: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_give_a_one_line_error(options: dict[str, Any], words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         load_classifier(conv_net(), **{"size": 16, **options})
 
@@ -69,7 +69,7 @@ class Failing(nn.Module):
 @pytest.mark.parametrize(
     ("error", "reason"), [(ValueError("no more"), "no more"), (SystemExit(3), "it calls sys.exit")]
 )
-def test_a_network_that_raises_or_exits_is_one_sentence(forwards: int, error: BaseException, reason: str) -> None:
+def test_a_network_that_raises_or_exits_gives_a_one_line_error(forwards: int, error: BaseException, reason: str) -> None:
     def run() -> None:
         classifier = load_classifier(Failing(forwards, error), size=16)
         lv.attack(classifier, torch.rand(2, 3, 16, 16), attack="pgd", iterations=10, wandb="disabled")
@@ -84,7 +84,7 @@ def test_a_network_without_classes_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("statement", ["raise SystemExit(2)", "def make(): raise SystemExit(2)"])
-def test_a_module_or_factory_that_exits_is_one_sentence(
+def test_a_module_or_factory_that_exits_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     (tmp_path / "leaving.py").write_text(statement)

@@ -72,7 +72,7 @@ def test_a_download_is_cached_and_has_a_timeout(cache: Path, monkeypatch: pytest
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_damaged_file_in_the_cache_is_named(cache: Path) -> None:
+def test_a_damaged_file_in_the_cache_is_reported(cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / SQUEEZENET).write_bytes(b"<html>")
     with pytest.raises(LitVizError, match=rf"{SQUEEZENET}' is damaged"):

@@ -60,7 +60,7 @@ def test_an_index_out_of_range_is_rejected(target: str | int) -> None:
         find_class(target, imagenet_labels())
 
 
-def test_a_label_that_looks_like_an_index_is_a_name_first() -> None:
+def test_a_numeric_label_is_matched_as_a_name_first() -> None:
     assert find_class("7", ["7", "3", "1"]) == 0
     assert find_class("2", ["7", "3", "1"]) == 2
 

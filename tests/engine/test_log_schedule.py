@@ -23,6 +23,6 @@ def test_which_iterations_are_due(text: str | int, last: int, expected: list[int
 
 
 @pytest.mark.parametrize("text", ["often", "every:0", "every:", "every:1,2", "-3", "1,,2", "1.5", ""])
-def test_what_names_no_iterations_is_refused(text: str) -> None:
+def test_an_invalid_log_schedule_is_rejected(text: str) -> None:
     with pytest.raises(LitVizError, match="log schedule"):
         LogSchedule.parse(text)

@@ -27,7 +27,7 @@ class Back(StepRule):
 
 
 @pytest.mark.parametrize("done", [torch.tensor([True, False]), torch.tensor([1, 0])])
-def test_an_image_that_is_done_stays_and_what_a_rule_keeps_is_not_written_over(done: Tensor) -> None:
+def test_finished_images_and_tensors_of_the_rule_are_not_overwritten(done: Tensor) -> None:
     slots, rule = Slots(), Back()
     rule.done = done
     began, now = torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3)

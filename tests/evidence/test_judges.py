@@ -23,7 +23,7 @@ def test_verdict_and_top() -> None:
     assert len(top5(logits.repeat(2), "abcdefgh")) == 5
 
 
-def test_a_class_is_first_only_if_the_network_sees_it() -> None:
+def test_rank_of_a_class() -> None:
     """What was not a number, and what was as large as any other, came first."""
     for broken in (torch.full((4,), torch.nan), torch.tensor([1.0, torch.nan, 2.0, 0.0])):
         said = [prediction_summary(broken, k) for k in range(4)]
@@ -46,7 +46,7 @@ def test_a_network_by_another_name_is_no_judge_of_itself(lite0: Classifier) -> N
     assert installed_judges(other) == ("efficientnet_lite1", "efficientnet_lite2")
 
 
-def test_judges_see_what_is_in_a_photograph(lite0: Classifier) -> None:
+def test_judges_predict_the_class_of_a_photograph(lite0: Classifier) -> None:
     """A cat is a tabby to networks that have not seen the picture at their own size."""
     picture = read_photograph("packaged:chelsea", lite0.size).pixels
     said = held_out_judge(lite0)(picture, lite0.index_of("tabby cat" if "tabby cat" in lite0.labels else "tabby"))

@@ -10,7 +10,7 @@ from lit_viz.figures.layout import Cell
 from lit_viz.figures.sheet import sweep_figure
 
 
-def test_labels_are_aligned_and_no_pixel_is_lost() -> None:
+def test_labels_are_aligned_and_every_pixel_is_shown() -> None:
     colors = ((200, 40, 40), (40, 200, 40), (40, 40, 200))  # which no letter has
     pictures = [np.full((8, 8, 3), color, dtype=np.uint8) for color in colors]
     first, second, third = (Cell(picture, [f"p = {n}"]) for n, picture in enumerate(pictures))

@@ -45,7 +45,7 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     assert photographs([str(make(tmp_path / "one", "p.gif", "t"))]).notes == ("1 other file passed over (t)",)
 
 
-def test_words_keep_their_order_and_files_are_taken_whatever_their_suffix(tmp_path: Path) -> None:
+def test_arguments_keep_their_order_and_files_may_have_any_suffix(tmp_path: Path) -> None:
     make(tmp_path, "z.dat", "f/1.png", "f/0.png", "a b.jpg", "größe 漢字.JPG", ".hidden.png")
     given = ["z.dat", "größe 漢字.JPG", "packaged:chelsea", "f", "a b.jpg", "z.dat", ".hidden.png"]
     listing = photographs([word if ":" in word else str(tmp_path / word) for word in given])
@@ -54,7 +54,7 @@ def test_words_keep_their_order_and_files_are_taken_whatever_their_suffix(tmp_pa
     assert listing.notes == ()
 
 
-def test_paths_stay_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "photos/a/x.jpg", "photos/b/x.jpg")
     monkeypatch.chdir(tmp_path)
     entries = photographs(["photos"]).entries
@@ -76,7 +76,7 @@ def test_links_that_lead_in_circles_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_a_name_that_can_not_be_written_down_fails_alone(tmp_path: Path) -> None:
+def test_only_the_photograph_with_an_invalid_name_fails(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).touch()
     good, broken = photographs([str(tmp_path)]).entries
@@ -86,7 +86,7 @@ def test_a_name_that_can_not_be_written_down_fails_alone(tmp_path: Path) -> None
     (broken.path + broken.error).encode()  # a record can hold both
 
 
-def test_a_folder_that_can_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "a.jpg")
 
     def refused(self: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_folder_that_can_not_be_read_is_said(tmp_path: Path, monkeypatch: pyte
         ("photos/link.jpg", "photos/link.jpg is a broken link$"),
     ],
 )
-def test_a_word_that_names_nothing_is_one_sentence(
+def test_an_unknown_photograph_gives_a_one_line_error(
     word: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, "photos/image.jpeg", "others/a.txt", "others/b.txt", "empty/.hidden.jpg")
@@ -121,7 +121,7 @@ def test_a_word_that_names_nothing_is_one_sentence(
         photographs([word])
 
 
-def test_nothing_given_is_said() -> None:
+def test_an_empty_list_is_reported() -> None:
     with pytest.raises(LitVizError, match="no photograph was given"):
         photographs([])
 
@@ -190,13 +190,13 @@ def test_short_rows_are_filled_and_unused_columns_noted(tmp_path: Path) -> None:
         ('file,label\na.jpg,hay\n\n"b.jpg,hay\nc.jpg,hay\n', "the row at line 4"),
     ],
 )
-def test_a_broken_table_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+def test_a_malformed_table_gives_a_one_line_error(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match=says) as raised:
         read_table(write(tmp_path / "x.csv", text), ("file", "label"))
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_table_of_another_encoding_or_place_is_one_sentence(tmp_path: Path) -> None:
+def test_a_table_of_another_encoding_or_place_gives_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match=r"can't be read .* give a CSV file in UTF-8"):
         read_table(write(tmp_path / "x.csv", "file\ncafé.jpg\n", "latin-1"), ("file",))
     with pytest.raises(LitVizError, match="No such file"):
@@ -218,7 +218,7 @@ def test_a_row_holds_for_its_path_or_for_the_only_one_that_ends_in_it(
     assert list(column_values(absolute, "t/x.csv", "label").values()) == ["0", "1", "2", "3"]
 
 
-def test_what_is_not_named_has_an_error_of_its_own(tmp_path: Path) -> None:
+def test_unlisted_photographs_have_their_own_error(tmp_path: Path) -> None:
     table = write(tmp_path / "x.csv", "file,label\na.jpg,hay\nc.jpg,\n")
     said = column_values(["a.jpg", "xa.jpg", "c.jpg", "a.jpg/b"], table, "label")
     assert said["a.jpg"] == "hay"
@@ -237,7 +237,7 @@ def test_a_bare_name_never_labels_two_photographs(tmp_path: Path) -> None:
     assert column_values([other, other.replace("/a/", "/a/./"), longer], table, "label")[other] == "bare"
 
 
-def test_a_file_that_is_named_twice_with_two_values_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_two_values_is_rejected(tmp_path: Path) -> None:
     column_values([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,1\n"), "label")
     with pytest.raises(LitVizError, match=r"gives a\.jpg two values in the column label"):
         column_values([], write(tmp_path / "x.csv", "file,label\na.jpg,1\n./a.jpg,2\n"), "label")
@@ -260,7 +260,7 @@ def test_a_name_is_one_line() -> None:
         (("a/x.jpg", "./a/x.jpg", "b/x.jpg"), ["a/x", "a/x", "b/x"]),
     ],
 )
-def test_photographs_of_one_name_are_told_apart(
+def test_photographs_of_equal_names_get_distinct_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Sequence[str], names: Sequence[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

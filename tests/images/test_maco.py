@@ -84,7 +84,7 @@ def test_gradient_agrees_with_finite_differences(shape: tuple[int, int, int]) ->
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_what_it_can_show_comes_back_and_a_photograph_does_not(shape: tuple[int, int, int]) -> None:
+def test_encoding_preserves_representable_images_only(shape: tuple[int, int, int]) -> None:
     maco, canvas = MACO(contrast=0.7), _canvas(*shape)
     images = maco.decode(_start(maco, canvas), canvas)
     if min(shape[1:]) > 4:  # real waves of negative sign, which are few, come back positive
@@ -130,7 +130,7 @@ def test_chroma_calms_the_colours_of_photographs_too(tmp_path: Path) -> None:
     assert colourful(0.1) < 0.3 * colourful(1.0)
 
 
-def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match="there is no photograph or folder"):
         MACO(str(tmp_path / "nowhere"))
     with pytest.raises(LitVizError, match="there is no picture in the folder"):
@@ -169,7 +169,7 @@ def test_training_keeps_the_magnitude_and_finds_the_class(
         np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=1e-9)
 
 
-def test_a_run_is_continued_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Path) -> None:
     from lit_viz.callbacks.saving import ExactCheckpoint
 
     def method() -> ClassVisualization:

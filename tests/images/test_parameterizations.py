@@ -48,7 +48,7 @@ def test_gradient_agrees_with_finite_differences(parameterization, shape) -> Non
 
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("parameterization", ALL, ids=repr)
-def test_encoding_comes_back(parameterization, shape) -> None:
+def test_decoding_inverts_encoding(parameterization, shape) -> None:
     canvas = _canvas(*shape)
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).mul(253).add(1).round().div(255)
     worst, mean = encoding_error(parameterization, images.double(), canvas)
@@ -74,7 +74,7 @@ def test_pixels_in_unit_space_encode_exactly() -> None:
     assert x.data_ptr() != images.data_ptr()
 
 
-def test_normalized_pixels_are_what_the_classifier_sees() -> None:
+def test_normalized_pixels_equal_the_input_of_the_network() -> None:
     canvas = _canvas(3, 4, 5)
     images = torch.rand(2, 3, 4, 5)
     mean, std = np.array(MEAN)[:, None, None], np.array(STD)[:, None, None]
@@ -111,7 +111,7 @@ def test_fourier_agrees_with_a_direct_sum_of_waves(height: int, width: int, deca
     np.testing.assert_allclose(decoded, 1 / (1 + np.exp(-planes)), atol=1e-12)
 
 
-def test_chroma_scales_the_colour_directions_alone() -> None:
+def test_chroma_scales_the_color_directions_only() -> None:
     canvas, x = _canvas(3, 6, 6), torch.randn(2, 3, 6, 4, 2, dtype=torch.float64)
     calmer = x * torch.tensor([1.0, 0.4, 0.4], dtype=torch.float64).view(3, 1, 1, 1)
     torch.testing.assert_close(Fourier(chroma=0.4).decode(x, canvas), Fourier().decode(calmer, canvas))
@@ -136,6 +136,6 @@ def test_rows_are_independent() -> None:
         (lambda: Fourier(clip=0.5), "clip of Fourier"),
     ],
 )
-def test_wrong_arguments_are_named(build, sentence: str) -> None:
+def test_invalid_arguments_are_rejected(build, sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         build()

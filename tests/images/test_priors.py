@@ -49,7 +49,7 @@ def test_clamp_is_the_range_of_pictures(space: str, low: float, high: float) -> 
     assert torch.equal(Clamp()(inside, torch.zeros(2), pixels, CANVAS), inside)
 
 
-def test_blur_takes_the_rows_whose_turn_it_is() -> None:
+def test_blur_is_applied_to_the_due_rows() -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
     x = torch.randn(3, 3, 6, 5, dtype=torch.float64)
     blurred = GaussianBlur(0.5, every=10)(x, ITERATION, Pixels("normalized"), CANVAS)
@@ -75,6 +75,6 @@ def test_only_pixels_are_projected(projection) -> None:
     "build",
     [lambda: L2(-1.0), lambda: GaussianBlur(-0.1), lambda: GaussianBlur(0.5, 0), lambda: TotalVariation(math.nan)],
 )
-def test_wrong_arguments_are_refused(build) -> None:
+def test_invalid_arguments_are_rejected(build) -> None:
     with pytest.raises(LitVizError, match="must be non-negative"):
         build()

@@ -149,7 +149,7 @@ def test_a_transparent_palette_colour_is_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_16_bits_are_divided_by_257(tmp_path: Path, suffix: str) -> None:
+def test_16_bit_values_are_divided_by_257(tmp_path: Path, suffix: str) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (20, 30)).astype(np.uint16)
     deep[0, :2] = 0, 65535
     found = _read(_save(tmp_path / f"a{suffix}", Image.fromarray(deep)), channels=1)[..., 0]
@@ -199,7 +199,7 @@ def test_tiff_files_in_which_0_is_white_are_inverted(
 
 
 @pytest.mark.parametrize("worst", [-1.0, 300.0, np.nan])
-def test_float_grey_of_unknown_range_is_refused(tmp_path: Path, worst: float) -> None:
+def test_float_gray_images_of_unknown_range_are_rejected(tmp_path: Path, worst: float) -> None:
     values = np.full((4, 4), 0.5, np.float32)
     values[1, 1] = worst
     with pytest.raises(LitVizError, match=r"deep\.tif can't be read: values of Pillow mode F must be in \[0, 1\]"):
@@ -319,13 +319,13 @@ def _broken(path: Path, kind: str) -> Path:
         ("a.bmp", "truncated", r"a\.bmp is truncated"),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, name: str, kind: str, sentence: str) -> None:
+def test_broken_files_are_reported(tmp_path: Path, name: str, kind: str, sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence) as caught:
         read_photograph(_broken(tmp_path / name, kind), (8, 8))
     assert "\n" not in str(caught.value)
 
 
-def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_reported(tmp_path: Path) -> None:
     _save(tmp_path / "tarantula.png", Image.new("RGB", (2, 2)))
     with pytest.raises(LitVizError, match=r"there is no photograph .*; did you mean 'tarantula\.png'\?"):
         read_photograph(tmp_path / "tarantulla.png", (8, 8))
@@ -336,7 +336,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [1000, 6000])
-def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+def test_a_decompression_bomb_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     path = _save(tmp_path / "bomb.png", Image.new("L", (100, 100)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # Pillow warns above it and raises above twice of it
     with warnings.catch_warnings():

@@ -48,7 +48,7 @@ def _images(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("transform", EVERYTHING, ids=repr)
-def test_a_view_depends_on_its_key_alone(transform) -> None:
+def test_a_view_depends_on_its_key_only(transform) -> None:
     images, keys = _images(4, 3, 12, 11), _keys(4, 3)
     together = Compose([transform])(images, Draws(keys), (10, 9))
     for n, b in [(0, 0), (2, 1), (3, 2)]:
@@ -86,7 +86,7 @@ def test_gradient_agrees_with_finite_differences(transforms) -> None:
     ],
     ids=repr,
 )
-def test_nothing_to_do_is_bit_equal(transforms) -> None:
+def test_transforms_without_effect_are_bit_equal(transforms) -> None:
     images = _images(3, 3, 9, 8)
     draws = Draws(_keys(3, iteration=1))
     assert torch.equal(Compose(transforms)(images, draws), images)
@@ -204,7 +204,7 @@ def test_any_number_of_images_and_views(count: int, views: int) -> None:
 
 
 @pytest.mark.parametrize("views", [1, 3, 4])
-def test_an_image_and_its_gradient_are_the_same_to_the_last_bit_whatever_is_beside_it(views: int) -> None:
+def test_images_and_gradients_are_bit_equal_in_every_batch(views: int) -> None:
     many, keys = _images(4, 3, 20, 22), _keys(4, views)
     transform = Compose([RandomCrop(), Rotate(), Flip(), ColorShift(), Noise(0.1), Blur(0.3, 1.6, every=1)])
 
@@ -221,13 +221,13 @@ def test_an_image_and_its_gradient_are_the_same_to_the_last_bit_whatever_is_besi
         assert torch.equal(slope, slopes[first:last])
 
 
-def test_another_size_alone_resamples_the_whole_canvas() -> None:
+def test_another_size_resamples_the_whole_canvas() -> None:
     images = _images(2, 3, 12, 16)
     expected = torch.nn.functional.interpolate(images, (10, 11), mode="bilinear", align_corners=False)
     torch.testing.assert_close(Compose()(images, Draws(_keys(2)), (10, 11)), expected, rtol=0, atol=1e-5)
 
 
-def test_every_pixel_of_a_large_canvas_is_seen() -> None:
+def test_every_pixel_of_a_large_canvas_has_a_gradient() -> None:
     """Four pixels in five were read by nobody: what was trained was a grid of dots."""
     images = _images(1, 1, 64, 96).requires_grad_()
     Compose()(images, Draws(_keys(2)), (8, 16)).sum().backward()
@@ -313,7 +313,7 @@ def test_blur_agrees_with_scipy_and_takes_its_turn() -> None:
         (lambda: Blur(every=0), "Blur: every must be at least 1"),
     ],
 )
-def test_wrong_arguments_are_named(build, sentence: str) -> None:
+def test_invalid_arguments_are_rejected(build, sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         build()
 

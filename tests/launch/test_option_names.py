@@ -37,7 +37,7 @@ def resolved(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
         ),
     ],
 )
-def test_names_of_other_tools_are_answered_with_the_option(
+def test_option_names_of_other_tools_get_a_suggestion(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lit_viz(*words, *SMALL, expect=1)
@@ -61,12 +61,12 @@ def test_options_of_one_of_several_methods(given: list[str], capsys: pytest.Capt
         assert (after.get("init_args") or {}) == {**(before.get("init_args") or {}), **changed}
 
 
-def test_one_method_can_be_named_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_one_method_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["saliency", "x.png", "--method", "smoothgrad", "--method.smoothgrad.sigma", "0.2"]
     assert resolved(capsys, *words)["method"]["init_args"]["sigma"] == 0.2
 
 
-def test_python_takes_and_answers_the_same_names(smooth: Classifier, tmp_path: Path) -> None:
+def test_python_options_have_the_same_names_and_suggestions(smooth: Classifier, tmp_path: Path) -> None:
     run = lv.visualize(smooth, [1], iterations=1, views=1, lr=0.3, out=tmp_path / "run", wandb="disabled")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["model"]["step_rule"]["init_args"]["lr"] == 0.3

@@ -97,7 +97,7 @@ def double_rows(run: Path) -> None:
         *(change(pattern) for change in (unlink, cut, flip) for pattern in ("images/*", "frames/*/*", "metrics.csv")),
     ],
 )
-def test_lost_results_are_computed_again(damage: Callable[[Path], None], run: Path, smooth: Classifier) -> None:
+def test_missing_results_are_recomputed(damage: Callable[[Path], None], run: Path, smooth: Classifier) -> None:
     """Of tasks that are finished in the checkpoint."""
     before, files = told(run), contents(run)
     damage(run)
@@ -116,7 +116,7 @@ def contents(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "lines", ['{"index": 0, "na\n', '{"index": 0}\n', "3\n", '{"index": 1, "name": "a", "seed": 0}\n']
 )
-def test_a_damaged_queue_is_one_sentence(lines: str, run: Path, smooth: Classifier) -> None:
+def test_a_damaged_queue_gives_a_one_line_error(lines: str, run: Path, smooth: Classifier) -> None:
     (run / "queue.jsonl").write_text(lines)
     with pytest.raises(LitVizError, match=r"queue\.jsonl is damaged .*: start it again with --overwrite"):
         lv.resume(run, smooth)
@@ -141,7 +141,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(PhotographTraining, "start", stopping)
 
 
-def test_a_run_goes_on_in_its_precision(run: Path, smooth: Classifier) -> None:
+def test_a_resume_keeps_the_precision(run: Path, smooth: Classifier) -> None:
     """It makes the images; what Lightning calls alike is alike."""
     lv.resume(run, smooth, trainer__precision=32)
     with pytest.raises(
@@ -151,7 +151,7 @@ def test_a_run_goes_on_in_its_precision(run: Path, smooth: Classifier) -> None:
 
 
 @pytest.mark.parametrize("labels", ["predicted", 2])
-def test_arrays_are_handed_over_again_before_anything_goes_on(
+def test_a_resume_requires_the_arrays_of_the_run(
     labels: str | int, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A resume without them recorded all that was left as failed, for good."""
@@ -169,7 +169,7 @@ def test_arrays_are_handed_over_again_before_anything_goes_on(
     assert len(lv.resume(run, smooth).results) == 3  # it has ended, and needs none
 
 
-def test_without_a_folder_nothing_is_said_to_be_saved(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interrupt_message_without_a_folder(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(monkeypatch, at=1)
     with pytest.raises(Interrupted) as stop:
         lv.attack(smooth, torch.rand(3, 3, 16, 16), attack="pgd", iterations=3, slots=1)
@@ -177,7 +177,7 @@ def test_without_a_folder_nothing_is_said_to_be_saved(smooth: Classifier, monkey
     assert "continue" not in str(stop.value)
 
 
-def test_an_interrupt_while_the_network_is_prepared_is_one_sentence(
+def test_an_interrupt_during_preparation_gives_a_one_line_error(
     smooth: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning exits with 1, and leaves SIGINT ignored."""
@@ -193,7 +193,7 @@ def test_an_interrupt_while_the_network_is_prepared_is_one_sentence(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_run_is_replaced_only_when_the_new_one_is_possible(run: Path, smooth: Classifier) -> None:
+def test_a_run_is_replaced_only_by_a_valid_run(run: Path, smooth: Classifier) -> None:
     before = told(run)
     with pytest.raises(LitVizError, match="unknown class 'zzz'"):
         lv.visualize(smooth, ["zzz"], config="small", out=run, overwrite=True, wandb="disabled")
@@ -202,7 +202,7 @@ def test_a_run_is_replaced_only_when_the_new_one_is_possible(run: Path, smooth: 
     assert [record["target"] for record in told(run)] == [3]
 
 
-def test_a_report_of_before_does_not_end_a_run(run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_report_does_not_mark_a_resumed_run_as_complete(run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose resume was killed before its evidence was taken for one that has ended."""
     lose(1)(run)
     assert (run / "report.html").exists()
@@ -215,7 +215,7 @@ def test_a_report_of_before_does_not_end_a_run(run: Path, smooth: Classifier, mo
     assert (run / "report.html").exists()
 
 
-def test_a_run_that_was_killed_while_the_network_was_loaded_gets_its_identity(run: Path, smooth: Classifier) -> None:
+def test_a_run_killed_while_loading_records_its_weights_on_resume(run: Path, smooth: Classifier) -> None:
     path = run / "config.yaml"
     recorded = yaml.safe_load(path.read_text())["recorded"]["weights_sha256"]
     path.write_text(path.read_text().replace(recorded, "null"))
@@ -223,7 +223,7 @@ def test_a_run_that_was_killed_while_the_network_was_loaded_gets_its_identity(ru
     assert yaml.safe_load(path.read_text())["recorded"]["weights_sha256"] == recorded
 
 
-def test_a_module_that_is_handed_over_again_has_its_labels(run: Path, smooth: Classifier) -> None:
+def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Classifier) -> None:
     lose(2)(run)
     lv.resume(run, smooth.original)
     assert {record["target_name"] for record in told(run)} == set(NAMES[:3])
@@ -245,6 +245,6 @@ def test_a_checkpoint_of_another_version_changes_nothing(version: int, run: Path
     assert told(run) == before
 
 
-def test_names_that_no_folder_has_are_one_sentence() -> None:
+def test_an_overlong_folder_name_gives_a_one_line_error() -> None:
     with pytest.raises(LitVizError, match=r"is not a lit_viz run: give the folder"):
         lv.resume("x" * 300)

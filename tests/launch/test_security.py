@@ -74,7 +74,7 @@ def test_nothing_is_imported_from_a_run_folder(
         getattr(lv, command)(received)
 
 
-def test_imports_of_a_run_are_named_before_they_happen(received: Path) -> None:
+def test_imports_of_a_run_are_printed_first(received: Path) -> None:
     lines: list[str] = []
     load_run(received, notify=lines.append)
     assert lines == [f"{received} names parts to import, which run as code: harmful:make"]

@@ -64,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
     return seen
 
 
-def test_in_mixed_precision_the_network_alone_is_in_half(
+def test_mixed_precision_applies_to_the_network_only(
     smooth: Classifier, asked: list[tuple[torch.dtype, bool]]
 ) -> None:
     options: dict[str, Any] = {"trainer__precision": "bf16-mixed"}
@@ -90,7 +90,7 @@ def test_in_mixed_precision_the_network_alone_is_in_half(
     assert [record["probability_before"] for record in left.results] == pytest.approx(probability, abs=1e-6)
 
 
-def test_sixteen_bits_need_no_scaled_loss(smooth: Classifier, asked: list[tuple[torch.dtype, bool]]) -> None:
+def test_half_precision_needs_no_loss_scaling(smooth: Classifier, asked: list[tuple[torch.dtype, bool]]) -> None:
     """On a processor Lightning takes bfloat16 for float16, so its part for GPUs is put in by hand."""
     module = ClassVisualization(smooth, Fourier(), Adam(0.05), iterations=5)
     memory = Memory()

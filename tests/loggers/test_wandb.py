@@ -638,7 +638,7 @@ def test_settings_of_the_run(tmp_path, monkeypatch):
     assert (opened[0]["tags"], opened[0]["config"]["seed"], opened[0]["name"]) == (None, 0, "a")
 
 
-def test_an_invalid_setting_is_named(tmp_path):
+def test_an_invalid_setting_is_reported(tmp_path):
     new_folder(tmp_path / "run")
     code = "from lit_viz.loggers.wandb_run import *; from lit_viz.runs.folder import RunFolder\n"
     code += f"print(open_run(RunFolder({str(tmp_path / 'run')!r}), LoggerSettings(wandb='offline'), print))"

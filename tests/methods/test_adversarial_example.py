@@ -41,7 +41,7 @@ def module(classifier: Classifier, attack: Attack, **options: Any) -> Adversaria
 
 @pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("target", [None, 1])
-def test_a_run_is_the_bare_loop_in_slots(smooth: Classifier, train: Train, name: str, target: int | None) -> None:
+def test_a_run_equals_the_bare_loop(smooth: Classifier, train: Train, name: str, target: int | None) -> None:
     """Five images in two slots, of different age, against one loop over all; then rounded to 8 bits."""
     tasks = queue(smooth, target=target)
     memory = train(module(smooth, ATTACKS[name](), iterations=12), tasks, precision="64-true")
@@ -93,7 +93,7 @@ def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Classifier, train:
     assert rows["backward"] == sum(record.backwards for record in records)
 
 
-def test_the_record_tells_what_is_true_in_the_file(smooth: Classifier, train: Train) -> None:
+def test_the_record_describes_the_file(smooth: Classifier, train: Train) -> None:
     memory = train(module(smooth, PGD(eps=0.1), iterations=20), queue(smooth, target=1))
     for i, result in memory.results.items():
         record, image = result.record, result.image
@@ -126,7 +126,7 @@ def test_frames_follow_the_image_and_the_flip_has_one_row(smooth: Classifier, tr
         assert [o.metrics["l2"] for o in seen[:-1]] == sorted(o.metrics["l2"] for o in seen[:-1])
 
 
-def test_what_is_wrong_from_the_start_is_no_success(smooth: Classifier, train: Train) -> None:
+def test_a_misclassified_photograph_is_no_success(smooth: Classifier, train: Train) -> None:
     predicted = smooth.logits(images(2)).argmax(1).tolist()
     tasks = [
         Task(0, "wrong", 0, label=(predicted[0] + 1) % 5, label_source="given", options={"image": 0}),
@@ -142,7 +142,7 @@ def test_what_is_wrong_from_the_start_is_no_success(smooth: Classifier, train: T
         assert (result.record.iterations, result.record.forwards, result.record.backwards) == (0, 1, 0)
 
 
-def test_a_task_that_asks_for_what_is_there_fails_alone(smooth: Classifier, train: Train) -> None:
+def test_only_the_task_whose_target_is_its_label_fails(smooth: Classifier, train: Train) -> None:
     tasks = queue(smooth, target=1)
     tasks[1] = Task(1, "same", 1, label=2, target=2, target_name="cherry", options={"image": 1})
     tasks[2] = Task(2, "nothing", 2, options={"image": 2})
@@ -160,7 +160,7 @@ def test_expectation_over_transforms_takes_views(smooth: Classifier, train: Trai
         assert result.record.backwards == 3 * result.record.iterations
 
 
-def test_too_few_classes_for_a_loss_is_one_sentence(train: Train) -> None:
+def test_too_few_classes_for_a_loss_give_a_one_line_error(train: Train) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
@@ -171,7 +171,7 @@ def test_too_few_classes_for_a_loss_is_one_sentence(train: Train) -> None:
 
 
 @pytest.mark.parametrize("attack", [lambda: PGD(eps=0.02, early_stop=False), lambda: DDN(), lambda: ATTACKS["apgd"]()])
-def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path, attack: Any) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Path, attack: Any) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
@@ -208,6 +208,6 @@ def test_a_part_of_the_residual_gradient_moves_the_image(train: Train) -> None:
 
 
 @pytest.mark.parametrize("part", [0.0, 1.5])
-def test_what_is_no_part_of_a_gradient_is_refused(smooth: Classifier, part: float) -> None:
+def test_unsupported_transforms_are_rejected(smooth: Classifier, part: float) -> None:
     with pytest.raises(LitVizError, match=f"residual_gradient must be above 0 and at most 1, got {part}"):
         module(smooth, PGD(), residual_gradient=part)

@@ -117,7 +117,7 @@ def assert_equal_slots(
         assert snapshot.metrics == pytest.approx(expected.metrics, abs=1e-9)
 
 
-def test_a_wrong_layer_is_refused_with_the_near_names(smooth: Classifier, train: Train) -> None:
+def test_an_unknown_layer_is_rejected_with_suggestions(smooth: Classifier, train: Train) -> None:
     objective = Logit()
     objective.layers = ("features.9",)
     with pytest.raises(LitVizError, match=r"features\.\d"):
@@ -141,7 +141,7 @@ def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Classifier, trai
                 torch.testing.assert_close(gradient, its_gradient, rtol=0, atol=1e-5)
 
 
-def test_the_cost_is_known_beforehand(smooth: Classifier, train: Train) -> None:
+def test_cost_of_a_run(smooth: Classifier, train: Train) -> None:
     tasks = tasks_for(smooth, [0, 1, 2, 3, 4, 0, 1])
     module = method(smooth)
     steps, evaluations = module.cost(tasks)
@@ -171,7 +171,7 @@ def test_iterations_may_vary_by_task(smooth: Classifier, train: Train) -> None:
     assert [memory.results[i].record.iterations for i in range(5)] == [2, 3, 4, 5, 6]
 
 
-def test_an_image_that_breaks_is_reported_and_the_others_go_on(smooth: Classifier, train: Train) -> None:
+def test_only_the_failing_image_stops(smooth: Classifier, train: Train) -> None:
     class Breaks(Logit):
         def __call__(self, outputs: Any) -> Tensor:
             score = super().__call__(outputs)
@@ -254,7 +254,7 @@ def test_a_part_of_the_canvas_is_shown(smooth: Classifier, train: Train) -> None
     assert torch.equal(first.image, photograph[:, 8:24, 8:24])
 
 
-def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Any) -> None:
     class Dies(ExactCheckpoint):
         """Saves after every third step and dies, as by a kill, in the eighth."""
 
@@ -311,7 +311,7 @@ def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
         ({"projections": [Clamp()]}, "Clamp requires the parameterization Pixels"),
     ],
 )
-def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
+def test_invalid_runs_give_a_one_line_error(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         method(smooth, **{name: value() if callable(value) else value for name, value in options.items()})
 

@@ -40,7 +40,7 @@ def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
     assert any(r.get("repaired") or r["status"] == "skipped" for r in by_views)  # what views saw is not in the file
 
 
-def test_the_slopes_are_those_of_the_views(smooth: Classifier) -> None:
+def test_the_gradients_are_those_of_the_views(smooth: Classifier) -> None:
     """From the same photographs, of which the same is said, the first step leads elsewhere."""
     plain, diverse = attacked(smooth).outcomes, attacked(smooth, DIVERSE).outcomes
     for one, other in zip(plain, diverse, strict=True):

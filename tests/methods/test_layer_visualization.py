@@ -55,7 +55,7 @@ def test_every_task_raises_its_own_channel(smooth: Classifier, train: Train) -> 
         assert record.objective_file == pytest.approx(float(maps[0, channel].mean()), abs=1e-5)
 
 
-def test_a_group_is_trained_beside_one_another_and_pictured_so(smooth: Classifier, train: Train) -> None:
+def test_a_group_is_trained_and_shown_side_by_side(smooth: Classifier, train: Train) -> None:
     module = method(smooth, picture=PictureOptions(group=3), log_at="0,3")
     memory = train(module, of_channels(1, 4))
     first, *_ = memory.snapshots[0]
@@ -91,7 +91,7 @@ def likeness(classifier: Classifier, picture: Tensor, group: int) -> float:
     return sum(pairs) / len(pairs)
 
 
-def test_diversity_tells_the_images_of_a_task_apart(smooth: Classifier, train: Train) -> None:
+def test_diversity_separates_the_images_of_a_task(smooth: Classifier, train: Train) -> None:
     diverse = Channel("features.3") + 2 * Diversity("features.3")
     options: dict[str, Any] = {"picture": PictureOptions(group=3), "iterations": 25}
     plain, told = (
@@ -101,7 +101,7 @@ def test_diversity_tells_the_images_of_a_task_apart(smooth: Classifier, train: T
     assert likeness(smooth, told, 3) < likeness(smooth, plain, 3) - 0.02
 
 
-def test_groups_in_slots_equal_groups_alone_in_float64(smooth: Classifier, train: Train) -> None:
+def test_groups_in_slots_equal_single_groups_in_float64(smooth: Classifier, train: Train) -> None:
     """What couples the images of a task couples no tasks."""
     objective = Channel("features.3") + Diversity("features.0")
     options: dict[str, Any] = {
@@ -186,7 +186,7 @@ class Sizes(Objective):
         return outputs.activations["features.0"].square().mean((1, 2, 3))
 
 
-def test_the_network_sees_a_canvas_that_grows(smooth: Classifier, train: Train) -> None:
+def test_the_canvas_grows_over_the_octaves(smooth: Classifier, train: Train) -> None:
     sizes = Sizes()
     module = method(smooth, sizes, picture=OCTAVES, transforms=[Roll(2)], views=1)
     train(module, [Task(0, "x", 0)])
@@ -248,7 +248,7 @@ def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None
         assert mine.metrics == pytest.approx(its.metrics, abs=1e-9)
 
 
-def test_a_group_with_octaves_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Any) -> None:
+def test_a_resumed_group_with_octaves_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Any) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
@@ -319,12 +319,12 @@ def test_no_hook_stays_where_the_objective_raises(kinked: Classifier) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in kinked.original.modules())
 
 
-def test_a_size_that_the_network_does_not_take_is_refused(kinked: Classifier) -> None:
+def test_an_unsupported_size_is_rejected(kinked: Classifier) -> None:
     with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: give --model\.native false"):
         method(kinked, Channel("body.0"), picture=PictureOptions(native=True, size=24))
     method(kinked, Channel("body.0"), picture=PictureOptions(size=24))
 
 
-def test_a_group_of_nothing_is_refused(smooth: Classifier) -> None:
+def test_an_empty_group_is_rejected(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match=r"--model\.group must be at least 1, got 0"):
         PictureOptions(group=0)

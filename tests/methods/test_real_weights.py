@@ -43,14 +43,14 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
     ],
     ids=["normalized ascent", "pgd", "apgd", "ddn", "fmn", "deepfool"],
 )
-def test_an_attack_is_the_same_to_the_last_bit_whatever_is_beside_it(lite0: Classifier, options: Any) -> None:
+def test_an_attack_is_bit_equal_in_every_batch(lite0: Classifier, options: Any) -> None:
     """An image that is done beside others, whose gradient is zero then, once changed how theirs were rounded."""
     pictures = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
     together, alone = (lv.attack(lite0, pictures, slots=slots, **options).images for slots in (3, 1))
     assert torch.equal(together, alone)
 
 
-def test_the_default_recipe_convinces_networks_that_took_no_part(lite0: Classifier) -> None:
+def test_the_default_recipe_transfers_to_held_out_networks(lite0: Classifier) -> None:
     records = lv.visualize(lite0, ["tarantula", "zebra", "goldfish", "volcano"]).results
     assert all(record["backwards"] <= 1000 for record in records)
     ranks = [said["rank"] for record in records for said in record["judges"].values()]

@@ -93,7 +93,7 @@ def test_a_single_photograph_fills_the_batch(smooth: Classifier, train: Train) -
     assert sizes == [6, 6, 6, 2, 1]  # the last one asks about the photograph itself
 
 
-def test_maps_are_seen_at_exactly_the_logged_evaluations(smooth: Classifier, train: Train) -> None:
+def test_maps_are_logged_at_the_scheduled_evaluations(smooth: Classifier, train: Train) -> None:
     made = module(smooth, SmoothGrad(), iterations=10, batch=8, log_at="1,3,7", curve_at="last")
     memory = train(made, queue(method="smoothgrad"))
     for seen in memory.snapshots.values():
@@ -142,7 +142,7 @@ def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Cl
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad"])
-def test_a_predicted_label_that_no_target_hangs_on_costs_nothing(smooth: Classifier, train: Train, name: str) -> None:
+def test_an_unused_predicted_label_costs_no_forward(smooth: Classifier, train: Train, name: str) -> None:
     tasks = [replace(task, label_source="predicted") for task in queue(method=name)]
     asked = train(module(smooth, METHODS[name](), iterations=4), queue(method=name)).results
     told = train(module(smooth, METHODS[name](), iterations=4), tasks).results
@@ -155,7 +155,7 @@ def test_a_predicted_label_that_no_target_hangs_on_costs_nothing(smooth: Classif
         assert result.record.top5[0][0] == smooth.labels[predicted[i]]
 
 
-def test_a_broken_photograph_fails_alone(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+def test_only_the_broken_photograph_fails(smooth: Classifier, train: Train, tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "good.png")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("no picture")
@@ -173,7 +173,7 @@ def test_a_broken_photograph_fails_alone(smooth: Classifier, train: Train, tmp_p
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad", "integrated_gradients", "rise"])
-def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path, name: str) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Path, name: str) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 3:
@@ -207,12 +207,12 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
         ({"iterations": 0}, "--iterations must be at least 1, got 0"),
     ],
 )
-def test_what_makes_no_run_is_refused_in_a_sentence(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
+def test_invalid_runs_give_a_one_line_error(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         SaliencyMap(smooth, **options)
 
 
-def test_a_method_named_twice_is_refused(smooth: Classifier) -> None:
+def test_a_repeated_method_is_rejected(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match="must be named once"):
         SaliencyMap(smooth, [SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
 

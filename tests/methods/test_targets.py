@@ -36,7 +36,7 @@ def test_the_logits_complete_a_task(wish: str | None, label: int, target: int | 
     assert resolve(done, LOGITS.flip(0), NAMES) == done
 
 
-def test_a_known_label_is_kept_and_asks_the_network_only_where_it_must() -> None:
+def test_a_given_label_is_kept_without_a_prediction() -> None:
     known = {wish: task(wish, label=4, source="folders") for wish in ("label", "predicted", "random", "least-likely")}
     done = {wish: resolve(one, None, NAMES) for wish, one in known.items()}
     assert done["label"].target == 4
@@ -58,7 +58,7 @@ def test_contrasted_classes_follow_the_target() -> None:
         resolve(replace(runner_up, options={"against": 2}), None, NAMES)
 
 
-def test_a_label_that_nobody_predicts_stays_unknown() -> None:
+def test_an_unpredicted_label_is_none() -> None:
     unknown = Task(0, "photo", 0, target=2, target_name="cherry")
     assert not needs_logits(unknown)
     assert resolve(unknown, LOGITS, NAMES) == unknown
@@ -78,7 +78,7 @@ def test_a_random_target_is_uniform_over_the_other_classes() -> None:
         assert sum((count - 500) ** 2 / 500 for count in drawn.values()) < 16.3
 
 
-def test_a_random_target_depends_on_the_seed_alone() -> None:
+def test_a_random_target_depends_on_the_seed_only() -> None:
     first = resolve(task("random", seed=7), LOGITS, NAMES).target
     torch.rand(3)
     assert resolve(task("random", seed=7), LOGITS, NAMES).target == first

@@ -112,7 +112,7 @@ def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Tr
 
 
 @pytest.mark.parametrize("target", [None, 2])
-def test_what_is_said_of_the_photographs_is_true_of_their_files(
+def test_records_of_the_photographs_describe_their_files(
     smooth: Classifier, train: Train, target: int | None
 ) -> None:
     result = train(module(smooth, iterations=40), [task_of(range(6), out=[3], target=target)]).results[0]
@@ -156,7 +156,7 @@ def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> No
     assert "got none (it is no picture)" in result.record.error
 
 
-def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Path) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
@@ -173,7 +173,7 @@ def test_resumes_to_the_same_bits(smooth: Classifier, train: Train, tmp_path: Pa
     assert same == {key: value for key, value in undisturbed.record.to_dict().items() if key != "seconds"}
 
 
-def test_a_part_of_the_views_is_looked_at_as_all_are() -> None:
+def test_evaluating_in_parts_equals_one_batch() -> None:
     """What several processes ask for: some views of every perturbation."""
     keys = [Key(seed, 0, view) for seed in (3, 4) for view in range(4)]
     batch = _Batch(Margin(), keys, torch.rand(8, 3, 5, 5), torch.zeros(8).long(), torch.zeros(8).bool())
@@ -183,7 +183,7 @@ def test_a_part_of_the_views_is_looked_at_as_all_are() -> None:
     assert torch.equal(batch.make_inputs(delta, draws.rows([1, 3, 5, 7])), whole[[1, 3, 5, 7]])
 
 
-def test_a_part_of_the_perturbations_is_looked_at_as_all_are() -> None:
+def test_logging_some_perturbations_does_not_change_their_metrics() -> None:
     """Where each has one view, a process is given some of them alone."""
     keys = [Key(seed, 0) for seed in (3, 4, 5)]
     batch = _Batch(Margin(), keys, torch.rand(3, 3, 5, 5), torch.zeros(3).long(), torch.zeros(3).bool())
@@ -191,7 +191,7 @@ def test_a_part_of_the_perturbations_is_looked_at_as_all_are() -> None:
     assert torch.equal(batch.make_inputs(delta[[0, 2]], draws.rows([0, 2])), batch.make_inputs(delta, draws)[[0, 2]])
 
 
-def test_what_is_fooled_well_enough_pulls_no_more() -> None:
+def test_photographs_beyond_the_limit_contribute_no_gradient() -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0], [0.0, 50.0, 1.0], [50.0, 0.0, 1.0]], requires_grad=True)
     outputs = Outputs(logits, torch.zeros(3).long(), targeted=torch.tensor([False, False, True]))
     score = ClippedCrossEntropy(9.0)(outputs)
@@ -223,7 +223,7 @@ def test_a_vanished_gradient_is_reported(smooth: Classifier, tmp_path: Path) -> 
     assert "the cross-entropy of every photograph is at --attack.clip 0.01" in lines[1]
 
 
-def test_radii_are_told_apart(smooth: Classifier, tmp_path: Path) -> None:
+def test_radii_have_distinct_names(smooth: Classifier, tmp_path: Path) -> None:
     """Their rates had one name, and the last one's stood for all."""
     run = tmp_path / "run"
     lv.attack(
@@ -233,7 +233,7 @@ def test_radii_are_told_apart(smooth: Classifier, tmp_path: Path) -> None:
     assert len({tuple(said) for said in rates.values()}) == len(rates) == 2
 
 
-def test_the_photographs_of_what_has_ended_are_let_go(smooth: Classifier, train: Train) -> None:
+def test_photographs_of_finished_tasks_are_released(smooth: Classifier, train: Train) -> None:
     method = module(smooth, iterations=2)
     train(method, [task_of(range(6)), task_of(range(6), 1)])
     assert not method._photographs
@@ -276,7 +276,7 @@ def test_a_task_a_target_and_radius(smooth: Classifier) -> None:
 
 
 @pytest.mark.parametrize(("views", "shown"), [({}, 8), ({"model__views": 1}, 1), ({"model__views": 2}, 2)])
-def test_as_many_photographs_an_iteration_as_were_asked_for(
+def test_number_of_photographs_per_iteration(
     views: dict[str, int], shown: int, smooth: Classifier
 ) -> None:
     """One was taken for nothing said, and became eight."""
@@ -294,7 +294,7 @@ def test_as_many_photographs_an_iteration_as_were_asked_for(
         ({"attack": {"universal": {"clip": 0.0}}}, "limit of ClippedCrossEntropy must be positive"),
     ],
 )
-def test_refusals(smooth: Classifier, options: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_are_rejected(smooth: Classifier, options: dict[str, Any], words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         lv.attack(smooth, images(2), **options)
 

@@ -68,7 +68,7 @@ def test_the_margin_is_above_zero_where_the_attack_succeeds() -> None:
     assert torch.equal(DLR()(untargeted) > 0, ~seen)
 
 
-def test_the_ratio_does_not_see_shift_and_scale() -> None:
+def test_the_ratio_is_invariant_to_shift_and_scale() -> None:
     torch.testing.assert_close(DLR()(outputs(1000 * LOGITS + 7)), DLR()(outputs()))
 
 
@@ -81,11 +81,11 @@ def test_ties_are_finite() -> None:
         assert gradient.isfinite().all()
 
 
-def test_all_rows_are_targeted_unless_said_otherwise() -> None:
+def test_rows_are_targeted_by_default() -> None:
     assert torch.equal(TargetLogit()(Outputs(LOGITS, TARGETS)), LOGITS.gather(1, TARGETS[:, None])[:, 0])
 
 
-def test_refusals() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     away = torch.zeros(2, dtype=torch.bool)
     two = torch.tensor([0, 1])
     with pytest.raises(LitVizError, match="DLR requires 3 classes in untargeted attacks, got a network with 2"):
@@ -101,7 +101,7 @@ def test_refusals() -> None:
             objective(Outputs(torch.zeros(2, 4), torch.tensor([0, -1]), targeted=away))
 
 
-def test_an_unknown_label_is_no_matter_where_none_is_needed() -> None:
+def test_a_missing_label_is_allowed_if_none_is_needed() -> None:
     targeted = torch.tensor([True, False])
     said = Outputs(LOGITS[:2], TARGETS[:2], labels=torch.tensor([3, -1]), targeted=targeted)
     assert DLR()(said).isfinite().all()

@@ -96,7 +96,7 @@ def test_gradient_agrees_with_finite_differences(normed: Classifier) -> None:
     assert torch.autograd.gradcheck(lambda x: _ask(objective, normed, x, 2), images, fast_mode=True)
 
 
-def test_nothing_is_wanted_of_views_with_exactly_these_statistics(normed: Classifier) -> None:
+def test_the_penalty_of_matching_statistics_is_zero(normed: Classifier) -> None:
     """Of two inputs together: each alone is off, because the spread between them counts."""
     objective = BatchNormStatistics()
     images = _images(2)
@@ -119,7 +119,7 @@ def test_nothing_is_wanted_of_views_with_exactly_these_statistics(normed: Classi
             buffer.copy_(before[name])
 
 
-def test_the_order_is_that_of_the_forward_and_what_is_not_called_is_left_out(normed: Classifier) -> None:
+def test_layers_in_the_order_of_the_forward(normed: Classifier) -> None:
     assert _bound(BatchNormStatistics(), normed).layers == ("stem.1:statistics", "late:statistics")
     composed = Sum([Logit(), BatchNormStatistics()], [1.0, 0.1])
     assert composed.layers == ()
@@ -176,7 +176,7 @@ def test_a_run_compares_all_views_of_an_image(normed: Classifier, train: Train) 
         assert float(module.seen[task.index, 0][0]) == pytest.approx(-float(expected), abs=1e-6)
 
 
-def test_it_comes_nearer_and_leaves_the_network_as_it_was(normed: Classifier, train: Train) -> None:
+def test_statistics_approach_the_target_and_the_network_is_preserved(normed: Classifier, train: Train) -> None:
     network = normed.original
     before = {key: value.clone() for key, value in network.state_dict().items()}
     options = {"transforms": [RandomCrop(0.5, 1.0)], "views": 4, "iterations": 20, "slots": 2}
@@ -188,7 +188,7 @@ def test_it_comes_nearer_and_leaves_the_network_as_it_was(normed: Classifier, tr
     assert all(not m._forward_pre_hooks and not m._forward_hooks for m in network.modules())
 
 
-def test_a_network_without_batch_norms_is_refused() -> None:
+def test_a_network_without_batch_norms_is_rejected() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     classifier = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     with pytest.raises(LitVizError, match=r"requires batch norms with running statistics, and Sequential has none"):

@@ -114,13 +114,13 @@ def test_diversity_is_minus_the_mean_likeness_within_each_task() -> None:
                 assert float(scores[row]) == pytest.approx(-sum(likeness(row, o) for o in others) / 2, abs=1e-12)
 
 
-def test_diversity_of_one_image_is_refused() -> None:
+def test_diversity_of_one_image_is_rejected() -> None:
     for members in (None, [0, 0, 0, 0]):
         with pytest.raises(LitVizError, match=r"--model\.group 2"):
             Diversity("a")(outputs(A, members))
 
 
-def test_what_is_composed_reads_and_asks_what_its_terms_do() -> None:
+def test_a_sum_reads_the_layers_and_fields_of_its_terms() -> None:
     both = Channel("a") * Direction("b", [1.0]) - 0.5 * Layer("c")
     assert both.layers == ("a", "b", "c")
     assert both.task_fields == {"channel"}
@@ -148,11 +148,11 @@ def test_bound_objectives_know_their_layer(smooth: Classifier) -> None:
         (Logit() + Channel("fetures.3"), "did you mean 'features"),
     ],
 )
-def test_what_the_layer_does_not_have_is_refused(smooth: Classifier, objective: Objective, sentence: str) -> None:
+def test_missing_channels_and_positions_are_rejected(smooth: Classifier, objective: Objective, sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         objective.bind(smooth)
 
 
-def test_a_channel_that_nobody_named_is_refused() -> None:
+def test_a_missing_channel_is_rejected() -> None:
     with pytest.raises(LitVizError, match="requires a channel, got none"):
         Channel("a")(Outputs(torch.zeros(4, 5), torch.zeros(4, dtype=torch.long), {"a": A}))

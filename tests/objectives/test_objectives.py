@@ -42,13 +42,13 @@ def test_arithmetic() -> None:
         torch.testing.assert_close(objective(OUTPUTS), expected)
 
 
-def test_sums_know_all_layers_that_they_read() -> None:
+def test_sums_list_all_layers_of_their_terms() -> None:
     objective = Logit() + 2 * Mean()
     outputs = Outputs(LOGITS, OUTPUTS.targets, {"features": torch.ones(2, 3, 4)})
     assert objective.layers == ("features",)
     torch.testing.assert_close(objective(outputs), Logit()(outputs) + 2)
 
 
-def test_a_sum_without_terms_is_refused() -> None:
+def test_a_sum_without_terms_is_rejected() -> None:
     with pytest.raises(LitVizError, match="one weight per term"):
         Sum([])

@@ -123,7 +123,7 @@ def test_channels_last_is_detected_by_the_shape_of_the_input(
     assert layout_of(torch.zeros(1, *shape), size).kind == kind
 
 
-def test_registers_and_class_tokens_are_known() -> None:
+def test_registers_and_class_tokens_are_detected() -> None:
     registers = loaded(vit_network(reg_tokens=4))
     assert prefix_tokens(registers.original) == 5
     assert layout(registers, "blocks.0").prefix == 5
@@ -176,7 +176,7 @@ def test_the_whole_layer_leaves_the_class_token_out(vit: Classifier) -> None:
 
 
 @pytest.mark.parametrize(("layer", "axis"), [("vit", None), ("swin", None), ("other", "feature"), ("maps", "token")])
-def test_what_a_channel_is_has_to_be_said(layer: str, axis: Any, vit: Classifier, swin: Classifier) -> None:
+def test_an_ambiguous_axis_is_rejected(layer: str, axis: Any, vit: Classifier, swin: Classifier) -> None:
     cases = {
         "vit": (vit, MLP, "16 tokens of 96 features: give --axis feature .* or --axis token"),
         "swin": (swin, STAGE, "64 tokens of 16 features: give --axis feature"),
@@ -188,7 +188,7 @@ def test_what_a_channel_is_has_to_be_said(layer: str, axis: Any, vit: Classifier
         Channel(name, axis=axis).bind(classifier)
 
 
-def test_the_axis_says_how_many_channels_there_are(vit: Classifier) -> None:
+def test_the_number_of_channels_depends_on_the_axis(vit: Classifier) -> None:
     for axis, count in (("feature", 96), ("token", 16)):
         objective = Channel(MLP, axis=axis)  # type: ignore[arg-type]
         objective.bind(vit)

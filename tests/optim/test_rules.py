@@ -76,7 +76,7 @@ def run(rule: StepRule, x: Tensor, steps: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_climbs_and_leaves_its_input_alone(name: str) -> None:
+def test_rules_increase_the_score_and_preserve_their_input(name: str) -> None:
     rule, x = RULES[name](), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     kept = x.clone()
     path = run(rule, x, 40)
@@ -96,7 +96,7 @@ class _SlopesOfANetwork(torch.autograd.Function):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", RULES)
-def test_the_layout_of_images_and_slopes_changes_nothing(name: str, layout: torch.memory_format) -> None:
+def test_results_do_not_depend_on_the_memory_layout(name: str, layout: torch.memory_format) -> None:
     """A network's slopes are channels-last; torch's fused Adam takes the memory of both for one of one order."""
     tops = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
 
@@ -130,7 +130,7 @@ def test_state_has_a_leading_slot_dimension(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_late_image_goes_the_same_way_as_an_early_one(name: str) -> None:
+def test_results_do_not_depend_on_the_iterations_of_other_slots(name: str) -> None:
     """Slots of different age: each image has its own moments, bias correction and learning rate."""
     rule = RULES[name]()
     early, late = torch.full((1, 6), -2.0), torch.linspace(-1, 1, 6)[None]
@@ -157,7 +157,7 @@ def test_a_late_image_goes_the_same_way_as_an_early_one(name: str) -> None:
     ],
     ids=["Adam", "NAdam", "SGD", "Nesterov", "RMSprop", "Adagrad"],
 )
-def test_adapted_is_torch(rule: StepRule, reference: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
+def test_adapted_optimizers_equal_torch(rule: StepRule, reference: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
     x = torch.linspace(-1, 1, 12).view(2, 6)
     plain = [row.clone().requires_grad_() for row in x]
     optimizer = reference(plain)
@@ -181,7 +181,7 @@ def test_rates_follow_the_images_own_iteration_and_task() -> None:
     torch.testing.assert_close(cosine(state), torch.tensor([0.4, 0.1, 0.8 * 0.625], dtype=torch.float64))
 
 
-def test_coupling_optimizers_are_refused_by_name() -> None:
+def test_coupling_optimizers_are_rejected() -> None:
     with pytest.raises(LitVizError, match="LBFGS is not supported"):
         Adapted(torch.optim.LBFGS, 1.0)
 
@@ -189,18 +189,18 @@ def test_coupling_optimizers_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     "make", [lambda: Adam(betas=(2.0, 0.9)), lambda: RMSprop(alpha=-1), lambda: SGD(momentum=0, nesterov=True)]
 )
-def test_options_that_an_optimizer_does_not_take_are_refused_at_once(make: Callable[[], Adapted]) -> None:
+def test_unknown_optimizer_options_are_rejected_at_once(make: Callable[[], Adapted]) -> None:
     with pytest.raises(LitVizError, match="invalid options of "):
         make()
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
-def test_a_rate_that_is_none_is_refused(lr: float) -> None:
+def test_an_invalid_learning_rate_is_rejected(lr: float) -> None:
     with pytest.raises(LitVizError, match="learning rate"):
         Adam(lr)
 
 
-def test_a_row_is_rounded_the_same_way_whatever_is_beside_it() -> None:
+def test_a_row_does_not_depend_on_the_batch() -> None:
     x = torch.randn(2, 3, 7, 5, generator=torch.Generator().manual_seed(0))
     beside = torch.stack([x[0], torch.zeros_like(x[0])])  # an image that is done has no gradient
     assert torch.equal(unit(beside)[0], unit(x)[0])

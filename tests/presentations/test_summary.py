@@ -31,7 +31,7 @@ def test_classes_are_counted_the_largest_first() -> None:
     assert rows[1]["probability"] == "-"
 
 
-def test_an_attack_counts_what_its_files_fool() -> None:
+def test_the_summary_of_an_attack_counts_fooling_files() -> None:
     results = [
         record(target_name="hay", success_file=True, l2=0.5, linf=4 / 255),
         record(target_name="hay", success_file=True, l2=1.5, linf=2 / 255),

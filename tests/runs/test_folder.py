@@ -53,7 +53,7 @@ def tree(path):
 # -- an existing folder
 
 
-def test_a_run_is_not_overwritten_unless_asked(folder):
+def test_a_run_is_not_overwritten_by_default(folder):
     finish(folder, 0)
     with pytest.raises(LitVizError, match=r"run already holds a run: --resume continues it, --overwrite replaces it"):
         RunFolder.create(folder.path)
@@ -83,7 +83,7 @@ def test_overwrite_never_deletes_the_folder_of_somebody_else(tmp_path, config):
     assert tree(tmp_path) == before
 
 
-def test_overwrite_tells_a_run_of_lightning_from_its_own(tmp_path):
+def test_overwrite_rejects_a_folder_of_lightning(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt"):  # as LightningCLI and CSVLogger leave it
         (tmp_path / name).write_text("seed_everything: 1\n")
@@ -119,7 +119,7 @@ def test_a_file_in_the_way(tmp_path):
         RunFolder.create(tmp_path / "run" / "below")
 
 
-def test_open_refuses_what_is_not_a_run(folder, tmp_path):
+def test_open_rejects_other_folders(folder, tmp_path):
     assert RunFolder.open(folder.path).path == folder.path
     with pytest.raises(LitVizError, match=r"not a lit_viz run: give the folder"):
         RunFolder.open(tmp_path)
@@ -142,7 +142,7 @@ def test_the_configuration_holds_the_options_as_given(folder):
         ("queue.jsonl", None),
     ],
 )
-def test_a_changed_configuration_or_queue_is_refused(folder, name, damage):
+def test_a_changed_configuration_or_queue_is_rejected(folder, name, damage):
     folder.write_queue([task(0), task(1)])
     folder.write_config("seed: 7\n", {"method": "visualize"})
     RunFolder.open(folder.path)
@@ -253,7 +253,7 @@ def test_scalars_stay_buffered_when_the_disk_is_full(folder, monkeypatch):
     assert (folder.path / "metrics.csv").read_text().splitlines()[1:] == ["0000_tarantula,0,probability,0.5"]
 
 
-def test_what_does_not_reach_the_disk_is_not_settled(folder, monkeypatch):
+def test_unwritten_results_are_not_marked_as_settled(folder, monkeypatch):
     asked = []
 
     def full(descriptor):
@@ -287,7 +287,7 @@ def test_finish_puts_the_records_in_task_order_once(folder):
     assert lines[0]["probability"] == 1.0
 
 
-def test_frames_come_in_order_of_iteration(folder):
+def test_frames_are_ordered_by_iteration(folder):
     for iteration in (1_000_000, 0, 999_999, 50):
         observe(folder, 0, iteration)
     assert [iteration for iteration, _ in folder.frames("0000_tarantula")] == [0, 50, 999_999, 1_000_000]
@@ -312,7 +312,7 @@ def interrupted(folder):
     (folder.path / "images" / "my own.png").touch()
 
 
-def test_trim_goes_back_to_the_checkpoint(folder):
+def test_trim_removes_entries_after_the_checkpoint(folder):
     interrupted(folder)
     folder.trim(done={0}, iterations={1: 2})
     metrics = folder.metrics(["0000_tarantula", "0001_tarantula"])

@@ -48,7 +48,7 @@ def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
     assert [file.name for file in run.iterdir()] == ["config.yaml"]
 
 
-def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     with holder(run) as process:
         process.send_signal(signal.SIGKILL)
@@ -70,7 +70,7 @@ def test_a_folder_in_the_making_is_taken_once(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()  # for nothing came of it
 
 
-def test_folders_above_a_run_stay_where_they_were_there_or_hold_something(tmp_path: Path) -> None:
+def test_existing_or_used_parent_folders_are_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with run_lock(tmp_path / "mine" / "runs" / "one"):
         (tmp_path / "mine" / "runs" / "two").mkdir()
@@ -80,7 +80,7 @@ def test_folders_above_a_run_stay_where_they_were_there_or_hold_something(tmp_pa
     assert (tmp_path / "mine").exists()
 
 
-def test_nothing_is_left_where_nothing_may_be_written(tmp_path: Path) -> None:
+def test_a_failed_creation_leaves_no_folder(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("mine")
     with pytest.raises(LitVizError, match="not empty and not a run"), run_lock(tmp_path):
         RunFolder.create(tmp_path)
@@ -96,13 +96,13 @@ def test_a_run_that_can_not_be_written_can_be_read(tmp_path: Path, monkeypatch: 
         assert not (run / LOCK).exists()
 
 
-def test_a_name_that_is_too_long_is_one_sentence(tmp_path: Path) -> None:
+def test_an_overlong_name_gives_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match=r"can't be made \(File name too long\)"), run_lock(tmp_path / ("x" * 300)):
         pass
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "images", ".lock", "frames/0000_x"])
-def test_links_to_other_places_are_refused(tmp_path: Path, name: str) -> None:
+def test_links_out_of_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
     run, outside = made(tmp_path / "run"), tmp_path / "outside"
     (outside / "folder").mkdir(parents=True)
     (outside / "precious.txt").write_text("precious")
@@ -134,7 +134,7 @@ def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../photos/x.png", "/etc/passwd", "images/../../x.png"])
-def test_recorded_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+def test_recorded_files_outside_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
     folder = RunFolder(made(tmp_path / "run"))
     (folder.path / "results.jsonl").write_text(json.dumps({"index": 0, "name": "x", "file": name}) + "\n")
     with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):

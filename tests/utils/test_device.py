@@ -36,7 +36,7 @@ def test_a_tensor_is_read_once_until_it_is_changed(numbers: Tensor) -> None:
     assert (to_list(numbers), Counted.reads) == ([7, 0, 0], 3)
 
 
-def test_what_inference_mode_has_made_is_read_each_time() -> None:
+def test_inference_tensors_are_read_each_time() -> None:
     with torch.inference_mode():
         numbers = torch.zeros(2)
         assert to_list(numbers) == [0, 0]
@@ -44,7 +44,7 @@ def test_what_inference_mode_has_made_is_read_each_time() -> None:
         assert to_list(numbers) == [1, 1]
 
 
-def test_what_was_sent_is_known() -> None:
+def test_transferred_tensors_are_reused() -> None:
     """The meta device holds no values: they can't be read back."""
     there = to_device([1.5, 2.5], torch.device("meta"), torch.float64)
     assert (there.dtype, there.device.type, to_list(there)) == (torch.float64, "meta", [1.5, 2.5])

@@ -24,7 +24,7 @@ def fail_half_way(path, error):
         raise error
 
 
-def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path):
+def test_files_are_written_atomically(tmp_path):
     files.write_text(tmp_path / "deep" / "a.txt", "Kakadu ∇\n")
     files.write_bytes(tmp_path / "deep" / "b.bin", b"\x00\x01")
     assert (tmp_path / "deep" / "a.txt").read_bytes() == "Kakadu ∇\n".encode()
@@ -32,7 +32,7 @@ def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path):
     assert names(tmp_path / "deep") == ["a.txt", "b.bin"]
 
 
-def test_the_temporary_lies_beside_and_has_the_suffix(tmp_path):
+def test_the_temporary_file_has_the_folder_and_suffix_of_the_file(tmp_path):
     with files.atomic_write(tmp_path / "figure.pdf") as temporary:
         assert temporary.parent == tmp_path
         assert temporary.suffix == ".pdf"
@@ -63,7 +63,7 @@ def test_new_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypat
         OSError(errno.EDQUOT, "Disk quota exceeded"),
     ],
 )
-def test_a_full_disk_is_said_in_one_sentence(tmp_path, error):
+def test_a_full_disk_gives_a_one_line_error(tmp_path, error):
     path = tmp_path / "last.ckpt"
     path.write_text("good")
     with pytest.raises(LitVizError, match=r"disk full while writing .*last\.ckpt; the previous file is kept"):
@@ -94,14 +94,14 @@ def test_aliases_of_a_configuration_are_counted(tmp_path):
     assert files.read_yaml(tmp_path / "good.yaml") == {"a": [1, 2], "b": [1, 2]}
 
 
-def test_other_errors_pass_as_they_are(tmp_path):
+def test_other_errors_are_not_translated(tmp_path):
     for error in (RuntimeError("size mismatch"), OSError("3 requested and 2 written")):
         with pytest.raises(type(error)) as caught, files.atomic_write(tmp_path / "a"):
             raise error
         assert caught.value is error
 
 
-def test_what_the_system_refuses_is_one_sentence(tmp_path):
+def test_system_errors_give_a_one_line_error(tmp_path):
     for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")):
         said = rf"a can't be written \({error.strerror}\)$"
         with pytest.raises(LitVizError, match=said), files.atomic_write(tmp_path / "a"):

@@ -66,7 +66,7 @@ def with_rectifiers(net: nn.Module, backprop: Backprop) -> nn.Module:
     ],
 )
 @pytest.mark.parametrize("inplace", [False, True])
-def test_the_gradient_passes_where_the_papers_say(
+def test_the_gradient_passes_as_in_the_papers(
     activation: Any, backprop: Backprop, passes: list[int], inplace: bool
 ) -> None:
     activation.inplace = inplace
@@ -118,7 +118,7 @@ class Views(nn.Module):
 
 @pytest.mark.parametrize("backprop", BOTH)
 @pytest.mark.parametrize("make", [conv_net, lambda: trained(Residual()), lambda: Twice(shared=True), Views])
-def test_the_copy_has_the_backward_of_the_papers_and_the_same_logits(
+def test_the_copy_has_the_modified_backward_and_the_same_logits(
     make: Callable[[], nn.Module], backprop: Backprop
 ) -> None:
     net = make().eval()

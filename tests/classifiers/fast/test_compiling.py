@@ -107,7 +107,7 @@ def test_runs_have_the_same_outcomes(traced: None, smooth: Classifier, attack: s
     assert counts[0] == counts[1]
 
 
-def test_a_run_compiles_only_what_it_trains_with(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_compiles_only_the_training_copy(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     steps: list[None] = []
     build = frozen_module.Compiled.__init__

@@ -118,7 +118,7 @@ def scaled_by_a_hook() -> nn.Module:
         (scaled_by_a_hook, "a copy of it (without its hooks, channels-last) gives other logits"),
     ],
 )
-def test_networks_that_can_not_be_copied_are_used_as_they_are(make: Any, reason: str) -> None:
+def test_networks_that_cannot_be_copied_are_used_directly(make: Any, reason: str) -> None:
     net = make().eval()
     classifier = load_classifier(net, size=16)
     frozen = classifier.fast()

@@ -40,7 +40,7 @@ def test_folding_is_exact(net: nn.Module, count: int) -> None:
     assert folded_and_plain(net) == (count, pytest.approx(0, abs=1e-13))
 
 
-def test_timms_batch_norm_with_activation_keeps_its_activation_and_its_names() -> None:
+def test_batch_norm_with_activation_of_timm_keeps_activation_and_names() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = trained(timm.create_model("test_efficientnet")).double()

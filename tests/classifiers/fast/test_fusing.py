@@ -119,7 +119,7 @@ def test_other_dtypes_autocast_and_a_build_without_onednn_fall_back(monkeypatch:
         assert torch.equal(fused(x), net(x))
 
 
-def test_a_network_is_left_unfused_where_the_kernel_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_not_fused_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_viz.classifiers.fast.copying.kernels_available", lambda: False)
     frozen = load_classifier(conv_net(), size=16).fast()
     assert (*merged(frozen, conv_net()), frozen.notes) == (2, 0, ())
@@ -132,7 +132,7 @@ def test_neither_a_kept_layer_nor_its_partner_is_fused(keep: str) -> None:
     assert type(net[0]) is nn.Conv2d
 
 
-def test_a_convolution_with_other_padding_is_left() -> None:
+def test_a_convolution_with_other_padding_is_not_fused() -> None:
     for options in ({"padding": "same"}, {"padding": 1, "padding_mode": "circular"}):
         net = nn.Sequential(nn.Conv2d(3, 4, 3, **options), nn.ReLU())
         assert fuse_activations(net, torch.randn(1, 3, 8, 8), ()) == []
@@ -148,7 +148,7 @@ def test_the_fused_convolution_is_still_a_convolution_with_its_attributes() -> N
     assert [name for name, _ in net.named_modules()] == ["", "0", "1"]
 
 
-def test_timms_lite_network_is_fused_everywhere_a_relu6_follows() -> None:
+def test_every_convolution_before_a_relu6_is_fused_in_efficientnet_lite() -> None:
     net, x = timm.create_model("tf_efficientnet_lite0").eval(), torch.randn(1, 3, 64, 64)
     pairs = foldable_pairs(net, x, ())
     assert len(pairs) == 49

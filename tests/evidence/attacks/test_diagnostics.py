@@ -109,14 +109,14 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(False).with_record(success_file=False, l2=0.0, eps=1 / 255), "equals the photograph"),
     ],
 )
-def test_free_signals(outcome: Outcome, said: str) -> None:
+def test_diagnostics_from_curves(outcome: Outcome, said: str) -> None:
     trust = diagnostics([outcome])
     assert bool(trust.reasons) == bool(said)
     assert said in trust.sentence
     assert trust.sentence.startswith("do not trust" if said else "trust")
 
 
-def test_few_slopes_in_each_part_are_said_of_the_successes_of_minimal_attacks_too() -> None:
+def test_few_gradients_per_restart_are_reported_for_successes_of_minimal_attacks() -> None:
     """Sixty iterations of nine values of c have six gradients each."""
     fell = Traced(True, margin=[-1.0] + [0.5] * 60).with_record(backwards=40)
     failed = Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19)
@@ -133,7 +133,7 @@ def test_few_slopes_in_each_part_are_said_of_the_successes_of_minimal_attacks_to
 
 
 @pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), ({"carlini_wagner": {"steps": 2}}, False)])
-def test_the_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: Classifier, tmp_path: Path) -> None:
+def test_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: Classifier, tmp_path: Path) -> None:
     labels = smooth.logits(images(2)).argmax(1).tolist()
     lv.attack(smooth, images(2), labels, attack=attack, iterations=60, out=tmp_path / "run", wandb="disabled")
     reasons = json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
@@ -191,7 +191,7 @@ def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
 
 
 @pytest.mark.usefixtures("few_queries")
-def test_harder_tries_find_what_rounded_activations_hide() -> None:
+def test_stronger_attacks_succeed_despite_rounded_activations() -> None:
     classifier = wrapped(Rounded())
     outcomes = attacked(classifier, 0.3)
     trust = stronger_attacks(outcomes, logits_of(classifier), LINF, 0.3)
@@ -238,7 +238,7 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(("network", "trusted"), [(Rounded, False), (Saturated, False), (smooth_network, True)])
-def test_all_must_fall_at_a_large_radius(norm: Any, network: Callable[[], nn.Module], trusted: bool) -> None:
+def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(norm: Any, network: Callable[[], nn.Module], trusted: bool) -> None:
     classifier = wrapped(network())
     labels = classifier.logits(images()).argmax(1).tolist()
     outcomes = [Pictured(x, label=y) for x, y in zip(images(), labels, strict=True)]
@@ -247,7 +247,7 @@ def test_all_must_fall_at_a_large_radius(norm: Any, network: Callable[[], nn.Mod
     assert trusted or "fooled at a radius of" in said.sentence
 
 
-def test_real_weights_fall_at_a_large_radius(lite0: Classifier) -> None:
+def test_real_weights_are_fooled_at_a_large_radius(lite0: Classifier) -> None:
     names = ("chelsea", "coffee", "rocket", "astronaut")
     photographs = torch.stack([read_photograph(f"packaged:{name}", lite0.size).pixels for name in names])
     predicted = lite0.logits(photographs).argmax(1).tolist()
@@ -266,7 +266,7 @@ def test_real_weights_fall_at_a_large_radius(lite0: Classifier) -> None:
 
 
 @pytest.mark.usefixtures("few_queries")
-def test_every_image_is_tried_harder_in_its_own_ball() -> None:
+def test_stronger_attacks_use_the_radius_of_each_image() -> None:
     classifier = wrapped(smooth_network())
     labels = classifier.logits(images()).argmax(1).tolist()
 
@@ -290,20 +290,20 @@ def test_stronger_attacks_on_targeted_and_untargeted_images() -> None:
     assert stronger_attacks(outcomes, logits_of(classifier), LINF, 0.002).reasons == ()
 
 
-def test_gradients_that_were_not_logged_are_not_said_to_be_trusted() -> None:
+def test_gradients_that_were_not_logged_are_not_listed_as_checked() -> None:
     logged, unlogged = (Traced(True, margin=[-1.0, 1.0], **more) for more in ({"gradient_norm": [1.0, 1.0]}, {}))
     assert "(checked: gradients, final scores" in diagnostics([logged]).sentence
     assert "(checked: final scores" in diagnostics([unlogged]).sentence
 
 
-def test_traces_that_were_not_logged_are_not_said_to_be_looked_at() -> None:
+def test_traces_that_were_not_logged_are_not_listed_as_checked() -> None:
     logged, unlogged = (Traced(False, margin=[-1.0] * 20, **more) for more in ({"objective": FLAT}, {}))
     assert diagnostics([logged]).tried == ("final scores", "missed successes")
     assert diagnostics([logged, unlogged]).tried == ("missed successes",)
     assert diagnostics([logged], lambda k: k // 10, 20).tried[-1] == "restarts"  # of which there are several
 
 
-def test_nothing_to_judge_and_nothing_done_are_no_reasons_to_trust() -> None:
+def test_runs_without_attacked_or_moved_images_are_not_trusted() -> None:
     assert diagnostics([]).sentence == "no diagnosis: no attacked image"
     still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
     amend_items(still, l2=0.0)
@@ -313,6 +313,6 @@ def test_nothing_to_judge_and_nothing_done_are_no_reasons_to_trust() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 10, 11, 20, 25, 99, 100, 200])
-def test_a_steady_climb_is_still_rising_whatever_its_length(count: int) -> None:
+def test_a_steady_increase_is_still_rising_at_any_length(count: int) -> None:
     climb = Traced(False, objective=[0.1 * k for k in range(count + 1)], margin=[-1.0] * (count + 1))
     assert "still rising" in diagnostics([climb]).sentence

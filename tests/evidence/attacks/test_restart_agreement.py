@@ -48,7 +48,7 @@ def test_images_belong_to_the_restart_that_made_them() -> None:
         ([tried(True, 0.5), tried(False, -4.0, -4.1, -4.2)], None),
     ],
 )
-def test_what_speaks_against_an_attack(outcomes: list[Traced], expected: str | None) -> None:
+def test_restart_disagreement(outcomes: list[Traced], expected: str | None) -> None:
     found = said(*outcomes)
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]

@@ -70,7 +70,7 @@ def rows(smooth: Classifier, *outcomes: Outcome) -> dict[str, Transfer]:
 
 
 @pytest.mark.usefixtures("judged")
-def test_what_judges_see_in_a_file(smooth: Classifier) -> None:
+def test_predictions_of_the_judges_for_a_file(smooth: Classifier) -> None:
     """From dark to light on the left alone: who looks at the left sees it, and is not fooled by it on the right."""
     found = rows(smooth, Filed(grey(0.1, 0.1), grey(0.5, 0.1), label=0))
     left, whole = found["left"], found["whole"]
@@ -79,7 +79,7 @@ def test_what_judges_see_in_a_file(smooth: Classifier) -> None:
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_target_must_be_reached_and_a_label_left(smooth: Classifier) -> None:
+def test_success_is_reaching_the_target_or_leaving_the_label(smooth: Classifier) -> None:
     outcome = Filed(grey(0.1, 0.1), grey(0.5, 0.1), label=0, target=2)
     found = rows(smooth, outcome)
     assert found["left"].fooled
@@ -117,7 +117,7 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() ->
 
 
 @pytest.mark.usefixtures("judged")
-def test_check_tells_and_keeps_it(smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_prints_and_stores_the_transfer(smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a run doesn't ask: that is what `lit-viz check` is for."""
     images = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
     labels: Sequence[int] = smooth.logits(images).argmax(1).tolist()

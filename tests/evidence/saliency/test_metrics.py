@@ -165,7 +165,7 @@ def explained(x: Tensor) -> Tensor:
     return attribute(Gradient(), lambda x, layers=(): (network(x), {}), x, [TARGET] * len(x))[0]
 
 
-def test_the_sensitivity_equals_captums() -> None:
+def test_the_sensitivity_equals_captum() -> None:
     x = image()
     noise = draws().uniform("perturbation", -0.05, 0.05, x.shape).double()
     theirs = sensitivity_max(

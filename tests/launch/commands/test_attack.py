@@ -159,7 +159,7 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
         (["--eps", "1/255"], "NormalizedAscentAttack has no budget: leave out --eps"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(
+def test_invalid_options_give_a_one_line_error(
     words: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -221,7 +221,7 @@ def test_a_number_is_an_index_also_where_classes_are_called_by_numbers() -> None
     assert [record["label"] for record in by_name.results] == labels
 
 
-def test_what_is_wrong_from_the_start_is_no_success_without_an_early_stop(smooth: Classifier) -> None:
+def test_misclassified_photographs_are_no_success_without_early_stop(smooth: Classifier) -> None:
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
     labels[1] = (labels[1] + 1) % 5
@@ -241,7 +241,7 @@ def test_views_do_not_decide_whether_there_is_anything_to_attack(smooth: Classif
     assert all(record["status"] == "skipped" for record in wrong.results)
 
 
-def test_one_step_is_neither_asked_nor_advised_to_be_more(
+def test_single_step_attacks_get_no_advice_on_iterations(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--attack", "fgsm", "--eps", "1/255", "--iterations", "15", "--out", str(tmp_path / "run")]
@@ -264,7 +264,7 @@ def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
     assert accuracy_label(targeted.outcomes) == "target not reached"
 
 
-def test_an_ensemble_knows_what_the_network_said_before(smooth: Classifier) -> None:
+def test_records_of_an_ensemble_have_the_prediction_before_the_attack(smooth: Classifier) -> None:
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
     run = lv.attack(smooth, x, labels, attack="ensemble", eps=0.002, iterations=40, slots=2)
@@ -288,7 +288,7 @@ def test_weights_that_torch_has_not_counted_are_noticed() -> None:
     )
 
 
-def test_only_gradients_that_were_asked_for_have_a_norm(smooth: Classifier, tmp_path: Path) -> None:
+def test_only_computed_gradients_have_a_norm(smooth: Classifier, tmp_path: Path) -> None:
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
     run = lv.attack(smooth, x, labels, attack={"apgd": {"early_stop": False}}, eps=0.02, iterations=30, slots=4)
@@ -309,12 +309,12 @@ def test_a_file_that_fools_outside_its_ball_is_as_recorded(smooth: Classifier, t
     assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == []
 
 
-def test_no_images_are_one_sentence(smooth: Classifier) -> None:
+def test_an_empty_batch_gives_a_one_line_error(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match=r"got torch.float32 \(0, 3, 16, 16\)"):
         lv.attack(smooth, torch.zeros(0, 3, 16, 16))
 
 
-def test_what_was_wrong_from_the_start_is_neither_success_nor_failure(smooth: Classifier) -> None:
+def test_misclassified_photographs_are_neither_success_nor_failure(smooth: Classifier) -> None:
     """The figure counted it as a failure in one place, and as a success in another."""
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
@@ -338,7 +338,7 @@ def test_a_radius_may_be_any_fraction() -> None:
         COMMANDS["attack"].option("--eps", "4/0")
 
 
-def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Path) -> None:
+def test_results_of_stronger_attacks_are_kept(smooth: Classifier, tmp_path: Path) -> None:
     """A plain check after a deep one said "trust" of the same files."""
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
@@ -364,7 +364,7 @@ def test_what_was_found_by_harder_tries_is_kept(smooth: Classifier, tmp_path: Pa
         ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "use the cross-entropy"),
     ],
 )
-def test_too_few_classes_are_refused_before_a_run_is_replaced(
+def test_too_few_classes_are_rejected_before_a_run_is_replaced(
     attack: dict[str, dict[str, str]], classes: int, target: int | str | None, said: str, tmp_path: Path
 ) -> None:
     net, out = load_classifier(smooth_network(classes=classes), size=16), tmp_path / "run"

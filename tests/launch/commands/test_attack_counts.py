@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("attack", ["pgd", "universal"])
-def test_radii_that_are_none_leave_no_folder(
+def test_invalid_radii_leave_no_folder(
     attack: str, eps: str, says: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -57,7 +57,7 @@ def test_radii_that_are_none_leave_no_folder(
 @pytest.mark.parametrize(
     ("norm", "radii", "told"), [("l2", [0.1, 0.3], "0.1"), ("linf", [0.25 / 255, 0.1], "0.25/255")]
 )
-def test_radii_are_told_in_their_own_unit_and_kept_as_evidence(
+def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
     norm: str, radii: list[float], told: str, smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = smooth.logits(photographs()).argmax(1)
@@ -87,7 +87,7 @@ def test_the_caption_names_several_targets(files: list[str]) -> None:
     assert {text.get_text().split(" of ")[1] for text in axes.texts} == {"2"}
 
 
-def test_a_universal_run_is_of_its_target_whatever_photograph_comes_first(files: list[str], tmp_path: Path) -> None:
+def test_a_universal_run_is_named_by_its_target(files: list[str], tmp_path: Path) -> None:
     table, out = tmp_path / "list.csv", tmp_path / "run"
     table.write_text(f"file,label\n{files[0]},nonsense\n{files[1]},2\n")
     words = ["--attack", "universal", "--target", "1", "--iterations", "2", "--out", str(out)]
@@ -107,7 +107,7 @@ def test_a_universal_run_keeps_a_part_of_the_residual_gradient(smooth: Classifie
     assert module.residual_gradient == 0.5
 
 
-def test_the_trace_of_an_image_ends_with_what_it_was_before_it_was_rounded(smooth: Classifier, tmp_path: Path) -> None:
+def test_the_curve_of_an_image_ends_before_rounding(smooth: Classifier, tmp_path: Path) -> None:
     """The last values logged were those of the file: an image that had fooled as floats seemed never to have."""
     x = photographs()
     labels, out = smooth.logits(x).argmax(1), tmp_path / "run"
@@ -121,7 +121,7 @@ def test_the_trace_of_an_image_ends_with_what_it_was_before_it_was_rounded(smoot
         assert outcome.record.margin < 0
 
 
-def test_the_images_of_a_class_stand_in_one_row() -> None:
+def test_images_of_a_class_form_one_row() -> None:
     def record(predicted: int, **more: Any) -> AdversarialRecord:
         named = {"predicted_before": predicted, "predicted_before_name": f"name {predicted}"}
         common = {"index": 0, "name": "x", "attack": "pgd", "label": 3, "label_name": "name 3"}
@@ -136,7 +136,7 @@ def test_a_map_is_of_a_class(smooth: Classifier) -> None:
         lv.saliency(smooth, photographs(), "none")
 
 
-def test_every_window_hides_its_part_however_many_iterations_are_asked_for(smooth: Classifier) -> None:
+def test_occlusion_evaluates_every_window_for_any_number_of_iterations(smooth: Classifier) -> None:
     maps = [lv.saliency(smooth, photographs(1), 0, method="occlusion", iterations=k, check="none") for k in (None, 3)]
     assert torch.equal(*(run.attributions for run in maps))
 
@@ -149,7 +149,7 @@ def test_every_window_hides_its_part_however_many_iterations_are_asked_for(smoot
         ["attack", "--target", "predicted"],
     ],
 )
-def test_a_cost_is_told_of_every_method(words: list[str], files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_count_prints_the_cost_of_every_method(words: list[str], files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     lit_viz(words[0], files[0], *SMALL, *words[1:], "--count")
     assert "1 image, " in capsys.readouterr().out
 

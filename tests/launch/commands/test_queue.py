@@ -52,7 +52,7 @@ def queue(given: str | list[str], classifier: Classifier = FRUIT, **options: Any
 # -- the queue
 
 
-def test_all_targets_of_a_photograph_come_before_the_next_one(tmp_path: Path) -> None:
+def test_tasks_are_ordered_by_photograph(tmp_path: Path) -> None:
     folder = make(tmp_path, "a/x.jpg", "b/x.jpg")
     tasks = queue(folder, target=["cherry", "label", 0], seed=40)
     assert [(t.index, t.name, t.seed, t.target, t.target_name, t.options.get("target")) for t in tasks] == [
@@ -77,7 +77,7 @@ def test_without_a_target_it_is_the_label_or_none() -> None:
     assert needs_logits(attack)  # its label has to be predicted
 
 
-def test_what_is_known_is_known_at_once(tmp_path: Path) -> None:
+def test_given_labels_are_set_at_once(tmp_path: Path) -> None:
     tasks = queue(make(tmp_path, "banana/x.jpg"), labels="folders", target=["label", "random", "predicted", "banana"])
     assert [(t.label, t.label_source) for t in tasks] == [(1, "folders")] * 4
     assert (tasks[0].target, tasks[0].target_name) == (1, "banana")
@@ -96,7 +96,7 @@ def test_random_targets_follow_the_seed_of_the_task(tmp_path: Path) -> None:
     assert [t.target for t in later[:-1]] == [t.target for t in tasks[1:]]
 
 
-def test_notes_are_handed_on(tmp_path: Path) -> None:
+def test_notes_are_forwarded(tmp_path: Path) -> None:
     assert photograph_tasks([make(tmp_path, "a.jpg", "b.txt")], FRUIT)[1] == ["1 other file passed over (b.txt)"]
 
 
@@ -165,7 +165,7 @@ def test_a_photograph_in_the_working_folder_is_in_a_folder_too(tmp_path: Path, m
     assert queue("../x.jpg", labels="folders")[0].label == 2
 
 
-def test_a_photograph_without_a_label_fails_alone(tmp_path: Path) -> None:
+def test_only_the_photograph_without_a_label_fails(tmp_path: Path) -> None:
     folder = make(tmp_path, "misc/a.jpg", "9/b.jpg", "date/c.jpg", "chery/d.jpg")
     tasks = queue([folder, "packaged:coffee"], labels="folders", target=["apple", "label"], seed=10)
     wrong, misspelt, good, again, misc, packaged = tasks
@@ -188,7 +188,7 @@ def test_a_linked_folder_is_called_as_the_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_a_photograph_whose_name_can_not_be_written_fails_alone(tmp_path: Path) -> None:
+def test_only_the_photograph_with_an_unwritable_name_fails(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(make(tmp_path, "a.jpg")) + b"/caf\xe9.jpg")).touch()
     good, broken = queue(str(tmp_path))
     assert "error" not in good.options
@@ -196,7 +196,7 @@ def test_a_photograph_whose_name_can_not_be_written_fails_alone(tmp_path: Path) 
     assert not needs_logits(broken)
 
 
-def test_where_no_photograph_has_a_label_the_run_is_refused(tmp_path: Path) -> None:
+def test_a_run_without_any_label_is_rejected(tmp_path: Path) -> None:
     folder = make(tmp_path / "misc", "a.jpg", "b.jpg")
     with pytest.raises(LitVizError, match=r"^none of the 2 photographs can be used; of the first: the fold.*misc"):
         queue(folder, labels="folders")
@@ -204,7 +204,7 @@ def test_where_no_photograph_has_a_label_the_run_is_refused(tmp_path: Path) -> N
         queue(str(tmp_path / "misc" / "a.jpg"), labels="folders")
 
 
-def test_labels_come_from_a_table(tmp_path: Path) -> None:
+def test_labels_from_a_table(tmp_path: Path) -> None:
     folder = make(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     table = write(tmp_path / "truth.csv", "file,label\r\na.jpg,76\r\nphotos/b.jpg,n01443537\r\nd.jpg,crane\r\n")
     first, second, third, fourth = queue(folder, IMAGENET, labels=table)
@@ -229,7 +229,7 @@ def test_a_label_that_holds_a_comma(tmp_path: Path) -> None:
         ("nowhere.csv", "the table nowhere.csv can't be read"),
     ],
 )
-def test_unknown_sources_of_labels_are_refused(labels: str, says: str) -> None:
+def test_unknown_sources_of_labels_are_rejected(labels: str, says: str) -> None:
     with pytest.raises(LitVizError, match=says):
         queue("packaged:coffee", labels=labels)
 
@@ -249,7 +249,7 @@ def test_unknown_sources_of_labels_are_refused(labels: str, says: str) -> None:
         ("nowhere.csv", "the table nowhere.csv can't be read"),
     ],
 )
-def test_wrong_targets_are_refused_at_once(target: str | int | list[str], says: str) -> None:
+def test_invalid_targets_are_rejected_at_once(target: str | int | list[str], says: str) -> None:
     with pytest.raises(LitVizError, match=says):
         queue("packaged:coffee", IMAGENET, target=target)
 
@@ -260,7 +260,7 @@ def test_an_index_is_no_name() -> None:
     assert [t.target for t in queue("packaged:coffee", digits, target=[1, "1"])] == [1, 0]
 
 
-def test_targets_come_from_a_table(tmp_path: Path) -> None:
+def test_targets_from_a_table(tmp_path: Path) -> None:
     folder = make(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     table = write(tmp_path / "wanted.csv", "file,target\na.jpg,cherry\nb.jpg,least-likely\nd.jpg,fig\n")
     first, second, third, fourth = queue(folder, target=table, default="none")
@@ -272,7 +272,7 @@ def test_targets_come_from_a_table(tmp_path: Path) -> None:
     assert [(t.name, t.target) for t in both[:4]] == [("a", 0), ("a", 2), ("b", 0), ("b", None)]
 
 
-def test_a_table_of_photographs_says_label_and_target(tmp_path: Path) -> None:
+def test_a_table_of_photographs_gives_label_and_target(tmp_path: Path) -> None:
     rows = "a.jpg,apple,cherry\na.jpg,apple,random\nb.jpg,,\nc.jpg,fig,\nd.jpg,,fig\npackaged:coffee,date,label\n"
     table = write(tmp_path / "all.csv", "file,label,target\n" + rows)
     tasks = queue(table, target=["elder", "banana"])
@@ -340,13 +340,13 @@ def test_a_long_list_is_not_copied_for_each_of_its_items(
     assert copied(100) == copied(3)
 
 
-def test_what_names_no_photograph_or_class_is_told() -> None:
+def test_rows_without_a_photograph_or_class_are_reported() -> None:
     with pytest.raises(LitVizError, match=r"must be named by strings, got 6"):
         photograph_tasks([6], FRUIT)  # type: ignore[list-item]
     with pytest.raises(LitVizError, match=r"the name or index of a class, got None"):
         photograph_tasks(["packaged:chelsea"], FRUIT, target=[None])  # type: ignore[list-item]
 
 
-def test_an_unknown_fit_is_refused(parser: LightningArgumentParser) -> None:
+def test_an_unknown_fit_is_rejected(parser: LightningArgumentParser) -> None:
     with pytest.raises(Exception, match="fit"):
         parser.parse_args(["--fit", "cut"])

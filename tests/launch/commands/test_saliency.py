@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_each_picture_of_a_folder_gets_its_map_or_a_line(
+def test_each_photograph_of_a_folder_has_a_map_or_an_error(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -71,7 +71,7 @@ def test_each_picture_of_a_folder_gets_its_map_or_a_line(
     assert found[4]["original_size"] == [40, 30]  # after its rotation
 
 
-def test_a_photograph_that_fails_is_named_once_for_all_methods(
+def test_a_failed_photograph_is_printed_once_for_all_methods(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--method", "gradient,rise", "--iterations", "2", "--check", "none", "--out", str(tmp_path / "run")]
@@ -81,7 +81,7 @@ def test_a_photograph_that_fails_is_named_once_for_all_methods(
     assert len(set(said)) == len(said)
 
 
-def test_maps_in_half_precision_are_told_why_they_fail(
+def test_failed_maps_in_half_precision_have_a_reason(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--method", "gradient", "--trainer.precision", "bf16-mixed", "--out", str(tmp_path / "run")]
@@ -121,7 +121,7 @@ def test_an_option_of_the_method_and_a_tolerance(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "evidence.json").exists()
 
 
-def test_check_holds_a_finished_run_against_captum_and_notices_a_changed_map(tmp_path: Path) -> None:
+def test_check_compares_with_captum_and_detects_a_changed_map(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "x.png")
     run = tmp_path / "run"
     lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, "--check", "none", "--out", str(run))
@@ -192,7 +192,7 @@ PICTURE_DAMAGES: dict[str, Callable[[Path], object]] = {
         *[("images", kind) for kind in PICTURE_DAMAGES],
     ],
 )
-def test_check_fails_by_name_on_a_damaged_file(
+def test_check_reports_a_damaged_file(
     damaged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder_name: str, damage: str
 ) -> None:
     run = tmp_path / "run"
@@ -283,19 +283,19 @@ def test_from_python(smooth: Classifier) -> None:
         (torch.zeros(2, 3, 16, 16), "appel", "did you mean 'apple'"),
     ],
 )
-def test_images_that_are_none_are_refused(smooth: Classifier, images: torch.Tensor, targets: object, said: str) -> None:
+def test_invalid_images_are_rejected(smooth: Classifier, images: torch.Tensor, targets: object, said: str) -> None:
     with pytest.raises(lv.LitVizError, match=said):
         lv.saliency(smooth, images, targets)  # type: ignore[arg-type]
 
 
-def test_images_off_the_8_bit_lattice_are_kept_as_they_are(smooth: Classifier, tmp_path: Path) -> None:
+def test_images_off_the_8_bit_lattice_are_stored_exactly(smooth: Classifier, tmp_path: Path) -> None:
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     lv.saliency(smooth, images, 1, out=tmp_path / "run", wandb="disabled")
     assert np.array_equal(np.load(tmp_path / "run" / "sources" / "0000_image_0.npy"), images[0].numpy())
     assert lv.check(tmp_path / "run", smooth)
 
 
-def test_a_resume_has_the_photographs_of_the_run_whatever_was_added_since(tmp_path: Path) -> None:
+def test_a_resume_ignores_photographs_added_later(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(GREY).save(tmp_path / "in" / "m.png")
     Image.fromarray(GREY).save(tmp_path / "in" / "n.png")
@@ -308,7 +308,7 @@ def test_a_resume_has_the_photographs_of_the_run_whatever_was_added_since(tmp_pa
     assert [r["name"] for r in records(run)] == ["m", "n"]
 
 
-def test_in_the_evaluation_loops_of_lightning(smooth: Classifier) -> None:
+def test_maps_and_attacks_in_inference_mode(smooth: Classifier) -> None:
     """Which run under inference mode, where nothing can be differentiated."""
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     expected = lv.saliency(smooth, images, 1, check="none").attributions
@@ -320,7 +320,7 @@ def test_in_the_evaluation_loops_of_lightning(smooth: Classifier) -> None:
     assert not expected.is_inference()
 
 
-def test_a_layer_that_was_chosen_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_selected_layer_is_printed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody could know which it was."""
     run, words = tmp_path / "run", ["--method", "grad_cam,gradient", "--check", "none"]
     lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
@@ -329,7 +329,7 @@ def test_a_layer_that_was_chosen_is_told(folder: Path, tmp_path: Path, capsys: p
     assert "grad_cam of features, " in (run / "report.html").read_text()
 
 
-def test_guided_grad_cam_tells_its_layer() -> None:
+def test_guided_grad_cam_records_its_layer() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(5))
     network(torch.zeros(1, 3, 16, 16))
     net = lv.load_classifier(network, size=16)
@@ -350,7 +350,7 @@ def test_the_error_of_a_single_sample_is_not_resolved(folder: Path, tmp_path: Pa
     assert any(text.get_text() == "not resolved" for text in outcome.figure().texts)
 
 
-def test_a_tolerance_that_is_not_reached_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreached_tolerance_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["saliency", "packaged:chelsea", *SMALL, "--method", "smoothgrad", "--iterations", "8", "--tolerance"]
     lit_viz(*words, "1e-9", "--out", str(tmp_path / "missed"))
     assert "tolerance: 1 of 1 maps ended above 1e-09: give more --iterations" in capsys.readouterr().err

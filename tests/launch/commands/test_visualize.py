@@ -42,7 +42,7 @@ def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 1
 
 
-def test_where_no_picture_was_made_there_is_none_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_next_steps_name_no_missing_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     broken = ["--classifier", "tests.launch.commands.test_visualize:broken_network", *SMALL[2:]]
     lit_viz("visualize", "0", *broken, "--iterations", "2", "--out", str(run), expect=1)
@@ -58,7 +58,7 @@ def broken_network() -> nn.Module:
     return network
 
 
-def test_a_picture_of_another_shape_is_stretched_for_all_who_look(smooth: Classifier) -> None:
+def test_a_canvas_of_another_shape_is_resized_for_all_networks(smooth: Classifier) -> None:
     """It was trained on the whole canvas, stretched, and reported on its middle."""
     run = lv.visualize(smooth, [1], iterations=8, model__views=2, model__size=(16, 48))
     assert run.images.shape[-2:] == (16, 48)
@@ -144,7 +144,7 @@ def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Classi
     ]
 
 
-def test_an_objective_that_asks_for_no_class_is_not_called_by_one(
+def test_images_of_an_objective_without_class_have_no_class_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -163,7 +163,7 @@ def test_judges_take_images_of_as_many_channels(lite0: Classifier) -> None:
     assert installed_judges(grey) == ()
 
 
-def test_what_is_asked_for_in_vain_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ignored_options_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Iterations that don't come, and a photograph of which little is kept."""
     words = ["visualize", "0", *SMALL, "--iterations", "4", "--log-at", "2,9,300", "--curve-at", "1,4"]
     lit_viz(*words, "--vary", '{"iterations": [3, 9]}', "--out", str(tmp_path / "run"))
@@ -187,7 +187,7 @@ def test_an_empty_folder_name_is_rejected(capsys: pytest.CaptureFixture[str], sm
         lv.visualize(smooth, [1], out="")
 
 
-def test_a_judge_sees_the_pictures_of_a_group_apart_and_knows_classes_by_their_names(
+def test_judges_evaluate_the_images_of_a_group_separately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Classifier, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = lv.visualize(smooth, [1], iterations=6, model__views=2, model__group=2, out=tmp_path / "run")

@@ -47,7 +47,7 @@ def test_channels_from_words_to_a_labelled_grid(tmp_path: Path, capsys: pytest.C
     assert "probability" not in said.out + said.err
 
 
-def test_the_file_scores_what_the_record_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_objective_of_the_file_equals_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The saved picture through the plain network, by hand."""
     run = tmp_path / "run"
     lit_viz("visualize", "--layer", "features.3", "--channel", "5", *FEW, "--out", str(run))
@@ -114,7 +114,7 @@ def composed(config: Path, *names: str) -> Path:
         (["--neuron", "1,2"], [("Neuron", [1, 2]), ("Diversity", None)]),
     ],
 )
-def test_a_layer_goes_into_the_objective_of_a_recipe(
+def test_a_layer_is_passed_to_the_objective_of_a_configuration(
     words: list[str], terms: list[tuple[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = composed(tmp_path / "diverse.yaml", "Channel", "Diversity")
@@ -164,7 +164,7 @@ class Brightest(Objective):
         (["--channel", "1", "0"], "--channel requires --layer"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_invalid_layer_options_give_a_one_line_error(
     words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lit_viz("visualize", *words, *FEW, "--out", str(tmp_path / "run"), expect=1)
@@ -183,7 +183,7 @@ def test_channels_and_places_are_read() -> None:
             channels(words, 20)
 
 
-def test_a_run_is_called_by_its_layer_and_its_cost_is_known(
+def test_a_run_is_named_by_its_layer_and_has_a_cost(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["--layer", "features.3", "--channel", "1-3", "--model.group", "2", *FEW]
@@ -202,7 +202,7 @@ def test_the_same_from_python(smooth: Classifier) -> None:
         lv.visualize(smooth)
 
 
-def test_sums_of_the_documentation_work_as_they_stand(
+def test_sums_of_objectives_in_the_documentation(
     smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``lv.visualize`` was promised sums of instances, which it refuses."""
@@ -223,7 +223,7 @@ def test_sums_of_the_documentation_work_as_they_stand(
     assert (own["name"], own["layer"], own["status"]) == ("features.0_ch5", "features.0", "done")
 
 
-def test_layers_are_listed_with_what_they_give(capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_are_listed_with_their_outputs(capsys: pytest.CaptureFixture[str]) -> None:
     lit_viz("layers")
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()}
     assert lines["blocks.3.2"] == "InvertedResidual 80 x 14 x 14, 80 channels"
