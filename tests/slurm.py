@@ -78,9 +78,9 @@ def slurm(folder: Path, environment: dict[str, str]) -> Iterator[Slurm]:
     (folder / "slurm.key").write_bytes(os.urandom(1024))
     (folder / "slurm.key").chmod(0o600)
     commands = Slurm({**environment, "SLURM_CONF": str(folder / "slurm.conf")})
-    told = folder / "daemons.log"
+    output = folder / "daemons.log"
     with ExitStack() as stack:
-        log = stack.enter_context(told.open("w"))
+        log = stack.enter_context(output.open("w"))
         for words in (["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in NODES)):
             daemon = subprocess.Popen(words, env=commands.environment, stdout=log, stderr=log)
             stack.callback(daemon.wait, 30)
@@ -90,7 +90,7 @@ def slurm(folder: Path, environment: dict[str, str]) -> Iterator[Slurm]:
                 break
             time.sleep(0.1)
         else:
-            pytest.skip(f"SLURM doesn't start here: {told.read_text()[-500:]}")
+            pytest.skip(f"SLURM doesn't start here: {output.read_text()[-500:]}")
         yield commands
         commands("scancel", "--me")
         commands.wait(lambda: not commands("squeue", "--noheader"))

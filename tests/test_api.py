@@ -339,9 +339,9 @@ def test_finished_runs_do_not_need_their_initial_photograph(smooth: Classifier, 
         LitVizError, match=r"the initial photograph of this run, .*picture\.png, cannot be read: restore the file"
     ):
         lv.resume(run, smooth)
-    begun = {"init": str(picture), "iterations": 3, "out": tmp_path / "new", "resume": True, "wandb": "disabled"}
+    started = {"init": str(picture), "iterations": 3, "out": tmp_path / "new", "resume": True, "wandb": "disabled"}
     with pytest.raises(LitVizError, match=r"there is no photograph"):  # as jobs begin, which are to go on by themselves
-        lv.visualize(smooth, [1], **begun)
+        lv.visualize(smooth, [1], **started)
     assert not (tmp_path / "new").exists()
 
 

@@ -118,9 +118,9 @@ def benchmark(*words: str) -> str:
 def test_a_comparison_runs(what: str, tmp_path: Path) -> None:
     if what in (*GROUPS["peers"], "strength") and environment.missing(environment.default_folder()):
         pytest.skip("the peers are not installed: python scripts/benchmark.py peers --quick")
-    told = benchmark(what, "--quick", "--out", str(tmp_path))
-    assert told.startswith(f"\n{what}\n\n| ")
-    assert "rounds: 1" in told
+    output = benchmark(what, "--quick", "--out", str(tmp_path))
+    assert output.startswith(f"\n{what}\n\n| ")
+    assert "rounds: 1" in output
     assert (tmp_path / "class_images.png").exists() == (what == "classes")
 
 

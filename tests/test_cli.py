@@ -113,19 +113,19 @@ def test_contents_of_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
         f"frames/0000_class_0/iter_{k:06d}.png" for k in (1, 6, 12)
     ]
     first, second = records(run)
-    wanted = {
+    required = {
         "index", "name", "source", "status", "error", "label", "label_source", "target", "target_name", "seed",
         "iterations", "forwards", "backwards", "seconds", "file", "array", "objective", "logit", "probability", "rank",
         "top5", "judges",
     }  # fmt: skip
-    assert wanted <= first.keys()
+    assert required <= first.keys()
     assert (first["status"], first["target"], second["seed"]) == ("done", 0, 1)
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["iterations"] == 12
     assert config["recorded"]["method"] == "visualize"
-    said = capsys.readouterr().out
-    assert str(run) in said.replace("\n", "")
-    assert "figure.png" in said
+    message = capsys.readouterr().out
+    assert str(run) in message.replace("\n", "")
+    assert "figure.png" in message
 
 
 def test_the_record_describes_the_file(tmp_path: Path) -> None:
@@ -335,14 +335,14 @@ def test_a_run_killed_before_its_report_gets_its_evidence_on_resume(tmp_path: Pa
     network, run = load_classifier(smooth_network(), size=16), tmp_path / "run"
     photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     lv.saliency(network, photographs, method="smoothgrad", iterations=2, out=run, wandb="disabled")
-    told = (run / "evidence.json").read_text()
+    output = (run / "evidence.json").read_text()
     for name in ("report.html", "evidence.json", "figure.png"):
         (run / name).unlink()
     results = [{k: v for k, v in record.items() if k != "captum"} for record in records(run)]
     (run / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in results))
     lv.resume(run, network)
     assert all(record["captum"]["passed"] for record in records(run))
-    assert json.loads((run / "evidence.json").read_text()).keys() == json.loads(told).keys()
+    assert json.loads((run / "evidence.json").read_text()).keys() == json.loads(output).keys()
     assert (run / "report.html").exists()
     assert (run / "figure.png").exists()
     (run / "evidence.json").unlink()
@@ -359,23 +359,23 @@ def test_the_error_of_an_initial_photograph_is_printed(tmp_path: Path, capsys: p
 def test_help_has_no_markup(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([method, "--help"])
-    said = capsys.readouterr().out
-    assert "``" not in said
-    assert not re.search(r":\w+:`", said)
-    headings = [line for line in said.splitlines() if re.match(r"[A-Z].*:$", line)]
+    message = capsys.readouterr().out
+    assert "``" not in message
+    assert not re.search(r":\w+:`", message)
+    headings = [line for line in message.splitlines() if re.match(r"[A-Z].*:$", line)]
     assert [re.match("[\\w' ]+", line)[0].strip() for line in headings] == [  # type: ignore[index]
         "The network",
         "The method",
         "Lightning's Trainer",
     ]
-    assert said.count("--classifier NAME") == 2  # in the usage and on its own
+    assert message.count("--classifier NAME") == 2  # in the usage and on its own
 
 
 def test_help_shows_the_defaults_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     lit_viz("visualize", "--help")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "tarantula.yaml" in said
-    assert "updates per image; evaluations per map (type: int | null, default: 250)" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "tarantula.yaml" in message
+    assert "updates per image; evaluations per map (type: int | null, default: 250)" in message
 
 
 def test_default_photographs_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -487,20 +487,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return contents(run)
 
 
-@pytest.mark.parametrize("moment", ["before the first checkpoint", "in the middle", "after the first results"])
-def test_a_killed_run_resumes_bit_equal(moment: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["before the first checkpoint", "in the middle", "after the first results"])
+def test_a_killed_run_resumes_bit_equal(stage: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     last, results = run / "checkpoints" / "last.ckpt", run / "results.jsonl"
-    process = start(run, *(["--checkpoint-every", "100000"] if moment.startswith("before") else []))
+    process = start(run, *(["--checkpoint-every", "100000"] if stage.startswith("before") else []))
     conditions = {
         "before the first checkpoint": lambda: (run / "frames" / "0000_class_0" / "iter_000008.png").exists(),
         "in the middle": last.exists,
         "after the first results": lambda: results.exists() and last.exists() and mtime(last) > mtime(results),
     }
-    wait_for(conditions[moment], process.is_alive)
+    wait_for(conditions[stage], process.is_alive)
     process.kill()
     process.join()
-    assert last.exists() == (not moment.startswith("before"))
+    assert last.exists() == (not stage.startswith("before"))
     lit_viz("resume", str(run))
     assert contents(run) == undisturbed
 

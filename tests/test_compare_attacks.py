@@ -54,9 +54,9 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
     given: Given = []
     answers: dict[str, Answer] = {"answer": lambda network, x, options: x}
 
-    def write(package: str, name: str, network: nn.Module, x: Tensor, **told: Any) -> Tensor:
-        given.append({"package": package, "name": name, "x": x, **told})
-        return answers["answer"](network, x, told)
+    def write(package: str, name: str, network: nn.Module, x: Tensor, **output: Any) -> Tensor:
+        given.append({"package": package, "name": name, "x": x, **output})
+        return answers["answer"](network, x, output)
 
     class Foolbox(ModuleType):
         criteria = SimpleNamespace(
@@ -74,8 +74,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
                 def made(**options: Any) -> Any:
                     def attack(model: nn.Module, x: Tensor, criterion: Any, epsilons: float | None) -> Any:
                         (how, classes) = criterion
-                        told = {"how": how, "classes": classes, "eps": epsilons, **options}
-                        found = write("foolbox", name, model, x, **told)
+                        output = {"how": how, "classes": classes, "eps": epsilons, **options}
+                        found = write("foolbox", name, model, x, **output)
                         return None, found, None
 
                     return attack
@@ -98,8 +98,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
                     self.how = "reached"
 
                 def __call__(self, x: Tensor, classes: Tensor) -> Tensor:
-                    told = {"how": self.how, "classes": classes, **self.options}
-                    return write("torchattacks", name, self.network, x, **told)
+                    output = {"how": self.how, "classes": classes, **self.options}
+                    return write("torchattacks", name, self.network, x, **output)
 
             return Made
 
@@ -116,10 +116,10 @@ def test_libraries_get_the_same_arguments(smooth: Classifier, fakes: tuple[Given
         ("foolbox", "LinfProjectedGradientDescentAttack"),
         ("torchattacks", "PGD"),
     ]
-    wanted = [r["target"] if targeted else r["label"] for r in run.results]
+    required = [r["target"] if targeted else r["label"] for r in run.results]
     for one in fakes[0]:
         assert torch.equal(one["x"], images())
-        assert one["classes"].tolist() == wanted
+        assert one["classes"].tolist() == required
         assert one["how"] == ("reached" if targeted else "left")
         assert one["eps"] == pytest.approx(0.05)
         assert one["steps"] == 20
@@ -158,11 +158,11 @@ def test_counterparts_of_each_attack(
     expected: list[str],
 ) -> None:
     run = attacked(smooth, name, targeted=targeted, iterations=4, **given)
-    said: list[str] = []
-    found = compare(run.outcomes, smooth, ATTACKS[name](**given), 4, said.append)
+    message: list[str] = []
+    found = compare(run.outcomes, smooth, ATTACKS[name](**given), 4, message.append)
     assert [one.reference for one in found] == expected
     assert not any(one.error for one in found)  # as where an argument of ours has another name
-    assert ("have no " in said[0]) == (not expected)
+    assert ("have no " in message[0]) == (not expected)
     for one in fakes[0]:
         assert one["how"] == ("reached" if targeted else "left")
         if name in ("ddn", "deepfool", "fmn", "carlini_wagner") and one["package"] == "foolbox":
@@ -181,14 +181,14 @@ def test_a_backward_for_every_class_is_not_waited_for(fakes: tuple[Given, Any]) 
 def test_rows_are_evaluated_by_the_original_network(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
     """A peer whose images are half a level short of ours on the way: true as floats or not, and rounded again."""
     run = attacked(smooth, "ddn", iterations=100)
-    ours = run.images
+    result = run.images
     assert all(r["success_file"] for r in run.results)
     source = images()
-    fakes[1]["answer"] = lambda network, x, told: (
-        source + 2 * (ours - source) * torch.tensor([1, 1, 1, 0]).view(4, 1, 1, 1)
+    fakes[1]["answer"] = lambda network, x, output: (
+        source + 2 * (result - source) * torch.tensor([1, 1, 1, 0]).view(4, 1, 1, 1)
     )
     (one,) = compared(smooth, run, "ddn", 100)
-    far = (source + 2 * (ours - source))[:3]
+    far = (source + 2 * (result - source))[:3]
     seen = smooth.logits(far).argmax(1) != smooth.logits(source[:3]).argmax(1)
     rounded = smooth.logits((far.clamp(0, 1) * 255).round() / 255).argmax(1) != smooth.logits(source[:3]).argmax(1)
     assert (one.images, one.float_successes, one.file_successes, one.run_successes) == (
@@ -198,7 +198,7 @@ def test_rows_are_evaluated_by_the_original_network(smooth: Classifier, fakes: t
         4,
     )
     assert one.float_successes == 3
-    norms = torch.stack([(ours - source)[i].double().norm() for i in range(3)])
+    norms = torch.stack([(result - source)[i].double().norm() for i in range(3)])
     assert one.run_length == pytest.approx(float(norms.median()), rel=1e-6)  # of the three that fool on both sides
     assert one.reference_length == pytest.approx(2 * float(norms.median()), rel=1e-5)
     assert one.ratio == pytest.approx(0.5, rel=1e-5)
@@ -224,7 +224,7 @@ def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tupl
     for _ in range(25):
         middle = (low + high) / 2
         low, high = torch.where(fooled(middle), low, middle), torch.where(fooled(middle), middle, high)
-    fakes[1]["answer"] = lambda network, x, told: across(high)
+    fakes[1]["answer"] = lambda network, x, output: across(high)
     (one,) = compared(smooth, run, "ddn", 100)
     assert one.float_successes == 4
     assert one.file_successes == int(fooled(high.round()).sum()) < 4
@@ -233,7 +233,7 @@ def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tupl
 def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
     labels = smooth.logits(images()).argmax(1).tolist()
     run = lv.attack(smooth, images(), labels, attack="pgd", norm="linf", radii=[0.02, 0.3], iterations=20)
-    fakes[1]["answer"] = lambda network, x, told: (x + told["eps"]).clamp(0, 1)
+    fakes[1]["answer"] = lambda network, x, output: (x + output["eps"]).clamp(0, 1)
     found = compared(smooth, run, "pgd")
     assert [round(one.eps, 3) for one in found] == [0.02, 0.02, 0.3, 0.3]
     assert found[-1].norm == "linf"
@@ -256,7 +256,7 @@ def test_images_beyond_the_radius_are_no_success(smooth: Classifier, fakes: tupl
     theirs = source + change * away
     theirs[2, 0, 0, 0] += away[2, 0, 0, 0] / 255
     fooled = smooth.logits(theirs).argmax(1) != torch.tensor(labels)
-    fakes[1]["answer"] = lambda network, x, told: theirs
+    fakes[1]["answer"] = lambda network, x, output: theirs
     found = compared(smooth, run, "pgd", 5, norm=norm)
     assert {(one.float_successes, one.file_successes) for one in found} == {
         (int(fooled[:2].sum()), int(fooled[:2].sum()))
@@ -268,13 +268,13 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
     network = smooth_network()
     network.train()
     network.head.bias.requires_grad_(False)
-    ours = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
-    run = attacked(ours, "ddn")
+    result = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    run = attacked(result, "ddn")
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    logits, state = ours.logits(images()), torch.get_rng_state()
+    logits, state = result.logits(images()), torch.get_rng_state()
     lent: list[nn.Module] = []
 
-    def vandal(model: nn.Module, x: Tensor, told: dict[str, Any]) -> Tensor:
+    def vandal(model: nn.Module, x: Tensor, output: dict[str, Any]) -> Tensor:
         lent.append(model)
         assert torch.is_grad_enabled()
         torch.rand(3)
@@ -287,22 +287,22 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
         return x.detach().zero_()
 
     fakes[1]["answer"] = vandal
-    compared(ours, run, "ddn")
+    compared(result, run, "ddn")
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    assert torch.equal(ours.logits(images()), logits)
-    assert torch.equal(ours.fast()(images())[0].argmax(1), logits.argmax(1))
+    assert torch.equal(result.logits(images()), logits)
+    assert torch.equal(result.fast()(images())[0].argmax(1), logits.argmax(1))
     assert network.training
     assert network.features[1].training
     assert [p.requires_grad for p in network.parameters()] == [True] * 7 + [False]
     assert all(p.grad is None for p in network.parameters())
-    mine = {id(t) for t in (*network.parameters(), *network.buffers(), *ours.fast().parameters())}
-    assert not mine & {id(t) for t in (*lent[0].parameters(), *lent[0].buffers())}
+    actual = {id(t) for t in (*network.parameters(), *network.buffers(), *result.fast().parameters())}
+    assert not actual & {id(t) for t in (*lent[0].parameters(), *lent[0].buffers())}
 
 
 def test_a_failing_library_is_reported_and_skipped(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
-    def breaks(network: nn.Module, x: Tensor, told: dict[str, Any]) -> Tensor:
-        if "alpha" in told:
+    def breaks(network: nn.Module, x: Tensor, output: dict[str, Any]) -> Tensor:
+        if "alpha" in output:
             raise ValueError("no such thing\nat all")
         return x
 
@@ -318,20 +318,20 @@ def test_a_network_that_cannot_be_copied_is_not_lent(fakes: tuple[Given, Any]) -
     network = smooth_network()
     network.lock = open(__file__)  # noqa: PTH123, SIM115
     with network.lock:
-        ours = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
-        run = attacked(ours, "ddn", iterations=2)
+        result = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+        run = attacked(result, "ddn", iterations=2)
         with pytest.raises(lv.LitVizError, match="can not be copied"):
-            compared(ours, run, "ddn")
+            compared(result, run, "ddn")
     assert fakes[0] == []
 
 
 def test_an_attack_without_a_counterpart_is_reported(smooth: Classifier) -> None:
-    said: list[str] = []
+    message: list[str] = []
     run = attacked(smooth, "normalized_ascent")
-    compare(run.outcomes, smooth, ATTACKS["normalized_ascent"](), 20, said.append)
-    compare(run.outcomes, smooth, ATTACKS["ensemble"](), 20, said.append)
-    compare([], smooth, ATTACKS["pgd"](), 20, said.append)
-    assert said == [
+    compare(run.outcomes, smooth, ATTACKS["normalized_ascent"](), 20, message.append)
+    compare(run.outcomes, smooth, ATTACKS["ensemble"](), 20, message.append)
+    compare([], smooth, ATTACKS["pgd"](), 20, message.append)
+    assert message == [
         "compare: foolbox and torchattacks have no normalized_ascent with these options",
         "compare: foolbox and torchattacks have no ensemble with these options; attack with its members in separate "
         "runs",
@@ -342,11 +342,11 @@ def test_an_attack_without_a_counterpart_is_reported(smooth: Classifier) -> None
 def test_missing_libraries_give_an_install_command(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("foolbox", "torchattacks"):
         monkeypatch.setitem(sys.modules, name, None)
-    said: list[str] = []
+    message: list[str] = []
     run = attacked(smooth, "pgd")
-    assert compare(run.outcomes, smooth, ATTACKS["pgd"](), 20, said.append) == []
-    assert said[0].startswith("compare: foolbox is not installed: pip install --no-deps foolbox")
-    assert said[1].startswith("compare: torchattacks is not installed: pip install")
+    assert compare(run.outcomes, smooth, ATTACKS["pgd"](), 20, message.append) == []
+    assert message[0].startswith("compare: foolbox is not installed: pip install --no-deps foolbox")
+    assert message[1].startswith("compare: torchattacks is not installed: pip install")
 
 
 def test_a_run_folder_is_compared(smooth: Classifier, fakes: tuple[Given, Any], tmp_path: Path) -> None:
@@ -377,7 +377,9 @@ def test_a_run_folder_is_compared(smooth: Classifier, fakes: tuple[Given, Any], 
         ("square", {"eps": 26 / 255}, 100),
     ],
 )
-def test_results_agree_with_the_installed_libraries(smooth: Classifier, name: str, given: dict[str, Any], iterations: int) -> None:
+def test_results_agree_with_the_installed_libraries(
+    smooth: Classifier, name: str, given: dict[str, Any], iterations: int
+) -> None:
     for package in ("foolbox", "torchattacks"):
         pytest.importorskip(package)
     run = attacked(smooth, name, iterations=iterations, **given)

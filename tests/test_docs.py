@@ -63,9 +63,9 @@ def test_the_index_is_the_readme_and_functions_are_described(site: Path) -> None
 
 
 def test_pages_load_nothing_from_other_sites(site: Path) -> None:
-    asked = r"""<(?:script|img|iframe)[^>]+src="(https?:)?//|<link[^>]+href="(https?:)?//"""
+    calls = r"""<(?:script|img|iframe)[^>]+src="(https?:)?//|<link[^>]+href="(https?:)?//"""
     for page in site.rglob("*.html"):
-        assert not re.search(asked, page.read_text(encoding="utf-8")), page
+        assert not re.search(calls, page.read_text(encoding="utf-8")), page
     for style in site.rglob("*.css"):
         assert not re.search(r"url\(\s*['\"]?(https?:)?//|@import", style.read_text(encoding="utf-8")), style
 
@@ -76,7 +76,7 @@ def test_a_page_in_a_browser(site: Path, tmp_path: Path, name: str) -> None:
     page = site / name
     probed = page.with_name(f"probed_{page.name}")
     probed.write_text(page.read_text(encoding="utf-8").replace("<head>", f"<head><script>{probe()}</script>"))
-    told = probe_page(probed.as_uri(), tmp_path)
+    output = probe_page(probed.as_uri(), tmp_path)
     probed.unlink()
-    told["requests"] = [url for url in told["requests"] if not url.startswith(("data:", site.as_uri()))]
-    assert told == {"errors": [], "blocked": [], "broken": [], "requests": [], "wide": False}
+    output["requests"] = [url for url in output["requests"] if not url.startswith(("data:", site.as_uri()))]
+    assert output == {"errors": [], "blocked": [], "broken": [], "requests": [], "wide": False}

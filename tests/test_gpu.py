@@ -47,8 +47,8 @@ def test_draws_are_those_of_the_cpu_and_float64_runs_are_equal(smooth: Classifie
         for device in (CPU, GPU)
     ]
     torch.testing.assert_close(runs[1].images, runs[0].images, rtol=0, atol=1 / 255 + 1e-6)
-    for mine, its in zip(runs[0].results, runs[1].results, strict=True):
-        assert its["logit"] == pytest.approx(mine["logit"], rel=1e-3)
+    for actual, its in zip(runs[0].results, runs[1].results, strict=True):
+        assert its["logit"] == pytest.approx(actual["logit"], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])

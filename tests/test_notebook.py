@@ -34,9 +34,9 @@ def test_the_notebook_is_a_handout() -> None:
     assert len(set(ids)) == len(ids)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in NOTEBOOK["cells"])
     headings = re.findall(r"^## (.*)", (DOCS / "lab.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    asked = [cell["source"][0].strip("# \n") for cell in NOTEBOOK["cells"] if re.fullmatch(r"q\d", cell["id"])]
-    assert [line[:2] for line in asked] == [line[:2] for line in headings]
-    assert asked[:-1] == headings[:-1]  # the last one is about VGG16 there, about any other network here
+    calls = [cell["source"][0].strip("# \n") for cell in NOTEBOOK["cells"] if re.fullmatch(r"q\d", cell["id"])]
+    assert [line[:2] for line in calls] == [line[:2] for line in headings]
+    assert calls[:-1] == headings[:-1]  # the last one is about VGG16 there, about any other network here
     for name, source in CODE.items():
         assert compile(source, name, "exec")
 
@@ -48,10 +48,10 @@ def test_every_blank_has_a_solution_of_the_same_name_and_arguments() -> None:
         blank, solution = (ast.parse(code).body[0] for code in (CODE[name], solved[name]))
         assert type(blank) is type(solution)
         for field in ("name", "args", "targets"):
-            theirs = getattr(solution, field, None)
-            ours = getattr(blank, field, None)
-            assert [ast.dump(x) if isinstance(x, ast.AST) else x for x in _listed(ours)] == [
-                ast.dump(x) if isinstance(x, ast.AST) else x for x in _listed(theirs)
+            expected = getattr(solution, field, None)
+            actual = getattr(blank, field, None)
+            assert [ast.dump(x) if isinstance(x, ast.AST) else x for x in _listed(actual)] == [
+                ast.dump(x) if isinstance(x, ast.AST) else x for x in _listed(expected)
             ]
 
 
@@ -67,9 +67,9 @@ def test_blanks_of_the_notebook_raise_an_instruction(name: str) -> None:
             exec(CODE[name], scope)
         return
     exec(CODE[name], scope)
-    wanted = [p for p in inspect.signature(scope[name]).parameters.values() if p.default is p.empty]
+    required = [p for p in inspect.signature(scope[name]).parameters.values() if p.default is p.empty]
     with pytest.raises(NotImplementedError, match=f"^{name}: .{{30,}}"):
-        scope[name](*[None] * len(wanted))
+        scope[name](*[None] * len(required))
 
 
 def test_a_run_shows_its_figure_and_the_maps_of_methods_of_any_kind(smooth: Classifier) -> None:
@@ -81,10 +81,10 @@ def test_a_run_shows_its_figure_and_the_maps_of_methods_of_any_kind(smooth: Clas
     with pytest.raises(lv.LitVizError, match=r"run\.maps"):
         _ = run.attributions
     figure = run.figure()
-    png, said = figure._repr_png_()  # type: ignore[attr-defined]
+    png, message = figure._repr_png_()  # type: ignore[attr-defined]
     with Image.open(BytesIO(png)) as picture:
         assert picture.width == round(figure.get_figwidth() * figure.dpi)
-        assert said == {"width": round(96 * figure.get_figwidth())}
+        assert message == {"width": round(96 * figure.get_figwidth())}
 
 
 @pytest.mark.slow

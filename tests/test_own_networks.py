@@ -146,7 +146,7 @@ def test_a_head_of_other_classes_in_a_named_architecture(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("named", "says"),
+    ("named", "message"),
     [
         ("{}", "must name a function that builds the network, such as {}:build"),
         ("{}.py:three", "name it as a module, {}:three, in the folder of {}.py"),
@@ -156,10 +156,10 @@ def test_a_head_of_other_classes_in_a_named_architecture(tmp_path: Path) -> None
         ("{}:three", "the input size of {}:three is required: give size="),
     ],
 )
-def test_wrong_names_are_rejected_with_a_suggestion(nets: str, named: str, says: str) -> None:
+def test_wrong_names_are_rejected_with_a_suggestion(nets: str, named: str, message: str) -> None:
     with pytest.raises(LitVizError) as error:
         load_classifier(named.replace("{}", nets), **({"size": 8} if named != "{}:three" else {}))
-    assert says.replace("{}", nets).replace("{cwd}", str(Path.cwd())) in str(error.value)
+    assert message.replace("{}", nets).replace("{cwd}", str(Path.cwd())) in str(error.value)
 
 
 def test_mismatched_weights_are_rejected_with_a_suggestion(nets: str) -> None:

@@ -125,7 +125,7 @@ class Halved(Summed):
 
 
 @pytest.mark.parametrize(
-    ("part", "name", "said"),
+    ("part", "name", "message"),
     [
         ("objective", "ScalarScore", r"must return a score for each input of the network, shape \(\d+,\), got \(\)"),
         ("objective", "EveryLogit", r"shape \(\d+,\), got \(\d+, 5\)"),
@@ -139,12 +139,12 @@ class Halved(Summed):
     ],
 )
 def test_custom_parts_with_invalid_results_are_rejected(
-    part: str, name: str, said: str | None, smooth: Classifier
+    part: str, name: str, message: str | None, smooth: Classifier
 ) -> None:
     """These were errors of torch, far from the part."""
     given = f"{HERE}.{name}"
     options = {f"model__{part}": [{"class_path": given}] if part in ("priors", "transforms") else given}
-    with pytest.raises(LitVizError, match="ScalarScore must return" if said is None else f"{name} .*{said}"):
+    with pytest.raises(LitVizError, match="ScalarScore must return" if message is None else f"{name} .*{message}"):
         lv.visualize(smooth, [0, 1], iterations=3, **options)
 
 
@@ -169,7 +169,7 @@ def test_a_module_of_the_current_folder_is_importable(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["attack", "packaged:chelsea", "--attack", "nowhere.Mine"], "--model.attack: No module named 'nowhere'"),
         (
@@ -183,10 +183,10 @@ def test_a_module_of_the_current_folder_is_importable(tmp_path: Path, monkeypatc
     ],
 )
 def test_an_invalid_class_path_gives_a_one_line_error(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lit_viz(*words, *SMALL, expect=1)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_options_of_a_part_may_precede_it(tmp_path: Path) -> None:

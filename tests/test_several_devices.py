@@ -56,23 +56,23 @@ def other_process(first: subprocess.Popen[str]) -> int:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("two") / "run"
     process = begun(run)
-    said = ended(process)
-    assert process.returncode == 0, said
+    message = ended(process)
+    assert process.returncode == 0, message
     assert [record["index"] for record in records(run)] == [0, 1, 2, 3, 4]
-    assert said.count("5 images, 750 updates") == 1  # one of the two speaks
-    assert "Initializing" not in said
+    assert message.count("5 images, 750 updates") == 1  # one of the two speaks
+    assert "Initializing" not in message
     return contents(run)
 
 
-@pytest.mark.parametrize("whom", ["first", "other"])
+@pytest.mark.parametrize("target", ["first", "other"])
 def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
-    whom: str, undisturbed: dict[str, Any], tmp_path: Path
+    target: str, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     process = begun(run)
     wait_for((run / "checkpoints" / "last.ckpt").exists, lambda: process.poll() is None)
     other = other_process(process)
-    os.kill(process.pid if whom == "first" else other, signal.SIGKILL)
+    os.kill(process.pid if target == "first" else other, signal.SIGKILL)
     began = time.monotonic()
     ended(process)
     while Path(f"/proc/{other}").exists() and "Z" not in Path(f"/proc/{other}/stat").read_text().split(")")[1][:3]:
@@ -81,28 +81,26 @@ def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
     assert time.monotonic() - began < 15
     assert process.returncode != 0
     resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
-    said = ended(resumed)
-    assert resumed.returncode == 0, said
+    message = ended(resumed)
+    assert resumed.returncode == 0, message
     assert contents(run) == undisturbed
 
 
-def test_a_signal_stops_all_processes_and_another_number_resumes(
-    undisturbed: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_signal_stops_all_processes_and_another_number_resumes(undisturbed: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = begun(run)
     wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGTERM)
-    said = ended(process)
-    assert process.returncode == 143, said
-    assert said.count(f"lit-viz resume {run}") == 1
+    message = ended(process)
+    assert process.returncode == 143, message
+    assert message.count(f"lit-viz resume {run}") == 1
     lit_viz(*WORDS, "--slots", "1", "--out", str(run), "--resume")  # alone, and with one slot
     kept = contents(run)
     assert [r["index"] for r in kept["records"]] == [0, 1, 2, 3, 4]
     assert kept.keys() == undisturbed.keys()
-    for mine, its in zip(kept["records"], undisturbed["records"], strict=True):
-        assert mine["forwards"] == its["forwards"]
-        assert mine["logit"] == pytest.approx(its["logit"], rel=0.05)
+    for actual, its in zip(kept["records"], undisturbed["records"], strict=True):
+        assert actual["forwards"] == its["forwards"]
+        assert actual["logit"] == pytest.approx(its["logit"], rel=0.05)
 
 
 def test_an_error_of_one_process_ends_all(tmp_path: Path) -> None:
@@ -111,9 +109,9 @@ def test_an_error_of_one_process_ends_all(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run)]
     command[command.index("tests.conftest:smooth_network")] = "tests.engine.several:only_on_the_first"
     process = start(command)
-    said = ended(process, 60)
+    message = ended(process, 60)
     assert process.returncode != 0
-    assert "there is no network for the other processes" in said
+    assert "there is no network for the other processes" in message
     assert time.monotonic() - began < 60
 
 
@@ -121,8 +119,8 @@ def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path) -> N
     run, port = tmp_path / "run", free_port()
     words = ["-m", "lit_viz", *WORDS, "--out", str(run)]
     nodes = [start(torchrun(*words, processes=1, node=(rank, 2, port))) for rank in (0, 1)]
-    said = [ended(node) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
+    message = [ended(node) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], message
     assert contents(run) == undisturbed
 
 
@@ -134,22 +132,22 @@ def test_wandb_receives_the_logs_of_all_processes(tmp_path: Path) -> None:
         process = begun(run, "--wandb", "online", **online)
         wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, lambda: process.poll() is None)
         os.kill(process.pid, signal.SIGTERM)
-        said = ended(process)
-        assert process.returncode == 143, said
-        assert "Traceback" not in said
-        assert "W&B" not in said
+        message = ended(process)
+        assert process.returncode == 143, message
+        assert "Traceback" not in message
+        assert "W&B" not in message
         resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)], **online)
-        said = ended(resumed)
-        assert resumed.returncode == 0, said
+        message = ended(resumed)
+        assert resumed.returncode == 0, message
     assert server.unknown == []
     (rows,) = server.history.values()
     assert list(server.exits.values()) == [[1, 0]]
     assert [row["_step"] for row in rows] == list(range(len(rows)))
     shown = {(key, row["iteration"]): row[key] for row in rows for key in row if key.startswith("image/")}
     assert shown.keys() == {(f"image/class_{k}", at) for k in range(5) for at in (0, 50, 100, 150)}
-    for (key, at), told in shown.items():
+    for (key, at), printed in shown.items():
         frame = run / "frames" / f"000{key[-1]}_{key.removeprefix('image/')}" / f"iter_{at:06}.png"
-        assert np.array_equal(read(BytesIO(server.files[told["path"]])), read(frame))
+        assert np.array_equal(read(BytesIO(server.files[printed["path"]])), read(frame))
     assert {"artifact/results.jsonl", "artifact/images/0004_class_4.png"} <= server.files.keys()
 
 
@@ -177,8 +175,8 @@ LONGER = ["--iterations", "800"]
 def long_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("long") / "run"
     process = begun(run, *LONGER)
-    said = ended(process)
-    assert process.returncode == 0, said
+    message = ended(process)
+    assert process.returncode == 0, message
     return contents(run)
 
 
@@ -198,8 +196,8 @@ def test_a_requeued_slurm_job_resumes_bit_equal(
     else:
         cluster("scancel", "--signal", "TERM", job)  # as SLURM does before the end of its time
     cluster.wait(lambda: cluster.job(job)["JobState"] == "PENDING")
-    said = output.read_text()
-    assert said.count("lit-viz: stopped after") == 1
+    message = output.read_text()
+    assert message.count("lit-viz: stopped after") == 1
     cluster("scontrol", "update", f"JobId={job}", "StartTime=now+5")  # SLURM waits two minutes, lest it kills it twice
     cluster.wait(lambda: cluster.job(job)["JobState"] == "COMPLETED")
     assert cluster.job(job)["Restarts"] == "1"

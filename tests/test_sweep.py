@@ -133,7 +133,7 @@ def test_invalid_sweeps_are_rejected(words: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("swept", "says"),
+    ("swept", "text"),
     [
         ("model.size=16,0", "model.size 0: size must be at least 1 x 1, got 0 x 0"),
         ("model.views=1,0", "model.views 0: --views must be at least 1, got 0"),
@@ -142,15 +142,15 @@ def test_invalid_sweeps_are_rejected(words: str, message: str) -> None:
         ("model.objective=Logit,{class_path: Layer, init_args: {layer: nose}}", "has no layer 'nose'"),
     ],
 )
-def test_all_values_are_validated_before_training(swept: str, says: str, tmp_path: Path) -> None:
+def test_all_values_are_validated_before_training(swept: str, text: str, tmp_path: Path) -> None:
     """The first runs were trained, and what was wrong with the last was said at its turn."""
-    with pytest.raises(LitVizError, match=re.escape(says)):
+    with pytest.raises(LitVizError, match=re.escape(text)):
         sweep(["2", *FEW, "--iterations", "3", "--sweep", swept, "--out", str(tmp_path / "sweep")])
     assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize(
-    ("vary", "says"),
+    ("vary", "text"),
     [
         ('{"seed": [1]}', "of iterations and lr, got seed"),
         ('{"lr": [0]}', "takes positive values"),
@@ -161,10 +161,10 @@ def test_all_values_are_validated_before_training(swept: str, says: str, tmp_pat
     ],
 )
 def test_invalid_varying_options_give_a_one_line_error(
-    vary: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vary: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lit_viz("visualize", "0", *FEW, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
-    assert says in sentence(capsys)
+    assert text in sentence(capsys)
     assert not is_run(tmp_path / "run")
 
 

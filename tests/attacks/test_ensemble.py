@@ -52,18 +52,18 @@ def members(norm: NormName, eps: float, n: int, targeted: bool) -> list[tuple[st
 
 def alone(norm: NormName, eps: float, n: int, targeted: bool) -> tuple[list[tuple[str, Tensor]], int]:
     """Return what the members ask one after another, up to the first success, by name; and the backwards of all."""
-    asked, backwards = [], 0
+    calls, backwards = [], 0
     for name, attack, iterations, target in members(norm, eps, n, targeted):
         network = Watched(CURVED)
         targets = None if target is None else [target]
         run_attack(attack, network, X[n : n + 1], [LABELS[n]], targets, iterations=iterations, seeds=[10 + n])
         backwards += network.backwards
         for image in network.inputs:
-            asked.append((name, image))
+            calls.append((name, image))
             margin = margins(CURVED(image), [LABELS[n]], [TARGETS[n]] if targeted else None)
             if margin > 0 and NORMS[norm].length(image - X[n : n + 1]) <= eps + 1e-6:
-                return asked, backwards
-    return asked, backwards
+                return calls, backwards
+    return calls, backwards
 
 
 def ensemble(norm: NormName, rows: Sequence[int], targeted: bool, **options: Any) -> tuple[Tensor, Any]:
@@ -135,15 +135,15 @@ def test_a_step_of_images_at_different_members_equals_their_own_steps() -> None:
         return x, state
 
     with torch.no_grad():
-        begun = [after(n, updates) for n, updates in enumerate([0, 9, 10, 25, 40, 43, 50, 55])]
-        x = torch.cat([image for image, _ in begun])
-        state = {key: torch.cat([own[key] for _, own in begun]) for key in begun[0][1]}
+        started = [after(n, updates) for n, updates in enumerate([0, 9, 10, 25, 40, 43, 50, 55])]
+        x = torch.cat([image for image, _ in started])
+        state = {key: torch.cat([own[key] for _, own in started]) for key in started[0][1]}
         moved, there, done = attack.step(x, state, plain_evaluate(attack.objective, network, state))
         assert not done.any()
-        for n, (image, own) in enumerate(begun):
-            expected, mine, _ = attack.step(image, own, plain_evaluate(attack.objective, network, own))
+        for n, (image, own) in enumerate(started):
+            expected, actual, _ = attack.step(image, own, plain_evaluate(attack.objective, network, own))
             torch.testing.assert_close(moved[n : n + 1], expected, rtol=0, atol=1e-12)
-            for key, value in mine.items():
+            for key, value in actual.items():
                 torch.testing.assert_close(there[key][n : n + 1], value, rtol=1e-9, atol=1e-9)
 
 
@@ -322,9 +322,9 @@ def test_ensemble_breakdown_in_evidence_and_figures(smooth: Classifier, tmp_path
     for before, after in pairwise(left):
         assert after["tried"] == before["left"]
         assert after["left"] == before["left"] - after["fooled"]
-    said = [text.get_text() for text in run.figure().texts]
-    place = said.index("ensemble member") + 4
-    assert said[place : place + 4] == ["apgd_ce", "5", str(left[0]["fooled"]), str(left[0]["left"])]
+    message = [text.get_text() for text in run.figure().texts]
+    place = message.index("ensemble member") + 4
+    assert message[place : place + 4] == ["apgd_ce", "5", str(left[0]["fooled"]), str(left[0]["left"])]
     several = lv.attack(smooth, noise(), radii=[2 / 255, 12 / 255], **options)
     assert {"after apgd_ce", "after square"} <= {text.get_text() for text in several.figure().texts}
 

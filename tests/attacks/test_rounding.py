@@ -579,13 +579,13 @@ def test_distances_are_those_of_numpy_and_scikit_image(channels, size, change):
     source = lattice_images(1, channels, *size)[0]
     image = (source + change / 255 * (2 * random(channels, *size, seed=1) - 1).round()).clamp(0, 1)
     found = distances(source, image)
-    ours, its = (x.double().permute(1, 2, 0).numpy() for x in (image, source))
-    assert found["l2"] == pytest.approx(np.linalg.norm((ours - its).ravel()), abs=1e-5)
-    assert found["linf"] == pytest.approx(np.abs(ours - its).max(), abs=1e-6)
-    assert found["l0"] == pytest.approx((np.abs(ours - its) > 1e-3).mean())
-    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(its, ours, data_range=1.0), abs=1e-3)
+    actual, its = (x.double().permute(1, 2, 0).numpy() for x in (image, source))
+    assert found["l2"] == pytest.approx(np.linalg.norm((actual - its).ravel()), abs=1e-5)
+    assert found["linf"] == pytest.approx(np.abs(actual - its).max(), abs=1e-6)
+    assert found["l0"] == pytest.approx((np.abs(actual - its) > 1e-3).mean())
+    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(its, actual, data_range=1.0), abs=1e-3)
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
-    assert found["ssim"] == pytest.approx(structural_similarity(its, ours, channel_axis=2, **options), abs=1e-5)
+    assert found["ssim"] == pytest.approx(structural_similarity(its, actual, channel_axis=2, **options), abs=1e-5)
 
 
 def test_equal_and_tiny_images():

@@ -192,8 +192,8 @@ def test_pgd_follows_the_momentum_of_torch(norm: NormName, targeted: bool, mu: f
     for n in range(3):
         attack = PGD(norm, EPS[norm], alpha, mu, look, random_start=False, early_stop=False)
         expected = pgd_by_hand(asking(n, targeted), X[n], alpha, norm, onto(norm, n), mu, look)
-        for mine, theirs in zip(path(attack, n, targeted, 8), expected, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+        for actual, reference in zip(path(attack, n, targeted, 8), expected, strict=True):
+            torch.testing.assert_close(actual, reference, rtol=0, atol=1e-9)
 
 
 @both
@@ -241,9 +241,9 @@ def test_restarts_share_the_iterations(restarts: int, iterations: int) -> None:
     assert torch.equal(part, (since == -1).long().cumsum(0) - 1)
     assert (since < total).all()
     for one in part.unique():
-        mine = since[part == one]
-        assert mine.tolist() == list(range(-1, len(mine) - 1))
-        assert (total[part == one] == max(1, len(mine) - 1)).all()
+        actual = since[part == one]
+        assert actual.tolist() == list(range(-1, len(actual) - 1))
+        assert (total[part == one] == max(1, len(actual) - 1)).all()
 
 
 @both
@@ -257,10 +257,10 @@ def test_apgd_reaches_the_margin_of_pgd_at_the_same_cost(norm: NormName, targete
         out, _ = run_attack(attack, CURVED, X, LABELS, targets, iterations=60)
         return margins(CURVED(out), LABELS, targets)
 
-    mine = reached(APGD(norm, EPS[norm], early_stop=False))
+    actual = reached(APGD(norm, EPS[norm], early_stop=False))
     for alpha, better in ((None, -1e-3), (EPS[norm] / 200, 0.01), (2 * EPS[norm], 0.01)):
-        theirs = reached(PGD(norm, EPS[norm], alpha, early_stop=False))
-        assert (mine - theirs).mean() > better
+        reference = reached(PGD(norm, EPS[norm], alpha, early_stop=False))
+        assert (actual - reference).mean() > better
 
 
 def test_ddn_follows_the_paper() -> None:

@@ -85,10 +85,10 @@ def expected(
     return F.interpolate(patches, x.shape[2:], mode="bilinear", align_corners=False)
 
 
-def same(ours: Tensor, reference: Tensor) -> bool:
-    assert ours.shape == reference.shape
+def same(actual: Tensor, reference: Tensor) -> bool:
+    assert actual.shape == reference.shape
     assert reference.abs().max() > 0
-    return bool((ours - reference).abs().max() <= 1e-8 * reference.abs().max())
+    return bool((actual - reference).abs().max() <= 1e-8 * reference.abs().max())
 
 
 def written_out(net: Attending, x: Tensor) -> Trace:
@@ -151,8 +151,8 @@ def test_maps_are_those_of_two_blocks_written_out(
 ) -> None:
     net, x = Attending(size, **options), photographs(size)
     torch.testing.assert_close(written_out(net, normalized(x[:1])).logits, net.double()(normalized(x[:1])))
-    ours = our(kind(), classifier_of(net.float(), size), x)
-    assert same(ours, expected(kind, lambda x: written_out(net, x), x, rows, (size[0] // 4, size[1] // 4)))
+    actual = our(kind(), classifier_of(net.float(), size), x)
+    assert same(actual, expected(kind, lambda x: written_out(net, x), x, rows, (size[0] // 4, size[1] // 4)))
 
 
 def timm_trace(net: Any, x: Tensor) -> Trace:

@@ -73,11 +73,13 @@ def test_case(case: Case, algorithm: type) -> None:
     x = arguments["inputs"]
     outputs = network(x, *more)
     targets = _flat(arguments["target"], outputs.shape[1:], len(x))
-    ours, _ = attribute(method, Counted(lambda x: network(x, *more).flatten(1)), x, targets, evaluations=evaluations)
-    theirs = captum.attr.NoiseTunnel(algorithm(network)) if case.get("noise_tunnel") else algorithm(network)
-    reference = theirs.attribute(**arguments | {"inputs": x.clone().requires_grad_()}).detach()
-    ours = ours.abs() if algorithm.__name__ == "Saliency" else ours
-    torch.testing.assert_close(ours.expand_as(reference), reference, rtol=0, atol=1e-12 * float(reference.abs().max()))
+    actual, _ = attribute(method, Counted(lambda x: network(x, *more).flatten(1)), x, targets, evaluations=evaluations)
+    expected = captum.attr.NoiseTunnel(algorithm(network)) if case.get("noise_tunnel") else algorithm(network)
+    reference = expected.attribute(**arguments | {"inputs": x.clone().requires_grad_()}).detach()
+    actual = actual.abs() if algorithm.__name__ == "Saliency" else actual
+    torch.testing.assert_close(
+        actual.expand_as(reference), reference, rtol=0, atol=1e-12 * float(reference.abs().max())
+    )
     assert reference.abs().max() > 0
 
 

@@ -134,9 +134,11 @@ def test_class_images_of_a_contrast(smooth: Classifier) -> None:
     assert [(r["name"], r["target"], r["against"], r["gamma"]) for r in run.results] == [
         ("apple vs. cherry", 0, 2, 5), ("date vs. elder", 3, 4, 5),
     ]  # fmt: skip
-    for record, ours, theirs in zip(run.results, smooth.logits(run.images), smooth.logits(plain.images), strict=True):
+    for record, actual, reference in zip(
+        run.results, smooth.logits(run.images), smooth.logits(plain.images), strict=True
+    ):
         c, d = record["target"], record["against"]
-        assert ours[c] - 5 * ours[d] > theirs[c] - 5 * theirs[d] + 0.1
+        assert actual[c] - 5 * actual[d] > reference[c] - 5 * reference[d] + 0.1
     with pytest.raises(LitVizError, match="--against must be one class, or one per target: got 3 for 2"):
         lv.visualize(smooth, ["apple", "date"], against=[1, 2, 3])
     with pytest.raises(LitVizError, match="--against requires an objective of classes, got Channel"):

@@ -91,8 +91,8 @@ def smooth_maximum(mask: npt.NDArray[np.float64], sigma: float, temperature: flo
 @pytest.mark.parametrize(("sigma", "temperature"), [(1.2, 0.05), (0.6, 1.0)])
 def test_the_smooth_maximum_against_its_definition(sigma: float, temperature: float) -> None:
     masks = drawn(2, 1, 7, 5)
-    ours = smoothed(masks, sigma, temperature)
-    for mask, out in zip(masks, ours, strict=True):
+    actual = smoothed(masks, sigma, temperature)
+    for mask, out in zip(masks, actual, strict=True):
         np.testing.assert_allclose(out[0], smooth_maximum(mask[0].numpy(), sigma, temperature), rtol=1e-12)
 
 
@@ -101,9 +101,9 @@ def test_sums_of_shifted_maps_are_a_convolution() -> None:
     place = torch.tensor([[3, 1, 3], [2, 0, 2], [3, 1, 1]])
     weight = torch.nn.functional.one_hot(place).permute(2, 0, 1)[None].double()
     expected = torch.nn.functional.conv2d(maps.flatten(0, 1), weight).unflatten(0, (2, 3))
-    ours, upstream = _window_sum(maps, place), drawn(2, 3, 1, 7, 6)
-    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
-    slopes = [torch.autograd.grad(of, maps, upstream)[0] for of in (ours, expected)]
+    actual, upstream = _window_sum(maps, place), drawn(2, 3, 1, 7, 6)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
+    slopes = [torch.autograd.grad(of, maps, upstream)[0] for of in (actual, expected)]
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=0)
 
 
@@ -193,10 +193,10 @@ def test_the_update_ascends_the_score_along_masks_of_equal_area_by_finite_differ
         ahead, behind = (goal(state["weights"] + sign * 1e-5 * direction) for sign in (1, -1))
         expected.append((ahead - behind) / 2e-5)
         found.append((after["velocity"] * direction).flatten(1).sum(1))
-    slopes, ours = torch.stack(expected), torch.stack(found)
-    scale = (slopes * ours).sum(0) / ours.square().sum(0)
+    slopes, actual = torch.stack(expected), torch.stack(found)
+    scale = (slopes * actual).sum(0) / actual.square().sum(0)
     assert (scale > 0).all()
-    torch.testing.assert_close(ours * scale, slopes, rtol=1e-4, atol=1e-4 * float(slopes.abs().max()))
+    torch.testing.assert_close(actual * scale, slopes, rtol=1e-4, atol=1e-4 * float(slopes.abs().max()))
 
 
 def test_the_area_shrinks_by_a_constant_factor_and_then_stays() -> None:

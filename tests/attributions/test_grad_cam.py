@@ -40,10 +40,10 @@ def our(method: GradCAM, classifier: Classifier, x: Tensor) -> Tensor:
     return attribute(method, networks, x, TARGETS)[0]
 
 
-def same(ours: Tensor, expected: Tensor) -> bool:
-    assert ours.shape == expected.shape
+def same(actual: Tensor, expected: Tensor) -> bool:
+    assert actual.shape == expected.shape
     assert expected.abs().max() > 0
-    return bool((ours - expected).abs().max() <= 1e-8 * expected.abs().max())
+    return bool((actual - expected).abs().max() <= 1e-8 * expected.abs().max())
 
 
 NETS = [
@@ -60,22 +60,22 @@ NETS = [
 @pytest.mark.parametrize(("net", "size", "layer"), NETS)
 def test_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None, relu: bool) -> None:
     x, method = photographs(size), GradCAM(layer, relu=relu)
-    ours = our(method, classifier_of(net, size), x)
+    actual = our(method, classifier_of(net, size), x)
     model = Normalized(net)
     captums = captum.attr.LayerGradCam(model, model.net.get_submodule(method.layers[0]))
     maps = captums.attribute(x, TARGETS, relu_attributions=relu).detach()
-    assert ours.shape == (2, 1, size, size)
-    assert same(ours, captum.attr.LayerAttribution.interpolate(maps, (size, size), "bilinear"))
+    assert actual.shape == (2, 1, size, size)
+    assert same(actual, captum.attr.LayerAttribution.interpolate(maps, (size, size), "bilinear"))
 
 
 @pytest.mark.filterwarnings("ignore:Setting .* hooks:UserWarning")
 @pytest.mark.parametrize(("net", "size", "layer"), NETS)
 def test_guided_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None) -> None:
     x, method = photographs(size), GuidedGradCAM(layer)
-    ours = our(method, classifier_of(net, size), x)
+    actual = our(method, classifier_of(net, size), x)
     model = Normalized(net)
     captums = captum.attr.GuidedGradCam(model, model.net.get_submodule(method.layers[0]))
-    assert same(ours, captums.attribute(x.clone().requires_grad_(), TARGETS, interpolate_mode="bilinear").detach())
+    assert same(actual, captums.attribute(x.clone().requires_grad_(), TARGETS, interpolate_mode="bilinear").detach())
 
 
 def mean_gradient(activation: Tensor, slope: Tensor) -> Tensor:
@@ -137,9 +137,9 @@ def grid(prefix: int) -> Callable[[Tensor], Tensor]:
 def test_tokens_of_timm_transformers_are_detected(net: nn.Module, size: Any, layer: str, maps: Any) -> None:
     x = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     method = GradCAM()
-    ours = our(method, classifier_of(net, size), x)
+    actual = our(method, classifier_of(net, size), x)
     assert method.layers == (layer,)
-    assert same(ours, by_definition(net, layer, maps, x))
+    assert same(actual, by_definition(net, layer, maps, x))
 
 
 def plus_plus(activation: Tensor, slope: Tensor) -> Tensor:
@@ -163,8 +163,8 @@ VARIANTS = {
 def test_variants_of_grad_cam_are_their_definitions(kind: type[GradCAM]) -> None:
     x = torch.rand(2, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for net, layer, maps in ((vit(), "blocks.1.norm1", grid(1)), (conv_net(), "4", lambda maps: maps)):
-        ours = our(kind(layer), classifier_of(net, (32, 48)), x)
-        assert same(ours, by_definition(net, layer, maps, x, VARIANTS[kind]))
+        actual = our(kind(layer), classifier_of(net, (32, 48)), x)
+        assert same(actual, by_definition(net, layer, maps, x, VARIANTS[kind]))
 
 
 @pytest.mark.parametrize("name", ["GradCAM", "GradCAMPlusPlus", "LayerCAM", "HiResCAM"])
@@ -176,10 +176,10 @@ def test_variants_of_grad_cam_are_those_of_pytorch_grad_cam(name: str) -> None:
     x, net = photographs(32), made(torchvision.models.resnet18)
     model = Normalized(net)
     with getattr(package, name)(model=model, target_layers=[model.net.layer2]) as cam:
-        theirs = torch.from_numpy(cam(x.clone().requires_grad_(), [ClassifierOutputTarget(t) for t in TARGETS]))
-    ours = our(getattr(lit_viz.attributions, name)("layer2"), classifier_of(net, 32), x)[:, 0]
-    ours = ours - ours.amin((1, 2), keepdim=True)
-    assert (ours / ours.amax((1, 2), keepdim=True) - theirs).abs().max() < 0.01
+        reference = torch.from_numpy(cam(x.clone().requires_grad_(), [ClassifierOutputTarget(t) for t in TARGETS]))
+    actual = our(getattr(lit_viz.attributions, name)("layer2"), classifier_of(net, 32), x)[:, 0]
+    actual = actual - actual.amin((1, 2), keepdim=True)
+    assert (actual / actual.amax((1, 2), keepdim=True) - reference).abs().max() < 0.01
 
 
 def test_the_last_block_of_a_transformer_gives_nothing() -> None:

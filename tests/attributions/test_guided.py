@@ -82,21 +82,21 @@ def test_guided_methods_equal_captum(net: nn.Module, size: int, method: GuidedBa
     expected = reference(Normalized(net)).attribute(x.clone().requires_grad_(), TARGETS).detach()
     (name,) = method.networks
     frozen = classifier.fast(dtype=torch.float64, backprop=name)  # type: ignore[arg-type]
-    ours, uncertainty = attribute(method, frozen, x, TARGETS)
+    actual, uncertainty = attribute(method, frozen, x, TARGETS)
     assert uncertainty == {}
-    assert (ours - expected).abs().max() <= 1e-8 * expected.abs().max()
+    assert (actual - expected).abs().max() <= 1e-8 * expected.abs().max()
     plain, _ = attribute(Gradient(), classifier.fast(dtype=torch.float64), x, TARGETS)
     assert (plain - expected).abs().max() > 0.1 * expected.abs().max()
 
 
 def test_each_method_evaluates_its_own_copy_once() -> None:
-    asked: list[str] = []
+    calls: list[str] = []
     frozen = load_classifier(conv_net(), size=16).fast(backprop="guided")
 
     def network(name: str) -> Any:
-        return lambda x, layers=(): (asked.append(name), frozen(x, layers))[1]
+        return lambda x, layers=(): (calls.append(name), frozen(x, layers))[1]
 
     networks = {name: network(name) for name in ("plain", "guided", "deconvolution")}
     for method in (GuidedBackprop(), Deconvolution()):
         attribute(method, networks, torch.rand(2, 3, 16, 16), TARGETS, evaluations=3)
-    assert asked == ["guided", "deconvolution"]
+    assert calls == ["guided", "deconvolution"]

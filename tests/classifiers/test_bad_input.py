@@ -69,7 +69,9 @@ class Failing(nn.Module):
 @pytest.mark.parametrize(
     ("error", "reason"), [(ValueError("no more"), "no more"), (SystemExit(3), "it calls sys.exit")]
 )
-def test_a_network_that_raises_or_exits_gives_a_one_line_error(forwards: int, error: BaseException, reason: str) -> None:
+def test_a_network_that_raises_or_exits_gives_a_one_line_error(
+    forwards: int, error: BaseException, reason: str
+) -> None:
     def run() -> None:
         classifier = load_classifier(Failing(forwards, error), size=16)
         lv.attack(classifier, torch.rand(2, 3, 16, 16), attack="pgd", iterations=10, wandb="disabled")

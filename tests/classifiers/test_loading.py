@@ -48,10 +48,10 @@ def test_the_embedded_default_is_bit_equal_to_the_network_of_timm(lite0: Classif
 
 
 def test_a_built_network_is_in_eval_mode_and_a_given_one_keeps_its_mode(lite0: Classifier) -> None:
-    handed = conv_net().train()
-    load_classifier(handed, size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    given = conv_net().train()
+    load_classifier(given, size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     built = [load_classifier("torchvision/squeezenet1_0", weights="none"), lite0]
-    assert handed.training
+    assert given.training
     assert not any(m.training for net in built for m in net.original.modules())
 
 

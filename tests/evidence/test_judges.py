@@ -13,10 +13,10 @@ from lit_viz.images.reading import read_photograph
 
 def test_verdict_and_top() -> None:
     logits = torch.tensor([1.0, 3.0, 2.0, 3.0])
-    said = prediction_summary(logits, 2)
-    assert said["logit"] == 2.0
-    assert said["rank"] == 3
-    assert said["probability"] == pytest.approx(float(logits.softmax(0)[2]))
+    message = prediction_summary(logits, 2)
+    assert message["logit"] == 2.0
+    assert message["rank"] == 3
+    assert message["probability"] == pytest.approx(float(logits.softmax(0)[2]))
     assert [prediction_summary(logits, k)["rank"] for k in (1, 3)] == [1, 2]
     assert [label for label, _ in top5(logits, "abcd")] == ["b", "d", "c", "a"]
     assert len(top5(logits, "abcd")) == 4
@@ -26,8 +26,8 @@ def test_verdict_and_top() -> None:
 def test_rank_of_a_class() -> None:
     """What was not a number, and what was as large as any other, came first."""
     for broken in (torch.full((4,), torch.nan), torch.tensor([1.0, torch.nan, 2.0, 0.0])):
-        said = [prediction_summary(broken, k) for k in range(4)]
-        assert all(math.isnan(one["probability"]) and one["rank"] == 4 for one in said)
+        message = [prediction_summary(broken, k) for k in range(4)]
+        assert all(math.isnan(one["probability"]) and one["rank"] == 4 for one in message)
     same = torch.zeros(7)
     assert [prediction_summary(same, k)["rank"] for k in range(7)] == [1, 2, 3, 4, 5, 6, 7]
     assert [label for label, _ in top5(same, "abcdefg")] == list("abcde")
@@ -49,10 +49,10 @@ def test_a_network_by_another_name_is_no_judge_of_itself(lite0: Classifier) -> N
 def test_judges_predict_the_class_of_a_photograph(lite0: Classifier) -> None:
     """A cat is a tabby to networks that have not seen the picture at their own size."""
     picture = read_photograph("packaged:chelsea", lite0.size).pixels
-    said = held_out_judge(lite0)(picture, lite0.index_of("tabby cat" if "tabby cat" in lite0.labels else "tabby"))
-    assert said.keys() == {"efficientnet_lite1", "efficientnet_lite2"}
-    assert all(numbers["rank"] <= 5 for numbers in said.values())
+    message = held_out_judge(lite0)(picture, lite0.index_of("tabby cat" if "tabby cat" in lite0.labels else "tabby"))
+    assert message.keys() == {"efficientnet_lite1", "efficientnet_lite2"}
+    assert all(numbers["rank"] <= 5 for numbers in message.values())
     judge = load_classifier("efficientnet_lite1")
     own = read_photograph("packaged:chelsea", judge.size).pixels
     direct = float(judge.logits(own[None]).softmax(1)[0, 281])
-    assert said["efficientnet_lite1"]["probability"] == pytest.approx(direct, abs=0.2)
+    assert message["efficientnet_lite1"]["probability"] == pytest.approx(direct, abs=0.2)

@@ -86,8 +86,8 @@ def test_a_failed_attack_is_titled_attacked():
     figure = attack_figure([panel(0), failed])
     assert "attacked" in texts(figure)
     assert "fooled at iteration 6, before rounding" in texts(figure)
-    said = next(text for text in figure.texts if text.get_text() == "not fooled in 9 iterations")
-    assert said.get_color() == COLORS[1]
+    message = next(text for text in figure.texts if text.get_text() == "not fooled in 9 iterations")
+    assert message.get_color() == COLORS[1]
     assert caption(figure).startswith("1 of 2 fooled in the file.")
     assert "attacked minus original" in caption(figure)
     assert "attacked" in texts(attack_figure([panel(verdicts={})]))  # nobody tried
@@ -114,8 +114,8 @@ def test_curves_share_the_iteration_axis():
     assert len(strips) == 4
     assert len({axes.get_xlim() for axes in strips}) == 1
     made = trace()
-    wanted = [made.probability, made.margin, made.l2, [(k, 255 * value) for k, value in made.linf]]
-    for axes, curve in zip(strips, wanted, strict=True):
+    required = [made.probability, made.margin, made.l2, [(k, 255 * value) for k, value in made.linf]]
+    for axes, curve in zip(strips, required, strict=True):
         line = max(axes.lines, key=lambda line: len(line.get_xdata()))
         assert np.array_equal(np.transpose(line.get_data()), curve)
         assert any(set(line.get_xdata()) == {made.flip} for line in axes.lines)

@@ -202,8 +202,9 @@ def test_run_without_maps():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [({"scale": "global"}, "must be one of shared, map"), ({"how": "l1"}, "must be one of max_abs")]
+    ("words", "message"),
+    [({"scale": "global"}, "must be one of shared, map"), ({"how": "l1"}, "must be one of max_abs")],
 )
-def test_rejects_invalid_choices(words, said):
-    with pytest.raises(LitVizError, match=said):
+def test_rejects_invalid_choices(words, message):
+    with pytest.raises(LitVizError, match=message):
         saliency_figure(panels(1), **words)

@@ -51,8 +51,8 @@ def test_lines_break_at_spaces_and_end_with_an_ellipsis():
 
 def test_probabilities_near_0_and_1():
     values = (0.0004, 0.93, 0.99, 0.996, 1.0, float("nan"))  # 1 is what float32 rounds to
-    said = [probability_text(p) for p in values]
-    assert said == ["p < 0.01", "p = 0.93", "p = 0.99", "p > 0.99", "p > 0.99", "no p"]
+    message = [probability_text(p) for p in values]
+    assert message == ["p < 0.01", "p = 0.93", "p = 0.99", "p > 0.99", "p > 0.99", "no p"]
 
 
 def test_grid_shapes():

@@ -220,20 +220,20 @@ def test_a_row_holds_for_its_path_or_for_the_only_one_that_ends_in_it(
 
 def test_unlisted_photographs_have_their_own_error(tmp_path: Path) -> None:
     table = write(tmp_path / "x.csv", "file,label\na.jpg,hay\nc.jpg,\n")
-    said = column_values(["a.jpg", "xa.jpg", "c.jpg", "a.jpg/b"], table, "label")
-    assert said["a.jpg"] == "hay"
+    message = column_values(["a.jpg", "xa.jpg", "c.jpg", "a.jpg/b"], table, "label")
+    assert message["a.jpg"] == "hay"
     for path in ("xa.jpg", "c.jpg", "a.jpg/b"):
-        assert str(said[path]) == f"{path} has no label in {table}"
+        assert str(message[path]) == f"{path} has no label in {table}"
 
 
 def test_a_bare_name_never_labels_two_photographs(tmp_path: Path) -> None:
     """The longest ending counts, and a photograph at the row's own place is sure of it."""
     table = write(tmp_path / "x.csv", "file,label\nc.jpg,bare\nb/c.jpg,longer\n")
     here, other, longer = str(tmp_path / "c.jpg"), str(tmp_path / "a" / "c.jpg"), str(tmp_path / "z" / "b" / "c.jpg")
-    said = column_values([here, other, longer], table, "label")
-    assert said[here] == "bare"
-    assert said[longer] == "longer"
-    assert "c.jpg in" in str(said[other])
+    message = column_values([here, other, longer], table, "label")
+    assert message[here] == "bare"
+    assert message[longer] == "longer"
+    assert "c.jpg in" in str(message[other])
     assert column_values([other, other.replace("/a/", "/a/./"), longer], table, "label")[other] == "bare"
 
 

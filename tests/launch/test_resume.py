@@ -202,7 +202,9 @@ def test_a_run_is_replaced_only_by_a_valid_run(run: Path, smooth: Classifier) ->
     assert [record["target"] for record in told(run)] == [3]
 
 
-def test_an_old_report_does_not_mark_a_resumed_run_as_complete(run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
+    run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run whose resume was killed before its evidence was taken for one that has ended."""
     lose(1)(run)
     assert (run / "report.html").exists()

@@ -64,14 +64,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
     return seen
 
 
-def test_mixed_precision_applies_to_the_network_only(
-    smooth: Classifier, asked: list[tuple[torch.dtype, bool]]
-) -> None:
+def test_mixed_precision_applies_to_the_network_only(smooth: Classifier, asked: list[tuple[torch.dtype, bool]]) -> None:
     options: dict[str, Any] = {"trainer__precision": "bf16-mixed"}
     image = lv.visualize(smooth, [1], iterations=30, model__views=2, **options)
     assert image.results[0]["status"] == "done"
-    told = float(smooth.logits(image.images).softmax(1)[0, 1])  # of a file the original says what is recorded
-    assert image.results[0]["probability"] == pytest.approx(told, abs=1e-6)
+    output = float(smooth.logits(image.images).softmax(1)[0, 1])  # of a file the original says what is recorded
+    assert image.results[0]["probability"] == pytest.approx(output, abs=1e-6)
     levels = image.images * 255
     assert (levels - levels.round()).abs().max() < 1e-3
     fooled = lv.attack(smooth, photographs(), attack="pgd", eps=0.2, iterations=20, **options)
@@ -186,18 +184,18 @@ def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path)
 
 def test_a_run_from_an_array_is_continued_in_python(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    begun = Namespace({**vars(config()), "out": str(tmp_path), "init": "array:0"})
-    assert resume_hint(begun) == "; continue in Python with the same call and resume=True"
+    started = Namespace({**vars(config()), "out": str(tmp_path), "init": "array:0"})
+    assert resume_hint(started) == "; continue in Python with the same call and resume=True"
 
 
 def test_exhausted_memory_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    said = Namespace({**vars(config()), "out": str(tmp_path)})
+    message = Namespace({**vars(config()), "out": str(tmp_path)})
     with (
         pytest.raises(
             LitVizError, match=r"out of CPU memory: use fewer --slots \(now 8\).*resume .* and fewer --slots"
         ),
-        failures_reported(said),
+        failures_reported(message),
     ):
         torch.empty(1 << 60)
     with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(config()):

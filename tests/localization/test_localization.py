@@ -148,7 +148,7 @@ def test_the_result_is_deterministic():
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (torch.zeros(16, 16), "the map is constant"),
         (torch.full((16, 16), 0.1), "the map is constant"),
@@ -158,8 +158,8 @@ def test_the_result_is_deterministic():
         (torch.ones(16, 16).index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(0.0)), "OpenCV failed"),
     ],
 )
-def test_unusable_maps_have_no_box(values, said):
-    with pytest.raises(LitVizError, match=said) as error:
+def test_unusable_maps_have_no_box(values, message):
+    with pytest.raises(LitVizError, match=message) as error:
         segment(torch.rand(3, *values.shape), values, BARE)
     assert "\n" not in str(error.value)
 
@@ -369,9 +369,9 @@ def test_unmatched_reference_boxes_and_other_sizes_are_reported(photographs, cap
     (photographs / "three.xml").write_text(VOC)
     words = [str(photographs / "one.png"), str(photographs / "two.png"), *SMALL, "--check", "none", "--boxes"]
     lit_viz("saliency", *words, str(photographs), "--out", str(photographs / "run"))
-    said = " ".join(capsys.readouterr().err.split())
-    assert "reference boxes: 1 of 3 entries match no photograph of this run, such as three.xml" in said
-    assert "ignored: annotated at 40 x 31 pixels, got 40 x 30, 1 more in evidence.json" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "reference boxes: 1 of 3 entries match no photograph of this run, such as three.xml" in message
+    assert "ignored: annotated at 40 x 31 pixels, got 40 x 30, 1 more in evidence.json" in message
 
 
 def test_localize_needs_no_reference_boxes(photographs):

@@ -429,7 +429,7 @@ def test_modes(tmp_path, opened, monkeypatch, variable, mode, expected):
     assert (opened, lines) == (expected, [])
 
 
-asked = []
+calls = []
 
 
 def server(answer):
@@ -446,7 +446,7 @@ def server(answer):
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            asked.append(
+            calls.append(
                 (self.path, self.headers["Authorization"], self.rfile.read(int(self.headers["Content-Length"])))
             )
             self.send_error(answer)
@@ -463,11 +463,11 @@ def server(answer):
 def trickling_server():
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            asked.append(self.path)
+            calls.append(self.path)
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            if asked[first + 1 :]:
+            if calls[first + 1 :]:
                 with suppress(OSError):
                     for byte in itertools.repeat(32):
                         self.wfile.write(bytes([byte]))
@@ -478,7 +478,7 @@ def trickling_server():
         def log_message(self, *_):
             pass
 
-    first = len(asked)
+    first = len(calls)
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
     threading.Thread(target=http.serve_forever, daemon=True).start()
@@ -549,7 +549,7 @@ def test_the_server_is_probed_first(tmp_path, opened, monkeypatch, status, mode,
     open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert opened == [mode]
     assert [line.split(";")[0] for line in lines] == ([f"W&B is offline ({url} {why})"] if why else [])
-    path, authorization, query = asked[-1]
+    path, authorization, query = calls[-1]
     assert (path, base64.b64decode(authorization.removeprefix("Basic "))) == ("/graphql", b"api:" + 40 * b"a")
     assert "viewer" in json.loads(query)["query"]
 

@@ -80,8 +80,8 @@ class WandbServer:
         rows = self.history[given["name"]]
         counts = {"logLineCount": 0, "historyLineCount": len(rows), "eventsLineCount": 0}
         tails = {"historyTail": json.dumps([json.dumps(row) for row in rows[-1:]]), "eventsTail": "[]"}
-        told = {"summaryMetrics": "{}", "config": "{}", "tags": [], "notes": None, "wandbConfig": '{"t": 1}'}
-        return {"model": {**self._project(), "bucket": {**run, **counts, **tails, **told}}}
+        output = {"summaryMetrics": "{}", "config": "{}", "tags": [], "notes": None, "wandbConfig": '{"t": 1}'}
+        return {"model": {**self._project(), "bucket": {**run, **counts, **tails, **output}}}
 
     def _UpsertBucket(self, given: dict[str, Any]) -> Any:
         name = given["name"]

@@ -75,8 +75,8 @@ def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Classifier, train:
             slope = evaluation.backward
 
             def counted(*args: Any, **kwargs: Any) -> Tensor:
-                asked = kwargs.get("rows")
-                rows["backward"] += len(x) if asked is None else int(asked.sum())
+                calls = kwargs.get("rows")
+                rows["backward"] += len(x) if calls is None else int(calls.sum())
                 return slope(*args, **kwargs)
 
             evaluation.backward = counted

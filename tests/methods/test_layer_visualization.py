@@ -94,11 +94,11 @@ def likeness(classifier: Classifier, picture: Tensor, group: int) -> float:
 def test_diversity_separates_the_images_of_a_task(smooth: Classifier, train: Train) -> None:
     diverse = Channel("features.3") + 2 * Diversity("features.3")
     options: dict[str, Any] = {"picture": PictureOptions(group=3), "iterations": 25}
-    plain, told = (
+    plain, output = (
         train(method(smooth, objective, **options), of_channels(2)).results[0].image
         for objective in (Channel("features.3"), diverse)
     )
-    assert likeness(smooth, told, 3) < likeness(smooth, plain, 3) - 0.02
+    assert likeness(smooth, output, 3) < likeness(smooth, plain, 3) - 0.02
 
 
 def test_groups_in_slots_equal_single_groups_in_float64(smooth: Classifier, train: Train) -> None:
@@ -113,8 +113,8 @@ def test_groups_in_slots_equal_single_groups_in_float64(smooth: Classifier, trai
     together = train(method(smooth, objective, slots=2, **options), tasks, precision="64-true")
     for task in tasks:
         alone = train(method(smooth, objective, slots=1, **options), [task], precision="64-true")
-        mine, its = together.snapshots[task.index][-1].metrics, alone.snapshots[task.index][-1].metrics
-        assert mine == pytest.approx(its, abs=1e-9)
+        actual, its = together.snapshots[task.index][-1].metrics, alone.snapshots[task.index][-1].metrics
+        assert actual == pytest.approx(its, abs=1e-9)
 
 
 def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Classifier, train: Train) -> None:
@@ -137,16 +137,16 @@ def test_two_priors_of_a_kind_are_logged_together(smooth: Classifier, train: Tra
 
 
 def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train) -> None:
-    asked: list[Tensor] = []
+    calls: list[Tensor] = []
 
     def judges(picture: Tensor, target: int) -> dict[str, Any]:
-        asked.append(picture)
-        return {"judge": {"probability": 0.2 * len(asked), "rank": len(asked)}}
+        calls.append(picture)
+        return {"judge": {"probability": 0.2 * len(calls), "rank": len(calls)}}
 
     module = ClassVisualization(smooth, Fourier(), Adam(0.1), picture=PictureOptions(group=3), iterations=2)
     module.judges = judges
     (record,) = [result.record for result in train(module, tasks_for(smooth, [2])).results.values()]
-    assert [tuple(picture.shape) for picture in asked] == [(3, 16, 16)] * 3
+    assert [tuple(picture.shape) for picture in calls] == [(3, 16, 16)] * 3
     assert record.judges["judge"] == {"probability": pytest.approx(0.4), "rank": 3}
     assert 0 < record.probability < 1
 
@@ -243,9 +243,9 @@ def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None
     together = train(method(smooth, slots=2, **options), tasks, precision="64-true")
     for task in tasks:
         alone = train(method(smooth, slots=1, **options), [task], precision="64-true")
-        mine, its = together.snapshots[task.index][-1], alone.snapshots[task.index][-1]
-        assert mine.iteration == its.iteration == 3 + task.index
-        assert mine.metrics == pytest.approx(its.metrics, abs=1e-9)
+        actual, its = together.snapshots[task.index][-1], alone.snapshots[task.index][-1]
+        assert actual.iteration == its.iteration == 3 + task.index
+        assert actual.metrics == pytest.approx(its.metrics, abs=1e-9)
 
 
 def test_a_resumed_group_with_octaves_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Any) -> None:

@@ -23,10 +23,10 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
     exact = torch.backends.cpu.get_cpu_capability() == "AVX512"
     for index, target in enumerate(classes):
         alone = lv.visualize(lite0, [target], seed=index, **options)
-        (mine,), its = alone.results, together.results[index]
-        assert mine["seed"] == its["seed"]
-        assert mine["rank"] == its["rank"] == 1
-        assert mine["logit"] == pytest.approx(its["logit"], rel=0 if exact else 0.05)
+        (actual,), its = alone.results, together.results[index]
+        assert actual["seed"] == its["seed"]
+        assert actual["rank"] == its["rank"] == 1
+        assert actual["logit"] == pytest.approx(its["logit"], rel=0 if exact else 0.05)
         assert torch.equal(alone.images[0], together.images[index]) or not exact
 
 
@@ -53,7 +53,7 @@ def test_an_attack_is_bit_equal_in_every_batch(lite0: Classifier, options: Any) 
 def test_the_default_recipe_transfers_to_held_out_networks(lite0: Classifier) -> None:
     records = lv.visualize(lite0, ["tarantula", "zebra", "goldfish", "volcano"]).results
     assert all(record["backwards"] <= 1000 for record in records)
-    ranks = [said["rank"] for record in records for said in record["judges"].values()]
+    ranks = [message["rank"] for record in records for message in record["judges"].values()]
     assert len(ranks) == 8
     assert sum(rank == 1 for rank in ranks) >= 7
 

@@ -56,8 +56,8 @@ def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, tr
     network = smooth.fast(method.layers, dtype=torch.float64)
     x, targets, seeds = images().double(), [t.target for t in queue()], [t.seed for t in queue()]
     expected, uncertainty = attribute(method, network, x, targets, evaluations=count, seeds=seeds)
-    ours = torch.stack([memory.results[i].array for i in range(5)])
-    assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()  # arrays are float32
+    actual = torch.stack([memory.results[i].array for i in range(5)])
+    assert (actual - expected).abs().max() <= 1e-6 * expected.abs().max()  # arrays are float32
     for i, (_, result) in enumerate(sorted(memory.results.items())):
         assert result.record.method == name
         assert result.record.iterations == (count or method.evaluations)
@@ -144,14 +144,14 @@ def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Cl
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad"])
 def test_an_unused_predicted_label_costs_no_forward(smooth: Classifier, train: Train, name: str) -> None:
     tasks = [replace(task, label_source="predicted") for task in queue(method=name)]
-    asked = train(module(smooth, METHODS[name](), iterations=4), queue(method=name)).results
-    told = train(module(smooth, METHODS[name](), iterations=4), tasks).results
+    calls = train(module(smooth, METHODS[name](), iterations=4), queue(method=name)).results
+    output = train(module(smooth, METHODS[name](), iterations=4), tasks).results
     predicted = smooth.logits(images()).argmax(1).tolist()
-    for i, result in told.items():
+    for i, result in output.items():
         assert (result.task.label, result.task.target) == (predicted[i], i % 5)
-        assert result.record.forwards == asked[i].record.forwards
-        assert asked[i].task.label is None
-        assert result.record.probability == asked[i].record.probability
+        assert result.record.forwards == calls[i].record.forwards
+        assert calls[i].task.label is None
+        assert result.record.probability == calls[i].record.probability
         assert result.record.top5[0][0] == smooth.labels[predicted[i]]
 
 

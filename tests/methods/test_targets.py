@@ -42,9 +42,9 @@ def test_a_given_label_is_kept_without_a_prediction() -> None:
     assert done["label"].target == 4
     assert done["random"].target in (0, 1, 2, 3)
     assert [needs_logits(done[wish]) for wish in done] == [False, True, False, True]
-    asked = {wish: resolve(one, LOGITS, NAMES) for wish, one in known.items()}
-    assert (asked["predicted"].target, asked["predicted"].label) == (2, 4)
-    assert asked["random"] == done["random"]
+    calls = {wish: resolve(one, LOGITS, NAMES) for wish, one in known.items()}
+    assert (calls["predicted"].target, calls["predicted"].label) == (2, 4)
+    assert calls["random"] == done["random"]
 
 
 def test_contrasted_classes_follow_the_target() -> None:

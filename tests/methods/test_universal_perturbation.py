@@ -112,9 +112,7 @@ def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Tr
 
 
 @pytest.mark.parametrize("target", [None, 2])
-def test_records_of_the_photographs_describe_their_files(
-    smooth: Classifier, train: Train, target: int | None
-) -> None:
+def test_records_of_the_photographs_describe_their_files(smooth: Classifier, train: Train, target: int | None) -> None:
     result = train(module(smooth, iterations=40), [task_of(range(6), out=[3], target=target)]).results[0]
     delta, record = result.array, result.record
     assert delta.abs().max() <= EPS + 1e-6
@@ -134,10 +132,10 @@ def test_records_of_the_photographs_describe_their_files(
         assert perturbed_image.record.success_file == fooled[n]
         assert perturbed_image.record.status == ("done" if n in counted else "skipped")
         assert perturbed_image.record.predicted_name == smooth.labels[seen]
-    mine = [fooled[n] for n in counted if n != 3]
-    assert record.fooling_rate == pytest.approx(sum(mine) / len(mine))
+    actual = [fooled[n] for n in counted if n != 3]
+    assert record.fooling_rate == pytest.approx(sum(actual) / len(actual))
     assert record.held_out_fooling_rate == float(fooled[3])
-    assert (record.photographs, record.trained_on, record.held_out) == (6, len(mine), 1)
+    assert (record.photographs, record.trained_on, record.held_out) == (6, len(actual), 1)
     assert record.fooling_rate > 0
     assert (record.forwards, record.backwards) == (6 + 40 * 4 + 6, 40 * 4)
 
@@ -230,7 +228,7 @@ def test_radii_have_distinct_names(smooth: Classifier, tmp_path: Path) -> None:
         smooth, images(), attack="universal", radii=[0.001, 0.5], norm="linf", iterations=8, wandb="disabled", out=run
     )
     rates = json.loads((run / "evidence.json").read_text())["universal"]
-    assert len({tuple(said) for said in rates.values()}) == len(rates) == 2
+    assert len({tuple(message) for message in rates.values()}) == len(rates) == 2
 
 
 def test_photographs_of_finished_tasks_are_released(smooth: Classifier, train: Train) -> None:
@@ -276,9 +274,7 @@ def test_a_task_a_target_and_radius(smooth: Classifier) -> None:
 
 
 @pytest.mark.parametrize(("views", "shown"), [({}, 8), ({"model__views": 1}, 1), ({"model__views": 2}, 2)])
-def test_number_of_photographs_per_iteration(
-    views: dict[str, int], shown: int, smooth: Classifier
-) -> None:
+def test_number_of_photographs_per_iteration(views: dict[str, int], shown: int, smooth: Classifier) -> None:
     """One was taken for nothing said, and became eight."""
     run = lv.attack(smooth, images(3), attack="universal", iterations=5, **views)
     assert run.results[0]["backwards"] == 5 * shown

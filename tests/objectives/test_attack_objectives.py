@@ -41,11 +41,11 @@ def by_hand(objective: AttackObjective, z: list[float], goal: int, label: int, t
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda one: type(one).__name__)
 def test_formulas(objective: AttackObjective) -> None:
-    said = outputs()
-    assert said.labels is not None
-    rows = zip(LOGITS.tolist(), TARGETS.tolist(), said.labels.tolist(), TARGETED.tolist(), strict=True)
+    message = outputs()
+    assert message.labels is not None
+    rows = zip(LOGITS.tolist(), TARGETS.tolist(), message.labels.tolist(), TARGETED.tolist(), strict=True)
     expected = [by_hand(objective, *row) for row in rows]
-    torch.testing.assert_close(objective(said), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(objective(message), torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("objective", [CrossEntropy(), TargetLogit(), Margin()], ids=lambda one: type(one).__name__)
@@ -103,5 +103,5 @@ def test_invalid_arguments_are_rejected() -> None:
 
 def test_a_missing_label_is_allowed_if_none_is_needed() -> None:
     targeted = torch.tensor([True, False])
-    said = Outputs(LOGITS[:2], TARGETS[:2], labels=torch.tensor([3, -1]), targeted=targeted)
-    assert DLR()(said).isfinite().all()
+    message = Outputs(LOGITS[:2], TARGETS[:2], labels=torch.tensor([3, -1]), targeted=targeted)
+    assert DLR()(message).isfinite().all()

@@ -183,8 +183,8 @@ def test_an_ambiguous_axis_is_rejected(layer: str, axis: Any, vit: Classifier, s
         "other": (swin, "layers.1.blocks.0.attn.qkv", "must have channels for each image"),
         "maps": (vit, "patch_embed.proj", "--axis requires a layer of tokens"),
     }
-    classifier, name, says = cases[layer]
-    with pytest.raises(LitVizError, match=says):
+    classifier, name, message = cases[layer]
+    with pytest.raises(LitVizError, match=message):
         Channel(name, axis=axis).bind(classifier)
 
 

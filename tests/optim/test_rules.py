@@ -157,7 +157,9 @@ def test_results_do_not_depend_on_the_iterations_of_other_slots(name: str) -> No
     ],
     ids=["Adam", "NAdam", "SGD", "Nesterov", "RMSprop", "Adagrad"],
 )
-def test_adapted_optimizers_equal_torch(rule: StepRule, reference: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
+def test_adapted_optimizers_equal_torch(
+    rule: StepRule, reference: Callable[[list[Tensor]], torch.optim.Optimizer]
+) -> None:
     x = torch.linspace(-1, 1, 12).view(2, 6)
     plain = [row.clone().requires_grad_() for row in x]
     optimizer = reference(plain)

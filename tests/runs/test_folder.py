@@ -254,10 +254,10 @@ def test_scalars_stay_buffered_when_the_disk_is_full(folder, monkeypatch):
 
 
 def test_unwritten_results_are_not_marked_as_settled(folder, monkeypatch):
-    asked = []
+    calls = []
 
     def full(descriptor):
-        asked.append(descriptor)
+        calls.append(descriptor)
         ctypes.set_errno(28)
         return -1
 
@@ -266,7 +266,7 @@ def test_unwritten_results_are_not_marked_as_settled(folder, monkeypatch):
     monkeypatch.setattr("lit_viz.utils.files._SYNCFS", full)
     with pytest.raises(LitVizError, match="disk full"):
         folder.settle()
-    assert asked
+    assert calls
 
 
 def test_where_a_file_system_can_not_be_flushed_every_file_is(folder, monkeypatch):

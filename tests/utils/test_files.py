@@ -103,11 +103,11 @@ def test_other_errors_are_not_translated(tmp_path):
 
 def test_system_errors_give_a_one_line_error(tmp_path):
     for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")):
-        said = rf"a can't be written \({error.strerror}\)$"
-        with pytest.raises(LitVizError, match=said), files.atomic_write(tmp_path / "a"):
+        message = rf"a can't be written \({error.strerror}\)$"
+        with pytest.raises(LitVizError, match=message), files.atomic_write(tmp_path / "a"):
             raise error
-    said = r"\(File too large\): lift the limit .* and resume the run$"
-    with pytest.raises(LitVizError, match=said), files.atomic_write(tmp_path / "a"):
+    message = r"\(File too large\): lift the limit .* and resume the run$"
+    with pytest.raises(LitVizError, match=message), files.atomic_write(tmp_path / "a"):
         raise OSError(errno.EFBIG, "File too large")
 
 

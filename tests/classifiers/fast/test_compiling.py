@@ -42,19 +42,19 @@ def slope(frozen: Callable[..., Any], x: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_a_compiled_copy_is_equal_and_compiled_once_for_all_batches(traced: None) -> None:
     classifier = load_classifier(smooth_network(), size=16)
-    plain, ours = classifier.fast(), classifier.fast(compiled="default")
-    assert ours._compiled is not None
+    plain, result = classifier.fast(), classifier.fast(compiled="default")
+    assert result._compiled is not None
     assert plain._compiled is None
     with torch._dynamo.config.patch(error_on_recompile=True):
         for count in (4, 1, 3, 2, 7):
-            for mine, its in zip(slope(ours, photographs(count)), slope(plain, photographs(count)), strict=True):
-                torch.testing.assert_close(mine, its)
+            for actual, its in zip(slope(result, photographs(count)), slope(plain, photographs(count)), strict=True):
+                torch.testing.assert_close(actual, its)
 
 
 def test_a_forward_supports_two_backwards(traced: None) -> None:
-    ours = load_classifier(smooth_network(), size=16).fast(compiled="default")
+    result = load_classifier(smooth_network(), size=16).fast(compiled="default")
     x = photographs(3).requires_grad_()
-    logits, _ = ours(x)
+    logits, _ = result(x)
     evaluation = Evaluation(x, logits[:, 0], logits)
     first = evaluation.backward(keep=True)
     other = evaluation.backward(lambda rows: rows[:, 1], keep=True)
@@ -133,5 +133,5 @@ def test_the_embedded_network_is_compiled(lite0: Classifier) -> None:
     assert frozen._compiled is not None
     with torch._dynamo.config.patch(error_on_recompile=True):
         for count in (3, 1):
-            for mine, its in zip(slope(frozen, x[:count]), slope(lite0.fast(), x[:count]), strict=True):
-                assert (mine - its).norm() < 1e-2 * its.norm()  # at kinks the last bit decides
+            for actual, its in zip(slope(frozen, x[:count]), slope(lite0.fast(), x[:count]), strict=True):
+                assert (actual - its).norm() < 1e-2 * its.norm()  # at kinks the last bit decides

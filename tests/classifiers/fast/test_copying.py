@@ -319,9 +319,9 @@ def test_activations_between_fused_convolutions_have_their_own_gradient() -> Non
     between = exact_net[:3](classifier.normalize(exact_leaf))
     expected = torch.autograd.grad(weighted(exact_net[3:](between)), [between, exact_leaf])
     logits, activations = frozen(leaf, ["2"])
-    ours = torch.autograd.grad(weighted(logits), [activations["2"], leaf])
+    actual = torch.autograd.grad(weighted(logits), [activations["2"], leaf])
     assert merged(frozen, net)[1] == 2
-    for gradient, slope in zip(ours, expected, strict=True):
+    for gradient, slope in zip(actual, expected, strict=True):
         assert torch.allclose(gradient.double(), slope, rtol=1e-4, atol=1e-5 * slope.abs().max().item())
 
 

@@ -67,7 +67,7 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("outcome", "message"),
     [
         (Traced(True, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0, 1.0]), ""),
         (Traced(False, gradient_norm=[1.0] * 20, objective=FLAT, margin=[-1.0] * 20), ""),
@@ -109,22 +109,22 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
         (Traced(False).with_record(success_file=False, l2=0.0, eps=1 / 255), "equals the photograph"),
     ],
 )
-def test_diagnostics_from_curves(outcome: Outcome, said: str) -> None:
+def test_diagnostics_from_curves(outcome: Outcome, message: str) -> None:
     trust = diagnostics([outcome])
-    assert bool(trust.reasons) == bool(said)
-    assert said in trust.sentence
-    assert trust.sentence.startswith("do not trust" if said else "trust")
+    assert bool(trust.reasons) == bool(message)
+    assert message in trust.sentence
+    assert trust.sentence.startswith("do not trust" if message else "trust")
 
 
 def test_few_gradients_per_restart_are_reported_for_successes_of_minimal_attacks() -> None:
     """Sixty iterations of nine values of c have six gradients each."""
     fell = Traced(True, margin=[-1.0] + [0.5] * 60).with_record(backwards=40)
     failed = Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19)
-    said = "fewer than 10 gradients in each restart (more iterations, or fewer restarts)"
-    assert f"1 image had {said}" in diagnostics([fell], iterations=60, restart_length=6, minimal=True).sentence
+    message = "fewer than 10 gradients in each restart (more iterations, or fewer restarts)"
+    assert f"1 image had {message}" in diagnostics([fell], iterations=60, restart_length=6, minimal=True).sentence
     assert diagnostics([fell], iterations=60, restart_length=6).reasons == ()
     assert diagnostics([fell], iterations=900, restart_length=100, minimal=True).reasons == ()
-    assert f"1 image had {said}" in diagnostics([fell, failed], iterations=19, restart_length=2).sentence
+    assert f"1 image had {message}" in diagnostics([fell, failed], iterations=19, restart_length=2).sentence
     once = Traced(True, margin=[-1.0] + [0.5] * 8).with_record(backwards=8)
     assert (
         "had fewer than 10 gradients (more"
@@ -238,13 +238,15 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(("network", "trusted"), [(Rounded, False), (Saturated, False), (smooth_network, True)])
-def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(norm: Any, network: Callable[[], nn.Module], trusted: bool) -> None:
+def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(
+    norm: Any, network: Callable[[], nn.Module], trusted: bool
+) -> None:
     classifier = wrapped(network())
     labels = classifier.logits(images()).argmax(1).tolist()
     outcomes = [Pictured(x, label=y) for x, y in zip(images(), labels, strict=True)]
-    said = stronger_attacks(outcomes, logits_of(classifier), NORMS[norm], 0.1)
-    assert bool(said.reasons) != trusted
-    assert trusted or "fooled at a radius of" in said.sentence
+    message = stronger_attacks(outcomes, logits_of(classifier), NORMS[norm], 0.1)
+    assert bool(message.reasons) != trusted
+    assert trusted or "fooled at a radius of" in message.sentence
 
 
 def test_real_weights_are_fooled_at_a_large_radius(lite0: Classifier) -> None:

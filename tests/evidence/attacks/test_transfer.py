@@ -117,7 +117,9 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() ->
 
 
 @pytest.mark.usefixtures("judged")
-def test_check_prints_and_stores_the_transfer(smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_prints_and_stores_the_transfer(
+    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The end of a run doesn't ask: that is what `lit-viz check` is for."""
     images = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
     labels: Sequence[int] = smooth.logits(images).argmax(1).tolist()

@@ -105,7 +105,7 @@ def test_the_values_are_those_of_the_metrics(smooth: Classifier) -> None:
 
 
 def test_the_cost_is_as_reported(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, said, rows = explained(smooth, "smoothgrad", iterations=3), [], []
+    run, message, rows = explained(smooth, "smoothgrad", iterations=3), [], []
     forward = FrozenNetwork.forward
 
     def counted(self: FrozenNetwork, x: Tensor, layers: Sequence[str] = ()) -> Any:
@@ -114,10 +114,10 @@ def test_the_cost_is_as_reported(smooth: Classifier, monkeypatch: pytest.MonkeyP
 
     metrics_of(smooth, run.outcomes, "smoothgrad")  # creates the copies of the network
     monkeypatch.setattr(FrozenNetwork, "forward", counted)
-    metrics_of(smooth, run.outcomes, "smoothgrad", notify=said.append)
+    metrics_of(smooth, run.outcomes, "smoothgrad", notify=message.append)
     assert sum(rows) == sum(QUICK.cost(3)) == 6 * 5 + 4 * 3
     assert max(rows) <= 16
-    assert said[0] == "saliency metrics of 1 maps: 30 forward passes, 12 evaluations of the methods"
+    assert message[0] == "saliency metrics of 1 maps: 30 forward passes, 12 evaluations of the methods"
     assert Settings().cost(32) == (198, 14 * 32)
 
 
@@ -168,10 +168,10 @@ def test_the_command_evaluates_the_pointing_game(
     lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, *words)
     capsys.readouterr()
     lit_viz("check", str(tmp_path / "run"), "--faithfulness")
-    told = capsys.readouterr()
-    assert "saliency metrics of 1 maps: 198 forward passes, 14 evaluations of the methods" in told.err
-    assert re.search(r"hit\s", told.err)
-    assert told.out.startswith("evidence ")
+    output = capsys.readouterr()
+    assert "saliency metrics of 1 maps: 198 forward passes, 14 evaluations of the methods" in output.err
+    assert re.search(r"hit\s", output.err)
+    assert output.out.startswith("evidence ")
     evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())
     assert evidence["faithfulness"]["maps"][0]["points_at_box"] is True
     lit_viz("check", "--faithfulness", expect=1)
@@ -218,16 +218,16 @@ def test_the_table_has_a_row_per_map_and_means_per_method() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stages", "said"),
+    ("stages", "message"),
     [
         ((0.99, 0.5), "when the uppermost layer is randomized"),
         ((0.99, 0.95, 0.5), "when the 2 uppermost layers are randomized"),
         ((0.99, 0.95), "when all layers are randomized"),
     ],
 )
-def test_the_remark_names_the_randomized_layers(stages: Sequence[float], said: str) -> None:
+def test_the_remark_names_the_randomized_layers(stages: Sequence[float], message: str) -> None:
     (remark,) = made("guided_backprop", 0.1, stages).remarks
-    assert remark.endswith(said)
+    assert remark.endswith(message)
     assert made("gradient", 0.1, (0.5, 0.99)).remarks == []
 
 

@@ -168,13 +168,13 @@ def explained(x: Tensor) -> Tensor:
 def test_the_sensitivity_equals_captum() -> None:
     x = image()
     noise = draws().uniform("perturbation", -0.05, 0.05, x.shape).double()
-    theirs = sensitivity_max(
+    reference = sensitivity_max(
         lambda inputs: (explained(inputs[0] if isinstance(inputs, tuple) else inputs),),
         x[None],
         perturb_func=lambda inputs, radius: (x + noise).clamp(0, 1),
         n_perturb_samples=8,
     )
-    assert max_sensitivity(explained, x, explained(x[None])[0], draws(), radius=0.05) == pytest.approx(float(theirs))
+    assert max_sensitivity(explained, x, explained(x[None])[0], draws(), radius=0.05) == pytest.approx(float(reference))
 
 
 # -- the pointing game
@@ -375,13 +375,13 @@ def test_the_deletion_curve_equals_quantus(quantus: Any) -> None:
     metric = quantus.PixelFlipping(
         features_in_step=8, abs=False, normalise=False, perturb_baseline=0.0, disable_warnings=True
     )
-    theirs = metric(
+    reference = metric(
         network, x[None].numpy(), np.array([TARGET]), a_batch=map_[None, None].numpy(), softmax=True, device="cpu"
     )[0]
-    ours = replacement_curve(
+    actual = replacement_curve(
         lambda images: network(images).softmax(1)[:, TARGET], x, torch.zeros_like(x), map_, steps=32
     )
-    assert ours.scores[1:].numpy() == pytest.approx(np.array(theirs), abs=1e-6)
+    assert actual.scores[1:].numpy() == pytest.approx(np.array(reference), abs=1e-6)
 
 
 def test_the_sensitivity_equals_quantus(quantus: Any) -> None:
@@ -393,7 +393,7 @@ def test_the_sensitivity_equals_quantus(quantus: Any) -> None:
         perturb_func=lambda arr, **options: arr + next(noise).reshape(1, -1),
         disable_warnings=True,
     )
-    theirs = metric(
+    reference = metric(
         smooth_network().double(),
         x[None].numpy(),
         np.array([TARGET]),
@@ -401,4 +401,6 @@ def test_the_sensitivity_equals_quantus(quantus: Any) -> None:
         explain_func=lambda model, inputs, targets, **options: explained(torch.as_tensor(inputs).double()).numpy(),
         device="cpu",
     )[0]
-    assert max_sensitivity(explained, x, explained(x[None])[0], draws(), radius=0.05) == pytest.approx(theirs, rel=1e-5)
+    assert max_sensitivity(explained, x, explained(x[None])[0], draws(), radius=0.05) == pytest.approx(
+        reference, rel=1e-5
+    )

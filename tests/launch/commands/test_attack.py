@@ -37,10 +37,10 @@ def test_files_are_fooled_and_read_back(folder: Path, tmp_path: Path, capsys: py
     run = tmp_path / "run"
     words = ["--attack", "pgd", "--eps", "24/255", "--norm", "linf", "--iterations", "30"]
     lit_viz("attack", str(folder), *SMALL, *words, "--out", str(run), expect=1)
-    said = capsys.readouterr()
+    message = capsys.readouterr()
     found = records(run)
     assert [r["status"] for r in found] == ["done", "done", "done", "failed"]
-    assert "0 bytes" in said.out
+    assert "0 bytes" in message.out
     classifier = lv.load_classifier(
         "tests.conftest:smooth_network", weights="none", size=16, mean=[0.5] * 3, std=[0.25] * 3
     )
@@ -54,7 +54,7 @@ def test_files_are_fooled_and_read_back(folder: Path, tmp_path: Path, capsys: py
         assert record["label_source"] == "predicted"
         fooled += record["success_file"]
     assert fooled
-    assert f"evidence: {fooled} of 3 files fool the original network" in said.err
+    assert f"evidence: {fooled} of 3 files fool the original network" in message.err
     assert json.loads((run / "evidence.json").read_text())["files"]["fooled"] == fooled
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert {"figure.png", "frames/0000_p0/iter_000000.png", "frames/0000_p0.difference/iter_000000.png"} <= names
@@ -95,9 +95,9 @@ def test_check_notices_another_file_that_fools_as_well(
     further = (source + 1.5 * (saved.astype(float) - source)).round().clip(0, 255).astype(np.uint8)
     Image.fromarray(further).save(run / "images" / "0001_p1.png")
     lit_viz("check", str(run), expect=1)
-    said = capsys.readouterr().err
-    assert "images/0001_p1.png is not as recorded: outside its ball, L∞ 60/255; L2 distance" in said
-    assert "trust: no sign of a failed attack" in said  # the attack did what it said
+    message = capsys.readouterr().err
+    assert "images/0001_p1.png is not as recorded: outside its ball, L∞ 60/255; L2 distance" in message
+    assert "trust: no sign of a failed attack" in message  # the attack itself did not fail
     after = records(run)
     assert [record["success_file"] for record in after] == [True, False, True]
     assert not any(after[1][f"success_jpeg{quality}"] for quality in (95, 75))
@@ -111,10 +111,10 @@ def test_check_notices_another_photograph(folder: Path, tmp_path: Path, capsys: 
     (run / "sources" / "0001_p1.png").write_bytes((run / "sources" / "0000_p0.png").read_bytes())
     (run / "sources" / "0002_p2.png").unlink()
     lit_viz("check", str(run), expect=1)
-    said = capsys.readouterr().err
-    assert "images/0001_p1.png is not as recorded: outside its ball" in said
-    assert "1 photograph missing, so their distances are not verified" in said
-    assert "images/0002" not in said
+    message = capsys.readouterr().err
+    assert "images/0001_p1.png is not as recorded: outside its ball" in message
+    assert "1 photograph missing, so their distances are not verified" in message
+    assert "images/0002" not in message
     assert [record["success_file"] for record in records(run)] == [True, False, True]  # it fools as before
 
 
@@ -146,7 +146,7 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--attack", "pgdd"], "did you mean 'pgd'"),
         (["--attack", "pgd", "--eps", "0"], "--eps must be positive, got 0"),
@@ -160,11 +160,11 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
     ],
 )
 def test_invalid_options_give_a_one_line_error(
-    words: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     lit_viz("attack", str(folder / "p0.png"), *SMALL, *words, "--out", str(run), expect=1)
-    assert said in sentence(capsys)
+    assert message in sentence(capsys)
     assert not run.exists()
 
 
@@ -197,10 +197,10 @@ def test_several_radii_make_a_robustness_curve(
     found = records(run)
     assert [round(r["eps"] * 255, 6) for r in found if r["status"] == "done"] == [1, 1, 1, 30, 30, 30]
     assert all(r["linf"] <= r["eps"] + 1e-9 for r in found if r["status"] == "done")
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     fooled = [sum(r["success_file"] for r in found if r.get("eps") and round(r["eps"] * 255) == e) for e in (1, 30)]
-    assert f"eps 1/255: not fooled {3 - fooled[0]} of 3" in said
-    assert f"eps 30/255: not fooled {3 - fooled[1]} of 3" in said
+    assert f"eps 1/255: not fooled {3 - fooled[0]} of 3" in message
+    assert f"eps 30/255: not fooled {3 - fooled[1]} of 3" in message
     assert (run / "figure.png").exists()
 
 
@@ -246,11 +246,11 @@ def test_single_step_attacks_get_no_advice_on_iterations(
 ) -> None:
     words = ["--attack", "fgsm", "--eps", "1/255", "--iterations", "15", "--out", str(tmp_path / "run")]
     lit_viz("attack", str(folder / "p0.png"), *SMALL, *words)
-    said = capsys.readouterr().err
-    assert "1 update at most" in said
-    assert "fgsm takes 1 update" in said
-    assert "(an attack of more steps, such as pgd)" in said
-    assert "more iterations" not in said
+    message = capsys.readouterr().err
+    assert "1 update at most" in message
+    assert "fgsm takes 1 update" in message
+    assert "(an attack of more steps, such as pgd)" in message
+    assert "more iterations" not in message
 
 
 def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
@@ -321,10 +321,10 @@ def test_misclassified_photographs_are_neither_success_nor_failure(smooth: Class
     labels[1] = (labels[1] + 1) % 5
     run = lv.attack(smooth, x, labels, attack="pgd", eps=0.5, iterations=20)
     assert [r["status"] for r in run.results] == ["done", "skipped", "done"]
-    said = " ".join(text.get_text().replace("\n", " ") for text in run.figure().texts)
-    assert "2 of 2 fooled in the file" in said
-    assert said.count("fooled at iteration") == 2
-    assert "skipped: misclassified before the attack" in said
+    message = " ".join(text.get_text().replace("\n", " ") for text in run.figure().texts)
+    assert "2 of 2 fooled in the file" in message
+    assert message.count("fooled at iteration") == 2
+    assert "skipped: misclassified before the attack" in message
     assert [
         row["in the file"]
         for row in AdversarialExamplePresentation().table([outcome.record for outcome in run.outcomes])
@@ -355,7 +355,7 @@ def test_results_of_stronger_attacks_are_kept(smooth: Classifier, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("attack", "classes", "target", "said"),
+    ("attack", "classes", "target", "message"),
     [
         ({"apgd": {"loss": "dlr"}}, 2, None, "DLR requires 3 classes .* a network with 2: use the cross-entropy"),
         ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR requires 4 classes in targeted .* with 3: use the cross-entropy"),
@@ -365,13 +365,13 @@ def test_results_of_stronger_attacks_are_kept(smooth: Classifier, tmp_path: Path
     ],
 )
 def test_too_few_classes_are_rejected_before_a_run_is_replaced(
-    attack: dict[str, dict[str, str]], classes: int, target: int | str | None, said: str, tmp_path: Path
+    attack: dict[str, dict[str, str]], classes: int, target: int | str | None, message: str, tmp_path: Path
 ) -> None:
     net, out = load_classifier(smooth_network(classes=classes), size=16), tmp_path / "run"
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     options = {"iterations": 2, "out": out, "wandb": "disabled"}
     lv.attack(net, x, [0], **options)
-    with pytest.raises(LitVizError, match=said):
+    with pytest.raises(LitVizError, match=message):
         lv.attack(net, x, [0], target, attack=attack, overwrite=True, **options)
     assert len(records(out)) == 1
     if classes == 3:

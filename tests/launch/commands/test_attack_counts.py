@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("eps", "says"),
+    ("eps", "message"),
     [
         ("-8/255,4/255", "eps of --eps must be 0 or more and finite, got -0.0313725"),
         ("4/255,4", "eps of --eps must be at most 1, got 4: write 4/255"),
@@ -46,19 +46,19 @@ def files(tmp_path: Path) -> list[str]:
 )
 @pytest.mark.parametrize("attack", ["pgd", "universal"])
 def test_invalid_radii_leave_no_folder(
-    attack: str, eps: str, says: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    attack: str, eps: str, message: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     lit_viz("attack", *files, *SMALL, "--attack", attack, f"--eps={eps}", "--out", str(out), expect=1)
-    assert says in sentence(capsys)
+    assert message in sentence(capsys)
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("norm", "radii", "told"), [("l2", [0.1, 0.3], "0.1"), ("linf", [0.25 / 255, 0.1], "0.25/255")]
+    ("norm", "radii", "output"), [("l2", [0.1, 0.3], "0.1"), ("linf", [0.25 / 255, 0.1], "0.25/255")]
 )
 def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
-    norm: str, radii: list[float], told: str, smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    norm: str, radii: list[float], output: str, smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = smooth.logits(photographs()).argmax(1)
     out = tmp_path / "run"
@@ -66,9 +66,9 @@ def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
         smooth, photographs(), labels, attack="pgd", norm=norm, radii=radii, iterations=12, out=out, wandb="disabled"
     )
     found = json.loads((out / "evidence.json").read_text())["robustness"]
-    assert next(point["eps"] for point in found["points"]) == told
+    assert next(point["eps"] for point in found["points"]) == output
     assert found["norm"] == norm
-    assert told in (out / "report.html").read_text()
+    assert output in (out / "report.html").read_text()
 
 
 def test_the_caption_names_several_targets(files: list[str]) -> None:
@@ -149,7 +149,9 @@ def test_occlusion_evaluates_every_window_for_any_number_of_iterations(smooth: C
         ["attack", "--target", "predicted"],
     ],
 )
-def test_count_prints_the_cost_of_every_method(words: list[str], files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_count_prints_the_cost_of_every_method(
+    words: list[str], files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     lit_viz(words[0], files[0], *SMALL, *words[1:], "--count")
     assert "1 image, " in capsys.readouterr().out
 

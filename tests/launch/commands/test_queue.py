@@ -276,13 +276,13 @@ def test_a_table_of_photographs_gives_label_and_target(tmp_path: Path) -> None:
     rows = "a.jpg,apple,cherry\na.jpg,apple,random\nb.jpg,,\nc.jpg,fig,\nd.jpg,,fig\npackaged:coffee,date,label\n"
     table = write(tmp_path / "all.csv", "file,label,target\n" + rows)
     tasks = queue(table, target=["elder", "banana"])
-    said = [(t.name, t.label, t.label_source, t.target) for t in tasks]
-    assert said[0] == ("a", 0, table, 2)
-    assert said[1][:3] == ("a", 0, table)
-    assert said[2:4] == [("b", None, "predicted", 4), ("b", None, "predicted", 1)]
+    message = [(t.name, t.label, t.label_source, t.target) for t in tasks]
+    assert message[0] == ("a", 0, table, 2)
+    assert message[1][:3] == ("a", 0, table)
+    assert message[2:4] == [("b", None, "predicted", 4), ("b", None, "predicted", 1)]
     assert "the label of" in tasks[4].options["error"]
     assert "the target of" in tasks[5].options["error"]
-    assert said[6] == ("coffee", 3, table, 3)
+    assert message[6] == ("coffee", 3, table, 3)
 
 
 def test_a_random_target_of_one_class_fails(tmp_path: Path) -> None:

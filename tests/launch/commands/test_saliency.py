@@ -76,9 +76,9 @@ def test_a_failed_photograph_is_printed_once_for_all_methods(
 ) -> None:
     words = ["--method", "gradient,rise", "--iterations", "2", "--check", "none", "--out", str(tmp_path / "run")]
     lit_viz("saliency", str(folder), *SMALL, *words, expect=1)
-    said = [line for line in capsys.readouterr().out.splitlines() if ": the photograph " in line]
-    assert said
-    assert len(set(said)) == len(said)
+    message = [line for line in capsys.readouterr().out.splitlines() if ": the photograph " in line]
+    assert message
+    assert len(set(message)) == len(message)
 
 
 def test_failed_maps_in_half_precision_have_a_reason(
@@ -232,7 +232,7 @@ def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["nowhere.jpg"], "there is no photograph or folder 'nowhere.jpg'"),
         ([], "no photograph was given"),
@@ -250,11 +250,11 @@ def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
     ],
 )
 def test_invalid_options_give_a_one_line_error(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     lit_viz("saliency", *words, *SMALL, "--config", _empty(tmp_path), "--out", str(run), expect=1)
-    assert said in sentence(capsys)
+    assert message in sentence(capsys)
     assert not run.exists()
 
 
@@ -275,7 +275,7 @@ def test_from_python(smooth: Classifier) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "targets", "said"),
+    ("images", "targets", "message"),
     [
         (torch.full((2, 3, 16, 16), -0.1), None, r"images must be in \[0, 1\], got -0.1 to -0.1"),
         (torch.full((2, 3, 16, 16), 255.0), None, r"images must be in \[0, 1\], got 255 to 255"),
@@ -283,8 +283,8 @@ def test_from_python(smooth: Classifier) -> None:
         (torch.zeros(2, 3, 16, 16), "appel", "did you mean 'apple'"),
     ],
 )
-def test_invalid_images_are_rejected(smooth: Classifier, images: torch.Tensor, targets: object, said: str) -> None:
-    with pytest.raises(lv.LitVizError, match=said):
+def test_invalid_images_are_rejected(smooth: Classifier, images: torch.Tensor, targets: object, message: str) -> None:
+    with pytest.raises(lv.LitVizError, match=message):
         lv.saliency(smooth, images, targets)  # type: ignore[arg-type]
 
 

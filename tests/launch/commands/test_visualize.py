@@ -167,15 +167,15 @@ def test_ignored_options_are_reported(tmp_path: Path, capsys: pytest.CaptureFixt
     """Iterations that don't come, and a photograph of which little is kept."""
     words = ["visualize", "0", *SMALL, "--iterations", "4", "--log-at", "2,9,300", "--curve-at", "1,4"]
     lit_viz(*words, "--vary", '{"iterations": [3, 9]}', "--out", str(tmp_path / "run"))
-    said = capsys.readouterr().err
-    assert "--log-at 300 is not reached: the last iteration is 9" in said
-    assert "--curve-at" not in said
+    printed = capsys.readouterr().err
+    assert "--log-at 300 is not reached: the last iteration is 9" in printed
+    assert "--curve-at" not in printed
     photograph = ["--init", "packaged:chelsea"]
     lit_viz(*words, *photograph, "--model.parameterization", "MACO", "--out", str(tmp_path / "phases"))
-    said = capsys.readouterr().err
-    assert "--log-at 9, 300 is not reached: the last iteration is 4" in said
-    assert "MACO does not preserve the photograph: it keeps its phases only" in said
-    assert "training starts from the photograph" not in said
+    printed = capsys.readouterr().err
+    assert "--log-at 9, 300 is not reached: the last iteration is 4" in printed
+    assert "MACO does not preserve the photograph: it keeps its phases only" in printed
+    assert "training starts from the photograph" not in printed
     lit_viz(*words, *photograph, "--out", str(tmp_path / "photograph"))
     assert "training starts from the photograph to within" in capsys.readouterr().err
 

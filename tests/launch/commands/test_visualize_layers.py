@@ -42,9 +42,9 @@ def test_channels_from_words_to_a_labelled_grid(tmp_path: Path, capsys: pytest.C
     metrics = (run / "metrics.csv").read_text()
     assert "0000_features.3_ch3,3,objective," in metrics
     assert "probability" not in metrics
-    said = capsys.readouterr()
-    assert "objective" in said.out
-    assert "probability" not in said.out + said.err
+    message = capsys.readouterr()
+    assert "objective" in message.out
+    assert "probability" not in message.out + message.err
 
 
 def test_the_objective_of_the_file_equals_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
