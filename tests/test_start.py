@@ -29,7 +29,8 @@ _HEAVY = "pytorch_lightning matplotlib captum skimage sklearn timm wandb"
         ("import lit_viz.cli; lit_viz.cli.main(['--help'])", f"torch jsonargparse rich yaml numpy {_HEAVY}"),
         (_CLASSES, _HEAVY),
         (_OWN, f"torchvision {_HEAVY}"),
-        (_PARSING, "timm wandb captum skimage sklearn"),  # Lightning itself imports torchvision and matplotlib
+        # Lightning itself imports torchvision and matplotlib.
+        pytest.param(_PARSING, "timm wandb captum skimage sklearn", marks=pytest.mark.slow),
     ],
     ids=["help", "classes", "own network", "parsing"],
 )

@@ -687,7 +687,7 @@ assert time.monotonic() - start < 5
     ("number", "event"),
     [
         (signal.SIGTERM, "failed ("),
-        (signal.SIGSTOP, "does not answer, nothing more is logged"),
+        pytest.param(signal.SIGSTOP, "does not answer, nothing more is logged", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_continues_when_the_service_of_wandb_is_killed_or_frozen(tmp_path, number, event):
