@@ -12,6 +12,7 @@ import io
 import json
 import re
 import sys
+import threading
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -32,6 +33,8 @@ from lit_viz.launch.commands.base import Command
 from lit_viz.runs import RECORDED
 from lit_viz.utils.files import read_yaml
 
+#: jsonargparse has process-wide state while it parses.
+_PARSING = threading.RLock()
 #: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
 _SUPPLIED_ARGUMENTS = {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images", "init", "picture"}
 with contextlib.suppress(TypeError):  # jsonargparse before 4.53 imports a class_path before it checks its base class
@@ -99,24 +102,26 @@ class MethodCLI(LightningCLI):
     def __init__(self, command: Command, args: Sequence[str] | Mapping[str, Any]) -> None:
         self.command = command
         prog = f"lit-viz {command.name}"
-        super().__init__(
-            command.module,
-            run=False,
-            args=args,  # type: ignore[arg-type]
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            parser_kwargs={
-                "exit_on_error": False,
-                "prog": prog,
-                "usage": f"{prog} [{command.positional.upper()} ...] [--classifier NAME] [--out RUN] ...",
-                "description": (
-                    f"{command.__doc__} {command.shorts} Options that are not given are taken from --config NAME "
-                    f"[{command.default_config}]; its values are the defaults below. Example: {command.example}"
-                ),
-                # For the help only: with_config() selects the configuration of a run.
-                "default_config_files": [str(find_config(command.name, command.default_config))] * ("--help" in args),
-            },
-        )
+        with _PARSING:
+            super().__init__(
+                command.module,
+                run=False,
+                args=args,  # type: ignore[arg-type]
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "prog": prog,
+                    "usage": f"{prog} [{command.positional.upper()} ...] [--classifier NAME] [--out RUN] ...",
+                    "description": (
+                        f"{command.__doc__} {command.shorts} Options that are not given are taken from --config NAME "
+                        f"[{command.default_config}]; its values are the defaults below. Example: {command.example}"
+                    ),
+                    # For the help only: with_config() selects the configuration of a run.
+                    "default_config_files": [str(find_config(command.name, command.default_config))]
+                    * ("--help" in args),
+                },
+            )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add nothing: seeds are options of the run, and the global random state is not changed."""
