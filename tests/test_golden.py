@@ -333,6 +333,8 @@ ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "integrated_gradients": ({}, 15),
     "integrated_gradients random": ({"baseline": "random"}, 15),
     "integrated_gradients blurred": ({"baseline": "blurred", "sigma": 2.0}, 7),
+    "gradient_shap": ({"baselines": ["black", "mean", "random"], "sigma": 0.1}, 6),
+    "deep_lift": ({"baseline": 0.3}, None),
     "guided_backprop": ({}, None),
     "deconvolution": ({}, None),
     "grad_cam": ({}, None),
@@ -346,6 +348,8 @@ ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "legrad": ({}, None),
     "grad_cam tokens": ({}, None),
     "occlusion": ({"window": 3, "stride": 2}, None),
+    "feature_ablation": ({"segments": 9}, None),
+    "kernel_shap": ({"segments": 9}, 40),
     "rise": ({"grid": 3, "p": 0.4}, 12),
     "extremal_perturbation": ({"area": 0.3, "sigma": 1.5, "cell": 2, "blur": 2.0}, 12),
 }

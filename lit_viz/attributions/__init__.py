@@ -6,10 +6,14 @@ from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.attention_gradient import AttentionGradient
 from lit_viz.attributions.attention_rollout import AttentionRollout
 from lit_viz.attributions.base import Attribution, Estimator, Sampling, add_rows, attribute, gather_rows, keys
+from lit_viz.attributions.deep_lift import DeepLift
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
+from lit_viz.attributions.feature_ablation import FeatureAblation
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
 from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient
+from lit_viz.attributions.gradient_shap import GradientShap
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
+from lit_viz.attributions.kernel_shap import KernelShap
 from lit_viz.attributions.legrad import LeGrad
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
@@ -23,6 +27,8 @@ METHODS: dict[str, type[Attribution]] = {
     "smoothgrad_squared": SmoothGradSquared,
     "vargrad": VarGrad,
     "integrated_gradients": IntegratedGradients,
+    "gradient_shap": GradientShap,
+    "deep_lift": DeepLift,
     "guided_backprop": GuidedBackprop,
     "deconvolution": Deconvolution,
     "grad_cam": GradCAM,
@@ -34,6 +40,8 @@ METHODS: dict[str, type[Attribution]] = {
     "attention_gradient": AttentionGradient,
     "legrad": LeGrad,
     "occlusion": Occlusion,
+    "feature_ablation": FeatureAblation,
+    "kernel_shap": KernelShap,
     "rise": RISE,
     "extremal_perturbation": ExtremalPerturbation,
 }
@@ -45,6 +53,9 @@ _TITLES = {
     "smoothgrad": "SmoothGrad",
     "smoothgrad_squared": "SmoothGrad, squared",
     "vargrad": "VarGrad",
+    "gradient_shap": "GradientSHAP",
+    "deep_lift": "DeepLIFT",
+    "kernel_shap": "KernelSHAP",
     "grad_cam": "Grad-CAM",
     "guided_grad_cam": "guided Grad-CAM",
     "grad_cam_plus_plus": "Grad-CAM++",
@@ -73,16 +84,20 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "Deconvolution",
+    "DeepLift",
     "Estimator",
     "ExtremalPerturbation",
+    "FeatureAblation",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
+    "GradientShap",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelShap",
     "LayerCAM",
     "LeGrad",
     "Occlusion",

@@ -43,6 +43,7 @@ class Attribution(StepRule):
         layers: layers whose activations are read.
         objective: explained score; default: the target's logit.
         tolerance: a map is done when its ``error`` is at most this value; None uses all evaluations.
+        every: number of evaluations between two tests of the tolerance, independent of the batch; None: every step.
         batch: maximum number of inputs per evaluation over all slots; at least one per slot.
         reducer: default channel reducer, a key of :data:`~lit_viz.attributions.reducers.REDUCERS`.
     """
@@ -53,6 +54,7 @@ class Attribution(StepRule):
     layers: tuple[str, ...] = ()
     objective: Objective = Logit()
     tolerance: float | None = None
+    every: ClassVar[int | None] = None
     batch: int = 16
     reducer: ClassVar[str] = "max_abs"
 
@@ -88,9 +90,13 @@ class Attribution(StepRule):
         return torch.zeros_like(x[:, :1] if self.spatial else x)
 
     def advance(self, state: State) -> Tensor:
-        """Return the number of evaluations of the next step per slot ``(N,)``, at most until the next snapshot."""
+        """Return the number of evaluations of the next step per slot ``(N,)``, at most until the next snapshot or test
+        of the tolerance."""
         per_slot = max(1, self.batch // len(state["iteration"]))
-        return (state["until"] - state["iteration"]).clamp(1, per_slot)
+        advance = (state["until"] - state["iteration"]).clamp(1, per_slot)
+        if self.tolerance is None or self.every is None:
+            return advance
+        return torch.minimum(advance, self.every - state["iteration"] % self.every)
 
     @abstractmethod
     def attribution(self, x: Tensor, state: State) -> Tensor:
@@ -116,7 +122,7 @@ class Attribution(StepRule):
         """Return which maps satisfy the tolerance, ``(N,)`` bool; all False without one."""
         if self.tolerance is None or (error := self.uncertainty(x, state).get("error")) is None:
             return never(x)
-        return (error <= self.tolerance) & (state["iteration"] > 0)
+        return (error <= self.tolerance) & (state["iteration"] > 0) & (state["iteration"] % (self.every or 1) == 0)
 
 
 class Estimator(Attribution):
@@ -165,6 +171,7 @@ class Sampling(Estimator):
     skipped: ClassVar[int] = 0
     fewest: ClassVar[int] = 4
     coarse: ClassVar[bool] = False
+    every: ClassVar[int | None] = EVERY
 
     @abstractmethod
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
@@ -177,11 +184,6 @@ class Sampling(Estimator):
     def pattern(self, maps: Tensor) -> Tensor:
         """Return the part of maps whose error is estimated; a linear projection, by default the identity."""
         return maps
-
-    def advance(self, state: State) -> Tensor:
-        """Return the number of samples of the next step; with a tolerance, at most until it is tested."""
-        advance = super().advance(state)
-        return advance if self.tolerance is None else torch.minimum(advance, EVERY - state["iteration"] % EVERY)
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         """Compute samples and update the means."""
@@ -203,14 +205,29 @@ class Sampling(Estimator):
         """
         count = (state["iteration"] - self.skipped).double()
         variance = torch.where(count >= 2, state["squares"] / (count * (count - 1)), torch.inf)
-        signal = _mean_square(self.pattern(state["mean"]).double()) - variance
-        resolved = (count >= self.fewest) & (signal * MAX_ERROR**2 >= variance)
-        error = torch.where(resolved, (variance / signal).sqrt(), torch.inf).masked_fill(variance == 0, 0.0)
+        error = relative_error(variance, _mean_square(self.pattern(state["mean"]).double()))
+        error = error.masked_fill((count < self.fewest) & (variance > 0), torch.inf)
         return {"standard_error": variance.sqrt().to(x.dtype), "error": error.to(x.dtype)}
 
-    def converged(self, x: Tensor, state: State) -> Tensor:
-        """Return which maps satisfy the tolerance, every ``EVERY`` evaluations."""
-        return super().converged(x, state) & (state["iteration"] % EVERY == 0)
+
+def relative_error(variance: Tensor, squares: Tensor) -> Tensor:
+    """Return the error of maps relative to the norm of the limit map, infinite above ``MAX_ERROR``.
+
+    Args:
+        variance: of the maps ``(N,)``, mean over the pixels.
+        squares: mean square of the maps ``(N,)``; its expectation is that of the limit map plus the variance.
+    """
+    signal = squares - variance
+    resolved = (signal > 0) & (signal * MAX_ERROR**2 >= variance)
+    return torch.where(resolved, (variance / signal).sqrt(), torch.inf).masked_fill(variance == 0, 0.0)
+
+
+def completeness(maps: Tensor, difference: Tensor, evaluations: Tensor) -> dict[str, Tensor]:
+    """Return ``completeness``, ``|sum(map) - difference|`` ``(N,)``, and ``error``, the same relative to the difference
+    of the scores of image and baseline; infinite before the first evaluation."""
+    residual = (maps.flatten(1).sum(1) - difference).abs()
+    residual = torch.where(evaluations > 0, residual, torch.inf)
+    return {"completeness": residual, "error": relative(residual, difference)}
 
 
 def _mean_square(maps: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, add_rows, gather_rows, relative
+from lit_viz.attributions.base import Estimator, add_rows, completeness, gather_rows, relative
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
@@ -96,9 +96,7 @@ class IntegratedGradients(Estimator):
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """Return ``completeness``, ``|sum(map) - (score(x) - score(b))|`` in units of the score, and ``error``, the
         same relative to the difference of the scores."""
-        residual = (self.attribution(x, state).flatten(1).sum(1) - state["difference"]).abs()
-        completeness = torch.where(state["iteration"] > 0, residual, torch.inf)
-        return {"completeness": completeness, "error": relative(completeness, state["difference"])}
+        return completeness(self.attribution(x, state), state["difference"], state["iteration"])
 
     def converged(self, x: Tensor, state: State) -> Tensor:
         """Return which maps satisfy the tolerance, in their completeness and in the change since the previous rule."""

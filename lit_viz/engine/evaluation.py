@@ -65,6 +65,7 @@ class Evaluator:
             LitVizError: the objective is not differentiable, or a prior returns a wrong shape.
         """
         shard = self.ranks.shard(len(rows), self.views)
+        inputs = 2 * self.views if network == "rescale" else self.views  # a pair of an image and its baseline
 
         def average_views(values: Tensor) -> Tensor:
             values = values if shard is None else shard.mask(values)
@@ -72,7 +73,7 @@ class Evaluator:
 
         def count_backward(computed: Sequence[bool] | None) -> None:
             counted = rows if computed is None else [n for n, flag in zip(rows, computed, strict=True) if flag]
-            slots.count_evaluations(counted, backwards=self.views)
+            slots.count_evaluations(counted, backwards=inputs)
 
         with torch.set_grad_enabled(gradient):
             x = x.detach().requires_grad_(gradient)
@@ -91,7 +92,7 @@ class Evaluator:
             for name, penalty in self._penalties(images):
                 metrics[name] = metrics.get(name, 0) + penalty
                 score = score - penalty
-        slots.count_evaluations(rows, forwards=self.views)
+        slots.count_evaluations(rows, forwards=inputs)
         return Evaluation(
             x,
             score,

@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_viz.attributions.base import Attribution, attribute
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.gradient import Gradient, InputXGradient
+from lit_viz.attributions.gradient_shap import GradientShap
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE, masks
@@ -46,6 +47,7 @@ VARIANCE = SIGMA**2 * MATRIX.square().sum(1)
         (SmoothGrad(), WEIGHT[:3]),
         (SmoothGradSquared(), WEIGHT[:3].square()),
         (IntegratedGradients(), INPUTS * WEIGHT[:3]),
+        (GradientShap("black"), INPUTS * WEIGHT[:3]),
         (IntegratedGradients(0.25), (INPUTS - 0.25) * WEIGHT[:3]),
         (IntegratedGradients("mean"), (INPUTS - INPUTS.mean(1, keepdim=True)) * WEIGHT[:3]),
     ],
@@ -75,6 +77,8 @@ def test_variance_of_a_constant_gradient_is_zero() -> None:
         (SmoothGrad(SIGMA), INPUTS[0] @ MATRIX),
         (SmoothGradSquared(SIGMA), (INPUTS[0] @ MATRIX).square() + VARIANCE),
         (VarGrad(SIGMA), VARIANCE),
+        (GradientShap("black"), INPUTS[0] * (INPUTS[0] @ MATRIX) / 2),
+        (GradientShap([0.2, 0.4]), sum((INPUTS[0] - b) * ((INPUTS[0] + b) @ MATRIX) / 4 for b in (0.2, 0.4))),
     ],
 )
 @pytest.mark.parametrize("evaluations", [3, 12])

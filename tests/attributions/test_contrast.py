@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.attributions import METHODS, Attribution, GradCAM, Occlusion, attribute
+from lit_viz.attributions import METHODS, Attribution, GradCAM, KernelShap, Occlusion, attribute
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.cross_check import check_map, randomize
 from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
-from tests.attributions.tools import distance
+from tests.attributions.tools import MASK, distance
 from tests.evidence.saliency.test_cross_check import rectified
 
 AGAINST, SEEDS, GAMMA = [1, 4], [3, 1], 0.6
 #: Methods whose map is linear in the score.
-LINEAR = ("gradient", "input_x_gradient", "smoothgrad", "integrated_gradients", "grad_cam", "occlusion", "rise")
+LINEAR = ["gradient", "input_x_gradient", "smoothgrad", "integrated_gradients", "grad_cam", "occlusion", "rise"]
+LINEAR += ["gradient_shap", "deep_lift", "feature_ablation", "kernel_shap"]
 
 
 def images() -> Tensor:
@@ -28,6 +29,7 @@ def images() -> Tensor:
 
 def method_of(name: str) -> Attribution:
     options = {"grad_cam": {"relu": False}, "occlusion": {"window": 6}}
+    options |= {"feature_ablation": {"segments": MASK}, "kernel_shap": {"segments": MASK}}
     method = METHODS[name](**options.get(name, {}))
     method.objective = type(method.objective)(gamma=GAMMA)
     return method
@@ -36,7 +38,7 @@ def method_of(name: str) -> Attribution:
 def maps(method: Attribution, classifier: Classifier, targets: list[int], against: list[int] | None = None) -> Tensor:
     method.bind(classifier)
     networks = {name: classifier.fast(method.layers, dtype=torch.float64, backprop=name) for name in method.networks}
-    evaluations = None if method.fixed else 9
+    evaluations = None if method.fixed else 60 if isinstance(method, KernelShap) else 9
     options = {"evaluations": evaluations, "seeds": SEEDS, "against": against}
     return attribute(method, networks, images(), targets, **options)[0]
 

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Attribution, attribute
+from lit_viz.attributions.feature_ablation import FeatureAblation
 from lit_viz.attributions.gradient import Gradient, InputXGradient
+from lit_viz.attributions.gradient_shap import GradientShap
 from lit_viz.attributions.integrated_gradients import IntegratedGradients, gauss_legendre, growing
+from lit_viz.attributions.kernel_shap import KernelShap
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from tests.attributions.tools import SMOOTH, TARGETS, Counted, distance, photographs
+from tests.attributions.tools import MASK, SMOOTH, TARGETS, Counted, distance, photographs
 
 METHODS: dict[str, Callable[[], Attribution]] = {
     "gradient": Gradient,
@@ -27,10 +30,14 @@ METHODS: dict[str, Callable[[], Attribution]] = {
     "integrated": IntegratedGradients,
     "integrated, random": lambda: IntegratedGradients("random"),
     "integrated, blurred": lambda: IntegratedGradients("blurred", sigma=3.0),
+    "gradient shap": lambda: GradientShap(["random", 1.0], sigma=0.1),
     "occlusion": lambda: Occlusion(5, 3),
+    "feature ablation": lambda: FeatureAblation(8),
+    "kernel shap": lambda: KernelShap(8),
     "rise": lambda: RISE(grid=4),
 }
 SAMPLING = ["smoothgrad", "squared", "vargrad"]
+IMAGES = ["rise", "occlusion", "integrated, blurred", "feature ablation", "kernel shap"]
 
 every = pytest.mark.parametrize("name", METHODS)
 
@@ -78,7 +85,7 @@ def test_the_map_is_zero_before_the_first_evaluation(name: str) -> None:
     assert all(value.isinf().all() for value in uncertainty.values())
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("rise", "occlusion", "integrated, blurred")])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in IMAGES])
 def test_inputs_may_have_any_shape(name: str) -> None:
     x = photographs().flatten(1)[:, :7]
     weight = torch.linspace(-1, 1, 21, dtype=torch.float64).view(3, 7)
@@ -107,7 +114,7 @@ def test_forward_only_methods_compute_no_gradient() -> None:
         assert not x.requires_grad
         return SMOOTH(x)
 
-    for name in ("occlusion", "rise"):
+    for name in ("occlusion", "rise", "feature ablation", "kernel shap"):
         attribute(METHODS[name](), Counted(forward), photographs(), TARGETS, evaluations=4)
 
 
@@ -185,6 +192,12 @@ def test_occlusion_moves_in_reading_order() -> None:
         (lambda: Occlusion((2, 2, 2)), r"must be a side or \(height, width\), got"),
         (lambda: RISE(grid=0), "grid of RISE must be at least 1"),
         (lambda: RISE(p=1.0), "between 0 and 1"),
+        (lambda: GradientShap([]), "at least one baseline, got none"),
+        (lambda: GradientShap(sigma=-0.1), "at least 0, got -0.1"),
+        (lambda: KernelShap(0), "segments must be at least 1, got 0"),
+        (lambda: FeatureAblation(__file__), "can't be read"),
+        (lambda: mapped(FeatureAblation(MASK)), "16 x 16"),
+        (lambda: attribute(KernelShap(), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]), "superpixels require images"),
         (lambda: attribute(RISE(), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]), "RISE requires images"),
         (
             lambda: attribute(IntegratedGradients("blurred"), Counted(SMOOTH), torch.zeros(2, 3), [0, 0]),

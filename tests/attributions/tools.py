@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tests.conftest import smooth_network
 
+#: Mask of 12 rectangles of 16 x 16 pixels.
+MASK = str(Path(__file__).with_name("mask_16x16.png"))
 SMOOTH = smooth_network().double()
 TARGETS = torch.tensor([3, 0, 2])
 

@@ -121,8 +121,10 @@ def scatter_rows(x: Tensor, rows: Tensor, count: int, *, placeholder: bool = Fal
 
 #: Backward of a rectifier. ``plain`` passes the gradient where the input was in the linear range; ``guided`` where the
 #: gradient is also positive (Springenberg et al. 2015, arXiv:1412.6806, section 3.4); ``deconvolution`` wherever the
-#: gradient is positive (Zeiler & Fergus 2014, arXiv:1311.2901, section 2.1).
-Backprop = Literal["plain", "guided", "deconvolution"]
+#: gradient is positive (Zeiler & Fergus 2014, arXiv:1311.2901, section 2.1). ``rescale`` replaces no module: batches of
+#: pairs of an image and a baseline ``(N, 2, C, H, W)`` are evaluated with the rescale rule of DeepLIFT
+#: (:mod:`~lit_viz.classifiers.fast.rescaling`).
+Backprop = Literal["plain", "guided", "deconvolution", "rescale"]
 
 
 class Activation(NamedTuple):
@@ -156,6 +158,7 @@ class Activation(NamedTuple):
 
 class _Rectify(torch.autograd.Function):
     row_sparse = True
+    handled = True  # by nonlinearities()
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, activation: Activation, inplace: bool, sole_reader: bool) -> Tensor:
@@ -230,7 +233,7 @@ _LINEAR = re.compile(
     r"|Slice|Split|SplitWithSizes|UnsafeSplit|Unbind|Cat|Stack|IndexSelect|Roll|Flip|Clone|Copy|ToCopy|Alias|AsStrided"
     r"|ConstantPadNd|ReflectionPad2D|ReplicationPad2D|PixelShuffle|PixelUnshuffle|UpsampleNearest2D|UpsampleBilinear2D"
     r"|AvgPool2D|AdaptiveAvgPool2D|MaxPool2DWithIndices|AdaptiveMaxPool2D|Amax|Max"
-    r"|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm|NativeGroupNorm|NativeLayerNorm)Backward\d|.*::AccumulateGrad"
+    r"|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm|NativeGroupNorm|NativeLayerNorm)Backward\d|.*::AccumulateGrad|.*CopyBackwards"
 )
 # Linear if only one factor depends on the image.
 _PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution)Backward\d")
@@ -244,6 +247,11 @@ def hidden_nonlinearity(network: nn.Module, x: Tensor) -> str | None:
     reported too.
     """
     _, logits = differentiable_logits(network, x)
+    return next(nonlinearities(logits), None)
+
+
+def nonlinearities(logits: Tensor) -> Iterator[str]:
+    """Yield the non-linear operations of a forward, in order, except those with a backward of their own."""
     if logits.grad_fn is None:
         raise RuntimeError("its logits have no gradient")
     for step in sorted(upstream(logits.grad_fn), key=lambda step: step._sequence_nr()):
@@ -251,11 +259,10 @@ def hidden_nonlinearity(network: nn.Module, x: Tensor) -> str | None:
         product = _PRODUCT.fullmatch(step.name()) is not None
         if (product and factors == 1) or _LINEAR.fullmatch(step.name()):
             continue
-        if getattr(step, "_forward_cls", None) is _Rectify:
+        if getattr(getattr(step, "_forward_cls", None), "handled", False):
             continue
         kind = re.sub(r"Backward\d*$", "", step.name().rsplit("::")[-1]).lower()
-        return "a product of activations" if product else kind
-    return None
+        yield "a product of activations" if product else kind
 
 
 def upstream(node: Node | None) -> set[Node]:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.fast.backward import Backprop, hidden_nonlinearity, replace_rectifiers
+from lit_viz.classifiers.fast.backward import Backprop, hidden_nonlinearity, nonlinearities, replace_rectifiers
 from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
 from lit_viz.classifiers.fast.convolution import find_chains, fuse_activations, replace_convolutions
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, residual_branches
 from lit_viz.classifiers.fast.kernels import kernels_available, replace_linears
+from lit_viz.classifiers.fast.rescaling import Rescaling
 from lit_viz.classifiers.isolation import (
     Original,
     cast,
@@ -60,6 +61,8 @@ class Switches:
     sparse_rows: bool = True  # no backward for rows without a gradient
 
 
+#: Methods that need another backward, in errors.
+_METHODS = {"guided": "guided backpropagation", "rescale": "DeepLIFT"}
 #: The switches of this process; copies that exist already are not changed.
 SWITCHES = Switches()
 
@@ -97,8 +100,11 @@ def fast_copy(
         x, expected = classifier.probe()
         try:
             plain, draws = _plain_copy(module, x, expected)
+            unscaled: list[str] = []
             if backprop == "plain":
                 _check_gradient(plain, x)
+            elif backprop == "rescale":
+                unscaled = _unscaled(plain, x)
             else:
                 _replace_backward(plain, x, backprop)
             branches = residual_branches(plain, x) if residual_gradient != 1 else []
@@ -107,12 +113,13 @@ def fast_copy(
                 copied = FrozenNetwork(_moved(plain, device, dtype), mean, std, draws=True, notes=[note])
             else:
                 own_kernels = compiled is None and device.type == "cpu" and dtype == torch.float32
+                own_kernels = own_kernels and backprop != "rescale"  # fused activations can't be intercepted
                 own_kernels = own_kernels and SWITCHES.kernels and kernels_available()
                 copied = _optimized(classifier, plain, x, keep, device, dtype, own_kernels)
                 _verify(classifier, copied, dtype)
         except _Rejected as reason:
             if backprop != "plain":
-                method = "guided backpropagation" if backprop == "guided" else backprop
+                method = _METHODS.get(backprop, backprop)
                 raise LitVizError(
                     f"{method} can't be used with {name}: {reason}; use gradient or smoothgrad"
                 ) from reason
@@ -126,7 +133,10 @@ def fast_copy(
         elif residual_gradient != 1:
             note = f"{name} has no residual branches that end in a layer: residual_gradient has no effect"
             copied.notes = (*copied.notes, note)
-        if compiled is not None:
+        if unscaled:
+            note = f"DeepLIFT of {name} keeps the derivative of {', '.join(unscaled)}; its gap is their effect"
+            copied.notes = (*copied.notes, note)
+        if compiled is not None and backprop != "rescale":
             _compile(classifier, copied, compiled)
         return copied
 
@@ -174,6 +184,18 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None
         raise _Rejected(f"it computes {hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
     if relative_difference(logits, expected) > LOGITS_TOLERANCE:
         raise _Rejected("its logits change when its rectifier modules are replaced")
+
+
+def _unscaled(network: nn.Module, x: Tensor) -> list[str]:
+    """Return the non-linear operations that the rescale rule does not handle."""
+    if any(hasattr(module, "_orig_mod") for module in network.modules()):
+        raise _Rejected("it is compiled (give it as it was before torch.compile)")
+    try:
+        with Rescaling():
+            _, logits = differentiable_logits(network, x)
+        return list(dict.fromkeys(nonlinearities(logits)))
+    except Exception as error:  # any error of the user's code
+        raise _Rejected(first_line(error)) from error
 
 
 def _check_gradient(network: nn.Module, x: Tensor) -> None:

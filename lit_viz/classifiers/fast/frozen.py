@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from lit_viz.classifiers.attention import reading_attention, scoring_blocks
 from lit_viz.classifiers.fast.backward import upstream
+from lit_viz.classifiers.fast.rescaling import Rescaling
 from lit_viz.classifiers.isolation import (
     device_of,
     dtype_of,
@@ -95,7 +96,8 @@ class FrozenNetwork(nn.Module):
         The logits are computed from the returned activations and can be differentiated with respect to them.
 
         Args:
-            x: images ``(N, C, H, W)`` in [0, 1].
+            x: images ``(N, C, H, W)`` in [0, 1]; in a copy with the rescale rule also pairs of an image and a baseline
+                ``(N, 2, C, H, W)``. The outputs are then those of the images, and gradients are multipliers.
             layers: names as in :func:`~lit_viz.classifiers.layer_names`, or of
                 :func:`~lit_viz.classifiers.layers.statistics_of`, :func:`~lit_viz.classifiers.layers.attention_of` and
                 :func:`~lit_viz.classifiers.layers.block_logits_of`. Of a layer that is called several times, the last
@@ -107,6 +109,13 @@ class FrozenNetwork(nn.Module):
         Raises:
             LitVizError: a layer is unknown or modified, or a gradient is required and the network gives none.
         """
+        if x.ndim == 5:
+            with Rescaling():
+                logits, activations = self(torch.cat(x.unbind(1)), layers)
+            image, baseline = logits.chunk(2)
+            # The rows of the baselines have the same gradient, which the rule for max pooling reads.
+            logits = image + (baseline - baseline.detach())
+            return logits, {name: activation.chunk(2)[0] for name, activation in activations.items()}
         for layer in layers:
             other_input = is_statistics(layer) and self.kept is not None and layer_of(layer) not in self.kept
             if layer in self.modified_layers or other_input:

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import captum.attr as attr
 import torch
+from captum.attr._core import deep_lift, gradient_shap
 from torch import Tensor, nn
 
 from lit_viz.attributions import (
     Attribution,
     Deconvolution,
+    DeepLift,
+    FeatureAblation,
     GradCAM,
     Gradient,
+    GradientShap,
     GuidedBackprop,
     GuidedGradCAM,
     InputXGradient,
     IntegratedGradients,
+    KernelShap,
     Occlusion,
     SmoothGrad,
     SmoothGradSquared,
     VarGrad,
 )
+from lit_viz.attributions.feature_ablation import Ablation
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import is_rectifier
+from lit_viz.classifiers.fast.rescaling import Interception
 from lit_viz.classifiers.isolation import (
     cast,
     device_of,
@@ -43,6 +52,7 @@ from lit_viz.objectives import Logit
 from lit_viz.rng import Key
 
 _BATCH = 8  # inputs per forward pass, so that memory does not grow with the number of samples
+_INFINITE = 1e12  # weight of the two coalitions that a regression must fit; Captum's 1e6 leaves an error of 1e-6
 #: Attributes that a subclass may override without changing what the method computes. The objective is compared apart.
 _SETTINGS = {"batch", "evaluations", "objective", "record_fields", "reducer", "tolerance", "uncertainty"}
 
@@ -87,6 +97,113 @@ class OriginalNetwork(nn.Module):
         """Return the logits."""
         logits = logits_of(self.network(self._normalize(x)), len(x))
         return logits if self.against is None else logits - self.gamma * logits[:, self.against, None]
+
+
+class UnsharedNetwork(nn.Module):
+    """A network with one module per call of a non-linear function, as Captum's DeepLIFT requires.
+
+    Captum hooks modules of some types, and fails on those that are called twice (Captum's issues 199, 578 and 934). Of
+    two modules in sequence, it ignores the rule of the second: their tensors are therefore separated by a copy. It does
+    not hook the network itself, which is no submodule.
+
+    Args:
+        network: the network.
+        x: images ``(N, C, H, W)`` of a first forward, which records the calls.
+    """
+
+    def __init__(self, network: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self._network = (network,)
+        self.calls = nn.ModuleList()
+        with torch.enable_grad():
+            self(x.detach().clone().requires_grad_())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output."""
+        with _Calls(self.calls):
+            logits: Tensor = self._network[0](x)
+        return logits
+
+
+class _Calls(Interception):
+    """Pass the i-th call to the i-th module, which is appended in the first forward."""
+
+    def __init__(self, modules: nn.ModuleList) -> None:
+        super().__init__()
+        self._modules, self._count = modules, 0
+
+    def elementwise(self, z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Call the next module with the function."""
+        module = self._next(Elementwise)
+        module.function = function
+        y: Tensor = module(z.clone())
+        return y
+
+    def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """Call the next module with the windows as rows: overlapping ones overwrite each other in Captum's rule."""
+        window, stride, padding, dilation = (
+            _pair(options[name]) for name in ("kernel_size", "stride", "padding", "dilation")
+        )
+        sides = nn.functional.max_pool2d(z[:1].detach(), **options).shape[2:]
+        ends = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(sides, stride, dilation, window, strict=True)]
+        (top, bottom), (left, right) = (
+            (p, max(0, end - length - p)) for p, end, length in zip(padding, ends, z.shape[2:], strict=True)
+        )
+        padded = nn.functional.pad(z, (left, right, top, bottom), value=-torch.inf)
+        rows, columns = (
+            (torch.arange(n) * s)[:, None] + torch.arange(k) * d
+            for n, s, d, k in zip(sides, stride, dilation, window, strict=True)
+        )
+        windows = padded[:, :, rows[:, None, :, None], columns[None, :, None, :]].flatten(4)
+        y: Tensor = self._next(nn.MaxPool1d, windows.shape[-1])(windows.flatten(1, 3))
+        return y.view(*z.shape[:2], *sides)
+
+    def _next(self, kind: type[nn.Module], *options: Any) -> Any:
+        if self._count == len(self._modules):
+            self._modules.append(kind(*options))
+        self._count += 1
+        return self._modules[self._count - 1]
+
+
+class Elementwise(nn.Module):
+    """A call of an element-wise function."""
+
+    function: Callable[[Tensor], Tensor]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Call the function on a copy, which it may change."""
+        return self.function(z.clone())
+
+
+#: Captum's rule for element-wise functions, for all of them.
+deep_lift.SUPPORTED_NON_LINEAR[Elementwise] = deep_lift.nonlinear
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, *rest = [value] if isinstance(value, int) else list(value)
+    return int(first), int(rest[0] if rest else first)
+
+
+class _Float64(Tensor):
+    """Scores that stay in float64 where Captum rounds them to float32."""
+
+    def float(self, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+class _LeastSquares:
+    """Weighted linear regression in float64; Captum's own requires scikit-learn."""
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+        ((inputs, outputs, weights),) = batches
+        design = torch.cat([inputs.double(), torch.ones_like(inputs[:, :1], dtype=torch.float64)], 1)
+        roots = weights.double().sqrt()[:, None]
+        centered = outputs.double() - outputs[weights.argmax()]  # less rounding; only the intercept changes
+        self._solution = torch.linalg.lstsq(roots * design, roots * centered[:, None]).solution
+
+    def representation(self) -> Tensor:
+        values: Tensor = self._solution[:-1, 0]
+        return values
 
 
 class _ReLU6(nn.ReLU):
@@ -140,7 +257,7 @@ class CaptumReference:
     @property
     def baseline(self) -> Tensor:
         """The baseline of the method."""
-        assert isinstance(self.method, (IntegratedGradients, Occlusion))
+        assert isinstance(self.method, (IntegratedGradients, DeepLift, Ablation, KernelShap))
         return self.method.baseline(self.x, [self.seed])
 
     def with_rounding(self, seed: int, steps: int = 1) -> CaptumReference:
@@ -148,8 +265,12 @@ class CaptumReference:
         return replace(self, x=_add_rounding(self.x, seed, steps), noise_seed=seed, noise_steps=steps)
 
     def with_evaluations(self, limit: int) -> CaptumReference:
-        """Return the reference with at most ``limit`` evaluations; occlusion keeps its number of windows."""
-        return self if isinstance(self.method, Occlusion) else replace(self, evaluations=min(self.evaluations, limit))
+        """Return the reference with at most ``limit`` evaluations, or as many as the method's map requires."""
+        if isinstance(self.method, Ablation):
+            return self
+        if isinstance(self.method, KernelShap):
+            limit = max(limit, 4 * self.method.segments.most)  # a regression of full rank
+        return replace(self, evaluations=min(self.evaluations, limit))
 
     @property
     def formula_rounding(self) -> float:
@@ -176,7 +297,7 @@ class CaptumReference:
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
-            warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks")
+            warnings.filterwarnings("ignore", r"\s*Setting (forward, )?backward hooks")
             result: Tensor | None = compute(self)
         return None if result is None else result.detach().cpu()
 
@@ -239,6 +360,55 @@ def _grad_cam(r: CaptumReference) -> Any:
     return attr.LayerAttribution.interpolate(cam, tuple(r.x.shape[2:]), "bilinear")
 
 
+def _gradient_shap(r: CaptumReference) -> Tensor:
+    """Return the mean of Captum's products; its GradientShap evaluates all samples in one batch.
+
+    Captum draws the positions from NumPy's global random state: it gets those of lit_viz.
+    """
+    assert isinstance(r.method, GradientShap)
+    product, total = gradient_shap.InputBaselineXGradient(r.network), torch.zeros_like(r.x)
+    baselines = torch.stack([baseline(r.x, [r.seed]) for baseline in r.method.baselines], 1)
+    for first in range(0, r.evaluations, _BATCH):
+        keys = [Key(r.seed, k) for k in range(first, min(first + _BATCH, r.evaluations))]
+        images, starts = (rows.expand(len(keys), *rows.shape[1:]) for rows in (r.x, baselines))
+        start, end, positions = r.method.draw(keys, images, starts)
+        draws = SimpleNamespace(uniform=lambda low, high, size, drawn=positions: drawn.cpu().numpy())
+        with patch.object(gradient_shap, "np", SimpleNamespace(random=draws)):
+            total += product.attribute(end, start, r.target).detach().sum(0, keepdim=True)
+    return total / r.evaluations
+
+
+def _deep_lift(r: CaptumReference) -> Any:
+    return attr.DeepLift(UnsharedNetwork(r.network, r.x)).attribute(r.x, r.baseline, r.target)
+
+
+def _feature_ablation(r: CaptumReference) -> Any:
+    assert isinstance(r.method, FeatureAblation)
+    segments = r.method.segments(r.x)
+    result: Any = attr.FeatureAblation(r.network).attribute(
+        r.x, r.baseline, r.target, feature_mask=segments, perturbations_per_eval=_BATCH
+    )
+    return result[:, :1]
+
+
+def _kernel_shap(r: CaptumReference) -> Tensor:
+    """Return the values of Captum's regression on the coalitions of lit_viz, complete pairs only."""
+    assert isinstance(r.method, KernelShap)
+    segments = r.method.segments(r.x)
+    count, numbers = 1 + segments.amax((1, 2, 3)), torch.arange(r.evaluations // 2 * 2, device=r.x.device)
+    state = {"seed": torch.tensor([r.seed]), "count": count}
+    visible = r.method.coalitions(state, torch.zeros_like(numbers), numbers)[:, : int(count)].long()
+
+    def coalitions(image: Tensor, **options: Any) -> Iterator[Tensor]:
+        yield from visible[:, None]
+
+    shap = attr.KernelShap(lambda x: r.network(x).as_subclass(_Float64))
+    shap.perturb_func, shap.inf_weight, shap.interpretable_model = coalitions, _INFINITE, _LeastSquares()
+    options = {"feature_mask": segments, "n_samples": len(numbers), "perturbations_per_eval": _BATCH}
+    values: Tensor = shap.attribute(r.x, r.baseline, r.target, return_input_shape=False, **options)
+    return values.flatten()[segments].to(r.x)
+
+
 def _occlusion(r: CaptumReference) -> Any:
     assert isinstance(r.method, Occlusion)
     shape = r.x.shape[1:]
@@ -268,4 +438,8 @@ _CAPTUM_METHODS: dict[type[Attribution], Callable[[CaptumReference], Any]] = {
     GradCAM: _grad_cam,
     GuidedGradCAM: _grad_cam,
     Occlusion: _occlusion,
+    GradientShap: _gradient_shap,
+    DeepLift: _deep_lift,
+    FeatureAblation: _feature_ablation,
+    KernelShap: _kernel_shap,
 }

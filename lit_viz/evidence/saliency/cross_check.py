@@ -166,7 +166,7 @@ def check_map(
     """Compare a delivered map with Captum elementwise.
 
     The first gate compares the formulas in float64 on the original network. If they differ, the comparison is
-    repeated on the photograph with a little noise, since equal neighbors tie in a max-pooling. The second gate
+    repeated on photograph and baseline with a little noise, since equal neighbors tie in a max-pooling. The second gate
     compares the delivered map with Captum's float64 map; it allows twice the difference of Captum's float32 maps.
 
     Args:
@@ -211,7 +211,8 @@ def check_map(
     )
     if not agreement.formula_passed:
         noise = torch.rand(few.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(few.x)
-        untied = replace(few, x=(few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1))
+        x = (few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1)
+        untied = replace(few, x=x, method=_with_noisy_baseline(method, _TIE_NOISE * noise.flip(-1)))
         agreement = replace(agreement, formula=_formula_difference(untied, networks, None))
     if not agreement.delivered_passed and agreement.delivered < MAX_ALLOWED:
         seeds = range(1 + _ROUNDED_MAPS, 1 + _ROUNDED_MAPS + _MORE_ROUNDED_MAPS)
@@ -222,6 +223,15 @@ def check_map(
             f"not decided, since Captum's own float32 maps differ by {agreement.captum_float32:.0%} (flat areas, kinks)"
         )
     return agreement, expected[0]
+
+
+def _with_noisy_baseline(method: Attribution, noise: Tensor) -> Attribution:
+    """Return the method with noise ``(1, C, H, W)`` added to its baseline, if it has one."""
+    if not hasattr(method, "baseline"):
+        return method
+    baseline, noisy = method.baseline, copy.copy(method)
+    setattr(noisy, "baseline", lambda x, seeds: baseline(x, seeds) + noise)  # noqa: B010 - of several types
+    return noisy
 
 
 def _formula_difference(reference: CaptumReference, networks: Mapping[str, Network], expected: Tensor | None) -> float:

@@ -18,7 +18,6 @@ from lit_viz.attributions import (
     Attribution,
     Gradient,
     IntegratedGradients,
-    Occlusion,
     SmoothGrad,
     attribute,
 )
@@ -39,6 +38,7 @@ from lit_viz.evidence.saliency.cross_check import (
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.rng import Key
+from tests.attributions.tools import MASK
 from tests.conftest import NAMES, Around, smooth_network
 
 SEED, TARGET = 5, 2
@@ -61,7 +61,9 @@ def photograph() -> Tensor:
 
 
 def made(name: str) -> Attribution:
-    return Occlusion(window=6) if name == "occlusion" else METHODS[name]()
+    options: dict[str, dict[str, Any]] = {"occlusion": {"window": 6}, "gradient_shap": {"sigma": 0.1}}
+    options |= {key: {"segments": MASK} for key in ("feature_ablation", "kernel_shap")}
+    return METHODS[name](**options.get(name, {}))
 
 
 def compared(method: Attribution, classifier: Classifier, x: Tensor, values: Tensor, count: int) -> Any:
@@ -80,7 +82,7 @@ def delivered(method: Attribution, classifier: Classifier, count: int) -> Tensor
 def checked(name: str, classifier: Classifier, change: Callable[[Tensor], Tensor] = lambda m: m) -> Any:
     method = made(name)
     method.bind(classifier)
-    count = method.evaluations if name == "occlusion" else min(method.evaluations, 16)
+    count = 60 if name == "kernel_shap" else method.evaluations if method.fixed else 16
     return compared(method, classifier, photograph(), change(delivered(method, classifier, count)), count)
 
 

@@ -1,0 +1,113 @@
+"""Ablation: decrease of the score when a region of the image is replaced."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import Estimator, add_rows, gather_rows
+from lit_viz.attributions.baselines import Baseline, Kind
+from lit_viz.attributions.segments import Segments
+from lit_viz.classifiers import Classifier
+from lit_viz.optim import Evaluate, State
+from lit_viz.types import Task
+from lit_viz.utils.device import to_device, to_list
+
+
+class Ablation(Estimator):
+    """Base class of ``score(x) - score(x with a replaced region)``, averaged at every pixel over its regions.
+
+    Evaluation 0 is the image itself, then regions follow in order, forward only. Pixels without an evaluated region are
+    zero. Subclasses implement :meth:`regions` and :meth:`masks`.
+
+    Args:
+        baseline: replacement of the region; see :class:`~lit_viz.attributions.baselines.Baseline`.
+        sigma: of the blurred baseline, in pixels.
+    """
+
+    spatial: ClassVar[bool] = True
+    reducer: ClassVar[str] = "positive"
+
+    def __init__(self, baseline: Kind | float = "mean", sigma: float = 10.0) -> None:
+        self.baseline = Baseline(baseline, sigma)
+
+    @property
+    def fixed(self) -> bool:
+        """True: pixels of omitted regions would appear irrelevant."""
+        return True
+
+    @abstractmethod
+    def regions(self, x: Tensor) -> State:
+        """Return the state that defines the regions of images ``x``, with their number ``count`` ``(N,)``."""
+
+    @abstractmethod
+    def masks(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
+        """Return the pixels of regions ``numbers`` ``(M,)``, from 0, bool ``(M, 1, H, W)``."""
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the regions, the baselines, and zero sums of score decreases and regions."""
+        return {
+            **super().init(x, tasks),
+            **self.regions(x),
+            "baseline": self.baseline(x, [task.seed for task in tasks]),
+            "score": x.new_zeros(len(x)),
+            "losses": self.zero_map(x),
+            "covered": self.zero_map(x),
+        }
+
+    def advance(self, state: State) -> Tensor:
+        """Return the number of evaluations of the next step, at most the remaining ones."""
+        return torch.minimum(super().advance(state), 1 + state["count"] - state["iteration"])
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        """Evaluate regions, and add the decrease of the score to their pixels."""
+        replaced = (numbers > 0).view(-1, 1, 1, 1) & self.masks(x, state, slots, (numbers - 1).clamp_min(0))
+        inputs = torch.where(replaced, gather_rows(state["baseline"], slots), gather_rows(x, slots))
+        scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
+        first = to_device([m for m, k in enumerate(to_list(numbers)) if k == 0], x.device, torch.long)
+        if len(first):
+            state["score"] = state["score"].index_copy(0, slots[first], scores[first])
+        losses = (state["score"][slots] - scores).view(-1, 1, 1, 1)
+        state["losses"] = add_rows(state["losses"], slots, losses * replaced)
+        state["covered"] = add_rows(state["covered"], slots, replaced)
+        return state
+
+    def attribution(self, x: Tensor, state: State) -> Tensor:
+        """Return the mean decrease over the evaluated regions."""
+        return state["losses"] / state["covered"].clamp_min(1)
+
+    def converged(self, x: Tensor, state: State) -> Tensor:
+        """Return which maps have evaluated all regions."""
+        return state["iteration"] > state["count"]
+
+
+class FeatureAblation(Ablation):
+    """Decrease of the score when a superpixel is replaced.
+
+    Args:
+        segments: number of superpixels, or a mask file; see :class:`~lit_viz.attributions.segments.Segments`.
+        baseline: replacement of the superpixel; see :class:`~lit_viz.attributions.baselines.Baseline`.
+        sigma: of the blurred baseline, in pixels.
+    """
+
+    def __init__(self, segments: int | str = 50, baseline: Kind | float = "mean", sigma: float = 10.0) -> None:
+        super().__init__(baseline, sigma)
+        self.segments = Segments(segments)
+        self.evaluations = 1 + self.segments.most
+
+    def bind(self, classifier: Classifier) -> None:
+        """Validate the size of a mask file."""
+        self.segments.check(classifier.size)
+
+    def regions(self, x: Tensor) -> State:
+        """Return the superpixels ``(N, 1, H, W)`` and their number."""
+        segments = self.segments(x)
+        return {"segments": segments, "count": 1 + segments.flatten(1).amax(1)}
+
+    def masks(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
+        """Return the pixels of superpixels."""
+        return state["segments"][slots] == numbers.view(-1, 1, 1, 1)

@@ -1,0 +1,145 @@
+"""KernelSHAP: Shapley values of superpixels by a regression on random coalitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import Estimator, add_rows, gather_rows, relative_error
+from lit_viz.attributions.baselines import Baseline, Kind
+from lit_viz.attributions.segments import Segments
+from lit_viz.classifiers import Classifier
+from lit_viz.optim import Evaluate, State
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
+from lit_viz.utils.device import to_device, to_list
+
+_ENDS = 2  # evaluations of the image and of its baseline, before the coalitions
+
+
+class KernelShap(Estimator):
+    """Shapley values of superpixels (Lundberg and Lee 2017, arXiv:1705.07874, theorem 2).
+
+    A coalition is the image with some superpixels visible and the others replaced by the baseline. The values phi
+    minimize the squared error of ``score(baseline) + sum of phi over the visible superpixels``, subject to the sum of
+    all values being ``score(x) - score(baseline)``. The number k of visible superpixels, of K, has the probability of
+    the Shapley kernel, proportional to ``1 / (k (K - k))``. Each coalition is followed by its complement (Covert and
+    Lee 2021, arXiv:2012.01536), so that the regression is that of the difference of both scores on
+    ``2 z - 1``, with z the visible superpixels. Its normal equations are accumulated: memory does not depend on the
+    number of coalitions. Forward only.
+
+    The error is that of an ordinary least-squares fit, relative as for sampled maps; infinite below two pairs more than
+    superpixels.
+
+    Args:
+        segments: number of superpixels, or a mask file; see :class:`~lit_viz.attributions.segments.Segments`.
+        baseline: of hidden superpixels; see :class:`~lit_viz.attributions.baselines.Baseline`.
+        sigma: of the blurred baseline, in pixels.
+    """
+
+    evaluations = 1000
+    spatial: ClassVar[bool] = True
+    reducer: ClassVar[str] = "positive"
+
+    def __init__(self, segments: int | str = 50, baseline: Kind | float = "mean", sigma: float = 10.0) -> None:
+        self.segments, self.baseline = Segments(segments), Baseline(baseline, sigma)
+
+    def bind(self, classifier: Classifier) -> None:
+        """Validate the size of a mask file."""
+        self.segments.check(classifier.size)
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the superpixels, the baselines, and zero normal equations."""
+        segments, zeros = self.segments(x), x.new_zeros(len(x), dtype=torch.float64)
+        most = self.segments.most
+        return {
+            **super().init(x, tasks),
+            "baseline": self.baseline(x, [task.seed for task in tasks]),
+            "segments": segments,
+            "count": 1 + segments.flatten(1).amax(1),
+            "full": zeros,
+            "empty": zeros.clone(),
+            "last": zeros.clone(),
+            "gram": zeros.new_zeros(len(x), most, most),
+            "moment": zeros.new_zeros(len(x), most),
+            "squares": zeros.clone(),
+        }
+
+    def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
+        """Evaluate coalitions, and add complete pairs to the normal equations."""
+        visible = self.coalitions(state, slots, numbers)
+        segments = state["segments"][slots]
+        shown = visible.gather(1, segments.flatten(1)).view_as(segments)
+        inputs = torch.where(shown, gather_rows(x, slots), gather_rows(state["baseline"], slots))
+        scores = evaluate(inputs, gradient=False, slots=slots).score.double()
+        for name, number in (("full", 0), ("empty", 1)):
+            rows = to_device([m for m, k in enumerate(to_list(numbers)) if k == number], x.device, torch.long)
+            state[name] = state[name].index_copy(0, slots[rows], scores[rows])
+        # Rows are ascending per slot: the other score of a pair is that of the row before, or of the step before.
+        places, last, previous = to_list(slots), state["last"].clone(), scores.clone()
+        for m, n in enumerate(places):
+            previous[m], last[n] = last[n], scores[m]
+        state["last"] = last
+        complete = (numbers % 2 == 1) & (numbers > _ENDS)
+        exists = torch.arange(visible.shape[1], device=x.device) < state["count"][slots, None]
+        signs = torch.where(visible, -1.0, 1.0).double() * (exists & complete[:, None])
+        differences = torch.where(complete, previous - scores, 0)
+        state["gram"] = add_rows(state["gram"], slots, signs[:, :, None] * signs[:, None])
+        state["moment"] = add_rows(state["moment"], slots, signs * differences[:, None])
+        state["squares"] = add_rows(state["squares"], slots, differences.square())
+        return state
+
+    def coalitions(self, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
+        """Return the visible superpixels of evaluations, bool ``(M, most)``: all, none, then pairs of coalitions."""
+        seeds, counts = to_list(state["seed"]), state["count"][slots]
+        keys = [Key(seeds[n], k // 2) for n, k in zip(to_list(slots), to_list(numbers), strict=True)]
+        draws = Draws(keys, numbers.device).scoped("kernel_shap")
+        places = torch.arange(self.segments.most, device=numbers.device, dtype=torch.float64)
+        exists = places < counts[:, None]
+        inner = exists & (places > 0)
+        weights = torch.where(inner, 1 / (places * (counts[:, None] - places)).clamp_min(1), 0).cumsum(1)
+        drawn = draws.uniform("size").double()[:, None] * weights[:, -1:]
+        sizes = (weights <= drawn).sum(1, keepdim=True)
+        order = torch.where(exists, draws.uniform("order", shape=(len(places),)), torch.inf)
+        chosen = order.argsort(1).argsort(1) < sizes
+        chosen = torch.where((numbers % 2 == 1)[:, None], ~chosen, chosen)
+        return torch.where((numbers < _ENDS)[:, None], (numbers == 0)[:, None], chosen)
+
+    def attribution(self, x: Tensor, state: State) -> Tensor:
+        """Return the Shapley value of the superpixel of each pixel."""
+        values, _ = self._solve(state)
+        segments = state["segments"]
+        started = (state["iteration"] >= _ENDS).view(-1, 1, 1, 1)
+        maps = values.gather(1, segments.flatten(1)).view_as(segments).to(x.dtype)
+        return torch.where(started, maps, 0)
+
+    def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        """Return ``standard_error`` in units of the map, as root mean square over the pixels, and ``error``."""
+        values, inverse = self._solve(state)
+        pairs = (state["iteration"] // 2 - 1).clamp_min(0)
+        freedom = pairs - (state["count"] - 1)
+        explained = 2 * (values * state["moment"]).sum(1) - (
+            values * (state["gram"] @ values[:, :, None])[:, :, 0]
+        ).sum(1)
+        residual = (state["squares"] - explained).clamp_min(0)
+        areas = torch.zeros_like(values).scatter_add(
+            1, state["segments"].flatten(1), torch.ones_like(state["segments"].flatten(1), dtype=values.dtype)
+        )
+        areas = areas / areas.sum(1, keepdim=True)
+        variance = residual / freedom.clamp_min(1) * (areas * inverse.diagonal(dim1=1, dim2=2)).sum(1)
+        variance = torch.where(freedom >= _ENDS, variance, torch.inf)
+        squares = (areas * values.square()).sum(1)
+        return {"standard_error": variance.sqrt().to(x.dtype), "error": relative_error(variance, squares).to(x.dtype)}
+
+    def _solve(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return the values ``(N, most)`` and the inverse of the normal equations ``(N, most, most)``."""
+        count = state["count"][:, None].double()
+        exists = (torch.arange(self.segments.most, device=count.device) < count).double()
+        mean = exists * ((state["full"] - state["empty"])[:, None] / count)
+        centering = torch.diag_embed(exists) - exists[:, :, None] * exists[:, None] / count[:, :, None]
+        inverse = torch.linalg.pinv(centering @ state["gram"] @ centering, hermitian=True)
+        rest = state["moment"] - (state["gram"] @ mean[:, :, None])[:, :, 0]
+        return mean + (inverse @ rest[:, :, None])[:, :, 0], inverse

@@ -1,0 +1,88 @@
+"""Superpixels: a partition of an image into regions of similar color, or of a mask file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lit_viz.errors import LitVizError, first_line
+from lit_viz.utils.files import check_regular
+
+_MOST = 1000  # regions of a mask file; more are most likely a photograph
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A partition of images ``(N, C, H, W)``.
+
+    Attributes:
+        given: maximum number of superpixels of SLIC (Achanta et al. 2012, "SLIC Superpixels", IEEE TPAMI 34:2274), in
+            Lab colors; or an image file of the network's input size, whose colors are the regions of all images.
+    """
+
+    given: int | str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.given, int) and not self.given > 0:
+            raise LitVizError(f"segments must be at least 1, got {self.given}: 50 is usual")
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        """Regions of the mask file, int64 ``(H, W)`` from 0."""
+        check_regular(str(self.given))
+        try:
+            with Image.open(str(self.given)) as file:
+                pixels = np.array(file)
+        except Exception as error:  # of Pillow, by the kind of the damage
+            raise LitVizError(f"the mask {self.given} can't be read: {first_line(error)}") from error
+        colors, regions = np.unique(pixels.reshape(-1, *pixels.shape[2:]), axis=0, return_inverse=True)
+        if len(colors) > _MOST:
+            raise LitVizError(f"the mask {self.given} must have at most {_MOST} colors, got {len(colors)}")
+        return torch.from_numpy(regions.reshape(pixels.shape[:2]).astype(np.int64))
+
+    @property
+    def most(self) -> int:
+        """Maximum number of regions of an image."""
+        return self.given if isinstance(self.given, int) else 1 + int(self._mask.max())
+
+    def check(self, size: tuple[int, ...]) -> None:
+        """Raise :class:`LitVizError` if a mask file does not have this height and width."""
+        if isinstance(self.given, str) and self._mask.shape != size:
+            height, width = self._mask.shape
+            raise LitVizError(
+                f"the mask {self.given} must have the size of the network's input, {size[0]} x {size[1]} pixels, got "
+                f"{height} x {width}: draw it on the photograph in sources/ of a run"
+            )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the region of every pixel, int64 ``(N, 1, H, W)``, from 0.
+
+        Superpixels are those of the image in 8 bits, so that they do not depend on its precision.
+        """
+        if x.ndim != 4:
+            raise LitVizError(f"superpixels require images (N, C, H, W), got shape {tuple(x.shape)}")
+        self.check(tuple(x.shape[2:]))
+        if isinstance(self.given, str):
+            return self._mask.to(x.device).expand(len(x), 1, -1, -1).clone()
+        images = x.double().mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        regions = [torch.from_numpy(superpixels(image, self.most)) for image in images]
+        return torch.stack(regions)[:, None].to(x.device)
+
+
+def superpixels(image: NDArray[np.uint8], most: int) -> NDArray[np.int64]:
+    """Return at most ``most`` superpixels of an image ``(H, W, C)``, numbered from 0."""
+    from skimage.segmentation import slic
+
+    wanted = most
+    while True:  # SLIC treats the number as approximate
+        found = slic(image, n_segments=wanted, start_label=0, channel_axis=-1)
+        labels, regions = np.unique(found, return_inverse=True)
+        if len(labels) <= most:
+            return regions.reshape(image.shape[:2]).astype(np.int64)
+        wanted = max(1, wanted - (len(labels) - most))

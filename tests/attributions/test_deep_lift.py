@@ -1,0 +1,134 @@
+"""DeepLIFT: reused modules, functions and in-place calls against Captum on a network with one module per call."""
+
+from __future__ import annotations
+
+import captum.attr
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import lit_viz as lv
+from lit_viz.attributions import DeepLift, attribute
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
+from tests.attributions.tools import distance
+
+
+class Reused(nn.Module):
+    """One in-place module for two calls, a function, and a method without its result."""
+
+    def __init__(self, act: nn.Module | None = None, pool: nn.Module | None = None) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+            self.hidden, self.head = nn.Linear(6, 6), nn.Linear(6, 5)
+        self.act, self.pool = act or nn.ReLU(inplace=True), pool or nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.act(self.first(x)))
+        y = self.second(x)
+        y += x
+        y = functional.relu(self.hidden(self.act(y).mean((2, 3))))
+        z = self.head(y)
+        z.clamp_(min=-0.3)
+        return z
+
+
+class Unshared(Reused):
+    """The same function of modules that Captum knows, each called once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ModuleList(nn.ReLU() for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu[0](self.first(2 * x - 1)).clone())  # Captum ignores a pooling right after a module
+        y = self.relu[1](self.second(x) + x).mean((2, 3))
+        return self.relu[3](self.head(self.relu[2](self.hidden(y))) + 0.3) - 0.3
+
+
+def photographs() -> Tensor:
+    return torch.rand(2, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def classifier(network: nn.Module) -> Classifier:
+    return lv.load_classifier(network.eval(), size=12, mean=[0.5] * 3, std=[0.5] * 3)
+
+
+def explained(network: nn.Module, method: DeepLift, targets: list[int]) -> tuple[Tensor, dict[str, Tensor], Classifier]:
+    loaded = classifier(network)
+    method.bind(loaded)
+    networks = {name: loaded.fast(dtype=torch.float64, backprop=name) for name in method.networks}
+    return *attribute(method, networks, photographs(), targets), loaded
+
+
+def test_every_call_of_a_reused_module_has_its_multiplier() -> None:
+    maps, uncertainty, _ = explained(Reused(), DeepLift("random"), [4, 4])
+    baselines = DeepLift("random").baseline(photographs(), [0, 1])
+    x = photographs().requires_grad_()
+    with pytest.warns(UserWarning, match="Setting forward, backward hooks"):
+        expected = captum.attr.DeepLift(Unshared().double()).attribute(x, baselines, torch.tensor([4, 4]))
+    assert maps.abs().amax((1, 2, 3)).min() > 0
+    assert distance(maps, expected.detach()) < 1e-8
+    assert uncertainty["completeness"].max() < 1e-12
+
+
+def test_captum_needs_the_network_without_reuse() -> None:
+    network = Reused().double()
+    hooks = pytest.warns(UserWarning, match="Setting forward, backward hooks")
+    with hooks, pytest.raises((RuntimeError, AssertionError)):
+        captum.attr.DeepLift(network).attribute(photographs()[:1].requires_grad_(), target=1)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU6(), nn.SiLU(inplace=True), nn.GELU(), nn.Hardswish(), nn.Sigmoid()])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2)])
+def test_maps_are_complete(act: nn.Module, pool: nn.Module) -> None:
+    maps, uncertainty, loaded = explained(Reused(act, pool), DeepLift(), [1, 4])
+    with torch.no_grad():
+        network = loaded.original.double()
+        scores = [network(2 * x - 1)[[0, 1], [1, 4]] for x in (photographs(), 0 * photographs())]
+    torch.testing.assert_close(maps.flatten(1).sum(1), scores[0] - scores[1], rtol=1e-5, atol=1e-7)  # float32 weights
+    assert uncertainty["completeness"].max() < 1e-12
+    assert not any("derivative" in note for note in loaded.notes)
+
+
+def test_products_keep_their_derivative_and_are_named() -> None:
+    class Gated(Reused):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.act(self.first(x))
+            return self.head((y * y.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3)))
+
+    _, uncertainty, loaded = explained(Gated(), DeepLift(), [1, 4])
+    assert any("keeps the derivative of a product of activations" in note for note in loaded.notes)
+    assert uncertainty["completeness"].min() > 1e-4
+
+
+def test_one_rectifier_in_closed_form() -> None:
+    """``relu(w x - t)``: the multiplier is w times the ratio of the differences of output and input."""
+
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(432, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.relu(self.linear(x.flatten(1)))
+
+    network = Single()
+    maps, _, _ = explained(network, DeepLift(0.25), [2, 2])
+    weight, bias = network.linear.weight[2].detach().double(), network.linear.bias[2].detach().double()
+    x = photographs().flatten(1)
+    start, end = ((2 * values - 1) @ weight + bias for values in (torch.full_like(x, 0.25), x))
+    ratio = (end.relu() - start.relu()) / (end - start)
+    expected = (x - 0.25) * 2 * weight * ratio[:, None]
+    torch.testing.assert_close(maps.flatten(1), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_compiled_networks_are_rejected() -> None:
+    class Compiled(Reused):
+        _orig_mod = None
+
+    with pytest.raises(LitVizError, match=r"DeepLIFT can't be used with Compiled: it is compiled"):
+        DeepLift().bind(classifier(Compiled()))
