@@ -487,7 +487,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return contents(run)
 
 
-@pytest.mark.parametrize("stage", ["before the first checkpoint", "in the middle", "after the first results"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("before the first checkpoint", marks=pytest.mark.slow),
+        "in the middle",
+        pytest.param("after the first results", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes_bit_equal(stage: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     last, results = run / "checkpoints" / "last.ckpt", run / "results.jsonl"
@@ -509,7 +516,9 @@ def mtime(path: Path) -> float:
     return path.stat().st_mtime
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_the_run(number: int, status: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(run)

@@ -27,7 +27,7 @@ _HEAVY = "pytorch_lightning matplotlib captum skimage sklearn timm wandb"
     ("code", "absent"),
     [
         ("import lit_viz.cli; lit_viz.cli.main(['--help'])", f"torch jsonargparse rich yaml numpy {_HEAVY}"),
-        (_CLASSES, _HEAVY),
+        pytest.param(_CLASSES, _HEAVY, marks=pytest.mark.slow),
         (_OWN, f"torchvision {_HEAVY}"),
         # Lightning itself imports torchvision and matplotlib.
         pytest.param(_PARSING, "timm wandb captum skimage sklearn", marks=pytest.mark.slow),

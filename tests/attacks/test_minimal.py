@@ -400,6 +400,7 @@ def test_pixels_without_influence_are_unchanged() -> None:
         assert torch.equal(out[:, :, 3:], x[:, :, 3:])
 
 
+@pytest.mark.slow
 def test_carlini_wagner_brackets_c() -> None:
     """On a plane the threshold is known: the gap closes if and only if ``c > 2 * gap / ||w||^2``."""
     x = photographs(2, low=0.4, high=0.6)

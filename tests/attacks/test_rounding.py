@@ -230,6 +230,7 @@ def test_where_no_lattice_point_in_the_ball_succeeds_it_is_a_failure():
     assert free.repaired == 4
 
 
+@pytest.mark.slow
 def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
     steps = torch.tensor(list(itertools.product(range(-3, 4), repeat=4)), dtype=torch.float64)
     won = possible = 0

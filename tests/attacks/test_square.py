@@ -57,6 +57,7 @@ def test_the_optimum_in_the_largest_value_is_reached(targeted: bool) -> None:
     torch.testing.assert_close(out - x, (0.05 * weight.sign()).expand_as(x), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_most_of_the_optimum_in_euclidean_length_is_reached() -> None:
     """On a linear network with a smooth weight, as those that tiles are made for."""
     linear, x = Linear(shape=(1, 12, 12)), grey(2, 12, 12)
@@ -68,7 +69,7 @@ def test_most_of_the_optimum_in_euclidean_length_is_reached() -> None:
     assert (gain / (0.5 * linear.between(1, 0).norm()) > 0.65).all()
 
 
-@both
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_a_boundary_inside_the_ball_is_crossed(norm: NormName) -> None:
     linear, x = Linear(shape=(1, 6, 5)), grey(3)
     labels = linear(x).argmax(1).tolist()

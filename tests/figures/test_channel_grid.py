@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lit_viz.figures.evolution import evolution_figure
@@ -43,6 +44,7 @@ def test_channels_are_numbered() -> None:
     assert_no_overlap(figure)
 
 
+@pytest.mark.slow
 def test_many_channels_and_groups_do_not_overlap() -> None:
     for outcomes in ([Known(c) for c in range(240)], [Known(c, (16, 76)) for c in range(5)]):
         figure = channel_grid(outcomes)
@@ -90,7 +92,7 @@ def test_gap_between_groups_exceeds_gap_inside() -> None:
 def test_wandb_and_progress_bar_show_objective() -> None:
     from lit_viz.callbacks.progress import Progress
     from lit_viz.engine.module import RunProgress
-    from lit_viz.loggers.wandb import caption
+    from lit_viz.loggers.rows import caption
 
     snapshot = Snapshot(Task(0, "features.3_ch5", 0), 50, {"objective": 12.345, "objective_file": 13.0})
     assert caption(snapshot, ClassVisualizationPresentation()) == "features.3_ch5 - iteration 50 - objective 12.3"

@@ -65,7 +65,9 @@ def test_iterations_and_seeds_differ(transform) -> None:
     assert not torch.equal(first[:4], first[4:])
 
 
-@pytest.mark.parametrize("transforms", [*[[t] for t in EVERYTHING], EVERYTHING], ids=repr)
+@pytest.mark.parametrize(
+    "transforms", [*[[t] for t in EVERYTHING], pytest.param(EVERYTHING, marks=pytest.mark.slow)], ids=repr
+)
 def test_gradient_agrees_with_finite_differences(transforms) -> None:
     images = _images(2, 3, 7, 6, dtype=torch.float64).requires_grad_()
     compose, draws = Compose(transforms), Draws(_keys(2, 2))

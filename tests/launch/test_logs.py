@@ -98,6 +98,7 @@ def test_captions_of_a_replay_name_the_most_probable_classes(stored: Path) -> No
     assert len(second.split(", ")) == 5
 
 
+@pytest.mark.slow
 def test_w_and_b_gets_an_offline_run_once(
     stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -686,7 +686,7 @@ assert time.monotonic() - start < 5
 @pytest.mark.parametrize(
     ("number", "event"),
     [
-        (signal.SIGTERM, "failed ("),
+        pytest.param(signal.SIGTERM, "failed (", marks=pytest.mark.slow),
         pytest.param(signal.SIGSTOP, "does not answer, nothing more is logged", marks=pytest.mark.slow),
     ],
 )

@@ -269,7 +269,7 @@ def test_other_nonlinearities_are_rejected(net: nn.Module, found: str) -> None:
         classifier.fast(backprop="guided")
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_compiled_network_is_rejected(whole: bool) -> None:
     net: Any = conv_net()
     if whole:
@@ -282,6 +282,7 @@ def test_a_compiled_network_is_rejected(whole: bool) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler's own
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.slow
 def test_a_compiled_function_is_rejected() -> None:
     net = By(torch.compile(lambda x: F.relu(x) * 2, backend="aot_eager")).eval()
     with pytest.raises(LitVizError, match=r"compiledfunction, and only nn\.ReLU"):

@@ -66,6 +66,7 @@ def test_chunks_do_not_change_results(batch: int, images: int) -> None:
     assert sizes == (split if batch >= 2 * images else [batch])
 
 
+@pytest.mark.slow
 def test_only_wide_layers_are_chunked() -> None:
     lite0 = timm.create_model("efficientnet_lite0", pretrained=False).eval()
     found = chunks(load_classifier(lite0, size=224).fast())

@@ -209,6 +209,7 @@ def test_a_plain_network_is_trusted() -> None:
 
 
 @pytest.mark.usefixtures("few_queries")
+@pytest.mark.slow
 def test_an_adversarially_trained_network_is_trusted() -> None:
     """Half of the images are brighter on the left; the network is trained against PGD of 0.05 in a few steps."""
     with torch.random.fork_rng(devices=[]):
@@ -249,6 +250,7 @@ def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(
     assert trusted or "fooled at a radius of" in message.sentence
 
 
+@pytest.mark.slow
 def test_real_weights_are_fooled_at_a_large_radius(lite0: Classifier) -> None:
     names = ("chelsea", "coffee", "rocket", "astronaut")
     photographs = torch.stack([read_photograph(f"packaged:{name}", lite0.size).pixels for name in names])

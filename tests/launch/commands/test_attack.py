@@ -133,12 +133,12 @@ def test_check_notices_another_class(folder: Path, tmp_path: Path, capsys: pytes
 def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is written isn't what was verified: the end of the run reads it and says so."""
+    """The file differs from the verified image."""
     run, write = tmp_path / "run", RunFolder._write_png
 
-    def swapped(self: RunFolder, relative: str, image: Tensor) -> str:
+    def swapped(self: RunFolder, relative: str, image: Tensor, *texts: object) -> str:
         source = self.path / "sources" / Path(relative).name
-        return write(self, relative, read_png(source) if relative.startswith("images/0001") else image)
+        return write(self, relative, read_png(source) if relative.startswith("images/0001") else image, *texts)
 
     monkeypatch.setattr(RunFolder, "_write_png", swapped)
     fool(folder, run)

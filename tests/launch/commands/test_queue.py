@@ -114,6 +114,7 @@ def seconds_to_queue(root: Path, count: int) -> tuple[float, float]:
     return middle - start, time.process_time() - middle
 
 
+@pytest.mark.slow
 def test_the_time_to_queue_grows_linearly(tmp_path: Path) -> None:
     few, many = seconds_to_queue(tmp_path / "few", 500), seconds_to_queue(tmp_path / "many", 5000)
     for small, large in zip(few, many, strict=True):
