@@ -36,7 +36,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, find_class, first_line
 from lit_viz.evidence.attacks.robustness import robust_accuracy
 from lit_viz.figures.curves import spread
-from lit_viz.figures.epochs import epoch_folder, save_epochs
+from lit_viz.figures.epochs import delete_epochs, epoch_folder, save_epochs
 from lit_viz.images import Fourier, Jitter, Noise, Rotate, Scale
 from lit_viz.images.priors import L2
 from lit_viz.images.reading import to_uint8
@@ -151,6 +151,14 @@ class Probe(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the durations."""
         self._reset()
+        if self.out is not None and any(probe.out == self.out for probe in _probes(trainer) if probe is not self):
+            raise LitVizError(f"probes must write to different folders, got out={str(self.out)!r} twice")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Delete the epochs of an earlier training in ``out``."""
+        if self.out is not None and trainer.is_global_zero:
+            with self._failure_as_warning(trainer.current_epoch):
+                delete_epochs(self.out, after=trainer.current_epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the epoch."""
@@ -198,8 +206,9 @@ class Probe(Callback):
                 self._run(trainer, pl_module, epoch)
         trainer.strategy.barrier(f"lit_viz {self.name}")
         self.seconds[epoch] = time.perf_counter() - self._started
-        probes = [c for c in trainer.callbacks if isinstance(c, Probe) and c.prefix == self.prefix]  # type: ignore[attr-defined]
-        if trainer.is_global_zero:
+        probes = [probe for probe in _probes(trainer) if probe.prefix == self.prefix]
+        are_done = all(epoch in probe.seconds or epoch % probe.every_n_epochs for probe in probes)
+        if trainer.is_global_zero and are_done:
             with self._failure_as_warning(epoch):
                 seconds = sum(probe.seconds.get(epoch, 0.0) for probe in probes)
                 self._log(trainer, {}, {"seconds": seconds})
@@ -354,7 +363,10 @@ class ClassVisualizationProbe(Probe):
         recipe = self.recipe
         if recipe is None:
             recipe = small_recipe() if max(classifier.size) < _SMALL else {}
-        return ClassVisualization(classifier, **recipe, iterations=self.iterations, slots=self.slots, log_at="last")
+        options: dict[str, Any] = {"iterations": self.iterations, "slots": self.slots, "log_at": "last"}
+        method = ClassVisualization(classifier, **recipe, **options)
+        method.judges = _no_judges
+        return method
 
     def tasks(self, classifier: Classifier) -> TaskQueue:
         """Return a task per class."""
@@ -387,6 +399,11 @@ def small_recipe() -> dict[str, Any]:
         "priors": [L2(weight=0.1)],
         "views": 4,
     }
+
+
+def _no_judges(image: Tensor, target: int) -> dict[str, Any]:
+    """Return no verdicts: held-out networks would take longer than the probe."""
+    return {}
 
 
 class ImageProbe(Probe):
@@ -477,7 +494,8 @@ class RobustnessProbe(ImageProbe):
 
     Logged are ``probe/accuracy``, ``probe/robust_accuracy``, which counts 8-bit files, and the first adversarial
     examples beneath their images. Without labels, ``robust_accuracy`` is the share of unchanged predictions. Images
-    that the time limit stops count as robust: the value is then an upper bound.
+    that the time limit stops count as robust: the value is then an upper bound. By default all images are attacked at
+    once; with fewer ``slots``, images that have not started are not counted.
 
     Args:
         images, every_n_epochs: see :class:`ImageProbe`.
@@ -507,7 +525,7 @@ class RobustnessProbe(ImageProbe):
         iterations: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(images, every_n_epochs, **options)
+        super().__init__(images, every_n_epochs, **{"slots": options.get("limit", 64), **options})
         if isinstance(attack, Attack) and eps is not None:
             raise LitVizError("eps must be an argument of the attack's instance")
         kind = type(attack) if isinstance(attack, Attack) else find_class(attack, ATTACKS, "attack")
@@ -537,6 +555,11 @@ class RobustnessProbe(ImageProbe):
         robust = robust_accuracy(outcomes)[-1]
         skipped = sum(result.record.status == "skipped" for result in results)
         return {"accuracy": 1 - skipped / robust.total, "robust_accuracy": robust.share}
+
+
+def _probes(trainer: Trainer) -> list[Probe]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, Probe)]
 
 
 @contextmanager

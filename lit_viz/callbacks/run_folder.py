@@ -12,13 +12,13 @@ from lit_viz._version import __version__
 from lit_viz.callbacks.saving import RunWriter
 from lit_viz.engine.module import ImageTraining, check_run_state
 from lit_viz.engine.slots import ITERATION
-from lit_viz.presentations import presentation_of
-from lit_viz.report.page import write_report
+from lit_viz.presentations import method_name, presentation_of
+from lit_viz.report.page import REPORT, write_report
 from lit_viz.runs import folder as runs
 
 
 class RunFolder(Callback):
-    """Write a run folder: the logged images, metrics, final images, records and ``report.html``.
+    """Write a run folder: the logged images, metrics, final images, records, and at the end ``report.html``.
 
     Add it before checkpointing callbacks. With ``ckpt_path=``, the folder continues from the checkpoint.
     :func:`lit_viz.log` accepts the folder; ``lit-viz check`` and ``resume`` require a run of the command line.
@@ -42,6 +42,7 @@ class RunFolder(Callback):
             folder, state = runs.RunFolder.open(self.path), check_run_state(checkpoint["lit_viz"])
             folder.trim(state["finished"], {slot["task"]: int(slot["state"][ITERATION]) for slot in state["slots"]})
             folder.written = dict(checkpoint["written"])
+            (self.path / REPORT).unlink(missing_ok=True)
             self._writer = RunWriter(folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,7 +54,7 @@ class RunFolder(Callback):
         folder.clear()
         folder.write_queue(pl_module.tasks)
         options = {"classifier": {"name": pl_module.classifier.name}}
-        recorded = {"module": type(pl_module).__name__, "lit_viz": __version__}
+        recorded = {"module": method_name(type(pl_module)), "lit_viz": __version__}
         folder.write_config(yaml.safe_dump(options), recorded)
         self._writer = RunWriter(folder)
 
@@ -71,11 +72,13 @@ class RunFolder(Callback):
         """Write what is left."""
         if self._writer is not None:
             self._writer.on_exception(trainer, pl_module, exception)
+            self._writer = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish the folder, and write the report."""
+        """Finish the folder, and write the report of a complete run."""
         if self._writer is not None:
             self._writer.on_train_end(trainer, pl_module)
             assert isinstance(pl_module, ImageTraining)
-            write_report(self._writer.folder, presentation_of(type(pl_module).__name__))
+            if len(pl_module.finished) == len(pl_module.tasks):
+                write_report(self._writer.folder, presentation_of(method_name(type(pl_module))))
             self._writer = None

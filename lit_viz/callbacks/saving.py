@@ -151,10 +151,15 @@ class ExactCheckpoint(Callback):
     Args:
         path: checkpoint file; None saves nothing and still handles signals.
         every: seconds between two checkpoints, unless ``every_steps`` is given.
-        every_steps: steps between two checkpoints.
+        every_steps: steps between two checkpoints, at least 1.
+
+    Raises:
+        LitVizError: ``every_steps`` is less than 1.
     """
 
     def __init__(self, path: str | Path | None, every: float = 30.0, every_steps: int | None = None) -> None:
+        if every_steps is not None and every_steps < 1:
+            raise LitVizError(f"every_steps must be at least 1, got {every_steps}")
         self.path = None if path is None else Path(path)
         self.every = every
         self.every_steps = every_steps

@@ -69,7 +69,7 @@ class ImageTraining(Method):
         devices_mode: how several ranks share the work.
         keep_results: whether :attr:`results` are kept in memory and in checkpoints.
         queue: tasks of this rank that wait for a slot.
-        verify: verification of results by higher layers, whose figures the test stage logs.
+        verify: verification of results by higher layers, whose numbers the test stage logs.
         add_evidence: sets :attr:`verify` at the start of a stage.
         exchange: exchange of the rank status.
     """
@@ -169,8 +169,8 @@ class ImageTraining(Method):
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Log the evidence of the results."""
         with torch.inference_mode(False), torch.enable_grad():
-            figures = {} if self.verify is None else self.verify(self.results)
-            self.log_dict({**figures, **self.evidence(self.results)}, batch_size=1)
+            numbers = {} if self.verify is None else self.verify(self.results)
+            self.log_dict({**numbers, **self.evidence(self.results)}, batch_size=1)
 
     def _training_step(self) -> dict[str, Any]:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a network learned, when: the run folders of the epochs of a training in one figure and animation."""
+"""Figure and animation of the run folders that a probe has written in a training, by epoch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lit_viz.figures.layout import NORMAL, Cell, Grid, Plot, Text, compose, pixe
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import COLORS, GRAY, save_figure
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs import is_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, filed
 from lit_viz.utils.formatting import probability_text
@@ -30,6 +31,14 @@ _PREFIX = "epoch_"
 def epoch_folder(folder: str | Path, epoch: int) -> Path:
     """Return the run folder of an epoch, counted from 1."""
     return Path(folder) / f"{_PREFIX}{epoch:04d}"
+
+
+def delete_epochs(folder: str | Path, after: int) -> None:
+    """Delete the run folders of the epochs after one, which are of an earlier training."""
+    for path in Path(folder).glob(f"{_PREFIX}*"):
+        if path.name > epoch_folder(folder, after).name and is_run(path):
+            RunFolder.open(path).clear()
+            path.rmdir()
 
 
 def read_epochs(folder: str | Path) -> dict[int, list[Outcome]]:
@@ -63,7 +72,8 @@ def epoch_figure(folder: str | Path) -> Figure:
     evolutions = _evolutions(epochs)[:_MOST_TASKS]
     columns = [f"epoch {epoch}" for epoch in shown]
     cells = [[_cell(evolution, epoch) for epoch in shown] for evolution in evolutions]
-    photographs = [outcome.pictures()[0] for outcome in epochs[shown[-1]]][:_MOST_TASKS]
+    complete = (outcome for outcomes in epochs.values() for outcome in outcomes if outcome.record.file is not None)
+    photographs = list({outcome.record.index: outcome.pictures()[0] for outcome in complete}.values())[:_MOST_TASKS]
     if any(photograph is not None for photograph in photographs):
         columns = ["image", *columns]
         first = [None if photograph is None else Cell(pixels(photograph)) for photograph in photographs]

@@ -17,7 +17,7 @@ from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.launch.inputs import ImageLike, image_inputs, photograph_options, to_classes
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.methods.targets import class_tasks
-from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, presentation_of
+from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, method_name, presentation_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.results import remembered
 from lit_viz.types import Result
@@ -110,7 +110,7 @@ def _add_evidence(module: ImageTraining) -> None:
 
 def _verify(module: ImageTraining, results: Sequence[Result]) -> Mapping[str, float]:
     """Verify the results as the end of a run does, and return the numbers that loggers of runs have."""
-    presentation = presentation_of(type(module).__name__)
+    presentation = presentation_of(method_name(type(module)))
     options: Any = SimpleNamespace(
         check="captum",
         boxes=None,

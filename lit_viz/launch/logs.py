@@ -16,7 +16,7 @@ from lit_viz.launch.commands import COMMANDS
 from lit_viz.loggers import LOGGERS, adapter, logger_names
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows
-from lit_viz.loggers.thread import LoggerThread, complete_mark
+from lit_viz.loggers.thread import FINISH_SECONDS, LoggerThread, complete_mark
 from lit_viz.methods.records import UniversalRecord
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.report.page import REPORT
@@ -81,24 +81,26 @@ def log_run(
     is_complete = (folder.path / REPORT).exists()
     requested = [to] if isinstance(to, (str, Logger)) else to
     adapters = [adapter(logger, "iteration") for logger in requested if isinstance(logger, Logger)]
-    for logs in adapters:
-        for row in rows.all() if is_complete else rows.rows(_finished(folder)):
-            row(logs)
-        if is_complete:
-            logs.log_results(rows.results())
-            logs.log_summary(rows.results())
-        logs.logger.finalize("success")
     names = logger_names([name for word in requested if isinstance(word, str) for name in word.split(",")])
     if not (names or adapters):
         raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
     with run_lock(folder.path):
+        for logs in adapters:
+            for row in rows.all() if is_complete else rows.rows(_finished(folder)):
+                row(logs)
+            if is_complete:
+                results = rows.results()
+                logs.log_results(results)
+                logs.log_summary(results)
+            logs.logger.finalize("success")
         log = open_loggers(folder, names, settings, presentation, notify)
         if is_complete:
             log.finish()
         else:
             for thread in log.threads:
                 thread.log_rows(log.rows.rows(_finished(folder)))
-            log.close(success=False)
+            for thread in log.threads:
+                thread.close(success=False, seconds=FINISH_SECONDS)
     logged = {thread.name: thread.adapter.place for thread in log.threads if not thread.failed}
     if missing := [LOGGERS[name] for name in names if name not in logged]:
         raise LitVizError(f"{path} was not logged to {', '.join(missing)}")

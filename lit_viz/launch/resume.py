@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -162,9 +163,6 @@ def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is
 class LastCheckpoint:
     """The last checkpoint of a run folder, compared once with the rows, files and records in the folder.
 
-    Attributes:
-        incomplete: tasks whose rows, files or record are not those of the time of the checkpoint.
-
     Raises:
         LitVizError: the checkpoint is damaged, or of another version.
     """
@@ -176,9 +174,16 @@ class LastCheckpoint:
             self._checkpoint = AtomicCheckpointIO().load_checkpoint(self._path)
             check_run_state(self._checkpoint["lit_viz"])
         self._state = self._checkpoint["lit_viz"]
-        self._on_disk = folder.measure(self._state["finished"], _iterations(self._state))
+
+    @cached_property
+    def _on_disk(self) -> dict[int, int]:
+        return self._folder.measure(self._state["finished"], _iterations(self._state))
+
+    @cached_property
+    def incomplete(self) -> set[int]:
+        """Tasks whose rows, files or record are not those of the time of the checkpoint."""
         written = self._checkpoint["written"]
-        self.incomplete = {index for index, checksum in self._on_disk.items() if checksum != written.get(index, 0)}
+        return {index for index, checksum in self._on_disk.items() if checksum != written.get(index, 0)}
 
     def is_finished(self, tasks: Sequence[Task]) -> bool:
         """Return whether every task is finished and complete."""

@@ -42,7 +42,7 @@ class CSVAdapter(ImageAdapter):
     @property
     def place(self) -> str:
         """Location of the run, or the command that shows it."""
-        return f"{self.logger.log_dir}metrics.csv"
+        return str(Path(self.logger.log_dir) / "metrics.csv")
 
 
 def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:

@@ -56,8 +56,9 @@ class _RunAdapter(MLflowAdapter):
             if stored is not None:
                 self.logger._mlflow_client.update_run(stored, status="RUNNING")
                 self.logger._run_id, self._is_new = stored, False
-        except MlflowException:  # another store
-            self._is_new = True
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"):
+                raise  # the server does not answer; otherwise this is another store
         write_text(self._id_file, f"{self.logger.run_id}\n")
         if self._is_new:
             self.logger.log_hyperparams(self._config)

@@ -75,12 +75,13 @@ class LoggerThread:
                 return
             self._give_up_if_late()
 
-    def close(self, success: bool) -> None:
-        """Wait for all calls and finish the run of the logger, unless it is closed or has failed."""
+    def close(self, success: bool, seconds: float = _EXIT_SECONDS) -> None:
+        """Wait for all calls and finish the run of the logger, unless it is closed or has failed; without ``success``
+        the run can be continued, and no call may take longer than ``seconds``."""
         if self.failed or not self._thread.is_alive():
             return
         if not success:
-            self._limit = min(self._limit, _EXIT_SECONDS)
+            self._limit = seconds
         self._give_up_if_late()
         self.submit(lambda: self.adapter.close(success))
         self.submit(lambda: self._calls.put_nowait(None))
@@ -97,7 +98,7 @@ class LoggerThread:
             try:
                 with self.adapter.calls():
                     call()
-            except Exception as error:  # logging must not stop the run
+            except (Exception, SystemExit) as error:  # logging must not stop the run
                 self._fail(f"failed ({first_line(error)})")
                 self.adapter.abandon(error)
                 return

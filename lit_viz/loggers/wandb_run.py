@@ -207,8 +207,8 @@ def _offline_reason() -> str | None:
 def _probe(url: str, key: str | None) -> str | None:
     """Query the server once; return why it cannot be used, or None.
 
-    ``wandb.init`` must not meet a dead server: it keeps the run that it failed to open and delays the exit of the
-    process.
+    ``wandb.init`` must not be called if the server does not answer: it keeps the run that it failed to open and delays
+    the exit of the process.
     """
     headers = {"Content-Type": "application/json", "User-Agent": f"wandb/{wandb.__version__}"}
     if key is not None:

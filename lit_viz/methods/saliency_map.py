@@ -85,6 +85,8 @@ class SaliencyMap(PhotographTraining):
             raise LitVizError("each saliency method must be named once per run: use two runs")
         for m in methods:
             m.bind(classifier)
+            m.objective = copy.copy(m.objective)  # that of the class is shared
+            m.objective.bind(classifier)
             m.tolerance, m.batch = tolerance, batch
             if gamma != 1 and isinstance(m.objective, ClassScore):
                 m.objective = m.objective.with_gamma(gamma)

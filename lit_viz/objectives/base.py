@@ -55,7 +55,7 @@ class Objective(ABC):
 
     #: Layers whose activations the objective reads.
     layers: tuple[str, ...] = ()
-    #: Fields of the task that the objective reads: ``target`` (a class), ``channel``.
+    #: Fields of the task that the objective reads: ``target`` (a class), ``against`` (its contrast), ``channel``.
     task_fields: frozenset[str] = frozenset()
     #: Number of channels that a task can select, set by :meth:`bind`; None if tasks select none.
     channels: int | None = None

@@ -40,7 +40,7 @@ class ClassScore(Objective):
 
     def __init__(self, target: int | None = None, gamma: float = 1.0) -> None:
         self.target, self.gamma = target, self._checked(gamma)
-        self.task_fields = frozenset({"target"} if target is None else ())
+        self.task_fields = frozenset({"target", "against"} if target is None else ())
         self.multi_label = False
 
     def with_gamma(self: _Score, gamma: float) -> _Score:

@@ -161,6 +161,11 @@ _MODULES = {
 }
 
 
+def method_name(kind: type) -> str:
+    """Return the name of the method that a class is, or is a subclass of."""
+    return next((base.__name__ for base in kind.__mro__ if base.__name__ in _MODULES), "ClassVisualization")
+
+
 def presentation_of(method: str) -> Presentation:
     """Return the presentation of a method by the name of its class; of unknown methods, that of class
     visualizations."""

@@ -113,8 +113,7 @@ def _diagnostics(part: DiagnosisEvidence) -> EvidenceItem:
 
 
 def _ensemble(part: Sequence[EnsembleMember]) -> EvidenceItem:
-    members = [f"{m.member} succeeded on {m.fooled} of {m.tried}, {m.left} remain" for m in part]
-    return EvidenceItem(f"Attacks of the ensemble in order: {'; '.join(members)}.")
+    return EvidenceItem(f"Attacks of the ensemble in order: {'; '.join(member.sentence for member in part)}.")
 
 
 def _transfer(part: TransferEvidence) -> EvidenceItem:

@@ -143,5 +143,5 @@ def test_class_images_of_a_contrast(smooth: Classifier) -> None:
         assert actual[c] - 5 * actual[d] > reference[c] - 5 * reference[d] + 0.1
     with pytest.raises(LitVizError, match="--against must be one class, or one per target: got 3 for 2"):
         lv.visualize(smooth, ["apple", "date"], against=[1, 2, 3])
-    with pytest.raises(LitVizError, match="--against requires an objective of classes, got Channel"):
+    with pytest.raises(LitVizError, match="--against requires a score of a class, such as Logit, got Channel"):
         lv.visualize(smooth, layer="features.3", channel=1, against="apple")

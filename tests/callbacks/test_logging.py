@@ -14,7 +14,9 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import pixels
+from lit_viz.presentations import method_name
 from lit_viz.runs.folder import RunFolder
 
 
@@ -72,6 +74,7 @@ def test_the_run_folder_of_a_plain_trainer_continues(smooth: Classifier, tmp_pat
     callbacks = lv.callbacks.RunFolder(run), Stops(), lv.callbacks.ExactCheckpoint(checkpoint)
     fit(smooth, tmp_path, *callbacks)
     assert len(RunFolder(run).records()) == 1
+    assert not (run / "report.html").exists()  # marks a complete run
     module = fit(smooth, tmp_path, lv.callbacks.RunFolder(run), ckpt_path=checkpoint)
     folder = RunFolder.open(run)
     assert [record.name for record in folder.records()] == ["apple", "date"]
@@ -80,3 +83,27 @@ def test_the_run_folder_of_a_plain_trainer_continues(smooth: Classifier, tmp_pat
     lv.log(run, "csv")
     assert (run / "csv" / "image" / "date" / "000004.png").exists()
     assert np.array_equal(pixels(run / "images" / "0001_date.png"), pixels(module.results[1].image))
+
+
+def test_a_second_training_does_not_add_to_the_folder_of_a_failed_one(smooth: Classifier, tmp_path: Path) -> None:
+    class Fails(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            raise RuntimeError("stop")
+
+    writer = lv.callbacks.RunFolder(tmp_path / "run")
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(smooth, tmp_path, writer, Fails())
+    with pytest.raises(LitVizError, match="run"):
+        fit(smooth, tmp_path, writer)
+
+
+def test_subclasses_of_a_method_have_its_presentation(smooth: Classifier) -> None:
+    class OwnMap(lv.SaliencyMap):
+        pass
+
+    assert method_name(OwnMap) == "SaliencyMap"
+
+
+def test_the_interval_of_checkpoints_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match="every_steps must be at least 1, got 0"):
+        lv.callbacks.ExactCheckpoint(tmp_path / "last.ckpt", every_steps=0)

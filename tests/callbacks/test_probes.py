@@ -271,6 +271,20 @@ def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert {"two", "epoch 1", "epoch 2"} <= set(titles)
 
 
+def test_epochs_of_an_earlier_training_are_deleted(tmp_path: Path) -> None:
+    probe = lv.callbacks.ClassVisualizationProbe(["two"], 1, iterations=1, labels=NAMES, out=tmp_path / "out")
+    train(tmp_path, [probe], max_epochs=3)
+    assert len(list((tmp_path / "out").glob("epoch_*"))) == 3
+    train(tmp_path, [probe], max_epochs=2)
+    assert [path.name for path in sorted((tmp_path / "out").glob("epoch_*"))] == ["epoch_0001", "epoch_0002"]
+
+
+def test_probes_with_one_folder_are_rejected(tmp_path: Path) -> None:
+    pair = [lv.callbacks.ClassVisualizationProbe([i], 1, iterations=1, out=tmp_path / "out") for i in (0, 1)]
+    with pytest.raises(LitVizError, match="probes must write to different folders, got out="):
+        train(tmp_path, pair, max_epochs=1)
+
+
 def test_images_of_a_loader_are_network_inputs(tmp_path: Path) -> None:
     images, labels = data().tensors
     given = [

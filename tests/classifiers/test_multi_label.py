@@ -15,6 +15,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION, decision_logits
 from lit_viz.errors import LitVizError
+from lit_viz.objectives.base import Outputs
 from tests.conftest import smooth_network
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]
@@ -64,6 +65,13 @@ def test_maps_have_sigmoids_as_probabilities(classifier: Classifier) -> None:
         assert [name for name, _ in record["top5"]] == [NAMES[i] for i in best]
         assert [value for _, value in record["top5"]] == pytest.approx(expected[best].tolist(), abs=1e-4)
         assert record["rank"] == best.tolist().index(2) + 1
+
+
+def test_the_score_of_rise_is_a_sigmoid(classifier: Classifier) -> None:
+    module = lv.SaliencyMap(classifier, method="rise")
+    outputs = Outputs(classifier.logits(photographs()), torch.tensor([2, 2, 2, 2]))
+    scores = module.methods["rise"].objective(outputs)
+    torch.testing.assert_close(scores, outputs.logits[:, 2].sigmoid())
 
 
 def test_captions_state_what_probability_and_fooled_mean(classifier: Classifier, smooth: Classifier) -> None:

@@ -90,6 +90,13 @@ def test_a_replay_into_a_logger_of_the_user(stored: Path, tmp_path: Path) -> Non
         assert sum(bool(row["probability/date"]) for row in csv.DictReader(file)) == 5
 
 
+def test_an_unknown_name_logs_nothing(stored: Path, tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="own", version="")
+    with pytest.raises(LitVizError, match="wandbb"):
+        lv.log(stored, [logger, "wandbb"])
+    assert not (tmp_path / "own").exists()
+
+
 def test_captions_of_a_replay_name_the_most_probable_classes(stored: Path) -> None:
     lv.log(stored, "csv")
     with (stored / "csv" / "images.csv").open() as file:

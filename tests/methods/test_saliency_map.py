@@ -60,7 +60,10 @@ def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, tr
     assert (actual - expected).abs().max() <= 1e-6 * expected.abs().max()  # arrays are float32
     for i, (_, result) in enumerate(sorted(memory.results.items())):
         assert result.record.method == name
-        assert result.record.iterations == (count or method.evaluations)
+        if name == "feature_ablation":  # images have fewer superpixels than allowed
+            assert result.record.iterations <= method.evaluations
+        else:
+            assert result.record.iterations == (count or method.evaluations)
         if "error" in uncertainty:
             assert result.record.to_dict()["relative_error"] == pytest.approx(float(uncertainty["error"][i]), rel=1e-6)
 

@@ -124,7 +124,7 @@ def test_a_sum_reads_the_layers_and_fields_of_its_terms() -> None:
     both = Channel("a") * Direction("b", [1.0]) - 0.5 * Layer("c")
     assert both.layers == ("a", "b", "c")
     assert both.task_fields == {"channel"}
-    assert (Logit() + Channel("a", 2)).task_fields == {"target"}
+    assert (Logit() + Channel("a", 2)).task_fields == {"target", "against"}
     assert (Logit(3) + LogProbability(1)).task_fields == frozenset()
     expected = Channel("a")(outputs()) * 2 - Neuron("a")(outputs())
     torch.testing.assert_close((2 * Channel("a") - Neuron("a"))(outputs()), expected)

@@ -152,6 +152,7 @@ class PhotographCommand(Command):
             classifier,
             target=config.target,
             against=config.get("against"),
+            has_contrast="against" in config,
             labels=config.labels,
             seed=config.seed,
             default=self.default_target,

@@ -27,6 +27,7 @@ def photograph_tasks(
     *,
     target: Sequence[str | int] | str | int | None = None,
     against: str | int | None = None,
+    has_contrast: bool = True,
     labels: str = "predicted",
     seed: int = 0,
     default: Literal["label", "none"] = "label",
@@ -35,7 +36,8 @@ def photograph_tasks(
 
     Labels and targets that depend on a prediction are resolved later, by :func:`~lit_viz.methods.targets.resolve`. A
     photograph without a valid class becomes one task with the reason as its option ``error``. A class in the table that
-    lists the photographs takes precedence.
+    lists the photographs takes precedence. Without ``has_contrast``, as for attacks, its column ``against`` has no
+    effect.
     """
     listing = photographs(given)
     read = _reader(classifier)
@@ -49,7 +51,7 @@ def photograph_tasks(
             if entry.error is not None:
                 raise LitVizError(entry.error)
             label, source = label_of(entry)
-            contrast = contrast_of(entry)
+            contrast = contrast_of(entry) if has_contrast else None
             options = first.options if contrast is None else {**first.options, "against": contrast}
             labelled = replace(first, label=label, label_source=source, options=options)
             tasks += [_with_target(labelled, i, target, classifier) for i, target in enumerate(targets_of(entry))]

@@ -141,12 +141,12 @@ class Visualize(Command):
                     "null"
                 )
             raise LitVizError("--channel requires --layer (see lit-viz layers)")
+        if config.against is not None and "against" not in objective.task_fields:
+            raise LitVizError(f"--against requires a score of a class, such as Logit, got {type(objective).__name__}")
         if "target" in objective.task_fields:
             if not config.targets:
                 raise LitVizError(f"no class was given: try {self.example}")
             return class_tasks(classifier, config.targets, config.against, config.seed, config.init)
-        if config.against is not None:
-            raise LitVizError(f"--against requires an objective of classes, got {type(objective).__name__}")
         layer = config.layer or next((layer_of(name) for name in objective.layers), None)
         if "channel" not in objective.task_fields:
             name = layer or type(objective).__name__
