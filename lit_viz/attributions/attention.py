@@ -44,7 +44,8 @@ class AttentionMap(Gradient):
         """Find the attention layers, the grid of the patches, and the tokens that the logits depend on.
 
         Raises:
-            LitVizError: if attention is not between all tokens, or the grid of the patches is unknown.
+            LitVizError: if attention is not between all tokens, the grid of the patches is unknown, or the last block
+                does not return tokens.
         """
         found = attention_layers(classifier)
         if found.problem is not None:
@@ -52,10 +53,14 @@ class AttentionMap(Gradient):
                 f"{type(self).__name__} requires attention maps (N, heads, T, T) of all T tokens in every layer of "
                 f"{classifier.name}, got {found.problem}: use grad_cam"
             )
-        self._patches = patch_grid(classifier, found.tokens, layouts(classifier), self.grid)
+        layouts_by_name = layouts(classifier)
+        self._patches = patch_grid(classifier, found.tokens, layouts_by_name, self.grid)
         self.attention, self.blocks = tuple(map(attention_of, found.layers)), found.blocks
         self.layers, self._tokens = self.attention, found.tokens
-        self._pooled = _pooling(classifier, found.blocks[-1], found.tokens, math.prod(self._patches))
+        block = found.blocks[-1]
+        inside = [name for name in layouts_by_name if f"{name}.".startswith(f"{block}.")]
+        # The block itself, or of a container the last layer that is called.
+        self._pooled = _pooling(classifier, inside[-1] if inside else block, found.tokens, math.prod(self._patches))
         super().bind(classifier)
 
     def record_fields(self) -> dict[str, Any]:
@@ -84,6 +89,11 @@ class AttentionMap(Gradient):
 
 def _pooling(classifier: Classifier, block: str, tokens: int, patches: int) -> list[float]:
     gradient, prefix = logit_gradient(classifier, block), tokens - patches
+    if gradient is not None and gradient.shape[:-1] != (1, tokens):
+        raise LitVizError(
+            f"the last block {block!r} of {classifier.name} must return tokens (N, {tokens}, D), got "
+            f"{tuple(gradient.shape)}: use grad_cam"
+        )
     reached = [False] * tokens if gradient is None else (gradient[0] != 0).any(-1).tolist()
     if not any(reached):  # a new head of zeros
         reached = [n == 0 for n in range(tokens)]

@@ -29,6 +29,7 @@ class AttentionGradient(AttentionMap):
         pooling = self.pooling(x)
         relevance = torch.zeros_like(pooling)
         for layer in reversed(self.attention):
-            weighted = (gradients[layer] * evaluation.activations[layer]).relu().mean(1)
+            gradient, attention = gradients[layer].to(x.dtype), evaluation.activations[layer].to(x.dtype)
+            weighted = (gradient * attention).relu().mean(1)
             relevance = relevance + propagate(pooling + relevance, weighted)
         return relevance

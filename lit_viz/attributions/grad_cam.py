@@ -13,7 +13,7 @@ from lit_viz.attributions.gradient import Gradient
 from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_grid
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
-from lit_viz.classifiers.layers import Layout, check_layers, layouts
+from lit_viz.classifiers.layers import Layout, check_layers, layouts, unreadable
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate
 
@@ -58,7 +58,7 @@ class GradCAM(Gradient):
         layouts_by_name = layouts(classifier)
         layer = _last_spatial(classifier, layouts_by_name) if self.layer is None else self.layer
         if layer not in layouts_by_name:
-            raise LitVizError(f"layer {layer!r} can't be read: a forward doesn't call it, or it returns no tensor")
+            raise unreadable(layer)
         self.layers = (layer,)
         self._maps = self.reshape or self._maps_of(classifier, layer, layouts_by_name)
         super().bind(classifier)
@@ -76,7 +76,8 @@ class GradCAM(Gradient):
         """Evaluate the maps ``(M, 1, H, W)``."""
         (layer,) = self.layers
         evaluation = evaluate(x, slots=slots)
-        gradient, maps = self._maps(evaluation.backward(at=layer)), self._maps(evaluation.activations[layer])
+        outputs = evaluation.backward(at=layer), evaluation.activations[layer]
+        gradient, maps = (self._maps(output).to(x.dtype) for output in outputs)  # products underflow in float16
         cam = (self.weights(maps, gradient) * maps).sum(1, keepdim=True)
         return F.interpolate(cam.relu() if self.relu else cam, x.shape[2:], mode="bilinear", align_corners=False)
 

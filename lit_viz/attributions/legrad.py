@@ -29,7 +29,7 @@ class LeGrad(AttentionMap):
 
     def __init__(self, grid: Grid = None) -> None:
         super().__init__(grid)
-        self.objective = _BlockLogits(())
+        self.objective: _BlockLogits = _BlockLogits(())
 
     def bind(self, classifier: Classifier) -> None:
         """Find the blocks of the attention layers.
@@ -43,24 +43,24 @@ class LeGrad(AttentionMap):
             shape = layouts_by_name[block].shape if block in layouts_by_name else ()
             if len(shape) != 2 or shape[0] != self._tokens:
                 raise LitVizError(
-                    f"LeGrad requires blocks of {self._tokens} tokens, got {shape} from block {block!r} of "
-                    f"{classifier.name}: use attention_gradient"
+                    f"LeGrad requires blocks of {self._tokens} tokens, got {shape or 'no output'} from block {block!r} "
+                    f"of {classifier.name}: use attention_gradient"
                 )
         logits = tuple(map(block_logits_of, self.blocks))
         self.layers = (*self.attention, *logits)
-        self.objective = _BlockLogits(logits)
+        self.objective = _BlockLogits(logits, self.objective.gamma)
 
     def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
         """Evaluate the gradients of all blocks in one backward."""
         gradients = evaluate(x, slots=slots).gradients_at(self.attention)
-        return torch.stack([gradient.relu().mean((1, 2)) for gradient in gradients.values()]).sum(0)
+        return torch.stack([gradient.to(x.dtype).relu().mean((1, 2)) for gradient in gradients.values()]).sum(0)
 
 
 class _BlockLogits(Logit):
     """Sum over blocks of the logit of the class. Gradients stay within a block."""
 
-    def __init__(self, layers: Sequence[str]) -> None:
-        super().__init__()
+    def __init__(self, layers: Sequence[str], gamma: float = 1.0) -> None:
+        super().__init__(gamma=gamma)
         self.layers = tuple(layers)
 
     def __call__(self, outputs: Outputs) -> Tensor:

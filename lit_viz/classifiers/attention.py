@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map, tree_map_only
 
-from lit_viz.classifiers.isolation import Original
+from lit_viz.classifiers.isolation import Original, dtype_of
 from lit_viz.classifiers.layers import hooked, layer_names
 from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, probe_images, relative_difference
+from lit_viz.errors import NetworkError, first_line
 
 _SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
 
@@ -146,7 +147,7 @@ class AttentionLayers:
 
     Attributes:
         layers: names, in the order of the forward.
-        blocks: name of the block of each layer.
+        blocks: name of the block of each layer, which may be a container without a forward.
         tokens: number of tokens T; the patches are the last ones.
         problem: description of the attention maps if they do not relate all tokens in every layer, or are not readable.
     """
@@ -160,8 +161,13 @@ class AttentionLayers:
 def attention_layers(classifier: Original) -> AttentionLayers:
     """Find the attention layers of a network, and whether their maps relate all tokens, unlike those of windows."""
     network, x = classifier.original, probe_images(classifier.channels, classifier.size)[:1]
-    with reading_attention(network, layer_names(network)) as maps:
-        logits = classifier.logits(x)
+    try:
+        with reading_attention(network, layer_names(network)) as maps:
+            logits = classifier.logits(x)
+    except NetworkError as error:  # such as of a network that uses the weights of nn.MultiheadAttention
+        cause = first_line(error.__cause__ or error)
+        return AttentionLayers((), (), 0, f"an error where they are read ({cause})")
+    tolerance = max(LOGITS_TOLERANCE, math.sqrt(torch.finfo(dtype_of(network)).eps))
     names, shapes = tuple(name for name, _ in maps), [tuple(values.shape) for _, values in maps]
     tokens = shapes[0][-1] if shapes else 0
     partial = [shape for shape in shapes if shape[0] != 1 or shape[2:] != (tokens, tokens)]
@@ -172,13 +178,13 @@ def attention_layers(classifier: Original) -> AttentionLayers:
         problem = f"shape {partial[0]} for one image"
     elif len(set(names)) < len(names):
         problem = "several maps of one layer"
-    elif relative_difference(logits, classifier.logits(x)) > LOGITS_TOLERANCE:
+    elif relative_difference(logits, classifier.logits(x)) > tolerance:
         problem = "other logits where they are read"
     return AttentionLayers(names, tuple(_block(name, names) for name in names), tokens, problem)
 
 
 def _block(layer: str, layers: Sequence[str]) -> str:
-    """Return the outermost layer that contains no attention layer but this one."""
+    """Return the outermost module that contains no attention layer but this one."""
     parts = layer.split(".")
     ancestors = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
     others = [f"{other}." for other in layers if other != layer]

@@ -118,10 +118,11 @@ def reading(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tens
         yield outputs
     for name in names:
         if name not in outputs:
-            raise _unreadable(name)
+            raise unreadable(name)
 
 
-def _unreadable(layer: str) -> LitVizError:
+def unreadable(layer: str) -> LitVizError:
+    """Return the error for a layer without an output in the forward."""
     return LitVizError(f"layer {layer!r} can't be read: a forward doesn't call it, or it returns no tensor")
 
 
@@ -248,7 +249,7 @@ def layout(classifier: Original, layer: str) -> Layout:
     check_layers([layer], classifier.original)
     available = layouts(classifier)
     if layer not in available:
-        raise _unreadable(layer)
+        raise unreadable(layer)
     return available[layer]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lit_viz as lv
-from lit_viz.attributions import AttentionGradient, AttentionRollout, LeGrad
+from lit_viz.attributions import AttentionGradient, AttentionRollout, GradCAM, LeGrad
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.base import attribute
 from lit_viz.classifiers import Classifier, load_classifier
@@ -251,8 +252,8 @@ def test_maps_are_those_of_the_libraries_own_attention(library: str) -> None:
 def test_legrad_of_a_class_against_another() -> None:
     classifier, x = classifier_of(net := Attending(), (16, 24)), photographs((16, 24))
     method = LeGrad()
-    method.bind(classifier)
     method.objective = method.objective.with_gamma(0.5)
+    method.bind(classifier)
     ours, _ = attribute(method, classifier.fast(method.layers, dtype=torch.float64), x, TARGETS, against=[1, 2])
 
     def contrasted(x: Tensor) -> Trace:
@@ -272,6 +273,93 @@ def test_two_resolutions_of_one_network() -> None:
         method.bind(classifier_of(net, size))
         assert method.record_fields() == {"grid": [size[0] // 8, size[1] // 8]}
         assert our(method, classifier_of(net, size), photographs(size)).shape == (2, 1, *size)
+
+
+class Residuals(nn.ModuleList):
+    """Pairs of layers, whose residuals are added outside of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for pair in self:
+            for layer in pair:
+                x = x + layer(x)
+        return x
+
+
+def test_blocks_may_be_containers_without_a_forward() -> None:
+    net, x = Attending(), photographs((16, 24))
+    pairs = [[nn.Sequential(b.norm1, b.attention), nn.Sequential(b.norm2, b.mlp)] for b in net.blocks]
+    listed = copy.deepcopy(net)
+    listed.blocks = Residuals(map(nn.ModuleList, pairs))
+    for kind in (AttentionRollout, AttentionGradient):
+        reference = our(kind(), classifier_of(net, (16, 24)), x)
+        assert same(our(kind(), classifier_of(listed, (16, 24)), x), reference)
+    with pytest.raises(LitVizError, match=r"got no output from block 'blocks.0' of Attending: use attention_gradient"):
+        LeGrad().bind(classifier_of(listed, (16, 24)))
+
+
+class SequenceFirst(nn.Sequential):
+    """Blocks that return tokens ``(T, N, D)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = block(x).transpose(0, 1)
+        return x
+
+
+class Transposed(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x).transpose(0, 1)
+
+
+def test_blocks_that_do_not_return_tokens_of_an_image_are_rejected() -> None:
+    net = Attending()
+    net.blocks = SequenceFirst(*map(Transposed, net.blocks))
+    with pytest.raises(LitVizError, match=r"^the last block 'blocks.1' of Attending must return tokens \(N, 25, D\)"):
+        AttentionRollout().bind(classifier_of(net, (16, 24)))
+
+
+class UsesWeights(nn.Module):
+    """Uses the weights that :class:`nn.MultiheadAttention` returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.embed(x).flatten(2).transpose(1, 2))
+        mixed, weights = self.attention(tokens, tokens, tokens)
+        return self.head((weights @ mixed).mean(1))
+
+
+def test_a_network_that_uses_the_weights_of_its_attention() -> None:
+    classifier = classifier_of(UsesWeights(), 16)
+    with pytest.raises(LitVizError, match=r"got an error where they are read \(unsupported operand.*\): use grad_cam$"):
+        AttentionRollout().bind(classifier)
+    method = GradCAM()
+    method.bind(classifier)
+    assert method.layers == ("attention",)
+
+
+def test_attention_of_a_network_in_half_precision_is_found() -> None:
+    classifier = classifier_of(Attending().to(torch.bfloat16), (16, 24))
+    LeGrad().bind(classifier)
+
+
+def test_products_of_half_precision_do_not_underflow() -> None:
+    small = torch.full((1, 1, 4, 4), 2e-5, dtype=torch.float16)
+    evaluation = SimpleNamespace(activations={"layer": small}, gradients_at=lambda layers: {"layer": small})
+    evaluation.backward = lambda at: small
+    method: Any
+    for method in (AttentionGradient((2, 2)), GradCAM("layer")):
+        method.attention, method._pooled = ("layer",), [1.0, 0.0, 0.0, 0.0]
+        result = method.evaluate_map(torch.rand(1, 3, 8, 8), torch.tensor([0]), lambda x, slots: evaluation)
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result, torch.full_like(result, float(small[0, 0, 0, 0]) ** 2), rtol=1e-5, atol=0)
 
 
 class Unfolded(nn.Module):
