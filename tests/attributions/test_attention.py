@@ -45,7 +45,7 @@ def our(method: AttentionMap, classifier: Classifier, x: Tensor) -> Tensor:
 
 
 class Trace:
-    """What a forward of one image leaves: attention maps, tokens after each block, and the logits."""
+    """Attention maps, tokens after each block, and logits of a forward of one image."""
 
     def __init__(self, tail: Callable[[Tensor], Tensor]) -> None:
         self.tail, self.maps, self.tokens = tail, list[Tensor](), list[Tensor]()
@@ -389,7 +389,7 @@ def test_a_grid_that_is_named() -> None:
             AttentionRollout(grid).bind(classifier)
 
 
-def test_the_network_is_left_as_it_was() -> None:
+def test_state_of_the_network_is_preserved() -> None:
     net = timm_vit().train()
     classifier, before = classifier_of(net, (32, 48)), copy.deepcopy(net.state_dict())
     net.train()
@@ -424,7 +424,7 @@ def hugging_face_swin() -> nn.Module:
         (conv_net, "got none from Sequential"),
     ],
 )
-def test_windows_and_networks_without_attention_are_refused(make: Callable[[], nn.Module], got: str) -> None:
+def test_windows_and_networks_without_attention_are_rejected(make: Callable[[], nn.Module], got: str) -> None:
     with pytest.raises(LitVizError, match=r"requires attention maps \(N, heads, T, T\) of all T tokens"):
         LeGrad().bind(classifier_of(make(), 32))
     with pytest.raises(

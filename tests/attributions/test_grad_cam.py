@@ -78,8 +78,8 @@ def test_guided_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | N
     assert same(actual, captums.attribute(x.clone().requires_grad_(), TARGETS, interpolate_mode="bilinear").detach())
 
 
-def mean_gradient(activation: Tensor, slope: Tensor) -> Tensor:
-    return slope.flatten(2).mean(2)[..., None, None].expand_as(slope)
+def mean_gradient(activation: Tensor, gradient: Tensor) -> Tensor:
+    return gradient.flatten(2).mean(2)[..., None, None].expand_as(gradient)
 
 
 def by_definition(
@@ -100,8 +100,8 @@ def by_definition(
     net.get_submodule(layer).register_forward_hook(hook)
     mean, std = (torch.tensor(values, dtype=x.dtype).view(3, 1, 1) for values in (MEAN, STD))
     net(((x - mean) / std).requires_grad_()).gather(1, torch.tensor(TARGETS)[:, None]).sum().backward()
-    activation, slope = (maps(tensor) for tensor in seen)
-    cam = torch.einsum("nchw,nchw->nhw", activation, weights(activation, slope)).relu()[:, None]
+    activation, gradient = (maps(tensor) for tensor in seen)
+    cam = torch.einsum("nchw,nchw->nhw", activation, weights(activation, gradient)).relu()[:, None]
     return F.interpolate(cam, x.shape[2:], mode="bilinear", align_corners=False)
 
 
@@ -142,11 +142,11 @@ def test_tokens_of_timm_transformers_are_detected(net: nn.Module, size: Any, lay
     assert same(actual, by_definition(net, layer, maps, x))
 
 
-def plus_plus(activation: Tensor, slope: Tensor) -> Tensor:
+def plus_plus(activation: Tensor, gradient: Tensor) -> Tensor:
     """Return equations 11 and 19 of the paper, channel by channel."""
-    weights = torch.zeros_like(slope)
-    for n, c in torch.cartesian_prod(*map(torch.arange, slope.shape[:2])).tolist():
-        g, total = slope[n, c], activation[n, c].sum()
+    weights = torch.zeros_like(gradient)
+    for n, c in torch.cartesian_prod(*map(torch.arange, gradient.shape[:2])).tolist():
+        g, total = gradient[n, c], activation[n, c].sum()
         alpha = (g**2 / (2 * g**2 + total * g**3)).nan_to_num(0.0)
         weights[n, c] = (alpha * g.clamp(min=0)).sum()
     return weights
@@ -154,8 +154,8 @@ def plus_plus(activation: Tensor, slope: Tensor) -> Tensor:
 
 VARIANTS = {
     GradCAMPlusPlus: plus_plus,
-    LayerCAM: lambda activation, slope: slope.clamp(min=0),
-    HiResCAM: lambda activation, slope: slope,
+    LayerCAM: lambda activation, gradient: gradient.clamp(min=0),
+    HiResCAM: lambda activation, gradient: gradient,
 }
 
 
@@ -215,7 +215,7 @@ def test_a_bound_method_can_be_bound_to_another_classifier() -> None:
     assert torch.equal(our(method, classifier, x), our(GradCAM(), classifier, x))
 
 
-def test_binding_leaves_the_guest_as_it_was() -> None:
+def test_binding_preserves_the_state_of_the_module() -> None:
     net = conv_net()
     classifier = classifier_of(net, 16)
     net.train()
@@ -225,7 +225,7 @@ def test_binding_leaves_the_guest_as_it_was() -> None:
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
-def test_a_reshape_of_ones_own() -> None:
+def test_a_custom_reshape() -> None:
     sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 24}
     net = made(torchvision.models.VisionTransformer, **sizes)
     nn.init.constant_(net.heads.head.weight[3, :6], 1.0)  # a new head is zero
