@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,15 @@ def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
         ) from error
     local = {"local_files_only": True, "trust_remote_code": False}
 
+    def download_processor() -> None:
+        with suppress(LitVizError):  # there may be none
+            repository_file(repository, [_PROCESSOR], name)
+
     def build(classes: int | None) -> nn.Module:
+        folder = repository_file(repository, [_CONFIG], name).parent
+        download_processor()
         with _errors_translated(name, "transformers"), _quiet():
-            config = AutoConfig.from_pretrained(repository_file(repository, [_CONFIG], name).parent, **local)
+            config = AutoConfig.from_pretrained(folder, **local)
             if classes is not None:
                 config.num_labels = classes
             network: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
@@ -90,6 +96,7 @@ def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
 
     def publish() -> tuple[nn.Module, Path | None]:
         folder, weights = _folder(repository, name)
+        download_processor()
         with _errors_translated(name, "transformers"), _quiet():
             network, info = AutoModelForImageClassification.from_pretrained(
                 folder, output_loading_info=True, use_safetensors=weights.suffix == ".safetensors", **local

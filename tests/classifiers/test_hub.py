@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -184,6 +186,28 @@ def test_a_repository_in_the_cache_needs_no_network(
     classifier = load_classifier("transformers/someone/vit")
     assert (classifier.labels, classifier.mean) == (tuple(NAMES), (0.5, 0.4, 0.3))
     assert capfd.readouterr() == ("", "")  # no progress bar
+
+
+def test_the_image_processor_of_a_repository_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    _save(tmp_path / "remote", "transformers-vit")
+    (tmp_path / "cache").mkdir()
+    downloaded: list[str] = []
+
+    def download(repository: str, filename: str) -> str:
+        downloaded.append(filename)
+        return str(shutil.copy(tmp_path / "remote" / filename, tmp_path / "cache"))
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: io.BytesIO())
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for weights in (None, "none"):
+        classifier = load_classifier("transformers/someone/vit", weights=weights)
+        assert (classifier.mean, classifier.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+        assert "preprocessor_config.json" in downloaded
+        (tmp_path / "cache" / "preprocessor_config.json").unlink()
+        downloaded.clear()
 
 
 # -- what is rejected
