@@ -51,6 +51,8 @@ def _read_config(repository: str, name: str) -> dict[str, Any]:
                     f"{name} requires code of its repository ({key} in {_CONFIG}), which is never executed: load the "
                     "network in Python and give it as a module"
                 )
+        if ":" in str(architecture := options.get("architecture")):
+            raise LitVizError(f"{name} must name its architecture without another repository, got {architecture!r}")
         return options
 
     path = repository_file(repository, [_CONFIG], name)

@@ -252,6 +252,10 @@ def _shards(folder: Path) -> None:
         (_edit("config.json", model_type="bert"), r"transformers can't load .* as an image classifier \(.*BertConfig"),
         (_edit("config.json", model_type="unheard"), r"transformers can't load .* \(.*model type `unheard`"),
         (_edit("config.json", auto_map={"AutoConfig": "net.C"}), r"requires code of its repository \(auto_map in"),
+        (
+            _edit("config.json", model_type="timm_wrapper", architecture="hf-hub:other/network"),
+            "must name its architecture without another repository, got 'hf-hub:other/network'",
+        ),
         (_edit("config.json", attn_implementation="someone/kernel"), r"\(attn_implementation in .* never executed"),
         (_edit("config.json", text={"_attn_implementation": "flash_attention_2"}), r"\(_attn_implementation in"),
         (
