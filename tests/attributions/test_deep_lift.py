@@ -105,6 +105,22 @@ def test_products_keep_their_derivative_and_are_named() -> None:
     assert uncertainty["completeness"].min() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.LayerNorm([6, 12, 12]), "layernorm"),
+        (nn.GroupNorm(2, 6), "groupnorm"),
+        (nn.AdaptiveMaxPool2d(3), "adaptivemaxpool2d"),
+    ],
+)
+def test_maxima_and_normalizations_keep_their_derivative_and_are_named(layer: nn.Module, name: str) -> None:
+    network = nn.Sequential(Reused().first, nn.ReLU(), nn.MaxPool2d(3, 1, 1), layer, nn.Flatten(), nn.LazyLinear(5))
+    network(photographs().float())
+    _, uncertainty, loaded = explained(network, DeepLift(), [1, 4])
+    assert any(f"keeps the derivative of {name}; its gap" in note for note in loaded.notes)
+    assert uncertainty["completeness"].max() > 1e-6
+
+
 def test_one_rectifier_in_closed_form() -> None:
     """``relu(w x - t)``: the multiplier is w times the ratio of the differences of output and input."""
 

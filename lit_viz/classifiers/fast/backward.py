@@ -226,15 +226,16 @@ def replace_rectifiers(network: nn.Module, backprop: Backprop) -> None:
                 parent._modules[name] = replaced.setdefault(child, Rectifier(child, backprop))
 
 
-# Steps that no method changes: linear in the image, selecting values, or normalizing. The names of torch's own steps
-# end in a number, unlike the names of custom autograd functions.
+# Steps that are linear in the image. The names of torch's own steps end in a number, unlike those of custom autograd
+# functions.
 _LINEAR = re.compile(
     r"(Add|Sub|Rsub|Neg|Sum|Mean|View|UnsafeView|ReshapeAlias|Permute|Transpose|T|Expand|Repeat|Squeeze|Unsqueeze|Select"
     r"|Slice|Split|SplitWithSizes|UnsafeSplit|Unbind|Cat|Stack|IndexSelect|Roll|Flip|Clone|Copy|ToCopy|Alias|AsStrided"
     r"|ConstantPadNd|ReflectionPad2D|ReplicationPad2D|PixelShuffle|PixelUnshuffle|UpsampleNearest2D|UpsampleBilinear2D"
-    r"|AvgPool2D|AdaptiveAvgPool2D|MaxPool2DWithIndices|AdaptiveMaxPool2D|Amax|Max"
-    r"|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm|NativeGroupNorm|NativeLayerNorm)Backward\d|.*::AccumulateGrad|.*CopyBackwards"
+    r"|AvgPool2D|AdaptiveAvgPool2D|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm)Backward\d|.*::AccumulateGrad|.*CopyBackwards"
 )
+# Steps that select values or normalize, which keep their derivative in guided backpropagation.
+_SELECTING = re.compile(r"(MaxPool2DWithIndices|AdaptiveMaxPool2D|Amax|Max|NativeGroupNorm|NativeLayerNorm)Backward\d")
 # Linear if only one factor depends on the image.
 _PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution)Backward\d")
 
@@ -247,11 +248,14 @@ def hidden_nonlinearity(network: nn.Module, x: Tensor) -> str | None:
     reported too.
     """
     _, logits = differentiable_logits(network, x)
-    return next(nonlinearities(logits), None)
+    return next(nonlinearities(logits, selecting=False), None)
 
 
-def nonlinearities(logits: Tensor) -> Iterator[str]:
-    """Yield the non-linear operations of a forward, in order, except those with a backward of their own."""
+def nonlinearities(logits: Tensor, *, selecting: bool) -> Iterator[str]:
+    """Yield the non-linear operations of a forward, in order, except those with a backward of their own.
+
+    Maxima and normalizations are included if ``selecting``.
+    """
     if logits.grad_fn is None:
         raise RuntimeError("its logits have no gradient")
     for step in sorted(upstream(logits.grad_fn), key=lambda step: step._sequence_nr()):
@@ -259,9 +263,11 @@ def nonlinearities(logits: Tensor) -> Iterator[str]:
         product = _PRODUCT.fullmatch(step.name()) is not None
         if (product and factors == 1) or _LINEAR.fullmatch(step.name()):
             continue
+        if not selecting and _SELECTING.fullmatch(step.name()):
+            continue
         if getattr(getattr(step, "_forward_cls", None), "handled", False):
             continue
-        kind = re.sub(r"Backward\d*$", "", step.name().rsplit("::")[-1]).lower()
+        kind = re.sub(r"^Native|Backward\d*$", "", step.name().rsplit("::")[-1]).lower()
         yield "a product of activations" if product else kind
 
 

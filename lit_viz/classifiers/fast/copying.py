@@ -193,7 +193,7 @@ def _unscaled(network: nn.Module, x: Tensor) -> list[str]:
     try:
         with Rescaling():
             _, logits = differentiable_logits(network, x)
-        return list(dict.fromkeys(nonlinearities(logits)))
+        return list(dict.fromkeys(nonlinearities(logits, selecting=True)))
     except Exception as error:  # any error of the user's code
         raise _Rejected(first_line(error)) from error
 
