@@ -142,6 +142,26 @@ def test_one_rectifier_in_closed_form() -> None:
     torch.testing.assert_close(maps.flatten(1), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("size", [2, 3])
+def test_tokens_as_first_dimension_are_rejected(batch_first: bool, size: int) -> None:
+    class Sequence(Reused):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.TransformerEncoderLayer(6, 2, 8, batch_first=batch_first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = functional.adaptive_avg_pool2d(self.first(x), size).flatten(2)
+            tokens = self.block(tokens.permute((0, 2, 1) if batch_first else (2, 0, 1)))
+            return self.head(tokens.mean(1 if batch_first else 0))
+
+    if batch_first:
+        DeepLift().bind(classifier(Sequence()))
+    else:
+        with pytest.raises(LitVizError, match="its activations don't have images as their first dimension"):
+            DeepLift().bind(classifier(Sequence()))
+
+
 def test_compiled_networks_are_rejected() -> None:
     class Compiled(Reused):
         _orig_mod = None

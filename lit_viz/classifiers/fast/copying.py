@@ -20,7 +20,7 @@ from lit_viz.classifiers.fast.convolution import find_chains, fuse_activations, 
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, residual_branches
 from lit_viz.classifiers.fast.kernels import kernels_available, replace_linears
-from lit_viz.classifiers.fast.rescaling import Rescaling
+from lit_viz.classifiers.fast.rescaling import EqualHalves, Rescaling
 from lit_viz.classifiers.isolation import (
     Original,
     cast,
@@ -104,7 +104,7 @@ def fast_copy(
             if backprop == "plain":
                 _check_gradient(plain, x)
             elif backprop == "rescale":
-                unscaled = _unscaled(plain, x)
+                unscaled = _unscaled(plain, x, draws)
             else:
                 _replace_backward(plain, x, backprop)
             branches = residual_branches(plain, x) if residual_gradient != 1 else []
@@ -186,13 +186,13 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None
         raise _Rejected("its logits change when its rectifier modules are replaced")
 
 
-def _unscaled(network: nn.Module, x: Tensor) -> list[str]:
+def _unscaled(network: nn.Module, x: Tensor, draws: bool) -> list[str]:
     """Return the non-linear operations that the rescale rule does not handle."""
     if any(hasattr(module, "_orig_mod") for module in network.modules()):
         raise _Rejected("it is compiled (give it as it was before torch.compile)")
     try:
-        with Rescaling():
-            _, logits = differentiable_logits(network, x)
+        with Rescaling() if draws else EqualHalves():  # random numbers differ between the halves
+            _, logits = differentiable_logits(network, torch.cat([x, x]))
         return list(dict.fromkeys(nonlinearities(logits, selecting=True)))
     except Exception as error:  # any error of the user's code
         raise _Rejected(first_line(error)) from error

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from lit_viz.classifiers.outputs import relative_difference
+
 #: Element-wise functions by their name in torch, of one tensor and constants; in place with ``_``.
 ELEMENTWISE = frozenset(
     {"relu", "relu6", "hardtanh", "leaky_relu", "prelu", "rrelu", "threshold", "elu", "selu", "celu", "gelu", "silu"}
@@ -38,6 +40,7 @@ ELEMENTWISE = frozenset(
     }
 )
 _SMALLEST = 1e-10  # difference of inputs below which the derivative is used, as in Captum
+_ROUNDING = 0.01  # relative difference of equal rows of a batch, which kernels may compute in another order
 
 
 class Interception(TorchFunctionMode):
@@ -106,6 +109,29 @@ class Rescaling(Interception):
         y, indices = functional.max_pool2d(z.detach(), **options, return_indices=True)
         pooled: Tensor = _MaxPool.apply(z, y, indices)  # type: ignore[no-untyped-call]
         return pooled
+
+
+class EqualHalves(Rescaling):
+    """Check of the calls of the body, in which baselines equal their images, in that order of rows.
+
+    Activations that start with another dimension, such as the tokens, have other halves.
+    """
+
+    def elementwise(self, z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply the rule to activations with equal halves."""
+        _check_halves(z)
+        return super().elementwise(z, function)
+
+    def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """Apply the rule to activations with equal halves."""
+        _check_halves(z)
+        return super().max_pool(z, options)
+
+
+def _check_halves(z: Tensor) -> None:
+    halves = z.detach().chunk(2) if z.ndim else ()
+    if len(halves) != 2 or relative_difference(*halves) > _ROUNDING:
+        raise ValueError("its activations don't have images as their first dimension")
 
 
 def difference(batch: Tensor) -> Tensor:
