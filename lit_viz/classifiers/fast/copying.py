@@ -167,10 +167,14 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Modu
     return network, draws
 
 
-def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
-    """Replace the backward of the rectifiers; check that there is no other non-linearity and the logits stay."""
+def _reject_compiled(network: nn.Module) -> None:
     if any(hasattr(module, "_orig_mod") for module in network.modules()):
         raise _Rejected("it is compiled (give it as it was before torch.compile)")
+
+
+def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
+    """Replace the backward of the rectifiers; check that there is no other non-linearity and the logits stay."""
+    _reject_compiled(network)
     try:
         with random_state_preserved(network):
             expected = logits_without_graph(network, x)
@@ -188,8 +192,7 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None
 
 def _unscaled(network: nn.Module, x: Tensor, draws: bool) -> list[str]:
     """Return the non-linear operations that the rescale rule does not handle."""
-    if any(hasattr(module, "_orig_mod") for module in network.modules()):
-        raise _Rejected("it is compiled (give it as it was before torch.compile)")
+    _reject_compiled(network)
     try:
         with Rescaling() if draws else EqualHalves():  # random numbers differ between the halves
             _, logits = differentiable_logits(network, torch.cat([x, x]))
