@@ -101,7 +101,7 @@ class Classifier(Original):
         Args:
             keep: names of layers whose output or input statistics are read; they are neither folded nor fused.
             device: of the copy; by default that of the original.
-            dtype: of its weights; half precision only for searches that are verified in float32.
+            dtype: of its weights; half precision only for searches that are verified in float32; not with "rescale".
             backprop: backward of its rectifiers (see :data:`~lit_viz.classifiers.fast.backward.Backprop`). Without
                 rectifiers it is the gradient.
             residual_gradient: factor of the gradient through residual branches; below 1 it depends less on this network

@@ -162,6 +162,11 @@ def test_tokens_as_first_dimension_are_rejected(batch_first: bool, size: int) ->
             DeepLift().bind(classifier(Sequence()))
 
 
+def test_half_precision_is_evaluated_in_float32() -> None:
+    copied = classifier(Reused()).fast(dtype=torch.bfloat16, backprop="rescale")
+    assert {parameter.dtype for parameter in copied.parameters()} == {torch.float32}
+
+
 def test_compiled_networks_are_rejected() -> None:
     class Compiled(Reused):
         _orig_mod = None

@@ -90,6 +90,8 @@ def fast_copy(
     Arguments and errors are those of :meth:`~lit_viz.classifiers.Classifier.fast`.
     """
     module, name, mean, std = classifier.original, classifier.name, classifier.mean, classifier.std
+    if backprop == "rescale":
+        dtype = torch.promote_types(dtype, torch.float32)  # small differences are divided
     with (
         torch.inference_mode(False),
         full_float32(),
