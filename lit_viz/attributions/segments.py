@@ -79,6 +79,8 @@ def superpixels(image: NDArray[np.uint8], most: int) -> NDArray[np.int64]:
     """Return at most ``most`` superpixels of an image ``(H, W, C)``, numbered from 0."""
     from skimage.segmentation import slic
 
+    if image.shape[2] == 1:  # SLIC converts three channels to Lab colors, whose range fits its compactness
+        image = image.repeat(3, axis=2)
     wanted = most
     while True:  # SLIC treats the number as approximate
         found = slic(image, n_segments=wanted, start_label=0, channel_axis=-1)

@@ -110,6 +110,13 @@ def test_superpixels_do_not_depend_on_rounding() -> None:
     assert all(torch.equal(segments[n].unique(), torch.arange(int(segments[n].max()) + 1)) for n in range(2))
 
 
+def test_superpixels_of_gray_images_follow_their_edges() -> None:
+    x = torch.full((1, 1, 20, 20), 0.2)
+    x[..., 7:] = 0.8
+    segments = Segments(4)(x)
+    assert not set(segments[..., :7].unique().tolist()) & set(segments[..., 7:].unique().tolist())
+
+
 def test_size_of_a_mask_is_that_of_the_input(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("masks") / "wide.png"
     Image.new("L", (20, 10)).save(path)
