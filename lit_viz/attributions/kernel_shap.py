@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, add_rows, gather_rows, relative_error
+from lit_viz.attributions.base import EVERY, Estimator, add_rows, gather_rows, relative_error
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
@@ -41,6 +41,7 @@ class KernelShap(Estimator):
     """
 
     evaluations = 1000
+    every: ClassVar[int | None] = EVERY
     spatial: ClassVar[bool] = True
     reducer: ClassVar[str] = "positive"
 

@@ -95,6 +95,17 @@ def test_reported_error_is_the_spread_over_seeds() -> None:
     assert float(reported / measured) == pytest.approx(1, abs=0.3)
 
 
+def test_evaluations_for_a_tolerance_do_not_depend_on_the_batch() -> None:
+    maps = []
+    for batch in (1, 2, 6, 40):
+        method = KernelShap(MASK)
+        method.batch, method.tolerance = batch, 0.5
+        map_, uncertainty = attribute(method, Counted(SMOOTH), photographs(), [3, 0], evaluations=500)
+        assert 0 < float(uncertainty["error"].max()) < 0.5
+        maps.append(map_)
+    assert max(distance(map_, maps[0]) for map_ in maps) < 1e-12
+
+
 def test_memory_does_not_depend_on_the_evaluations() -> None:
     method = KernelShap(MASK)
     sizes = {key: value.shape for key, value in method.init(photographs(), []).items() if key != "seed"}
