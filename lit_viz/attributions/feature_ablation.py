@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -102,6 +102,10 @@ class FeatureAblation(Ablation):
     def bind(self, classifier: Classifier) -> None:
         """Validate the size of a mask file."""
         self.segments.check(classifier.size)
+
+    def record_fields(self) -> dict[str, Any]:
+        """Return the checksum of a mask file."""
+        return self.segments.record_fields()
 
     def regions(self, x: Tensor) -> State:
         """Return the superpixels ``(N, 1, H, W)`` and their number."""

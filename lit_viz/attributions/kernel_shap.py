@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class KernelShap(Estimator):
     def bind(self, classifier: Classifier) -> None:
         """Validate the size of a mask file."""
         self.segments.check(classifier.size)
+
+    def record_fields(self) -> dict[str, Any]:
+        """Return the checksum of a mask file."""
+        return self.segments.record_fields()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the superpixels, the baselines, and zero normal equations."""

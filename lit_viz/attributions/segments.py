@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.utils.files import check_regular
+from lit_viz.utils.files import check_regular, sha256
 
 _MOST = 1000  # regions of a mask file; more are most likely a photograph
 
@@ -33,18 +34,22 @@ class Segments:
             raise LitVizError(f"segments must be at least 1, got {self.given}: 50 is usual")
 
     @cached_property
-    def _mask(self) -> Tensor:
-        """Regions of the mask file, int64 ``(H, W)`` from 0."""
+    def _file(self) -> tuple[Tensor, str]:
+        """Regions of the mask file, int64 ``(H, W)`` from 0, and its checksum."""
         check_regular(str(self.given))
         try:
             with Image.open(str(self.given)) as file:
-                pixels = np.array(file)
+                pixels, checksum = np.array(file), sha256(str(self.given))
         except Exception as error:  # of Pillow, by the kind of the damage
             raise LitVizError(f"the mask {self.given} can't be read: {first_line(error)}") from error
         colors, regions = np.unique(pixels.reshape(-1, *pixels.shape[2:]), axis=0, return_inverse=True)
         if len(colors) > _MOST:
             raise LitVizError(f"the mask {self.given} must have at most {_MOST} colors, got {len(colors)}")
-        return torch.from_numpy(regions.reshape(pixels.shape[:2]).astype(np.int64))
+        return torch.from_numpy(regions.reshape(pixels.shape[:2]).astype(np.int64)), checksum
+
+    @property
+    def _mask(self) -> Tensor:
+        return self._file[0]
 
     @property
     def most(self) -> int:
@@ -59,6 +64,10 @@ class Segments:
                 f"the mask {self.given} must have the size of the network's input, {size[0]} x {size[1]} pixels, got "
                 f"{height} x {width}: draw it on the photograph in sources/ of a run"
             )
+
+    def record_fields(self) -> dict[str, Any]:
+        """Return the checksum of a mask file; nothing for superpixels."""
+        return {"mask_sha256": self._file[1]} if isinstance(self.given, str) else {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the region of every pixel, int64 ``(N, 1, H, W)``, from 0.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +128,12 @@ def test_superpixels_of_gray_images_follow_their_edges() -> None:
     x[..., 7:] = 0.8
     segments = Segments(4)(x)
     assert not set(segments[..., :7].unique().tolist()) & set(segments[..., 7:].unique().tolist())
+
+
+@pytest.mark.parametrize("method", [KernelShap, FeatureAblation])
+def test_a_mask_file_is_recorded_by_its_content(method: type[KernelShap | FeatureAblation]) -> None:
+    assert method(MASK).record_fields() == {"mask_sha256": hashlib.sha256(Path(MASK).read_bytes()).hexdigest()}
+    assert method(9).record_fields() == {}
 
 
 def test_size_of_a_mask_is_that_of_the_input(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> None:
