@@ -75,13 +75,13 @@ class LoggerThread:
                 return
             self._give_up_if_late()
 
-    def close(self, success: bool, seconds: float = _EXIT_SECONDS) -> None:
+    def close(self, success: bool, seconds: float | None = None) -> None:
         """Wait for all calls and finish the run of the logger, unless it is closed or has failed; without ``success``
-        the run can be continued, and no call may take longer than ``seconds``."""
+        the run can be continued, and no call may take longer than ``seconds``, by default 8."""
         if self.failed or not self._thread.is_alive():
             return
         if not success:
-            self._limit = seconds
+            self._limit = min(self._limit, _EXIT_SECONDS) if seconds is None else seconds
         self._give_up_if_late()
         self.submit(lambda: self.adapter.close(success))
         self.submit(lambda: self._calls.put_nowait(None))

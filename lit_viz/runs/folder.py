@@ -429,7 +429,7 @@ def _row_checksum(row: Sequence[str]) -> int:
 
 
 def _file_checksum(relative: str, content: bytes) -> int:
-    return zlib.crc32(content, zlib.crc32(relative.encode()))
+    return zlib.crc32(content, zlib.crc32(relative.encode(errors="surrogateescape")))
 
 
 def _record_checksum(record: Record) -> int:

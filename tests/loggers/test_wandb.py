@@ -608,6 +608,7 @@ def test_a_process_with_a_bad_server_ends_in_time(tmp_path, status):
     script = (
         "import sys, time\n"
         "from lit_viz.launch.logs import *\n"
+        "from lit_viz.utils.formatting import notify\n"
         "import lit_viz.loggers.wandb\n"
         "print(time.time())\n"  # after the imports
         "folder = RunFolder.create(sys.argv[1])\n"
