@@ -18,27 +18,12 @@ from torch.overrides import TorchFunctionMode
 from lit_viz.classifiers.outputs import relative_difference
 
 #: Element-wise functions by their name in torch, of one tensor and constants; in place with ``_``.
-ELEMENTWISE = frozenset(
-    {"relu", "relu6", "hardtanh", "leaky_relu", "prelu", "rrelu", "threshold", "elu", "selu", "celu", "gelu", "silu"}
-    | {"mish", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "tanhshrink", "softplus", "softsign", "sigmoid"}
-    | {
-        "logsigmoid",
-        "log_sigmoid",
-        "tanh",
-        "clip",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "exp",
-        "log",
-        "sqrt",
-        "rsqrt",
-        "square",
-        "pow",
-        "abs",
-        "erf",
-    }
-)
+ELEMENTWISE = {
+    "relu", "relu6", "hardtanh", "leaky_relu", "prelu", "rrelu", "threshold", "elu", "selu", "celu", "gelu",
+    "silu", "mish", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "tanhshrink", "softplus",
+    "softsign", "sigmoid", "logsigmoid", "log_sigmoid", "tanh", "clip", "clamp", "clamp_min", "clamp_max",
+    "exp", "log", "sqrt", "rsqrt", "square", "pow", "abs", "erf",
+}  # fmt: skip
 _SMALLEST = 1e-10  # difference of inputs below which the derivative is used, as in Captum
 _ROUNDING = 0.01  # relative difference of equal rows of a batch, which kernels may compute in another order
 
