@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from operator import itemgetter
 from statistics import fmean, median
 from typing import TypeVar
@@ -131,17 +131,24 @@ class _Grid:
         self.folder, self.tasks, self.presentation = folder, tasks, presentation
         self.frames = [(task, frames) for task in tasks if (frames := folder.frames(task.key))]
         self.iterations = sorted({k for _, frames in self.frames for k, _ in frames})
-        self._curves: Mapping[str, Mapping[str, Curve]] = {}
+
+    # Read when the first row is logged, once for all iterations.
+
+    @cached_property
+    def _curves(self) -> Mapping[str, Mapping[str, Curve]]:
+        return self.folder.metrics([task.key for task in self.tasks])
+
+    @cached_property
+    def _records(self) -> Mapping[int, Record]:
+        return {record.index: record for record in self.folder.records()}
 
     def log(self, k: int, adapter: ImageAdapter) -> None:
         """Log the row of an iteration. A task without a frame at the iteration shows its latest frame."""
-        self._curves = self._curves or self.folder.metrics([task.key for task in self.tasks])
-        records = {record.index: record for record in self.folder.records()}
         lines = [f"iteration {k}"]
         for task, frames in self.frames:
             metrics = {metric: _latest(curve, k) for metric, curve in self._curves[task.key].items()}
             if k >= frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
-                final = records[task.index].metrics if task.index in records else {}
+                final = self._records[task.index].metrics if task.index in self._records else {}
                 metrics |= {name: value for name in metrics if isinstance(value := final.get(name), float)}
             lines.append(" - ".join([self.presentation.task_name(task), *self.presentation.metric_texts(metrics)]))
         image = tile([pixels(_latest(frames, k)) for _, frames in self.frames], side=2048)
