@@ -50,13 +50,13 @@ def open_run(folder: RunFolder, settings: LoggerSettings, notify: Notify = notif
     """Open the W&B run of a run folder, or continue it if the folder already has one.
 
     The run is separate from a run that the user has open. Its files are in ``<folder>/wandb``, its id is in
-    ``wandb/run_id.txt``. Tags, group and job type are by default those of ``WANDB_TAGS``, ``WANDB_RUN_GROUP`` and
+    ``wandb/run_id.txt``. Tags, group and job type default to ``WANDB_TAGS``, ``WANDB_RUN_GROUP`` and
     ``WANDB_JOB_TYPE``. Earlier offline files are deleted, because an offline run has all rows.
 
     Args:
         folder: run folder.
         settings: settings of the run. The mode ``"auto"`` follows ``WANDB_MODE`` and is otherwise online; ``"online"``
-            ignores ``WANDB_MODE``. Both fall back to offline if there is no API key or no server answers within 15 s.
+            ignores ``WANDB_MODE``. Both fall back to offline if there is no API key or no server responds within 15 s.
         notify: receives one line if the mode falls back.
 
     Returns:
@@ -177,7 +177,7 @@ def _init(folder: RunFolder, mode: Literal["online", "offline"], arguments: dict
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Stop wandb from sending usage data. A server that does not answer would delay the opening of an offline run by
+    """Stop wandb from sending usage data. A server that does not respond would delay the opening of an offline run by
     10 s, and the exit of Python by more than a minute."""
     before = os.environ.get("WANDB_ERROR_REPORTING")
     os.environ["WANDB_ERROR_REPORTING"] = "false"
@@ -200,14 +200,14 @@ def _offline_reason() -> str | None:
         return "no API key: wandb login"
     try:  # in a thread, because name resolution has no timeout
         return _within(_PROBE_SECONDS, partial(_probe, url, getattr(credentials, "api_key", None)))
-    except Exception:  # TimeoutError, or an invalid answer
+    except Exception:  # TimeoutError, or an invalid response
         return f"{url} does not answer"
 
 
 def _probe(url: str, key: str | None) -> str | None:
     """Query the server once; return why it cannot be used, or None.
 
-    ``wandb.init`` must not be called if the server does not answer: it keeps the run that it failed to open and delays
+    ``wandb.init`` must not be called if the server does not respond: it keeps the run that it failed to open and delays
     the exit of the process.
     """
     headers = {"Content-Type": "application/json", "User-Agent": f"wandb/{wandb.__version__}"}
