@@ -34,7 +34,7 @@ from lit_viz.classifiers.loading import PerChannel, load
 from lit_viz.engine.lightning import TaskQueue, messages_ignored
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, find_class, first_line
-from lit_viz.evidence.attacks.robustness import robust_accuracy
+from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_accuracy
 from lit_viz.figures.curves import spread
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, save_epochs
 from lit_viz.images import Fourier, Jitter, Noise, Rotate, Scale
@@ -84,6 +84,7 @@ class Probe(Callback):
         max_fraction: time limit of a probe relative to the duration of the epoch.
         prefix: of the logged keys.
         slots: images trained at once.
+        iterations: updates per image, evaluations per map; by default those of the method.
 
     Raises:
         LitVizError: an argument is invalid.
@@ -106,6 +107,7 @@ class Probe(Callback):
         max_fraction: float | None = None,
         prefix: str = "probe",
         slots: int = 32,
+        iterations: int | None = None,
     ) -> None:
         if every_n_epochs < 1:
             raise LitVizError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
@@ -119,6 +121,7 @@ class Probe(Callback):
         self.out = None if out is None else Path(out)
         self.max_seconds, self.max_fraction = max_seconds, max_fraction
         self.prefix, self.slots = prefix, slots
+        self.run_options: dict[str, Any] = {"iterations": iterations, "slots": slots, "log_at": "last"}
         self._reset()
 
     def _reset(self) -> None:
@@ -354,17 +357,16 @@ class ClassVisualizationProbe(Probe):
         recipe: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(every_n_epochs, **options)
+        super().__init__(every_n_epochs, iterations=iterations, **options)
         self.classes: Sequence[str | int] = [classes] if isinstance(classes, (str, int)) else list(classes)
-        self.iterations, self.seed, self.recipe = iterations, seed, recipe
+        self.seed, self.recipe = seed, recipe
 
     def method(self, classifier: Classifier) -> ImageTraining:
         """Return the method with its recipe."""
         recipe = self.recipe
         if recipe is None:
             recipe = small_recipe() if max(classifier.size) < _SMALL else {}
-        options: dict[str, Any] = {"iterations": self.iterations, "slots": self.slots, "log_at": "last"}
-        method = ClassVisualization(classifier, **recipe, **options)
+        method = ClassVisualization(classifier, **recipe, **self.run_options)
         method.judges = _no_judges
         return method
 
@@ -450,7 +452,6 @@ class SaliencyProbe(ImageProbe):
     Args:
         images, every_n_epochs: see :class:`ImageProbe`.
         method: name or instance of a method, see :class:`~lit_viz.methods.SaliencyMap`.
-        iterations: evaluations per map; by default that of the method.
         options: other arguments of :class:`ImageProbe` and :class:`Probe`.
 
     Example:
@@ -466,18 +467,15 @@ class SaliencyProbe(ImageProbe):
         every_n_epochs: int = 5,
         *,
         method: str | Attribution = "gradient",
-        iterations: int | None = None,
         limit: int = 8,
         **options: Any,
     ) -> None:
         super().__init__(images, every_n_epochs, limit=limit, **options)
-        self.attribution, self.iterations = method, iterations
+        self.attribution = method
 
     def method(self, classifier: Classifier) -> ImageTraining:
         """Return the method."""
-        return SaliencyMap(
-            classifier, self.attribution, batch=self.slots, iterations=self.iterations, slots=self.slots, log_at="last"
-        )
+        return SaliencyMap(classifier, self.attribution, batch=self.slots, **self.run_options)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         """Return the images beside their maps."""
@@ -501,7 +499,6 @@ class RobustnessProbe(ImageProbe):
         images, every_n_epochs: see :class:`ImageProbe`.
         attack: name or instance of an attack with a radius, see :data:`~lit_viz.attacks.ATTACKS`.
         eps: radius in units of [0, 1]; by default that of the attack.
-        iterations: maximum number of updates; by default that of the attack.
         options: other arguments of :class:`ImageProbe` and :class:`Probe`.
 
     Raises:
@@ -522,7 +519,6 @@ class RobustnessProbe(ImageProbe):
         *,
         attack: str | Attack = "pgd",
         eps: float | None = None,
-        iterations: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(images, every_n_epochs, **{"slots": options.get("limit", 64), **options})
@@ -533,12 +529,10 @@ class RobustnessProbe(ImageProbe):
             raise LitVizError(without_radius(kind))
         radius: dict[str, Any] = {} if eps is None else {"eps": eps}
         self.attack = attack if isinstance(attack, Attack) else kind(**radius)
-        self.iterations = iterations
 
     def method(self, classifier: Classifier) -> ImageTraining:
         """Return the attack."""
-        options: dict[str, Any] = {"iterations": self.iterations, "slots": self.slots, "log_at": "last"}
-        return AdversarialExample(classifier, copy.copy(self.attack), **options)
+        return AdversarialExample(classifier, copy.copy(self.attack), **self.run_options)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         """Return the first adversarial examples beneath their images."""
@@ -552,9 +546,7 @@ class RobustnessProbe(ImageProbe):
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
         """Return the accuracy before and under attack."""
         outcomes = remembered({result.task.index: result for result in results}, {})
-        robust = robust_accuracy(outcomes)[-1]
-        skipped = sum(result.record.status == "skipped" for result in results)
-        return {"accuracy": 1 - skipped / robust.total, "robust_accuracy": robust.share}
+        return {"accuracy": clean_accuracy(outcomes).share, "robust_accuracy": robust_accuracy(outcomes)[-1].share}
 
 
 def _probes(trainer: Trainer) -> list[Probe]:

@@ -12,7 +12,13 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_viz.attacks.norms import format_distance
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.robustness import RobustAccuracy, accuracy_label, attack_record, robust_accuracy
+from lit_viz.evidence.attacks.robustness import (
+    RobustAccuracy,
+    accuracy_label,
+    attack_record,
+    clean_accuracy,
+    robust_accuracy,
+)
 from lit_viz.figures.curves import spread
 from lit_viz.figures.evolution import Evolution, save_evolution
 from lit_viz.figures.layout import NORMAL, Cell, Grid, Plot, Text, compose, pixels, stack
@@ -65,8 +71,11 @@ def epoch_figure(folder: str | Path) -> Figure:
     Raises:
         LitVizError: it contains no run folders.
     """
-    epochs = read_epochs(folder)
-    if isinstance(next(iter(epochs.values()))[0].record, AdversarialRecord):
+    return _figure(read_epochs(folder))
+
+
+def _figure(epochs: dict[int, list[Outcome]]) -> Figure:
+    if _is_robustness(epochs):
         return _robustness_figure(epochs)
     shown = [list(epochs)[place] for place in spread(len(epochs), _MOST_EPOCHS)]
     evolutions = _evolutions(epochs)[:_MOST_TASKS]
@@ -90,11 +99,14 @@ def save_epochs(folder: str | Path) -> list[Path]:
         LitVizError: the folder contains no run folders, or the disk is full.
     """
     epochs = read_epochs(folder)
-    saved = [save_figure(epoch_figure(folder), Path(folder) / "epochs.png")]
-    is_robustness = isinstance(next(iter(epochs.values()))[0].record, AdversarialRecord)
-    if len(epochs) > 1 and not is_robustness:
+    saved = [save_figure(_figure(epochs), Path(folder) / "epochs.png")]
+    if len(epochs) > 1 and not _is_robustness(epochs):
         saved += filter(None, [save_evolution(_evolutions(epochs), Path(folder) / "epochs.gif")])
     return saved
+
+
+def _is_robustness(epochs: dict[int, list[Outcome]]) -> bool:
+    return isinstance(next(iter(epochs.values()))[0].record, AdversarialRecord)
 
 
 def _evolutions(epochs: dict[int, list[Outcome]]) -> list[Evolution]:
@@ -122,7 +134,7 @@ def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
     """Draw the accuracy and the accuracy under attack against the epoch, with 95 % intervals."""
     first = next(iter(epochs.values()))
     record = attack_record(first[0])
-    clean = {epoch: _accuracy(outcomes) for epoch, outcomes in epochs.items()}
+    clean = {epoch: clean_accuracy(outcomes) for epoch, outcomes in epochs.items()}
     robust = {epoch: robust_accuracy(outcomes)[-1] for epoch, outcomes in epochs.items()}
     radius = format_distance(record.eps or 0.0, record.norm or "linf")
     curves = {"accuracy": clean, f"{accuracy_label(first)}, eps {radius}": robust}
@@ -130,12 +142,6 @@ def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
     plot = Plot(1.8, partial(_plot_shares, list(curves.values())), 3.6, below=0.4)
     caption = f"{record.attack}, {clean[max(clean)].total} images; shaded: 95 % interval."
     return compose(Grid([[Text("", 0.3), stack(*key, gap=0.03)], [None, plot]]), caption)
-
-
-def _accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy:
-    """Return the number of images that are classified correctly before the attack."""
-    attacked = [outcome.record for outcome in outcomes if outcome.record.status != "failed"]
-    return RobustAccuracy(0.0, sum(record.status == "done" for record in attacked), len(attacked))
 
 
 def _plot_shares(curves: Sequence[dict[int, RobustAccuracy]], axes: Axes) -> None:

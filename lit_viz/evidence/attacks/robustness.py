@@ -85,6 +85,12 @@ class RobustAccuracy:
         return f"{self.robust} of {self.total} (95 %: {low:.0%} to {high:.0%})"
 
 
+def clean_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy:
+    """Count the photographs of one radius that are classified correctly before the attack. Failed tasks are omitted."""
+    status = [outcome.record.status for outcome in outcomes if outcome.record.status != "failed"]
+    return RobustAccuracy(0.0, status.count("done"), len(status))
+
+
 def robust_accuracy(outcomes: Sequence[Outcome], members: Sequence[str] | None = None) -> list[RobustAccuracy]:
     """Count the robust photographs by ascending radius.
 
