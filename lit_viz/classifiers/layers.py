@@ -19,8 +19,8 @@ from lit_viz.classifiers.outputs import probe_images
 from lit_viz.errors import LitVizError, did_you_mean
 
 CONV2D_SAME = "timm.layers.conv2d_same.Conv2dSame"
-# Suffixes of a layer's name, for what is read instead of its output.
-_STATISTICS, _ATTENTION, _LOGITS = ":statistics", ":attention", ":logits"
+#: Suffixes of a layer's name, for what is read instead of its output.
+STATISTICS, ATTENTION, LOGITS = ":statistics", ":attention", ":logits"
 #: Possible strides, in pixels, of patches and of stages of convolutions.
 _STRIDES = tuple(factor << power for factor in (1, 3, 5, 7) for power in range(9))
 Kind = Literal["maps", "grid", "tokens", "vector", "other"]
@@ -40,22 +40,12 @@ def statistics_of(layer: str) -> str:
 
     They are mean and biased variance per channel, ``(N, 2, C)``, of an input ``(N, C, ...)``, with their graph.
     """
-    return layer + _STATISTICS
-
-
-def is_statistics(name: str) -> bool:
-    """Return whether a name is a result of :func:`statistics_of`."""
-    return name.endswith(_STATISTICS)
+    return layer + STATISTICS
 
 
 def attention_of(layer: str) -> str:
     """Return the name that reads the attention map ``(N, heads, T, T)`` of a layer instead of its output."""
-    return layer + _ATTENTION
-
-
-def is_attention(name: str) -> bool:
-    """Return whether a name is a result of :func:`attention_of`."""
-    return name.endswith(_ATTENTION)
+    return layer + ATTENTION
 
 
 def block_logits_of(block: str) -> str:
@@ -64,17 +54,12 @@ def block_logits_of(block: str) -> str:
     They are the network's logits if this token were every token of its last block. Their gradient does not pass to the
     block before. All blocks that are scored are read together, in the order of the forward, with the last one.
     """
-    return block + _LOGITS
-
-
-def is_block_logits(name: str) -> bool:
-    """Return whether a name is a result of :func:`block_logits_of`."""
-    return name.endswith(_LOGITS)
+    return block + LOGITS
 
 
 def layer_of(name: str) -> str:
     """Return the layer that a name reads."""
-    return name.removesuffix(_STATISTICS).removesuffix(_ATTENTION).removesuffix(_LOGITS)
+    return name.removesuffix(STATISTICS).removesuffix(ATTENTION).removesuffix(LOGITS)
 
 
 def layer_names(network: nn.Module) -> tuple[str, ...]:
@@ -155,7 +140,7 @@ def _collecting(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
     handles = [
         layer.register_forward_pre_hook(read_statistics(name))
-        if is_statistics(name)
+        if name.endswith(STATISTICS)
         else layer.register_forward_hook(read_output(name))
         for name, layer in layers.items()
     ]

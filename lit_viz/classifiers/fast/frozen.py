@@ -23,12 +23,12 @@ from lit_viz.classifiers.isolation import (
     state_preserved,
 )
 from lit_viz.classifiers.layers import (
+    ATTENTION,
+    LOGITS,
+    STATISTICS,
     attention_of,
     block_logits_of,
     hooked,
-    is_attention,
-    is_block_logits,
-    is_statistics,
     layer_names,
     layer_of,
     reading,
@@ -117,12 +117,12 @@ class FrozenNetwork(nn.Module):
             logits = image + (baseline - baseline.detach())
             return logits, {name: activation.chunk(2)[0] for name, activation in activations.items()}
         for layer in layers:
-            other_input = is_statistics(layer) and self.kept is not None and layer_of(layer) not in self.kept
+            other_input = layer.endswith(STATISTICS) and self.kept is not None and layer_of(layer) not in self.kept
             if layer in self.modified_layers or other_input:
                 raise LitVizError(f"layer {layer!r} is folded in this copy: make it with fast(keep=[{layer!r}])")
-        attention = [layer_of(name) for name in layers if is_attention(name)]
-        blocks = [layer_of(name) for name in dict.fromkeys(layers) if is_block_logits(name)]
-        outputs = [name for name in layers if not (is_attention(name) or is_block_logits(name))]
+        attention = [layer_of(name) for name in layers if name.endswith(ATTENTION)]
+        blocks = [layer_of(name) for name in dict.fromkeys(layers) if name.endswith(LOGITS)]
+        outputs = [name for name in layers if not name.endswith((ATTENTION, LOGITS))]
         with (
             self._running() as network,
             reading(network, outputs) as activations,
@@ -199,7 +199,7 @@ def _replacing_outputs(
 
         return hook
 
-    outputs = [name for name in layers if not is_statistics(name)]
+    outputs = [name for name in layers if not name.endswith(STATISTICS)]
     handles = [network.get_submodule(name).register_forward_hook(replace(name)) for name in outputs]
     with hooked(handles):
         yield
