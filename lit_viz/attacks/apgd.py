@@ -38,9 +38,6 @@ class APGD(ClimbingAttack):
         norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.budget.ClimbingAttack`.
         loss: ``ce``, cross-entropy, or ``dlr``, difference of logits ratio; both also targeted.
         random_start: whether the first update is a random point of the ball.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     def __init__(
@@ -73,7 +70,6 @@ class APGD(ClimbingAttack):
         }
 
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Adapt eta at checkpoints and take a step."""
         _, iteration, _ = self.locate(state)
         first = iteration == 0
         improved = first | (evaluation.score > state["top"])

@@ -36,7 +36,6 @@ class BudgetAttack(Attack):
         self.early_stop = early_stop
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Add the radii ``eps`` ``(N,)``."""
         return {**super().init(x, tasks), "eps": self.radii(x, tasks)}
 
     def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
@@ -57,7 +56,6 @@ class BudgetAttack(Attack):
         return eps
 
     def record_fields(self, state: State) -> dict[str, Any]:
-        """Return the ball."""
         return {"norm": self.norm.name, "eps": float(state["eps"])}
 
     def project(self, x: Tensor, state: State) -> Tensor:
@@ -90,7 +88,6 @@ class ClimbingAttack(BudgetAttack):
         self.restart_schedule = RestartSchedule(restarts)
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Move the images by :meth:`climb`, or to a random start."""
         restart, iteration, _ = self.locate(state)
         starting = rows & (iteration < 0)
         moved, state = self.climb(x, state, evaluation, rows & ~starting)

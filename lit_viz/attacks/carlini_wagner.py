@@ -41,9 +41,6 @@ class CarliniWagner(Attack):
         c: initial weight of the margin.
         steps: number of values of c.
         lr: learning rate of Adam; a task's option ``lr`` overrides it.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     iterations: int = 900
@@ -73,7 +70,6 @@ class CarliniWagner(Attack):
         }
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Take a step of Adam, or return to the photograph with the next c."""
         number, iteration, total = self.restart_schedule.locate(state)
         iteration = iteration - (number > 0).long()  # the first update of a later restart is the return
         restart, second_half = iteration < 0, (iteration < 0) | (2 * iteration >= total)

@@ -31,9 +31,6 @@ class DDN(Attack):
         gamma: relative change of the length in each step.
         alpha: initial length of a step; decays to a hundredth along half a cosine.
         quantize: whether images are rounded to multiples of 1/255.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     minimal: ClassVar[bool] = True
@@ -56,7 +53,6 @@ class DDN(Attack):
         return {**state, "change": torch.zeros_like(x), "eps": eps}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Change the direction of the perturbation, then its length."""
         fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         eps = torch.where(fooled, state["eps"] * (1 - self.gamma), state["eps"] * (1 + self.gamma))
         delta = state["change"] + per_slot(self.alpha(state), x) * unit(masked_gradient(evaluation, x, rows))

@@ -35,9 +35,6 @@ class DeepFool(Attack):
         norm: norm of the steps.
         overshoot: fraction of the perturbation that is added to cross the boundary.
         classes: number of likeliest classes that are compared, the class to leave included.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     iterations: int = 50

@@ -54,9 +54,6 @@ class Ensemble(BudgetAttack):
         classes: number of other classes that APGD on DLR targets.
         queries: iterations of Square.
         restarts: random starts of each APGD.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     def __init__(

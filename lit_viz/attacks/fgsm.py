@@ -29,9 +29,7 @@ class FGSM(PGD):
         super().__init__(norm, eps, random_start=False, objective=objective)
 
     def is_done(self, state: State) -> Tensor:
-        """Return the images that are a success or were updated once."""
         return super().is_done(state) | (state["iteration"] > 0)
 
     def step_size(self, state: State) -> Tensor:
-        """Return the radii."""
         return state["eps"]

@@ -34,9 +34,6 @@ class FMN(Attack):
         alpha: initial L2 length of a step; decays to a hundredth along half a cosine. 1 for l2 and 10 for linf by
             default; a task's option ``lr`` overrides it.
         gamma: initial relative change of eps; decays to a fiftieth along half a cosine.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     minimal: ClassVar[bool] = True
@@ -50,12 +47,10 @@ class FMN(Attack):
         self.objective = Margin()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Add the radii ``eps`` ``(N,)`` and the base rate of alpha."""
         eps = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         return {**super().init(x, tasks), **self.alpha.init(x, tasks), "eps": eps}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Update the radius, step and project."""
         source = state["source"]
         g = masked_gradient(evaluation, x, rows)
         distance = self.norm.distance_to_boundary(evaluation.score, g)

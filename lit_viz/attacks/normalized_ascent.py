@@ -33,9 +33,6 @@ class NormalizedAscentAttack(Attack):
         clamp: whether images are clamped to [0, 1]. As published, without: then the saved image differs from the
             evaluated one.
         objective: what is maximized; the target's logit (untargeted, minus the label's) by default.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     def __init__(
@@ -54,23 +51,16 @@ class NormalizedAscentAttack(Attack):
         self.scale: Tensor | None = None
 
     def bind(self, classifier: Classifier) -> None:
-        """Set the scale of normalized space, the classifier's ``std``."""
         super().bind(classifier)
         if self.space == "normalized":
             self.scale = torch.tensor(classifier.std, dtype=torch.float64).view(-1, 1, 1)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Add the base rate ``lr`` ``(N,)``.
-
-        Raises:
-            LitVizError: normalized space without a bound classifier.
-        """
         if self.space == "normalized" and self.scale is None:
             raise LitVizError("space 'normalized' needs a classifier: call bind first, or set space='pixels'")
         return {**super().init(x, tasks), **self.lr.init(x, tasks)}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Take a step of length lr."""
         gradient = masked_gradient(evaluation, x, rows)
         if self.scale is None:
             step = unit(gradient)

@@ -122,15 +122,12 @@ class LInfNorm(Norm):
     display_scale = 255.0
 
     def format(self, value: float) -> str:
-        """Return ``4/255``."""
         return f"{value * 255:.3g}/255"
 
     def length(self, change: Tensor) -> Tensor:
-        """Return ``max |change|``."""
         return change.flatten(1).abs().amax(1)
 
     def dual_length(self, gradient: Tensor) -> Tensor:
-        """Return ``sum |gradient|``."""
         return p_norm(gradient, 1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -141,21 +138,17 @@ class LInfNorm(Norm):
         return sign if finite else torch.where(gradient.isnan(), gradient, sign)
 
     def shorten(self, change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
-        """Clamp each value."""
         radius = per_slot(eps, change)
         return change.clamp(torch.maximum(low, -radius), torch.minimum(high, radius))
 
     def project(self, x: Tensor, source: Tensor, eps: Tensor) -> Tensor:
-        """Clamp each value."""
         radius = per_slot(eps, x)
         return torch.minimum(torch.maximum(x, source - radius), source + radius).clamp_(0, 1)
 
     def random_change(self, draws: Draws, like: Tensor) -> Tensor:
-        """Draw each value from [-1, 1]."""
         return draws.uniform("start", -1, 1, like.shape[1:]).to(like.dtype)
 
     def value_bound(self, eps: float) -> float:
-        """Return eps."""
         return eps
 
 
@@ -169,15 +162,12 @@ class L2Norm(Norm):
     large_eps = 100.0  # at 224 pixels, a quarter of the range in every value
 
     def length(self, change: Tensor) -> Tensor:
-        """Return ``||change||_2``."""
         return p_norm(change)
 
     def dual_length(self, gradient: Tensor) -> Tensor:
-        """Return ``||gradient||_2``."""
         return p_norm(gradient)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """Return ``gradient / ||gradient||_2``."""
         return unit(gradient)
 
     def shorten(self, change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
@@ -210,7 +200,6 @@ class L2Norm(Norm):
         return unit(draws.normal("start", shape).to(like.dtype)) * per_slot(length, like)
 
     def excess(self, change: Tensor, eps: float) -> float:
-        """Return the squared length minus eps squared."""
         return float(change.square().sum()) - eps**2
 
     def excess_removed(self, change: Tensor) -> Tensor:

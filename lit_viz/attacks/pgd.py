@@ -36,9 +36,6 @@ class PGD(ClimbingAttack):
         nesterov: use the direction of ``g / ||g||_1 + mu * v``, as ``torch.optim.SGD``.
         random_start: whether the first update is a random point of the ball.
         objective: what is maximized; the cross-entropy by default.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     iterations: int = 40
@@ -68,12 +65,10 @@ class PGD(ClimbingAttack):
         self.objective = CrossEntropy() if objective is None else objective
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Add the accumulated gradients ``velocity`` for momentum."""
         memory = {"velocity": torch.zeros_like(x)} if self.momentum else {}
         return {**super().init(x, tasks), **memory}
 
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Step up the gradient and project."""
         _, iteration, _ = self.locate(state)
         gradient = masked_gradient(evaluation, x, rows)
         if self.momentum:

@@ -32,7 +32,6 @@ class SquareLoss(AttackObjective):
     """The margin in an untargeted attack, the log-probability of the target in a targeted one (section 3.1)."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Return margins or log-probabilities."""
         return torch.where(targeted, CrossEntropy()(outputs), Margin()(outputs))
 
 
@@ -49,9 +48,6 @@ class Square(BudgetAttack):
     Args:
         norm, eps, early_stop: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
         p: initial fraction of pixels in a square, halved nine times; 0.05 for linf and 0.1 for l2 by default.
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     iterations: int = 5000
@@ -72,7 +68,6 @@ class Square(BudgetAttack):
         return {**state, "kept": x.clone(), "top": torch.zeros_like(state["size"])}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Accept or reject the previous proposal, and make the next one."""
         iteration, score, top = state["iteration"], evaluation.score, state["top"]
         accepted = (iteration <= 1) | (score > top)  # the initial change is accepted whatever its score
         state = {**state, "kept": chosen(accepted, x, state["kept"]), "top": torch.where(accepted, score, top)}

@@ -35,9 +35,6 @@ class Universal(BudgetAttack):
         alpha: length of the first step, in the norm, in units of [0, 1]; a fifth of eps by default. It decays to a
             tenth along half a cosine.
         clip: cross-entropy above which a photograph has no gradient (Shafahi's beta).
-
-    Raises:
-        LitVizError: for invalid values.
     """
 
     objective: ClippedCrossEntropy
@@ -57,21 +54,17 @@ class Universal(BudgetAttack):
         raise LitVizError("Universal attacks many photographs at once: use it with UniversalPerturbation")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the radii ``eps`` ``(N,)``; a task's option ``eps`` overrides the attack's."""
         return {"eps": self.radii(x, tasks)}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Take a step and project; no perturbation is done before the final iteration."""
         done = never(x)
         return *self.update(x, state, evaluate(x), ~done), done
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        """Return the next perturbations, in all rows."""
         first = _FIRST_STEP * state["eps"] if self.alpha is None else torch.full_like(state["eps"], self.alpha)
         alpha = first * Cosine(1.0, _DECAY).factor(state["iteration"].double() / state["iterations"])
         moved = x + per_slot(alpha, x) * self.norm.steepest(evaluation.gradient)
         return self.project(moved, state), state
 
     def project(self, x: Tensor, state: State) -> Tensor:
-        """Return the nearest perturbations in the ball."""
         return self.norm.shorten(x, torch.full_like(x, -1.0), torch.ones_like(x), state["eps"])

@@ -64,7 +64,6 @@ class AttentionMap(Gradient):
         super().bind(classifier)
 
     def record_fields(self) -> dict[str, Any]:
-        """Return the grid of the patches."""
         return {"grid": list(self._patches)}
 
     @abstractmethod
@@ -72,7 +71,6 @@ class AttentionMap(Gradient):
         """Compute the relevance ``(M, T)`` of the tokens of images ``x`` ``(M, ...)``."""
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        """Evaluate the maps ``(M, 1, H, W)``."""
         rows, columns = self._patches
         patches = self.relevance(x, slots, evaluate)[:, -rows * columns :]
         patches = patches.reshape(-1, 1, rows, columns)

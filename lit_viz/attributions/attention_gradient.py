@@ -23,7 +23,6 @@ class AttentionGradient(AttentionMap):
     """
 
     def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        """Propagate the pooled tokens to the input."""
         evaluation = evaluate(x, slots=slots)
         gradients = evaluation.gradients_at(self.attention)
         pooling = self.pooling(x)

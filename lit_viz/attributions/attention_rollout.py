@@ -21,7 +21,6 @@ class AttentionRollout(AttentionMap):
     """
 
     def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        """Propagate the pooled tokens to the input."""
         maps = evaluate(x, gradient=False, slots=slots).activations
         relevance = self.pooling(x)
         for layer in reversed(self.attention):

@@ -132,7 +132,6 @@ class Estimator(Attribution):
     """
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Accumulate the next evaluations of the maps that have not converged."""
         done = self.converged(x, state) | (state["iteration"] >= state["iterations"])
         counts = self.advance(state).masked_fill(done, 0)
         completed = to_list(state["iteration"])
@@ -186,14 +185,12 @@ class Sampling(Estimator):
         return maps
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Compute samples and update the means."""
         samples = self.samples(x, state, slots, numbers, evaluate)
         state["mean"], residuals = welford_update(state["mean"], slots, numbers, samples, self.skipped)
         state["squares"] = add_rows(state["squares"], slots, _mean_square(self.pattern(residuals)))
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the mean."""
         return state["mean"]
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:

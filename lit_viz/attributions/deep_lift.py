@@ -36,12 +36,10 @@ class DeepLift(Gradient):
         self.baseline = Baseline(baseline, sigma)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the baselines and zero maps."""
         baseline = self.baseline(x, [task.seed for task in tasks])
         return {**super().init(x, tasks), "baseline": baseline, "difference": x.new_zeros(len(x))}
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate images beside their baselines, and the difference of their scores."""
         images, baselines = (gather_rows(rows, slots) for rows in (x, state["baseline"]))
         multipliers = evaluate(torch.stack([images, baselines], 1), slots=slots, network="rescale").gradient[:, 0]
         end, start = (evaluate(rows, gradient=False, slots=slots).score.to(x.dtype) for rows in (images, baselines))
@@ -50,6 +48,4 @@ class DeepLift(Gradient):
         return state
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """Return ``completeness``, ``|sum(map) - (score(x) - score(b))|`` in units of the score, and ``error``, the
-        same relative to the difference of the scores."""
         return completeness(state["map"], state["difference"], state["iteration"])

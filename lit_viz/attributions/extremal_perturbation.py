@@ -71,11 +71,6 @@ class ExtremalPerturbation(Attribution):
         self.area, self.sigma, self.cell, self.blur, self.lr = area, sigma, cell, blur, lr
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return zero weights ``(N, 1, h, w)``, their velocity, and the blurred images.
-
-        Raises:
-            LitVizError: if x is not ``(N, C, H, W)``.
-        """
         if x.ndim != 4:
             raise LitVizError(f"ExtremalPerturbation requires images (N, C, H, W), got shape {tuple(x.shape)}")
         height, width = (math.ceil(side / self.cell) for side in x.shape[2:])
@@ -93,7 +88,6 @@ class ExtremalPerturbation(Attribution):
     advance = StepRule.advance  # one evaluation per slot
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Evaluate the perturbed images, and update the masks."""
         area = self._area(state).to(x.dtype).view(-1, 1, 1, 1)
         offset = self._track_offset(state["weights"], area, state["offset"])
         with torch.enable_grad():

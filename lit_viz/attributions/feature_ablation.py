@@ -49,7 +49,6 @@ class Ablation(Estimator):
         """Return the pixels of regions ``numbers`` ``(M,)``, from 0, bool ``(M, 1, H, W)``."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the regions, the baselines, and zero sums of score decreases and regions."""
         return {
             **super().init(x, tasks),
             **self.regions(x),
@@ -60,11 +59,9 @@ class Ablation(Estimator):
         }
 
     def advance(self, state: State) -> Tensor:
-        """Return the number of evaluations of the next step, at most the remaining ones."""
         return torch.minimum(super().advance(state), 1 + state["count"] - state["iteration"])
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate regions, and add the decrease of the score to their pixels."""
         replaced = (numbers > 0).view(-1, 1, 1, 1) & self.masks(x, state, slots, (numbers - 1).clamp_min(0))
         inputs = torch.where(replaced, gather_rows(state["baseline"], slots), gather_rows(x, slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
@@ -77,11 +74,9 @@ class Ablation(Estimator):
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the mean decrease over the evaluated regions."""
         return state["losses"] / state["covered"].clamp_min(1)
 
     def converged(self, x: Tensor, state: State) -> Tensor:
-        """Return which maps have evaluated all regions."""
         return state["iteration"] > state["count"]
 
 
@@ -100,18 +95,14 @@ class FeatureAblation(Ablation):
         self.evaluations = 1 + self.segments.most
 
     def bind(self, classifier: Classifier) -> None:
-        """Validate the size of a mask file."""
         self.segments.check(classifier.size)
 
     def record_fields(self) -> dict[str, Any]:
-        """Return the checksum of a mask file."""
         return self.segments.record_fields()
 
     def regions(self, x: Tensor) -> State:
-        """Return the superpixels ``(N, 1, H, W)`` and their number."""
         segments = self.segments(x)
         return {"segments": segments, "count": 1 + segments.flatten(1).amax(1)}
 
     def masks(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
-        """Return the pixels of superpixels."""
         return state["segments"][slots] == numbers.view(-1, 1, 1, 1)

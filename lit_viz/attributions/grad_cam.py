@@ -48,11 +48,6 @@ class GradCAM(Gradient):
         self._maps: Reshape = _identity if reshape is None else reshape
 
     def bind(self, classifier: Classifier) -> None:
-        """Select the default layer, and the conversion of its output to feature maps.
-
-        Raises:
-            LitVizError: if the network does not have or call the layer, or its output has no feature maps.
-        """
         if self.layer is not None:
             check_layers([self.layer], classifier.original)
         layouts_by_name = layouts(classifier)
@@ -69,11 +64,9 @@ class GradCAM(Gradient):
         return self._maps is _identity
 
     def record_fields(self) -> dict[str, Any]:
-        """Return the layer."""
         return {"layer": self.layers[0] if self.layers else None}
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        """Evaluate the maps ``(M, 1, H, W)``."""
         (layer,) = self.layers
         evaluation = evaluate(x, slots=slots)
         outputs = evaluation.backward(at=layer), evaluation.activations[layer]
@@ -112,7 +105,6 @@ class GradCAMPlusPlus(GradCAM):
     """
 
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
-        """Return the weights ``(M, C, 1, 1)``."""
         denominator = 2 + gradient * maps.sum((2, 3), keepdim=True)
         alpha = torch.where((gradient == 0) | (denominator == 0), 0.0, 1 / denominator)
         return (alpha * gradient.relu()).sum((2, 3), keepdim=True)
@@ -123,7 +115,6 @@ class LayerCAM(GradCAM):
     IEEE TIP 30:5875, equation 7)."""
 
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
-        """Return the weights ``(M, C, h, w)``."""
         return gradient.relu()
 
 
@@ -132,7 +123,6 @@ class HiResCAM(GradCAM):
     arXiv:2011.08891, equation 6)."""
 
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
-        """Return the weights ``(M, C, h, w)``."""
         return gradient
 
 
@@ -152,7 +142,6 @@ class GuidedGradCAM(GradCAM):
         super().__init__(layer, reshape=reshape, grid=grid)
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        """Evaluate the product of the maps of both copies."""
         return super().evaluate_map(x, slots, evaluate) * Gradient.evaluate_map(self, x, slots, evaluate)
 
 

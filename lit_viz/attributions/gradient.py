@@ -20,13 +20,11 @@ class Gradient(Estimator):
     """
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return zero maps."""
         return {**super().init(x, tasks), "map": self.zero_map(x)}
 
     advance = StepRule.advance  # one evaluation per slot
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate the maps of the images."""
         state["map"] = add_rows(state["map"], slots, self.evaluate_map(gather_rows(x, slots), slots, evaluate))
         return state
 
@@ -35,11 +33,9 @@ class Gradient(Estimator):
         return evaluate(x, slots=slots, network=self.networks[-1]).gradient
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the evaluated map."""
         return state["map"]
 
     def converged(self, x: Tensor, state: State) -> Tensor:
-        """Return which maps have been evaluated."""
         return state["iteration"] > 0
 
 
@@ -50,7 +46,6 @@ class InputXGradient(Gradient):
     """
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the product."""
         return x * state["map"]
 
 

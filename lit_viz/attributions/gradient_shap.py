@@ -42,13 +42,11 @@ class GradientShap(Sampling):
         self.baselines, self.sigma = [Baseline(kind) for kind in given], sigma
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the baselines ``(N, B, ...)`` and zero means."""
         seeds = [task.seed for task in tasks]
         baselines = torch.stack([baseline(x, seeds) for baseline in self.baselines], 1)
         return {**super().init(x, tasks), "baselines": baselines}
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Compute the products of difference and gradient at random points."""
         start, end, position = self.draw(keys(state, slots, numbers), gather_rows(x, slots), state["baselines"][slots])
         return (end - start) * evaluate(start.lerp(end, per_slot(position, x)), slots=slots).gradient
 

@@ -48,7 +48,6 @@ class IntegratedGradients(Estimator):
         self.baseline = Baseline(baseline, sigma)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the baselines and zero maps."""
         zero = x.new_zeros(len(x))
         return {
             **super().init(x, tasks),
@@ -62,13 +61,11 @@ class IntegratedGradients(Estimator):
         }
 
     def advance(self, state: State) -> Tensor:
-        """Return the number of nodes of the next step, at most until the end of a rule."""
         positions = map(self._locate, to_list(state["iterations"]), to_list(state["iteration"]))
         remaining = to_device([len(rule) - k for rule, k in positions], state["iteration"].device)
         return torch.minimum(super().advance(state), remaining)
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate the gradient at nodes, and convert the sums of completed rules to maps."""
         pairs = list(zip(to_list(slots), to_list(numbers), strict=True))
         new = to_device([n for n, k in pairs if k == 0], x.device, torch.long)
         if len(new):
@@ -90,16 +87,12 @@ class IntegratedGradients(Estimator):
         return _complete_rules(x, state, completed) if len(completed) else state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the map of the last complete rule, or of the evaluated nodes of the first one."""
         return torch.where(per_slot(state["rules"], x) > 0, state["map"], _partial_map(x, state))
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """Return ``completeness``, ``|sum(map) - (score(x) - score(b))|`` in units of the score, and ``error``, the
-        same relative to the difference of the scores."""
         return completeness(self.attribution(x, state), state["difference"], state["iteration"])
 
     def converged(self, x: Tensor, state: State) -> Tensor:
-        """Return which maps satisfy the tolerance, in their completeness and in the change since the previous rule."""
         return super().converged(x, state) & (state["change"] <= (self.tolerance or 0.0))
 
     def nodes(self, evaluations: int) -> int:

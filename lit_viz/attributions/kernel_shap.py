@@ -49,15 +49,12 @@ class KernelShap(Estimator):
         self.segments, self.baseline = Segments(segments), Baseline(baseline, sigma)
 
     def bind(self, classifier: Classifier) -> None:
-        """Validate the size of a mask file."""
         self.segments.check(classifier.size)
 
     def record_fields(self) -> dict[str, Any]:
-        """Return the checksum of a mask file."""
         return self.segments.record_fields()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the superpixels, the baselines, and zero normal equations."""
         segments, zeros = self.segments(x), x.new_zeros(len(x), dtype=torch.float64)
         most = self.segments.most
         return {
@@ -74,7 +71,6 @@ class KernelShap(Estimator):
         }
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        """Evaluate coalitions, and add complete pairs to the normal equations."""
         visible = self.coalitions(state, slots, numbers)
         segments = state["segments"][slots]
         shown = visible.gather(1, segments.flatten(1)).view_as(segments)
@@ -114,7 +110,6 @@ class KernelShap(Estimator):
         return torch.where((numbers < _ENDS)[:, None], (numbers == 0)[:, None], chosen)
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        """Return the Shapley value of the superpixel of each pixel."""
         values, _ = self._solve(state)
         segments = state["segments"]
         started = (state["iteration"] >= _ENDS).view(-1, 1, 1, 1)

@@ -32,11 +32,6 @@ class LeGrad(AttentionMap):
         self.objective: _BlockLogits = _BlockLogits(())
 
     def bind(self, classifier: Classifier) -> None:
-        """Find the blocks of the attention layers.
-
-        Raises:
-            LitVizError: if a block does not return all tokens; see also :meth:`AttentionMap.bind`.
-        """
         super().bind(classifier)
         layouts_by_name = layouts(classifier)
         for block in self.blocks:
@@ -51,7 +46,6 @@ class LeGrad(AttentionMap):
         self.objective = _BlockLogits(logits, self.objective.gamma)
 
     def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        """Evaluate the gradients of all blocks in one backward."""
         gradients = evaluate(x, slots=slots).gradients_at(self.attention)
         return torch.stack([gradient.to(x.dtype).relu().mean((1, 2)) for gradient in gradients.values()]).sum(0)
 

@@ -53,21 +53,17 @@ class Occlusion(Ablation):
             )
 
     def bind(self, classifier: Classifier) -> None:
-        """Set the default window for the classifier's input size, and count its windows."""
         if self.default_window:
             self._set_window(max(1, round(min(classifier.size) / _FRACTION)))
         self.evaluations = self.default_evaluations((classifier.channels, *classifier.size))
 
     def default_evaluations(self, shape: Sequence[int]) -> int:
-        """Return the number of windows + 1."""
         return 1 + math.prod(self._grid(shape))
 
     def regions(self, x: Tensor) -> State:
-        """Return the number of windows."""
         return {"count": torch.full((len(x),), math.prod(self._grid(x.shape[1:])), device=x.device)}
 
     def masks(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
-        """Return the pixels of windows."""
         positions = torch.unravel_index(numbers, self._grid(x.shape[1:]))
         covered = []
         for position, length, side, stride in zip(positions, x.shape[2:], self.windows, self.strides, strict=True):

@@ -46,17 +46,11 @@ class RISE(Sampling):
         self.p = p
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return zero maps.
-
-        Raises:
-            LitVizError: if x is not ``(N, C, H, W)``.
-        """
         if x.ndim != 4:
             raise LitVizError(f"RISE requires images (N, C, H, W), got shape {tuple(x.shape)}")
         return super().init(x, tasks)
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Return ``score(x * M) * M / p`` for random masks M."""
         visible = masks(keys(state, slots, numbers), x, self.grid, self.p)
         scores = evaluate(gather_rows(x, slots) * visible, gradient=False, slots=slots).score
         return scores.view(-1, 1, 1, 1).to(x.dtype) * visible / self.p

@@ -34,7 +34,6 @@ class SmoothGrad(Sampling):
         self.sigma = sigma
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Compute the gradients at noisy copies."""
         noisy = noise(keys(state, slots, numbers), x, self.sigma).add_(gather_rows(x, slots))
         return evaluate(noisy, slots=slots).gradient
 
@@ -45,7 +44,6 @@ class SmoothGradSquared(SmoothGrad):
     evaluations = 32
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Compute the squared gradients."""
         return super().samples(x, state, slots, numbers, evaluate).square()
 
 
@@ -64,11 +62,9 @@ class VarGrad(SmoothGrad):
     fewest: ClassVar[int] = 8
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the state of the mean of the squares, and a zero mean of the gradient."""
         return {**super().init(x, tasks), "centre": torch.zeros_like(x)}
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        """Compute the squared recursive residuals."""
         gradients = super().samples(x, state, slots, numbers, evaluate)
         state["centre"], residuals = welford_update(state["centre"], slots, numbers, gradients)
         return residuals.square_()

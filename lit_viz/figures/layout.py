@@ -48,10 +48,12 @@ class Block(Protocol):
     """A rectangle of a figure with a size in inches."""
 
     @property
-    def width(self) -> float: ...  # noqa: D102
+    def width(self) -> float:
+        """Width in inches."""
 
     @property
-    def height(self) -> float: ...  # noqa: D102
+    def height(self) -> float:
+        """Height in inches."""
 
     def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw at a position in inches from the upper left corner of a figure, in columns of a total width."""

@@ -73,21 +73,18 @@ class Pixels(Parameterization):
             raise LitVizError(f"sd of Pixels must be non-negative, got {self.sd}")
 
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
-        """Draw noise ``(N, C, H, W)``."""
         noise = draws.normal("start", canvas.shape)
         if self.space == "normalized":
             return noise * (1.0 if self.sd is None else self.sd)
         return (0.5 + noise * (0.1 if self.sd is None else self.sd)).clamp_(0, 1)
 
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
-        """Return the images, normalized in normalized space."""
         if self.space == "unit":
             return images.clone()
         mean, std = canvas.normalization(images)
         return (images - mean) / std
 
     def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
-        """Return the images; in normalized space they can leave [0, 1]."""
         if self.space == "unit":
             return x
         mean, std = canvas.normalization(x)
@@ -128,17 +125,14 @@ class Fourier(Parameterization):
             raise LitVizError(f"clip of Fourier must be between 0 and 0.5, got {self.clip}")
 
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
-        """Draw small random coefficients: nearly gray images."""
         return self.sd * draws.normal("start", (canvas.channels, canvas.height, canvas.width // 2 + 1, 2))
 
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
-        """Compute the coefficients of images clipped to [clip, 1 - clip]."""
         weights, _, color = _fourier_constants(self, canvas.shape, images.dtype, images.device)
         waves = torch.view_as_real(_encode_waves(images, color, self.clip))
         return waves / weights / (canvas.height * canvas.width)
 
     def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
-        """Compute the images, in (0, 1)."""
         return _decode_waves(x, _fourier_constants(self, canvas.shape, x.dtype, x.device), canvas.width)
 
 
@@ -179,15 +173,12 @@ class MACO(Parameterization):
             photographs([self.magnitude])
 
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
-        """Draw uniform random phases: clouds with the given spectrum."""
         return draws.uniform("start", -math.pi, math.pi, (canvas.channels, canvas.height, canvas.width // 2 + 1))
 
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
-        """Compute the phases of images; their magnitude is discarded."""
         return _encode_waves(images, _color_matrix(canvas.channels, self.chroma), _MACO_CLIP).angle()
 
     def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
-        """Compute the images, in (0, 1)."""
         phases = _odd(x, canvas.width)
         waves = torch.stack([phases.cos(), phases.sin()], dim=-1)
         return _decode_waves(waves, _maco_constants(self, canvas.shape, x.dtype, x.device), canvas.width)

@@ -50,7 +50,6 @@ class L2(_Weighted):
     name = "l2"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute the penalties."""
         norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
         return self.weight * norms
 
@@ -61,7 +60,6 @@ class SquaredL2(_Weighted):
     name = "squared_l2"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute the penalties."""
         return self.weight * images.flatten(1).square().sum(1)
 
 
@@ -71,7 +69,6 @@ class TotalVariation(_Weighted):
     name = "total_variation"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute the penalties."""
         vertical, horizontal = images.diff(dim=-2), images.diff(dim=-1)
         return self.weight * (vertical.abs().flatten(1).sum(1) + horizontal.abs().flatten(1).sum(1))
 
@@ -117,7 +114,6 @@ class GaussianBlur(Projection):
             )
 
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:
-        """Blur the rows whose iteration is divisible by ``every``."""
         due = iteration.to(x.device) % self.every == 0
         return gaussian_blur(x, self.sigma * due.to(x.dtype)) if due.any() else x
 
@@ -127,6 +123,5 @@ class Clamp(Projection):
     """Clamp of the image to [0, 1], in the space of the parameter."""
 
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:
-        """Clamp x."""
         black, white = x.new_zeros(canvas.channels, 1, 1), x.new_ones(canvas.channels, 1, 1)
         return x.clamp(parameterization.encode(black, canvas), parameterization.encode(white, canvas))

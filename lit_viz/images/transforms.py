@@ -135,7 +135,6 @@ class RandomCrop(GeometricTransform, purpose="RandomCrop"):
         self._require(0 < self.shrink < math.inf, "shrink must be positive", self.shrink)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Compute the matrices."""
         side = draws.uniform("side", self.low, self.high).double()
         if self.shrink != 1:
             side = side * (1 + (self.shrink - 1) * draws.progress).to(side)
@@ -161,7 +160,6 @@ class Scale(GeometricTransform, purpose="Scale"):
         self._require(0 < self.low <= self.high < math.inf, "0 < low <= high is required", self.low, self.high)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Compute the matrices."""
         step = 1 / draws.uniform("factor", self.low, self.high).double()
         return _affine(len(draws), xx=step, yy=step)
 
@@ -180,7 +178,6 @@ class Rotate(GeometricTransform, purpose="Rotate"):
         self._require(0 <= self.degrees < math.inf, "degrees must be non-negative", self.degrees)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Compute the matrices."""
         angle = draws.uniform("angle", -self.degrees, self.degrees).double() * (math.pi / 180)
         return _affine(len(draws), xx=angle.cos(), xy=-angle.sin(), yx=angle.sin(), yy=angle.cos())
 
@@ -199,7 +196,6 @@ class Shear(GeometricTransform, purpose="Shear"):
         self._require(0 <= self.amount < 1, "amount must be in [0, 1)", self.amount)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Compute the matrices."""
         amount = draws.uniform("amount", -self.amount, self.amount, (2,)).double()
         return _affine(len(draws), xy=amount[:, 0], yx=amount[:, 1])
 
@@ -218,7 +214,6 @@ class Flip(GeometricTransform, purpose="Flip"):
         self._require(0 <= self.probability <= 1, "probability must be in [0, 1]", self.probability)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Compute the matrices."""
         return _affine(len(draws), xx=1 - 2 * (draws.uniform("flip").double() < self.probability).double())
 
 
@@ -236,7 +231,6 @@ class Jitter(GeometricTransform, purpose="Jitter"):
         self._require(self.pixels >= 0, "pixels must be non-negative", self.pixels)
 
     def matrices(self, draws: Draws, size: tuple[int, int]) -> Tensor:
-        """Compute the matrices."""
         shift = draws.integers("shift", -self.pixels, self.pixels, (2,)).double()
         return _affine(len(draws), x=shift[:, 0], y=shift[:, 1])
 
@@ -274,7 +268,6 @@ class Roll(Transform, purpose="Roll"):
         self._require(self.pixels >= 0, "pixels must be non-negative", self.pixels)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Roll the images."""
         shifts = to_list(draws.integers("shift", -self.pixels, self.pixels, (2,)))
         return torch.stack([image.roll(shift, (-1, -2)) for image, shift in zip(images, shifts, strict=True)])
 
@@ -299,7 +292,6 @@ class DiverseInput(Transform, purpose="DiverseInput"):
         self._require(0 < self.low <= 1, "low must be in (0, 1]", self.low)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Resize (bilinear) and zero-pad the selected images."""
         changed = [u < self.probability for u in to_list(draws.uniform("changed"))]
         sides, positions = to_list(draws.uniform("side", self.low, 1.0)), to_list(draws.uniform("place", shape=(2,)))
         rows = zip(images, changed, sides, positions, strict=True)
@@ -337,7 +329,6 @@ class ColorShift(Transform, purpose="ColorShift"):
         self._require(self.offset >= 0, "offset must be non-negative", self.offset)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Shift the colors."""
         shape = (images.shape[1], 1, 1)
         scale = draws.uniform("scale", 1 - self.scale, 1 + self.scale, shape)
         offset = draws.uniform("offset", -self.offset, self.offset, shape)
@@ -362,7 +353,6 @@ class ExponentialColorShift(Transform, purpose="ExponentialColorShift"):
         self._require(valid, "mean and log_std must be non-negative", self.mean, self.log_std)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Shift the colors."""
         shape = (images.shape[1], 1, 1)
         mean = draws.uniform("mean", -self.mean, self.mean, shape).to(images)
         std = draws.uniform("log_std", -self.log_std, self.log_std, shape).to(images).exp()
@@ -404,7 +394,6 @@ class Noise(Transform, purpose="Noise"):
         self._require(self.sd >= 0, "sd must be non-negative", self.sd)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Add noise."""
         if self.sd == 0:
             return images
         return torch.add(images, draws.noise("noise", images.shape[1:]).to(images), alpha=self.sd)
@@ -429,7 +418,6 @@ class Blur(Transform, purpose="Blur"):
         self._require(self.every >= 1, "every must be at least 1", self.every)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Blur the images whose iteration is divisible by ``every``."""
         due = [key.iteration % self.every == 0 for key in draws.keys]
         if not any(due):
             return images

@@ -127,7 +127,6 @@ class Sum(_Composed):
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the weighted sum."""
         scores = [evaluate_objective(term, outputs) for term in self.terms]
         first, *others = (weight * score for score, weight in zip(scores, self.weights, strict=True))
         return sum(others, start=first)
@@ -142,6 +141,5 @@ class Product(_Composed):
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the product."""
         first, *others = (evaluate_objective(term, outputs) for term in self.terms)
         return prod(others, start=first)

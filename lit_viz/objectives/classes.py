@@ -55,7 +55,6 @@ class ClassScore(Objective):
         return gamma
 
     def bind(self, classifier: Classifier) -> None:
-        """Validate ``target``, and read whether a probability is a sigmoid."""
         self.multi_label = classifier.multi_label
         if self.target is not None and not 0 <= self.target < classifier.num_classes:
             raise LitVizError(
@@ -78,7 +77,6 @@ class Logit(ClassScore):
     """
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the logits."""
         return self._pick(outputs.logits, outputs)
 
 
@@ -89,7 +87,6 @@ class LogProbability(ClassScore):
     """
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the log-probabilities."""
         log = functional.logsigmoid(outputs.logits) if self.multi_label else outputs.logits.log_softmax(1)
         return self._pick(log, outputs)
 
@@ -98,7 +95,6 @@ class Probability(ClassScore):
     """Probability of the class: softmax, or of a multi-label network the sigmoid."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the probabilities."""
         return self._pick(probabilities(outputs.logits, multi_label=self.multi_label), outputs)
 
 
@@ -113,7 +109,6 @@ class AttackObjective(Objective):
     task_fields = frozenset({"target"})
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Validate the classes and compute the scores."""
         targeted = outputs.targeted
         if targeted is None:
             targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
@@ -141,7 +136,6 @@ class CrossEntropy(AttackObjective):
     arXiv:1412.6572, section 4)."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Compute signed log-probabilities: at most 0 in targeted rows, at least 0 in untargeted rows."""
         return _signed(_select(torch.log_softmax(outputs.logits, 1), outputs.targets), targeted)
 
 
@@ -159,7 +153,6 @@ class ClippedCrossEntropy(CrossEntropy):
         self.limit = limit
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Compute signed log-probabilities: at most 0 in targeted rows, in [0, limit] in untargeted rows."""
         return super().score(outputs, targeted).clamp(max=self.limit)
 
 
@@ -167,7 +160,6 @@ class TargetLogit(AttackObjective):
     """Logit ``z_t`` of the class t to reach, ``-z_y`` of the class y to leave."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Compute signed logits."""
         return _signed(_select(outputs.logits, outputs.targets), targeted)
 
 
@@ -176,7 +168,6 @@ class Margin(AttackObjective):
     2017, arXiv:1608.04644, f_6 with opposite sign); positive where the attack succeeds."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
-        """Compute margins, in logits."""
         own = _select(outputs.logits, outputs.targets)
         return _signed(own - _largest_other(outputs.logits, outputs.targets), targeted)
 

@@ -48,7 +48,6 @@ class LayerObjective(Objective):
         self._prefix = 0
 
     def bind(self, classifier: Classifier) -> None:
-        """Read the layout of the layer's activation, and validate the axis."""
         found = layout(classifier, self.layer)
         self._check_layout(found)
         self._prefix = found.prefix
@@ -101,7 +100,6 @@ class Layer(LayerObjective):
         super().__init__(layer)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute ``mean(a ** 2) / 2``."""
         activation = outputs.activations[self.layer][:, self._prefix :]
         return activation.flatten(1).square().mean(1) / 2
 
@@ -124,7 +122,6 @@ class _ChannelObjective(LayerObjective):
         """Compute the scores ``(M,)`` from the maps ``(M, H, W)`` of the channel."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the scores, in units of the activation."""
         maps = self.maps(outputs)
         if self.channel is not None:
             return self.of_map(maps[:, self.channel])
@@ -143,7 +140,6 @@ class Channel(_ChannelObjective):
     """Mean of a channel over all positions (Olah, Mordvintsev and Schubert 2017, "Feature Visualization")."""
 
     def of_map(self, maps: Tensor) -> Tensor:
-        """Compute the means ``(M,)``."""
         return maps.mean((1, 2))
 
 
@@ -166,7 +162,6 @@ class Neuron(_ChannelObjective):
         self.place = place
 
     def of_map(self, maps: Tensor) -> Tensor:
-        """Return the values at the position, ``(M,)``."""
         height, width = maps.shape[1:]
         row, column = (height // 2, width // 2) if self.place is None else self.place
         if not (0 <= row < height and 0 <= column < width):
@@ -222,7 +217,6 @@ class Direction(LayerObjective):
         self.kind = kind
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the mean over the positions; a cosine is in [-1, 1]."""
         maps = self.maps(outputs)
         vector = self.vector.to(maps)
         projection = torch.einsum("mchw,c->mhw", maps, vector)
@@ -324,7 +318,6 @@ class BatchNormStatistics(Objective):
         self.layers = tuple(self._running)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Compute the negative distance of each input's task, at most 0."""
         distances = torch.stack([self._distances(outputs, name) for name in self.layers])
         weights = torch.ones_like(distances[:, :1])
         weights[0] = self.first

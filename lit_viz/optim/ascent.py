@@ -26,11 +26,9 @@ class GradientAscent(StepRule):
         self.lr = learning_rate(lr)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the base rate per slot."""
         return self.lr.init(x, tasks)
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Evaluate once and take one step."""
         gradient = evaluate(x).gradient
         return x + per_slot(self.lr(state), x) * self.direction(gradient), state, never(x)
 
@@ -47,7 +45,6 @@ class NormalizedAscent(GradientAscent):
     """
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Return the gradient divided by its norm, per image."""
         return unit(gradient)
 
 
@@ -78,7 +75,6 @@ class Adapted(StepRule):
         self._cpu_keys: tuple[str, ...] = ()  # of these, what torch keeps and reads on the CPU
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the base rate and zeros for the optimizer's state."""
         zeros = {key: torch.stack([value] * len(x)) for key, value in self._zero_state(x[0]).items()}
         return {**self.lr.init(x, tasks), **zeros}
 
@@ -94,7 +90,6 @@ class Adapted(StepRule):
         return {key: torch.zeros_like(value, device=image.device) for key, value in state.items()}
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        """Evaluate once and take one ascent step of the optimizer."""
         return *self.ascend(x, evaluate(x).gradient, state), never(x)
 
     def ascend(self, x: Tensor, gradient: Tensor, state: State) -> tuple[Tensor, State]:

@@ -74,7 +74,6 @@ class Constant(LearningRate):
     """Constant learning rate."""
 
     def factor(self, progress: Tensor) -> Tensor:
-        """Return ones."""
         return torch.ones_like(progress)
 
 
@@ -93,7 +92,6 @@ class Cosine(LearningRate):
         self.final = final
 
     def factor(self, progress: Tensor) -> Tensor:
-        """Return ``final + (1 - final) * (1 + cos(pi * progress)) / 2``."""
         return self.final + (1 - self.final) * (1 + torch.cos(math.pi * progress)) / 2
 
 

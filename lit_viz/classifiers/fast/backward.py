@@ -195,7 +195,6 @@ class Rectifier(nn.Module):
         self.sole_reader = False  # whether no other operation reads its input
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the activation of ``x``."""
         # Not in place for a view, where torch's graph hides the step from hidden_nonlinearity().
         inplace = self.inplace and not x._is_view()
         if torch.is_grad_enabled() and x.requires_grad:

@@ -37,7 +37,6 @@ class Chunked(nn.Module):
         self.chunk_bytes = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the module's output for all images."""
         widest = x.numel() * x.element_size() * self.widening
         compute = self.whole[0].forward  # without the hooks, which are shared
         if not usable(x) or widest < 2 * self.chunk_bytes:

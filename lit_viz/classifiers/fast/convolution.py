@@ -51,7 +51,6 @@ class FastConvolution(nn.Conv2d):
         self.kernels: dict[tuple[int, ...], Kernel] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``act(conv(x))``, or ``conv(x)``."""
         fast = usable(x)
         kernel_pads = fast and self.same and self.groups == self.in_channels > 1 and self.dilation == (1, 1)
         if self.same and not kernel_pads:
@@ -102,7 +101,6 @@ class FusedActivation(nn.Module):
         self.activation = (activation,)  # in a tuple, so that it is no named submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the activation of ``x``."""
         return x if x.__dict__.pop(_ACTIVATED, False) else self.activation[0](x)
 
 

@@ -65,7 +65,6 @@ class Kernel:
         return Kernel, (self.weight, self.bias, self.geometry)
 
     def __call__(self, x: Tensor, activation: Activation | None = None) -> Tensor:
-        """Return ``act(conv(x))``."""
         stride, padding, dilation, groups = self.geometry
         name, limits = ("none" if activation is None else "relu"), list[float]()
         if activation is not None and activation.top < math.inf:
@@ -164,7 +163,6 @@ class FastLinear(nn.Linear):
         self.__dict__.update(linear.__dict__)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(..., out_features)``."""
         if x.dim() < 2 or not computable(x):
             return super().forward(x)
         return _linear(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)

@@ -42,7 +42,6 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a function of torch, or its replacement."""
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         z = args[0] if args else kwargs.get("input")
         if not (torch.is_grad_enabled() and isinstance(z, Tensor) and z.requires_grad):
@@ -103,12 +102,10 @@ class EqualHalves(Rescaling):
     """
 
     def elementwise(self, z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply the rule to activations with equal halves."""
         _check_halves(z)
         return super().elementwise(z, function)
 
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """Apply the rule to activations with equal halves."""
         _check_halves(z)
         return super().max_pool(z, options)
 
