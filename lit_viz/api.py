@@ -324,11 +324,7 @@ def _launch(
 
 
 def _stored_classifier(classifier: Classifier | nn.Module | None, cli: MethodCLI) -> Classifier | None:
-    """Return the classifier of an existing run; a module gets the recorded labels and normalization.
-
-    Raises:
-        LitVizError: the labels or the normalization of a classifier differ from the recorded ones.
-    """
+    """Return the classifier for a run; a module gets the recorded labels and normalization, others must have them."""
     if classifier is None:
         return None
     options = cli.config.classifier.as_dict()

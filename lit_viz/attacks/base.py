@@ -93,11 +93,7 @@ class Attack(StepRule):
             self.check_classes(classifier, targeted=targeted < untargeted)
 
     def check_classes(self, classifier: Classifier, *, targeted: bool) -> None:
-        """Validate that the classifier has enough classes for the objective.
-
-        Raises:
-            LitVizError: it has too few.
-        """
+        """Raise :class:`LitVizError` unless the classifier has enough classes for the objective."""
         if isinstance(self.objective, AttackObjective) and (
             error := self.objective.class_count_error(classifier.exclusive_classes, targeted=targeted)
         ):

@@ -44,11 +44,7 @@ class BudgetAttack(Attack):
         return to_device(radii, x.device, torch.float64)
 
     def check_radius(self, eps: float, owner: str) -> float:
-        """Return a radius if it is valid in the norm; ``owner`` names its origin in the error.
-
-        Raises:
-            LitVizError: it is negative, not finite, or above the range of a pixel.
-        """
+        """Return a radius; raise :class:`LitVizError`, which names its ``owner``, unless it is valid in the norm."""
         if not 0 <= eps < math.inf:
             raise LitVizError(f"eps of {owner} must be 0 or more and finite, got {eps:g}: try 0.0157 (4/255)")
         if eps > self.norm.max_eps:

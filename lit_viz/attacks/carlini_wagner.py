@@ -98,13 +98,7 @@ def _from_tanh(w: Tensor) -> Tensor:
 
 
 def _gradient_by_w(x: Tensor, gradient: Tensor, state: State) -> Tensor:
-    """Return the ascent direction of ``-loss / c`` by w.
-
-    Args:
-        x: images.
-        gradient: of the margin by x, zero for a success.
-        state: of the attack.
-    """
+    """Return the gradient of ``-loss / c`` by w; the ``gradient`` of the margin by x is zero for a success."""
     # dx/dw = (1 - tanh(w)^2) / (2 * 0.9), as a function of x
     derivative = torch.addcmul(x, x, x, value=-1).mul_(2 * _WHITE).add_((1 - _WHITE**2) / (2 * _WHITE))
     distance_gradient = (state["source"] - x).mul_(per_slot(2 / state["c"], x))

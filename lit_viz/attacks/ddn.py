@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
+from lit_viz.attacks.lattice import LEVELS
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy
 from lit_viz.optim import Cosine, Evaluation, State
 from lit_viz.optim.rule import per_slot, unit
 from lit_viz.types import Task
-
-_LEVELS = 255
 
 
 class DDN(Attack):
@@ -58,4 +57,4 @@ class DDN(Attack):
         delta = state["change"] + per_slot(self.alpha(state), x) * unit(masked_gradient(evaluation, x, rows))
         moved = (state["source"] + per_slot(eps, x) * unit(delta)).clamp(0, 1)
         state = {**state, "eps": eps, "change": moved - state["source"]}
-        return ((moved * _LEVELS).round() / _LEVELS if self.quantize else moved), state
+        return ((moved * LEVELS).round() / LEVELS if self.quantize else moved), state

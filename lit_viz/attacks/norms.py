@@ -213,11 +213,7 @@ NORMS: Mapping[str, Norm] = {norm.name: norm for norm in (L2, LINF)}
 
 
 def norm_of(name: str) -> Norm:
-    """Return the norm of a name.
-
-    Raises:
-        LitVizError: for an unknown name.
-    """
+    """Return the norm of a name; raise :class:`LitVizError` if there is none."""
     if name not in NORMS:
         raise LitVizError(f"norm must be {' or '.join(NORMS)}, got '{name}'")
     return NORMS[name]

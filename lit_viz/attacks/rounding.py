@@ -126,9 +126,8 @@ def save_and_verify(
 def distances(source: Tensor, image: Tensor) -> dict[str, float]:
     """Return the distances of a saved image to its photograph, both ``(C, H, W)`` in [0, 1].
 
-    The lengths in all norms in units of [0, 1]; ``l0``, the fraction of the C * H * W values that differ; ``psnr`` in
-    dB, infinite for equal images; ``ssim`` (Wang et al. 2004, doi:10.1109/TIP.2003.819861, equation 13; mean over the
-    channels and the positions of an 11-pixel Gaussian window), NaN for an image smaller than the window.
+    They are the lengths in all norms in units of [0, 1], ``l0``, the fraction of the C * H * W values that differ, and
+    :func:`~lit_viz.images.rendering.ssim` and :func:`~lit_viz.images.rendering.psnr`.
     """
     reference, levels = levels_of(source), levels_of(image)
     change = levels - reference
@@ -327,12 +326,9 @@ def _climb(
 
 
 def _next_count(tried: Sequence[tuple[int, float]], predicted: Tensor, required: float) -> int | None:
-    """Return the next number of moves to evaluate, or None to stop.
-
-    The margin is modelled as linear in the gain ``predicted`` of k moves, at index k: interpolated between the largest
-    failing number and the smallest sufficient one, or extrapolated from the two largest failing ones, of the numbers
-    ``tried`` with their margins.
-    """
+    """Return the next number of moves to evaluate, or None to stop, given those ``tried`` and their margins."""
+    # The margin is linear in the gain predicted of k moves: interpolated between the largest failing number and the
+    # smallest sufficient one, or extrapolated from the two largest failing ones.
     sufficient = min((k for k, margin in tried if margin >= required), default=None)
     failing = sorted(point for point in tried if not point[1] >= required)
     k, margin = failing[-1]

@@ -208,13 +208,9 @@ class Sampling(Estimator):
 
 
 def relative_error(variance: Tensor, squares: Tensor) -> Tensor:
-    """Return the error of maps relative to the norm of the limit map, infinite above ``MAX_ERROR``.
-
-    Args:
-        variance: of the maps ``(N,)``, mean over the pixels.
-        squares: mean square of the maps ``(N,)``; its expectation is that of the limit map plus the variance.
-    """
-    signal = squares - variance
+    """Return the error of maps relative to the norm of the limit map, infinite above ``MAX_ERROR``; from the variance
+    and the mean square of the maps over the pixels, ``(N,)`` each."""
+    signal = squares - variance  # the expectation of the mean square is that of the limit map plus the variance
     resolved = (signal > 0) & (signal * MAX_ERROR**2 >= variance)
     return torch.where(resolved, (variance / signal).sqrt(), torch.inf).masked_fill(variance == 0, 0.0)
 

@@ -43,11 +43,7 @@ REDUCERS = {
 
 
 def reducer(how: str) -> Reducer:
-    """Return a channel reducer by name.
-
-    Raises:
-        LitVizError: if no reducer has this name.
-    """
+    """Return a channel reducer by name; raise :class:`LitVizError` if there is none."""
     if how not in REDUCERS:
         raise LitVizError(f"reducer must be one of {', '.join(REDUCERS)}, got {how!r}{did_you_mean(how, REDUCERS)}")
     return REDUCERS[how]

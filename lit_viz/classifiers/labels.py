@@ -59,10 +59,6 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
     Names are compared without case, with underscores as spaces. A label such as ``"tench, Tinca tinca"`` matches by the
     whole label, then by its first synonym, then by any synonym. Other text may be an index.
 
-    Args:
-        target: name or index.
-        labels: K class names.
-
     Raises:
         LitVizError: unknown (with similar names), ambiguous (with the choices and their indices) or out of range.
     """

@@ -79,7 +79,7 @@ class Adapted(StepRule):
         return {**self.lr.init(x, tasks), **zeros}
 
     def _zero_state(self, image: Tensor) -> dict[str, Tensor]:
-        """Return zeros in the shape of the optimizer's state, which a step on a copy of the image reveals."""
+        """Return zeros in the shape of the optimizer's state after a step on a copy of the image."""
         optimizer = self._make_optimizer([image.detach().clone()], [0.0])
         parameter = optimizer.param_groups[0]["params"][0]
         parameter.grad = torch.zeros_like(parameter)

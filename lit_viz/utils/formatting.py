@@ -91,11 +91,9 @@ def probability_text(probability: float) -> str:
 
 
 def text_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
-    """Return a table for the terminal; columns are in order of appearance, missing cells empty.
+    """Return a table of texts by column for the terminal; missing cells are empty.
 
-    Args:
-        rows: texts by column.
-        words: number of left-aligned columns at the beginning; the others are right-aligned.
+    Columns are in order of appearance. The first ``words`` are left-aligned, the others right-aligned.
     """
     from rich.console import Console
     from rich.table import Table

@@ -242,9 +242,7 @@ _PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution)Backwar
 def hidden_nonlinearity(network: nn.Module, x: Tensor) -> str | None:
     """Return the first operation of a forward that is non-linear and no :class:`Rectifier`, such as ``gelu``, or None.
 
-    A hook on ``nn.ReLU`` modules has no effect where a network rectifies by a function or uses another activation. So
-    the steps of the backward graph are compared with a list of allowed ones; custom functions and compiled code are
-    reported too.
+    Custom functions and compiled code are included.
     """
     _, logits = differentiable_logits(network, x)
     return next(nonlinearities(logits, selecting=False), None)
