@@ -21,7 +21,7 @@ from scripts.compare_attacks import Comparison, compare, compare_run, references
 from tests.conftest import NAMES, smooth_network
 
 Given = list[dict[str, Any]]
-#: Of an answer: the images that a fake returns for its network, the photographs and what else it was given.
+#: Function from the network, the photographs and the other arguments of a fake attack to its images.
 Answer = Callable[[nn.Module, Tensor, dict[str, Any]], Tensor]
 
 
@@ -50,7 +50,7 @@ def compared(classifier: Classifier, run: Run, name: str, iterations: int = 20, 
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
-    """Both packages, of which every class writes down what it is given and answers as it is told here."""
+    """Fakes of both packages, which record the arguments of each call and return ``answers["answer"]`` of them."""
     given: Given = []
     answers: dict[str, Answer] = {"answer": lambda network, x, options: x}
 
@@ -75,8 +75,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
                     def attack(model: nn.Module, x: Tensor, criterion: Any, epsilons: float | None) -> Any:
                         (how, classes) = criterion
                         output = {"how": how, "classes": classes, "eps": epsilons, **options}
-                        found = write("foolbox", name, model, x, **output)
-                        return None, found, None
+                        adversarial = write("foolbox", name, model, x, **output)
+                        return None, adversarial, None
 
                     return attack
 
@@ -91,7 +91,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
 
             class Made:
                 def __init__(self, network: nn.Module, **options: Any) -> None:
-                    next(network.parameters())  # as torchattacks does, to find the device
+                    next(network.parameters())  # torchattacks reads the device from it
                     self.network, self.options, self.how = network, options, "left"
 
                 def set_mode_targeted_by_label(self, quiet: bool) -> None:
@@ -117,15 +117,15 @@ def test_libraries_get_the_same_arguments(smooth: Classifier, fakes: tuple[Given
         ("torchattacks", "PGD"),
     ]
     required = [r["target"] if targeted else r["label"] for r in run.results]
-    for one in fakes[0]:
-        assert torch.equal(one["x"], images())
-        assert one["classes"].tolist() == required
-        assert one["how"] == ("reached" if targeted else "left")
-        assert one["eps"] == pytest.approx(0.05)
-        assert one["steps"] == 20
-        alpha = one["abs_stepsize"] if one["package"] == "foolbox" else one["alpha"]
+    for call in fakes[0]:
+        assert torch.equal(call["x"], images())
+        assert call["classes"].tolist() == required
+        assert call["how"] == ("reached" if targeted else "left")
+        assert call["eps"] == pytest.approx(0.05)
+        assert call["steps"] == 20
+        alpha = call["abs_stepsize"] if call["package"] == "foolbox" else call["alpha"]
         assert alpha == pytest.approx(2.5 * 0.05 / 19)  # the first of 20 updates is the random start
-        assert one["random_start"] is True
+        assert call["random_start"] is True
 
 
 @pytest.mark.parametrize(
@@ -159,27 +159,27 @@ def test_counterparts_of_each_attack(
 ) -> None:
     run = attacked(smooth, name, targeted=targeted, iterations=4, **given)
     message: list[str] = []
-    found = compare(run.outcomes, smooth, ATTACKS[name](**given), 4, message.append)
-    assert [one.reference for one in found] == expected
-    assert not any(one.error for one in found)  # as where an argument of ours has another name
+    comparisons = compare(run.outcomes, smooth, ATTACKS[name](**given), 4, message.append)
+    assert [comparison.reference for comparison in comparisons] == expected
+    assert not any(comparison.error for comparison in comparisons)  # such as an argument with an unknown name
     assert ("have no " in message[0]) == (not expected)
-    for one in fakes[0]:
-        assert one["how"] == ("reached" if targeted else "left")
-        if name in ("ddn", "deepfool", "fmn", "carlini_wagner") and one["package"] == "foolbox":
-            assert one["eps"] is None  # the smallest perturbation, whatever its size
+    for call in fakes[0]:
+        assert call["how"] == ("reached" if targeted else "left")
+        if name in ("ddn", "deepfool", "fmn", "carlini_wagner") and call["package"] == "foolbox":
+            assert call["eps"] is None  # no limit
 
 
-def test_a_backward_for_every_class_is_not_waited_for(fakes: tuple[Given, Any]) -> None:
+def test_attacks_with_a_backward_for_each_class_are_omitted_for_many_classes(fakes: tuple[Given, Any]) -> None:
     many = load_classifier(
         smooth_network(classes=101), labels=[f"c{i}" for i in range(101)], mean=[0.5] * 3, std=[0.25] * 3, size=16
     )
     labels = many.logits(images()).argmax(1).tolist()
     run = lv.attack(many, images(), labels, attack="deepfool", iterations=2)
-    assert [one.reference for one in compared(many, run, "deepfool")] == ["foolbox L2DeepFoolAttack"]
+    assert [comparison.reference for comparison in compared(many, run, "deepfool")] == ["foolbox L2DeepFoolAttack"]
 
 
 def test_rows_are_evaluated_by_the_original_network(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
-    """A peer whose images are half a level short of ours on the way: true as floats or not, and rounded again."""
+    """A reference whose perturbations are twice those of the run, or zero, as floats and rounded."""
     run = attacked(smooth, "ddn", iterations=100)
     result = run.images
     assert all(r["success_file"] for r in run.results)
@@ -187,29 +187,29 @@ def test_rows_are_evaluated_by_the_original_network(smooth: Classifier, fakes: t
     fakes[1]["answer"] = lambda network, x, output: (
         source + 2 * (result - source) * torch.tensor([1, 1, 1, 0]).view(4, 1, 1, 1)
     )
-    (one,) = compared(smooth, run, "ddn", 100)
+    (comparison,) = compared(smooth, run, "ddn", 100)
     far = (source + 2 * (result - source))[:3]
     seen = smooth.logits(far).argmax(1) != smooth.logits(source[:3]).argmax(1)
     rounded = smooth.logits((far.clamp(0, 1) * 255).round() / 255).argmax(1) != smooth.logits(source[:3]).argmax(1)
-    assert (one.images, one.float_successes, one.file_successes, one.run_successes) == (
+    assert (comparison.images, comparison.float_successes, comparison.file_successes, comparison.run_successes) == (
         4,
         int(seen.sum()),
         int(rounded.sum()),
         4,
     )
-    assert one.float_successes == 3
+    assert comparison.float_successes == 3
     norms = torch.stack([(result - source)[i].double().norm() for i in range(3)])
-    assert one.run_length == pytest.approx(float(norms.median()), rel=1e-6)  # of the three that fool on both sides
-    assert one.reference_length == pytest.approx(2 * float(norms.median()), rel=1e-5)
-    assert one.ratio == pytest.approx(0.5, rel=1e-5)
-    header, row = table([one]).splitlines()
+    assert comparison.run_length == pytest.approx(float(norms.median()), rel=1e-6)  # of the three images that both fool
+    assert comparison.reference_length == pytest.approx(2 * float(norms.median()), rel=1e-5)
+    assert comparison.ratio == pytest.approx(0.5, rel=1e-5)
+    header, row = table([comparison]).splitlines()
     assert " ".join(header.split()) == "reference float 8 bits run median l2 of the run ratio"
     assert "3 of 4" in row
     assert row.endswith("0.500")
 
 
 def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
-    """Just across the boundary by a step of one size for all values: some round down."""
+    """All values of an image change equally, just enough to cross the boundary; some are rounded down."""
     run = attacked(smooth, "ddn", iterations=100)
     source, labels = images(), smooth.logits(images()).argmax(1)
     direction = (run.images - source).sign()
@@ -225,25 +225,25 @@ def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tupl
         middle = (low + high) / 2
         low, high = torch.where(fooled(middle), low, middle), torch.where(fooled(middle), middle, high)
     fakes[1]["answer"] = lambda network, x, output: across(high)
-    (one,) = compared(smooth, run, "ddn", 100)
-    assert one.float_successes == 4
-    assert one.file_successes == int(fooled(high.round()).sum()) < 4
+    (comparison,) = compared(smooth, run, "ddn", 100)
+    assert comparison.float_successes == 4
+    assert comparison.file_successes == int(fooled(high.round()).sum()) < 4
 
 
 def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
     labels = smooth.logits(images()).argmax(1).tolist()
     run = lv.attack(smooth, images(), labels, attack="pgd", norm="linf", radii=[0.02, 0.3], iterations=20)
     fakes[1]["answer"] = lambda network, x, output: (x + output["eps"]).clamp(0, 1)
-    found = compared(smooth, run, "pgd")
-    assert [round(one.eps, 3) for one in found] == [0.02, 0.02, 0.3, 0.3]
-    assert found[-1].norm == "linf"
-    assert "eps 76.5/255" in table(found)
-    assert all(one.images == 4 for one in found)
+    comparisons = compared(smooth, run, "pgd")
+    assert [round(comparison.eps, 3) for comparison in comparisons] == [0.02, 0.02, 0.3, 0.3]
+    assert comparisons[-1].norm == "linf"
+    assert "eps 76.5/255" in table(comparisons)
+    assert all(comparison.images == 4 for comparison in comparisons)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_images_beyond_the_radius_are_no_success(smooth: Classifier, fakes: tuple[Given, Any], norm: str) -> None:
-    """Two of four inside, by the last bits of float32 or by far; one of the two others by a level of one value."""
+    """Two of four images are inside, one at the radius up to rounding; one exceeds it in a single value."""
     eps = 20 / 255 if norm == "linf" else 20 / 255 * 768**0.5
     source = ((0.25 + 0.5 * images()) * 255).round() / 255
     labels = smooth.logits(source).argmax(1).tolist()
@@ -257,8 +257,8 @@ def test_images_beyond_the_radius_are_no_success(smooth: Classifier, fakes: tupl
     theirs[2, 0, 0, 0] += away[2, 0, 0, 0] / 255
     fooled = smooth.logits(theirs).argmax(1) != torch.tensor(labels)
     fakes[1]["answer"] = lambda network, x, output: theirs
-    found = compared(smooth, run, "pgd", 5, norm=norm)
-    assert {(one.float_successes, one.file_successes) for one in found} == {
+    comparisons = compared(smooth, run, "pgd", 5, norm=norm)
+    assert {(comparison.float_successes, comparison.file_successes) for comparison in comparisons} == {
         (int(fooled[:2].sum()), int(fooled[:2].sum()))
     }
     assert int(fooled.sum()) > int(fooled[:2].sum()) > 0
@@ -272,10 +272,10 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
     run = attacked(result, "ddn")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     logits, state = result.logits(images()), torch.get_rng_state()
-    lent: list[nn.Module] = []
+    networks: list[nn.Module] = []
 
     def vandal(model: nn.Module, x: Tensor, output: dict[str, Any]) -> Tensor:
-        lent.append(model)
+        networks.append(model)
         assert torch.is_grad_enabled()
         torch.rand(3)
         model.train().requires_grad_(True)
@@ -297,7 +297,7 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
     assert [p.requires_grad for p in network.parameters()] == [True] * 7 + [False]
     assert all(p.grad is None for p in network.parameters())
     actual = {id(t) for t in (*network.parameters(), *network.buffers(), *result.fast().parameters())}
-    assert not actual & {id(t) for t in (*lent[0].parameters(), *lent[0].buffers())}
+    assert not actual & {id(t) for t in (*networks[0].parameters(), *networks[0].buffers())}
 
 
 def test_a_failing_library_is_reported_and_skipped(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
@@ -307,14 +307,14 @@ def test_a_failing_library_is_reported_and_skipped(smooth: Classifier, fakes: tu
         return x
 
     fakes[1]["answer"] = breaks
-    foolbox, torchattacks = found = compared(smooth, attacked(smooth, "pgd"), "pgd")
+    foolbox, torchattacks = comparisons = compared(smooth, attacked(smooth, "pgd"), "pgd")
     assert foolbox.error is None
     assert torchattacks.error == "no such thing"
-    assert table(found).splitlines()[-1] == "torchattacks PGD, eps 4/255 failed: no such thing"
-    assert table(found[1:]).startswith("torchattacks PGD")
+    assert table(comparisons).splitlines()[-1] == "torchattacks PGD, eps 4/255 failed: no such thing"
+    assert table(comparisons[1:]).startswith("torchattacks PGD")
 
 
-def test_a_network_that_cannot_be_copied_is_not_lent(fakes: tuple[Given, Any]) -> None:
+def test_a_network_that_cannot_be_copied_is_not_compared(fakes: tuple[Given, Any]) -> None:
     network = smooth_network()
     network.lock = open(__file__)  # noqa: PTH123, SIM115
     with network.lock:
@@ -360,7 +360,7 @@ def test_a_run_folder_is_compared(smooth: Classifier, fakes: tuple[Given, Any], 
         compare_run(tmp_path / "maps", smooth)
 
 
-# -- the real ones
+# -- the installed libraries
 
 
 @pytest.mark.parametrize(
@@ -383,13 +383,13 @@ def test_results_agree_with_the_installed_libraries(
     for package in ("foolbox", "torchattacks"):
         pytest.importorskip(package)
     run = attacked(smooth, name, iterations=iterations, **given)
-    found = compared(smooth, run, name, iterations, **given)
-    assert len(found) == sum(
+    comparisons = compared(smooth, run, name, iterations, **given)
+    assert len(comparisons) == sum(
         reference.norm in (None, NORMS[given.get("norm", "linf")])
         for reference in references_of(ATTACKS[name](**given))
     )
-    for one in found:
-        assert one.error is None
-        assert one.run_successes >= one.float_successes
-        assert one.ratio is None or one.ratio < 1.06
-    assert table(found)
+    for comparison in comparisons:
+        assert comparison.error is None
+        assert comparison.run_successes >= comparison.float_successes
+        assert comparison.ratio is None or comparison.ratio < 1.06
+    assert table(comparisons)

@@ -1,4 +1,4 @@
-"""Runs of two processes as users meet them: started, stopped, killed, and continued."""
+"""Runs of two processes: started, stopped, killed and resumed."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def begun(run: Path, *words: str, **surroundings: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 200) -> str:
-    """Return what a process has said on stderr."""
+    """Return the stderr of a process so far."""
     return process.communicate(timeout=seconds)[1]
 
 
 def other_process(first: subprocess.Popen[str]) -> int:
-    """Return the process that Lightning has started beside the first one."""
+    """Return the second process, which Lightning started."""
     children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
     found = [int(child) for child in children if "lit_viz" in Path(f"/proc/{child}/cmdline").read_text()]
     assert len(found) == 1
@@ -59,7 +59,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     message = ended(process)
     assert process.returncode == 0, message
     assert [record["index"] for record in records(run)] == [0, 1, 2, 3, 4]
-    assert message.count("5 images, 750 updates") == 1  # one of the two speaks
+    assert message.count("5 images, 750 updates") == 1  # by rank 0 only
     assert "Initializing" not in message
     return contents(run)
 
@@ -94,7 +94,7 @@ def test_a_signal_stops_all_processes_and_another_number_resumes(undisturbed: di
     message = ended(process)
     assert process.returncode == 143, message
     assert message.count(f"lit-viz resume {run}") == 1
-    lit_viz(*WORDS, "--slots", "1", "--out", str(run), "--resume")  # alone, and with one slot
+    lit_viz(*WORDS, "--slots", "1", "--out", str(run), "--resume")  # one process with one slot
     kept = contents(run)
     assert [r["index"] for r in kept["records"]] == [0, 1, 2, 3, 4]
     assert kept.keys() == undisturbed.keys()
@@ -125,7 +125,7 @@ def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path) -> N
 
 
 def test_wandb_receives_the_logs_of_all_processes(tmp_path: Path) -> None:
-    """The run is stopped and resumed in between."""
+    """The run is stopped once and resumed."""
     run = tmp_path / "run"
     with WandbServer() as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"}
@@ -167,7 +167,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield running
 
 
-#: Long enough to be stopped by a cluster that takes a second to hear of it.
+#: Long enough for a signal that takes a second to arrive.
 LONGER = ["--iterations", "800"]
 
 
@@ -194,11 +194,11 @@ def test_a_requeued_slurm_job_resumes_bit_equal(
     if why == "preempted":
         cluster("sbatch", "--partition", "urgent", "--nodes", "2", "--output", "/dev/null", "--wrap", "true")
     else:
-        cluster("scancel", "--signal", "TERM", job)  # as SLURM does before the end of its time
+        cluster("scancel", "--signal", "TERM", job)  # as SLURM does before the time limit
     cluster.wait(lambda: cluster.job(job)["JobState"] == "PENDING")
     message = output.read_text()
     assert message.count("lit-viz: stopped after") == 1
-    cluster("scontrol", "update", f"JobId={job}", "StartTime=now+5")  # SLURM waits two minutes, lest it kills it twice
+    cluster("scontrol", "update", f"JobId={job}", "StartTime=now+5")  # SLURM requeues after two minutes
     cluster.wait(lambda: cluster.job(job)["JobState"] == "COMPLETED")
     assert cluster.job(job)["Restarts"] == "1"
     assert "Traceback" not in output.read_text()

@@ -27,13 +27,13 @@ BARE = Seeds(smoothing=0)
 
 
 def distance(size, x, y):
-    """Return how far each pixel's centre lies from a place."""
+    """Return the distance of each pixel's center from a position."""
     rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
     return np.hypot(columns - x, rows - y)
 
 
 def discs(size, *places, noise=0.04):
-    """Return a picture (3, H, W) with red discs (x, y, radius) on blue, a little noisy."""
+    """Return a noisy image ``(3, H, W)`` with red discs (x, y, radius) on blue."""
     picture = np.broadcast_to(np.array(BLUE)[:, None, None], (3, *size)).copy()
     for x, y, radius in places:
         picture[:, distance(size, x, y) < radius] = np.array(RED)[:, None]
@@ -42,7 +42,7 @@ def discs(size, *places, noise=0.04):
 
 
 def peak(size, x, y, width):
-    """Return a map that is highest at a place, as a network's is: not of the object's shape."""
+    """Return a map with a maximum at a position, without the shape of the object."""
     return torch.from_numpy(np.exp(-((distance(size, x, y) / width) ** 2)))
 
 
@@ -100,8 +100,8 @@ def test_smoothing_removes_single_pixels():
 
 
 def test_the_object_extends_beyond_its_seeds():
-    # The disc covers a quarter of the picture and the seeds 5 %: made on the whole image, the colour model of the
-    # background would hold more red than that of the foreground.
+    # The disc covers a quarter of the image and the seeds 5 %: from the whole image, the color model of the background
+    # would contain more red than that of the foreground.
     size = (80, 80)
     found = segment(discs(size, (40, 40, 24)), peak(size, 40, 40, 4), Seeds(background=0.1))
     assert iou(found.box, around(40, 40, 24)) > 0.9
@@ -135,7 +135,7 @@ def test_the_larger_of_two_objects_is_selected():
 
 
 def test_the_result_is_deterministic():
-    generator = torch.Generator().manual_seed(1)  # a picture of which k-means makes one thing or another
+    generator = torch.Generator().manual_seed(1)  # an image whose k-means clusters depend on the seed
     picture, values = (
         torch.nn.functional.interpolate(torch.rand(1, *size, generator=generator), size=(48, 48), mode="bilinear")[0]
         for size in ((3, 8, 8), (1, 6, 6))
@@ -178,13 +178,13 @@ def test_without_opencv_the_error_names_the_extra(monkeypatch):
         segment(discs((16, 16)), peak((16, 16), 4, 4, 3))
 
 
-# -- the way back to the original
+# -- coordinates of the original
 
-#: An original of 120 x 80 pixels in an image of 40 x 40: the size of a pixel, and where the first one begins.
+#: An original of 120 x 80 pixels in an image of 40 x 40: size of a pixel, and position of the first one.
 WAYS = {
     "crop": (Fraction(2), Fraction(2), Fraction(20), Fraction(0)),
     "squash": (Fraction(3), Fraction(2), Fraction(0), Fraction(0)),
-    "pad": (Fraction(3), Fraction(80, 27), Fraction(0), -6 * Fraction(80, 27)),  # 27 rows between 6 and 7 grey ones
+    "pad": (Fraction(3), Fraction(80, 27), Fraction(0), -6 * Fraction(80, 27)),  # 27 rows between 6 and 7 gray ones
 }
 
 
@@ -271,7 +271,7 @@ def outcomes():
     return [
         Kept(0, "folder/a.jpg", good, picture, **span),
         Kept(1, "packaged:b", good * torch.nan, picture),
-        Kept(2, "c.d.png", -good, picture),  # speaks against the class: by its absolute value that is a map, too
+        Kept(2, "c.d.png", -good, picture),  # evidence against the class
         Kept(3, None, good, picture),
         Kept(4, "failed.png", None, None),
     ]
@@ -359,7 +359,9 @@ def test_the_command_compares_boxes_with_reference_boxes(photographs, capsys):
     assert "whole photographs: 100%" in " ".join(capsys.readouterr().err.split())
     assert np.asarray(Image.open(run / "masks" / "0001_two.png")).shape == (30, 40)
     before = (run / "localization.png").read_bytes()
-    lit_viz("saliency", *words, str(photographs), "--out", str(run), "--overwrite")  # all that lies there is the run's
+    lit_viz(
+        "saliency", *words, str(photographs), "--out", str(run), "--overwrite"
+    )  # the folder contains files of the run only
     assert (run / "localization.png").read_bytes() == before
 
 

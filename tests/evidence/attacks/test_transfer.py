@@ -1,4 +1,4 @@
-"""Files that fool networks which took no part in their making."""
+"""Transfer of adversarial examples to held-out networks."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lit_viz.runs.results import Outcome
 from tests.conftest import amend_items
 
 
-class Filed(Outcome):
-    """An outcome that is its two pictures."""
+class PairOutcome(Outcome):
+    """An outcome in memory: photograph and result."""
 
     def __init__(self, source: Tensor, image: Tensor, **record: Any) -> None:
-        known = {"index": 0, "name": "x", "label": None, "target": None, "success_file": True}
-        super().__init__(AdversarialRecord.from_dict({"attack": "pgd", **known, **record}))
+        defaults = {"index": 0, "name": "x", "label": None, "target": None, "success_file": True}
+        super().__init__(AdversarialRecord.from_dict({"attack": "pgd", **defaults, **record}))
         self.pair = source, image
 
     def source(self) -> Tensor:
@@ -48,20 +48,20 @@ class Filed(Outcome):
 
 
 def grey(*values: float) -> Tensor:
-    """An image of two columns, left and right."""
+    """Return an image of two gray columns, left and right."""
     return torch.tensor(values).expand(3, 4, 2).clone()
 
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two judges of the classes apple to elder: one looks at the left, one at the whole; a fifth of white a class."""
-    looks = {"left": lambda x: x[:, 0, 0, 0], "whole": lambda x: x.mean((1, 2, 3))}
+    """Two judges whose class, apple to elder, is the brightness of the left column, or of the image, in fifths."""
+    brightness = {"left": lambda x: x[:, 0, 0, 0], "whole": lambda x: x.mean((1, 2, 3))}
 
     def logits(name: str, pictures: Tensor) -> Tensor:
-        seen = (looks[name](pictures) * 5).long().clamp(0, 4)
-        return torch.nn.functional.one_hot(seen, 5).float()
+        classes = (brightness[name](pictures) * 5).long().clamp(0, 4)
+        return torch.nn.functional.one_hot(classes, 5).float()
 
-    monkeypatch.setattr(robustness, "installed_judges", lambda classifier: tuple(looks))
+    monkeypatch.setattr(robustness, "installed_judges", lambda classifier: tuple(brightness))
     monkeypatch.setattr(robustness, "judge_logits", logits)
 
 
@@ -71,22 +71,22 @@ def rows(smooth: Classifier, *outcomes: Outcome) -> dict[str, Transfer]:
 
 @pytest.mark.usefixtures("judged")
 def test_predictions_of_the_judges_for_a_file(smooth: Classifier) -> None:
-    """From dark to light on the left alone: who looks at the left sees it, and is not fooled by it on the right."""
-    found = rows(smooth, Filed(grey(0.1, 0.1), grey(0.5, 0.1), label=0))
-    left, whole = found["left"], found["whole"]
+    """The left column becomes brighter. In the mirrored change the right one does, which the left judge ignores."""
+    transfer = rows(smooth, PairOutcome(grey(0.1, 0.1), grey(0.5, 0.1), label=0))
+    left, whole = transfer["left"], transfer["whole"]
     assert (left.before, left.after, left.right, left.fooled, left.mirrored) == ("apple", "cherry", True, True, False)
     assert (whole.before, whole.after, whole.fooled, whole.mirrored) == ("apple", "banana", True, True)
 
 
 @pytest.mark.usefixtures("judged")
 def test_success_is_reaching_the_target_or_leaving_the_label(smooth: Classifier) -> None:
-    outcome = Filed(grey(0.1, 0.1), grey(0.5, 0.1), label=0, target=2)
-    found = rows(smooth, outcome)
-    assert found["left"].fooled
-    assert not found["whole"].fooled  # a banana is no cherry
+    outcome = PairOutcome(grey(0.1, 0.1), grey(0.5, 0.1), label=0, target=2)
+    transfer = rows(smooth, outcome)
+    assert transfer["left"].fooled
+    assert not transfer["whole"].fooled  # predicts banana, not the target cherry
     amend_items(outcome, label=4)
     assert not rows(smooth, outcome)["left"].right
-    amend_items(outcome, label=None)  # all that can be said of the photograph is that it is not the target yet
+    amend_items(outcome, label=None)  # without a label, a photograph is right unless it is predicted as the target
     assert rows(smooth, outcome)["left"].right
     amend_items(outcome, target=0)
     assert not rows(smooth, outcome)["left"].right
@@ -99,12 +99,12 @@ def made(judge: str, right: bool, fooled: bool, index: int = 0) -> Transfer:
 
 
 def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() -> None:
-    found = [made("a", True, True), made("a", True, False, 1), made("a", False, True, 2), made("b", True, False)]
-    assert transfer_summary(found, 3) == (
+    results = [made("a", True, True), made("a", True, False, 1), made("a", False, True, 2), made("b", True, False)]
+    assert transfer_summary(results, 3) == (
         "transfer: a 1 of 2 (mirrored changes 0; 1 omitted, photograph misclassified), b 0 of 1 (mirrored changes 0)"
     )
-    assert transfer_evidence(found).judges["a"].to_dict() == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
-    lines = transfer_table(found).splitlines()
+    assert transfer_evidence(results).judges["a"].to_dict() == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
+    lines = transfer_table(results).splitlines()
     assert [line.split()[0] for line in lines] == ["photograph", "photo0", "photo1", "photo2"]
     assert "hay -> quail (fooled)" in lines[1]
     assert "hay -> quail (not)" in lines[2]
@@ -120,7 +120,7 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() ->
 def test_check_prints_and_stores_the_transfer(
     smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of a run doesn't ask: that is what `lit-viz check` is for."""
+    """The transfer is not part of the evidence at the end of a run."""
     images = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
     labels: Sequence[int] = smooth.logits(images).argmax(1).tolist()
     run = lv.attack(smooth, images, labels, attack="ddn", iterations=20, out=tmp_path / "run", wandb="disabled")
@@ -134,9 +134,9 @@ def test_check_prints_and_stores_the_transfer(
 
 
 def test_real_judges(lite0: Classifier) -> None:
-    """A "fooled" cat that is a cup of espresso to everybody fools everybody, at each judge's own size."""
+    """A photograph of espresso, as the result of an attack on a cat, fools every judge."""
     cat, cup = (read_photograph(f"packaged:{name}", lite0.size).pixels for name in ("chelsea", "coffee"))
-    both = transfers([Filed(cat, cup, label=285), Filed(cat, cat, label=285, index=1)], lite0)
+    both = transfers([PairOutcome(cat, cup, label=285), PairOutcome(cat, cat, label=285, index=1)], lite0)
     assert {row.judge for row in both} == {"efficientnet_lite1", "efficientnet_lite2"}
     assert [row.after for row in both if row.index == 0] == ["espresso"] * 2
     assert [row.fooled for row in both] == [True, False] * 2
