@@ -17,6 +17,7 @@ from lit_viz.attributions import FeatureAblation, KernelShap, attribute
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
+from lit_viz.images.reading import read_photograph
 from tests.attributions.tools import MASK, SMOOTH, Counted, distance
 
 
@@ -128,6 +129,14 @@ def test_superpixels_of_gray_images_follow_their_edges() -> None:
     x[..., 7:] = 0.8
     segments = Segments(4)(x)
     assert not set(segments[..., :7].unique().tolist()) & set(segments[..., 7:].unique().tolist())
+
+
+@pytest.mark.parametrize("count", [50, 100])
+def test_texture_does_not_reduce_the_number_of_superpixels(count: int) -> None:
+    noise = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    x = read_photograph("packaged:chelsea", (224, 224)).pixels + 0.3 * (noise - 0.5)
+    found = int(Segments(count)(x.clamp(0, 1)).max()) + 1
+    assert 0.8 * count <= found <= count
 
 
 @pytest.mark.parametrize("method", [KernelShap, FeatureAblation])
