@@ -233,5 +233,7 @@ def _compare_with_captum(
         result.write(folder, outcomes)
         if (figure := evidence_figure(result, outcomes)) is not None:
             save_figure(figure, folder.path / "evidence.png")
+    if not settings.ends_run:
+        settings.notify(result.table(outcomes, module.methods))
     settings.notify(result.sentence(None if folder is None else str(folder.path)))
     return result

@@ -5,15 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from types import SimpleNamespace
+from functools import cached_property, partial
 from typing import Any
-from unittest.mock import patch
 
 import captum.attr as attr
 import torch
-from captum.attr._core import deep_lift, gradient_shap
+from captum.attr._core.gradient_shap import InputBaselineXGradient
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lit_viz.attributions import (
     Attribution,
@@ -49,6 +48,7 @@ from lit_viz.classifiers.isolation import (
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Logit
+from lit_viz.optim.rule import per_slot
 from lit_viz.rng import Key
 
 _BATCH = 8  # inputs per forward pass, so that memory does not grow with the number of samples
@@ -62,7 +62,7 @@ class OriginalNetwork(nn.Module):
 
     If the target is contrasted with another class (``against``), ``gamma`` times its logit is subtracted from each.
 
-    For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is a subclass of ReLU.
+    For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is an instance of ReLU.
 
     Raises:
         LitVizError: the network can't be copied.
@@ -88,8 +88,8 @@ class OriginalNetwork(nn.Module):
             if hasattr(module, "inplace"):
                 setattr(module, "inplace", False)  # noqa: B010 - not an attribute of every module type
             for name, child in module.named_children():
-                if is_rectifier(child) and not isinstance(child, nn.ReLU):
-                    module._modules[name] = _ReLU6()
+                if is_rectifier(child) and isinstance(child, nn.Hardtanh):
+                    module._modules[name] = _hooked(partial(functional.hardtanh, min_val=0, max_val=child.max_val))
         self.network = cast(network, dtype).eval().requires_grad_(False)
         self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
 
@@ -133,9 +133,9 @@ class _Calls(Interception):
         self._modules, self._count = modules, 0
 
     def elementwise(self, z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Call the next module with the function."""
-        module = self._next(Elementwise)
-        module.function = function
+        """Call the next module with the function, which may change its argument."""
+        module = self._next(nn.ReLU)
+        module.forward = lambda z: function(z.clone())
         y: Tensor = module(z.clone())
         return y
 
@@ -165,18 +165,11 @@ class _Calls(Interception):
         return self._modules[self._count - 1]
 
 
-class Elementwise(nn.Module):
-    """A call of an element-wise function."""
-
-    function: Callable[[Tensor], Tensor]
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Call the function on a copy, which it may change."""
-        return self.function(z.clone())
-
-
-#: Captum's rule for element-wise functions, for all of them.
-deep_lift.SUPPORTED_NON_LINEAR[Elementwise] = deep_lift.nonlinear
+def _hooked(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Return a module for an element-wise function that Captum takes for a ReLU."""
+    module = nn.ReLU()
+    setattr(module, "forward", function)  # noqa: B010 - a method
+    return module
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -204,11 +197,6 @@ class _LeastSquares:
     def representation(self) -> Tensor:
         values: Tensor = self._solution[:-1, 0]
         return values
-
-
-class _ReLU6(nn.ReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(0, 6)
 
 
 @dataclass(frozen=True)
@@ -282,14 +270,13 @@ class CaptumReference:
             return float(2.0**-24 / self.method.nodes(self.evaluations) ** 0.5)
         return 2.0**-23 if isinstance(self.method, Occlusion) else 0.0
 
-    def compute(self) -> Tensor | None:
-        """Return Captum's map on the CPU, in the shape of lit_viz's map; None if Captum lacks the method.
+    def compute(self) -> Tensor:
+        """Return Captum's map on the CPU, in the shape of lit_viz's map. The global random state is preserved.
 
-        The global random state is preserved.
+        The method must be in Captum (see :func:`counterpart_of`).
         """
-        compute = _captum_method(self.method)
-        if compute is None:
-            return None
+        counterpart = counterpart_of(self.method)
+        assert counterpart is not None
         with (
             random_state_preserved(self.classifier.original),
             full_float32(),
@@ -298,24 +285,7 @@ class CaptumReference:
         ):
             warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
             warnings.filterwarnings("ignore", r"\s*Setting (forward, )?backward hooks")
-            result: Tensor | None = compute(self)
-        return None if result is None else result.detach().cpu()
-
-
-def is_in_captum(method: Attribution) -> bool:
-    """Return whether Captum has the method."""
-    return _captum_method(method) is not None
-
-
-def _captum_method(method: Attribution) -> Callable[[CaptumReference], Any] | None:
-    """Return Captum's computation of a method; a subclass that overrides only settings counts as its base class."""
-    classes = type(method).__mro__
-    base = next((kind for kind in classes if kind in _CAPTUM_METHODS), None)
-    if base is None or not isinstance(method.objective, Logit):
-        return None
-    names = {name for kind in classes[: classes.index(base)] for name in vars(kind)}
-    overridden = {n for n in names - _SETTINGS if hasattr(base, n) and not n.startswith(("__", "_abc_"))}
-    return None if overridden else _CAPTUM_METHODS[base]
+            return counterpart.compute(self).detach().cpu()
 
 
 def _add_rounding(values: Tensor, seed: int, steps: int) -> Tensor:
@@ -324,24 +294,24 @@ def _add_rounding(values: Tensor, seed: int, steps: int) -> Tensor:
     return (values.double() * (1 + steps * (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
 
 
-def _noise_tunnel(kind: str) -> Callable[[CaptumReference], Tensor]:
-    def compute(r: CaptumReference) -> Tensor:
-        assert isinstance(r.method, SmoothGrad)
-        # NoiseTunnel draws from the global random state: it gets noise of zero width, and the forward function adds
-        # the noise of lit_viz's samples, in their order.
-        samples = iter(noise([Key(r.seed, k) for k in range(r.evaluations)], r.x, r.method.sigma))
+def _noise_tunnel(kind: str, r: CaptumReference) -> Tensor:
+    """Return Captum's map of the noise of lit_viz.
 
-        def forward(x: Tensor) -> Tensor:
-            logits: Tensor = r.network(x + torch.stack([next(samples) for _ in range(len(x))]))
-            return logits
+    NoiseTunnel draws from the global random state: it gets noise of zero width, and the forward function adds that of
+    lit_viz's samples, in their order.
+    """
+    assert isinstance(r.method, SmoothGrad)
+    n = r.evaluations
+    samples = iter(noise([Key(r.seed, k) for k in range(n)], r.x, r.method.sigma))
 
-        n = r.evaluations
-        tunnel = attr.NoiseTunnel(attr.Saliency(forward))
-        options = {"nt_samples": n, "nt_samples_batch_size": _BATCH, "stdevs": 0.0, "target": r.target, "abs": False}
-        result: Tensor = tunnel.attribute(r.x, nt_type=kind, **options)
-        return result * (n / (n - 1) if kind == "vargrad" and n > 1 else 1.0)  # Captum's variance is biased
+    def forward(x: Tensor) -> Tensor:
+        logits: Tensor = r.network(x + torch.stack([next(samples) for _ in range(len(x))]))
+        return logits
 
-    return compute
+    tunnel = attr.NoiseTunnel(attr.Saliency(forward))
+    options = {"nt_samples": n, "nt_samples_batch_size": _BATCH, "stdevs": 0.0, "target": r.target, "abs": False}
+    result: Tensor = tunnel.attribute(r.x, nt_type=kind, **options)
+    return result * (n / (n - 1) if kind == "vargrad" and n > 1 else 1.0)  # Captum's variance is biased
 
 
 def _integrated_gradients(r: CaptumReference) -> Any:
@@ -352,29 +322,28 @@ def _integrated_gradients(r: CaptumReference) -> Any:
 
 def _grad_cam(r: CaptumReference) -> Any:
     assert isinstance(r.method, GradCAM)
-    if not r.method.reads_feature_maps:
-        return None
-    if isinstance(r.method, GuidedGradCAM):
-        return attr.GuidedGradCam(r.network, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
     cam: Any = attr.LayerGradCam(r.network, r.layer).attribute(r.x, r.target, relu_attributions=r.method.relu)
     return attr.LayerAttribution.interpolate(cam, tuple(r.x.shape[2:]), "bilinear")
+
+
+def _guided_grad_cam(r: CaptumReference) -> Any:
+    return attr.GuidedGradCam(r.network, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
 
 
 def _gradient_shap(r: CaptumReference) -> Tensor:
     """Return the mean of Captum's products; its GradientShap evaluates all samples in one batch.
 
-    Captum draws the positions from NumPy's global random state: it gets those of lit_viz.
+    Captum draws the positions from the global random state: the forward function replaces its points with lit_viz's.
     """
     assert isinstance(r.method, GradientShap)
-    product, total = gradient_shap.InputBaselineXGradient(r.network), torch.zeros_like(r.x)
-    baselines = torch.stack([baseline(r.x, [r.seed]) for baseline in r.method.baselines], 1)
+    total, baselines = torch.zeros_like(r.x), torch.stack([b(r.x, [r.seed]) for b in r.method.baselines], 1)
     for first in range(0, r.evaluations, _BATCH):
         keys = [Key(r.seed, k) for k in range(first, min(first + _BATCH, r.evaluations))]
         images, starts = (rows.expand(len(keys), *rows.shape[1:]) for rows in (r.x, baselines))
         start, end, positions = r.method.draw(keys, images, starts)
-        draws = SimpleNamespace(uniform=lambda low, high, size, drawn=positions: drawn.cpu().numpy())
-        with patch.object(gradient_shap, "np", SimpleNamespace(random=draws)):
-            total += product.attribute(end, start, r.target).detach().sum(0, keepdim=True)
+        points = start.lerp(end, per_slot(positions, end))
+        product = InputBaselineXGradient(lambda z, points=points: r.network(points + (z - z.detach())))
+        total += product.attribute(end, start, r.target).detach().sum(0, keepdim=True)
     return total / r.evaluations
 
 
@@ -426,20 +395,63 @@ def _occlusion(r: CaptumReference) -> Any:
     return result[:, :1]
 
 
-_CAPTUM_METHODS: dict[type[Attribution], Callable[[CaptumReference], Any]] = {
-    Gradient: lambda r: attr.Saliency(r.network).attribute(r.x, r.target, abs=False),
-    InputXGradient: lambda r: attr.InputXGradient(r.network).attribute(r.x, r.target),
-    SmoothGrad: _noise_tunnel("smoothgrad"),
-    SmoothGradSquared: _noise_tunnel("smoothgrad_sq"),
-    VarGrad: _noise_tunnel("vargrad"),
-    IntegratedGradients: _integrated_gradients,
-    GuidedBackprop: lambda r: attr.GuidedBackprop(r.network).attribute(r.x, r.target),
-    Deconvolution: lambda r: attr.Deconvolution(r.network).attribute(r.x, r.target),
-    GradCAM: _grad_cam,
-    GuidedGradCAM: _grad_cam,
-    Occlusion: _occlusion,
-    GradientShap: _gradient_shap,
-    DeepLift: _deep_lift,
-    FeatureAblation: _feature_ablation,
-    KernelShap: _kernel_shap,
+@dataclass(frozen=True)
+class Counterpart:
+    """A saliency method of Captum.
+
+    Attributes:
+        name: its class in ``captum.attr``.
+        compared: what is compared, in a phrase.
+        compute: returns its map.
+    """
+
+    name: str
+    compared: str
+    compute: Callable[[CaptumReference], Tensor]
+
+
+#: Methods in Captum; a map of other methods is not compared.
+COUNTERPARTS: dict[type[Attribution], Counterpart] = {
+    Gradient: Counterpart(
+        "Saliency", "signed map", lambda r: attr.Saliency(r.network).attribute(r.x, r.target, abs=False)
+    ),
+    InputXGradient: Counterpart(
+        "InputXGradient", "map", lambda r: attr.InputXGradient(r.network).attribute(r.x, r.target)
+    ),
+    SmoothGrad: Counterpart("NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad")),
+    SmoothGradSquared: Counterpart("NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad_sq")),
+    VarGrad: Counterpart("NoiseTunnel", "map of the same noise, times n/(n - 1)", partial(_noise_tunnel, "vargrad")),
+    IntegratedGradients: Counterpart(
+        "IntegratedGradients", "map of the same nodes and baseline", _integrated_gradients
+    ),
+    GradientShap: Counterpart("GradientShap", "map of the same baselines, positions and noise", _gradient_shap),
+    DeepLift: Counterpart("DeepLift", "map with one module per call", _deep_lift),
+    GuidedBackprop: Counterpart(
+        "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.network).attribute(r.x, r.target)
+    ),
+    Deconvolution: Counterpart(
+        "Deconvolution", "map", lambda r: attr.Deconvolution(r.network).attribute(r.x, r.target)
+    ),
+    GradCAM: Counterpart("LayerGradCam", "interpolated map of feature maps", _grad_cam),
+    GuidedGradCAM: Counterpart("GuidedGradCam", "map of feature maps", _guided_grad_cam),
+    Occlusion: Counterpart("Occlusion", "map of the same windows and baseline", _occlusion),
+    FeatureAblation: Counterpart("FeatureAblation", "map of the same superpixels and baseline", _feature_ablation),
+    KernelShap: Counterpart("KernelShap", "map of the same coalitions", _kernel_shap),
 }
+
+
+def counterpart_of(method: Attribution) -> Counterpart | None:
+    """Return the method of Captum that computes the same map; None if Captum has none.
+
+    A subclass that overrides only settings counts as its base class. Captum explains logits, and its Grad-CAM requires
+    feature maps.
+    """
+    classes = type(method).__mro__
+    base = next((kind for kind in classes if kind in COUNTERPARTS), None)
+    if base is None or not isinstance(method.objective, Logit):
+        return None
+    names = {name for kind in classes[: classes.index(base)] for name in vars(kind)}
+    overridden = {n for n in names - _SETTINGS if hasattr(base, n) and not n.startswith(("__", "_abc_"))}
+    if overridden or (isinstance(method, GradCAM) and not method.reads_feature_maps):
+        return None
+    return COUNTERPARTS[base]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -21,7 +21,7 @@ from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.classifiers.loading import load
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.evidence.saliency.captum_reference import CaptumReference, is_in_captum
+from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
 from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
 from lit_viz.images.rendering import clip_limits, heat, rank_correlation, ssim
 from lit_viz.methods.records import SaliencyRecord
@@ -37,7 +37,7 @@ from lit_viz.runs.evidence import (
 )
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.utils.formatting import Notify, command_line, pluralize
+from lit_viz.utils.formatting import Notify, command_line, pluralize, text_table
 
 #: Gate of the formula in float64: largest difference, relative to the map's maximum.
 FORMULA_TOLERANCE = 1e-8
@@ -162,7 +162,7 @@ def check_map(
     evaluations: int,
     randomized: Callable[[], Classifier],
     against: int | None = None,
-) -> tuple[Agreement, Tensor] | None:
+) -> tuple[Agreement, Tensor]:
     """Compare a delivered map with Captum elementwise.
 
     The first gate compares the formulas in float64 on the original network. If they differ, the comparison is
@@ -170,7 +170,7 @@ def check_map(
     compares the delivered map with Captum's float64 map; it allows twice the difference of Captum's float32 maps.
 
     Args:
-        method: bound to the classifier.
+        method: bound to the classifier, and in Captum (see :func:`counterpart_of`).
         classifier: the network.
         photograph: ``(C, H, W)`` in [0, 1], as the network sees it.
         target: class index.
@@ -181,7 +181,7 @@ def check_map(
         against: index of the class that the target is contrasted with, if any.
 
     Returns:
-        the comparison and Captum's float64 map; None if Captum lacks the method.
+        the comparison and Captum's float64 map.
 
     Raises:
         LitVizError: the comparison is undecided, since Captum's own float32 maps differ too much, or impossible.
@@ -191,13 +191,10 @@ def check_map(
     photograph = photograph.to(classifier.device)
     exact = CaptumReference(method, classifier, photograph[None].double(), target, seed, evaluations, against)
     expected = exact.compute()
-    if expected is None:
-        return None
     single = replace(exact, x=photograph[None].float())
 
     def float32_error(*references: CaptumReference) -> float:
-        maps = [reference.compute() for reference in references]
-        return max(largest_difference(values, expected) for values in maps if values is not None)
+        return max(largest_difference(reference.compute(), expected) for reference in references)
 
     few = exact.with_evaluations(_FORMULA_EVALUATIONS)
     networks = _float64_networks(few)
@@ -241,9 +238,7 @@ def _formula_difference(reference: CaptumReference, networks: Mapping[str, Netwo
     values, _ = attribute(
         r.method, networks, r.x, [r.target], evaluations=r.evaluations, seeds=[r.seed], against=against
     )
-    expected = r.compute() if expected is None else expected
-    assert expected is not None
-    return largest_difference(values.cpu(), expected)
+    return largest_difference(values.cpu(), r.compute() if expected is None else expected)
 
 
 def _float64_networks(reference: CaptumReference) -> Mapping[str, Network]:
@@ -269,7 +264,7 @@ def _controls(
         "randomized network": replace(cheap, classifier=randomized()).compute(),
         "random map": random_map(expected[None]),
     }
-    return {name: similarity_of(values[0], expected) for name, values in maps.items() if values is not None}
+    return {name: similarity_of(values[0], expected) for name, values in maps.items()}
 
 
 def randomize(classifier: Classifier) -> Classifier:
@@ -324,6 +319,34 @@ class CrossCheck:
         advice = f" ({command_line('check', folder)} checks them)" if folder and counts[NOT_CHECKED] else ""
         return f"evidence: {', '.join(parts) or 'no map to check'}{advice}"
 
+    def table(self, outcomes: Sequence[Outcome], methods: Mapping[str, Attribution]) -> str:
+        """Return a table with a row per method: its counterpart in Captum, what is compared, and the largest errors.
+
+        ``delivered`` and ``allowed`` are those of the map that is closest to failing the second gate.
+        """
+        indices: dict[str, list[int]] = defaultdict(list)
+        for record in records_of(outcomes, SaliencyRecord):
+            indices[record.method].append(record.index)
+        return text_table([self._row(name, methods[name], of_method) for name, of_method in indices.items()], words=3)
+
+    def _row(self, name: str, method: Attribution, indices: Sequence[int]) -> dict[str, str]:
+        counterpart = counterpart_of(method)
+        row = {"method": name, "Captum": "-" if counterpart is None else counterpart.name}
+        found = [self.agreements[index][0] for index in indices if index in self.agreements]
+        if counterpart is None or not found:
+            reasons = [reason for index in indices if (reason := self.damaged.get(index) or self.unchecked.get(index))]
+            return {**row, "compared": next(iter(reasons), "")}
+        closest = max(found, key=lambda agreement: agreement.delivered / agreement.allowed)
+        return {
+            **row,
+            "compared": counterpart.compared,
+            "agree": f"{sum(agreement.passed for agreement in found)} of {len(indices)}",
+            "formula": f"{max(agreement.formula for agreement in found):.1e}",
+            "allowed ": f"{FORMULA_TOLERANCE + max(agreement.rounding for agreement in found):.1e}",
+            "delivered": f"{closest.delivered:.1e}",
+            "allowed": f"{closest.allowed:.1e}",
+        }
+
     def verdicts(self) -> dict[int, dict[str, Any]]:
         """Return the field ``captum`` of the records by task index; ``passed`` is None without a comparison."""
         names = ("passed", "formula", "delivered", "allowed")
@@ -374,14 +397,14 @@ def cross_check(
     kept: Counter[bool] = Counter()
     randomized = cache(lambda: randomize(classifier))
     queue = _order(outcomes)
-    total = sum(record.iterations or 0 for _, record in queue if is_in_captum(methods[record.method]))
+    total = sum(record.iterations or 0 for _, record in queue if counterpart_of(methods[record.method]))
     start, evaluations, notified = time.monotonic(), 0, False
     for outcome, record in queue:
         index, method, count = record.index, methods[record.method], record.iterations or 0
         if seconds is None and (damage := _damage(outcome, record)):
             damaged[index] = damage
             continue
-        if not is_in_captum(method):
+        if counterpart_of(method) is None:
             unchecked[index] = NOT_IN_CAPTUM
             continue
         elapsed = time.monotonic() - start
@@ -396,7 +419,7 @@ def cross_check(
         assert record.seed is not None
         try:
             with torch_warnings_ignored():
-                result = check_map(
+                agreement, reference = check_map(
                     method, classifier, photograph, record.target, record.seed, delivered, count, randomized,
                     record.against,
                 )  # fmt: skip
@@ -406,10 +429,6 @@ def cross_check(
         except Exception as error:  # raised by the network's own code in float64 or under Captum's hooks
             unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
             continue
-        if result is None:
-            unchecked[index] = NOT_IN_CAPTUM
-            continue
-        agreement, reference = result
         kept[agreement.passed] += 1
         agreements[index] = agreement, reference if kept[agreement.passed] <= MAX_REFERENCES else None
         evaluations += count
