@@ -111,8 +111,8 @@ def saliency(
     Args:
         classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
         images: one or a list of: files, folders, Pillow images, and arrays or tensors ``(H, W, C)``, ``(C, H, W)`` or
-            ``(N, ...)``, uint8 or floating-point in [0, 1]. They are fitted to the classifier's size as files are
-            (``fit="crop"``, ``"squash"`` or ``"pad"``); floating-point images of this size are unchanged.
+            ``(N, ...)``, uint8 or floating-point in [0, 1]. They are fitted to the classifier's size as files are, as
+            published or by ``fit="crop"``, ``"squash"`` or ``"pad"``; floating-point images of this size are unchanged.
         targets: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
         against: class that the target is contrasted with, one for all images or one per image: name, index or

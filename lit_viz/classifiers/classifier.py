@@ -15,6 +15,7 @@ from lit_viz.classifiers.isolation import Original
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
 from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, prediction_summary, relative_difference, top5
+from lit_viz.classifiers.resizing import Resizing
 from lit_viz.errors import LitVizError, printable
 
 #: Value of ``Classifier.weights`` for a network that was passed as a module.
@@ -35,6 +36,7 @@ class Classifier(Original):
         size: height and width of the input in pixels.
         channels, num_classes: C of the input and K of the logits.
         multi_label: whether labels do not exclude each other, so that a probability is a sigmoid and no softmax.
+        resizing: how photographs are fitted to the input, as published with the network; None if unknown.
         weights: ``DEFAULT``, the path of a file, ``none``, or ``given`` for a module.
         sha256: of the weights file, or None.
         notes: messages for the user, also about the fast copies that were requested since the last :meth:`refresh`.
@@ -50,6 +52,7 @@ class Classifier(Original):
         std: Sequence[float],
         size: tuple[int, int],
         multi_label: bool = False,
+        resizing: Resizing | None = None,
         weights: str = GIVEN_WEIGHTS,
         sha256: str | None = None,
         notes: Sequence[str] = (),
@@ -57,6 +60,7 @@ class Classifier(Original):
         super().__init__(name, original, mean, std, size, len(labels))
         self.labels = tuple(map(printable, labels))
         self.multi_label = multi_label
+        self.resizing = resizing
         self.weights = weights
         self.sha256 = sha256
         self._own_notes = self.notes = tuple(notes)

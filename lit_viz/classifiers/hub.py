@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from lit_viz.classifiers.weights import WEIGHTS_FILES, read_weights, repository_file
+from lit_viz.classifiers.resizing import Resizing
+from lit_viz.classifiers.weights import WEIGHTS_FILES, read_weights, repository_file, state_dict_of
 from lit_viz.errors import LitVizError, first_line
 
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
-_SIDE = 64  # pixels of the pictures that measure an image processor
+_SIDES = (52, 86)  # of the pictures that measure an image processor: levels of ramps are multiples of 5 and 3
 
 #: Functions as of a :class:`~lit_viz.classifiers.sources.Source`.
 Build = Callable[[int | None], nn.Module]
@@ -65,12 +68,11 @@ def _read_config(repository: str, name: str) -> dict[str, Any]:
     return config
 
 
-def _folder(repository: str, name: str) -> tuple[Path, Path]:
-    """Return a folder with the configuration and the weights of one revision, and the file of the weights."""
+def _weights(repository: str, name: str) -> Path:
+    """Return the file of the weights, next to the configuration of the same revision."""
     weights = repository_file(repository, WEIGHTS_FILES, name)
-    read_weights(weights)  # for its error messages
     _read_config(repository, name)  # of the revision of the weights, if these have just been downloaded
-    return weights.parent, weights
+    return weights
 
 
 def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
@@ -97,18 +99,18 @@ def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
         return network.float()
 
     def publish() -> tuple[nn.Module, Path | None]:
-        folder, weights = _folder(repository, name)
+        weights = _weights(repository, name)
         download_processor()
-        with _errors_translated(name, "transformers"), _quiet():
+        with _errors_translated(name, "transformers", weights), _quiet():
             network, info = AutoModelForImageClassification.from_pretrained(
-                folder, output_loading_info=True, use_safetensors=weights.suffix == ".safetensors", **local
+                weights.parent, output_loading_info=True, use_safetensors=weights.suffix == ".safetensors", **local
             )
         if missing := sorted(map(str, info["missing_keys"])):
             raise LitVizError(
                 f"the weights of {name} must be of a trained classifier, but have no {missing[0]} "
                 f"({len(missing)} missing keys): give one that was fine-tuned for image classification"
             )
-        return network.float(), weights
+        return _finite(network.float(), weights), weights
 
     return build, publish
 
@@ -116,32 +118,44 @@ def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
 def _timm(name: str, repository: str) -> tuple[Build, Publish]:
     import timm
 
-    def create(folder: Path, classes: int | None, pretrained: bool) -> Any:
+    def create(folder: Path, weights: Path | None = None, **options: Any) -> Any:
+        with _errors_translated(name, "timm", weights):
+            return timm.create_model(f"local-dir:{folder}", pretrained=weights is not None, **options)
+
+    def build(classes: int | None) -> nn.Module:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-        with _errors_translated(name, "timm"):
-            return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **options)
+        network: nn.Module = create(repository_file(repository, [_CONFIG], name).parent, **options)
+        return network
 
     def publish() -> tuple[nn.Module, Path | None]:
-        folder, weights = _folder(repository, name)
-        network = create(folder, None, True)
+        weights = _weights(repository, name)
+        network = create(weights.parent, weights)
         trained = network.pretrained_cfg["num_classes"]
         if network.num_classes != trained:  # the last layer of timm is random then
             raise LitVizError(
                 f"{_CONFIG} of {name} must have the num_classes of its weights, {trained}, got {network.num_classes}"
             )
-        return network, weights
+        return _finite(network, weights), weights
 
-    return lambda classes: create(repository_file(repository, [_CONFIG], name).parent, classes, False), publish
+    return build, publish
+
+
+def _finite(network: nn.Module, weights: Path) -> nn.Module:
+    """Return a network whose values are finite; raise as :func:`state_dict_of` otherwise."""
+    state_dict_of(network.state_dict(), f"weights file {str(weights)!r}")
+    return network
 
 
 @contextmanager
-def _errors_translated(name: str, library: str) -> Iterator[None]:
-    """Raise :class:`LitVizError` for an exception of a library, whose configurations may raise any."""
+def _errors_translated(name: str, library: str, weights: Path | None = None) -> Iterator[None]:
+    """Raise :class:`LitVizError` for an exception of a library, whose configurations and weights may raise any."""
     try:
         yield
     except LitVizError:
         raise
     except Exception as error:
+        if weights is not None:
+            read_weights(weights)  # raises if the file is damaged or would run code
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise LitVizError(f"{library} can't load {name} as an image classifier ({reason})") from error
 
@@ -179,10 +193,10 @@ def stored_processor(config: Any) -> Any:
 
 
 def processor_options(processor: Any, channels: int) -> dict[str, Any]:
-    """Return size, mean and std of an image processor, measured on a black and a white picture.
+    """Return size, mean, std and resizing of an image processor, measured on pictures of one color and on ramps.
 
     This includes what classes of processors do beside their options, such as a second division by the standard
-    deviation (EfficientNet).
+    deviation (EfficientNet) or a crop (ConvNeXt). Only the name of the filter is read.
 
     Raises:
         LitVizError: it is no image processor, fails, or exchanges color channels.
@@ -193,7 +207,7 @@ def processor_options(processor: Any, channels: int) -> dict[str, Any]:
         except Exception:
             values = _processed(processor, 3)  # with options for three channels, of a gray network
         height, width = values.shape[2:]
-        black, white, color = values[:, :, height // 2, width // 2]
+        black, white, color = values[:3, :, height // 2, width // 2]
         std = 1 / (white - black)
         mean = 0.0 - black * std
         if not (std > 0).all():
@@ -211,11 +225,16 @@ def processor_options(processor: Any, channels: int) -> dict[str, Any]:
     if channels == 1 and len(mean.unique()) == len(std.unique()) == 1:
         mean, std = mean[:1], std[:1]
     means, stds = ([float(f"{value:.6g}") for value in tensor.tolist()] for tensor in (mean, std))
-    return {"mean": means, "std": stds, "size": (height, width), "origin": "of its image processor"}
+    options = {"mean": means, "std": stds, "size": (height, width), "origin": "of its image processor"}
+    levels = (values[3:, 0] - black[0]) * std[0] * 255
+    return {**options, "resizing": _resizing(processor, levels)}
 
 
 def _processed(processor: Any, channels: int) -> Tensor:
-    pictures = [level.view(-1, 1, 1).expand(-1, _SIDE, _SIDE) for level in _colors(channels)]
+    height, width = _SIDES
+    ramps = torch.arange(width) * 3, torch.arange(height)[:, None] * 5
+    pictures = [level.view(-1, 1, 1).expand(-1, height, width) for level in _colors(channels)]
+    pictures += [ramp.byte().expand(channels, height, width) for ramp in ramps]
     values: Tensor = processor(images=pictures, return_tensors="pt")["pixel_values"]
     return values.double()
 
@@ -223,3 +242,36 @@ def _processed(processor: Any, channels: int) -> Tensor:
 def _colors(channels: int) -> Tensor:
     """Return black, white and a color with other levels in each channel, ``(3, C)``."""
     return torch.tensor([[0, 0, 0], [255, 255, 255], [200, 100, 50]], dtype=torch.uint8)[:, :channels]
+
+
+def _resizing(processor: Any, levels: Tensor) -> Resizing | None:
+    """Return the resizing of a processor, given the levels ``(2, h, w)`` of the horizontal and the vertical ramp.
+
+    It is None if the processor does not resize to a fixed size, or adds borders.
+    """
+    height, width = levels.shape[1:]
+    across, down = (
+        _fraction_shown(ramp, step * side)
+        for ramp, step, side in zip((levels[0].mean(0), levels[1].mean(1)), (3, 5), reversed(_SIDES), strict=True)
+    )
+    fraction = max(across, down)
+    if not getattr(processor, "do_resize", True) or not 0 < min(across, down) <= fraction < 1.02:
+        return None
+    side = height if down == fraction else width
+    # Of a picture that keeps its proportions, the sides of a pixel are equal.
+    proportions = across * _SIDES[1] * height / (down * _SIDES[0] * width)
+    is_stretched = abs(math.log(across / down)) <= abs(math.log(proportions))
+    resample = getattr(processor, "resample", None)
+    interpolation = getattr(processor, "data_config", {}).get("interpolation") or (  # of timm
+        "bilinear" if resample is None else Image.Resampling(resample).name.lower()
+    )
+    return Resizing(side / max(side, round(side / fraction)), interpolation, is_stretched)
+
+
+def _fraction_shown(ramp: Tensor, levels: int) -> float:
+    """Return the part of the ``levels`` of a ramp that an output ``(n,)`` shows, by a line through its middle."""
+    count = len(ramp)
+    places = torch.arange(count).double()[count // 8 : count - count // 8]
+    centered = places - places.mean()
+    slope = (centered @ ramp[count // 8 : count - count // 8]) / centered.square().sum()
+    return float(slope) * count / levels

@@ -72,8 +72,8 @@ def load_classifier(
         multi_label: whether labels do not exclude each other: a probability is then the sigmoid of a logit instead of
             the softmax, and an attack flips the decision on one label. By default as in a Hugging Face configuration,
             else False.
-        processor: image processor of a Hugging Face network, for its mean, std and size; by default the one in its
-            folder or in the cache of the Hub.
+        processor: image processor of a Hugging Face network, for its mean, std, size and
+            resizing; by default the one in its folder or in the cache of the Hub.
         device: of the network; by default unchanged. A given module is copied rather than moved.
 
     Returns:
@@ -142,7 +142,7 @@ def load(
         raise LitVizError(f"labels must be one per class: {name} has {classes} classes, got {len(names)} labels")
     return Classifier(
         name, module, labels=names, mean=tested.mean, std=tested.std, size=tested.size, multi_label=bool(multi_label),
-        weights=loaded.weights, sha256=loaded.sha256, notes=notes,
+        resizing=source.resizing, weights=loaded.weights, sha256=loaded.sha256, notes=notes,
     )  # fmt: skip
 
 

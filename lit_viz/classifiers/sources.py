@@ -19,6 +19,7 @@ from torch import nn
 
 from lit_viz.classifiers.hub import processor_options, repository_network, stored_processor
 from lit_viz.classifiers.labels import imagenet_labels
+from lit_viz.classifiers.resizing import Resizing, resizing_of_timm
 from lit_viz.classifiers.weights import WEIGHTS_FILES, fill, fit_keys, read_weights, repository_file, torch_hub_file
 from lit_viz.errors import LitVizError, did_you_mean, first_line
 
@@ -35,7 +36,7 @@ class Source:
         name: as the user gave it.
         build: returns the network with random weights, for a number of classes or None for the published number.
         publish: returns the network with its published weights, and their file or None.
-        labels, mean, std, size: as published; None if unknown. Labels apply only if their number matches.
+        labels, mean, std, size, resizing: as published; None if unknown. Labels apply only if their number matches.
         origin: of mean and std, in a few words.
         multi_label: whether labels do not exclude each other; None if unknown.
     """
@@ -47,6 +48,7 @@ class Source:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     size: tuple[int, int] | None = None
+    resizing: Resizing | None = None
     origin: str = "of the published weights"
     multi_label: bool | None = None
 
@@ -143,8 +145,10 @@ def _torchvision(name: str) -> Source:
         fill(network, fit_keys(read_weights(path), network, str(path)), str(path))
         return network, path
 
-    side = int(transforms.crop_size[0])
-    return Source(name, build, publish, published.meta["categories"], transforms.mean, transforms.std, (side, side))
+    (side,), (resized,) = transforms.crop_size, transforms.resize_size
+    resizing = Resizing(side / resized, transforms.interpolation.value)
+    labels = published.meta["categories"]
+    return Source(name, build, publish, labels, transforms.mean, transforms.std, (side, side), resizing)
 
 
 def _timm_model(architecture: str, classes: int | None, **options: Any) -> nn.Module:
@@ -184,11 +188,7 @@ def _timm(name: str) -> Source:
             read_weights(path)  # for its error messages
         return _timm_model(architecture, None, pretrained=True, pretrained_cfg_overlay={"file": str(path)}), path
 
-    if config is None:
-        return Source(name, build, publish)
-    labels = imagenet_labels() if config.num_classes == 1000 else None
-    height, width = config.input_size[1:]
-    return Source(name, build, publish, labels, config.mean, config.std, (height, width))
+    return Source(name, build, publish, **({} if config is None else _timm_properties(vars(config))))
 
 
 def _repository(name: str, repository: str) -> Source:
@@ -209,8 +209,7 @@ def module_source(module: nn.Module, source: Source, processor: Any = None) -> S
     trained = getattr(module, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
     properties: dict[str, Any] = {}
     if isinstance(trained, dict) and "input_size" in trained:
-        properties = {"mean": trained.get("mean"), "std": trained.get("std"), "size": tuple(trained["input_size"][1:])}
-        properties |= {"labels": _timm_labels(trained), "origin": "of its pretrained_cfg"}
+        properties = {**_timm_properties(trained), "origin": "of its pretrained_cfg"}
     elif type(module).__module__.startswith("torchvision.models."):
         from torchvision.models import ResNet18_Weights
 
@@ -238,10 +237,17 @@ def networks_in(module: nn.Module) -> dict[str, nn.Module]:
     return {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
 
 
-def _timm_labels(config: Mapping[str, Any]) -> Sequence[str] | None:
+def _timm_properties(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return labels and preprocessing of a ``pretrained_cfg`` of timm."""
     descriptions = config.get("label_descriptions") or {}  # of WordNet's identifiers
     names = [descriptions.get(name, name) for name in config.get("label_names") or ()]
-    return names or (imagenet_labels() if config.get("num_classes") == 1000 else None)
+    return {
+        "labels": names or (imagenet_labels() if config.get("num_classes") == 1000 else None),
+        "mean": config.get("mean"),
+        "std": config.get("std"),
+        "size": tuple(config["input_size"][1:]),
+        "resizing": resizing_of_timm(config),
+    }
 
 
 def _factory(name: str) -> Source:

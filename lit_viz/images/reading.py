@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from lit_viz.classifiers.resizing import Resizing
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.utils.files import check_regular
 
@@ -88,13 +89,13 @@ class Photograph:
 
 
 def read_photograph(
-    source: str | Path | Tensor, size: tuple[int, int], channels: int = 3, fit: Fit = "crop"
+    source: str | Path | Tensor, size: tuple[int, int], channels: int = 3, fit: Fit | Resizing = "crop"
 ) -> Photograph:
     """Read a photograph and fit it to the classifier's input.
 
     EXIF rotation is applied, transparency is composited on white, 16 bits are scaled to 8 (65535 becomes 255), and all
-    modes become RGB, or gray (ITU-R 601 luma) for one channel. The first frame of an animation is read. Resizing is
-    bicubic with antialiasing; an image of the requested size is not resampled.
+    modes become RGB, or gray (ITU-R 601 luma) for one channel. The first frame of an animation is read. An image of the
+    requested size is neither resampled nor cropped.
 
     Args:
         source: file; ``"packaged:chelsea"`` for a photograph of scikit-image (see ``PACKAGED``); or a picture
@@ -102,12 +103,13 @@ def read_photograph(
         size: (height, width) of the result.
         channels: 3 or 1.
         fit: ``"crop"``: largest centered box with the requested aspect ratio. ``"squash"``: whole picture, stretched.
-            ``"pad"``: whole picture with gray borders.
+            ``"pad"``: whole picture with gray borders. All three are bicubic with antialiasing. Or the
+            :class:`~lit_viz.classifiers.resizing.Resizing` of a network.
 
     Raises:
         LitVizError: if the file is missing, empty, truncated, too large or not an image, or ``fit`` is invalid.
     """
-    if fit not in get_args(Fit):
+    if not isinstance(fit, Resizing) and fit not in get_args(Fit):
         raise LitVizError(f"fit must be crop, squash or pad, got {fit!r}{did_you_mean(fit, get_args(Fit))}")
     if isinstance(source, Tensor) and source.is_floating_point() and source.shape == (channels, *size):
         return Photograph(source, "", size, (0.0, 0.0, size[1], size[0]))
@@ -338,6 +340,7 @@ class _Placement:
         source: region of the picture, in its pixels.
         corner: (y, x) of the filled region, in pixels of the image.
         inner: (height, width) of the filled region; the rest of the image is gray.
+        filter: of the resampling, with antialiasing.
     """
 
     original: tuple[int, int]
@@ -345,6 +348,7 @@ class _Placement:
     source: Box
     corner: tuple[int, int]
     inner: tuple[int, int]
+    filter: Image.Resampling = Image.Resampling.BICUBIC
 
     @property
     def box(self) -> Box:
@@ -363,19 +367,24 @@ class _Placement:
         scale_x, scale_y = width / self.original[1], height / self.original[0]
         x0, y0, x1, y1 = self.source
         box = (x0 * scale_x, y0 * scale_y, min(x1 * scale_x, width), min(y1 * scale_y, height))
-        inner = Image.fromarray(plane).resize(self.inner[::-1], Image.Resampling.BICUBIC, box)
+        inner = Image.fromarray(plane).resize(self.inner[::-1], self.filter, box)
         out = np.full(self.size, _BORDER, np.float32)
         (y, x), (inner_height, inner_width) = self.corner, self.inner
         out[y : y + inner_height, x : x + inner_width] = np.asarray(inner)
         return out
 
 
-def _place(original: tuple[int, int], size: tuple[int, int], fit: Fit) -> _Placement:
+def _place(original: tuple[int, int], size: tuple[int, int], fit: Fit | Resizing) -> _Placement:
     """Compute the placement of a picture of ``original`` (height, width) in an image of ``size``."""
     (h, w), (height, width) = original, size
+    if isinstance(fit, Resizing) and original != size:
+        rows, columns = fit.resized(original, size)
+        top, left = (rows - height) // 2, (columns - width) // 2
+        box = left * w / columns, top * h / rows, (left + width) * w / columns, (top + height) * h / rows
+        return _Placement(original, size, box, (0, 0), size, Image.Resampling[fit.interpolation.upper()])
     if fit == "squash":
         return _Placement(original, size, (0.0, 0.0, w, h), (0, 0), size)
-    if fit == "crop":
+    if fit != "pad":
         step = min(w / width, h / height)
         x0, y0 = max(0.0, (w - step * width) / 2), max(0.0, (h - step * height) / 2)
         return _Placement(original, size, (x0, y0, w - x0, h - y0), (0, 0), size)

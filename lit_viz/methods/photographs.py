@@ -34,7 +34,8 @@ class PhotographTraining(ImageTraining):
 
     Args:
         classifier, step_rule: see :class:`~lit_viz.engine.method.Method`.
-        fit: how photographs are fitted to the input size of the classifier.
+        fit: how photographs are fitted to the input size of the classifier; by default its ``resizing``, or
+            ``"crop"`` without one.
         images: pictures ``(C, H, W)`` in place of files; the task's option ``image`` is the index.
         limits: other arguments of :class:`~lit_viz.engine.method.Method`.
     """
@@ -46,13 +47,13 @@ class PhotographTraining(ImageTraining):
         classifier: Classifier | nn.Module | str,
         step_rule: StepRule,
         *,
-        fit: Fit = "crop",
+        fit: Fit | None = None,
         images: Sequence[Tensor] | Tensor = (),
         log_at: str = "geometric",
         **limits: Any,
     ) -> None:
         super().__init__(classifier, step_rule, log_at=log_at, **limits)
-        self.fit, self.images = fit, images
+        self.fit, self.images = fit or self.classifier.resizing or "crop", images
         self._crops: dict[int, tuple[tuple[int, int], Box]] = {}  # original size and visible box, by task
         self._original_logits: dict[int, Tensor] = {}  # of the original network, by task
 

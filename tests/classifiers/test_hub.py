@@ -20,8 +20,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import lit_viz as lv
 from lit_viz.classifiers import load_classifier
+from lit_viz.classifiers.hub import processor_options
 from lit_viz.errors import LitVizError
+from lit_viz.images import packaged_photograph, read_photograph
 from tests.test_cli import lit_viz, records
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]
@@ -318,6 +321,74 @@ def test_a_processor_is_measured_and_not_read() -> None:
     expected = processor(images=picture, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(classifier.normalize(_pixels(picture)), expected, rtol=0, atol=1e-5)
     assert load_classifier(network, processor=processor, mean=0.1).mean == (0.1,) * 3
+
+
+def _distance(read: Tensor, reference: Tensor) -> float:
+    """Return the mean difference of two photographs in [0, 1], in levels of 255."""
+    assert read.shape == reference.shape
+    return float((read - reference).abs().mean()) * 255
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "size"),
+    [
+        ("ViT", {}, 224),
+        ("DeiT", {}, 224),
+        ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.95, "resample": 2}, 224),
+        ("ConvNext", {"size": {"shortest_edge": 384}}, 384),
+        ("Bit", {"size": {"shortest_edge": 256}}, 224),
+        ("CLIP", {}, 224),
+        ("EfficientNet", {"size": {"height": 346, "width": 346}, "do_center_crop": True}, 289),
+    ],
+)
+def test_photographs_have_the_pixels_of_the_image_processor(kind: str, options: dict[str, Any], size: int) -> None:
+    """Size, crop and filter; the odd margins of a photograph of 300 x 451 pixels show the rounding of the crop."""
+    processor = getattr(pytest.importorskip("transformers"), f"{kind}ImageProcessor")(**options)
+    found = processor_options(processor, 3)
+    assert found["size"] == (size, size)
+    with Image.open(path := packaged_photograph("chelsea")) as picture:
+        values = processor(images=picture, return_tensors="pt")["pixel_values"][0]
+    mean, std = (torch.tensor(found[name]).view(3, 1, 1) for name in ("mean", "std"))
+    assert _distance(read_photograph(path, (size, size), fit=found["resizing"]).pixels, values * std + mean) < 0.3
+
+
+@pytest.mark.parametrize("crop", [{"crop_pct": 0.9}, {"crop_pct": 0.95, "crop_mode": "squash"}])
+def test_photographs_have_the_pixels_of_timm(tmp_path: Path, crop: dict[str, Any]) -> None:
+    network = _timm("resnet")
+    network.pretrained_cfg |= {"interpolation": "bilinear", **crop}
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=network))
+    classifier = load_classifier(str(tmp_path))
+    with Image.open(path := packaged_photograph("coffee")) as picture:
+        values = transform(picture)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (classifier.mean, classifier.std))
+    assert _distance(read_photograph(path, (160, 160), fit=classifier.resizing).pixels, values * std + mean) < 0.3
+
+
+def test_photographs_of_a_run_are_resized_as_published() -> None:
+    classifier = load_classifier("torchvision/squeezenet1_1", weights="none")
+    options = {"method": "gradient", "check": "none"}
+    boxes = {
+        fit: lv.saliency(classifier, "packaged:coffee", **options, **fit_option).results[0]["original_box"]
+        for fit, fit_option in {"published": {}, "crop": {"fit": "crop"}}.items()
+    }
+    assert boxes["published"] == [125, 25, 475, 375]  # 224 of 256 pixels, of the side of 400
+    assert boxes["crop"] == [100, 0, 500, 400]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"crop_pct": 1.5}, r"crop fraction of photographs must be in \(0, 1\], got 1.5"),
+        ({"interpolation": "sharp"}, "interpolation must be one of nearest, .*, got 'sharp'"),
+    ],
+)
+def test_damaged_resizing_of_timm_is_rejected(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    network = _timm("resnet")
+    network.pretrained_cfg |= options
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    with pytest.raises(LitVizError, match=words):
+        load_classifier(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["MobileViTImageProcessor", "ViTImageProcessor", "ViTConfig"])

@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, find_class
+from lit_viz.images.reading import Fit
 from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.optim import StepRule
 from lit_viz.presentations import Presentation
@@ -136,7 +137,9 @@ class PhotographCommand(Command):
         )
         labels_help = "true labels: predicted, folders, or a CSV file (file,label)"
         add("--labels", type=str, default="predicted", help=labels_help)
-        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="or squash, or pad with gray")
+        add(
+            "--fit", type=Fit | None, default=None, help="crop, squash or pad with gray; default: as published, or crop"
+        )
 
     def check(self, config: Namespace) -> None:
         """Reject a run without photographs."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import layer_of
+from lit_viz.classifiers.resizing import Resizing
 from lit_viz.engine.method import LogSchedule
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.images.canvas import make_canvas
-from lit_viz.images.reading import read_photograph
+from lit_viz.images.reading import Fit, read_photograph
 from lit_viz.launch.commands.base import Command
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
@@ -67,7 +68,9 @@ class Visualize(Command):
         add("--axis", type=Axis | None, default=None, help="meaning of a channel in a layer of tokens")
         add("--init", type=str | None, default=None, help="initial photograph, or packaged:NAME [noise]")
         add("--vary", type=dict[str, list[int | float]], default={}, help="values of iterations and lr, an image each")
-        add("--fit", type=Literal["crop", "squash", "pad"], default="crop", help="or squash, or pad with gray")
+        add(
+            "--fit", type=Fit | None, default=None, help="crop, squash or pad with gray; default: as published, or crop"
+        )
 
     def settle(self, config: Namespace) -> None:
         """Pass the layer to the objective; an objective of classes is replaced by one of the layer's channels."""
@@ -182,7 +185,8 @@ class Visualize(Command):
         _, canvas = make_canvas(classifier, parts["size"], parts["oversample"])
         source = config.init if self.init is None else self.init
         try:
-            return read_photograph(source, (canvas.height, canvas.width), canvas.channels, config.fit).pixels
+            fit: Fit | Resizing = config.fit or classifier.resizing or "crop"
+            return read_photograph(source, (canvas.height, canvas.width), canvas.channels, fit).pixels
         except LitVizError:
             if config.out is None or not config.resume or not Path(config.out, "queue.jsonl").exists():
                 raise

@@ -316,7 +316,7 @@ def test_a_target_is_parsed_as_one_or_several(words: list[str], target: Any, par
     config = parser.parse_args(["--photographs", '["a b.jpg", "6"]', *words])
     assert config.target == target
     assert config.photographs == ["a b.jpg", "6"]
-    assert (config.labels, config.fit) == ("predicted", "crop")
+    assert (config.labels, config.fit) == ("predicted", None)
 
 
 def test_options_are_parsed_from_a_dictionary_and_dumped_to_the_same(parser: LightningArgumentParser) -> None:
