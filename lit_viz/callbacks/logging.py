@@ -13,7 +13,7 @@ from lit_viz.loggers import adapter
 from lit_viz.loggers.base import ImageAdapter
 from lit_viz.loggers.rows import FolderRows, caption, log_snapshot, names_of
 from lit_viz.loggers.thread import LoggerThread
-from lit_viz.presentations import method_name, presentation_of
+from lit_viz.presentations import presentation_of
 
 
 class ImageLogger(Callback):
@@ -56,7 +56,7 @@ class ImageLogger(Callback):
         assert isinstance(pl_module, ImageTraining)
         snapshots = [snapshot for snapshot in outputs["snapshots"] if snapshot.task.index < self.max_images]
         for snapshot in snapshots if self._adapters else ():
-            text = caption(snapshot, presentation_of(method_name(type(pl_module))))
+            text = caption(snapshot, presentation_of(type(pl_module)))
             images = {} if snapshot.image is None else {"image": snapshot.image, **snapshot.extra_images}
             for logs in self._adapters:
                 log_snapshot(logs, self._names[snapshot.task.index], snapshot, images, text)

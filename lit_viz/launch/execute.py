@@ -106,7 +106,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     is_new = not is_resumed and not replaces
     try:
         if is_new:
-            folder.write_config(cli.dump(), provenance(cli.command, None))
+            folder.write_config(cli.dump(), provenance(cli, None))
         classifier = classifier or _load_classifier(config, trainer.strategy.root_device)
         stored_tasks = folder.queue() if is_resumed else []
         module, tasks = _build(cli, classifier, stored_tasks)
@@ -228,7 +228,7 @@ def _check(
     classifier.refresh()
     with _gradients_enabled(), tempfile.TemporaryDirectory() as scratch, failures_reported(cli.config):
         folder = RunFolder(scratch)
-        run.write(folder, cli.dump(), provenance(cli.command, classifier))
+        run.write(folder, cli.dump(), provenance(cli, classifier))
         outcomes = filed(folder)
         module = cli.command.build(cli.config, cli.parts, classifier)
         passed = cli.command.presentation(cli.config).verify(module, outcomes, folder, settings)
@@ -329,7 +329,7 @@ def _save(cli: MethodCLI, classifier: Classifier, run: Run, path: Path) -> Run:
     if run.folder is not None:
         shutil.copytree(run.folder, path, dirs_exist_ok=True)
         return _run(cli, filed(folder), folder, classifier)
-    run.write(folder, cli.dump(), provenance(cli.command, classifier), frames=True)
+    run.write(folder, cli.dump(), provenance(cli, classifier), frames=True)
     stored = _run(cli, filed(folder), folder, classifier)
     _draw(cli, stored)
     if run.evidence.to_dict():

@@ -12,12 +12,10 @@ from pytorch_lightning.loggers import Logger
 
 from lit_viz.callbacks.logging import FolderLogger
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.launch.commands import COMMANDS
 from lit_viz.loggers import LOGGERS, adapter, logger_names
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows
 from lit_viz.loggers.thread import FINISH_SECONDS, LoggerThread, complete_mark
-from lit_viz.methods.records import UniversalRecord
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.report.page import REPORT
 from lit_viz.runs import run_lock
@@ -76,7 +74,7 @@ def log_run(
         LitVizError: the folder is not a run or is in use, there is no such logger, or a logger fails.
     """
     folder = RunFolder.open(path)
-    presentation = _presentation(folder)
+    presentation = presentation_of(str(folder.recorded.get("module")))  # nothing that the folder names is imported
     rows = FolderRows(folder, presentation)
     is_complete = (folder.path / REPORT).exists()
     requested = [to] if isinstance(to, (str, Logger)) else to
@@ -109,12 +107,3 @@ def log_run(
 
 def _finished(folder: RunFolder) -> list[int]:
     return [record.index for record in folder.records()]
-
-
-def _presentation(folder: RunFolder) -> Presentation:
-    """Return the presentation of a run folder; nothing that its configuration names is imported."""
-    recorded = folder.recorded
-    if any(isinstance(record, UniversalRecord) for record in folder.records()):
-        return presentation_of("UniversalPerturbation")
-    command = COMMANDS.get(str(recorded.get("method")))
-    return presentation_of(str(recorded.get("module")) if command is None else command.module.__name__)

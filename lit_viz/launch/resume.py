@@ -22,7 +22,6 @@ from lit_viz.engine.module import check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import INSTANCE, MethodCLI, set_option
 from lit_viz.runs import RECORDED, is_run
 from lit_viz.runs.folder import RunFolder
@@ -59,7 +58,13 @@ def load_run(
     """
     folder = RunFolder.open(path)
     stored = folder.config
-    method: Any = (stored.pop(RECORDED, None) or {}).get("method")
+    recorded = stored.pop(RECORDED, None) or {}
+    method: Any = recorded.get("method")
+    if method is None and "module" in recorded:
+        raise LitVizError(
+            f"{folder.path} was written by a callback of a Trainer: continue it by trainer.fit(ckpt_path=), and verify "
+            "it by trainer.test"
+        )
     if method not in COMMANDS:
         raise LitVizError(f"the method of {folder.path} must be one of {', '.join(COMMANDS)}, got {method}")
     if instances := re.findall(rf"(\w+){re.escape(INSTANCE)}", str(stored.get("model"))):
@@ -122,12 +127,13 @@ def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, A
         yield name, before, now
 
 
-def provenance(command: Command, classifier: Classifier | None) -> dict[str, Any]:
+def provenance(cli: MethodCLI, classifier: Classifier | None) -> dict[str, Any]:
     """Return what config.yaml records in addition to the options: method, versions, and the identity of the classifier
     once it is loaded."""
     packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
     recorded: dict[str, Any] = {
-        "method": command.name,
+        "method": cli.command.name,
+        "module": cli.command.method(cli.config).__name__,
         "lit_viz": __version__,
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in packages},
@@ -140,7 +146,7 @@ def provenance(command: Command, classifier: Classifier | None) -> dict[str, Any
 
 def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is_resumed: bool) -> None:
     """Record the identity of the classifier; of a resumed run, compare it to the recorded one."""
-    recorded = provenance(cli.command, classifier)
+    recorded = provenance(cli, classifier)
     before = folder.recorded if is_resumed else {}
     weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
     if weights is None:  # new, or killed while the network was loaded

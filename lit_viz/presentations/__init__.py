@@ -166,10 +166,9 @@ def method_name(kind: type) -> str:
     return next((base.__name__ for base in kind.__mro__ if base.__name__ in _MODULES), "ClassVisualization")
 
 
-def presentation_of(method: str) -> Presentation:
-    """Return the presentation of a method by the name of its class; of unknown methods, that of class
-    visualizations."""
-    name = method if method in _MODULES else "ClassVisualization"
+def presentation_of(method: type | str) -> Presentation:
+    """Return the presentation of a method by its class or name; of unknown ones, that of class visualizations."""
+    name = method_name(method) if isinstance(method, type) else method if method in _MODULES else "ClassVisualization"
     presentation: Presentation = getattr(import_module(f"{__name__}.{_MODULES[name]}"), f"{name}Presentation")()
     return presentation
 

@@ -84,7 +84,7 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
             max_rows=MAX_ROWS,
             figures=figures,
             repeat=f"lit-viz {command} --config {shlex.quote(str(folder.path / 'config.yaml'))} --out again"
-            if "module" not in recorded  # of a plain Trainer
+            if "method" in recorded  # otherwise of a plain Trainer
             else "",
             has_array_images=has_array_images(config),
             versions={

@@ -20,9 +20,6 @@ from lit_viz.launch.commands.base import PhotographCommand, class_of_part, class
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.targets import is_targeted
 from lit_viz.methods.universal_perturbation import universal_tasks
-from lit_viz.presentations import Presentation
-from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from lit_viz.presentations.universal_perturbation import UniversalPerturbationPresentation
 from lit_viz.types import Task
 
 
@@ -42,6 +39,7 @@ class Attack(PhotographCommand):
 
     name = "attack"
     module = AdversarialExample
+    variants = (UniversalPerturbation,)
     flat = (AttackOptions,)
     default_config = "normalized_ascent"
     shorts = (
@@ -49,7 +47,6 @@ class Attack(PhotographCommand):
         "(--attack.restarts 5), as are --eps 4/255, --norm linf or l2, and --lr."
     )
     example = "lit-viz attack packaged:chelsea --target stingray"
-    presentations = (AdversarialExamplePresentation, UniversalPerturbationPresentation)
     short = {f"--{name}": f"--model.attack.{name}" for name in ("eps", "norm", "lr")} | {"--attack": "--model.attack"}
     demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray")
     default_target = "none"
@@ -103,9 +100,7 @@ class Attack(PhotographCommand):
             attack.check_classes(classifier, targeted=targeted)
         return tasks, notes
 
-    def build(
-        self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier, module: type[Any] | None = None
-    ) -> ImageTraining:
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
         """Return the method; a universal attack evaluates several photographs per iteration."""
         if not isinstance(parts["attack"], Universal):
             return super().build(config, parts, classifier)
@@ -113,11 +108,11 @@ class Attack(PhotographCommand):
             raise LitVizError("a universal perturbation supports no transforms: leave out --model.transforms")
         views = Universal.views if parts["views"] is None else parts["views"]
         parts = {"attack": parts["attack"], "views": views, "residual_gradient": parts["residual_gradient"]}
-        return super().build(config, parts, classifier, UniversalPerturbation)
+        return super().build(config, parts, classifier)
 
-    def presentation(self, config: Namespace) -> Presentation:
-        """Return the presentation of adversarial examples, or of universal perturbations."""
-        return UniversalPerturbationPresentation() if _is_universal(config) else AdversarialExamplePresentation()
+    def method(self, config: Namespace) -> type[Any]:
+        """Return the class of adversarial examples, or of universal perturbations."""
+        return UniversalPerturbation if _is_universal(config) else AdversarialExample
 
 
 def _argument(config: Namespace, name: str) -> Any:

@@ -19,7 +19,7 @@ from lit_viz.errors import LitVizError, find_class
 from lit_viz.images.reading import Fit
 from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.optim import StepRule
-from lit_viz.presentations import Presentation
+from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.types import Task
 
 
@@ -29,13 +29,13 @@ class Command(ABC):
     Attributes:
         name: name of the subcommand and of its folder in ``configs/``.
         module: class of the method.
+        variants: classes of other methods, which options select.
         default_config: configuration in ``configs/<name>/`` that is used unless another is given.
         positional: option that receives the positional arguments.
         example: a complete command line.
         shorts: description of the short options.
         demo: arguments in ``lit-viz demo``.
         flat: classes whose arguments replace those of the method as options.
-        presentations: presentations of the outcomes; the first one is the default.
         short: short options, and the options of the parser.
         listed: arguments of the method that are one part or a list of parts, with the classes by name.
         iterations, slots, log_at, curve_at: default values.
@@ -43,13 +43,13 @@ class Command(ABC):
 
     name: ClassVar[str]
     module: ClassVar[type[Any]]
+    variants: ClassVar[tuple[type[Any], ...]] = ()
     default_config: ClassVar[str]
     positional: ClassVar[str]
     example: ClassVar[str]
     shorts: ClassVar[str]
     demo: ClassVar[tuple[str, ...]]
     flat: ClassVar[tuple[type, ...]] = ()
-    presentations: ClassVar[tuple[type[Presentation], ...]]
     short: ClassVar[Mapping[str, str]] = {}
     listed: ClassVar[Mapping[str, Mapping[str, type]]] = {}
     iterations: ClassVar[int | None] = 200
@@ -86,13 +86,18 @@ class Command(ABC):
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
         """Return the method with its instantiated parts."""
 
+    def method(self, config: Namespace) -> type[Any]:
+        """Return the class of the method that a configuration selects."""
+        return self.module
+
     def presentation(self, config: Namespace) -> Presentation:
         """Return the presentation of the outcomes."""
-        return self.presentations[0]()
+        return presentation_of(self.method(config))
 
     def presented(self, attribute: str) -> tuple[str, ...]:
-        """Return the values of a class attribute of all presentations, such as ``flags``."""
-        return tuple(value for kind in self.presentations for value in getattr(kind, attribute))
+        """Return the values of a class attribute of the presentations of all methods, such as ``flags``."""
+        presentations = map(presentation_of, (self.module, *self.variants))
+        return tuple(value for presentation in presentations for value in getattr(presentation, attribute))
 
 
 class PhotographCommand(Command):
@@ -166,16 +171,10 @@ class PhotographCommand(Command):
             for task in tasks
         ], notes
 
-    def build(
-        self,
-        config: Namespace,
-        parts: Mapping[str, Any],
-        classifier: Classifier,
-        module: type[Any] | None = None,
-    ) -> ImageTraining:
-        """Return the method, by default of the class :attr:`module`."""
+    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
+        """Return the method."""
         options = {name: config[name] for name in ("fit", "iterations", "slots", "log_at", "curve_at")}
-        method: ImageTraining = (module or self.module)(classifier, **parts, images=self.images, **options)
+        method: ImageTraining = self.method(config)(classifier, **parts, images=self.images, **options)
         return method
 
 

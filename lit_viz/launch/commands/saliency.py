@@ -14,7 +14,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.launch.commands.base import PhotographCommand, class_paths
 from lit_viz.localization.localization import import_opencv
 from lit_viz.methods import SaliencyMap
-from lit_viz.presentations.saliency_map import SaliencyMapPresentation, reference_boxes
+from lit_viz.presentations.saliency_map import reference_boxes
 from lit_viz.types import Task
 
 
@@ -42,7 +42,6 @@ class Saliency(PhotographCommand):
         "--batch and --gamma apply to all."
     )
     example = "lit-viz saliency packaged:chelsea --method smoothgrad"
-    presentations = (SaliencyMapPresentation,)
     short: ClassVar = {f"--{name}": f"--model.{name}" for name in ("method", "tolerance", "reducer", "batch", "gamma")}
     listed: ClassVar = {"method": METHODS}
     demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods")

@@ -27,7 +27,6 @@ from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.methods.targets import class_tasks
 from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
 from lit_viz.objectives.layers import Axis, check_channel
-from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.types import Task
 
 #: Task options that may vary between the images of a run (``--vary``).
@@ -39,7 +38,6 @@ class Visualize(Command):
 
     name = "visualize"
     module = ClassVisualization
-    presentations = (ClassVisualizationPresentation,)
     default_config = "tarantula"
     positional = "targets"
     shorts = "--views N sets the views of an image per evaluation, --size N its side, --lr the learning rate."
