@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,12 +69,9 @@ class ImageTraining(Method):
         devices_mode: how several ranks share the work.
         keep_results: whether :attr:`results` are kept in memory and in checkpoints.
         queue: tasks of this rank that wait for a slot.
-        verify: verification of results by higher layers, whose numbers the test stage logs.
-        add_evidence: sets :attr:`verify` at the start of a stage.
+        verify: evidence of results for the test stage, from higher layers: numbers by name.
         exchange: exchange of the rank status.
     """
-
-    add_evidence: ClassVar[Callable[[ImageTraining], None] | None] = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -101,8 +98,6 @@ class ImageTraining(Method):
 
     def setup(self, stage: str) -> None:
         """Allocate the images of a full batch, for the model summary, and discard the state of an earlier run."""
-        if (add_evidence := type(self).add_evidence) is not None:
-            add_evidence(self)
         if stage == "fit":
             self.slots.clear(torch.zeros(min(self.capacity, len(self.tasks)), *self.image_shape))
             self.exchange, self._results, self._sums = RankExchange(), {}, {}

@@ -10,14 +10,14 @@ from typing import Any
 from torch import nn
 
 from lit_viz.classifiers import Classifier, as_classifier
-from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine import lightning
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.launch.inputs import ImageLike, image_inputs, photograph_options, to_classes
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.methods.targets import class_tasks
-from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, method_name, presentation_of
+from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, presentation_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.results import remembered
 from lit_viz.types import Result
@@ -31,6 +31,24 @@ __all__ = [
     "TaskQueue",
     "UniversalPerturbation",
 ]
+
+
+class TaskQueue(lightning.TaskQueue):
+    """The tasks of a run, in the order of their results, with the evidence of the command line in the test stage.
+
+    Args:
+        tasks: the tasks. The method adds what depends on it, such as a task per saliency method.
+        images: pictures ``(C, H, W)`` in place of files; the option ``image`` of a task is the index.
+    """
+
+    def setup(self, stage: str) -> None:
+        """Add judges and evidence to the method."""
+        super().setup(stage)
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        if isinstance(module, ClassVisualization) and module.judges is None:
+            module.judges = held_out_judge(module.classifier)
+        module.verify = partial(_verify, module)
 
 
 class ClassTasks(TaskQueue):
@@ -101,16 +119,9 @@ class PhotographTasks(TaskQueue):
         super().__init__(tasks, images)
 
 
-def _add_evidence(module: ImageTraining) -> None:
-    """Let a module compute the evidence of the command line, whatever its data."""
-    if isinstance(module, ClassVisualization) and module.judges is None:
-        module.judges = held_out_judge(module.classifier)
-    module.verify = partial(_verify, module)
-
-
 def _verify(module: ImageTraining, results: Sequence[Result]) -> Mapping[str, float]:
     """Verify the results as the end of a run does, and return the numbers that loggers of runs have."""
-    presentation = presentation_of(method_name(type(module)))
+    presentation = presentation_of(type(module))
     options: Any = SimpleNamespace(
         check="captum",
         boxes=None,
@@ -121,6 +132,3 @@ def _verify(module: ImageTraining, results: Sequence[Result]) -> Mapping[str, fl
     outcomes: Any = remembered({result.task.index: result for result in results}, {})
     presentation.verify(module, outcomes, None, EvidenceSettings(options, CAPTUM_SECONDS, notify=lambda _: None))
     return presentation.scalars([outcome.record for outcome in outcomes], Evidence())
-
-
-ImageTraining.add_evidence = staticmethod(_add_evidence)
