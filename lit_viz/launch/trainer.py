@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from lit_viz.classifiers.isolation import is_out_of_memory
 from lit_viz.engine.lightning import (
     AtomicCheckpointIO,
     TaskQueue,
+    interrupts_raised,
     is_rank_failure,
     kill_ranks,
     messages_ignored,
@@ -83,19 +83,17 @@ def fit(
     checkpoints = ExactCheckpoint(checkpoint, every_steps=config.checkpoint_every)
     trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
     queue = TaskQueue(tasks)
-    with messages_ignored(), _sigint_handler_restored():
+    with messages_ignored():
         try:
-            trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
+            with interrupts_raised():
+                trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
         except SIGTERMException as error:  # before the ExactCheckpoint callback has installed its handler
             message = f"stopped before the first step{resume_hint(config)}"
             raise Interrupted(message, exit_status=128 + signal.SIGTERM) from error
-        except SystemExit as error:  # Lightning's reaction to a KeyboardInterrupt
-            interrupt = error.__context__
-            if not isinstance(interrupt, KeyboardInterrupt):
-                raise
+        except KeyboardInterrupt as interrupt:
             kill_ranks(trainer)
             message = f"stopped immediately{resume_hint(config)}"
-            raise Interrupted(message, exit_status=interrupt_exit_status(interrupt)) from error
+            raise Interrupted(message, exit_status=interrupt_exit_status(interrupt)) from interrupt
         except Exception as error:
             kill_ranks(trainer)
             if trainer.world_size > 1 and is_rank_failure(error):
@@ -145,14 +143,3 @@ def resume_hint(config: Any) -> str:
     if config.classifier.weights == GIVEN_WEIGHTS:
         return f"; continue in Python with lit_viz.resume({str(config.out)!r}, network)"
     return f"; continue with: {command_line('resume', config.out)}"
-
-
-@contextmanager
-def _sigint_handler_restored() -> Iterator[None]:
-    """Restore the handler of SIGINT; Lightning leaves the signal ignored."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
