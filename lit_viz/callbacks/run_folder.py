@@ -15,6 +15,22 @@ from lit_viz.engine.slots import ITERATION
 from lit_viz.presentations import method_name, presentation_of
 from lit_viz.report.page import REPORT, write_report
 from lit_viz.runs import folder as runs
+from lit_viz.utils.files import plain
+
+
+def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False, **options: Any) -> runs.RunFolder:
+    """Create a run folder with the queue of a method, its classifier and these options.
+
+    Raises:
+        LitVizError: the folder is not empty, or the disk is full.
+    """
+    folder = runs.RunFolder.create(path, overwrite)
+    folder.clear()
+    folder.write_queue(module.tasks)
+    classifier = {name: getattr(module.classifier, name) for name in ("name", "mean", "std", "size")}
+    config = yaml.safe_dump(plain({"classifier": classifier, **options}), sort_keys=False)
+    folder.write_config(config, {"module": method_name(type(module)), "lit_viz": __version__})
+    return folder
 
 
 class RunFolder(Callback):
@@ -50,13 +66,7 @@ class RunFolder(Callback):
         if not trainer.is_global_zero or self._writer is not None:
             return
         assert isinstance(pl_module, ImageTraining)
-        folder = runs.RunFolder.create(self.path, self.overwrite)
-        folder.clear()
-        folder.write_queue(pl_module.tasks)
-        options = {"classifier": {"name": pl_module.classifier.name}}
-        recorded = {"module": method_name(type(pl_module)), "lit_viz": __version__}
-        folder.write_config(yaml.safe_dump(options), recorded)
-        self._writer = RunWriter(folder)
+        self._writer = RunWriter(create_run(self.path, pl_module, self.overwrite))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Queue the snapshots and results of this step."""
@@ -80,5 +90,5 @@ class RunFolder(Callback):
             self._writer.on_train_end(trainer, pl_module)
             assert isinstance(pl_module, ImageTraining)
             if len(pl_module.finished) == len(pl_module.tasks):
-                write_report(self._writer.folder, presentation_of(method_name(type(pl_module))))
+                write_report(self._writer.folder, presentation_of(type(pl_module)))
             self._writer = None

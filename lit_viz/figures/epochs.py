@@ -39,10 +39,16 @@ def epoch_folder(folder: str | Path, epoch: int) -> Path:
     return Path(folder) / f"{_PREFIX}{epoch:04d}"
 
 
+def epoch_folders(folder: str | Path) -> dict[int, Path]:
+    """Return the run folders of a probe by epoch, in order."""
+    paths = (path for path in Path(folder).glob(f"{_PREFIX}*") if is_run(path))
+    return dict(sorted((int(path.name.removeprefix(_PREFIX)), path) for path in paths))
+
+
 def delete_epochs(folder: str | Path, after: int) -> None:
-    """Delete the run folders of the epochs after one, which are of an earlier training."""
-    for path in Path(folder).glob(f"{_PREFIX}*"):
-        if path.name > epoch_folder(folder, after).name and is_run(path):
+    """Delete the run folders of the epochs after one."""
+    for epoch, path in epoch_folders(folder).items():
+        if epoch > after:
             RunFolder.open(path).clear()
             path.rmdir()
 
@@ -53,10 +59,8 @@ def read_epochs(folder: str | Path) -> dict[int, list[Outcome]]:
     Raises:
         LitVizError: there are none.
     """
-    epochs = {}
-    for path in sorted(Path(folder).glob(f"{_PREFIX}*")):
-        if outcomes := filed(RunFolder.open(path)):
-            epochs[int(path.name.removeprefix(_PREFIX))] = outcomes
+    found = {epoch: filed(RunFolder.open(path)) for epoch, path in epoch_folders(folder).items()}
+    epochs = {epoch: outcomes for epoch, outcomes in found.items() if outcomes}
     if not epochs:
         raise LitVizError(f"{folder} contains no run folders {_PREFIX}0001 ...: give the folder out= of a probe")
     return epochs

@@ -112,15 +112,18 @@ def grid_shape(count: int, columns: int | None = None) -> tuple[int, int]:
     return math.ceil(count / columns), columns
 
 
-def tile(images: Sequence[NDArray[np.uint8]], gap: int = 4, side: int = 4096) -> NDArray[np.uint8]:
-    """Arrange images ``(H, W, 3)`` uint8 in a nearly square grid on white, each centered in the cell of the largest.
+def tile(
+    images: Sequence[NDArray[np.uint8]], columns: int | None = None, gap: int = 4, side: int = 4096
+) -> NDArray[np.uint8]:
+    """Arrange images ``(H, W, 3)`` uint8 in a grid on white, each centered in the cell of the largest.
 
     Args:
         images: shapes may differ.
+        columns: images per row; nearly square if not given.
         gap: pixels between images.
         side: maximum width and height of the result in pixels; larger grids are downscaled.
     """
-    rows, columns = grid_shape(len(images))
+    rows, columns = grid_shape(len(images), columns)
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for place, image in enumerate(images):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +28,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
-from lit_viz.callbacks.probes import Probe, small_recipe
+from lit_viz.callbacks.probes import Probe
+from lit_viz.callbacks.probes.class_visualization import small_recipe
 from lit_viz.classifiers.isolation import eager_copy
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError
@@ -95,7 +98,7 @@ def probes(**options: Any) -> list[Probe]:
 
 
 def train(
-    folder: Path, callbacks: list[Any], build: Build = Training, **options: Any
+    folder: Path, callbacks: list[Any], build: Build = Training, ckpt_path: Path | None = None, **options: Any
 ) -> tuple[dict[str, Any], pl.Trainer]:
     """Return the final state of a training and its Trainer."""
     pl.seed_everything(3, verbose=False)
@@ -114,7 +117,7 @@ def train(
             **options,
         }
     )
-    trainer.fit(module, DataLoader(data(), 8, shuffle=True), DataLoader(data(), 12))
+    trainer.fit(module, DataLoader(data(), 8, shuffle=True), DataLoader(data(), 12), ckpt_path=ckpt_path)
     original = getattr(module, "_orig_mod", module)
     state = {
         "weights": original.state_dict(),
@@ -263,6 +266,13 @@ def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for probe in callbacks:
         assert (tmp_path / probe.name / "epochs.png").exists()
         assert (tmp_path / probe.name / "epochs.gif").exists() == (probe.name != "robustness")
+    runs = [epoch_folder(probe.out, 2) for probe in callbacks]
+    methods = ["ClassVisualization", "SaliencyMap", "AdversarialExample"]
+    assert [RunFolder.open(run).recorded["module"] for run in runs] == methods
+    assert all((run / "report.html").exists() for run in runs)
+    lv.log(runs[1], "csv")
+    with pytest.raises(LitVizError, match="epoch_0002 was written by a callback of a Trainer"):
+        lv.check(runs[1])
     main(["epochs", str(tmp_path / "class")])
     assert capsys.readouterr().out.split() == [
         "figure", str(tmp_path / "class" / "epochs.png"), "animation", str(tmp_path / "class" / "epochs.gif")
@@ -271,12 +281,22 @@ def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert {"two", "epoch 1", "epoch 2"} <= set(titles)
 
 
-def test_epochs_of_an_earlier_training_are_deleted(tmp_path: Path) -> None:
-    probe = lv.callbacks.ClassVisualizationProbe(["two"], 1, iterations=1, labels=NAMES, out=tmp_path / "out")
-    train(tmp_path, [probe], max_epochs=3)
-    assert len(list((tmp_path / "out").glob("epoch_*"))) == 3
-    train(tmp_path, [probe], max_epochs=2)
-    assert [path.name for path in sorted((tmp_path / "out").glob("epoch_*"))] == ["epoch_0001", "epoch_0002"]
+def test_only_a_continued_training_writes_to_the_folder_of_another(tmp_path: Path) -> None:
+    """It replaces the epochs after the checkpoint."""
+
+    def train_with_probe(**options: Any) -> pl.Trainer:
+        probe = lv.callbacks.ClassVisualizationProbe(["two"], 1, iterations=1, labels=NAMES, out=tmp_path / "out")
+        return train(tmp_path, [probe], **options)[1]
+
+    train_with_probe(max_epochs=2).save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(LitVizError, match="out already holds the epochs of a training: ckpt_path= continues it"):
+        train_with_probe()
+    train_with_probe(max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    times = [(tmp_path / "out" / f"epoch_{n:04d}" / "report.html").stat().st_mtime_ns for n in (1, 2, 3)]
+    train_with_probe(max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    again = [(tmp_path / "out" / f"epoch_{n:04d}" / "report.html").stat().st_mtime_ns for n in (1, 2, 3)]
+    assert times[:2] == again[:2]
+    assert times[2] < again[2]
 
 
 def test_probes_with_one_folder_are_rejected(tmp_path: Path) -> None:
@@ -324,18 +344,22 @@ class Forwardless(Training):
         pass
 
 
-def test_a_module_without_forward(tmp_path: Path) -> None:
-    probe = lv.callbacks.ClassVisualizationProbe(["two"], 1, labels=NAMES)
-    with pytest.warns(UserWarning, match=r"Forwardless must define forward: .* one of: net"):
-        train(tmp_path, [probe], Forwardless)
+def test_the_only_network_of_a_module_without_forward_is_probed(tmp_path: Path) -> None:
+    probe = lv.callbacks.ClassVisualizationProbe(["two"], 1, iterations=1, labels=NAMES)
+    train(tmp_path, [probe], Forwardless)
+    assert not probe.failures
 
 
-def test_the_time_limit_stops_a_probe(tmp_path: Path) -> None:
+def test_the_time_limit_stops_a_probe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     probe = lv.callbacks.RobustnessProbe(
         data().tensors, 1, eps=1e-6, iterations=10**6, max_seconds=0.2, out=tmp_path / "out"
     )
     train(tmp_path, [probe], max_epochs=1)
     assert not probe.failures
+    assert re.search(
+        r"RobustnessProbe: 1 probe, \d\.\d s, \d+% of the training; 1 stopped by the time limit", caplog.text
+    )
     records = RunFolder.open(epoch_folder(tmp_path / "out", 1)).records()
     assert {record.status for record in records} <= {"done", "skipped"}
     assert max(record.iterations for record in records) < 10**6

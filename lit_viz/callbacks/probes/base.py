@@ -1,0 +1,335 @@
+"""Base class of the probes: callbacks that run a method on a network in training."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from lit_viz.callbacks.run_folder import create_run
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.isolation import eager_copy, random_state_preserved
+from lit_viz.classifiers.loading import PerChannel, load
+from lit_viz.engine.lightning import TaskQueue, interrupts_raised, messages_ignored
+from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import LitVizError, first_line
+from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs
+from lit_viz.images.reading import to_uint8
+from lit_viz.loggers import adapter
+from lit_viz.loggers.base import CaptionedImage
+from lit_viz.presentations import presentation_of
+from lit_viz.report.page import write_report
+from lit_viz.types import Result
+from lit_viz.utils.formatting import pluralize, probability_text, remark
+from lit_viz.utils.process import single_process
+
+#: The network to probe: the name of an attribute, or a function of the LightningModule.
+NetworkOf = str | Callable[[LightningModule], nn.Module]
+
+_SHOWN = 128  # pixels; smaller pictures are enlarged in the logs
+_LEAST_SECONDS = 1e-3  # one update is always made
+_SHARDED = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
+
+
+class Probe(Callback):
+    """Run a method on the network in training every n epochs, and log the results to the loggers of the Trainer.
+
+    Training is unchanged bit for bit: the method gets a copy of the network without its hooks, and the global random
+    state and PyTorch's settings are restored. With several processes, rank 0 runs the method while the others wait. A
+    failure is a warning.
+
+    Logged are images, metrics and the duration ``probe/seconds`` (of all probes with this prefix), at the global step.
+
+    Args:
+        every_n_epochs: number of epochs between two probes.
+        network: the classifier, by its name in the LightningModule (``"net"``) or a function of the LightningModule.
+            Default: the LightningModule itself, or without a ``forward`` the only network in it.
+        labels, mean, std, size: see :func:`~lit_viz.classifiers.load_classifier`. ``size`` is by default that of the
+            images of the first batch.
+        hook: ``train_epoch_end``, or ``validation_epoch_end`` for the weights that the validation uses. A callback that
+            exchanges weights for it, such as ``WeightAveraging``, must follow the probe in the list of callbacks.
+        out: folder without epochs of another training, that gets a run folder with ``report.html`` per epoch, and at
+            the end of the training ``epochs.png`` and ``epochs.gif``. A training with ``ckpt_path=`` continues it.
+        max_seconds: time limit of a probe; images are then logged as they are.
+        max_fraction: time limit of a probe relative to the duration of the epoch.
+        prefix: of the logged keys.
+        slots: images trained at once.
+        iterations: updates per image, evaluations per map; by default those of the method.
+
+    Raises:
+        LitVizError: an argument is invalid, or ``out`` contains epochs of another training.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        every_n_epochs: int = 5,
+        *,
+        network: NetworkOf | None = None,
+        labels: Sequence[str] | str | Path | None = None,
+        mean: PerChannel | None = None,
+        std: PerChannel | None = None,
+        size: int | Sequence[int] | None = None,
+        hook: Literal["train_epoch_end", "validation_epoch_end"] = "train_epoch_end",
+        out: str | Path | None = None,
+        max_seconds: float | None = None,
+        max_fraction: float | None = None,
+        prefix: str = "probe",
+        slots: int = 32,
+        iterations: int | None = None,
+    ) -> None:
+        if every_n_epochs < 1:
+            raise LitVizError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
+        if hook not in ("train_epoch_end", "validation_epoch_end"):
+            raise LitVizError(f"hook must be train_epoch_end or validation_epoch_end, got {hook!r}")
+        for name, limit in {"max_seconds": max_seconds, "max_fraction": max_fraction}.items():
+            if limit is not None and not limit > 0:
+                raise LitVizError(f"{name} must be positive, got {limit}")
+        self.every_n_epochs, self.network, self.hook = every_n_epochs, network, hook
+        self.labels, self.mean, self.std, self.size = labels, mean, std, size
+        self.out = None if out is None else Path(out)
+        self.max_seconds, self.max_fraction = max_seconds, max_fraction
+        self.prefix, self.slots = prefix, slots
+        self.run_options: dict[str, Any] = {"iterations": iterations, "slots": slots, "log_at": "last"}
+        self._reset()
+
+    def _reset(self) -> None:
+        self.seconds: dict[int, float] = {}  # by epoch
+        self.failures: dict[int, str] = {}
+        self._limited = 0  # epochs in which the time limit stopped the probe
+        self._noted = False
+        self._training_started = self._epoch_started = self._started = time.perf_counter()
+
+    # What the probes define
+
+    @abstractmethod
+    def method(self, classifier: Classifier) -> ImageTraining:
+        """Return the method."""
+
+    @abstractmethod
+    def tasks(self, classifier: Classifier) -> TaskQueue:
+        """Return the tasks, equal in every epoch."""
+
+    @abstractmethod
+    def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
+        """Return the logged images by key, without the prefix."""
+
+    def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
+        """Return the logged metrics by key, without the prefix."""
+        return {}
+
+    # Hooks
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reset the durations, and check the folder ``out``."""
+        self._reset()
+        if self.out is None:
+            return
+        if any(probe.out == self.out for probe in _probes(trainer) if probe is not self):
+            raise LitVizError(f"probes must write to different folders, got out={str(self.out)!r} twice")
+        continues = trainer.ckpt_path is not None or trainer.current_epoch > 0
+        if epoch_folders(self.out) and not continues:
+            raise LitVizError(
+                f"{self.out} already holds the epochs of a training: ckpt_path= continues it, or choose another out="
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Delete the epochs in ``out`` that follow the checkpoint of a continued training."""
+        if self.out is not None and trainer.is_global_zero:
+            with self._failure_as_warning(trainer.current_epoch):
+                delete_epochs(self.out, after=trainer.current_epoch)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the epoch."""
+        self._epoch_started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Read the size of the images from the first batch."""
+        if self.size is None:
+            self.size = _image_size(batch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run the probe, unless it belongs to the validation."""
+        if self.hook == "train_epoch_end":
+            self._run_if_due(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run the probe, if it belongs to the validation."""
+        if self.hook == "validation_epoch_end" and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._run_if_due(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the duration of the probes, and draw the epochs in ``out``."""
+        if not trainer.is_global_zero or not self.seconds:
+            return
+        if self.out is not None and len(self.failures) < len(self.seconds):
+            with self._failure_as_warning(trainer.current_epoch):
+                save_epochs(self.out)
+        total, training = sum(self.seconds.values()), time.perf_counter() - self._training_started
+        parts = [f"{pluralize(len(self.seconds), 'probe')}, {total:.1f} s, {total / training:.0%} of the training"]
+        if self._limited:
+            parts.append(f"{self._limited} stopped by the time limit")
+        if self.failures:
+            parts.append(f"{len(self.failures)} failed")
+        rank_zero_info(f"{type(self).__name__}: {'; '.join(parts)}")
+
+    # A probe
+
+    def _run_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs or epoch in self.seconds:
+            return
+        self._started = time.perf_counter()
+        if trainer.is_global_zero:
+            with self._failure_as_warning(epoch), _training_preserved(pl_module):
+                self._run(trainer, pl_module, epoch)
+        trainer.strategy.barrier(f"lit_viz {self.name}")
+        self.seconds[epoch] = time.perf_counter() - self._started
+        probes = [probe for probe in _probes(trainer) if probe.prefix == self.prefix]
+        are_done = all(epoch in probe.seconds or epoch % probe.every_n_epochs for probe in probes)
+        if trainer.is_global_zero and are_done:
+            with self._failure_as_warning(epoch):
+                seconds = sum(probe.seconds.get(epoch, 0.0) for probe in probes)
+                self._log(trainer, {}, {"seconds": seconds})
+
+    @contextmanager
+    def _failure_as_warning(self, epoch: int) -> Iterator[None]:
+        """Report the first exception as a warning; later ones are counted."""
+        try:
+            yield
+        except Exception as error:  # of the user's network, a logger or the disk
+            if not self.failures:
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                rank_zero_warn(f"{type(self).__name__} failed after epoch {epoch}, training continues ({reason})")
+            self.failures[epoch] = str(error)
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        strategy = type(trainer.strategy)
+        if _SHARDED & {kind.__name__ for kind in strategy.__mro__}:
+            raise LitVizError(f"the network must be complete on rank 0, got {strategy.__name__}")
+        classifier = self._classifier(pl_module)
+        module, tasks = self.method(classifier), self.tasks(classifier)
+        results = self._fit(module, tasks)
+        images = {key: (image, f"epoch {epoch} · {caption}") for key, (image, caption) in self.images(results).items()}
+        self._log(trainer, images, self.metrics(results))
+        if self.out is not None:
+            folder = create_run(epoch_folder(self.out, epoch), module, probe=self.name, global_step=trainer.global_step)
+            for result in results:
+                folder.add_result(result)
+            folder.finish()
+            write_report(folder, presentation_of(type(module)))
+        errors = [result.record.error for result in results if result.record.status == "failed"]
+        if errors:
+            raise LitVizError(f"{len(errors)} of {pluralize(len(results), 'image')}: {errors[0]}")
+
+    def _classifier(self, pl_module: LightningModule) -> Classifier:
+        network: Any = pl_module
+        if isinstance(self.network, str):
+            network = pl_module.get_submodule(self.network)
+        elif self.network is not None:
+            network = self.network(pl_module)
+        try:
+            network = eager_copy(network)
+        except Exception:  # any error of its attributes; the original is used, with its state preserved
+            network = getattr(network, "_orig_mod", network)
+        classifier = load(network, labels=self.labels, mean=self.mean, std=self.std, size=self.size)
+        if not self._noted:
+            for note in classifier.notes:
+                remark(note)
+        self._noted = True
+        return classifier
+
+    def _fit(self, module: ImageTraining, tasks: TaskQueue) -> list[Result]:
+        """Train the images on the device of the network; those that the time limit stops are done as they are."""
+        device = module.classifier.device
+        trainer = pl.Trainer(
+            accelerator=device.type,
+            devices=1 if device.type == "cpu" else [device.index or 0],
+            max_epochs=-1,
+            max_time=self._remaining_time(),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with interrupts_raised():
+            trainer.fit(module, datamodule=tasks)
+        self._limited += len(module.finished) < len(tasks.tasks)
+        return [
+            result if result.is_finished else replace(result, record=result.record.amend(status="done"))
+            for result in module.results
+        ]
+
+    def _remaining_time(self) -> timedelta | None:
+        epoch_seconds = self._started - self._epoch_started
+        limits = [self.max_seconds, None if self.max_fraction is None else self.max_fraction * epoch_seconds]
+        seconds = min((limit for limit in limits if limit is not None), default=None)
+        used = time.perf_counter() - self._started
+        return None if seconds is None else timedelta(seconds=max(seconds - used, _LEAST_SECONDS))
+
+    def _log(self, trainer: Trainer, images: Mapping[str, CaptionedImage], metrics: Mapping[str, float]) -> None:
+        for logger in map(adapter, trainer.loggers):
+            if images:
+                logger.log_images({f"{self.prefix}/{key}": image for key, image in images.items()}, trainer.global_step)
+            if metrics:
+                logger.log_metrics({f"{self.prefix}/{key}": v for key, v in metrics.items()}, trainer.global_step)
+
+
+def _probes(trainer: Trainer) -> list[Probe]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, Probe)]
+
+
+@contextmanager
+def _training_preserved(module: nn.Module) -> Iterator[None]:
+    """Enable gradients, and restore the global state of Python and torch after the body."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        random_state_preserved(module),
+        single_process(),
+        messages_ignored(),
+    ):
+        torch.use_deterministic_algorithms(False)  # some methods need operations that have no deterministic version
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic, warn_only=warns)
+
+
+def _image_size(batch: Any) -> tuple[int, int] | None:
+    """Return the size of the first images ``(N, C, H, W)`` of a batch."""
+    if isinstance(batch, Tensor):
+        return (batch.shape[2], batch.shape[3]) if batch.ndim == 4 else None
+    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    return next((size for size in map(_image_size, items) if size is not None), None)
+
+
+def result_caption(result: Result) -> str:
+    """Return the name of a result and the probability of its class."""
+    probability = result.record.probability
+    parts = [result.record.title, "" if probability is None else probability_text(probability)]
+    return " · ".join(filter(None, parts))
+
+
+def enlarged(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image ``(H, W, 3)``; the pixels of a small one are repeated."""
+    pixels = to_uint8(image)
+    times = max(1, _SHOWN // max(pixels.shape[:2]))
+    return pixels.repeat(times, 0).repeat(times, 1)
