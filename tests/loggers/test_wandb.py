@@ -14,13 +14,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import wandb
 from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
 
 import lit_viz as lv
 from lit_viz.callbacks.logging import FolderLogger
 from lit_viz.callbacks.saving import Memory
+from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows, caption
 from lit_viz.loggers.thread import LoggerThread
@@ -698,3 +701,35 @@ def test_a_run_continues_when_the_service_of_wandb_is_killed_or_frozen(tmp_path,
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"W&B {event}")
+
+
+@pytest.mark.slow
+def test_the_images_of_a_plain_trainer(smooth, tmp_path):
+    """With the metrics of the Trainer over its global step, in the same run."""
+    logger = WandbLogger(project="p", save_dir=tmp_path, offline=True)
+    module = lv.ClassVisualization(smooth, iterations=4, views=1, log_at="0,2,4", curve_at="last", slots=1)
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=logger,
+        callbacks=[lv.callbacks.ImageLogger()],
+        log_every_n_steps=2,
+        **quiet,
+    )
+    trainer.fit(module, lv.ClassTasks(smooth, ["apple", "date"]))
+    logger.experiment.finish()
+    (segment,) = tmp_path.glob("wandb/offline-run-*")
+    records = inspect(segment)
+    rows = [row for row in history(records) if "iteration" in row]
+    shown = [(key.partition(".")[0], row["iteration"]) for row in rows for key in row if key.endswith(".path")]
+    assert shown == [(f"image/{name}", k) for name in ("apple", "date") for k in (0, 2, 4)]
+    assert rows[-1]["image/date.caption"].startswith("date - iteration 4 - p")
+    assert rows[-1]["probability/date"] == pytest.approx(module.results[1].record.probability)
+    last = np.asarray(Image.open(segment / "files" / rows[-1]["image/date.path"]))
+    assert np.array_equal(last, pixels(module.results[1].image))
+    metrics = [record["metric"] for record in records if record["type"] == "metric"]
+    axes = {metric.get("name") or metric.get("glob_name"): metric.get("step_metric") for metric in metrics}
+    assert axes["*"] == "trainer/global_step"
+    assert axes["image/date"] == axes["probability/date"] == "iteration"
+    assert any("objective" in row and "trainer/global_step" in row for row in history(records))
