@@ -15,7 +15,7 @@ damage     a file of the folder is deleted, cut or changed; the resumed run is e
 hostile    unreadable photographs, pipes, links out of the folder; the run ends, and nothing outside is changed
 logger     the process of W&B is stopped during the run; the run ends within two minutes
 
-The table lists trials tried and survived. The exit status is 1 if one was not survived; its folder is kept.
+The table lists the trials and how many were survived. The exit status is 1 if a trial failed; its folder is kept.
 """
 
 from __future__ import annotations
@@ -152,14 +152,14 @@ class Case:
         return start([*self.words, *(words or OFFLINE), "--out", str(self.run)], self.run, limit)
 
     def resumed_difference(self) -> str:
-        """Resume the run, or start it if its folder is gone, and return in what it differs."""
+        """Resume the run, or start it without a folder, and return its differences."""
         process = start([*self.words, *OFFLINE, "--out", str(self.run), "--resume"], self.run)
         if (status := wait(process)) != 0:
             return f"the resumed run exited with {status}"
         return self.differences()
 
     def differences(self) -> str:
-        """Return in what the run differs from the undisturbed run."""
+        """Return the names of at most five contents that differ from the undisturbed run."""
         actual = contents(self.run)
         keys = sorted(self.expected.keys() | actual.keys())
         return ", ".join([key for key in keys if self.expected.get(key) != actual.get(key)][:5])

@@ -1,8 +1,8 @@
-"""The comparisons of scripts/benchmark.py, one a file."""
+"""The comparisons of scripts/benchmark.py, one per file."""
 
 from __future__ import annotations
 
-#: The peers that each comparison runs.
+#: Other tools that each comparison runs.
 COMPARISONS = {
     "floor": (),
     "saliency": ("captum", "foolbox"),  # Foolbox for its photographs

@@ -1,4 +1,4 @@
-"""Images a second of several processes of one thread each, against one such process."""
+"""Throughput of several processes of one thread each, relative to one process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 from .material import CLASSES
 from .running import Plan, Result, ratios, table
 
-#: Of a run's last line: ``16 of 16 images done: 48.1 s, 66.5 it/s``.
+#: In the last line of a run: ``16 of 16 images done: 48.1 s, 66.5 it/s``.
 _RATE = re.compile(r"images? done: .*, ([\d.]+(?:e\+\d+)?) it/s")
 
 

@@ -12,7 +12,7 @@ from .running import Plan, Result, table
 
 
 def class_images(images: int) -> Result:
-    """Return the peak memory, in MiB, of a run of so many class images in 8 slots, with its run folder."""
+    """Return the peak memory, in MiB, of a run of class images in 8 slots with a run folder."""
     with tempfile.TemporaryDirectory() as folder:
         options: Result = {"slots": 8, "wandb": "disabled", "log_at": "every:1", "out": f"{folder}/run"}
         lv.visualize("efficientnet_lite0", [*range(images)], iterations=2, **options)

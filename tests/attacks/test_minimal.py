@@ -1,4 +1,4 @@
-"""DeepFool, FMN and Carlini and Wagner: on linear networks the smallest perturbation is known; their steps by hand."""
+"""DeepFool, FMN and Carlini and Wagner: minimal perturbations of linear networks in closed form; steps by hand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def smallest(x: Tensor, weight: Tensor, gap: float, norm: NormName) -> float:
 
 
 def optima(linear: Linear, x: Tensor, norm: NormName, reached: list[int] | None = None) -> Tensor:
-    """The distances to the boundary between the class that is seen and the one to reach, or the nearest of all."""
+    """The distances to the boundary between the predicted class and the one to reach, or to the nearest boundary."""
     logits, shape = linear(x), x.shape[1:]
     labels = logits.argmax(1).tolist()
     return torch.tensor([
@@ -212,7 +212,7 @@ def test_deepfool_in_one_batch_with_and_without_targets() -> None:
 
 
 def test_deepfool_reads_the_mean_of_the_views() -> None:
-    """Two views of every image: the gap is their mean's, and so is its slope."""
+    """Two views of every image: gap and gradient are those of their mean."""
     x = GREY[:2]
     tasks = [Task(n, str(n), n, label=LABELS[n]) for n in range(2)]
     attack = DeepFool()
@@ -248,7 +248,7 @@ def test_deepfool_ignores_saturated_pixels(norm: NormName) -> None:
 
 @both
 def test_deepfool_leaves_the_boundary_itself(norm: NormName) -> None:
-    """Where two logits are equal, here to the last bit, the class of the first is seen and the distance is zero."""
+    """Of two equal logits the first is the prediction, and the distance is zero."""
     linear, x = Linear(2), torch.full((1, 3, 6, 5), 0.5, dtype=torch.float64)
     linear.weight, linear.bias = linear.weight.mul(8).round(), linear.bias * 0
     linear.bias[1] = linear(x)[0, 0] - linear(x)[0, 1]
@@ -349,7 +349,7 @@ class Recorded(CarliniWagner):
 
 @targeted
 def test_carlini_wagner_equals_adam_of_torch_in_tanh_space(targeted: bool) -> None:
-    """The loss over c by autograd; black and white pixels among the others, at which w ends."""
+    """The loss over c by autograd, with black and white pixels, at which w is clamped."""
     c, x = 0.1, photographs(6, low=-0.3, high=1.3).clamp(0, 1)
     labels = CURVED(x).argmax(1).tolist()
     targets = [(label + 2) % 5 for label in labels]
@@ -402,7 +402,7 @@ def test_pixels_without_influence_are_unchanged() -> None:
 
 @pytest.mark.slow
 def test_carlini_wagner_brackets_c() -> None:
-    """On a plane the threshold is known: the gap closes if and only if ``c > 2 * gap / ||w||^2``."""
+    """In closed form on a plane: the gap closes if and only if ``c > 2 * gap / ||w||^2``."""
     x = photographs(2, low=0.4, high=0.6)
     linear = near(2, x)
     linear.weight *= 0.05

@@ -1,4 +1,4 @@
-"""What a file holds is held against closed forms of a linear network, exhaustive search, and scikit-image."""
+"""Rounding and repair against closed forms of a linear network, exhaustive search, and scikit-image."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def linear(weight: Tensor, bias: float = 0.0, dtype: torch.dtype = torch.float64
 
 
 def verify(net: Classifier, images: Tensor, sources: Tensor, eps: float | None = None, **options) -> list[Saved]:
-    """Verify with class 1 as the target, and each a success in float, unless said otherwise."""
+    """Verify images with class 1 as the target, which are successes before rounding; options override both."""
     n = len(images)
     rows = {
         "goals": torch.ones(n, dtype=torch.long),
@@ -127,7 +127,7 @@ def test_eps_tolerates_rounding_errors():
 
 
 def l2_cases(count: int, values: int) -> list[tuple[LatticeBall, float, Tensor, Tensor]]:
-    """Return balls, their radii in levels, images on their surface, and slopes."""
+    """Return balls, their radii in levels, images on their surface, and gradients."""
     found = []
     for seed in range(count):
         source = lattice_images(1, 1, 1, values, seed=seed, low=50, high=200)[0]
@@ -178,7 +178,7 @@ def test_an_l2_ball_without_a_lattice_point_makes_no_success():
 
 
 def killed(values: int, seed: int) -> tuple[Classifier, Tensor, Tensor]:
-    """Return a linear network, a photograph and a success of it that rounding undoes."""
+    """Return a linear network, a photograph, and a success that is lost by rounding."""
     source = lattice_images(1, 1, 4, values // 4, seed=seed, low=40, high=215)
     weight = (2 * random(1, 4, values // 4, seed=seed + 1) - 1).double()
     rounded_off = 0.1 + 0.35 * random(1, 4, values // 4, seed=seed + 2)
@@ -285,7 +285,7 @@ class Curved(nn.Module):
 
 
 def curved(f: Callable[[Tensor], Tensor], size: int, change: float) -> Saved:
-    """Verify an image of size * size greys of 100, of which each was raised by the change, in levels."""
+    """Verify an image of size * size pixels of level 100, each raised by its change in levels."""
     net = load_classifier(Curved(f), labels=["no", "yes"], mean=[0.0], std=[1.0], size=size)
     source = torch.full((1, 1, size, size), 100 / 255)
     image = (source.double() * 255 + change) / 255
@@ -393,7 +393,7 @@ def counted(network: nn.Module, calls: list[str], name: str) -> None:
 
 @pytest.mark.parametrize("norm", [None, L2])
 def test_a_hopeless_repair_costs_few_evaluations(norm):
-    """The worst case: the original is asked for the PNG and for each JPEG, as no candidate promises enough."""
+    """No candidate of the fast copy succeeds, so the original network evaluates the PNG and the two JPEGs only."""
     source = lattice_images(1, 3, 16, 16, low=100, high=150)
     network = nn.Sequential(smooth_network(), nn.Linear(5, 2))
     network[1].weight.data[:] = network[1].weight.data[0]
@@ -410,7 +410,7 @@ def test_a_hopeless_repair_costs_few_evaluations(norm):
 
 @pytest.fixture(scope="module")
 def lost() -> tuple[Classifier, Tensor, Tensor, Tensor, Tensor]:
-    """Minimal float perturbations of eight images on a curved network, most of which rounding undoes."""
+    """Minimal float perturbations of eight images on a curved network, most of which are lost by rounding."""
     net = load_classifier(smooth_network(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     source = lattice_images(8, 3, 16, 16)
     labels = net.logits(source).argmax(1)
@@ -478,7 +478,7 @@ def test_the_file_on_disk_has_the_same_prediction(tmp_path, channels):
 
 
 class Rounding(nn.Module):
-    """The logits (0, w . x + b), of which the second is less by an error in batches of several images."""
+    """The logits (0, w . x + b); in batches of several images the second is reduced by an error."""
 
     def __init__(self, weight: Tensor, bias: float, error: float) -> None:
         super().__init__()
@@ -514,7 +514,7 @@ def test_an_image_near_the_boundary_is_classified_alone(tmp_path, margin, alone)
 
 
 def test_a_success_of_the_fast_copy_only_is_repaired_or_dropped():
-    """A fast copy that promises too much, as no proven one would."""
+    """A fast copy whose margins are too large; verified copies have none."""
     net, image, source = killed(64, 3)
     weight, bias = (parameter.data[1] for parameter in net.original[1].parameters())
     for sign, promised, success in ((1, 0.0, True), (1, 0.005, True), (1, 1.0, True), (-1, 10.0, False)):

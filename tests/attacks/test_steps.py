@@ -27,12 +27,12 @@ EPS = {"linf": 0.05, "l2": 0.6}
 both = pytest.mark.parametrize("norm", ["linf", "l2"])
 targeted = pytest.mark.parametrize("targeted", [False, True])
 
-#: A score (and its gradient) of one image.
-Ask = Callable[[Tensor], tuple[float, Tensor]]
+#: Function from an image to its score and gradient.
+Score = Callable[[Tensor], tuple[float, Tensor]]
 
 
-def asking(n: int, targeted: bool, loss: str = "ce") -> Ask:
-    def ask(x: Tensor) -> tuple[float, Tensor]:
+def score_of(n: int, targeted: bool, loss: str = "ce") -> Score:
+    def score_at(x: Tensor) -> tuple[float, Tensor]:
         leaf = x.clone().requires_grad_()
         z = CURVED(leaf[None])[0]
         y, t = LABELS[n], TARGETS[n]
@@ -49,7 +49,7 @@ def asking(n: int, targeted: bool, loss: str = "ce") -> Ask:
         (gradient,) = torch.autograd.grad(score, leaf)
         return score.item(), gradient
 
-    return ask
+    return score_at
 
 
 def path(attack: BudgetAttack, n: int, targeted: bool, iterations: int) -> list[Tensor]:
@@ -87,12 +87,18 @@ def test_checkpoints_are_those_of_the_paper() -> None:
 
 
 def apgd_by_hand(
-    ask: Ask, x: Tensor, eps: float, norm: NormName, onto: Callable[[Tensor], Tensor], steps: int, when: list[int]
+    score_at: Score,
+    x: Tensor,
+    eps: float,
+    norm: NormName,
+    onto: Callable[[Tensor], Tensor],
+    steps: int,
+    when: list[int],
 ) -> list[Tensor]:
-    """Algorithm 1 of Croce and Hein 2020, for so many steps and the checkpoints given."""
+    """Algorithm 1 of Croce and Hein 2020, for a number of steps and these checkpoints."""
     points, left, arrived = [x], [], []  # images; by step the score at its beginning and at its end
     eta, kept_eta = 2 * eps, 2 * eps
-    f, g = ask(x)
+    f, g = score_at(x)
     f_best, x_best, g_best, f_checked = f, x, g, f
     old = x
     for k in range(steps):
@@ -102,7 +108,7 @@ def apgd_by_hand(
         left.append(f)
         old, x = x, new
         points.append(x)
-        f, g = ask(x)
+        f, g = score_at(x)
         arrived.append(f)
         if f > f_best:
             f_best, x_best, g_best = f, x, g
@@ -128,7 +134,7 @@ def apgd_by_hand(
 def test_apgd_follows_the_paper(norm: NormName, targeted: bool, loss: str, steps: int, when: list[int]) -> None:
     for n in range(1 if steps == 100 else 2):
         attack = APGD(norm, EPS[norm], loss, random_start=False, early_stop=False)
-        expected = apgd_by_hand(asking(n, targeted, loss), X[n], EPS[norm], norm, onto(norm, n), steps, when)
+        expected = apgd_by_hand(score_of(n, targeted, loss), X[n], EPS[norm], norm, onto(norm, n), steps, when)
         for a, b in zip(path(attack, n, targeted, steps), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-7)
 
@@ -161,7 +167,7 @@ def test_apgd_halves_the_step(rises: int, halved: bool, improved: bool, expected
 
 @both
 def test_a_return_costs_no_backward(norm: NormName) -> None:
-    """The gradient at the best point is known."""
+    """The gradient at the best point is reused."""
     network = Watched(CURVED)
     run_attack(APGD(norm, EPS[norm], early_stop=False, random_start=False), network, X[:1], LABELS[:1])
     assert network.forwards == 101
@@ -169,14 +175,14 @@ def test_a_return_costs_no_backward(norm: NormName) -> None:
 
 
 def pgd_by_hand(
-    ask: Ask, x: Tensor, alpha: float, norm: NormName, onto: Callable[[Tensor], Tensor], mu: float, look: bool
+    score_at: Score, x: Tensor, alpha: float, norm: NormName, onto: Callable[[Tensor], Tensor], mu: float, look: bool
 ):
     """With torch's own momentum, on gradients of mean size 1, which maximizes a linear function of its parameter."""
     parameter = torch.nn.Parameter(torch.zeros_like(x))
     momentum = torch.optim.SGD([parameter], lr=1.0, momentum=mu, nesterov=look, maximize=True)
     points = [x]
     for _ in range(8):
-        _, g = ask(x)
+        _, g = score_at(x)
         parameter.grad, parameter.data = g / g.abs().sum(), torch.zeros_like(x)
         momentum.step()
         x = onto(x + alpha * along(norm, parameter.detach()))
@@ -191,7 +197,7 @@ def test_pgd_follows_the_momentum_of_torch(norm: NormName, targeted: bool, mu: f
     alpha = EPS[norm] / 3
     for n in range(3):
         attack = PGD(norm, EPS[norm], alpha, mu, look, random_start=False, early_stop=False)
-        expected = pgd_by_hand(asking(n, targeted), X[n], alpha, norm, onto(norm, n), mu, look)
+        expected = pgd_by_hand(score_of(n, targeted), X[n], alpha, norm, onto(norm, n), mu, look)
         for actual, reference in zip(path(attack, n, targeted, 8), expected, strict=True):
             torch.testing.assert_close(actual, reference, rtol=0, atol=1e-9)
 
@@ -203,7 +209,7 @@ def test_the_step_is_two_and_a_half_radii_over_the_number_of_steps(norm: NormNam
         points = path(PGD(norm, EPS[norm], random_start=random_start, early_stop=False), 0, targeted, 20)
         alpha = 2.5 * EPS[norm] / steps
         for k in range(1, 20):
-            _, g = asking(0, targeted)(points[k])
+            _, g = score_of(0, targeted)(points[k])
             expected = onto(norm, 0)(points[k] + alpha * along(norm, g))
             torch.testing.assert_close(points[k + 1], expected, rtol=0, atol=1e-9)
 
@@ -268,12 +274,12 @@ def test_ddn_follows_the_paper() -> None:
     for n in range(3):
         network = Watched(CURVED)
         run_attack(DDN(0.5, quantize=False), network, X[n : n + 1], LABELS[n : n + 1], iterations=30)
-        ask, delta, eps = asking(n, False), torch.zeros_like(X[n]), 0.5
+        score_at, delta, eps = score_of(n, False), torch.zeros_like(X[n]), 0.5
         for k in range(31):
             x = X[n] + delta
             torch.testing.assert_close(network.inputs[k][0], x, rtol=0, atol=1e-9)
             alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * k / 30)) / 2
-            _, g = ask(x)
+            _, g = score_at(x)
             delta = delta + alpha * g / g.norm()
             eps = eps * (0.95 if int(CURVED(x[None]).argmax()) != LABELS[n] else 1.05)
             delta = (X[n] + eps * delta / delta.norm()).clamp(0, 1) - X[n]
@@ -290,7 +296,7 @@ def test_ddn_accumulates_changes_below_half_a_level() -> None:
 
 
 def test_steps_in_normalized_space(smooth: Classifier) -> None:
-    """The student's loop: x is normalized, g the gradient there, and nothing is clamped."""
+    """The published loop: x is normalized, g the gradient there, and nothing is clamped."""
     network = smooth_network().double()
     mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (smooth.mean, smooth.std))
     std = std * torch.tensor([1.0, 0.5, 2.0]).view(-1, 1, 1)
@@ -325,10 +331,10 @@ def test_normalized_ascent_clamps_the_image_by_default() -> None:
 @both
 def test_the_steepest_step_raises_the_score_most(norm: NormName) -> None:
     """Among steps of the same small norm, also random ones."""
-    ask = asking(0, True)
-    score, g = ask(X[0])
-    best = ask(X[0] + 1e-6 * NORMS[norm].steepest(g[None])[0])[0] - score
+    score_at = score_of(0, True)
+    score, g = score_at(X[0])
+    best = score_at(X[0] + 1e-6 * NORMS[norm].steepest(g[None])[0])[0] - score
     for seed in range(50):
         way = torch.randn(X[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         way = way.sign() if norm == "linf" else way / way.norm()
-        assert ask(X[0] + 1e-6 * way)[0] - score < best
+        assert score_at(X[0] + 1e-6 * way)[0] - score < best

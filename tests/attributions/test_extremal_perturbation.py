@@ -1,4 +1,4 @@
-"""Extremal perturbations: the operators against their definitions, and masks whose place is known."""
+"""Extremal perturbations: operators against their definitions, and masks of known position."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def drawn(*shape: int) -> Tensor:
 
 
 def stripes() -> Tensor:
-    """Return an image ``(1, 1, H, W)`` whose stripes a blur takes away."""
+    """Return an image ``(1, 1, H, W)`` of stripes, which a blur removes."""
     return (0.5 + 0.5 * torch.cos(torch.arange(SIDE, dtype=torch.float64) * math.tau / 16)).expand(1, 1, SIDE, SIDE)
 
 
 class Region:
-    """Logits of two classes: how much is left of the stripes of a place, 10 if all is; and the same of the rest."""
+    """Logits of two classes: the contrast of the stripes in a region, 10 without blur, and that of the rest."""
 
     def __call__(self, x: Tensor) -> Tensor:
         inside = torch.zeros(SIDE, SIDE, dtype=x.dtype)
@@ -236,7 +236,7 @@ def test_the_best_mask_that_has_the_area_is_kept() -> None:
     state = state_at(method, 6)
     state["best"] = torch.tensor([-torch.inf, -1e3, 1e3], dtype=torch.float64)
     after = stepped(method, state)
-    assert after["best"].tolist() == pytest.approx([*scored(seen(after, state))[:2].tolist(), 1e3])
+    assert after["best"].tolist() == pytest.approx([*scored(network_inputs(after, state))[:2].tolist(), 1e3])
     assert torch.equal(after["best_weights"][:2], state["weights"][:2])
     assert torch.equal(after["best_weights"][2], state["best_weights"][2])
     alone = {**after, "weights": after["best_weights"], "best": torch.full_like(after["best"], -torch.inf)}
@@ -244,8 +244,8 @@ def test_the_best_mask_that_has_the_area_is_kept() -> None:
     torch.testing.assert_close(shown, expected, rtol=0, atol=1e-6)
 
 
-def seen(after: dict[str, Tensor], state: dict[str, Tensor]) -> Tensor:
-    """Return what the network was shown in the step."""
+def network_inputs(after: dict[str, Tensor], state: dict[str, Tensor]) -> Tensor:
+    """Return the images that the network evaluated in the step."""
     mask = smoothed((state["weights"] - after["offset"]).sigmoid(), 2 / 3)
     return perturbed(state["blurs"], enlarged(mask, photographs()))
 

@@ -34,7 +34,7 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
 
 
 def conv_net(channels: int = 3, classes: int = 5) -> nn.Sequential:
-    """Two convolutions with batch norm (its statistics not those of a new one) and both activations."""
+    """Two convolutions with batch norm, whose statistics are not the initial ones, and both activations."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         net = nn.Sequential(

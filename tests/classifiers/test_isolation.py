@@ -184,7 +184,7 @@ class Noisy(nn.Module):
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the old way only")
 def test_full_float32_overrides_old_and_new_precision_settings() -> None:
-    """Who has used torch's new way may not ask by the old one: to read the old flag is an error then."""
+    """After a use of torch's new settings, reading the old ones raises."""
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = torch.backends.fp32_precision, conv.fp32_precision, matmul.fp32_precision
     try:

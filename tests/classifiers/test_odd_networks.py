@@ -1,4 +1,4 @@
-"""Networks that do what few do: the copy sees what they see, or they are used as they are, or refused in a sentence."""
+"""Unusual networks: the fast copy is equal, the original is used, or a one-line error rejects them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Mixed(nn.Module):
 
 
 class BySize(nn.Module):
-    """Reads its convolution a second time where the image is large."""
+    """Uses the output of its convolution twice for large images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class BySize(nn.Module):
 
 
 class Masked(nn.Module):
-    """Rules class 0 out."""
+    """Sets the logit of class 0 to minus infinity."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Masked(nn.Module):
 
 
 class Shared(nn.Module):
-    """Gives itself away when it is copied."""
+    """Returns itself when it is copied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def squeezed(classes: int) -> nn.Module:
 
 
 def tempered() -> nn.Module:
-    """Return a network in train mode whose forward was replaced by one that divides what the old one gives."""
+    """Return a network in train mode whose forward was replaced by one that divides the logits of the old one."""
     network = nn.Sequential(body(6), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, 4)).train()
     old = network.forward
     network.forward = lambda x: old(x) / 2  # type: ignore[method-assign]
@@ -214,7 +214,7 @@ def test_id2label_keys_are_sorted_as_numbers() -> None:
 
 
 def grey_body(kind: str) -> nn.Module:
-    """Return a network of one channel that doesn't show it by its first convolution."""
+    """Return a network of one channel whose first convolution has more."""
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
     if kind == "scripted":
@@ -223,7 +223,7 @@ def grey_body(kind: str) -> nn.Module:
 
 
 class Backwards(nn.Module):
-    """Registers a convolution that comes second before that which comes first."""
+    """Registers its second convolution before the first."""
 
     def __init__(self, first: nn.Module) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ def test_one_channel_is_detected(kind: str, mean: list[float] | None) -> None:
 
 
 class Few(nn.Module):
-    """Takes two images at once."""
+    """Accepts batches of at most two images."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The moments of what a layer is inputs."""
+"""Mean and variance of the inputs of layers."""
 
 from __future__ import annotations
 
