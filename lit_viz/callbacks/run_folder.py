@@ -57,7 +57,7 @@ class RunFolder(Callback):
         if trainer.is_global_zero and trainer.training:
             folder, state = runs.RunFolder.open(self.path), check_run_state(checkpoint["lit_viz"])
             folder.trim(state["finished"], {slot["task"]: int(slot["state"][ITERATION]) for slot in state["slots"]})
-            folder.written = dict(checkpoint["written"])
+            folder.checksums = dict(checkpoint["checksums"])
             (self.path / REPORT).unlink(missing_ok=True)
             self._writer = RunWriter(folder)
 

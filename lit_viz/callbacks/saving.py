@@ -66,7 +66,7 @@ class RunWriter(Callback):
         """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add its
         checksums."""
         self.flush()
-        checkpoint["written"] = dict(self.folder.written)
+        checkpoint["checksums"] = {index: dict(parts) for index, parts in self.folder.checksums.items()}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Flush; a failure is a warning, so that it does not hide the exception."""

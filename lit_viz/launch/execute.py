@@ -205,8 +205,11 @@ def check(
             raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
         module = cli.command.build(config, cli.parts, classifier)
         passed = cli.command.presentation(config).verify(module, outcomes, folder, settings)
+        damaged = LastCheckpoint(folder).damaged_files
+        for name in damaged:
+            settings.notify(f"{folder.path / name} is damaged: its checksum is not that of the checkpoint")
         write_report(folder, cli.command.presentation(config))
-    return passed
+    return passed and not damaged
 
 
 def _check(

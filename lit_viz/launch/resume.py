@@ -175,21 +175,28 @@ class LastCheckpoint:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder, self._path = folder, folder.path / LAST_CHECKPOINT
-        self._checkpoint: dict[str, Any] = {"lit_viz": {"finished": {}, "slots": []}, "written": {}}
+        self._checkpoint: dict[str, Any] = {"lit_viz": {"finished": {}, "slots": []}, "checksums": {}}
         if self._path.exists():
             self._checkpoint = AtomicCheckpointIO().load_checkpoint(self._path)
             check_run_state(self._checkpoint["lit_viz"])
         self._state = self._checkpoint["lit_viz"]
+        self._recorded: dict[int, dict[str, int]] = self._checkpoint.get("checksums", {})
 
     @cached_property
-    def _on_disk(self) -> dict[int, int]:
+    def _on_disk(self) -> dict[int, dict[str, int]]:
         return self._folder.measure(self._state["finished"], _iterations(self._state))
 
     @cached_property
     def incomplete(self) -> set[int]:
         """Tasks whose rows, files or record are not those of the time of the checkpoint."""
-        written = self._checkpoint["written"]
-        return {index for index, checksum in self._on_disk.items() if checksum != written.get(index, 0)}
+        return {index for index, checksums in self._on_disk.items() if checksums != self._recorded.get(index, {})}
+
+    @property
+    def damaged_files(self) -> list[str]:
+        """Names of the files of tasks that have been changed since the checkpoint."""
+        pairs = ((self._recorded.get(index, {}), checksums) for index, checksums in self._on_disk.items())
+        files = ((name, recorded.get(name), crc) for recorded, of_task in pairs for name, crc in of_task.items())
+        return [name for name, recorded, crc in files if "/" in name and recorded not in (None, crc)]
 
     def is_finished(self, tasks: Sequence[Task]) -> bool:
         """Return whether every task is finished and complete."""
@@ -204,7 +211,7 @@ class LastCheckpoint:
             state["slots"] = [slot for slot in state["slots"] if slot["task"] not in self.incomplete]
             AtomicCheckpointIO().save_checkpoint(self._checkpoint, self._path)
         self._folder.trim(state["finished"].keys(), _iterations(state))
-        self._folder.written = {i: sum_ for i, sum_ in self._on_disk.items() if i not in self.incomplete}
+        self._folder.checksums = {i: parts for i, parts in self._on_disk.items() if i not in self.incomplete}
 
 
 def _iterations(state: Mapping[str, Any]) -> dict[int, int]:

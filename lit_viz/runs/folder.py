@@ -67,14 +67,14 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        written: by task index, sum of the CRC-32 of its rows in ``metrics.csv``, its files and its record; complete in
-            a new run, and in a resumed one if it was set to those that remain.
+        checksums: by task index and name, CRC-32 of its files, of its record, and the sum for its rows in
+            ``metrics.csv``; complete in a new run, and in a resumed one if it was set to those that remain.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._rows: list[Sequence[str]] = []  # of metrics.csv, until the next flush
-        self.written: dict[int, int] = {}
+        self.checksums: dict[int, dict[str, int]] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -266,7 +266,8 @@ class RunFolder:
             self._write_png(f"frames/{key}.{name}/iter_{iteration:06d}.png", image)
         rows = [(key, str(iteration), name, f"{float(value):.9g}") for name, value in snapshot.metrics.items()]
         self._rows += rows
-        self._add_checksum(key, *map(_row_checksum, rows))
+        for row in rows:
+            _add_row(self._checksums_of(key), row)
 
     def add_result(self, result: Result) -> Record:
         """Write image and array of a finished task, then its record; return the record."""
@@ -281,7 +282,7 @@ class RunFolder:
             self._write_perturbed_images(key, result.perturbed_images)
         record = result.record.amend(file=file, array=array)
         append_bytes(self.path / RESULTS, json_line(record.to_dict()).encode(), sync=False)
-        self._add_checksum(key, _record_checksum(record))
+        self._checksums_of(key)[RESULTS] = _record_checksum(record)
         return record
 
     def flush(self) -> None:
@@ -315,22 +316,22 @@ class RunFolder:
         merged = {**self.evidence().to_dict(), **evidence.to_dict()}
         write_text(self.path / EVIDENCE, json.dumps(plain(merged), indent=2) + "\n")
 
-    def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, int]:
-        """Return :attr:`written` as it is on the disk, without what :meth:`trim` would delete."""
-        measured = dict.fromkeys((*done, *iterations), 0)
+    def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, dict[str, int]]:
+        """Return :attr:`checksums` as it is on the disk, without what :meth:`trim` would delete."""
+        measured: dict[int, dict[str, int]] = {index: {} for index in (*done, *iterations)}
         is_kept = _kept(done, iterations)
         for row in self._metric_rows():
             if is_kept(row[0], int(row[1])):
-                measured[_index_of(row[0])] += _row_checksum(row)
+                _add_row(measured[_index_of(row[0])], row)
         for path in (path for name in _TASK_FOLDERS for path in (self.path / name).rglob("*")):
             relative = path.relative_to(self.path)
             folder, key = relative.parts[:2]
             k = _iteration_of(path) if folder == "frames" else -1
             if _index_of(key) in measured and is_kept(key, k) and path.is_file():
-                measured[_index_of(key)] += _file_checksum(relative.as_posix(), path.read_bytes())
+                measured[_index_of(key)][relative.as_posix()] = zlib.crc32(path.read_bytes())
         for record in self.records():
             if record.index in done:
-                measured[record.index] += _record_checksum(record)
+                measured[record.index][RESULTS] = _record_checksum(record)
         return measured
 
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
@@ -397,15 +398,12 @@ class RunFolder:
     def _write(self, relative: str, content: bytes) -> str:
         """Write a file of a task, which begins with the task's key in one of the folders."""
         self._check_exists()
-        path = self.path / relative
-        replaced = _file_checksum(relative, path.read_bytes()) if path.exists() else 0
-        write_bytes(path, content, sync=False)
-        self._add_checksum(relative.split("/")[1], _file_checksum(relative, content), -replaced)
+        write_bytes(self.path / relative, content, sync=False)
+        self._checksums_of(relative.split("/")[1])[relative] = zlib.crc32(content)
         return relative
 
-    def _add_checksum(self, name: str, *checksums: int) -> None:
-        index = _index_of(name)
-        self.written[index] = self.written.get(index, 0) + sum(checksums)
+    def _checksums_of(self, name: str) -> dict[str, int]:
+        return self.checksums.setdefault(_index_of(name), {})
 
 
 def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
@@ -424,12 +422,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _row_checksum(row: Sequence[str]) -> int:
-    return zlib.crc32("\0".join(row).encode())
-
-
-def _file_checksum(relative: str, content: bytes) -> int:
-    return zlib.crc32(content, zlib.crc32(relative.encode(errors="surrogateescape")))
+def _add_row(checksums: dict[str, int], row: Sequence[str]) -> None:
+    checksums[METRICS] = checksums.get(METRICS, 0) + zlib.crc32("\0".join(row).encode())
 
 
 def _record_checksum(record: Record) -> int:

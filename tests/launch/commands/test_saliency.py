@@ -207,6 +207,22 @@ def test_check_reports_a_damaged_file(
     assert json.loads((run / "evidence.json").read_text())["captum"]["damaged"][0]["name"] == records(run)[1]["name"]
 
 
+def test_check_names_an_array_of_which_one_byte_has_changed(
+    damaged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lowest bits of a value that is not the maximum: neither the picture nor Captum shows it."""
+    run = tmp_path / "run"
+    shutil.copytree(damaged_run, run)
+    path = sorted((run / "arrays").iterdir())[1]
+    content = bytearray(path.read_bytes())
+    content[-4 * (1 + int(abs(np.load(path)).ravel()[-1] == abs(np.load(path)).max()))] ^= 1
+    path.write_bytes(content)
+    lit_viz("check", str(run), expect=1)
+    text = capsys.readouterr().err
+    assert "2 of 2 checked maps agree with Captum" in text
+    assert f"arrays/{path.name} is damaged: its checksum is not that of the checkpoint" in text
+
+
 @pytest.fixture(scope="module")
 def damaged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of two maps, to be copied and damaged."""
