@@ -68,7 +68,7 @@ Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator 
 usage: lit-viz log RUN --to wandb,tensorboard,mlflow,csv [--project NAME] [--tags A,B] [--wandb MODE] ...
 
 Log a run folder: metrics and images at their iterations, results, evidence and summary. Use it after an offline
-run, a service that did not answer, or to add a logger. A logger receives what it lacks.
+run, a timeout of the service, or to add a logger. A logger receives what it lacks.
 --to NAMES           wandb: online, as the run with the id in the run folder; tensorboard, csv: files in the run
                      folder; mlflow: the store of MLFLOW_TRACKING_URI, or MLflow's default
 --project NAME       W&B project or MLflow experiment

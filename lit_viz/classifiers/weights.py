@@ -25,7 +25,7 @@ WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")  # usual keys of a state dict in a file
 _MAX_LISTED = 5  # keys in an error
-_TIMEOUT = 20.0  # seconds without an answer of a server
+_TIMEOUT = 20.0  # seconds without a response of a server
 _NO_DOWNLOAD = "or use efficientnet_lite0, which needs no download"
 _ALTERNATIVES = f"give a file by --classifier.weights FILE, {_NO_DOWNLOAD}"
 

@@ -113,7 +113,7 @@ class ImageAdapter:
         self.logger.finalize("success" if success else "failed")
 
     def abandon(self, error: BaseException | None) -> None:
-        """Release a logger after an error, or None if it does not answer."""
+        """Release a logger after an error, or None after a timeout."""
 
     def calls(self) -> AbstractContextManager[None]:
         """Return the context of all calls."""

@@ -58,7 +58,7 @@ class _RunAdapter(MLflowAdapter):
                 self.logger._run_id, self._is_new = stored, False
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"):
-                raise  # the server does not answer; otherwise this is another store
+                raise  # the server does not respond; otherwise this is another store
         write_text(self._id_file, f"{self.logger.run_id}\n")
         if self._is_new:
             self.logger.log_hyperparams(self._config)

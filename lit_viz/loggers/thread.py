@@ -108,7 +108,7 @@ class LoggerThread:
     def _give_up_if_late(self) -> None:
         """Stop the logger if a call has not returned for the time limit."""
         if self._calls.unfinished_tasks and time.monotonic() - self._returned > self._limit:
-            self._fail("does not answer")
+            self._fail("timed out")
             self.adapter.abandon(None)
 
     def _fail(self, event: str) -> None:

@@ -91,7 +91,7 @@ class _RunAdapter(WandbAdapter):
         self._run.finish(exit_code=0 if success else 1)
 
     def abandon(self, error: BaseException | None) -> None:
-        """Kill the service process of W&B if it has ended or does not answer; otherwise Python waits for it at exit."""
+        """Kill the service process of W&B if it has ended or timed out; otherwise Python waits for it at exit."""
         if error is None or isinstance(error, (ConnectionError, HandleAbandonedError)):
             stop_service()
 

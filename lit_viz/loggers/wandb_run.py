@@ -131,7 +131,7 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     if not results:
-        raise TimeoutError(f"no answer within {seconds:g} s")
+        raise TimeoutError(f"no response within {seconds:g} s")
     return results[0]
 
 
@@ -201,7 +201,7 @@ def _offline_reason() -> str | None:
     try:  # in a thread, because name resolution has no timeout
         return _within(_PROBE_SECONDS, partial(_probe, url, getattr(credentials, "api_key", None)))
     except Exception:  # TimeoutError, or an invalid response
-        return f"{url} does not answer"
+        return f"{url} does not respond"
 
 
 def _probe(url: str, key: str | None) -> str | None:
@@ -219,8 +219,8 @@ def _probe(url: str, key: str | None) -> str | None:
     except urllib.error.HTTPError as error:
         if error.code == 401:
             return f"{url} rejects the API key: wandb login --relogin"
-        return f"{url} answers with error {error.code}" if error.code >= 500 else None
+        return f"{url} returns error {error.code}" if error.code >= 500 else None
     except (OSError, ValueError) as error:
         # wandb may accept a certificate that Python does not know.
-        return None if "certificate" in str(error).lower() else f"{url} does not answer"
+        return None if "certificate" in str(error).lower() else f"{url} does not respond"
     return None

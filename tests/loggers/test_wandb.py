@@ -380,7 +380,7 @@ def test_a_call_that_does_not_return_is_given_up(tmp_path, monkeypatch):
     assert time.monotonic() - start < 0.3  # the run does not wait
     callback.close(success=False)
     assert time.monotonic() - start < 2
-    assert [line.split(";")[0] for line in lines] == ["W&B does not answer, nothing more is logged"]
+    assert [line.split(";")[0] for line in lines] == ["W&B timed out, nothing more is logged"]
     assert not (folder.path / "wandb" / "complete").exists()
     forever.set()
 
@@ -521,7 +521,7 @@ def test_offline_with_a_closed_port(tmp_path, opened, monkeypatch):
     open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert time.monotonic() - start < 2
     assert opened == ["offline"]
-    assert f"W&B is offline ({url} does not answer)" in lines[0]
+    assert f"W&B is offline ({url} does not respond)" in lines[0]
 
 
 @pytest.mark.usefixtures("key")
@@ -532,7 +532,7 @@ def test_offline_with_a_silent_server(tmp_path, opened, monkeypatch):
     lines = []
     open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert opened == ["offline"]
-    assert "does not answer" in lines[0]
+    assert "does not respond" in lines[0]
 
 
 @pytest.mark.usefixtures("key")
@@ -542,7 +542,7 @@ def test_offline_with_a_silent_server(tmp_path, opened, monkeypatch):
         (200, "online", None),
         (403, "online", None),
         (401, "offline", "rejects the API key: wandb login --relogin"),
-        (503, "offline", "answers with error 503"),
+        (503, "offline", "returns error 503"),
     ],
 )
 def test_the_server_is_probed_first(tmp_path, opened, monkeypatch, status, mode, why):
@@ -576,7 +576,7 @@ def test_an_opening_that_does_not_return_is_given_up_in_time(tmp_path, monkeypat
     assert time.monotonic() - begin < 1.5
     assert started == stopped == ["online", "offline"]
     assert [line.split(" (")[0] for line in lines] == ["W&B is offline", lines[1]]
-    assert lines[1].startswith("W&B is off: no answer within")
+    assert lines[1].startswith("W&B is off: no response within")
     forever.set()
 
 
@@ -691,7 +691,7 @@ assert time.monotonic() - start < 5
     ("number", "event"),
     [
         pytest.param(signal.SIGTERM, "failed (", marks=pytest.mark.slow),
-        pytest.param(signal.SIGSTOP, "does not answer, nothing more is logged", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, "timed out, nothing more is logged", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_continues_when_the_service_of_wandb_is_killed_or_frozen(tmp_path, number, event):
