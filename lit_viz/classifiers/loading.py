@@ -106,6 +106,8 @@ def load(
 ) -> Classifier:
     """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints."""
     is_given = isinstance(classifier, nn.Module)
+    if not isinstance(classifier, (nn.Module, str, Enum)):
+        raise LitVizError(f"classifier must be an nn.Module or a name, got {classifier!r}")
     if isinstance(classifier, Enum):
         classifier = f"torchvision/{classifier}"
     with torch.inference_mode(False), random_state_preserved():
@@ -148,11 +150,7 @@ def load(
 
 def as_classifier(classifier: Classifier | nn.Module | str | Enum) -> Classifier:
     """Return a classifier; of a module or a name, the notes are printed by the run."""
-    if isinstance(classifier, Classifier):
-        return classifier
-    if not isinstance(classifier, (nn.Module, str, Enum)):
-        raise LitVizError(f"classifier must be an nn.Module, a name or a Classifier, got {classifier!r}")
-    return load(classifier)
+    return classifier if isinstance(classifier, Classifier) else load(classifier)
 
 
 def class_names(

@@ -265,6 +265,8 @@ class Run:
         """
         if self._store is None:
             raise LitVizError("only rank 0 has the results of a run")
+        if not isinstance(folder, (str, Path)):
+            raise LitVizError(f"folder must be a path, got {folder!r}")
         return self._store(self, Path(folder))
 
     @property

@@ -45,6 +45,13 @@ def test_invalid_arguments_give_a_one_line_error(options: dict[str, Any], words:
         load_classifier(conv_net(), **{"size": 16, **options})
 
 
+@pytest.mark.parametrize("network", [None, nn.Conv2d, len])
+def test_a_classifier_is_a_module_or_a_name(network: Any) -> None:
+    for function in (load_classifier, lv.visualize):
+        with pytest.raises(LitVizError, match=r"classifier must be an nn\.Module or a name, got"):
+            function(network)
+
+
 @pytest.mark.parametrize("x", [np.zeros((1, 3, 16, 16), np.float32), [[1.0]], None])
 def test_images_that_are_no_tensor_are_rejected(x: Any) -> None:
     with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\) as a tensor, got (ndarray|list|NoneType)"):

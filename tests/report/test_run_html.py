@@ -67,3 +67,5 @@ def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -
     assert copy.images.equal(saved.images)
     with pytest.raises(LitVizError, match="already holds a run"):
         run.save(tmp_path / "run")
+    with pytest.raises(LitVizError, match="folder must be a path, got 5"):
+        run.save(5)  # type: ignore[arg-type]
