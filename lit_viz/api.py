@@ -124,7 +124,7 @@ def saliency(
         iterations: evaluations per map. Default: the method's.
         tolerance: relative error at which a map is finished.
         check: ``captum`` compares as many maps with Captum as 15 seconds allow, and ``none`` compares none; ``auto``
-            compares only if that takes no longer than the run.
+            compares only maps whose comparison is estimated to take no longer than the run, or a second.
         out: run folder. Default: nothing is written.
         config: YAML file or name of a packaged configuration.
         progress: show progress and messages. Default: in notebooks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from jsonargparse import Namespace
@@ -20,7 +21,7 @@ from lit_viz.localization.localization import localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations import CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.presentations import CAPTUM_SECONDS, CardText, EvidenceSettings, Presentation, Row, format_value
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
@@ -97,7 +98,9 @@ class SaliencyMapPresentation(Presentation):
         assert isinstance(module, SaliencyMap)
         config, notify = settings.config, settings.notify
         certificate = None
-        if settings.ends_run and config.check == "auto" and _is_check_too_slow(module, outcomes):
+        if settings.ends_run and config.check == "auto":
+            settings = replace(settings, seconds=_run_seconds(outcomes), is_strict=True)
+        if settings.is_strict and _comparison_seconds(module) > _run_seconds(outcomes):
             maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
             for outcome in maps:
                 outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
@@ -200,10 +203,14 @@ def _error_text(record: Record) -> str:
 # -- evidence
 
 
-def _is_check_too_slow(module: SaliencyMap, outcomes: Sequence[Outcome]) -> bool:
-    """Return whether the comparison with Captum would take longer than the run."""
-    parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
-    return parameters * _CHECK_SECONDS_PER_PARAMETER > sum(outcome.record.seconds or 0.0 for outcome in outcomes)
+def _comparison_seconds(module: SaliencyMap) -> float:
+    """Return the estimated time of the comparison of a map of one evaluation, in seconds."""
+    return _CHECK_SECONDS_PER_PARAMETER * sum(p.numel() for p in module.classifier.original.parameters())
+
+
+def _run_seconds(outcomes: Sequence[Outcome]) -> float:
+    """Return the time that a comparison may take if it must not take longer than the run: at least one second."""
+    return min(CAPTUM_SECONDS, max(1.0, sum(outcome.record.seconds or 0.0 for outcome in outcomes)))
 
 
 def _compare_with_captum(
@@ -218,6 +225,7 @@ def _compare_with_captum(
         module.methods,
         module.classifier,
         seconds=settings.seconds,
+        is_strict=settings.is_strict,
         half=half_precision(settings.config),
         notify=settings.notify,
     )

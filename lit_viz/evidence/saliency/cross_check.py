@@ -377,6 +377,7 @@ def cross_check(
     classifier: Classifier,
     *,
     seconds: float | None = None,
+    is_strict: bool = False,
     half: str | None = None,
     notify: Notify = lambda _: None,
 ) -> CrossCheck:
@@ -386,8 +387,9 @@ def cross_check(
         outcomes: of the run.
         methods: by name, bound to the classifier.
         classifier: the network.
-        seconds: time limit at the end of a run. A map whose estimated duration exceeds it is not checked; the first map
-            may take four times as long. If None, there is no limit, and the files are compared with their records.
+        seconds: time limit at the end of a run. Maps whose estimated duration exceeds it are not checked. If None,
+            there is no limit, and the files are compared with their records.
+        is_strict: whether the limit also holds for the first map, which otherwise may take four times as long.
         half: half precision of the network that computed the maps, if any.
         notify: receives the estimated remaining time once, if that is long.
     """
@@ -409,7 +411,7 @@ def cross_check(
             continue
         elapsed = time.monotonic() - start
         expected = count * elapsed / evaluations if evaluations else _RELATIVE_COST * (record.seconds or 0.0)
-        if seconds is not None and elapsed + expected > seconds * (1 if evaluations else _FIRST_LIMIT):
+        if seconds is not None and elapsed + expected > seconds * (1 if evaluations or is_strict else _FIRST_LIMIT):
             unchecked[index] = NOT_CHECKED
             continue
         photograph, delivered = outcome.source(), outcome.array()

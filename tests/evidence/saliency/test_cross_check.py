@@ -378,8 +378,9 @@ def test_a_long_remaining_time_is_reported_once(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_first_map_that_takes_minutes_is_not_checked_within(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "check_map", lambda *args: (SimpleNamespace(passed=True), None))
-    for took, checked in ((2.0, True), (14.5, False)):
-        found = cross_check([outcome(0, "gradient", 1000, took)], TIMED, None, seconds=15)  # type: ignore[arg-type]
+    maps = [outcome(0, "gradient", 1000, 2.0)]
+    for seconds, is_strict, checked in ((15, False, True), (8, False, False), (15, True, False), (41, True, True)):
+        found = cross_check(maps, TIMED, None, seconds=seconds, is_strict=is_strict)  # type: ignore[arg-type]
         assert bool(found.agreements) == checked
 
 
