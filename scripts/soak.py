@@ -9,7 +9,8 @@ seconds, must equal those of the undisturbed run byte by byte. Damage is tried o
 computed again alone, and only an equal sequence of batches gives equal bits.
 
 kill       SIGKILL at a random time; the resumed run is equal
-signal     SIGINT or SIGTERM at a random time; exit status 130 or 143 within a minute; the resumed run is equal
+signal     SIGINT or SIGTERM at a random time; exit status 130 or 143 within a minute, or the time of a run if
+           longer; the resumed run is equal
 limit      the file size limit is reached, as on a full disk; one line of error; the resumed run is equal
 damage     a file of the folder is deleted, cut or changed; the resumed run is equal, or refused
 hostile    unreadable photographs, pipes, links out of the folder; the run ends, and nothing outside is changed
@@ -179,7 +180,7 @@ def stop(case: Case) -> tuple[str, str]:
     time.sleep(after := case.draw.uniform(0.1, 1) * case.seconds)
     with suppress(ProcessLookupError):
         os.kill(process.pid or 0, number)
-    status = wait(process, 60)
+    status = wait(process, max(60, case.seconds))
     what = f"{number.name} after {after:.1f} s"
     return what, f"exit status {status}" if status not in (0, 128 + number) else case.resumed_difference()
 
@@ -292,7 +293,7 @@ def campaign(cases: Sequence[str], trials: Sequence[str], repeats: int, seed: in
                 tried[trial] += 1
                 survived[trial] += not wrong
                 print(f"{name}: {trial}, {what}: {wrong or 'survived'}", flush=True)
-                if wrong:
+                if wrong and case.run.exists():
                     shutil.copytree(case.run, folder / f"failed_{trial}_{tried[trial]}", symlinks=True)
         if survived == tried:
             shutil.rmtree(folder)
