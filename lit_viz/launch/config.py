@@ -35,6 +35,8 @@ from lit_viz.utils.files import read_yaml
 
 #: jsonargparse has process-wide state while it parses.
 _PARSING = threading.RLock()
+#: Parsers by command: to build one takes longer than to parse.
+_PARSERS: dict[Command, LightningArgumentParser] = {}
 #: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
 _SUPPLIED_ARGUMENTS = {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images", "init", "picture"}
 with contextlib.suppress(TypeError):  # jsonargparse before 4.53 imports a class_path before it checks its base class
@@ -123,6 +125,18 @@ class MethodCLI(LightningCLI):
                 },
             )
 
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Build the parser of the command, once per process; that of the help has other defaults."""
+        is_shared = not main_kwargs["default_config_files"]
+        if is_shared and self.command in _PARSERS:
+            self.parser = _PARSERS[self.command]
+            return
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        if is_shared:
+            _PARSERS[self.command] = self.parser
+
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add nothing: seeds are options of the run, and the global random state is not changed."""
 
@@ -186,7 +200,7 @@ class MethodCLI(LightningCLI):
 
     def dump(self) -> str:
         """Return the resolved configuration as YAML."""
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _PARSING, contextlib.redirect_stdout(io.StringIO()):
             text: str = self.parser.dump(without_instances(self.config), skip_validation=True)
         return text
 
