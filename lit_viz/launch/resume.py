@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -130,18 +130,23 @@ def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, A
 def provenance(cli: MethodCLI, classifier: Classifier | None) -> dict[str, Any]:
     """Return what config.yaml records in addition to the options: method, versions, and the identity of the classifier
     once it is loaded."""
-    packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
     recorded: dict[str, Any] = {
         "method": cli.command.name,
         "module": cli.command.method(cli.config).__name__,
         "lit_viz": __version__,
         "python": sys.version.split()[0],
-        **{package: metadata.version(package) for package in packages},
+        **_package_versions(),
     }
     if classifier is None:
         return {**recorded, "weights_sha256": None}
     labels = {"labels": list(classifier.labels)} if classifier.weights == GIVEN_WEIGHTS else {}
     return {**recorded, **classifier.identity(), **labels, "multi_label": classifier.multi_label}
+
+
+@cache
+def _package_versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
+    return {package: metadata.version(package) for package in packages}
 
 
 def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is_resumed: bool) -> None:
