@@ -39,7 +39,7 @@ def plots(figure: Figure) -> list[Axes]:
 def assert_no_overlap(figure: Figure) -> None:
     """Assert that texts, tick labels and axes do not overlap and lie within the figure."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
+    figure.draw_without_rendering()
     written = [*figure.texts]
     for axes in figure.axes:
         if not axes.axison or axes.images:
@@ -48,12 +48,13 @@ def assert_no_overlap(figure: Figure) -> None:
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             ticks = axis.get_major_ticks()
             written += [tick.label1 for tick in ticks if tick.label1.get_visible() and low <= tick.get_loc() <= high]
-    boxes = [text.get_window_extent(renderer) for text in written if text.get_text()]
-    boxes += [axes.get_window_extent(renderer) for axes in figure.axes]
-    pairs = [(a, b) for n, a in enumerate(boxes) for b in boxes[n + 1 :]]
-    assert not [(a, b) for a, b in pairs if a.padded(-1).overlaps(b.padded(-1))]
-    width, height = figure.get_size_inches() * figure.dpi
-    assert all(min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0 for box in boxes)
+    extents = [text.get_window_extent(renderer).extents for text in written if text.get_text()]
+    boxes = np.array([*extents, *(axes.get_window_extent(renderer).extents for axes in figure.axes)])
+    low, high = boxes[:, :2] + 1, boxes[:, 2:] - 1  # boxes may touch by a dot
+    overlap = (np.minimum(low, high)[:, None] <= np.maximum(low, high)).all(2)
+    assert not np.triu(overlap & overlap.T, 1).any()
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= figure.get_size_inches() * figure.dpi).all()
 
 
 def assert_pixels_are_blocks(figure: Figure, drawn: list[Axes], path: Path) -> None:

@@ -42,7 +42,7 @@ def panel(seed=0, size=(8, 8), channels=3, **changes):
     return replace(made, **changes)
 
 
-@pytest.mark.parametrize(("size", "count"), [((8, 8), 1), ((12, 10), 4), ((33, 33), 7), ((224, 224), 1)])
+@pytest.mark.parametrize(("size", "count"), [((8, 8), 1), ((33, 33), 5), ((224, 224), 1)])
 def test_each_pixel_is_a_block_of_the_file(tmp_path, size, count):
     drawn = [panel(seed, size) for seed in range(count)]
     figure = attack_figure(drawn)
@@ -90,7 +90,7 @@ def test_a_failed_attack_is_titled_attacked():
     assert message.get_color() == COLORS[1]
     assert caption(figure).startswith("1 of 2 fooled in the file.")
     assert "attacked minus original" in caption(figure)
-    assert "attacked" in texts(attack_figure([panel(verdicts={})]))  # nobody tried
+    assert "attacked" in texts(attack_figure([panel(verdicts={})]))  # no verification
 
 
 def test_clipped_share_is_noted():
@@ -158,13 +158,13 @@ def test_degenerate_traces(tmp_path, odd):
 
 
 def test_many_images_share_a_plot_and_rows_are_limited():
-    drawn = [panel(seed, trace=trace(5 + seed, flip=3 if seed else None)) for seed in range(30)]
+    drawn = [panel(seed, trace=trace(5 + seed, flip=3 if seed else None)) for seed in range(22)]
     figure = attack_figure(drawn)
     assert len(images(figure)) == 4 * 20
     assert len(plots(figure)) == 4
-    assert caption(figure).startswith("20 of 30 images. 30 of 30 fooled in the file.")
-    assert "30 images, one line each; dots: first logged success (29 of 30)" in texts(figure)
-    assert plots(figure)[0].get_xlim() == (0, 33)
+    assert caption(figure).startswith("20 of 22 images. 22 of 22 fooled in the file.")
+    assert "22 images, one line each; dots: first logged success (21 of 22)" in texts(figure)
+    assert plots(figure)[0].get_xlim() == (0, 25)
     assert figure.dpi >= 120
     assert_no_overlap(figure)
 

@@ -99,14 +99,14 @@ def test_zero_and_non_finite_maps_are_noted():
 
 
 def test_failed_maps_take_precedence():
-    figure = compare(*[AGREEMENT] * 25, BROKEN)
+    figure = compare(*[AGREEMENT] * 21, BROKEN)
     assert len(images(figure)) == 3 * MOST
-    assert texts(figure)[0].startswith("20 of 26 maps, failed maps first. 25 of 26 checked maps passed.")
-    assert any(text.endswith("· class 25") for text in texts(figure))
+    assert texts(figure)[0].startswith("20 of 22 maps, failed maps first. 21 of 22 checked maps passed.")
+    assert any(text.endswith("· class 21") for text in texts(figure))
     assert evidence_figure(CrossCheck({}, {0: "not checked"}), [outcome()]) is None
 
 
-@pytest.mark.parametrize(("count", "columns"), [(2, 1), (3, 2), (6, 2), (7, 3)])
+@pytest.mark.parametrize(("count", "columns"), [(2, 1), (3, 2), (7, 3)])
 def test_many_maps_are_arranged_in_columns(count, columns):
     figure = compare(*[AGREEMENT] * count)
     first = [axes.get_position() for axes in images(figure)[::3]]
