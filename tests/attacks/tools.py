@@ -1,5 +1,4 @@
-"""What the tests of the attacks share: networks that tell what they were asked, and linear ones, whose optima are
-known."""
+"""Shared by the tests of attacks: networks that record their inputs, and linear ones, whose optima are known."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 
 class Watched:
-    """A network that keeps its inputs, and counts the rows it has seen and those whose backward was made."""
+    """A network that records its inputs and counts rows with a backward pass."""
 
     def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
         self.forward = forward
@@ -46,12 +45,12 @@ class Linear:
         return x.flatten(1) @ self.weight.T + self.bias
 
     def between(self, reach: int, leave: int) -> Tensor:
-        """The weight of the margin by which the one class is above the other."""
+        """Return the weight of the margin between two classes."""
         return self.weight[reach] - self.weight[leave]
 
 
 class Curved:
-    """A layer of tanh and one above it, in float64: neither convex nor concave, and quickly asked."""
+    """Two linear layers with tanh between them, in float64: neither convex nor concave."""
 
     def __init__(self, classes: int = 5, shape: tuple[int, ...] = (3, 6, 5), width: int = 12, seed: int = 2) -> None:
         self.first, self.second = Linear(width, shape, seed), Linear(classes, (width,), seed + 1)
@@ -68,12 +67,12 @@ def photographs(count: int = 4, height: int = 6, width: int = 5, low: float = 0.
 
 
 def saturated(count: int = 4, height: int = 6, width: int = 5) -> Tensor:
-    """Nothing but black and white."""
+    """Return images of black and white values only."""
     return photographs(count, height, width).round()
 
 
 def margins(logits: Tensor, labels: list[int], targets: list[int] | None = None) -> Tensor:
-    """How far each row is from failure, one by one: above 0 is a success."""
+    """Return the margin of each row: a positive margin is a success."""
     out = []
     for n, row in enumerate(logits.tolist()):
         own = (labels if targets is None else targets)[n]
@@ -83,8 +82,10 @@ def margins(logits: Tensor, labels: list[int], targets: list[int] | None = None)
 
 
 def longest(direction: Tensor, low: Tensor, high: Tensor, length: float) -> Tensor:
-    """The change within [low, high] of Euclidean length ``length`` that goes furthest along ``direction``: clip(t w), t
-    by bisection (so long as all of the box is longer)."""
+    """Return the change in [low, high] of Euclidean length ``length`` that is largest along ``direction``.
+
+    It is clip(t w), with t by bisection, if the box contains a longer change.
+    """
     least, most = 0.0, 1e9
     for _ in range(120):
         t = (least + most) / 2

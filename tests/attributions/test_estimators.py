@@ -1,4 +1,4 @@
-"""What every estimator promises: the same map however it is batched, no evaluation too many, plain refusals."""
+"""Properties of every estimator: independence of the batch, number of evaluations, errors of invalid arguments."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def mapped(method: Attribution, rows: slice = slice(None), **options: int | None
 
 
 @every
-@pytest.mark.parametrize("tolerance", [None, 0.1])
-@pytest.mark.parametrize("evaluations", [None, 30])
+@pytest.mark.parametrize(("tolerance", "evaluations"), [(None, 30), (0.1, None)])
 def test_a_map_does_not_depend_on_the_batch(name: str, tolerance: float | None, evaluations: int | None) -> None:
+    """A given number of evaluations, and as many as a tolerance requires."""
     maps = []
     for batch, rows in [(1, slice(None)), (3, slice(None)), (8, slice(None)), (8, slice(1, 2)), (40, slice(0, 2))]:
         method = METHODS[name]()
@@ -103,7 +103,7 @@ def test_inputs_may_have_any_shape(name: str) -> None:
         ("occlusion", 7, 7),
     ],
 )
-def test_no_evaluation_is_made_in_vain(name: str, evaluations: int, rows: int) -> None:
+def test_number_of_evaluations(name: str, evaluations: int, rows: int) -> None:
     network = Counted(SMOOTH)
     attribute(METHODS[name](), network, photographs(), TARGETS, evaluations=evaluations)
     assert network.rows == 3 * rows
@@ -120,7 +120,7 @@ def test_forward_only_methods_compute_no_gradient() -> None:
 
 @pytest.mark.parametrize("name", [*SAMPLING, "integrated"])
 def test_a_tolerance_ends_early_and_is_kept(name: str) -> None:
-    long, _ = mapped(METHODS[name](), evaluations=1500 if name in SAMPLING else 300)
+    long, _ = mapped(METHODS[name](), evaluations=800 if name in SAMPLING else 300)
     method, network = METHODS[name](), Counted(SMOOTH)
     method.tolerance = 1e-6 if name == "integrated" else 0.1
     map_, uncertainty = attribute(method, network, photographs(), TARGETS, seeds=[9, 8, 7], evaluations=1000)

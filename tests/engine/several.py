@@ -27,20 +27,20 @@ def photographs() -> Tensor:
 
 def _visualize(net: Any, **options: Any) -> Any:
     return lv.visualize(
-        net, [0, 1, 2, 3, 4], iterations=7, model__views=8, model__oversample=1.0, model__shown=1.0, **options
+        net, [0, 1, 2, 3, 4], iterations=5, model__views=8, model__oversample=1.0, model__shown=1.0, **options
     )
 
 
 def _attack(net: Any, **options: Any) -> Any:
-    return lv.attack(net, photographs(), [0] * 5, target=2, attack="pgd", eps=0.05, iterations=9, **options)
+    return lv.attack(net, photographs(), [0] * 5, target=2, attack="pgd", eps=0.05, iterations=6, **options)
 
 
 def _ddn(net: Any, **options: Any) -> Any:
-    return lv.attack(net, photographs(), attack="ddn", iterations=12, **options)
+    return lv.attack(net, photographs(), attack="ddn", iterations=6, **options)
 
 
 def _saliency(net: Any, **options: Any) -> Any:
-    return lv.saliency(net, photographs(), [1] * 5, method="smoothgrad", iterations=11, check="none", **options)
+    return lv.saliency(net, photographs(), [1] * 5, method="smoothgrad", iterations=7, check="none", **options)
 
 
 KINDS = {"visualize": _visualize, "attack": _attack, "ddn": _ddn, "saliency": _saliency}
