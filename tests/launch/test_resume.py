@@ -1,9 +1,10 @@
-"""A run that goes on makes what is missing, whatever its checkpoint says."""
+"""A resume recomputes missing results and rejects what does not fit the run."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -27,14 +28,21 @@ from lit_viz.types import Task
 from tests.conftest import NAMES
 
 
+@pytest.fixture(scope="module")
+def finished(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    lv.visualize(smooth, [0, 1, 2], config="small", iterations=4, out=folder, wandb="disabled")
+    return folder
+
+
 @pytest.fixture
-def run(smooth: Classifier, tmp_path: Path) -> Path:
-    lv.visualize(smooth, [0, 1, 2], config="small", iterations=4, out=tmp_path / "run", wandb="disabled")
-    return tmp_path / "run"
+def run(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of a finished run."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def lose(*indices: int) -> Callable[[Path], None]:
-    """Return a function that takes the lines of these tasks from the results."""
+    """Return a function that removes the lines of these tasks from the results."""
 
     def edit(run: Path) -> None:
         lines = (run / "results.jsonl").read_text().splitlines(keepends=True)
@@ -44,14 +52,14 @@ def lose(*indices: int) -> Callable[[Path], None]:
     return edit
 
 
-def spoil(run: Path) -> None:
-    """Take from a record what it must have, and write garbage after it."""
+def damage_records(run: Path) -> None:
+    """Remove a required key from a record, and write invalid JSON after it."""
     lines = (run / "results.jsonl").read_text().splitlines(keepends=True)
     nameless = {key: value for key, value in json.loads(lines[1]).items() if key != "name"}
     (run / "results.jsonl").write_text(f"{lines[0]}{json.dumps(nameless)}\nnot json\n{lines[2]}")
 
 
-def told(run: Path) -> list[dict[str, Any]]:
+def recorded(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.to_dict().items() if k != "seconds"} for record in RunFolder.open(run).records()]
 
 
@@ -91,7 +99,7 @@ def double_rows(run: Path) -> None:
     [
         lose(1),
         lose(0, 1, 2),
-        spoil,
+        damage_records,
         double_rows,
         flip("results.jsonl"),
         *(change(pattern) for change in (unlink, cut, flip) for pattern in ("images/*", "frames/*/*", "metrics.csv")),
@@ -99,10 +107,10 @@ def double_rows(run: Path) -> None:
 )
 def test_missing_results_are_recomputed(damage: Callable[[Path], None], run: Path, smooth: Classifier) -> None:
     """Of tasks that are finished in the checkpoint."""
-    before, files = told(run), contents(run)
+    before, files = recorded(run), contents(run)
     damage(run)
     lv.resume(run, smooth)
-    assert told(run) == before
+    assert recorded(run) == before
     assert contents(run) == files
 
 
@@ -122,15 +130,15 @@ def test_a_damaged_queue_gives_a_one_line_error(lines: str, run: Path, smooth: C
         lv.resume(run, smooth)
 
 
-def handed(classifier: Classifier, run: Path, **options: Any) -> Any:
-    """Attack three arrays in one slot, so that they end one after another."""
+def attack_arrays(classifier: Classifier, run: Path, **options: Any) -> Any:
+    """Attack three arrays in one slot: they end one after another."""
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     given = {"attack": "pgd", "iterations": 6, "slots": 1, "wandb": "disabled"}
     return lv.attack(classifier, x, out=run, **{**given, **options})
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Send SIGINT when a task number ``at`` begins."""
+    """Send SIGINT at the start of task ``at``."""
     start = PhotographTraining.start
 
     def stopping(self: PhotographTraining, task: Task) -> torch.Tensor:
@@ -142,7 +150,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 
 def test_a_resume_keeps_the_precision(run: Path, smooth: Classifier) -> None:
-    """It makes the images; what Lightning calls alike is alike."""
+    """Aliases of a precision are equal."""
     lv.resume(run, smooth, trainer__precision=32)
     with pytest.raises(
         LitVizError, match=r"--trainer.precision can't be changed: .* was started with 32-true, got bf16-mi"
@@ -154,19 +162,19 @@ def test_a_resume_keeps_the_precision(run: Path, smooth: Classifier) -> None:
 def test_a_resume_requires_the_arrays_of_the_run(
     labels: str | int, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A resume without them recorded all that was left as failed, for good."""
+    """Unfinished tasks are not recorded as failed."""
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
         interrupt(patched, at=1)
         with pytest.raises(Interrupted, match="continue in Python with the same call and resume=True"):
-            handed(smooth, run, labels=labels)
+            attack_arrays(smooth, run, labels=labels)
     with pytest.raises(LitVizError, match="are arrays: resume it in Python"):
         lv.resume(run, smooth)
-    assert all(record["status"] != "failed" for record in told(run))
-    whole = handed(smooth, run, labels=labels, resume=True)
+    assert all(record["status"] != "failed" for record in recorded(run))
+    whole = attack_arrays(smooth, run, labels=labels, resume=True)
     assert [record["index"] for record in whole.results] == [0, 1, 2]
     assert all(record["status"] in ("done", "skipped") for record in whole.results)
-    assert len(lv.resume(run, smooth).results) == 3  # it has ended, and needs none
+    assert len(lv.resume(run, smooth).results) == 3  # a finished run needs no arrays
 
 
 def test_the_interrupt_message_without_a_folder(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,18 +202,18 @@ def test_an_interrupt_during_preparation_gives_a_one_line_error(
 
 
 def test_a_run_is_replaced_only_by_a_valid_run(run: Path, smooth: Classifier) -> None:
-    before = told(run)
+    before = recorded(run)
     with pytest.raises(LitVizError, match="unknown class 'zzz'"):
         lv.visualize(smooth, ["zzz"], config="small", out=run, overwrite=True, wandb="disabled")
-    assert told(run) == before
+    assert recorded(run) == before
     lv.visualize(smooth, [3], config="small", iterations=2, out=run, overwrite=True, wandb="disabled")
-    assert [record["target"] for record in told(run)] == [3]
+    assert [record["target"] for record in recorded(run)] == [3]
 
 
 def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
     run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run whose resume was killed before its evidence was taken for one that has ended."""
+    """The resume is killed before its evidence is written."""
     lose(1)(run)
     assert (run / "report.html").exists()
     monkeypatch.setattr(execute_module, "write_report", lambda *_: pytest.fail("killed"))
@@ -219,17 +227,17 @@ def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
 
 def test_a_run_killed_while_loading_records_its_weights_on_resume(run: Path, smooth: Classifier) -> None:
     path = run / "config.yaml"
-    recorded = yaml.safe_load(path.read_text())["recorded"]["weights_sha256"]
-    path.write_text(path.read_text().replace(recorded, "null"))
+    weights = yaml.safe_load(path.read_text())["recorded"]["weights_sha256"]
+    path.write_text(path.read_text().replace(weights, "null"))
     lv.resume(run, smooth)
-    assert yaml.safe_load(path.read_text())["recorded"]["weights_sha256"] == recorded
+    assert yaml.safe_load(path.read_text())["recorded"]["weights_sha256"] == weights
 
 
 def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Classifier) -> None:
     lose(2)(run)
     lv.resume(run, smooth.original)
-    assert {record["target_name"] for record in told(run)} == set(NAMES[:3])
-    assert all(name in NAMES for record in told(run) for name, _ in record["top5"])
+    assert {record["target_name"] for record in recorded(run)} == set(NAMES[:3])
+    assert all(name in NAMES for record in recorded(run) for name, _ in record["top5"])
     other = load_classifier(smooth.original, labels=list("vwxyz"), mean=0.5, std=0.25, size=16)
     with pytest.raises(LitVizError, match="was started with other labels"):
         lv.resume(run, other)
@@ -238,13 +246,13 @@ def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Cla
 @pytest.mark.parametrize("version", [1, 99])
 def test_a_checkpoint_of_another_version_changes_nothing(version: int, run: Path, smooth: Classifier) -> None:
     lose(1)(run)
-    before = told(run)
+    before = recorded(run)
     checkpoint = torch.load(run / LAST_CHECKPOINT, weights_only=True)
     checkpoint["lit_viz"] = {"version": version, "slots": []}
     AtomicCheckpointIO().save_checkpoint(checkpoint, run / LAST_CHECKPOINT)
     with pytest.raises(LitVizError, match=f"the checkpoint must have version .*, got {version}"):
         lv.resume(run, smooth)
-    assert told(run) == before
+    assert recorded(run) == before
 
 
 def test_an_overlong_folder_name_gives_a_one_line_error() -> None:

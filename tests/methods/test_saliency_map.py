@@ -49,7 +49,7 @@ def module(classifier: Classifier, method: Attribution, **options: Any) -> Salie
 )
 def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, train: Train, name: str) -> None:
     """Five photographs in two slots, of different age, several evaluations at a time, against one loop over all."""
-    count = {"rise": 20, "extremal_perturbation": 6}.get(name)
+    count = {"rise": 20, "kernel_shap": 40, "extremal_perturbation": 3}.get(name)
     memory = train(module(smooth, method_of(name), iterations=count), queue(method=name), precision="64-true")
     method = method_of(name)
     method.bind(smooth)

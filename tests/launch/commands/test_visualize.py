@@ -59,7 +59,7 @@ def broken_network() -> nn.Module:
 
 
 def test_a_canvas_of_another_shape_is_resized_for_all_networks(smooth: Classifier) -> None:
-    """It was trained on the whole canvas, stretched, and reported on its middle."""
+    """The record describes the resized canvas, as in the training."""
     run = lv.visualize(smooth, [1], iterations=8, model__views=2, model__size=(16, 48))
     assert run.images.shape[-2:] == (16, 48)
     stretched = interpolate(run.images, (16, 16), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
@@ -158,13 +158,13 @@ def test_images_of_an_objective_without_class_have_no_class_name(
 
 
 def test_judges_take_images_of_as_many_channels(lite0: Classifier) -> None:
-    """A grey network with ImageNet's labels was trained to the end, and then failed by its judges."""
+    """A gray network with the labels of ImageNet has no judges."""
     grey = load_classifier(smooth_network(channels=1, classes=1000), labels=lite0.labels, mean=0.5, std=0.5, size=16)
     assert installed_judges(grey) == ()
 
 
 def test_ignored_options_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Iterations that don't come, and a photograph of which little is kept."""
+    """Iterations after the last one, and a parameterization that does not preserve the photograph."""
     words = ["visualize", "0", *SMALL, "--iterations", "4", "--log-at", "2,9,300", "--curve-at", "1,4"]
     lit_viz(*words, "--vary", '{"iterations": [3, 9]}', "--out", str(tmp_path / "run"))
     printed = capsys.readouterr().err
@@ -190,7 +190,8 @@ def test_an_empty_folder_name_is_rejected(capsys: pytest.CaptureFixture[str], sm
 def test_judges_evaluate_the_images_of_a_group_separately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Classifier, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = lv.visualize(smooth, [1], iterations=6, model__views=2, model__group=2, out=tmp_path / "run")
+    options: dict[str, Any] = {"model__views": 2, "model__group": 2, "wandb": "disabled"}
+    run = lv.visualize(smooth, [1], iterations=6, out=tmp_path / "run", **options)
     monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: smooth)
     judge(str(tmp_path / "run"), ["same"])
     record = run.results[0]
