@@ -28,7 +28,7 @@ _HEAVY = "pytorch_lightning matplotlib captum skimage sklearn timm wandb"
     [
         ("import lit_viz.cli; lit_viz.cli.main(['--help'])", f"torch jsonargparse rich yaml numpy {_HEAVY}"),
         pytest.param(_CLASSES, _HEAVY, marks=pytest.mark.slow),
-        (_OWN, f"torchvision {_HEAVY}"),
+        pytest.param(_OWN, f"torchvision {_HEAVY}", marks=pytest.mark.slow),
         # Lightning itself imports torchvision and matplotlib.
         pytest.param(_PARSING, "timm wandb captum skimage sklearn", marks=pytest.mark.slow),
     ],
@@ -40,7 +40,7 @@ def test_unused_packages_are_not_imported(code: str, absent: str) -> None:
     assert done.stdout.splitlines()[-1:] == ["imported:"], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("has_triton", [True, False])
+@pytest.mark.parametrize("has_triton", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_garbage_collection_around_imports(has_triton: bool) -> None:
     """It is off during imports. Imported objects are frozen, until the exit if Triton would list them."""
     code = "import atexit, gc, sys, types, lit_viz.cli as c\n"

@@ -111,7 +111,7 @@ def test_evaluations_are_those_of_the_members_in_order(norm: NormName, targeted:
 def test_results_do_not_depend_on_the_members_of_other_slots(norm: NormName, targeted: bool) -> None:
     whole, state = ensemble(norm, range(8), targeted)
     assert len(set(state["by"].tolist())) > 1
-    for rows in ([0], [1], [2, 3, 4]):
+    for rows in ([0], [2, 3, 4]):
         images, part = ensemble(norm, rows, targeted)
         torch.testing.assert_close(images, whole[rows], rtol=0, atol=1e-9)
         for key in ("iteration", "fooled", "by"):

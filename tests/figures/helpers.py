@@ -49,7 +49,8 @@ def assert_no_overlap(figure: Figure) -> None:
             ticks = axis.get_major_ticks()
             written += [tick.label1 for tick in ticks if tick.label1.get_visible() and low <= tick.get_loc() <= high]
     extents = [text.get_window_extent(renderer).extents for text in written if text.get_text()]
-    boxes = np.array([*extents, *(axes.get_window_extent(renderer).extents for axes in figure.axes)])
+    extents += [axes.get_window_extent(renderer).extents for axes in figure.axes]
+    boxes = np.reshape(extents, (-1, 4))
     low, high = boxes[:, :2] + 1, boxes[:, 2:] - 1  # boxes may touch by a dot
     overlap = (np.minimum(low, high)[:, None] <= np.maximum(low, high)).all(2)
     assert not np.triu(overlap & overlap.T, 1).any()
