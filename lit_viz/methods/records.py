@@ -15,13 +15,30 @@ Ranking = Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class VisualizationRecord(Record, abstract=True):
+class ContrastRecord(Record, abstract=True):
+    """Result whose target may be contrasted with another class.
+
+    Attributes:
+        against, gamma: index and weight of the class that the target is contrasted with.
+    """
+
+    against: int | None = optional()
+    gamma: float | None = optional()
+
+    @property
+    def title(self) -> str:
+        """The name of the target, with a weight of the contrast other than 1."""
+        weight = "" if self.gamma in (None, 1) else f" (gamma {self.gamma:g})"
+        return super().title + weight
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VisualizationRecord(ContrastRecord, abstract=True):
     """A class visualization, or the image of a layer or a channel.
 
     Attributes:
         top5: most probable classes.
         lr: learning rate, if it varies between the tasks.
-        against, gamma: index and weight of the class that the target is contrasted with.
         rank: rank of the target, from 1.
         objective: mean objective of the last views.
         objective_file: objective of the file without transforms, of an image without a target.
@@ -29,8 +46,6 @@ class VisualizationRecord(Record, abstract=True):
 
     top5: Ranking
     lr: float | None = optional()
-    against: int | None = optional()
-    gamma: float | None = optional()
 
     rank = Item[float]("metrics")
     objective = Item[float]("metrics")
@@ -63,7 +78,7 @@ class LayerImageRecord(VisualizationRecord):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SaliencyRecord(Record):
+class SaliencyRecord(ContrastRecord):
     """A saliency map.
 
     Attributes:
@@ -72,7 +87,6 @@ class SaliencyRecord(Record):
         layer: the layer that the method reads, if it reads one.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
-        against, gamma: index and weight of the class that the target is contrasted with.
         original_size, original_box: size of the original photograph, and the part that the network received.
         captum: verdict of the comparison with Captum.
         box, iou: box of the object in the original, and its overlap with the true one.
@@ -82,8 +96,6 @@ class SaliencyRecord(Record):
     settings: Mapping[str, Any] = flattened()
     reducer: str
     top5: Ranking
-    against: int | None = optional()
-    gamma: float | None = optional()
     original_size: Sequence[int] | None = optional()
     original_box: Sequence[float] | None = optional()
     captum: Mapping[str, Any] | None = optional(evidence=True)

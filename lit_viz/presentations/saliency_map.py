@@ -51,7 +51,7 @@ class SaliencyMapPresentation(Presentation):
         if not isinstance(record, SaliencyRecord):
             return CardText()
         method = record.method if record.layer is None else f"{record.method} of {record.layer}"
-        return CardText(f"{method}, {record.target_name}", "map")
+        return CardText(f"{method}, {record.title}", "map")
 
     def table(self, records: Sequence[Record]) -> list[Row]:
         """Return method, class and relative error of each map."""
@@ -59,7 +59,7 @@ class SaliencyMapPresentation(Presentation):
             {
                 "photograph": record.name,
                 "method": record.method if isinstance(record, SaliencyRecord) else "-",
-                "class": record.target_name or "-",
+                "class": record.title if record.target_name else "-",
                 "status": record.status,
                 "probability": format_value(record.probability),
                 "evaluations": str(record.iterations),
@@ -170,7 +170,7 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
             errors[title] = error
     record = outcomes[0].record
     return SaliencyPanel(
-        name=str(record.target_name),
+        name=record.title,
         photograph=photograph,
         maps=maps,
         subtitle=_subtitle(record, is_repeated),

@@ -16,6 +16,7 @@ from lit_viz.evidence.saliency.cross_check import check_map, randomize
 from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
 from tests.attributions.tools import MASK, distance
 from tests.evidence.saliency.test_cross_check import rectified
+from tests.figures.helpers import texts
 
 AGAINST, SEEDS, GAMMA = [1, 4], [3, 1], 0.6
 #: Methods whose map is linear in the score.
@@ -109,6 +110,7 @@ def test_runs_in_memory_take_one_class_or_one_per_image(smooth: Classifier) -> N
         ("apple vs. banana", 1, 0.5), ("apple vs. date", 3, 0.5),
     ] * 2  # fmt: skip
     assert [r["captum"]["passed"] for r in several.results[:2]] == [True, True]
+    assert {"apple vs. banana", "apple vs. date", "(gamma 0.5)"} <= set(texts(several.figure()))  # of two lines
     single = lv.saliency(smooth, pictures, 0, against="banana", gamma=0.5)
     assert torch.equal(single.maps[0], several.maps[0])
     assert not torch.equal(single.maps[1], several.maps[1])
@@ -136,6 +138,7 @@ def test_class_images_of_a_contrast(smooth: Classifier) -> None:
     assert [(r["name"], r["target"], r["against"], r["gamma"]) for r in run.results] == [
         ("apple vs. cherry", 0, 2, 5), ("date vs. elder", 3, 4, 5),
     ]  # fmt: skip
+    assert "apple vs. cherry (gamma 5)" in " ".join(texts(run.figure()))
     for record, actual, reference in zip(
         run.results, smooth.logits(run.images), smooth.logits(plain.images), strict=True
     ):
