@@ -94,7 +94,7 @@ class ImageTraining(Method):
 
     def configure_optimizers(self) -> StepRuleOptimizer:
         """Return the optimizer of the step rule."""
-        return StepRuleOptimizer(self.slots, self.step_rule, Evaluate(self._evaluate), self.project)
+        return StepRuleOptimizer(self, Evaluate(self._evaluate))
 
     def setup(self, stage: str) -> None:
         """Allocate the images of a full batch, for the model summary, and discard the state of an earlier run."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.method import Method
-from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL, Slots
+from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
 from lit_viz.errors import LitVizError, check_shape
-from lit_viz.optim import Evaluate, Evaluation, StepRule
+from lit_viz.optim import Evaluate, Evaluation
 from lit_viz.optim.rule import chosen
 from lit_viz.types import Record, Result, Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
@@ -100,31 +100,30 @@ class StepRuleOptimizer(torch.optim.Optimizer):
     A rule may evaluate several times per step, so the closure of Lightning, which returns one scalar, is not used.
 
     Args:
-        slots: images and their state.
-        rule: step rule.
+        method: its slots, step rule and projection.
         evaluate: evaluation of the images by the network.
-        project: projection of updated images onto their feasible set.
 
     Attributes:
         done: ``(N,)`` bool, images that the rule reported as done in the last step; they are left unchanged.
     """
 
-    def __init__(self, slots: Slots, rule: StepRule, evaluate: Evaluate, project: Callable[[Tensor], Tensor]) -> None:
-        super().__init__([slots.image], {})
-        self.slots, self.rule, self.evaluate, self.project = slots, rule, evaluate, project
+    def __init__(self, method: Method, evaluate: Evaluate) -> None:
+        super().__init__([method.slots.image], {})
+        self.method, self.evaluate = method, evaluate
         self.done = torch.zeros(0, dtype=torch.bool)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Make one update x_k -> x_k+1 of all slots."""
-        before = self.slots.x
-        advance = self.rule.advance(self.slots.state)
-        x, state, self.done = self.rule.step(before, self.slots.state, self.evaluate)
-        check_shape(self.rule, x, before.shape, meaning="an image for each slot")
-        check_shape(self.rule, self.done, before.shape[:1], meaning="whether each slot is done")
+        slots, rule = self.method.slots, self.method.step_rule
+        before = slots.x
+        advance = rule.advance(slots.state)
+        x, state, self.done = rule.step(before, slots.state, self.evaluate)
+        check_shape(rule, x, before.shape, meaning="an image for each slot")
+        check_shape(rule, self.done, before.shape[:1], meaning="whether each slot is done")
         self.done = self.done.bool()
-        x = chosen(self.done, before, self.project(x))  # not in place: the rule may keep what it returned
-        self.slots.update(x, state, advance.masked_fill(self.done, 0))
+        x = chosen(self.done, before, self.method.project(x))  # not in place: the rule may keep what it returned
+        slots.update(x, state, advance.masked_fill(self.done, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Return an empty state; checkpoints store images and states by task (:meth:`Slots.dump`)."""

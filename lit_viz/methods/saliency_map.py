@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.methods.targets import RUNNER_UP, contrast_fields, resolve
 from lit_viz.objectives.classes import ClassScore
-from lit_viz.optim import Evaluate, Evaluation, State, StepRule
+from lit_viz.optim import Evaluation, State
 from lit_viz.types import Record, Snapshot, Task
 
 #: Names of uncertainties in records, where ``error`` is the message of a failed task.
@@ -57,7 +57,7 @@ class SaliencyMap(PhotographTraining):
         LitVizError: an argument is invalid, or a method does not support the classifier.
     """
 
-    step_rule: _BatchMethod
+    step_rule: Attribution  # that of the batch, whose tasks all have the same one (see can_batch)
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class SaliencyMap(PhotographTraining):
             if gamma != 1 and isinstance(m.objective, ClassScore):
                 m.objective = m.objective.with_gamma(gamma)
         most = max(m.evaluations for m in methods) if iterations is None else iterations
-        super().__init__(classifier, _BatchMethod(self.methods), iterations=most, curve_at=curve_at, **options)
+        super().__init__(classifier, methods[0], iterations=most, curve_at=curve_at, **options)
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
         if reducer is not None:
             find_reducer(reducer)
@@ -102,14 +102,9 @@ class SaliencyMap(PhotographTraining):
                 self.notes.append(f"{name} reads the layer {fields['layer']}")
 
     @property
-    def current(self) -> Attribution:
-        """The method of the current batch."""
-        return self.step_rule.method
-
-    @property
     def default_network(self) -> str:
         """Name of the network copy of the current method."""
-        return self.current.networks[0]
+        return self.step_rule.networks[0]
 
     # Tasks
 
@@ -136,10 +131,15 @@ class SaliencyMap(PhotographTraining):
         """Return whether both tasks have the same method."""
         return _method_name(task) == _method_name(other)
 
+    def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        """Return the initial state of the method of the batch."""
+        self.step_rule = self.methods[_method_name(tasks[0])]
+        return super().init_state(x, tasks)
+
     def on_slots_filled(self, rows: Sequence[int]) -> None:
-        """Select the method of the batch."""
+        """Select the method of the batch, also of restored tasks."""
         super().on_slots_filled(rows)
-        self.step_rule.select(self.slots.tasks[0])
+        self.step_rule = self.methods[_method_name(self.slots.tasks[0])]
 
     def needs_original(self, task: Task) -> bool:
         """Return whether the goal depends on the original network; a predicted label is resolved at the end."""
@@ -203,7 +203,7 @@ class SaliencyMap(PhotographTraining):
     @torch.no_grad()
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
         """Return the current maps; at iteration 0 the photographs."""
-        state, method = self.slots.state_of(rows), self.current
+        state, method = self.slots.state_of(rows), self.step_rule
         maps = method.attribution(x, state)
         check_shape(method, maps, x.shape, (len(x), 1, *x.shape[2:]), meaning="a map of each photograph")
         uncertainty = method.uncertainty(x, state)
@@ -236,10 +236,10 @@ class SaliencyMap(PhotographTraining):
         record = SaliencyRecord.extend(
             common,
             method=_method_name(self.slots.tasks[n]),
-            settings=self.current.record_fields(),
-            reducer=self.reducer or self.current.reducer,
+            settings=self.step_rule.record_fields(),
+            reducer=self.reducer or self.step_rule.reducer,
             top5=snapshot.ranking,
-            **contrast_fields(self.slots.tasks[n], self.current.objective),
+            **contrast_fields(self.slots.tasks[n], self.step_rule.objective),
             **self.crop_fields(n),
         )
         if snapshot.array is None or bool(snapshot.array.isfinite().all()):
@@ -247,27 +247,6 @@ class SaliencyMap(PhotographTraining):
         count, total = int((~snapshot.array.isfinite()).sum()), snapshot.array.numel()
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"
         return record.amend(status="failed", error=error)
-
-
-class _BatchMethod(StepRule):
-    """The attribution method of the current batch; all its tasks have the same one (:meth:`SaliencyMap.can_batch`)."""
-
-    def __init__(self, methods: Mapping[str, Attribution]) -> None:
-        self.methods = methods
-        self.method = next(iter(methods.values()))
-
-    def select(self, task: Task) -> None:
-        self.method = self.methods[_method_name(task)]
-
-    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        self.select(tasks[0])
-        return self.method.init(x, tasks)
-
-    def advance(self, state: State) -> Tensor:
-        return self.method.advance(state)
-
-    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        return self.method.step(x, state, evaluate)
 
 
 def _method_name(task: Task) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,7 +39,8 @@ def test_finished_images_and_tensors_of_the_rule_are_not_overwritten(done: Tenso
         {"source": began.clone(), "iteration": count, "iterations": count + 5},
     )
 
-    optimizer = StepRuleOptimizer(slots, rule, lambda *_, **__: None, lambda x: x)  # type: ignore[arg-type, return-value]
+    method = SimpleNamespace(slots=slots, step_rule=rule, project=lambda x: x)
+    optimizer = StepRuleOptimizer(method, lambda *_, **__: None)  # type: ignore[arg-type, return-value]
     optimizer.step()
 
     assert torch.equal(slots.x, torch.stack([now[0], began[1]]))
