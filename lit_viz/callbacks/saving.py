@@ -19,7 +19,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.ranks import LocalRequests
+from lit_viz.engine.ranks import RankStatus
 from lit_viz.errors import LitVizError, Terminated
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Result, Snapshot
@@ -163,14 +163,14 @@ class ExactCheckpoint(Callback):
         self.path = None if path is None else Path(path)
         self.every = every
         self.every_steps = every_steps
-        self._requests = LocalRequests()
+        self._status = RankStatus()
         self._saved = time.monotonic()
         self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the signal handlers, in place of Lightning's, whose SIGTERM handler exits with status 0."""
         assert isinstance(pl_module, ImageTraining)
-        self._requests = pl_module.requests
+        self._status = pl_module.exchange.status
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -179,9 +179,9 @@ class ExactCheckpoint(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Request a checkpoint if it is due."""
         if self.every_steps is not None:
-            self._requests.save |= (batch_idx + 1) % self.every_steps == 0
+            self._status.save |= (batch_idx + 1) % self.every_steps == 0
         else:
-            self._requests.save |= time.monotonic() - self._saved >= self.every
+            self._status.save |= time.monotonic() - self._saved >= self.every
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -210,6 +210,6 @@ class ExactCheckpoint(Callback):
         self.on_train_end(trainer, pl_module)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._requests.signal:
+        if self._status.signal:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        self._requests.signal = number
+        self._status.signal = number

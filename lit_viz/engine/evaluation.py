@@ -21,11 +21,6 @@ from lit_viz.rng import Draws
 from lit_viz.utils.device import to_device
 
 
-def identity_inputs(images: Tensor, draws: Draws) -> Tensor:
-    """Return the images as network inputs, one view each."""
-    return images
-
-
 @dataclass(frozen=True)
 class Evaluator:
     """Evaluation of the images in the slots.
@@ -48,7 +43,7 @@ class Evaluator:
     objective: Objective
     normalize: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor] = lambda x: x
-    make_inputs: Callable[[Tensor, Draws], Tensor] = identity_inputs
+    make_inputs: Callable[[Tensor, Draws], Tensor] = lambda images, draws: images
     priors: Sequence[Prior] = ()
     views: int = 1
     layers: Sequence[str] = ()

@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_viz.classifiers.fast import mark_compiled_step
 from lit_viz.engine.lightning import adapt_trainer
 from lit_viz.engine.method import Method
-from lit_viz.engine.ranks import DevicesMode, JointDecision, LocalRequests, RankExchange, RankGroup, RankStatus
+from lit_viz.engine.ranks import DevicesMode, RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL
 from lit_viz.engine.step import Ending, Queue, Step, StepRuleOptimizer, merge_final
 from lit_viz.errors import LitVizError
@@ -189,13 +189,12 @@ class ImageTraining(Method):
             step.close()
         if not self.exchange.is_due(snapshots, results):
             return {"snapshots": [], "results": []}
-        status = RankStatus(
-            unfinished=len(self.slots) > 0 or len(self.queue) > 0,
-            updates=sum(self.slots.iteration) + self.queue.updates,
-            seconds=time.perf_counter() - start,
-            digest=float(self.slots.x.double().sum()) if self.ranks.shares_views else 0.0,
-        )
-        outputs = self.exchange.synchronize(self.ranks, status)
+        status = self.exchange.status
+        status.unfinished = len(self.slots) > 0 or len(self.queue) > 0
+        status.updates = sum(self.slots.iteration) + self.queue.updates
+        status.seconds = time.perf_counter() - start
+        status.digest = float(self.slots.x.double().sum()) if self.ranks.shares_views else 0.0
+        outputs = self.exchange.synchronize(self.ranks)
         self._updates_finished += sum(self.last_iteration(result.task) for result in outputs["results"])
         self._updates_made += sum(result.record.iterations or 0 for result in outputs["results"])
         if not self.decision.unfinished:
@@ -251,13 +250,8 @@ class ImageTraining(Method):
         return optimizer
 
     @property
-    def requests(self) -> LocalRequests:
-        """Requests of callbacks on this rank for the next exchange."""
-        return self.exchange.requests
-
-    @property
-    def decision(self) -> JointDecision:
-        """Decision of the last exchange."""
+    def decision(self) -> RankStatus:
+        """Joint status of all ranks at the last exchange."""
         return self.exchange.decision
 
     @property

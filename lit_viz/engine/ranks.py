@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -123,50 +123,27 @@ class RankGroup:
 
 
 @dataclass
-class LocalRequests:
-    """Requests of one rank for the next synchronization: the signal that stops the run, or 0; a checkpoint."""
-
-    signal: int = 0
-    save: bool = False
-
-
-class RankStatus(NamedTuple):
-    """Status that one rank sends to all.
+class RankStatus:
+    """Status of one rank, or of all ranks together.
 
     Attributes:
-        unfinished: whether it has tasks left.
-        signal, save: see :class:`LocalRequests`.
-        updates: updates of its unfinished images.
-        seconds: duration of its last step.
-        digest: sum of its images, which are equal on all ranks in mode ``views``.
-    """
-
-    unfinished: bool
-    signal: int = 0
-    save: bool = False
-    updates: int = 0
-    seconds: float = 0.0
-    digest: float = 0.0
-
-
-@dataclass
-class JointDecision:
-    """Decision of all ranks.
-
-    Attributes:
-        unfinished: whether any rank has tasks left.
+        unfinished: whether there are tasks left.
         signal: number of the signal that stops the run, or 0.
-        save: whether a checkpoint is due; reset by the callback that saves it.
-        updates: updates of all images that are not finished.
+        save: whether a checkpoint is due.
+        updates: updates of the images that are not finished.
+        seconds: duration of the last step of a rank.
+        digest: sum of the images of a rank, which are equal on all ranks in mode ``views``.
     """
 
     unfinished: bool = True
     signal: int = 0
     save: bool = False
     updates: int = 0
+    seconds: float = 0.0
+    digest: float = 0.0
 
     @classmethod
-    def of(cls, statuses: Sequence[RankStatus], ranks: RankGroup) -> JointDecision:
+    def joint(cls, statuses: Sequence[RankStatus], ranks: RankGroup) -> RankStatus:
         """Combine the statuses of all ranks.
 
         Raises:
@@ -187,19 +164,19 @@ class JointDecision:
 
 
 class RankExchange:
-    """Snapshots, results and requests of this rank between two synchronizations.
+    """Snapshots, results and status of this rank between two synchronizations.
 
     A single rank synchronizes after every step.
 
     Attributes:
-        requests: requests of this rank for the next synchronization.
-        decision: decision of the last synchronization.
+        status: status of this rank; callbacks set its ``signal`` and ``save``.
+        decision: joint status of all ranks at the last synchronization; the callback that saves resets its ``save``.
         finished: status of each finished task, by index; complete on rank 0.
     """
 
     def __init__(self) -> None:
-        self.requests = LocalRequests()
-        self.decision = JointDecision()
+        self.status = RankStatus()
+        self.decision = RankStatus()
         self.finished: dict[int, str] = {}
         self._snapshots: list[Snapshot] = []
         self._results: list[Result] = []
@@ -212,18 +189,18 @@ class RankExchange:
         self._steps_left -= 1
         return self._steps_left <= 0
 
-    def synchronize(self, ranks: RankGroup, status: RankStatus) -> dict[str, list[Any]]:
+    def synchronize(self, ranks: RankGroup) -> dict[str, list[Any]]:
         """Exchange the status of all ranks.
 
         Returns:
             the ``snapshots`` and ``results`` of all ranks since the last exchange; empty on ranks other than 0.
         """
-        statuses = ranks.all_gather(status._replace(signal=self.requests.signal, save=self.requests.save))
+        statuses = ranks.all_gather(self.status)
         if ranks.size > 1:
             slowest = max(status.seconds for status in statuses)
             self._steps_left = max(1, min(_MAX_STEPS_BETWEEN, int(_SECONDS_BETWEEN / max(slowest, 1e-6))))
-        self.decision = JointDecision.of(statuses, ranks)
-        self.requests.save = False
+        self.decision = RankStatus.joint(statuses, ranks)
+        self.status.save = False
         snapshots, results = ranks.gather(self._snapshots), ranks.gather(self._results)
         self._snapshots, self._results = [], []
         self.finished |= {result.task.index: result.record.status for result in results}

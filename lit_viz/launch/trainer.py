@@ -100,7 +100,7 @@ def fit(
                 message = f"another process of the run has ended; finished images are kept{resume_hint(config)}"
                 raise LitVizError(message) from error
             raise
-    stopped = module.decision.signal or module.requests.signal  # a request of the last step has no joint decision
+    stopped = module.decision.signal or module.exchange.status.signal  # the latter of the last step
     if not stopped:
         return
     message = stopped_before_evidence(config)

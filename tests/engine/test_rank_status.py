@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lit_viz.engine.ranks import JointDecision, RankExchange, RankGroup, RankStatus
+from lit_viz.engine.ranks import RankExchange, RankGroup, RankStatus
 from lit_viz.errors import LitVizError
 from lit_viz.types import Record, Result, Snapshot
 from tests.engine.stub import tasks
@@ -24,17 +25,17 @@ class Ranks(RankGroup):
 
 def test_the_joint_decision_combines_all_ranks() -> None:
     statuses = [RankStatus(False, updates=2), RankStatus(True, signal=15, save=True, updates=5)]
-    assert JointDecision.of(statuses, RankGroup(0, 2)) == JointDecision(True, signal=15, save=True, updates=7)
+    assert RankStatus.joint(statuses, RankGroup(0, 2)) == RankStatus(True, signal=15, save=True, updates=7)
     idle = [RankStatus(False), RankStatus(False)]
-    assert JointDecision.of(idle, RankGroup(0, 2)) == JointDecision(False)
+    assert RankStatus.joint(idle, RankGroup(0, 2)) == RankStatus(False)
 
 
 def test_ranks_that_share_views_count_updates_once_and_must_agree() -> None:
     ranks = RankGroup(1, 2, "views")
     statuses = [RankStatus(True, updates=4, digest=1.0), RankStatus(True, updates=4, digest=1.0)]
-    assert JointDecision.of(statuses, ranks).updates == 4
+    assert RankStatus.joint(statuses, ranks).updates == 4
     with pytest.raises(LitVizError, match="images must be equal on all ranks"):
-        JointDecision.of([statuses[0], statuses[1]._replace(digest=1.5)], ranks)
+        RankStatus.joint([statuses[0], replace(statuses[1], digest=1.5)], ranks)
 
 
 def test_a_single_rank_synchronizes_after_every_step() -> None:
@@ -42,27 +43,29 @@ def test_a_single_rank_synchronizes_after_every_step() -> None:
     for iteration in range(3):
         snapshot = Snapshot(TASK, iteration, {})
         assert exchange.is_due([snapshot], [])
-        outputs = exchange.synchronize(RankGroup(), RankStatus(True, updates=iteration))
+        exchange.status.updates = iteration
+        outputs = exchange.synchronize(RankGroup())
         assert outputs == {"snapshots": [snapshot], "results": []}
-        assert exchange.decision == JointDecision(True, updates=iteration)
+        assert exchange.decision == RankStatus(True, updates=iteration)
 
 
 def test_the_status_of_finished_tasks_is_kept() -> None:
     exchange = RankExchange()
     assert exchange.is_due([], [Result(TASK, Record.of(TASK, status="skipped"))])
-    exchange.synchronize(RankGroup(), RankStatus(False))
+    exchange.status.unfinished = False
+    exchange.synchronize(RankGroup())
     assert not exchange.decision.unfinished
     assert exchange.finished == {0: "skipped"}
 
 
 def test_several_ranks_synchronize_once_per_second_of_the_slowest() -> None:
     exchange = RankExchange()
-    exchange.requests.save = True
+    exchange.status.save, exchange.status.seconds = True, 0.01
     synchronized = []
     for iteration in range(11):
         if exchange.is_due([Snapshot(TASK, iteration, {})], []):
-            outputs = exchange.synchronize(Ranks(0, 2), RankStatus(True, seconds=0.01))
+            outputs = exchange.synchronize(Ranks(0, 2))
             synchronized.append((iteration, len(outputs["snapshots"])))
     assert synchronized == [(0, 2), (5, 6), (10, 6)]
-    assert exchange.decision == JointDecision(True, signal=15, save=True, updates=5)
-    assert not exchange.requests.save
+    assert exchange.decision == RankStatus(True, signal=15, save=True, updates=5)
+    assert not exchange.status.save
