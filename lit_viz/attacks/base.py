@@ -67,7 +67,7 @@ class Attack(StepRule):
         fixed: whether the number of updates is not configurable.
         minimal: whether the perturbation is minimized, so that the attack continues after a success.
         early_stop: whether an attack that is not minimal stops at the first success.
-        backwards_per_step: upper bound of the mean number of backwards; 0 for black-box attacks, which hold no graph.
+        backwards_per_step: see :class:`~lit_viz.optim.StepRule`; 0 for black-box attacks, which hold no graph.
         restart_schedule: how the iterations are split into restarts.
         notes: remarks that are printed once before a run, available after :meth:`bind`.
     """
@@ -78,7 +78,6 @@ class Attack(StepRule):
     fixed: ClassVar[bool] = False
     minimal: ClassVar[bool] = False
     early_stop: bool = True
-    backwards_per_step: float = 1
     restart_schedule: RestartSchedule = RestartSchedule()
     notes: Sequence[str] = ()
 

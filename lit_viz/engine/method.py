@@ -152,16 +152,6 @@ class Method(pl.LightningModule):
         """Whether the fast copy has half precision, so that its outputs differ from those of the original."""
         return self.network_dtype != self.image_dtype
 
-    @property
-    def backwards_per_step(self) -> float:
-        """Upper bound of the mean number of backwards per step."""
-        return 1
-
-    @property
-    def default_network(self) -> str:
-        """Name of the network copy that is evaluated by default."""
-        return "plain"
-
     def make_network(self, layers: Collection[str], device: torch.device, **options: Any) -> FrozenNetwork:
         """Return a fast copy of the classifier that can read these layers.
 

@@ -290,16 +290,16 @@ class ImageTraining(Method):
         rows = range(len(self.slots))
         if not rows:
             return 0.0
-        backwards = math.ceil(self.backwards_per_step)
+        backwards, network = math.ceil(self.step_rule.backwards_per_step), self.step_rule.networks[0]
         seconds = 0.0
         for _ in range(2):  # the first pass is a warm-up
             start = time.perf_counter()
-            evaluation = self.score(self.slots.x, rows, gradient=backwards > 0, network=self.default_network)
+            evaluation = self.score(self.slots.x, rows, gradient=backwards > 0, network=network)
             forward_end = time.perf_counter()
             for remaining in reversed(range(backwards)):
                 evaluation.backward(keep=remaining > 0)
             backward_seconds = (time.perf_counter() - forward_end) / max(backwards, 1)
-            seconds = forward_end - start + backward_seconds * self.backwards_per_step
+            seconds = forward_end - start + backward_seconds * self.step_rule.backwards_per_step
         return seconds
 
     # Logging

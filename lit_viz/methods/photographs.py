@@ -199,11 +199,6 @@ class AttackTraining(PhotographTraining):
         self.notes += attack.restart_schedule.notes(self.iterations)
         self.residual_gradient = check_residual_gradient(residual_gradient)
 
-    @property
-    def backwards_per_step(self) -> float:
-        """Upper bound of the mean number of backwards per step."""
-        return self.attack.backwards_per_step
-
     def prepare(self, device: torch.device) -> None:
         """Create the fast copy of the network."""
         self._evaluator = Evaluator(

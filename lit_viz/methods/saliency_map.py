@@ -101,11 +101,6 @@ class SaliencyMap(PhotographTraining):
             if "layer" in (fields := m.record_fields()):
                 self.notes.append(f"{name} reads the layer {fields['layer']}")
 
-    @property
-    def default_network(self) -> str:
-        """Name of the network copy of the current method."""
-        return self.step_rule.networks[0]
-
     # Tasks
 
     def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:

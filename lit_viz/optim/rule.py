@@ -24,7 +24,15 @@ _SHORT = 1e-12  # below it, and above its inverse, the squared norm underflows o
 
 
 class StepRule(ABC):
-    """One update x_k -> x_k+1 of a batch. Row n of every tensor belongs to slot n; rows are independent."""
+    """One update x_k -> x_k+1 of a batch. Row n of every tensor belongs to slot n; rows are independent.
+
+    Attributes:
+        networks: network copies that are evaluated, the default one first (see :class:`~lit_viz.optim.Evaluate`).
+        backwards_per_step: upper bound of the mean number of backwards.
+    """
+
+    networks: tuple[str, ...] = ("plain",)
+    backwards_per_step: float = 1
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the initial state of slots with images ``x`` ``(N, ...)``, one task per slot."""
