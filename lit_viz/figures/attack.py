@@ -1,31 +1,27 @@
-"""Figures of attacks: adversarial examples with the curves of the attack, and universal perturbations."""
+"""Figure of adversarial examples with the curves of the attack."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.figures.curves import MOST, Trace, plot_rate, trace_rows
+from lit_viz.figures.curves import MOST, Trace, trace_rows
 from lit_viz.figures.layout import (
     CELL,
     GAP,
     HEAD,
     SMALL_CELL,
-    TITLE,
     Block,
     Cell,
     Grid,
-    Plot,
     Text,
     compose,
     head,
     pixels,
     selection,
-    stack,
     titles,
 )
 from lit_viz.figures.scales import number
@@ -33,14 +29,12 @@ from lit_viz.figures.style import COLORS, GRAY
 from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.runs.evidence import EnsembleMember
-from lit_viz.types import Curve, Picture
+from lit_viz.types import Picture
 
 _LIMIT = 20  # maximum number of rows
 _VERDICT = 0.66  # width of "not fooled" in inches
 _FEW = 3  # up to this number, each image has its own plot
 _VERDICTS = {True: ("fooled", COLORS[2]), False: ("not fooled", COLORS[1]), None: ("not tested", GRAY)}
-_UNIVERSAL = 1.25  # width of an image in inches
-_PHOTOGRAPHS = 4  # at most, with a universal perturbation
 
 
 @dataclass(frozen=True)
@@ -60,18 +54,6 @@ class AttackPanel:
     def success(self) -> bool | None:
         """Verdict of the first test; None if not tested."""
         return next(iter(self.verdicts.values()), None)
-
-
-@dataclass(frozen=True)
-class UniversalPanel:
-    """One universal perturbation."""
-
-    name: str
-    perturbation: Picture  # magnified on mid-gray
-    about: Sequence[str]  # notes on the norm and the magnification
-    rates: Sequence[str]  # lines with fooling rates
-    curve: Curve  # fooling rate of each mini-batch; the last rate may be that of all photographs
-    photographs: Sequence[AttackPanel]
 
 
 def attack_figure(panels: Sequence[AttackPanel], members: Sequence[EnsembleMember] = ()) -> Figure:
@@ -160,31 +142,3 @@ def _table(members: Sequence[EnsembleMember]) -> Grid:
         [[Text(value, weight="normal" if line else "bold") for value in row] for line, row in enumerate(rows)],
         gap=(2 * GAP, 0),
     )
-
-
-def universal_figure(panels: Sequence[UniversalPanel]) -> Figure:
-    """Draw each perturbation and up to four photographs, above the curve of the fooling rate.
-
-    Only the perturbation is rescaled.
-    """
-    caption = (
-        "Photographs: original above, with the perturbation beneath, as stored in the 8-bit files. Curve: share of the "
-        "photographs of an iteration that fool the network; the last point is the share of all training photographs."
-    )
-    return compose(stack(*map(_universal, panels), gap=2 * GAP), caption)
-
-
-def _universal(panel: UniversalPanel) -> Grid:
-    examples = panel.photographs[:_PHOTOGRAPHS]
-    perturbation = Cell(pixels(panel.perturbation), panel.about, _UNIVERSAL)
-    before = [Cell(pixels(one.original), one.before.split("\n"), _UNIVERSAL) for one in examples]
-    after = [Cell(pixels(one.result), one.after.split("\n"), _UNIVERSAL) for one in examples]
-    rows: list[list[Block | None]] = [
-        [None, Text(panel.name, (1 + len(examples)) * _UNIVERSAL, TITLE, weight="bold")],
-        [None, perturbation, *before],
-        [None, Text("\n".join(panel.rates), _UNIVERSAL, lines=3), *after],
-    ]
-    if panel.curve:
-        label = Text("fooling rate", 0.75, lines=2, color=GRAY)
-        rows.append([label, Plot(0.9, partial(plot_rate, panel.curve), below=0.3)])
-    return Grid(rows)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from lit_viz.attacks.norms import L2, LINF, Norm
 from lit_viz.evidence.attacks.robustness import RobustAccuracy
-from lit_viz.figures.layout import CELL, GAP, NORMAL, SMALL, Block, Cell, Grid, Plot, Text, compose, pixels, stack
+from lit_viz.figures.layout import CELL, GAP, NORMAL, SMALL, Block, Grid, Plot, Text, compose, stack
 from lit_viz.figures.style import COLORS, GRAY, INK, RULE
-from lit_viz.types import Curve, Picture
+from lit_viz.types import Curve
 from lit_viz.utils.formatting import pluralize
 
 #: Height of the labels of an iteration axis in inches.
@@ -185,23 +185,13 @@ def _plot_strip(
         axes.tick_params(bottom=False, labelbottom=False)
 
 
-@dataclass(frozen=True)
-class RobustnessExample:
-    """A photograph, with its adversarial file of the smallest radius, if there is one, and notes beneath both."""
-
-    original: Picture
-    before: str
-    result: Picture | None = None
-    after: str = ""
-
-
 def robustness_figure(
     curves: Mapping[str, Sequence[RobustAccuracy]],
     norm: Norm = LINF,
     what: str = "robust accuracy",
     caption: str = "",
     verdict: tuple[bool, str] | None = None,
-    examples: Sequence[RobustnessExample] = (),
+    examples: Sequence[tuple[Block, Block]] = (),
 ) -> Figure:
     """Draw the share of robust photographs against the radius, with counts and the 95 % interval of the last curve.
 
@@ -213,7 +203,7 @@ def robustness_figure(
         what: label of the share.
         caption: of the figure.
         verdict: whether the attack can be trusted, with the reasons.
-        examples: photographs; the first four are drawn, each above its adversarial file.
+        examples: photographs, each with its adversarial file, which is drawn beneath.
     """
     points = {name: sorted(curve, key=lambda point: point.eps) for name, curve in curves.items()}
     lines = {name: _line(place, len(points)) for place, name in enumerate(points)}
@@ -255,18 +245,7 @@ def robustness_figure(
     chart = Grid([[Text("", 0.35), curve, key]], gap=(GAP, 0))
     trusted, reasons = verdict or (True, "")
     text = Text(reasons, max(chart.width, 4 * CELL), NORMAL, 6, weight="bold", color=INK if trusted else COLORS[1])
-    return compose(stack(chart, text, _examples(examples[:4]), gap=2 * GAP), caption)
-
-
-def _examples(examples: Sequence[RobustnessExample]) -> Grid:
-    originals = [Cell(pixels(example.original), example.before.split("\n")) for example in examples]
-    results: list[Block | None] = [
-        Text(example.after, CELL, lines=3, color=GRAY)
-        if example.result is None
-        else Cell(pixels(example.result), example.after.split("\n"))
-        for example in examples
-    ]
-    return Grid([originals, results] if examples else [])
+    return compose(stack(chart, text, Grid(list(zip(*examples, strict=True))), gap=2 * GAP), caption)
 
 
 def _line(place: int, count: int) -> dict[str, Any]:

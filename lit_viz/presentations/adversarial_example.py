@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -39,9 +40,10 @@ from lit_viz.evidence.attacks.robustness import (
     transfers,
 )
 from lit_viz.figures.attack import AttackPanel, attack_figure
-from lit_viz.figures.curves import RobustnessExample, Trace, robustness_figure
+from lit_viz.figures.curves import Trace, robustness_figure
+from lit_viz.figures.layout import CELL, Block, Cell, Text, pixels
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
-from lit_viz.figures.style import save_figure
+from lit_viz.figures.style import GRAY, save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import (
@@ -68,6 +70,7 @@ from lit_viz.utils.formatting import label_with_target, pluralize, probability_t
 
 _FLOAT_NOTE = "Curves show the image at each iteration, before rounding to 8 bits; the table shows the file."
 _MAX_MISMATCHES = 10  # printed; evidence.json has all of them
+_MAX_EXAMPLES = 4  # of a robustness curve
 
 
 class AttackPresentation(Presentation):
@@ -228,16 +231,16 @@ def _robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: Diagnosis
     diagnosis = None if trust is None else Diagnosis(tuple(trust.reasons), tuple(trust.tried))
     verdict = None if diagnosis is None else (not diagnosis.reasons, diagnosis.sentence)
     curves = curves or {name: robust_accuracy(outcomes)}
-    return robustness_figure(curves, norm, accuracy_label(outcomes), caption, verdict, _examples(outcomes, norm))
+    examples = list(islice(_examples(outcomes, norm), _MAX_EXAMPLES))
+    return robustness_figure(curves, norm, accuracy_label(outcomes), caption, verdict, examples)
 
 
-def _examples(outcomes: Sequence[Outcome], norm: Norm) -> list[RobustnessExample]:
-    """Return each photograph with its adversarial file of the smallest radius, if there is one."""
+def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, Block]]:
+    """Yield each photograph with its adversarial file of the smallest radius, if there is one."""
     groups: dict[Hashable, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.record.status == "done" and isinstance(outcome.record, AdversarialRecord):
             groups[photograph_key(outcome.record)].append(outcome)
-    examples = []
     for group in groups.values():
         attacked = sorted((attack_record(o).eps or 0.0, i, o) for i, o in enumerate(group))
         eps, _, outcome = next((entry for entry in attacked if attack_record(entry[2]).success_file), attacked[-1])
@@ -245,13 +248,11 @@ def _examples(outcomes: Sequence[Outcome], norm: Norm) -> list[RobustnessExample
         record = attack_record(outcome)
         if source is None:
             continue
-        before = f"{record.name}\n{record.predicted_before_name or ''}"
-        if record.success_file:
-            after = f"{record.predicted_name}\nfooled at eps {norm.format(eps)}"
-            examples.append(RobustnessExample(source, before, image, after))
+        original = Cell(pixels(source), [record.name, record.predicted_before_name or ""])
+        if record.success_file and image is not None:
+            yield original, Cell(pixels(image), [str(record.predicted_name), f"fooled at eps {norm.format(eps)}"])
         else:
-            examples.append(RobustnessExample(source, before, after=f"not fooled up to eps {norm.format(eps)}"))
-    return examples
+            yield original, Text(f"not fooled up to eps {norm.format(eps)}", CELL, lines=3, color=GRAY)
 
 
 def _explanation_figure(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:

@@ -17,7 +17,9 @@ from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.attacks.robustness import wilson_interval
-from lit_viz.figures.attack import AttackPanel, UniversalPanel, universal_figure
+from lit_viz.figures.curves import plot_rate
+from lit_viz.figures.layout import GAP, TITLE, Block, Cell, Grid, Plot, Text, compose, pixels, stack
+from lit_viz.figures.style import GRAY
 from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps
@@ -27,6 +29,9 @@ from lit_viz.runs.evidence import Evidence, FileEvidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import PerturbedImage, Record
+
+_WIDTH = 1.25  # of an image in inches
+_MAX_PHOTOGRAPHS = 4  # beside a perturbation
 
 
 class UniversalPerturbationPresentation(AttackPresentation):
@@ -41,7 +46,12 @@ class UniversalPerturbationPresentation(AttackPresentation):
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return perturbations beside some photographs, over the curve of the fooling rate."""
-        return universal_figure([panel for panel in map(_panel, outcomes) if panel is not None])
+        caption = (
+            "Photographs: original above, with the perturbation beneath, as stored in the 8-bit files. Curve: share of "
+            "the photographs of an iteration that fool the network; the last point is the share of all training "
+            "photographs."
+        )
+        return compose(stack(*map(_drawing, outcomes), gap=2 * GAP), caption)
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         """Return the cost, and the mean fooling rates of the files."""
@@ -166,31 +176,32 @@ def _count(rate: float | None, n: int | None) -> str:
     return f"{round(rate * n)} of {n}" if n and rate is not None and math.isfinite(rate) else "-"
 
 
-def _panel(outcome: Outcome) -> UniversalPanel | None:
+def _drawing(outcome: Outcome) -> Grid:
+    """Return a perturbation beside some photographs, over the curve of the fooling rate; nothing without an image."""
     record, picture = outcome.record, outcome.image()
     if picture is None or not isinstance(record, UniversalRecord) or record.norm is None:
-        return None
+        return Grid([])
+    about = [
+        f"{NORMS[record.norm].symbol} {format_distance(record.metrics.get(record.norm), record.norm)}",
+        f"magnified {record.magnified:.3g} times",
+    ]
     counted = [image for image in outcome.perturbed_images() if image.record.status == "done"]
     parts = ([image for image in counted if image.record.held_out == held_out] for held_out in (False, True))
     images = [image for pair in zip_longest(*parts) for image in pair if image is not None]  # of both parts in turn
-    return UniversalPanel(
-        name=record.name,
-        perturbation=picture,
-        about=[
-            f"{NORMS[record.norm].symbol} {format_distance(record.metrics.get(record.norm), record.norm)}",
-            f"magnified {record.magnified:.3g} times",
-        ],
-        rates=_rates(record),
-        curve=outcome.curve("fooling_rate"),
-        photographs=[photograph for photograph in map(_photograph, images) if photograph is not None],
-    )
-
-
-def _photograph(image: PerturbedImage) -> AttackPanel | None:
-    record = image.record
-    if image.image is None or image.source is None:
-        return None
-    held_out = "\nheld out" if record.held_out else ""
-    before = prediction_text(record, record.predicted_before_name, record.probability_before)
-    after = prediction_text(record, record.predicted_name, record.probability)
-    return AttackPanel(record.name, image.source, image.image, before + held_out, after)
+    shown = [(i.record, i.source, i.image) for i in images if i.source is not None and i.image is not None]
+    before, after = [], []
+    for photograph, source, result in shown[:_MAX_PHOTOGRAPHS]:
+        text = prediction_text(photograph, photograph.predicted_before_name, photograph.probability_before)
+        held_out = ["held out"] if photograph.held_out else []
+        before.append(Cell(pixels(source), [*text.split("\n"), *held_out], _WIDTH))
+        text = prediction_text(photograph, photograph.predicted_name, photograph.probability)
+        after.append(Cell(pixels(result), text.split("\n"), _WIDTH))
+    rows: list[list[Block | None]] = [
+        [None, Text(record.name, (1 + len(before)) * _WIDTH, TITLE, weight="bold")],
+        [None, Cell(pixels(picture), about, _WIDTH), *before],
+        [None, Text("\n".join(_rates(record)), _WIDTH, lines=3), *after],
+    ]
+    if curve := outcome.curve("fooling_rate"):
+        label = Text("fooling rate", 0.75, lines=2, color=GRAY)
+        rows.append([label, Plot(0.9, partial(plot_rate, curve), below=0.3)])
+    return Grid(rows)
