@@ -12,6 +12,7 @@ from typing import Any
 from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.scales import number
 from lit_viz.methods.records import ClassImageRecord, label_with_lr
+from lit_viz.presentations import format_value
 from lit_viz.runs.evidence import (
     CaptumEvidence,
     DiagnosisEvidence,
@@ -191,7 +192,7 @@ def _saliency_metrics(part: MetricsEvidence) -> EvidenceItem:
             "method": entry.method,
             **_areas("deletion ↓", entry.deletion),
             **_areas("insertion ↑", entry.insertion),
-            "sensitivity ↓": _decimals(entry.max_sensitivity),
+            "sensitivity ↓": format_value(entry.max_sensitivity),
         }
         for entry in part.maps
     ]
@@ -203,12 +204,8 @@ def _saliency_metrics(part: MetricsEvidence) -> EvidenceItem:
 
 
 def _areas(metric: str, curves: Mapping[str, Any]) -> TableRow:
-    areas = {name: _decimals(area) for name, area in curves.items() if name != "curve"}
+    areas = {name: format_value(area) for name, area in curves.items() if name != "curve"}
     return {f"{metric} {'' if name == 'area' else name}".strip(): area for name, area in areas.items()}
-
-
-def _decimals(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _localization(part: LocalizationEvidence) -> EvidenceItem:
