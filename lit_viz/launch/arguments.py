@@ -128,18 +128,6 @@ class ClassifierOptions:
     multi_label: bool | None = None
 
 
-def parse_classifier_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options of the classifier and the positional arguments of a command that has no method."""
-    parser = ArgumentParser(exit_on_error=False, prog="lit-viz")
-    parser.add_argument("--bare", type=list[str], default=[])
-    parser.add_class_arguments(ClassifierOptions, "classifier")
-    try:
-        config = parser.parse_args(rewrite_arguments(arguments))
-    except PARSER_ERRORS as error:
-        raise parser_error(error, parser) from error
-    return config.classifier.as_dict(), config.bare
-
-
 def add_logger_options(add: Callable[..., Any]) -> None:
     """Add the options of loggers."""
     add("--wandb", type=WandbMode, default="auto", help="W&B mode; auto is online if there is an API key, else offline")
@@ -150,17 +138,29 @@ def add_logger_options(add: Callable[..., Any]) -> None:
     add("--job_type", type=str | None, default=None, help="W&B job type; null: WANDB_JOB_TYPE")
 
 
+def parse_classifier_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the options of the classifier and the positional arguments of a command that has no method."""
+    parser = ArgumentParser(exit_on_error=False, prog="lit-viz")
+    parser.add_class_arguments(ClassifierOptions, "classifier")
+    config = _parse(parser, arguments)
+    return config.classifier.as_dict(), config.bare
+
+
 def parse_logger_options(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     """Return the options of ``lit-viz log``, and its positional arguments."""
     parser = ArgumentParser(exit_on_error=False, prog="lit-viz log")
-    parser.add_argument("--bare", type=list[str], default=[])
     parser.add_argument("--to", type=str | None, default=None)
     add_logger_options(parser.add_argument)
+    config = _parse(parser, arguments)
+    return config, config.bare
+
+
+def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
+    parser.add_argument("--bare", type=list[str], default=[])
     try:
-        config = parser.parse_args(rewrite_arguments(arguments))
+        return parser.parse_args(rewrite_arguments(arguments))
     except PARSER_ERRORS as error:
         raise parser_error(error, parser) from error
-    return config, config.bare
 
 
 def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] = ()) -> LitVizError:
