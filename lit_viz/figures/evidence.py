@@ -37,7 +37,7 @@ from lit_viz.figures.layout import (
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
 from lit_viz.figures.style import COLORS, GRAY, INK
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.localization.localization import Localization, LocalizedMap
+from lit_viz.localization.localization import SEEDS, Localization, LocalizedMap
 from lit_viz.runs.results import Outcome
 
 #: Maximum number of maps in a figure.
@@ -154,8 +154,8 @@ def localization_figure(result: Localization) -> Figure | None:
         reference = ", reference boxes dashed in green. IoU: with the best reference box of any class"
     caption = (
         f"{selection(len(drawn), len(result.maps), 'maps')}Each map has its own scale; {clipping(True)}. Seeds: object "
-        f"in orange, from the {100 * result.seeds.foreground:g} % quantile of the blurred map; background in blue, up "
-        f"to its {100 * result.seeds.background:g} % quantile. Mask: largest connected component of the graph cut. "
+        f"in orange, from the {100 * SEEDS.foreground:g} % quantile of the blurred map; background in blue, up "
+        f"to its {100 * SEEDS.background:g} % quantile. Mask: largest connected component of the graph cut. "
         f"Box: bounding box of the mask in orange{reference}."
     )
     return compose(Grid([columns], gap=GROUP_GAP), caption)

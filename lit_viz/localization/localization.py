@@ -115,11 +115,11 @@ def _graph_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.int8], cv2: ModuleTy
     return np.isin(labels, [cv2.GC_FGD, cv2.GC_PR_FGD])
 
 
-def localize(photograph: Photograph, values: Tensor, seeds: Seeds = SEEDS) -> Segment:
+def localize(photograph: Photograph, values: Tensor) -> Segment:
     """Segment the object that a map ``(H, W)`` indicates (:func:`segment`), without the padding of ``fit="pad"``."""
     height, width = photograph.original_size
     x0, y0, x1, y1 = map(int, _clip(photograph.from_original([0, 0, width, height]).round(), values.shape))
-    inner = segment(photograph.pixels[:, y0:y1, x0:x1], values[y0:y1, x0:x1], seeds)
+    inner = segment(photograph.pixels[:, y0:y1, x0:x1], values[y0:y1, x0:x1])
     padding = (y0, len(values) - y1), (x0, len(values[0]) - x1)
     box = (inner.box[0] + x0, inner.box[1] + y0, inner.box[2] + x0, inner.box[3] + y0)
     return Segment(np.pad(inner.seeds, padding), np.pad(inner.mask, padding), box)
@@ -199,7 +199,6 @@ class LocalizedMap:
 class Localization:
     """Localization by the maps of a run: the objects, and the first maps for the figure."""
 
-    seeds: Seeds
     maps: list[LocalizedObject] = field(default_factory=list)
     panels: list[tuple[Outcome, LocalizedMap]] = field(default_factory=list)
 
@@ -239,7 +238,6 @@ def localize_run(
     reducers: Mapping[str, str],
     truth: Mapping[str, ReferenceBoxes],
     folder: RunFolder | None = None,
-    seeds: Seeds = SEEDS,
 ) -> Localization:
     """Localize the object of each map of a run and add box and IoU to the records.
 
@@ -248,17 +246,16 @@ def localize_run(
         reducers: channel reducer by method.
         truth: reference boxes by ``source`` (:func:`~lit_viz.localization.reference_boxes.match_boxes`).
         folder: run folder for masks, records and evidence; None writes nothing.
-        seeds: thresholds of the seeds.
     """
     version = import_opencv().__version__
-    result = Localization(seeds)
+    result = Localization()
     amended = []
     for outcome in outcomes:
         record, pixels, attribution = outcome.record, outcome.source(), outcome.array()
         if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
             continue
         values = reduce_channels(attribution, reducers[record.method])[0]
-        found = _localize(record, pixels, values, truth.get(str(record.source)), seeds)
+        found = _localize(record, pixels, values, truth.get(str(record.source)))
         outcome.amend(box=_round(found.box), iou=found.iou)
         amended.append(outcome.record)
         mask = None
@@ -272,22 +269,20 @@ def localize_run(
     if folder is not None:
         folder.amend(amended)
         evidence = LocalizationEvidence(
-            seeds=asdict(seeds), right_from_iou=CORRECT_IOU, opencv=version, corloc=result.corloc(), maps=result.maps
+            seeds=asdict(SEEDS), right_from_iou=CORRECT_IOU, opencv=version, corloc=result.corloc(), maps=result.maps
         )
         folder.merge_evidence(Evidence(localization=evidence))
     return result
 
 
-def _localize(
-    record: SaliencyRecord, pixels: Tensor, values: Tensor, reference: ReferenceBoxes | None, seeds: Seeds
-) -> LocalizedMap:
+def _localize(record: SaliencyRecord, pixels: Tensor, values: Tensor, reference: ReferenceBoxes | None) -> LocalizedMap:
     photograph, found, errors = photograph_of(record, pixels), None, []
     if reference is not None and reference.size not in (None, photograph.original_size):
         expected, actual = (f"{s[1]} x {s[0]}" for s in (reference.size or (0, 0), photograph.original_size))
         errors.append(f"reference boxes in {reference.path} ignored: annotated at {expected} pixels, got {actual}")
         reference = None
     try:
-        found = localize(photograph, values, seeds)
+        found = localize(photograph, values)
     except LitVizError as error:
         errors.append(str(error))
     boxes = () if reference is None else reference.boxes

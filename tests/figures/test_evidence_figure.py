@@ -138,7 +138,7 @@ def without_a_box(error="the map is constant"):
 
 def draw(found, name=None):
     panels = [(outcome(index, name=name), one) for index, one in enumerate(found)]
-    return localization_figure(Localization(SEEDS, [{}] * len(panels), panels))
+    return localization_figure(Localization([{}] * len(panels), panels))
 
 
 def shown(axes):
