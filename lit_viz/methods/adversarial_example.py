@@ -65,7 +65,6 @@ class AdversarialExample(AttackTraining):
         self._saved: dict[int, tuple[Saved, bool]] = {}  # file and success before rounding, by finished slot
 
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
-        """Return the transformed views of images."""
         return self.transforms(x, draws, self.classifier.size)
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
@@ -76,7 +75,6 @@ class AdversarialExample(AttackTraining):
         return task
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        """Evaluate images, with their probability and margin as metrics."""
         evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
         if not self._tests_views:
             evaluation.logits = self._decisions(self._logits(x, rows, network), rows)
@@ -177,7 +175,6 @@ class AdversarialExample(AttackTraining):
         return snapshots
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> AdversarialRecord:
-        """Return the record with the predictions of the photograph and of the file."""
         label = self.slots.tasks[n].label
         record = AdversarialRecord.extend(
             common,
@@ -206,7 +203,6 @@ class AdversarialExample(AttackTraining):
         return {"fooled": float(bool(record.success_file))}
 
     def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        """Return the share of files that fool the original network, also as JPEG, and their mean distances."""
         done = [r for r in results if r.image is not None and r.task.goal is not None and r.record.status == "done"]
         if not done:
             return super().evidence(results)

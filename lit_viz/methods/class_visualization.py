@@ -214,7 +214,6 @@ class ClassVisualization(ImageTraining):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape ``(...)`` of the parameters of an image."""
         return tuple(self.start(Task(0, "", 0)).shape)
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
@@ -230,7 +229,6 @@ class ClassVisualization(ImageTraining):
         raise LitVizError(f"the initial photograph of this run, {source}, cannot be read: restore the file")
 
     def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
-        """Return whether both tasks are in the same octave at every iteration."""
         if self.octaves is None:
             return True
         same_iteration = all(k == iteration for k in self.slots.iteration)
@@ -279,7 +277,6 @@ class ClassVisualization(ImageTraining):
         )
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        """Evaluate the views of the images in these slots."""
         return self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
 
     def project(self, x: Tensor) -> Tensor:
@@ -335,7 +332,6 @@ class ClassVisualization(ImageTraining):
         return snapshots
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> VisualizationRecord:
-        """Return the record with the most probable classes, and the verdicts of the judges or the layer and channel."""
         task = self.slots.tasks[n]
         varying: dict[str, Any] = {key: task.options[key] for key in ("lr", "axis") if key in task.options}
         if task.target is not None:
@@ -347,8 +343,6 @@ class ClassVisualization(ImageTraining):
         return LayerImageRecord.extend(common, top5=snapshot.ranking, layer=layer, channel=channel, **varying)
 
     def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        """Return mean probability of the target and share of images classified as it, by the original network, and the
-        share classified as it by each judge."""
         figures: dict[str, list[float]] = defaultdict(list)
         for result in results:
             if result.image is None or result.task.target is None:

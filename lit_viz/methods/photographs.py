@@ -59,7 +59,6 @@ class PhotographTraining(ImageTraining):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape ``(C, H, W)`` of a photograph."""
         return (self.classifier.channels, *self.classifier.size)
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
@@ -118,7 +117,6 @@ class PhotographTraining(ImageTraining):
         return resolve(task, logits, self.classifier.labels)
 
     def on_slots_filled(self, rows: Sequence[int]) -> None:
-        """Store the logits of the original network, and count its forwards."""
         for n in rows:
             logits = self._original_logits.pop(self.slots.tasks[n].index, None)
             if logits is not None:
@@ -200,7 +198,6 @@ class AttackTraining(PhotographTraining):
         self.residual_gradient = check_residual_gradient(residual_gradient)
 
     def prepare(self, device: torch.device) -> None:
-        """Create the fast copy of the network."""
         self._evaluator = Evaluator(
             {"plain": self.make_network((), device, residual_gradient=self.residual_gradient)},
             self.attack.objective,

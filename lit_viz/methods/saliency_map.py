@@ -117,17 +117,14 @@ class SaliencyMap(PhotographTraining):
         return expanded
 
     def last_iteration(self, task: Task) -> int:
-        """Return the number of evaluations of a map."""
         method = self.methods[_method_name(task)]
         default = method.evaluations if self.given_iterations is None or method.fixed else self.given_iterations
         return int(task.options.get("iterations", default))
 
     def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
-        """Return whether both tasks have the same method."""
         return _method_name(task) == _method_name(other)
 
     def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the initial state of the method of the batch."""
         self.step_rule = self.methods[_method_name(tasks[0])]
         return super().init_state(x, tasks)
 
@@ -153,7 +150,6 @@ class SaliencyMap(PhotographTraining):
     # Evaluation
 
     def prepare(self, device: torch.device) -> None:
-        """Create the network copies of all methods."""
         layers: dict[Backprop, set[str]] = defaultdict(set)
         for method in self.methods.values():
             for name in method.networks:
@@ -176,7 +172,6 @@ class SaliencyMap(PhotographTraining):
             return super().training_step(batch, batch_idx)
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        """Evaluate inputs, and store the logits of photographs."""
         evaluator = self._evaluators[_method_name(self.slots.tasks[0])]
         evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
         self.store_photograph_logits(x, rows, evaluation)
@@ -227,7 +222,6 @@ class SaliencyMap(PhotographTraining):
         return snapshots
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> SaliencyRecord:
-        """Return the record with the method, its reducer and the most probable classes."""
         record = SaliencyRecord.extend(
             common,
             method=_method_name(self.slots.tasks[n]),

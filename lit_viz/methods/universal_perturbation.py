@@ -170,7 +170,6 @@ class UniversalPerturbation(AttackTraining):
         return list(tasks)
 
     def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        """Return the state of the attack."""
         return self.attack.init(x, tasks)
 
     def on_slots_filled(self, rows: Sequence[int]) -> None:
@@ -180,7 +179,6 @@ class UniversalPerturbation(AttackTraining):
                 self.slots.count_evaluations([n], forwards=len(self.photographs(self.slots.tasks[n]).tasks))
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        """Evaluate perturbations on the mini-batches of their iteration."""
         iteration = self.slots.iteration
         images, goal, targeted = [], [], []
         for n in rows:
@@ -198,7 +196,6 @@ class UniversalPerturbation(AttackTraining):
         return evaluation
 
     def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
-        """Verify the perturbations on all photographs, before and after rounding to 8 bits."""
         for m, n in enumerate(rows):
             photographs = self.photographs(self.slots.tasks[n])
             self._perturbed[n] = self._perturb(x[m], photographs, self.slots.state["eps"][n])
@@ -264,7 +261,6 @@ class UniversalPerturbation(AttackTraining):
         return 0.5 / bound if 0 < bound < math.inf else MAGNIFIED
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> UniversalRecord:
-        """Return the record with the fooling rates of training and held-out photographs."""
         images = self._perturbed.pop(n, [])
         self._photographs.pop(self.slots.tasks[n].index, None)
         counted = [image.record for image in images if image.record.status == "done"]
@@ -287,7 +283,6 @@ class UniversalPerturbation(AttackTraining):
         )
 
     def finished_metrics(self, record: Record) -> dict[str, float]:
-        """Return the fooling rates of a perturbation in the files."""
         if not isinstance(record, UniversalRecord):
             return {}
         rates = {"fooled": record.fooling_rate, "fooled_held_out": record.held_out_fooling_rate}

@@ -89,7 +89,6 @@ class AttackPresentation(Presentation):
     task_options: ClassVar[Mapping[str, str]] = {"eps": "eps {:.3g}"}
 
     def card(self, record: Record) -> CardText:
-        """Return target and radius."""
         if not isinstance(record, AttackRecord):
             return CardText()
         parts = [f"target {record.target_name}"] if record.target_name else []
@@ -98,7 +97,6 @@ class AttackPresentation(Presentation):
         return CardText(", ".join(parts), self.caption, _FLOAT_NOTE)
 
     def names(self, records: Sequence[Record]) -> list[str]:
-        """Return photographs and targets, with the radii if there are several."""
         names = [label_with_target(record.name, record.target_name) for record in records]
         if not has_several_radii(records):
             return names
@@ -111,7 +109,6 @@ class AdversarialExamplePresentation(AttackPresentation):
     caption: ClassVar[str] = "adversarial image"
 
     def table(self, records: Sequence[Record]) -> list[Row]:
-        """Return the prediction of each file, and with an ensemble its member."""
         rows = [  # a task that failed before it started has a plain record
             record if isinstance(record, AdversarialRecord) else AdversarialRecord.extend(record, attack="")
             for record in records
@@ -128,7 +125,6 @@ class AdversarialExamplePresentation(AttackPresentation):
         ]
 
     def summary(self, records: Sequence[Record]) -> list[Row]:
-        """Return the number of fooling files per class, and their median distances."""
 
         def columns(done: Sequence[Record]) -> Row:
             fooled = [record for record in done if isinstance(record, AdversarialRecord) and record.success_file]
@@ -153,7 +149,6 @@ class AdversarialExamplePresentation(AttackPresentation):
         return attack_figure(panels, members=ensemble_breakdown(outcomes))
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        """Return the cost, the share of fooling files, the robust accuracy, and whether failures are credible."""
         attacked = [r for r in records if isinstance(r, AdversarialRecord) and r.status == "done"]
         points = () if evidence.robustness is None else evidence.robustness.points
         scalars = {f"robust/eps {point.eps}": point.share for point in points}
@@ -164,7 +159,6 @@ class AdversarialExamplePresentation(AttackPresentation):
         return {**super().scalars(records, evidence), **scalars}
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
-        """Return the probability, and whether the network is fooled."""
         return [*super().metric_texts(metrics), *(["fooled"] if metrics.get("margin", 0.0) > 0 else [])]
 
     def verify(

@@ -36,7 +36,6 @@ class ClassVisualizationPresentation(Presentation):
     task_options: ClassVar[Mapping[str, str]] = {"lr": "lr {:g}"}
 
     def heading(self, records: Sequence[Record]) -> str:
-        """Return the heading by the kind of the images."""
         is_layer = any(isinstance(record, LayerImageRecord) and record.layer for record in records)
         return "Layer images" if is_layer else self.title
 
@@ -60,16 +59,13 @@ class ClassVisualizationPresentation(Presentation):
         return evolution_figure(self.evolutions(outcomes))
 
     def names(self, records: Sequence[Record]) -> list[str]:
-        """Return the targets, with learning rate, iterations and seed where they are needed to distinguish them."""
         return unique_labels([label_with_lr(record.title, record) for record in records], records)
 
     def curve(self, record: Record) -> str:
-        """Return the objective for an image without a target."""
         has_objective = isinstance(record, LayerImageRecord) and record.objective_file is not None
         return "objective" if has_objective else "probability"
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        """Return the cost, and the share of held-out networks that predict the class."""
         ranks = [v["rank"] for r in records if isinstance(r, ClassImageRecord) for v in r.judges.values()]
         agreement = {"judges/agreement": ranks.count(1) / len(ranks)} if ranks else {}
         return {**super().scalars(records, evidence), **agreement}

@@ -47,14 +47,12 @@ class SaliencyMapPresentation(Presentation):
     task_options: ClassVar[Mapping[str, str]] = {"method": "{}"}
 
     def card(self, record: Record) -> CardText:
-        """Return the method with its layer, and the class."""
         if not isinstance(record, SaliencyRecord):
             return CardText()
         method = record.method if record.layer is None else f"{record.method} of {record.layer}"
         return CardText(f"{method}, {record.title}", "map")
 
     def table(self, records: Sequence[Record]) -> list[Row]:
-        """Return method, class and relative error of each map."""
         return [
             {
                 "photograph": record.name,
@@ -69,7 +67,6 @@ class SaliencyMapPresentation(Presentation):
         ]
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
-        """Return the photographs over their maps; with several methods, beside them."""
         groups = _by_photograph(outcomes)
         reducers = {title_of(record.method): record.reducer for record in records_of(outcomes, SaliencyRecord)}
         classes = Counter(group[0].record.target_name for group in groups[:MOST])
@@ -77,7 +74,6 @@ class SaliencyMapPresentation(Presentation):
         return saliency_figure(panels, reducers, scale=config.scale, overlays=config.overlays, total=len(groups))
 
     def names(self, records: Sequence[Record]) -> list[str]:
-        """Return the classes, with the methods if there are several."""
         methods = [record.method if isinstance(record, SaliencyRecord) else None for record in records]
         several = len({*methods} - {None}) > 1
         return [
@@ -86,7 +82,6 @@ class SaliencyMapPresentation(Presentation):
         ]
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        """Return the cost, and the number of maps that were compared with Captum's and agree."""
         verdicts = [r.captum["passed"] for r in records if isinstance(r, SaliencyRecord) and r.captum is not None]
         checked = {"captum/passed": verdicts.count(True), "captum/checked": len(verdicts) - verdicts.count(None)}
         return {**super().scalars(records, evidence), **checked}

@@ -40,7 +40,6 @@ class UniversalPerturbationPresentation(AttackPresentation):
     caption: ClassVar[str] = "perturbation"
 
     def table(self, records: Sequence[Record]) -> list[Row]:
-        """Return the fooling rates of each perturbation."""
         several_radii = has_several_radii(records)
         return [{**_row(record), **(_eps(record) if several_radii else {})} for record in records]
 
@@ -54,7 +53,6 @@ class UniversalPerturbationPresentation(AttackPresentation):
         return compose(stack(*map(_drawing, outcomes), gap=2 * GAP), caption)
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        """Return the cost, and the mean fooling rates of the files."""
         done = [record for record in records if isinstance(record, UniversalRecord)]
         rates = {
             "fooled/file": [r.fooling_rate for r in done if r.fooling_rate is not None],
@@ -64,7 +62,6 @@ class UniversalPerturbationPresentation(AttackPresentation):
         return {**super().scalars(records, evidence), **means}
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
-        """Return the fooling rate, and the probability or the objective."""
         rate = [f"fools {metrics['fooling_rate']:.0%}"] if "fooling_rate" in metrics else []
         return [*rate, *super().metric_texts(metrics)]
 

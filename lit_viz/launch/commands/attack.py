@@ -53,7 +53,6 @@ class Attack(PhotographCommand):
     curve_at = "every:1"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add options of photographs, several radii, the held-out fraction and explanations."""
         super().add_arguments(parser)
         add = parser.add_argument
         add("--radii", type=list[float], default=[], help="several eps (--eps 1/255,2/255,4/255): a robustness curve")
@@ -70,7 +69,6 @@ class Attack(PhotographCommand):
         return name, _as_decimal(value) if name == "--eps" or name.startswith("--attack.") else value
 
     def check(self, config: Namespace) -> None:
-        """Validate photographs, radii and the held-out fraction."""
         super().check(config)
         if _argument(config, "eps") == 0 or 0 in config.radii:
             raise LitVizError("--eps must be positive, got 0: try 4/255")
@@ -111,7 +109,6 @@ class Attack(PhotographCommand):
         return super().build(config, parts, classifier)
 
     def method(self, config: Namespace) -> type[Any]:
-        """Return the class of adversarial examples, or of universal perturbations."""
         return UniversalPerturbation if _is_universal(config) else AdversarialExample
 
 

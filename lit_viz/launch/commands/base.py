@@ -120,12 +120,10 @@ class PhotographCommand(Command):
         self.images = images
 
     def settle(self, config: Namespace) -> None:
-        """Make a list of a single photograph."""
         if isinstance(config.photographs, str):
             config.photographs = [config.photographs]
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add the photographs, their labels, targets and fitting."""
         add = parser.add_argument
         # Items are not typed: jsonargparse would copy the whole list for each item.
         add(
@@ -147,7 +145,6 @@ class PhotographCommand(Command):
         )
 
     def check(self, config: Namespace) -> None:
-        """Reject a run without photographs."""
         if not config.photographs:
             raise LitVizError(f"no photograph was given: try {self.example}")
 

@@ -49,7 +49,6 @@ class Saliency(PhotographCommand):
     curve_at = "geometric"
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add options of photographs, the display of maps, localization and the Captum check."""
         super().add_arguments(parser)
         add = parser.add_argument
         against_help = "class that the target is contrasted with, runner-up, or a CSV file (file,against)"
@@ -72,14 +71,12 @@ class Saliency(PhotographCommand):
         )
 
     def option(self, name: str, value: str) -> tuple[str, str]:
-        """Translate the names of methods."""
         if name != "--method":
             return name, value
         paths = class_paths(value, METHODS, "saliency method")
         return name, paths[0]["class_path"] if len(paths) == 1 else json.dumps(paths)
 
     def check(self, config: Namespace) -> None:
-        """Validate the photographs, and the requirements of localization."""
         super().check(config)
         if reference_boxes(config) is not None:
             import_opencv()

@@ -50,11 +50,9 @@ class Visualize(Command):
         self.init = init  # (C, H, W), from Python
 
     def config_for(self, options: Collection[str]) -> str:
-        """Return the configuration for channels if a layer is given."""
         return "channels" if "--layer" in options else self.default_config
 
     def add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add targets, layer and channels, and the initial photograph."""
         add = parser.add_argument
         add("--targets", type=list[str | int], default=[], help="class names or indices")
         against_help = "class that the target is contrasted with, one for all targets or one per target"
@@ -95,7 +93,6 @@ class Visualize(Command):
             raise LitVizError(f"--neuron {config.neuron} requires an objective with a Channel")
 
     def check(self, config: Namespace) -> None:
-        """Validate the combination of targets, layer and channels, and the values that vary."""
         if config.layer is not None and config.targets:
             raise LitVizError(
                 f"a run must have classes or a layer, got {', '.join(map(str, config.targets))} and --layer "
