@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lit_viz.errors import LitVizError
 from lit_viz.figures.curves import AXIS, plot_metric, spread
 from lit_viz.figures.layout import (
     CELL,
@@ -112,7 +111,7 @@ def _row(task: Evolution, columns: int, most: int, width: float, gap: float) -> 
     return Grid(rows)
 
 
-def save_evolution(tasks: Sequence[Evolution], path: str | Path, most_frames: int = 80) -> Path | None:
+def save_evolution(tasks: Sequence[Evolution], path: Path, most_frames: int = 80) -> Path | None:
     """Write the evolution of tasks as a repeating GIF with the iteration below; the last frame is held.
 
     Args:
@@ -125,11 +124,8 @@ def save_evolution(tasks: Sequence[Evolution], path: str | Path, most_frames: in
         The path, or None without any frame.
 
     Raises:
-        LitVizError: ``path`` does not end in .gif, or full disk.
+        LitVizError: full disk.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".gif":
-        raise LitVizError(f"animation file must end in .gif, got {path}")
     tasks = sorted((task for task in tasks if task.frames), key=lambda task: not task.is_animated)[:_TILES]
     if not tasks:
         return None
@@ -162,7 +158,8 @@ def _animate(
     rows, columns = shape
     width, height = size
     text = max(11, min(18, width // 14))  # size of the font in pixels
-    font = _font(text)
+    # The font that matplotlib includes; Pillow has only a bitmap font.
+    font = ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", text)
     titles = [wrap_text(task.name, lambda line: font.getlength(line) <= width, lines=3) for task in tasks]
     head = max(map(len, titles)) * (text + 4) + 4
     step = (width + (_GROUP_GAP if width > WIDE * height else _GAP), height + head + _GAP)
@@ -195,8 +192,3 @@ def _quantized(frame: Image.Image) -> Image.Image:
     palette = Image.new("P", (1, 1))
     palette.putpalette(_TEXT_LEVELS + colors)
     return frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font that matplotlib includes; Pillow has only a bitmap font."""
-    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

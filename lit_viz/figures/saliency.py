@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lit_viz.attributions.base import MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import (
     CELL,
     GAP,
@@ -96,10 +95,8 @@ def saliency_figure(
         total: number of photographs reported in the caption; ``len(panels)`` if not given.
 
     Raises:
-        LitVizError: invalid ``how`` or ``scale``, or a map without the size of its photograph.
+        LitVizError: invalid ``how``, or a map without the size of its photograph.
     """
-    if scale not in get_args(ScaleOf):
-        raise LitVizError(f"scale must be one of {', '.join(get_args(ScaleOf))}, got {scale!r}")
     drawn = panels[:MOST]
     methods = list(dict.fromkeys(method for panel in drawn for method in panel.maps))
     reducers = {method: how if isinstance(how, str) else how.get(method, "max_abs") for method in methods}

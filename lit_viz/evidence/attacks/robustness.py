@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 import torch
 
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges, judge_logits
 from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.runs.evidence import EnsembleMember, TransferCounts, TransferEvidence
@@ -34,25 +33,19 @@ def photograph_key(record: Record) -> Hashable:
     return record.source, record.name
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion (Wilson 1927, eq. 1; Newcombe 1998, method 3).
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion (Wilson 1927, eq. 1; Newcombe 1998, method 3).
 
     Args:
-        successes: number of successes.
+        successes: number of successes, in [0, n].
         n: number of trials.
-        z: quantile of the normal distribution; 1.96 for 95 %.
 
     Returns:
         (low, high) in [0, 1]; (0, 1) without trials.
-
-    Raises:
-        LitVizError: ``successes`` is not in [0, n].
     """
-    if not 0 <= successes <= n:
-        raise LitVizError(f"successes must be between 0 and {n}, got {successes}")
     if n == 0:
         return 0.0, 1.0
-    share = successes / n
+    share, z = successes / n, 1.96
     center = share + z**2 / (2 * n)
     margin = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = ((center + sign * margin) / (1 + z**2 / n) for sign in (-1, 1))
