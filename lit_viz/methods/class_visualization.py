@@ -53,7 +53,8 @@ class PictureOptions:
             is in fewer views and weaker.
         native: whether views have the size of the result instead of the classifier's input size; the network must
             accept it.
-        octaves: growing sizes of the canvas; by default one size.
+        octaves: growing sizes of the canvas and of the views; by default one size. Views of a network that accepts only
+            its own input size keep that size.
         group: images per task. They are trained together and shown side by side; an objective can couple them
             (:class:`~lit_viz.objectives.Diversity`).
     """
@@ -94,7 +95,7 @@ def default_recipe() -> Recipe:
         ColorShift(scale=0.3, offset=0.15),
         Noise(sd=0.1),
     ]
-    picture = PictureOptions(oversample=1.43, shown=0.85)
+    picture = PictureOptions(oversample=1.43, shown=0.85, octaves=Octaves(3, 1.5))
     return Recipe(Fourier(decay=1.15, sd=0.01, chroma=0.3), Adam(lr=0.035), transforms, 4, 0.5, picture)
 
 
@@ -143,7 +144,7 @@ class ClassVisualization(ImageTraining):
         picture: PictureOptions | None = None,
         *,
         init: Tensor | None = None,
-        iterations: int = 250,
+        iterations: int = 225,
         **limits: Any,
     ) -> None:
         if isinstance(step_rule, (Attack, Attribution)):
@@ -171,12 +172,12 @@ class ClassVisualization(ImageTraining):
         self.transforms, self.priors, self.projections = Compose(recipe.transforms), tuple(priors), tuple(projections)
         self.picture, self.canvas = make_canvas(self.classifier, picture.size, picture.oversample)
         self.shown, self.native = picture.shown, picture.native
-        self.octaves, self.group = picture.octaves, group
+        self.octaves, self.group, self.views_grow = picture.octaves, group, picture.octaves is not None
         self.residual_gradient = check_residual_gradient(recipe.residual_gradient)
         self.judges: Judges | None = None
         if init is not None:
             self.notes.append(self._init_note(init))
-        if self.native or objective.layers:
+        if self.native or self.views_grow or objective.layers:
             self._check_network()
 
     def _init_note(self, init: Tensor) -> str:
@@ -193,22 +194,36 @@ class ClassVisualization(ImageTraining):
         """Evaluate a gray image, so that an invalid input size, layer or position raises before training.
 
         Raises:
-            LitVizError: the network does not accept the input size, or the objective does not match the layer.
+            LitVizError: the network does not accept the size of the images as its input size, or the objective does not
+                match the layer.
         """
-        size, net = self._input_size(0), self.classifier
-        inputs = torch.full((self.group, net.channels, *size), 0.5)
-        zeros = torch.zeros(self.group, dtype=torch.long)
-        with torch.no_grad():
-            try:
-                logits, activations = net.original_network()(inputs, self.objective.layers)
-            except (RuntimeError, AssertionError, ValueError) as error:  # depends on the network
+        net = self.classifier
+        try:
+            outputs = self._evaluate_gray()
+        except (RuntimeError, AssertionError, ValueError) as error:  # depends on the network
+            height, width = self._input_size(0)
+            if self.native:
                 raise LitVizError(
-                    f"{net.name} takes no images of {size[0]} x {size[1]} pixels: give --model.native false, "
+                    f"{net.name} takes no images of {height} x {width} pixels: give --model.native false, "
                     f"for inputs of {net.size[0]} x {net.size[1]}"
                 ) from error
-            members = torch.arange(self.group)
-            outputs = Outputs(logits, zeros, activations, channels=zeros, members=members, inputs=self.group)
-            evaluate_objective(self.objective, outputs)
+            if not self.views_grow:
+                raise
+            self.views_grow = False
+            self.notes.append(
+                f"{net.name} takes no images of {height} x {width} pixels: all octaves have inputs of "
+                f"{net.size[0]} x {net.size[1]}"
+            )
+            outputs = self._evaluate_gray()
+        evaluate_objective(self.objective, outputs)
+
+    @torch.no_grad()
+    def _evaluate_gray(self) -> Outputs:
+        inputs = torch.full((self.group, self.classifier.channels, *self._input_size(0)), 0.5)
+        logits, activations = self.classifier.original_network()(inputs, self.objective.layers)
+        zeros = torch.zeros(self.group, dtype=torch.long)
+        members = torch.arange(self.group)
+        return Outputs(logits, zeros, activations, channels=zeros, members=members, inputs=self.group)
 
     # Tasks
 
@@ -306,9 +321,8 @@ class ClassVisualization(ImageTraining):
         return self.transforms(self.octaves(images, octave), draws, self._input_size(octave))
 
     def _input_size(self, octave: int) -> tuple[int, int]:
-        if not self.native:
-            return self.classifier.size
-        return self.picture if self.octaves is None else self.octaves.size(self.picture, octave)
+        size = self.picture if self.native else self.classifier.size
+        return self.octaves.size(size, octave) if self.octaves is not None and self.views_grow else size
 
     # Output
 

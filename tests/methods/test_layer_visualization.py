@@ -196,6 +196,21 @@ def test_the_canvas_grows_over_the_octaves(smooth: Classifier, train: Train) -> 
     assert (first_look, last_score, last_look) == (32, 32, 32)
 
 
+def test_views_of_large_images_grow_to_the_input_size(smooth: Classifier, train: Train) -> None:
+    sizes = Sizes()
+    picture = PictureOptions(octaves=Octaves(3, 2.0), size=64)
+    train(method(smooth, sizes, picture=picture, transforms=[Roll(2)], views=1), [Task(0, "x", 0)])
+    _, _, *updates, _, _ = sizes.seen
+    assert updates == [4, 4, 8, 8, 16, 16]
+
+
+def test_views_keep_the_only_input_size_of_a_network(kinked: Classifier, train: Train) -> None:
+    module = method(kinked, Channel("body.0"), picture=PictureOptions(octaves=Octaves(3, 2.0)))
+    assert any("all octaves have inputs of 16 x 16" in note for note in module.notes)
+    assert [module._input_size(octave) for octave in range(3)] == [(16, 16)] * 3
+    train(module, of_channels(0, layer="body.0"))
+
+
 def test_octaves_share_the_iterations_of_the_image(smooth: Classifier, train: Train) -> None:
     sizes = Sizes()
     module = method(smooth, sizes, picture=OCTAVES, transforms=[Roll(2)], views=1)
