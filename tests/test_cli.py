@@ -375,7 +375,7 @@ def test_help_shows_the_defaults_of_the_configuration(capsys: pytest.CaptureFixt
     lit_viz("visualize", "--help")
     message = " ".join(capsys.readouterr().out.split())
     assert "tarantula.yaml" in message
-    assert "updates per image; evaluations per map (type: int | null, default: 250)" in message
+    assert "updates per image; evaluations per map (type: int | null, default: 225)" in message
 
 
 def test_default_photographs_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
