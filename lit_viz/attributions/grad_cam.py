@@ -150,7 +150,10 @@ def _identity(output: Tensor) -> Tensor:
 
 
 def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout]) -> str:
-    """Return the last layer in forward order whose output has several positions and affects the logits."""
+    """Return the last layer in forward order whose output has several positions and affects the logits.
+
+    Tokens of one feature are the pooled features of a network that averages its tokens.
+    """
     attention = attention_layers(classifier)
     inside = tuple(f"{name}." for name in attention.layers)
     names = list(layouts_by_name)
@@ -158,7 +161,7 @@ def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout])
         names = names[: next(i for i, name in enumerate(names) if f"{name}.".startswith(inside[-1]))]
     for name in reversed([name for name in names if not name.startswith(inside)]):
         layout = layouts_by_name[name]
-        sides = {"maps": layout.shape[1:], "grid": layout.shape[:2], "tokens": layout.shape[:1]}
+        sides = {"maps": layout.shape[1:], "grid": layout.shape[:2], "tokens": layout.shape}
         if min(sides.get(layout.kind, (0,))) > 1 and _affects_logits(classifier, name, layout):
             return name
     raise LitVizError(

@@ -206,6 +206,18 @@ def test_the_default_is_the_last_layer_before_places_are_pooled(net: nn.Module, 
     assert method.layers == (layer,)
 
 
+def test_the_default_of_hugging_face_swin_is_its_last_norm() -> None:
+    """Its pooler returns tokens of one feature, its window shrinks on small inputs, and its blocks return tuples."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"image_size": 64, "embed_dim": 12, "depths": [1, 1, 1], "num_heads": [1, 2, 2], "window_size": 4}
+    net = transformers.SwinForImageClassification(transformers.SwinConfig(**sizes, num_labels=5)).eval()
+    method = GradCAM()
+    method.bind(classifier_of(net, 64))
+    assert method.layers == ("swin.layernorm",)
+    assert our(method, classifier_of(net, 64), photographs(64)).shape[-2:] == (64, 64)
+    assert net.swin.encoder.layers[0].blocks[0].window_size == 4
+
+
 def test_a_bound_method_can_be_bound_to_another_classifier() -> None:
     method = GradCAM()
     for net, size, layer in ((conv_net(), 16, "5"), (swin(), 32, "norm"), (conv_net(), 16, "5")):
