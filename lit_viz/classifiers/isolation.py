@@ -72,16 +72,29 @@ class Original:
         The images have a third of the input's side if the network accepts that size, which is cheaper.
         """
         height, width = (max(side // 3, min(side, _PROBE_SIDE)) for side in self.size)
-        small, full = (
-            self.normalize(probe_images(self.channels, size).to(self.device, dtype_of(self.original)))
-            for size in ((height, width), self.size)
-        )
+        small = self._probe_images((height, width))
+        if (logits := self._logits_at_size(small)) is not None:
+            return small, logits
+        full = self._probe_images(self.size)
         with state_preserved(self.original) as network:
-            with suppress(Exception):  # many networks accept one size only and raise any kind of error
-                logits = logits_without_graph(network, small)
-                if logits.shape == (2, self.num_classes):
-                    return small, logits
             return full, logits_without_graph(network, full)
+
+    def accepts(self, size: tuple[int, int]) -> bool:
+        """Return whether the network gives logits for inputs of a size (H, W), and keeps its state."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self._logits_at_size(self._probe_images(size)) is not None
+
+    def _probe_images(self, size: tuple[int, int]) -> Tensor:
+        return self.normalize(probe_images(self.channels, size).to(self.device, dtype_of(self.original)))
+
+    def _logits_at_size(self, images: Tensor) -> Tensor | None:
+        """Return logits ``(2, K)``; None where the network does not accept the size or adapts its attributes to it."""
+        with state_preserved(self.original) as network, suppress(Exception):  # networks raise any kind of error
+            before = [values for _, values in _settings(network)]
+            logits = logits_without_graph(network, images)
+            if logits.shape == (2, self.num_classes) and before == [values for _, values in _settings(network)]:
+                return logits
+        return None
 
     def probe_logits(self) -> Tensor:
         """Return the logits ``(2, K)`` of the probe images; empty if the forward raises.
@@ -103,11 +116,12 @@ class Original:
 def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
     """Set ``module`` to eval mode, frozen, in the body; restore its state afterwards, also after an exception.
 
-    Restored are the train mode of every submodule, every ``requires_grad``, ``.grad`` and buffer, and the global random
-    state. The user's hooks stay active. Flags are set directly, because a module may override
-    :meth:`~torch.nn.Module.train`.
+    Restored are the train mode of every submodule, every ``requires_grad``, ``.grad`` and buffer, numbers and strings
+    among the attributes (Hugging Face's Swin stores a window that fits the input), and the global random state. The
+    user's hooks stay active. Flags are set directly, because a module may override :meth:`~torch.nn.Module.train`.
     """
     with random_state_preserved(module):
+        settings = _settings(module)
         training = [(m, m.training) for m in module.modules() if hasattr(m, "training")]  # not in frozen TorchScript
         parameters = [(p, p.requires_grad, p.grad) for p in module.parameters() if not p.is_inference()]
         buffers = [
@@ -122,6 +136,8 @@ def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
                 parameter.requires_grad_(False)
             yield module
         finally:
+            for submodule, values in settings:
+                vars(submodule).update(values)
             for submodule, flag in training:
                 submodule.training = flag
             for parameter, requires_grad, gradient in parameters:
@@ -132,6 +148,12 @@ def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
                 if buffer is not None and before is not None and not torch.equal(buffer, before):
                     with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                         buffer.copy_(before)
+
+
+def _settings(module: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
+    """Return the attributes of each submodule that are numbers, strings or tuples."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return [(m, {name: value for name, value in vars(m).items() if type(value) in plain}) for m in module.modules()]
 
 
 @contextmanager

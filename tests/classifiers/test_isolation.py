@@ -35,6 +35,21 @@ class Counting(nn.Module):
         return x + 0 * torch.rand(1)
 
 
+class Adapting(nn.Module):
+    """Reduces its window on small inputs, permanently, as Hugging Face's Swin does; then it fails on others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = 4
+        self.body = conv_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.window = min(self.window, x.shape[-1] // 16)
+        if self.window != 4 and x.shape[-1] >= 64:
+            raise ValueError("the window does not fit")
+        return self.body(x)
+
+
 def used_network() -> nn.Sequential:
     """A network in the middle of its owner's work: mixed train modes, some frozen, gradients, hooks."""
     net = nn.Sequential(Counting(), *conv_net(), nn.Dropout(0.5)).train()
@@ -69,6 +84,16 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 def is_original() -> tuple[nn.Sequential, Classifier]:
     net = used_network()
     return net, load_classifier(net, size=16)
+
+
+def test_attributes_adapted_to_small_inputs_are_restored() -> None:
+    net = Adapting()
+    classifier = load_classifier(net, size=64)
+    assert not classifier.accepts((21, 21))
+    assert classifier.accepts((64, 64))
+    assert net.window == 4
+    classifier.logits(torch.rand(1, 3, 32, 32))
+    assert net.window == 4
 
 
 def test_loading_preserves_the_module() -> None:
