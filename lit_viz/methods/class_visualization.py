@@ -172,12 +172,13 @@ class ClassVisualization(ImageTraining):
         self.transforms, self.priors, self.projections = Compose(recipe.transforms), tuple(priors), tuple(projections)
         self.picture, self.canvas = make_canvas(self.classifier, picture.size, picture.oversample)
         self.shown, self.native = picture.shown, picture.native
-        self.octaves, self.group, self.views_grow = picture.octaves, group, picture.octaves is not None
+        self.views_grow = self._views_grow(picture)
+        self.octaves, self.group = picture.octaves, group
         self.residual_gradient = check_residual_gradient(recipe.residual_gradient)
         self.judges: Judges | None = None
         if init is not None:
             self.notes.append(self._init_note(init))
-        if self.native or self.views_grow or objective.layers:
+        if self.native or objective.layers:
             self._check_network()
 
     def _init_note(self, init: Tensor) -> str:
@@ -190,40 +191,40 @@ class ClassVisualization(ImageTraining):
             "use Fourier or Pixels"
         )
 
+    def _views_grow(self, picture: PictureOptions) -> bool:
+        """Return whether views have the sizes of the octaves; those of a network of one input size do not."""
+        if picture.octaves is None or picture.native:
+            return picture.octaves is not None
+        net = self.classifier
+        sizes = [picture.octaves.size(net.size, octave) for octave in range(picture.octaves.count)]
+        rejected = next((size for size in sizes if size != net.size and not net.accepts(size)), None)
+        if rejected:
+            self.notes.append(
+                f"{net.name} takes no images of {rejected[0]} x {rejected[1]} pixels: all octaves have inputs of "
+                f"{net.size[0]} x {net.size[1]}"
+            )
+        return rejected is None
+
     def _check_network(self) -> None:
         """Evaluate a gray image, so that an invalid input size, layer or position raises before training.
 
         Raises:
-            LitVizError: the network does not accept the size of the images as its input size, or the objective does not
-                match the layer.
+            LitVizError: the network does not accept the input size, or the objective does not match the layer.
         """
-        net = self.classifier
-        try:
-            outputs = self._evaluate_gray()
-        except (RuntimeError, AssertionError, ValueError) as error:  # depends on the network
-            height, width = self._input_size(0)
-            if self.native:
+        size, net = self._input_size(0), self.classifier
+        inputs = torch.full((self.group, net.channels, *size), 0.5)
+        zeros = torch.zeros(self.group, dtype=torch.long)
+        with torch.no_grad():
+            try:
+                logits, activations = net.original_network()(inputs, self.objective.layers)
+            except (RuntimeError, AssertionError, ValueError) as error:  # depends on the network
                 raise LitVizError(
-                    f"{net.name} takes no images of {height} x {width} pixels: give --model.native false, "
+                    f"{net.name} takes no images of {size[0]} x {size[1]} pixels: give --model.native false, "
                     f"for inputs of {net.size[0]} x {net.size[1]}"
                 ) from error
-            if not self.views_grow:
-                raise
-            self.views_grow = False
-            self.notes.append(
-                f"{net.name} takes no images of {height} x {width} pixels: all octaves have inputs of "
-                f"{net.size[0]} x {net.size[1]}"
-            )
-            outputs = self._evaluate_gray()
-        evaluate_objective(self.objective, outputs)
-
-    @torch.no_grad()
-    def _evaluate_gray(self) -> Outputs:
-        inputs = torch.full((self.group, self.classifier.channels, *self._input_size(0)), 0.5)
-        logits, activations = self.classifier.original_network()(inputs, self.objective.layers)
-        zeros = torch.zeros(self.group, dtype=torch.long)
-        members = torch.arange(self.group)
-        return Outputs(logits, zeros, activations, channels=zeros, members=members, inputs=self.group)
+            members = torch.arange(self.group)
+            outputs = Outputs(logits, zeros, activations, channels=zeros, members=members, inputs=self.group)
+            evaluate_objective(self.objective, outputs)
 
     # Tasks
 
