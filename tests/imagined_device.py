@@ -1,12 +1,14 @@
 """A simulated device: its tensors are stored in CPU memory, but do not mix with CPU tensors, as those of a GPU.
 
-It counts synchronizations: operations for which the CPU would wait. ``main`` executes the runs of the given names, or
-all, on the device and prints a report as JSON for test_imagined_device.py.
+It counts synchronizations: operations for which the CPU would wait. As a program, this module executes the runs of the
+given names, or all, on the device and prints a report as JSON for test_imagined_device.py. It is a process of its own,
+because torch can't unregister a device.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -294,8 +296,7 @@ def runs() -> dict[str, Run]:
 
 
 def main(names: Sequence[str]) -> None:
-    """Execute the named runs, or all of them."""
-    pl.seed_everything(0)
+    """Run the named runs, or all of them."""
     trainer_options = training.trainer_options
 
     def device_options(options: Any) -> dict[str, Any]:
@@ -326,3 +327,9 @@ def main(names: Sequence[str]) -> None:
             statuses = [record["status"] for record in outcome.results]
             report[name] = {"statuses": statuses, "counts": list(counts), "where": list(synchronizations)}
     print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    pl.seed_everything(0)
+    main(sys.argv[1:])
+    sys.exit(0)

@@ -7,15 +7,15 @@ not depend on the number of images. Real GPUs are tested in test_gpu.py.
 from __future__ import annotations
 
 import json
-import warnings
-from contextlib import redirect_stderr, redirect_stdout
+import subprocess
+import sys
 from itertools import pairwise
-from multiprocessing import get_context
-from pathlib import Path
 from statistics import median_low
 
 import pytest
 from torch.utils import backend_registration
+
+from tests.test_cli import ROOT
 
 #: Largest number of synchronizations per step of eight images. A step of the ensemble runs several attacks; attacks
 #: record a curve point in every iteration. Slow steps log their means each time.
@@ -29,13 +29,11 @@ FEW = ("attack by name", "saliency by name", "visualize Adam")
     reason="requires a version of torch that supports device backends in Python",
 )
 @pytest.mark.parametrize("names", [FEW, pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"])
-def test_runs_on_another_device(names: tuple[str, ...], tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    process = get_context("fork").Process(target=run_forked, args=(names, output))
-    process.start()
-    process.join()
-    assert process.exitcode == 0, output.read_text()
-    report = json.loads(output.read_text().splitlines()[-1])
+def test_runs_on_another_device(names: tuple[str, ...]) -> None:
+    program = [sys.executable, "-m", "tests.imagined_device", *names]
+    process = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
     assert len(report) == len(names) if names else len(report) > 25
     for name, run in report.items():
         assert "error" not in run, f"{name}: {run['error']}"
@@ -43,12 +41,3 @@ def test_runs_on_another_device(names: tuple[str, ...], tmp_path: Path) -> None:
         steps = [after - before for before, after in pairwise(run["counts"])][:-1]  # without start and final evidence
         per_step = median_low(steps or [0])  # images that end early are saved in some steps
         assert per_step <= LIMITS.get(name, LIMITS[name.split()[0]]), f"{name}: {per_step} synchronizations per step"
-
-
-def run_forked(names: tuple[str, ...], output: Path) -> None:
-    """Run in a process of its own, because torch can't unregister a device."""
-    warnings.simplefilter("default")
-    with output.open("w") as stream, redirect_stdout(stream), redirect_stderr(stream):
-        from tests.imagined_device import main  # registers the device
-
-        main(names)
