@@ -40,6 +40,8 @@ Judges = Callable[[Tensor, int], Mapping[str, Any]]
 
 #: Mean encoding error, in units of 1/255, above which a parameterization does not preserve a photograph.
 _MAX_ENCODING_ERROR = 8
+#: Side in pixels below which an octave is omitted: too coarse for the classes of a network of larger inputs.
+_MIN_INPUT = 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class PictureOptions:
         native: whether views have the size of the result instead of the classifier's input size; the network must
             accept it.
         octaves: growing sizes of the canvas and of the views; by default one size. Views of a network that accepts only
-            its own input size keep that size.
+            its own input size keep that size. Without ``native``, octaves with inputs below 64 pixels are omitted.
         group: images per task. They are trained together and shown side by side; an objective can couple them
             (:class:`~lit_viz.objectives.Diversity`).
     """
@@ -172,8 +174,8 @@ class ClassVisualization(ImageTraining):
         self.transforms, self.priors, self.projections = Compose(recipe.transforms), tuple(priors), tuple(projections)
         self.picture, self.canvas = make_canvas(self.classifier, picture.size, picture.oversample)
         self.shown, self.native = picture.shown, picture.native
-        self.views_grow = self._views_grow(picture)
-        self.octaves, self.group = picture.octaves, group
+        self.octaves, self.group = self._octaves(picture), group
+        self.views_grow = self._views_grow()
         self.residual_gradient = check_residual_gradient(recipe.residual_gradient)
         self.judges: Judges | None = None
         if init is not None:
@@ -191,13 +193,21 @@ class ClassVisualization(ImageTraining):
             "use Fourier or Pixels"
         )
 
-    def _views_grow(self, picture: PictureOptions) -> bool:
+    def _octaves(self, picture: PictureOptions) -> Octaves | None:
+        """Return the octaves whose inputs are large enough; None if that is only the last."""
+        octaves, size = picture.octaves, self.classifier.size
+        if octaves is None or picture.native:
+            return octaves
+        count = sum(min(octaves.size(size, octave)) >= _MIN_INPUT for octave in range(octaves.count))
+        return replace(octaves, count=count) if count > 1 else None
+
+    def _views_grow(self) -> bool:
         """Return whether views have the sizes of the octaves; those of a network of one input size do not."""
-        if picture.octaves is None or picture.native:
-            return picture.octaves is not None
+        if self.octaves is None or self.native:
+            return self.octaves is not None
         net = self.classifier
-        sizes = [picture.octaves.size(net.size, octave) for octave in range(picture.octaves.count)]
-        rejected = next((size for size in sizes if size != net.size and not net.accepts(size)), None)
+        sizes = [self.octaves.size(net.size, octave) for octave in range(self.octaves.count - 1)]
+        rejected = next((size for size in sizes if not net.accepts(size)), None)
         if rejected:
             self.notes.append(
                 f"{net.name} takes no images of {rejected[0]} x {rejected[1]} pixels: all octaves have inputs of "

@@ -196,19 +196,22 @@ def test_the_canvas_grows_over_the_octaves(smooth: Classifier, train: Train) -> 
     assert (first_look, last_score, last_look) == (32, 32, 32)
 
 
-def test_views_of_large_images_grow_to_the_input_size(smooth: Classifier, train: Train) -> None:
+def test_views_grow_to_the_input_size(smooth: Classifier, train: Train) -> None:
+    """From 64 pixels on, for images of any size."""
     sizes = Sizes()
-    picture = PictureOptions(octaves=Octaves(3, 2.0), size=64)
-    train(method(smooth, sizes, picture=picture, transforms=[Roll(2)], views=1), [Task(0, "x", 0)])
+    picture = PictureOptions(octaves=Octaves(3, 2.0), size=32)
+    classifier = load_classifier(smooth.original, size=128)
+    train(method(classifier, sizes, picture=picture, transforms=[Roll(2)], views=1), [Task(0, "x", 0)])
     _, _, *updates, _, _ = sizes.seen
-    assert updates == [4, 4, 8, 8, 16, 16]
+    assert updates == [64, 64, 64, 128, 128, 128]
+    assert method(smooth, picture=picture).octaves is None
 
 
-def test_views_keep_the_only_input_size_of_a_network(kinked: Classifier, train: Train) -> None:
-    module = method(kinked, Channel("body.0"), picture=PictureOptions(octaves=Octaves(3, 2.0)))
-    assert any("all octaves have inputs of 16 x 16" in note for note in module.notes)
-    assert [module._input_size(octave) for octave in range(3)] == [(16, 16)] * 3
-    train(module, of_channels(0, layer="body.0"))
+def test_views_keep_the_only_input_size_of_a_network() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(4 * 16 * 16, 5))
+    module = method(load_classifier(network, size=128), Channel("0"), picture=PictureOptions(octaves=Octaves(2, 2.0)))
+    assert any("no images of 64 x 64 pixels: all octaves have inputs of 128 x 128" in note for note in module.notes)
+    assert [module._input_size(octave) for octave in range(2)] == [(128, 128)] * 2
 
 
 def test_octaves_share_the_iterations_of_the_image(smooth: Classifier, train: Train) -> None:
