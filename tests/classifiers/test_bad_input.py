@@ -63,11 +63,11 @@ class Failing(nn.Module):
 
     def __init__(self, forwards: int, error: BaseException) -> None:
         super().__init__()
-        self.body, self.left, self.error = conv_net(), forwards, error
+        self.body, self.left, self.error = conv_net(), [forwards], error  # numbers are restored after a forward
 
     def forward(self, x: Tensor) -> Tensor:
-        self.left -= 1
-        if self.left < 0:
+        self.left[0] -= 1
+        if self.left[0] < 0:
             raise self.error
         return self.body(x)
 
