@@ -12,6 +12,7 @@ import lit_viz as lv
 from lit_viz.attributions import DeepLift, attribute
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.saliency.captum_reference import CaptumReference
 from tests.attributions.tools import distance
 
 
@@ -110,15 +111,18 @@ def test_products_keep_their_derivative_and_are_named() -> None:
     [
         (nn.LayerNorm([6, 12, 12]), "layernorm"),
         (nn.GroupNorm(2, 6), "groupnorm"),
+        (nn.InstanceNorm2d(6), "instancenorm"),
         (nn.AdaptiveMaxPool2d(3), "adaptivemaxpool2d"),
     ],
 )
 def test_maxima_and_normalizations_keep_their_derivative_and_are_named(layer: nn.Module, name: str) -> None:
     network = nn.Sequential(Reused().first, nn.ReLU(), nn.MaxPool2d(3, 1, 1), layer, nn.Flatten(), nn.LazyLinear(5))
     network(photographs().float())
-    _, uncertainty, loaded = explained(network, DeepLift(), [1, 4])
+    maps, uncertainty, loaded = explained(network, DeepLift("random"), [1, 4])
     assert any(f"keeps the derivative of {name}; its gap" in note for note in loaded.notes)
     assert uncertainty["completeness"].max() > 1e-6
+    reference = CaptumReference(DeepLift("random"), loaded, photographs()[:1], target=1, seed=0, evaluations=1)
+    assert distance(maps[:1], reference.compute()) < 1e-8
 
 
 def test_one_rectifier_in_closed_form() -> None:

@@ -234,7 +234,9 @@ _LINEAR = re.compile(
     r"|AvgPool2D|AdaptiveAvgPool2D|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm)Backward\d|.*::AccumulateGrad|.*CopyBackwards"
 )
 # Steps that select values or normalize, which keep their derivative in guided backpropagation.
-_SELECTING = re.compile(r"(MaxPool2DWithIndices|AdaptiveMaxPool2D|Amax|Max|NativeGroupNorm|NativeLayerNorm)Backward\d")
+_SELECTING = re.compile(
+    r"(MaxPool2DWithIndices|AdaptiveMaxPool2D|Amax|Max|NativeGroupNorm|NativeLayerNorm|(Native|Cudnn|Miopen)BatchNorm)Backward\d"
+)
 # Linear if only one factor depends on the image.
 _PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution)Backward\d")
 
@@ -258,13 +260,17 @@ def nonlinearities(logits: Tensor, *, selecting: bool) -> Iterator[str]:
     for step in sorted(upstream(logits.grad_fn), key=lambda step: step._sequence_nr()):
         factors = sum(source is not None for source, _ in step.next_functions)
         product = _PRODUCT.fullmatch(step.name()) is not None
-        if (product and factors == 1) or _LINEAR.fullmatch(step.name()):
+        by_statistics = getattr(
+            step, "_saved_training", False
+        )  # of an instance norm, which torch computes as batch norm
+        if (product and factors == 1) or (_LINEAR.fullmatch(step.name()) and not by_statistics):
             continue
         if not selecting and _SELECTING.fullmatch(step.name()):
             continue
         if getattr(getattr(step, "_forward_cls", None), "handled", False):
             continue
         kind = re.sub(r"^Native|Backward\d*$", "", step.name().rsplit("::")[-1]).lower()
+        kind = "attention" if "dotproduct" in kind else "instancenorm" if by_statistics else kind
         yield "a product of activations" if product else kind
 
 
