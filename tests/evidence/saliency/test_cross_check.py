@@ -30,6 +30,8 @@ from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterp
 from lit_viz.evidence.saliency.cross_check import (
     NOT_CHECKED,
     NOT_IN_CAPTUM,
+    Agreement,
+    CrossCheck,
     check_map,
     cross_check,
     largest_difference,
@@ -402,6 +404,19 @@ def test_missing_methods_are_reported_despite_the_time_limit() -> None:
     found = cross_check(outcomes, TIMED, None, seconds=-1)  # type: ignore[arg-type]
     assert found.unchecked == {0: NOT_IN_CAPTUM, 1: NOT_CHECKED}
     assert "1 not in Captum, 1 not checked (lit-viz check run checks them)" in found.sentence("run")
+
+
+def test_the_table_has_a_row_per_method() -> None:
+    similarity = similarity_of(torch.ones(1, 4, 4), torch.ones(1, 4, 4))
+    found = CrossCheck(
+        {0: (Agreement(1e-15, 1e-4, 1e-3, similarity), None), 2: (Agreement(2e-15, 5e-3, 2e-3, similarity), None)},
+        {1: NOT_IN_CAPTUM},
+    )
+    outcomes = [outcome(i, method, 1) for i, method in enumerate(("gradient", "rise", "gradient"))]
+    head, gradient_row, rise = found.table(outcomes, TIMED).splitlines()
+    assert head.split() == ["method", "Captum", "compared", "agree", "formula", "allowed", "delivered", "allowed"]
+    assert " ".join(gradient_row.split()) == "gradient Saliency signed map 1 of 2 2.0e-15 1.0e-08 5.0e-03 4.0e-03"
+    assert rise.split() == ["rise", "-", "not", "in", "Captum"]
 
 
 def test_a_failure_of_captum_is_a_reason() -> None:
