@@ -3,11 +3,13 @@
 fast copy    the method's bare loop on the folded copy
 not folded   the same on a copy with batch norms
 run          a whole run; the cross-check of its maps by Captum is timed separately
+formula      largest difference of the maps in float64, relative to the maximum (of the maps that the run checks)
+delivered    the same of the float32 map, and the largest one allowed, of the map that is closest to failing
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import captum.attr as attr
@@ -17,13 +19,32 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.attributions import METHODS as KINDS
 from lit_viz.attributions import attribute
+from lit_viz.attributions.segments import Segments
+from lit_viz.classifiers import Classifier
+from lit_viz.evidence.saliency.captum_reference import counterpart_of
 
 from .clock import evidence_apart, timed
 from .material import PHOTOGRAPHS, loaded, loop, photographs, plain_module, prepared
 from .running import Plan, Result, evidence, ratios, table
 
 #: Evaluations a map, and repeats of each photograph, to amortize the start-up of a method of one evaluation.
-METHODS = {"gradient": (1, 8), "smoothgrad": (32, 1), "integrated_gradients": (32, 1), "occlusion": (170, 1)}
+METHODS = {
+    "gradient": (1, 8),
+    "input_x_gradient": (1, 8),
+    "smoothgrad": (32, 1),
+    "smoothgrad_squared": (32, 1),
+    "vargrad": (32, 1),
+    "integrated_gradients": (32, 1),
+    "gradient_shap": (32, 1),
+    "deep_lift": (1, 4),
+    "guided_backprop": (1, 8),
+    "deconvolution": (1, 8),
+    "grad_cam": (1, 8),
+    "guided_grad_cam": (1, 4),
+    "occlusion": (170, 1),
+    "feature_ablation": (51, 1),
+    "kernel_shap": (200, 1),
+}
 _SIGMA = 0.15
 
 
@@ -31,33 +52,58 @@ def captum(method: str, evaluations: int, count: int, batch: int) -> Result:
     """Time Captum."""
     net = loaded()
     x, labels = photographs(net, count)
-    module, targets = plain_module(net), torch.tensor(labels)
-    explain = _explain(method, module, evaluations, batch)
-    rows = torch.arange(count).split(batch if method == "gradient" else 1)
+    targets = torch.tensor(labels)
+    explain = _explain(method, net, evaluations, batch)
+    rows = torch.arange(count).split(batch if METHODS[method][0] == 1 else 1)
     for batch_rows in rows[:2]:  # warm-up
         explain(x[batch_rows], targets[batch_rows])
     return {"seconds": timed(lambda: [explain(x[batch_rows], targets[batch_rows]) for batch_rows in rows])[0]}
 
 
-def _explain(method: str, module: nn.Module, evaluations: int, batch: int) -> Callable[[Tensor, Tensor], Any]:
+def _explain(method: str, net: Classifier, evaluations: int, batch: int) -> Callable[[Tensor, Tensor], Any]:
     """Return the function from images and classes to maps."""
-    together = min(batch, evaluations)
-    if method == "gradient":
-        return lambda x, y: attr.Saliency(module).attribute(x.requires_grad_(), y, abs=False)
-    if method == "smoothgrad":
-        noise: Result = {"nt_samples": evaluations, "stdevs": _SIGMA, "nt_samples_batch_size": together}
-        tunnel = attr.NoiseTunnel(attr.Saliency(module))
-        return lambda x, y: tunnel.attribute(x.requires_grad_(), nt_type="smoothgrad", target=y, abs=False, **noise)
-    if method == "integrated_gradients":
-        rule: Result = {"n_steps": evaluations, "method": "gausslegendre", "internal_batch_size": together}
-        rule |= {"return_convergence_delta": True}  # the completeness error, which lit_viz records too
-        return lambda x, y: attr.IntegratedGradients(module).attribute(x, target=y, **rule)
+    module, together, explained = plain_module(net), min(batch, evaluations), KINDS[method]()
+    explained.bind(net)
+    layer = net.original.get_submodule(explained.layers[0] if explained.layers else "")
+    tunnel, shap = attr.NoiseTunnel(attr.Saliency(module)), attr.GradientShap(module)
+    noise: Result = {"nt_samples": evaluations, "stdevs": _SIGMA, "nt_samples_batch_size": together, "abs": False}
+    rule: Result = {"n_steps": evaluations, "method": "gausslegendre", "internal_batch_size": together}
     windows: Result = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "perturbations_per_eval": together}
-    return lambda x, y: attr.Occlusion(module).attribute(x, target=y, **windows)
+    delta = {"return_convergence_delta": True}  # the completeness error, which lit_viz records too
+    baselines = torch.tensor([0, 0.5, 1]).view(-1, 1, 1, 1).expand(-1, 3, *net.size)
+
+    def shap_of_batches(x: Tensor, y: Tensor) -> Tensor:
+        maps = [shap.attribute(x, baselines, n_samples=together, target=y) for _ in range(0, evaluations, together)]
+        return torch.stack(maps).mean(0)
+
+    def superpixels(x: Tensor) -> Result:
+        baseline = x.mean((2, 3), keepdim=True).expand_as(x)
+        return {"baselines": baseline, "feature_mask": Segments(50)(x), "perturbations_per_eval": together}
+
+    calls: dict[str, Callable[[Tensor, Tensor], Any]] = {
+        "gradient": lambda x, y: attr.Saliency(module).attribute(x, y, abs=False),
+        "input_x_gradient": lambda x, y: attr.InputXGradient(module).attribute(x, y),
+        "smoothgrad": lambda x, y: tunnel.attribute(x, nt_type="smoothgrad", target=y, **noise),
+        "smoothgrad_squared": lambda x, y: tunnel.attribute(x, nt_type="smoothgrad_sq", target=y, **noise),
+        "vargrad": lambda x, y: tunnel.attribute(x, nt_type="vargrad", target=y, **noise),
+        "integrated_gradients": lambda x, y: attr.IntegratedGradients(module).attribute(x, target=y, **rule, **delta),
+        "gradient_shap": shap_of_batches,
+        "deep_lift": lambda x, y: attr.DeepLift(module).attribute(x, torch.zeros_like(x), y, **delta),
+        "guided_backprop": lambda x, y: attr.GuidedBackprop(module).attribute(x, y),
+        "deconvolution": lambda x, y: attr.Deconvolution(module).attribute(x, y),
+        "grad_cam": lambda x, y: attr.LayerGradCam(module, layer).attribute(x, y, relu_attributions=True),
+        "guided_grad_cam": lambda x, y: attr.GuidedGradCam(module, layer).attribute(x, y),
+        "occlusion": lambda x, y: attr.Occlusion(module).attribute(x, target=y, **windows),
+        "feature_ablation": lambda x, y: attr.FeatureAblation(module).attribute(x, target=y, **superpixels(x)),
+        "kernel_shap": lambda x, y: attr.KernelShap(module).attribute(
+            x, target=y, n_samples=evaluations, **superpixels(x)
+        ),
+    }
+    return lambda x, y: calls[method](x.requires_grad_(explained.gradient), y)
 
 
 def run(method: str, evaluations: int, count: int, check: str) -> Result:
-    """Time a whole run, without a folder."""
+    """Time a whole run, without a folder; with a check, also return the errors of its maps."""
     net = prepared()
     x, labels = photographs(net, count)
 
@@ -66,6 +112,11 @@ def run(method: str, evaluations: int, count: int, check: str) -> Result:
 
     result, done = evidence_apart(start, count, evaluations)
     assert all(record["status"] == "done" for record in done.results)
+    verdicts = [record["captum"] for record in done.results if (record["captum"] or {}).get("passed") is not None]
+    if verdicts:
+        result["formula"] = max(verdict["formula"] for verdict in verdicts)
+        closest = max(verdicts, key=lambda verdict: verdict["delivered"] / verdict["allowed"])
+        result |= {name: closest[name] for name in ("delivered", "allowed")}
     return result
 
 
@@ -73,14 +124,18 @@ def method_alone(method: str, evaluations: int, count: int, folded: bool) -> Res
     """Time the bare loop of the method."""
     net = prepared()
     x, labels = photographs(net, count)
+    explained = KINDS[method]()
+    explained.bind(net)
     norms = [name for name, layer in net.original.named_modules() if isinstance(layer, nn.BatchNorm2d)]
-    network = net.fast() if folded else net.fast(keep=norms)
+    kept = [*explained.layers, *([] if folded else norms)]
+    networks = {name: net.fast(kept, backprop=name) for name in explained.networks}
 
     def explain(evaluations: int) -> None:
         for rows in torch.arange(count).split(PHOTOGRAPHS):
             classes = [labels[i] for i in rows.tolist()]
-            attribute(KINDS[method](), network, x[rows], classes, evaluations=evaluations)
+            attribute(explained, networks, x[rows], classes, evaluations=evaluations)
 
+    network = next(iter(networks.values()))
     loop(lambda images: network(images)[0], PHOTOGRAPHS, PHOTOGRAPHS, PHOTOGRAPHS)  # warm-up
     explain(min(evaluations, 2))
     return {"seconds": timed(lambda: explain(evaluations))[0]}
@@ -103,8 +158,27 @@ def compare(plan: Plan) -> str:
             }
         )
         against = [ratios(results["captum"], results[name]) for name in ("folded", "plain", "run")]
+        counterpart = counterpart_of(KINDS[method]())
+        assert counterpart is not None
         rows.append(
-            [f"{method} (Captum's best batch {best})", f"{count} x {evaluations}", *against, evidence(results["run"])]
+            [
+                method,
+                f"{counterpart.name} (best batch {best})",
+                f"{count} x {evaluations}",
+                *against,
+                *_errors(results["run"]),
+                evidence(results["run"]),
+            ]
         )
-    head = ["method", "evaluations", "Captum / fast copy", "Captum / not folded", "Captum / run"]
-    return table([*head, "evidence (of the run's time)"], rows)
+    head = ["method", "Captum", "evaluations", "Captum / fast copy", "Captum / not folded", "Captum / run"]
+    return table([*head, "formula", "delivered", "evidence (of the run's time)"], rows)
+
+
+def _errors(results: Sequence[Result]) -> list[str]:
+    """Return the largest difference of the formula, and of the delivered map with its limit; dashes without a check."""
+    checked = [result for result in results if "formula" in result]
+    if not checked:
+        return ["-", "-"]
+    closest = max(checked, key=lambda result: result["delivered"] / result["allowed"])
+    formula = max(result["formula"] for result in checked)
+    return [f"{formula:.0e}", f"{closest['delivered']:.0e} ≤ {closest['allowed']:.0e}"]
