@@ -2,7 +2,7 @@
 
 Each tool optimizes the same classes on the same network by its own recipe: lucent with its standard transforms, 512
 steps and 224 pixels; Horama with a Fourier image of 512 pixels and 256 steps, for two classes only, since each takes
-minutes; lit_viz with its default of 250 iterations, and with fewer. lucent needs two functions that kornia has moved,
+minutes; lit_viz with its default of 225 iterations, and with fewer. lucent needs two functions that kornia has moved,
 and leaves hooks on the network, so that each image gets a copy. Each round has its own seeds.
 
 The seconds exclude loading and the held-out networks, which classify the 8-bit files of all tools afterwards.
@@ -39,7 +39,7 @@ RECIPES: tuple[Recipe, ...] = (
     ("lit_viz", 25),
     ("lit_viz", 50),
     ("lit_viz", 100),
-    ("lit_viz", 250),
+    ("lit_viz", 225),
     ("horama", 256),
 )
 QUICK_RECIPES: tuple[Recipe, ...] = (("lucent", 2), ("lit_viz", 1), ("lit_viz", 2), ("horama", 2))
