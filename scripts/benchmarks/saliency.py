@@ -99,7 +99,7 @@ def _explain(method: str, net: Classifier, evaluations: int, batch: int) -> Call
             x, target=y, n_samples=evaluations, **superpixels(x)
         ),
     }
-    return lambda x, y: calls[method](x.requires_grad_(explained.gradient), y)
+    return calls[method]
 
 
 def run(method: str, evaluations: int, count: int, check: str) -> Result:
@@ -112,8 +112,8 @@ def run(method: str, evaluations: int, count: int, check: str) -> Result:
 
     result, done = evidence_apart(start, count, evaluations)
     assert all(record["status"] == "done" for record in done.results)
-    verdicts = [record["captum"] for record in done.results if (record["captum"] or {}).get("passed") is not None]
-    if verdicts:
+    verdicts = [record.get("captum") or {} for record in done.results]
+    if verdicts := [verdict for verdict in verdicts if verdict.get("passed") is not None]:
         result["formula"] = max(verdict["formula"] for verdict in verdicts)
         closest = max(verdicts, key=lambda verdict: verdict["delivered"] / verdict["allowed"])
         result |= {name: closest[name] for name in ("delivered", "allowed")}
