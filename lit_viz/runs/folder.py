@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -328,7 +329,8 @@ class RunFolder:
             folder, key = relative.parts[:2]
             k = _iteration_of(path) if folder == "frames" else -1
             if _index_of(key) in measured and is_kept(key, k) and path.is_file():
-                measured[_index_of(key)][relative.as_posix()] = zlib.crc32(path.read_bytes())
+                name = os.fsencode(relative.as_posix()).decode(errors="surrogateescape")  # as recorded, in any locale
+                measured[_index_of(key)][name] = zlib.crc32(path.read_bytes())
         for record in self.records():
             if record.index in done:
                 measured[record.index][RESULTS] = _record_checksum(record)
