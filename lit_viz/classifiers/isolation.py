@@ -90,9 +90,9 @@ class Original:
     def _logits_at_size(self, images: Tensor) -> Tensor | None:
         """Return logits ``(2, K)``; None where the network does not accept the size or adapts its attributes to it."""
         with state_preserved(self.original) as network, suppress(Exception):  # networks raise any kind of error
-            before = [values for _, values in _settings(network)]
+            before = _settings(network)
             logits = logits_without_graph(network, images)
-            if logits.shape == (2, self.num_classes) and before == [values for _, values in _settings(network)]:
+            if logits.shape == (2, self.num_classes) and _settings(network) == before:
                 return logits
         return None
 
