@@ -40,6 +40,8 @@ PRIVATE_ATTRIBUTES = {
 
 # The package `lightning`, if it is imported too, redirects the messages of `pytorch_lightning` to its own loggers.
 _LIGHTNING_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning", "lightning.pytorch", "lightning.fabric")
+_levels: list[list[int]] = []  # levels before the first of the current runs, once per run
+_levels_lock = threading.Lock()
 
 
 class EndlessLoader:
@@ -191,19 +193,28 @@ def adapt_trainer(trainer: pl.Trainer) -> None:
 @contextmanager
 def messages_ignored() -> Iterator[None]:
     """Ignore messages of Lightning about devices and about networks in eval mode."""
-    loggers = [logging.getLogger(name) for name in _LIGHTNING_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
+    with _levels_raised(), warnings.catch_warnings():
         for start in ("GPU available but not used", "The `srun` command", r"Found \d+ module\(s\) in eval mode"):
             warnings.filterwarnings("ignore", start)
-        try:
-            with torch_warnings_ignored():
-                yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        with torch_warnings_ignored():
+            yield
+
+
+@contextmanager
+def _levels_raised() -> Iterator[None]:
+    """Set the loggers of Lightning to the level WARNING, until the last of simultaneous runs in threads ends."""
+    with _levels_lock:
+        _levels.append([logging.getLogger(name).level for name in _LIGHTNING_LOGGERS] if not _levels else _levels[0])
+        for name in _LIGHTNING_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        with _levels_lock:
+            levels = _levels.pop()
+            if not _levels:
+                for name, level in zip(_LIGHTNING_LOGGERS, levels, strict=True):
+                    logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
