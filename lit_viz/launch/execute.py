@@ -178,7 +178,7 @@ def _build(
         return module, stored_tasks
     tasks, notes = cli.command.tasks(cli.config, cli.parts, classifier)
     module.notes += notes
-    return module, tasks
+    return module, module.expand_tasks(tasks)
 
 
 def check(

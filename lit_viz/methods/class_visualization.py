@@ -27,7 +27,7 @@ from lit_viz.images.parameterizations import Parameterization, encoding_error
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
-from lit_viz.methods.targets import contrast_fields
+from lit_viz.methods.targets import contrast_fields, with_gamma
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Adam, Evaluation, StepRule
@@ -241,6 +241,10 @@ class ClassVisualization(ImageTraining):
     @property
     def image_shape(self) -> tuple[int, ...]:
         return tuple(self.start(Task(0, "", 0)).shape)
+
+    def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return the tasks with the weight of a contrasted class."""
+        return [with_gamma(task, self.objective) for task in tasks]
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require the initial photograph of a resumed run."""

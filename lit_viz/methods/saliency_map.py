@@ -24,7 +24,7 @@ from lit_viz.errors import LitVizError, check_shape, find_class
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.methods.targets import RUNNER_UP, contrast_fields, resolve
+from lit_viz.methods.targets import RUNNER_UP, contrast_fields, resolve, with_gamma
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Record, Snapshot, Task
@@ -104,17 +104,18 @@ class SaliencyMap(PhotographTraining):
     # Tasks
 
     def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return a task per method, by default of the label, unless the tasks have a method."""
-        if all("method" in task.options for task in tasks):
-            return tasks
-        expanded: list[Task] = []
-        for name in self.methods:
-            for task in tasks:
-                options = {**task.options, "method": name}
-                if task.target is None and options.get("target", "none") == "none":
-                    options["target"] = "label"
-                expanded.append(replace(task, index=len(expanded), options=options))
-        return expanded
+        """Return a task per method, by default of the label, unless the tasks have a method; with the weight of a
+        contrasted class."""
+        if not all("method" in task.options for task in tasks):
+            expanded: list[Task] = []
+            for name in self.methods:
+                for task in tasks:
+                    options = {**task.options, "method": name}
+                    if task.target is None and options.get("target", "none") == "none":
+                        options["target"] = "label"
+                    expanded.append(replace(task, index=len(expanded), options=options))
+            tasks = expanded
+        return [with_gamma(task, self.methods[_method_name(task)].objective) for task in tasks]
 
     def last_iteration(self, task: Task) -> int:
         method = self.methods[_method_name(task)]

@@ -111,6 +111,15 @@ def contrast_fields(task: Task, objective: Objective) -> dict[str, Any]:
     return {"against": task.options["against"], "gamma": getattr(objective, "gamma", None)}
 
 
+def with_gamma(task: Task, objective: Objective) -> Task:
+    """Return a task with the option ``gamma`` for its captions: the weight of the class that its target is contrasted
+    with, if it is not 1."""
+    gamma = getattr(objective, "gamma", 1)
+    if "against" not in task.options or gamma == 1:
+        return task
+    return replace(task, options={**task.options, "gamma": gamma})
+
+
 def _random_target(task: Task, label: int, classes: int) -> int:
     if classes < 2:
         raise LitVizError(f"{task.name}: a random target requires at least 2 classes, got {classes}")

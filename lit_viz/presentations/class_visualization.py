@@ -33,7 +33,7 @@ class ClassVisualizationPresentation(Presentation):
     """Presentation of images of classes, layers and channels."""
 
     title: ClassVar[str] = "Class images"
-    task_options: ClassVar[Mapping[str, str]] = {"lr": "lr {:g}"}
+    task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "lr": "lr {:g}"}
 
     def heading(self, records: Sequence[Record]) -> str:
         is_layer = any(isinstance(record, LayerImageRecord) and record.layer for record in records)

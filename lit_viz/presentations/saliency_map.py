@@ -44,7 +44,7 @@ class SaliencyMapPresentation(Presentation):
     flags: ClassVar[tuple[str, ...]] = ("--overlays", "--localize")
     resumable: ClassVar[tuple[str, ...]] = ("check",)
     evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
-    task_options: ClassVar[Mapping[str, str]] = {"method": "{}"}
+    task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
 
     def card(self, record: Record) -> CardText:
         if not isinstance(record, SaliencyRecord):

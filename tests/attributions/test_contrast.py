@@ -13,7 +13,10 @@ from lit_viz.attributions import METHODS, Attribution, GradCAM, KernelShap, Occl
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.cross_check import check_map, randomize
+from lit_viz.methods import ClassVisualization
+from lit_viz.methods.targets import class_tasks
 from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from tests.attributions.tools import MASK, distance
 from tests.evidence.saliency.test_cross_check import rectified
 from tests.figures.helpers import texts
@@ -130,6 +133,14 @@ def test_runner_up_is_the_most_probable_other_class(smooth: Classifier) -> None:
         records = lv.saliency(smooth, pictures, targets, against="runner-up", check="none").results
         assert [r["against"] for r in records] == expected
         assert all(r["target_name"].endswith(f" vs. {smooth.labels[r['against']]}") for r in records)
+
+
+@pytest.mark.parametrize(("gamma", "text"), [(5.0, "apple vs. cherry, gamma 5"), (1.0, "apple vs. cherry")])
+def test_captions_of_class_images_have_a_gamma_other_than_1(smooth: Classifier, gamma: float, text: str) -> None:
+    module = ClassVisualization(smooth, objective=Logit(gamma=gamma))
+    (task,) = module.expand_tasks(class_tasks(smooth, ["apple"], "cherry", seed=0))
+    assert ClassVisualizationPresentation().task_name(task) == text
+    assert module.expand_tasks([task]) == [task]
 
 
 def test_class_images_of_a_contrast(smooth: Classifier) -> None:

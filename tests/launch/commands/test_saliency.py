@@ -158,6 +158,8 @@ def test_target_against_another_class(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     assert all(r["captum"]["passed"] for r in records(run))
     assert "class 0 vs. class 3" in capsys.readouterr().out
+    names = [SaliencyMapPresentation().task_name(task) for task in RunFolder(run).queue()]
+    assert names == ["x -> class 0 vs. class 3, gamma 0.5, gradient", "y -> class 0 vs. class 1, gamma 0.5, gradient"]
     lit_viz("check", str(run))
     edited = (run / "results.jsonl").read_text().replace('"against": 3', '"against": 2')
     (run / "results.jsonl").write_text(edited)
