@@ -184,9 +184,12 @@ def _timm(name: str) -> Source:
             path = repository_file(config.hf_hub_id, [config.hf_hub_filename or WEIGHTS_FILES[0]], name)
         else:
             path = torch_hub_file(str(config.url), name)
-        if not config.custom_load:
-            read_weights(path)  # for its error messages
-        return _timm_model(architecture, None, pretrained=True, pretrained_cfg_overlay={"file": str(path)}), path
+        overlay: dict[str, Any] = {"file": str(path), "custom_load": True}  # arrays of JAX
+        if path.suffix != ".npz":
+            overlay = {"state_dict": read_weights(path)}
+        network: Any = _timm_model(architecture, None, pretrained=True, pretrained_cfg_overlay=overlay)
+        network.pretrained_cfg.pop("state_dict", None)
+        return network, path
 
     return Source(name, build, publish, **({} if config is None else _timm_properties(vars(config))))
 

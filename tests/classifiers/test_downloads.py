@@ -104,6 +104,7 @@ def test_timm_without_a_network_fails_at_once_with_file_and_folder(hub: Path, mo
 
 
 def test_timm_weights_are_loaded_from_the_cache(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
     import timm
     from safetensors.torch import save_file
 
@@ -115,7 +116,13 @@ def test_timm_weights_are_loaded_from_the_cache(hub: Path, monkeypatch: pytest.M
     refs = snapshot.parents[1] / "refs"
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
+    read, load_file = list[object](), safetensors.torch.load_file
+    monkeypatch.setattr(
+        safetensors.torch, "load_file", lambda path, *args, **options: read.append(path) or load_file(path)
+    )
     classifier = load_classifier("timm/test_resnet.r160_in1k")
+    assert read == [snapshot / "model.safetensors"]
+    assert "state_dict" not in classifier.original.pretrained_cfg
     x = torch.rand(1, 3, 160, 160)
     with torch.no_grad():
         assert torch.equal(classifier.logits(x), published.eval()(classifier.normalize(x)))
