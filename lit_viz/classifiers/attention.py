@@ -27,22 +27,33 @@ _SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
 
 
 class _ExplicitAttention(TorchFunctionMode):
-    """Computes attention without fused kernels, and replaces each attention map by ``on_map`` of it."""
+    """Computes attention without fused kernels, and replaces each attention map by ``on_map`` of it.
 
-    def __init__(self, on_map: Callable[[Tensor], Tensor]) -> None:
+    With ``differences``, appends the relative difference of each output from that of the replaced function.
+    """
+
+    def __init__(self, on_map: Callable[[Tensor], Tensor], differences: list[float] | None = None) -> None:
         super().__init__()
-        self.on_map = on_map
+        self.on_map, self.differences = on_map, differences
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention and not (kwargs.get("is_causal") or kwargs.get("enable_gqa")):
-            return self._scaled_dot_product(*args, **kwargs)
+            mixed = self._scaled_dot_product(*args, **kwargs)
+            self._compare(mixed, lambda: func(*args, **kwargs))
+            return mixed
         if func is F.multi_head_attention_forward:
-            return self._multi_head(*args, **kwargs)
+            projected = self._multi_head(*args, **kwargs)
+            self._compare(projected, lambda: func(*args, **kwargs)[0])
+            return projected, None
         output = func(*args, **kwargs)
         return self.on_map(output) if func in _SOFTMAX and output.ndim == 4 else output
+
+    def _compare(self, output: Tensor, reference: Callable[[], Tensor]) -> None:
+        if self.differences is not None:
+            self.differences.append(relative_difference(output, reference()))
 
     def _scaled_dot_product(
         self,
@@ -72,23 +83,27 @@ class _ExplicitAttention(TorchFunctionMode):
         *rest: Any,
         attn_mask: Tensor | None = None,
         **options: Any,
-    ) -> tuple[Tensor, None]:
+    ) -> Tensor:
         """Compute :class:`nn.MultiheadAttention` for ``(T, N, D)``, without its rarer options."""
         biases = (None,) * 3 if bias is None else bias.chunk(3)
         inputs = zip((query, key, value), weight.chunk(3), biases, strict=True)
         projected = (F.linear(x, w, b).view(*x.shape[:2], heads, -1).permute(1, 2, 0, 3) for x, w, b in inputs)
         mixed = self._scaled_dot_product(*projected, attn_mask)
-        return F.linear(mixed.permute(2, 0, 1, 3).flatten(2), *rest[4:6]), None
+        return F.linear(mixed.permute(2, 0, 1, 3).flatten(2), *rest[4:6])
 
 
 @contextmanager
 def reading_attention(
-    network: nn.Module, layers: Sequence[str], device: torch.device | None = None
+    network: nn.Module,
+    layers: Sequence[str],
+    device: torch.device | None = None,
+    differences: list[float] | None = None,
 ) -> Iterator[list[tuple[str, Tensor]]]:
     """Collect the attention maps that the named layers compute in the body's forward, with their graph.
 
     A map belongs to the innermost named layer. The forward continues from the collected map, which is on ``device`` and
-    requires a gradient where gradients are enabled.
+    requires a gradient where gradients are enabled. ``differences`` receives the relative difference of the output of
+    each fused attention from that of its kernel.
     """
     running: list[str] = []
     maps: list[tuple[str, Tensor]] = []
@@ -111,7 +126,7 @@ def reading_attention(
     modules = [(name, network.get_submodule(name)) for name in layers]
     handles = [module.register_forward_pre_hook(enter(name)) for name, module in modules]
     handles += [module.register_forward_hook(leave) for _, module in modules]
-    with hooked(handles), _ExplicitAttention(record) if layers else nullcontext():
+    with hooked(handles), _ExplicitAttention(record, differences) if layers else nullcontext():
         yield maps
 
 
@@ -161,13 +176,14 @@ class AttentionLayers:
 def attention_layers(classifier: Original) -> AttentionLayers:
     """Find the attention layers of a network, and whether their maps relate all tokens, unlike those of windows."""
     network, x = classifier.original, probe_images(classifier.channels, classifier.size)[:1]
+    differences: list[float] = []
     try:
-        with reading_attention(network, layer_names(network)) as maps:
-            logits = classifier.logits(x)
+        with reading_attention(network, layer_names(network), differences=differences) as maps:
+            classifier.logits(x)
     except NetworkError as error:  # such as of a network that uses the weights of nn.MultiheadAttention
         cause = first_line(error.__cause__ or error)
         return AttentionLayers((), (), 0, f"an error where they are read ({cause})")
-    tolerance = max(LOGITS_TOLERANCE, math.sqrt(torch.finfo(dtype_of(network)).eps))
+    tolerance = max(LOGITS_TOLERANCE, math.sqrt(torch.finfo(dtype_of(network)).eps))  # two kernels round differently
     names, shapes = tuple(name for name, _ in maps), [tuple(values.shape) for _, values in maps]
     tokens = shapes[0][-1] if shapes else 0
     partial = [shape for shape in shapes if shape[0] != 1 or shape[2:] != (tokens, tokens)]
@@ -178,8 +194,8 @@ def attention_layers(classifier: Original) -> AttentionLayers:
         problem = f"shape {partial[0]} for one image"
     elif len(set(names)) < len(names):
         problem = "several maps of one layer"
-    elif relative_difference(logits, classifier.logits(x)) > tolerance:
-        problem = "other logits where they are read"
+    elif max(differences, default=0.0) > tolerance:
+        problem = "other outputs where they are read"
     return AttentionLayers(names, tuple(_block(name, names) for name in names), tokens, problem)
 
 

@@ -19,6 +19,7 @@ from lit_viz.attributions import AttentionGradient, AttentionRollout, GradCAM, L
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.base import attribute
 from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers.attention import attention_layers
 from lit_viz.errors import LitVizError
 from tests.attributions.test_guided import MEAN, STD, TARGETS, made
 from tests.classifiers.networks import Attending, conv_net
@@ -343,6 +344,38 @@ def test_a_network_that_uses_the_weights_of_its_attention() -> None:
     method = GradCAM()
     method.bind(classifier)
     assert method.layers == ("attention",)
+
+
+class AttendsToZero(nn.Module):
+    """Has an option of :class:`nn.MultiheadAttention` that changes the attention map: another key and value of zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, add_zero_attn=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x)[0]
+
+
+def test_attention_that_is_not_computed_as_it_is_read_is_rejected() -> None:
+    net = Attending()
+    net.blocks[1].attention = AttendsToZero()
+    with pytest.raises(LitVizError, match=r"of Attending, got other outputs where they are read: use grad_cam$"):
+        AttentionRollout().bind(classifier_of(net, (16, 24)))
+
+
+@pytest.mark.parametrize("make", [lambda: Attending(), torchvision_vit], ids=["function", "module"])
+def test_attention_layers_are_found_in_one_forward(make: Callable[[], nn.Module]) -> None:
+    net, count = make(), 0
+
+    def counted(module: nn.Module, args: Any) -> None:
+        nonlocal count
+        count += 1
+
+    classifier = classifier_of(net, (16, 24) if isinstance(net, Attending) else 32)
+    net.register_forward_pre_hook(counted)
+    assert attention_layers(classifier).problem is None
+    assert count == 1
 
 
 def test_attention_of_a_network_in_half_precision_is_found() -> None:
