@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lit_viz as lv
-from lit_viz.attributions import AttentionGradient, AttentionRollout, GradCAM, LeGrad
+from lit_viz.attributions import RISE, AttentionGradient, AttentionRollout, GradCAM, LeGrad
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.base import attribute
+from lit_viz.attributions.rise import masks
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.attention import attention_layers
+from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
+from lit_viz.rng import Key
 from tests.attributions.test_guided import MEAN, STD, TARGETS, made
 from tests.classifiers.networks import Attending, conv_net
 
@@ -482,3 +485,20 @@ def test_other_methods_agree_with_captum_on_transformers(library: str) -> None:
     x = photographs(size)[:1].float()
     run = lv.saliency(classifier_of(make(), size), x, TARGETS[:1], method=methods, iterations=6, check="captum")
     assert [result["captum"]["passed"] for result in run.results] == [True] * 3
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers ViT"])
+def test_rise_of_a_transformer_is_the_mean_over_its_masks(library: str) -> None:
+    make, _, size, _ = LIBRARIES[library]
+    net, x, seeds, count = make().eval(), photographs(size), [7, 1], 20
+    expected = torch.zeros(2, 1, *size, dtype=torch.float64)
+    exact = copy.deepcopy(net).double()
+    for n, (seed, target) in enumerate(zip(seeds, TARGETS, strict=True)):
+        for k in range(count):
+            mask = masks([Key(seed, k)], x[n : n + 1], 3, 0.4)[0]
+            logits = logits_of(exact(normalized(x[n] * mask)[None]), 1)
+            expected[n] += logits.softmax(1)[0, target].detach() * mask / (0.4 * count)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        network = classifier_of(net, size).fast(dtype=dtype)
+        actual, _ = attribute(RISE(3, 0.4), network, x.to(dtype), TARGETS, evaluations=count, seeds=seeds)
+        assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
