@@ -254,6 +254,12 @@ def _resizing(processor: Any, levels: Tensor) -> Resizing | None:
         _fraction_shown(ramp, step * side)
         for ramp, step, side in zip((levels[0].mean(0), levels[1].mean(1)), (3, 5), reversed(_SIDES), strict=True)
     )
+    resample = getattr(processor, "resample", None)
+    interpolation = getattr(processor, "data_config", {}).get("interpolation") or (  # of timm
+        "bilinear" if resample is None else Image.Resampling(resample).name.lower()
+    )
+    if type(processor).__name__.startswith("Perceiver") and processor.do_center_crop:
+        return Resizing(processor.size["height"] / processor.crop_size["height"], interpolation, crop_first=True)
     fraction = max(across, down)
     if not getattr(processor, "do_resize", True) or not 0 < min(across, down) <= fraction < 1.02:
         return None
@@ -261,10 +267,6 @@ def _resizing(processor: Any, levels: Tensor) -> Resizing | None:
     # Of a picture that keeps its proportions, the sides of a pixel are equal.
     proportions = across * _SIDES[1] * height / (down * _SIDES[0] * width)
     is_stretched = abs(math.log(across / down)) <= abs(math.log(proportions))
-    resample = getattr(processor, "resample", None)
-    interpolation = getattr(processor, "data_config", {}).get("interpolation") or (  # of timm
-        "bilinear" if resample is None else Image.Resampling(resample).name.lower()
-    )
     return Resizing(side / max(side, round(side / fraction)), interpolation, is_stretched)
 
 

@@ -16,12 +16,13 @@ _FILTERS = tuple(name.lower() for name in Image.Resampling.__members__)
 
 @dataclass(frozen=True)
 class Resizing:
-    """Resize with antialiasing, then crop the center.
+    """Resize with antialiasing, then crop the center, or in the other order.
 
     Attributes:
         crop_fraction: side of the input, relative to that of the resized picture, in (0, 1].
         interpolation: filter of Pillow: nearest, bilinear, bicubic, lanczos, box or hamming.
         stretch: whether the resized picture has the aspect ratio of the input, instead of its own.
+        crop_first: whether a square of whole pixels is cropped before, with this fraction of the shorter side.
 
     Raises:
         LitVizError: a value is invalid.
@@ -30,6 +31,7 @@ class Resizing:
     crop_fraction: float = 1.0
     interpolation: str = "bicubic"
     stretch: bool = False
+    crop_first: bool = False
 
     def __post_init__(self) -> None:
         if not (isinstance(self.crop_fraction, (int, float)) and 0 < self.crop_fraction <= 1):
@@ -37,7 +39,19 @@ class Resizing:
         if self.interpolation not in _FILTERS:
             raise LitVizError(f"interpolation must be one of {', '.join(_FILTERS)}, got {self.interpolation!r}")
 
-    def resized(self, original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    def box(self, original: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the region (x0, y0, x1, y1) of a picture that an input of ``size`` (height, width) shows."""
+        h, w = original
+        if self.crop_first:
+            side = _floor(min(h, w) * self.crop_fraction)
+            top, left = (h - side) // 2, (w - side) // 2
+            return left, top, left + side, top + side
+        height, width = size
+        rows, columns = self._resized(original, size)
+        top, left = (rows - height) // 2, (columns - width) // 2
+        return left * w / columns, top * h / rows, (left + width) * w / columns, (top + height) * h / rows
+
+    def _resized(self, original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of a resized picture, before the crop to ``size``."""
         rows, columns = (_floor(side / self.crop_fraction) for side in size)
         if self.stretch:

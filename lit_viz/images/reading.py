@@ -378,10 +378,8 @@ def _place(original: tuple[int, int], size: tuple[int, int], fit: Fit | Resizing
     """Compute the placement of a picture of ``original`` (height, width) in an image of ``size``."""
     (h, w), (height, width) = original, size
     if isinstance(fit, Resizing) and original != size:
-        rows, columns = fit.resized(original, size)
-        top, left = (rows - height) // 2, (columns - width) // 2
-        box = left * w / columns, top * h / rows, (left + width) * w / columns, (top + height) * h / rows
-        return _Placement(original, size, box, (0, 0), size, Image.Resampling[fit.interpolation.upper()])
+        resampling = Image.Resampling[fit.interpolation.upper()]
+        return _Placement(original, size, fit.box(original, size), (0, 0), size, resampling)
     if fit == "squash":
         return _Placement(original, size, (0.0, 0.0, w, h), (0, 0), size)
     if fit != "pad":

@@ -339,6 +339,7 @@ def _distance(read: Tensor, reference: Tensor) -> float:
         ("Bit", {"size": {"shortest_edge": 256}}, 224),
         ("CLIP", {}, 224),
         ("EfficientNet", {"size": {"height": 346, "width": 346}, "do_center_crop": True}, 289),
+        ("Perceiver", {}, 224),
     ],
 )
 def test_photographs_have_the_pixels_of_the_image_processor(kind: str, options: dict[str, Any], size: int) -> None:
