@@ -356,29 +356,26 @@ def _output_caption(classifier: Classifier | None) -> str:
 
 
 def settings_line(cli: MethodCLI) -> str:
-    """Return the network, the parts of the method with their numbers, and the seed in one line.
-
-    Of several parts, such as transforms, only arguments other than the defaults are named.
-    """
+    """Return the network, the parts of the method with the numbers that are not their defaults, and the seed in one
+    line."""
     config = cli.config
     described = []
     for name, value in cli.parts.items():
         several, configured = isinstance(value, (list, tuple)), config.model.get(name)
         for part, options in zip(value, configured, strict=True) if several else [(value, configured)]:
             if type(part).__module__ != "builtins":
-                described.append(_describe(part, getattr(options, "init_args", None) or {}, several))
+                described.append(_describe(part, getattr(options, "init_args", None) or {}))
     numbers = {"iteration": config.iterations, "view": cli.parts.get("views")}
     counts = [pluralize(number, noun) for noun, number in numbers.items() if number is not None]
     return " · ".join([config.classifier.name, ", ".join(described), *counts, f"seed {config.seed}"])
 
 
-def _describe(part: Any, options: Any, omit_defaults: bool) -> str:
+def _describe(part: Any, options: Any) -> str:
     shown = []
     for parameter in signature(type(part)).parameters.values():
         configured = options.get(parameter.name)
         value = getattr(part, parameter.name, None) if configured is None else configured
-        is_default = omit_defaults and value == parameter.default
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not is_default:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value != parameter.default:
             is_radius = parameter.name == "eps" and isinstance(part, BudgetAttack)
             text = format_distance(value, part.norm.name) if is_radius else format_value(value)
             shown.append(f"{parameter.name} {text}")
