@@ -92,7 +92,7 @@ class Original:
         with state_preserved(self.original) as network, suppress(Exception):  # networks raise any kind of error
             before = _settings(network)
             logits = logits_without_graph(network, images)
-            if logits.shape == (2, self.num_classes) and _settings(network) == before:
+            if logits.shape == (2, self.num_classes) and not _is_adapted(network, before, images):
                 return logits
         return None
 
@@ -154,6 +154,18 @@ def _settings(module: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
     """Return the attributes of each submodule that are numbers, strings or tuples."""
     plain = (bool, int, float, str, tuple, type(None))
     return [(m, {name: value for name, value in vars(m).items() if type(value) in plain}) for m in module.modules()]
+
+
+def _is_adapted(module: nn.Module, before: Sequence[tuple[nn.Module, dict[str, Any]]], images: Tensor) -> bool:
+    """Return whether a forward of images has changed attributes, apart from those that change in every forward."""
+    if (after := _settings(module)) == before:
+        return False
+    logits_without_graph(module, images)
+    return any(
+        old.get(name) != value == new.get(name)
+        for (_, old), (_, values), (_, new) in zip(before, after, _settings(module), strict=True)
+        for name, value in values.items()
+    )
 
 
 @contextmanager

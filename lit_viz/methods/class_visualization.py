@@ -210,8 +210,8 @@ class ClassVisualization(ImageTraining):
         rejected = next((size for size in sizes if not net.accepts(size)), None)
         if rejected:
             self.notes.append(
-                f"{net.name} takes no images of {rejected[0]} x {rejected[1]} pixels: all octaves have inputs of "
-                f"{net.size[0]} x {net.size[1]}"
+                f"{net.name} takes no images of {rejected[0]} x {rejected[1]} pixels, or changes its attributes for "
+                f"them: all octaves have inputs of {net.size[0]} x {net.size[1]}"
             )
         return rejected is None
 

@@ -96,6 +96,18 @@ def test_attributes_adapted_to_small_inputs_are_restored() -> None:
     assert net.window == 4
 
 
+def test_a_network_that_counts_its_forwards_accepts_other_sizes() -> None:
+    net = conv_net()
+    net.count = 0
+
+    def count(module: Any, *_: Any) -> None:
+        module.count += 1
+
+    net.register_forward_hook(count)
+    assert load_classifier(net, size=64).accepts((21, 21))
+    assert net.count == 0
+
+
 def test_loading_preserves_the_module() -> None:
     net = used_network()
     before = everything(net)

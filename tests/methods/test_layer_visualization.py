@@ -210,7 +210,10 @@ def test_views_grow_to_the_input_size(smooth: Classifier, train: Train) -> None:
 def test_views_keep_the_only_input_size_of_a_network() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(4 * 16 * 16, 5))
     module = method(load_classifier(network, size=128), Channel("0"), picture=PictureOptions(octaves=Octaves(2, 2.0)))
-    assert any("no images of 64 x 64 pixels: all octaves have inputs of 128 x 128" in note for note in module.notes)
+    assert any(
+        "no images of 64 x 64 pixels, or changes its attributes for them: all octaves have inputs of 128 x 128" in note
+        for note in module.notes
+    )
     assert [module._input_size(octave) for octave in range(2)] == [(128, 128)] * 2
 
 
