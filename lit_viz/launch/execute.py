@@ -43,6 +43,7 @@ from lit_viz.launch.resume import (
     method_files,
     open_or_create,
     provenance,
+    write_checkpoint,
 )
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings
@@ -333,6 +334,7 @@ def _save(cli: MethodCLI, classifier: Classifier, run: Run, path: Path) -> Run:
         shutil.copytree(run.folder, path, dirs_exist_ok=True)
         return _run(cli, filed(folder), folder, classifier)
     run.write(folder, cli.dump(), provenance(cli, classifier), frames=True)
+    write_checkpoint(folder, folder.records())
     stored = _run(cli, filed(folder), folder, classifier)
     _draw(cli, stored)
     if run.evidence.to_dict():

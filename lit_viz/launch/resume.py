@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -18,14 +18,14 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.sources import exclude_from_imports
 from lit_viz.engine.lightning import AtomicCheckpointIO
-from lit_viz.engine.module import check_run_state
+from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import INSTANCE, MethodCLI, set_option
 from lit_viz.runs import RECORDED, is_run
 from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Task
+from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, command_line, remark
 
 #: File of the last checkpoint, relative to the run folder.
@@ -209,14 +209,27 @@ class LastCheckpoint:
 
     def restore(self) -> None:
         """Remove everything later than the checkpoint from the folder, and the incomplete tasks from both; they are
-        computed again."""
-        state = self._state
-        if self.incomplete:
-            state["finished"] = {i: status for i, status in state["finished"].items() if i not in self.incomplete}
-            state["slots"] = [slot for slot in state["slots"] if slot["task"] not in self.incomplete]
-            AtomicCheckpointIO().save_checkpoint(self._checkpoint, self._path)
+        computed again. Of a run that was in memory, these are all tasks."""
+        state, lost = self._state, self.incomplete
+        if lost:
+            is_continued = "state_dict" in self._checkpoint
+            lost = lost if is_continued else set(state["finished"])
+            state["finished"] = {i: status for i, status in state["finished"].items() if i not in lost}
+            state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
+            if is_continued:
+                AtomicCheckpointIO().save_checkpoint(self._checkpoint, self._path)
+            else:
+                self._path.unlink()
         self._folder.trim(state["finished"].keys(), _iterations(state))
-        self._folder.checksums = {i: parts for i, parts in self._on_disk.items() if i not in self.incomplete}
+        self._folder.checksums = {i: parts for i, parts in self._on_disk.items() if i not in lost}
+
+
+def write_checkpoint(folder: RunFolder, records: Iterable[Record]) -> None:
+    """Write the checkpoint of a run in memory: its finished tasks and the checksums, without the Trainer's state."""
+    finished = {record.index: record.status for record in records}
+    state = {"version": CHECKPOINT_VERSION, "slots": [], "finished": finished}
+    checkpoint = {"lit_viz": state, "checksums": folder.checksums}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
 
 
 def _iterations(state: Mapping[str, Any]) -> dict[int, int]:

@@ -258,7 +258,7 @@ class Run:
     def save(self, folder: str | Path) -> Run:
         """Write images, arrays, logged images, records, figure and report to a new run folder; return the run in it.
 
-        :func:`lit_viz.check` accepts the folder. A run in memory has no checkpoint to resume from.
+        :func:`lit_viz.check` accepts the folder. If files of a run in memory are lost, a resume computes all of it.
 
         Raises:
             LitVizError: the folder exists, or the disk is full.

@@ -63,9 +63,23 @@ def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -
     }
     assert lv.check(tmp_path / "run", smooth)
     assert saved.check()
+    assert lv.resume(tmp_path / "run", smooth).images.equal(saved.images)
     copy = saved.save(tmp_path / "copy")
     assert copy.images.equal(saved.images)
     with pytest.raises(LitVizError, match="already holds a run"):
         run.save(tmp_path / "run")
     with pytest.raises(LitVizError, match="folder must be a path, got 5"):
         run.save(5)  # type: ignore[arg-type]
+
+
+def test_damage_of_a_saved_run_is_found(smooth: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = lv.visualize(smooth, [1, 2], iterations=2, model__views=1).save(tmp_path / "run")
+    (frame, *_) = sorted((tmp_path / "run" / "frames").glob("0001*/*.png"))
+    before, results = frame.read_bytes(), [record["probability"] for record in run.results]
+    frame.write_bytes(before[:-20] + bytes([before[-20] ^ 4]) + before[-19:])
+    assert not lv.check(tmp_path / "run", smooth, progress=True)
+    assert f"{frame} is damaged: its checksum is not that of the checkpoint" in capsys.readouterr().err
+    resumed = lv.resume(tmp_path / "run", smooth)
+    assert [record["probability"] for record in resumed.results] == results
+    assert frame.read_bytes() == before
+    assert resumed.check()
