@@ -212,7 +212,7 @@ class Ensemble(BudgetAttack):
 
 def _evaluate_slots(evaluate: Evaluate, slots: Tensor, attack: Attack) -> Evaluate:
     gradient = attack.backwards_per_step > 0
-    return Evaluate(lambda request: evaluate(request.x, gradient=gradient, slots=slots, logged=True))
+    return lambda x, **options: evaluate(x, gradient=gradient, slots=slots, logged=True)
 
 
 def _outputs(logits: Tensor, own: State) -> Outputs:

@@ -19,8 +19,7 @@ from lit_viz.engine.ranks import DevicesMode, RankExchange, RankGroup, RankStatu
 from lit_viz.engine.slots import ITERATION, UNTIL
 from lit_viz.engine.step import Ending, Queue, Step, StepRuleOptimizer, merge_final
 from lit_viz.errors import LitVizError
-from lit_viz.optim import Evaluate, Evaluation
-from lit_viz.optim.evaluation import Request
+from lit_viz.optim import Evaluation
 from lit_viz.types import Result, Snapshot, Task
 from lit_viz.utils.device import to_device, to_list
 
@@ -94,7 +93,7 @@ class ImageTraining(Method):
 
     def configure_optimizers(self) -> StepRuleOptimizer:
         """Return the optimizer of the step rule."""
-        return StepRuleOptimizer(self, Evaluate(self._evaluate))
+        return StepRuleOptimizer(self, self._evaluate)
 
     def setup(self, stage: str) -> None:
         """Allocate the images of a full batch, for the model summary, and discard the state of an earlier run."""
@@ -219,12 +218,19 @@ class ImageTraining(Method):
 
     # Evaluation for the step rule
 
-    def _evaluate(self, request: Request) -> Evaluation:
-        slots = request.slots
+    def _evaluate(
+        self,
+        x: Tensor,
+        *,
+        gradient: bool = True,
+        slots: Tensor | None = None,
+        network: str = "plain",
+        logged: bool = False,
+    ) -> Evaluation:
         rows = range(len(self.slots)) if slots is None else to_list(slots)
-        evaluation = self.score(request.x, rows, gradient=request.gradient, network=request.network)
+        evaluation = self.score(x, rows, gradient=gradient, network=network)
         assert self._step is not None
-        self._step.add_evaluation(evaluation, slots, logged=request.logged)
+        self._step.add_evaluation(evaluation, slots, logged=logged or slots is None)
         return evaluation
 
     # State for callbacks

@@ -186,25 +186,8 @@ class Evaluation:
         return self._graph
 
 
-class Request(NamedTuple):
-    """Arguments of :meth:`Evaluate.__call__`."""
-
-    x: Tensor
-    gradient: bool
-    slots: Tensor | None
-    network: str
-    logged: bool
-
-
-class Evaluate:
-    """Evaluation of the images in the slots, at the iteration of each slot.
-
-    Args:
-        run: function that evaluates a request.
-    """
-
-    def __init__(self, run: Callable[[Request], Evaluation]) -> None:
-        self._run = run
+class Evaluate(Protocol):
+    """Evaluation of the images in the slots, at the iteration of each slot."""
 
     def __call__(
         self,
@@ -225,7 +208,7 @@ class Evaluate:
             logged: whether the rows of ``slots`` are the images x_k, so that their metrics are logged. Without
                 ``slots`` they always are.
         """
-        return self._run(Request(x, gradient, slots, network, logged or slots is None))
+        ...
 
 
 class Network(Protocol):
@@ -248,13 +231,19 @@ def bare_evaluate(
         layers: layers whose activations are read.
     """
 
-    def run(request: Request) -> Evaluation:
-        slots = request.slots
-        with torch.set_grad_enabled(request.gradient):
-            leaf = request.x.detach().requires_grad_(request.gradient)
-            logits, activations = networks[request.network](leaf, layers)
+    def evaluate(
+        x: Tensor,
+        *,
+        gradient: bool = True,
+        slots: Tensor | None = None,
+        network: str = "plain",
+        logged: bool = False,
+    ) -> Evaluation:
+        with torch.set_grad_enabled(gradient):
+            x = x.detach().requires_grad_(gradient)
+            logits, activations = networks[network](x, layers)
             row_goals: Mapping[str, Any] = goals if slots is None else {name: row[slots] for name, row in goals.items()}
             score = evaluate_objective(objective, Outputs(logits, activations=activations, **row_goals))
-        return Evaluation(leaf, score, logits, activations=activations)
+        return Evaluation(x, score, logits, activations=activations)
 
-    return Evaluate(run)
+    return evaluate
