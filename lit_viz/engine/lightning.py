@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +45,6 @@ _levels: list[list[int]] = []  # levels before the first of the current runs, on
 _levels_lock = threading.Lock()
 
 
-class EndlessLoader:
-    """Endless batches without data: the engine fills the slots itself, and ends the run by ``trainer.should_stop``.
-
-    A finite loader would cost an extra step, because Lightning prefetches one batch, and would restart at batch 0 in a
-    resumed run.
-    """
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            yield 0
-
-
 class TaskQueue(pl.LightningDataModule):
     """The tasks of a run, in the order of their results.
 
@@ -76,9 +65,13 @@ class TaskQueue(pl.LightningDataModule):
         if self.images:
             module.images = self.images
 
-    def train_dataloader(self) -> EndlessLoader:
-        """Return the endless loader."""
-        return EndlessLoader()
+    def train_dataloader(self) -> repeat[int]:
+        """Return endless batches without data: the engine fills the slots, and ends the run by ``trainer.should_stop``.
+
+        A finite loader would cost an extra step, because Lightning prefetches one batch, and would restart at batch 0
+        in a resumed run.
+        """
+        return repeat(0)
 
     def test_dataloader(self) -> list[int]:
         """Return a single batch; the evidence is computed from the results of the module."""
