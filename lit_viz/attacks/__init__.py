@@ -9,10 +9,9 @@ from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
 from lit_viz.attacks.deepfool import DeepFool
 from lit_viz.attacks.ensemble import Ensemble
-from lit_viz.attacks.fgsm import FGSM
 from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.normalized_ascent import NormalizedAscentAttack
-from lit_viz.attacks.pgd import PGD
+from lit_viz.attacks.pgd import FGSM, PGD
 from lit_viz.attacks.square import Square
 from lit_viz.attacks.universal import Universal
 

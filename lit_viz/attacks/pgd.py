@@ -1,9 +1,10 @@
-"""Projected gradient descent, with or without momentum."""
+"""Projected gradient descent, with or without momentum, and its single step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -84,3 +85,26 @@ class PGD(ClimbingAttack):
         """Return the lengths of the steps ``(N,)``."""
         _, _, total = self.locate(state)
         return _REACH * state["eps"] / total if self.alpha is None else torch.full_like(state["eps"], self.alpha)
+
+
+class FGSM(PGD):
+    """Fast gradient sign method (Goodfellow et al. 2015, arXiv:1412.6572, section 4).
+
+    One step to the surface of the ball: ``clip(x + eps * sign(g))``; in L2 ``P(x + eps * g / ||g||_2)``.
+
+    Args:
+        norm, eps: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
+        objective: what is maximized; the cross-entropy by default.
+    """
+
+    iterations: int = 1
+    fixed: ClassVar[bool] = True
+
+    def __init__(self, norm: NormName = "linf", eps: float | None = None, objective: Objective | None = None) -> None:
+        super().__init__(norm, eps, random_start=False, objective=objective)
+
+    def is_done(self, state: State) -> Tensor:
+        return super().is_done(state) | (state["iteration"] > 0)
+
+    def step_size(self, state: State) -> Tensor:
+        return state["eps"]
