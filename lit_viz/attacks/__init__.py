@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient, run_attack
-from lit_viz.attacks.budget import BudgetAttack, ClimbingAttack
+from lit_viz.attacks.base import (
+    Attack,
+    BudgetAttack,
+    ClimbingAttack,
+    is_adversarial,
+    masked_gradient,
+    run_attack,
+)
 from lit_viz.attacks.carlini_wagner import CarliniWagner
 from lit_viz.attacks.ddn import DDN
 from lit_viz.attacks.deepfool import DeepFool

@@ -10,8 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import masked_gradient
-from lit_viz.attacks.budget import ClimbingAttack
+from lit_viz.attacks.base import ClimbingAttack, masked_gradient
 from lit_viz.attacks.norms import NormName
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import DLR, CrossEntropy
@@ -35,7 +34,7 @@ class APGD(ClimbingAttack):
     there and the best score has not improved since.
 
     Args:
-        norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.budget.ClimbingAttack`.
+        norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.base.ClimbingAttack`.
         loss: ``ce``, cross-entropy, or ``dlr``, difference of logits ratio; both also targeted.
         random_start: whether the first update is a random point of the ball.
     """

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.apgd import APGD
-from lit_viz.attacks.base import Attack, is_adversarial
-from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.base import Attack, BudgetAttack, is_adversarial
 from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.norms import TOLERANCE, NormName
 from lit_viz.attacks.square import Square
@@ -50,7 +49,7 @@ class Ensemble(BudgetAttack):
     classes and for images without a label.
 
     Args:
-        norm, eps: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
+        norm, eps: see :class:`~lit_viz.attacks.base.BudgetAttack`.
         classes: number of other classes that APGD on DLR targets.
         queries: iterations of Square.
         restarts: random starts of each APGD.

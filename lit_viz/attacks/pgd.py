@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.base import masked_gradient
-from lit_viz.attacks.budget import ClimbingAttack
+from lit_viz.attacks.base import ClimbingAttack, masked_gradient
 from lit_viz.attacks.norms import NormName
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
@@ -30,7 +29,7 @@ class PGD(ClimbingAttack):
     projection onto the ball and [0, 1].
 
     Args:
-        norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.budget.ClimbingAttack`.
+        norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.base.ClimbingAttack`.
         alpha: length of a step, in the norm, in units of [0, 1]; 2.5 eps over the number of steps by default.
         momentum: mu of ``v <- mu * v + g / ||g||_1``, whose direction replaces that of g (Dong et al. 2018,
             arXiv:1710.06081, algorithm 1).
@@ -93,7 +92,7 @@ class FGSM(PGD):
     One step to the surface of the ball: ``clip(x + eps * sign(g))``; in L2 ``P(x + eps * g / ||g||_2)``.
 
     Args:
-        norm, eps: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
+        norm, eps: see :class:`~lit_viz.attacks.base.BudgetAttack`.
         objective: what is maximized; the cross-entropy by default.
     """
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.base import BudgetAttack
 from lit_viz.attacks.norms import L2, LINF, NormName
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
@@ -46,7 +46,7 @@ class Square(BudgetAttack):
     A linf proposal that equals the image has its sign inverted; the authors draw again.
 
     Args:
-        norm, eps, early_stop: see :class:`~lit_viz.attacks.budget.BudgetAttack`.
+        norm, eps, early_stop: see :class:`~lit_viz.attacks.base.BudgetAttack`.
         p: initial fraction of pixels in a square, halved nine times; 0.05 for linf and 0.1 for l2 by default.
     """
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.budget import BudgetAttack
+from lit_viz.attacks.base import BudgetAttack
 from lit_viz.attacks.norms import NormName, norm_of
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
