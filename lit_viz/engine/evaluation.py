@@ -37,6 +37,7 @@ class Evaluator:
         ranks: ranks that share the inputs.
         group: images per task.
         decisions: whether the logits are those of the decision on the goal of each task (multi-label networks).
+        view_goals: goals of each input that replace those of the tasks, as in :class:`~lit_viz.objectives.Outputs`.
     """
 
     networks: Mapping[str, FrozenNetwork]
@@ -50,6 +51,7 @@ class Evaluator:
     ranks: RankGroup = field(default_factory=RankGroup)
     group: int = 1
     decisions: bool = False
+    view_goals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(
         self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True, network: str = "plain"
@@ -76,6 +78,7 @@ class Evaluator:
             logits, activations = self._forward(images, slots, rows, network, shard)
             members = [member for _ in rows for member in range(self.group) for _ in range(self.views // self.group)]
             goals = {**slots.goals(rows, x.device, self.views), "members": to_device(members, x.device)}
+            goals |= self.view_goals
             if self.decisions:
                 logits = decision_logits(logits, goals["targets"])
             outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -20,8 +20,6 @@ from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.methods.photographs import AttackTraining
 from lit_viz.methods.records import UniversalRecord
 from lit_viz.methods.targets import check_goal, resolve
-from lit_viz.objectives import Objective, Outputs
-from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
 from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Result, Snapshot, Task
@@ -188,11 +186,12 @@ class UniversalPerturbation(AttackTraining):
             images.append(photographs.images(indices, x))
             goal.append(photographs.goal[indices])
             targeted.append(photographs.targeted[indices])
-        goals = (to_device(torch.cat(values), x.device) for values in (goal, targeted))
-        batch = _Batch(self.attack.objective, self.slots.keys(rows, self.views), torch.cat(images), *goals)
-        evaluator = replace(self._evaluator, make_inputs=batch.make_inputs, objective=batch)
+        goals, is_targeted = (to_device(torch.cat(values), x.device) for values in (goal, targeted))
+        inputs = partial(add_to_views, photographs=torch.cat(images), keys=self.slots.keys(rows, self.views))
+        evaluator = replace(self._evaluator, make_inputs=inputs, view_goals={"targets": goals, "targeted": is_targeted})
         evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
-        evaluation.metrics |= {"fooling_rate": evaluation.average_views(batch.fooled)}
+        fooled = evaluation.average_views(lambda logits: is_adversarial(logits, goals, is_targeted).to(logits.dtype))
+        evaluation.metrics |= {"fooling_rate": fooled}
         return evaluation
 
     def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
@@ -346,40 +345,15 @@ def _fooling_rate(images: Sequence[PerturbedImage], field: str, *, held_out: boo
     return sum(fooled) / len(fooled) if fooled else math.nan
 
 
-@dataclass(frozen=True)
-class _Batch(Objective):
-    """An objective on mini-batches of N perturbations.
+def add_to_views(delta: Tensor, draws: Draws, photographs: Tensor, keys: Sequence[Key]) -> Tensor:
+    """Return the sums of perturbations ``(N, C, H, W)`` and photographs ``(M, C, H, W)``, one per draw.
 
-    Attributes:
-        objective: objective of the attack.
-        keys: key of the draws of each view.
-        images: photographs ``(N * views, C, H, W)``.
-        goal, targeted: ``(N * views,)``.
+    ``keys`` are those of the photographs. The draws may be a subset of them, or perturbations and draws a subset of the
+    batch.
     """
-
-    objective: Objective
-    keys: Sequence[Key]
-    images: Tensor
-    goal: Tensor
-    targeted: Tensor
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        outputs = replace(outputs, targets=self.goal, targeted=self.targeted)
-        return evaluate_objective(self.objective, outputs)
-
-    def make_inputs(self, delta: Tensor, draws: Draws) -> Tensor:
-        """Return the sums of perturbations ``(N, C, H, W)`` and photographs, one per draw.
-
-        The draws may be a subset of the views, or the perturbations and draws a subset of the batch.
-        """
-        count = len(draws.keys)
-        rows = to_device([m * len(delta) // count for m in range(count)], delta.device)  # equal views per perturbation
-        positions = {key: position for position, key in enumerate(self.keys)}
-        shown = to_device([positions[key] for key in draws.keys], delta.device)
-        sums = self.images[shown] + delta[rows]
-        # The gradient of clamp at the bounds differs between versions of torch (2.13 and 2.15).
-        return torch.where((sums >= 0) & (sums <= 1), sums, sums.detach().clamp(0, 1))
-
-    def fooled(self, logits: Tensor) -> Tensor:
-        """Return 1 for each view that is adversarial, else 0, ``(N * views,)``."""
-        return is_adversarial(logits, self.goal, self.targeted).to(logits.dtype)
+    count = len(draws.keys)
+    rows = to_device([m * len(delta) // count for m in range(count)], delta.device)  # equal views per perturbation
+    positions = {key: position for position, key in enumerate(keys)}
+    sums = photographs[to_device([positions[key] for key in draws.keys], delta.device)] + delta[rows]
+    # The gradient of clamp at the bounds differs between versions of torch (2.13 and 2.15).
+    return torch.where((sums >= 0) & (sums <= 1), sums, sums.detach().clamp(0, 1))

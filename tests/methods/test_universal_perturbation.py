@@ -16,8 +16,8 @@ from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
-from lit_viz.methods.universal_perturbation import _Batch
-from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Margin, Outputs
+from lit_viz.methods.universal_perturbation import add_to_views
+from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
 from lit_viz.presentations.universal_perturbation import saturated_since
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import RunFolder
@@ -174,19 +174,18 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
 def test_evaluating_in_parts_equals_one_batch() -> None:
     """What several processes ask for: some views of every perturbation."""
     keys = [Key(seed, 0, view) for seed in (3, 4) for view in range(4)]
-    batch = _Batch(Margin(), keys, torch.rand(8, 3, 5, 5), torch.zeros(8).long(), torch.zeros(8).bool())
-    delta, draws = 0.1 * torch.rand(2, 3, 5, 5), Draws(keys)
-    whole = batch.make_inputs(delta, draws)
-    torch.testing.assert_close(whole, (batch.images + delta.repeat_interleave(4, 0)).clamp(0, 1))
-    assert torch.equal(batch.make_inputs(delta, draws.rows([1, 3, 5, 7])), whole[[1, 3, 5, 7]])
+    photographs, delta, draws = torch.rand(8, 3, 5, 5), 0.1 * torch.rand(2, 3, 5, 5), Draws(keys)
+    whole = add_to_views(delta, draws, photographs, keys)
+    torch.testing.assert_close(whole, (photographs + delta.repeat_interleave(4, 0)).clamp(0, 1))
+    assert torch.equal(add_to_views(delta, draws.rows([1, 3, 5, 7]), photographs, keys), whole[[1, 3, 5, 7]])
 
 
 def test_logging_some_perturbations_does_not_change_their_metrics() -> None:
     """Where each has one view, a process is given some of them alone."""
     keys = [Key(seed, 0) for seed in (3, 4, 5)]
-    batch = _Batch(Margin(), keys, torch.rand(3, 3, 5, 5), torch.zeros(3).long(), torch.zeros(3).bool())
-    delta, draws = 0.1 * torch.rand(3, 3, 5, 5), Draws(keys)
-    assert torch.equal(batch.make_inputs(delta[[0, 2]], draws.rows([0, 2])), batch.make_inputs(delta, draws)[[0, 2]])
+    photographs, delta, draws = torch.rand(3, 3, 5, 5), 0.1 * torch.rand(3, 3, 5, 5), Draws(keys)
+    whole = add_to_views(delta, draws, photographs, keys)
+    assert torch.equal(add_to_views(delta[[0, 2]], draws.rows([0, 2]), photographs, keys), whole[[0, 2]])
 
 
 def test_photographs_beyond_the_limit_contribute_no_gradient() -> None:
