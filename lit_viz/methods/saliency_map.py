@@ -89,7 +89,7 @@ class SaliencyMap(PhotographTraining):
             m.objective.bind(classifier)
             m.tolerance, m.batch = tolerance, batch
             if gamma != 1 and isinstance(m.objective, ClassScore):
-                m.objective = m.objective.with_gamma(gamma)
+                m.objective.gamma = m.objective.checked_gamma(gamma)
         most = max(m.evaluations for m in methods) if iterations is None else iterations
         super().__init__(classifier, methods[0], iterations=most, curve_at=curve_at, **options)
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer

@@ -6,10 +6,9 @@ untargeted rows, which leave it.
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,9 +23,6 @@ from lit_viz.utils.device import to_list
 _EPS = 1e-12  # smallest denominator of DLR
 
 
-_Score = TypeVar("_Score", bound="ClassScore")
-
-
 class ClassScore(Objective):
     """Base class of scores of one class, or of the contrast ``f(c) - gamma f(d)`` of the class c with another class d.
 
@@ -39,17 +35,12 @@ class ClassScore(Objective):
     """
 
     def __init__(self, target: int | None = None, gamma: float = 1.0) -> None:
-        self.target, self.gamma = target, self._checked(gamma)
+        self.target, self.gamma = target, self.checked_gamma(gamma)
         self.task_fields = frozenset({"target", "against"} if target is None else ())
         self.multi_label = False
 
-    def with_gamma(self: _Score, gamma: float) -> _Score:
-        """Return a copy with another weight of the class that a target is contrasted with."""
-        changed = copy.copy(self)
-        changed.gamma = self._checked(gamma)
-        return changed
-
-    def _checked(self, gamma: float) -> float:
+    def checked_gamma(self, gamma: float) -> float:
+        """Return a weight; raise :class:`LitVizError` if it is negative."""
         if not 0 <= gamma < math.inf:
             raise LitVizError(f"gamma of {type(self).__name__} must be at least 0, got {gamma}: 1 is usual")
         return gamma

@@ -23,6 +23,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.attention import attention_layers
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
+from lit_viz.objectives import Logit
 from lit_viz.rng import Key
 from tests.attributions.test_guided import MEAN, STD, TARGETS, made
 from tests.classifiers.networks import Attending, conv_net
@@ -256,7 +257,7 @@ def test_maps_are_those_of_the_libraries_own_attention(library: str) -> None:
 def test_legrad_of_a_class_against_another() -> None:
     classifier, x = classifier_of(net := Attending(), (16, 24)), photographs((16, 24))
     method = LeGrad()
-    method.objective = method.objective.with_gamma(0.5)
+    method.objective = Logit(gamma=0.5)
     method.bind(classifier)
     ours, _ = attribute(method, classifier.fast(method.layers, dtype=torch.float64), x, TARGETS, against=[1, 2])
 
