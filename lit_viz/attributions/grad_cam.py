@@ -14,6 +14,7 @@ from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
 from lit_viz.classifiers.layers import Layout, check_layers, layouts, unreadable
+from lit_viz.classifiers.sources import import_object
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluate
 
@@ -33,19 +34,23 @@ class GradCAM(Gradient):
             the last block), because only the class token reaches the score after it; in timm's ``SwinTransformer`` it
             is the last norm, which gives the CAM of Zhou et al. 2016.
         relu: keep positive values only; otherwise the map is signed.
-        reshape: function from the output of the layer to feature maps ``(N, C, h, w)``. Not required for feature maps,
-            channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last are the patches.
+        reshape: function from the output of the layer to feature maps ``(N, C, h, w)``, or ``module:function``. Not
+            required for feature maps, channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last
+            are the patches.
         grid: rows and columns of the patches of tokens; by default those of the convolution that embeds them.
     """
 
     spatial = True
 
     def __init__(
-        self, layer: str | None = None, relu: bool = True, reshape: Reshape | None = None, grid: Grid = None
+        self, layer: str | None = None, relu: bool = True, reshape: str | Reshape | None = None, grid: Grid = None
     ) -> None:
-        self.layer, self.relu, self.reshape, self.grid = layer, relu, reshape, parse_grid(grid)
+        self.layer, self.relu, self.grid = layer, relu, parse_grid(grid)
+        self.reshape: Reshape | None = import_object(reshape, "reshape") if isinstance(reshape, str) else reshape
+        if self.reshape is not None and not callable(self.reshape):
+            raise LitVizError(f"reshape of Grad-CAM must be a function, got {type(self.reshape).__name__}")
         self.layers = () if layer is None else (layer,)
-        self._maps: Reshape = _identity if reshape is None else reshape
+        self._maps: Reshape = self.reshape or _identity
 
     def bind(self, classifier: Classifier) -> None:
         if self.layer is not None:
@@ -70,7 +75,13 @@ class GradCAM(Gradient):
         (layer,) = self.layers
         evaluation = evaluate(x, slots=slots)
         outputs = evaluation.backward(at=layer), evaluation.activations[layer]
-        gradient, maps = (self._maps(output).to(x.dtype) for output in outputs)  # products underflow in float16
+        gradient, maps = (self._maps(output) for output in outputs)
+        if maps.ndim != 4:
+            raise LitVizError(
+                f"reshape of Grad-CAM must return feature maps (N, C, h, w), got shape {tuple(maps.shape)} from an "
+                f"output of shape {tuple(outputs[0].shape)}"
+            )
+        gradient, maps = gradient.to(x.dtype), maps.to(x.dtype)  # products underflow in float16
         cam = (self.weights(maps, gradient) * maps).sum(1, keepdim=True)
         return F.interpolate(cam.relu() if self.relu else cam, x.shape[2:], mode="bilinear", align_corners=False)
 
@@ -91,7 +102,7 @@ class GradCAM(Gradient):
         shape = layout.shape if layout.kind == "other" else (1, *layout.shape)
         raise LitVizError(
             f"Grad-CAM requires feature maps (N, C, h, w), got {shape} from layer {layer!r} of {classifier.name}: "
-            "choose another layer, or in Python give GradCAM a reshape= function"
+            "choose another layer, or give a function to feature maps by --method.reshape MODULE:FUNCTION"
         )
 
 
@@ -138,7 +149,7 @@ class GuidedGradCAM(GradCAM):
     spatial = False
     networks = ("plain", "guided")
 
-    def __init__(self, layer: str | None = None, reshape: Reshape | None = None, grid: Grid = None) -> None:
+    def __init__(self, layer: str | None = None, reshape: str | Reshape | None = None, grid: Grid = None) -> None:
         super().__init__(layer, reshape=reshape, grid=grid)
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:

@@ -264,26 +264,40 @@ def _factory(name: str) -> Source:
     return Source(name, build, lambda: (build(), None))
 
 
-def _call_factory(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    _check_foreign(module_name, name)
+def import_object(path: str, role: str) -> Any:
+    """Import ``module:attribute``, also from the current folder; ``role`` is what messages call it.
+
+    Raises:
+        LitVizError: ``path`` has no attribute, or the module can't be imported, is one of Python itself, or has no such
+            attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    _check_foreign(module_name, path, role)
+    if not attribute:
+        raise LitVizError(f"{role} must be module:name, got {path!r}")
     try:
-        module = importlib.import_module(module_name)
+        with current_folder_importable():
+            module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # an import runs the user's code
         reason, hint = f"{type(error).__name__}: {first_line(error)}", ""
-        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or name):
+        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or path):
             file = Path(module_name.removesuffix(".py") + ".py")
             hint = f": run the command in the folder of its file, now {Path.cwd()}"
             if file.is_file():
                 hint = f": name it as a module, {file.stem}:{attribute}, in the folder of {file.name}"
-        raise LitVizError(f"{module_name!r} of classifier {name!r} can't be imported ({reason}){hint}") from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
+        raise LitVizError(f"{module_name!r} of {role} {path!r} can't be imported ({reason}){hint}") from error
+    found = getattr(module, attribute, None)
+    if found is None:
         raise LitVizError(f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}")
+    if inspect.isroutine(found) or inspect.isclass(found):
+        _check_foreign(found.__module__ or "", path, role)
+    return found
+
+
+def _call_factory(name: str) -> Any:
+    factory = import_object(name, "classifier")
     if isinstance(factory, nn.Module):
         return factory
-    if inspect.isroutine(factory) or inspect.isclass(factory):
-        _check_foreign(factory.__module__ or "", name)
     if not callable(factory):
         raise LitVizError(f"{name} must be a network or a function that builds it, got {type(factory).__name__!r}")
     try:
@@ -291,7 +305,7 @@ def _call_factory(name: str) -> Any:
     except TypeError as error:  # "missing a required argument: 'classes'"
         raise LitVizError(
             f"{name} must be callable without arguments ({first_line(error)}): name a function such as "
-            f"def build(): return {attribute}(...)"
+            f"def build(): return {name.partition(':')[2]}(...)"
         ) from error
     except ValueError:  # no signature
         pass
@@ -303,10 +317,10 @@ def _call_factory(name: str) -> Any:
         raise LitVizError(f"{name} raised an error ({type(error).__name__}: {first_line(error)})") from error
 
 
-def _check_foreign(module: str, name: str) -> None:
+def _check_foreign(module: str, path: str, role: str) -> None:
     """Raise :class:`LitVizError` for a module of Python itself, whose functions build no network."""
     if module.split(".")[0] in sys.stdlib_module_names:
-        raise LitVizError(f"classifier must not be of Python's standard library, got {name!r}")
+        raise LitVizError(f"{role} must not be of Python's standard library, got {path!r}")
 
 
 _RUN_FOLDERS: set[Path] = set()

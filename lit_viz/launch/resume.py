@@ -89,7 +89,8 @@ def load_run(
 def _imports(options: Any) -> Iterator[str]:
     """Yield the classes and factories in stored options of other libraries."""
     if isinstance(options, Mapping):
-        names = [options.get("class_path"), options.get("name") if ":" in str(options.get("name")) else None]
+        named = [options.get("name"), options.get("reshape")]
+        names = [options.get("class_path"), *(name for name in named if ":" in str(name))]
         yield from (str(name) for name in names if name and re.split(r"[.:/]", str(name))[0] not in _LIBRARIES)
     for value in options.values() if isinstance(options, Mapping) else options if isinstance(options, list) else ():
         yield from _imports(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import captum.attr
@@ -14,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import lit_viz as lv
 import lit_viz.attributions
 from lit_viz.attributions.base import attribute
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
@@ -244,11 +246,50 @@ def test_a_custom_reshape() -> None:
     nn.init.constant_(net.heads.head.weight[0, 3:9], 1.0)
     layer = "encoder.layers.encoder_layer_1.ln_1"
 
-    def maps(tokens: Tensor) -> Tensor:
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
-
     x = photographs(32)
-    assert same(our(GradCAM(layer, reshape=maps), classifier_of(net, 32), x), by_definition(net, layer, maps, x))
+    for reshape in (patches, f"{__name__}:patches"):
+        actual = our(GradCAM(layer, reshape=reshape), classifier_of(net, 32), x)
+        assert same(actual, by_definition(net, layer, patches, x))
+    with pytest.raises(LitVizError, match=r"must return feature maps \(N, C, h, w\), got shape \(2, 17, 12\) from an"):
+        our(GradCAM(layer, reshape=lambda tokens: tokens), classifier_of(net, 32), x)
+
+
+@pytest.mark.parametrize(
+    ("reshape", "sentence"),
+    [
+        (f"{__name__}:patchs", "has no 'patchs'; did you mean 'patches'"),
+        (f"{__name__}:VARIANTS", "^reshape of Grad-CAM must be a function, got dict$"),
+        ("no_such_file:patches", "^'no_such_file' of reshape 'no_such_file:patches' can't be imported"),
+        (f"{__name__}.patches", "^reshape must be module:name, got"),
+        ("os:system", "^reshape must not be of Python's standard library, got 'os:system'$"),
+    ],
+)
+def test_a_reshape_that_cannot_be_imported_is_rejected(reshape: str, sentence: str) -> None:
+    with pytest.raises(LitVizError, match=sentence):
+        GradCAM(reshape=reshape)
+
+
+def test_a_reshape_in_a_dictionary(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    classifier, x = classifier_of(conv_net(), 16), photographs(16).float()
+    options: dict[str, Any] = {"check": "none", "wandb": "disabled"}
+    expected = lv.saliency(classifier, x, TARGETS, method=GradCAM("4", reshape=flipped), **options).maps
+    for number, reshape in enumerate((flipped, f"{__name__}:flipped")):
+        method = {"grad_cam": {"layer": "4", "reshape": reshape}}
+        run = lv.saliency(classifier, x, TARGETS, method=method, out=tmp_path / str(number), **options)
+        assert torch.equal(run.maps, expected)
+    assert not [warning for warning in recwarn if "serialize" in str(warning.message)]
+    (tmp_path / "1" / "report.html").unlink()
+    assert torch.equal(lv.resume(tmp_path / "1", classifier).maps, expected)
+    with pytest.raises(LitVizError, match="started with an instance of function: continue in Python"):
+        lv.resume(tmp_path / "0", classifier)
+
+
+def patches(tokens: Tensor) -> Tensor:
+    return tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+
+
+def flipped(maps):  # type: ignore[no-untyped-def]
+    return maps.flip(3)
 
 
 def linear() -> nn.Module:
@@ -259,7 +300,7 @@ def linear() -> nn.Module:
     ("net", "layer", "sentence"),
     [
         (linear(), None, r"^Grad-CAM requires a layer with feature maps .*, and Sequential has none: use gradient"),
-        (conv_net(), "7", r"got \(1, 8\) from layer '7' of Sequential: choose another layer, or in Python give"),
+        (conv_net(), "7", r"got \(1, 8\) from layer '7' of Sequential: choose another layer, or give a function"),
         (conv_net(), "33", "no layer '33'"),
     ],
 )

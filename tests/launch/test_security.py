@@ -87,3 +87,8 @@ def test_imports_of_a_run_are_printed_first(received: Path) -> None:
     with pytest.raises(LitVizError):
         load_run(received, notify=lines.append)
     assert lines[1].endswith("run as code: harmful:make, my_parts.Map")
+    config["model"]["method"] = {"class_path": "lit_viz.attributions.GradCAM", "init_args": {"reshape": "my_maps:maps"}}
+    (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
+    with pytest.raises(LitVizError):
+        load_run(received, notify=lines.append)
+    assert lines[2].endswith("run as code: harmful:make, my_maps:maps")
